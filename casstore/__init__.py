@@ -1,0 +1,66 @@
+"""casstore: a content-addressed store for trained models. Start with `Store`."""
+
+from casstore.actions.collect import GcReport, GcStep
+from casstore.actions.verify import Damage, VerifyReport
+from casstore.catalog.references import Usage
+from casstore.digest import Digest
+from casstore.draft import Draft
+from casstore.errors import (
+    AmbiguousTag,
+    CasstoreError,
+    FileChanged,
+    IntegrityError,
+    InvalidMetadata,
+    InvalidSetting,
+    InvalidSource,
+    InvalidTag,
+    SQLiteTooOld,
+    StoreError,
+    StoreLocked,
+    StoreTooNew,
+    StoreUnwritable,
+    TagExists,
+    TagNotFound,
+    UnsupportedFormat,
+)
+from casstore.model import Model
+from casstore.progress import Progress
+from casstore.release import __version__
+from casstore.settings import SETTINGS
+from casstore.storage.manifest import Base, FileEntry
+from casstore.store import Store
+from casstore.tag import Tag
+
+__all__ = [
+    "SETTINGS",
+    "AmbiguousTag",
+    "Base",
+    "CasstoreError",
+    "Damage",
+    "Digest",
+    "Draft",
+    "FileChanged",
+    "FileEntry",
+    "GcReport",
+    "GcStep",
+    "IntegrityError",
+    "InvalidMetadata",
+    "InvalidSetting",
+    "InvalidSource",
+    "InvalidTag",
+    "Model",
+    "Progress",
+    "SQLiteTooOld",
+    "Store",
+    "StoreError",
+    "StoreLocked",
+    "StoreTooNew",
+    "StoreUnwritable",
+    "Tag",
+    "TagExists",
+    "TagNotFound",
+    "UnsupportedFormat",
+    "Usage",
+    "VerifyReport",
+    "__version__",
+]

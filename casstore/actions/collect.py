@@ -1,0 +1,188 @@
+"""gc: take away what no version needs. A plan first, then its steps, each of which may be killed and done again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from casstore.actions.delete import sweep
+from casstore.actions.workspace import Workspace
+from casstore.catalog import sessions
+from casstore.catalog.sessions import session_of
+from casstore.errors import StoreError, StoreLocked
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.container import Container
+from casstore.tag import Tag
+
+_FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
+# A dot keeps the lock apart from those of models.
+_LOCK_NAME = ".gc.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class GcStep:
+    """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back."""
+
+    name: str
+    count: int
+    freed_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """The steps of one gc in order."""
+
+    steps: tuple[GcStep, ...]
+    dry_run: bool
+
+    @property
+    def freed_bytes(self) -> int:
+        return sum(step.freed_bytes for step in self.steps)
+
+
+def collect(workspace: Workspace, progress: Progress, *, dry_run: bool) -> GcReport:
+    """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
+    StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
+    lock = files.Lock(workspace.layout.locks / _LOCK_NAME)
+    if not lock.try_acquire():
+        raise StoreLocked("another gc is running in this store; wait until it is done")
+    with lock:
+        gc = _Gc(workspace, progress, dry_run)
+        gc.check_catalog_is_current()
+        return GcReport((gc.sessions(), gc.unfinished(), gc.strays(), gc.containers()), dry_run)
+
+
+class _Gc:
+    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool) -> None:
+        self._workspace = workspace
+        self._layout = workspace.layout
+        self._catalog = workspace.catalog
+        self._progress = progress
+        self._dry_run = dry_run
+
+    def check_catalog_is_current(self) -> None:
+        """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
+        standing = list(self._standing_manifests())  # listed before the catalog is read
+        dead = {manifest_id for manifest_id, _ in self._catalog.versions.tombstones()}
+        for tag, manifest_id, path in standing:
+            row = self._catalog.versions.find(tag)
+            is_known = (row is not None and row.manifest_id == manifest_id) or manifest_id in dead
+            if not is_known and path.exists():
+                raise StoreError(
+                    f"{path} is the manifest of a saved version that the catalog does not know, so the catalog is "
+                    f"older than the store; gc removed nothing. Put the newer {self._layout.catalog.name} back"
+                )
+
+    def _standing_manifests(self) -> Iterator[tuple[Tag, str, Path]]:
+        for directory in self._layout.manifests.iterdir():
+            if directory != self._layout.pending_manifests and directory.is_dir():
+                for path in directory.iterdir():
+                    version, _, manifest_id = path.name.rpartition(".")
+                    if version and not path.name.startswith("."):
+                        yield Tag(directory.name, version), manifest_id, path
+
+    def sessions(self) -> GcStep:
+        """Reap the directories of processes that died."""
+        dead = sessions.dead_ids(self._layout)
+        freed = sum(_tree_bytes(self._layout.session(session_id)) for session_id in dead)
+        if not self._dry_run:
+            dead = [session_id for session_id in dead if sessions.reap(self._layout, session_id)]
+        return GcStep("dead sessions", len(dead), freed)
+
+    def unfinished(self) -> GcStep:
+        """Finish what was interrupted after its commit: deletions, and the final names of manifests."""
+        count = 0
+        with self._workspace.session() as session:
+            for manifest_id, tag in self._catalog.versions.tombstones():
+                count += 1
+                if not self._dry_run:
+                    with self._workspace.name_lock(tag.name):
+                        sweep(self._workspace, session, manifest_id, tag)
+        alive = sessions.live_ids(self._layout)
+        pending = [path for path in self._layout.pending_manifests.iterdir() if not _is_live(path.name, alive)]
+        committed = self._catalog.versions.by_manifest(path.name for path in pending)
+        for path in pending:
+            count += 1
+            tag_of = committed.get(path.name)
+            if self._dry_run:
+                continue
+            if tag_of is None:
+                files.remove_file(path)
+                continue
+            with self._workspace.name_lock(tag_of.name), contextlib.suppress(FileNotFoundError):
+                self._workspace.file_pending_manifest(tag_of, path.name)
+                self._workspace.write_latest(tag_of.name)
+        return GcStep("unfinished work", count)
+
+    def strays(self) -> GcStep:
+        """Unlink files under objects/ that no row names: directories are listed first, the catalog is read second."""
+        count = freed = 0
+        for directory in [self._layout.packs, *sorted(self._layout.loose.iterdir())]:
+            listed = [path for path in directory.iterdir() if path.is_file()]
+            alive = sessions.live_ids(self._layout)
+            idle = {_file_id(path): path for path in listed if not _is_live(_file_id(path), alive)}
+            for path in self._unnamed(idle):
+                count += 1
+                status = path.stat()
+                freed += status.st_size if status.st_nlink == 1 else 0
+                if not self._dry_run:
+                    files.remove_file(path)
+        return GcStep("stray files", count, freed)
+
+    def _unnamed(self, listed: dict[str, Path]) -> list[Path]:
+        named = self._catalog.index.named(listed)
+        return [path for file_id, path in listed.items() if file_id not in named]
+
+    def containers(self) -> GcStep:
+        """Condemn the containers that nothing needs, and only when that is durable unlink them."""
+        references = self._catalog.references
+        last_id = references.last_version_id()
+        references.mark(last_id)
+        doomed = references.unreferenced()
+        if self._dry_run:
+            doomed += references.dead_containers()
+            return GcStep("unneeded objects", len(doomed), sum(size for _, size in doomed))
+        references.condemn([container for container, _ in doomed], last_id)
+        references.drop_unreferenced_blobs()
+        dead = references.dead_containers()
+        freed = 0
+        gone: list[Container] = []
+        self._progress.start("unlink", sum(size for _, size in dead))
+        try:
+            for container, size in dead:
+                if files.remove_file(container.path(self._layout)):
+                    freed += size
+                gone.append(container)
+                self._progress.advance(size)
+        finally:
+            self._progress.finish()
+        references.forget_containers(gone)
+        references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
+        self._workspace.objects.close()
+        self._catalog.tidy()
+        return GcStep("unneeded objects", len(gone), freed)
+
+
+def _file_id(path: Path) -> str:
+    """The random part of a container's name: `<id>.pack` or `<digest>.<id>`."""
+    return path.stem if path.suffix == ".pack" else path.suffix.removeprefix(".")
+
+
+def _is_live(file_id: str, alive: set[str]) -> bool:
+    return session_of(file_id) in alive
+
+
+def _tree_bytes(path: Path) -> int:
+    """What deleting a directory frees: the bytes of its files that no other link keeps."""
+    total = 0
+    for directory, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(directory, name))
+                total += status.st_size if status.st_nlink == 1 else 0
+    return total

@@ -1,0 +1,55 @@
+"""Opening a store, and making one where none is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from casstore.actions.workspace import Workspace
+from casstore.catalog.catalog import Catalog
+from casstore.errors import StoreError, StoreUnwritable
+from casstore.storage import files
+from casstore.storage.layout import Layout
+from casstore.storage.objects import Objects
+
+HOME_VARIABLE = "CASSTORE_HOME"
+_OWNER_ONLY = 0o700
+
+
+def open_workspace(home: str | os.PathLike[str] | None) -> Workspace:
+    """Open the store at `home`, making it if need be.
+
+    Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, and StoreError for a directory full of other things.
+    """
+    if home is None:
+        # The one place that reads the environment: Python and the command line must mean the same store.
+        home = os.environ.get(HOME_VARIABLE) or Path.home() / ".casstore"
+    layout = Layout(Path(os.path.abspath(home)))
+    try:
+        if not layout.catalog.exists():
+            _make(layout)
+        catalog = Catalog(layout.catalog, files.boot_id())
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreUnwritable(
+            f"the store {layout.home} cannot be made or written to: {error.strerror}; "
+            f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
+        ) from error
+    return Workspace(layout, catalog, Objects(layout, catalog.index.locate), files.umask())
+
+
+def _make(layout: Layout) -> None:
+    if layout.home.is_dir():
+        strangers = sorted({path.name for path in layout.home.iterdir()} - {"objects", "manifests", "models"}
+                           - {"sessions", "quarantine", "locks", layout.catalog.name})  # fmt: skip
+        if strangers:
+            raise StoreError(
+                f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
+                "choose an empty or new directory"
+            )
+    else:
+        files.make_directory(layout.home.parent, parents=True)
+        files.make_directory(layout.home, _OWNER_ONLY)
+    for directory in layout.directories():
+        files.make_directory(directory)

@@ -1,0 +1,190 @@
+"""A version as a directory: made from hardlinks where it can be, checked by stat, mended where it differs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from casstore.actions import descriptor
+from casstore.actions.save import directory_row, publish
+from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.sessions import Session
+from casstore.catalog.versions import DirectoryRow, VersionRow
+from casstore.digest import Digest
+from casstore.errors import StoreError, TagNotFound
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.container import FileStamp
+from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.manifest import FileEntry
+from casstore.storage.recipe import Recipe
+
+
+def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
+    """The version's directory, made or mended if need be. Files that nobody recorded there are left alone.
+
+    Raises TagNotFound when the version has been deleted, IntegrityError when its bytes are damaged, StoreError
+    when something else stands in its place.
+    """
+    path = workspace.layout.model(row.tag)
+    if is_whole(workspace, row):
+        return path
+    with workspace.name_lock(row.name):
+        current = workspace.catalog.versions.find(row.tag)
+        if current is None or current.id != row.id:
+            raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+        if not is_whole(workspace, row):
+            with workspace.session() as session:
+                _Builder(workspace, session, row, progress).run()
+    return path
+
+
+def is_whole(workspace: Workspace, row: VersionRow) -> bool:
+    """Whether the version's directory stands, and every file in it is the one that was put there.
+
+    By stat, except in the first look after a reboot: what had not been synced is hashed then.
+    """
+    recorded = workspace.catalog.versions.directory(row.id)
+    if recorded is None or _altered(workspace, row, recorded):
+        return False
+    if recorded.boot_id == workspace.catalog.boot_id:
+        return True
+    if _damaged_since_boot(workspace, row, recorded):
+        return False
+    checked = DirectoryRow(recorded.inode, workspace.catalog.boot_id, recorded.entries)
+    workspace.catalog.versions.set_directory(row.id, checked)
+    return True
+
+
+def is_standing(workspace: Workspace, row: VersionRow) -> bool:
+    """Whether a directory stands where the version's would."""
+    return os.path.lexists(workspace.layout.model(row.tag))
+
+
+def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
+    """The recorded files that are not what they were; every one when the directory itself is another or gone."""
+    directory = str(workspace.layout.model(row.tag))
+    entries: list[list[Any]] = msgpack.unpackb(recorded.entries)
+    try:
+        if os.lstat(directory).st_ino != recorded.inode:
+            return [entry[0] for entry in entries]
+    except FileNotFoundError:
+        return [entry[0] for entry in entries]
+    return [path for path, *stamp in entries if _stamp(f"{directory}/{path}") != FileStamp(*stamp)]
+
+
+def _stamp(path: str) -> FileStamp | None:
+    try:
+        return FileStamp.of(os.lstat(path))
+    except OSError:
+        return None
+
+
+def _damaged_since_boot(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
+    entries = {path: inode for path, inode, *_ in msgpack.unpackb(recorded.entries)}
+    loose = workspace.catalog.index.loose_by_inode(set(entries.values()))
+    directory = workspace.layout.model(row.tag)
+    damaged = []
+    for file in workspace.catalog.versions.files(row.id):
+        known = loose.get(entries[file.path])
+        is_synced = known is not None and known.synced and known.container.digest == file.digest
+        if not is_synced and hash_file(directory / file.path) != file.digest:
+            damaged.append(file.path)
+    if (directory / DESCRIPTOR_NAME).read_bytes() != _rendered(workspace, row):
+        damaged.append(DESCRIPTOR_NAME)
+    return damaged
+
+
+def _rendered(workspace: Workspace, row: VersionRow) -> bytes:
+    return descriptor.render(workspace.catalog.versions.manifest(row, {}))
+
+
+class _Builder:
+    """Makes or mends one version's directory. The name's lock is held."""
+
+    def __init__(self, workspace: Workspace, session: Session, row: VersionRow, progress: Progress) -> None:
+        self._workspace = workspace
+        self._session = session
+        self._row = row
+        self._progress = progress
+        self._files = workspace.catalog.versions.files(row.id)
+        self._recipes = workspace.catalog.index.recipes({file.digest for file in self._files})
+        self._may_link = workspace.may_link()
+        self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
+
+    def run(self) -> None:
+        target = self._workspace.layout.model(self._row.tag)
+        recorded = self._workspace.catalog.versions.directory(self._row.id)
+        stands = os.path.lexists(target)
+        if stands and (recorded is None or os.lstat(target).st_ino != recorded.inode):
+            raise StoreError(f"{target} is in the way and was not made by casstore; move it away")
+        if stands and recorded is not None:
+            self._mend(target, recorded)
+        else:
+            self._build()
+
+    def _mend(self, target: Path, recorded: DirectoryRow) -> None:
+        """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""
+        bad = set(_altered(self._workspace, self._row, recorded))
+        if recorded.boot_id != self._workspace.catalog.boot_id and not bad:
+            bad = set(_damaged_since_boot(self._workspace, self._row, recorded))
+        stamps = {path: FileStamp(*stamp) for path, *stamp in msgpack.unpackb(recorded.entries)}
+        stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
+        if DESCRIPTOR_NAME in bad:
+            self._write_descriptor(target)
+        del stamps[DESCRIPTOR_NAME]
+        self._record(target, stamps)
+
+    def _build(self) -> None:
+        draft = self._session.new_path()
+        files.make_directory(draft)
+        for path in self._workspace.catalog.versions.manifest(self._row, {}).directories:
+            files.make_directory(draft / path, parents=True)
+        stamps = self._make(draft, self._files, mend=False)
+        self._write_descriptor(draft)
+        self._record(draft, stamps)
+        publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
+
+    def _record(self, directory: Path, stamps: dict[str, FileStamp]) -> None:
+        if self._rebuilt:
+            self._workspace.catalog.index.add_loose(self._rebuilt)
+        self._workspace.catalog.versions.set_directory(self._row.id, directory_row(self._workspace, directory, stamps))
+
+    def _write_descriptor(self, directory: Path) -> None:
+        mode = self._workspace.file_mode(executable=False)
+        files.write_file(directory / DESCRIPTOR_NAME, _rendered(self._workspace, self._row), mode)
+
+    def _make(self, directory: Path, wanted: Sequence[FileEntry], *, mend: bool) -> dict[str, FileStamp]:
+        made = {}
+        self._progress.start("materialize", sum(file.size for file in wanted))
+        try:
+            for file in wanted:
+                target = directory / file.path
+                files.make_directory(target.parent, parents=True)
+                temporary = self._session.new_path() if mend else target
+                made[file.path] = self._make_file(file, temporary)
+                if mend:
+                    if target.is_dir() and not target.is_symlink():
+                        files.rename(target, self._session.new_path())
+                    files.rename(temporary, target)
+        finally:
+            self._progress.finish()
+        return made
+
+    def _make_file(self, file: FileEntry, target: Path) -> FileStamp:
+        if self._may_link and file.size:
+            stamp = self._workspace.link_loose(self._workspace.find_loose(file.digest, file.executable), target)
+            if stamp is not None:
+                self._progress.advance(file.size)
+                return stamp
+        recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+        stamp = self._workspace.write_file(recipe, file.executable, target, self._progress.advance)
+        if self._may_link and file.size:
+            file_id = self._session.new_file_id()
+            if files.try_link(target, self._workspace.layout.loose_file(file.digest, file_id)):
+                self._rebuilt.append((file_id, file.digest, file.executable, stamp))
+        return stamp

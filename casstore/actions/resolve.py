@@ -1,0 +1,98 @@
+"""From what a user typed to a version."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from casstore.catalog.catalog import Catalog
+from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
+from casstore.errors import AmbiguousTag, InvalidTag, TagExists, TagNotFound
+from casstore.storage.manifest import Base
+from casstore.tag import LATEST, Tag, TagQuery, generate_version
+
+_MAX_CANDIDATES = 10
+
+
+def find(catalog: Catalog, query: TagQuery) -> VersionRow:
+    """The version meant: exact, newest, or by unique prefix. Raises TagNotFound, AmbiguousTag."""
+    if query.version is None or query.wants_newest:
+        newest = catalog.versions.newest(query.name)
+        if newest is None:
+            raise _not_found(catalog, str(query))
+        return newest
+    exact = catalog.versions.find(Tag(query.name, query.version))
+    if exact is not None:
+        return exact
+    candidates = catalog.versions.with_prefix(query.name, query.version)
+    if len(candidates) > 1:
+        tags = [str(row.tag) for row in candidates]
+        more = f" and {len(tags) - _MAX_CANDIDATES} more" if len(tags) > _MAX_CANDIDATES else ""
+        raise AmbiguousTag(f"{query} could be {', '.join(tags[:_MAX_CANDIDATES])}{more}; type more of it", tags)
+    if not candidates:
+        raise _not_found(catalog, str(query))
+    return candidates[0]
+
+
+def exact(catalog: Catalog, text: str | Tag) -> Tag:
+    """A tag that names one version in full, for what cannot be undone. Raises InvalidTag, TagNotFound."""
+    query = TagQuery.parse(text)
+    if query.version is None:
+        raise InvalidTag(f"{text} names no version; say which one to delete, such as {query.name}:VERSION")
+    if query.version == LATEST:
+        newest = catalog.versions.newest(query.name)
+        hint = f", now {newest.tag}" if newest is not None else ""
+        raise InvalidTag(f"{text} moves with every save; name the version itself{hint}")
+    tag = Tag(query.name, query.version)
+    if catalog.versions.find(tag) is None:
+        raise _not_found(catalog, str(tag))
+    return tag
+
+
+def new_tag(catalog: Catalog, text: str | Tag) -> Tag:
+    """The tag of a version to be saved, its version generated if none is given. Raises InvalidTag, TagExists."""
+    query = TagQuery.parse(text)
+    tag = Tag(query.name, generate_version() if query.version is None else query.version)
+    if catalog.versions.find(tag) is not None:
+        raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+    return tag
+
+
+def base(catalog: Catalog, new: str | Tag, given: str | Tag | None) -> Base | None:
+    """The version that a new one comes from: as given, else the newest of its name. Raises TagNotFound."""
+    if given is not None:
+        row = find(catalog, TagQuery.parse(given))
+    else:
+        newest = catalog.versions.newest(TagQuery.parse(new).name)
+        if newest is None:
+            return None
+        row = newest
+    return Base(row.tag, Digest(row.digest))
+
+
+def name(text: str) -> str:
+    """A model's name. Raises InvalidTag, also for a whole tag."""
+    query = TagQuery.parse(text)
+    if query.version is not None:
+        raise InvalidTag(f"{text!r} is a tag; a name alone is wanted here, such as {query.name!r}")
+    return query.name
+
+
+def known_name(catalog: Catalog, text: str) -> str:
+    """The name of a model that has versions. Raises TagNotFound."""
+    checked = name(text)
+    if catalog.versions.newest(checked) is None:
+        raise _not_found(catalog, checked)
+    return checked
+
+
+def _not_found(catalog: Catalog, text: str) -> TagNotFound:
+    # A name is compared with names and a tag with tags, so that a wrong version finds its sisters.
+    wanted, colon, _ = text.partition(":")
+    names = catalog.versions.names()
+    pool = catalog.versions.tags() if colon and wanted in names else names
+    near = get_close_matches(text if colon and wanted in names else wanted, pool, n=1, cutoff=0.5)
+    if near:
+        return TagNotFound(f"there is no {text} in this store; did you mean {near[0]}?", near[0])
+    hint = "`casstore list` shows what there is" if names else "the store is empty"
+    return TagNotFound(f"there is no {text} in this store; {hint}")

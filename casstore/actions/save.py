@@ -1,0 +1,388 @@
+"""Second half of a save: staged files become objects, and one transaction makes the version appear."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from casstore.actions import descriptor
+from casstore.actions.source import Source, SourceFile, find_source
+from casstore.actions.staging import StagedFile, Staging
+from casstore.actions.workspace import Workspace
+from casstore.catalog.sessions import Session
+from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer
+from casstore.digest import Digest
+from casstore.errors import InvalidSource, TagExists
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.container import Container, FileStamp
+from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.manifest import Base, FileEntry, Manifest
+from casstore.storage.pack import PackWriter
+from casstore.storage.recipe import Recipe
+from casstore.storage.tensors import element_bytes
+from casstore.tag import Tag
+
+# Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
+SMALL_FILE_BYTES = 1 << 20
+# A larger file joins a pack when less than this share of its bytes is new; above, adopting it writes nothing.
+MOSTLY_KNOWN_SHARE = 0.25
+MAX_PACK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What the caller asks to be saved. `durable`: it must survive a power cut once saved."""
+
+    tag: Tag
+    description: Mapping[str, Any]
+    base: Base | None
+    durable: bool
+    casstore_version: str
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What one attempt has written: containers to be committed, and files to be removed if it fails."""
+
+    containers: list[NewContainer] = field(default_factory=list)
+    synced_homes: list[Container] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+
+
+def save(
+    workspace: Workspace, session: Session, draft: Path, source_root: Path, new: NewVersion, *, take: bool,
+    allow_empty: bool, custom_objects: bytes | None, progress: Progress,
+) -> int:  # fmt: skip
+    """Save what is below `source_root` through the directory `draft`; returns the version's row id.
+
+    `take`: the source files may be adopted, and are gone from `source_root` afterwards. On any exception nothing
+    is visible and the sources are as they were. Raises TagExists, InvalidSource, FileChanged, OSError ...
+    """
+    source = find_source(source_root)
+    if source.descriptor is not None:
+        descriptor.check_replaceable(source.descriptor)
+    if not allow_empty and not source.files:
+        raise InvalidSource(f"{source_root} holds no files; check the path, or allow an empty version")
+    if custom_objects is not None:
+        _add_custom_objects(source, custom_objects, session)
+    in_place = source_root == draft
+    if in_place and source.links:
+        # Links become files of their own in a fresh draft, which the files that stand here move to.
+        draft = session.new_path()
+        files.make_directory(draft)
+    staging = Staging(workspace, session, draft, take, progress)
+    work = _Save(workspace, session, draft, new, progress)
+    try:
+        version_id = work.run(source, staging.stage(source), staging)
+    except BaseException:
+        if not work.is_committed:
+            staging.undo()
+        raise
+    if take and not in_place:
+        _remove_source(source)
+    return version_id
+
+
+def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> None:
+    name = descriptor.CUSTOM_OBJECTS_NAME
+    if any(file.path == name for file in source.files):
+        raise InvalidSource(f"{source.root} holds a {name} already; give custom_objects or the file, not both")
+    location = session.new_path()
+    files.write_file(location, pickled, 0o600)
+    source.files.append(SourceFile(name, location, os.stat(location), is_direct=True))
+    source.files.sort(key=lambda file: file.path)
+
+
+class _Save:
+    def __init__(
+        self, workspace: Workspace, session: Session, draft: Path, new: NewVersion, progress: Progress
+    ) -> None:
+        self._workspace = workspace
+        self._catalog = workspace.catalog
+        self._layout = workspace.layout
+        self._session = session
+        self._draft = draft
+        self._new = new
+        self._progress = progress
+        self._may_link = workspace.may_link()
+        self.is_committed = False
+
+    def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
+        recipes = {file.recipe.blob: file.recipe for file in staged}
+        manifest = Manifest(
+            tag=self._new.tag,
+            created_at_ns=time.time_ns(),
+            files=tuple(FileEntry(f.path, f.executable, f.recipe.size, f.recipe.blob) for f in staged),
+            directories=tuple(source.empty_directories),
+            recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
+            description=self._new.description,
+            base=self._new.base,
+            casstore_version=self._new.casstore_version,
+        )
+        rendered = self._draft / DESCRIPTOR_NAME
+        files.write_file(rendered, descriptor.render(manifest), self._workspace.file_mode(executable=False))
+        while True:
+            try:
+                return self._attempt(manifest, recipes, staged, staging)
+            except ChunkVanished:
+                continue
+
+    def _attempt(
+        self, manifest: Manifest, recipes: Mapping[Digest, Recipe], staged: list[StagedFile], staging: Staging
+    ) -> int:
+        epoch = self._catalog.index.gc_epoch()
+        relied_on = {chunk.digest for recipe in recipes.values() for chunk in recipe.chunks()}
+        manifest_id = self._session.new_file_id()
+        stored = _Stored()
+        try:
+            self._store(staged, relied_on, stored)
+            self._sync(relied_on, stored)
+            pending = self._layout.pending_manifest(manifest_id)
+            stored.paths.append(pending)
+            files.write_file(
+                pending,
+                manifest.pack(),
+                self._workspace.file_mode(executable=False),
+                durable=self._new.durable,
+            )
+            commit = Commit(
+                manifest=manifest,
+                manifest_id=manifest_id,
+                containers=stored.containers,
+                recipes=manifest.recipes,
+                relied_on=relied_on,
+                gc_epoch=epoch,
+                durable=self._new.durable,
+                synced_homes=stored.synced_homes,
+                directory=directory_row(self._workspace, self._draft, {f.path: f.stamp for f in staged}),
+                fingerprints=staging.fingerprints,
+            )
+            lock = self._workspace.name_lock(manifest.tag.name)
+        except BaseException:
+            _remove(stored.paths)
+            raise
+        with lock:
+            try:
+                self._clear_the_way()
+                version_id = self._catalog.versions.commit(commit)
+                self.is_committed = True
+            except BaseException:
+                # Ctrl-C may come after the transaction went through and before the call returned.
+                row = self._catalog.versions.find(self._new.tag)
+                self.is_committed = row is not None and row.manifest_id == manifest_id
+                if not self.is_committed:
+                    _remove(stored.paths)
+                raise
+            # From here on the version is saved. What fails now, the next get or gc finishes.
+            with contextlib.suppress(OSError):
+                publish(self._workspace, manifest.tag, manifest_id, self._draft)
+        return version_id
+
+    def _clear_the_way(self) -> None:
+        """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
+        target = self._layout.model(self._new.tag)
+        try:
+            status = os.lstat(target)
+        except FileNotFoundError:
+            return
+        if self._catalog.versions.find(self._new.tag) is not None:
+            return  # the commit says so
+        if not self._catalog.versions.is_deleted_directory(self._new.tag, status.st_ino):
+            raise TagExists(
+                f"{target} is in the way and was not made by casstore; move it away or choose another version"
+            )
+        self._workspace.remove_directory(target, self._session)
+
+    def _store(self, staged: list[StagedFile], relied_on: set[Digest], stored: _Stored) -> None:
+        """Put every new chunk into one container, and give every file a loose file to be linked to."""
+        have = self._catalog.index.usable_chunks(relied_on)
+        loose = self._catalog.index.loose_files({f.recipe.blob for f in staged if not f.is_linked})
+        packs = _Packs(self._workspace, self._session, self._new.durable, stored)
+        adopted: dict[tuple[Digest, bool], Path] = {}
+        self._progress.start("store", sum(f.recipe.size for f in staged))
+        try:
+            for file in staged:
+                key = (file.recipe.blob, file.executable)
+                new = {chunk.digest: chunk for chunk in file.recipe.chunks() if chunk.digest not in have}
+                new_bytes = sum(chunk.length for chunk in new.values())
+                into_pack = bool(new) and (
+                    file.recipe.size < SMALL_FILE_BYTES or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
+                )
+                if into_pack:
+                    packs.add(self._draft / file.path, file.recipe, set(new))
+                if file.recipe.size and not (new and not into_pack):
+                    self._share(file, loose.get(key, []), adopted, stored)
+                elif new:
+                    homes = [
+                        (chunk.digest, chunk.offset, chunk.length, chunk.length, 0, None) for chunk in new.values()
+                    ]
+                    self._adopt(file, homes, adopted, stored)
+                have |= new.keys()
+                self._progress.advance(file.recipe.size)
+            packs.finish()
+        except BaseException:
+            packs.abort()
+            raise
+        finally:
+            self._progress.finish()
+
+    def _share(
+        self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], Path], stored: _Stored
+    ) -> None:
+        """A file whose chunks have homes elsewhere: link it to the blob's loose file, or make it that."""
+        if file.is_linked or not self._may_link:
+            return
+        twin = adopted.get((file.recipe.blob, file.executable))
+        temporary = self._session.new_path()
+        stamp = None
+        if twin is not None:
+            if files.try_link(twin, temporary):
+                stamp = FileStamp.of(os.lstat(temporary))
+        elif loose:
+            stamp = self._workspace.link_loose(loose, temporary)
+        if stamp is None:
+            self._adopt(file, [], adopted, stored)
+            return
+        files.rename(temporary, self._draft / file.path)
+        file.stamp, file.is_linked = stamp, True
+
+    def _adopt(
+        self,
+        file: StagedFile,
+        homes: Sequence[tuple[Digest, int, int, int, int, Digest | None]],
+        adopted: dict[tuple[Digest, bool], Path],
+        stored: _Stored,
+    ) -> None:
+        """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied."""
+        file_id = self._session.new_file_id()
+        loose = self._layout.loose_file(file.recipe.blob, file_id)
+        standing = self._draft / file.path
+        if not (self._may_link and files.try_link(standing, loose)):
+            if not homes:
+                return  # its bytes are in the store; without links a second copy is of no use
+            files.rename(standing, loose)
+            with open(loose, "rb") as original, files.create_file(standing) as copy:
+                files.copy_file(original.fileno(), copy)
+                files.set_mode(copy, self._workspace.file_mode(file.executable))
+        stamp = FileStamp.of(os.lstat(loose))
+        file.stamp = FileStamp.of(os.lstat(standing))
+        stored.paths.append(loose)
+        synced = bool(homes) and self._new.durable
+        stored.containers.append(
+            NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
+        )
+        adopted[file.recipe.blob, file.executable] = loose
+
+    def _sync(self, relied_on: set[Digest], stored: _Stored) -> None:
+        """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories."""
+        if not self._new.durable:
+            return
+        stored.synced_homes = self._catalog.index.unsynced_homes(relied_on)
+        adopted = [
+            self._layout.loose_file(new.digest, new.file_id)
+            for new in stored.containers
+            if new.synced and new.digest is not None
+        ]
+        homes = [home.path(self._layout) for home in stored.synced_homes]
+        for path in [*adopted, *homes]:
+            with contextlib.suppress(FileNotFoundError):  # gc took it: the commit will find its chunks gone
+                files.sync_file(path)
+        directories = {path.parent for path in [*adopted, *homes]}
+        if any(new.digest is None for new in stored.containers):
+            directories.add(self._layout.packs)
+        for directory in sorted(directories):
+            files.sync_directory(directory)
+
+
+class _Packs:
+    """The packs of one save: a new one is begun when the last is full."""
+
+    def __init__(self, workspace: Workspace, session: Session, durable: bool, stored: _Stored) -> None:
+        self._workspace = workspace
+        self._session = session
+        self._durable = durable
+        self._stored = stored
+        self._writer: PackWriter | None = None
+        self._file_id = ""
+
+    def add(self, path: Path, recipe: Recipe, wanted: set[Digest]) -> None:
+        """Encode the wanted chunks of the file at `path`, each once."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            offset = 0
+            for segment in recipe.segments:
+                width = element_bytes(segment.dtype)
+                for digest, length in segment.chunks:
+                    if digest in wanted:
+                        wanted.discard(digest)
+                        self._current().add(digest, os.pread(descriptor, length, offset), width)
+                    offset += length
+        finally:
+            os.close(descriptor)
+
+    def _current(self) -> PackWriter:
+        if self._writer is not None and self._writer.size >= MAX_PACK_BYTES:
+            self.finish()
+        if self._writer is None:
+            self._file_id = self._session.new_file_id()
+            path = self._workspace.layout.pack(self._file_id)
+            self._stored.paths.append(path)
+            self._writer = PackWriter(path)
+        return self._writer
+
+    def finish(self) -> None:
+        if self._writer is None:
+            return
+        size = self._writer.finish(self._workspace.file_mode(executable=False), durable=self._durable)
+        chunks = [
+            (entry.digest, entry.offset, entry.length, entry.raw_bytes, int(entry.encoding), entry.base)
+            for entry in self._writer.entries
+        ]
+        self._stored.containers.append(NewContainer(self._file_id, None, False, size, self._durable, None, chunks))
+        self._writer = None
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()
+            self._writer = None
+
+
+def directory_row(workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp]) -> DirectoryRow:
+    """The row that describes a version's directory: its inode, and the stamp of every file in it."""
+    entries = [[path, stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
+    rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
+    entries.append([DESCRIPTOR_NAME, rendered.inode, rendered.size, rendered.mtime_ns])
+    return DirectoryRow(os.lstat(directory).st_ino, workspace.catalog.boot_id, msgpack.packb(entries))
+
+
+def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None) -> None:
+    """Give a committed version's manifest and directory their final names. The name's lock must be held."""
+    workspace.file_pending_manifest(tag, manifest_id)
+    if draft is not None:
+        target = workspace.layout.model(tag)
+        files.make_directory(target.parent)
+        files.set_directory_mode(draft, 0o777 & ~workspace.umask)
+        files.rename(draft, target)
+    workspace.write_latest(tag.name)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            files.remove_file(path)
+
+
+def _remove_source(source: Source) -> None:
+    """After `move=True`: take away what has been saved, links themselves rather than what they lead to."""
+    doomed = [file.location for file in source.files if file.is_direct] + source.links
+    _remove(doomed)
+    for directory, _, _ in os.walk(source.root, topdown=False):
+        files.remove_empty_directory(Path(directory))

@@ -1,0 +1,146 @@
+"""What a save is given: the files below a directory, each checked for being something that can be saved."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import unicodedata
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casstore.errors import InvalidSource
+from casstore.storage.layout import DESCRIPTOR_NAME
+
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_NOT_ON_WINDOWS = frozenset('<>:"|?*\\') | {chr(code) for code in range(32)}
+_MAX_DEPTH = 200  # of directories; a path that deep is near PATH_MAX already
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file: its `/`-separated path in the version, where it is, what stat said, and whether no link led there."""
+
+    path: str
+    location: Path
+    status: os.stat_result
+    is_direct: bool
+
+
+@dataclass(slots=True)
+class Source:
+    """Everything found below `root`: files sorted by path, empty directories, and the links that were followed."""
+
+    root: Path
+    files: list[SourceFile] = field(default_factory=list)
+    empty_directories: list[str] = field(default_factory=list)
+    links: list[Path] = field(default_factory=list)
+    descriptor: Path | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(file.status.st_size for file in self.files)
+
+
+def find_source(root: Path) -> Source:
+    """Walk a directory, or take a single file. Links are followed.
+
+    A `model.yaml` at the top is not among the files: it is reported as `descriptor`.
+    Raises InvalidSource, naming what cannot be saved and why.
+    """
+    source = Source(root)
+    try:
+        status = os.stat(root)
+    except OSError as error:
+        raise _cannot_read(root, error) from error
+    if stat.S_ISDIR(status.st_mode):
+        _walk(source, root, "", [(status.st_dev, status.st_ino)], is_direct=not root.is_symlink())
+    else:
+        _check_name(root.name, root)
+        _add_file(source, root.name, root, status, is_direct=not root.is_symlink())
+    source.files.sort(key=lambda file: file.path)
+    source.empty_directories.sort()
+    _check_collisions(source)
+    return source
+
+
+def _walk(source: Source, directory: Path, prefix: str, ancestors: list[tuple[int, int]], is_direct: bool) -> None:
+    if len(ancestors) > _MAX_DEPTH:
+        raise InvalidSource(f"{directory} is nested more than {_MAX_DEPTH} directories deep")
+    try:
+        with os.scandir(directory) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise _cannot_read(directory, error) from error
+    if not found and prefix:
+        source.empty_directories.append(prefix.removesuffix("/"))
+    for entry in found:
+        path = prefix + entry.name
+        location = Path(entry.path)
+        _check_name(entry.name, location)
+        is_link = entry.is_symlink()
+        if is_link and is_direct:
+            source.links.append(location)
+        try:
+            status = entry.stat()
+        except OSError as error:
+            raise _cannot_read(location, error) from error
+        if stat.S_ISDIR(status.st_mode):
+            identity = (status.st_dev, status.st_ino)
+            if identity in ancestors:
+                raise InvalidSource(f"{location} is a link to a directory that contains it; remove the link")
+            _walk(source, location, path + "/", [*ancestors, identity], is_direct and not is_link)
+        elif path == DESCRIPTOR_NAME:
+            source.descriptor = location
+        else:
+            _add_file(source, path, location, status, is_direct and not is_link)
+
+
+def _add_file(source: Source, path: str, location: Path, status: os.stat_result, is_direct: bool) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in _KINDS if test(status.st_mode)), "no regular file")
+        raise InvalidSource(f"{location} is {kind}, which cannot be saved; remove it or save another directory")
+    source.files.append(SourceFile(path, location, status, is_direct))
+
+
+_KINDS = (
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+def _cannot_read(path: Path, error: OSError) -> InvalidSource:
+    if error.errno == errno.ELOOP:
+        return InvalidSource(f"{path} is a link that leads back to itself; remove it")
+    if isinstance(error, FileNotFoundError):
+        if path.is_symlink():
+            return InvalidSource(f"{path} is a link to {os.readlink(path)}, which does not exist; remove or mend it")
+        return InvalidSource(f"{path} does not exist")
+    return InvalidSource(f"{path} cannot be read: {error.strerror}")
+
+
+def _check_name(name: str, location: Path) -> None:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidSource(f"the name of {os.fsencode(location)!r} is not UTF-8; rename the file") from error
+    if not _NOT_ON_WINDOWS.isdisjoint(name) or name[-1] in ". ":
+        warnings.warn(f"Windows cannot hold a file named {name!r}; the version will not open there", stacklevel=2)
+
+
+def _check_collisions(source: Source) -> None:
+    """Refuse names that a case-insensitive or normalizing file system could not keep apart."""
+    seen: dict[str, str] = {}
+    for path in [*(file.path for file in source.files), *source.empty_directories]:
+        while path:
+            folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+            other = seen.setdefault(folded, path)
+            if other != path:
+                raise InvalidSource(
+                    f"{other!r} and {path!r} differ only by case or Unicode form, and many file systems "
+                    "hold only one of them; rename one"
+                )
+            path = path.rpartition("/")[0]

@@ -1,0 +1,216 @@
+"""First half of a save: every source file becomes a read-only file of known content in the draft.
+
+A draft's own file is frozen where it stands. What the caller keeps, or may still write to, is copied; what the
+store has already is linked from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casstore.actions.source import Source, SourceFile
+from casstore.actions.workspace import Workspace
+from casstore.catalog.index import Fingerprint
+from casstore.catalog.sessions import Session
+from casstore.digest import Digest
+from casstore.errors import FileChanged, InvalidSource
+from casstore.progress import Progress
+from casstore.storage import chunking, files
+from casstore.storage.container import FileStamp
+from casstore.storage.recipe import Recipe
+
+# A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
+# entries are the same case; FAT's 2 s are the coarsest clock there is.
+_SETTLED_NS = 2_000_000_000
+
+
+@dataclass(slots=True)
+class StagedFile:
+    """A file of the version-to-be: it stands in the draft at `path`, read-only, with this content.
+
+    `is_linked`: it is a hardlink of one of the store's loose files already.
+    """
+
+    path: str
+    executable: bool
+    recipe: Recipe
+    stamp: FileStamp
+    is_linked: bool
+
+
+@dataclass(slots=True)
+class Staging:
+    """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`)."""
+
+    workspace: Workspace
+    session: Session
+    draft: Path
+    take: bool
+    progress: Progress
+    fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
+    _frozen: list[tuple[Path, int]] = field(default_factory=list)
+    _directories: set[Path] = field(default_factory=set)
+    _may_link: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._may_link = self.workspace.may_link()
+
+    def stage(self, source: Source) -> list[StagedFile]:
+        """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
+        in_place = source.root == self.draft
+        if not in_place:
+            for path in source.empty_directories:
+                files.make_directory(self.draft / path, parents=True)
+        recognised = self._recognise(source, in_place)
+        self.progress.start("hash", source.size)
+        try:
+            return [self._stage(file, recognised.get(file.path)) for file in source.files]
+        except PermissionError as error:
+            raise InvalidSource(f"{error.filename or source.root} cannot be read: {error.strerror}") from error
+        finally:
+            self.progress.finish()
+
+    def undo(self) -> None:
+        """Give frozen source files their modes back, so that a failed `move=True` leaves them as they were."""
+        for path, mode in self._frozen:
+            files.restore_mode(path, mode)
+
+    def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
+        """The files whose content is known and stored already, by path: no need to read them."""
+        index = self.workspace.catalog.index
+        # A draft's own file of one link can be neither a loose file of ours nor known from before.
+        unknown = [file for file in source.files if not (in_place and file.is_direct and file.status.st_nlink == 1)]
+        if not unknown:
+            return {}
+        own_device = os.stat(self.workspace.layout.home).st_dev
+        digests: dict[str, Digest] = {}
+        loose = index.loose_by_inode({f.status.st_ino for f in unknown if f.status.st_dev == own_device})
+        known = index.fingerprints({(f.status.st_dev, f.status.st_ino) for f in unknown})
+        for file in unknown:
+            status = file.status
+            ours = loose.get(status.st_ino) if status.st_dev == own_device else None
+            if ours is not None and ours.stamp == FileStamp.of(status) and ours.container.digest is not None:
+                digests[file.path] = ours.container.digest
+            elif (fingerprint := fingerprint_of(status)) in known:
+                digests[file.path] = known[fingerprint]
+        sizes = {digests[file.path]: file.status.st_size for file in unknown if file.path in digests}
+        recipes = self._stored(sizes)
+        return {path: recipes[digest] for path, digest in digests.items() if digest in recipes}
+
+    def _stored(self, sizes: Mapping[Digest, int]) -> dict[Digest, Recipe]:
+        """Those of the blobs, given with their sizes, that are stored whole and can be relied on."""
+        index = self.workspace.catalog.index
+        recipes = index.recipes(sizes)
+        for digest, size in sizes.items():
+            recipes.setdefault(digest, Recipe.of_one_chunk(digest, size))
+        chunks = {chunk.digest for recipe in recipes.values() for chunk in recipe.chunks()}
+        usable = index.usable_chunks(chunks)
+        return {
+            digest: recipe
+            for digest, recipe in recipes.items()
+            if all(chunk.digest in usable for chunk in recipe.chunks())
+        }
+
+    def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        target = self.draft / file.path
+        if file.location != target and target.parent not in self._directories:
+            files.make_directory(target.parent, parents=True)
+            self._directories.add(target.parent)
+        executable = files.is_executable(file.status)
+        if known is not None:
+            linked = self._link(file, target, executable, known)
+            if linked is not None:
+                self.progress.advance(file.status.st_size)
+                return linked
+        if self.take and file.is_direct:
+            taken = self._take(file, target, executable)
+            if taken is not None:
+                return taken
+        return self._copy(file, target, executable)
+
+    def _link(self, file: SourceFile, target: Path, executable: bool, recipe: Recipe) -> StagedFile | None:
+        """Put a hardlink of the store's loose file at `target`, if the store has one."""
+        if not recipe.size or not self._may_link:
+            return None
+        candidates = self.workspace.find_loose(recipe.blob, executable)
+        is_free = file.location != target
+        link = target if is_free else self.session.new_path()
+        stamp = self.workspace.link_loose(candidates, link)
+        if stamp is None:
+            return None
+        if not is_free:
+            files.rename(link, target)
+            # rename(2) of a link onto another link of the same file does nothing and leaves both.
+            files.remove_file(link)
+        return StagedFile(file.path, executable, recipe, stamp, is_linked=True)
+
+    def _take(self, file: SourceFile, target: Path, executable: bool) -> StagedFile | None:
+        """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
+        descriptor = os.open(file.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            before = os.fstat(descriptor)
+            if not os.path.samestat(before, file.status) or before.st_uid != os.geteuid() or before.st_nlink != 1:
+                return None
+            self._frozen.append((file.location, before.st_mode))
+            files.set_mode(descriptor, self.workspace.file_mode(executable))
+            if files.is_writable_by_others(descriptor):
+                files.set_mode(descriptor, before.st_mode & 0o7777)
+                return None
+            recipe = self._hash(file.location, descriptor)
+        finally:
+            os.close(descriptor)
+        if file.location != target and not files.try_link(file.location, target):
+            return None
+        return StagedFile(file.path, executable, recipe, FileStamp.of(before), is_linked=False)
+
+    def _copy(self, file: SourceFile, target: Path, executable: bool) -> StagedFile:
+        """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
+        descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = os.fstat(descriptor)
+            recipe = self._hash(file.location, descriptor, before)
+            fingerprint = fingerprint_of(before)
+            if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) >= _SETTLED_NS:
+                self.fingerprints[fingerprint] = recipe.blob
+            stored = self._stored({recipe.blob: recipe.size})
+            linked = self._link(file, target, executable, recipe) if recipe.blob in stored else None
+            if linked is not None:
+                return linked
+            temporary = self.session.new_path()
+            with files.create_file(temporary) as copy:
+                files.copy_file(descriptor, copy)
+                self._check_unchanged(file.location, descriptor, before)
+                if chunking.scan_file(copy).blob != recipe.blob:
+                    raise _changed(file.location)
+                files.set_mode(copy, self.workspace.file_mode(executable))
+                stamp = FileStamp.of(os.fstat(copy))
+            files.rename(temporary, target)
+        finally:
+            os.close(descriptor)
+        return StagedFile(file.path, executable, recipe, stamp, is_linked=False)
+
+    def _hash(self, path: Path, descriptor: int, before: os.stat_result | None = None) -> Recipe:
+        before = before or os.fstat(descriptor)
+        try:
+            recipe = chunking.scan_file(descriptor, self.progress.advance)
+        except EOFError as error:
+            raise _changed(path) from error
+        self._check_unchanged(path, descriptor, before)
+        return recipe
+
+    def _check_unchanged(self, path: Path, descriptor: int, before: os.stat_result) -> None:
+        if fingerprint_of(os.fstat(descriptor)) != fingerprint_of(before):
+            raise _changed(path)
+
+
+def fingerprint_of(status: os.stat_result) -> Fingerprint:
+    """What tells that a file outside the store is the one it was."""
+    return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _changed(path: Path) -> FileChanged:
+    return FileChanged(f"{path} was written to while it was being saved; save again when it is complete")

@@ -1,0 +1,137 @@
+"""What every action works on: the store's paths, its catalog and its objects."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from casstore.catalog.catalog import Catalog
+from casstore.catalog.index import LooseFile
+from casstore.catalog.sessions import Session
+from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
+from casstore.storage import chunking, files
+from casstore.storage.container import FileStamp
+from casstore.storage.layout import Layout
+from casstore.storage.objects import Objects
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
+
+_NOTE_OPENED_EVERY_NS = 3600 * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The open parts of a store that actions share. `umask` is the process's when the store was opened."""
+
+    layout: Layout
+    catalog: Catalog
+    objects: Objects
+    umask: int
+
+    def session(self) -> Session:
+        return Session(self.layout)
+
+    def name_lock(self, name: str) -> files.Lock:
+        """Take the lock under which everything under models/<name>/ changes. Raises StoreLocked."""
+        lock = files.Lock(self.layout.name_lock(name))
+        lock.acquire(f"model {name!r}")
+        return lock
+
+    def file_mode(self, executable: bool) -> int:
+        return files.stored_mode(executable, self.umask)
+
+    def may_link(self) -> bool:
+        return self.catalog.setting("link_mode") == "auto"
+
+    def find_loose(self, digest: Digest, executable: bool) -> list[LooseFile]:
+        return self.catalog.index.loose_files([digest]).get((digest, executable), [])
+
+    def link_loose(self, candidates: list[LooseFile], target: Path) -> FileStamp | None:
+        """Make `target` a hardlink of the first of these loose files that is what it was when it was stored.
+
+        One that was not synced and comes from another boot is hashed first. None when there is no such file or
+        no link can be had.
+        """
+        for loose in candidates:
+            path = loose.container.path(self.layout)
+            try:
+                if self._is_unchanged(loose, path) and files.try_link(path, target):
+                    return FileStamp.of(os.lstat(target))
+            except FileNotFoundError:
+                continue
+        return None
+
+    def _is_unchanged(self, loose: LooseFile, path: Path) -> bool:
+        stamp = FileStamp.of(os.lstat(path))
+        if stamp == loose.stamp and (loose.synced or loose.boot_id == self.catalog.boot_id):
+            return True
+        if stamp.size != loose.stamp.size or hash_file(path) != loose.container.digest:
+            return False
+        self.catalog.index.restamp_loose(loose.container, stamp)
+        return True
+
+    def write_file(
+        self,
+        recipe: Recipe,
+        executable: bool,
+        target: Path,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> FileStamp:
+        """Make `target` a new read-only file from verified chunks. Raises IntegrityError, OSError."""
+        try:
+            with files.create_file(target) as descriptor:
+                self.objects.write_blob(recipe, descriptor, advance)
+                files.set_mode(descriptor, self.file_mode(executable))
+                return FileStamp.of(os.fstat(descriptor))
+        except BaseException:
+            files.remove_file(target)
+            raise
+
+    def note_opened(self, row: VersionRow) -> None:
+        """Record that a version is in use, at most once an hour, so that opening one again writes nothing."""
+        if time.time_ns() - (row.opened_at_ns or 0) > _NOTE_OPENED_EVERY_NS:
+            self.catalog.versions.set_opened(row.id)
+
+    def write_latest(self, name: str) -> None:
+        """Make models/<name>/latest say what the catalog says. The name's lock must be held."""
+        newest = self.catalog.versions.newest(name)
+        path = self.layout.latest(name)
+        if newest is None:
+            files.remove_file(path)
+            files.remove_empty_directory(path.parent)
+        elif path.parent.is_dir() and _read_text(path) != newest.version:
+            files.write_file(path, newest.version.encode(), self.file_mode(executable=False))
+
+    def remove_directory(self, path: Path, session: Session) -> None:
+        """Take a version's directory away at once, then delete it. The name's lock must be held."""
+        doomed = session.new_path()
+        files.rename(path, doomed)
+        files.remove_tree(doomed)
+
+    def file_pending_manifest(self, tag: Tag, manifest_id: str) -> None:
+        """Give a committed version's manifest its final name; nothing to do when it has it already."""
+        pending = self.layout.pending_manifest(manifest_id)
+        final = self.layout.manifest(tag, manifest_id)
+        if pending.exists():
+            files.make_directory(final.parent)
+            files.rename(pending, final)
+
+
+def hash_file(path: Path) -> Digest:
+    """The digest of a file's bytes. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return chunking.scan_file(descriptor).blob
+    finally:
+        os.close(descriptor)
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None

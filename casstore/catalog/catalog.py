@@ -1,0 +1,53 @@
+"""The catalog: what SQLite holds of a store. All SQL stands in this folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.index import Index
+from casstore.catalog.references import References
+from casstore.catalog.versions import Versions
+from casstore.settings import SETTINGS, check_key, check_setting
+
+
+class Catalog:
+    """The open catalog: `versions` (names), `index` (where bytes are), `references` (what needs what), settings.
+
+    Threads may share it; a forked child gets connections of its own.
+    """
+
+    def __init__(self, path: Path, boot_id: str) -> None:
+        self._connections = Connections(path)
+        self.boot_id = boot_id
+        self.versions = Versions(self._connections, boot_id)
+        self.index = Index(self._connections, boot_id)
+        self.references = References(self._connections)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def setting(self, key: str) -> str:
+        """The value of a setting, its default where none has been set. Raises InvalidSetting."""
+        default = check_key(key).default
+        with translated_errors(self._connections.path):
+            row = self._connections.get().execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return default if row is None else str(row[0])
+
+    def settings(self) -> dict[str, str]:
+        """Every setting with its value."""
+        return {key: self.setting(key) for key in SETTINGS}
+
+    def set_setting(self, key: str, value: str | None) -> None:
+        """Set a setting; None takes it back to its default. Raises InvalidSetting."""
+        check_key(key)
+        with self._connections.write() as connection:
+            if value is None:
+                connection.execute("DELETE FROM setting WHERE key = ?", (key,))
+            else:
+                connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, check_setting(key, value)))
+
+    def tidy(self) -> None:
+        """Move the write-ahead log into the database where no reader is in the way, and refresh its statistics."""
+        with translated_errors(self._connections.path):
+            self._connections.get().execute("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

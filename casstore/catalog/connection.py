@@ -1,0 +1,117 @@
+"""Connections to the catalog: one a thread, none shared with a forked child, one helper for write transactions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+
+from casstore.catalog.schema import check_sqlite, migrate
+from casstore.errors import StoreError, StoreLocked, StoreUnwritable
+
+_BUSY_TIMEOUT_MS = 60_000
+# A connection that a forked child inherits must be neither used nor closed there
+# (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
+_inherited: list[object] = []
+
+
+class Connections:
+    """The calling thread's connection, opened when first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        check_sqlite()
+        self.path = path
+        self._reset()
+        with translated_errors(path):
+            migrate(self.get())
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: list[apsw.Connection] = []
+
+    def get(self) -> apsw.Connection:
+        """This thread's connection. Raises StoreUnwritable, StoreError."""
+        if self._pid != os.getpid():
+            _inherited.append((self._local, self._open))
+            self._reset()
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            with translated_errors(self.path):
+                connection = self._connect()
+            self._local.connection = connection
+            with self._lock:
+                self._open.append(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close all threads' connections. No thread may be using one."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+        self._local = threading.local()
+
+    def _connect(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path))
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
+        connection.execute(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+            "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA trusted_schema = OFF"
+        )
+        return connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[apsw.Connection]:
+        """A write transaction (BEGIN IMMEDIATE): committed when the block ends, rolled back on any exception.
+
+        Raises StoreLocked when another process writes for too long, and OSError (ENOSPC) on a full disk.
+        """
+        connection = self.get()
+        with translated_errors(self.path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has already rolled back after some errors, a full disk among them.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[apsw.Connection]:
+        """Several reads of one snapshot."""
+        connection = self.get()
+        with translated_errors(self.path):
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def translated_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into casstore's, saying what to do."""
+    try:
+        yield
+    except apsw.BusyError as error:
+        raise StoreLocked(f"{path} is being written to by another process; try again") from error
+    except apsw.FullError as error:
+        raise OSError(28, "no space left on the device for the catalog", str(path)) from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
+        raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
+    except apsw.NotADBError as error:
+        raise StoreError(f"{path} is not a casstore catalog; choose another home or move that file away") from error
+    except apsw.CorruptError as error:
+        raise StoreError(f"{path} is damaged ({error}); keep a copy of the store before anything else") from error

@@ -1,0 +1,180 @@
+"""SQL over chunks, blobs, containers and fingerprints: where bytes are, and which bytes are known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.digest import Digest
+from casstore.storage.container import Container, FileStamp, Location
+from casstore.storage.recipe import Recipe
+
+LIVE, DEAD = 1, 2
+_BATCH = 500  # parameters of one statement: few enough to prepare fast, enough to make the call's cost vanish
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class LooseFile:
+    """A loose file's row: its stamp when it was stored, and whether it is known to be on disk."""
+
+    container: Container
+    stamp: FileStamp
+    synced: bool
+    boot_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A file outside the store, by what stat said when its content was hashed."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+_LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id FROM container"
+
+
+class Index:
+    """Reads over the object tables. Every method sees what is committed at its call."""
+
+    def __init__(self, connections: Connections, boot_id: str) -> None:
+        self._connections = connections
+        self._boot_id = boot_id
+
+    def rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[Any]:
+        """Run one statement on this thread's connection."""
+        with translated_errors(self._connections.path):
+            yield from self._connections.get().execute(sql, tuple(parameters))
+
+    def _batched(self, sql: str, values: Collection[_Value]) -> Iterator[Any]:
+        """Rows of `sql`, whose one `{}` takes the list of placeholders, over all values."""
+        ordered = list(values)
+        for start in range(0, len(ordered), _BATCH):
+            batch = ordered[start : start + _BATCH]
+            yield from self.rows(sql.format(",".join("?" * len(batch))), batch)
+
+    def gc_epoch(self) -> int:
+        """Rises each time gc condemns a container: unchanged, it proves that no chunk row has gone."""
+        return next(int(row[0]) for row in self.rows("SELECT value FROM store WHERE key = 'gc_epoch'"))
+
+    def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
+        """The homes of those chunks that are stored."""
+        sql = (
+            "SELECT chunk.digest, offset, length, raw_bytes, encoding, base,"
+            " container.id, file_id, container.digest, executable"
+            " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({})"
+        )
+        return {
+            Digest(digest): Location(_container(*container), offset, length, raw_bytes, encoding, _digest(base))
+            for digest, offset, length, raw_bytes, encoding, base, *container in self._batched(sql, digests)
+        }
+
+    def usable_chunks(self, digests: Collection[Digest]) -> set[Digest]:
+        """Which chunks a new version may rely on: those whose home is synced, or was written in this boot."""
+        sql = (
+            "SELECT chunk.digest FROM chunk JOIN container ON container.id = chunk.container"
+            " WHERE chunk.digest IN ({}) AND (synced OR boot_id = '" + self._boot_id + "')"
+        )
+        return {Digest(row[0]) for row in self._batched(sql, digests)}
+
+    def unsynced_homes(self, digests: Collection[Digest]) -> list[Container]:
+        """The containers among those chunks' homes that have never been fsynced."""
+        sql = (
+            "SELECT DISTINCT container.id, file_id, container.digest, executable"
+            " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({}) AND NOT synced"
+        )
+        return list({row[0]: _container(*row) for row in self._batched(sql, digests)}.values())
+
+    def recipes(self, digests: Collection[Digest]) -> dict[Digest, Recipe]:
+        """The stored recipes among those blobs' (a blob of one chunk has none)."""
+        return {
+            Digest(row[0]): Recipe.unpack(Digest(row[0]), row[1])
+            for row in self._batched("SELECT digest, recipe FROM blob WHERE digest IN ({})", digests)
+        }
+
+    def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
+        """The loose files of those blobs, by (digest, executable), those homed in first."""
+        found: dict[tuple[Digest, bool], list[LooseFile]] = {}
+        sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} ORDER BY synced DESC, id"
+        for row in self._batched(sql, digests):
+            file = _loose(*row)
+            found.setdefault((Digest(row[2]), bool(row[3])), []).append(file)
+        return found
+
+    def loose_by_inode(self, inodes: Collection[int]) -> dict[int, LooseFile]:
+        """The loose files with those inode numbers, by inode; only for files on the store's own device."""
+        sql = _LOOSE + f" WHERE inode IN ({{}}) AND state = {LIVE}"
+        return {row[4]: _loose(*row) for row in self._batched(sql, inodes)}
+
+    def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:
+        """What is known of the files with those (device, inode) pairs."""
+        wanted = set(inodes)
+        sql = "SELECT device, inode, size, mtime_ns, ctime_ns, digest FROM fingerprint WHERE inode IN ({})"
+        # The key begins with the device, so give SQLite that too where there is only one, which is the rule.
+        devices = {device for device, _ in wanted}
+        if len(devices) == 1:
+            sql += f" AND device = {int(next(iter(devices)))}"
+        rows = self._batched(sql, [inode for _, inode in wanted])
+        return {Fingerprint(*row[:5]): Digest(row[5]) for row in rows if (row[0], row[1]) in wanted}
+
+    def named(self, file_ids: Collection[str]) -> set[str]:
+        """Which of these container names have a row."""
+        return {row[0] for row in self._batched("SELECT file_id FROM container WHERE file_id IN ({})", file_ids)}
+
+    def restamp_loose(self, container: Container, stamp: FileStamp) -> None:
+        """Record that a loose file has been checked, bytes and all, in this boot."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "UPDATE container SET inode = ?, mtime_ns = ?, boot_id = ? WHERE id = ?",
+                (stamp.inode, stamp.mtime_ns, self._boot_id, container.id),
+            )
+
+    def add_loose(self, rebuilt: Iterable[tuple[str, Digest, bool, FileStamp]]) -> None:
+        """Record redundant loose files that have been rebuilt from chunks: (file id, blob, executable, stamp)."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id,"
+                " inode, mtime_ns) VALUES (?,?,?,?,?,0,?,?,?)",
+                (
+                    (
+                        file_id,
+                        digest,
+                        executable,
+                        stamp.size,
+                        LIVE,
+                        self._boot_id,
+                        stamp.inode,
+                        stamp.mtime_ns,
+                    )
+                    for file_id, digest, executable, stamp in rebuilt
+                ),
+            )
+
+
+def _digest(raw: bytes | None) -> Digest | None:
+    return None if raw is None else Digest(raw)
+
+
+def _container(row_id: int, file_id: str, digest: bytes | None, executable: int) -> Container:
+    return Container(row_id, file_id, _digest(digest), bool(executable))
+
+
+def _loose(
+    row_id: int,
+    file_id: str,
+    digest: bytes,
+    executable: int,
+    inode: int,
+    size: int,
+    mtime_ns: int,
+    synced: int,
+    boot_id: str | None,
+) -> LooseFile:
+    stamp = FileStamp(inode, size, mtime_ns)
+    return LooseFile(_container(row_id, file_id, digest, executable), stamp, bool(synced), boot_id)

@@ -1,0 +1,215 @@
+"""SQL that follows references: which chunks are needed by what. gc, verify and stats all walk through here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import apsw
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.index import DEAD, LIVE
+from casstore.digest import Digest
+from casstore.storage.container import Container
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
+
+_CONDEMN_BATCH = 1000  # containers of one transaction: other writers wait some milliseconds at the most
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes of a store or of one model.
+
+    logical: all files of all versions; unique: their distinct chunks, raw; stored: files under objects/, of which
+    loose, packs, and redundant (loose files that are the home of no chunk); dead: what no version needs.
+    """
+
+    versions: int
+    logical_bytes: int
+    unique_bytes: int
+    stored_bytes: int = 0
+    loose_bytes: int = 0
+    packs_bytes: int = 0
+    redundant_bytes: int = 0
+    dead_bytes: int = 0
+
+
+class References:
+    """Walks from versions to blobs, chunks and containers."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def last_version_id(self) -> int:
+        """The newest version's row id, 0 without any: what gc's snapshot covers."""
+        with translated_errors(self._connections.path):
+            return int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
+
+    def mark(self, last_id: int) -> None:
+        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own."""
+        with translated_errors(self._connections.path):
+            _mark(self._connections.get(), "id <= ?", (last_id,), fresh=True)
+
+    def unreferenced(self) -> list[tuple[Container, int]]:
+        """Containers, with their sizes, that no marked chunk and no file of any version needs."""
+        return self._containers(_UNREFERENCED)
+
+    def condemn(self, containers: Sequence[Container], last_id: int) -> int:
+        """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
+
+        Each step is one transaction: mark what has been committed since the snapshot, delete the chunk rows of
+        containers that are still unreferenced, raise gc_epoch.
+        """
+        condemned = 0
+        for start in range(0, len(containers), _CONDEMN_BATCH):
+            with self._connections.write() as connection:
+                _mark(connection, "id > ?", (last_id,), fresh=False)
+                for container in containers[start : start + _CONDEMN_BATCH]:
+                    if not connection.execute(_UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
+                        continue
+                    connection.execute("DELETE FROM chunk WHERE container = ?", (container.id,))
+                    connection.execute("UPDATE container SET state = ? WHERE id = ?", (DEAD, container.id))
+                    condemned += 1
+                connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
+        return condemned
+
+    def drop_unreferenced_blobs(self) -> int:
+        """Delete the recipes that no file of any version names; returns how many."""
+        with self._connections.write() as connection:
+            connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM file)")
+            return connection.changes()
+
+    def dead_containers(self) -> list[tuple[Container, int]]:
+        """Condemned containers, with their sizes, whose files may still stand."""
+        return self._containers(f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {DEAD}")
+
+    def forget_containers(self, containers: Iterable[Container]) -> None:
+        """Drop the rows of dead containers whose files are gone."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "DELETE FROM container WHERE id = ? AND state = ?", ((c.id, DEAD) for c in containers)
+            )
+
+    def forget_old_fingerprints(self, before_ns: int) -> None:
+        """Drop what is known of files outside the store that have not been seen since."""
+        with self._connections.write() as connection:
+            connection.execute("DELETE FROM fingerprint WHERE recorded_at < ?", (before_ns,))
+
+    def containers(self) -> list[tuple[Container, int]]:
+        """All live containers, with their sizes, in the order they were committed."""
+        sql = f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
+        return self._containers(sql)
+
+    def _containers(self, sql: str) -> list[tuple[Container, int]]:
+        with translated_errors(self._connections.path):
+            rows: list[Any] = self._connections.get().execute(sql).fetchall()
+        return [
+            (Container(row_id, file_id, None if digest is None else Digest(digest), bool(executable)), size)
+            for row_id, file_id, digest, executable, size in rows
+        ]
+
+    def chunks_of(self, container: Container) -> list[Digest]:
+        """The chunks whose home this is, in the order they stand in it."""
+        return self._digests("SELECT digest FROM chunk WHERE container = ? ORDER BY offset", (container.id,))
+
+    def missing_chunks(self) -> list[Digest]:
+        """Chunks that some version needs and that have no home. That is damage."""
+        self.mark(self.last_version_id())
+        empty = "SELECT digest FROM file WHERE size = 0"
+        sql = f"SELECT digest FROM temp.needed EXCEPT SELECT digest FROM chunk EXCEPT {empty}"
+        return self._digests(sql)
+
+    def _digests(self, sql: str, parameters: Sequence[Any] = ()) -> list[Digest]:
+        with translated_errors(self._connections.path):
+            rows: list[Any] = self._connections.get().execute(sql, parameters).fetchall()
+        return [Digest(row[0]) for row in rows]
+
+    def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
+        """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""
+        with self._connections.read() as connection:
+            rows: list[Any] = connection.execute("SELECT digest, base FROM chunk WHERE base IS NOT NULL").fetchall()
+            affected = set(chunks)
+            while more := {Digest(row[0]) for row in rows if row[1] in affected} - affected:
+                affected |= more
+            damaged = affected | blobs
+            recipes: Iterable[Any] = connection.execute("SELECT digest, recipe FROM blob")
+            for digest, recipe in recipes:
+                if any(chunk.digest in affected for chunk in Recipe.unpack(Digest(digest), recipe).chunks()):
+                    damaged.add(Digest(digest))
+            sql = "SELECT name, version, path, file.digest FROM file JOIN version ON id = version_id ORDER BY 1, 2, 3"
+            found: Iterable[Any] = connection.execute(sql)
+            return [(Tag(name, version), path) for name, version, path, digest in found if digest in damaged]
+
+    def usage(self) -> Usage:
+        """Bytes of the whole store."""
+        with self._connections.read() as connection:
+            sql = "SELECT count(*), coalesce(sum(size), 0) FROM version"
+            versions, logical = cast("tuple[int, int]", connection.execute(sql).get)
+            _mark(connection, "1", (), fresh=True)
+            stored, loose, packs, redundant = cast("tuple[int, int, int, int]", connection.execute(_SIZES).get)
+            dead = sum(size for _, size in self.unreferenced() + self.dead_containers())
+            unique = int(connection.execute(_UNIQUE).get)
+            return Usage(versions, logical, unique, stored, loose, packs, redundant, dead)
+
+    def usage_of(self, name: str) -> Usage:
+        """Bytes of one model's versions; what is stored is shared between models and not counted."""
+        with self._connections.read() as connection:
+            sql = "SELECT count(*), coalesce(sum(size), 0) FROM version WHERE name = ?"
+            versions, logical = cast("tuple[int, int]", connection.execute(sql, (name,)).get)
+            _mark(connection, "name = ?", (name,), fresh=True)
+            return Usage(versions, logical, connection.execute(_UNIQUE).get)
+
+
+_UNREFERENCED = f"""
+SELECT container.id, file_id, container.digest, executable, container.size FROM container
+WHERE state = {LIVE}
+  AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
+  AND (container.digest IS NULL OR NOT EXISTS (SELECT 1 FROM temp.needed_blob AS n WHERE n.digest = container.digest))
+"""
+_UNIQUE = "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.needed USING (digest)"
+_SIZES = f"""
+SELECT coalesce(sum(size), 0),
+       coalesce(sum(size) FILTER (WHERE digest IS NOT NULL), 0),
+       coalesce(sum(size) FILTER (WHERE digest IS NULL), 0),
+       coalesce(sum(size) FILTER (WHERE digest IS NOT NULL
+                                  AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)), 0)
+FROM container WHERE state = {LIVE}
+"""
+
+
+def _mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any], *, fresh: bool) -> None:
+    """Add what the versions that meet `condition` need to the temporary tables needed (chunks) and needed_blob.
+
+    This is the one walk of references: files to blobs, blobs to chunks, deltas to their bases. SQLite keeps the
+    tables in a file once they outgrow its cache, so memory stays bounded for any number of chunks.
+    """
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS needed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
+        "CREATE TEMP TABLE IF NOT EXISTS needed_blob(digest BLOB PRIMARY KEY) WITHOUT ROWID"
+    )
+    if fresh:
+        connection.execute("DELETE FROM temp.needed; DELETE FROM temp.needed_blob")
+    connection.execute(
+        "INSERT OR IGNORE INTO temp.needed_blob SELECT DISTINCT digest FROM file"
+        f" WHERE version_id IN (SELECT id FROM version WHERE {condition})",
+        parameters,
+    )
+    # A blob without a recipe is one chunk of the same digest.
+    connection.execute(
+        "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.needed_blob AS n"
+        " WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)"
+    )
+    for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
+        connection.executemany(
+            "INSERT OR IGNORE INTO temp.needed VALUES (?)",
+            ((chunk.digest,) for chunk in Recipe.unpack(Digest(digest), recipe).chunks()),
+        )
+    while True:
+        connection.execute(
+            "INSERT OR IGNORE INTO temp.needed SELECT base FROM chunk JOIN temp.needed USING (digest)"
+            " WHERE base IS NOT NULL"
+        )
+        if not connection.changes():
+            return

@@ -1,0 +1,157 @@
+"""The catalog's tables, as numbered migrations. PRAGMA user_version says how many have been applied."""
+
+from __future__ import annotations
+
+import apsw
+
+from casstore.errors import SQLiteTooOld, StoreTooNew
+
+# Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
+MINIMUM_SQLITE = (3, 51, 3)
+APPLICATION_ID = 0x63617373  # "cass"
+
+_FIRST = """
+CREATE TABLE store(                      -- what holds for the store as a whole
+  key TEXT PRIMARY KEY, value ANY NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE setting(key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+
+CREATE TABLE container(                  -- a pack or a loose file under objects/
+  id INTEGER PRIMARY KEY,
+  file_id TEXT NOT NULL,                 -- the random part of its name
+  digest BLOB,                           -- of a loose file: its blob; of a pack: NULL
+  executable INTEGER NOT NULL DEFAULT 0,
+  size INTEGER NOT NULL,
+  state INTEGER NOT NULL,                -- 1 live, 2 dead: condemned, to be unlinked
+  synced INTEGER NOT NULL,               -- 1: fsynced; 0: trusted only in the boot of boot_id
+  boot_id TEXT,
+  inode INTEGER, mtime_ns INTEGER        -- of a loose file, to recognise it by stat
+) STRICT;
+CREATE INDEX container_by_digest ON container(digest, executable) WHERE digest IS NOT NULL;
+CREATE UNIQUE INDEX container_by_file_id ON container(file_id);
+CREATE INDEX container_by_inode ON container(inode) WHERE inode IS NOT NULL;
+
+CREATE TABLE chunk(                      -- the one home of each chunk
+  digest BLOB PRIMARY KEY,
+  container INTEGER NOT NULL REFERENCES container(id),
+  offset INTEGER NOT NULL,               -- of the raw bytes in a loose file, of the record in a pack
+  length INTEGER NOT NULL,               -- of the same
+  raw_bytes INTEGER NOT NULL,
+  encoding INTEGER NOT NULL,
+  base BLOB                              -- of a delta: the chunk that it is against
+) STRICT, WITHOUT ROWID;
+CREATE INDEX chunk_by_container ON chunk(container);
+
+CREATE TABLE blob(                       -- the recipes of blobs of more than one chunk
+  digest BLOB PRIMARY KEY, size INTEGER NOT NULL, recipe BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE version(
+  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- in the order of commits
+  name TEXT NOT NULL,
+  version TEXT NOT NULL,
+  manifest_id TEXT NOT NULL,
+  digest BLOB NOT NULL,                  -- of the files section
+  size INTEGER NOT NULL,
+  file_count INTEGER NOT NULL,
+  created_at INTEGER NOT NULL,
+  ordered_at INTEGER NOT NULL,           -- the place among the name's versions: its largest is the latest
+  description TEXT NOT NULL,             -- canonical JSON, as in the manifest
+  directories TEXT NOT NULL,             -- JSON list of empty directories
+  base_name TEXT, base_version TEXT, base_digest BLOB,
+  casstore_version TEXT NOT NULL,
+  opened_at INTEGER,
+  UNIQUE(name, version)
+) STRICT;
+CREATE INDEX version_by_order ON version(name, ordered_at, id);
+
+CREATE TABLE file(
+  version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
+  path TEXT NOT NULL,
+  executable INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  PRIMARY KEY(version_id, path)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE label(
+  version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
+  key TEXT NOT NULL,
+  value TEXT NOT NULL,
+  PRIMARY KEY(version_id, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX label_by_value ON label(key, value);
+
+CREATE TABLE metadata(                   -- every scalar in a version's metadata, by its dotted path
+  version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
+  path TEXT NOT NULL,
+  value ANY
+) STRICT;
+CREATE INDEX metadata_by_value ON metadata(path, value);
+CREATE INDEX metadata_by_version ON metadata(version_id);
+
+CREATE TABLE directory(                  -- a materialized version: what stands under models/
+  version_id INTEGER PRIMARY KEY REFERENCES version(id) ON DELETE CASCADE,
+  inode INTEGER NOT NULL,
+  boot_id TEXT NOT NULL,
+  entries BLOB NOT NULL                  -- msgpack: [[path, inode, size, mtime_ns], ...]
+) STRICT;
+
+CREATE TABLE tombstone(                  -- a deleted version whose manifest or directory may still stand
+  manifest_id TEXT PRIMARY KEY, name TEXT NOT NULL, version TEXT NOT NULL,
+  inode INTEGER                          -- of the directory
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fingerprint(                -- files outside the store whose content is known
+  device INTEGER NOT NULL,
+  inode INTEGER NOT NULL,
+  size INTEGER NOT NULL,
+  mtime_ns INTEGER NOT NULL,
+  ctime_ns INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  recorded_at INTEGER NOT NULL,
+  PRIMARY KEY(device, inode)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO store VALUES ('gc_epoch', 0);
+"""
+
+MIGRATIONS = (_FIRST,)
+
+
+def check_sqlite() -> None:
+    """Raise SQLiteTooOld when the SQLite that apsw brings has the WAL-reset bug."""
+    version = tuple(int(part) for part in apsw.sqlite_lib_version().split(".")[:3])
+    if version < MINIMUM_SQLITE:
+        raise SQLiteTooOld(
+            f"apsw brings SQLite {apsw.sqlite_lib_version()}, which can corrupt a catalog that several processes "
+            f"write to; casstore needs {'.'.join(map(str, MINIMUM_SQLITE))} or newer: pip install --upgrade apsw"
+        )
+
+
+def migrate(connection: apsw.Connection) -> None:
+    """Bring the catalog to the newest schema, each migration and its number in one transaction.
+
+    Raises StoreTooNew for a catalog that has had migrations this release does not know.
+    """
+    while (applied := _applied(connection)) != len(MIGRATIONS):
+        if applied > len(MIGRATIONS):
+            raise StoreTooNew(
+                f"this store has format {applied}, and this casstore knows formats up to {len(MIGRATIONS)}; "
+                "upgrade casstore: pip install --upgrade casstore"
+            )
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if _applied(connection) == applied:  # nobody was faster
+                connection.execute(MIGRATIONS[applied])
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {applied + 1}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+
+def _applied(connection: apsw.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").get)

@@ -1,0 +1,99 @@
+"""Sessions: private directories of running work, each guarded by a lock that dies with its process.
+
+Whatever a session puts under objects/ carries the session's id in its name. So a file there without a row is
+garbage exactly when its session's lock is free, and no name needs to be registered before the file exists.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from casstore.storage import files
+from casstore.storage.files import Lock
+from casstore.storage.layout import Layout, new_id
+
+
+class Session:
+    """A running piece of work. Close it; what it left is otherwise reaped by gc once the process is gone."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.id = new_id()
+        self.path = layout.session(self.id)
+        self._pid = os.getpid()
+        self._lock = Lock(layout.session_lock(self.id))
+        self._count = 0
+        self._lock.acquire(f"session {self.id}")
+        try:
+            files.make_directory(self.path)
+        except BaseException:
+            self._lock.release(remove=True)
+            raise
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process is a forked child of the one that opened the session, which must leave it alone."""
+        return os.getpid() != self._pid
+
+    def new_path(self) -> Path:
+        """A path in the session's directory that nothing has yet."""
+        self._count += 1
+        return self.path / str(self._count)
+
+    def new_file_id(self) -> str:
+        """The random part of the name of a new container; it tells the session."""
+        self._count += 1
+        return f"{self.id}-{self._count}"
+
+    def close(self) -> None:
+        """Remove the session's directory and lock. In a forked child only forget them."""
+        if self.is_inherited:
+            self._lock.abandon()
+            return
+        files.remove_tree(self.path)
+        self._lock.release(remove=True)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def session_of(file_id: str) -> str:
+    """The id of the session that made the container of that name."""
+    return file_id.partition("-")[0]
+
+
+def live_ids(layout: Layout) -> set[str]:
+    """The ids of sessions whose process lives."""
+    return {session_id for session_id in _ids(layout) if not _is_dead(layout, session_id)}
+
+
+def dead_ids(layout: Layout) -> list[str]:
+    """The ids of sessions whose process is gone and which have left something."""
+    return [session_id for session_id in _ids(layout) if _is_dead(layout, session_id)]
+
+
+def reap(layout: Layout, session_id: str) -> bool:
+    """Remove what a dead session left; False when it lives after all. Safe to do twice or at once."""
+    lock = Lock(layout.session_lock(session_id))
+    if not lock.try_acquire():
+        return False
+    try:
+        files.remove_tree(layout.session(session_id))
+    finally:
+        lock.release(remove=True)
+    return True
+
+
+def _ids(layout: Layout) -> list[str]:
+    return sorted({entry.name.removesuffix(".lock") for entry in layout.sessions.iterdir()})
+
+
+def _is_dead(layout: Layout, session_id: str) -> bool:
+    lock = Lock(layout.session_lock(session_id))
+    if not lock.try_acquire():
+        return False
+    lock.release(remove=not layout.session(session_id).exists())
+    return True

@@ -1,0 +1,327 @@
+"""SQL over versions: finding, listing, committing and deleting them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.index import LIVE, Fingerprint
+from casstore.digest import Digest
+from casstore.errors import TagExists
+from casstore.storage.container import Container, FileStamp
+from casstore.storage.manifest import Base, FileEntry, Manifest, canonical_json
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRow:
+    """A committed version, without its files. `description` is JSON; times are UTC nanoseconds."""
+
+    id: int
+    name: str
+    version: str
+    manifest_id: str
+    digest: bytes
+    size: int
+    file_count: int
+    created_at_ns: int
+    description: str
+    directories: str
+    base_name: str | None
+    base_version: str | None
+    base_digest: bytes | None
+    casstore_version: str
+    opened_at_ns: int | None
+
+    @property
+    def tag(self) -> Tag:
+        return Tag(self.name, self.version)
+
+
+@dataclass(frozen=True, slots=True)
+class NewContainer:
+    """A container to be committed: its row, and the homes of the chunks that it brings.
+
+    `chunks` rows are (digest, offset, length, raw bytes, encoding, base).
+    """
+
+    file_id: str
+    digest: Digest | None
+    executable: bool
+    size: int
+    synced: bool
+    stamp: FileStamp | None
+    chunks: Sequence[tuple[Digest, int, int, int, int, Digest | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryRow:
+    """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns)."""
+
+    inode: int
+    boot_id: str
+    entries: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Everything that one save makes visible at once."""
+
+    manifest: Manifest
+    manifest_id: str
+    containers: Sequence[NewContainer]
+    recipes: Mapping[Digest, Recipe]
+    relied_on: Collection[Digest]
+    gc_epoch: int
+    durable: bool
+    synced_homes: Sequence[Container]
+    directory: DirectoryRow | None
+    fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
+
+
+class ChunkVanished(Exception):
+    """Between look-up and commit gc took a chunk that the version relies on. Store it anew and try again."""
+
+
+_COLUMNS = (
+    "SELECT id, name, version, manifest_id, digest, size, file_count, created_at, description, directories,"
+    " base_name, base_version, base_digest, casstore_version, opened_at FROM version"
+)
+_NEWEST_FIRST = " ORDER BY ordered_at DESC, id DESC"
+
+
+class Versions:
+    """Names and what they stand for."""
+
+    def __init__(self, connections: Connections, boot_id: str) -> None:
+        self._connections = connections
+        self._boot_id = boot_id
+
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
+        with translated_errors(self._connections.path):
+            yield from self._connections.get().execute(sql, tuple(parameters))
+
+    def find(self, tag: Tag) -> VersionRow | None:
+        """The version of exactly that tag."""
+        return next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
+
+    def newest(self, name: str) -> VersionRow | None:
+        return next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
+
+    def with_prefix(self, name: str, prefix: str) -> list[VersionRow]:
+        """The name's versions that begin with `prefix`, newest first."""
+        where = " WHERE name = ? AND version >= ? AND version < ?" + _NEWEST_FIRST
+        return list(self._select(where, (name, prefix, prefix + "\x7f")))
+
+    def select(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Iterator[VersionRow]:
+        """Versions by name, newest first; of one name, and with all the given labels, if asked for."""
+        conditions, parameters = [], []
+        if name is not None:
+            conditions.append("name = ?")
+            parameters.append(name)
+        for key, value in (labels or {}).items():
+            conditions.append("id IN (SELECT version_id FROM label WHERE key = ? AND value = ?)")
+            parameters += [key, value]
+        where = " WHERE " + " AND ".join(conditions) if conditions else ""
+        return self._select(where + " ORDER BY name, ordered_at DESC, id DESC", parameters)
+
+    def names(self) -> list[str]:
+        return [row[0] for row in self._rows("SELECT DISTINCT name FROM version ORDER BY name")]
+
+    def tags(self) -> list[str]:
+        """Every tag as text, for suggestions and shell completion; newest first."""
+        return [f"{row[0]}:{row[1]}" for row in self._rows("SELECT name, version FROM version" + _NEWEST_FIRST)]
+
+    def files(self, version_id: int) -> list[FileEntry]:
+        """The version's files, sorted by path."""
+        sql = "SELECT path, executable, size, digest FROM file WHERE version_id = ? ORDER BY path"
+        return [FileEntry(row[0], bool(row[1]), row[2], Digest(row[3])) for row in self._rows(sql, (version_id,))]
+
+    def directory(self, version_id: int) -> DirectoryRow | None:
+        sql = "SELECT inode, boot_id, entries FROM directory WHERE version_id = ?"
+        return next((DirectoryRow(*row) for row in self._rows(sql, (version_id,))), None)
+
+    def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
+        """Whether that directory was made for a version of this tag that has been deleted since."""
+        sql = "SELECT 1 FROM tombstone WHERE name = ? AND version = ? AND inode = ?"
+        return any(self._rows(sql, (tag.name, tag.version, inode)))
+
+    def tombstones(self) -> list[tuple[str, Tag]]:
+        """The manifest ids and tags of deleted versions that may have left something behind."""
+        return [(row[0], Tag(row[1], row[2])) for row in self._rows("SELECT manifest_id, name, version FROM tombstone")]
+
+    def set_directory(self, version_id: int, row: DirectoryRow) -> None:
+        """Record a directory that has been made or checked; nothing if the version is gone."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries)"
+                " SELECT id, ?, ?, ? FROM version WHERE id = ?",
+                (row.inode, row.boot_id, row.entries, version_id),
+            )
+
+    def set_opened(self, version_id: int) -> None:
+        """Record that the version is in use now."""
+        with self._connections.write() as connection:
+            connection.execute("UPDATE version SET opened_at = ? WHERE id = ?", (time.time_ns(), version_id))
+
+    def commit(self, new: Commit) -> int:
+        """The only commit point: the version, its files and its bytes appear together. Returns its row id.
+
+        Raises TagExists, and ChunkVanished when the caller has to store chunks anew; then nothing has changed.
+        """
+        with self._connections.write() as connection:
+            tag = new.manifest.tag
+            if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
+                raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+            for container in new.synced_homes:
+                connection.execute("UPDATE container SET synced = 1, boot_id = NULL WHERE id = ?", (container.id,))
+            epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
+            if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
+                raise ChunkVanished
+            for container_row in new.containers:
+                self._insert_container(connection, container_row)
+            connection.executemany(
+                "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
+                ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
+            )
+            version_id = _insert_version(connection, new)
+            if new.directory is not None:
+                row = new.directory
+                connection.execute(
+                    "INSERT INTO directory(version_id, inode, boot_id, entries) VALUES (?,?,?,?)",
+                    (version_id, row.inode, row.boot_id, row.entries),
+                )
+            now = time.time_ns()
+            connection.executemany(
+                "INSERT OR REPLACE INTO fingerprint VALUES (?,?,?,?,?,?,?)",
+                (
+                    (key.device, key.inode, key.size, key.mtime_ns, key.ctime_ns, digest, now)
+                    for key, digest in new.fingerprints.items()
+                ),
+            )
+            return version_id
+
+    def _insert_container(self, connection: apsw.Connection, new: NewContainer) -> None:
+        stamp = new.stamp
+        connection.execute(
+            "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
+            " VALUES (?,?,?,?,?,?,?,?,?)",
+            (new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
+            + (None if new.synced else self._boot_id,)
+            + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
+        )
+        container_id = connection.last_insert_rowid()
+        # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain.
+        connection.executemany(
+            "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base) VALUES (?,?,?,?,?,?,?)"
+            " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
+            " length = excluded.length, encoding = excluded.encoding, base = excluded.base"
+            " WHERE (SELECT NOT synced AND (?8 OR boot_id != ?9) FROM container WHERE id = chunk.container)",
+            (
+                (digest, container_id, offset, length, raw, encoding, base, new.synced, self._boot_id)
+                for digest, offset, length, raw, encoding, base in new.chunks
+            ),
+        )
+
+    def delete(self, tag: Tag) -> VersionRow | None:
+        """Remove the version's rows and leave a tombstone for its manifest. None when it is already gone."""
+        with self._connections.write() as connection:
+            row = self.find(tag)
+            if row is None:
+                return None
+            connection.execute(
+                "INSERT OR REPLACE INTO tombstone SELECT ?, ?, ?, (SELECT inode FROM directory WHERE version_id = ?)",
+                (row.manifest_id, row.name, row.version, row.id),
+            )
+            connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
+            return row
+
+    def by_manifest(self, manifest_ids: Iterable[str]) -> dict[str, Tag]:
+        """The tags of the versions that have these manifests."""
+        sql = "SELECT name, version FROM version WHERE manifest_id = ?"
+        return {manifest: Tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
+
+    def forget_tombstone(self, manifest_id: str) -> None:
+        """Drop a tombstone whose manifest is gone for certain."""
+        with self._connections.write() as connection:
+            connection.execute("DELETE FROM tombstone WHERE manifest_id = ?", (manifest_id,))
+
+    def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe]) -> Manifest:
+        """The version as its manifest says it."""
+        base = None
+        if row.base_name is not None and row.base_version is not None and row.base_digest is not None:
+            base = Base(Tag(row.base_name, row.base_version), Digest(row.base_digest))
+        return Manifest(
+            tag=row.tag,
+            created_at_ns=row.created_at_ns,
+            files=tuple(self.files(row.id)),
+            directories=tuple(json.loads(row.directories)),
+            recipes=recipes,
+            description=json.loads(row.description),
+            base=base,
+            casstore_version=row.casstore_version,
+        )
+
+    def _select(self, clause: str, parameters: Sequence[Any] = ()) -> Iterator[VersionRow]:
+        return (VersionRow(*row) for row in self._rows(_COLUMNS + clause, parameters))
+
+
+def _parts(tag: Tag) -> tuple[str, str]:
+    return (tag.name, tag.version)
+
+
+def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable: bool) -> bool:
+    sql = "SELECT 1 FROM chunk JOIN container ON id = container WHERE chunk.digest = ? AND synced >= ?"
+    return all(connection.execute(sql, (digest, durable)).fetchone() for digest in digests)
+
+
+def _insert_version(connection: apsw.Connection, new: Commit) -> int:
+    manifest = new.manifest
+    base = manifest.base
+    # The clock may step back; a later commit is later all the same.
+    last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
+    connection.execute(
+        "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
+        " directories, base_name, base_version, base_digest, casstore_version) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        _parts(manifest.tag)
+        + (new.manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
+        + (max(time.time_ns(), (last or 0) + 1), canonical_json(manifest.description))
+        + (json.dumps(manifest.directories),)
+        + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
+        + (manifest.casstore_version,),
+    )
+    version_id = connection.last_insert_rowid()
+    connection.executemany(
+        "INSERT INTO file(version_id, path, executable, size, digest) VALUES (?,?,?,?,?)",
+        ((version_id, f.path, f.executable, f.size, f.digest) for f in manifest.files),
+    )
+    connection.executemany(
+        "INSERT INTO label VALUES (?,?,?)",
+        ((version_id, key, value) for key, value in manifest.description.get("labels", {}).items()),
+    )
+    connection.executemany(
+        "INSERT INTO metadata VALUES (?,?,?)",
+        ((version_id, path, value) for path, value in _scalars("", manifest.description.get("metadata", {}))),
+    )
+    return version_id
+
+
+def _scalars(path: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:
+    """Each scalar in nested metadata with its dotted path; the items of a list share the list's path."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _scalars(f"{path}.{key}" if path else key, item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _scalars(path, item)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        yield path, str(value)
+    else:
+        yield path, value

@@ -1,0 +1,153 @@
+"""A version being written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cloudpickle
+
+from casstore.actions import descriptor
+from casstore.actions.save import NewVersion, save
+from casstore.actions.workspace import Workspace
+from casstore.catalog.sessions import Session
+from casstore.catalog.versions import VersionRow
+from casstore.errors import CasstoreError, InvalidMetadata
+from casstore.model import Model
+from casstore.progress import Progress
+from casstore.release import __version__
+from casstore.storage import files
+from casstore.storage.manifest import Base
+from casstore.tag import Tag
+
+
+class Draft:
+    """What `Store.create` gives: put files into `path`, change labels and metadata, and leave the `with` block.
+
+    Leaving it normally saves the version, which `model` then is; an exception, KeyboardInterrupt too, removes the
+    draft. In a forked child leaving it does nothing, since the draft is the parent's.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        to_model: Callable[[VersionRow], Model],
+        tag: Tag,
+        *,
+        labels: dict[str, str],
+        metadata: dict[str, Any],
+        module: str,
+        api_version: str,
+        base: Base | None,
+        signatures: Mapping[str, Any],
+        options: Any,
+        context: Any,
+        custom_objects: dict[str, Any],
+        durability: str | None,
+        progress: Progress,
+    ) -> None:
+        self.tag = tag
+        self.labels = labels
+        self.metadata = metadata
+        self.module = module
+        self.api_version = api_version
+        self.signatures = dict(signatures)
+        self.options = options
+        self.context = context
+        self.custom_objects = custom_objects
+        self._workspace = workspace
+        self._to_model = to_model
+        self._base = base
+        self._durability = durability
+        self._progress = progress
+        self._session: Session | None = None
+        self._directory: Path | None = None
+        self._source: tuple[Path, bool, bool] | None = None
+        self._model: Model | None = None
+
+    @property
+    def path(self) -> str:
+        """The directory to write files into; on the store's file system, so that saving them copies nothing."""
+        if self._directory is None:
+            raise CasstoreError("a draft has a directory only inside its with block: with store.create(...) as draft:")
+        return str(self._directory)
+
+    @property
+    def model(self) -> Model:
+        """The saved version, once the block has ended."""
+        if self._model is None:
+            raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
+        return self._model
+
+    def take_from(self, path: Path, *, move: bool, allow_empty: bool) -> None:
+        """Save the files at `path` instead of the draft directory's; for `Store.save`."""
+        self._source = (path, move, allow_empty)
+
+    def __enter__(self) -> Draft:
+        if self._session is not None or self._model is not None:
+            raise CasstoreError("a draft can be entered once; create another for another version")
+        self._session = self._workspace.session()
+        try:
+            self._directory = self._session.new_path()
+            files.make_directory(self._directory)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session = self._session
+        if session is None:
+            return
+        try:
+            if kind is None and not session.is_inherited:
+                self._commit(session)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = self._directory = None
+
+    def _commit(self, session: Session) -> None:
+        draft = Path(self.path)
+        source, take, allow_empty = self._source or (draft, True, True)
+        durability = self._durability or self._workspace.catalog.setting("durability")
+        description = descriptor.describe(
+            labels=self.labels,
+            metadata=self.metadata,
+            module=self.module,
+            api_version=self.api_version,
+            signatures=self.signatures,
+            options=self.options,
+            context=self.context,
+        )
+        new = NewVersion(self.tag, description, self._base, durability == "full", __version__)
+        save(
+            self._workspace,
+            session,
+            draft,
+            source,
+            new,
+            take=take,
+            allow_empty=allow_empty,
+            custom_objects=_pickled(self.custom_objects),
+            progress=self._progress,
+        )
+        row = self._workspace.catalog.versions.find(self.tag)
+        if row is not None:  # somebody may have deleted it already
+            self._model = self._to_model(row)
+
+
+def _pickled(custom_objects: Mapping[str, Any]) -> bytes | None:
+    if not custom_objects:
+        return None
+    try:
+        return bytes(cloudpickle.dumps(dict(custom_objects)))
+    except Exception as error:  # pickling runs the objects' own code, which may raise anything
+        raise InvalidMetadata(f"custom_objects cannot be pickled: {error}") from error

@@ -1,0 +1,95 @@
+"""Every error that casstore raises on purpose.
+
+* CasstoreError
+  x InvalidTag             a name or version that cannot be a tag
+  x TagNotFound            nothing is saved under this tag
+  x AmbiguousTag           a version prefix that more than one version shares
+  x TagExists              the tag is taken; saved versions never change
+  x InvalidMetadata        labels, metadata, signatures ... that cannot be recorded
+  x InvalidSource          the files to be saved cannot be saved
+    · FileChanged          a file changed while it was being saved
+  x InvalidSetting         an unknown setting, or a value it does not take
+  x IntegrityError         stored bytes are missing or do not match their digest
+    · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
+  x StoreError             the store itself cannot be used
+    · StoreLocked          another process holds a lock for too long
+    · StoreTooNew          written by a newer casstore
+    · SQLiteTooOld         the SQLite library has a known corruption bug
+    · StoreUnwritable      the store's directory cannot be written to
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CasstoreError(Exception):
+    """The root of all casstore errors; `str()` of it says what to do next."""
+
+
+class InvalidTag(CasstoreError, ValueError):
+    """A name or version does not follow the tag rules, or is reserved."""
+
+
+class TagNotFound(CasstoreError, LookupError):
+    """No version has this tag. `suggestion` is the nearest tag or name that exists, or None."""
+
+    def __init__(self, message: str, suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.suggestion = suggestion
+
+
+class AmbiguousTag(CasstoreError, LookupError):
+    """A version prefix fits several versions; `candidates` are their tags."""
+
+    def __init__(self, message: str, candidates: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
+
+class TagExists(CasstoreError, FileExistsError):
+    """The tag is already saved, or a directory that is not casstore's stands where it would go."""
+
+
+class InvalidMetadata(CasstoreError, ValueError):
+    """Labels, metadata or another description that cannot be recorded; the message names the field."""
+
+
+class InvalidSource(CasstoreError, ValueError):
+    """The files to be saved cannot be: unreadable, not regular, looping, colliding or badly named."""
+
+
+class FileChanged(InvalidSource):
+    """A file was written to while it was being saved."""
+
+
+class InvalidSetting(CasstoreError, ValueError):
+    """An unknown setting, or a value that the setting does not take."""
+
+
+class IntegrityError(CasstoreError):
+    """Stored bytes are missing or differ from their digest. Nothing is changed by finding this."""
+
+
+class UnsupportedFormat(IntegrityError):
+    """A file in the store requires a feature that this release does not know."""
+
+
+class StoreError(CasstoreError):
+    """The store as a whole cannot be used."""
+
+
+class StoreLocked(StoreError):
+    """Another process has held a lock of the store for longer than the timeout."""
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer casstore; upgrade this one."""
+
+
+class SQLiteTooOld(StoreError):
+    """The SQLite library in use can corrupt a store that several connections write to."""
+
+
+class StoreUnwritable(StoreError, PermissionError):
+    """The store's directory cannot be created or written to."""

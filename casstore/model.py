@@ -1,0 +1,158 @@
+"""A saved version, as callers see it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from casstore.actions import descriptor
+from casstore.digest import Digest
+from casstore.errors import CasstoreError
+from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.manifest import Base, FileEntry
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    from casstore.catalog.versions import VersionRow
+    from casstore.store import Store
+
+
+class Model:
+    """One version: its tag, what was recorded with it, and its files. Get one from `Store.get`, never by itself.
+
+    Everything but `path`, `open` and `custom_objects` is read from the catalog alone.
+    """
+
+    __slots__ = ("_described", "_row", "_store")
+
+    def __init__(self, store: Store, row: VersionRow) -> None:
+        self._store = store
+        self._row = row
+        self._described: dict[str, Any] | None = None
+
+    @property
+    def tag(self) -> Tag:
+        """`name:version`; `str(model.tag)` gives that text."""
+        return self._row.tag
+
+    @property
+    def path(self) -> str:
+        """The version's directory: read-only files, and `model.yaml`. Made or mended first if need be.
+
+        Raises IntegrityError when the bytes are damaged, TagNotFound when the version has been deleted.
+        """
+        return self._store.materialize(self._row)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, as a plain copy would take; `model.yaml` is not counted."""
+        return self._row.size
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was saved, in UTC."""
+        return descriptor.timestamp(self._row.created_at_ns)
+
+    @property
+    def digest(self) -> Digest:
+        """BLAKE3 of the canonical list of files: equal content, equal digest, whatever the tag and the metadata."""
+        return Digest(self._row.digest)
+
+    @property
+    def file_count(self) -> int:
+        return self._row.file_count
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The files, sorted by path, with size in bytes and BLAKE3 digest. `model.yaml` is not among them."""
+        return tuple(self._store.files_of(self._row))
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self._description["labels"])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return dict(self._description["metadata"])
+
+    @property
+    def module(self) -> str:
+        return str(self._description["module"])
+
+    @property
+    def api_version(self) -> str:
+        return str(self._description["api_version"])
+
+    @property
+    def signatures(self) -> dict[str, Any]:
+        return dict(self._description["signatures"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self._description["options"])
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """Framework name and versions, and the Python version that saved it."""
+        return dict(self._description["context"])
+
+    @property
+    def casstore_version(self) -> str:
+        return self._row.casstore_version
+
+    @property
+    def base(self) -> Base | None:
+        """The version that this one came from: as given to `create`, else the one before it under the same name."""
+        row = self._row
+        if row.base_name is None or row.base_version is None or row.base_digest is None:
+            return None
+        return Base(Tag(row.base_name, row.base_version), Digest(row.base_digest))
+
+    @property
+    def custom_objects(self) -> dict[str, Any]:
+        """The Python objects saved with it, unpickled now. Unpickling runs code: ask only for what you trust.
+
+        Raises CasstoreError when `custom_objects.pkl` does not hold a dict.
+        """
+        if all(file.path != descriptor.CUSTOM_OBJECTS_NAME for file in self.files):
+            return {}
+        with self.open(descriptor.CUSTOM_OBJECTS_NAME) as file:
+            loaded = cloudpickle.load(file)
+        if not isinstance(loaded, dict):
+            raise CasstoreError(
+                f"{descriptor.CUSTOM_OBJECTS_NAME} of {self.tag} holds a {type(loaded).__name__}, not a dict"
+            )
+        return loaded
+
+    def open(self, path: str) -> io.BufferedIOBase:
+        """A seekable binary reader of one file, straight from the chunks, each checked against its digest.
+
+        Raises FileNotFoundError for a path the version does not have, IntegrityError while reading damaged bytes.
+        """
+        if path == DESCRIPTOR_NAME:
+            return io.BytesIO(self._store.descriptor_of(self._row))
+        for file in self.files:
+            if file.path == path:
+                return self._store.open_blob(Recipe.of_one_chunk(file.digest, file.size))
+        raise FileNotFoundError(f"{self.tag} has no file {path!r}; model.files lists what it has")
+
+    @property
+    def _description(self) -> Mapping[str, Any]:
+        if self._described is None:
+            self._described = json.loads(self._row.description)
+        return self._described
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self._row.manifest_id == other._row.manifest_id
+
+    def __hash__(self) -> int:
+        return hash(self._row.manifest_id)
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.tag)!r})"

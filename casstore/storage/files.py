@@ -1,0 +1,312 @@
+"""The only module that syncs, renames, links, copies, locks and changes modes of files."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from casstore.errors import StoreLocked
+
+# From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
+_FICLONE = 0x40049409
+_COPY_BYTES = 8 << 20
+# What link(2) says where a hardlink cannot be had: another device, a file system without links, the
+# file's link limit, a kernel that protects files of others.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+
+
+def sync_file(path: Path) -> None:
+    """fsync a file's bytes and size. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_descriptor(descriptor: int) -> None:
+    """fsync an open file. Raises OSError."""
+    os.fsync(descriptor)
+
+
+def set_mode(descriptor: int, mode: int) -> None:
+    """fchmod: change the permissions of an open file. Raises OSError."""
+    os.fchmod(descriptor, mode)
+
+
+def restore_mode(path: Path, mode: int) -> None:
+    """Give a file its earlier mode back; fine if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(path, stat.S_IMODE(mode))
+
+
+def set_directory_mode(path: Path, mode: int) -> None:
+    os.chmod(path, mode)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync a directory, so that names made or removed in it survive a power cut. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o444, *, durable: bool = False) -> None:
+    """Make `path` hold `data`, or leave it as it was: temporary file, write, fsync, rename, fsync of the directory.
+
+    Without `durable` nothing is synced: other processes see all or nothing, a power cut may undo it.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    try:
+        with create_file(temporary) as descriptor:
+            write_all(descriptor, data)
+            os.fchmod(descriptor, mode)
+            if durable:
+                os.fsync(descriptor)
+        os.rename(temporary, path)
+    except BaseException:
+        remove_file(temporary)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def create_file(path: Path) -> Iterator[int]:
+    """A descriptor of a new file, open for reading and writing. Raises FileExistsError if the name is taken."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
+    """Write all of `data`, at `offset` or at the descriptor's position. Raises OSError, such as ENOSPC."""
+    view = memoryview(data)
+    while view:
+        if offset is None:
+            view = view[os.write(descriptor, view) :]
+        else:
+            done = os.pwrite(descriptor, view, offset)
+            view, offset = view[done:], offset + done
+
+
+def make_directory(path: Path, mode: int = 0o777, *, parents: bool = False) -> None:
+    """mkdir; fine if it is there. Raises OSError."""
+    path.mkdir(mode=mode, parents=parents, exist_ok=True)
+
+
+def rename(source: Path, target: Path) -> None:
+    """rename(2): on one file system, replacing a file (or an empty directory) at `target` at once."""
+    os.rename(source, target)
+
+
+def remove_file(path: Path) -> bool:
+    """Unlink; False when it was already gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_empty_directory(path: Path) -> bool:
+    """rmdir; False when something is in it, or it is gone."""
+    try:
+        os.rmdir(path)
+    except OSError:
+        return False
+    return True
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all it holds, also read-only directories in it; fine if it is already gone."""
+
+    def unlock_and_retry(function: Callable[..., object], name: str, _: object) -> None:
+        if not os.path.lexists(name):
+            return
+        for directory in (os.path.dirname(name), name):
+            if os.path.isdir(directory) and not os.path.islink(directory):
+                os.chmod(directory, 0o700)
+        if function is os.unlink:
+            os.unlink(name)
+        else:
+            shutil.rmtree(name)
+
+    if not os.path.lexists(path):
+        return
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=unlock_and_retry)
+    else:
+        shutil.rmtree(path, onerror=unlock_and_retry)
+
+
+def try_link(source: Path, target: Path) -> bool:
+    """Hardlink; False where the file system, the device or the link limit does not allow one.
+
+    Raises FileExistsError, FileNotFoundError and other OSErrors, ENOSPC among them.
+    """
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno in _NO_LINK:
+            return False
+        raise
+    return True
+
+
+def copy_file(source: int, target: int, advance: Callable[[int], None] = lambda _: None) -> None:
+    """Copy all bytes between two descriptors: a reflink where the file system shares extents."""
+    if sys.platform == "linux":
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError:
+            pass
+        else:
+            advance(os.fstat(source).st_size)
+            return
+    offset = 0
+    while True:
+        data = os.pread(source, _COPY_BYTES, offset)
+        if not data:
+            return
+        write_all(target, data, offset)
+        offset += len(data)
+        advance(len(data))
+
+
+def is_writable_by_others(descriptor: int) -> bool:
+    """Whether some descriptor may still write to this file, which has just been made read-only.
+
+    `descriptor` must be open for reading only. On Linux a read lease is granted only while nobody holds the file
+    open for writing (fcntl(2), F_SETLEASE); elsewhere nothing tells, and the answer is True: copy it.
+    """
+    if sys.platform != "linux":
+        return True
+    try:
+        # A lease that somebody breaks in the moment it stands sends SIGIO, which would end the process.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    return False
+
+
+def umask() -> int:
+    """The process's umask, read where possible without changing it, since other threads create files too."""
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/status", encoding="ascii", errors="replace") as status,
+    ):
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def stored_mode(executable: bool, mask: int) -> int:
+    """The mode of a file that the store keeps: read-only, executable or not."""
+    return (0o555 if executable else 0o444) & ~mask
+
+
+def is_executable(status: os.stat_result) -> bool:
+    return bool(status.st_mode & stat.S_IXUSR)
+
+
+def boot_id() -> str:
+    """What tells one boot of the machine from the next; unique per process where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return _UNKNOWN_BOOT
+
+
+_UNKNOWN_BOOT = secrets.token_hex(16)
+
+
+class Lock:
+    """An exclusive flock(2) on a file of its own. The kernel drops it when the process dies.
+
+    flock works between two descriptors of one process as between processes; the descriptor is closed on exec.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free. The file is made if need be, and made again if its holder removed it."""
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self._still_names(descriptor):
+                    self._descriptor = descriptor
+                    return True
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+    def acquire(self, what: str, timeout_s: float = 60.0) -> None:
+        """Wait for the lock. Raises StoreLocked, naming `what` it guards, after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.001
+        while not self.try_acquire():
+            if time.monotonic() > deadline:
+                raise StoreLocked(
+                    f"{what} has been locked by another process for {timeout_s:.0f} s; "
+                    "try again when it is done, or end that process"
+                )
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.05)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; with `remove`, unlink the file first, while the lock still holds. Harmless when not held."""
+        if self._descriptor is None:
+            return
+        if remove:
+            remove_file(self.path)
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def abandon(self) -> None:
+        """In a forked child: forget the lock, which stays the parent's, and close this copy of its descriptor.
+
+        Closing does not unlock: flock belongs to the open file description, which the parent still holds.
+        """
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _still_names(self, descriptor: int) -> bool:
+        try:
+            named = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(descriptor))
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

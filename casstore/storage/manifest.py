@@ -1,0 +1,142 @@
+"""Manifests: everything that makes a version, in a form from which the catalog can be rebuilt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import zstandard
+
+from casstore.digest import HASH_NAME, Digest
+from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
+
+FORMAT = 1
+# Bounds what a damaged manifest can make a reader allocate. A version of 10 TiB takes about 400 MB.
+_MAX_MANIFEST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a version: `/`-separated path, executable bit, size in bytes, digest of its content."""
+
+    path: str
+    executable: bool
+    size: int
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The version that another one was derived from: its tag, and its content digest at that time."""
+
+    tag: Tag
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A version: `files` sorted by path, empty directories, recipes, description, base, and when it was made.
+
+    `description` is JSON-like: labels, metadata, module, api_version, signatures, options, context.
+    `recipes` holds those of every blob of more than one chunk. Times are UTC nanoseconds since 1970.
+    """
+
+    tag: Tag
+    created_at_ns: int
+    files: tuple[FileEntry, ...]
+    directories: tuple[str, ...]
+    recipes: Mapping[Digest, Recipe]
+    description: Mapping[str, Any]
+    base: Base | None = None
+    casstore_version: str = ""
+    newer_fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def digest(self) -> Digest:
+        """BLAKE3 of the canonical files section: equal for equal content, whatever the tag and the metadata."""
+        return Digest.of(msgpack.packb(self._files_section()))
+
+    def recipe_of(self, file: FileEntry) -> Recipe:
+        """The recipe of one of this version's files, from the manifest alone."""
+        return self.recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+
+    def pack(self) -> bytes:
+        """Canonical msgpack, its keys sorted, in one zstd frame."""
+        document = {
+            **self.newer_fields,
+            "format": FORMAT,
+            "requires": [],
+            "hash": HASH_NAME,
+            "name": self.tag.name,
+            "version": self.tag.version,
+            "created_at": self.created_at_ns,
+            "files": self._files_section()[0],
+            "directories": self._files_section()[1],
+            "recipes": [[digest, self.recipes[digest].pack()] for digest in sorted(self.recipes)],
+            "description": canonical_json(self.description),
+            "base": None if self.base is None else [self.base.tag.name, self.base.tag.version, self.base.digest],
+            "casstore": self.casstore_version,
+        }
+        packed = msgpack.packb({key: document[key] for key in sorted(document)})
+        return zstandard.ZstdCompressor(level=3).compress(packed)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Manifest:
+        """Read what `pack` wrote, trusting nothing; fields that a newer casstore added are kept.
+
+        Raises IntegrityError, and UnsupportedFormat for a manifest that requires what this release does not know.
+        """
+        try:
+            if zstandard.get_frame_parameters(data).content_size > _MAX_MANIFEST_BYTES:
+                raise IntegrityError("a manifest claims an impossible size")
+            document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(data))
+            if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
+                raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
+            base = document.pop("base")
+            return cls(
+                tag=Tag(document.pop("name"), document.pop("version")),
+                created_at_ns=document.pop("created_at"),
+                files=tuple(_file_entry(*row[:4]) for row in document.pop("files")),
+                directories=tuple(document.pop("directories")),
+                recipes={
+                    Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), packed)
+                    for digest, packed in document.pop("recipes")
+                },
+                description=json.loads(document.pop("description")),
+                base=None if base is None else Base(Tag(base[0], base[1]), Digest.from_bytes(base[2])),
+                casstore_version=document.pop("casstore"),
+                newer_fields=document,
+            )
+        except (
+            zstandard.ZstdError,
+            msgpack.UnpackException,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ) as error:
+            raise IntegrityError(f"a manifest cannot be read: {error}") from error
+
+    def _files_section(self) -> list[Any]:
+        return [[[f.path, f.executable, f.size, f.digest] for f in self.files], list(self.directories)]
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces; the same text for equal values. Raises ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _file_entry(path: str, executable: bool, size: int, digest: bytes) -> FileEntry:
+    parts = path.split("/")
+    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts) or size < 0:
+        raise ValueError(f"no file of a version can be called {path!r}")
+    return FileEntry(path, bool(executable), size, Digest.from_bytes(digest))

@@ -1,0 +1,209 @@
+"""Packs: immutable files of many encoded chunks. A pack describes itself twice, in records and in an index.
+
+    header   16 B   magic "casspack", u16 format, u16 requires, u32 hash (1: BLAKE3-256)
+    records         48 B header, extension, encoded bytes (see `_RECORD`)
+    index           zstd of msgpack: [[digest, offset, length, raw bytes, encoding, base or nil], ...]
+    trailer  52 B   u64 index offset, u32 index length, BLAKE3-256 of the index, magic "packtail"
+
+Integers are little-endian. docs/format.md is the contract.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgpack
+import zstandard
+
+from casstore.digest import DIGEST_BYTES, Digest
+from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage import files
+from casstore.storage.codec import decode, encode
+from casstore.storage.recipe import MAX_CHUNK_BYTES
+
+FORMAT = 1
+_HASH_BLAKE3_256 = 1
+_HEADER = struct.Struct("<8sHHI")
+_HEADER_MAGIC = b"casspack"
+# magic, encoding, flags, extension bytes, raw bytes, encoded bytes, digest of the raw bytes
+_RECORD = struct.Struct("<4sBBHII32s")
+_RECORD_MAGIC = b"chnk"
+_FLAG_BASE = 1  # the extension begins with the digest of the chunk that a delta is against
+_TRAILER = struct.Struct("<QI32s8s")
+_TRAILER_MAGIC = b"packtail"
+_WRITE_BYTES = 4 << 20
+# Bounds what a damaged trailer can make a reader allocate; an entry takes some 90 bytes, so a pack of a
+# million chunks stays well below.
+_MAX_INDEX_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PackEntry:
+    """Where one chunk stands in a pack: its record's offset and whole length, and how it is encoded."""
+
+    digest: Digest
+    offset: int
+    length: int
+    raw_bytes: int
+    encoding: int
+    base: Digest | None = None
+
+
+class PackWriter:
+    """Writes one new pack. Nothing may refer to it before `finish` has returned."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: list[PackEntry] = []
+        self._exit = contextlib.ExitStack()
+        self._descriptor = self._exit.enter_context(files.create_file(path))
+        self._buffer = bytearray(_HEADER.pack(_HEADER_MAGIC, FORMAT, 0, _HASH_BLAKE3_256))
+        self._flushed = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, index and trailer not counted."""
+        return self._flushed + len(self._buffer)
+
+    def add(self, digest: Digest, raw: bytes | memoryview, element_bytes: int = 1) -> None:
+        """Encode a chunk and append it. Raises OSError."""
+        encoding, encoded = encode(raw, element_bytes)
+        offset = self.size
+        self._buffer += _RECORD.pack(_RECORD_MAGIC, encoding, 0, 0, len(raw), len(encoded), digest)
+        self._buffer += encoded
+        self.entries.append(PackEntry(digest, offset, _RECORD.size + len(encoded), len(raw), encoding))
+        if len(self._buffer) >= _WRITE_BYTES:
+            self._flush()
+
+    def finish(self, mode: int, *, durable: bool) -> int:
+        """Write index and trailer, make the pack read-only, fsync it if `durable`; returns its size in bytes."""
+        index = _pack_index(self.entries)
+        trailer = _TRAILER.pack(self.size, len(index), Digest.of(index), _TRAILER_MAGIC)
+        self._buffer += index + trailer
+        self._flush()
+        files.set_mode(self._descriptor, mode)
+        if durable:
+            files.sync_descriptor(self._descriptor)
+        self._exit.close()
+        return self._flushed
+
+    def abort(self) -> None:
+        """Close and remove the unfinished pack."""
+        self._exit.close()
+        files.remove_file(self.path)
+
+    def _flush(self) -> None:
+        files.write_all(self._descriptor, memoryview(self._buffer))
+        self._flushed += len(self._buffer)
+        self._buffer = bytearray()
+
+
+def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, bytes]:
+    """One record: its header's fields, and the encoded bytes. Raises IntegrityError, UnsupportedFormat, OSError."""
+    if not _RECORD.size <= length <= _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
+        raise IntegrityError(f"a pack record of {length} bytes is of no possible length")
+    record = os.pread(descriptor, length, offset)
+    entry, payload_start = _parse_record(record, offset)
+    if entry.length != len(record) or len(record) != length:
+        raise IntegrityError("a pack record is cut short")
+    return entry, record[payload_start:]
+
+
+def decode_record(entry: PackEntry, encoded: bytes) -> bytes:
+    """The chunk's raw bytes, checked against its digest. Raises IntegrityError, UnsupportedFormat."""
+    raw = decode(entry.encoding, encoded, entry.raw_bytes)
+    if Digest.of(raw) != entry.digest:
+        raise IntegrityError(f"chunk {entry.digest} does not match its digest")
+    return raw
+
+
+def read_entries(path: Path) -> list[PackEntry]:
+    """What is in a pack, from the pack alone: its index, or, where that is damaged or missing, its records.
+
+    Raises IntegrityError for a file that is not a pack, UnsupportedFormat for a pack that needs a newer casstore.
+    """
+    with open(path, "rb") as file:
+        descriptor = file.fileno()
+        size = os.fstat(descriptor).st_size
+        _check_header(os.pread(descriptor, _HEADER.size, 0), path)
+        try:
+            return _read_index(descriptor, size)
+        except (IntegrityError, ValueError):
+            return list(_walk_records(descriptor, size))
+
+
+def _check_header(header: bytes, path: Path) -> None:
+    if len(header) < _HEADER.size or header[:8] != _HEADER_MAGIC:
+        raise IntegrityError(f"{path} is not a pack")
+    _, format_number, requires, hash_number = _HEADER.unpack(header)
+    if format_number != FORMAT or requires or hash_number != _HASH_BLAKE3_256:
+        raise UnsupportedFormat(f"{path} was written by a newer casstore; upgrade this one")
+
+
+def _parse_record(data: bytes, offset: int) -> tuple[PackEntry, int]:
+    """The entry that the record header at the start of `data` describes, and where its encoded bytes begin."""
+    if len(data) < _RECORD.size:
+        raise IntegrityError("a pack record is cut short")
+    magic, encoding, flags, extension, raw_bytes, encoded_bytes, digest = _RECORD.unpack_from(data)
+    if magic != _RECORD_MAGIC or raw_bytes > MAX_CHUNK_BYTES or encoded_bytes > MAX_CHUNK_BYTES:
+        raise IntegrityError("a pack record has a damaged header")
+    if flags & ~_FLAG_BASE:
+        raise UnsupportedFormat("a pack record needs a newer casstore; upgrade this one")
+    base = None
+    if flags & _FLAG_BASE:
+        base = data[_RECORD.size : _RECORD.size + DIGEST_BYTES]
+        if extension < DIGEST_BYTES or len(base) < DIGEST_BYTES:
+            raise IntegrityError("a pack record lacks the base it names")
+    start = _RECORD.size + extension
+    entry = PackEntry(
+        Digest(digest),
+        offset,
+        start + encoded_bytes,
+        raw_bytes,
+        encoding,
+        None if base is None else Digest(base),
+    )
+    return entry, start
+
+
+def _pack_index(entries: list[PackEntry]) -> bytes:
+    rows = [[e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base] for e in entries]
+    return zstandard.ZstdCompressor(level=3).compress(msgpack.packb(rows))
+
+
+def _read_index(descriptor: int, size: int) -> list[PackEntry]:
+    trailer = os.pread(descriptor, _TRAILER.size, max(0, size - _TRAILER.size))
+    if len(trailer) < _TRAILER.size:
+        raise IntegrityError("no trailer")
+    offset, length, digest, magic = _TRAILER.unpack(trailer)
+    if magic != _TRAILER_MAGIC or offset + length + _TRAILER.size != size or length > _MAX_INDEX_BYTES:
+        raise IntegrityError("a damaged trailer")
+    index = os.pread(descriptor, length, offset)
+    if Digest.of(index) != digest:
+        raise IntegrityError("a damaged index")
+    rows = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(index))
+    return [
+        PackEntry(Digest(digest), offset, length, raw_bytes, encoding, None if base is None else Digest(base))
+        for digest, offset, length, raw_bytes, encoding, base, *_ in rows
+    ]
+
+
+def _walk_records(descriptor: int, size: int) -> Iterator[PackEntry]:
+    """Record after record until the index, the end or the first damage."""
+    offset = _HEADER.size
+    while offset < size:
+        try:
+            entry, _ = _parse_record(os.pread(descriptor, _RECORD.size + DIGEST_BYTES, offset), offset)
+        except UnsupportedFormat:
+            raise
+        except IntegrityError:
+            return
+        if offset + entry.length > size:
+            return
+        yield entry
+        offset += entry.length

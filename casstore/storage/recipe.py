@@ -1,0 +1,105 @@
+"""Recipes: a blob as ordered chunks, in the packed form that manifests and the catalog both hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgpack
+
+from casstore.digest import DIGEST_BYTES, Digest
+from casstore.errors import IntegrityError
+
+MAX_CHUNK_BYTES = 16 << 20  # what a reader must be ready for, in any release
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a blob: its place in it, and the digest of its raw bytes."""
+
+    digest: Digest
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSegment:
+    """Consecutive chunks that belong together: one tensor, or what stands between tensors (name None)."""
+
+    chunks: tuple[tuple[Digest, int], ...]
+    name: str | None = None
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+
+    @property
+    def length(self) -> int:
+        return sum(length for _, length in self.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A blob's chunks in order. `plan` names the chunking and its version, such as "safetensors/1"."""
+
+    blob: Digest
+    size: int
+    plan: str
+    segments: tuple[RecipeSegment, ...]
+
+    @classmethod
+    def of_one_chunk(cls, blob: Digest, size: int) -> Recipe:
+        """The recipe, never stored, of a blob that is one chunk (or empty): its digest is the chunk's."""
+        segments = (RecipeSegment(((blob, size),)),) if size else ()
+        return cls(blob, size, "whole/1", segments)
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the recipe must be written down; that of a single chunk follows from digest and size."""
+        return len(self.segments) > 1 or any(len(segment.chunks) > 1 for segment in self.segments)
+
+    def chunks(self) -> Iterator[Chunk]:
+        offset = 0
+        for segment in self.segments:
+            for digest, length in segment.chunks:
+                yield Chunk(digest, offset, length)
+                offset += length
+
+    def pack(self) -> bytes:
+        """Canonical msgpack: [plan, size, [[name, dtype, shape, digests, lengths], ...]]."""
+        segments = [
+            [
+                segment.name,
+                segment.dtype,
+                None if segment.shape is None else list(segment.shape),
+                b"".join(digest for digest, _ in segment.chunks),
+                [length for _, length in segment.chunks],
+            ]
+            for segment in self.segments
+        ]
+        packed: bytes = msgpack.packb([self.plan, self.size, segments])
+        return packed
+
+    @classmethod
+    def unpack(cls, blob: Digest, packed: bytes) -> Recipe:
+        """Read what `pack` wrote, trusting nothing. Raises IntegrityError."""
+        try:
+            plan, size, rows, *_ = msgpack.unpackb(packed)
+            segments = tuple(_segment(*row[:5]) for row in rows)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
+        if not isinstance(plan, str) or sum(segment.length for segment in segments) != size:
+            raise IntegrityError(f"the recipe of blob {blob} does not add up to its size")
+        return cls(blob, size, plan, segments)
+
+
+def _segment(
+    name: str | None, dtype: str | None, shape: list[int] | None, digests: bytes, lengths: list[int]
+) -> RecipeSegment:
+    if len(digests) != DIGEST_BYTES * len(lengths):
+        raise ValueError("digests and lengths differ in number")
+    if not all(isinstance(length, int) and 0 < length <= MAX_CHUNK_BYTES for length in lengths):
+        raise ValueError("a chunk's length is out of range")
+    chunks = tuple(
+        (Digest(digests[start : start + DIGEST_BYTES]), length)
+        for start, length in zip(range(0, len(digests), DIGEST_BYTES), lengths, strict=True)
+    )
+    return RecipeSegment(chunks, name, dtype, None if shape is None else tuple(shape))

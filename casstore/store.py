@@ -1,0 +1,195 @@
+"""The store, as callers see it: delegates, decides nothing."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from casstore.actions import collect as gc_action
+from casstore.actions import delete as delete_action
+from casstore.actions import descriptor, resolve
+from casstore.actions import materialize as materialize_action
+from casstore.actions import verify as verify_action
+from casstore.actions.collect import GcReport
+from casstore.actions.home import open_workspace
+from casstore.actions.verify import VerifyReport
+from casstore.actions.workspace import Workspace
+from casstore.catalog.references import Usage
+from casstore.catalog.versions import VersionRow
+from casstore.draft import Draft
+from casstore.model import Model
+from casstore.progress import SILENT, Progress
+from casstore.settings import check_setting
+from casstore.storage.manifest import FileEntry
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag, TagQuery
+
+_Models = list[Model]  # a name for it outside the class, whose own `list` hides the type
+
+
+class Store:
+    """A store of models at `home` (default: `$CASSTORE_HOME`, else `~/.casstore`), made if it is not there.
+
+    A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it.
+    Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
+    """
+
+    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
+        self._workspace: Workspace = open_workspace(home)
+
+    @property
+    def home(self) -> Path:
+        return self._workspace.layout.home
+
+    def create(
+        self,
+        tag: str | Tag,
+        *,
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        base: str | Tag | None = None,
+        module: str = "",
+        api_version: str = "v1",
+        signatures: Mapping[str, Any] | None = None,
+        options: Any = None,
+        context: Any = None,
+        custom_objects: Mapping[str, Any] | None = None,
+        durability: str | None = None,
+        progress: Progress = SILENT,
+    ) -> Draft:
+        """A new version to be written: `with store.create("bert") as draft:` put files into `draft.path`.
+
+        The version is saved when the block ends, and not at all when it raises. A tag without a version gets a
+        generated one. `base` says which version this one came from (default: the newest of the same name).
+        `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.
+        Raises InvalidTag, TagExists, TagNotFound (of the base); at the end of the block also InvalidMetadata,
+        InvalidSource, FileChanged, StoreLocked, OSError.
+        """
+        if durability is not None:
+            check_setting("durability", durability)
+        return Draft(
+            self._workspace, lambda row: Model(self, row), resolve.new_tag(self._workspace.catalog, tag),
+            labels=dict(labels or {}), metadata=dict(metadata or {}), module=module, api_version=api_version,
+            base=resolve.base(self._workspace.catalog, tag, base), signatures=dict(signatures or {}), options=options,
+            context=context, custom_objects=dict(custom_objects or {}), durability=durability, progress=progress,
+        )  # fmt: skip
+
+    def save(
+        self,
+        tag: str | Tag,
+        path: str | os.PathLike[str],
+        *,
+        move: bool = False,
+        allow_empty: bool = False,
+        **described: Any,
+    ) -> Model:
+        """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
+
+        The files stay as they are; with `move` they are taken over where possible, not copied, and are gone from
+        `path` afterwards. Raises as `create` does, and InvalidSource for a directory without files unless
+        `allow_empty`.
+        """
+        with self.create(tag, **described) as draft:
+            draft.take_from(Path(path), move=move, allow_empty=allow_empty)
+        return draft.model
+
+    def get(self, tag: str | Tag) -> Model:
+        """The version of that tag: exact, a name alone or `name:latest` for the newest, or a unique prefix.
+
+        An exact match wins over prefixes. Raises TagNotFound, AmbiguousTag, InvalidTag, and IntegrityError when
+        its directory has been altered and cannot be mended.
+        """
+        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        if materialize_action.is_standing(self._workspace, row):
+            materialize_action.materialize(self._workspace, row, SILENT)
+        return Model(self, row)
+
+    def list(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> _Models:
+        """All versions, or those of one name, by name and newest first; with `labels`, those that have them all.
+
+        Raises InvalidTag. A name without versions gives an empty list.
+        """
+        checked = None if name is None else resolve.name(name)
+        return [Model(self, row) for row in self._workspace.catalog.versions.select(checked, labels)]
+
+    def tags(self) -> Sequence[str]:
+        """Every tag as text, newest first."""
+        return self._workspace.catalog.versions.tags()
+
+    def delete(self, tag: str | Tag) -> None:
+        """Delete exactly that version: its directory goes at once, its bytes at the next `gc`.
+
+        Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
+        """
+        delete_action.delete(self._workspace, resolve.exact(self._workspace.catalog, tag))
+
+    def gc(self, *, dry_run: bool = False, progress: Progress = SILENT) -> GcReport:
+        """Take away what no version needs; with `dry_run` only say what that is.
+
+        Safe while others save and read. Raises StoreLocked while another gc runs.
+        """
+        return gc_action.collect(self._workspace, progress, dry_run=dry_run)
+
+    def verify(self, *, progress: Progress = SILENT) -> VerifyReport:
+        """Read everything, compare it with its digests, and report what is damaged."""
+        return verify_action.verify(self._workspace, progress)
+
+    def stats(self, name: str | None = None) -> Usage:
+        """Bytes of the store, or of one model's versions. Raises TagNotFound for a name without versions."""
+        references = self._workspace.catalog.references
+        return (
+            references.usage()
+            if name is None
+            else references.usage_of(resolve.known_name(self._workspace.catalog, name))
+        )
+
+    def names(self) -> Sequence[str]:
+        """The names of all models."""
+        return self._workspace.catalog.versions.names()
+
+    def settings(self) -> dict[str, str]:
+        """Every setting with its value; `casstore.SETTINGS` says what they mean."""
+        return self._workspace.catalog.settings()
+
+    def set_setting(self, key: str, value: str | None) -> None:
+        """Change a setting for all who use the store; None takes it back to its default. Raises InvalidSetting."""
+        self._workspace.catalog.set_setting(key, value)
+
+    def materialize(self, row: VersionRow, progress: Progress = SILENT) -> str:
+        """For `Model.path`: the version's directory, made or mended first if need be."""
+        path = materialize_action.materialize(self._workspace, row, progress)
+        self._workspace.note_opened(row)
+        return str(path)
+
+    def files_of(self, row: VersionRow) -> Sequence[FileEntry]:
+        """For `Model.files`."""
+        return self._workspace.catalog.versions.files(row.id)
+
+    def descriptor_of(self, row: VersionRow) -> bytes:
+        """For `Model.open`: the version's model.yaml."""
+        return descriptor.render(self._workspace.catalog.versions.manifest(row, {}))
+
+    def open_blob(self, whole: Recipe) -> io.BufferedReader:
+        """For `Model.open`: a reader of the blob; `whole` is its recipe if the catalog has none."""
+        stored = self._workspace.catalog.index.recipes([whole.blob]).get(whole.blob, whole)
+        return self._workspace.objects.open_blob(stored)
+
+    def close(self) -> None:
+        """Close files and catalog connections of all threads. No thread may be using the store."""
+        self._workspace.objects.close()
+        self._workspace.catalog.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.home)!r})"
