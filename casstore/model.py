@@ -70,7 +70,10 @@ class Model:
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
-        """The files, sorted by path, with size in bytes and BLAKE3 digest. `model.yaml` is not among them."""
+        """The files, sorted by path, with size in bytes and BLAKE3 digest. `model.yaml` is not among them.
+
+        Raises TagNotFound when the version has been deleted.
+        """
         return tuple(self._store.files_of(self._row))
 
     @property
@@ -133,7 +136,8 @@ class Model:
     def open(self, path: str) -> io.BufferedIOBase:
         """A seekable binary reader of one file, straight from the chunks, each checked against its digest.
 
-        Raises FileNotFoundError for a path the version does not have, IntegrityError while reading damaged bytes.
+        Raises FileNotFoundError for a path the version does not have, TagNotFound when it has been deleted, and
+        IntegrityError while reading damaged bytes.
         """
         if path == DESCRIPTOR_NAME:
             return io.BytesIO(self._store.descriptor_of(self._row))

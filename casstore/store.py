@@ -73,9 +73,10 @@ class Store:
             check_setting("durability", durability)
         return Draft(
             self._workspace, lambda row: Model(self, row), resolve.new_tag(self._workspace.catalog, tag),
-            labels=dict(labels or {}), metadata=dict(metadata or {}), module=module, api_version=api_version,
-            base=resolve.base(self._workspace.catalog, tag, base), signatures=dict(signatures or {}), options=options,
-            context=context, custom_objects=dict(custom_objects or {}), durability=durability, progress=progress,
+            labels=_copy("labels", labels), metadata=_copy("metadata", metadata),
+            module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
+            signatures=_copy("signatures", signatures), options=options, context=context,
+            custom_objects=_copy("custom_objects", custom_objects), durability=durability, progress=progress,
         )  # fmt: skip
 
     def save(
@@ -85,7 +86,17 @@ class Store:
         *,
         move: bool = False,
         allow_empty: bool = False,
-        **described: Any,
+        labels: Mapping[str, str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        base: str | Tag | None = None,
+        module: str = "",
+        api_version: str = "v1",
+        signatures: Mapping[str, Any] | None = None,
+        options: Any = None,
+        context: Any = None,
+        custom_objects: Mapping[str, Any] | None = None,
+        durability: str | None = None,
+        progress: Progress = SILENT,
     ) -> Model:
         """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
 
@@ -93,7 +104,11 @@ class Store:
         `path` afterwards. Raises as `create` does, and InvalidSource for a directory without files unless
         `allow_empty`.
         """
-        with self.create(tag, **described) as draft:
+        with self.create(
+            tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
+            signatures=signatures, options=options, context=context, custom_objects=custom_objects,
+            durability=durability, progress=progress,
+        ) as draft:  # fmt: skip
             draft.take_from(Path(path), move=move, allow_empty=allow_empty)
         return draft.model
 
@@ -167,7 +182,7 @@ class Store:
 
     def files_of(self, row: VersionRow) -> Sequence[FileEntry]:
         """For `Model.files`."""
-        return self._workspace.catalog.versions.files(row.id)
+        return resolve.files(self._workspace.catalog, row)
 
     def descriptor_of(self, row: VersionRow) -> bytes:
         """For `Model.open`: the version's model.yaml."""
@@ -193,3 +208,7 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.home)!r})"
+
+
+def _copy(field: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict(descriptor.mapping(field, value))

@@ -72,7 +72,7 @@ class TagQuery:
 
 
 def _part(what: str, text: str) -> str:
-    lowered = text.lower()
+    lowered = text.lower() if text.isascii() else text
     if len(lowered) > MAX_PART_CHARACTERS:
         raise InvalidTag(f"the {what} {text!r} has {len(lowered)} characters; at most {MAX_PART_CHARACTERS} fit")
     if _PART.fullmatch(lowered) is None:

@@ -67,12 +67,15 @@ class _Gc:
 
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
-        standing = list(self._standing_manifests())  # listed before the catalog is read
-        dead = {manifest_id for manifest_id, _ in self._catalog.versions.tombstones()}
-        for tag, manifest_id, path in standing:
+        unknown = []
+        for tag, manifest_id, path in list(self._standing_manifests()):  # listed before the catalog is read
             row = self._catalog.versions.find(tag)
-            is_known = (row is not None and row.manifest_id == manifest_id) or manifest_id in dead
-            if not is_known and path.exists():
+            if row is None or row.manifest_id != manifest_id:
+                unknown.append((manifest_id, path))
+        # A deletion leaves the tombstone, then removes the file, then the tombstone: so look in that order.
+        dead = {manifest_id for manifest_id, _ in self._catalog.versions.tombstones()}
+        for manifest_id, path in unknown:
+            if manifest_id not in dead and path.exists():
                 raise StoreError(
                     f"{path} is the manifest of a saved version that the catalog does not know, so the catalog is "
                     f"older than the store; gc removed nothing. Put the newer {self._layout.catalog.name} back"
@@ -95,7 +98,7 @@ class _Gc:
         return GcStep("dead sessions", len(dead), freed)
 
     def unfinished(self) -> GcStep:
-        """Finish what was interrupted after its commit: deletions, and the final names of manifests."""
+        """Finish what was interrupted after its commit: deletions, the final names of manifests, `latest`."""
         count = 0
         with self._workspace.session() as session:
             for manifest_id, tag in self._catalog.versions.tombstones():
@@ -103,8 +106,9 @@ class _Gc:
                 if not self._dry_run:
                     with self._workspace.name_lock(tag.name):
                         sweep(self._workspace, session, manifest_id, tag)
+        listed = list(self._layout.pending_manifests.iterdir())  # before the sessions: a later one is not in it
         alive = sessions.live_ids(self._layout)
-        pending = [path for path in self._layout.pending_manifests.iterdir() if not _is_live(path.name, alive)]
+        pending = [path for path in listed if not _is_live(path.name, alive)]
         committed = self._catalog.versions.by_manifest(path.name for path in pending)
         for path in pending:
             count += 1
@@ -117,6 +121,12 @@ class _Gc:
             with self._workspace.name_lock(tag_of.name), contextlib.suppress(FileNotFoundError):
                 self._workspace.file_pending_manifest(tag_of, path.name)
                 self._workspace.write_latest(tag_of.name)
+        for name in self._catalog.versions.names():
+            if self._workspace.is_latest_stale(name):
+                count += 1
+                if not self._dry_run:
+                    with self._workspace.name_lock(name):
+                        self._workspace.write_latest(name)
         return GcStep("unfinished work", count)
 
     def strays(self) -> GcStep:

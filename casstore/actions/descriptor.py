@@ -38,15 +38,15 @@ def describe(
         if not isinstance(value, str):
             raise InvalidMetadata(f"{field} is text, not {type(value).__name__}")
     plain_signatures = {
-        name: _signature(name, signature) for name, signature in _mapping("signatures", signatures).items()
+        name: _signature(name, signature) for name, signature in mapping("signatures", signatures).items()
     }
     return {
         "labels": _labels(labels),
-        "metadata": _plain("metadata", _mapping("metadata", metadata)),
+        "metadata": _plain("metadata", mapping("metadata", metadata)),
         "module": module,
         "api_version": api_version,
         "signatures": plain_signatures,
-        "options": _plain("options", _mapping("options", options)),
+        "options": _plain("options", mapping("options", options)),
         "context": _context(context),
     }
 
@@ -96,7 +96,8 @@ _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _mapping(field: str, value: Any) -> Mapping[str, Any]:
+def mapping(field: str, value: Any) -> Mapping[str, Any]:
+    """`value` as a mapping, empty for None. Raises InvalidMetadata."""
     if value is None:
         return {}
     if hasattr(value, "to_dict"):  # BentoML's own ModelOptions and ModelContext
@@ -108,7 +109,7 @@ def _mapping(field: str, value: Any) -> Mapping[str, Any]:
 
 def _labels(labels: Mapping[str, str] | None) -> dict[str, str]:
     plain = {}
-    for key, value in _mapping("labels", labels).items():
+    for key, value in mapping("labels", labels).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidMetadata(f"labels map text to text, and {key!r} maps to {value!r}; try str(...)")
         plain[_text("labels", key)] = _text(f"labels[{key!r}]", value)
@@ -119,7 +120,7 @@ def _signature(name: str, signature: Any) -> dict[str, Any]:
     field = f"signatures[{name!r}]"
     if not isinstance(name, str):
         raise InvalidMetadata(f"{field}: a method's name is text")
-    given = dict(_mapping(field, signature))
+    given = dict(mapping(field, signature))
     if unknown := given.keys() - _SIGNATURE_FIELDS:
         raise InvalidMetadata(f"{field} has the unknown field {min(map(str, unknown))!r}")
     plain: dict[str, Any] = {"batchable": given.get("batchable", False)}
@@ -139,7 +140,7 @@ def _signature(name: str, signature: Any) -> dict[str, Any]:
 
 
 def _context(context: Any) -> dict[str, Any]:
-    given = _plain("context", _mapping("context", context))
+    given = _plain("context", mapping("context", context))
     given.setdefault("framework_name", "")
     given.setdefault("framework_versions", {})
     given.setdefault("python_version", platform.python_version())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -41,8 +42,13 @@ def open_workspace(home: str | os.PathLike[str] | None) -> Workspace:
 
 def _make(layout: Layout) -> None:
     if layout.home.is_dir():
-        strangers = sorted({path.name for path in layout.home.iterdir()} - {"objects", "manifests", "models"}
-                           - {"sessions", "quarantine", "locks", layout.catalog.name})  # fmt: skip
+        own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
+        # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.
+        strangers = sorted(
+            path.name
+            for path in layout.home.iterdir()
+            if path.name not in own and not path.name.startswith(layout.catalog.name)
+        )
         if strangers:
             raise StoreError(
                 f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
@@ -51,5 +57,10 @@ def _make(layout: Layout) -> None:
     else:
         files.make_directory(layout.home.parent, parents=True)
         files.make_directory(layout.home, _OWNER_ONLY)
-    for directory in layout.directories():
+    directories = layout.directories()
+    for directory in directories:
         files.make_directory(directory)
+    for parent in sorted({directory.parent for directory in directories}):
+        files.sync_directory(parent)
+    with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
+        files.sync_directory(layout.home.parent)

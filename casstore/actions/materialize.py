@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgpack
 
 from casstore.actions import descriptor
 from casstore.actions.save import directory_row, publish
-from casstore.actions.workspace import Workspace, hash_file
+from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
@@ -115,6 +116,12 @@ class _Builder:
         self._recipes = workspace.catalog.index.recipes({file.digest for file in self._files})
         self._may_link = workspace.may_link()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
+        self._home = workspace.layout.model(row.tag).parent
+        files.make_directory(self._home)
+
+    def _new_path(self) -> Path:
+        """A path that nobody has yet, from where a rename into the directory works."""
+        return self._workspace.on_device_of(self._home, self._session.new_path())
 
     def run(self) -> None:
         target = self._workspace.layout.model(self._row.tag)
@@ -129,6 +136,11 @@ class _Builder:
 
     def _mend(self, target: Path, recorded: DirectoryRow) -> None:
         """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""
+        for directory in self._directories():
+            standing = target / directory
+            if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
+                files.rename(standing, self._new_path())  # a link would lead what is written out of the store
+            files.make_directory(standing)
         bad = set(_altered(self._workspace, self._row, recorded))
         if recorded.boot_id != self._workspace.catalog.boot_id and not bad:
             bad = set(_damaged_since_boot(self._workspace, self._row, recorded))
@@ -140,14 +152,24 @@ class _Builder:
         self._record(target, stamps)
 
     def _build(self) -> None:
-        draft = self._session.new_path()
-        files.make_directory(draft)
-        for path in self._workspace.catalog.versions.manifest(self._row, {}).directories:
-            files.make_directory(draft / path, parents=True)
-        stamps = self._make(draft, self._files, mend=False)
-        self._write_descriptor(draft)
-        self._record(draft, stamps)
-        publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
+        draft = self._new_path()
+        try:
+            files.make_directory(draft)
+            for directory in self._directories():
+                files.make_directory(draft / directory)
+            stamps = self._make(draft, self._files, mend=False)
+            self._write_descriptor(draft)
+            self._record(draft, stamps)
+            publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
+        except BaseException:
+            files.remove_tree(draft)
+            raise
+
+    def _directories(self) -> list[str]:
+        """Every directory below the version's own, parents first."""
+        leaves = [*json.loads(self._row.directories), *(os.path.dirname(file.path) for file in self._files)]
+        found = {str(path) for leaf in leaves for path in (PurePosixPath(leaf), *PurePosixPath(leaf).parents)}
+        return sorted(found - {"."})
 
     def _record(self, directory: Path, stamps: dict[str, FileStamp]) -> None:
         if self._rebuilt:
@@ -156,7 +178,8 @@ class _Builder:
 
     def _write_descriptor(self, directory: Path) -> None:
         mode = self._workspace.file_mode(executable=False)
-        files.write_file(directory / DESCRIPTOR_NAME, _rendered(self._workspace, self._row), mode)
+        data = _rendered(self._workspace, self._row)
+        files.write_file(directory / DESCRIPTOR_NAME, data, mode, temporary=self._new_path())
 
     def _make(self, directory: Path, wanted: Sequence[FileEntry], *, mend: bool) -> dict[str, FileStamp]:
         made = {}
@@ -164,26 +187,26 @@ class _Builder:
         try:
             for file in wanted:
                 target = directory / file.path
-                files.make_directory(target.parent, parents=True)
-                temporary = self._session.new_path() if mend else target
+                temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
                 if mend:
                     if target.is_dir() and not target.is_symlink():
-                        files.rename(target, self._session.new_path())
+                        files.rename(target, self._new_path())
                     files.rename(temporary, target)
         finally:
             self._progress.finish()
         return made
 
     def _make_file(self, file: FileEntry, target: Path) -> FileStamp:
-        if self._may_link and file.size:
-            stamp = self._workspace.link_loose(self._workspace.find_loose(file.digest, file.executable), target)
+        if self._may_link and file.size >= LINK_FROM_BYTES:
+            candidates = self._workspace.find_loose(file.digest, file.executable)
+            stamp = self._workspace.link_loose(candidates, target, hash_first=True)
             if stamp is not None:
                 self._progress.advance(file.size)
                 return stamp
         recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
         stamp = self._workspace.write_file(recipe, file.executable, target, self._progress.advance)
-        if self._may_link and file.size:
+        if self._may_link and file.size >= LINK_FROM_BYTES:
             file_id = self._session.new_file_id()
             if files.try_link(target, self._workspace.layout.loose_file(file.digest, file_id)):
                 self._rebuilt.append((file_id, file.digest, file.executable, stamp))

@@ -8,7 +8,7 @@ from casstore.catalog.catalog import Catalog
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AmbiguousTag, InvalidTag, TagExists, TagNotFound
-from casstore.storage.manifest import Base
+from casstore.storage.manifest import Base, FileEntry
 from casstore.tag import LATEST, Tag, TagQuery, generate_version
 
 _MAX_CANDIDATES = 10
@@ -68,6 +68,14 @@ def base(catalog: Catalog, new: str | Tag, given: str | Tag | None) -> Base | No
             return None
         row = newest
     return Base(row.tag, Digest(row.digest))
+
+
+def files(catalog: Catalog, row: VersionRow) -> list[FileEntry]:
+    """The files of a version found earlier. Raises TagNotFound when it has been deleted since."""
+    entries = catalog.versions.files(row.id)
+    if len(entries) != row.file_count:
+        raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+    return entries
 
 
 def name(text: str) -> str:

@@ -15,7 +15,7 @@ import msgpack
 from casstore.actions import descriptor
 from casstore.actions.source import Source, SourceFile, find_source
 from casstore.actions.staging import StagedFile, Staging
-from casstore.actions.workspace import Workspace
+from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer
 from casstore.digest import Digest
@@ -23,7 +23,7 @@ from casstore.errors import InvalidSource, TagExists
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
-from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.layout import DESCRIPTOR_NAME, Layout
 from casstore.storage.manifest import Base, FileEntry, Manifest
 from casstore.storage.pack import PackWriter
 from casstore.storage.recipe import Recipe
@@ -54,7 +54,7 @@ class _Stored:
 
     containers: list[NewContainer] = field(default_factory=list)
     synced_homes: list[Container] = field(default_factory=list)
-    paths: list[Path] = field(default_factory=list)
+    paths: list[files.StrPath] = field(default_factory=list)
 
 
 def save(
@@ -66,6 +66,7 @@ def save(
     `take`: the source files may be adopted, and are gone from `source_root` afterwards. On any exception nothing
     is visible and the sources are as they were. Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
+    _check_apart(workspace.layout, source_root)
     source = find_source(source_root)
     if source.descriptor is not None:
         descriptor.check_replaceable(source.descriptor)
@@ -91,13 +92,24 @@ def save(
     return version_id
 
 
+def _check_apart(layout: Layout, source_root: Path) -> None:
+    """Refuse a source that holds the store or is a working part of it: saving would change it, moving destroy it."""
+    home, source = Path(os.path.realpath(layout.home)), Path(os.path.realpath(source_root))
+    is_part = home in source.parents and source.relative_to(home).parts[0] not in (
+        layout.models.name,
+        layout.sessions.name,
+    )
+    if is_part or source == home or source in home.parents:
+        raise InvalidSource(f"{source_root} holds the store {layout.home}, or a part of it; save another directory")
+
+
 def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> None:
     name = descriptor.CUSTOM_OBJECTS_NAME
     if any(file.path == name for file in source.files):
         raise InvalidSource(f"{source.root} holds a {name} already; give custom_objects or the file, not both")
     location = session.new_path()
-    files.write_file(location, pickled, 0o600)
-    source.files.append(SourceFile(name, location, os.stat(location), is_direct=True))
+    files.write_new_file(location, pickled, 0o600)
+    source.files.append(SourceFile(name, str(location), os.stat(location), is_direct=True))
     source.files.sort(key=lambda file: file.path)
 
 
@@ -128,7 +140,8 @@ class _Save:
             casstore_version=self._new.casstore_version,
         )
         rendered = self._draft / DESCRIPTOR_NAME
-        files.write_file(rendered, descriptor.render(manifest), self._workspace.file_mode(executable=False))
+        mode = self._workspace.file_mode(executable=False)
+        files.write_file(rendered, descriptor.render(manifest), mode, temporary=self._session.new_path())
         while True:
             try:
                 return self._attempt(manifest, recipes, staged, staging)
@@ -147,12 +160,9 @@ class _Save:
             self._sync(relied_on, stored)
             pending = self._layout.pending_manifest(manifest_id)
             stored.paths.append(pending)
-            files.write_file(
-                pending,
-                manifest.pack(),
-                self._workspace.file_mode(executable=False),
-                durable=self._new.durable,
-            )
+            mode = self._workspace.file_mode(executable=False)
+            temporary = self._session.new_path()
+            files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=self._new.durable)
             commit = Commit(
                 manifest=manifest,
                 manifest_id=manifest_id,
@@ -193,6 +203,10 @@ class _Save:
             status = os.lstat(target)
         except FileNotFoundError:
             return
+        except NotADirectoryError as error:
+            raise TagExists(
+                f"{target.parent} is in the way and was not made by casstore; move it away or choose another name"
+            ) from error
         if self._catalog.versions.find(self._new.tag) is not None:
             return  # the commit says so
         if not self._catalog.versions.is_deleted_directory(self._new.tag, status.st_ino):
@@ -204,9 +218,10 @@ class _Save:
     def _store(self, staged: list[StagedFile], relied_on: set[Digest], stored: _Stored) -> None:
         """Put every new chunk into one container, and give every file a loose file to be linked to."""
         have = self._catalog.index.usable_chunks(relied_on)
-        loose = self._catalog.index.loose_files({f.recipe.blob for f in staged if not f.is_linked})
+        unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
+        loose = self._catalog.index.loose_files(unlinked)
         packs = _Packs(self._workspace, self._session, self._new.durable, stored)
-        adopted: dict[tuple[Digest, bool], Path] = {}
+        adopted: dict[tuple[Digest, bool], str] = {}
         self._progress.start("store", sum(f.recipe.size for f in staged))
         try:
             for file in staged:
@@ -217,7 +232,7 @@ class _Save:
                     file.recipe.size < SMALL_FILE_BYTES or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
                 )
                 if into_pack:
-                    packs.add(self._draft / file.path, file.recipe, set(new))
+                    packs.add(file, f"{self._draft}/{file.path}", set(new))
                 if file.recipe.size and not (new and not into_pack):
                     self._share(file, loose.get(key, []), adopted, stored)
                 elif new:
@@ -225,7 +240,7 @@ class _Save:
                         (chunk.digest, chunk.offset, chunk.length, chunk.length, 0, None) for chunk in new.values()
                     ]
                     self._adopt(file, homes, adopted, stored)
-                have |= new.keys()
+                have.update(new)  # |= would copy the set
                 self._progress.advance(file.recipe.size)
             packs.finish()
         except BaseException:
@@ -235,36 +250,37 @@ class _Save:
             self._progress.finish()
 
     def _share(
-        self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], Path], stored: _Stored
+        self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], str], stored: _Stored
     ) -> None:
         """A file whose chunks have homes elsewhere: link it to the blob's loose file, or make it that."""
-        if file.is_linked or not self._may_link:
+        if file.is_linked or file.recipe.size < LINK_FROM_BYTES or not self._may_link:
             return
         twin = adopted.get((file.recipe.blob, file.executable))
-        temporary = self._session.new_path()
         stamp = None
-        if twin is not None:
-            if files.try_link(twin, temporary):
+        if twin is not None or loose:
+            temporary = self._session.new_path()
+            if twin is None:
+                stamp = self._workspace.link_loose(loose, temporary)
+            elif files.try_link(twin, temporary):
                 stamp = FileStamp.of(os.lstat(temporary))
-        elif loose:
-            stamp = self._workspace.link_loose(loose, temporary)
         if stamp is None:
             self._adopt(file, [], adopted, stored)
             return
-        files.rename(temporary, self._draft / file.path)
+        files.rename(temporary, f"{self._draft}/{file.path}")
         file.stamp, file.is_linked = stamp, True
 
     def _adopt(
         self,
         file: StagedFile,
         homes: Sequence[tuple[Digest, int, int, int, int, Digest | None]],
-        adopted: dict[tuple[Digest, bool], Path],
+        adopted: dict[tuple[Digest, bool], str],
         stored: _Stored,
     ) -> None:
         """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied."""
         file_id = self._session.new_file_id()
         loose = self._layout.loose_file(file.recipe.blob, file_id)
-        standing = self._draft / file.path
+        standing = f"{self._draft}/{file.path}"
+        stored.paths.append(loose)
         if not (self._may_link and files.try_link(standing, loose)):
             if not homes:
                 return  # its bytes are in the store; without links a second copy is of no use
@@ -272,9 +288,9 @@ class _Save:
             with open(loose, "rb") as original, files.create_file(standing) as copy:
                 files.copy_file(original.fileno(), copy)
                 files.set_mode(copy, self._workspace.file_mode(file.executable))
-        stamp = FileStamp.of(os.lstat(loose))
-        file.stamp = FileStamp.of(os.lstat(standing))
-        stored.paths.append(loose)
+            stamp, file.stamp = file.stamp, FileStamp.of(os.lstat(standing))
+        else:
+            stamp = file.stamp
         synced = bool(homes) and self._new.durable
         stored.containers.append(
             NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
@@ -285,7 +301,9 @@ class _Save:
         """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories."""
         if not self._new.durable:
             return
-        stored.synced_homes = self._catalog.index.unsynced_homes(relied_on)
+        # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
+        brought = {chunk[0] for new in stored.containers for chunk in new.chunks}
+        stored.synced_homes = self._catalog.index.unsynced_homes(relied_on - brought)
         adopted = [
             self._layout.loose_file(new.digest, new.file_id)
             for new in stored.containers
@@ -295,9 +313,9 @@ class _Save:
         for path in [*adopted, *homes]:
             with contextlib.suppress(FileNotFoundError):  # gc took it: the commit will find its chunks gone
                 files.sync_file(path)
-        directories = {path.parent for path in [*adopted, *homes]}
+        directories = {os.path.dirname(path) for path in [*adopted, *homes]}
         if any(new.digest is None for new in stored.containers):
-            directories.add(self._layout.packs)
+            directories.add(str(self._layout.packs))
         for directory in sorted(directories):
             files.sync_directory(directory)
 
@@ -313,8 +331,12 @@ class _Packs:
         self._writer: PackWriter | None = None
         self._file_id = ""
 
-    def add(self, path: Path, recipe: Recipe, wanted: set[Digest]) -> None:
-        """Encode the wanted chunks of the file at `path`, each once."""
+    def add(self, file: StagedFile, path: str, wanted: set[Digest]) -> None:
+        """Encode the wanted chunks of the staged file, which stands at `path`, each once."""
+        recipe = file.recipe
+        if file.content is not None and not recipe.is_stored:
+            self._current().add(recipe.blob, file.content)
+            return
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             offset = 0
@@ -374,7 +396,7 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
     workspace.write_latest(tag.name)
 
 
-def _remove(paths: Iterable[Path]) -> None:
+def _remove(paths: Iterable[files.StrPath]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             files.remove_file(path)

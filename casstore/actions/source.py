@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from casstore.errors import InvalidSource
+from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
@@ -23,7 +24,7 @@ class SourceFile:
     """One file: its `/`-separated path in the version, where it is, what stat said, and whether no link led there."""
 
     path: str
-    location: Path
+    location: str
     status: os.stat_result
     is_direct: bool
 
@@ -35,7 +36,7 @@ class Source:
     root: Path
     files: list[SourceFile] = field(default_factory=list)
     empty_directories: list[str] = field(default_factory=list)
-    links: list[Path] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
     descriptor: Path | None = None
 
     @property
@@ -55,17 +56,19 @@ def find_source(root: Path) -> Source:
     except OSError as error:
         raise _cannot_read(root, error) from error
     if stat.S_ISDIR(status.st_mode):
-        _walk(source, root, "", [(status.st_dev, status.st_ino)], is_direct=not root.is_symlink())
+        _walk(source, str(root), "", [(status.st_dev, status.st_ino)], is_direct=not root.is_symlink())
     else:
-        _check_name(root.name, root)
-        _add_file(source, root.name, root, status, is_direct=not root.is_symlink())
+        _check_name(root.name, str(root))
+        if root.name == DESCRIPTOR_NAME:
+            raise InvalidSource(f"{root} has the name of the descriptor that casstore writes; rename your file")
+        _add_file(source, root.name, str(root), status, is_direct=not root.is_symlink())
     source.files.sort(key=lambda file: file.path)
     source.empty_directories.sort()
     _check_collisions(source)
     return source
 
 
-def _walk(source: Source, directory: Path, prefix: str, ancestors: list[tuple[int, int]], is_direct: bool) -> None:
+def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int, int]], is_direct: bool) -> None:
     if len(ancestors) > _MAX_DEPTH:
         raise InvalidSource(f"{directory} is nested more than {_MAX_DEPTH} directories deep")
     try:
@@ -77,7 +80,7 @@ def _walk(source: Source, directory: Path, prefix: str, ancestors: list[tuple[in
         source.empty_directories.append(prefix.removesuffix("/"))
     for entry in found:
         path = prefix + entry.name
-        location = Path(entry.path)
+        location = entry.path
         _check_name(entry.name, location)
         is_link = entry.is_symlink()
         if is_link and is_direct:
@@ -87,17 +90,19 @@ def _walk(source: Source, directory: Path, prefix: str, ancestors: list[tuple[in
         except OSError as error:
             raise _cannot_read(location, error) from error
         if stat.S_ISDIR(status.st_mode):
+            if path == DESCRIPTOR_NAME:
+                raise InvalidSource(f"{location} stands where casstore writes its descriptor; rename your directory")
             identity = (status.st_dev, status.st_ino)
             if identity in ancestors:
                 raise InvalidSource(f"{location} is a link to a directory that contains it; remove the link")
             _walk(source, location, path + "/", [*ancestors, identity], is_direct and not is_link)
         elif path == DESCRIPTOR_NAME:
-            source.descriptor = location
+            source.descriptor = Path(location)
         else:
             _add_file(source, path, location, status, is_direct and not is_link)
 
 
-def _add_file(source: Source, path: str, location: Path, status: os.stat_result, is_direct: bool) -> None:
+def _add_file(source: Source, path: str, location: str, status: os.stat_result, is_direct: bool) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for test, name in _KINDS if test(status.st_mode)), "no regular file")
         raise InvalidSource(f"{location} is {kind}, which cannot be saved; remove it or save another directory")
@@ -112,17 +117,17 @@ _KINDS = (
 )
 
 
-def _cannot_read(path: Path, error: OSError) -> InvalidSource:
+def _cannot_read(path: files.StrPath, error: OSError) -> InvalidSource:
     if error.errno == errno.ELOOP:
         return InvalidSource(f"{path} is a link that leads back to itself; remove it")
     if isinstance(error, FileNotFoundError):
-        if path.is_symlink():
+        if os.path.islink(path):
             return InvalidSource(f"{path} is a link to {os.readlink(path)}, which does not exist; remove or mend it")
         return InvalidSource(f"{path} does not exist")
     return InvalidSource(f"{path} cannot be read: {error.strerror}")
 
 
-def _check_name(name: str, location: Path) -> None:
+def _check_name(name: str, location: str) -> None:
     try:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -133,10 +138,14 @@ def _check_name(name: str, location: Path) -> None:
 
 def _check_collisions(source: Source) -> None:
     """Refuse names that a case-insensitive or normalizing file system could not keep apart."""
-    seen: dict[str, str] = {}
+    seen = {DESCRIPTOR_NAME: DESCRIPTOR_NAME}
     for path in [*(file.path for file in source.files), *source.empty_directories]:
         while path:
-            folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+            folded = (
+                path.lower()
+                if path.isascii()
+                else unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+            )
             other = seen.setdefault(folded, path)
             if other != path:
                 raise InvalidSource(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from casstore.actions.source import Source, SourceFile
-from casstore.actions.workspace import Workspace
+from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
@@ -26,13 +26,15 @@ from casstore.storage.recipe import Recipe
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
 # entries are the same case; FAT's 2 s are the coarsest clock there is.
 _SETTLED_NS = 2_000_000_000
+# Contents of small files held in memory between hashing and packing.
+_KEEP_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
 class StagedFile:
     """A file of the version-to-be: it stands in the draft at `path`, read-only, with this content.
 
-    `is_linked`: it is a hardlink of one of the store's loose files already.
+    `is_linked`: it is a hardlink of one of the store's loose files already. `content`: of a small file, its bytes.
     """
 
     path: str
@@ -40,6 +42,7 @@ class StagedFile:
     recipe: Recipe
     stamp: FileStamp
     is_linked: bool
+    content: bytes | None = None
 
 
 @dataclass(slots=True)
@@ -52,19 +55,22 @@ class Staging:
     take: bool
     progress: Progress
     fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
-    _frozen: list[tuple[Path, int]] = field(default_factory=list)
-    _directories: set[Path] = field(default_factory=set)
+    _frozen: list[tuple[str, int]] = field(default_factory=list)
+    _directories: set[str] = field(default_factory=set)
     _may_link: bool = field(init=False)
+    _user: int = field(init=False)
+    _kept_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
+        self._user = os.geteuid()
 
     def stage(self, source: Source) -> list[StagedFile]:
         """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
         in_place = source.root == self.draft
         if not in_place:
             for path in source.empty_directories:
-                files.make_directory(self.draft / path, parents=True)
+                files.make_directory(f"{self.draft}/{path}", parents=True)
         recognised = self._recognise(source, in_place)
         self.progress.start("hash", source.size)
         try:
@@ -116,29 +122,29 @@ class Staging:
         }
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
-        target = self.draft / file.path
-        if file.location != target and target.parent not in self._directories:
-            files.make_directory(target.parent, parents=True)
-            self._directories.add(target.parent)
+        target = f"{self.draft}/{file.path}"
+        if file.location != target and (parent := os.path.dirname(target)) not in self._directories:
+            files.make_directory(parent, parents=True)
+            self._directories.add(parent)
         executable = files.is_executable(file.status)
         if known is not None:
             linked = self._link(file, target, executable, known)
             if linked is not None:
                 self.progress.advance(file.status.st_size)
                 return linked
-        if self.take and file.is_direct:
+        if self.take and file.is_direct and file.status.st_uid == self._user and file.status.st_nlink == 1:
             taken = self._take(file, target, executable)
             if taken is not None:
                 return taken
         return self._copy(file, target, executable)
 
-    def _link(self, file: SourceFile, target: Path, executable: bool, recipe: Recipe) -> StagedFile | None:
+    def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
         """Put a hardlink of the store's loose file at `target`, if the store has one."""
-        if not recipe.size or not self._may_link:
+        if recipe.size < LINK_FROM_BYTES or not self._may_link:
             return None
         candidates = self.workspace.find_loose(recipe.blob, executable)
         is_free = file.location != target
-        link = target if is_free else self.session.new_path()
+        link = target if is_free else str(self.session.new_path())
         stamp = self.workspace.link_loose(candidates, link)
         if stamp is None:
             return None
@@ -148,33 +154,36 @@ class Staging:
             files.remove_file(link)
         return StagedFile(file.path, executable, recipe, stamp, is_linked=True)
 
-    def _take(self, file: SourceFile, target: Path, executable: bool) -> StagedFile | None:
+    def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
         descriptor = os.open(file.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            before = os.fstat(descriptor)
-            if not os.path.samestat(before, file.status) or before.st_uid != os.geteuid() or before.st_nlink != 1:
-                return None
-            self._frozen.append((file.location, before.st_mode))
+            if file.location != target:  # a draft's own file may become a link to a stored one, whose mode must stay
+                self._frozen.append((file.location, file.status.st_mode))
             files.set_mode(descriptor, self.workspace.file_mode(executable))
-            if files.is_writable_by_others(descriptor):
-                files.set_mode(descriptor, before.st_mode & 0o7777)
+            status = os.fstat(descriptor)
+            is_ours = os.path.samestat(status, file.status) and status.st_uid == self._user and status.st_nlink == 1
+            if not is_ours or files.is_writable_by_others(descriptor):
+                files.set_mode(descriptor, file.status.st_mode & 0o7777)
                 return None
-            recipe = self._hash(file.location, descriptor)
+            content = self._small_content(file.location, descriptor, status)
+            recipe = self._hash(file.location, descriptor, status) if content is None else chunking.scan_bytes(content)
         finally:
             os.close(descriptor)
         if file.location != target and not files.try_link(file.location, target):
             return None
-        return StagedFile(file.path, executable, recipe, FileStamp.of(before), is_linked=False)
+        return StagedFile(file.path, executable, recipe, FileStamp.of(status), is_linked=False, content=content)
 
-    def _copy(self, file: SourceFile, target: Path, executable: bool) -> StagedFile:
+    def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
         descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = os.fstat(descriptor)
             recipe = self._hash(file.location, descriptor, before)
             fingerprint = fingerprint_of(before)
-            if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) >= _SETTLED_NS:
+            is_settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) >= _SETTLED_NS
+            # Writes through a mapping that is dirty already leave the times as they are until it is written back.
+            if is_settled and not files.is_writable_by_others(descriptor):
                 self.fingerprints[fingerprint] = recipe.blob
             stored = self._stored({recipe.blob: recipe.size})
             linked = self._link(file, target, executable, recipe) if recipe.blob in stored else None
@@ -193,16 +202,27 @@ class Staging:
             os.close(descriptor)
         return StagedFile(file.path, executable, recipe, stamp, is_linked=False)
 
-    def _hash(self, path: Path, descriptor: int, before: os.stat_result | None = None) -> Recipe:
-        before = before or os.fstat(descriptor)
+    def _small_content(self, path: str, descriptor: int, before: os.stat_result) -> bytes | None:
+        """The bytes of a small frozen file, kept so that packing them does not read it again; None for others."""
+        size = before.st_size
+        if size >= LINK_FROM_BYTES or self._kept_bytes + size > _KEEP_BYTES:
+            return None
+        content = os.pread(descriptor, size + 1, 0)
+        if len(content) != size:
+            raise _changed(path)
+        self._kept_bytes += size
+        self.progress.advance(size)
+        return content
+
+    def _hash(self, path: str, descriptor: int, before: os.stat_result) -> Recipe:
         try:
-            recipe = chunking.scan_file(descriptor, self.progress.advance)
+            recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size)
         except EOFError as error:
             raise _changed(path) from error
         self._check_unchanged(path, descriptor, before)
         return recipe
 
-    def _check_unchanged(self, path: Path, descriptor: int, before: os.stat_result) -> None:
+    def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if fingerprint_of(os.fstat(descriptor)) != fingerprint_of(before):
             raise _changed(path)
 
@@ -212,5 +232,5 @@ def fingerprint_of(status: os.stat_result) -> Fingerprint:
     return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _changed(path: Path) -> FileChanged:
+def _changed(path: str) -> FileChanged:
     return FileChanged(f"{path} was written to while it was being saved; save again when it is complete")

@@ -44,34 +44,50 @@ class VerifyReport:
 
 def verify(workspace: Workspace, progress: Progress) -> VerifyReport:
     """Check every chunk where it stands, and every redundant loose file against its blob's digest."""
+    workspace.objects.close()  # a container held open would still read well after its file is gone
     references = workspace.catalog.references
     containers = references.containers()
-    bad_chunks = set(references.missing_chunks())
-    reasons = [f"chunk {digest} is missing from the store" for digest in sorted(bad_chunks)]
-    copies: list[str] = []
+    bad_chunks = {digest: f"chunk {digest} is missing from the store" for digest in sorted(references.missing_chunks())}
+    copies: dict[str, str] = {}
     chunks = read = 0
     progress.start("verify", sum(size for _, size in containers))
     try:
         for container, size in containers:
             digests = references.chunks_of(container)
+            sound_bytes = 0
             for digest, future in zip(digests, workspace.objects.read_ahead(digests), strict=True):
                 try:
-                    read += len(future.result())
+                    sound_bytes += len(future.result())
                     chunks += 1
                 except IntegrityError as error:
-                    bad_chunks.add(digest)
-                    reasons.append(str(error))
-            if not digests and container.digest is not None:
+                    bad_chunks[digest] = str(error)
+            read += sound_bytes
+            # What a loose file holds beside the chunks that are at home in it is a copy, which directories link to.
+            if container.digest is not None and sound_bytes < size and bad_chunks.keys().isdisjoint(digests):
                 reason = _check_copy(workspace, container, container.digest)
-                read += size
+                read += size - sound_bytes
                 if reason is not None and _is_still_named(workspace, container):
-                    copies.append(str(container.path(workspace.layout)))
-                    reasons.append(reason)
+                    copies[container.path(workspace.layout)] = reason
             progress.advance(size)
     finally:
         progress.finish()
-    damage = [Damage(str(tag), path) for tag, path in references.dependents(bad_chunks, set())]
-    return VerifyReport(chunks, read, tuple(damage), tuple(copies), tuple(reasons))
+    bad_chunks = _still_bad(workspace, bad_chunks)
+    damage = [Damage(str(tag), path) for tag, path in references.dependents(set(bad_chunks), set())]
+    return VerifyReport(chunks, read, tuple(damage), tuple(copies), (*bad_chunks.values(), *copies.values()))
+
+
+def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest, str]:
+    """Without the chunks that gc has taken since they were looked up, and those that a save has stored anew."""
+    unread = {}
+    for digest, reason in suspects.items():
+        try:
+            workspace.objects.read_chunk(digest)
+        except IntegrityError:
+            unread[digest] = reason
+    bad = set(workspace.catalog.index.locate(unread))
+    if len(bad) < len(unread):
+        bad.update(workspace.catalog.references.missing_chunks())
+    return {digest: reason for digest, reason in unread.items() if digest in bad}
 
 
 def _check_copy(workspace: Workspace, container: Container, digest: Digest) -> str | None:

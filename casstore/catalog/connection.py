@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,8 @@ class Connections:
         self._pid = os.getpid()
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._open: list[apsw.Connection] = []
+        # Strong references: a forked child drops other threads' state at once, and must not close their connections.
+        self._open: dict[threading.Thread, apsw.Connection] = {}
 
     def get(self) -> apsw.Connection:
         """This thread's connection. Raises StoreUnwritable, StoreError."""
@@ -46,7 +48,9 @@ class Connections:
                 connection = self._connect()
             self._local.connection = connection
             with self._lock:
-                self._open.append(connection)
+                for thread in [thread for thread in self._open if not thread.is_alive()]:
+                    self._open.pop(thread).close()
+                self._open[threading.current_thread()] = connection
         return connection
 
     def close(self) -> None:
@@ -54,7 +58,7 @@ class Connections:
         if self._pid != os.getpid():
             return
         with self._lock:
-            for connection in self._open:
+            for connection in self._open.values():
                 connection.close()
             self._open.clear()
         self._local = threading.local()
@@ -63,10 +67,20 @@ class Connections:
         connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
+        deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+        # SQLite does not wait by itself where two connections turn a new database to WAL at once.
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                break
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
         connection.execute(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
             "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA trusted_schema = OFF"
-        )
+        ).fetchall()  # a statement that answers with a row holds up those after it until the row is fetched
         return connection
 
     @contextlib.contextmanager

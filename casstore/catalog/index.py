@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.digest import Digest
@@ -26,8 +26,7 @@ class LooseFile:
     boot_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(NamedTuple):
     """A file outside the store, by what stat said when its content was hashed."""
 
     device: int

@@ -150,7 +150,11 @@ class Versions:
 
     def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
         """Whether that directory was made for a version of this tag that has been deleted since."""
-        sql = "SELECT 1 FROM tombstone WHERE name = ? AND version = ? AND inode = ?"
+        # A directory of the tag's present version may have been given the inode number of the deleted one's.
+        sql = (
+            "SELECT 1 FROM tombstone AS t WHERE name = ?1 AND version = ?2 AND inode = ?3 AND NOT EXISTS (SELECT 1"
+            " FROM directory JOIN version ON id = version_id WHERE name = ?1 AND version = ?2 AND inode = ?3)"
+        )
         return any(self._rows(sql, (tag.name, tag.version, inode)))
 
     def tombstones(self) -> list[tuple[str, Tag]]:
@@ -182,11 +186,11 @@ class Versions:
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
             for container in new.synced_homes:
                 connection.execute("UPDATE container SET synced = 1, boot_id = NULL WHERE id = ?", (container.id,))
+            for container_row in new.containers:
+                self._insert_container(connection, container_row)
             epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
             if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
                 raise ChunkVanished
-            for container_row in new.containers:
-                self._insert_container(connection, container_row)
             connection.executemany(
                 "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),

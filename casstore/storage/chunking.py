@@ -43,16 +43,21 @@ if not pyfastcdc.FastCDC.__module__.startswith("pyfastcdc.cy"):
     )
 
 
-def scan_file(descriptor: int, advance: Callable[[int], None] = lambda _: None) -> Recipe:
+_SHORTER = "the file became shorter while it was read"
+
+
+def scan_file(descriptor: int, advance: Callable[[int], None] = lambda _: None, size: int | None = None) -> Recipe:
     """Cut and hash the open file. Peak memory is a few windows for a file of any size.
 
-    `advance` is told of bytes as they are done, from several threads. Raises OSError, and EOFError when the
+    `advance` is told of bytes as they are done, from several threads; `size` is the file's where the caller
+    knows it. Raises OSError, and EOFError when the
     file turns out shorter than its size said.
     """
-    size = os.fstat(descriptor).st_size
+    size = os.fstat(descriptor).st_size if size is None else size
     if size <= MAX_CHUNK:
-        data = memoryview(bytearray(size))
-        _read_into(descriptor, data, 0)
+        data = os.pread(descriptor, size, 0)
+        if len(data) < size:
+            raise EOFError(_SHORTER)
         advance(size)
         return scan_bytes(data)
     found = find_segments(lambda offset, length: os.pread(descriptor, length, offset), size)
@@ -64,13 +69,13 @@ def scan_file(descriptor: int, advance: Callable[[int], None] = lambda _: None) 
     return _Pass(descriptor, _Grid(segments), advance).run(size, f"{kind}/{PLAN_VERSION}", segments)
 
 
-def scan_bytes(data: bytes | memoryview) -> Recipe:
+def scan_bytes(data: bytes) -> Recipe:
     """The recipe of a file of at most `MAX_CHUNK` bytes that is in memory; the same that `scan_file` gives."""
     size = len(data)
     if size > MAX_CHUNK:
         raise ValueError(f"{size} bytes are more than one chunk holds")
     digest = Digest.of(data)
-    found = find_segments(lambda offset, length: bytes(data[offset : offset + length]), size)
+    found = find_segments(lambda offset, length: data[offset : offset + length], size)
     if found is None:
         return Recipe.of_one_chunk(digest, size)
     kind, segments = found
@@ -87,7 +92,7 @@ def _read_into(descriptor: int, view: memoryview, offset: int) -> None:
     while view:
         done = os.preadv(descriptor, [view], offset)
         if not done:
-            raise EOFError("the file became shorter while it was read")
+            raise EOFError(_SHORTER)
         view, offset = view[done:], offset + done
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from casstore.digest import Digest
 from casstore.storage.layout import Layout
@@ -23,7 +23,7 @@ class Container:
     def is_pack(self) -> bool:
         return self.digest is None
 
-    def path(self, layout: Layout) -> Path:
+    def path(self, layout: Layout) -> str:
         if self.digest is None:
             return layout.pack(self.file_id)
         return layout.loose_file(self.digest, self.file_id)
@@ -41,8 +41,7 @@ class Location:
     base: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FileStamp:
+class FileStamp(NamedTuple):
     """What stat says of a file the store owns. Without ctime, which every new hardlink
     changes, and without the device, whose number another boot may change."""
 

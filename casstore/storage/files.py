@@ -17,6 +17,9 @@ from pathlib import Path
 
 from casstore.errors import StoreLocked
 
+# Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
+StrPath = str | os.PathLike[str]
+
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
@@ -25,7 +28,7 @@ _COPY_BYTES = 8 << 20
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
 
-def sync_file(path: Path) -> None:
+def sync_file(path: StrPath) -> None:
     """fsync a file's bytes and size. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -44,7 +47,7 @@ def set_mode(descriptor: int, mode: int) -> None:
     os.fchmod(descriptor, mode)
 
 
-def restore_mode(path: Path, mode: int) -> None:
+def restore_mode(path: StrPath, mode: int) -> None:
     """Give a file its earlier mode back; fine if it is gone."""
     with contextlib.suppress(FileNotFoundError):
         os.chmod(path, stat.S_IMODE(mode))
@@ -54,7 +57,7 @@ def set_directory_mode(path: Path, mode: int) -> None:
     os.chmod(path, mode)
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: StrPath) -> None:
     """fsync a directory, so that names made or removed in it survive a power cut. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
     try:
@@ -63,18 +66,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_file(path: Path, data: bytes, mode: int = 0o444, *, durable: bool = False) -> None:
+def write_file(path: Path, data: bytes, mode: int, *, temporary: StrPath, durable: bool = False) -> None:
     """Make `path` hold `data`, or leave it as it was: temporary file, write, fsync, rename, fsync of the directory.
 
-    Without `durable` nothing is synced: other processes see all or nothing, a power cut may undo it.
+    `temporary` is a path on the same file system that nobody else uses; what stands there is overwritten. Without
+    `durable` nothing is synced: other processes see all or nothing, a power cut may undo it.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    remove_file(temporary)
+    write_new_file(temporary, data, mode, durable=durable)
     try:
-        with create_file(temporary) as descriptor:
-            write_all(descriptor, data)
-            os.fchmod(descriptor, mode)
-            if durable:
-                os.fsync(descriptor)
         os.rename(temporary, path)
     except BaseException:
         remove_file(temporary)
@@ -83,8 +83,23 @@ def write_file(path: Path, data: bytes, mode: int = 0o444, *, durable: bool = Fa
         sync_directory(path.parent)
 
 
+def write_new_file(path: StrPath, data: bytes, mode: int, *, durable: bool = False) -> None:
+    """Create a file that nobody looks at yet, such as one with a new random name. The directory is not synced."""
+    try:
+        with create_file(path) as descriptor:
+            write_all(descriptor, data)
+            os.fchmod(descriptor, mode)
+            if durable:
+                os.fsync(descriptor)
+    except FileExistsError:
+        raise
+    except BaseException:
+        remove_file(path)
+        raise
+
+
 @contextlib.contextmanager
-def create_file(path: Path) -> Iterator[int]:
+def create_file(path: StrPath) -> Iterator[int]:
     """A descriptor of a new file, open for reading and writing. Raises FileExistsError if the name is taken."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -104,17 +119,17 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
             view, offset = view[done:], offset + done
 
 
-def make_directory(path: Path, mode: int = 0o777, *, parents: bool = False) -> None:
+def make_directory(path: StrPath, mode: int = 0o777, *, parents: bool = False) -> None:
     """mkdir; fine if it is there. Raises OSError."""
-    path.mkdir(mode=mode, parents=parents, exist_ok=True)
+    Path(path).mkdir(mode=mode, parents=parents, exist_ok=True)
 
 
-def rename(source: Path, target: Path) -> None:
+def rename(source: StrPath, target: StrPath) -> None:
     """rename(2): on one file system, replacing a file (or an empty directory) at `target` at once."""
     os.rename(source, target)
 
 
-def remove_file(path: Path) -> bool:
+def remove_file(path: StrPath) -> bool:
     """Unlink; False when it was already gone."""
     try:
         os.unlink(path)
@@ -135,15 +150,21 @@ def remove_empty_directory(path: Path) -> bool:
 def remove_tree(path: Path) -> None:
     """Remove a directory with all it holds, also read-only directories in it; fine if it is already gone."""
 
+    def unlock(directory: str) -> None:
+        if os.path.isdir(directory) and not os.path.islink(directory):
+            os.chmod(directory, 0o700)
+
     def unlock_and_retry(function: Callable[..., object], name: str, _: object) -> None:
-        if not os.path.lexists(name):
-            return
-        for directory in (os.path.dirname(name), name):
-            if os.path.isdir(directory) and not os.path.islink(directory):
-                os.chmod(directory, 0o700)
-        if function is os.unlink:
-            os.unlink(name)
-        else:
+        # Another process may be removing the same tree.
+        with contextlib.suppress(FileNotFoundError):
+            unlock(os.path.dirname(name))
+            unlock(name)
+            if function is os.unlink:
+                os.unlink(name)
+                return
+            for parent, children, _files in os.walk(name):
+                for child in children:
+                    unlock(os.path.join(parent, child))
             shutil.rmtree(name)
 
     if not os.path.lexists(path):
@@ -154,7 +175,7 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, onerror=unlock_and_retry)
 
 
-def try_link(source: Path, target: Path) -> bool:
+def try_link(source: StrPath, target: StrPath) -> bool:
     """Hardlink; False where the file system, the device or the link limit does not allow one.
 
     Raises FileExistsError, FileNotFoundError and other OSErrors, ENOSPC among them.
@@ -286,6 +307,8 @@ class Lock:
             return
         if remove:
             remove_file(self.path)
+        # Closing alone would leave it locked while a forked child has a copy of the descriptor.
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
         self._descriptor = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from pathlib import Path
 
 from casstore.digest import Digest
@@ -19,48 +18,21 @@ def new_id() -> str:
     return "".join(_BASE32[byte & 31] for byte in secrets.token_bytes(16))
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """The paths of the store at `home`."""
 
-    home: Path
-
-    @property
-    def catalog(self) -> Path:
-        return self.home / "catalog.db"
-
-    @property
-    def loose(self) -> Path:
-        return self.home / "objects" / "loose"
-
-    @property
-    def packs(self) -> Path:
-        return self.home / "objects" / "packs"
-
-    @property
-    def pending_manifests(self) -> Path:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.catalog = home / "catalog.db"
+        self.loose = home / "objects" / "loose"
+        self.packs = home / "objects" / "packs"
+        self.manifests = home / "manifests"
         # The dot keeps it apart from a model that is named "pending".
-        return self.home / "manifests" / ".pending"
-
-    @property
-    def manifests(self) -> Path:
-        return self.home / "manifests"
-
-    @property
-    def models(self) -> Path:
-        return self.home / "models"
-
-    @property
-    def sessions(self) -> Path:
-        return self.home / "sessions"
-
-    @property
-    def quarantine(self) -> Path:
-        return self.home / "quarantine"
-
-    @property
-    def locks(self) -> Path:
-        return self.home / "locks"
+        self.pending_manifests = self.manifests / ".pending"
+        self.models = home / "models"
+        self.sessions = home / "sessions"
+        self.quarantine = home / "quarantine"
+        self.locks = home / "locks"
 
     def directories(self) -> list[Path]:
         """Every directory that a store has from the start, parents first."""
@@ -78,12 +50,12 @@ class Layout:
             self.locks,
         ]
 
-    def loose_file(self, digest: Digest, file_id: str) -> Path:
+    def loose_file(self, digest: Digest, file_id: str) -> str:
         text = digest.hex()
-        return self.loose / text[:2] / f"{text}.{file_id}"
+        return f"{self.loose}/{text[:2]}/{text}.{file_id}"
 
-    def pack(self, pack_id: str) -> Path:
-        return self.packs / f"{pack_id}.pack"
+    def pack(self, pack_id: str) -> str:
+        return f"{self.packs}/{pack_id}.pack"
 
     def pending_manifest(self, manifest_id: str) -> Path:
         return self.pending_manifests / manifest_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import zstandard
@@ -18,6 +18,8 @@ from casstore.tag import Tag
 FORMAT = 1
 # Bounds what a damaged manifest can make a reader allocate. A version of 10 TiB takes about 400 MB.
 _MAX_MANIFEST_BYTES = 1 << 30
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Manifest:
         return self.recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
 
     def pack(self) -> bytes:
-        """Canonical msgpack, its keys sorted, in one zstd frame."""
+        """Canonical msgpack, its keys sorted, in one zstd frame with a checksum."""
+        file_rows, directories = self._files_section()
         document = {
             **self.newer_fields,
             "format": FORMAT,
@@ -79,15 +82,16 @@ class Manifest:
             "name": self.tag.name,
             "version": self.tag.version,
             "created_at": self.created_at_ns,
-            "files": self._files_section()[0],
-            "directories": self._files_section()[1],
+            "files": file_rows,
+            "directories": directories,
             "recipes": [[digest, self.recipes[digest].pack()] for digest in sorted(self.recipes)],
             "description": canonical_json(self.description),
             "base": None if self.base is None else [self.base.tag.name, self.base.tag.version, self.base.digest],
             "casstore": self.casstore_version,
         }
         packed = msgpack.packb({key: document[key] for key in sorted(document)})
-        return zstandard.ZstdCompressor(level=3).compress(packed)
+        # Nothing else tells a flipped bit of a name or digest from what was written.
+        return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(packed)
 
     @classmethod
     def unpack(cls, data: bytes) -> Manifest:
@@ -98,22 +102,22 @@ class Manifest:
         try:
             if zstandard.get_frame_parameters(data).content_size > _MAX_MANIFEST_BYTES:
                 raise IntegrityError("a manifest claims an impossible size")
-            document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(data))
+            document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False))
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
                 raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
             base = document.pop("base")
             return cls(
-                tag=Tag(document.pop("name"), document.pop("version")),
-                created_at_ns=document.pop("created_at"),
+                tag=_tag(document.pop("name"), document.pop("version")),
+                created_at_ns=_checked(document.pop("created_at"), int),
                 files=tuple(_file_entry(*row[:4]) for row in document.pop("files")),
-                directories=tuple(document.pop("directories")),
+                directories=tuple(_path(path) for path in _checked(document.pop("directories"), list)),
                 recipes={
                     Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), packed)
                     for digest, packed in document.pop("recipes")
                 },
-                description=json.loads(document.pop("description")),
-                base=None if base is None else Base(Tag(base[0], base[1]), Digest.from_bytes(base[2])),
-                casstore_version=document.pop("casstore"),
+                description=_checked(json.loads(document.pop("description")), dict),
+                base=None if base is None else Base(_tag(base[0], base[1]), Digest.from_bytes(base[2])),
+                casstore_version=_checked(document.pop("casstore"), str),
                 newer_fields=document,
             )
         except (
@@ -121,8 +125,9 @@ class Manifest:
             msgpack.UnpackException,
             ValueError,
             TypeError,
-            KeyError,
+            LookupError,
             AttributeError,
+            RecursionError,
         ) as error:
             raise IntegrityError(f"a manifest cannot be read: {error}") from error
 
@@ -136,7 +141,24 @@ def canonical_json(value: object) -> str:
 
 
 def _file_entry(path: str, executable: bool, size: int, digest: bytes) -> FileEntry:
-    parts = path.split("/")
-    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts) or size < 0:
-        raise ValueError(f"no file of a version can be called {path!r}")
-    return FileEntry(path, bool(executable), size, Digest.from_bytes(digest))
+    if _checked(size, int) < 0:
+        raise ValueError(f"the file {path!r} has a negative size")
+    return FileEntry(_path(path), bool(executable), size, Digest.from_bytes(_checked(digest, bytes)))
+
+
+def _path(path: str) -> str:
+    if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"nothing in a version can be called {path!r}")
+    return path
+
+
+def _tag(name: str, version: str) -> Tag:
+    if (name, version) != (name.lower(), version.lower()):
+        raise ValueError(f"{name}:{version} is not in lower case")
+    return Tag(name, version)
+
+
+def _checked(value: Any, kind: type[_T]) -> _T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.80} is no {kind.__name__}")
+    return value

@@ -12,11 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from casstore.digest import Digest
-from casstore.errors import IntegrityError
+from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
 from casstore.storage.container import Container, Location
 from casstore.storage.layout import Layout
-from casstore.storage.recipe import Recipe
+from casstore.storage.recipe import Chunk, Recipe
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
@@ -48,7 +48,7 @@ class Objects:
     def __init__(self, layout: Layout, locate: Locate) -> None:
         self._layout = layout
         self._locate = locate
-        self._open: OrderedDict[int, _Open] = OrderedDict()
+        self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -67,10 +67,11 @@ class Objects:
             try:
                 return self._read_at(digest, location, bases)
             except (IntegrityError, OSError) as error:
-                if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                is_other_trouble = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+                if is_other_trouble or isinstance(error, UnsupportedFormat):
                     raise
                 with self._lock:
-                    self._open.pop(location.container.id, None)
+                    self._open.pop(location.container.file_id, None)
                 # gc may have moved the chunk since it was looked up; the same home twice is damage.
                 again = self._locate([digest]).get(digest)
                 if again is None or again == location:
@@ -94,13 +95,13 @@ class Objects:
 
     def _container(self, container: Container) -> _Open:
         with self._lock:
-            found = self._open.get(container.id)
+            found = self._open.get(container.file_id)
             if found is not None:
-                self._open.move_to_end(container.id)
+                self._open.move_to_end(container.file_id)
                 return found
-        opened = _Open(str(container.path(self._layout)))
+        opened = _Open(container.path(self._layout))
         with self._lock:
-            self._open[container.id] = opened
+            self._open[container.file_id] = opened
             while len(self._open) > _MAX_OPEN_CONTAINERS:
                 self._open.popitem(last=False)
         return opened
@@ -110,8 +111,9 @@ class Objects:
 
         Raises IntegrityError.
         """
-        for future in self.read_ahead([chunk.digest for chunk in recipe.chunks()]):
-            yield future.result()
+        chunks = list(recipe.chunks())
+        for chunk, future in zip(chunks, self.read_ahead([chunk.digest for chunk in chunks]), strict=True):
+            yield _checked_length(future.result(), chunk)
 
     def read_ahead(self, digests: Sequence[Digest]) -> Iterator[Future[bytes]]:
         """A future of each chunk in turn, done or soon to be; its result raises IntegrityError for a damaged one."""
@@ -135,7 +137,7 @@ class Objects:
         """Write a blob into an empty open file. Raises IntegrityError, OSError."""
         if recipe.size <= _SMALL_BYTES:
             for chunk in recipe.chunks():
-                files.write_all(descriptor, self.read_chunk(chunk.digest))
+                files.write_all(descriptor, _checked_length(self.read_chunk(chunk.digest), chunk))
             advance(recipe.size)
             return
         for raw in self.read_blob(recipe):
@@ -149,6 +151,13 @@ class Objects:
 
 _SMALL_BYTES = 1 << 20  # not worth a thread
 _READER_BUFFER_BYTES = 64 << 10
+
+
+def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
+    """A chunk that is sound by itself and is not of the length that the recipe counts on is damage too."""
+    if len(raw) != chunk.length:
+        raise IntegrityError(f"chunk {chunk.digest} has {len(raw)} bytes where the recipe says {chunk.length}")
+    return raw
 
 
 class BlobReader(io.RawIOBase):
@@ -172,7 +181,9 @@ class BlobReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}.get(whence)
+        if start is None:
+            raise ValueError(f"cannot seek with whence={whence}")
         if start + offset < 0:
             raise ValueError(f"cannot seek to {start + offset}, before the start")
         self._position = start + offset
@@ -184,7 +195,8 @@ class BlobReader(io.RawIOBase):
             return 0
         number = bisect_right(self._offsets, self._position) - 1
         if self._held[0] != number:
-            self._held = (number, self._objects.read_chunk(self._chunks[number].digest))
+            chunk = self._chunks[number]
+            self._held = (number, _checked_length(self._objects.read_chunk(chunk.digest), chunk))
         start = self._position - self._offsets[number]
         piece = memoryview(self._held[1])[start : start + len(buffer)]
         buffer[: len(piece)] = piece

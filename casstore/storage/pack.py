@@ -57,7 +57,7 @@ class PackEntry:
 class PackWriter:
     """Writes one new pack. Nothing may refer to it before `finish` has returned."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: files.StrPath) -> None:
         self.path = path
         self.entries: list[PackEntry] = []
         self._exit = contextlib.ExitStack()
@@ -133,7 +133,7 @@ def read_entries(path: Path) -> list[PackEntry]:
         _check_header(os.pread(descriptor, _HEADER.size, 0), path)
         try:
             return _read_index(descriptor, size)
-        except (IntegrityError, ValueError):
+        except IntegrityError:
             return list(_walk_records(descriptor, size))
 
 
@@ -186,11 +186,30 @@ def _read_index(descriptor: int, size: int) -> list[PackEntry]:
     index = os.pread(descriptor, length, offset)
     if Digest.of(index) != digest:
         raise IntegrityError("a damaged index")
-    rows = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(index))
-    return [
-        PackEntry(Digest(digest), offset, length, raw_bytes, encoding, None if base is None else Digest(base))
-        for digest, offset, length, raw_bytes, encoding, base, *_ in rows
-    ]
+    try:
+        if zstandard.get_frame_parameters(index).content_size > _MAX_INDEX_BYTES:
+            raise IntegrityError("an index claims an impossible size")
+        rows = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(index))
+        return [_index_entry(*row[:6], end=offset) for row in rows]
+    except (zstandard.ZstdError, msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(f"an index cannot be read: {error}") from error
+
+
+def _index_entry(
+    digest: bytes, offset: int, length: int, raw_bytes: int, encoding: int, base: bytes | None, *, end: int
+) -> PackEntry:
+    if not _HEADER.size <= offset < offset + length <= end:
+        raise ValueError("an entry of an index points outside the records")
+    if not all(type(number) is int for number in (offset, length, raw_bytes, encoding)):
+        raise TypeError("an entry of an index holds something else than numbers")
+    return PackEntry(
+        Digest.from_bytes(digest),
+        offset,
+        length,
+        raw_bytes,
+        encoding,
+        None if base is None else Digest.from_bytes(base),
+    )
 
 
 def _walk_records(descriptor: int, size: int) -> Iterator[PackEntry]:

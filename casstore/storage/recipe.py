@@ -84,9 +84,9 @@ class Recipe:
         try:
             plan, size, rows, *_ = msgpack.unpackb(packed)
             segments = tuple(_segment(*row[:5]) for row in rows)
-        except (ValueError, TypeError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
-        if not isinstance(plan, str) or sum(segment.length for segment in segments) != size:
+        if not isinstance(plan, str) or type(size) is not int or sum(segment.length for segment in segments) != size:
             raise IntegrityError(f"the recipe of blob {blob} does not add up to its size")
         return cls(blob, size, plan, segments)
 
@@ -94,9 +94,13 @@ class Recipe:
 def _segment(
     name: str | None, dtype: str | None, shape: list[int] | None, digests: bytes, lengths: list[int]
 ) -> RecipeSegment:
-    if len(digests) != DIGEST_BYTES * len(lengths):
+    if not isinstance(name, str | None) or not isinstance(dtype, str | None):
+        raise TypeError("a segment's name or dtype is no text")
+    if shape is not None and not all(type(dimension) is int for dimension in shape):
+        raise TypeError("a dimension is no whole number")
+    if not isinstance(digests, bytes) or len(digests) != DIGEST_BYTES * len(lengths):
         raise ValueError("digests and lengths differ in number")
-    if not all(isinstance(length, int) and 0 < length <= MAX_CHUNK_BYTES for length in lengths):
+    if not all(type(length) is int and 0 < length <= MAX_CHUNK_BYTES for length in lengths):
         raise ValueError("a chunk's length is out of range")
     chunks = tuple(
         (Digest(digests[start : start + DIGEST_BYTES]), length)

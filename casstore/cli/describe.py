@@ -1,0 +1,42 @@
+"""A version as JSON, in the same words wherever a verb answers with one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import casstore
+from casstore.cli.output import utc
+
+
+def summary(model: casstore.Model) -> dict[str, Any]:
+    """What `list` and `save` tell of a version."""
+    return {
+        "tag": str(model.tag),
+        "name": model.tag.name,
+        "version": model.tag.version,
+        "size_bytes": model.size,
+        "file_count": model.file_count,
+        "created_at": utc(model.created_at),
+        "digest": str(model.digest),
+        "labels": model.labels,
+    }
+
+
+def everything(model: casstore.Model) -> dict[str, Any]:
+    """What `show` tells."""
+    base = model.base
+    return {
+        **summary(model),
+        "metadata": model.metadata,
+        "module": model.module,
+        "api_version": model.api_version,
+        "signatures": model.signatures,
+        "options": model.options,
+        "context": model.context,
+        "casstore_version": model.casstore_version,
+        "base": None if base is None else {"tag": str(base.tag), "digest": str(base.digest)},
+        "files": [
+            {"path": f.path, "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}
+            for f in model.files
+        ],
+    }

@@ -1,0 +1,82 @@
+"""What ends a command: exit codes, and the one line that says what went wrong."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+from typing import Any
+
+import click
+
+import casstore
+
+
+class ExitCode(IntEnum):
+    """What the process returns. Scripts rely on these numbers; `casstore --help` lists them."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PARTLY_DONE = 3
+    LOCKED = 11
+    NOT_FOUND = 12
+    INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+    READER_GONE = 141  # 128 + SIGPIPE, as for any program of a pipe whose reader has left
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C, with a message that says in what state it left things."""
+
+
+_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (Interrupted, ExitCode.INTERRUPTED),
+    (click.UsageError, ExitCode.USAGE),
+    (casstore.InvalidTag, ExitCode.USAGE),
+    (casstore.InvalidSetting, ExitCode.USAGE),
+    (casstore.InvalidMetadata, ExitCode.USAGE),
+    (casstore.StoreLocked, ExitCode.LOCKED),
+    (casstore.TagNotFound, ExitCode.NOT_FOUND),
+    (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
+)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code that an error stands for."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
+
+
+def message(error: BaseException) -> str:
+    """What to tell the user; says what to do next."""
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and not isinstance(error, casstore.CasstoreError):
+        return _os_message(error)
+    return str(error)
+
+
+def as_document(error: BaseException) -> dict[str, Any]:
+    """An error for `--json`: type, message, exit code, and a suggestion or candidates where there are any."""
+    document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
+    if isinstance(error, casstore.TagNotFound):
+        document["suggestion"] = error.suggestion
+    if isinstance(error, casstore.AmbiguousTag):
+        document["candidates"] = list(error.candidates)
+    return document
+
+
+def _os_message(error: OSError) -> str:
+    what = error.strerror or str(error) or type(error).__name__
+    text = f"{error.filename}: {what}" if error.filename is not None else what
+    advice = _ADVICE.get(error.errno or 0)
+    return f"{text}; {advice}" if advice else text
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space on the store's disk (`casstore gc` may help), then run the command again",
+    errno.EDQUOT: "your quota on the store's disk is used up; free some of it (`casstore gc` may help)",
+    errno.EROFS: "the disk is mounted read-only; choose another store with --home",
+    errno.EACCES: "check its permissions, and whose it is",
+    errno.EPERM: "check its permissions, and whose it is",
+    errno.EMFILE: "too many files are open; raise the limit with `ulimit -n`",
+    errno.EIO: "the disk reports an error; check it, then run `casstore verify`",
+}

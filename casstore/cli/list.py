@@ -1,0 +1,51 @@
+"""casstore list"""
+
+from __future__ import annotations
+
+import click
+
+from casstore.cli.arguments import complete_name, parse_pairs
+from casstore.cli.describe import summary
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import Bytes, Column, hint, show_json, show_table
+
+_EXAMPLES = """\b
+Examples:
+  casstore list
+  casstore list bert -l stage=dev
+  casstore list bert | head -1 | cut -f1       the newest tag
+  casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
+"""
+_COLUMNS = (
+    Column("TAG"),
+    Column("SIZE", right=True),
+    Column("FILES", right=True),
+    Column("CREATED", fixed=True),
+    Column("LABELS"),
+)
+
+
+@click.command("list", epilog=_EXAMPLES)
+@click.argument("name", metavar="[NAME]", shell_complete=complete_name, required=False)
+@click.option(
+    "-l", "--label", "labels", metavar="K=V", multiple=True, help="Only versions with this label. Repeatable."
+)
+@common_options
+@pass_options
+def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -> None:
+    """List versions, newest first; with NAME, those of one model.
+
+    In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short.
+    """
+    with options.open_store() as store:
+        models = store.list(name, labels=parse_pairs("--label", labels))
+        models.sort(key=lambda model: model.created_at, reverse=True)
+        if options.json:
+            show_json({"versions": [summary(model) for model in models]})
+            return
+        if models:
+            show_table(_COLUMNS, [(m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels) for m in models])
+        elif name is None and not labels:
+            hint(options, f"the store {store.home} is empty; fill it with `casstore save NAME:VERSION PATH`")
+        else:
+            hint(options, "no version fits; `casstore list` shows what there is")

@@ -1,0 +1,132 @@
+"""The `casstore` command: its verbs, and how every run ends."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+from click import shell_completion
+
+import casstore
+from casstore.cli.completion import PROGRAM, VARIABLE, completion
+from casstore.cli.config import config
+from casstore.cli.delete import delete
+from casstore.cli.demo import demo
+from casstore.cli.exits import ExitCode, Interrupted, exit_code
+from casstore.cli.gc import gc
+from casstore.cli.list import list_versions
+from casstore.cli.options import Options, common_options
+from casstore.cli.path import path
+from casstore.cli.report import report_error, show_warnings
+from casstore.cli.save import save
+from casstore.cli.show import show
+from casstore.cli.stats import stats
+from casstore.cli.verify import verify
+
+_EPILOG = """\b
+Examples:
+  casstore demo                                a minute's tour, in a store of its own
+  casstore save bert:v1 out/ -l stage=dev      keep a directory as a version
+  casstore list bert                           what there is, newest first
+  python predict.py "$(casstore path bert)"    use the newest version
+  casstore delete bert:v1 && casstore gc       give its space back
+
+\b
+Results go to stdout; hints and progress go to stderr, and only to a terminal. In a pipe, tables are lines with
+tabs, bytes are plain numbers and times are UTC. With --json the result is one JSON document on stdout, and an
+error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...}}.
+
+\b
+Exit codes:
+    0  done                          11  the store is locked by another process
+    1  failed, or damage was found   12  no such version, or the tag is ambiguous
+    2  wrong use, an invalid tag    130  interrupted
+    3  partly done
+"""
+
+
+class Verbs(click.Group):
+    """Verbs in the order in which one meets them; an unknown one gets the nearest suggested."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb = args[0]
+        if verb not in self.commands and not verb.startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(verb, self.commands, n=1)
+            ctx.fail(f"there is no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=Verbs,
+    epilog=_EPILOG,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(casstore.__version__, prog_name=PROGRAM)
+@common_options
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Keep trained models under name:version tags: atomic, immutable, verified, and each byte stored once."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        raise click.exceptions.Exit(ExitCode.USAGE)
+
+
+for _verb in (save, list_versions, show, path, delete, gc, verify, stats, config, demo, completion):
+    cli.add_command(_verb)
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. Only bugs raise."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not fit the encoding
+    options = Options()
+    instruction = os.environ.get(VARIABLE)
+    if instruction:
+        return shell_completion.shell_complete(cli, {"obj": options}, PROGRAM, VARIABLE, instruction)
+    # Whether an error is wanted as JSON must be known before the arguments are understood.
+    as_json = "--json" in arguments
+    show_warnings(as_json=as_json)
+    try:
+        with cli.make_context(PROGRAM, list(arguments), obj=options) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as end:
+        return _flushed(end.exit_code)
+    except BrokenPipeError:
+        return _reader_gone()
+    except (KeyboardInterrupt, click.Abort):
+        report_error(Interrupted("interrupted"), as_json=as_json)
+        return ExitCode.INTERRUPTED
+    except (click.ClickException, casstore.CasstoreError, OSError) as error:
+        report_error(error, as_json=as_json)
+        return exit_code(error)
+    return ExitCode.DONE
+
+
+def _flushed(code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_gone()
+    return code
+
+
+def _reader_gone() -> int:
+    """End quietly, as `casstore list | head -1` should; what Python still holds for the reader goes nowhere."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.READER_GONE

@@ -1,0 +1,68 @@
+"""The options that every verb takes, before or after its name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+import casstore
+
+
+@dataclass(slots=True)
+class Options:
+    """How to run: which store, and how to answer."""
+
+    home: str | None = None
+    json: bool = False
+    quiet: bool = False
+    no_progress: bool = False
+
+    def open_store(self) -> casstore.Store:
+        return casstore.Store(self.home)
+
+    @property
+    def may_hint(self) -> bool:
+        """Whether somebody is there to read hints."""
+        return not self.quiet and not self.json and sys.stderr.isatty()
+
+    @property
+    def may_show_progress(self) -> bool:
+        return not self.quiet and not self.no_progress and sys.stderr.isatty()
+
+
+pass_options = click.make_pass_decorator(Options, ensure=True)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def common_options(function: _Function) -> _Function:
+    """Give a command `--home`, `--json`, `--quiet` and `--no-progress`; what is given last counts."""
+    for decorator in reversed(_COMMON):
+        function = decorator(function)
+    return function
+
+
+def _note(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    # A verb's option that is not given must not undo the one given before the verb.
+    if value and parameter.name is not None:
+        setattr(context.ensure_object(Options), parameter.name, value)
+
+
+def _common(*names: str, **rest: Any) -> Callable[[_Function], _Function]:
+    return click.option(*names, callback=_note, expose_value=False, is_eager=True, **rest)
+
+
+_COMMON = (
+    _common(
+        "--home",
+        metavar="DIR",
+        type=click.Path(file_okay=False),
+        help="The store's directory.  [default: $CASSTORE_HOME, else ~/.casstore]",
+    ),
+    _common("--json", is_flag=True, help="Answer with one JSON document."),
+    _common("-q", "--quiet", is_flag=True, help="No hints, no progress, only the result."),
+    _common("--no-progress", is_flag=True, help="No progress bars."),
+)

@@ -1,0 +1,148 @@
+"""How results look: tables for people, tab-separated lines for pipes, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from casstore.cli.options import Options
+
+_MAX_NAME_CHARACTERS = 32  # longer ones stand out of line rather than push all values to the right
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+class Bytes(int):
+    """A number of bytes: "1.5 MiB" on a terminal, the plain number in a pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold."""
+
+    title: str
+    right: bool = False
+    fixed: bool = False
+
+
+def human_bytes(count: int) -> str:
+    """`count` with a unit and three digits, such as "1.50 MiB"."""
+    size = float(count)
+    for unit in _UNITS:
+        if abs(size) < 999.5 or unit == _UNITS[-1]:
+            break
+        size /= 1024
+    decimals = 0 if unit == "B" or size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{size:.{decimals}f} {unit}"
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def printable(text: str) -> str:
+    """`text` on one line with whatever could steer a terminal escaped: control, direction and unassigned characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def utc(moment: datetime) -> str:
+    """ISO-8601 in UTC, ending in Z, to the microsecond."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def styled(text: str, **style: Any) -> str:
+    """`text` in a colour or weight, unless the user wants none (https://no-color.org)."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def is_screen() -> bool:
+    """Whether results go to a terminal."""
+    return sys.stdout.isatty()
+
+
+def as_text(value: Any, *, for_screen: bool) -> str:
+    """One cell of a table, or one value of a list of fields."""
+    if value is None:
+        return "-" if for_screen else ""
+    if isinstance(value, Bytes):
+        return human_bytes(value) if for_screen else str(int(value))
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M:%S") if for_screen else utc(value)
+    if isinstance(value, Mapping):
+        return printable((", " if for_screen else ",").join(f"{key}={text}" for key, text in value.items()))
+    if isinstance(value, int) and for_screen:
+        return f"{value:,}"
+    return printable(str(value))
+
+
+def show_json(document: Any) -> None:
+    """Write one JSON document. Pure ASCII, so that no character of a label can steer a terminal."""
+    click.echo(json.dumps(document, indent=2 if is_screen() else None))
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, for_people: bool = False) -> None:
+    """Write rows: a table on a terminal, else one line per row, tabs between, numbers in full and no heading.
+
+    `for_people`: readable columns in a pipe too.
+    """
+    if is_screen():
+        _show_rich_table(columns, rows)
+    elif for_people:
+        _show_aligned(columns, rows)
+    else:
+        for row in rows:
+            click.echo("\t".join(as_text(value, for_screen=False) for value in row))
+
+
+def show_fields(fields: Mapping[str, Any]) -> None:
+    """Write names with their values, one a line."""
+    if not is_screen():
+        show_table((), list(fields.items()))
+        return
+    names = [printable(name) for name in fields]
+    width = min(max(map(len, names), default=0), _MAX_NAME_CHARACTERS)
+    for name, value in zip(names, fields.values(), strict=True):
+        click.echo(styled(f"{name:<{width}}  ", dim=True) + as_text(value, for_screen=True))
+
+
+def hint(options: Options, text: str) -> None:
+    """Tell a person, if one is there, what may come next."""
+    if options.may_hint:
+        click.echo(styled(printable(text), dim=True), err=True)
+
+
+def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    # Imported when a table is due: rich takes longer to load than most verbs take to run.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(
+            Text(column.title),
+            justify="right" if column.right else "left",
+            overflow="fold",
+            no_wrap=column.right or column.fixed,
+        )
+    for row in rows:
+        # Text, not str: rich would read markup such as [red] in a str.
+        table.add_row(*(Text(as_text(value, for_screen=True)) for value in row))
+    Console(highlight=False).print(table)
+
+
+def _show_aligned(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    texts = [[column.title for column in columns], *([as_text(v, for_screen=True) for v in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for line in texts:
+        cells = (
+            f"{text:>{width}}" if column.right else f"{text:<{width}}"
+            for text, width, column in zip(line, widths, columns, strict=True)
+        )
+        click.echo("  ".join(cells).rstrip())

@@ -1,0 +1,33 @@
+"""casstore path"""
+
+from __future__ import annotations
+
+import click
+
+from casstore.cli.arguments import complete_tag
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import is_screen, printable, show_json
+
+_EXAMPLES = """\b
+Examples:
+  ls "$(casstore path bert)"
+  python predict.py --model "$(casstore path bert:v1)"
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("tag", metavar="TAG", shell_complete=complete_tag)
+@common_options
+@pass_options
+def path(options: Options, tag: str) -> None:
+    """Print the directory of a version.
+
+    It is made ready first if need be. Its files are read-only and shared with the store: copy what you want to change.
+    """
+    with options.open_store() as store:
+        model = store.get(tag)
+        directory = model.path
+    if options.json:
+        show_json({"tag": str(model.tag), "path": directory})
+    else:
+        click.echo(printable(directory) if is_screen() else directory)

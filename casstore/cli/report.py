@@ -1,0 +1,47 @@
+"""How errors and warnings reach the user: one line each on stderr, or one JSON document each with --json."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import TextIO
+
+import click
+
+from casstore.cli.exits import as_document, message
+from casstore.cli.output import printable, styled
+
+
+def report_error(error: BaseException, *, as_json: bool) -> None:
+    """Tell of an error. A usage error also says where the help is."""
+    if as_json:
+        click.echo(json.dumps({"error": as_document(error)}), err=True)
+        return
+    click.echo(styled("error: ", fg="red", bold=True) + printable(message(error)), err=True)
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        click.echo(f"see `{error.ctx.command_path} --help`", err=True)
+
+
+def show_warnings(*, as_json: bool) -> None:
+    """Have the library's warnings shown, each text once, without the place in the code where they arose."""
+    seen: set[str] = set()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],  # noqa: ARG001 - the signature is that of warnings.showwarning
+        filename: str,  # noqa: ARG001
+        lineno: int,  # noqa: ARG001
+        file: TextIO | None = None,  # noqa: ARG001
+        line: str | None = None,  # noqa: ARG001
+    ) -> None:
+        text = str(message)
+        if text in seen:
+            return
+        seen.add(text)
+        if as_json:
+            click.echo(json.dumps({"warning": text}), err=True)
+        else:
+            click.echo(styled("warning: ", fg="yellow", bold=True) + printable(text), err=True)
+
+    warnings.filterwarnings("always", category=UserWarning)
+    warnings.showwarning = show

@@ -1,0 +1,154 @@
+"""casstore save"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+import casstore
+from casstore.cli.arguments import complete_tag, parse_pairs
+from casstore.cli.describe import summary
+from casstore.cli.exits import Interrupted
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, show_json, show_table
+from casstore.cli.progress import progress_bar
+
+_EXAMPLES = """\b
+Examples:
+  casstore save bert out/                      a generated version
+  casstore save bert:v1 out/ -l stage=dev -m accuracy=0.93 -m 'tags=["en"]'
+  casstore save bert:v2 out/ --base bert:v1 --move
+  casstore save tiny:v1 model.gguf             a single file
+  tag=$(casstore save -q bert out/)            for scripts: the tag alone
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("tag", metavar="TAG", shell_complete=complete_tag)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-l", "--label", "labels", metavar="K=V", multiple=True, help="A label, text to text. Repeatable.")
+@click.option(
+    "-m",
+    "--metadata",
+    metavar="K=V",
+    multiple=True,
+    help="A metadata entry; V is read as JSON if it is JSON, else as text. Repeatable.",
+)
+@click.option(
+    "--metadata-file",
+    metavar="FILE",
+    type=click.File(encoding="utf-8"),
+    help="Metadata from a JSON object in a file, - for stdin; -m adds to it.",
+)
+@click.option("--module", metavar="M", default="", help="The Python module that loads it, such as transformers.")
+@click.option(
+    "--framework",
+    "frameworks",
+    metavar="NAME=VERSION",
+    multiple=True,
+    help="A package it was made with; the first is the framework. Repeatable.",
+)
+@click.option(
+    "--base",
+    metavar="TAG",
+    shell_complete=complete_tag,
+    help="The version it comes from.  [default: the newest of that name]",
+)
+@click.option("--move", is_flag=True, help="Take the files over instead of copying them; PATH is empty afterwards.")
+@click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
+@click.option(
+    "--durability",
+    type=click.Choice(["full", "relaxed"]),
+    help="full: survives a power cut once saved; relaxed: faster.  [default: the store's setting]",
+)
+@common_options
+@pass_options
+def save(
+    options: Options,
+    tag: str,
+    path: Path,
+    labels: tuple[str, ...],
+    metadata: tuple[str, ...],
+    metadata_file: IO[str] | None,
+    module: str,
+    frameworks: tuple[str, ...],
+    base: str | None,
+    move: bool,
+    allow_empty: bool,
+    durability: str | None,
+) -> None:
+    """Save the directory or file at PATH as TAG.
+
+    TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
+    that exists is an error. Either everything is saved or nothing is.
+    """
+    parsed_labels = parse_pairs("--label", labels)
+    parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
+    context = _context(frameworks)
+    with options.open_store() as store, progress_bar(options) as progress:
+        draft = store.create(
+            tag,
+            labels=parsed_labels,
+            metadata=parsed_metadata,
+            context=context,
+            module=module,
+            base=base,
+            durability=durability,
+            progress=progress,
+        )
+        try:
+            with draft:
+                draft.take_from(path, move=move, allow_empty=allow_empty)
+        except KeyboardInterrupt as error:
+            # It may have come just after the one moment from which on the version is there.
+            if str(draft.tag) in store.tags():
+                raise Interrupted(f"interrupted, but {draft.tag} was saved already") from error
+            raise Interrupted("interrupted; nothing was saved") from error
+        model = draft.model
+    _show(options, model)
+
+
+def _show(options: Options, model: casstore.Model) -> None:
+    if options.json:
+        show_json(summary(model))
+    elif options.quiet:
+        click.echo(str(model.tag))
+    elif is_screen():
+        click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
+    else:
+        show_table((), [(str(model.tag), Bytes(model.size), model.file_count)])
+    hint(
+        options,
+        f'open it with `casstore path {model.tag}`, or in Python: casstore.Store().get("{model.tag}").path',
+    )
+
+
+def _read_metadata(file: IO[str] | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    context = click.get_current_context()
+    try:
+        document = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--metadata-file {file.name} is not JSON: {error}", context) from error
+    if not isinstance(document, dict):
+        raise click.UsageError(f"--metadata-file {file.name} holds no JSON object, such as {{...}}", context)
+    return document
+
+
+def _parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for key, text in parse_pairs("--metadata", pairs).items():
+        try:
+            metadata[key] = json.loads(text)
+        except (ValueError, RecursionError):
+            metadata[key] = text
+    return metadata
+
+
+def _context(frameworks: tuple[str, ...]) -> dict[str, Any]:
+    versions = parse_pairs("--framework", frameworks)
+    return {"framework_name": next(iter(versions)), "framework_versions": versions} if versions else {}

@@ -1,0 +1,81 @@
+"""casstore show"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+import casstore
+from casstore.cli.arguments import complete_tag
+from casstore.cli.describe import everything
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import Bytes, Column, is_screen, show_fields, show_json, show_table
+
+_EXAMPLES = """\b
+Examples:
+  casstore show bert                           the newest version
+  casstore show bert:v1
+  casstore show bert:v1 --json | jq .metadata
+"""
+_COLUMNS = (Column("FILE"), Column("SIZE", right=True), Column("BLAKE3"), Column(""))
+# A vector in the metadata would push everything else off the screen; --json has it whole.
+_MAX_SCREEN_CHARACTERS = 300
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("tag", metavar="TAG", shell_complete=complete_tag)
+@common_options
+@pass_options
+def show(options: Options, tag: str) -> None:
+    """Show all about one version.
+
+    Its files with their digests, labels, metadata, context and base. TAG is name:version, a unique beginning of
+    a version, or a name alone for its newest version.
+    """
+    with options.open_store() as store:
+        model = store.get(tag)
+        if options.json:
+            show_json(everything(model))
+            return
+        show_fields(_fields(model))
+        rows = [(f.path, Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
+    if is_screen():
+        click.echo()
+        show_table(_COLUMNS, rows)
+    else:
+        show_table((), [("file", *row[:3]) for row in rows])
+
+
+def _fields(model: casstore.Model) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "tag": model.tag,
+        "size": Bytes(model.size),
+        "files": model.file_count,
+        "created": model.created_at,
+        "digest": model.digest,
+        "base": None if model.base is None else model.base.tag,
+        "module": model.module or None,
+        "casstore": model.casstore_version,
+    }
+    for name, values in (
+        ("label", model.labels),
+        ("metadata", _as_json(model.metadata)),
+        ("signature", _as_json(model.signatures)),
+        ("option", _as_json(model.options)),
+        ("context", _as_json(model.context)),
+    ):
+        fields.update({f"{name}.{key}": value for key, value in values.items()})
+    return fields
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: _cut(value if isinstance(value, str) else json.dumps(value)) for key, value in values.items()}
+
+
+def _cut(text: str) -> str:
+    if is_screen() and len(text) > _MAX_SCREEN_CHARACTERS:
+        return text[:_MAX_SCREEN_CHARACTERS] + "…"
+    return text

@@ -1,0 +1,203 @@
+"""What tests of the whole store share: a store, sources, a full picture of a store, and real child processes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import stat
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+import casstore
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[casstore.Store]:
+    with casstore.Store(home) as opened:
+        yield opened
+
+
+@pytest.fixture
+def noise() -> Callable[..., bytes]:
+    """noise(size, seed): bytes that neither shrink nor repeat, the same at every call."""
+    return _noise
+
+
+@functools.lru_cache(64)
+def _noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@pytest.fixture
+def plant() -> Callable[[Path | str, dict[str, bytes | None]], Path]:
+    """plant(root, files): write files; None makes an empty directory, a name that ends in ! an executable."""
+
+    def write(root: Path | str, files: dict[str, bytes | None]) -> Path:
+        root = Path(root)
+        root.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            path = root / name.removesuffix("!")
+            if content is None:
+                path.mkdir(parents=True, exist_ok=True)
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o755 if name.endswith("!") else 0o644)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def contents() -> Callable[[casstore.Model], dict[str, bytes]]:
+    """contents(model): every file, checked to be the same in the directory and straight from the chunks."""
+
+    def read(model: casstore.Model) -> dict[str, bytes]:
+        root = Path(model.path)
+        standing = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        standing.pop("model.yaml")
+        assert list(standing.keys() | set()) or not model.files
+        streamed = {}
+        for file in model.files:
+            with model.open(file.path) as reader:
+                streamed[file.path] = reader.read()
+            assert casstore.Digest.of(streamed[file.path]) == file.digest
+            assert len(streamed[file.path]) == file.size
+        assert streamed == standing
+        return streamed
+
+    return read
+
+
+def _rows(home: Path) -> dict[str, list[Any]]:
+    connection = apsw.Connection(str(home / "catalog.db"), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return {
+            name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
+            for name in names
+            if not name.startswith("sqlite_")
+        }
+    finally:
+        connection.close()
+
+
+def _files(home: Path) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for directory, folders, names in os.walk(home):
+        for name in folders + names:
+            path = Path(directory, name)
+            relative = str(path.relative_to(home))
+            # Lock files stay once made, and SQLite's own files are compared by their rows.
+            if relative.startswith(("catalog.db", "locks/")):
+                continue
+            status = path.lstat()
+            content = casstore.Digest.of(path.read_bytes()).hex() if stat.S_ISREG(status.st_mode) else ""
+            links = status.st_nlink if stat.S_ISREG(status.st_mode) else 0
+            seen[relative] = (stat.filemode(status.st_mode), links, content)
+    return seen
+
+
+@pytest.fixture
+def picture(home: Path) -> Callable[[], tuple[dict[str, Any], dict[str, list[Any]]]]:
+    """picture(): every path of the store with mode, links and content, and every row of its catalog."""
+    return lambda: (_files(home), _rows(home))
+
+
+@pytest.fixture
+def sql(home: Path) -> Callable[..., list[Any]]:
+    """sql(statement, parameters): run it on the store's catalog, behind the store's back."""
+
+    def run(statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        connection = apsw.Connection(str(home / "catalog.db"))
+        connection.set_busy_timeout(10_000)
+        try:
+            return connection.execute(statement, parameters).fetchall()
+        finally:
+            connection.close()
+
+    return run
+
+
+@pytest.fixture
+def leftovers(home: Path, sql: Callable[..., list[Any]]) -> Callable[[], list[str]]:
+    """leftovers(): files of the store that no row explains; of a store at rest there are none."""
+
+    def find() -> list[str]:
+        named = {row[0] for row in sql("SELECT file_id FROM container")}
+        manifests = {row[0] for row in sql("SELECT manifest_id FROM version")}
+        versions = {f"{name}/{version}" for name, version in sql("SELECT name, version FROM version")}
+        stray = [str(path) for path in (home / "sessions").iterdir()]
+        stray += [str(p) for p in (home / "objects/packs").iterdir() if p.stem not in named]
+        stray += [str(p) for p in (home / "objects/loose").rglob("*.*") if p.suffix[1:] not in named]
+        stray += [str(path) for path in (home / "manifests/.pending").iterdir()]
+        stray += [
+            str(path) for path in (home / "manifests").glob("[!.]*/*") if path.name.rpartition(".")[2] not in manifests
+        ]
+        stray += [
+            str(path)
+            for path in (home / "models").glob("*/*")
+            if path.name != "latest" and f"{path.parent.name}/{path.name}" not in versions
+        ]
+        stray += [str(path) for path in (home / "models").iterdir() if not any(path.iterdir())]
+        return stray
+
+    return find
+
+
+class Child:
+    """A forked process that runs one function; a real one, that can be killed."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads; none of ours is running
+            self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = int(function() or 0)  # type: ignore[call-overload]
+            except BaseException:  # noqa: BLE001 - the child must not go on as pytest
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+
+    def wait(self) -> int:
+        """The exit code; the negative number of a signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def kill(self) -> int:
+        os.kill(self.pid, 9)
+        return self.wait()
+
+
+@pytest.fixture
+def child() -> type[Child]:
+    """child(function): run it in a forked process."""
+    return Child
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """script(text, *arguments): run Python code in a new process."""
+
+    def run(text: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        command = [*options.pop("before", ()), sys.executable, "-c", text, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+    return run

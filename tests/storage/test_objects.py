@@ -1,0 +1,400 @@
+from __future__ import annotations
+
+import io
+import os
+import random
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casstore.digest import Digest
+from casstore.errors import IntegrityError
+from casstore.storage import objects as objects_module
+from casstore.storage.container import Container, FileStamp, Location
+from casstore.storage.layout import Layout, new_id
+from casstore.storage.objects import Objects
+from casstore.storage.pack import PackWriter
+from casstore.storage.recipe import Recipe, RecipeSegment
+
+
+class Shelf:
+    """A store's objects without a catalog: `homes` says where chunks are, `asked` how often that was looked up."""
+
+    def __init__(self, home: Path) -> None:
+        self.layout = Layout(home)
+        for directory in self.layout.directories():
+            directory.mkdir(parents=True, exist_ok=True)
+        self.homes: dict[Digest, Location] = {}
+        self.asked = 0
+        self.when_asked: Callable[[], None] = lambda: None
+        self.objects = Objects(self.layout, self.locate)
+        self._containers = 0
+
+    def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
+        self.asked += 1
+        self.when_asked()
+        return {digest: self.homes[digest] for digest in digests if digest in self.homes}
+
+    def add_loose(self, blob: bytes, lengths: list[int]) -> Recipe:
+        self._containers += 1
+        container = Container(self._containers, new_id(), Digest.of(blob))
+        Path(container.path(self.layout)).write_bytes(blob)
+        chunks = []
+        offset = 0
+        for length in lengths:
+            digest = Digest.of(blob[offset : offset + length])
+            self.homes[digest] = Location(container, offset, length, length)
+            chunks.append((digest, length))
+            offset += length
+        assert offset == len(blob)
+        return Recipe(Digest.of(blob), len(blob), "test/1", (RecipeSegment(tuple(chunks)),) if chunks else ())
+
+    def add_pack(self, chunks: list[bytes]) -> Container:
+        self._containers += 1
+        container = Container(self._containers, new_id(), None)
+        writer = PackWriter(container.path(self.layout))
+        for raw in chunks:
+            writer.add(Digest.of(raw), raw, 2)
+        writer.finish(0o444, durable=False)
+        for entry in writer.entries:
+            self.homes[entry.digest] = Location(
+                container, entry.offset, entry.length, entry.raw_bytes, entry.encoding, entry.base
+            )
+        return container
+
+    def path_of(self, digest: Digest) -> Path:
+        return Path(self.homes[digest].container.path(self.layout))
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Iterator[Shelf]:
+    made = Shelf(tmp_path)
+    yield made
+    made.objects.close()
+
+
+CHUNKS = [random.Random(n).randbytes(40) * (n * 3 + 1) for n in range(5)]
+DIGESTS = [Digest.of(raw) for raw in CHUNKS]
+BLOB = b"".join(CHUNKS)
+KINDS = ["loose", "pack"]
+
+
+def fill(shelf: Shelf, kind: str) -> Recipe:
+    recipe = shelf.add_loose(BLOB, [len(raw) for raw in CHUNKS])
+    if kind == "pack":
+        shelf.path_of(DIGESTS[0]).unlink()
+        shelf.add_pack(CHUNKS)
+    return recipe
+
+
+def damage(path: Path, offset: int) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_and_blobs_come_back(shelf: Shelf, tmp_path: Path, kind: str) -> None:
+    recipe = fill(shelf, kind)
+    assert [shelf.objects.read_chunk(digest) for digest in DIGESTS] == CHUNKS
+    assert list(shelf.objects.read_blob(recipe)) == CHUNKS
+    with shelf.objects.open_blob(recipe) as reader:
+        assert reader.read() == BLOB
+    told: list[int] = []
+    with (tmp_path / "out").open("wb") as file:
+        shelf.objects.write_blob(recipe, file.fileno(), told.append)
+    assert (tmp_path / "out").read_bytes() == BLOB
+    assert sum(told) == len(BLOB)
+
+
+def test_a_large_blob_is_written_by_threads(shelf: Shelf, tmp_path: Path) -> None:
+    blob = random.Random(1).randbytes(3 << 20)
+    recipe = shelf.add_loose(blob, [1 << 16] * 48)
+    told: list[int] = []
+    before = threading.active_count()
+    with (tmp_path / "out").open("wb") as file:
+        shelf.objects.write_blob(recipe, file.fileno(), told.append)
+    assert (tmp_path / "out").read_bytes() == blob
+    assert told == [1 << 16] * 48
+    assert threading.active_count() == before
+
+
+def test_the_empty_blob(shelf: Shelf) -> None:
+    recipe = Recipe.of_one_chunk(Digest.of(b""), 0)
+    assert list(shelf.objects.read_blob(recipe)) == []
+    assert shelf.objects.open_blob(recipe).read() == b""
+    assert shelf.asked == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_damaged_byte_is_noticed(shelf: Shelf, kind: str) -> None:
+    fill(shelf, kind)
+    location = shelf.homes[DIGESTS[0]]
+    path = shelf.path_of(DIGESTS[0])
+    for offset in range(location.offset, location.offset + location.length):
+        damage(path, offset)
+        with pytest.raises(IntegrityError, match=r"chunk [0-9a-f]{64} in .* is damaged or missing"):
+            shelf.objects.read_chunk(DIGESTS[0])
+        assert shelf.objects.read_chunk(DIGESTS[1]) == CHUNKS[1]
+        damage(path, offset)
+    assert shelf.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_reaches_every_way_of_reading(shelf: Shelf, tmp_path: Path, kind: str) -> None:
+    recipe = fill(shelf, kind)
+    location = shelf.homes[DIGESTS[2]]
+    damage(shelf.path_of(DIGESTS[2]), location.offset + location.length - 1)
+    with pytest.raises(IntegrityError):
+        list(shelf.objects.read_blob(recipe))
+    with pytest.raises(IntegrityError), (tmp_path / "out").open("wb") as file:
+        shelf.objects.write_blob(recipe, file.fileno())
+    with shelf.objects.open_blob(recipe) as reader:
+        reader.seek(sum(map(len, CHUNKS[:2])))
+        with pytest.raises(IntegrityError):
+            reader.read(1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["missing", "empty", "cut short"])
+def test_a_container_that_is_gone(shelf: Shelf, kind: str, how: str) -> None:
+    fill(shelf, kind)
+    path = shelf.path_of(DIGESTS[-1])
+    path.chmod(0o644)
+    if how == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, 0 if how == "empty" else shelf.homes[DIGESTS[-1]].offset + 30)
+    with pytest.raises(IntegrityError, match="damaged or missing") as caught:
+        shelf.objects.read_chunk(DIGESTS[-1])
+    assert str(path) in str(caught.value)
+    # Once to find it, and once to see that it had not moved meanwhile.
+    assert shelf.asked == 2
+
+
+def test_a_chunk_without_a_home(shelf: Shelf) -> None:
+    with pytest.raises(IntegrityError, match=f"chunk {DIGESTS[0]} is missing from the store"):
+        shelf.objects.read_chunk(DIGESTS[0])
+
+
+def test_another_chunk_at_the_place(shelf: Shelf) -> None:
+    shelf.add_pack(CHUNKS)
+    shelf.homes[DIGESTS[0]] = shelf.homes[DIGESTS[1]]
+    with pytest.raises(IntegrityError, match="another chunk stands where"):
+        shelf.objects.read_chunk(DIGESTS[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_chunk_that_moves_while_it_is_read(shelf: Shelf, kind: str, how: str) -> None:
+    """gc packs it and unlinks its old home between the look-up and the open."""
+    recipe = fill(shelf, kind)
+    old = shelf.homes[DIGESTS[0]].container
+    moved = False
+
+    def move() -> None:
+        nonlocal moved
+        if not moved:
+            moved = True
+            return
+        if shelf.homes[DIGESTS[0]].container == old:
+            shelf.add_pack(CHUNKS)
+
+    shelf.when_asked = move
+    path = shelf.path_of(DIGESTS[0])
+    if how == "missing":
+        path.unlink()
+    else:
+        damage(path, shelf.homes[DIGESTS[0]].offset)
+    assert shelf.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]
+    assert shelf.asked == 2
+    assert b"".join(shelf.objects.read_blob(recipe)) == BLOB
+
+
+def test_a_chunk_that_moves_again_and_again(shelf: Shelf) -> None:
+    fill(shelf, "loose")
+    containers = []
+    for _ in range(4):
+        containers.append(shelf.homes[DIGESTS[0]])
+        shelf.path_of(DIGESTS[0]).unlink()
+        shelf.add_pack(CHUNKS)
+    last = shelf.homes[DIGESTS[0]]
+    answers = [*containers, last]
+    shelf.when_asked = lambda: shelf.homes.update({DIGESTS[0]: answers.pop(0)})
+    assert shelf.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]
+    assert answers == []
+
+
+def test_a_chunk_that_is_collected_while_it_is_read(shelf: Shelf) -> None:
+    fill(shelf, "loose")
+    shelf.path_of(DIGESTS[0]).unlink()
+    shelf.when_asked = lambda: shelf.homes.pop(DIGESTS[0]) if shelf.asked > 1 else None  # type: ignore[return-value, func-returns-value]
+    with pytest.raises(IntegrityError, match="damaged or missing"):
+        shelf.objects.read_chunk(DIGESTS[0])
+
+
+def test_an_open_container_is_read_after_it_was_unlinked(shelf: Shelf) -> None:
+    fill(shelf, "pack")
+    shelf.objects.read_chunk(DIGESTS[0])
+    shelf.path_of(DIGESTS[0]).unlink()
+    assert shelf.objects.read_chunk(DIGESTS[1]) == CHUNKS[1]
+
+
+def test_errors_of_the_disk_are_no_damage(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unreadable disk must not lead to a version being called damaged, or moved to quarantine."""
+    fill(shelf, "loose")
+
+    def fail(*_: object) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(objects_module.os, "pread", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        shelf.objects.read_chunk(DIGESTS[0])
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
+def test_open_containers_are_bounded_and_closed(shelf: Shelf) -> None:
+    before = open_descriptors()
+    for n in range(100):
+        shelf.add_loose(b"%d" % n, [len(str(n))])
+    assert shelf.objects.read_chunk(Digest.of(b"0")) == b"0"
+    for digest in list(shelf.homes) * 2:
+        shelf.objects.read_chunk(digest)
+    assert open_descriptors() - before <= 64
+    shelf.objects.close()
+    assert open_descriptors() == before
+    assert shelf.objects.read_chunk(Digest.of(b"7")) == b"7"
+
+
+def test_threads_share_it(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers are closed under readers all the time, and no reader notices."""
+    monkeypatch.setattr(objects_module, "_MAX_OPEN_CONTAINERS", 2)
+    for n in range(20):
+        shelf.add_loose(b"%d" % n, [len(str(n))])
+    shelf.add_pack(CHUNKS)
+    order = [*shelf.homes] * 20
+
+    def read(seed: int) -> bool:
+        mine = random.Random(seed).sample(order, len(order))
+        return all(Digest.of(shelf.objects.read_chunk(digest)) == digest for digest in mine)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(read, range(6)))
+
+
+def test_a_blob_that_is_read_in_part_leaves_no_thread(shelf: Shelf) -> None:
+    recipe = shelf.add_loose(bytes(5000), [1] * 5000)
+    before = threading.active_count()
+    reading = shelf.objects.read_blob(recipe)
+    assert next(reading) == b"\0"
+    reading.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    # Not all 5000 were read for one byte.
+    assert shelf.asked <= 2
+
+
+def test_look_ups_are_batched(shelf: Shelf) -> None:
+    recipe = shelf.add_loose(bytes(4500), [1] * 4500)
+    assert sum(len(raw) for raw in shelf.objects.read_blob(recipe)) == 4500
+    assert shelf.asked == 3
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("read"), st.integers(-1, 700), st.just(0)),
+        st.tuples(st.just("read1"), st.integers(-1, 700), st.just(0)),
+        st.tuples(st.just("readinto"), st.integers(0, 700), st.just(0)),
+        st.tuples(st.just("readline"), st.integers(-1, 700), st.just(0)),
+        st.tuples(st.just("peek"), st.just(0), st.just(0)),
+        st.tuples(st.just("seek"), st.integers(0, 2 * len(BLOB)), st.just(os.SEEK_SET)),
+        st.tuples(st.just("seek"), st.integers(-700, 700), st.just(os.SEEK_CUR)),
+        st.tuples(st.just("seek"), st.integers(-len(BLOB), 300), st.just(os.SEEK_END)),
+    ),
+    max_size=30,
+)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Shelf, Recipe]]:
+    shelves = {kind: Shelf(tmp_path_factory.mktemp(kind)) for kind in KINDS}
+    return {kind: (shelf, fill(shelf, kind)) for kind, shelf in shelves.items()}
+
+
+@settings(deadline=None)
+@given(operations, st.sampled_from(KINDS), st.sampled_from([1, 7, 64 << 10]))
+def test_the_reader_reads_as_bytesio_does(
+    filled: dict[str, tuple[Shelf, Recipe]], steps: list[tuple[str, int, int]], kind: str, buffer_bytes: int
+) -> None:
+    shelf, recipe = filled[kind]
+    expected = io.BytesIO(BLOB)
+    reader = io.BufferedReader(objects_module.BlobReader(shelf.objects, recipe), buffer_bytes)
+    for name, number, whence in steps:
+        if name == "seek":
+            if whence == os.SEEK_CUR and expected.tell() + number < 0:
+                continue
+            assert reader.seek(number, whence) == expected.seek(number, whence)
+        elif name == "readinto":
+            mine, theirs = bytearray(number), bytearray(number)
+            assert reader.readinto(mine) == expected.readinto(theirs)
+            assert mine == theirs
+        elif name == "read1":
+            # As much as is at hand: fewer bytes are right, wrong ones and none are not.
+            found = reader.read1(number)
+            assert found == expected.read(len(found))
+            assert found or number == 0 or expected.tell() >= len(BLOB)
+        elif name == "peek":
+            found = reader.peek()
+            assert BLOB[expected.tell() :].startswith(found)
+        else:
+            assert getattr(reader, name)(number) == getattr(expected, name)(number)
+        assert reader.tell() == expected.tell()
+
+
+def test_the_reader_is_a_file_to_others(shelf: Shelf, tmp_path: Path) -> None:
+    recipe = fill(shelf, "pack")
+    reader = shelf.objects.open_blob(recipe)
+    assert reader.readable()
+    assert reader.seekable()
+    assert not reader.writable()
+    with (tmp_path / "out").open("wb") as file:
+        shutil.copyfileobj(reader, file)
+    assert (tmp_path / "out").read_bytes() == BLOB
+    reader.close()
+    with pytest.raises(ValueError, match="closed"):
+        reader.read(1)
+
+
+def test_the_reader_refuses_impossible_places(shelf: Shelf) -> None:
+    reader = shelf.objects.open_blob(fill(shelf, "loose"))
+    reader.seek(3)
+    for offset, whence in ((-1, os.SEEK_SET), (-4, os.SEEK_CUR), (-len(BLOB) - 1, os.SEEK_END)):
+        with pytest.raises((ValueError, OSError)):
+            reader.seek(offset, whence)
+        assert reader.tell() == 3
+    for whence in (3, 4, 99):
+        with pytest.raises((ValueError, OSError)):
+            reader.seek(0, whence)
+    assert reader.read(2) == BLOB[3:5]
+
+
+def test_the_reader_reads_each_chunk_once_in_order(shelf: Shelf) -> None:
+    reader = shelf.objects.open_blob(fill(shelf, "loose"))
+    while reader.read(11):
+        pass
+    assert shelf.asked == len(CHUNKS)
+
+
+def test_stamps() -> None:
+    status = os.stat(__file__)
+    assert FileStamp.of(status) == FileStamp(status.st_ino, status.st_size, status.st_mtime_ns)

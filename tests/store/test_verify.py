@@ -1,0 +1,157 @@
+"""verify: names what is damaged, and only that; changes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+BIG = 2_500_000
+
+
+def flip(path: Path, offset: int) -> None:
+    """Flip one bit as a failing disk would: no time stamp tells."""
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def three(store, plant, noise):
+    for tag, files in {
+        "a:1": {"w.bin": noise(BIG), "small": noise(500, 9)},
+        "b:1": {"copy/of/w.bin": noise(BIG), "own": noise(5000, 8)},
+        "c:1": {"else.bin": noise(BIG, 3), "mid": noise(100_000, 4)},
+    }.items():
+        with store.create(tag) as draft:
+            plant(draft.path, files)
+    return store
+
+
+def loose(store, tag, path):
+    digest = next(file.digest for file in store.get(tag).files if file.path == path)
+    return next((store.home / "objects/loose").rglob(f"{digest}.*"))
+
+
+def named(report):
+    return [(damage.tag, damage.path) for damage in report.damage]
+
+
+def test_a_sound_store(three, picture):
+    before = picture()
+    report = three.verify()
+    assert report.is_sound
+    assert (named(report), report.damaged_copies, report.reasons) == ([], (), ())
+    assert report.chunks > 10
+    assert report.read_bytes >= 2 * BIG
+    assert picture() == before
+
+
+@pytest.mark.parametrize("offset", [0, 1, BIG // 2, BIG - 1])
+def test_a_flipped_bit_in_a_loose_file(three, picture, offset):
+    path = loose(three, "a:1", "w.bin")
+    flip(path, offset)
+    before = picture()
+    report = three.verify()
+    assert named(report) == [("a:1", "w.bin"), ("b:1", "copy/of/w.bin")]
+    assert report.damaged_tags == ["a:1", "b:1"]
+    assert not report.is_sound
+    assert len(report.reasons) == 1
+    assert str(path) in report.reasons[0]
+    assert picture() == before
+    flip(path, offset)
+    assert three.verify().is_sound
+
+
+def test_a_flipped_bit_in_each_pack(three):
+    found = set()
+    for pack in (three.home / "objects/packs").iterdir():
+        flip(pack, 16 + 48 + 3)  # in the first record's encoded bytes
+        report = three.verify()
+        assert len(named(report)) == 1
+        found |= set(named(report))
+        flip(pack, 16 + 48 + 3)
+    assert found == {("a:1", "small"), ("b:1", "own"), ("c:1", "mid")}
+    assert three.verify().is_sound
+
+
+def test_damage_in_a_pack_and_a_loose_file_at_once(three):
+    flip(loose(three, "c:1", "else.bin"), 77)
+    for pack in (three.home / "objects/packs").iterdir():
+        flip(pack, 16 + 48 + 3)
+    assert named(three.verify()) == [("a:1", "small"), ("b:1", "own"), ("c:1", "else.bin"), ("c:1", "mid")]
+
+
+@pytest.mark.parametrize("harm", [os.unlink, lambda path: os.truncate(path, 0), lambda path: os.truncate(path, 100)])
+def test_a_missing_or_cut_container(three, harm):
+    path = loose(three, "c:1", "else.bin")
+    path.chmod(0o644)
+    harm(path)
+    report = three.verify()
+    assert named(report) == [("c:1", "else.bin")]
+    for pack in (three.home / "objects/packs").iterdir():
+        pack.unlink()
+    assert named(three.verify()) == [("a:1", "small"), ("b:1", "own"), ("c:1", "else.bin"), ("c:1", "mid")]
+
+
+@pytest.mark.parametrize("harm", [lambda path: flip(path, 5), os.unlink])
+def test_a_redundant_copy_that_is_damaged_is_not_a_lost_version(three, harm):
+    path = loose(three, "c:1", "mid")
+    harm(path)
+    report = three.verify()
+    assert report.damage == ()
+    assert report.damaged_copies == (str(path),)
+    assert not report.is_sound
+    assert len(report.reasons) == 1
+
+
+def test_the_part_of_a_loose_file_whose_chunks_live_elsewhere_is_read_too(store, plant, noise):
+    """Directories link to the whole file, so a bit flipped in the part that is only a copy matters as well."""
+    with store.create("m:1") as draft:
+        plant(draft.path, {"w.bin": noise(BIG)})
+    with store.create("m:2") as draft:
+        plant(draft.path, {"w.bin": noise(BIG) + noise(2 * BIG, 1)})
+    path = loose(store, "m:2", "w.bin")
+    flip(path, 10)
+    report = store.verify()
+    assert report.damage == ()
+    assert report.damaged_copies == (str(path),)
+
+
+def test_chunks_without_a_row(three, sql):
+    digest = next(file.digest for file in three.get("a:1").files if file.path == "small")
+    sql("DELETE FROM chunk WHERE digest = ?", (bytes(digest),))
+    assert named(three.verify()) == [("a:1", "small")]
+
+
+def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, plant, noise, monkeypatch):
+    """gc takes a chunk between its look-up and its reading; by the end of verify a new version has it again."""
+    files = {"w.bin": noise(BIG)}
+    with store.create("m:1") as draft:
+        plant(draft.path, files)
+    objects = type(store._workspace.objects)
+    real = objects.read_ahead
+
+    def read_ahead(self, digests):
+        monkeypatch.setattr(objects, "read_ahead", real)
+        store.delete("m:1")
+        store.gc()
+        futures = list(real(self, digests))
+        for future in futures:
+            future.exception()
+        with store.create("m:2") as draft:
+            plant(draft.path, files)
+        return iter(futures)
+
+    monkeypatch.setattr(objects, "read_ahead", read_ahead)
+    report = store.verify()
+    assert report.is_sound
+    assert report.reasons == ()
+    assert store.tags() == ["m:2"]

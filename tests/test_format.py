@@ -1,0 +1,429 @@
+"""A second reader of stores, written from docs/format.md alone, reads what casstore writes.
+
+This module imports nothing of casstore: the store is made by another process.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+import numpy as np
+import pytest
+import yaml
+import zstandard
+from blake3 import blake3
+from pyfastcdc.py.constants import GEAR
+
+MIB = 1 << 20
+
+
+def digest_of(data: bytes) -> bytes:
+    return blake3(data).digest()
+
+
+def unzstd(frame: bytes) -> bytes:
+    assert zstandard.get_frame_parameters(frame).content_size != zstandard.CONTENTSIZE_UNKNOWN
+    return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+
+
+class Row(NamedTuple):
+    """An index row of a pack."""
+
+    digest: bytes
+    offset: int
+    length: int
+    raw_bytes: int
+    encoding: int
+    base: bytes | None
+
+
+def read_record(pack: bytes, offset: int) -> tuple[Row, bytes]:
+    """ "Record" in docs/format.md: the row that would describe it, and its encoded bytes."""
+    magic, encoding, flags, extension_bytes, raw_bytes, encoded_bytes = struct.unpack_from("<4sBBHII", pack, offset)
+    assert magic == b"chnk"
+    assert not flags & ~1
+    digest = pack[offset + 16 : offset + 48]
+    base = pack[offset + 48 : offset + 80] if flags & 1 else None
+    start = offset + 48 + extension_bytes
+    row = Row(digest, offset, 48 + extension_bytes + encoded_bytes, raw_bytes, encoding, base)
+    return row, pack[start : start + encoded_bytes]
+
+
+def read_index(pack: bytes) -> list[Row]:
+    """ "Header", "Index" and "Trailer"."""
+    assert struct.unpack_from("<8sHHI", pack) == (b"casspack", 1, 0, 1)
+    offset, length, digest, magic = struct.unpack("<QI32s8s", pack[-52:])
+    assert magic == b"packtail"
+    assert offset + length == len(pack) - 52
+    index = pack[offset : offset + length]
+    assert digest_of(index) == digest
+    return [Row(*row[:6]) for row in msgpack.unpackb(unzstd(index))]
+
+
+def walk_records(pack: bytes) -> Iterator[Row]:
+    offset = 16
+    while pack[offset : offset + 4] == b"chnk":
+        row, _ = read_record(pack, offset)
+        yield row
+        offset += row.length
+
+
+def decode(encoding: int, encoded: bytes, raw_bytes: int) -> bytes:
+    """ "Encodings"."""
+    if encoding == 0:
+        return encoded
+    if encoding == 1:
+        return unzstd(encoded)
+    assert encoding == 2
+    width = encoded[0]
+    assert width in (2, 4, 8)
+    count = raw_bytes // width
+    raw = bytearray(raw_bytes)
+    start = 1 + 5 * width
+    for plane in range(width):
+        is_zstd, length = struct.unpack_from("<BI", encoded, 1 + 5 * plane)
+        assert is_zstd in (0, 1)
+        stored = encoded[start : start + length]
+        raw[plane : count * width : width] = unzstd(stored) if is_zstd else stored
+        start += length
+    raw[count * width :] = encoded[start:]
+    return bytes(raw)
+
+
+class Reader:
+    """Every chunk of a store, from its containers; every version, from its manifests. No catalog."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.encodings: set[int] = set()
+        self.packed: dict[bytes, bytes] = {}
+        for path in (home / "objects/packs").glob("*.pack"):
+            pack = path.read_bytes()
+            rows = read_index(pack)
+            assert list(walk_records(pack)) == rows
+            for row in rows:
+                found, encoded = read_record(pack, row.offset)
+                assert found == row
+                self.encodings.add(row.encoding)
+                raw = decode(row.encoding, encoded, row.raw_bytes)
+                assert (len(raw), digest_of(raw)) == (row.raw_bytes, row.digest)
+                self.packed[row.digest] = raw
+        self.loose: dict[bytes, bytes] = {}
+        for path in (home / "objects/loose").glob("??/*"):
+            name, _, _ = path.name.rpartition(".")
+            blob = bytes.fromhex(name)
+            self.loose[blob] = path.read_bytes()
+            assert path.parent.name == name[:2]
+            assert digest_of(self.loose[blob]) == blob
+
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        found = {}
+        for path in (self.home / "manifests").glob("*/*"):
+            if path.parent.name != ".pending":
+                version, _, _ = path.name.rpartition(".")
+                frame = path.read_bytes()
+                assert zstandard.get_frame_parameters(frame).has_checksum
+                found[f"{path.parent.name}:{version}"] = msgpack.unpackb(unzstd(frame))
+        return found
+
+    def chunks(self, manifests: Mapping[str, Mapping[str, Any]]) -> dict[bytes, bytes]:
+        """Packed chunks, and those that loose files hold at the places that recipes tell."""
+        chunks = dict(self.packed)
+        for manifest in manifests.values():
+            for blob, packed in manifest["recipes"]:
+                for digest, offset, length in chunks_of(packed):
+                    if blob in self.loose:
+                        chunks[digest] = self.loose[blob][offset : offset + length]
+        return chunks | self.loose
+
+    def read(self, manifest: Mapping[str, Any], chunks: Mapping[bytes, bytes]) -> dict[str, bytes]:
+        """The files of a version."""
+        recipes = dict(manifest["recipes"])
+        contents = {}
+        for path, _, size, blob in manifest["files"]:
+            if blob in recipes:
+                content = b"".join(chunks[digest] for digest, _, _ in chunks_of(recipes[blob]))
+            else:
+                content = chunks[blob] if size else b""
+            assert (len(content), digest_of(content)) == (size, blob)
+            contents[path] = content
+        return contents
+
+
+def chunks_of(packed_recipe: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """ "Recipes": digest, offset and length of each chunk."""
+    _, size, segments = msgpack.unpackb(packed_recipe)[:3]
+    offset = 0
+    for _, _, _, digests, lengths in (segment[:5] for segment in segments):
+        assert len(digests) == 32 * len(lengths)
+        for number, length in enumerate(lengths):
+            assert 1 <= length <= 16 * MIB
+            yield digests[32 * number : 32 * number + 32], offset, length
+            offset += length
+    assert offset == size
+
+
+def cut_by_content(data: bytes) -> list[int]:
+    """ "FastCDC", in the words of docs/format.md."""
+    lengths = []
+    start = 0
+    while start < len(data):
+        length = min(len(data) - start, MIB)
+        if len(data) - start > 32 << 10:
+            h = 0
+            for p in range(32 << 10, length - length % 2):
+                h = (2 * h + GEAR[data[start + p]]) % 2**64
+                if not h & (0xD91707537000 if p < 128 << 10 else 0xD90F03530000):
+                    length = p
+                    break
+        lengths.append(length)
+        start += length
+    return lengths
+
+
+def grid(length: int) -> list[int]:
+    return [min(MIB, length - start) for start in range(0, length, MIB)]
+
+
+def safetensors_bytes(tensors: Mapping[str, tuple[str, np.ndarray[Any, Any]]]) -> bytes:
+    header: dict[str, Any] = {}
+    body = b""
+    for name, (dtype, array) in tensors.items():
+        data = array.tobytes()
+        bounds = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": bounds}
+        body += data
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def torch_bytes(values: bytes) -> bytes:
+    # What torch.save writes, as far as the format goes: a pickle of one persistent id, and a storage.
+    text = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
+    pickle = b"\x80\x02" + text + b"J" + struct.pack("<i", len(values) // 4) + b"tQ."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/data/0", values)
+    return file.getvalue()
+
+
+def gguf_bytes(values: bytes) -> bytes:
+    name = b"blk.0.weight"
+    tensor = struct.pack("<Q", len(name)) + name + struct.pack("<IQIQ", 1, len(values) // 4, 0, 0)
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + tensor
+    return header + bytes(-len(header) % 32) + values
+
+
+def npz_bytes(**arrays: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def sources() -> dict[str, dict[str, bytes]]:
+    """Files of three versions, so that every encoding, every plan and both kinds of containers come up."""
+    generator = np.random.default_rng(20)
+    noise = random.Random(20)
+    weights = generator.normal(size=(700, 800)).astype("f4")
+    tuned = weights.copy()
+    tuned[0] += 1e-3
+    opaque = noise.randbytes(3 * MIB + 12_345)
+    changed = bytearray(opaque)
+    changed[MIB] ^= 1
+    first = {
+        "model.safetensors": safetensors_bytes({"w": ("F32", weights), "b": ("F32", weights[0])}),
+        "half.safetensors": safetensors_bytes({"w": ("F16", generator.normal(size=(9, 999)).astype("f2"))}),
+        "config.json": b'{"hidden_size": 384}' * 99,
+        "noise.bin": noise.randbytes(5000),
+        "opaque.bin": opaque,
+        "deep/er/ü.txt": "später".encode(),
+        "empty": b"",
+        "run.sh": b"#!/bin/sh\n",
+        "model.gguf": gguf_bytes(noise.randbytes(3 * MIB)),
+        "model.pt": torch_bytes(noise.randbytes(3 * MIB)),
+        "model.npz": npz_bytes(a=generator.normal(size=200_000), b=np.arange(10)),
+        "broken.safetensors": struct.pack("<Q", 999_999) + b'{"w": 1' + noise.randbytes(2 * MIB),
+    }
+    return {
+        "m:v1": first,
+        "m:1.0.rc-1": first | {"opaque.bin": bytes(changed)},
+        "other:v1": {"model.safetensors": safetensors_bytes({"w": ("F32", tuned)})},
+    }
+
+
+_SAVE = """
+import json, sys, casstore
+with casstore.Store(sys.argv[1]) as store:
+    for tag in sys.argv[3:]:
+        store.save(tag, sys.argv[2] + "/" + tag, labels={"tag": tag}, metadata={"loss": 0.5})
+    store.save("m:gone", sys.argv[2] + "/" + sys.argv[3], labels={"lost": "yes"})
+    store.delete("m:gone")
+    store.gc()
+    print(json.dumps({str(m.tag): [str(m.digest), m.size, str(m.base.tag) if m.base else None] for m in store.list()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, dict[str, bytes]]:
+    return sources()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, contents: dict[str, dict[str, bytes]]) -> tuple[Path, Any]:
+    """The home of a store, and what casstore says of its versions."""
+    root = tmp_path_factory.mktemp("format")
+    for tag, files in contents.items():
+        for path, content in files.items():
+            target = root / "sources" / tag / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    (root / "sources" / "m:v1" / "run.sh").chmod(0o755)
+    (root / "sources" / "m:v1" / "void" / "within").mkdir(parents=True)
+    arguments = [str(root / "store"), str(root / "sources"), *contents]
+    done = subprocess.run([sys.executable, "-c", _SAVE, *arguments], check=True, capture_output=True, text=True)
+    return root / "store", json.loads(done.stdout)
+
+
+def test_every_file_is_rebuilt_from_manifests_and_containers(
+    saved: tuple[Path, Any], contents: dict[str, dict[str, bytes]]
+) -> None:
+    reader = Reader(saved[0])
+    manifests = reader.manifests()
+    assert manifests.keys() == contents.keys()
+    chunks = reader.chunks(manifests)
+    for tag, manifest in manifests.items():
+        assert reader.read(manifest, chunks) == contents[tag]
+    assert reader.encodings == {0, 1, 2}
+
+
+def test_manifests_have_the_documented_fields(saved: tuple[Path, Any]) -> None:
+    home, said = saved
+    for tag, manifest in Reader(home).manifests().items():
+        assert list(manifest) == sorted(manifest)
+        assert manifest.keys() == {
+            "format", "requires", "hash", "name", "version", "created_at", "files", "directories", "recipes",
+            "description", "base", "casstore",
+        }  # fmt: skip
+        assert (manifest["format"], manifest["requires"], manifest["hash"]) == (1, [], "blake3-256")
+        assert f"{manifest['name']}:{manifest['version']}" == tag
+        assert manifest["created_at"] > 1_700_000_000 * 10**9
+        assert [file[0].encode() for file in manifest["files"]] == sorted(
+            file[0].encode() for file in manifest["files"]
+        )
+        assert [blob for blob, _ in manifest["recipes"]] == sorted(blob for blob, _ in manifest["recipes"])
+        section = msgpack.packb([manifest["files"], manifest["directories"]])
+        base = manifest["base"] and f"{manifest['base'][0]}:{manifest['base'][1]}"
+        assert [digest_of(section).hex(), sum(file[2] for file in manifest["files"]), base] == said[tag]
+        description = json.loads(manifest["description"])
+        assert manifest["description"] == json.dumps(description, sort_keys=True, separators=(",", ":"))
+        assert description["labels"] == {"tag": tag}
+        assert description["metadata"] == {"loss": 0.5}
+        assert description.keys() == {
+            "labels", "metadata", "module", "api_version", "signatures", "options", "context",
+        }  # fmt: skip
+    first = Reader(home).manifests()["m:v1"]
+    assert [path for path, executable, _, _ in first["files"] if executable] == ["run.sh"]
+    assert first["directories"] == ["void/within"]
+
+
+def test_a_blob_of_one_chunk_has_no_recipe(saved: tuple[Path, Any]) -> None:
+    for manifest in Reader(saved[0]).manifests().values():
+        recipes = dict(manifest["recipes"])
+        assert all(len(list(chunks_of(recipe))) > 1 for recipe in recipes.values())
+        assert recipes.keys() <= {blob for _, _, _, blob in manifest["files"]}
+
+
+def test_files_are_cut_by_the_documented_rules(saved: tuple[Path, Any], contents: dict[str, dict[str, bytes]]) -> None:
+    manifest = Reader(saved[0]).manifests()["m:v1"]
+    recipes = dict(manifest["recipes"])
+    by_path = {path: recipes.get(blob) for path, _, _, blob in manifest["files"]}
+
+    def recipe(path: str) -> tuple[str, list[Any]]:
+        plan, size, segments = msgpack.unpackb(by_path[path])
+        assert size == len(contents["m:v1"][path])
+        return plan, [[name, dtype, shape, lengths] for name, dtype, shape, _, lengths in segments]
+
+    weights = 700 * 800 * 4
+    header = len(contents["m:v1"]["model.safetensors"]) - weights - 3200
+    tensors = [["w", "F32", [700, 800], grid(weights)], ["b", "F32", [800], [3200]]]
+    assert recipe("model.safetensors") == ("safetensors/1", [[None, None, None, [header]], *tensors])
+    for path in ("opaque.bin", "broken.safetensors"):
+        expected = cut_by_content(contents["m:v1"][path])
+        assert recipe(path) == ("fastcdc/1", [[None, None, None, expected]])
+    plan, segments = recipe("model.gguf")
+    assert plan == "gguf/1"
+    assert segments[1:] == [["blk.0.weight", "F32", [3 * MIB // 4], grid(3 * MIB)]]
+    plan, segments = recipe("model.pt")
+    assert plan == "torch/1"
+    assert segments[1:-1] == [["data/0", "F32", [3 * MIB // 4], grid(3 * MIB)]]
+    plan, segments = recipe("model.npz")
+    assert plan == "npz/1"
+    assert [segment for segment in segments if segment[0]] == [
+        ["a", "F64", [200_000], grid(1_600_000)],
+        ["b", "I64", [10], [80]],
+    ]
+    assert by_path["config.json"] is None
+
+
+_ID = r"[0-9abcdefghjkmnpqrstvwxyz]{16}-[0-9]+"
+_LAYOUT = (
+    r"catalog\.db(-wal|-shm)?",
+    rf"objects/loose/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.{_ID}",
+    rf"objects/packs/{_ID}\.pack",
+    rf"manifests/(m|other)/(v1|1\.0\.rc-1)\.{_ID}",
+    r"models/(m|other)/(v1|1\.0\.rc-1)/.+",
+    r"models/(m|other)/latest",
+    r"locks/(m|other|\.gc)\.lock",
+)
+
+
+def test_a_store_holds_what_the_layout_says_and_nothing_else(saved: tuple[Path, Any]) -> None:
+    home, _ = saved
+    unmatched = set(_LAYOUT)
+    for directory, _, names in os.walk(home):
+        for name in names:
+            path = os.path.relpath(os.path.join(directory, name), home)
+            matching = [pattern for pattern in _LAYOUT if re.fullmatch(pattern, path)]
+            assert matching, path
+            unmatched -= set(matching)
+            if path.startswith(("objects/", "manifests/", "models/")):
+                assert os.stat(home / path).st_mode & 0o222 == 0, path
+    assert not unmatched
+    assert (home / "models/m/latest").read_bytes() == b"1.0.rc-1"
+    assert {path.name for path in home.iterdir() if path.is_dir()} == {
+        "objects", "manifests", "models", "sessions", "locks", "quarantine",
+    }  # fmt: skip
+
+
+def test_version_directories_are_a_view(saved: tuple[Path, Any], contents: dict[str, dict[str, bytes]]) -> None:
+    home, _ = saved
+    loose = {path.stat().st_ino for path in (home / "objects/loose").glob("??/*")}
+    for tag, files in contents.items():
+        directory = home / "models" / tag.replace(":", "/")
+        standing = {str(path.relative_to(directory)): path for path in directory.rglob("*") if path.is_file()}
+        assert standing.keys() == {*files, "model.yaml"}
+        for path, content in files.items():
+            assert standing[path].read_bytes() == content
+            assert len(content) < 64 << 10 or standing[path].stat().st_ino in loose
+
+
+def test_model_yaml_has_the_documented_fields(saved: tuple[Path, Any]) -> None:
+    document = yaml.safe_load((saved[0] / "models/m/v1/model.yaml").read_text(encoding="utf-8"))
+    text = Path(__file__).parents[1].joinpath("docs/format.md").read_text(encoding="utf-8")
+    section = text.partition("## model.yaml")[2].partition("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    documented = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
+    assert list(document) == documented
