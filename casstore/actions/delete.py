@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from casstore.actions.materialize import directory_inode
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
 from casstore.errors import TagNotFound
@@ -15,7 +16,9 @@ from casstore.tag import Tag
 def delete(workspace: Workspace, tag: Tag) -> None:
     """Delete one version. Raises TagNotFound. What fails after the commit, gc finishes."""
     with workspace.session() as session, workspace.name_lock(tag.name):
-        row = workspace.catalog.versions.delete(tag)
+        row = workspace.catalog.versions.find(tag)
+        inode = None if row is None else directory_inode(workspace, row)
+        row = workspace.catalog.versions.delete(tag, inode)
         if row is None:
             raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
         with contextlib.suppress(OSError):

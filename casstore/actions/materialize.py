@@ -78,6 +78,18 @@ def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> l
     return [path for path, *stamp in entries if _stamp(f"{directory}/{path}") != FileStamp(*stamp)]
 
 
+def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
+    """The inode of the version's directory; None if what stands there is not what casstore made.
+
+    A directory that somebody made after removing ours may have got the same inode number, so one recorded file at
+    least has to be there too.
+    """
+    recorded = workspace.catalog.versions.directory(row.id)
+    if recorded is None or len(_altered(workspace, row, recorded)) == len(msgpack.unpackb(recorded.entries)):
+        return None
+    return recorded.inode
+
+
 def _stamp(path: str) -> FileStamp | None:
     try:
         return FileStamp.of(os.lstat(path))

@@ -54,6 +54,7 @@ class _Stored:
 
     containers: list[NewContainer] = field(default_factory=list)
     synced_homes: list[Container] = field(default_factory=list)
+    lost_homes: set[int] = field(default_factory=set)
     paths: list[files.StrPath] = field(default_factory=list)
 
 
@@ -172,6 +173,7 @@ class _Save:
                 gc_epoch=epoch,
                 durable=self._new.durable,
                 synced_homes=stored.synced_homes,
+                lost_homes=stored.lost_homes,
                 directory=directory_row(self._workspace, self._draft, {f.path: f.stamp for f in staged}),
                 fingerprints=staging.fingerprints,
             )
@@ -217,7 +219,9 @@ class _Save:
 
     def _store(self, staged: list[StagedFile], relied_on: set[Digest], stored: _Stored) -> None:
         """Put every new chunk into one container, and give every file a loose file to be linked to."""
-        have = self._catalog.index.usable_chunks(relied_on)
+        homes_of_known = self._catalog.index.usable_homes(relied_on)
+        stored.lost_homes = self._lost(set(homes_of_known.values()))
+        have = {digest for digest, home in homes_of_known.items() if home not in stored.lost_homes}
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
         packs = _Packs(self._workspace, self._session, self._new.durable, stored)
@@ -248,6 +252,18 @@ class _Save:
             raise
         finally:
             self._progress.finish()
+
+    def _lost(self, row_ids: set[int]) -> set[int]:
+        """Those containers whose files are gone or cut short: what they held is stored anew, which mends it."""
+        lost = set()
+        for container, size in self._catalog.index.containers(row_ids):
+            try:
+                is_whole = os.stat(container.path(self._layout)).st_size == size
+            except FileNotFoundError:
+                is_whole = False
+            if not is_whole:
+                lost.add(container.id)
+        return lost
 
     def _share(
         self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], str], stored: _Stored

@@ -114,7 +114,7 @@ class Staging:
         for digest, size in sizes.items():
             recipes.setdefault(digest, Recipe.of_one_chunk(digest, size))
         chunks = {chunk.digest for recipe in recipes.values() for chunk in recipe.chunks()}
-        usable = index.usable_chunks(chunks)
+        usable = index.usable_homes(chunks)
         return {
             digest: recipe
             for digest, recipe in recipes.items()

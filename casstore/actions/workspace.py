@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -64,11 +65,19 @@ class Workspace:
         for loose in candidates:
             path = loose.container.path(self.layout)
             try:
-                if self._is_unchanged(loose, path, hash_first) and files.try_link(path, target):
+                if not self._is_unchanged(loose, path, hash_first):
+                    self._discard(loose, path)
+                elif files.try_link(path, target):
                     return FileStamp.of(os.lstat(target))
             except FileNotFoundError:
-                continue
+                self._discard(loose, path)
         return None
+
+    def _discard(self, loose: LooseFile, path: str) -> None:
+        """Forget a damaged or missing copy, so that it is made anew; what is left of it goes into quarantine."""
+        if self.catalog.index.forget_redundant(loose.container):
+            with contextlib.suppress(FileNotFoundError):
+                files.rename(path, self.layout.quarantine / os.path.basename(path))
 
     def _is_unchanged(self, loose: LooseFile, path: str, hash_first: bool) -> bool:
         stamp = FileStamp.of(os.lstat(path))

@@ -74,13 +74,27 @@ class Index:
             for digest, offset, length, raw_bytes, encoding, base, *container in self._batched(sql, digests)
         }
 
-    def usable_chunks(self, digests: Collection[Digest]) -> set[Digest]:
-        """Which chunks a new version may rely on: those whose home is synced, or was written in this boot."""
+    def usable_homes(self, digests: Collection[Digest]) -> dict[Digest, int]:
+        """The chunks a new version may rely on, with the row ids of their homes: synced, or written in this boot."""
         sql = (
-            "SELECT chunk.digest FROM chunk JOIN container ON container.id = chunk.container"
+            "SELECT chunk.digest, container.id FROM chunk JOIN container ON container.id = chunk.container"
             " WHERE chunk.digest IN ({}) AND (synced OR boot_id = '" + self._boot_id + "')"
         )
-        return {Digest(row[0]) for row in self._batched(sql, digests)}
+        return {Digest(row[0]): row[1] for row in self._batched(sql, digests)}
+
+    def containers(self, row_ids: Collection[int]) -> list[tuple[Container, int]]:
+        """Those containers, with their sizes."""
+        sql = "SELECT id, file_id, digest, executable, size FROM container WHERE id IN ({})"
+        return [(_container(*row[:4]), row[4]) for row in self._batched(sql, row_ids)]
+
+    def forget_redundant(self, container: Container) -> bool:
+        """Drop the row of a loose file that is missing or damaged, unless it is the home of a chunk."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "DELETE FROM container WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE container = ?1)",
+                (container.id,),
+            )
+            return bool(connection.changes())
 
     def unsynced_homes(self, digests: Collection[Digest]) -> list[Container]:
         """The containers among those chunks' homes that have never been fsynced."""

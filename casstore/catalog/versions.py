@@ -82,6 +82,7 @@ class Commit:
     gc_epoch: int
     durable: bool
     synced_homes: Sequence[Container]
+    lost_homes: Collection[int]
     directory: DirectoryRow | None
     fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
 
@@ -186,8 +187,14 @@ class Versions:
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
             for container in new.synced_homes:
                 connection.execute("UPDATE container SET synced = 1, boot_id = NULL WHERE id = ?", (container.id,))
+            lost = json.dumps(sorted(new.lost_homes))
             for container_row in new.containers:
-                self._insert_container(connection, container_row)
+                self._insert_container(connection, container_row, lost)
+            connection.execute(
+                "DELETE FROM container WHERE id IN (SELECT value FROM json_each(?))"
+                " AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)",
+                (lost,),
+            )
             epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
             if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
                 raise ChunkVanished
@@ -212,7 +219,7 @@ class Versions:
             )
             return version_id
 
-    def _insert_container(self, connection: apsw.Connection, new: NewContainer) -> None:
+    def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: str) -> None:
         stamp = new.stamp
         connection.execute(
             "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
@@ -222,27 +229,29 @@ class Versions:
             + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
         )
         container_id = connection.last_insert_rowid()
-        # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain.
+        # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain,
+        # or the home was found to be lost.
         connection.executemany(
             "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base) VALUES (?,?,?,?,?,?,?)"
             " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
             " length = excluded.length, encoding = excluded.encoding, base = excluded.base"
-            " WHERE (SELECT NOT synced AND (?8 OR boot_id != ?9) FROM container WHERE id = chunk.container)",
+            " WHERE (SELECT NOT synced AND (?8 OR boot_id != ?9) FROM container WHERE id = chunk.container)"
+            " OR chunk.container IN (SELECT value FROM json_each(?10))",
             (
-                (digest, container_id, offset, length, raw, encoding, base, new.synced, self._boot_id)
+                (digest, container_id, offset, length, raw, encoding, base, new.synced, self._boot_id, lost)
                 for digest, offset, length, raw, encoding, base in new.chunks
             ),
         )
 
-    def delete(self, tag: Tag) -> VersionRow | None:
-        """Remove the version's rows and leave a tombstone for its manifest. None when it is already gone."""
+    def delete(self, tag: Tag, directory_inode: int | None) -> VersionRow | None:
+        """Remove the version's rows and leave a tombstone for its manifest and directory. None when it is gone."""
         with self._connections.write() as connection:
             row = self.find(tag)
             if row is None:
                 return None
             connection.execute(
-                "INSERT OR REPLACE INTO tombstone SELECT ?, ?, ?, (SELECT inode FROM directory WHERE version_id = ?)",
-                (row.manifest_id, row.name, row.version, row.id),
+                "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
+                (row.manifest_id, row.name, row.version, directory_inode),
             )
             connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
             return row

@@ -194,8 +194,12 @@ class _Pass:
             self._work(size)
         else:
             with ThreadPoolExecutor(HASH_THREADS) as pool:
-                for future in [pool.submit(self._work, WINDOW_BYTES) for _ in range(HASH_THREADS)]:
-                    future.result()
+                try:
+                    for future in [pool.submit(self._work, WINDOW_BYTES) for _ in range(HASH_THREADS)]:
+                        future.result()
+                except BaseException:
+                    self._stop()  # Ctrl-C comes to this thread alone, and leaving the block waits for the others
+                    raise
         blob = Digest(self._blob.digest())
         if len(segments) == 1 and len(self._chunks[0]) == 1:
             return Recipe.of_one_chunk(blob, size)
@@ -215,10 +219,13 @@ class _Pass:
                     return
                 self._hash(window, buffer[: window.length])
         except BaseException:
-            with self._turn:
-                self._failed = True
-                self._turn.notify_all()
+            self._stop()
             raise
+
+    def _stop(self) -> None:
+        with self._turn:
+            self._failed = True
+            self._turn.notify_all()
 
     def _hash(self, window: _Window, view: memoryview) -> None:
         if not window.is_read:

@@ -90,6 +90,7 @@ class Cli:
                     break
                 screen += data
                 if typed and b"[y/N]" in screen:
+                    time.sleep(0.3)  # a signal that comes before input() waits would be seen at the next key only
                     os.write(parent, typed.encode())
                     typed = ""
             try:

@@ -5,6 +5,7 @@ random moments. A call counts before it is made, so the n-th round also stands f
 CASSTORE_TEST_EVERY=1 tries every n; by default every sixth is, to keep the suite fast.
 """
 
+# ruff: noqa: PT012 - what is refused is refused at the end of a with block
 from __future__ import annotations
 
 import functools

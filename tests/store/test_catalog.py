@@ -1,5 +1,6 @@
 """The catalog as a file: its format number, its pragmas, what failed writes leave, what its indexes find."""
 
+# ruff: noqa: PT012 - what is refused is refused at the end of a with block
 from __future__ import annotations
 
 import apsw
