@@ -1,10 +1,10 @@
-"""Which average chunk size of FastCDC shares most, and what does a smaller one cost?
+"""Which average and minimum chunk size of FastCDC share most, and what do smaller ones cost?
 
     python benchmarks/chunk_size.py CHECKPOINTS [--dir DIR] [--rounds N]
 
 Method: CHECKPOINTS is a directory made by checkpoints.py. Every version becomes one opaque file, a tar: its format
 is hidden, and tensors stand elsewhere than in the version before. All versions of a set are cut by FastCDC at
-several averages (minimum a quarter of it, maximum 1 MiB, normalized), and by their formats' own grid for
+several averages and minimums (maximum 1 MiB, normalized), and by their formats' own grid for
 comparison. Reported: unique bytes as a share of raw bytes, chunks, speed. "Net" adds 150 bytes for each unique
 chunk: its catalog row and its place in a recipe.
 """
@@ -22,7 +22,8 @@ from casstore.digest import Digest
 from casstore.storage import chunking
 from casstore.storage.recipe import Recipe
 
-AVERAGES_KIB = (32, 64, 128, 256)
+SIZES_KIB = ((64, 16), (64, 32), (64, 64), (128, 32), (128, 64), (128, 128), (256, 64))
+"""(average, minimum). Nothing below the minimum is looked at, so a chunk's mean length is above the average."""
 SETS = ("adam", "last-layer-bf16", "rows-added-bf16", "resharded-bf16", "lora-bf16")
 ROW_BYTES = 150
 
@@ -39,9 +40,9 @@ def main() -> None:
             originals = sorted(path for path in (arguments.checkpoints / name).rglob("*") if path.is_file())
             opaque = pack(arguments.checkpoints / name, place)
             raw_bytes = sum(path.stat().st_size for path in opaque)
-            for average_kib in AVERAGES_KIB:
+            for average_kib, minimum_kib in SIZES_KIB:
                 chunking.FASTCDC_AVERAGE_BYTES = average_kib * measure.KIB
-                chunking.FASTCDC_MINIMUM_BYTES = average_kib * measure.KIB // 4
+                chunking.FASTCDC_MINIMUM_BYTES = minimum_kib * measure.KIB
                 rates: list[float] = []
                 unique: dict[Digest, int] = {}
                 for _ in range(arguments.rounds):
@@ -50,7 +51,7 @@ def main() -> None:
                     rates.append(raw_bytes / measure.GB / (time.perf_counter() - started))
                     unique = unique_chunks(recipes)
                 unique_bytes = sum(unique.values())
-                row = f"{name}: {average_kib} KiB: "
+                row = f"{name}: {average_kib}/{minimum_kib} KiB: "
                 report.add(row + "unique share", [unique_bytes / raw_bytes], "")
                 report.add(row + "net share", [(unique_bytes + ROW_BYTES * len(unique)) / raw_bytes], "")
                 report.add(row + "unique chunks", [len(unique)], "")

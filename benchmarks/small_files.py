@@ -47,8 +47,7 @@ def main() -> None:
         def ours(durability: str) -> float:
             draft = store.create("small", durability=durability).__enter__()
             write_draft(draft.path)
-            taken = measure.seconds(lambda: draft.__exit__(None, None, None))
-            return taken
+            return measure.seconds(lambda: draft.__exit__(None, None, None))
 
         def peer(finish: Callable[[], None]) -> float:
             context = bentoml.models.create("small", _model_store=peer_store)

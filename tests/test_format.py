@@ -181,11 +181,11 @@ def cut_by_content(data: bytes) -> list[int]:
     start = 0
     while start < len(data):
         length = min(len(data) - start, MIB)
-        if len(data) - start > 32 << 10:
+        if len(data) - start > 64 << 10:
             h = 0
-            for p in range(32 << 10, length - length % 2):
+            for p in range(64 << 10, length - length % 2):
                 h = (2 * h + GEAR[data[start + p]]) % 2**64
-                if not h & (0xD91707537000 if p < 128 << 10 else 0xD90F03530000):
+                if not h & 0xD90313530000:
                     length = p
                     break
         lengths.append(length)

@@ -16,6 +16,7 @@ from casstore.actions import descriptor
 from casstore.actions.source import Source, SourceFile, find_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer
 from casstore.digest import Digest
@@ -143,21 +144,28 @@ class _Save:
         rendered = self._draft / DESCRIPTOR_NAME
         mode = self._workspace.file_mode(executable=False)
         files.write_file(rendered, descriptor.render(manifest), mode, temporary=self._session.new_path())
+        epoch, homes = staging.gc_epoch, staging.homes
         while True:
             try:
-                return self._attempt(manifest, recipes, staged, staging)
+                return self._attempt(manifest, recipes, staged, staging.fingerprints, epoch, homes)
             except ChunkVanished:
-                continue
+                epoch, homes = self._catalog.index.gc_epoch(), {}
 
     def _attempt(
-        self, manifest: Manifest, recipes: Mapping[Digest, Recipe], staged: list[StagedFile], staging: Staging
+        self,
+        manifest: Manifest,
+        recipes: Mapping[Digest, Recipe],
+        staged: list[StagedFile],
+        fingerprints: Mapping[Fingerprint, Digest],
+        epoch: int,
+        homes: Mapping[Digest, int],
     ) -> int:
-        epoch = self._catalog.index.gc_epoch()
-        relied_on = {chunk.digest for recipe in recipes.values() for chunk in recipe.chunks()}
+        """One try. `homes` were found since `epoch`; what is not among them is looked up now."""
+        relied_on = {digest for recipe in recipes.values() for digest in recipe.digests}
         manifest_id = self._session.new_file_id()
         stored = _Stored()
         try:
-            self._store(staged, relied_on, stored)
+            self._store(staged, relied_on, homes, stored)
             self._sync(relied_on, stored)
             pending = self._layout.pending_manifest(manifest_id)
             stored.paths.append(pending)
@@ -175,7 +183,7 @@ class _Save:
                 synced_homes=stored.synced_homes,
                 lost_homes=stored.lost_homes,
                 directory=directory_row(self._workspace, self._draft, {f.path: f.stamp for f in staged}),
-                fingerprints=staging.fingerprints,
+                fingerprints=fingerprints,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
         except BaseException:
@@ -217,11 +225,13 @@ class _Save:
             )
         self._workspace.remove_directory(target, self._session)
 
-    def _store(self, staged: list[StagedFile], relied_on: set[Digest], stored: _Stored) -> None:
+    def _store(
+        self, staged: list[StagedFile], relied_on: set[Digest], homes: Mapping[Digest, int], stored: _Stored
+    ) -> None:
         """Put every new chunk into one container, and give every file a loose file to be linked to."""
-        homes_of_known = self._catalog.index.usable_homes(relied_on)
-        stored.lost_homes = self._lost(set(homes_of_known.values()))
-        have = {digest for digest, home in homes_of_known.items() if home not in stored.lost_homes}
+        homes = {**homes, **self._catalog.index.usable_homes(relied_on - homes.keys())}
+        stored.lost_homes = self._lost(set(homes.values()))
+        have = {digest for digest, home in homes.items() if home not in stored.lost_homes}
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
         packs = _Packs(self._workspace, self._session, self._new.durable, stored)
@@ -230,7 +240,8 @@ class _Save:
         try:
             for file in staged:
                 key = (file.recipe.blob, file.executable)
-                new = {chunk.digest: chunk for chunk in file.recipe.chunks() if chunk.digest not in have}
+                is_known = have.issuperset(file.recipe.digests)
+                new = {} if is_known else {c.digest: c for c in file.recipe.chunks() if c.digest not in have}
                 new_bytes = sum(chunk.length for chunk in new.values())
                 into_pack = bool(new) and (
                     file.recipe.size < SMALL_FILE_BYTES or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
@@ -240,10 +251,8 @@ class _Save:
                 if file.recipe.size and not (new and not into_pack):
                     self._share(file, loose.get(key, []), adopted, stored)
                 elif new:
-                    homes = [
-                        (chunk.digest, chunk.offset, chunk.length, chunk.length, 0, None) for chunk in new.values()
-                    ]
-                    self._adopt(file, homes, adopted, stored)
+                    rows = [(c.digest, c.offset, c.length, c.length, 0, None) for c in new.values()]
+                    self._adopt(file, rows, adopted, stored)
                 have.update(new)  # |= would copy the set
                 self._progress.advance(file.recipe.size)
             packs.finish()

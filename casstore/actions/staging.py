@@ -14,7 +14,7 @@ from pathlib import Path
 
 from casstore.actions.source import Source, SourceFile
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
-from casstore.catalog.index import Fingerprint
+from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource
@@ -55,8 +55,12 @@ class Staging:
     take: bool
     progress: Progress
     fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
+    # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
+    gc_epoch: int = field(init=False)
+    homes: dict[Digest, int] = field(default_factory=dict)
     _frozen: list[tuple[str, int]] = field(default_factory=list)
     _directories: set[str] = field(default_factory=set)
+    _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
     _may_link: bool = field(init=False)
     _user: int = field(init=False)
     _kept_bytes: int = 0
@@ -64,6 +68,7 @@ class Staging:
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
         self._user = os.geteuid()
+        self.gc_epoch = self.workspace.catalog.index.gc_epoch()
 
     def stage(self, source: Source) -> list[StagedFile]:
         """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
@@ -105,6 +110,7 @@ class Staging:
                 digests[file.path] = known[fingerprint]
         sizes = {digests[file.path]: file.status.st_size for file in unknown if file.path in digests}
         recipes = self._stored(sizes)
+        self._loose = index.loose_files({digest for digest in recipes if sizes[digest] >= LINK_FROM_BYTES})
         return {path: recipes[digest] for path, digest in digests.items() if digest in recipes}
 
     def _stored(self, sizes: Mapping[Digest, int]) -> dict[Digest, Recipe]:
@@ -113,13 +119,10 @@ class Staging:
         recipes = index.recipes(sizes)
         for digest, size in sizes.items():
             recipes.setdefault(digest, Recipe.of_one_chunk(digest, size))
-        chunks = {chunk.digest for recipe in recipes.values() for chunk in recipe.chunks()}
+        chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
         usable = index.usable_homes(chunks)
-        return {
-            digest: recipe
-            for digest, recipe in recipes.items()
-            if all(chunk.digest in usable for chunk in recipe.chunks())
-        }
+        self.homes |= usable
+        return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
         target = f"{self.draft}/{file.path}"
@@ -142,7 +145,7 @@ class Staging:
         """Put a hardlink of the store's loose file at `target`, if the store has one."""
         if recipe.size < LINK_FROM_BYTES or not self._may_link:
             return None
-        candidates = self.workspace.find_loose(recipe.blob, executable)
+        candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
         is_free = file.location != target
         link = target if is_free else str(self.session.new_path())
         stamp = self.workspace.link_loose(candidates, link)

@@ -136,7 +136,7 @@ class References:
             damaged = affected | blobs
             recipes: Iterable[Any] = connection.execute("SELECT digest, recipe FROM blob")
             for digest, recipe in recipes:
-                if any(chunk.digest in affected for chunk in Recipe.unpack(Digest(digest), recipe).chunks()):
+                if not affected.isdisjoint(Recipe.unpack(Digest(digest), recipe).digests):
                     damaged.add(Digest(digest))
             sql = "SELECT name, version, path, file.digest FROM file JOIN version ON id = version_id ORDER BY 1, 2, 3"
             found: Iterable[Any] = connection.execute(sql)
@@ -204,7 +204,7 @@ def _mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any]
     for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
         connection.executemany(
             "INSERT OR IGNORE INTO temp.needed VALUES (?)",
-            ((chunk.digest,) for chunk in Recipe.unpack(Digest(digest), recipe).chunks()),
+            ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
         )
     while True:
         connection.execute(

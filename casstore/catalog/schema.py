@@ -64,7 +64,7 @@ CREATE TABLE version(
   opened_at INTEGER,
   UNIQUE(name, version)
 ) STRICT;
-CREATE INDEX version_by_order ON version(name, ordered_at, id);
+CREATE INDEX version_by_order ON version(name, ordered_at DESC, id DESC);
 
 CREATE TABLE file(
   version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,

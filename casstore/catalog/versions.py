@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -20,8 +20,7 @@ from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRow:
+class VersionRow(NamedTuple):
     """A committed version, without its files. `description` is JSON; times are UTC nanoseconds."""
 
     id: int
@@ -283,7 +282,7 @@ class Versions:
         )
 
     def _select(self, clause: str, parameters: Sequence[Any] = ()) -> Iterator[VersionRow]:
-        return (VersionRow(*row) for row in self._rows(_COLUMNS + clause, parameters))
+        return map(VersionRow._make, self._rows(_COLUMNS + clause, parameters))
 
 
 def _parts(tag: Tag) -> tuple[str, str]:

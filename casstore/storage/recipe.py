@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgpack
 
@@ -36,7 +37,7 @@ class RecipeSegment:
         return sum(length for _, length in self.chunks)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """A blob's chunks in order. `plan` names the chunking and its version, such as "safetensors/1"."""
 
@@ -63,8 +64,17 @@ class Recipe:
                 yield Chunk(digest, offset, length)
                 offset += length
 
+    @cached_property
+    def digests(self) -> list[Digest]:
+        """The digests of the chunks, in order."""
+        return [digest for segment in self.segments for digest, _ in segment.chunks]
+
     def pack(self) -> bytes:
         """Canonical msgpack: [plan, size, [[name, dtype, shape, digests, lengths], ...]]."""
+        return self._packed
+
+    @cached_property
+    def _packed(self) -> bytes:
         segments = [
             [
                 segment.name,
