@@ -127,9 +127,7 @@ def pretrained_folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def mask(
-    ids: Tensor, tokenizer: transformers.PreTrainedTokenizerBase, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def mask(ids: Tensor, tokenizer: transformers.PreTrainedTokenizerBase, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """`ids` with BERT's masking, and the boolean mask of the positions to predict."""
     chance = torch.rand(ids.shape, generator=rng)
     special = (ids == tokenizer.cls_token_id) | (ids == tokenizer.sep_token_id)

@@ -19,7 +19,6 @@ from typing import Any
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 GB = 1_000_000_000
 _BLOCK_BYTES = 16 * MIB
-# Below this much free memory the kernel writes back early, and what is timed is no longer the page cache.
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 Part = Callable[[], float]
