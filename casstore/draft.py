@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,6 @@ from casstore.actions import descriptor
 from casstore.actions.save import NewVersion, save
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
-from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidMetadata
 from casstore.model import Model
 from casstore.progress import Progress
@@ -33,7 +32,6 @@ class Draft:
     def __init__(
         self,
         workspace: Workspace,
-        to_model: Callable[[VersionRow], Model],
         tag: Tag,
         *,
         labels: dict[str, str],
@@ -58,7 +56,6 @@ class Draft:
         self.context = context
         self.custom_objects = custom_objects
         self._workspace = workspace
-        self._to_model = to_model
         self._base = base
         self._durability = durability
         self._progress = progress
@@ -141,7 +138,7 @@ class Draft:
         )
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
-            self._model = self._to_model(row)
+            self._model = Model(self._workspace, row)
 
 
 def _pickled(custom_objects: Mapping[str, Any]) -> bytes | None:

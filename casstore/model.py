@@ -6,21 +6,21 @@ import io
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cloudpickle
 
-from casstore.actions import descriptor
+from casstore.actions import descriptor, resolve
+from casstore.actions.materialize import materialize
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import CasstoreError
+from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
-
-if TYPE_CHECKING:
-    from casstore.catalog.versions import VersionRow
-    from casstore.store import Store
 
 
 class Model:
@@ -29,10 +29,10 @@ class Model:
     Everything but `path`, `open` and `custom_objects` is read from the catalog alone.
     """
 
-    __slots__ = ("_described", "_row", "_store")
+    __slots__ = ("_described", "_row", "_workspace")
 
-    def __init__(self, store: Store, row: VersionRow) -> None:
-        self._store = store
+    def __init__(self, workspace: Workspace, row: VersionRow) -> None:
+        self._workspace = workspace
         self._row = row
         self._described: dict[str, Any] | None = None
 
@@ -47,7 +47,9 @@ class Model:
 
         Raises IntegrityError when the bytes are damaged, TagNotFound when the version has been deleted.
         """
-        return self._store.materialize(self._row)
+        path = materialize(self._workspace, self._row, SILENT)
+        self._workspace.note_opened(self._row)
+        return str(path)
 
     @property
     def size(self) -> int:
@@ -74,7 +76,7 @@ class Model:
 
         Raises TagNotFound when the version has been deleted.
         """
-        return tuple(self._store.files_of(self._row))
+        return tuple(resolve.files(self._workspace.catalog, self._row))
 
     @property
     def labels(self) -> dict[str, str]:
@@ -140,10 +142,12 @@ class Model:
         IntegrityError while reading damaged bytes.
         """
         if path == DESCRIPTOR_NAME:
-            return io.BytesIO(self._store.descriptor_of(self._row))
+            return io.BytesIO(descriptor.render(self._workspace.catalog.versions.manifest(self._row, {})))
         for file in self.files:
             if file.path == path:
-                return self._store.open_blob(Recipe.of_one_chunk(file.digest, file.size))
+                stored = self._workspace.catalog.index.recipes([file.digest])
+                recipe = stored.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+                return self._workspace.objects.open_blob(recipe)
         raise FileNotFoundError(f"{self.tag} has no file {path!r}; model.files lists what it has")
 
     @property

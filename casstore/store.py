@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +18,10 @@ from casstore.actions.home import open_workspace
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
 from casstore.catalog.references import Usage
-from casstore.catalog.versions import VersionRow
 from casstore.draft import Draft
 from casstore.model import Model
 from casstore.progress import SILENT, Progress
 from casstore.settings import check_setting
-from casstore.storage.manifest import FileEntry
-from casstore.storage.recipe import Recipe
 from casstore.tag import Tag, TagQuery
 
 _Models = list[Model]  # a name for it outside the class, whose own `list` hides the type
@@ -72,7 +68,7 @@ class Store:
         if durability is not None:
             check_setting("durability", durability)
         return Draft(
-            self._workspace, lambda row: Model(self, row), resolve.new_tag(self._workspace.catalog, tag),
+            self._workspace, resolve.new_tag(self._workspace.catalog, tag),
             labels=_copy("labels", labels), metadata=_copy("metadata", metadata),
             module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
             signatures=_copy("signatures", signatures), options=options, context=context,
@@ -121,7 +117,7 @@ class Store:
         row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
         if materialize_action.is_standing(self._workspace, row):
             materialize_action.materialize(self._workspace, row, SILENT)
-        return Model(self, row)
+        return Model(self._workspace, row)
 
     def list(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> _Models:
         """All versions, or those of one name, by name and newest first; with `labels`, those that have them all.
@@ -129,7 +125,7 @@ class Store:
         Raises InvalidTag. A name without versions gives an empty list.
         """
         checked = None if name is None else resolve.name(name)
-        return [Model(self, row) for row in self._workspace.catalog.versions.select(checked, labels)]
+        return [Model(self._workspace, row) for row in self._workspace.catalog.versions.select(checked, labels)]
 
     def tags(self) -> Sequence[str]:
         """Every tag as text, newest first."""
@@ -173,25 +169,6 @@ class Store:
     def set_setting(self, key: str, value: str | None) -> None:
         """Change a setting for all who use the store; None takes it back to its default. Raises InvalidSetting."""
         self._workspace.catalog.set_setting(key, value)
-
-    def materialize(self, row: VersionRow, progress: Progress = SILENT) -> str:
-        """For `Model.path`: the version's directory, made or mended first if need be."""
-        path = materialize_action.materialize(self._workspace, row, progress)
-        self._workspace.note_opened(row)
-        return str(path)
-
-    def files_of(self, row: VersionRow) -> Sequence[FileEntry]:
-        """For `Model.files`."""
-        return resolve.files(self._workspace.catalog, row)
-
-    def descriptor_of(self, row: VersionRow) -> bytes:
-        """For `Model.open`: the version's model.yaml."""
-        return descriptor.render(self._workspace.catalog.versions.manifest(row, {}))
-
-    def open_blob(self, whole: Recipe) -> io.BufferedReader:
-        """For `Model.open`: a reader of the blob; `whole` is its recipe if the catalog has none."""
-        stored = self._workspace.catalog.index.recipes([whole.blob]).get(whole.blob, whole)
-        return self._workspace.objects.open_blob(stored)
 
     def close(self) -> None:
         """Close files and catalog connections of all threads. No thread may be using the store."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 
 from casstore.actions import descriptor
+from casstore.actions.packing import Packing
 from casstore.actions.source import Source, SourceFile, find_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
@@ -26,16 +27,13 @@ from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout
 from casstore.storage.manifest import Base, FileEntry, Manifest
-from casstore.storage.pack import PackWriter
 from casstore.storage.recipe import Recipe
-from casstore.storage.tensors import element_bytes
 from casstore.tag import Tag
 
 # Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
 SMALL_FILE_BYTES = 1 << 20
 # A larger file joins a pack when less than this share of its bytes is new; above, adopting it writes nothing.
 MOSTLY_KNOWN_SHARE = 0.25
-MAX_PACK_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +232,7 @@ class _Save:
         have = {digest for digest, home in homes.items() if home not in stored.lost_homes}
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
-        packs = _Packs(self._workspace, self._session, self._new.durable, stored)
+        packs = Packing(self._workspace, self._session, self._new.durable, stored.paths, stored.containers)
         adopted: dict[tuple[Digest, bool], str] = {}
         self._progress.start("store", sum(f.recipe.size for f in staged))
         try:
@@ -343,63 +341,6 @@ class _Save:
             directories.add(str(self._layout.packs))
         for directory in sorted(directories):
             files.sync_directory(directory)
-
-
-class _Packs:
-    """The packs of one save: a new one is begun when the last is full."""
-
-    def __init__(self, workspace: Workspace, session: Session, durable: bool, stored: _Stored) -> None:
-        self._workspace = workspace
-        self._session = session
-        self._durable = durable
-        self._stored = stored
-        self._writer: PackWriter | None = None
-        self._file_id = ""
-
-    def add(self, file: StagedFile, path: str, wanted: set[Digest]) -> None:
-        """Encode the wanted chunks of the staged file, which stands at `path`, each once."""
-        recipe = file.recipe
-        if file.content is not None and not recipe.is_stored:
-            self._current().add(recipe.blob, file.content)
-            return
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            offset = 0
-            for segment in recipe.segments:
-                width = element_bytes(segment.dtype)
-                for digest, length in segment.chunks:
-                    if digest in wanted:
-                        wanted.discard(digest)
-                        self._current().add(digest, os.pread(descriptor, length, offset), width)
-                    offset += length
-        finally:
-            os.close(descriptor)
-
-    def _current(self) -> PackWriter:
-        if self._writer is not None and self._writer.size >= MAX_PACK_BYTES:
-            self.finish()
-        if self._writer is None:
-            self._file_id = self._session.new_file_id()
-            path = self._workspace.layout.pack(self._file_id)
-            self._stored.paths.append(path)
-            self._writer = PackWriter(path)
-        return self._writer
-
-    def finish(self) -> None:
-        if self._writer is None:
-            return
-        size = self._writer.finish(self._workspace.file_mode(executable=False), durable=self._durable)
-        chunks = [
-            (entry.digest, entry.offset, entry.length, entry.raw_bytes, int(entry.encoding), entry.base)
-            for entry in self._writer.entries
-        ]
-        self._stored.containers.append(NewContainer(self._file_id, None, False, size, self._durable, None, chunks))
-        self._writer = None
-
-    def abort(self) -> None:
-        if self._writer is not None:
-            self._writer.abort()
-            self._writer = None
 
 
 def directory_row(workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp]) -> DirectoryRow:
