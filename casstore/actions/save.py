@@ -71,7 +71,10 @@ def save(
     if source.descriptor is not None:
         descriptor.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
-        raise InvalidSource(f"{source_root} holds no files; check the path, or allow an empty version")
+        raise InvalidSource(
+            f"{source_root} holds no files; check the path, or ask for an empty version with --allow-empty "
+            "(in Python: allow_empty=True)"
+        )
     if custom_objects is not None:
         _add_custom_objects(source, custom_objects, session)
     in_place = source_root == draft
