@@ -117,7 +117,27 @@ CREATE TABLE fingerprint(                -- files outside the store whose conten
 INSERT INTO store VALUES ('gc_epoch', 0);
 """
 
-MIGRATIONS = (_FIRST,)
+_SECOND = """
+-- Deltas: how many links decoding a chunk takes, how many changes lie between it and the start of its chain, and
+-- whose elements order it (see storage/delta.py).
+ALTER TABLE chunk ADD COLUMN depth INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE chunk ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE chunk ADD COLUMN grouping BLOB;
+CREATE INDEX chunk_by_base ON chunk(base) WHERE base IS NOT NULL;
+CREATE INDEX chunk_by_grouping ON chunk(grouping) WHERE grouping IS NOT NULL;
+
+ALTER TABLE version ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+-- 1: gc is about to take the directory away; it does not count as standing any more.
+ALTER TABLE directory ADD COLUMN evicting INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE lease(                      -- versions whose directories living processes use
+  version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
+  session TEXT NOT NULL,                 -- the session of the process: it lives while its lock is held
+  PRIMARY KEY(version_id, session)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND)
 
 
 def check_sqlite() -> None:
