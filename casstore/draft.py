@@ -44,6 +44,7 @@ class Draft:
         context: Any,
         custom_objects: dict[str, Any],
         durability: str | None,
+        materialize: bool,
         progress: Progress,
     ) -> None:
         self.tag = tag
@@ -58,6 +59,7 @@ class Draft:
         self._workspace = workspace
         self._base = base
         self._durability = durability
+        self._materialize = materialize
         self._progress = progress
         self._session: Session | None = None
         self._directory: Path | None = None
@@ -124,7 +126,7 @@ class Draft:
             options=self.options,
             context=self.context,
         )
-        new = NewVersion(self.tag, description, self._base, durability == "full", __version__)
+        new = NewVersion(self.tag, description, self._base, durability == "full", self._materialize, __version__)
         save(
             self._workspace,
             session,

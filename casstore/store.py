@@ -55,13 +55,17 @@ class Store:
         context: Any = None,
         custom_objects: Mapping[str, Any] | None = None,
         durability: str | None = None,
+        materialize: bool = True,
         progress: Progress = SILENT,
     ) -> Draft:
         """A new version to be written: `with store.create("bert") as draft:` put files into `draft.path`.
 
         The version is saved when the block ends, and not at all when it raises. A tag without a version gets a
-        generated one. `base` says which version this one came from (default: the newest of the same name).
+        generated one. `base` says which version this one came from (default: the newest of the same name): what
+        changed since is stored as the difference from it.
         `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.
+        `materialize=False` for a version that will not be opened soon, such as each checkpoint of a run: it is encoded
+        at once, as `gc` would later, and has no directory until `Model.path` asks for one.
         Raises InvalidTag, TagExists, TagNotFound (of the base); at the end of the block also InvalidMetadata,
         InvalidSource, FileChanged, StoreLocked, OSError.
         """
@@ -72,7 +76,8 @@ class Store:
             labels=_copy("labels", labels), metadata=_copy("metadata", metadata),
             module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
             signatures=_copy("signatures", signatures), options=options, context=context,
-            custom_objects=_copy("custom_objects", custom_objects), durability=durability, progress=progress,
+            custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
+            progress=progress,
         )  # fmt: skip
 
     def save(
@@ -92,6 +97,7 @@ class Store:
         context: Any = None,
         custom_objects: Mapping[str, Any] | None = None,
         durability: str | None = None,
+        materialize: bool = True,
         progress: Progress = SILENT,
     ) -> Model:
         """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
@@ -103,7 +109,7 @@ class Store:
         with self.create(
             tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
             signatures=signatures, options=options, context=context, custom_objects=custom_objects,
-            durability=durability, progress=progress,
+            durability=durability, materialize=materialize, progress=progress,
         ) as draft:  # fmt: skip
             draft.take_from(Path(path), move=move, allow_empty=allow_empty)
         return draft.model

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casstore.actions.delete import sweep
+from casstore.actions.reclaim import Reclaim
+from casstore.actions.repack import pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.sessions import session_of
 from casstore.errors import StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.container import Container
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
@@ -54,7 +55,8 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool) -> GcRep
     with lock:
         gc = _Gc(workspace, progress, dry_run)
         gc.check_catalog_is_current()
-        return GcReport((gc.sessions(), gc.unfinished(), gc.strays(), gc.containers()), dry_run)
+        steps = [gc.sessions(), gc.unfinished(), gc.strays(), gc.containers()]
+        return GcReport((*steps, gc.pack(), gc.rewrite(), gc.tidy()), dry_run)
 
 
 class _Gc:
@@ -151,31 +153,39 @@ class _Gc:
     def containers(self) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""
         references = self._catalog.references
-        last_id = references.last_version_id()
-        references.mark(last_id)
+        self._last_id = references.last_version_id()
+        references.mark(self._last_id)
         doomed = references.unreferenced()
         if self._dry_run:
             doomed += references.dead_containers()
             return GcStep("unneeded objects", len(doomed), sum(size for _, size in doomed))
-        references.condemn([container for container, _ in doomed], last_id)
+        reclaim = Reclaim(self._workspace, self._last_id)
+        reclaim.condemn([container for container, _ in doomed], self._progress)
         references.drop_unreferenced_blobs()
-        dead = references.dead_containers()
-        freed = 0
-        gone: list[Container] = []
-        self._progress.start("unlink", sum(size for _, size in dead))
-        try:
-            for container, size in dead:
-                if files.remove_file(container.path(self._layout)):
-                    freed += size
-                gone.append(container)
-                self._progress.advance(size)
-        finally:
-            self._progress.finish()
-        references.forget_containers(gone)
-        references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
-        self._workspace.objects.close()
-        self._catalog.tidy()
-        return GcStep("unneeded objects", len(gone), freed)
+        return GcStep("unneeded objects", reclaim.containers, reclaim.freed_bytes)
+
+    def pack(self) -> GcStep:
+        """Move what only cold loose files hold into packs."""
+        if self._dry_run:
+            return GcStep("packed", 0, 0)
+        reclaim = Reclaim(self._workspace, self._last_id)
+        moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
+        return GcStep("packed", moved.chunks, reclaim.freed_bytes - moved.bytes)
+
+    def rewrite(self) -> GcStep:
+        """Rewrite packs that are mostly dead, and merge small ones."""
+        if self._dry_run:
+            return GcStep("rewritten", len(sparse_packs(self._workspace)), 0)
+        reclaim = Reclaim(self._workspace, self._last_id)
+        moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
+        return GcStep("rewritten", moved.chunks, reclaim.freed_bytes - moved.bytes)
+
+    def tidy(self) -> GcStep:
+        if not self._dry_run:
+            self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
+            self._workspace.objects.close()
+            self._catalog.tidy()
+        return GcStep("catalog", 0)
 
 
 def _file_id(path: Path) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 import msgpack
 
 from casstore.actions import descriptor
+from casstore.actions.bases import tensor_files
 from casstore.actions.packing import Packing
 from casstore.actions.source import Source, SourceFile, find_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
-from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer
+from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, TagExists
 from casstore.progress import Progress
@@ -38,12 +39,14 @@ MOSTLY_KNOWN_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """What the caller asks to be saved. `durable`: it must survive a power cut once saved."""
+    """What the caller asks to be saved. `durable`: it must survive a power cut once saved. `materialize`: its
+    directory is to stand at once; otherwise all that is new goes encoded into packs."""
 
     tag: Tag
     description: Mapping[str, Any]
     base: Base | None
     durable: bool
+    materialize: bool
     casstore_version: str
 
 
@@ -78,11 +81,11 @@ def save(
     if custom_objects is not None:
         _add_custom_objects(source, custom_objects, session)
     in_place = source_root == draft
-    if in_place and source.links:
+    if in_place and source.links and new.materialize:
         # Links become files of their own in a fresh draft, which the files that stand here move to.
         draft = session.new_path()
         files.make_directory(draft)
-    staging = Staging(workspace, session, draft, take, progress)
+    staging = Staging(workspace, session, draft, take, new.materialize, progress)
     work = _Save(workspace, session, draft, new, progress)
     try:
         version_id = work.run(source, staging.stage(source), staging)
@@ -142,9 +145,10 @@ class _Save:
             base=self._new.base,
             casstore_version=self._new.casstore_version,
         )
-        rendered = self._draft / DESCRIPTOR_NAME
-        mode = self._workspace.file_mode(executable=False)
-        files.write_file(rendered, descriptor.render(manifest), mode, temporary=self._session.new_path())
+        if self._new.materialize:
+            rendered = self._draft / DESCRIPTOR_NAME
+            mode = self._workspace.file_mode(executable=False)
+            files.write_file(rendered, descriptor.render(manifest), mode, temporary=self._session.new_path())
         epoch, homes = staging.gc_epoch, staging.homes
         while True:
             try:
@@ -167,6 +171,10 @@ class _Save:
         stored = _Stored()
         try:
             self._store(staged, relied_on, homes, stored)
+            relied_on |= {
+                digest for new in stored.containers for chunk in new.chunks for digest in chunk[5:7] if digest
+            }
+            relied_on |= self._catalog.index.bases_of(relied_on)
             self._sync(relied_on, stored)
             pending = self._layout.pending_manifest(manifest_id)
             stored.paths.append(pending)
@@ -183,7 +191,7 @@ class _Save:
                 durable=self._new.durable,
                 synced_homes=stored.synced_homes,
                 lost_homes=stored.lost_homes,
-                directory=directory_row(self._workspace, self._draft, {f.path: f.stamp for f in staged}),
+                directory=self._directory_row(staged),
                 fingerprints=fingerprints,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
@@ -204,8 +212,14 @@ class _Save:
                 raise
             # From here on the version is saved. What fails now, the next get or gc finishes.
             with contextlib.suppress(OSError):
-                publish(self._workspace, manifest.tag, manifest_id, self._draft)
+                draft = self._draft if self._new.materialize else None
+                publish(self._workspace, manifest.tag, manifest_id, draft)
         return version_id
+
+    def _directory_row(self, staged: list[StagedFile]) -> DirectoryRow | None:
+        if not self._new.materialize:
+            return None
+        return directory_row(self._workspace, self._draft, {file.path: file.stamp for file in staged})
 
     def _clear_the_way(self) -> None:
         """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
@@ -235,7 +249,9 @@ class _Save:
         have = {digest for digest, home in homes.items() if home not in stored.lost_homes}
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
-        packs = Packing(self._workspace, self._session, self._new.durable, stored.paths, stored.containers)
+        packs = Packing(
+            self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files
+        )
         adopted: dict[tuple[Digest, bool], str] = {}
         self._progress.start("store", sum(f.recipe.size for f in staged))
         try:
@@ -245,23 +261,32 @@ class _Save:
                 new = {} if is_known else {c.digest: c for c in file.recipe.chunks() if c.digest not in have}
                 new_bytes = sum(chunk.length for chunk in new.values())
                 into_pack = bool(new) and (
-                    file.recipe.size < SMALL_FILE_BYTES or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
+                    not self._new.materialize
+                    or file.recipe.size < SMALL_FILE_BYTES
+                    or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
                 )
                 if into_pack:
-                    packs.add(file, f"{self._draft}/{file.path}", set(new))
-                if file.recipe.size and not (new and not into_pack):
-                    self._share(file, loose.get(key, []), adopted, stored)
-                elif new:
-                    rows = [(c.digest, c.offset, c.length, c.length, 0, None) for c in new.values()]
+                    packs.add(file, set(new), self._progress.advance)
+                else:
+                    self._progress.advance(file.recipe.size)
+                if new and not into_pack:
+                    rows = [NewChunk(c.digest, c.offset, c.length, c.length) for c in new.values()]
                     self._adopt(file, rows, adopted, stored)
+                elif file.recipe.size and self._new.materialize:
+                    self._share(file, loose.get(key, []), adopted, stored)
                 have.update(new)  # |= would copy the set
-                self._progress.advance(file.recipe.size)
             packs.finish()
         except BaseException:
             packs.abort()
             raise
         finally:
             self._progress.finish()
+
+    def _base_files(self) -> list[tuple[str, Recipe]]:
+        """The files of the version that this one came from; none when it has been deleted."""
+        base = self._new.base
+        row = None if base is None else self._catalog.versions.find(base.tag)
+        return [] if row is None else tensor_files(self._workspace, row)
 
     def _lost(self, row_ids: set[int]) -> set[int]:
         """Those containers whose files are gone or cut short: what they held is stored anew, which mends it."""
@@ -292,20 +317,20 @@ class _Save:
         if stamp is None:
             self._adopt(file, [], adopted, stored)
             return
-        files.rename(temporary, f"{self._draft}/{file.path}")
+        files.rename(temporary, file.location)
         file.stamp, file.is_linked = stamp, True
 
     def _adopt(
         self,
         file: StagedFile,
-        homes: Sequence[tuple[Digest, int, int, int, int, Digest | None]],
+        homes: Sequence[NewChunk],
         adopted: dict[tuple[Digest, bool], str],
         stored: _Stored,
     ) -> None:
         """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied."""
         file_id = self._session.new_file_id()
         loose = self._layout.loose_file(file.recipe.blob, file_id)
-        standing = f"{self._draft}/{file.path}"
+        standing = file.location
         stored.paths.append(loose)
         if not (self._may_link and files.try_link(standing, loose)):
             if not homes:
@@ -328,7 +353,7 @@ class _Save:
         if not self._new.durable:
             return
         # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
-        brought = {chunk[0] for new in stored.containers for chunk in new.chunks}
+        brought = {chunk.digest for new in stored.containers for chunk in new.chunks}
         stored.synced_homes = self._catalog.index.unsynced_homes(relied_on - brought)
         adopted = [
             self._layout.loose_file(new.digest, new.file_id)

@@ -35,6 +35,7 @@ class StagedFile:
     """A file of the version-to-be: it stands in the draft at `path`, read-only, with this content.
 
     `is_linked`: it is a hardlink of one of the store's loose files already. `content`: of a small file, its bytes.
+    `location` is where its bytes can be read: in the draft, or, where nothing is to stand there, at the source.
     """
 
     path: str
@@ -42,17 +43,20 @@ class StagedFile:
     recipe: Recipe
     stamp: FileStamp
     is_linked: bool
+    location: str
     content: bytes | None = None
 
 
 @dataclass(slots=True)
 class Staging:
-    """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`)."""
+    """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`). Without `materialize`
+    they are only read, and the draft stays empty."""
 
     workspace: Workspace
     session: Session
     draft: Path
     take: bool
+    materialize: bool
     progress: Progress
     fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
     # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
@@ -73,7 +77,7 @@ class Staging:
     def stage(self, source: Source) -> list[StagedFile]:
         """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
         in_place = source.root == self.draft
-        if not in_place:
+        if not in_place and self.materialize:
             for path in source.empty_directories:
                 files.make_directory(f"{self.draft}/{path}", parents=True)
         recognised = self._recognise(source, in_place)
@@ -125,6 +129,8 @@ class Staging:
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        if not self.materialize:
+            return self._read(file, known)
         target = f"{self.draft}/{file.path}"
         if file.location != target and (parent := os.path.dirname(target)) not in self._directories:
             files.make_directory(parent, parents=True)
@@ -141,6 +147,29 @@ class Staging:
                 return taken
         return self._copy(file, target, executable)
 
+    def _read(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        """Hash a file where it is, unless its content is known. Whoever packs its chunks checks each digest again."""
+        executable = files.is_executable(file.status)
+        recipe = known
+        if recipe is None:
+            descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                before = os.fstat(descriptor)
+                recipe = self._hash(file.location, descriptor, before)
+                self._remember(descriptor, before, recipe)
+            finally:
+                os.close(descriptor)
+        else:
+            self.progress.advance(recipe.size)
+        return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.location)
+
+    def _remember(self, descriptor: int, status: os.stat_result, recipe: Recipe) -> None:
+        """Note a hashed source file's fingerprint, so that it need not be read the next time."""
+        is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED_NS
+        # Writes through a mapping that is dirty already leave the times as they are until it is written back.
+        if is_settled and not files.is_writable_by_others(descriptor):
+            self.fingerprints[fingerprint_of(status)] = recipe.blob
+
     def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
         """Put a hardlink of the store's loose file at `target`, if the store has one."""
         if recipe.size < LINK_FROM_BYTES or not self._may_link:
@@ -155,7 +184,7 @@ class Staging:
             files.rename(link, target)
             # rename(2) of a link onto another link of the same file does nothing and leaves both.
             files.remove_file(link)
-        return StagedFile(file.path, executable, recipe, stamp, is_linked=True)
+        return StagedFile(file.path, executable, recipe, stamp, True, target)
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
@@ -175,7 +204,7 @@ class Staging:
             os.close(descriptor)
         if file.location != target and not files.try_link(file.location, target):
             return None
-        return StagedFile(file.path, executable, recipe, FileStamp.of(status), is_linked=False, content=content)
+        return StagedFile(file.path, executable, recipe, FileStamp.of(status), False, target, content)
 
     def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
@@ -183,11 +212,7 @@ class Staging:
         try:
             before = os.fstat(descriptor)
             recipe = self._hash(file.location, descriptor, before)
-            fingerprint = fingerprint_of(before)
-            is_settled = time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) >= _SETTLED_NS
-            # Writes through a mapping that is dirty already leave the times as they are until it is written back.
-            if is_settled and not files.is_writable_by_others(descriptor):
-                self.fingerprints[fingerprint] = recipe.blob
+            self._remember(descriptor, before, recipe)
             stored = self._stored({recipe.blob: recipe.size})
             linked = self._link(file, target, executable, recipe) if recipe.blob in stored else None
             if linked is not None:
@@ -197,13 +222,13 @@ class Staging:
                 files.copy_file(descriptor, copy)
                 self._check_unchanged(file.location, descriptor, before)
                 if chunking.scan_file(copy).blob != recipe.blob:
-                    raise _changed(file.location)
+                    raise changed(file.location)
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 stamp = FileStamp.of(os.fstat(copy))
             files.rename(temporary, target)
         finally:
             os.close(descriptor)
-        return StagedFile(file.path, executable, recipe, stamp, is_linked=False)
+        return StagedFile(file.path, executable, recipe, stamp, False, target)
 
     def _small_content(self, path: str, descriptor: int, before: os.stat_result) -> bytes | None:
         """The bytes of a small frozen file, kept so that packing them does not read it again; None for others."""
@@ -212,7 +237,7 @@ class Staging:
             return None
         content = os.pread(descriptor, size + 1, 0)
         if len(content) != size:
-            raise _changed(path)
+            raise changed(path)
         self._kept_bytes += size
         self.progress.advance(size)
         return content
@@ -221,13 +246,13 @@ class Staging:
         try:
             recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size)
         except EOFError as error:
-            raise _changed(path) from error
+            raise changed(path) from error
         self._check_unchanged(path, descriptor, before)
         return recipe
 
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if fingerprint_of(os.fstat(descriptor)) != fingerprint_of(before):
-            raise _changed(path)
+            raise changed(path)
 
 
 def fingerprint_of(status: os.stat_result) -> Fingerprint:
@@ -235,5 +260,6 @@ def fingerprint_of(status: os.stat_result) -> Fingerprint:
     return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _changed(path: str) -> FileChanged:
+def changed(path: str) -> FileChanged:
+    """The error for a file that is not what it was when it was hashed."""
     return FileChanged(f"{path} was written to while it was being saved; save again when it is complete")

@@ -7,6 +7,7 @@ from pathlib import Path
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import Index
 from casstore.catalog.references import References
+from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
 from casstore.settings import SETTINGS, check_key, check_setting
 
@@ -23,6 +24,7 @@ class Catalog:
         self.versions = Versions(self._connections, boot_id)
         self.index = Index(self._connections, boot_id)
         self.references = References(self._connections)
+        self.repacking = Repacking(self._connections, boot_id)
 
     def close(self) -> None:
         self._connections.close()

@@ -26,6 +26,16 @@ class LooseFile:
     boot_id: str | None
 
 
+class Link(NamedTuple):
+    """A stored chunk as a possible base. `depth`: links to decode; `generation`: changes since the chain's start."""
+
+    digest: Digest
+    base: Digest | None
+    grouping: Digest | None
+    depth: int
+    generation: int
+
+
 class Fingerprint(NamedTuple):
     """A file outside the store, by what stat said when its content was hashed."""
 
@@ -65,14 +75,50 @@ class Index:
     def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
         """The homes of those chunks that are stored."""
         sql = (
-            "SELECT chunk.digest, offset, length, raw_bytes, encoding, base,"
+            "SELECT chunk.digest, offset, length, raw_bytes, encoding, base, grouping,"
             " container.id, file_id, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({})"
         )
         return {
-            Digest(digest): Location(_container(*container), offset, length, raw_bytes, encoding, _digest(base))
-            for digest, offset, length, raw_bytes, encoding, base, *container in self._batched(sql, digests)
+            Digest(digest): Location(
+                _container(*container), offset, length, raw_bytes, encoding, _digest(base), _digest(grouping)
+            )
+            for digest, offset, length, raw_bytes, encoding, base, grouping, *container in self._batched(sql, digests)
         }
+
+    def chains(self, digests: Collection[Digest]) -> dict[Digest, Link]:
+        """Those chunks that are stored, their bases, the bases' bases and so on: what a delta could be against."""
+        sql = "SELECT digest, base, grouping, depth, generation FROM chunk WHERE digest IN ({})"
+        found: dict[Digest, Link] = {}
+        wanted = set(digests)
+        while wanted:
+            links = [
+                Link(Digest(digest), _digest(base), _digest(grouping), depth, generation)
+                for digest, base, grouping, depth, generation in self._batched(sql, wanted)
+            ]
+            found.update((link.digest, link) for link in links)
+            wanted = {link.base for link in links if link.base is not None} - found.keys()
+        return found
+
+    def with_dependents(self, digests: Collection[Digest]) -> set[Digest]:
+        """Those of the chunks that some delta needs. They may not become deltas themselves."""
+        return {
+            Digest(row[0])
+            for column in ("base", "grouping")
+            for row in self._batched(f"SELECT DISTINCT {column} FROM chunk WHERE {column} IN ({{}})", digests)
+        }
+
+    def bases_of(self, digests: Collection[Digest]) -> set[Digest]:
+        """All chunks that decoding those chunks needs besides them."""
+        if not any(self.rows("SELECT 1 FROM chunk WHERE base IS NOT NULL LIMIT 1")):
+            return set()
+        sql = "SELECT base, grouping FROM chunk WHERE base IS NOT NULL AND digest IN ({})"
+        found: set[Digest] = set()
+        wanted = set(digests)
+        while wanted:
+            wanted = {Digest(digest) for row in self._batched(sql, wanted) for digest in row} - found
+            found |= wanted
+        return found
 
     def usable_homes(self, digests: Collection[Digest]) -> dict[Digest, int]:
         """The chunks a new version may rely on, with the row ids of their homes: synced, or written in this boot."""

@@ -129,9 +129,9 @@ class References:
     def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
         """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""
         with self._connections.read() as connection:
-            rows: list[Any] = connection.execute("SELECT digest, base FROM chunk WHERE base IS NOT NULL").fetchall()
+            rows: list[Any] = connection.execute("SELECT digest, base, grouping FROM chunk WHERE base IS NOT NULL").fetchall()
             affected = set(chunks)
-            while more := {Digest(row[0]) for row in rows if row[1] in affected} - affected:
+            while more := {Digest(row[0]) for row in rows if not affected.isdisjoint(row[1:])} - affected:
                 affected |= more
             damaged = affected | blobs
             recipes: Iterable[Any] = connection.execute("SELECT digest, recipe FROM blob")
@@ -162,11 +162,16 @@ class References:
             return Usage(versions, logical, connection.execute(_UNIQUE).get)
 
 
+# Whether a loose file serves a version whose directory stands, which hardlinks to it.
+IS_LINKED = (
+    "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
+    " WHERE file.digest = container.digest AND file.size >= 65536 AND NOT evicting)"
+)
 _UNREFERENCED = f"""
 SELECT container.id, file_id, container.digest, executable, container.size FROM container
 WHERE state = {LIVE}
   AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
-  AND (container.digest IS NULL OR NOT EXISTS (SELECT 1 FROM temp.needed_blob AS n WHERE n.digest = container.digest))
+  AND NOT (container.digest IS NOT NULL AND {IS_LINKED})
 """
 _UNIQUE = "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.needed USING (digest)"
 _SIZES = f"""
@@ -208,8 +213,9 @@ def _mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any]
         )
     while True:
         connection.execute(
-            "INSERT OR IGNORE INTO temp.needed SELECT base FROM chunk JOIN temp.needed USING (digest)"
-            " WHERE base IS NOT NULL"
+            "INSERT OR IGNORE INTO temp.needed"
+            " SELECT base FROM chunk JOIN temp.needed USING (digest) WHERE base IS NOT NULL"
+            " UNION ALL SELECT grouping FROM chunk JOIN temp.needed USING (digest) WHERE grouping IS NOT NULL"
         )
         if not connection.changes():
             return

@@ -125,6 +125,8 @@ ALTER TABLE chunk ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE chunk ADD COLUMN grouping BLOB;
 CREATE INDEX chunk_by_base ON chunk(base) WHERE base IS NOT NULL;
 CREATE INDEX chunk_by_grouping ON chunk(grouping) WHERE grouping IS NOT NULL;
+-- Which versions a loose file serves; smaller files have none (workspace.LINK_FROM_BYTES).
+CREATE INDEX file_by_digest ON file(digest) WHERE size >= 65536;
 
 ALTER TABLE version ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
 -- 1: gc is about to take the directory away; it does not count as standing any more.

@@ -14,7 +14,7 @@ from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE, Fingerprint
 from casstore.digest import Digest
 from casstore.errors import TagExists
-from casstore.storage.container import Container, FileStamp
+from casstore.storage.container import MAX_LINKS, Container, FileStamp
 from casstore.storage.manifest import Base, FileEntry, Manifest, canonical_json
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
@@ -44,12 +44,22 @@ class VersionRow(NamedTuple):
         return Tag(self.name, self.version)
 
 
+class NewChunk(NamedTuple):
+    """A chunk's home to be committed, as in `container.Location`; a delta's generation counts the changes before it."""
+
+    digest: Digest
+    offset: int
+    length: int
+    raw_bytes: int
+    encoding: int = 0
+    base: Digest | None = None
+    grouping: Digest | None = None
+    generation: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class NewContainer:
-    """A container to be committed: its row, and the homes of the chunks that it brings.
-
-    `chunks` rows are (digest, offset, length, raw bytes, encoding, base).
-    """
+    """A container to be committed: its row, and the homes of the chunks that it brings."""
 
     file_id: str
     digest: Digest | None
@@ -57,7 +67,7 @@ class NewContainer:
     size: int
     synced: bool
     stamp: FileStamp | None
-    chunks: Sequence[tuple[Digest, int, int, int, int, Digest | None]]
+    chunks: Sequence[NewChunk]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,18 @@ class Versions:
 
     def newest(self, name: str) -> VersionRow | None:
         return next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
+
+    def by_id(self, version_id: int) -> VersionRow | None:
+        return next(self._select(" WHERE id = ?", (version_id,)), None)
+
+    def base_of(self, row: VersionRow) -> VersionRow | None:
+        """The version that this one came from, or, where that is gone, the one committed before it under its name."""
+        found = None
+        if row.base_name is not None and row.base_version is not None:
+            found = self.find(Tag(row.base_name, row.base_version))
+        if found is not None and found.id < row.id:
+            return found
+        return next(self._select(" WHERE name = ? AND id < ? ORDER BY id DESC LIMIT 1", (row.name, row.id)), None)
 
     def with_prefix(self, name: str, prefix: str) -> list[VersionRow]:
         """The name's versions that begin with `prefix`, newest first."""
@@ -219,27 +241,24 @@ class Versions:
             return version_id
 
     def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: str) -> None:
-        stamp = new.stamp
-        connection.execute(
-            "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
-            " VALUES (?,?,?,?,?,?,?,?,?)",
-            (new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
-            + (None if new.synced else self._boot_id,)
-            + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
-        )
-        container_id = connection.last_insert_rowid()
+        container_id = insert_container(connection, new, self._boot_id)
         # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain,
         # or the home was found to be lost.
+        is_replaced = (
+            "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced AND (?1 OR boot_id != ?2))"
+            " OR chunk.container IN (SELECT value FROM json_each(?3))"
+        )
+        parameters = (new.synced, self._boot_id, lost)
+        for chunk in new.chunks:
+            if chunk.base is not None and not may_be_delta(connection, chunk):
+                raise ChunkVanished
         connection.executemany(
-            "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base) VALUES (?,?,?,?,?,?,?)"
+            "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base, grouping, generation, depth)"
+            " VALUES (?4,?5,?6,?7,?8,?9,?10,?11,?12, coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?10), 0))"
             " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
-            " length = excluded.length, encoding = excluded.encoding, base = excluded.base"
-            " WHERE (SELECT NOT synced AND (?8 OR boot_id != ?9) FROM container WHERE id = chunk.container)"
-            " OR chunk.container IN (SELECT value FROM json_each(?10))",
-            (
-                (digest, container_id, offset, length, raw, encoding, base, new.synced, self._boot_id, lost)
-                for digest, offset, length, raw, encoding, base in new.chunks
-            ),
+            " length = excluded.length, encoding = excluded.encoding, base = excluded.base,"
+            f" grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth WHERE {is_replaced}",
+            ((*parameters, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
         )
 
     def delete(self, tag: Tag, directory_inode: int | None) -> VersionRow | None:
@@ -283,6 +302,33 @@ class Versions:
 
     def _select(self, clause: str, parameters: Sequence[Any] = ()) -> Iterator[VersionRow]:
         return map(VersionRow._make, self._rows(_COLUMNS + clause, parameters))
+
+
+def insert_container(connection: apsw.Connection, new: NewContainer, boot_id: str) -> int:
+    """Insert a container's row, without those of its chunks; returns its id."""
+    stamp = new.stamp
+    connection.execute(
+        "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
+        " VALUES (?,?,?,?,?,?,?,?,?)",
+        (new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
+        + (None if new.synced else boot_id,)
+        + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
+    )
+    return connection.last_insert_rowid()
+
+
+def may_be_delta(connection: apsw.Connection, chunk: NewChunk) -> bool:
+    """Whether what a delta needs stands, the chain is short enough, and no other delta needs the chunk itself.
+
+    The last keeps chains free of circles, and of becoming longer behind somebody's back.
+    """
+    sql = (
+        "SELECT (SELECT depth < ?4 FROM chunk WHERE digest = ?2)"
+        " AND EXISTS (SELECT 1 FROM chunk WHERE digest = ?3 AND base IS NULL)"
+        " AND NOT EXISTS (SELECT 1 FROM chunk WHERE base = ?1)"
+        " AND NOT EXISTS (SELECT 1 FROM chunk WHERE grouping = ?1)"
+    )
+    return bool(connection.execute(sql, (chunk.digest, chunk.base, chunk.grouping, MAX_LINKS)).get)
 
 
 def _parts(tag: Tag) -> tuple[str, str]:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import struct
 import threading
+from dataclasses import dataclass
 from enum import IntEnum
 
+import numpy as np
 import zstandard
 
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage import entropy
+from casstore.storage.delta import Grouping, encode_delta
 from casstore.storage.recipe import MAX_CHUNK_BYTES
+from casstore.storage.segments import Element
 
 # Below this gain a chunk stays raw: decoding it would cost more than the space is worth.
 _KEEP_BELOW = 0.95
 _ZSTD_LEVEL = 3
-# Byte planes either hardly compress (mantissas) or are simply skewed (exponents); a higher level finds no more.
-_PLANE_ZSTD_LEVEL = 1
+# A delta this small is taken without a look at what the chunk takes by itself: floats never get there.
+_SURELY_SMALLER = 0.5
+# Decoding a delta needs its base, so it has to save this much of what the chunk takes by itself.
+_DELTA_BELOW = 0.9
 
 
 class Encoding(IntEnum):
@@ -24,37 +31,57 @@ class Encoding(IntEnum):
     RAW = 0
     ZSTD = 1
     PLANES = 2
-    DELTA = 3  # reserved: a delta against a base chunk
+    DELTA = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """What a delta may be against: the base's bytes, and the order of the elements (see `delta`)."""
+
+    base: bytes
+    grouping: Grouping
 
 
 _local = threading.local()
 
 
-def encode(raw: bytes | memoryview, element_bytes: int) -> tuple[Encoding, bytes]:
-    """The smallest of the encodings that suit elements of that width (1: not known), and the encoded bytes.
+def encode(
+    raw: bytes | memoryview, element: Element, against: Against | None = None
+) -> tuple[Encoding, bytes | memoryview]:
+    """The smallest of the encodings that suit such elements, and the encoded bytes.
 
-    Never larger than the raw bytes; anything above 95% of them is kept raw. Deterministic for one zstandard release.
+    Never larger than the raw bytes; anything above 95% of them is kept raw. `against` must be of the same length.
+    Deterministic for one zstandard release.
     """
-    data = bytes(raw)
-    limit = int(len(data) * _KEEP_BELOW)
-    if element_bytes in (2, 4, 8) and len(data) >= element_bytes:
-        encoding, encoded = Encoding.PLANES, _encode_planes(data, element_bytes)
+    limit = int(len(raw) * _KEEP_BELOW)
+    delta = None if against is None else encode_delta(raw, against.base, against.grouping)
+    if delta is not None and len(delta) < len(raw) * _SURELY_SMALLER:
+        return Encoding.DELTA, delta
+    if element.width > 1 and len(raw) >= element.width:
+        encoding, encoded = Encoding.PLANES, _encode_planes(raw, element.width)
     else:
-        encoding, encoded = Encoding.ZSTD, _compressor(_ZSTD_LEVEL).compress(data)
-    return (encoding, encoded) if len(encoded) < limit else (Encoding.RAW, data)
+        encoding, encoded = Encoding.ZSTD, _compressor().compress(raw)
+    if delta is not None and len(delta) < min(len(encoded), limit) * _DELTA_BELOW:
+        return Encoding.DELTA, delta
+    return (encoding, encoded) if len(encoded) < limit else (Encoding.RAW, raw)
 
 
-def decode(encoding: int, encoded: bytes, raw_bytes: int) -> bytes:
-    """The raw bytes, `raw_bytes` long. Raises IntegrityError for bytes that no encoder made, UnsupportedFormat
-    for an encoding that this release does not know. The caller compares the digest."""
+def decode(encoding: int, encoded: bytes | memoryview, raw_bytes: int) -> bytes:
+    """The raw bytes of a chunk that needs no other, `raw_bytes` long. The caller compares the digest.
+
+    Raises IntegrityError for bytes that no encoder made, UnsupportedFormat for an encoding that this release does not
+    know. `delta.decode_deltas` decodes deltas.
+    """
     if not 0 <= raw_bytes <= MAX_CHUNK_BYTES:
         raise IntegrityError(f"a chunk of {raw_bytes} bytes is larger than any that can be stored")
     if encoding == Encoding.RAW:
-        raw = encoded
+        raw = bytes(encoded)
     elif encoding == Encoding.ZSTD:
-        raw = _decompress(encoded, raw_bytes)
+        raw = entropy.decompress(encoded, raw_bytes)
     elif encoding == Encoding.PLANES:
         raw = _decode_planes(encoded, raw_bytes)
+    elif encoding == Encoding.DELTA:
+        raise IntegrityError("a delta stands where a whole chunk should be")
     else:
         raise UnsupportedFormat(f"a chunk has encoding {encoding}, which this casstore does not know; upgrade it")
     if len(raw) != raw_bytes:
@@ -62,70 +89,46 @@ def decode(encoding: int, encoded: bytes, raw_bytes: int) -> bytes:
     return raw
 
 
-# Planes: u8 element width, then per plane u8 (1: zstd) and u32 stored length, then the planes, then the
+# Planes: u8 element width, then per plane u8 kind of stream (see `entropy`) and u32 stored length, then the planes, then the
 # bytes after the last whole element.
 _PLANE = struct.Struct("<BI")
 
 
-def _encode_planes(data: bytes, width: int) -> bytes:
-    whole = len(data) - len(data) % width
-    compressor = _compressor(_PLANE_ZSTD_LEVEL)
+def _encode_planes(data: bytes | memoryview, width: int) -> bytes:
+    count = len(data) // width
+    elements = np.frombuffer(data, np.uint8, count * width).reshape(count, width)
     header = [bytes([width])]
     planes = []
     for position in range(width):
-        plane = data[position:whole:width]
-        packed = compressor.compress(plane)
-        shrinks = len(packed) < len(plane) * _KEEP_BELOW
-        header.append(_PLANE.pack(shrinks, len(packed if shrinks else plane)))
-        planes.append(packed if shrinks else plane)
-    return b"".join([*header, *planes, data[whole:]])
+        kind, stream = entropy.encode_stream(np.ascontiguousarray(elements[:, position]))
+        header.append(_PLANE.pack(kind, len(stream)))
+        planes.append(stream)
+    return b"".join([*header, *planes, bytes(data[count * width :])])
 
 
-def _decode_planes(encoded: bytes, raw_bytes: int) -> bytes:
-    width = encoded[0] if encoded else 0
+def _decode_planes(encoded: bytes | memoryview, raw_bytes: int) -> bytes:
+    view = memoryview(encoded)
+    width = view[0] if view else 0
     start = 1 + width * _PLANE.size
-    if width not in (2, 4, 8) or len(encoded) < start:
+    if width not in (2, 4, 8) or len(view) < start:
         raise IntegrityError("a chunk of byte planes has a damaged header")
     count = raw_bytes // width
-    raw = bytearray(raw_bytes)
+    elements = np.zeros((count, width), np.uint8)
     for position in range(width):
-        is_packed, length = _PLANE.unpack_from(encoded, 1 + position * _PLANE.size)
-        plane = encoded[start : start + length]
+        kind, length = _PLANE.unpack_from(view, 1 + position * _PLANE.size)
+        plane = entropy.decode_stream(kind, view[start : start + length], count)
         start += length
-        if is_packed:
-            plane = _decompress(plane, count)
-        if len(plane) != count:
-            raise IntegrityError("a byte plane has the wrong length")
-        raw[position : count * width : width] = plane
-    tail = encoded[start:]
+        if plane is not None:
+            elements[:, position] = plane
+    tail = view[start:]
     if len(tail) != raw_bytes - count * width:
         raise IntegrityError("a chunk of byte planes has the wrong length")
-    raw[count * width :] = tail
-    return bytes(raw)
+    return elements.tobytes() + bytes(tail)
 
 
-def _decompress(packed: bytes, raw_bytes: int) -> bytes:
-    try:
-        # A frame that claims more than it may is refused before anything is allocated.
-        if zstandard.get_frame_parameters(packed).content_size != raw_bytes:
-            raise IntegrityError("a zstd frame has the wrong size")
-        return _decompressor().decompress(packed, max_output_size=raw_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise IntegrityError(f"a zstd frame cannot be read: {error}") from error
-
-
-def _compressor(level: int) -> zstandard.ZstdCompressor:
+def _compressor() -> zstandard.ZstdCompressor:
     # Contexts are costly to make and not safe to share between threads.
-    name = f"compressor_{level}"
-    found: zstandard.ZstdCompressor | None = getattr(_local, name, None)
+    found: zstandard.ZstdCompressor | None = getattr(_local, "compressor", None)
     if found is None:
-        found = zstandard.ZstdCompressor(level=level)
-        setattr(_local, name, found)
-    return found
-
-
-def _decompressor() -> zstandard.ZstdDecompressor:
-    found: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
-    if found is None:
-        found = _local.decompressor = zstandard.ZstdDecompressor()
+        found = _local.compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
     return found

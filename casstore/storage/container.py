@@ -10,6 +10,9 @@ from casstore.digest import Digest
 from casstore.storage.layout import Layout
 
 
+MAX_LINKS = 8  # deltas that reading one chunk decodes at the most
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """A pack (digest None) or a loose file (digest of its blob). `id` is the catalog's and local to one store."""
@@ -31,7 +34,10 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A chunk's one home. `offset` and `length` are of the raw bytes in a loose file, of the record in a pack."""
+    """A chunk's one home. `offset` and `length` are of the raw bytes in a loose file, of the record in a pack.
+
+    Of a delta, `base` is the chunk that it is against, `grouping` the one that orders its elements, never a delta.
+    """
 
     container: Container
     offset: int
@@ -39,6 +45,7 @@ class Location:
     raw_bytes: int
     encoding: int = 0
     base: Digest | None = None
+    grouping: Digest | None = None
 
 
 class FileStamp(NamedTuple):

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
-from casstore.storage.container import Container, Location
+from casstore.storage.codec import decode
+from casstore.storage.container import MAX_LINKS, Container, Location
+from casstore.storage.delta import decode_deltas
 from casstore.storage.layout import Layout
 from casstore.storage.recipe import Chunk, Recipe
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
 _CHUNKS_AHEAD = 16  # read while the first is still being written: at most 16 MiB, 256 at the format's hard limit
-_MAX_BASES = 8
 _LOCATE_BATCH = 2000
 
 
@@ -29,6 +32,16 @@ class Locate(Protocol):
     """Where chunks are now: a fresh look at the catalog at each call."""
 
     def __call__(self, digests: Collection[Digest]) -> Mapping[Digest, Location]: ...
+
+
+def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Digest, Location]]:
+    """A chunk, its base, the base's base and so on, as far as homes are known and chains may go."""
+    chain: list[tuple[Digest, Location]] = []
+    following: Digest | None = digest
+    while following is not None and following in homes and len(chain) <= MAX_LINKS:
+        chain.append((following, homes[following]))
+        following = homes[following].base
+    return chain
 
 
 class _Open:
@@ -57,41 +70,96 @@ class Objects:
             self._open.clear()
 
     def read_chunk(self, digest: Digest) -> bytes:
-        """One chunk's raw bytes. Raises IntegrityError when they are missing or damaged."""
-        return self._read(digest, self._locate([digest]).get(digest), _MAX_BASES)
+        """One chunk's raw bytes. Raises IntegrityError when they, or a base they need, are missing or damaged."""
+        return self._read(digest, self._locate_chains([digest]))
 
-    def _read(self, digest: Digest, location: Location | None, bases: int) -> bytes:
+    def _locate_chains(self, digests: Collection[Digest]) -> dict[Digest, Location]:
+        """Where those chunks are, and all that decoding them needs."""
+        homes = dict(self._locate(digests))
+        wanted: Collection[Location] = homes.values()
+        while missing := {d for home in wanted for d in (home.base, home.grouping) if d and d not in homes}:
+            found = self._locate(missing)
+            homes.update(found)
+            wanted = found.values()
+        return homes
+
+    def _read(self, digest: Digest, homes: Mapping[Digest, Location]) -> bytes:
         while True:
-            if location is None:
-                raise IntegrityError(f"chunk {digest} is missing from the store")
             try:
-                return self._read_at(digest, location, bases)
+                return self._decode(digest, homes)
             except (IntegrityError, OSError) as error:
                 is_other_trouble = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
                 if is_other_trouble or isinstance(error, UnsupportedFormat):
                     raise
+                tried = _chain(digest, homes)
                 with self._lock:
-                    self._open.pop(location.container.file_id, None)
-                # gc may have moved the chunk since it was looked up; the same home twice is damage.
-                again = self._locate([digest]).get(digest)
-                if again is None or again == location:
-                    path = location.container.path(self._layout)
-                    raise IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}") from error
-                location = again
+                    for _, home in tried:
+                        self._open.pop(home.container.file_id, None)
+                # gc may have moved a chunk since it was looked up; the same homes twice are damage.
+                again = self._locate_chains([digest])
+                if digest not in again or again == {d: homes[d] for d in again if d in homes}:
+                    raise self._damage(digest, tried, error) from error
+                homes = again
 
-    def _read_at(self, digest: Digest, location: Location, bases: int) -> bytes:
-        if location.base is not None and bases == 0:
-            raise IntegrityError(f"chunk {digest} stands at the end of too long a chain of deltas")
-        container = self._container(location.container)
-        if location.container.is_pack:
-            entry, encoded = pack.read_record(container.descriptor, location.offset, location.length)
-            if entry.digest != digest:
-                raise IntegrityError(f"another chunk stands where {digest} should be")
-            return pack.decode_record(entry, encoded)
-        raw = os.pread(container.descriptor, location.raw_bytes, location.offset)
+    def _damage(self, digest: Digest, chain: list[tuple[Digest, Location]], error: Exception) -> IntegrityError:
+        if not chain:
+            return IntegrityError(f"chunk {digest} is missing from the store")
+        for base, _ in chain[1:]:
+            try:
+                self.read_chunk(base)
+            except IntegrityError as cause:
+                return IntegrityError(f"chunk {digest} is a delta against another, and {cause}")
+        path = chain[0][1].container.path(self._layout)
+        return IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}")
+
+    def _decode(self, digest: Digest, homes: Mapping[Digest, Location]) -> bytes:
+        chain = _chain(digest, homes)
+        if not chain:
+            raise IntegrityError("it has no home")
+        start, home = chain.pop()
+        if home.base is not None:
+            raise IntegrityError(f"its base {home.base} is missing, or one link of too many")
+        raw = self._read_whole(start, home)
+        # Only the last link's result is compared with its digest: nothing but the right bytes leads to it.
+        run: list[bytes] = []
+        grouping = run_grouping = start
+        grouping_raw = run_base = raw
+        for delta, delta_home in reversed(chain):
+            entry, encoded = self._read_record(delta, delta_home)
+            grouping = entry.grouping or start
+            if run and grouping != run_grouping:
+                run_base, run = decode_deltas(run_base, run, grouping_raw), []
+            if grouping != run_grouping:
+                # Usually the start of the chain; it is another where something in between has been stored whole since.
+                grouping_raw = raw if grouping == start else self._read_whole(grouping, homes.get(grouping))
+                run_grouping = grouping
+            run.append(encoded)
+        if run:
+            raw = decode_deltas(run_base, run, grouping_raw)
         if Digest.of(raw) != digest:
             raise IntegrityError(f"its bytes do not match the digest {digest}")
         return raw
+
+    def _read_whole(self, digest: Digest, home: Location | None) -> bytes:
+        """The bytes of a chunk that is no delta, not compared with its digest yet."""
+        if home is None:
+            raise IntegrityError(f"chunk {digest}, which it is grouped by, is missing")
+        if home.container.is_pack:
+            entry, encoded = self._read_record(digest, home)
+            return decode(entry.encoding, encoded, entry.raw_bytes)
+        return os.pread(self._container(home.container).descriptor, home.raw_bytes, home.offset)
+
+    def _read_record(self, digest: Digest, home: Location) -> tuple[pack.PackEntry, bytes]:
+        entry, encoded = pack.read_record(self._container(home.container).descriptor, home.offset, home.length)
+        if entry.digest != digest or entry.base != home.base:
+            raise IntegrityError(f"another chunk stands where {digest} should be")
+        return entry, encoded
+
+    def copy_record(self, home: Location) -> bytes:
+        """A pack's record as it stands, to be written elsewhere verbatim. Raises IntegrityError, OSError."""
+        descriptor = self._container(home.container).descriptor
+        pack.read_record(descriptor, home.offset, home.length)
+        return os.pread(descriptor, home.length, home.offset)
 
     def _container(self, container: Container) -> _Open:
         with self._lock:
@@ -122,9 +190,9 @@ class Objects:
             try:
                 for start in range(0, len(digests), _LOCATE_BATCH):
                     batch = digests[start : start + _LOCATE_BATCH]
-                    homes = self._locate(set(batch))
+                    homes = self._locate_chains(set(batch))
                     for digest in batch:
-                        ahead.append(pool.submit(self._read, digest, homes.get(digest), _MAX_BASES))
+                        ahead.append(pool.submit(self._read, digest, homes))
                         if len(ahead) >= _CHUNKS_AHEAD:
                             yield ahead.popleft()
                 while ahead:
@@ -140,9 +208,16 @@ class Objects:
                 files.write_all(descriptor, _checked_length(self.read_chunk(chunk.digest), chunk))
             advance(recipe.size)
             return
-        for raw in self.read_blob(recipe):
-            files.write_all(descriptor, raw)
-            advance(len(raw))
+        def write(chunk: Chunk, homes: Mapping[Digest, Location]) -> int:
+            files.write_all(descriptor, _checked_length(self._read(chunk.digest, homes), chunk), chunk.offset)
+            return chunk.length
+
+        chunks = recipe.chunks()
+        with ThreadPoolExecutor(_READ_THREADS) as pool:
+            while batch := list(itertools.islice(chunks, _LOCATE_BATCH)):
+                homes = self._locate_chains({chunk.digest for chunk in batch})
+                for length in pool.map(partial(write, homes=homes), batch):
+                    advance(length)
 
     def open_blob(self, recipe: Recipe) -> io.BufferedReader:
         """A seekable binary reader over a blob; each chunk is checked before a byte of it is handed out."""

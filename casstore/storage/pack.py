@@ -2,7 +2,7 @@
 
     header   16 B   magic "casspack", u16 format, u16 requires, u32 hash (1: BLAKE3-256)
     records         48 B header, extension, encoded bytes (see `_RECORD`)
-    index           zstd of msgpack: [[digest, offset, length, raw bytes, encoding, base or nil], ...]
+    index           zstd of msgpack: [[digest, offset, length, raw bytes, encoding, base, grouping], ...]
     trailer  52 B   u64 index offset, u32 index length, BLAKE3-256 of the index, magic "packtail"
 
 Integers are little-endian. docs/format.md is the contract.
@@ -23,7 +23,6 @@ import zstandard
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
-from casstore.storage.codec import decode, encode
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 
 FORMAT = 1
@@ -34,6 +33,7 @@ _HEADER_MAGIC = b"casspack"
 _RECORD = struct.Struct("<4sBBHII32s")
 _RECORD_MAGIC = b"chnk"
 _FLAG_BASE = 1  # the extension begins with the digest of the chunk that a delta is against
+_FLAG_GROUPING = 2  # and goes on with that of the chunk which groups its elements, where it is not the base
 _TRAILER = struct.Struct("<QI32s8s")
 _TRAILER_MAGIC = b"packtail"
 _WRITE_BYTES = 4 << 20
@@ -52,6 +52,19 @@ class PackEntry:
     raw_bytes: int
     encoding: int
     base: Digest | None = None
+    grouping: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunk:
+    """A chunk ready to be written into a pack. A delta has a base, and a grouping: the base itself, or another."""
+
+    digest: Digest
+    raw_bytes: int
+    encoding: int
+    data: bytes | memoryview
+    base: Digest | None = None
+    grouping: Digest | None = None
 
 
 class PackWriter:
@@ -70,15 +83,36 @@ class PackWriter:
         """Bytes so far, index and trailer not counted."""
         return self._flushed + len(self._buffer)
 
-    def add(self, digest: Digest, raw: bytes | memoryview, element_bytes: int = 1) -> None:
-        """Encode a chunk and append it. Raises OSError."""
-        encoding, encoded = encode(raw, element_bytes)
-        offset = self.size
-        self._buffer += _RECORD.pack(_RECORD_MAGIC, encoding, 0, 0, len(raw), len(encoded), digest)
-        self._buffer += encoded
-        self.entries.append(PackEntry(digest, offset, _RECORD.size + len(encoded), len(raw), encoding))
+    def add(self, chunk: EncodedChunk) -> PackEntry:
+        """Append a chunk's record. Raises OSError."""
+        flags, extension = 0, b""
+        if chunk.base is not None:
+            flags, extension = _FLAG_BASE, bytes(chunk.base)
+            if chunk.grouping not in (None, chunk.base):
+                flags, extension = flags | _FLAG_GROUPING, extension + bytes(chunk.grouping or b"")
+        header = _RECORD.pack(
+            _RECORD_MAGIC, chunk.encoding, flags, len(extension), chunk.raw_bytes, len(chunk.data), chunk.digest
+        )
+        length = len(header) + len(extension) + len(chunk.data)
+        entry = PackEntry(
+            chunk.digest, self.size, length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping or chunk.base
+        )
+        return self._append(entry, header, extension, chunk.data)
+
+    def copy(self, record: bytes) -> PackEntry:
+        """Append a record of another pack as it stands. Raises IntegrityError, OSError."""
+        entry, _ = _parse_record(record, self.size)
+        if entry.length != len(record):
+            raise IntegrityError("a pack record is cut short")
+        return self._append(entry, record)
+
+    def _append(self, entry: PackEntry, *parts: bytes | memoryview) -> PackEntry:
+        for part in parts:
+            self._buffer += part
+        self.entries.append(entry)
         if len(self._buffer) >= _WRITE_BYTES:
             self._flush()
+        return entry
 
     def finish(self, mode: int, *, durable: bool) -> int:
         """Write index and trailer, make the pack read-only, fsync it if `durable`; returns its size in bytes."""
@@ -114,14 +148,6 @@ def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, b
     return entry, record[payload_start:]
 
 
-def decode_record(entry: PackEntry, encoded: bytes) -> bytes:
-    """The chunk's raw bytes, checked against its digest. Raises IntegrityError, UnsupportedFormat."""
-    raw = decode(entry.encoding, encoded, entry.raw_bytes)
-    if Digest.of(raw) != entry.digest:
-        raise IntegrityError(f"chunk {entry.digest} does not match its digest")
-    return raw
-
-
 def read_entries(path: Path) -> list[PackEntry]:
     """What is in a pack, from the pack alone: its index, or, where that is damaged or missing, its records.
 
@@ -152,13 +178,17 @@ def _parse_record(data: bytes, offset: int) -> tuple[PackEntry, int]:
     magic, encoding, flags, extension, raw_bytes, encoded_bytes, digest = _RECORD.unpack_from(data)
     if magic != _RECORD_MAGIC or raw_bytes > MAX_CHUNK_BYTES or encoded_bytes > MAX_CHUNK_BYTES:
         raise IntegrityError("a pack record has a damaged header")
-    if flags & ~_FLAG_BASE:
+    if flags & ~(_FLAG_BASE | _FLAG_GROUPING):
         raise UnsupportedFormat("a pack record needs a newer casstore; upgrade this one")
-    base = None
-    if flags & _FLAG_BASE:
-        base = data[_RECORD.size : _RECORD.size + DIGEST_BYTES]
-        if extension < DIGEST_BYTES or len(base) < DIGEST_BYTES:
-            raise IntegrityError("a pack record lacks the base it names")
+    if flags == _FLAG_GROUPING:
+        raise IntegrityError("a pack record has a damaged header")
+    named = [
+        Digest.from_bytes(data[start : start + DIGEST_BYTES])
+        for start in range(_RECORD.size, _RECORD.size + DIGEST_BYTES * flags.bit_count(), DIGEST_BYTES)
+        if start + DIGEST_BYTES <= min(len(data), _RECORD.size + extension)
+    ]
+    if len(named) != flags.bit_count():
+        raise IntegrityError("a pack record lacks the base it names")
     start = _RECORD.size + extension
     entry = PackEntry(
         Digest(digest),
@@ -166,13 +196,14 @@ def _parse_record(data: bytes, offset: int) -> tuple[PackEntry, int]:
         start + encoded_bytes,
         raw_bytes,
         encoding,
-        None if base is None else Digest(base),
+        named[0] if named else None,
+        named[-1] if named else None,
     )
     return entry, start
 
 
 def _pack_index(entries: list[PackEntry]) -> bytes:
-    rows = [[e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base] for e in entries]
+    rows = [[e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base, e.grouping] for e in entries]
     return zstandard.ZstdCompressor(level=3).compress(msgpack.packb(rows))
 
 
@@ -190,13 +221,21 @@ def _read_index(descriptor: int, size: int) -> list[PackEntry]:
         if zstandard.get_frame_parameters(index).content_size > _MAX_INDEX_BYTES:
             raise IntegrityError("an index claims an impossible size")
         rows = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(index))
-        return [_index_entry(*row[:6], end=offset) for row in rows]
+        return [_index_entry(*row[:7], end=offset) for row in rows]
     except (zstandard.ZstdError, msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"an index cannot be read: {error}") from error
 
 
 def _index_entry(
-    digest: bytes, offset: int, length: int, raw_bytes: int, encoding: int, base: bytes | None, *, end: int
+    digest: bytes,
+    offset: int,
+    length: int,
+    raw_bytes: int,
+    encoding: int,
+    base: bytes | None,
+    grouping: bytes | None = None,  # indexes of before there were deltas end here
+    *,
+    end: int,
 ) -> PackEntry:
     if not _HEADER.size <= offset < offset + length <= end:
         raise ValueError("an entry of an index points outside the records")
@@ -209,6 +248,7 @@ def _index_entry(
         raw_bytes,
         encoding,
         None if base is None else Digest.from_bytes(base),
+        None if grouping is None else Digest.from_bytes(grouping),
     )
 
 
@@ -217,7 +257,7 @@ def _walk_records(descriptor: int, size: int) -> Iterator[PackEntry]:
     offset = _HEADER.size
     while offset < size:
         try:
-            entry, _ = _parse_record(os.pread(descriptor, _RECORD.size + DIGEST_BYTES, offset), offset)
+            entry, _ = _parse_record(os.pread(descriptor, _RECORD.size + 2 * DIGEST_BYTES, offset), offset)
         except UnsupportedFormat:
             raise
         except IntegrityError:

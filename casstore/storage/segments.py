@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 ReadAt = Callable[[int, int], bytes]
 """(offset, length) -> that many bytes, fewer only at the end of the file. Raises OSError."""
@@ -72,15 +73,38 @@ class Segment:
     shape: tuple[int, ...] | None = None
 
 
-def element_bytes(dtype: str | None) -> int:
-    """Width in bytes of one element (1, 2, 4, 8); 1 for what is unknown, quantized or of one byte.
+class Element(NamedTuple):
+    """What one number of a tensor looks like: its width in bytes (1, 2, 4 or 8), and where its exponent stands.
 
-    A complex number counts its parts: C64 is 4.
+    The exponent is `(bits >> exponent_shift) & ((1 << exponent_bits) - 1)` of the little-endian number; integers, and
+    what is unknown or quantized, have one of 0 bits.
     """
+
+    width: int
+    exponent_shift: int = 0
+    exponent_bits: int = 0
+
+
+_FLOATS = {
+    "BF16": Element(2, 7, 8),
+    "F16": Element(2, 10, 5),
+    "F32": Element(4, 23, 8),
+    "F64": Element(8, 52, 11),
+    "F8_E4M3": Element(1, 3, 4),
+    "F8_E4M3FNUZ": Element(1, 3, 4),
+    "F8_E5M2": Element(1, 2, 5),
+    "F8_E5M2FNUZ": Element(1, 2, 5),
+}
+# A complex number counts its parts.
+_FLOATS |= {"C32": _FLOATS["F16"], "C64": _FLOATS["F32"], "C128": _FLOATS["F64"]}
+BYTES = Element(1)
+
+
+def element_of(dtype: str | None) -> Element:
+    """The elements of a dtype; single bytes for what is unknown or quantized."""
     if dtype is None:
-        return 1
-    bits = ELEMENT_BITS.get(dtype, 8)
-    return bits // 16 if dtype in ("C32", "C64", "C128") else bits // 8
+        return BYTES
+    return _FLOATS.get(dtype) or Element(ELEMENT_BITS.get(dtype, 8) // 8)
 
 
 def read_exactly(read: ReadAt, size: int, offset: int, length: int) -> bytes:

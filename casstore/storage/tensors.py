@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from casstore.storage.gguf import find_gguf
 from casstore.storage.safetensors import find_safetensors
-from casstore.storage.segments import ReadAt, Segment, element_bytes
+from casstore.storage.segments import BYTES, Element, ReadAt, Segment, element_of
 from casstore.storage.zips import find_zip
 
-__all__ = ["ReadAt", "Segment", "element_bytes", "find_segments"]
+__all__ = ["BYTES", "Element", "ReadAt", "Segment", "element_of", "find_segments"]
 
 _MAGIC_BYTES = 9
 

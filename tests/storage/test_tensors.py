@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casstore.storage import gguf, pickled, safetensors, segments, zips
-from casstore.storage.tensors import ReadAt, Segment, element_bytes, find_segments
+from casstore.storage.tensors import Element, ReadAt, Segment, element_of, find_segments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,7 +161,7 @@ NPZ = npz_file(w=np.arange(6, dtype="<f4").reshape(2, 3), step=np.int64(7))
 EXAMPLES = {"safetensors": TWO_TENSORS, "gguf": GGUF, "torch": TORCH, "npz": NPZ}
 
 
-def test_element_bytes() -> None:
+def test_element_of() -> None:
     widths = {
         "F64": 8,
         "I32": 4,
@@ -174,8 +174,8 @@ def test_element_bytes() -> None:
         "Q4_K": 1,
         "F4": 1,
     }
-    assert {dtype: element_bytes(dtype) for dtype in widths} == widths
-    assert element_bytes(None) == element_bytes("nonsense") == 1
+    assert {dtype: element_of(dtype).width for dtype in widths} == widths
+    assert element_of(None) == element_of("nonsense") == Element(1)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"GGUF", b"PK\x03\x04", b"\x80\x02}.", bytes(4096), b"x" * 100])

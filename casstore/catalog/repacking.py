@@ -1,0 +1,166 @@
+"""SQL for moving chunks between containers: what is cold, in what order it is packed, and the moves themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.index import LIVE
+from casstore.catalog.references import IS_LINKED
+from casstore.catalog.versions import NewContainer, insert_container, may_be_delta
+from casstore.digest import Digest
+from casstore.storage.container import Container
+
+
+class PlannedChunk(NamedTuple):
+    """A chunk to be packed. Those of one `column` stand at one place in versions that came from one another.
+
+    `predecessor` is the chunk at that place in the version before. `is_base`: a delta needs it already, so it must
+    not become one.
+    """
+
+    column: int
+    number: int
+    digest: Digest
+    dtype: str | None
+    predecessor: Digest | None
+    home: int
+    is_base: bool
+
+
+class SparsePack(NamedTuple):
+    """A pack, its size, and the bytes of its records that are needed."""
+
+    container: Container
+    size: int
+    needed_bytes: int
+
+
+class Repacking:
+    """A plan kept in temporary tables, this thread's own; `References.mark` must have been called before."""
+
+    def __init__(self, connections: Connections, boot_id: str) -> None:
+        self._connections = connections
+        self._boot_id = boot_id
+
+    def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[Any]:
+        with translated_errors(self._connections.path):
+            yield from self._connections.get().execute(sql, tuple(parameters))
+
+    def begin(self) -> int:
+        """Begin a plan: note the loose files that are cold and hold needed chunks; returns how many bytes these take."""
+        with translated_errors(self._connections.path):
+            connection = self._connections.get()
+            connection.execute(
+                "CREATE TEMP TABLE IF NOT EXISTS plan(number INTEGER PRIMARY KEY, place INTEGER NOT NULL,"
+                " digest BLOB NOT NULL UNIQUE, dtype TEXT, predecessor BLOB, home INTEGER NOT NULL);"
+                "CREATE INDEX IF NOT EXISTS temp.plan_by_place ON plan(place, number);"
+                "CREATE TEMP TABLE IF NOT EXISTS cold(id INTEGER PRIMARY KEY);"
+                "CREATE TEMP TABLE IF NOT EXISTS unplanned(digest BLOB PRIMARY KEY, home INTEGER NOT NULL) WITHOUT ROWID;"
+                "DELETE FROM temp.plan; DELETE FROM temp.cold; DELETE FROM temp.unplanned"
+            )
+            connection.execute(
+                f"INSERT INTO temp.cold SELECT id FROM container WHERE state = {LIVE} AND digest IS NOT NULL"
+                f" AND NOT {IS_LINKED}"
+            )
+            connection.execute(
+                "INSERT INTO temp.unplanned SELECT digest, container FROM chunk JOIN temp.cold ON id = container"
+                " JOIN temp.needed USING (digest)"
+            )
+            sql = "SELECT coalesce(sum(raw_bytes), 0) FROM temp.unplanned JOIN chunk USING (digest)"
+            return int(connection.execute(sql).get)
+
+    def cold_versions(self) -> list[int]:
+        """The ids of the versions that a cold loose file belongs to, in the order of their commits."""
+        sql = (
+            "SELECT DISTINCT version_id FROM temp.cold JOIN container USING (id)"
+            " JOIN file ON file.digest = container.digest AND file.size >= 65536 ORDER BY version_id"
+        )
+        return [row[0] for row in self._rows(sql)]
+
+    def add(self, places: Iterable[tuple[Digest, str | None, Digest | None]]) -> None:
+        """Plan those of the chunks, given as (digest, dtype, predecessor), that are cold and not planned yet."""
+        with translated_errors(self._connections.path):
+            connection = self._connections.get()
+            insert = (
+                "INSERT INTO temp.plan(place, digest, dtype, predecessor, home) SELECT"
+                " coalesce((SELECT place FROM temp.plan WHERE digest = ?3),"
+                " (SELECT coalesce(max(number), 0) + 1 FROM temp.plan)), digest, ?2, ?3, home"
+                " FROM temp.unplanned WHERE digest = ?1"
+            )
+            for place in places:
+                connection.execute(insert, place)
+                if connection.changes():
+                    connection.execute("DELETE FROM temp.unplanned WHERE digest = ?", (place[0],))
+
+    def unplanned(self) -> bool:
+        """Whether cold chunks are needed that no version with a cold file has."""
+        return any(self._rows("SELECT 1 FROM temp.unplanned LIMIT 1"))
+
+    def needed_recipes(self) -> Iterator[tuple[Digest, bytes]]:
+        """All recipes of files of versions."""
+        for digest, recipe in self._rows("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
+            yield Digest(digest), recipe
+
+    def add_rest(self) -> None:
+        """Plan what is left, of which nothing is known."""
+        with translated_errors(self._connections.path):
+            self._connections.get().execute(
+                "INSERT INTO temp.plan(place, digest, home) SELECT 0, digest, home FROM temp.unplanned;"
+                "DELETE FROM temp.unplanned; UPDATE temp.plan SET place = number WHERE place = 0"
+            )
+
+    def planned(self, after: tuple[int, int], limit: int) -> list[PlannedChunk]:
+        """The next planned chunks, column by column, of each in the order of the versions."""
+        sql = (
+            "SELECT place, number, digest, dtype, predecessor, home,"
+            " EXISTS (SELECT 1 FROM chunk WHERE base = plan.digest)"
+            " OR EXISTS (SELECT 1 FROM chunk WHERE grouping = plan.digest)"
+            " FROM temp.plan AS plan WHERE (place, number) > (?, ?) ORDER BY place, number LIMIT ?"
+        )
+        return [
+            PlannedChunk(place, number, Digest(digest), dtype, before and Digest(before), home, bool(is_base))
+            for place, number, digest, dtype, before, home, is_base in self._rows(sql, (*after, limit))
+        ]
+
+    def packs(self) -> list[SparsePack]:
+        """Every live pack that holds something needed, by size."""
+        sql = (
+            "SELECT container.id, file_id, size, sum(length) FROM container JOIN chunk ON container = container.id"
+            f" JOIN temp.needed ON needed.digest = chunk.digest WHERE state = {LIVE} AND container.digest IS NULL"
+            " GROUP BY container.id ORDER BY size"
+        )
+        return [SparsePack(Container(row[0], row[1], None), row[2], row[3]) for row in self._rows(sql)]
+
+    def needed_in(self, container: Container) -> list[Digest]:
+        """The needed chunks of a container, in the order they stand there."""
+        sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
+        return [Digest(row[0]) for row in self._rows(sql, (container.id,))]
+
+    def move(self, new: NewContainer, homes: Mapping[Digest, int], *, verbatim: bool) -> int:
+        """Make a new pack the home of its chunks, each if it still is where it was read; returns how many moved.
+
+        A delta moves only if what it needs stands and nothing needs it (see `may_be_delta`); of a chunk copied
+        `verbatim` nothing but the place changes. What does not move stays where it is.
+        """
+        moved = 0
+        with self._connections.write() as connection:
+            container_id = insert_container(connection, new, self._boot_id)
+            for chunk in new.chunks:
+                place = (container_id, chunk.offset, chunk.length, chunk.digest, homes[chunk.digest])
+                if verbatim:
+                    sql = "UPDATE chunk SET container = ?1, offset = ?2, length = ?3 WHERE digest = ?4 AND container = ?5"
+                    connection.execute(sql, place)
+                elif chunk.base is None or may_be_delta(connection, chunk):
+                    connection.execute(
+                        "UPDATE chunk SET container = ?1, offset = ?2, length = ?3, encoding = ?6, base = ?7,"
+                        " grouping = ?8, generation = ?9,"
+                        " depth = coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?7), 0)"
+                        " WHERE digest = ?4 AND container = ?5",
+                        (*place, chunk.encoding, chunk.base, chunk.grouping, chunk.generation),
+                    )
+                else:
+                    continue
+                moved += connection.changes()
+        return moved
