@@ -90,9 +90,7 @@ def tensor_files(workspace: Workspace, row: VersionRow) -> list[tuple[str, Recip
     return [(file.path, recipes[file.digest]) for file in files if file.digest in recipes]
 
 
-def encode_chunk(
-    workspace: Workspace, digest: Digest, raw: bytes, element: Element, link: Link | None
-) -> EncodedChunk:
+def encode_chunk(workspace: Workspace, digest: Digest, raw: bytes, element: Element, link: Link | None) -> EncodedChunk:
     """The chunk by itself, or against `link` where that takes less. A damaged base is none: the chunk stands alone."""
     against, grouping = None, None
     if link is not None:

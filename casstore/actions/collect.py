@@ -11,7 +11,7 @@ from pathlib import Path
 
 from casstore.actions.delete import sweep
 from casstore.actions.reclaim import Reclaim
-from casstore.actions.repack import pack_cold, rewrite_sparse, sparse_packs
+from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.sessions import session_of
@@ -167,10 +167,10 @@ class _Gc:
     def pack(self) -> GcStep:
         """Move what only cold loose files hold into packs."""
         if self._dry_run:
-            return GcStep("packed", 0, 0)
+            return GcStep("packed", cold_files(self._workspace)[0], 0)
         reclaim = Reclaim(self._workspace, self._last_id)
         moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
-        return GcStep("packed", moved.chunks, reclaim.freed_bytes - moved.bytes)
+        return GcStep("packed", moved.files, reclaim.freed_bytes - moved.bytes)
 
     def rewrite(self) -> GcStep:
         """Rewrite packs that are mostly dead, and merge small ones."""
@@ -178,7 +178,7 @@ class _Gc:
             return GcStep("rewritten", len(sparse_packs(self._workspace)), 0)
         reclaim = Reclaim(self._workspace, self._last_id)
         moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
-        return GcStep("rewritten", moved.chunks, reclaim.freed_bytes - moved.bytes)
+        return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes)
 
     def tidy(self) -> GcStep:
         if not self._dry_run:

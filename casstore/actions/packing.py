@@ -143,9 +143,7 @@ class Packing:
         finally:
             os.close(descriptor)
 
-    def _possible_bases(
-        self, file: StagedFile, wanted: set[Digest]
-    ) -> tuple[dict[Digest, Digest], dict[Digest, Link]]:
+    def _possible_bases(self, file: StagedFile, wanted: set[Digest]) -> tuple[dict[Digest, Digest], dict[Digest, Link]]:
         if all(segment.name is None for segment in file.recipe.segments):
             return {}, {}
         if self._base_files is None:

@@ -38,6 +38,8 @@ from casstore.storage.tensors import Element, element_of
 
 # A pack is rewritten when less than this share of it is needed: each byte rewritten then frees one at least.
 _SPARSE_BELOW = 0.5
+# What a pack takes besides its records: an entry in the index for each, and header and trailer.
+_ENTRY_BYTES, _PACK_BYTES = 120, 200
 # Packs below this size are merged once there are so many of them; merging that many at once keeps the number of
 # times that a byte is rewritten to the logarithm of the store's size.
 _SMALL_PACK_BYTES = MAX_PACK_BYTES // 16
@@ -52,10 +54,9 @@ _HELD_CHUNKS = MAX_LINKS + 2
 
 @dataclass(slots=True)
 class Moved:
-    """What was moved, in chunks and packs; `bytes` is what the new packs take. Damaged chunks stay where they are."""
+    """What was moved: from how many files, and what the new packs take. Damaged chunks stay where they are."""
 
-    chunks: int = 0
-    packs: int = 0
+    files: int = 0
     bytes: int = 0
     damaged: int = 0
 
@@ -64,8 +65,11 @@ Reclaim = Callable[[Collection[int]], None]
 """Called after each pack with the row ids of the containers that it took from: what is empty now may be condemned."""
 
 
-def cold_bytes(workspace: Workspace) -> int:
-    """What packing would read: the needed bytes that only cold loose files hold. `References.mark` comes first."""
+def cold_files(workspace: Workspace) -> tuple[int, int]:
+    """What packing would read: how many cold loose files hold what nothing else does, and how many bytes of it.
+
+    `References.mark` comes first.
+    """
     return workspace.catalog.repacking.begin()
 
 
@@ -74,8 +78,8 @@ def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Mov
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
-    moved = Moved()
-    total = workspace.catalog.repacking.begin()
+    count, total = workspace.catalog.repacking.begin()
+    moved = Moved(count)
     if not total:
         return moved
     _plan(workspace)
@@ -91,9 +95,14 @@ def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Mov
 def sparse_packs(workspace: Workspace) -> list[SparsePack]:
     """The packs worth rewriting: mostly dead ones, and small ones where there are many. `References.mark` comes first."""
     packs = workspace.catalog.repacking.packs()
-    sparse = [pack for pack in packs if pack.needed_bytes < pack.size * _SPARSE_BELOW]
+    sparse = [pack for pack in packs if _needed(pack) < pack.size * _SPARSE_BELOW]
     small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
-    return sparse + small if len(small) + len(sparse) >= _MERGE_FROM else sparse
+    return sparse + small if len(small) >= _MERGE_FROM else sparse
+
+
+def _needed(pack: SparsePack) -> int:
+    """About the size of a pack with nothing but what is needed."""
+    return pack.needed_bytes + pack.needed_chunks * _ENTRY_BYTES + _PACK_BYTES
 
 
 def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Moved:
@@ -101,8 +110,8 @@ def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
-    moved = Moved()
     packs = sparse_packs(workspace)
+    moved = Moved(len(packs))
     if not packs:
         return moved
     progress.start("rewrite", sum(pack.needed_bytes for pack in packs))
@@ -166,8 +175,7 @@ class _Mover:
         if new is None:
             return
         files.sync_directory(self._workspace.layout.packs)
-        self.moved.chunks += self._workspace.catalog.repacking.move(new, self._homes, verbatim=self._verbatim)
-        self.moved.packs += 1
+        self._workspace.catalog.repacking.move(new, self._homes, verbatim=self._verbatim)
         self.moved.bytes += new.size
         sources = set(self._homes.values())
         self._homes = {}
@@ -326,9 +334,7 @@ class _Column:
         encoding, data = encode(raw, element, against)
         if encoding is not Encoding.DELTA or link is None or predecessor is None:
             return EncodedChunk(chunk.digest, len(raw), encoding, data), 0
-        encoded = EncodedChunk(
-            chunk.digest, len(raw), encoding, data, link.digest, link.grouping or link.digest
-        )
+        encoded = EncodedChunk(chunk.digest, len(raw), encoding, data, link.digest, link.grouping or link.digest)
         return encoded, self._links[predecessor].generation + 1
 
     def _against(self, link: Link, element: Element, length: int) -> Against | None:

@@ -129,7 +129,9 @@ class References:
     def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
         """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""
         with self._connections.read() as connection:
-            rows: list[Any] = connection.execute("SELECT digest, base, grouping FROM chunk WHERE base IS NOT NULL").fetchall()
+            rows: list[Any] = connection.execute(
+                "SELECT digest, base, grouping FROM chunk WHERE base IS NOT NULL"
+            ).fetchall()
             affected = set(chunks)
             while more := {Digest(row[0]) for row in rows if not affected.isdisjoint(row[1:])} - affected:
                 affected |= more

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
@@ -30,10 +30,11 @@ class PlannedChunk(NamedTuple):
 
 
 class SparsePack(NamedTuple):
-    """A pack, its size, and the bytes of its records that are needed."""
+    """A pack, its size, and the number and bytes of its records that are needed."""
 
     container: Container
     size: int
+    needed_chunks: int
     needed_bytes: int
 
 
@@ -48,8 +49,8 @@ class Repacking:
         with translated_errors(self._connections.path):
             yield from self._connections.get().execute(sql, tuple(parameters))
 
-    def begin(self) -> int:
-        """Begin a plan: note the loose files that are cold and hold needed chunks; returns how many bytes these take."""
+    def begin(self) -> tuple[int, int]:
+        """Begin a plan: note the loose files that are cold and hold needed chunks; returns how many, and these bytes."""
         with translated_errors(self._connections.path):
             connection = self._connections.get()
             connection.execute(
@@ -68,8 +69,10 @@ class Repacking:
                 "INSERT INTO temp.unplanned SELECT digest, container FROM chunk JOIN temp.cold ON id = container"
                 " JOIN temp.needed USING (digest)"
             )
-            sql = "SELECT coalesce(sum(raw_bytes), 0) FROM temp.unplanned JOIN chunk USING (digest)"
-            return int(connection.execute(sql).get)
+            sql = (
+                "SELECT count(DISTINCT home), coalesce(sum(raw_bytes), 0) FROM temp.unplanned JOIN chunk USING (digest)"
+            )
+            return cast("tuple[int, int]", connection.execute(sql).get)
 
     def cold_versions(self) -> list[int]:
         """The ids of the versions that a cold loose file belongs to, in the order of their commits."""
@@ -127,30 +130,31 @@ class Repacking:
     def packs(self) -> list[SparsePack]:
         """Every live pack that holds something needed, by size."""
         sql = (
-            "SELECT container.id, file_id, size, sum(length) FROM container JOIN chunk ON container = container.id"
+            "SELECT container.id, file_id, size, count(*), sum(length) FROM container JOIN chunk ON container = container.id"
             f" JOIN temp.needed ON needed.digest = chunk.digest WHERE state = {LIVE} AND container.digest IS NULL"
             " GROUP BY container.id ORDER BY size"
         )
-        return [SparsePack(Container(row[0], row[1], None), row[2], row[3]) for row in self._rows(sql)]
+        return [SparsePack(Container(row[0], row[1], None), row[2], row[3], row[4]) for row in self._rows(sql)]
 
     def needed_in(self, container: Container) -> list[Digest]:
         """The needed chunks of a container, in the order they stand there."""
         sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
         return [Digest(row[0]) for row in self._rows(sql, (container.id,))]
 
-    def move(self, new: NewContainer, homes: Mapping[Digest, int], *, verbatim: bool) -> int:
-        """Make a new pack the home of its chunks, each if it still is where it was read; returns how many moved.
+    def move(self, new: NewContainer, homes: Mapping[Digest, int], *, verbatim: bool) -> None:
+        """Make a new pack the home of its chunks, each if it still is where it was read.
 
         A delta moves only if what it needs stands and nothing needs it (see `may_be_delta`); of a chunk copied
         `verbatim` nothing but the place changes. What does not move stays where it is.
         """
-        moved = 0
         with self._connections.write() as connection:
             container_id = insert_container(connection, new, self._boot_id)
             for chunk in new.chunks:
                 place = (container_id, chunk.offset, chunk.length, chunk.digest, homes[chunk.digest])
                 if verbatim:
-                    sql = "UPDATE chunk SET container = ?1, offset = ?2, length = ?3 WHERE digest = ?4 AND container = ?5"
+                    sql = (
+                        "UPDATE chunk SET container = ?1, offset = ?2, length = ?3 WHERE digest = ?4 AND container = ?5"
+                    )
                     connection.execute(sql, place)
                 elif chunk.base is None or may_be_delta(connection, chunk):
                     connection.execute(
@@ -160,7 +164,3 @@ class Repacking:
                         " WHERE digest = ?4 AND container = ?5",
                         (*place, chunk.encoding, chunk.base, chunk.grouping, chunk.generation),
                     )
-                else:
-                    continue
-                moved += connection.changes()
-        return moved

@@ -113,7 +113,7 @@ class Grouping:
             order = np.argsort(block, kind="stable")
             self._orders.append(order.astype(np.uint16))
             bounds.append(np.searchsorted(block.take(order), np.arange(number_of_groups + 1)))
-        self._lay_out(np.array(bounds).reshape(-1, number_of_groups + 1))
+        self._lay_out(np.array(bounds, np.intp).reshape(-1, number_of_groups + 1))
 
     def _lay_out(self, bounds: npt.NDArray[np.intp]) -> None:
         """Note, for each block, where its part of each group stands in the sorted block, and where in the whole."""

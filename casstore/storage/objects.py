@@ -44,6 +44,11 @@ def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Diges
     return chain
 
 
+def _groupings(chain: list[tuple[Digest, Location]], homes: Mapping[Digest, Location]) -> set[Digest]:
+    """What the elements of a chain's links are grouped by, as far as homes are known."""
+    return {home.grouping for _, home in chain if home.grouping is not None and home.grouping in homes}
+
+
 class _Open:
     """An open container; closed when the last reference goes."""
 
@@ -91,25 +96,30 @@ class Objects:
                 is_other_trouble = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
                 if is_other_trouble or isinstance(error, UnsupportedFormat):
                     raise
-                tried = _chain(digest, homes)
+                chain = _chain(digest, homes)
                 with self._lock:
-                    for _, home in tried:
-                        self._open.pop(home.container.file_id, None)
+                    for tried in {link for link, _ in chain} | _groupings(chain, homes):
+                        self._open.pop(homes[tried].container.file_id, None)
                 # gc may have moved a chunk since it was looked up; the same homes twice are damage.
                 again = self._locate_chains([digest])
                 if digest not in again or again == {d: homes[d] for d in again if d in homes}:
-                    raise self._damage(digest, tried, error) from error
+                    raise self._damage(digest, homes, error) from error
                 homes = again
 
-    def _damage(self, digest: Digest, chain: list[tuple[Digest, Location]], error: Exception) -> IntegrityError:
+    def _damage(self, digest: Digest, homes: Mapping[Digest, Location], error: Exception) -> IntegrityError:
+        """The error for a chunk that cannot be read. It names the one that is damaged: this, or one it stands on."""
+        chain = _chain(digest, homes)
         if not chain:
             return IntegrityError(f"chunk {digest} is missing from the store")
-        for base, _ in chain[1:]:
-            try:
-                self.read_chunk(base)
-            except IntegrityError as cause:
-                return IntegrityError(f"chunk {digest} is a delta against another, and {cause}")
         path = chain[0][1].container.path(self._layout)
+        # Of those, none needs this one in turn: each has a shorter chain, or none, whatever the catalog claims.
+        stands_on = [base for base, _ in chain[1:]] if len(chain) <= MAX_LINKS + (chain[-1][1].base is None) else []
+        stands_on += [grouping for grouping in _groupings(chain, homes) if homes[grouping].base is None]
+        for other in stands_on:
+            try:
+                self.read_chunk(other)
+            except IntegrityError as cause:
+                return IntegrityError(f"chunk {digest} in {path} is a delta that needs another, and {cause}")
         return IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}")
 
     def _decode(self, digest: Digest, homes: Mapping[Digest, Location]) -> bytes:
@@ -147,19 +157,21 @@ class Objects:
         if home.container.is_pack:
             entry, encoded = self._read_record(digest, home)
             return decode(entry.encoding, encoded, entry.raw_bytes)
-        return os.pread(self._container(home.container).descriptor, home.raw_bytes, home.offset)
+        container = self._container(home.container)  # held: another thread may drop it from the cache, which closes it
+        return os.pread(container.descriptor, home.raw_bytes, home.offset)
 
     def _read_record(self, digest: Digest, home: Location) -> tuple[pack.PackEntry, bytes]:
-        entry, encoded = pack.read_record(self._container(home.container).descriptor, home.offset, home.length)
+        container = self._container(home.container)
+        entry, encoded = pack.read_record(container.descriptor, home.offset, home.length)
         if entry.digest != digest or entry.base != home.base:
             raise IntegrityError(f"another chunk stands where {digest} should be")
         return entry, encoded
 
     def copy_record(self, home: Location) -> bytes:
         """A pack's record as it stands, to be written elsewhere verbatim. Raises IntegrityError, OSError."""
-        descriptor = self._container(home.container).descriptor
-        pack.read_record(descriptor, home.offset, home.length)
-        return os.pread(descriptor, home.length, home.offset)
+        container = self._container(home.container)
+        pack.read_record(container.descriptor, home.offset, home.length)
+        return os.pread(container.descriptor, home.length, home.offset)
 
     def _container(self, container: Container) -> _Open:
         with self._lock:
@@ -208,6 +220,7 @@ class Objects:
                 files.write_all(descriptor, _checked_length(self.read_chunk(chunk.digest), chunk))
             advance(recipe.size)
             return
+
         def write(chunk: Chunk, homes: Mapping[Digest, Location]) -> int:
             files.write_all(descriptor, _checked_length(self._read(chunk.digest, homes), chunk), chunk.offset)
             return chunk.length
