@@ -45,8 +45,9 @@ def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Diges
 
 
 def _groupings(chain: list[tuple[Digest, Location]], homes: Mapping[Digest, Location]) -> set[Digest]:
-    """What the elements of a chain's links are grouped by, as far as homes are known."""
-    return {home.grouping for _, home in chain if home.grouping is not None and home.grouping in homes}
+    """What the elements of a chain's deltas are grouped by, as far as homes are known."""
+    named = {home.grouping for _, home in chain if home.base is not None}
+    return {grouping for grouping in named if grouping is not None and grouping in homes}
 
 
 class _Open:
@@ -107,19 +108,20 @@ class Objects:
                 homes = again
 
     def _damage(self, digest: Digest, homes: Mapping[Digest, Location], error: Exception) -> IntegrityError:
-        """The error for a chunk that cannot be read. It names the one that is damaged: this, or one it stands on."""
+        """The error for a chunk that cannot be read. It names the one that is damaged: this, or one that it needs."""
         chain = _chain(digest, homes)
         if not chain:
             return IntegrityError(f"chunk {digest} is missing from the store")
-        path = chain[0][1].container.path(self._layout)
-        # Of those, none needs this one in turn: each has a shorter chain, or none, whatever the catalog claims.
-        stands_on = [base for base, _ in chain[1:]] if len(chain) <= MAX_LINKS + (chain[-1][1].base is None) else []
-        stands_on += [grouping for grouping in _groupings(chain, homes) if homes[grouping].base is None]
-        for other in stands_on:
+        # Each of these has a shorter chain, or none, so this ends whatever the catalog claims.
+        needed = [grouping for grouping in _groupings(chain, homes) if homes[grouping].base is None]
+        if len(chain) <= MAX_LINKS or chain[-1][1].base is None:
+            needed += [base for base, _ in reversed(chain[1:])]
+        for other in needed:
             try:
                 self.read_chunk(other)
             except IntegrityError as cause:
-                return IntegrityError(f"chunk {digest} in {path} is a delta that needs another, and {cause}")
+                return IntegrityError(f"chunk {digest} is a delta that needs another, and {cause}")
+        path = chain[0][1].container.path(self._layout)
         return IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}")
 
     def _decode(self, digest: Digest, homes: Mapping[Digest, Location]) -> bytes:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage.codec import Encoding, decode, encode
 from casstore.storage.recipe import MAX_CHUNK_BYTES
+from casstore.storage.tensors import BYTES, Element, element_of
 
 raw_bytes = st.one_of(
     st.binary(max_size=300),
@@ -20,15 +21,15 @@ raw_bytes = st.one_of(
     # Like floats: every second byte nearly the same.
     st.builds(lambda noise: bytes(b for n in noise for b in (n, 0x3F)), st.binary(max_size=400)),
 )
-widths = st.sampled_from([1, 2, 4, 8])
+elements = st.sampled_from([Element(1), Element(2), Element(4), Element(8)])
 
 
-@given(raw_bytes, widths)
-def test_round_trip(raw: bytes, width: int) -> None:
-    encoding, encoded = encode(raw, width)
+@given(raw_bytes, elements)
+def test_round_trip(raw: bytes, element: Element) -> None:
+    encoding, encoded = encode(raw, element)
     assert len(encoded) < len(raw) * 0.95 or (encoding, encoded) == (Encoding.RAW, raw)
     assert decode(encoding, encoded, len(raw)) == raw
-    assert encode(memoryview(raw), width) == (encoding, encoded)
+    assert encode(memoryview(raw), element) == (encoding, encoded)
 
 
 def test_the_numbers_of_the_encodings_are_part_of_the_format() -> None:
@@ -50,6 +51,12 @@ GOLDEN = [
         bytes.fromhex("02 00 10000000 01 0a000000") + b"0123456789abcdef" + ZSTD_OF_16_Z,
         b"0z1z2z3z4z5z6z7z8z9zazbzczdzezfz",
     ),
+    # A plane of nothing but zeros, and one with a bit map of those that are not: bits 1 and 4 of five.
+    (
+        Encoding.PLANES,
+        bytes.fromhex("02 02 00000000 03 19000000 0a000000 28b52ffd 20 01 090000 12 28b52ffd 20 02 110000 5859"),
+        b"\0\0\0X\0\0\0\0\0Y",
+    ),
     (Encoding.PLANES, b"\x04" + b"\0\1\0\0\0" * 4 + b"wxyz", b"wxyz"),
     (Encoding.PLANES, b"\x08" + b"\0\1\0\0\0" * 8 + b"abcdefgh" + b"1234567", b"abcdefgh1234567"),
 ]
@@ -63,14 +70,14 @@ def test_golden_bytes_are_readable(encoding: int, encoded: bytes, raw: bytes) ->
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8"])
 def test_planes_are_chosen_for_floats_and_beat_zstd(dtype: str) -> None:
     weights = np.random.default_rng(1).normal(0, 0.02, 100_000).astype(dtype).tobytes()
-    encoding, encoded = encode(weights, int(dtype[-1]))
+    encoding, encoded = encode(weights, Element(int(dtype[-1])))
     assert encoding is Encoding.PLANES
     assert len(encoded) < 0.95 * len(zstandard.ZstdCompressor(level=3).compress(weights))
 
 
 def test_planes_of_bfloat16() -> None:
     weights = np.random.default_rng(1).normal(0, 0.02, 100_000).astype("<f4").view("<u2")[1::2].tobytes()
-    encoding, encoded = encode(weights, 2)
+    encoding, encoded = encode(weights, element_of("BF16"))
     assert encoding is Encoding.PLANES
     # The table: 0.67 for real weights.
     assert len(encoded) < 0.72 * len(weights)
@@ -80,11 +87,10 @@ def test_planes_of_bfloat16() -> None:
 
 
 def test_zstd_for_bytes_of_no_known_type_and_raw_for_noise() -> None:
-    assert encode(b"text " * 100, 1)[0] is Encoding.ZSTD
-    assert encode(b"text " * 100, 3)[0] is Encoding.ZSTD
+    assert encode(b"text " * 100, BYTES)[0] is Encoding.ZSTD
     noise = np.random.default_rng(2).bytes(10_000)
     for width in (1, 2, 4, 8):
-        assert encode(noise, width) == (Encoding.RAW, noise)
+        assert encode(noise, Element(width)) == (Encoding.RAW, noise)
 
 
 def damaged(encoding: int, encoded: bytes, size: int) -> bytes | None:
@@ -102,9 +108,9 @@ def test_arbitrary_bytes(encoding: int, encoded: bytes, size: int) -> None:
     damaged(encoding, encoded, size)
 
 
-@given(raw_bytes.filter(bool), widths, st.data())
-def test_mutated_bytes(raw: bytes, width: int, draw: st.DataObject) -> None:
-    encoding, encoded = encode(raw, width)
+@given(raw_bytes.filter(bool), elements, st.data())
+def test_mutated_bytes(raw: bytes, element: Element, draw: st.DataObject) -> None:
+    encoding, encoded = encode(raw, element)
     position = draw.draw(st.integers(0, len(encoded) - 1))
     damaged(encoding, encoded[:position], len(raw))
     assert damaged(encoding, encoded + b"\0", len(raw)) is None
@@ -114,13 +120,18 @@ def test_mutated_bytes(raw: bytes, width: int, draw: st.DataObject) -> None:
         damaged(other, encoded, len(raw))
 
 
-@given(raw_bytes.filter(bool), widths, st.integers(-3, 3).filter(bool))
-def test_another_length_than_it_has(raw: bytes, width: int, more: int) -> None:
-    encoding, encoded = encode(raw, width)
+@given(raw_bytes.filter(bool), elements, st.integers(-3, 3).filter(bool))
+def test_another_length_than_it_has(raw: bytes, element: Element, more: int) -> None:
+    encoding, encoded = encode(raw, element)
     assert damaged(encoding, encoded, len(raw) + more) is None
 
 
-@pytest.mark.parametrize("encoding", [3, 4, 77, 255, -1])
+def test_a_delta_is_nothing_by_itself() -> None:
+    with pytest.raises(IntegrityError, match="a delta stands where a whole chunk should be"):
+        decode(Encoding.DELTA, b"abc", 3)
+
+
+@pytest.mark.parametrize("encoding", [4, 77, 255, -1])
 def test_unknown_encodings(encoding: int) -> None:
     with pytest.raises(UnsupportedFormat, match=f"encoding {encoding}, which this casstore does not know; upgrade"):
         decode(encoding, b"abc", 3)
@@ -172,7 +183,7 @@ def test_threads_do_not_share_contexts() -> None:
 
     def work(n: int) -> None:
         for width in (1, 2, 4) * 20:
-            encoding, encoded = encode(chunks[n], width)
+            encoding, encoded = encode(chunks[n], Element(width))
             if decode(encoding, encoded, len(chunks[n])) != chunks[n]:
                 wrong.append(n)
 

@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.pack import PackEntry, PackWriter, decode_record, read_entries, read_record
+from casstore.storage.codec import Against, Encoding, decode, encode
+from casstore.storage.delta import Grouping, decode_deltas, encode_delta
+from casstore.storage.pack import EncodedChunk, PackEntry, PackWriter, read_entries, read_record
+from casstore.storage.tensors import Element, element_of
 
-# Written by the first release of format 1, by `python tests/storage/test_pack.py PATH`. Never replaced: a format
-# that changes gets a golden of its own beside it, and both stay readable.
+# Never replaced: a format that changes gets a golden of its own beside these, and all stay readable. The first was
+# written before there were deltas, and its index has six columns; the second by `python tests/storage/test_pack.py PATH`.
 GOLDEN = Path(__file__).parent.parent / "data" / "format-1.pack"
+GOLDEN_DELTAS = GOLDEN.with_name("format-1-deltas.pack")
 
 NOISE = random.Random(1).randbytes(300)
 CHUNKS = [
@@ -32,10 +36,51 @@ CHUNKS = [
 ]
 
 
+def encoded_chunk(raw: bytes, width: int) -> EncodedChunk:
+    return EncodedChunk(Digest.of(raw), len(raw), *encode(raw, Element(width)))
+
+
+def delta(raw: bytes, base: bytes, grouping_raw: bytes, element: Element) -> EncodedChunk:
+    against = Against(base, Grouping(grouping_raw, element))
+    encoding, encoded = encode(raw, element, against)
+    assert encoding is Encoding.DELTA
+    return EncodedChunk(Digest.of(raw), len(raw), encoding, encoded, Digest.of(base), Digest.of(grouping_raw))
+
+
+def golden_raws() -> list[bytes]:
+    """Weights in bfloat16, three steps from there, and others: from random bytes, which are the same everywhere."""
+    element = element_of("BF16")
+    count = 9000
+    noise = np.frombuffer(random.Random(7).randbytes(16 * count), np.uint8).reshape(16, count).astype(np.int32)
+    weights = (noise[:4].sum(axis=0) - 510).astype("<f4") / 2**13
+    raws = [weights.view("<u4").astype("<u8") >> 16]
+    raws += [raws[-1] + (noise[row] % 3) - (noise[row + 1] % 3) for row in (4, 6)]
+    raws.append(raws[-1] + np.where(noise[8] < 9, noise[9], 0) - np.where(noise[8] > 249, noise[9], 0))
+    other = ((noise[10:14].sum(axis=0) - 510).astype("<f4") / 2**11).view("<u4").astype("<u8") >> 16
+    raws += [other, raws[-1] + noise[14] % 2]
+    assert element.width == 2
+    return [(raw % 2**16).astype("<u2").tobytes() + b"!" for raw in raws]
+
+
+def golden_chunks() -> list[EncodedChunk]:
+    """Planes, links of a chain grouped by its start, planes, a link grouped by those, one without an exponent."""
+    start, first, second, third, other, fourth = golden_raws()
+    element = element_of("BF16")
+    return [
+        encoded_chunk(start, 2),
+        delta(first, start, start, element),
+        delta(second, first, start, element),
+        delta(third, second, start, element),
+        encoded_chunk(other, 2),
+        delta(fourth, third, other, element),
+        delta(bytes(18_001), start, start, Element(1)) if False else encoded_chunk(NOISE, 1),
+    ]
+
+
 def write(path: Path, chunks: list[tuple[bytes, int]], *, durable: bool = False) -> list[PackEntry]:
     writer = PackWriter(path)
     for raw, width in chunks:
-        writer.add(Digest.of(raw), raw, width)
+        writer.add(encoded_chunk(raw, width))
     size = writer.finish(0o444, durable=durable)
     assert size == path.stat().st_size
     return writer.entries

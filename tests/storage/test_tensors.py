@@ -178,6 +178,29 @@ def test_element_of() -> None:
     assert element_of(None) == element_of("nonsense") == Element(1)
 
 
+@pytest.mark.parametrize(("dtype", "one"), [("F16", 0x3C00), ("F32", 0x3F800000), ("F64", 0x3FF0000000000000)])
+def test_exponents(dtype: str, one: int) -> None:
+    """Doubling a number adds one to its exponent, and nothing else about it matters."""
+    element = element_of(dtype)
+    mask = (1 << element.exponent_bits) - 1
+    values = np.array([1, -1, 1.9, 2, 4, -7.9, 0.5], f"<f{element.width}").view(f"<u{element.width}").tolist()
+    assert values[0] == one
+    exponents = [value >> element.exponent_shift & mask for value in values]
+    assert [exponent - exponents[0] for exponent in exponents] == [0, 0, 0, 1, 2, 2, -1]
+    assert np.array(np.inf, f"<f{element.width}").view(f"<u{element.width}") == mask << element.exponent_shift
+
+
+def test_exponents_of_what_numpy_lacks() -> None:
+    assert element_of("BF16") == (2, 7, 8)
+    assert element_of("F8_E4M3") == element_of("F8_E4M3FNUZ") == (1, 3, 4)
+    assert element_of("F8_E5M2") == element_of("F8_E5M2FNUZ") == (1, 2, 5)
+    assert element_of("C32") == element_of("F16")
+    assert element_of("C64") == element_of("F32")
+    assert element_of("C128") == element_of("F64")
+    for dtype in ("I64", "U16", "BOOL", "Q4_K", "F8_E8M0", None):
+        assert element_of(dtype).exponent_bits == 0
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"GGUF", b"PK\x03\x04", b"\x80\x02}.", bytes(4096), b"x" * 100])
 def test_files_of_no_known_format(data: bytes) -> None:
     assert find(data) is None

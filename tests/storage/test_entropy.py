@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import contextlib
+import struct
+import threading
+import tracemalloc
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from casstore.errors import IntegrityError
+from casstore.storage.entropy import Stream, compress, decode_stream, decompress, encode_stream
+from casstore.storage.recipe import MAX_CHUNK_BYTES
+
+KINDS = ["zeros", "few", "half", "mostly set", "skewed", "equal", "text", "noise"]
+
+
+def plane(kind: str, size: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    generator = np.random.default_rng(seed)
+    noise = generator.integers(0, 256, size, np.uint8)
+    match kind:
+        case "zeros":
+            return np.zeros(size, np.uint8)
+        case "few" | "half" | "mostly set":
+            share = {"few": 0.03, "half": 0.5, "mostly set": 0.8}[kind]
+            return np.where(generator.random(size) < share, noise % 4 + 1, 0).astype(np.uint8)
+        case "skewed":
+            return np.minimum(generator.geometric(0.3, size), 255).astype(np.uint8)
+        case "equal":
+            return np.full(size, 0x3F, np.uint8)
+        case "text":
+            return np.resize(np.frombuffer(b"any text that repeats ", np.uint8), size)
+        case _:
+            return noise
+
+
+def decoded(kind: int, stream: bytes, size: int) -> bytes:
+    found = decode_stream(kind, memoryview(stream), size)
+    return bytes(size) if found is None else found.tobytes()
+
+
+sizes = st.integers(0, 300) | st.sampled_from([4095, 4096, 4097, 8191, 8192, 8193, 65_535, 65_536, 65_537])
+planes = st.builds(plane, st.sampled_from(KINDS), sizes, st.integers(0, 9)) | st.binary(max_size=300).map(
+    lambda raw: np.frombuffer(raw, np.uint8)
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(planes)
+def test_round_trip(raw: npt.NDArray[np.uint8]) -> None:
+    kind, stream = encode_stream(raw)
+    assert decoded(kind, stream, raw.size) == raw.tobytes()
+    assert len(stream) < raw.size * 0.97 or (kind, stream) == (Stream.RAW, raw.tobytes()) or (kind, stream) == (2, b"")
+    assert (kind is Stream.ZEROS) == (not raw.any())
+    assert encode_stream(raw) == (kind, stream)
+
+
+@pytest.mark.parametrize("size", [1000, 50_000])
+@pytest.mark.parametrize(
+    ("kind", "stream"),
+    [
+        ("zeros", Stream.ZEROS),
+        ("few", Stream.MAP),
+        ("half", Stream.MAP),
+        ("mostly set", Stream.ZSTD),
+        ("skewed", Stream.ZSTD),
+        ("equal", Stream.ZSTD),
+        ("text", Stream.ZSTD),
+        ("noise", Stream.RAW),
+    ],
+)
+def test_each_kind_of_plane_has_its_stream(kind: str, stream: Stream, size: int) -> None:
+    assert encode_stream(plane(kind, size))[0] is stream
+
+
+def test_a_map_takes_less_than_zstd_where_zeros_abound() -> None:
+    raw = plane("few", 50_000)
+    assert len(encode_stream(raw)[1]) < 0.8 * len(compress(raw))
+
+
+def test_a_map_that_does_not_pay_stays_raw() -> None:
+    raw = plane("noise", 60)
+    raw[::2] = 0
+    assert encode_stream(raw) == (Stream.RAW, raw.tobytes())
+
+
+def test_the_numbers_of_the_streams_are_part_of_the_format() -> None:
+    assert {stream.name: int(stream) for stream in Stream} == {"RAW": 0, "ZSTD": 1, "ZEROS": 2, "MAP": 3}
+
+
+def frame(content: bytes) -> bytes:
+    """By hand from RFC 8878: one raw block, which no compressor makes of these."""
+    return b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)]) + (len(content) << 3 | 1).to_bytes(3, "little") + content
+
+
+def bit_map(bits: bytes, values: bytes) -> bytes:
+    return struct.pack("<I", len(frame(bits))) + frame(bits) + frame(values)
+
+
+GOLDEN = [
+    (0, b"abc", b"abc"),
+    (0, b"", b""),
+    (1, frame(b"abc"), b"abc"),
+    (1, bytes.fromhex("28b52ffd 20 40 030200 61"), b"a" * 64),
+    (2, b"", bytes(7)),
+    (2, b"", b""),
+    # Bit 0 of the first byte is the first byte of the plane.
+    (3, bit_map(b"\x05\x01", b"abc"), b"a\0b\0\0\0\0\0c"),
+    # Bits beyond the plane mean nothing.
+    (3, bit_map(b"\x05\xff", b"abc"), b"a\0b\0\0\0\0\0c"),
+    (3, bit_map(b"\x00", b""), bytes(5)),
+]
+
+
+@pytest.mark.parametrize(("kind", "stream", "raw"), GOLDEN)
+def test_golden_bytes_are_readable(kind: int, stream: bytes, raw: bytes) -> None:
+    assert decoded(kind, stream, len(raw)) == raw
+
+
+@pytest.mark.parametrize(
+    ("kind", "stream"),
+    [
+        (0, b"ab"),
+        (0, b"abcd"),
+        (0, b""),
+        (1, frame(b"ab")),
+        (1, frame(b"abcd")),
+        (1, frame(b"abc") + b"\0"),
+        (1, frame(b"abc")[:-1]),
+        (1, b"abc"),
+        (1, b""),
+        (1, zstandard.ZstdCompressor(write_content_size=False).compress(b"abc")),
+        # A frame that is to be skipped, and holds no content of its own.
+        (1, struct.pack("<II", 0x184D2A50, 3) + b"abc"),
+        (2, b"\0"),
+        (3, b""),
+        (3, b"\0\0\0"),
+        (3, b"\0\0\0\0"),
+        (3, bit_map(b"\x05\x00", b"ab")),
+        (3, bit_map(b"", b"ab")),
+        (3, bit_map(b"\x05", b"a")),
+        (3, bit_map(b"\x05", b"abc")),
+        (3, bit_map(b"\x05", b"ab") + b"\0"),
+        (3, struct.pack("<I", 0xFFFFFFFF) + frame(b"\x05") + frame(b"ab")),
+        (3, struct.pack("<I", 9) + frame(b"\x05") + frame(b"ab")),
+        (4, b"abc"),
+        (255, b"abc"),
+    ],
+)
+def test_what_no_encoder_made(kind: int, stream: bytes) -> None:
+    """Of a plane of three bytes."""
+    with pytest.raises(IntegrityError):
+        decoded(kind, stream, 3)
+
+
+@settings(deadline=None, max_examples=300)
+@given(planes, st.data())
+def test_mutated_streams(raw: npt.NDArray[np.uint8], draw: st.DataObject) -> None:
+    kind, stream = encode_stream(raw)
+    mutated = bytearray(stream)
+    at = draw.draw(st.integers(0, len(stream)))
+    match draw.draw(st.sampled_from(["flip", "truncate", "insert", "kind", "size"])):
+        case "flip":
+            mutated[at : at + 1] = bytes([draw.draw(st.integers(0, 255))])
+        case "truncate":
+            del mutated[at:]
+        case "insert":
+            mutated[at:at] = draw.draw(st.binary(min_size=1, max_size=8))
+        case "kind":
+            kind = draw.draw(st.integers(0, 5))
+    size = raw.size + draw.draw(st.sampled_from([0, 0, 0, -1, 1, 8]))
+    if size < 0:
+        return
+    try:
+        found = decoded(kind, bytes(mutated), size)
+    except IntegrityError:
+        return
+    assert len(found) == size
+
+
+@given(st.integers(0, 5), st.binary(max_size=200), st.integers(0, 400))
+def test_arbitrary_bytes(kind: int, stream: bytes, size: int) -> None:
+    with contextlib.suppress(IntegrityError):
+        assert len(decoded(kind, stream, size)) == size
+
+
+def frame_that_claims(size: int) -> bytes:
+    return b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size) + b"\x03\x00\x10a"
+
+
+@pytest.mark.parametrize("size", [100, 1 << 40, MAX_CHUNK_BYTES + 1, (1 << 64) - 3])
+def test_claims_of_size_allocate_nothing(size: int) -> None:
+    huge = frame_that_claims(size)
+    streams = [
+        (1, huge),
+        (3, struct.pack("<I", len(huge)) + huge + huge),
+        (3, struct.pack("<I", len(frame(b"\xff"))) + frame(b"\xff") + huge),
+    ]
+    tracemalloc.start()
+    try:
+        for kind, stream in streams:
+            with pytest.raises(IntegrityError):
+                decoded(kind, stream, 8)
+        with pytest.raises(IntegrityError):
+            decompress(huge, size)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_noise_is_told_by_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compressing it would take longer than all the rest, for nothing."""
+    asked: list[int] = []
+    monkeypatch.setattr("casstore.storage.entropy.compress", lambda data: asked.append(len(data)) or compress(data))
+    assert encode_stream(plane("noise", 50_000))[0] is Stream.RAW
+    assert asked == []
+    assert encode_stream(plane("skewed", 50_000))[0] is Stream.ZSTD
+    assert asked == [50_000]
+
+
+def test_threads_do_not_share_contexts() -> None:
+    raws = [plane(KINDS[n % len(KINDS)], 30_000, n) for n in range(16)]
+    wrong: list[int] = []
+
+    def work(first: int) -> None:
+        for n in range(first, 16, 8):
+            for _ in range(20):
+                kind, stream = encode_stream(raws[n])
+                if decoded(kind, stream, 30_000) != raws[n].tobytes():
+                    wrong.append(n)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
