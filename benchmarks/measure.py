@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,20 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> list[float]:
     return [above / below for above, below in zip(slow, fast, strict=True)]
 
 
+def spread(figures: Sequence[float], form: str = ".2f") -> str:
+    """The median with minimum and maximum, as one cell of a table."""
+    median = format(statistics.median(figures), form)
+    return median if len(figures) == 1 else f"{median} ({min(figures):{form}} to {max(figures):{form}})"
+
+
+def print_markdown(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """One table, ready for RESULTS.md."""
+    print(f"{title}\n")
+    for cells in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
 class Report:
     """Rows of figures, each with its target, printed at the end as one table or one JSON document."""
 
@@ -155,6 +169,29 @@ def write_random(path: Path, size: int, seed: int) -> None:
 
 def write_safetensors(path: Path, size: int, seed: int, tensors: int = 12) -> None:
     """A safetensors file of about `size` bytes: bf16 tensors of random bytes, their sizes all different."""
+    with path.open("xb") as file:
+        _write_random(file.write, _write_header(file.write, size, tensors), seed)
+
+
+def write_weights(path: Path, size: int, *, changed: bool, tensors: int = 12) -> None:
+    """As `write_safetensors`, but of values as weights have them; `changed` are the same after a little training."""
+    import numpy as np
+
+    weights, noise = (np.random.Generator(np.random.SFC64(seed)) for seed in (1, 2))
+    with path.open("xb") as file:
+        left = _write_header(file.write, size, tensors)
+        while left:
+            count = min(_BLOCK_BYTES, left) // 2
+            values = weights.standard_normal(count, np.float32) * np.float32(0.02)
+            if changed:
+                values += noise.standard_normal(count, np.float32) * np.float32(1e-4)
+            # The upper half of a float32 is the bf16; half of the lowest bit is added to round.
+            file.write(((values.view(np.uint32) + 0x8000) >> 16).astype("<u2").tobytes())
+            left -= 2 * count
+
+
+def _write_header(write: Callable[[bytes], object], size: int, tensors: int) -> int:
+    """The start of a safetensors file of about `size` bytes; returns how many bytes of tensors must follow."""
     shares = [3 + 2 * number for number in range(tensors)]
     # Rows of 1024 elements of 2 bytes.
     rows = [max(1, size * share // sum(shares) // 2048) for share in shares]
@@ -167,9 +204,8 @@ def write_safetensors(path: Path, size: int, seed: int, tensors: int = 12) -> No
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("xb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        _write_random(file.write, offset, seed)
+    write(len(text).to_bytes(8, "little") + text)
+    return offset
 
 
 def _write_random(write: Callable[[bytes], object], size: int, seed: int) -> None:
@@ -208,6 +244,31 @@ def drop_page_cache(path: Path) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
+
+
+def forget(directories: Iterable[Path]) -> None:
+    """Make the next read of any file below come from the disk, as on the day when an old version is wanted.
+
+    As root the kernel drops everything that is clean, directories and inodes too. Others can only ask for each file.
+    """
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError:
+        for directory in directories:
+            for path in directory.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    drop_page_cache(path)
+
+
+def file_bytes(directory: Path) -> int:
+    """What all files below take, each inode once. Directories do not count, nor what blocks are rounded up to."""
+    sizes: dict[tuple[int, int], int] = {}
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            stat = os.lstat(os.path.join(folder, name))
+            sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
 
 
 def bento() -> Any:

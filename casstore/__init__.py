@@ -2,7 +2,7 @@
 
 from casstore.actions.collect import GcReport, GcStep
 from casstore.actions.verify import Damage, VerifyReport
-from casstore.catalog.references import Usage
+from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft
 from casstore.errors import (
@@ -39,6 +39,7 @@ __all__ = [
     "Damage",
     "Digest",
     "Draft",
+    "EncodingUsage",
     "FileChanged",
     "FileEntry",
     "GcReport",

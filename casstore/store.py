@@ -17,7 +17,7 @@ from casstore.actions.collect import GcReport
 from casstore.actions.home import open_workspace
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
-from casstore.catalog.references import Usage
+from casstore.catalog.usage import Usage
 from casstore.draft import Draft
 from casstore.model import Model
 from casstore.progress import SILENT, Progress
@@ -155,14 +155,18 @@ class Store:
         """Read everything, compare it with its digests, and report what is damaged."""
         return verify_action.verify(self._workspace, progress)
 
-    def stats(self, name: str | None = None) -> Usage:
-        """Bytes of the store, or of one model's versions. Raises TagNotFound for a name without versions."""
-        references = self._workspace.catalog.references
-        return (
-            references.usage()
-            if name is None
-            else references.usage_of(resolve.known_name(self._workspace.catalog, name))
-        )
+    def stats(self, name: str | Tag | None = None) -> Usage:
+        """Bytes of the store; of one model's versions, given its name; of one version, given its tag.
+
+        For a version also what deleting it would free. Raises TagNotFound, AmbiguousTag, InvalidTag.
+        """
+        catalog = self._workspace.catalog
+        if name is None:
+            return catalog.usage.of_store()
+        query = TagQuery.parse(name)
+        if query.version is None:
+            return catalog.usage.of_model(resolve.known_name(catalog, query.name))
+        return catalog.usage.of_version(resolve.find(catalog, query))
 
     def names(self) -> Sequence[str]:
         """The names of all models."""

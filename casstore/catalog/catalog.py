@@ -8,12 +8,14 @@ from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import Index
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
+from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
 from casstore.settings import SETTINGS, check_key, check_setting
 
 
 class Catalog:
-    """The open catalog: `versions` (names), `index` (where bytes are), `references` (what needs what), settings.
+    """The open catalog: `versions` (names), `index` (where bytes are), `references` (what needs what),
+    `usage` (how many bytes), settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -25,6 +27,7 @@ class Catalog:
         self.index = Index(self._connections, boot_id)
         self.references = References(self._connections)
         self.repacking = Repacking(self._connections, boot_id)
+        self.usage = UsageReport(self._connections)
 
     def close(self) -> None:
         self._connections.close()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import apsw
 
@@ -16,24 +15,6 @@ from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
 _CONDEMN_BATCH = 1000  # containers of one transaction: other writers wait some milliseconds at the most
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Bytes of a store or of one model.
-
-    logical: all files of all versions; unique: their distinct chunks, raw; stored: files under objects/, of which
-    loose, packs, and redundant (loose files that are the home of no chunk); dead: what no version needs.
-    """
-
-    versions: int
-    logical_bytes: int
-    unique_bytes: int
-    stored_bytes: int = 0
-    loose_bytes: int = 0
-    packs_bytes: int = 0
-    redundant_bytes: int = 0
-    dead_bytes: int = 0
 
 
 class References:
@@ -144,25 +125,6 @@ class References:
             found: Iterable[Any] = connection.execute(sql)
             return [(Tag(name, version), path) for name, version, path, digest in found if digest in damaged]
 
-    def usage(self) -> Usage:
-        """Bytes of the whole store."""
-        with self._connections.read() as connection:
-            sql = "SELECT count(*), coalesce(sum(size), 0) FROM version"
-            versions, logical = cast("tuple[int, int]", connection.execute(sql).get)
-            _mark(connection, "1", (), fresh=True)
-            stored, loose, packs, redundant = cast("tuple[int, int, int, int]", connection.execute(_SIZES).get)
-            dead = sum(size for _, size in self.unreferenced() + self.dead_containers())
-            unique = int(connection.execute(_UNIQUE).get)
-            return Usage(versions, logical, unique, stored, loose, packs, redundant, dead)
-
-    def usage_of(self, name: str) -> Usage:
-        """Bytes of one model's versions; what is stored is shared between models and not counted."""
-        with self._connections.read() as connection:
-            sql = "SELECT count(*), coalesce(sum(size), 0) FROM version WHERE name = ?"
-            versions, logical = cast("tuple[int, int]", connection.execute(sql, (name,)).get)
-            _mark(connection, "name = ?", (name,), fresh=True)
-            return Usage(versions, logical, connection.execute(_UNIQUE).get)
-
 
 # Whether a loose file serves a version whose directory stands, which hardlinks to it.
 IS_LINKED = (
@@ -174,15 +136,6 @@ SELECT container.id, file_id, container.digest, executable, container.size FROM 
 WHERE state = {LIVE}
   AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
   AND NOT (container.digest IS NOT NULL AND {IS_LINKED})
-"""
-_UNIQUE = "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.needed USING (digest)"
-_SIZES = f"""
-SELECT coalesce(sum(size), 0),
-       coalesce(sum(size) FILTER (WHERE digest IS NOT NULL), 0),
-       coalesce(sum(size) FILTER (WHERE digest IS NULL), 0),
-       coalesce(sum(size) FILTER (WHERE digest IS NOT NULL
-                                  AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)), 0)
-FROM container WHERE state = {LIVE}
 """
 
 

@@ -22,6 +22,10 @@ class Bytes(int):
     """A number of bytes: "1.5 MiB" on a terminal, the plain number in a pipe."""
 
 
+class Share(float):
+    """A part of a whole: "12%" or "3.4%" on a terminal, "0.123400" in a pipe."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold."""
@@ -40,6 +44,12 @@ def human_bytes(count: int) -> str:
         size /= 1024
     decimals = 0 if unit == "B" or size >= 99.95 else 1 if size >= 9.995 else 2
     return f"{size:.{decimals}f} {unit}"
+
+
+def percent(share: float) -> str:
+    """`share` of 1 as "45%", "3.4%" or "-0.1%"."""
+    hundredths = round(100 * share, 1) + 0.0  # which makes -0.0 0.0
+    return f"{hundredths:.{0 if abs(hundredths) >= 10 else 1}f}%"
 
 
 def plural(count: int, noun: str) -> str:
@@ -72,6 +82,8 @@ def as_text(value: Any, *, for_screen: bool) -> str:
         return "-" if for_screen else ""
     if isinstance(value, Bytes):
         return human_bytes(value) if for_screen else str(int(value))
+    if isinstance(value, Share):
+        return percent(value) if for_screen else f"{value:.6f}"
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S") if for_screen else utc(value)
     if isinstance(value, Mapping):

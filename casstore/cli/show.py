@@ -13,6 +13,7 @@ from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import everything
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, is_screen, show_fields, show_json, show_table
+from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
 Examples:
@@ -32,15 +33,18 @@ _MAX_SCREEN_CHARACTERS = 300
 def show(options: Options, tag: str) -> None:
     """Show all about one version.
 
-    Its files with their digests, labels, metadata, context and base. TAG is name:version, a unique beginning of
-    a version, or a name alone for its newest version.
+    Its files with their digests, labels, metadata, context and base; what it takes, as `casstore stats --help`
+    explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, or a name alone
+    for its newest version.
     """
     with options.open_store() as store:
         model = store.get(tag)
+        usage = store.stats(model.tag)
         if options.json:
-            show_json(everything(model))
+            state = {"materialized": usage.materialized, "pinned": usage.pinned}
+            show_json({**everything(model), **state, "usage": usage_document(usage)})
             return
-        show_fields(_fields(model))
+        show_fields(_fields(model, usage))
         rows = [(f.path, Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
     if is_screen():
         click.echo()
@@ -49,7 +53,7 @@ def show(options: Options, tag: str) -> None:
         show_table((), [("file", *row[:3]) for row in rows])
 
 
-def _fields(model: casstore.Model) -> dict[str, Any]:
+def _fields(model: casstore.Model, usage: casstore.Usage) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "tag": model.tag,
         "size": Bytes(model.size),
@@ -59,7 +63,10 @@ def _fields(model: casstore.Model) -> dict[str, Any]:
         "base": None if model.base is None else model.base.tag,
         "module": model.module or None,
         "casstore": model.casstore_version,
+        **usage_fields(usage),
+        **version_fields(usage),
     }
+    del fields["logical"]  # which `size` says already
     for name, values in (
         ("label", model.labels),
         ("metadata", _as_json(model.metadata)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -10,84 +10,136 @@ import click
 import casstore
 from casstore.cli.arguments import complete_name
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, show_fields, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, human_bytes, is_screen, show_fields, show_json, show_table
+from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
 Examples:
   casstore stats
   casstore stats --by-model
   casstore stats bert --json
+  casstore stats bert:v1
 """
-_MODEL_FIELDS = ("versions", "logical_bytes", "unique_bytes")
+# Eight columns of numbers leave a name 18 characters on a screen of 80.
 _COLUMNS = (
     Column("MODEL"),
-    Column("VERSIONS", right=True),
+    Column("VERS", right=True),
     Column("LOGICAL", right=True),
-    Column("UNIQUE", right=True),
+    Column("COPIED", right=True),
+    Column("STORED", right=True),
     Column("RATIO", right=True),
+    Column("FILE", right=True),
+    Column("CHUNK", right=True),
+    Column("ENC", right=True),
 )
+_WHOLE_STORE = "(whole store)"
+_PART_COLUMNS = (Column("ON DISK"), Column("SIZE", right=True), Column(""))
+_MEANINGS = {
+    "needed": "chunks that versions need, as they are stored",
+    "redundant": "in loose files, what stands elsewhere too, for fast opening",
+    "dead": "what no version needs; `casstore gc` frees it",
+    "trapped": "the same, beside needed chunks; free when gc rewrites those",
+    "overhead": "headers and indexes of packs",
+}
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("name", metavar="[NAME]", shell_complete=complete_name, required=False)
-@click.option("--by-model", is_flag=True, help="One line per model.")
+@click.option("--by-model", is_flag=True, help="The lines of the models alone.")
 @common_options
 @pass_options
 @click.pass_context
 def stats(context: click.Context, options: Options, name: str | None, by_model: bool) -> None:
-    """Show what the versions hold and what they take.
+    """Show what the versions hold, what they take, and what sharing saves.
+
+    For each model and the whole store; for one model; or, NAME being a tag, for one version.
 
     \b
-    logical    all files of all versions, as plain copies would take
-    unique     their distinct bytes
-    stored     what the store's objects take now: loose files and packs
-    redundant  loose files whose bytes stand elsewhere too, kept for fast opening
+    logical    all files of all versions
+    copied     what plain copies would take on disk, in blocks of 4096 bytes
+    stored     of a model or version: the chunks it needs, as they are stored;
+               of the store: all loose files and packs
+    ratio      logical to stored
+    FILE, CHUNK, ENC (saved.file, saved.chunk, saved.encoding)
+               the shares of logical saved by storing equal files once, equal
+               chunks once, and by encoding; needed is what they leave
+    needed     chunks that versions need, as they are stored
+    redundant  in loose files, what stands elsewhere too, for fast opening
     dead       what no version needs; `casstore gc` frees it
-    ratio      logical to unique: how many times the sharing pays
+    trapped    the same, in packs and files that hold needed chunks too: free
+               when gc rewrites them
+    overhead   headers and indexes of packs
+    frees      what deleting the version frees in all, and later: of that, what
+               is trapped at first
+
+    What the store has stored is the sum of needed, redundant, dead, trapped and
+    overhead. Models share chunks, so theirs may add up to more than needed.
     """
     if name is not None and by_model:
         raise click.UsageError("give NAME or --by-model, not both", context)
     with options.open_store() as store:
-        if by_model:
-            _show_models(options, {name: store.stats(name) for name in store.names()})
+        if name is not None:
+            _show_one(options, name, store.stats(name))
             return
-        usage = store.stats(name)
+        models = {model: store.stats(model) for model in store.names()}
+        if by_model:
+            _show_models(options, models)
+            return
+        usage = store.stats()
         home = store.home
     if options.json:
-        show_json({"name": name, **_model(usage)} if name else {"home": str(home), **_everything(usage)})
+        show_json({"home": str(home), **usage_document(usage), "models": _documents(models)})
         return
-    fields: dict[str, Any] = {"model": name} if name else {"store": home}
-    for field, value in (_model(usage) if name else _everything(usage)).items():
-        fields[field.removesuffix("_bytes")] = Bytes(value) if field.endswith("_bytes") else value
-    fields["ratio"] = _ratio_text(usage)
-    show_fields(fields)
+    if is_screen():
+        show_table(_COLUMNS, [*_rows(models), *_rows({_WHOLE_STORE: usage})])
+        click.echo()
+        show_table(_PART_COLUMNS, _explained_parts(usage))
+        hint(options, "FILE, CHUNK, ENC: shares of LOGICAL saved by equal files, equal chunks, and encoding")
+    else:
+        files = {"loose": Bytes(usage.loose_bytes), "packs": Bytes(usage.packs_bytes)}
+        show_fields({"store": home, "versions": usage.versions, **usage_fields(usage), **_parts(usage), **files})
+        show_table((), [("model", *row) for row in _rows(models)])
     if usage.dead_bytes:
         hint(options, "`casstore gc` frees what is dead")
 
 
-def _show_models(options: Options, usages: dict[str, casstore.Usage]) -> None:
+def _show_one(options: Options, name: str, usage: casstore.Usage) -> None:
+    is_version = usage.frees_bytes is not None
     if options.json:
-        show_json({"models": [{"name": name, **_model(usage)} for name, usage in usages.items()]})
+        state = {"materialized": usage.materialized, "pinned": usage.pinned} if is_version else {}
+        show_json({"tag" if is_version else "name": name, **usage_document(usage), **state})
         return
-    rows = [
-        (name, usage.versions, Bytes(usage.logical_bytes), Bytes(usage.unique_bytes), _ratio_text(usage))
-        for name, usage in usages.items()
-    ]
-    show_table(_COLUMNS, rows)
+    fields: dict[str, Any] = {"tag" if is_version else "model": name, "versions": usage.versions, **usage_fields(usage)}
+    show_fields({**fields, **(version_fields(usage) if is_version else {"redundant": Bytes(usage.redundant_bytes)})})
 
 
-def _everything(usage: casstore.Usage) -> dict[str, Any]:
-    return {**dataclasses.asdict(usage), "ratio": _ratio(usage)}
+def _show_models(options: Options, models: Mapping[str, casstore.Usage]) -> None:
+    if options.json:
+        show_json({"models": _documents(models)})
+        return
+    show_table(_COLUMNS, _rows(models))
 
 
-def _model(usage: casstore.Usage) -> dict[str, Any]:
-    return {**{field: getattr(usage, field) for field in _MODEL_FIELDS}, "ratio": _ratio(usage)}
+def _documents(models: Mapping[str, casstore.Usage]) -> list[dict[str, Any]]:
+    return [{"name": name, **usage_document(usage)} for name, usage in models.items()]
 
 
-def _ratio(usage: casstore.Usage) -> float | None:
-    return round(usage.logical_bytes / usage.unique_bytes, 3) if usage.unique_bytes else None
+def _rows(usages: Mapping[str, casstore.Usage]) -> list[tuple[Any, ...]]:
+    return [(name, usage.versions, *usage_fields(usage).values()) for name, usage in usages.items()]
 
 
-def _ratio_text(usage: casstore.Usage) -> str | None:
-    ratio = _ratio(usage)
-    return None if ratio is None else f"{ratio:.2f}"
+def _parts(usage: casstore.Usage) -> dict[str, Bytes]:
+    """What the stored bytes of a store are the sum of."""
+    return {
+        "needed": Bytes(usage.encoded_bytes),
+        "redundant": Bytes(usage.redundant_bytes),
+        "dead": Bytes(usage.dead_bytes),
+        "trapped": Bytes(usage.trapped_bytes),
+        "overhead": Bytes(usage.overhead_bytes),
+    }
+
+
+def _explained_parts(usage: casstore.Usage) -> list[tuple[str, Bytes, str]]:
+    files = f"loose files {human_bytes(usage.loose_bytes)}, packs {human_bytes(usage.packs_bytes)}; of which"
+    parts = [(part, size, _MEANINGS[part]) for part, size in _parts(usage).items()]
+    return [("stored", Bytes(usage.stored_bytes), files), *parts]

@@ -1,0 +1,339 @@
+"""SQL that adds up bytes: what versions hold, what that takes, what sharing saves, and what deleting would free."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
+
+import apsw
+
+from casstore.catalog.connection import Connections
+from casstore.catalog.index import DEAD, LIVE
+from casstore.catalog.references import _UNREFERENCED, _mark
+from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
+from casstore.errors import TagNotFound
+from casstore.storage.codec import Encoding
+from casstore.storage.recipe import Recipe
+
+BLOCK_BYTES = 4096  # what the usual file systems give a file at least, and round it up to
+
+
+class EncodingUsage(NamedTuple):
+    """The chunks of one encoding: how many, their raw bytes, and what they take where they have their home."""
+
+    chunks: int
+    raw_bytes: int
+    encoded_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Bytes of a store, of one model or of one version.
+
+    Each of these steps makes less of the same content:
+
+    - `copied_bytes`: plain copies of every version's directory on a disk with blocks of 4096 bytes, `model.yaml` in it
+    - `logical_bytes`: all files of all versions
+    - `distinct_file_bytes`: equal files once
+    - `unique_bytes`: equal chunks once
+    - `encoded_bytes`: these chunks as they stand in their homes, and the bases without which deltas are no use
+
+    The `share_by_...` say what each step saves, as shares of `logical_bytes`; with `share_needed`, what is left, they
+    add up to 1.
+
+    For one model or version `stored_bytes` is `encoded_bytes`, other models' use of the same chunks notwithstanding,
+    and `loose_bytes` and `packs_bytes` say where these stand. For a store it is the size of all files under objects/,
+    of which `loose_bytes` and `packs_bytes`, and it is the sum of
+
+    - `encoded_bytes`
+    - `redundant_bytes`: in loose files, what stands elsewhere too (of a model or version: such bytes of its own files,
+      besides `stored_bytes`)
+    - `dead_bytes`: containers that no version needs, which the next gc unlinks
+    - `trapped_bytes`: what no version needs in containers that hold needed chunks too; it comes back when gc rewrites
+      them
+    - `overhead_bytes`: what packs need beside chunks, and records in them that another home has replaced
+
+    Of one version only (None otherwise): `frees_bytes` is what deleting it takes from the store's `stored_bytes`, of
+    which `frees_at_rewrite_bytes` would be trapped at first and the rest is gone with the next gc; `materialized` and
+    `pinned` are its state. Small files' copies in directories, manifests and the catalog are not counted anywhere.
+    """
+
+    versions: int
+    logical_bytes: int
+    copied_bytes: int
+    distinct_file_bytes: int
+    unique_bytes: int
+    encoded_bytes: int
+    stored_bytes: int
+    loose_bytes: int
+    packs_bytes: int
+    redundant_bytes: int = 0
+    dead_bytes: int = 0
+    trapped_bytes: int = 0
+    overhead_bytes: int = 0
+    encodings: Mapping[str, EncodingUsage] = field(default_factory=dict)
+    frees_bytes: int | None = None
+    frees_at_rewrite_bytes: int | None = None
+    materialized: bool | None = None
+    pinned: bool | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """Logical to stored bytes; None when nothing is stored."""
+        return self.logical_bytes / self.stored_bytes if self.stored_bytes else None
+
+    @property
+    def share_by_file(self) -> float:
+        """The share of the logical bytes that storing equal files once saves."""
+        return self._share(self.logical_bytes - self.distinct_file_bytes)
+
+    @property
+    def share_by_chunk(self) -> float:
+        """The share that storing equal chunks of different files once saves."""
+        return self._share(self.distinct_file_bytes - self.unique_bytes)
+
+    @property
+    def share_by_encoding(self) -> float:
+        """The share that encoding the chunks saves; below 0 where the records' headers take more than it saves."""
+        return self._share(self.unique_bytes - self.encoded_bytes)
+
+    @property
+    def share_needed(self) -> float:
+        """The share that is left: what the encoded chunks take."""
+        return self._share(self.encoded_bytes)
+
+    def _share(self, count: int) -> float:
+        return count / self.logical_bytes if self.logical_bytes else 0.0
+
+
+class UsageReport:
+    """Adds up the bytes of the store, of a model, of a version; each from one snapshot."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def of_store(self) -> Usage:
+        """Bytes of the whole store."""
+        with self._marked("1") as connection:
+            stored, loose, packs, redundant, dead, trapped, overhead = _row(connection, _CONTAINERS)
+            return replace(
+                _usage(connection, "1"),
+                stored_bytes=stored,
+                loose_bytes=loose,
+                packs_bytes=packs,
+                redundant_bytes=redundant,
+                dead_bytes=dead,
+                trapped_bytes=trapped,
+                overhead_bytes=overhead,
+            )
+
+    def of_model(self, name: str) -> Usage:
+        """Bytes of all versions of one name."""
+        with self._marked("name = ?", name) as connection:
+            return _usage(connection, "name = ?", name)
+
+    def of_version(self, row: VersionRow) -> Usage:
+        """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted."""
+        with self._marked("id = ?", row.id) as connection:
+            usage = _usage(connection, "id = ?", row.id)
+            if not usage.versions:
+                raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+            materialized, pinned = _row(connection, _STATE, row.id)
+            at_once, at_rewrite = _freed(connection, row.id)
+            return replace(
+                usage,
+                frees_bytes=at_once + at_rewrite,
+                frees_at_rewrite_bytes=at_rewrite,
+                materialized=bool(materialized),
+                pinned=bool(pinned),
+            )
+
+    @contextlib.contextmanager
+    def _marked(self, condition: str, *parameters: Any) -> Iterator[apsw.Connection]:
+        """One snapshot, in which what the versions that meet `condition` need is marked."""
+        with self._connections.read() as connection:
+            _mark(connection, condition, parameters, fresh=True)
+            yield connection
+
+
+def _row(connection: apsw.Connection, sql: str, *parameters: Any) -> tuple[int, ...]:
+    return cast("tuple[int, ...]", connection.execute(sql, parameters).fetchone())
+
+
+def _usage(connection: apsw.Connection, condition: str, *parameters: Any) -> Usage:
+    """The bytes of the versions that meet `condition` and have been marked."""
+    versions, logical = _row(
+        connection, f"SELECT count(*), coalesce(sum(size), 0) FROM version WHERE {condition}", *parameters
+    )
+    files = f"FROM file WHERE version_id IN (SELECT id FROM version WHERE {condition})"
+    (blocks,) = _row(
+        connection,
+        f"SELECT coalesce(sum((size + {BLOCK_BYTES - 1}) / {BLOCK_BYTES}), 0) {files}",
+        *parameters,
+    )
+    (distinct,) = _row(
+        connection, f"SELECT coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size {files})", *parameters
+    )
+    loose = 0
+    encodings = {}
+    for encoding, chunks, raw, encoded, encoded_loose in cast("Iterable[tuple[int, ...]]", connection.execute(_HOMES)):
+        encodings[_ENCODING_NAMES.get(encoding, f"encoding {encoding}")] = EncodingUsage(chunks, raw, encoded)
+        loose += encoded_loose
+    encoded = sum(usage.encoded_bytes for usage in encodings.values())
+    (redundant,) = _row(connection, _REDUNDANT)
+    return Usage(
+        versions=versions,
+        logical_bytes=logical,
+        copied_bytes=(blocks + versions) * BLOCK_BYTES,
+        distinct_file_bytes=distinct,
+        unique_bytes=sum(usage.raw_bytes for usage in encodings.values()) - _raw_bytes_of_mere_bases(connection),
+        encoded_bytes=encoded,
+        stored_bytes=encoded,
+        loose_bytes=loose,
+        packs_bytes=encoded - loose,
+        redundant_bytes=redundant,
+        encodings=encodings,
+    )
+
+
+def _raw_bytes_of_mere_bases(connection: apsw.Connection) -> int:
+    """Raw bytes of marked chunks that stand in none of the marked blobs: deltas alone need them."""
+    connection.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS mere_base(digest BLOB PRIMARY KEY) WITHOUT ROWID; DELETE FROM temp.mere_base"
+    )
+    for column in _LINKS:
+        connection.execute(
+            f"INSERT OR IGNORE INTO temp.mere_base SELECT {column} FROM temp.needed CROSS JOIN chunk USING (digest)"
+            f" WHERE +{column} IN (SELECT digest FROM temp.needed)"
+        )
+    if connection.execute("SELECT 1 FROM temp.mere_base LIMIT 1").fetchone() is None:
+        return 0
+    connection.execute("DELETE FROM temp.mere_base WHERE digest IN (SELECT digest FROM temp.needed_blob)")
+    for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
+        connection.executemany(
+            "DELETE FROM temp.mere_base WHERE digest = ?",
+            ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
+        )
+    return _row(connection, "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.mere_base USING (digest)")[0]
+
+
+def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
+    """What deleting the version, which has been marked, frees at the next gc, and what when gc rewrites containers.
+
+    Marking what all others need would tell, and takes a second in a store of 100,000 chunks. So the question is put
+    the other way round: who else needs what stands in the containers that this version uses?
+    """
+    connection.execute(_BEGIN_FREED)
+    _until_unchanged(connection, *_ADD_DEPENDENTS)
+    connection.execute(_OTHERS_BLOBS, (version_id,))
+    for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
+        connection.executemany(
+            "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.asked WHERE digest = ?",
+            ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
+        )
+    _until_unchanged(connection, *_ADD_BASES)
+    connection.execute(_KEEP_ONLY_OWN)
+    touched = " AND container.id IN (SELECT id FROM temp.touched)"
+    (at_once,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({_UNREFERENCED}{touched})")
+    connection.execute(f"DELETE FROM temp.touched WHERE id IN (SELECT id FROM ({_UNREFERENCED}{touched}))")
+    (at_rewrite,) = _row(connection, _TRAPPED_BY_DELETION)
+    return at_once, at_rewrite
+
+
+def _until_unchanged(connection: apsw.Connection, *statements: str) -> None:
+    while True:
+        before = connection.total_changes()
+        for statement in statements:
+            connection.execute(statement)
+        if connection.total_changes() == before:
+            return
+
+
+# The columns of a chunk that name others without which it cannot be decoded.
+_LINKS = ("base", "grouping")
+_ENCODING_NAMES = {int(encoding): encoding.name.lower() for encoding in Encoding}
+# CROSS JOIN and a plus before a column keep SQLite from its own idea of the best way, which is to go through an index
+# of all chunks, once or for each marked one, rather than to look the marked ones up by their digests.
+_HOMES = """
+SELECT encoding, count(*), sum(raw_bytes), sum(length),
+       coalesce(sum(length) FILTER (WHERE container.digest IS NOT NULL), 0)
+FROM temp.needed CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
+GROUP BY encoding ORDER BY encoding
+"""
+# A loose file that is the home of chunks need not be that of all of its own: some were stored before it.
+_NOT_HOMED = "size - (SELECT coalesce(sum(length), 0) FROM chunk WHERE chunk.container = container.id)"
+_REDUNDANT = f"""
+SELECT coalesce(sum({_NOT_HOMED}), 0) FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE}
+"""
+# Every container falls into one of three: nothing of it is needed (dead), its own blob is (a loose file: what is not
+# homed is redundant), or some of its chunks are (the others are trapped, and so are the bytes of a loose file
+# that are nobody's home).
+_CONTAINERS = f"""
+WITH held AS (
+  SELECT container AS id, sum(length) AS homed, coalesce(sum(length) FILTER (WHERE n.digest IS NOT NULL), 0) AS needed
+  FROM chunk LEFT JOIN temp.needed AS n USING (digest) GROUP BY container
+), part AS (
+  SELECT size, container.digest IS NOT NULL AS is_loose,
+         coalesce(homed, 0) AS homed, coalesce(needed, 0) AS needed, b.digest IS NOT NULL AS is_needed_blob,
+         state = {DEAD} OR (coalesce(needed, 0) = 0 AND b.digest IS NULL) AS is_dead
+  FROM container LEFT JOIN held USING (id) LEFT JOIN temp.needed_blob AS b ON b.digest = container.digest
+)
+SELECT coalesce(sum(size), 0),
+       coalesce(sum(size) FILTER (WHERE is_loose), 0),
+       coalesce(sum(size) FILTER (WHERE NOT is_loose), 0),
+       coalesce(sum(size - homed) FILTER (WHERE NOT is_dead AND is_needed_blob), 0),
+       coalesce(sum(size) FILTER (WHERE is_dead), 0),
+       coalesce(sum(iif(is_loose, size, homed) - needed) FILTER (WHERE NOT is_dead AND NOT is_needed_blob), 0),
+       coalesce(sum(size - homed) FILTER (WHERE NOT is_dead AND NOT is_loose), 0)
+FROM part
+"""
+# The version's own needs move aside, and what others need takes their place: of the chunks asked about, that is. Asked
+# about are all chunks in the containers that the version uses, and the deltas that lead to them.
+_BEGIN_FREED = f"""
+CREATE TEMP TABLE IF NOT EXISTS own(digest BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE IF NOT EXISTS own_blob(digest BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE IF NOT EXISTS touched(id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE IF NOT EXISTS asked(digest BLOB PRIMARY KEY) WITHOUT ROWID;
+DELETE FROM temp.own; DELETE FROM temp.own_blob; DELETE FROM temp.touched; DELETE FROM temp.asked;
+INSERT INTO temp.own SELECT digest FROM temp.needed;
+INSERT INTO temp.own_blob SELECT digest FROM temp.needed_blob;
+INSERT INTO temp.touched
+SELECT container FROM temp.own CROSS JOIN chunk USING (digest)
+UNION SELECT id FROM temp.own_blob CROSS JOIN container USING (digest) WHERE state = {LIVE};
+INSERT INTO temp.asked
+SELECT digest FROM temp.own UNION SELECT digest FROM temp.touched CROSS JOIN chunk ON container = touched.id;
+DELETE FROM temp.needed; DELETE FROM temp.needed_blob;
+"""
+_ADD_DEPENDENTS = tuple(
+    "INSERT OR IGNORE INTO temp.asked SELECT chunk.digest FROM temp.asked CROSS JOIN chunk"
+    f" ON chunk.{column} = asked.digest"
+    for column in _LINKS
+)
+_ADD_BASES = tuple(
+    f"INSERT OR IGNORE INTO temp.needed SELECT {column} FROM temp.needed CROSS JOIN chunk USING (digest)"
+    f" WHERE +{column} IN (SELECT digest FROM temp.asked)"
+    for column in _LINKS
+)
+_OTHERS_BLOBS = """
+INSERT INTO temp.needed_blob SELECT DISTINCT digest FROM file WHERE version_id != ?;
+INSERT INTO temp.needed
+SELECT digest FROM temp.asked JOIN temp.needed_blob AS n USING (digest)
+WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)
+"""
+_KEEP_ONLY_OWN = """
+DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed);
+DELETE FROM temp.own_blob WHERE digest IN (SELECT digest FROM temp.needed_blob);
+"""
+_TRAPPED_BY_DELETION = f"""
+SELECT (SELECT coalesce(sum(length), 0) FROM temp.own CROSS JOIN chunk USING (digest)
+        WHERE container IN (SELECT id FROM temp.touched))
+     + (SELECT coalesce(sum({_NOT_HOMED}), 0) FROM temp.own_blob CROSS JOIN container USING (digest)
+        WHERE id IN (SELECT id FROM temp.touched))
+"""
+_STATE = """
+SELECT EXISTS (SELECT 1 FROM directory WHERE version_id = version.id AND NOT evicting), pinned
+FROM version WHERE id = ?
+"""
