@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +10,7 @@ from typing import Any
 
 import cloudpickle
 
-from casstore.actions import descriptor
+from casstore.actions import autogc, descriptor
 from casstore.actions.save import NewVersion, save
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
@@ -107,6 +108,10 @@ class Draft:
                 self._commit(session)
         finally:
             self._close()
+        if self._model is not None:
+            # The version is saved, whatever becomes of this.
+            with contextlib.suppress(CasstoreError, OSError):
+                autogc.start_if_due(self._workspace)
 
     def _close(self) -> None:
         if self._session is not None:

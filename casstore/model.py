@@ -12,6 +12,7 @@ import cloudpickle
 
 from casstore.actions import descriptor, resolve
 from casstore.actions.materialize import materialize
+from casstore.actions.pinning import is_pinned
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -45,11 +46,20 @@ class Model:
     def path(self) -> str:
         """The version's directory: read-only files, and `model.yaml`. Made or mended first if need be.
 
-        Raises IntegrityError when the bytes are damaged, TagNotFound when the version has been deleted.
+        gc leaves it alone from now on until the store is closed or the process ends, and for some days after that
+        (the setting `keep_days`). Raises IntegrityError when the bytes are damaged, TagNotFound when the version
+        has been deleted.
         """
-        path = materialize(self._workspace, self._row, SILENT)
-        self._workspace.note_opened(self._row)
-        return str(path)
+        self._workspace.leasing.take(self._row)  # before looking whether the directory stands
+        return str(materialize(self._workspace, self._row, SILENT))
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether gc never takes its directory away: see `Store.pin`. Read anew each time.
+
+        Raises TagNotFound when the version has been deleted.
+        """
+        return is_pinned(self._workspace, self._row)
 
     @property
     def size(self) -> int:

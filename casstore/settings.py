@@ -24,6 +24,15 @@ def _one_of(default: str, *others: str, meaning: str) -> Setting:
     return Setting(default, " or ".join(values), meaning, values.__contains__)
 
 
+def _number(default: int, unit: str, *, most: int, meaning: str) -> Setting:
+    """A whole number from 0 on, in the one way of writing it."""
+
+    def accepts(value: str) -> bool:
+        return value.isascii() and value.isdigit() and value == str(int(value[:20])) and int(value) <= most
+
+    return Setting(str(default), f"a whole number of {unit} from 0 to {most}", meaning, accepts)
+
+
 SETTINGS: Mapping[str, Setting] = {
     "durability": _one_of(
         "full",
@@ -34,6 +43,23 @@ SETTINGS: Mapping[str, Setting] = {
         "auto",
         "copy",
         meaning="auto: version directories are hardlinks, copies where links fail; copy: always copies",
+    ),
+    "materialize": _one_of(
+        "newest",
+        "all",
+        meaning="newest: gc takes directories away that nobody uses, never that of the newest version of a name; "
+        "all: it takes none away",
+    ),
+    "keep_days": _number(
+        7,
+        "days",
+        most=36_500,  # a century: in nanoseconds, still far from the limit of an integer in SQLite
+        meaning="how many days after a version was saved or last opened gc leaves its directory alone",
+    ),
+    "auto_gc": _one_of(
+        "on",
+        "off",
+        meaning="on: a save that leaves much to be given back starts gc in the background; off: gc runs when called",
     ),
 }
 

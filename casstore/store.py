@@ -10,7 +10,7 @@ from typing import Any
 
 from casstore.actions import collect as gc_action
 from casstore.actions import delete as delete_action
-from casstore.actions import descriptor, resolve
+from casstore.actions import descriptor, pinning, resolve
 from casstore.actions import materialize as materialize_action
 from casstore.actions import verify as verify_action
 from casstore.actions.collect import GcReport
@@ -31,11 +31,12 @@ class Store:
     """A store of models at `home` (default: `$CASSTORE_HOME`, else `~/.casstore`), made if it is not there.
 
     A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it.
-    Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
+    `auto_gc`: whether saves through it may start a gc in a process of its own, when much could be given back;
+    default as set in the store. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
     """
 
-    def __init__(self, home: str | os.PathLike[str] | None = None) -> None:
-        self._workspace: Workspace = open_workspace(home)
+    def __init__(self, home: str | os.PathLike[str] | None = None, *, auto_gc: bool | None = None) -> None:
+        self._workspace: Workspace = open_workspace(home, auto_gc)
 
     @property
     def home(self) -> Path:
@@ -121,8 +122,7 @@ class Store:
         its directory has been altered and cannot be mended.
         """
         row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
-        if materialize_action.is_standing(self._workspace, row):
-            materialize_action.materialize(self._workspace, row, SILENT)
+        materialize_action.mend(self._workspace, row, SILENT)
         return Model(self._workspace, row)
 
     def list(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> _Models:
@@ -144,12 +144,39 @@ class Store:
         """
         delete_action.delete(self._workspace, resolve.exact(self._workspace.catalog, tag))
 
-    def gc(self, *, dry_run: bool = False, progress: Progress = SILENT) -> GcReport:
-        """Take away what no version needs; with `dry_run` only say what that is.
+    def pin(self, tag: str | Tag) -> Model:
+        """Keep gc from ever taking that version's directory away; returns it. What is pinned already stays so.
+
+        The tag may be all that `get` takes. A pin does not keep the version from being deleted, and makes no
+        directory. Raises TagNotFound, AmbiguousTag, InvalidTag.
+        """
+        return self._set_pinned(tag, True)
+
+    def unpin(self, tag: str | Tag) -> Model:
+        """Take the pin away, if there is one; otherwise as `pin`."""
+        return self._set_pinned(tag, False)
+
+    def _set_pinned(self, tag: str | Tag, pinned: bool) -> Model:
+        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        pinning.set_pinned(self._workspace, row, pinned)
+        return Model(self._workspace, row)
+
+    def gc(
+        self, *, dry_run: bool = False, evict_all: bool = False, auto: bool = False, progress: Progress = SILENT
+    ) -> GcReport:
+        """Take away what no version needs, and directories that nobody uses; with `dry_run` only say what that is.
+
+        A version's directory goes unless it is the newest of its name, pinned, leased (a living process has asked
+        for its `path`), or was saved or opened in the last `keep_days` days, or `materialize` is set to "all";
+        with `evict_all` unless it is pinned or leased. The version stays, and makes its directory anew when asked.
+        With `auto`, as saves start it: nothing happens, and the report has no steps, where automatic gc is switched
+        off, another gc runs, or too little could be given back.
 
         Safe while others save and read. Raises StoreLocked while another gc runs.
         """
-        return gc_action.collect(self._workspace, progress, dry_run=dry_run)
+        if auto:
+            return gc_action.collect_if_due(self._workspace, progress)
+        return gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
 
     def verify(self, *, progress: Progress = SILENT) -> VerifyReport:
         """Read everything, compare it with its digests, and report what is damaged."""
@@ -181,9 +208,11 @@ class Store:
         self._workspace.catalog.set_setting(key, value)
 
     def close(self) -> None:
-        """Close files and catalog connections of all threads. No thread may be using the store."""
-        self._workspace.objects.close()
-        self._workspace.catalog.close()
+        """Close files and catalog connections of all threads, and let gc have the directories that were handed out.
+
+        No thread may be using the store.
+        """
+        self._workspace.close()
 
     def __enter__(self) -> Store:
         return self

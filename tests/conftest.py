@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import random
+import select
 import stat
 import subprocess
 import sys
@@ -18,6 +19,14 @@ import apsw
 import pytest
 
 import casstore
+from casstore.actions import autogc
+from casstore.catalog import sessions
+
+
+@pytest.fixture(autouse=True)
+def no_background_gc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test starts a gc that goes on when it has ended, and none finds that a save has considered it."""
+    monkeypatch.setattr(autogc, "start_if_due", lambda _: None)
 
 
 @pytest.fixture
@@ -135,13 +144,17 @@ def sql(home: Path) -> Callable[..., list[Any]]:
 
 @pytest.fixture
 def leftovers(home: Path, sql: Callable[..., list[Any]]) -> Callable[[], list[str]]:
-    """leftovers(): files of the store that no row explains; of a store at rest there are none."""
+    """leftovers(): files of the store that no row explains; of a store at rest there are none.
+
+    The session in which this process holds its leases, until it closes the store, is not among them.
+    """
 
     def find() -> list[str]:
         named = {row[0] for row in sql("SELECT file_id FROM container")}
         manifests = {row[0] for row in sql("SELECT manifest_id FROM version")}
         versions = {f"{name}/{version}" for name, version in sql("SELECT name, version FROM version")}
-        stray = [str(path) for path in (home / "sessions").iterdir()]
+        mine = {shared.session.id for shared in sessions._process.shared.values()}
+        stray = [str(path) for path in (home / "sessions").iterdir() if path.name.partition(".")[0] not in mine]
         stray += [str(p) for p in (home / "objects/packs").iterdir() if p.stem not in named]
         stray += [str(p) for p in (home / "objects/loose").rglob("*.*") if p.suffix[1:] not in named]
         stray += [str(path) for path in (home / "manifests/.pending").iterdir()]
@@ -201,3 +214,57 @@ def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
     return run
+
+
+@pytest.fixture
+def age(sql: Callable[..., list[Any]]) -> Callable[..., None]:
+    """age(days, tag): make a version, or all, look as if saved, and last opened if ever, so many days earlier."""
+
+    def make_older(days: float, tag: str | None = None) -> None:
+        by = int(days * 24 * 3600 * 1e9)
+        sql(
+            "UPDATE version SET created_at = created_at - ?1, ordered_at = ordered_at - ?1, opened_at = opened_at - ?1"
+            " WHERE ?2 IS NULL OR name || ':' || version = ?2",
+            (by, tag),
+        )
+
+    return make_older
+
+
+class Reader(Child):
+    """A process that has asked for a version's directory, and holds it until told to end."""
+
+    def __init__(self, home: Path, tag: str, files: dict[str, bytes]) -> None:
+        self._has_path = False
+        self._ready, ready = os.pipe()
+        hold, self._hold = os.pipe()
+
+        def read() -> None:
+            os.close(self._hold)
+            with casstore.Store(home) as store:
+                path = Path(store.get(tag).path)
+                os.write(ready, b"r")
+                while True:
+                    assert {name: (path / name).read_bytes() for name in files} == files
+                    if select.select([hold], [], [], 0.001)[0]:
+                        return
+
+        super().__init__(read)
+        os.close(ready)
+        os.close(hold)
+
+    def wait_for_path(self) -> None:
+        if not self._has_path:
+            assert os.read(self._ready, 1) == b"r", "the reader failed"
+            self._has_path = True
+
+    def end(self) -> None:
+        os.close(self._hold)
+        os.close(self._ready)
+        assert self.wait() == 0
+
+
+@pytest.fixture
+def reader(home: Path) -> Callable[[str, dict[str, bytes]], Reader]:
+    """reader(tag, files): a process that opens that version, and goes on checking that its directory holds `files`."""
+    return lambda tag, files: Reader(home, tag, files)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from casstore.actions import autogc
 from casstore.actions.delete import sweep
+from casstore.actions.evict import evict, eviction_rule, finish_evictions
 from casstore.actions.reclaim import Reclaim
 from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.workspace import Workspace
@@ -27,45 +29,89 @@ _LOCK_NAME = ".gc.lock"
 
 @dataclass(frozen=True, slots=True)
 class GcStep:
-    """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back."""
+    """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back.
+
+    `skipped`: how many more it would have taken but left alone, since somebody has changed something in them.
+    """
 
     name: str
     count: int
     freed_bytes: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """The steps of one gc in order."""
+    """The steps of one gc in order; none when it was not due.
+
+    `altered`: the versions whose directories would have gone, were not something in them altered or added.
+    """
 
     steps: tuple[GcStep, ...]
     dry_run: bool
+    altered: tuple[Tag, ...] = ()
 
     @property
     def freed_bytes(self) -> int:
         return sum(step.freed_bytes for step in self.steps)
 
 
-def collect(workspace: Workspace, progress: Progress, *, dry_run: bool) -> GcReport:
+def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
-    lock = files.Lock(workspace.layout.locks / _LOCK_NAME)
+    lock = _lock(workspace)
     if not lock.try_acquire():
         raise StoreLocked("another gc is running in this store; wait until it is done")
     with lock:
-        gc = _Gc(workspace, progress, dry_run)
-        gc.check_catalog_is_current()
-        steps = [gc.sessions(), gc.unfinished(), gc.strays(), gc.containers()]
-        return GcReport((*steps, gc.pack(), gc.rewrite(), gc.tidy()), dry_run)
+        return _Gc(workspace, progress, dry_run, evict_all).run()
+
+
+def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
+    """Run gc as commits start it: a report without steps when it is switched off, not worth its while, or running.
+
+    Raises StoreError as `collect` does.
+    """
+    lock = _lock(workspace)
+    if autogc.is_on(workspace) and lock.try_acquire():
+        with lock:
+            if autogc.is_worthwhile(workspace):
+                return _Gc(workspace, progress, dry_run=False, evict_all=False).run()
+    return GcReport((), dry_run=False)
+
+
+def _lock(workspace: Workspace) -> files.Lock:
+    return files.Lock(workspace.layout.locks / _LOCK_NAME)
 
 
 class _Gc:
-    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool) -> None:
+    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool, evict_all: bool) -> None:
         self._workspace = workspace
         self._layout = workspace.layout
         self._catalog = workspace.catalog
         self._progress = progress
         self._dry_run = dry_run
+        self._evict_all = evict_all
+        self._altered: tuple[Tag, ...] = ()
+        self._leaving: Sequence[int] = ()  # in a dry run: the versions whose directories would be gone by now
+
+    def run(self) -> GcReport:
+        self.check_catalog_is_current()
+        snapshot = self._catalog.upkeep.snapshot()
+        steps = (
+            self.sessions(),
+            self.unfinished(),
+            self.directories(),
+            self.strays(),
+            self.containers(),
+            self.rewrite(),
+            self.pack(),
+        )
+        if not self._dry_run:
+            self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
+            self._workspace.objects.close()
+            autogc.note_collected(self._workspace, snapshot)
+            self._catalog.tidy()
+        return GcReport(steps, self._dry_run, self._altered)
 
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
@@ -92,16 +138,18 @@ class _Gc:
                         yield Tag(directory.name, version), manifest_id, path
 
     def sessions(self) -> GcStep:
-        """Reap the directories of processes that died."""
+        """Reap the directories of processes that died, and drop the leases of those that have ended."""
         dead = sessions.dead_ids(self._layout)
         freed = sum(_tree_bytes(self._layout.session(session_id)) for session_id in dead)
         if not self._dry_run:
             dead = [session_id for session_id in dead if sessions.reap(self._layout, session_id)]
+            leases = self._catalog.leases
+            leases.drop([each for each in leases.sessions() if not sessions.is_live(self._layout, each)])
         return GcStep("dead sessions", len(dead), freed)
 
     def unfinished(self) -> GcStep:
-        """Finish what was interrupted after its commit: deletions, the final names of manifests, `latest`."""
-        count = 0
+        """Finish what was interrupted after its commit: evictions, deletions, the names of manifests, `latest`."""
+        count = finish_evictions(self._workspace, dry_run=self._dry_run)
         with self._workspace.session() as session:
             for manifest_id, tag in self._catalog.versions.tombstones():
                 count += 1
@@ -131,6 +179,22 @@ class _Gc:
                         self._workspace.write_latest(name)
         return GcStep("unfinished work", count)
 
+    def directories(self) -> GcStep:
+        """Take away the directories of versions that nobody uses."""
+        rule = eviction_rule(self._workspace, evict_all=self._evict_all)
+        if rule is None:
+            return GcStep("idle directories", 0)
+        self._progress.start("evict", None)
+        try:
+            with self._workspace.session() as session:
+                evicted = evict(self._workspace, session, rule, dry_run=self._dry_run)
+        finally:
+            self._progress.finish()
+        self._altered = tuple(evicted.altered)
+        if self._dry_run:
+            self._leaving = evicted.version_ids
+        return GcStep("idle directories", len(evicted.version_ids), evicted.freed_bytes, len(evicted.altered))
+
     def strays(self) -> GcStep:
         """Unlink files under objects/ that no row names: directories are listed first, the catalog is read second."""
         count = freed = 0
@@ -154,7 +218,7 @@ class _Gc:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""
         references = self._catalog.references
         self._last_id = references.last_version_id()
-        references.mark(self._last_id)
+        references.mark(self._last_id, self._leaving)
         doomed = references.unreferenced()
         if self._dry_run:
             doomed += references.dead_containers()
@@ -164,14 +228,6 @@ class _Gc:
         references.drop_unreferenced_blobs()
         return GcStep("unneeded objects", reclaim.containers, reclaim.freed_bytes)
 
-    def pack(self) -> GcStep:
-        """Move what only cold loose files hold into packs."""
-        if self._dry_run:
-            return GcStep("packed", cold_files(self._workspace)[0], 0)
-        reclaim = Reclaim(self._workspace, self._last_id)
-        moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
-        return GcStep("packed", moved.files, reclaim.freed_bytes - moved.bytes)
-
     def rewrite(self) -> GcStep:
         """Rewrite packs that are mostly dead, and merge small ones."""
         if self._dry_run:
@@ -180,12 +236,13 @@ class _Gc:
         moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
         return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes)
 
-    def tidy(self) -> GcStep:
-        if not self._dry_run:
-            self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
-            self._workspace.objects.close()
-            self._catalog.tidy()
-        return GcStep("catalog", 0)
+    def pack(self) -> GcStep:
+        """Move what only cold loose files hold into packs."""
+        if self._dry_run:
+            return GcStep("packed", cold_files(self._workspace)[0], 0)
+        reclaim = Reclaim(self._workspace, self._last_id)
+        moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
+        return GcStep("packed", moved.files, reclaim.freed_bytes - moved.bytes)
 
 
 def _file_id(path: Path) -> str:

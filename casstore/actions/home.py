@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from casstore.actions.leasing import Leasing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import StoreError, StoreUnwritable
@@ -17,7 +18,7 @@ HOME_VARIABLE = "CASSTORE_HOME"
 _OWNER_ONLY = 0o700
 
 
-def open_workspace(home: str | os.PathLike[str] | None) -> Workspace:
+def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool | None = None) -> Workspace:
     """Open the store at `home`, making it if need be.
 
     Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, and StoreError for a directory full of other things.
@@ -37,7 +38,8 @@ def open_workspace(home: str | os.PathLike[str] | None) -> Workspace:
             f"the store {layout.home} cannot be made or written to: {error.strerror}; "
             f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
         ) from error
-    return Workspace(layout, catalog, Objects(layout, catalog.index.locate), files.umask())
+    objects = Objects(layout, catalog.index.locate)
+    return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc)
 
 
 def _make(layout: Layout) -> None:

@@ -28,20 +28,35 @@ from casstore.storage.recipe import Recipe
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
     """The version's directory, made or mended if need be. Files that nobody recorded there are left alone.
 
-    Raises TagNotFound when the version has been deleted, IntegrityError when its bytes are damaged, StoreError
-    when something else stands in its place.
+    It stays until somebody evicts it: lease it first to keep it. Raises TagNotFound when the version has been
+    deleted, IntegrityError when its bytes are damaged, StoreError when something else stands in its place.
     """
     path = workspace.layout.model(row.tag)
-    if is_whole(workspace, row):
-        return path
+    if not is_whole(workspace, row):
+        _build_or_mend(workspace, row, progress, only_mend=False)
+    return path
+
+
+def mend(workspace: Workspace, row: VersionRow, progress: Progress) -> None:
+    """Mend the version's directory if one stands there; raises as `materialize` does. None is made."""
+    if _is_standing(workspace, row) and not is_whole(workspace, row):
+        _build_or_mend(workspace, row, progress, only_mend=True)
+
+
+def _build_or_mend(workspace: Workspace, row: VersionRow, progress: Progress, *, only_mend: bool) -> None:
     with workspace.name_lock(row.name):
         current = workspace.catalog.versions.find(row.tag)
         if current is None or current.id != row.id:
             raise TagNotFound(f"{row.tag} has been deleted meanwhile")
-        if not is_whole(workspace, row):
-            with workspace.session() as session:
-                _Builder(workspace, session, row, progress).run()
-    return path
+        # While this waited for the lock, another may have made the directory, or gc taken it away.
+        if is_whole(workspace, row) or (only_mend and not _is_standing(workspace, row)):
+            return
+        with workspace.session() as session:
+            _Builder(workspace, session, row, progress).run()
+
+
+def _is_standing(workspace: Workspace, row: VersionRow) -> bool:
+    return os.path.lexists(workspace.layout.model(row.tag))
 
 
 def is_whole(workspace: Workspace, row: VersionRow) -> bool:
@@ -49,21 +64,15 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
 
     By stat, except in the first look after a reboot: what had not been synced is hashed then.
     """
-    recorded = workspace.catalog.versions.directory(row.id)
-    if recorded is None or _altered(workspace, row, recorded):
+    recorded = workspace.catalog.directories.find(row.id)
+    if recorded is None or recorded.evicting or _altered(workspace, row, recorded):
         return False
     if recorded.boot_id == workspace.catalog.boot_id:
         return True
     if _damaged_since_boot(workspace, row, recorded):
         return False
-    checked = DirectoryRow(recorded.inode, workspace.catalog.boot_id, recorded.entries)
-    workspace.catalog.versions.set_directory(row.id, checked)
+    workspace.catalog.directories.confirm(row.id, recorded)
     return True
-
-
-def is_standing(workspace: Workspace, row: VersionRow) -> bool:
-    """Whether a directory stands where the version's would."""
-    return os.path.lexists(workspace.layout.model(row.tag))
 
 
 def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
@@ -84,7 +93,7 @@ def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
     A directory that somebody made after removing ours may have got the same inode number, so one recorded file at
     least has to be there too.
     """
-    recorded = workspace.catalog.versions.directory(row.id)
+    recorded = workspace.catalog.directories.find(row.id)
     if recorded is None or len(_altered(workspace, row, recorded)) == len(msgpack.unpackb(recorded.entries)):
         return None
     return recorded.inode
@@ -137,7 +146,7 @@ class _Builder:
 
     def run(self) -> None:
         target = self._workspace.layout.model(self._row.tag)
-        recorded = self._workspace.catalog.versions.directory(self._row.id)
+        recorded = self._workspace.catalog.directories.find(self._row.id)
         stands = os.path.lexists(target)
         if stands and (recorded is None or os.lstat(target).st_ino != recorded.inode):
             raise StoreError(f"{target} is in the way and was not made by casstore; move it away")
@@ -186,7 +195,7 @@ class _Builder:
     def _record(self, directory: Path, stamps: dict[str, FileStamp]) -> None:
         if self._rebuilt:
             self._workspace.catalog.index.add_loose(self._rebuilt)
-        self._workspace.catalog.versions.set_directory(self._row.id, directory_row(self._workspace, directory, stamps))
+        self._workspace.catalog.directories.record(self._row.id, directory_row(self._workspace, directory, stamps))
 
     def _write_descriptor(self, directory: Path) -> None:
         mode = self._workspace.file_mode(executable=False)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from casstore.actions.leasing import Leasing
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.index import LooseFile
 from casstore.catalog.sessions import Session
-from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
@@ -24,17 +23,27 @@ from casstore.tag import Tag
 # A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
 # some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
 LINK_FROM_BYTES = 64 << 10
-_NOTE_OPENED_EVERY_NS = 3600 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The open parts of a store that actions share. `umask` is the process's when the store was opened."""
+    """The open parts of a store that actions share. `umask` is the process's when the store was opened.
+
+    `auto_gc`: whether commits may start a gc; None leaves that to the store's setting.
+    """
 
     layout: Layout
     catalog: Catalog
     objects: Objects
+    leasing: Leasing
     umask: int
+    auto_gc: bool | None = None
+
+    def close(self) -> None:
+        """Close files and connections of all threads, and give leases back."""
+        self.leasing.close()
+        self.objects.close()
+        self.catalog.close()
 
     def session(self) -> Session:
         return Session(self.layout)
@@ -107,11 +116,6 @@ class Workspace:
             files.remove_file(target)
             raise
 
-    def note_opened(self, row: VersionRow) -> None:
-        """Record that a version is in use, at most once an hour, so that opening one again writes nothing."""
-        if time.time_ns() - (row.opened_at_ns or 0) > _NOTE_OPENED_EVERY_NS:
-            self.catalog.versions.set_opened(row.id)
-
     def is_latest_stale(self, name: str) -> bool:
         """Whether models/<name>/latest, where there is such a directory, does not say what the catalog says."""
         newest = self.catalog.versions.newest(name)
@@ -136,11 +140,15 @@ class Workspace:
             return path
         return directory / f".{path.parent.name}-{path.name}"
 
-    def remove_directory(self, path: Path, session: Session) -> None:
-        """Take a version's directory away at once, then delete it. The name's lock must be held."""
+    def set_aside(self, path: Path, session: Session) -> Path:
+        """Take a version's directory away at once, to a path that is returned. The name's lock must be held."""
         doomed = self.on_device_of(path.parent, session.new_path())
         files.rename(path, doomed)
-        files.remove_tree(doomed)
+        return doomed
+
+    def remove_directory(self, path: Path, session: Session) -> None:
+        """Take a version's directory away at once, then delete it. The name's lock must be held."""
+        files.remove_tree(self.set_aside(path, session))
 
     def file_pending_manifest(self, tag: Tag, manifest_id: str) -> None:
         """Give a committed version's manifest its final name; nothing to do when it has it already."""

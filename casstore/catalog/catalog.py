@@ -5,17 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
+from casstore.catalog.leases import Leases
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
+from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
 from casstore.settings import SETTINGS, check_key, check_setting
 
 
 class Catalog:
-    """The open catalog: `versions` (names), `index` (where bytes are), `references` (what needs what),
-    `usage` (how many bytes), settings.
+    """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
+    `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `usage` (how many bytes),
+    `upkeep` (when gc is due by itself), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -24,10 +28,13 @@ class Catalog:
         self._connections = Connections(path)
         self.boot_id = boot_id
         self.versions = Versions(self._connections, boot_id)
+        self.directories = Directories(self._connections, boot_id)
+        self.leases = Leases(self._connections)
         self.index = Index(self._connections, boot_id)
         self.references = References(self._connections)
         self.repacking = Repacking(self._connections, boot_id)
         self.usage = UsageReport(self._connections)
+        self.upkeep = Upkeep(self._connections)
 
     def close(self) -> None:
         self._connections.close()

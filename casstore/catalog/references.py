@@ -28,14 +28,19 @@ class References:
         with translated_errors(self._connections.path):
             return int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
 
-    def mark(self, last_id: int) -> None:
-        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own."""
+    def mark(self, last_id: int, leaving: Iterable[int] = ()) -> None:
+        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own.
+
+        The directories of the versions in `leaving` do not count from then on, as if they were gone (for a dry run).
+        """
         with translated_errors(self._connections.path):
-            _mark(self._connections.get(), "id <= ?", (last_id,), fresh=True)
+            connection = self._connections.get()
+            mark(connection, "id <= ?", (last_id,), fresh=True)
+            connection.executemany("INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in leaving))
 
     def unreferenced(self) -> list[tuple[Container, int]]:
         """Containers, with their sizes, that no marked chunk and no file of any version needs."""
-        return self._containers(_UNREFERENCED)
+        return self._containers(UNREFERENCED)
 
     def condemn(self, containers: Sequence[Container], last_id: int) -> int:
         """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
@@ -46,9 +51,9 @@ class References:
         condemned = 0
         for start in range(0, len(containers), _CONDEMN_BATCH):
             with self._connections.write() as connection:
-                _mark(connection, "id > ?", (last_id,), fresh=False)
+                mark(connection, "id > ?", (last_id,), fresh=False)
                 for container in containers[start : start + _CONDEMN_BATCH]:
-                    if not connection.execute(_UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
+                    if not connection.execute(UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
                         continue
                     connection.execute("DELETE FROM chunk WHERE container = ?", (container.id,))
                     connection.execute("UPDATE container SET state = ? WHERE id = ?", (DEAD, container.id))
@@ -129,9 +134,10 @@ class References:
 # Whether a loose file serves a version whose directory stands, which hardlinks to it.
 IS_LINKED = (
     "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
-    " WHERE file.digest = container.digest AND file.size >= 65536 AND NOT evicting)"
+    " WHERE file.digest = container.digest AND file.size >= 65536 AND NOT evicting"
+    " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
-_UNREFERENCED = f"""
+UNREFERENCED = f"""
 SELECT container.id, file_id, container.digest, executable, container.size FROM container
 WHERE state = {LIVE}
   AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
@@ -139,7 +145,7 @@ WHERE state = {LIVE}
 """
 
 
-def _mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any], *, fresh: bool) -> None:
+def mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any], *, fresh: bool) -> None:
     """Add what the versions that meet `condition` need to the temporary tables needed (chunks) and needed_blob.
 
     This is the one walk of references: files to blobs, blobs to chunks, deltas to their bases. SQLite keeps the
@@ -147,10 +153,11 @@ def _mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any]
     """
     connection.execute(
         "CREATE TEMP TABLE IF NOT EXISTS needed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
-        "CREATE TEMP TABLE IF NOT EXISTS needed_blob(digest BLOB PRIMARY KEY) WITHOUT ROWID"
+        "CREATE TEMP TABLE IF NOT EXISTS needed_blob(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
+        "CREATE TEMP TABLE IF NOT EXISTS leaving(id INTEGER PRIMARY KEY)"
     )
     if fresh:
-        connection.execute("DELETE FROM temp.needed; DELETE FROM temp.needed_blob")
+        connection.execute("DELETE FROM temp.needed; DELETE FROM temp.needed_blob; DELETE FROM temp.leaving")
     connection.execute(
         "INSERT OR IGNORE INTO temp.needed_blob SELECT DISTINCT digest FROM file"
         f" WHERE version_id IN (SELECT id FROM version WHERE {condition})",

@@ -7,6 +7,8 @@ garbage exactly when its session's lock is free, and no name needs to be registe
 from __future__ import annotations
 
 import os
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from casstore.storage import files
@@ -35,6 +37,11 @@ class Session:
         """Whether this process is a forked child of the one that opened the session, which must leave it alone."""
         return os.getpid() != self._pid
 
+    @property
+    def is_standing(self) -> bool:
+        """Whether its lock is still to be found by others."""
+        return self._lock.path.exists()
+
     def new_path(self) -> Path:
         """A path in the session's directory that nothing has yet."""
         self._count += 1
@@ -60,9 +67,63 @@ class Session:
         self.close()
 
 
+@dataclass(slots=True)
+class SharedSession:
+    """A session of the whole process, and how many open stores use it: see `join` and `leave`."""
+
+    session: Session
+    users: int = 0
+
+
+class _Process:
+    """The shared sessions of this process, by the store's home."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Start without any, as a forked child must: what it has inherited is its parent's to end."""
+        self.guard = threading.Lock()
+        self.shared: dict[Path, SharedSession] = {}
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.begin)
+
+
+def join(layout: Layout) -> SharedSession:
+    """The session that stands for this process in the store, opened if need be. It ends when all have left it.
+
+    Stores of one process share it, so that one which is never closed, as in `Store().get("bert").path`, keeps what
+    it has handed out for the life of the process and yet costs one descriptor, however often that is done.
+    """
+    with _process.guard:
+        shared = _process.shared.get(layout.home)
+        # The lock is gone when somebody has removed the store and made another.
+        if shared is None or not shared.session.is_standing:
+            shared = _process.shared[layout.home] = SharedSession(Session(layout))
+        shared.users += 1
+        return shared
+
+
+def leave(layout: Layout, shared: SharedSession) -> None:
+    """Undo one `join`, in the process that joined."""
+    with _process.guard:
+        shared.users -= 1
+        if shared.users == 0:
+            if _process.shared.get(layout.home) is shared:
+                del _process.shared[layout.home]
+            shared.session.close()
+
+
 def session_of(file_id: str) -> str:
     """The id of the session that made the container of that name."""
     return file_id.partition("-")[0]
+
+
+def is_live(layout: Layout, session_id: str) -> bool:
+    """Whether the session has not ended: it has a lock, and some process holds that."""
+    return layout.session_lock(session_id).exists() and not _is_dead(layout, session_id)
 
 
 def live_ids(layout: Layout) -> set[str]:

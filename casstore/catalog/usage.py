@@ -11,7 +11,7 @@ import apsw
 
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
-from casstore.catalog.references import _UNREFERENCED, _mark
+from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import TagNotFound
@@ -155,7 +155,7 @@ class UsageReport:
     def _marked(self, condition: str, *parameters: Any) -> Iterator[apsw.Connection]:
         """One snapshot, in which what the versions that meet `condition` need is marked."""
         with self._connections.read() as connection:
-            _mark(connection, condition, parameters, fresh=True)
+            mark(connection, condition, parameters, fresh=True)
             yield connection
 
 
@@ -236,9 +236,10 @@ def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
         )
     _until_unchanged(connection, *_ADD_BASES)
     connection.execute(_KEEP_ONLY_OWN)
+    connection.execute("INSERT INTO temp.leaving VALUES (?)", (version_id,))
     touched = " AND container.id IN (SELECT id FROM temp.touched)"
-    (at_once,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({_UNREFERENCED}{touched})")
-    connection.execute(f"DELETE FROM temp.touched WHERE id IN (SELECT id FROM ({_UNREFERENCED}{touched}))")
+    (at_once,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({UNREFERENCED}{touched})")
+    connection.execute(f"DELETE FROM temp.touched WHERE id IN (SELECT id FROM ({UNREFERENCED}{touched}))")
     (at_rewrite,) = _row(connection, _TRAPPED_BY_DELETION)
     return at_once, at_rewrite
 
@@ -268,9 +269,9 @@ _NOT_HOMED = "size - (SELECT coalesce(sum(length), 0) FROM chunk WHERE chunk.con
 _REDUNDANT = f"""
 SELECT coalesce(sum({_NOT_HOMED}), 0) FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE}
 """
-# Every container falls into one of three: nothing of it is needed (dead), its own blob is (a loose file: what is not
-# homed is redundant), or some of its chunks are (the others are trapped, and so are the bytes of a loose file
-# that are nobody's home).
+# Every container falls into one of three: nothing of it is needed and no directory links to it (dead), its own blob is
+# needed (a loose file: what is not homed is redundant), or some of its chunks are (the others are trapped, and so are
+# the bytes of a loose file that are nobody's home).
 _CONTAINERS = f"""
 WITH held AS (
   SELECT container AS id, sum(length) AS homed, coalesce(sum(length) FILTER (WHERE n.digest IS NOT NULL), 0) AS needed
@@ -278,7 +279,7 @@ WITH held AS (
 ), part AS (
   SELECT size, container.digest IS NOT NULL AS is_loose,
          coalesce(homed, 0) AS homed, coalesce(needed, 0) AS needed, b.digest IS NOT NULL AS is_needed_blob,
-         state = {DEAD} OR (coalesce(needed, 0) = 0 AND b.digest IS NULL) AS is_dead
+         state = {DEAD} OR (coalesce(needed, 0) = 0 AND NOT {IS_LINKED}) AS is_dead
   FROM container LEFT JOIN held USING (id) LEFT JOIN temp.needed_blob AS b ON b.digest = container.digest
 )
 SELECT coalesce(sum(size), 0),

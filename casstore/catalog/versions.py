@@ -72,11 +72,15 @@ class NewContainer:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryRow:
-    """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns)."""
+    """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns).
+
+    `evicting`: gc is about to take it away, or was when it was cut short; it does not count as standing.
+    """
 
     inode: int
     boot_id: str
     entries: bytes
+    evicting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +170,6 @@ class Versions:
         sql = "SELECT path, executable, size, digest FROM file WHERE version_id = ? ORDER BY path"
         return [FileEntry(row[0], bool(row[1]), row[2], Digest(row[3])) for row in self._rows(sql, (version_id,))]
 
-    def directory(self, version_id: int) -> DirectoryRow | None:
-        sql = "SELECT inode, boot_id, entries FROM directory WHERE version_id = ?"
-        return next((DirectoryRow(*row) for row in self._rows(sql, (version_id,))), None)
-
     def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
         """Whether that directory was made for a version of this tag that has been deleted since."""
         # A directory of the tag's present version may have been given the inode number of the deleted one's.
@@ -182,20 +182,6 @@ class Versions:
     def tombstones(self) -> list[tuple[str, Tag]]:
         """The manifest ids and tags of deleted versions that may have left something behind."""
         return [(row[0], Tag(row[1], row[2])) for row in self._rows("SELECT manifest_id, name, version FROM tombstone")]
-
-    def set_directory(self, version_id: int, row: DirectoryRow) -> None:
-        """Record a directory that has been made or checked; nothing if the version is gone."""
-        with self._connections.write() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries)"
-                " SELECT id, ?, ?, ? FROM version WHERE id = ?",
-                (row.inode, row.boot_id, row.entries, version_id),
-            )
-
-    def set_opened(self, version_id: int) -> None:
-        """Record that the version is in use now."""
-        with self._connections.write() as connection:
-            connection.execute("UPDATE version SET opened_at = ? WHERE id = ?", (time.time_ns(), version_id))
 
     def commit(self, new: Commit) -> int:
         """The only commit point: the version, its files and its bytes appear together. Returns its row id.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 import click
 
+import casstore
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, hint, show_json, show_table
 from casstore.cli.progress import progress_bar
@@ -12,27 +16,76 @@ _EXAMPLES = """\b
 Examples:
   casstore gc --dry-run                        what would go, changing nothing
   casstore gc
+  casstore gc --evict-all                      directories in recent use too: each is made again when asked for
 """
+_MAX_LISTED = 5
+_LOWEST_PRIORITY = 19
 
 
 @click.command(epilog=_EXAMPLES)
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--evict-all",
+    is_flag=True,
+    help="Take away the directory of every version that is neither pinned nor in use, also new and recent ones.",
+)
+@click.option(
+    "--auto",
+    is_flag=True,
+    help="As saves start it: at low priority, and only where the setting auto_gc is on, much would come back, and "
+    "no other gc runs; otherwise quietly nothing.",
+)
 @common_options
 @pass_options
-def gc(options: Options, dry_run: bool) -> None:
-    """Give back the space that no version needs.
+@click.pass_context
+def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool, auto: bool) -> None:
+    """Give back the space that no version needs, and take away directories that nobody uses.
 
-    Others may save, read and delete meanwhile; interrupting it is safe. In a pipe: step, count and bytes freed.
+    A version whose directory goes stays, and makes it again when asked for. Others may save, read and delete
+    meanwhile; interrupting it is safe. In a pipe: step, count and bytes freed.
     """
+    if auto and (dry_run or evict_all):
+        raise click.UsageError("--auto decides by itself; it goes with neither --dry-run nor --evict-all", context)
+    if auto:
+        with contextlib.suppress(OSError):
+            os.nice(_LOWEST_PRIORITY)
     with options.open_store() as store, progress_bar(options) as progress:
-        report = store.gc(dry_run=dry_run, progress=progress)
+        report = store.gc(dry_run=dry_run, evict_all=evict_all, auto=auto, progress=progress)
     if options.json:
-        steps = [{"name": step.name, "count": step.count, "freed_bytes": step.freed_bytes} for step in report.steps]
-        show_json({"dry_run": report.dry_run, "freed_bytes": report.freed_bytes, "steps": steps})
-        return
-    columns = (Column("STEP"), Column("COUNT", right=True), Column("WOULD FREE" if dry_run else "FREED", right=True))
+        _show_as_json(report)
+    elif report.steps:
+        _show_as_table(report)
+    _hint(options, report)
+
+
+def _show_as_json(report: casstore.GcReport) -> None:
+    steps = [
+        {"name": step.name, "count": step.count, "skipped": step.skipped, "freed_bytes": step.freed_bytes}
+        for step in report.steps
+    ]
+    show_json(
+        {
+            "dry_run": report.dry_run,
+            "freed_bytes": report.freed_bytes,
+            "steps": steps,
+            "altered": [str(tag) for tag in report.altered],
+        }
+    )
+
+
+def _show_as_table(report: casstore.GcReport) -> None:
+    freed = Column("WOULD FREE" if report.dry_run else "FREED", right=True)
     rows = [(step.name, step.count, Bytes(step.freed_bytes)) for step in report.steps]
     total = ("total", sum(step.count for step in report.steps), Bytes(report.freed_bytes))
-    show_table(columns, [*rows, total])
-    if dry_run:
+    show_table((Column("STEP"), Column("COUNT", right=True), freed), [*rows, total])
+
+
+def _hint(options: Options, report: casstore.GcReport) -> None:
+    if report.altered:
+        count = len(report.altered)
+        tags = ", ".join(map(str, report.altered[:_MAX_LISTED]))
+        more = f" and {count - _MAX_LISTED:,} more" if count > _MAX_LISTED else ""
+        what = "a directory" if count == 1 else f"{count:,} directories"
+        hint(options, f"left {what} alone, in which something was changed or added: {tags}{more}")
+    if report.dry_run:
         hint(options, "nothing was changed; `casstore gc` does it")

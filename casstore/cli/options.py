@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any, TypeVar
 import click
 
 import casstore
+
+AUTO_GC_VARIABLE = "CASSTORE_AUTO_GC"
 
 
 @dataclass(slots=True)
@@ -22,7 +25,9 @@ class Options:
     no_progress: bool = False
 
     def open_store(self) -> casstore.Store:
-        return casstore.Store(self.home)
+        # Only to switch it off: what turns it on is the store's own setting.
+        is_off = os.environ.get(AUTO_GC_VARIABLE) == "0"
+        return casstore.Store(self.home, auto_gc=False if is_off else None)
 
     @property
     def may_hint(self) -> bool:

@@ -49,7 +49,14 @@ class Cli:
     @property
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("CASSTORE", "_CASSTORE"))}
-        return {**kept, "CASSTORE_HOME": str(self.home), "TERM": "xterm", "TZ": "UTC", **self.extra_environment}
+        return {
+            **kept,
+            "CASSTORE_HOME": str(self.home),
+            "CASSTORE_AUTO_GC": "0",
+            "TERM": "xterm",
+            "TZ": "UTC",
+            **self.extra_environment,
+        }
 
     def __call__(self, *arguments: str | Path, code: int = 0, stdin: str | None = None) -> Result:
         done = subprocess.run(

@@ -235,7 +235,7 @@ def test_a_save_that_is_killed_at_every_call(first, home, child, counted, plant,
     assert contents(first.get("m:first"))
 
 
-@pytest.mark.parametrize("verb", ["delete", "gc", "path"])
+@pytest.mark.parametrize("verb", ["delete", "gc", "evict", "path"])
 def test_other_verbs_that_are_killed_at_every_call(
     first, home, child, counted, plant, files, contents, leftovers, verb
 ):
@@ -252,6 +252,9 @@ def test_other_verbs_that_are_killed_at_every_call(
                 store.delete("m:doomed")
             elif verb == "gc":
                 store.gc()
+            elif verb == "evict":
+                store.gc(evict_all=True)
+                assert not os.path.exists(home / "models/m/doomed")
             else:
                 assert store.get("m:doomed").path
 

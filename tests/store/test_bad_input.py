@@ -94,6 +94,7 @@ def test_a_tag_that_is_taken_while_the_draft_is_written(store, plant, noise):
     for name in files:
         assert Path(store.get("m:v1").path, name).stat().st_mode & 0o222 == 0, name
     assert store.verify().is_sound
+    store.close()
     assert os.listdir(store.home / "sessions") == []
 
 

@@ -166,6 +166,7 @@ def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home, child
         assert sorted(os.listdir(model.path)) == [f"by-{winner}", "model.yaml", "w.bin"]
         assert Path(model.path, f"by-{winner}").read_text() == winner
     assert len(store.list("race")) == rounds
+    store.close()
     assert os.listdir(home / "sessions") == []
 
 

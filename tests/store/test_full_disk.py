@@ -160,6 +160,7 @@ for number in range(0, 40, 3):
     assert store.verify().is_sound
     store.delete(tag)
     store.gc()
+    store.close()
 assert True in outcomes and False in outcomes, outcomes
 assert store.get("m:first").open("w.bin").read() == random.Random(0).randbytes(2_000_000)
 print("done", outcomes.count(False))

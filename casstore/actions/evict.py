@@ -1,0 +1,187 @@
+"""Eviction: take away directories that nobody uses. The versions stay, and make their directories anew when asked."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import msgpack
+
+from casstore.actions.workspace import Workspace
+from casstore.catalog import sessions
+from casstore.catalog.directories import Candidate, EvictionRule
+from casstore.catalog.sessions import Session
+from casstore.storage import files
+from casstore.storage.container import FileStamp
+from casstore.tag import Tag
+
+_DAY_NS = 24 * 3600 * 1_000_000_000
+# Directories of one name that go with one hold of its lock and two commits: a commit is an fsync, and one for each
+# of thousands of versions would take minutes. Readers of the name wait for the renames of a batch, not for deletions.
+_BATCH = 50
+
+
+@dataclass(slots=True)
+class Evicted:
+    """What was taken away, or would be: versions' directories, and the bytes of their files that have no other link,
+    since a hardlink frees nothing by itself. `altered`: left alone, for something in them is not as it was made.
+    """
+
+    version_ids: list[int] = field(default_factory=list)
+    freed_bytes: int = 0
+    altered: list[Tag] = field(default_factory=list)
+
+    def note(self, candidate: Candidate, found: _Found) -> None:
+        """Count one directory by what was found in its place."""
+        if found.is_altered:
+            self.altered.append(candidate.tag)
+        elif not found.is_gone:
+            self.version_ids.append(candidate.version_id)
+            self.freed_bytes += found.lone_bytes
+
+
+def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | None:
+    """Which directories the settings let go; None when they keep all."""
+    if not evict_all and workspace.catalog.setting("materialize") == "all":
+        return None
+    keep_ns = int(workspace.catalog.setting("keep_days")) * _DAY_NS
+    return EvictionRule(evict_all, time.time_ns(), keep_ns)
+
+
+def evict(workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run: bool) -> Evicted:
+    """Take away the directories that may go by this rule; with `dry_run` only say which.
+
+    Each is marked as evicting, in a transaction that finds neither pin nor lease; compared with what was made;
+    renamed into the session; and its row is dropped. A reader leases before it looks for the mark, so one of the
+    two sees the other; one that sees the mark waits for the name's lock and makes the directory anew. A kill at any
+    point leaves a mark, which `finish_evictions` or the next reader settles, and files of a dead session.
+    """
+    evicted = Evicted()
+    for name, candidates in itertools.groupby(workspace.catalog.directories.candidates(rule), lambda c: c.name):
+        while batch := list(itertools.islice(candidates, _BATCH)):
+            if dry_run:
+                for candidate in unleased(workspace, batch):
+                    evicted.note(candidate, _survey(workspace, candidate))
+                continue
+            lock = files.Lock(workspace.layout.name_lock(name))
+            # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
+            if lock.try_acquire():
+                with lock:
+                    doomed = _take_away(workspace, session, batch, rule, evicted)
+                for path in doomed:
+                    files.remove_tree(path)
+    return evicted
+
+
+def finish_evictions(workspace: Workspace, *, dry_run: bool) -> int:
+    """Settle the directories that a gc which was killed had marked; returns how many there were.
+
+    What still stands counts again, until a gc decides anew; what is gone loses its row.
+    """
+    found = workspace.catalog.directories.evicting()
+    if dry_run:
+        return len(found)
+    for candidate in found:
+        with workspace.name_lock(candidate.name):
+            recorded = workspace.catalog.directories.find(candidate.version_id)
+            if recorded is None or not recorded.evicting:
+                continue  # a reader was faster
+            if _inode(workspace.layout.model(candidate.tag)) == recorded.inode:
+                workspace.catalog.directories.undo_evictions([candidate.version_id])
+            else:
+                workspace.catalog.directories.end_evictions([candidate.version_id])
+    return len(found)
+
+
+def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those versions whose directories no living session leases just now."""
+    leases = workspace.catalog.leases
+    alive = [each for each in leases.sessions() if sessions.is_live(workspace.layout, each)]
+    leased = leases.versions(alive)
+    return [candidate for candidate in candidates if candidate.version_id not in leased]
+
+
+def _take_away(
+    workspace: Workspace, session: Session, batch: Sequence[Candidate], rule: EvictionRule, evicted: Evicted
+) -> list[Path]:
+    """Evict one batch; returns what is left to be deleted. The name's lock must be held."""
+    directories = workspace.catalog.directories
+    is_alive = functools.partial(sessions.is_live, workspace.layout)
+    begun = directories.begin_eviction((each.version_id for each in batch), rule, is_alive)
+    doomed, kept = [], []
+    for candidate in batch:
+        if candidate.version_id not in begun:
+            continue
+        # Compared now and not before the mark, which may have had to wait: what somebody puts there must not go.
+        found = _survey(workspace, candidate)
+        evicted.note(candidate, found)
+        if found.is_altered:
+            kept.append(candidate.version_id)
+        elif not found.is_gone:
+            doomed.append(workspace.set_aside(workspace.layout.model(candidate.tag), session))
+    directories.undo_evictions(kept)
+    directories.end_evictions([each for each in begun if each not in kept])
+    return doomed
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands in a version's place. `lone_bytes`: of files without another link."""
+
+    lone_bytes: int = 0
+    is_gone: bool = False
+    is_altered: bool = False
+
+
+def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
+    """Compare a version's directory, by stat, with what was made: the same files and directories and no others."""
+    row = workspace.catalog.versions.find(candidate.tag)
+    recorded = workspace.catalog.directories.find(candidate.version_id)
+    if row is None or recorded is None:
+        return _Found(is_gone=True)
+    path = workspace.layout.model(candidate.tag)
+    inode = _inode(path)
+    if inode is None:
+        return _Found(is_gone=True)
+    stamps = {name: FileStamp(*stamp) for name, *stamp in msgpack.unpackb(recorded.entries)}
+    expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, json.loads(row.directories))), **stamps}
+    lone_bytes = 0
+    try:
+        for name, status in _walk(str(path)):
+            stamp = None if stat.S_ISDIR(status.st_mode) else FileStamp.of(status)
+            if name not in expected or expected.pop(name) != stamp:
+                return _Found(is_altered=True)
+            lone_bytes += status.st_size if stamp is not None and status.st_nlink == 1 else 0
+    except OSError:  # closed to us, or changing under our eyes: not as it was made
+        return _Found(is_altered=True)
+    return _Found(lone_bytes, is_altered=inode != recorded.inode or bool(expected))
+
+
+def _parents(names: Iterable[str], directories: Sequence[str]) -> set[str]:
+    """All directories below the version's own: those that hold something, and those given, which hold nothing."""
+    found = {str(parent) for name in (*names, *directories) for parent in PurePosixPath(name).parents}
+    return (found | set(directories)) - {"."}
+
+
+def _walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """Everything below `root`, links not followed, by relative path. Raises OSError."""
+    with os.scandir(f"{root}/{below}") as entries:
+        for entry in entries:
+            name = f"{below}{entry.name}"
+            yield name, entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(root, f"{name}/")
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except FileNotFoundError:
+        return None

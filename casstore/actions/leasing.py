@@ -1,0 +1,83 @@
+"""Leases: a process that has been given a version's directory keeps gc from taking it away."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+
+from casstore.catalog import sessions
+from casstore.catalog.leases import Leases
+from casstore.catalog.sessions import SharedSession
+from casstore.catalog.versions import VersionRow
+from casstore.storage.layout import Layout
+
+# How exact a version's time of last use is: opening one over and over writes once an hour.
+_NOTE_OPENED_EVERY_NS = 3600 * 1_000_000_000
+
+
+class Leasing:
+    """The leases of one open store. Threads may share it; a forked child takes leases of its own."""
+
+    def __init__(self, layout: Layout, leases: Leases) -> None:
+        self._layout = layout
+        self._leases = leases
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._shared: SharedSession | None = None
+        self._noted: dict[int, int] = {}  # version row id: when its use was last recorded
+        self._pid = os.getpid()  # last: another thread that sees it sees the rest
+
+    def take(self, row: VersionRow) -> None:
+        """Lease the version's directory until the store is closed, or the process ends.
+
+        To be called before one looks whether the directory stands: gc marks a directory as evicting in a
+        transaction that finds no lease, so either gc sees this lease, or what is looked at then bears the mark.
+        Also records that the version is in use. Repeating it within the hour costs nothing.
+        """
+        if self._pid != os.getpid():
+            self._begin()  # the lock and the session are the parent's; its descriptor stays open with ours
+        now = time.time_ns()
+        if self._is_noted(row, now):
+            return
+        with self._lock:
+            if self._is_noted(row, now):
+                return
+            try:
+                self._write(row, now)
+            except OSError as error:
+                # Reading must not need room. gc may then take the directory away under the reader, which is rare,
+                # while gc on a full disk is what the user is about to call.
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+
+    def _is_noted(self, row: VersionRow, now: int) -> bool:
+        noted = self._noted.get(row.id)
+        return noted is not None and _is_recent(noted, now)
+
+    def _write(self, row: VersionRow, now: int) -> None:
+        if self._shared is None:
+            self._shared = sessions.join(self._layout)
+        ended = [each for each in self._leases.sessions(row.id) if not sessions.is_live(self._layout, each)]
+        is_due = row.id in self._noted or row.opened_at_ns is None or not _is_recent(row.opened_at_ns, now)
+        self._leases.take(row.id, self._shared.session.id, ended=ended, opened=is_due)
+        # The use that somebody else recorded earlier is due again an hour after that, not after now.
+        self._noted[row.id] = now if is_due or row.opened_at_ns is None else row.opened_at_ns
+
+    def close(self) -> None:
+        """Give the leases back. Another store of this process that is open at the same home keeps them a while."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            shared, self._shared = self._shared, None
+            self._noted.clear()
+            if shared is not None:
+                sessions.leave(self._layout, shared)
+
+
+def _is_recent(then_ns: int, now_ns: int) -> bool:
+    # A time ahead of the clock counts as well: the clock has been set back.
+    return abs(now_ns - then_ns) < _NOTE_OPENED_EVERY_NS

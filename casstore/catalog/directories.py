@@ -1,0 +1,140 @@
+"""SQL over materialized versions: which directories stand under models/, which must stay, and which may go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.versions import DirectoryRow
+from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionRule:
+    """Which directories gc may take away, besides that no pinned and no leased version's ever goes.
+
+    `everything`: all of them. Else those of versions that are not the newest of their name, and were neither saved
+    nor opened within `keep_ns` of `now_ns`, on either side: a time in the near future comes from a clock that has
+    been set back a little, one in the far future from a clock that was wrong, and must not keep a directory for good.
+    """
+
+    everything: bool
+    now_ns: int
+    keep_ns: int
+
+
+class Candidate(NamedTuple):
+    """A version whose directory may go. `size` is of its files, whether or not other versions share them."""
+
+    version_id: int
+    name: str
+    version: str
+    size: int
+
+    @property
+    def tag(self) -> Tag:
+        return Tag(self.name, self.version)
+
+
+_CANDIDATES = """
+SELECT v.id, v.name, v.version, v.size FROM directory JOIN version AS v ON v.id = directory.version_id
+WHERE NOT v.pinned AND (:everything OR (
+  abs(:now - v.created_at) >= :keep AND abs(:now - v.ordered_at) >= :keep
+  AND abs(:now - coalesce(v.opened_at, v.created_at)) >= :keep
+  AND v.id != (SELECT id FROM version AS n WHERE n.name = v.name ORDER BY n.ordered_at DESC, n.id DESC LIMIT 1)))
+"""
+
+
+class Directories:
+    """The rows of directories, and the pins of versions."""
+
+    def __init__(self, connections: Connections, boot_id: str) -> None:
+        self._connections = connections
+        self._boot_id = boot_id
+
+    def _rows(self, sql: str, parameters: Any = ()) -> Iterator[Any]:
+        with translated_errors(self._connections.path):
+            yield from self._connections.get().execute(sql, parameters)
+
+    def find(self, version_id: int) -> DirectoryRow | None:
+        """What is recorded of the version's directory; None for a version that is not materialized."""
+        sql = "SELECT inode, boot_id, entries, evicting FROM directory WHERE version_id = ?"
+        rows = self._rows(sql, (version_id,))
+        return next((DirectoryRow(inode, boot, entries, bool(flag)) for inode, boot, entries, flag in rows), None)
+
+    def record(self, version_id: int, row: DirectoryRow) -> None:
+        """Record a directory that has been made or mended; nothing if the version is gone. It is not evicting."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries)"
+                " SELECT id, ?, ?, ? FROM version WHERE id = ?",
+                (row.inode, row.boot_id, row.entries, version_id),
+            )
+
+    def confirm(self, version_id: int, row: DirectoryRow) -> None:
+        """Record that a directory has been checked, bytes and all, in this boot, unless its row has changed since."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "UPDATE directory SET boot_id = ? WHERE version_id = ? AND inode = ? AND entries = ? AND NOT evicting",
+                (self._boot_id, version_id, row.inode, row.entries),
+            )
+
+    def candidates(self, rule: EvictionRule) -> list[Candidate]:
+        """The directories that may go by this rule, leases aside; those of one name together."""
+        return [Candidate(*row) for row in self._rows(_CANDIDATES + " ORDER BY v.name, v.id", _bindings(rule))]
+
+    def begin_eviction(
+        self, version_ids: Iterable[int], rule: EvictionRule, is_alive: Callable[[str], bool]
+    ) -> list[int]:
+        """Mark those directories as evicting that may still go and that no living session leases; returns them.
+
+        One transaction, so that a lease is either seen here, or was taken by somebody who will see the mark. The
+        names' locks must be held.
+        """
+        begun = []
+        with self._connections.write() as connection:
+            for version_id in version_ids:
+                may_go = connection.execute(
+                    _CANDIDATES + " AND v.id = :id", {**_bindings(rule), "id": version_id}
+                ).fetchone()
+                leases = connection.execute("SELECT session FROM lease WHERE version_id = ?", (version_id,)).fetchall()
+                if may_go and not any(is_alive(str(session)) for (session,) in leases):
+                    connection.execute("UPDATE directory SET evicting = 1 WHERE version_id = ?", (version_id,))
+                    begun.append(version_id)
+        return begun
+
+    def evicting(self) -> list[Candidate]:
+        """The directories that a gc which was cut short was about to take away."""
+        sql = "SELECT id, name, version, size FROM directory JOIN version ON id = version_id WHERE evicting"
+        return [Candidate(*row) for row in self._rows(sql)]
+
+    def end_evictions(self, version_ids: Sequence[int]) -> None:
+        """Drop the rows of directories that are gone, unless they have been made anew meanwhile."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "DELETE FROM directory WHERE version_id = ? AND evicting", ((each,) for each in version_ids)
+            )
+
+    def undo_evictions(self, version_ids: Sequence[int]) -> None:
+        """Let directories that still stand count again. The names' locks must be held."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "UPDATE directory SET evicting = 0 WHERE version_id = ?", ((each,) for each in version_ids)
+            )
+
+    def set_pinned(self, version_id: int, pinned: bool) -> bool:
+        """Pin a version, or take the pin away; False when the version is gone."""
+        with self._connections.write() as connection:
+            connection.execute("UPDATE version SET pinned = ? WHERE id = ?", (pinned, version_id))
+            return bool(connection.changes())
+
+    def is_pinned(self, version_id: int) -> bool | None:
+        """Whether a version is pinned; None when it is gone."""
+        rows = self._rows("SELECT pinned FROM version WHERE id = ?", (version_id,))
+        return next((bool(row[0]) for row in rows), None)
+
+
+def _bindings(rule: EvictionRule) -> dict[str, int]:
+    return {"everything": rule.everything, "now": rule.now_ns, "keep": rule.keep_ns}
