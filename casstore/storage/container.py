@@ -9,7 +9,6 @@ from typing import NamedTuple
 from casstore.digest import Digest
 from casstore.storage.layout import Layout
 
-
 MAX_LINKS = 8  # deltas that reading one chunk decodes at the most
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +30,14 @@ from casstore.storage.segments import Element
 _Elements = npt.NDArray[np.unsignedinteger]
 _Bytes = npt.NDArray[np.uint8]
 
-# A group smaller than this would not pay for its entropy code, some 60 to 100 bytes a plane.
+# A group smaller than this would not pay for its entropy code, some 60 to 100 bytes a plane. In a large chunk, more
+# than some eight groups gain 0.5% or less, and each takes time of its own.
 _MIN_GROUP_ELEMENTS = 4096
-_MAX_GROUPS = 128
+_MAX_GROUPS = 64
 # Odd, so that rows of a matrix are met at every column.
 _SAMPLE_EVERY = 7
-# Sorting is done in blocks whose indices fit 16 bits and whose data fit the cache: 3 times faster than in one piece.
-_BLOCK_ELEMENTS = 1 << 16
+# Elements moved at a time, so that they and their indices stay in the cache.
+_SPAN_ELEMENTS = 1 << 16
 _MAX_KEY_BITS = 11
 # Width, shift and bits of the key, number of groups; then each group's last key, u16.
 _HEADER = struct.Struct("<BBBB")
@@ -66,7 +67,7 @@ class _Groups:
             raise IntegrityError("a delta has a damaged header")
         last_keys = struct.unpack_from(f"<{count}H", encoded, _HEADER.size)
         is_ascending = all(low < high for low, high in zip(last_keys, last_keys[1:], strict=False))
-        if count == 0 or not is_ascending or last_keys[-1] != (1 << bits) - 1:
+        if not 1 <= count <= _MAX_GROUPS or not is_ascending or last_keys[-1] != (1 << bits) - 1:
             raise IntegrityError("a delta has damaged groups")
         return cls(Element(width, shift, bits), last_keys), end
 
@@ -74,7 +75,7 @@ class _Groups:
     def choose(cls, element: Element, keys: _Elements) -> _Groups:
         """Runs of keys of enough elements each, going by a sample."""
         sample = keys[::_SAMPLE_EVERY]
-        minimum = max(_MIN_GROUP_ELEMENTS, len(keys) // _MAX_GROUPS + 1) // _SAMPLE_EVERY
+        minimum = max(_MIN_GROUP_ELEMENTS, len(keys) // _MAX_GROUPS) // _SAMPLE_EVERY + 1
         top = (1 << element.exponent_bits) - 1
         last_keys: list[int] = []
         held = 0
@@ -96,59 +97,91 @@ class Grouping:
         self.count = len(raw) // element.width
         if element.exponent_bits == 0:
             groups = _Groups(element, (0,))
-        self._orders: list[npt.NDArray[np.uint16]] = []
-        self._pieces: list[list[tuple[slice, slice]]] = []
-        if groups is not None and len(groups.last_keys) == 1:
+        self._is_ordered = groups is None or len(groups.last_keys) > 1
+        if groups is not None and not self._is_ordered:
             self.groups, self.group_sizes = groups, [self.count]
             return
         keys = _keys(_elements(raw, element.width), element)
         self.groups = groups or _Groups.choose(element, keys)
-        starts = (0, *(key + 1 for key in self.groups.last_keys))
-        number_of_groups = len(self.groups.last_keys)
-        repeats = np.diff(np.array(starts))
-        groups_of = np.repeat(np.arange(number_of_groups, dtype=np.uint8), repeats).take(keys)
-        bounds = []
-        for start in range(0, self.count, _BLOCK_ELEMENTS):
-            block = groups_of[start : start + _BLOCK_ELEMENTS]
-            order = np.argsort(block, kind="stable")
-            self._orders.append(order.astype(np.uint16))
-            bounds.append(np.searchsorted(block.take(order), np.arange(number_of_groups + 1)))
-        self._lay_out(np.array(bounds, np.intp).reshape(-1, number_of_groups + 1))
+        self._sort(_groups_of(keys, self.groups.last_keys))
 
-    def _lay_out(self, bounds: npt.NDArray[np.intp]) -> None:
-        """Note, for each block, where its part of each group stands in the sorted block, and where in the whole."""
-        sizes = np.diff(bounds, axis=1)
-        self.group_sizes = sizes.sum(axis=0).tolist()
-        group_starts = np.cumsum([0, *self.group_sizes[:-1]])
-        in_whole = group_starts + np.cumsum(sizes, axis=0) - sizes
-        for block, whole, size in zip(bounds.tolist(), in_whole.tolist(), sizes.tolist(), strict=True):
-            pieces = zip(block, whole, size, strict=False)
-            self._pieces.append([(slice(a, a + n), slice(b, b + n)) for a, b, n in pieces if n])
+    def _sort(self, groups_of: _Bytes) -> None:
+        """Sort in short blocks, so that a group and a place in its block fit one 16-bit number: numpy sorts such
+        numbers by radix, in less time than it takes to find out where each element would go."""
+        number_of_groups = len(self.groups.last_keys)
+        self._place_bits = 16 - (number_of_groups - 1).bit_length()
+        block = 1 << self._place_bits
+        places = np.arange(block, dtype=np.uint16)
+        self._sorted = groups_of.astype(np.uint16)
+        self._sorted <<= self._place_bits
+        rest_at = self.count // block * block
+        whole, rest = self._sorted[:rest_at].reshape(-1, block), self._sorted[rest_at:]
+        whole |= places
+        whole.sort(axis=1, kind="stable")
+        rest |= places[: len(rest)]
+        rest.sort(kind="stable")
+        first_of_group = np.arange(number_of_groups, dtype=np.uint16) << self._place_bits
+        starts = np.array([each.searchsorted(first_of_group) for each in (*whole, rest)], np.intp)
+        # A row a block, a column a group: where its elements begin among the sorted, and how many there are.
+        self._starts = starts + np.arange(0, self.count + 1, block)[:, None]
+        self._sizes = np.diff(self._starts.reshape(-1), append=self.count).reshape(starts.shape)
+        self.group_sizes = self._sizes.sum(axis=0).tolist()
 
     def arrange(self, elements: _Elements) -> _Elements:
-        """Elements in their places, put in the grouping's order."""
-        if not self._orders:
+        """Elements in their places, put in the grouping's order. The result is scratch memory."""
+        if not self._is_ordered:
             return elements
-        arranged = np.empty_like(elements)
-        for number, (order, pieces) in enumerate(zip(self._orders, self._pieces, strict=True)):
-            start = number * _BLOCK_ELEMENTS
-            block = elements[start : start + len(order)].take(order)
-            for in_block, in_whole in pieces:
-                arranged[in_whole] = block[in_block]
-        return arranged
+        in_order = _scratch("in_order", elements.nbytes).view(elements.dtype)
+        for span, places in self._places():
+            np.take(elements[span], places, out=in_order[span], mode="clip")
+        return _pieces(in_order, self._starts.T, self._sizes.T, "arranged")
 
     def put_back(self, arranged: _Elements) -> _Elements:
         """The inverse of `arrange`."""
-        if not self._orders:
+        if not self._is_ordered:
             return arranged
+        sizes = self._sizes.T
+        starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
+        in_order = _pieces(arranged, starts.T, self._sizes, "in_order")
         elements = np.empty_like(arranged)
-        block = np.empty(min(self.count, _BLOCK_ELEMENTS), arranged.dtype)
-        for number, (order, pieces) in enumerate(zip(self._orders, self._pieces, strict=True)):
-            start = number * _BLOCK_ELEMENTS
-            for in_block, in_whole in pieces:
-                block[in_block] = arranged[in_whole]
-            elements[start : start + len(order)][order] = block[: len(order)]
+        for span, places in self._places():
+            elements[span][places] = in_order[span]
         return elements
+
+    def _places(self) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
+        """For spans that fit the cache: the places, in the span, of what stands there when sorted."""
+        block = 1 << self._place_bits
+        held = _scratch("places", 8 * _SPAN_ELEMENTS).view(np.intp)
+        in_whole_blocks = np.arange(0, _SPAN_ELEMENTS, block)[:, None]
+        for start in range(0, self.count, _SPAN_ELEMENTS):
+            places = held[: self.count - start]
+            span = slice(start, start + len(places))
+            np.bitwise_and(self._sorted[span], block - 1, out=places)
+            if len(places) % block == 0:
+                blocks = places.reshape(-1, block)
+                blocks += in_whole_blocks[: len(blocks)]
+            else:
+                places += np.arange(len(places)) >> self._place_bits << self._place_bits
+            yield span, places
+
+
+def _groups_of(keys: _Elements, last_keys: Sequence[int]) -> _Bytes:
+    """The number of each key's group."""
+    repeats = np.diff(np.array((-1, *last_keys)))
+    groups = np.repeat(np.arange(len(last_keys), dtype=np.uint8), repeats)
+    if keys.dtype == np.uint8:
+        # Twice as fast as `take`, which makes 64-bit indices of the keys first.
+        table = groups.tobytes().ljust(256, b"\0")
+        return np.frombuffer(keys.tobytes().translate(table), np.uint8)
+    return groups.take(keys)
+
+
+def _pieces(elements: _Elements, starts: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp], scratch: str) -> _Elements:
+    """Runs of elements, one after the other, in scratch memory of that name."""
+    ends = (starts + sizes).reshape(-1).tolist()
+    runs = [elements[start:end] for start, end in zip(starts.reshape(-1).tolist(), ends, strict=True)]
+    found: _Elements = np.concatenate(runs, out=_scratch(scratch, elements.nbytes).view(elements.dtype))
+    return found
 
 
 def encode_delta(raw: bytes | memoryview, base: bytes | memoryview, grouping: Grouping) -> bytes:
@@ -197,30 +230,39 @@ def decode_deltas(base: bytes, links: Sequence[bytes | memoryview], grouping_raw
 def _accumulate(encoded: bytes | memoryview, start: int, grouping: Grouping, total: _Elements) -> bytes:
     """Add one link's differences, in the grouping's order, to `total`; returns the bytes after the last element."""
     width = grouping.element.width
-    number_of_streams = len(grouping.group_sizes) * width
-    position = start + number_of_streams * _STREAM.size
+    position = start + len(grouping.group_sizes) * width * _STREAM.size
     if len(encoded) < position:
         raise IntegrityError("a delta is cut short")
     table = _STREAM.iter_unpack(encoded[start:position])
     view = memoryview(encoded)
-    zigzag = _scratch("zigzag", grouping.count * width).reshape(-1, width)
+    planes = _scratch("planes", grouping.count * width).reshape(width, -1)
+    is_used = [False] * width
     first = 0
     for size in grouping.group_sizes:
-        for plane in range(width):
+        for number, plane in enumerate(planes):
             kind, length = next(table)
             stream = view[position : position + length]
             position += length
             if len(stream) != length:
                 raise IntegrityError("a delta is cut short")
             decoded = entropy.decode_stream(kind, stream, size)
-            zigzag[first : first + size, plane] = 0 if decoded is None else decoded
+            if decoded is not None and not is_used[number]:
+                plane[:first] = 0
+                is_used[number] = True
+            if is_used[number]:
+                plane[first : first + size] = 0 if decoded is None else decoded
         first += size
     tail = bytes(view[position:])
     if len(tail) != grouping.raw_bytes - grouping.count * width:
         raise IntegrityError("a delta has the wrong length")
-    if zigzag.size:
-        folded = zigzag.reshape(-1).view(total.dtype)
-        total += _unzigzag(folded, _scratch("signs", grouping.count * width).view(total.dtype))
+    folded, room = (_scratch(name, total.nbytes).view(total.dtype) for name in ("folded", "room"))
+    folded[:] = planes[0] if is_used[0] else 0
+    for number in range(1, width):
+        if is_used[number]:
+            room[:] = planes[number]
+            room <<= 8 * number
+            folded |= room
+    total += _unzigzag(folded, room)
     return tail
 
 
@@ -237,10 +279,11 @@ def _elements(raw: bytes | memoryview, width: int) -> _Elements:
 
 
 def _keys(elements: _Elements, element: Element) -> _Elements:
-    keys = _scratch("signs", elements.nbytes).view(elements.dtype)
-    np.right_shift(elements, element.exponent_shift, out=keys)
-    np.bitwise_and(keys, (1 << element.exponent_bits) - 1, out=keys)
-    return keys.astype(np.uint8 if element.exponent_bits <= 8 else np.uint16)
+    keys = np.right_shift(elements, element.exponent_shift, out=_scratch("room", elements.nbytes).view(elements.dtype))
+    if element.exponent_bits == 8:
+        return keys.astype(np.uint8)  # which cuts off what is above
+    keys &= keys.dtype.type((1 << element.exponent_bits) - 1)
+    return keys.astype(np.uint8 if element.exponent_bits < 8 else np.uint16)
 
 
 def _zigzag(difference: _Elements, width: int) -> _Elements:

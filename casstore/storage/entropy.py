@@ -49,7 +49,8 @@ def encode_stream(plane: _Bytes) -> tuple[Stream, bytes]:
     if nonzero < plane.size * (1 - _MAP_FROM_ZEROS):
         is_set = plane != 0
         bit_map = compress(np.packbits(is_set, bitorder="little"))
-        stream = len(bit_map).to_bytes(4, "little") + bit_map + compress(plane[is_set])
+        # By their places: indexing by a mask takes three times as long.
+        stream = len(bit_map).to_bytes(4, "little") + bit_map + compress(plane.take(np.flatnonzero(is_set)))
         if len(stream) < plane.size * _KEEP_BELOW:
             return Stream.MAP, stream
     elif not _is_noise(plane):
@@ -72,7 +73,8 @@ def decode_stream(kind: int, stream: memoryview, size: int) -> _Bytes | None:
         bit_map = np.frombuffer(decompress(stream[4:end], (size + 7) // 8), np.uint8)
         is_set = np.unpackbits(bit_map, count=size, bitorder="little").view(np.bool_)
         plane = np.zeros(size, np.uint8)
-        plane[is_set] = np.frombuffer(decompress(stream[end:], int(np.count_nonzero(is_set))), np.uint8)
+        places = np.flatnonzero(is_set)
+        plane[places] = np.frombuffer(decompress(stream[end:], len(places)), np.uint8)
         return plane
     raise IntegrityError("a byte plane is damaged")
 
