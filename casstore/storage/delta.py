@@ -19,6 +19,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ class _Groups:
         if width not in (1, 2, 4, 8) or bits > _MAX_KEY_BITS or shift + bits > 8 * width or len(encoded) < end:
             raise IntegrityError("a delta has a damaged header")
         last_keys = struct.unpack_from(f"<{count}H", encoded, _HEADER.size)
-        is_ascending = all(low < high for low, high in zip(last_keys, last_keys[1:], strict=False))
+        is_ascending = all(low < high for low, high in pairwise(last_keys))
         if not 1 <= count <= _MAX_GROUPS or not is_ascending or last_keys[-1] != (1 << bits) - 1:
             raise IntegrityError("a delta has damaged groups")
         return cls(Element(width, shift, bits), last_keys), end
@@ -235,35 +236,38 @@ def _accumulate(encoded: bytes | memoryview, start: int, grouping: Grouping, tot
         raise IntegrityError("a delta is cut short")
     table = _STREAM.iter_unpack(encoded[start:position])
     view = memoryview(encoded)
-    planes = _scratch("planes", grouping.count * width).reshape(width, -1)
-    is_used = [False] * width
     first = 0
     for size in grouping.group_sizes:
-        for number, plane in enumerate(planes):
-            kind, length = next(table)
-            stream = view[position : position + length]
+        planes = []
+        for kind, length in islice(table, width):
+            planes.append((kind, view[position : position + length]))
             position += length
-            if len(stream) != length:
-                raise IntegrityError("a delta is cut short")
-            decoded = entropy.decode_stream(kind, stream, size)
-            if decoded is not None and not is_used[number]:
-                plane[:first] = 0
-                is_used[number] = True
-            if is_used[number]:
-                plane[first : first + size] = 0 if decoded is None else decoded
+        if position > len(view):
+            raise IntegrityError("a delta is cut short")
+        _accumulate_group(planes, total[first : first + size])
         first += size
     tail = bytes(view[position:])
     if len(tail) != grouping.raw_bytes - grouping.count * width:
         raise IntegrityError("a delta has the wrong length")
-    folded, room = (_scratch(name, total.nbytes).view(total.dtype) for name in ("folded", "room"))
-    folded[:] = planes[0] if is_used[0] else 0
-    for number in range(1, width):
-        if is_used[number]:
-            room[:] = planes[number]
-            room <<= 8 * number
-            folded |= room
-    total += _unzigzag(folded, room)
     return tail
+
+
+def _accumulate_group(planes: Sequence[tuple[int, memoryview]], total: _Elements) -> None:
+    (kind, stream), *higher = planes
+    if kind == entropy.Stream.MAP and all(each == entropy.Stream.ZEROS for each, _ in higher):
+        # Most differences are zero, none is large.
+        places, values = entropy.decode_map(stream, total.size)
+        total[places] += _unzigzag(values.astype(total.dtype))
+        return
+    folded: _Elements | None = None
+    for number, (kind, stream) in enumerate(planes):
+        plane = entropy.decode_stream(kind, stream, total.size)
+        if plane is not None:
+            shifted = plane.astype(total.dtype)
+            shifted <<= 8 * number
+            folded = shifted if folded is None else np.bitwise_or(folded, shifted, out=folded)
+    if folded is not None:
+        total += _unzigzag(folded)
 
 
 def _add(base: bytes, difference: _Elements, tail: bytes) -> bytes:
@@ -293,13 +297,11 @@ def _zigzag(difference: _Elements, width: int) -> _Elements:
     return folded
 
 
-def _unzigzag(folded: _Elements, signs: _Elements) -> _Elements:
-    """The inverse of `_zigzag`, in place; `signs` is room for as many elements."""
-    one = folded.dtype.type(1)
-    np.bitwise_and(folded, one, out=signs)
-    np.negative(signs, out=signs)
-    np.right_shift(folded, one, out=folded)
-    np.bitwise_xor(folded, signs, out=folded)
+def _unzigzag(folded: _Elements) -> _Elements:
+    """The inverse of `_zigzag`, in place."""
+    signs = np.negative(folded & 1)
+    folded >>= 1
+    folded ^= signs
     return folded
 
 

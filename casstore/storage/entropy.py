@@ -68,15 +68,22 @@ def decode_stream(kind: int, stream: memoryview, size: int) -> _Bytes | None:
         return np.frombuffer(stream, np.uint8)
     if kind == Stream.ZSTD:
         return np.frombuffer(decompress(stream, size), np.uint8)
-    if kind == Stream.MAP and len(stream) >= 4:
-        end = 4 + int.from_bytes(stream[:4], "little")
-        bit_map = np.frombuffer(decompress(stream[4:end], (size + 7) // 8), np.uint8)
-        is_set = np.unpackbits(bit_map, count=size, bitorder="little").view(np.bool_)
+    if kind == Stream.MAP:
+        places, values = decode_map(stream, size)
         plane = np.zeros(size, np.uint8)
-        places = np.flatnonzero(is_set)
-        plane[places] = np.frombuffer(decompress(stream[end:], len(places)), np.uint8)
+        plane[places] = values
         return plane
     raise IntegrityError("a byte plane is damaged")
+
+
+def decode_map(stream: memoryview, size: int) -> tuple[npt.NDArray[np.intp], _Bytes]:
+    """Where the plane's bytes are not zero, of a stream of kind MAP, and what they are. Raises IntegrityError."""
+    if len(stream) < 4:
+        raise IntegrityError("a byte plane is cut short")
+    end = 4 + int.from_bytes(stream[:4], "little")
+    bit_map = np.frombuffer(decompress(stream[4:end], (size + 7) // 8), np.uint8)
+    places = np.flatnonzero(np.unpackbits(bit_map, count=size, bitorder="little").view(np.bool_))
+    return places, np.frombuffer(decompress(stream[end:], len(places)), np.uint8)
 
 
 def compress(data: _Bytes | bytes) -> bytes:
