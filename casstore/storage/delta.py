@@ -19,7 +19,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +37,14 @@ _MIN_GROUP_ELEMENTS = 4096
 _MAX_GROUPS = 64
 # Odd, so that rows of a matrix are met at every column.
 _SAMPLE_EVERY = 7
+# Groups from the first one on with more differences than this are written without a bit map: larger exponents, which
+# come later, differ less often.
+_DENSE_ABOVE = 0.75
 # Elements moved at a time, so that they and their indices stay in the cache.
 _SPAN_ELEMENTS = 1 << 16
 _MAX_KEY_BITS = 11
-# Width, shift and bits of the key, number of groups; then each group's last key, u16.
+# Width, shift and bits of the key, number of groups; then each group's last key, u16, and the number of groups without
+# a bit map, u8; then kind and length of the bit map and of each plane of the differences, and these.
 _HEADER = struct.Struct("<BBBB")
 _STREAM = struct.Struct("<BI")
 
@@ -104,28 +108,30 @@ class Grouping:
             return
         keys = _keys(_elements(raw, element.width), element)
         self.groups = groups or _Groups.choose(element, keys)
-        self._sort(_groups_of(keys, self.groups.last_keys))
+        self._sort(keys)
 
-    def _sort(self, groups_of: _Bytes) -> None:
+    def _sort(self, keys: _Elements) -> None:
         """Sort in short blocks, so that a group and a place in its block fit one 16-bit number: numpy sorts such
         numbers by radix, in less time than it takes to find out where each element would go."""
         number_of_groups = len(self.groups.last_keys)
         self._place_bits = 16 - (number_of_groups - 1).bit_length()
         block = 1 << self._place_bits
+        first_of_group = np.arange(number_of_groups, dtype=np.uint16) << self._place_bits
         places = np.arange(block, dtype=np.uint16)
-        self._sorted = groups_of.astype(np.uint16)
-        self._sorted <<= self._place_bits
+        self._sorted = first_of_group.repeat(np.diff(self.groups.last_keys, prepend=-1)).take(keys)
         rest_at = self.count // block * block
         whole, rest = self._sorted[:rest_at].reshape(-1, block), self._sorted[rest_at:]
         whole |= places
         whole.sort(axis=1, kind="stable")
         rest |= places[: len(rest)]
         rest.sort(kind="stable")
-        first_of_group = np.arange(number_of_groups, dtype=np.uint16) << self._place_bits
-        starts = np.array([each.searchsorted(first_of_group) for each in (*whole, rest)], np.intp)
         # A row a block, a column a group: where its elements begin among the sorted, and how many there are.
-        self._starts = starts + np.arange(0, self.count + 1, block)[:, None]
-        self._sizes = np.diff(self._starts.reshape(-1), append=self.count).reshape(starts.shape)
+        numbers = np.arange(len(whole) + 1, dtype=np.uint32)[:, None] << 16
+        ascending = self._sorted.astype(np.uint32)
+        ascending[:rest_at].reshape(-1, block)[...] |= numbers[:-1]
+        ascending[rest_at:] |= numbers[-1]
+        self._starts = ascending.searchsorted(numbers | first_of_group)
+        self._sizes = np.diff(self._starts.reshape(-1), append=self.count).reshape(self._starts.shape)
         self.group_sizes = self._sizes.sum(axis=0).tolist()
 
     def arrange(self, elements: _Elements) -> _Elements:
@@ -135,7 +141,7 @@ class Grouping:
         in_order = _scratch("in_order", elements.nbytes).view(elements.dtype)
         for span, places in self._places():
             np.take(elements[span], places, out=in_order[span], mode="clip")
-        return _pieces(in_order, self._starts.T, self._sizes.T, "arranged")
+        return _pieces(in_order, self._starts.T, self._sizes.T)
 
     def put_back(self, arranged: _Elements) -> _Elements:
         """The inverse of `arrange`."""
@@ -143,7 +149,7 @@ class Grouping:
             return arranged
         sizes = self._sizes.T
         starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
-        in_order = _pieces(arranged, starts.T, self._sizes, "in_order")
+        in_order = _pieces(arranged, starts.T, self._sizes)
         elements = np.empty_like(arranged)
         for span, places in self._places():
             elements[span][places] = in_order[span]
@@ -166,41 +172,47 @@ class Grouping:
             yield span, places
 
 
-def _groups_of(keys: _Elements, last_keys: Sequence[int]) -> _Bytes:
-    """The number of each key's group."""
-    repeats = np.diff(np.array((-1, *last_keys)))
-    groups = np.repeat(np.arange(len(last_keys), dtype=np.uint8), repeats)
-    if keys.dtype == np.uint8:
-        # Twice as fast as `take`, which makes 64-bit indices of the keys first.
-        table = groups.tobytes().ljust(256, b"\0")
-        return np.frombuffer(keys.tobytes().translate(table), np.uint8)
-    return groups.take(keys)
+def _pieces(elements: _Elements, starts: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp]) -> _Elements:
+    """Runs of elements, one after the other.
 
-
-def _pieces(elements: _Elements, starts: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp], scratch: str) -> _Elements:
-    """Runs of elements, one after the other, in scratch memory of that name."""
-    ends = (starts + sizes).reshape(-1).tolist()
-    runs = [elements[start:end] for start, end in zip(starts.reshape(-1).tolist(), ends, strict=True)]
-    found: _Elements = np.concatenate(runs, out=_scratch(scratch, elements.nbytes).view(elements.dtype))
-    return found
+    They are short, so bytes are joined: numpy would let go of the interpreter's lock for each, and two threads then
+    mostly wait for each other.
+    """
+    view = elements.data.cast("B")
+    starts, ends = starts.reshape(-1) * elements.itemsize, (starts + sizes).reshape(-1) * elements.itemsize
+    joined = b"".join([view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
+    return np.frombuffer(joined, elements.dtype)
 
 
 def encode_delta(raw: bytes | memoryview, base: bytes | memoryview, grouping: Grouping) -> bytes:
     """The difference of two buffers of the grouping chunk's length, which `decode_deltas` adds to the base again."""
     element = grouping.element
     width, whole = element.width, grouping.count * element.width
-    difference = _elements(raw, width) - _elements(base, width)
-    zigzag = _zigzag(grouping.arrange(difference), width).view(np.uint8).reshape(-1, width)
-    table, streams = [], []
-    start = 0
-    for size in grouping.group_sizes:
-        group = zigzag[start : start + size]
-        start += size
-        for plane in range(width):
-            kind, stream = entropy.encode_stream(np.ascontiguousarray(group[:, plane]))
-            table.append(_STREAM.pack(kind, len(stream)))
-            streams.append(stream)
-    return b"".join([grouping.groups.pack(), *table, *streams, bytes(raw[whole:])])
+    difference = grouping.arrange(_elements(raw, width) - _elements(base, width))
+    sizes = grouping.group_sizes
+    ends = np.cumsum(sizes)
+    nonzero = [int(np.count_nonzero(difference[end - size : end])) for size, end in zip(sizes, ends, strict=True)]
+    dense = 0
+    while dense < len(sizes) and nonzero[dense] > sizes[dense] * _DENSE_ABOVE:
+        dense += 1
+    sparse_from = int(ends[dense - 1]) if dense else 0
+    is_set = difference[sparse_from:] != 0
+    places = np.flatnonzero(is_set)
+    values = np.concatenate([difference[:sparse_from], difference[sparse_from:].take(places)])
+    bit_map = np.packbits(is_set, bitorder="little")
+    streams = [entropy.encode_stream(bit_map, _byte_parts(sizes[dense:]))]
+    planes = _zigzag(values, width).view(np.uint8).reshape(-1, width)
+    parts = [*sizes[:dense], *nonzero[dense:]]
+    streams += [entropy.encode_stream(np.ascontiguousarray(planes[:, each]), parts) for each in range(width)]
+    table = [_STREAM.pack(kind, len(stream)) for kind, stream in streams]
+    header = [grouping.groups.pack(), bytes([dense]), *table]
+    return b"".join([*header, *(stream for _, stream in streams), bytes(raw[whole:])])
+
+
+def _byte_parts(sizes: Sequence[int]) -> list[int]:
+    """Where in a bit map the groups of these sizes end, to the next byte, as lengths."""
+    ends = [-(-end // 8) for end in accumulate(sizes)]
+    return [end - start for start, end in pairwise((0, *ends))]
 
 
 def decode_deltas(base: bytes, links: Sequence[bytes | memoryview], grouping_raw: bytes) -> bytes:
@@ -230,44 +242,44 @@ def decode_deltas(base: bytes, links: Sequence[bytes | memoryview], grouping_raw
 
 def _accumulate(encoded: bytes | memoryview, start: int, grouping: Grouping, total: _Elements) -> bytes:
     """Add one link's differences, in the grouping's order, to `total`; returns the bytes after the last element."""
-    width = grouping.element.width
-    position = start + len(grouping.group_sizes) * width * _STREAM.size
-    if len(encoded) < position:
-        raise IntegrityError("a delta is cut short")
-    table = _STREAM.iter_unpack(encoded[start:position])
     view = memoryview(encoded)
-    first = 0
-    for size in grouping.group_sizes:
-        planes = []
-        for kind, length in islice(table, width):
-            planes.append((kind, view[position : position + length]))
-            position += length
-        if position > len(view):
-            raise IntegrityError("a delta is cut short")
-        _accumulate_group(planes, total[first : first + size])
-        first += size
+    width = grouping.element.width
+    position = start + 1 + (1 + width) * _STREAM.size
+    if len(view) < position or view[start] > len(grouping.group_sizes):
+        raise IntegrityError("a delta is cut short")
+    sparse_from = sum(grouping.group_sizes[: view[start]])
+    streams = []
+    for kind, length in _STREAM.iter_unpack(view[start + 1 : position]):
+        streams.append((kind, view[position : position + length]))
+        position += length
     tail = bytes(view[position:])
-    if len(tail) != grouping.raw_bytes - grouping.count * width:
+    if position > len(view) or len(tail) != grouping.raw_bytes - grouping.count * width:
         raise IntegrityError("a delta has the wrong length")
+    in_map = total.size - sparse_from
+    bit_map = entropy.decode_stream(*streams[0], (in_map + 7) // 8)
+    places = None
+    if bit_map is not None:
+        places = np.flatnonzero(np.unpackbits(bit_map, count=in_map, bitorder="little").view(np.bool_))
+    values = _decode_values(streams[1:], sparse_from + (0 if places is None else len(places)), total.dtype)
+    if values is not None:
+        total[:sparse_from] += values[:sparse_from]
+        if places is not None:
+            total[sparse_from:][places] += values[sparse_from:]
     return tail
 
 
-def _accumulate_group(planes: Sequence[tuple[int, memoryview]], total: _Elements) -> None:
-    (kind, stream), *higher = planes
-    if kind == entropy.Stream.MAP and all(each == entropy.Stream.ZEROS for each, _ in higher):
-        # Most differences are zero, none is large.
-        places, values = entropy.decode_map(stream, total.size)
-        total[places] += _unzigzag(values.astype(total.dtype))
-        return
+def _decode_values(
+    streams: Sequence[tuple[int, memoryview]], count: int, dtype: np.dtype[np.unsignedinteger]
+) -> _Elements | None:
+    """Differences from their planes; None if all are zero."""
     folded: _Elements | None = None
-    for number, (kind, stream) in enumerate(planes):
-        plane = entropy.decode_stream(kind, stream, total.size)
+    for number, (kind, stream) in enumerate(streams):
+        plane = entropy.decode_stream(kind, stream, count)
         if plane is not None:
-            shifted = plane.astype(total.dtype)
+            shifted = plane.astype(dtype)
             shifted <<= 8 * number
             folded = shifted if folded is None else np.bitwise_or(folded, shifted, out=folded)
-    if folded is not None:
-        total += _unzigzag(folded)
+    return None if folded is None else _unzigzag(folded)
 
 
 def _add(base: bytes, difference: _Elements, tail: bytes) -> bytes:

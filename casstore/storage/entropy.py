@@ -8,6 +8,7 @@ which is smaller and faster than levels 1 to 3 (benchmarks/codec.py).
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -21,9 +22,6 @@ _Bytes = npt.NDArray[np.uint8]
 
 # A plane that does not shrink by this much stays raw, which is decoded for nothing.
 _KEEP_BELOW = 0.97
-# Huffman codes take at least one bit a byte; from about this share of zeros on, a bit map of what is not zero, whose
-# bytes stand for eight elements each, takes less (benchmarks/codec.py: equal near 0.42, 20% less at 0.6).
-_MAP_FROM_ZEROS = 0.45
 # Enough to tell noise from the rest: the estimated entropy of 4,096 uniform bytes is 7.95 bits or more.
 _SAMPLE_BYTES = 4096
 _NOISE_BITS = 7.9
@@ -35,26 +33,20 @@ class Stream(IntEnum):
     RAW = 0
     ZSTD = 1
     ZEROS = 2
-    MAP = 3  # u32 length, a zstd frame of a bit map of the bytes that are not zero, a zstd frame of those bytes
 
 
 _local = threading.local()
 
 
-def encode_stream(plane: _Bytes) -> tuple[Stream, bytes]:
-    """The smallest form of a plane, at most its own size."""
-    nonzero = int(np.count_nonzero(plane))
-    if nonzero == 0:
+def encode_stream(plane: _Bytes, parts: Sequence[int] = ()) -> tuple[Stream, bytes]:
+    """The smallest form of a plane, at most its own size.
+
+    `parts`: the lengths, which add up to the plane's, of parts that differ in kind, so that each gets a code of its own.
+    """
+    if not plane.any():
         return Stream.ZEROS, b""
-    if nonzero < plane.size * (1 - _MAP_FROM_ZEROS):
-        is_set = plane != 0
-        bit_map = compress(np.packbits(is_set, bitorder="little"))
-        # By their places: indexing by a mask takes three times as long.
-        stream = len(bit_map).to_bytes(4, "little") + bit_map + compress(plane.take(np.flatnonzero(is_set)))
-        if len(stream) < plane.size * _KEEP_BELOW:
-            return Stream.MAP, stream
-    elif not _is_noise(plane):
-        stream = compress(plane)
+    if not _is_noise(plane):
+        stream = _compress(plane, parts)
         if len(stream) < plane.size * _KEEP_BELOW:
             return Stream.ZSTD, stream
     return Stream.RAW, plane.tobytes()
@@ -68,33 +60,36 @@ def decode_stream(kind: int, stream: memoryview, size: int) -> _Bytes | None:
         return np.frombuffer(stream, np.uint8)
     if kind == Stream.ZSTD:
         return np.frombuffer(decompress(stream, size), np.uint8)
-    if kind == Stream.MAP:
-        places, values = decode_map(stream, size)
-        plane = np.zeros(size, np.uint8)
-        plane[places] = values
-        return plane
     raise IntegrityError("a byte plane is damaged")
 
 
-def decode_map(stream: memoryview, size: int) -> tuple[npt.NDArray[np.intp], _Bytes]:
-    """Where the plane's bytes are not zero, of a stream of kind MAP, and what they are. Raises IntegrityError."""
-    if len(stream) < 4:
-        raise IntegrityError("a byte plane is cut short")
-    end = 4 + int.from_bytes(stream[:4], "little")
-    bit_map = np.frombuffer(decompress(stream[4:end], (size + 7) // 8), np.uint8)
-    places = np.flatnonzero(np.unpackbits(bit_map, count=size, bitorder="little").view(np.bool_))
-    return places, np.frombuffer(decompress(stream[end:], len(places)), np.uint8)
+def _compress(plane: _Bytes, parts: Sequence[int]) -> bytes:
+    """One zstd frame, in which a block ends where a part ends: codes are made block by block."""
+    compressor = _compressor()
+    if len(parts) < 2:
+        return compressor.compress(plane)  # type: ignore[arg-type]
+    frame = compressor.compressobj(size=plane.size)
+    pieces = []
+    start = 0
+    for length in parts[:-1]:
+        if length:
+            pieces.append(frame.compress(plane[start : start + length]))  # type: ignore[arg-type]
+            pieces.append(frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
+        start += length
+    pieces.append(frame.compress(plane[start:]))  # type: ignore[arg-type]
+    pieces.append(frame.flush())
+    return b"".join(pieces)
 
 
-def compress(data: _Bytes | bytes) -> bytes:
-    """One zstd frame of bytes without repetitions."""
+def _compressor() -> zstandard.ZstdCompressor:
+    # Contexts are costly to make and not safe to share between threads.
     found: zstandard.ZstdCompressor | None = getattr(_local, "compressor", None)
     if found is None:
         parameters = zstandard.ZstdCompressionParameters(
             strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=20, write_content_size=True
         )
         found = _local.compressor = zstandard.ZstdCompressor(compression_params=parameters)
-    return found.compress(data)  # type: ignore[arg-type]
+    return found
 
 
 def decompress(packed: bytes | memoryview, raw_bytes: int) -> bytes:
@@ -109,7 +104,6 @@ def decompress(packed: bytes | memoryview, raw_bytes: int) -> bytes:
 
 
 def _decompressor() -> zstandard.ZstdDecompressor:
-    # Contexts are costly to make and not safe to share between threads.
     found: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
     if found is None:
         found = _local.decompressor = zstandard.ZstdDecompressor()
@@ -117,10 +111,9 @@ def _decompressor() -> zstandard.ZstdDecompressor:
 
 
 def _is_noise(plane: _Bytes) -> bool:
-    """Whether a plane looks as if no code could shrink it, by a sample from its middle."""
+    """Whether a plane looks as if no code could shrink it, by a sample spread over it."""
     if plane.size < 2 * _SAMPLE_BYTES:
         return False
-    start = (plane.size - _SAMPLE_BYTES) // 2
-    counts = np.bincount(plane[start : start + _SAMPLE_BYTES], minlength=256)
-    shares = counts[counts > 0] / _SAMPLE_BYTES
+    counts = np.bincount(plane[:: plane.size // _SAMPLE_BYTES], minlength=256)
+    shares = counts[counts > 0] / counts.sum()
     return bool(-(shares * np.log2(shares)).sum() > _NOISE_BITS)
