@@ -13,6 +13,7 @@ import zstandard
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import entropy
 from casstore.storage.delta import Grouping, encode_delta
+from casstore.storage.memory import keep_freed_memory
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 from casstore.storage.segments import Element
 
@@ -43,6 +44,7 @@ class Against:
 
 
 _local = threading.local()
+keep_freed_memory()
 
 
 def encode(

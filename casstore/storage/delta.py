@@ -16,7 +16,6 @@ Pure functions over buffers. docs/format.md holds the format.
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -26,6 +25,7 @@ import numpy.typing as npt
 
 from casstore.errors import IntegrityError
 from casstore.storage import entropy
+from casstore.storage.memory import scratch
 from casstore.storage.segments import Element
 
 _Elements = npt.NDArray[np.unsignedinteger]
@@ -138,7 +138,7 @@ class Grouping:
         """Elements in their places, put in the grouping's order. The result is scratch memory."""
         if not self._is_ordered:
             return elements
-        in_order = _scratch("in_order", elements.nbytes).view(elements.dtype)
+        in_order = scratch("in_order", elements.nbytes).view(elements.dtype)
         for span, places in self._places():
             np.take(elements[span], places, out=in_order[span], mode="clip")
         return _pieces(in_order, self._starts.T, self._sizes.T)
@@ -158,7 +158,7 @@ class Grouping:
     def _places(self) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
         """For spans that fit the cache: the places, in the span, of what stands there when sorted."""
         block = 1 << self._place_bits
-        held = _scratch("places", 8 * _SPAN_ELEMENTS).view(np.intp)
+        held = scratch("places", 8 * _SPAN_ELEMENTS).view(np.intp)
         in_whole_blocks = np.arange(0, _SPAN_ELEMENTS, block)[:, None]
         for start in range(0, self.count, _SPAN_ELEMENTS):
             places = held[: self.count - start]
@@ -295,7 +295,7 @@ def _elements(raw: bytes | memoryview, width: int) -> _Elements:
 
 
 def _keys(elements: _Elements, element: Element) -> _Elements:
-    keys = np.right_shift(elements, element.exponent_shift, out=_scratch("room", elements.nbytes).view(elements.dtype))
+    keys = np.right_shift(elements, element.exponent_shift, out=scratch("room", elements.nbytes).view(elements.dtype))
     if element.exponent_bits == 8:
         return keys.astype(np.uint8)  # which cuts off what is above
     keys &= keys.dtype.type((1 << element.exponent_bits) - 1)
@@ -315,18 +315,3 @@ def _unzigzag(folded: _Elements) -> _Elements:
     folded >>= 1
     folded ^= signs
     return folded
-
-
-_local = threading.local()
-
-
-def _scratch(name: str, size: int) -> _Bytes:
-    """Bytes of this thread's to work in, until the next call for that name.
-
-    Fresh memory of a mebibyte costs a page fault for every 4 KiB of it, more than most of what is done with it here.
-    """
-    held: _Bytes | None = getattr(_local, name, None)
-    if held is None or held.size < size:
-        held = np.empty(size, np.uint8)
-        setattr(_local, name, held)
-    return held[:size]

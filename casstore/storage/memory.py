@@ -1,0 +1,30 @@
+"""Memory that is used over and over by coding: how it is kept from going back to the system between two chunks."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+_local = threading.local()
+
+
+def keep_freed_memory() -> None:
+    """Make the C library keep some tens of MiB of freed memory instead of giving it back.
+
+    Coding a chunk takes and frees a dozen buffers of a mebibyte. As glibc begins, each of them comes fresh from the
+    system, and mapping its pages takes longer than all that is done with it (benchmarks/codec.py: decoding takes 2.5
+    times as long). Freeing one block of nearly 32 MiB, which is never touched, makes it keep blocks up to that size
+    and twice as much in all (mallopt(3), "dynamic mmap threshold"). Elsewhere it does nothing.
+    """
+    np.empty((32 << 20) - (64 << 10), np.uint8)
+
+
+def scratch(name: str, size: int) -> npt.NDArray[np.uint8]:
+    """Bytes of this thread's to work in, until its next call for that name."""
+    held: npt.NDArray[np.uint8] | None = getattr(_local, name, None)
+    if held is None or held.size < size:
+        held = np.empty(size, np.uint8)
+        setattr(_local, name, held)
+    return held[:size]
