@@ -50,7 +50,7 @@ class Repacking:
             yield from self._connections.get().execute(sql, tuple(parameters))
 
     def begin(self) -> tuple[int, int]:
-        """Begin a plan: note the loose files that are cold and hold needed chunks; returns how many, and these bytes."""
+        """Begin a plan: note the cold loose files that hold needed chunks; returns how many, and these bytes."""
         with translated_errors(self._connections.path):
             connection = self._connections.get()
             connection.execute(

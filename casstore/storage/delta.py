@@ -16,7 +16,7 @@ Pure functions over buffers. docs/format.md holds the format.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -25,7 +25,6 @@ import numpy.typing as npt
 
 from casstore.errors import IntegrityError
 from casstore.storage import entropy
-from casstore.storage.memory import scratch
 from casstore.storage.segments import Element
 
 _Elements = npt.NDArray[np.unsignedinteger]
@@ -40,8 +39,6 @@ _SAMPLE_EVERY = 7
 # Groups from the first one on with more differences than this are written without a bit map: larger exponents, which
 # come later, differ less often.
 _DENSE_ABOVE = 0.75
-# Elements moved at a time, so that they and their indices stay in the cache.
-_SPAN_ELEMENTS = 1 << 16
 _MAX_KEY_BITS = 11
 # Width, shift and bits of the key, number of groups; then each group's last key, u16, and the number of groups without
 # a bit map, u8; then kind and length of the bit map and of each plane of the differences, and these.
@@ -102,86 +99,43 @@ class Grouping:
         self.count = len(raw) // element.width
         if element.exponent_bits == 0:
             groups = _Groups(element, (0,))
-        self._is_ordered = groups is None or len(groups.last_keys) > 1
-        if groups is not None and not self._is_ordered:
-            self.groups, self.group_sizes = groups, [self.count]
-            return
-        keys = _keys(_elements(raw, element.width), element)
-        self.groups = groups or _Groups.choose(element, keys)
-        self._sort(keys)
-
-    def _sort(self, keys: _Elements) -> None:
-        """Sort in short blocks, so that a group and a place in its block fit one 16-bit number: numpy sorts such
-        numbers by radix, in less time than it takes to find out where each element would go."""
-        number_of_groups = len(self.groups.last_keys)
-        self._place_bits = 16 - (number_of_groups - 1).bit_length()
-        block = 1 << self._place_bits
-        first_of_group = np.arange(number_of_groups, dtype=np.uint16) << self._place_bits
-        places = np.arange(block, dtype=np.uint16)
-        self._sorted = first_of_group.repeat(np.diff(self.groups.last_keys, prepend=-1)).take(keys)
-        rest_at = self.count // block * block
-        whole, rest = self._sorted[:rest_at].reshape(-1, block), self._sorted[rest_at:]
-        whole |= places
-        whole.sort(axis=1, kind="stable")
-        rest |= places[: len(rest)]
-        rest.sort(kind="stable")
-        # A row a block, a column a group: where its elements begin among the sorted, and how many there are.
-        numbers = np.arange(len(whole) + 1, dtype=np.uint32)[:, None] << 16
-        ascending = self._sorted.astype(np.uint32)
-        ascending[:rest_at].reshape(-1, block)[...] |= numbers[:-1]
-        ascending[rest_at:] |= numbers[-1]
-        self._starts = ascending.searchsorted(numbers | first_of_group)
-        self._sizes = np.diff(self._starts.reshape(-1), append=self.count).reshape(self._starts.shape)
-        self.group_sizes = self._sizes.sum(axis=0).tolist()
+        self.group_sizes = [self.count]
+        self._places: list[npt.NDArray[np.intp]] = []
+        if groups is None or len(groups.last_keys) > 1:
+            keys = _keys(_elements(raw, element.width), element)
+            groups = groups or _Groups.choose(element, keys)
+        self.groups = groups
+        if len(groups.last_keys) > 1:
+            numbers = _group_numbers(keys, groups.last_keys)
+            # A search for each group: that is as fast as sorting, and two threads do not wait for each other in it.
+            self._places = [np.flatnonzero(numbers == number) for number in range(len(groups.last_keys))]
+            self.group_sizes = [len(places) for places in self._places]
 
     def arrange(self, elements: _Elements) -> _Elements:
-        """Elements in their places, put in the grouping's order. The result is scratch memory."""
-        if not self._is_ordered:
+        """Elements in their places, put in the grouping's order."""
+        if not self._places:
             return elements
-        in_order = scratch("in_order", elements.nbytes).view(elements.dtype)
-        for span, places in self._places():
-            np.take(elements[span], places, out=in_order[span], mode="clip")
-        return _pieces(in_order, self._starts.T, self._sizes.T)
+        return np.concatenate([elements.take(places) for places in self._places])
 
     def put_back(self, arranged: _Elements) -> _Elements:
         """The inverse of `arrange`."""
-        if not self._is_ordered:
+        if not self._places:
             return arranged
-        sizes = self._sizes.T
-        starts = np.cumsum(sizes).reshape(sizes.shape) - sizes
-        in_order = _pieces(arranged, starts.T, self._sizes)
         elements = np.empty_like(arranged)
-        for span, places in self._places():
-            elements[span][places] = in_order[span]
+        start = 0
+        for places in self._places:
+            elements[places] = arranged[start : start + len(places)]
+            start += len(places)
         return elements
 
-    def _places(self) -> Iterator[tuple[slice, npt.NDArray[np.intp]]]:
-        """For spans that fit the cache: the places, in the span, of what stands there when sorted."""
-        block = 1 << self._place_bits
-        held = scratch("places", 8 * _SPAN_ELEMENTS).view(np.intp)
-        in_whole_blocks = np.arange(0, _SPAN_ELEMENTS, block)[:, None]
-        for start in range(0, self.count, _SPAN_ELEMENTS):
-            places = held[: self.count - start]
-            span = slice(start, start + len(places))
-            np.bitwise_and(self._sorted[span], block - 1, out=places)
-            if len(places) % block == 0:
-                blocks = places.reshape(-1, block)
-                blocks += in_whole_blocks[: len(blocks)]
-            else:
-                places += np.arange(len(places)) >> self._place_bits << self._place_bits
-            yield span, places
 
-
-def _pieces(elements: _Elements, starts: npt.NDArray[np.intp], sizes: npt.NDArray[np.intp]) -> _Elements:
-    """Runs of elements, one after the other.
-
-    They are short, so bytes are joined: numpy would let go of the interpreter's lock for each, and two threads then
-    mostly wait for each other.
-    """
-    view = elements.data.cast("B")
-    starts, ends = starts.reshape(-1) * elements.itemsize, (starts + sizes).reshape(-1) * elements.itemsize
-    joined = b"".join([view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)])
-    return np.frombuffer(joined, elements.dtype)
+def _group_numbers(keys: _Elements, last_keys: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Each key's group. Some comparisons take less time than a table, for which numpy makes 64-bit indices."""
+    numbers = np.zeros(len(keys), np.uint8)
+    is_above = np.empty(len(keys), np.bool_)
+    for last_key in last_keys[:-1]:
+        numbers += np.greater(keys, last_key, out=is_above).view(np.uint8)
+    return numbers
 
 
 def encode_delta(raw: bytes | memoryview, base: bytes | memoryview, grouping: Grouping) -> bytes:
@@ -295,7 +249,7 @@ def _elements(raw: bytes | memoryview, width: int) -> _Elements:
 
 
 def _keys(elements: _Elements, element: Element) -> _Elements:
-    keys = np.right_shift(elements, element.exponent_shift, out=scratch("room", elements.nbytes).view(elements.dtype))
+    keys = elements >> element.exponent_shift
     if element.exponent_bits == 8:
         return keys.astype(np.uint8)  # which cuts off what is above
     keys &= keys.dtype.type((1 << element.exponent_bits) - 1)

@@ -41,7 +41,7 @@ _local = threading.local()
 def encode_stream(plane: _Bytes, parts: Sequence[int] = ()) -> tuple[Stream, bytes]:
     """The smallest form of a plane, at most its own size.
 
-    `parts`: the lengths, which add up to the plane's, of parts that differ in kind, so that each gets a code of its own.
+    `parts`: lengths, which add up to the plane's, of parts that differ in kind, so that each gets a code of its own.
     """
     if not plane.any():
         return Stream.ZEROS, b""

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
-import numpy.typing as npt
-
-_local = threading.local()
 
 
 def keep_freed_memory() -> None:
@@ -19,12 +14,3 @@ def keep_freed_memory() -> None:
     and twice as much in all (mallopt(3), "dynamic mmap threshold"). Elsewhere it does nothing.
     """
     np.empty((32 << 20) - (64 << 10), np.uint8)
-
-
-def scratch(name: str, size: int) -> npt.NDArray[np.uint8]:
-    """Bytes of this thread's to work in, until its next call for that name."""
-    held: npt.NDArray[np.uint8] | None = getattr(_local, name, None)
-    if held is None or held.size < size:
-        held = np.empty(size, np.uint8)
-        setattr(_local, name, held)
-    return held[:size]
