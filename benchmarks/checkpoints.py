@@ -295,22 +295,30 @@ class Workshop:
             for name, dtype in dtypes.items():
                 self.save(name, number + 1, model, dtype)
             if "adam" in names:
-                checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-                torch.save(checkpoint, self.version("adam", number) / "checkpoint.pt")
+                self.save_state("adam", number, model, optimizer, step)
             if number == 4:
                 break
 
+    def save_state(self, name: str, number: int, model: nn.Module, optimizer: torch.optim.AdamW, step: int) -> None:
+        """Model and optimizer in one file, as training loops do to be resumed."""
+        checkpoint = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        torch.save(checkpoint, self.version(name, number) / "checkpoint.pt")
+
     def contrastive(self, names: list[str]) -> None:
-        """All layers on sentence pairs, for both dtypes in one run: they show the same weights."""
+        """All layers on sentence pairs, for all sets in one run: they show the same weights."""
         model = self.pretrained()
         optimizer = adamw(model.parameters(), LEARNING_RATE, WEIGHT_DECAY)
-        for name in names:
-            self.save(name, 1, model, CONTRASTIVE_DTYPES[name])
+        dtypes = {name: CONTRASTIVE_DTYPES[name] for name in names if name in CONTRASTIVE_DTYPES}
+        for name, dtype in dtypes.items():
+            self.save(name, 1, model, dtype)
         for step in train_on_pairs(model, self.corpus.sentence_pairs(), self.tokenizer, optimizer):
             if step % STEPS_PER_VERSION:
                 continue
-            for name in names:
-                self.save(name, step // STEPS_PER_VERSION + 1, model, CONTRASTIVE_DTYPES[name])
+            number = step // STEPS_PER_VERSION
+            for name, dtype in dtypes.items():
+                self.save(name, number + 1, model, dtype)
+            if "contrastive-adam" in names:
+                self.save_state("contrastive-adam", number, model, optimizer, step)
             if step == 4 * STEPS_PER_VERSION:
                 break
 
@@ -435,7 +443,7 @@ RECIPES: list[tuple[list[str], Callable[[Workshop, list[str]], None]]] = [
     (["last-layer-bf16"], Workshop.last_layer),
     (["lora-bf16"], Workshop.lora),
     ([*FINETUNE_DTYPES, "adam"], Workshop.finetune),
-    ([*CONTRASTIVE_DTYPES], Workshop.contrastive),
+    ([*CONTRASTIVE_DTYPES, "contrastive-adam"], Workshop.contrastive),
     (["run-bf16"], Workshop.run),
     (["contrastive-run-bf16"], Workshop.contrastive_run),
 ]
