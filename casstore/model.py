@@ -157,7 +157,7 @@ class Model:
             if file.path == path:
                 stored = self._workspace.catalog.index.recipes([file.digest])
                 recipe = stored.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-                return self._workspace.objects.open_blob(recipe)
+                return self._workspace.objects.open_blob(recipe, f"{path} of {self.tag}")
         raise FileNotFoundError(f"{self.tag} has no file {path!r}; model.files lists what it has")
 
     @property

@@ -32,12 +32,15 @@ class GcStep:
     """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back.
 
     `skipped`: how many more it would have taken but left alone, since somebody has changed something in them.
+    `damaged`: chunks that it should have moved, and left where they are because they cannot be read; `verify` names
+    the files that need them.
     """
 
     name: str
     count: int
     freed_bytes: int = 0
     skipped: int = 0
+    damaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,11 @@ class GcReport:
     @property
     def freed_bytes(self) -> int:
         return sum(step.freed_bytes for step in self.steps)
+
+    @property
+    def damaged(self) -> int:
+        """Chunks that could not be read, and stay where they are."""
+        return sum(step.damaged for step in self.steps)
 
 
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
@@ -234,7 +242,7 @@ class _Gc:
             return GcStep("rewritten", len(sparse_packs(self._workspace)), 0)
         reclaim = Reclaim(self._workspace, self._last_id)
         moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
-        return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes)
+        return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
     def pack(self) -> GcStep:
         """Move what only cold loose files hold into packs."""
@@ -242,7 +250,7 @@ class _Gc:
             return GcStep("packed", cold_files(self._workspace)[0], 0)
         reclaim = Reclaim(self._workspace, self._last_id)
         moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
-        return GcStep("packed", moved.files, reclaim.freed_bytes - moved.bytes)
+        return GcStep("packed", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
 
 def _file_id(path: Path) -> str:

@@ -16,12 +16,13 @@ from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
-from casstore.errors import StoreError, TagNotFound
+from casstore.errors import IntegrityError, StoreError, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
+from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 
 
@@ -226,7 +227,10 @@ class _Builder:
                 self._progress.advance(file.size)
                 return stamp
         recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        stamp = self._workspace.write_file(recipe, file.executable, target, self._progress.advance)
+        try:
+            stamp = self._workspace.write_file(recipe, file.executable, target, self._progress.advance)
+        except IntegrityError as error:
+            raise unreadable(f"{file.path} of {self._row.tag}", error) from error
         if self._may_link and file.size >= LINK_FROM_BYTES:
             file_id = self._session.new_file_id()
             if files.try_link(target, self._workspace.layout.loose_file(file.digest, file_id)):

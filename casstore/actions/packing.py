@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from casstore.actions.bases import choose_link, encode_chunk, predecessors
@@ -95,7 +95,8 @@ def _new_chunk(entry: PackEntry, generation: int) -> NewChunk:
 class Packing:
     """The packs of one save. Each new pack's path is appended to `paths` before it exists, its row to `containers`.
 
-    `base_files` are the files of the version that this one came from, looked at when first needed.
+    `base_files` are the files of the version that this one came from, looked at when first needed. `unstored` are the
+    chunks that the save stores: none of them is a base, not even where an older home of it can be read still.
     """
 
     def __init__(
@@ -106,11 +107,13 @@ class Packing:
         paths: list[files.StrPath],
         containers: list[NewContainer],
         base_files: Callable[[], list[tuple[str, Recipe]]],
+        unstored: Set[Digest],
     ) -> None:
         self._workspace = workspace
         self._builder = PackBuilder(workspace, session, durable, paths.append)
         self._containers = containers
         self._find_base_files = base_files
+        self._unstored = unstored
         self._base_files: list[tuple[str, Recipe]] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[tuple[Future[EncodedChunk] | EncodedChunk, int]] = deque()
@@ -151,7 +154,11 @@ class Packing:
         before = predecessors([(file.path, file.recipe)], self._base_files)
         # What deltas stand on already stays whole, also where its home is lost and it is stored anew.
         whole = self._workspace.catalog.index.with_dependents(wanted)
-        before = {digest: base for digest, base in before.items() if digest in wanted and digest not in whole}
+        before = {
+            digest: base
+            for digest, base in before.items()
+            if digest in wanted and digest not in whole and base not in self._unstored
+        }
         return before, self._workspace.catalog.index.chains(set(before.values()))
 
     def _put(self, digest: Digest, raw: bytes, element: Element, link: Link | None, generation: int) -> None:

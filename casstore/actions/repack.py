@@ -9,6 +9,7 @@ that somebody else has moved, or needs as it is, stays where it is.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections import OrderedDict
@@ -30,7 +31,7 @@ from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.codec import Against, Encoding, encode
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_LINKS, Container
 from casstore.storage.delta import Grouping
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
@@ -54,7 +55,7 @@ _HELD_CHUNKS = MAX_LINKS + 2
 
 @dataclass(slots=True)
 class Moved:
-    """What was moved: from how many files, and what the new packs take. Damaged chunks stay where they are."""
+    """What was moved: from how many files, and what the new packs take. `damaged` chunks stay where they are."""
 
     files: int = 0
     bytes: int = 0
@@ -78,26 +79,29 @@ def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Mov
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
-    count, total = workspace.catalog.repacking.begin()
-    moved = Moved(count)
+    moved = Moved()
+    _, total = workspace.catalog.repacking.begin()
     if not total:
         return moved
     _plan(workspace)
     with workspace.session() as session:
         progress.start("pack", total)
         try:
-            _Packer(workspace, session, _Mover(workspace, session, reclaim, moved, verbatim=False), progress).run()
+            _Packer(workspace, _Mover(workspace, session, reclaim, moved, verbatim=False), progress).run()
         finally:
             progress.finish()
     return moved
 
 
 def sparse_packs(workspace: Workspace) -> list[SparsePack]:
-    """The packs worth rewriting: mostly dead ones, and small ones where there are many. `References.mark` comes first."""
+    """The packs worth rewriting: mostly dead ones, small ones where there are many. `References.mark` comes first."""
     packs = workspace.catalog.repacking.packs()
     sparse = [pack for pack in packs if _needed(pack) < pack.size * _SPARSE_BELOW]
     small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
-    return sparse + small if len(small) >= _MERGE_FROM else sparse
+    # What gc makes of the sparse ones, and then of cold files, may be a small pack each. Counted now, they do not make
+    # the next gc merge what this one has left alone.
+    coming = bool(sparse) + (cold_files(workspace)[0] > 0)
+    return sparse + small if small and len(small) + coming >= _MERGE_FROM else sparse
 
 
 def _needed(pack: SparsePack) -> int:
@@ -111,7 +115,7 @@ def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
     packs = sparse_packs(workspace)
-    moved = Moved(len(packs))
+    moved = Moved()
     if not packs:
         return moved
     progress.start("rewrite", sum(pack.needed_bytes for pack in packs))
@@ -133,12 +137,13 @@ def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -
 def _copy_needed(workspace: Workspace, pack: SparsePack, mover: _Mover, progress: Progress) -> None:
     needed = workspace.catalog.repacking.needed_in(pack.container)
     homes = workspace.catalog.index.locate(needed)
-    for digest in needed:
+    for digest, future in zip(needed, workspace.objects.read_ahead(needed), strict=True):
         home = homes.get(digest)
         if home is None or home.container.id != pack.container.id:
             continue
         try:
-            mover.copy(digest, workspace.objects.copy_record(home), pack.container.id)
+            future.result()  # raises for a damaged chunk, which a copy of its record would only spread
+            mover.copy(digest, workspace.objects.copy_record(digest, home), pack.container.id)
         except (IntegrityError, FileNotFoundError):
             mover.moved.damaged += 1
         progress.advance(home.length)
@@ -156,6 +161,7 @@ class _Mover:
         self._verbatim = verbatim
         self._builder = PackBuilder(workspace, session, durable=True, announce=lambda _: None)
         self._homes: dict[Digest, int] = {}
+        self._sources: set[int] = set()
 
     def add(self, chunk: EncodedChunk, generation: int, home: int) -> None:
         self._homes[chunk.digest] = home
@@ -175,11 +181,32 @@ class _Mover:
         if new is None:
             return
         files.sync_directory(self._workspace.layout.packs)
-        self._workspace.catalog.repacking.move(new, self._homes, verbatim=self._verbatim)
+        bases = self._sync_bases(new)
+        self._workspace.catalog.repacking.move(new, self._homes, bases, verbatim=self._verbatim)
         self.moved.bytes += new.size
         sources = set(self._homes.values())
+        self._sources |= sources
+        self.moved.files = len(self._sources)
         self._homes = {}
         self._reclaim(sources)
+
+    def _sync_bases(self, new: NewContainer) -> list[Container]:
+        """Bring to disk what the new pack's deltas need and was saved as relaxed; returns these containers.
+
+        The pack counts as synced, so durable versions may rely on it from now on without another look.
+        """
+        index = self._workspace.catalog.index
+        named = {digest for chunk in new.chunks for digest in (chunk.base, chunk.grouping) if digest is not None}
+        synced, directories = [], set()
+        for container in index.unsynced_homes((named | index.bases_of(named)) - self._homes.keys()):
+            path = container.path(self._workspace.layout)
+            with contextlib.suppress(FileNotFoundError):  # damage, which verify reports
+                files.sync_file(path)
+                synced.append(container)
+                directories.add(os.path.dirname(path))
+        for directory in sorted(directories):
+            files.sync_directory(directory)
+        return synced
 
 
 def _plan(workspace: Workspace) -> None:
@@ -243,7 +270,7 @@ class _Encoded:
 class _Packer:
     """Encodes columns in a few threads, and writes what they yield in this one."""
 
-    def __init__(self, workspace: Workspace, session: Session, mover: _Mover, progress: Progress) -> None:
+    def __init__(self, workspace: Workspace, mover: _Mover, progress: Progress) -> None:
         self._workspace = workspace
         self._mover = mover
         self._progress = progress
@@ -295,7 +322,7 @@ class _Packer:
                 self._put(None)
             except _Stopped:
                 raise
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - it is raised where packs are written
                 self._put(error)
 
 

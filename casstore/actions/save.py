@@ -250,8 +250,9 @@ class _Save:
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
         packs = Packing(
-            self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files
-        )
+            self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files,
+            unstored=relied_on - have,
+        )  # fmt: skip
         adopted: dict[tuple[Digest, bool], str] = {}
         self._progress.start("store", sum(f.recipe.size for f in staged))
         try:

@@ -46,7 +46,7 @@ class References:
         """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
 
         Each step is one transaction: mark what has been committed since the snapshot, delete the chunk rows of
-        containers that are still unreferenced, raise gc_epoch.
+        containers that are still unreferenced, and of the deltas elsewhere that need these, raise gc_epoch.
         """
         condemned = 0
         for start in range(0, len(containers), _CONDEMN_BATCH):
@@ -55,7 +55,7 @@ class References:
                 for container in containers[start : start + _CONDEMN_BATCH]:
                     if not connection.execute(UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
                         continue
-                    connection.execute("DELETE FROM chunk WHERE container = ?", (container.id,))
+                    connection.execute(_DELETE_CHUNKS, (container.id,))
                     connection.execute("UPDATE container SET state = ? WHERE id = ?", (DEAD, container.id))
                     condemned += 1
                 connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
@@ -137,6 +137,16 @@ IS_LINKED = (
     " WHERE file.digest = container.digest AND file.size >= 65536 AND NOT evicting"
     " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
+# Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
+# for stored when their content is saved again.
+_DELETE_CHUNKS = """
+WITH RECURSIVE doomed(digest) AS (
+  SELECT digest FROM chunk WHERE container = ?
+  UNION SELECT chunk.digest FROM doomed JOIN chunk ON chunk.base = doomed.digest
+  UNION SELECT chunk.digest FROM doomed JOIN chunk ON chunk.grouping = doomed.digest
+)
+DELETE FROM chunk WHERE digest IN (SELECT digest FROM doomed)
+"""
 UNREFERENCED = f"""
 SELECT container.id, file_id, container.digest, executable, container.size FROM container
 WHERE state = {LIVE}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
 from casstore.catalog.references import IS_LINKED
-from casstore.catalog.versions import NewContainer, insert_container, may_be_delta
+from casstore.catalog.versions import NewContainer, insert_container, mark_synced, may_be_delta
 from casstore.digest import Digest
 from casstore.storage.container import Container
 
@@ -58,7 +58,8 @@ class Repacking:
                 " digest BLOB NOT NULL UNIQUE, dtype TEXT, predecessor BLOB, home INTEGER NOT NULL);"
                 "CREATE INDEX IF NOT EXISTS temp.plan_by_place ON plan(place, number);"
                 "CREATE TEMP TABLE IF NOT EXISTS cold(id INTEGER PRIMARY KEY);"
-                "CREATE TEMP TABLE IF NOT EXISTS unplanned(digest BLOB PRIMARY KEY, home INTEGER NOT NULL) WITHOUT ROWID;"
+                "CREATE TEMP TABLE IF NOT EXISTS unplanned(digest BLOB PRIMARY KEY, home INTEGER NOT NULL)"
+                " WITHOUT ROWID;"
                 "DELETE FROM temp.plan; DELETE FROM temp.cold; DELETE FROM temp.unplanned"
             )
             connection.execute(
@@ -130,7 +131,8 @@ class Repacking:
     def packs(self) -> list[SparsePack]:
         """Every live pack that holds something needed, by size."""
         sql = (
-            "SELECT container.id, file_id, size, count(*), sum(length) FROM container JOIN chunk ON container = container.id"
+            "SELECT container.id, file_id, size, count(*), sum(length)"
+            " FROM container JOIN chunk ON container = container.id"
             f" JOIN temp.needed ON needed.digest = chunk.digest WHERE state = {LIVE} AND container.digest IS NULL"
             " GROUP BY container.id ORDER BY size"
         )
@@ -141,13 +143,17 @@ class Repacking:
         sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
         return [Digest(row[0]) for row in self._rows(sql, (container.id,))]
 
-    def move(self, new: NewContainer, homes: Mapping[Digest, int], *, verbatim: bool) -> None:
+    def move(
+        self, new: NewContainer, homes: Mapping[Digest, int], synced_homes: Iterable[Container], *, verbatim: bool
+    ) -> None:
         """Make a new pack the home of its chunks, each if it still is where it was read.
 
         A delta moves only if what it needs stands and nothing needs it (see `may_be_delta`); of a chunk copied
-        `verbatim` nothing but the place changes. What does not move stays where it is.
+        `verbatim` nothing but the place changes. What does not move stays where it is. `synced_homes` have been
+        fsynced for it.
         """
         with self._connections.write() as connection:
+            mark_synced(connection, synced_homes)
             container_id = insert_container(connection, new, self._boot_id)
             for chunk in new.chunks:
                 place = (container_id, chunk.offset, chunk.length, chunk.digest, homes[chunk.digest])

@@ -192,8 +192,7 @@ class Versions:
             tag = new.manifest.tag
             if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
-            for container in new.synced_homes:
-                connection.execute("UPDATE container SET synced = 1, boot_id = NULL WHERE id = ?", (container.id,))
+            mark_synced(connection, new.synced_homes)
             lost = json.dumps(sorted(new.lost_homes))
             for container_row in new.containers:
                 self._insert_container(connection, container_row, lost)
@@ -239,11 +238,13 @@ class Versions:
             if chunk.base is not None and not may_be_delta(connection, chunk):
                 raise ChunkVanished
         connection.executemany(
-            "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base, grouping, generation, depth)"
+            "INSERT INTO chunk"
+            "(digest, container, offset, length, raw_bytes, encoding, base, grouping, generation, depth)"
             " VALUES (?4,?5,?6,?7,?8,?9,?10,?11,?12, coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?10), 0))"
             " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
             " length = excluded.length, encoding = excluded.encoding, base = excluded.base,"
-            f" grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth WHERE {is_replaced}",
+            " grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth"
+            f" WHERE {is_replaced}",
             ((*parameters, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
         )
 
@@ -301,6 +302,13 @@ def insert_container(connection: apsw.Connection, new: NewContainer, boot_id: st
         + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
     )
     return connection.last_insert_rowid()
+
+
+def mark_synced(connection: apsw.Connection, containers: Iterable[Container]) -> None:
+    """Record that these containers have been fsynced."""
+    connection.executemany(
+        "UPDATE container SET synced = 1, boot_id = NULL WHERE id = ?", ((container.id,) for container in containers)
+    )
 
 
 def may_be_delta(connection: apsw.Connection, chunk: NewChunk) -> bool:

@@ -60,7 +60,13 @@ def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool,
 
 def _show_as_json(report: casstore.GcReport) -> None:
     steps = [
-        {"name": step.name, "count": step.count, "skipped": step.skipped, "freed_bytes": step.freed_bytes}
+        {
+            "name": step.name,
+            "count": step.count,
+            "skipped": step.skipped,
+            "damaged": step.damaged,
+            "freed_bytes": step.freed_bytes,
+        }
         for step in report.steps
     ]
     show_json(
@@ -87,5 +93,8 @@ def _hint(options: Options, report: casstore.GcReport) -> None:
         more = f" and {count - _MAX_LISTED:,} more" if count > _MAX_LISTED else ""
         what = "a directory" if count == 1 else f"{count:,} directories"
         hint(options, f"left {what} alone, in which something was changed or added: {tags}{more}")
+    if report.damaged:
+        what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
+        hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")
     if report.dry_run:
         hint(options, "nothing was changed; `casstore gc` does it")

@@ -169,11 +169,13 @@ class Objects:
             raise IntegrityError(f"another chunk stands where {digest} should be")
         return entry, encoded
 
-    def copy_record(self, home: Location) -> bytes:
-        """A pack's record as it stands, to be written elsewhere verbatim. Raises IntegrityError, OSError."""
-        container = self._container(home.container)
-        pack.read_record(container.descriptor, home.offset, home.length)
-        return os.pread(container.descriptor, home.length, home.offset)
+    def copy_record(self, digest: Digest, home: Location) -> bytes:
+        """A pack's record as it stands, to be written elsewhere verbatim. Raises IntegrityError, OSError.
+
+        That its bytes are sound is for the caller to see to.
+        """
+        self._read_record(digest, home)
+        return os.pread(self._container(home.container).descriptor, home.length, home.offset)
 
     def _container(self, container: Container) -> _Open:
         with self._lock:
@@ -234,13 +236,21 @@ class Objects:
                 for length in pool.map(partial(write, homes=homes), batch):
                     advance(length)
 
-    def open_blob(self, recipe: Recipe) -> io.BufferedReader:
-        """A seekable binary reader over a blob; each chunk is checked before a byte of it is handed out."""
-        return io.BufferedReader(BlobReader(self, recipe), buffer_size=_READER_BUFFER_BYTES)
+    def open_blob(self, recipe: Recipe, name: str = "the blob") -> io.BufferedReader:
+        """A seekable binary reader over a blob; each chunk is checked before a byte of it is handed out.
+
+        `name` is what its errors call the blob.
+        """
+        return io.BufferedReader(BlobReader(self, recipe, name), buffer_size=_READER_BUFFER_BYTES)
 
 
 _SMALL_BYTES = 1 << 20  # not worth a thread
 _READER_BUFFER_BYTES = 64 << 10
+
+
+def unreadable(name: str, error: IntegrityError) -> IntegrityError:
+    """The same error, saying what cannot be read for it."""
+    return type(error)(f"{name} cannot be read: {error}; `casstore verify` names every file that is damaged")
 
 
 def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
@@ -253,8 +263,9 @@ def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
 class BlobReader(io.RawIOBase):
     """The raw stream under `Objects.open_blob`: holds the chunk it stands in. One thread at a time."""
 
-    def __init__(self, objects: Objects, recipe: Recipe) -> None:
+    def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
         self._objects = objects
+        self._name = name
         self._size = recipe.size
         self._chunks = list(recipe.chunks())
         self._offsets = [chunk.offset for chunk in self._chunks]
@@ -286,7 +297,10 @@ class BlobReader(io.RawIOBase):
         number = bisect_right(self._offsets, self._position) - 1
         if self._held[0] != number:
             chunk = self._chunks[number]
-            self._held = (number, _checked_length(self._objects.read_chunk(chunk.digest), chunk))
+            try:
+                self._held = (number, _checked_length(self._objects.read_chunk(chunk.digest), chunk))
+            except IntegrityError as error:
+                raise unreadable(self._name, error) from error
         start = self._position - self._offsets[number]
         piece = memoryview(self._held[1])[start : start + len(buffer)]
         buffer[: len(piece)] = piece

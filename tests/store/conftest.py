@@ -77,7 +77,7 @@ def torch_file() -> Callable[[bytes], bytes]:
 
 @pytest.fixture
 def checkpoint(weights, safetensors) -> Callable[..., dict[str, bytes]]:
-    """checkpoint(step, dtype, seed, size): the files of one step of a run: two tensors, one that stays, a small file."""
+    """checkpoint(step, dtype, seed, size): the files of one step of a run: three tensors, of which two change."""
 
     def files(step: int, dtype: str = "F32", seed: int = 0, size: int = 330_000) -> dict[str, bytes]:
         tensors = {

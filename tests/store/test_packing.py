@@ -6,19 +6,17 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
+from casstore.actions.packing import Packing
 from casstore.storage.container import MAX_LINKS
 from casstore.storage.objects import Objects
 
 BIG = 1_500_000
-
-
-def bigger(size, noise, seed=0):
-    return noise(size, seed)
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("F32", 0.75), ("F16", 0.5), ("BF16", 0.4)])
@@ -78,7 +76,7 @@ def test_rows_appended_to_a_tensor(store, save, weights, safetensors, streamed, 
     more = weights("F32", 31, 0, 300_000)
     saved = {
         "m:1": {"w.safetensors": safetensors({"emb": ("F32", old.reshape(-1, 100))})},
-        "m:2": {"w.safetensors": safetensors({"emb": ("F32", bytes_rows(new, more).reshape(-1, 100))})},
+        "m:2": {"w.safetensors": safetensors({"emb": ("F32", np.concatenate([new, more]).reshape(-1, 100))})},
     }
     for tag, files in saved.items():
         save(tag, files)
@@ -86,12 +84,6 @@ def test_rows_appended_to_a_tensor(store, save, weights, safetensors, streamed, 
     assert deltas() == 2
     assert {tag: streamed(store.get(tag)) for tag in saved} == saved
     settled()
-
-
-def bytes_rows(*arrays):
-    import numpy as np
-
-    return np.concatenate(arrays)
 
 
 def test_another_dtype_has_no_base(store, save, weights, safetensors, streamed, settled, deltas):
@@ -321,8 +313,6 @@ def test_a_tag_that_is_taken_is_refused_without_a_directory_too(store, save, che
 
 
 def test_a_source_that_changes_while_it_is_packed(store, plant, checkpoint, tmp_path, monkeypatch, picture):
-    from casstore.actions.packing import Packing
-
     source = plant(tmp_path / "out", checkpoint(1))
     before = picture()
     real = Packing.add
@@ -335,7 +325,7 @@ def test_a_source_that_changes_while_it_is_packed(store, plant, checkpoint, tmp_
         return real(self, file, wanted, advance)
 
     monkeypatch.setattr(Packing, "add", add)
-    with pytest.raises(casstore.FileChanged, match="model.safetensors"):
+    with pytest.raises(casstore.FileChanged, match=r"model\.safetensors"):
         store.save("m:1", source, materialize=False)
     assert picture() == before
 

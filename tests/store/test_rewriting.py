@@ -1,0 +1,103 @@
+"""Rewriting: packs that are mostly dead, or small and many, give way to new ones; nothing else changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from casstore.actions import repack
+
+
+@pytest.fixture
+def part(noise):
+    """part(*seeds): files of 300 kB, each packed as it is saved."""
+    return lambda *seeds: {f"{seed}.bin": noise(300_000, seed) for seed in seeds}
+
+
+def packs(home):
+    return {path.name: path.stat().st_size for path in (home / "objects/packs").iterdir()}
+
+
+def test_a_pack_that_is_mostly_dead_is_rewritten(store, home, save, part, streamed, settled, counts):
+    save("m:1", part(1, 2, 3, 4, 5), materialize=False)
+    save("m:2", part(5), materialize=False)
+    (before,) = packs(home)
+    store.delete("m:1")
+    assert store.stats().trapped_bytes > 1_000_000
+    report = store.gc()
+    assert counts(report)["rewritten"] == 1
+    assert report.freed_bytes > 1_000_000
+    assert before not in packs(home)
+    assert sum(packs(home).values()) < 310_000
+    assert store.stats().trapped_bytes == 0
+    assert streamed(store.get("m:2")) == part(5)
+    settled()
+
+
+def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, part, counts, settled):
+    save("m:1", part(1, 2, 3), materialize=False)
+    save("m:2", part(2, 3), materialize=False)
+    before = packs(home)
+    store.delete("m:1")
+    assert counts(store.gc())["rewritten"] == 0
+    assert packs(home) == before
+    settled()
+
+
+def test_small_packs_are_merged_once_they_are_many(store, home, save, part, streamed, settled, counts):
+    for number in range(7):
+        save(f"m:{number}", part(number), materialize=False)
+    assert counts(store.gc())["rewritten"] == 0
+    assert len(packs(home)) == 7
+    save("m:7", part(7), materialize=False)
+    plan = store.gc(dry_run=True)
+    assert counts(plan)["rewritten"] == 8
+    assert counts(store.gc())["rewritten"] == 8
+    assert len(packs(home)) == 1
+    assert [streamed(store.get(f"m:{number}")) for number in range(8)] == [part(number) for number in range(8)]
+    settled()
+
+
+@pytest.mark.parametrize("small", [5, 6, 7])
+def test_one_gc_does_all_there_is_to_do(store, home, save, part, checkpoint, settled, small):
+    """Also where the pack that it makes of cold files, or of one that was mostly dead, is one small pack more."""
+    for number in range(small):
+        save(f"m:{number}", part(number), materialize=False)
+    save("x:1", part(100, 101, 102, 103), materialize=False)
+    save("x:2", part(103), materialize=False)
+    store.delete("x:1")
+    save("cold:1", {"model.safetensors": checkpoint(0)["model.safetensors"]})
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_deltas_are_moved_as_they_are(store, home, save, weights, safetensors, streamed, settled, sql, monkeypatch):
+    def files(step):
+        return {"w.safetensors": safetensors({"w": ("BF16", weights("BF16", 90, step, 100_000))})}
+
+    for step in range(7):
+        save(f"m:{step}", files(step), materialize=False)
+    columns = "SELECT digest, length, raw_bytes, encoding, base, grouping, generation, depth FROM chunk ORDER BY digest"
+    before = sql(columns)
+    assert sum(row[4] is not None for row in before) == 6
+    save("m:7", {"other.bin": b"x" * 1000}, materialize=False)
+    store.gc()
+    assert len(packs(home)) == 1
+    kept = {row[0] for row in before}
+    assert [row for row in sql(columns) if row[0] in kept] == before
+    assert [streamed(store.get(f"m:{step}")) for step in range(7)] == [files(step) for step in range(7)]
+    settled()
+
+
+def test_new_packs_are_begun_where_one_is_full(store, home, save, part, streamed, settled, monkeypatch, checkpoint):
+    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 700_000)
+    monkeypatch.setattr(repack, "_SMALL_PACK_BYTES", 310_000)
+    for number in range(8):
+        save(f"m:{number}", part(number), materialize=False)
+    for step in range(3):
+        save(f"run:{step}", checkpoint(step))
+    store.gc(evict_all=True)
+    assert len(packs(home)) > 4
+    assert max(packs(home).values()) < 2_000_000
+    assert [streamed(store.get(f"m:{number}")) for number in range(8)] == [part(number) for number in range(8)]
+    assert [streamed(store.get(f"run:{step}")) for step in range(3)] == [checkpoint(step) for step in range(3)]
+    settled()
