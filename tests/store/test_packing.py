@@ -345,7 +345,7 @@ _VERBS = st.one_of(
 
 
 @settings(
-    max_examples=200 if os.environ.get("CASSTORE_TEST_EVERY") == "1" else 15,
+    max_examples=200 if os.environ.get("CASSTORE_TEST_EVERY") == "1" else 10,
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(st.lists(_VERBS, max_size=14))
