@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import apsw
@@ -28,6 +30,7 @@ from casstore.storage import files as storage_files
 from casstore.storage.pack import PackWriter
 
 EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "11"))
+PACE = 5 if EVERY == 1 else 1
 CALLS = ("write", "pwrite", "link", "rename", "unlink", "rmdir", "mkdir", "fsync", "fchmod", "chmod")
 
 
@@ -289,7 +292,7 @@ def at_point(monkeypatch, point, action):
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_others_save_read_and_delete_at_every_step(
-    store, home, busy, save, step_files, streamed, contents, monkeypatch, holds, settled, check_catalog, point
+    store, home, busy, save, step_files, streamed, contents, monkeypatch, holds, settled, check_catalog, point, noise
 ):
     """What they save is a successor of what is being packed, the same content again, and what gc is about to take."""
     expected = busy()
@@ -307,6 +310,7 @@ def test_others_save_read_and_delete_at_every_step(
             news = {
                 f"new{number}:1": (step_files(4 + number), {"base": "run:3", "materialize": False}),
                 f"new{number}:2": (step_files(2), {"base": "run:3"}),
+                f"new{number}:0": ({"gone.bin": noise(100_000, 300)}, {"materialize": number % 2 == 1}),
                 f"new{number}:3": (step_files(1, seed=30), {"base": "tuned:0", "materialize": number % 2 == 0}),
             }
             for tag, (files, options) in news.items():
@@ -555,4 +559,69 @@ def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(store, busy, hol
     holds(expected)
     store.gc(evict_all=True)
     holds(expected)
+    settled()
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_processes_that_save_read_delete_and_pack_at_once(
+    store, home, child, save, step_files, streamed, holds, settled, check_catalog, kill
+):
+    """What a version holds follows from its tag, so that any process can check any version whole."""
+    until = time.monotonic() + 2.5 * PACE
+
+    def content(tag):
+        series, step = str(tag).split("-")[0][-1], int(str(tag).split("-")[1])
+        return step_files(step, seed=200 if series == "a" else 300)
+
+    def work(seed):
+        chance = random.Random(seed)
+        with casstore.Store(home) as own:
+            while time.monotonic() < until:
+                verb = chance.choice(["save", "save", "save", "read", "read", "path", "delete", "gc", "gc", "verify"])
+                model = None
+                with contextlib.suppress(casstore.TagExists, casstore.TagNotFound, casstore.StoreLocked):
+                    try:
+                        tags = own.tags()
+                        if verb == "save" or not tags:
+                            name = chance.choice("ab")
+                            tag = f"{name}:{name}-{chance.randrange(8)}-{chance.randrange(3)}"
+                            options = {
+                                "base": chance.choice([None, *tags[:3]]),
+                                "materialize": chance.random() < 0.5,
+                                "durability": chance.choice(["full", "relaxed"]),
+                            }
+                            save(tag, content(tag), into=own, **options)
+                            continue
+                        if verb == "gc":
+                            own.gc(evict_all=chance.random() < 0.8)
+                            continue
+                        if verb == "verify":
+                            assert not own.verify().damage
+                            continue
+                        model = own.get(chance.choice(tags))
+                        if verb == "delete":
+                            own.delete(model.tag)
+                        elif verb == "path":
+                            path, expected = Path(model.path), content(model.tag)
+                            assert {name: (path / name).read_bytes() for name in expected} == expected
+                        else:
+                            assert streamed(model) == content(model.tag)
+                    except (casstore.IntegrityError, FileNotFoundError):
+                        # Its version was deleted, and collected, under the reader.
+                        if model is None or model in own.list():
+                            raise
+
+    workers = [child(lambda seed=seed: work(seed)) for seed in range(3)]
+    chance = random.Random(9)
+    number = 100
+    while kill and time.monotonic() < until - 0.5:
+        number += 1
+        victim = child(lambda seed=number: work(seed))
+        time.sleep(chance.uniform(0.05, 0.4))
+        victim.kill()
+    assert [worker.wait() for worker in workers] == [0] * 3
+    check_catalog()
+    holds({tag: content(tag) for tag in store.tags()})
+    store.gc(evict_all=True)
+    holds({tag: content(tag) for tag in store.tags()})
     settled()
