@@ -116,7 +116,6 @@ class _Gc:
         )
         if not self._dry_run:
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
-            self._workspace.objects.close()
             autogc.note_collected(self._workspace, snapshot)
             self._catalog.tidy()
         return GcReport(steps, self._dry_run, self._altered)

@@ -35,6 +35,7 @@ class Reclaim:
                 progress.advance(size)
         finally:
             progress.finish()
+            self.workspace.objects.close()  # a file that is held open keeps its room
         references.forget_containers(gone)
         self.containers += len(gone)
 

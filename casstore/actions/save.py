@@ -57,6 +57,7 @@ class _Stored:
     containers: list[NewContainer] = field(default_factory=list)
     synced_homes: list[Container] = field(default_factory=list)
     lost_homes: set[int] = field(default_factory=set)
+    lost_chunks: set[Digest] = field(default_factory=set)
     paths: list[files.StrPath] = field(default_factory=list)
 
 
@@ -171,10 +172,9 @@ class _Save:
         stored = _Stored()
         try:
             self._store(staged, relied_on, homes, stored)
-            relied_on |= {
-                digest for new in stored.containers for chunk in new.chunks for digest in chunk[5:7] if digest
-            }
-            relied_on |= self._catalog.index.bases_of(relied_on)
+            brought = [chunk for new in stored.containers for chunk in new.chunks]
+            relied_on |= {base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None}
+            relied_on |= self._catalog.index.bases_of(relied_on - {chunk.digest for chunk in brought})
             self._sync(relied_on, stored)
             pending = self._layout.pending_manifest(manifest_id)
             stored.paths.append(pending)
@@ -191,6 +191,7 @@ class _Save:
                 durable=self._new.durable,
                 synced_homes=stored.synced_homes,
                 lost_homes=stored.lost_homes,
+                lost_chunks=stored.lost_chunks,
                 directory=self._directory_row(staged),
                 fingerprints=fingerprints,
             )
@@ -245,8 +246,8 @@ class _Save:
     ) -> None:
         """Put every new chunk into one container, and give every file a loose file to be linked to."""
         homes = {**homes, **self._catalog.index.usable_homes(relied_on - homes.keys())}
-        stored.lost_homes = self._lost(set(homes.values()))
-        have = {digest for digest, home in homes.items() if home not in stored.lost_homes}
+        self._find_lost(homes, stored)
+        have = homes.keys() - stored.lost_chunks
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
         packs = Packing(
@@ -289,17 +290,25 @@ class _Save:
         row = None if base is None else self._catalog.versions.find(base.tag)
         return [] if row is None else tensor_files(self._workspace, row)
 
-    def _lost(self, row_ids: set[int]) -> set[int]:
-        """Those containers whose files are gone or cut short: what they held is stored anew, which mends it."""
-        lost = set()
-        for container, size in self._catalog.index.containers(row_ids):
+    def _find_lost(self, homes: Mapping[Digest, int], stored: _Stored) -> None:
+        """Note containers whose files are gone or cut short. What they held, and what stands on that, is stored anew,
+        which mends it."""
+        index = self._catalog.index
+        bases = index.bases_of(homes.keys())
+        homes = {**index.usable_homes(bases), **homes}
+        for container, size in index.containers(set(homes.values())):
             try:
                 is_whole = os.stat(container.path(self._layout)).st_size == size
             except FileNotFoundError:
                 is_whole = False
             if not is_whole:
-                lost.add(container.id)
-        return lost
+                stored.lost_homes.add(container.id)
+        lost = stored.lost_chunks
+        lost |= {digest for digest, home in homes.items() if home in stored.lost_homes} | (bases - homes.keys())
+        if bases and lost:
+            links = index.chains(homes.keys()).values()
+            while more := {link.digest for link in links if not lost.isdisjoint((link.base, link.grouping))} - lost:
+                lost |= more
 
     def _share(
         self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], str], stored: _Stored

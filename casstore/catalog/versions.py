@@ -96,6 +96,7 @@ class Commit:
     durable: bool
     synced_homes: Sequence[Container]
     lost_homes: Collection[int]
+    lost_chunks: Collection[Digest]
     directory: DirectoryRow | None
     fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
 
@@ -193,13 +194,12 @@ class Versions:
             if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
             mark_synced(connection, new.synced_homes)
-            lost = json.dumps(sorted(new.lost_homes))
             for container_row in new.containers:
-                self._insert_container(connection, container_row, lost)
+                self._insert_container(connection, container_row, new.lost_chunks)
             connection.execute(
                 "DELETE FROM container WHERE id IN (SELECT value FROM json_each(?))"
                 " AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)",
-                (lost,),
+                (json.dumps(sorted(new.lost_homes)),),
             )
             epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
             if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
@@ -225,15 +225,14 @@ class Versions:
             )
             return version_id
 
-    def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: str) -> None:
+    def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: Collection[Digest]) -> None:
         container_id = insert_container(connection, new, self._boot_id)
         # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain,
-        # or the home was found to be lost.
+        # or the home, or that of a base it needs, was found to be lost.
         is_replaced = (
-            "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced AND (?1 OR boot_id != ?2))"
-            " OR chunk.container IN (SELECT value FROM json_each(?3))"
+            "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced AND (?1 OR boot_id != ?2)) OR ?3"
         )
-        parameters = (new.synced, self._boot_id, lost)
+        parameters = (new.synced, self._boot_id)
         for chunk in new.chunks:
             if chunk.base is not None and not may_be_delta(connection, chunk):
                 raise ChunkVanished
@@ -245,7 +244,7 @@ class Versions:
             " length = excluded.length, encoding = excluded.encoding, base = excluded.base,"
             " grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth"
             f" WHERE {is_replaced}",
-            ((*parameters, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
+            ((*parameters, chunk.digest in lost, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
         )
 
     def delete(self, tag: Tag, directory_inode: int | None) -> VersionRow | None:

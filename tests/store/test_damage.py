@@ -276,3 +276,23 @@ def test_a_read_that_fails_otherwise_stops_gc(store, run, streamed, monkeypatch,
     store.gc(evict_all=True)
     assert {tag: streamed(store.get(tag)) for tag in expected} == expected
     settled()
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+@pytest.mark.parametrize("which", [1, 2])
+def test_what_stands_on_a_lost_base_is_not_taken_for_stored(
+    store, run, homes, save, streamed, check_catalog, which, materialize
+):
+    """Its bytes are at hand: they are stored anew, which also mends the older version that has them."""
+    expected = run(4, materialize=False)
+    homes("m:0", "w.safetensors")["a"][0].unlink()
+    store._workspace.objects.close()
+    assert [tag for tag, path in named(store.verify()) if path[0] == "w"] == list(expected)
+    save("x:1", expected[f"m:{which}"], materialize=materialize)
+    check_catalog()
+    assert streamed(store.get("x:1")) == expected[f"m:{which}"]
+    assert streamed(store.get(f"m:{which}")) == expected[f"m:{which}"]
+    assert "m:0" in store.verify().damaged_tags
+    store.gc(evict_all=True)
+    check_catalog()
+    assert streamed(store.get("x:1")) == expected[f"m:{which}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.actions.packing import Packing
+from casstore.catalog.references import References
 from casstore.storage.container import MAX_LINKS
 from casstore.storage.objects import Objects
 
@@ -328,6 +330,70 @@ def test_a_source_that_changes_while_it_is_packed(store, plant, checkpoint, tmp_
     with pytest.raises(casstore.FileChanged, match=r"model\.safetensors"):
         store.save("m:1", source, materialize=False)
     assert picture() == before
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_a_file_of_which_little_is_new(store, save, weights, safetensors, contents, settled, deltas, materialize, home):
+    """Its new chunks go into a pack at the commit, each against the chunk at its place."""
+    old = weights("F32", 95, 0, 2 << 20)
+    new = old.copy()
+    new[300_000:400_000] = weights("F32", 95, 1, 2 << 20)[300_000:400_000]
+    saved = {tag: {"w.safetensors": safetensors({"w": ("F32", each)})} for tag, each in (("m:1", old), ("m:2", new))}
+    save("m:1", saved["m:1"])
+    save("m:2", saved["m:2"], materialize=materialize)
+    assert deltas() == 1
+    assert store.stats().packs_bytes < 1_000_000
+    store.gc(evict_all=True)
+    assert {tag: contents(store.get(tag)) for tag in saved} == saved
+    store.close()
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_links_and_pickled_objects_without_a_directory(store, checkpoint, plant, streamed, tmp_path, home):
+    target = plant(tmp_path / "elsewhere", checkpoint(0))
+    with store.create("m:1", materialize=False, custom_objects={"answer": 42}) as draft:
+        os.symlink(target / "model.safetensors", f"{draft.path}/linked.safetensors")
+        os.symlink(target, f"{draft.path}/sub")
+    read = streamed(draft.model)
+    assert draft.model.custom_objects == {"answer": 42}
+    assert read.pop("linked.safetensors") == checkpoint(0)["model.safetensors"]
+    assert {name: read[f"sub/{name}"] for name in checkpoint(0)} == checkpoint(0)
+    assert os.listdir(home / "models") == []
+    assert (target / "model.safetensors").stat().st_mode & 0o200
+
+
+def test_packing_where_nothing_is_linked(store, save, checkpoint, contents, settled, home):
+    store.set_setting("link_mode", "copy")
+    for step in range(3):
+        save(f"m:{step}", checkpoint(step), materialize=step != 1)
+    store.gc(evict_all=True)
+    assert store.stats().loose_bytes == 0
+    assert [contents(store.get(f"m:{step}")) for step in range(3)] == [checkpoint(step) for step in range(3)]
+    assert not any(path.stat().st_nlink > 1 for path in home.rglob("*") if path.is_file())
+    store.close()
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_gc_holds_no_file_open_that_it_has_unlinked(store, save, checkpoint, monkeypatch):
+    """On a full disk, what it has taken away must make room for what it writes next."""
+    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 1_000_000)
+    for step in range(4):
+        save(f"m:{step}", checkpoint(step))
+    real = References.forget_containers
+    held = []
+
+    def forget_containers(self, containers):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                path = os.readlink(f"/proc/self/fd/{name}")
+                held.extend([path] * (str(store.home / "objects") in path and path.endswith("(deleted)")))
+        return real(self, containers)
+
+    monkeypatch.setattr(References, "forget_containers", forget_containers)
+    store.gc(evict_all=True)
+    assert held == []
 
 
 # Random histories.

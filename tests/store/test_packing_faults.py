@@ -343,15 +343,17 @@ def test_others_save_read_and_delete_at_every_step(
 
 
 class FullDisk:
-    """Has the `stop`-th call that may need room, and all after it, fail."""
+    """Has the `stop`-th call that may need room, and all after it, fail; with `interrupt` it is Ctrl-C at that call."""
 
-    def __init__(self, patch, stop):
-        self.stop, self.count = stop, 0
+    def __init__(self, patch, stop, interrupt=False):
+        self.stop, self.count, self.interrupt = stop, 0, interrupt
         _fill(patch, self)
 
     def is_full(self):
         self.count += 1
-        return self.count >= self.stop
+        if self.interrupt and self.count == self.stop:
+            raise KeyboardInterrupt
+        return self.count >= self.stop and not self.interrupt
 
 
 def _fill(patch, disk):
@@ -380,18 +382,21 @@ def _fill(patch, disk):
     patch.setattr(apsw, "Connection", Connection)
 
 
-def test_no_room_at_every_call_of_a_gc(store, home, busy, empty, holds, leftovers, counts, check_catalog):
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
+    store, home, busy, empty, holds, leftovers, counts, check_catalog, interrupt
+):
     stop, failures = 1, 0
     while True:
         expected = busy()
         error = None
         with pytest.MonkeyPatch.context() as patch:
-            disk = FullDisk(patch, 1 << 60)
+            disk = FullDisk(patch, 1 << 60, interrupt)
             with casstore.Store(home) as other:  # with connections that fail
                 disk.stop, disk.count = stop, 0
                 try:
                     other.gc(evict_all=True)
-                except OSError as raised:
+                except (OSError, KeyboardInterrupt) as raised:
                     error = raised
                 reached, disk.stop = disk.count, 1 << 60
         check_catalog()
@@ -400,7 +405,7 @@ def test_no_room_at_every_call_of_a_gc(store, home, busy, empty, holds, leftover
             assert reached < stop
             break
         failures += 1
-        assert error.errno == errno.ENOSPC
+        assert interrupt or error.errno == errno.ENOSPC
         store.gc(evict_all=True)
         check_catalog()
         holds(expected)
