@@ -174,8 +174,9 @@ class Objects:
 
         That its bytes are sound is for the caller to see to.
         """
+        container = self._container(home.container)  # held, as in `_read_whole`
         self._read_record(digest, home)
-        return os.pread(self._container(home.container).descriptor, home.length, home.offset)
+        return os.pread(container.descriptor, home.length, home.offset)
 
     def _container(self, container: Container) -> _Open:
         with self._lock:
