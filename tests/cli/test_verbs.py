@@ -99,6 +99,20 @@ def test_delete_then_gc(saved):
     assert saved("gc").out.splitlines()[-1].split("\t") == ["total", "0", "0"]
 
 
+def test_gc_says_what_it_left_damaged(saved):
+    for loose in (saved.home / "objects/loose").rglob("*.*"):
+        status = loose.stat()
+        loose.chmod(0o644)
+        with loose.open("r+b") as file:
+            file.write(b"damaged")
+        loose.chmod(0o444)
+        os.utime(loose, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a failing disk does it
+    done = saved("gc", "--evict-all", "--json").json
+    assert [step["name"] for step in done["steps"] if step["damaged"]] == ["packed"]
+    assert "casstore verify" in saved.on_terminal("gc")
+    assert "bert:v2" in saved("verify", code=1).out
+
+
 def test_delete_every_version_of_a_model(saved):
     assert saved("delete", "--all-versions-of", "bert", "--yes", "--json").json == {
         "deleted": ["bert:v2", "bert:v1"], "failed": [],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import casstore
 from casstore.actions import repack
+from casstore.catalog.repacking import Repacking
 
 
 @pytest.fixture
@@ -100,4 +102,39 @@ def test_new_packs_are_begun_where_one_is_full(store, home, save, part, streamed
     assert max(packs(home).values()) < 2_000_000
     assert [streamed(store.get(f"m:{number}")) for number in range(8)] == [part(number) for number in range(8)]
     assert [streamed(store.get(f"run:{step}")) for step in range(3)] == [checkpoint(step) for step in range(3)]
+    settled()
+
+
+def test_a_chunk_that_gets_another_home_while_it_is_copied_keeps_that(
+    store, save, part, weights, safetensors, streamed, settled, sql, monkeypatch, check_catalog
+):
+    """After a reboot a relaxed chunk is stored anew, as a delta this time, just when gc has copied it as it was."""
+
+    def files(step):
+        return {"w.safetensors": safetensors({"w": ("F32", weights("F32", 91, step, 100_000))})}
+
+    save("b:0", files(0), materialize=False)
+    save("m:1", {**files(1), **part(1, 2, 3)}, materialize=False, durability="relaxed")
+    save("m:2", files(1), materialize=False, durability="relaxed")
+    store.delete("m:1")
+    sql("UPDATE container SET boot_id = 'another boot' WHERE boot_id IS NOT NULL")
+    real = Repacking.move
+    moves = []
+
+    def move(self, *args, **kwargs):
+        if not moves:
+            moves.append(kwargs["verbatim"])
+            with casstore.Store(store.home) as other:
+                save("n:1", files(1), into=other, base="b:0", materialize=False)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Repacking, "move", move)
+    store.gc(evict_all=True)
+    assert moves == [True]
+    monkeypatch.undo()
+    check_catalog()
+    assert sql("SELECT count(*) FROM chunk WHERE base IS NOT NULL") == [(1,)]
+    for tag in ("m:2", "n:1"):
+        assert streamed(store.get(tag)) == files(1)
+    store.gc(evict_all=True)
     settled()
