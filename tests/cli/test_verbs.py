@@ -104,6 +104,7 @@ def test_gc_says_what_it_left_damaged(saved):
         status = loose.stat()
         loose.chmod(0o644)
         with loose.open("r+b") as file:
+            file.seek(-7, os.SEEK_END)
             file.write(b"damaged")
         loose.chmod(0o444)
         os.utime(loose, ns=(status.st_atime_ns, status.st_mtime_ns))  # as a failing disk does it
