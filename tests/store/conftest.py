@@ -66,10 +66,9 @@ def torch_file() -> Callable[[bytes], bytes]:
         text = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu"
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr(
-                "archive/data.pkl", b"\x80\x02" + text + b"J" + struct.pack("<i", len(values) // 4) + b"tQ."
-            )
-            archive.writestr("archive/data/0", values)
+            pickled = b"\x80\x02" + text + b"J" + struct.pack("<i", len(values) // 4) + b"tQ."
+            archive.writestr(zipfile.ZipInfo("archive/data.pkl"), pickled)  # at a time that is always the same
+            archive.writestr(zipfile.ZipInfo("archive/data/0"), values)
         return file.getvalue()
 
     return make
@@ -88,6 +87,12 @@ def checkpoint(weights, safetensors) -> Callable[..., dict[str, bytes]]:
         return {"model.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
 
     return files
+
+
+@pytest.fixture
+def part(noise) -> Callable[..., dict[str, bytes]]:
+    """part(*seeds): files of 300 kB, each packed as it is saved."""
+    return lambda *seeds: {f"{seed}.bin": noise(300_000, seed) for seed in seeds}
 
 
 @pytest.fixture

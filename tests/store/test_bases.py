@@ -272,3 +272,37 @@ def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(
     check_catalog()
     assert [streamed(store.get(f"m:{step}")) for step in range(3)] == [files(step) for step in range(3)]
     settled()
+
+
+@pytest.mark.parametrize("how", ["gc", "save"])
+def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(store, save, lone, sql, streamed, how):
+    """The new chunk stands on a link further down."""
+    save("m:0", lone(0), materialize=False)
+    save("m:1", lone(1), materialize=False)
+    sql("UPDATE chunk SET depth = 8 WHERE base IS NOT NULL")
+    save("m:2", lone(2), materialize=how == "gc")
+    store.gc(evict_all=True)
+    assert sql("SELECT depth, count(*) FROM chunk WHERE base IS NOT NULL GROUP BY depth") == [(1, 2), (8, 2)]
+    assert store.stats().loose_bytes == 0
+    assert [streamed(store.get(f"m:{step}")) for step in range(3)] == [lone(step) for step in range(3)]
+
+
+def test_a_chain_that_gets_as_long_as_can_be_while_gc_packs(store, save, lone, sql, streamed, monkeypatch):
+    """What would make it longer stays where it is, until the next gc finds another base."""
+    save("m:0", lone(0), materialize=False)
+    save("m:1", lone(1), materialize=False)
+    save("m:2", lone(2))
+    real = Repacking.move
+
+    def move(self, *args, **kwargs):
+        sql("UPDATE chunk SET depth = 8 WHERE base IS NOT NULL")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Repacking, "move", move)
+    store.gc(evict_all=True)
+    monkeypatch.undo()
+    assert sql("SELECT max(depth) FROM chunk") == [(8,)]
+    assert store.stats().loose_bytes > 0
+    store.gc(evict_all=True)
+    assert store.stats().loose_bytes == 0
+    assert [streamed(store.get(f"m:{step}")) for step in range(3)] == [lone(step) for step in range(3)]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import casstore
 from casstore.actions.packing import Packing
 from casstore.catalog.references import References
+from casstore.catalog.repacking import Repacking
 from casstore.storage.container import MAX_LINKS
 from casstore.storage.objects import Objects
 
@@ -374,6 +375,45 @@ def test_packing_where_nothing_is_linked(store, save, checkpoint, contents, sett
     store.close()
     store.gc(evict_all=True)
     settled()
+
+
+def test_in_what_order_gc_writes_and_takes_away(store, save, checkpoint, part, home, monkeypatch):
+    """A pack is on disk, by name too, before it is the home of anything; a file is condemned before it is unlinked."""
+    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 1_000_000)
+    for step in range(3):
+        save(f"m:{step}", checkpoint(step))
+    save("x:1", part(1, 2, 3, 4), materialize=False)
+    save("x:2", part(4), materialize=False)
+    store.delete("x:1")
+    log = []
+
+    def note(owner, name, words):
+        real = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            log.extend(words(*args))
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    def condemned(self, containers, *_):
+        return [("condemn", container.file_id) for container in containers]
+
+    note(os, "fsync", lambda descriptor: [("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))])
+    note(os, "unlink", lambda path, **_: [("unlink", str(path))])
+    note(Repacking, "move", lambda _, new, *__: [("move", new.file_id)])
+    note(References, "condemn", condemned)
+    store.gc(evict_all=True)
+    moved = [file_id for what, file_id in log if what == "move"]
+    assert len(moved) > 3
+    for file_id in moved:
+        synced = log.index(("fsync", str(home / f"objects/packs/{file_id}.pack")))
+        assert ("fsync", str(home / "objects/packs")) in log[synced : log.index(("move", file_id))]
+    unlinked = [path for what, path in log if what == "unlink" and "/objects/" in path]
+    assert len(unlinked) > 3
+    for path in unlinked:
+        file_id = Path(path).stem if path.endswith(".pack") else Path(path).suffix[1:]
+        assert log.index(("condemn", file_id)) < log.index(("unlink", path))
 
 
 def test_gc_holds_no_file_open_that_it_has_unlinked(store, save, checkpoint, monkeypatch):

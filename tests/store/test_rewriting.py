@@ -9,12 +9,6 @@ from casstore.actions import repack
 from casstore.catalog.repacking import Repacking
 
 
-@pytest.fixture
-def part(noise):
-    """part(*seeds): files of 300 kB, each packed as it is saved."""
-    return lambda *seeds: {f"{seed}.bin": noise(300_000, seed) for seed in seeds}
-
-
 def packs(home):
     return {path.name: path.stat().st_size for path in (home / "objects/packs").iterdir()}
 
