@@ -423,7 +423,7 @@ def test_a_pin_that_comes_after_gc_has_listed_candidates(store, home, save, age,
             other.pin("m:1")
             other.delete("m:3")  # and m:2 becomes the newest
 
-    at_point(monkeypatch, POINTS[0], come)
+    at_point(monkeypatch, (Directories, "candidates", "after"), come)
     assert step(store.gc()).count == 0
     assert standing() == ["m:1", "m:2"]
 
