@@ -53,12 +53,15 @@ class Usage:
       besides `stored_bytes`)
     - `dead_bytes`: containers that no version needs, which the next gc unlinks
     - `trapped_bytes`: what no version needs in containers that hold needed chunks too; it comes back when gc rewrites
-      them
+      packs, and packs what loose files hold
     - `overhead_bytes`: what packs need beside chunks, and records in them that another home has replaced
 
-    Of one version only (None otherwise): `frees_bytes` is what deleting it takes from the store's `stored_bytes`, of
-    which `frees_at_rewrite_bytes` would be trapped at first and the rest is gone with the next gc; `materialized` and
-    `pinned` are its state. Small files' copies in directories, manifests and the catalog are not counted anywhere.
+    Of one version only (None otherwise): `frees_bytes` is what deleting it takes from the store's `stored_bytes`. Of
+    that, `frees_at_rewrite_bytes` are in packs that hold needed chunks too, and come back when gc rewrites these, once
+    less than half of them is needed; the rest is gone with the next gc. What gc saves besides by packing what other
+    versions need of a loose file is not in it. `materialized` and `pinned` are the version's state.
+
+    Small files' copies in directories, manifests and the catalog are not counted anywhere.
     """
 
     versions: int
@@ -221,7 +224,7 @@ def _raw_bytes_of_mere_bases(connection: apsw.Connection) -> int:
 
 
 def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
-    """What deleting the version, which has been marked, frees at the next gc, and what when gc rewrites containers.
+    """What deleting the version, which has been marked, frees at the next gc, and what when gc rewrites packs.
 
     Marking what all others need would tell, and takes a second in a store of 100,000 chunks. So the question is put
     the other way round: who else needs what stands in the containers that this version uses?
@@ -235,13 +238,12 @@ def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
             ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
         )
     _until_unchanged(connection, *_ADD_BASES)
-    connection.execute(_KEEP_ONLY_OWN)
+    connection.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
     connection.execute("INSERT INTO temp.leaving VALUES (?)", (version_id,))
-    touched = " AND container.id IN (SELECT id FROM temp.touched)"
-    (at_once,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({UNREFERENCED}{touched})")
-    connection.execute(f"DELETE FROM temp.touched WHERE id IN (SELECT id FROM ({UNREFERENCED}{touched}))")
-    (at_rewrite,) = _row(connection, _TRAPPED_BY_DELETION)
-    return at_once, at_rewrite
+    (loose,) = _row(connection, _FREED_LOOSE)
+    (dead_packs,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({_DEAD_PACKS})")
+    (in_packs,) = _row(connection, _FREED_IN_PACKS)
+    return loose + dead_packs, in_packs
 
 
 def _until_unchanged(connection: apsw.Connection, *statements: str) -> None:
@@ -295,15 +297,14 @@ FROM part
 # about are all chunks in the containers that the version uses, and the deltas that lead to them.
 _BEGIN_FREED = f"""
 CREATE TEMP TABLE IF NOT EXISTS own(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TEMP TABLE IF NOT EXISTS own_blob(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TEMP TABLE IF NOT EXISTS touched(id INTEGER PRIMARY KEY);
+CREATE TEMP TABLE IF NOT EXISTS touched(id INTEGER PRIMARY KEY, was_linked INTEGER NOT NULL);
 CREATE TEMP TABLE IF NOT EXISTS asked(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-DELETE FROM temp.own; DELETE FROM temp.own_blob; DELETE FROM temp.touched; DELETE FROM temp.asked;
+DELETE FROM temp.own; DELETE FROM temp.touched; DELETE FROM temp.asked;
 INSERT INTO temp.own SELECT digest FROM temp.needed;
-INSERT INTO temp.own_blob SELECT digest FROM temp.needed_blob;
 INSERT INTO temp.touched
-SELECT container FROM temp.own CROSS JOIN chunk USING (digest)
-UNION SELECT id FROM temp.own_blob CROSS JOIN container USING (digest) WHERE state = {LIVE};
+SELECT id, container.digest IS NOT NULL AND {IS_LINKED} FROM container WHERE id IN (
+  SELECT container FROM temp.own CROSS JOIN chunk USING (digest)
+  UNION SELECT id FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE});
 INSERT INTO temp.asked
 SELECT digest FROM temp.own UNION SELECT digest FROM temp.touched CROSS JOIN chunk ON container = touched.id;
 DELETE FROM temp.needed; DELETE FROM temp.needed_blob;
@@ -324,15 +325,19 @@ INSERT INTO temp.needed
 SELECT digest FROM temp.asked JOIN temp.needed_blob AS n USING (digest)
 WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)
 """
-_KEEP_ONLY_OWN = """
-DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed);
-DELETE FROM temp.own_blob WHERE digest IN (SELECT digest FROM temp.needed_blob);
+# gc leaves a loose file whole while a standing directory links to it; of any other it moves what is needed into a pack.
+_FREED_LOOSE = f"""
+SELECT coalesce(sum(iif(was_linked,
+  size - (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.needed USING (digest) WHERE container = touched.id),
+  (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.own USING (digest) WHERE container = touched.id))), 0)
+FROM temp.touched CROSS JOIN container USING (id) WHERE container.digest IS NOT NULL AND NOT {IS_LINKED}
 """
-_TRAPPED_BY_DELETION = f"""
-SELECT (SELECT coalesce(sum(length), 0) FROM temp.own CROSS JOIN chunk USING (digest)
-        WHERE container IN (SELECT id FROM temp.touched))
-     + (SELECT coalesce(sum({_NOT_HOMED}), 0) FROM temp.own_blob CROSS JOIN container USING (digest)
-        WHERE id IN (SELECT id FROM temp.touched))
+_DEAD_PACKS = f"""
+{UNREFERENCED} AND container.digest IS NULL AND container.id IN (SELECT id FROM temp.touched)
+"""
+_FREED_IN_PACKS = f"""
+SELECT coalesce(sum(length), 0) FROM temp.own CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
+WHERE container.digest IS NULL AND container.id NOT IN (SELECT id FROM ({_DEAD_PACKS}))
 """
 _STATE = """
 SELECT EXISTS (SELECT 1 FROM directory WHERE version_id = version.id AND NOT evicting), pinned

@@ -318,6 +318,9 @@ def test_a_models_directory_on_another_device(store, home, save, age, standing, 
     try:
         (home / "models").symlink_to(directory)
         save("m:1", "m:2")
+        assert standing() == [], "no rename leads from a draft to another device"
+        assert all(os.listdir(store.get(tag).path) for tag in ("m:1", "m:2"))
+        store.close()
         age(30)
         assert step(store.gc()).count == 1
         assert os.listdir(home / "models/m") in (["2", "latest"], ["latest", "2"])
