@@ -51,9 +51,9 @@ def is_worthwhile(workspace: Workspace) -> bool:
     return reclaimable >= MUCH_BYTES or reclaimable >= max(SOME_BYTES, SHARE * growth.stored_bytes)
 
 
-def note_collected(workspace: Workspace, snapshot: tuple[int, int]) -> None:
-    """To be called when gc has run, with `upkeep.snapshot()` of when it began: the next estimate begins there."""
-    workspace.catalog.upkeep.note_collected(snapshot, _evictable_bytes(workspace))
+def note_collected(workspace: Workspace, deleted_bytes: int) -> None:
+    """To be called when gc has run, with `upkeep.deleted_bytes()` of when it began: the next estimate begins there."""
+    workspace.catalog.upkeep.note_collected(deleted_bytes, _evictable_bytes(workspace))
 
 
 def _evictable_bytes(workspace: Workspace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _LOCK_NAME = ".gc.lock"
 class GcStep:
     """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back.
 
+    What packing and rewriting free is known when they are done: 0 in a dry run, and below 0 where what does not
+    shrink gets the headers of a pack.
     `skipped`: how many more it would have taken but left alone, since somebody has changed something in them.
     `damaged`: chunks that it should have moved, and left where they are because they cannot be read; `verify` names
     the files that need them.
@@ -100,11 +102,11 @@ class _Gc:
         self._dry_run = dry_run
         self._evict_all = evict_all
         self._altered: tuple[Tag, ...] = ()
-        self._leaving: Sequence[int] = ()  # in a dry run: the versions whose directories would be gone by now
+        self._leaving: set[int] = set()  # in a dry run: the versions whose directories would not count by now
 
     def run(self) -> GcReport:
         self.check_catalog_is_current()
-        snapshot = self._catalog.upkeep.snapshot()
+        deleted_bytes = self._catalog.upkeep.deleted_bytes()
         steps = (
             self.sessions(),
             self.unfinished(),
@@ -116,7 +118,7 @@ class _Gc:
         )
         if not self._dry_run:
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
-            autogc.note_collected(self._workspace, snapshot)
+            autogc.note_collected(self._workspace, deleted_bytes)
             self._catalog.tidy()
         return GcReport(steps, self._dry_run, self._altered)
 
@@ -156,7 +158,9 @@ class _Gc:
 
     def unfinished(self) -> GcStep:
         """Finish what was interrupted after its commit: evictions, deletions, the names of manifests, `latest`."""
-        count = finish_evictions(self._workspace, dry_run=self._dry_run)
+        evictions = finish_evictions(self._workspace, dry_run=self._dry_run)
+        count = len(evictions.version_ids) + len(evictions.gone_ids)
+        self._leaving.update(evictions.gone_ids)
         with self._workspace.session() as session:
             for manifest_id, tag in self._catalog.versions.tombstones():
                 count += 1
@@ -198,8 +202,7 @@ class _Gc:
         finally:
             self._progress.finish()
         self._altered = tuple(evicted.altered)
-        if self._dry_run:
-            self._leaving = evicted.version_ids
+        self._leaving.update(evicted.version_ids, evicted.gone_ids)
         return GcStep("idle directories", len(evicted.version_ids), evicted.freed_bytes, len(evicted.altered))
 
     def strays(self) -> GcStep:
@@ -225,7 +228,7 @@ class _Gc:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""
         references = self._catalog.references
         self._last_id = references.last_version_id()
-        references.mark(self._last_id, self._leaving)
+        references.mark(self._last_id, self._leaving if self._dry_run else ())
         doomed = references.unreferenced()
         if self._dry_run:
             doomed += references.dead_containers()

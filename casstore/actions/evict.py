@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -31,10 +32,12 @@ _BATCH = 50
 @dataclass(slots=True)
 class Evicted:
     """What was taken away, or would be: versions' directories, and the bytes of their files that have no other link,
-    since a hardlink frees nothing by itself. `altered`: left alone, for something in them is not as it was made.
+    since a hardlink frees nothing by itself. `gone_ids`: the versions whose directories somebody else had taken away.
+    `altered`: left alone, for something in them is not as it was made.
     """
 
     version_ids: list[int] = field(default_factory=list)
+    gone_ids: list[int] = field(default_factory=list)
     freed_bytes: int = 0
     altered: list[Tag] = field(default_factory=list)
 
@@ -42,7 +45,9 @@ class Evicted:
         """Count one directory by what was found in its place."""
         if found.is_altered:
             self.altered.append(candidate.tag)
-        elif not found.is_gone:
+        elif found.is_gone:
+            self.gone_ids.append(candidate.version_id)
+        else:
             self.version_ids.append(candidate.version_id)
             self.freed_bytes += found.lone_bytes
 
@@ -80,24 +85,31 @@ def evict(workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run
     return evicted
 
 
-def finish_evictions(workspace: Workspace, *, dry_run: bool) -> int:
-    """Settle the directories that a gc which was killed had marked; returns how many there were.
+def finish_evictions(workspace: Workspace, *, dry_run: bool) -> Evicted:
+    """Settle the directories that a gc which was killed had marked.
 
-    What still stands counts again, until a gc decides anew; what is gone loses its row.
+    What still stands (the answer's `version_ids`) counts again, until a gc decides anew; what is gone loses its row.
     """
-    found = workspace.catalog.directories.evicting()
-    if dry_run:
-        return len(found)
-    for candidate in found:
-        with workspace.name_lock(candidate.name):
-            recorded = workspace.catalog.directories.find(candidate.version_id)
-            if recorded is None or not recorded.evicting:
-                continue  # a reader was faster
-            if _inode(workspace.layout.model(candidate.tag)) == recorded.inode:
-                workspace.catalog.directories.undo_evictions([candidate.version_id])
-            else:
-                workspace.catalog.directories.end_evictions([candidate.version_id])
-    return len(found)
+    settled = Evicted()
+    for candidate in workspace.catalog.directories.evicting():
+        with contextlib.nullcontext() if dry_run else workspace.name_lock(candidate.name):
+            _settle(workspace, candidate, settled, dry_run=dry_run)
+    return settled
+
+
+def _settle(workspace: Workspace, candidate: Candidate, settled: Evicted, *, dry_run: bool) -> None:
+    directories = workspace.catalog.directories
+    recorded = directories.find(candidate.version_id)
+    if recorded is None or not recorded.evicting:
+        return  # a reader was faster
+    if _inode(workspace.layout.model(candidate.tag)) == recorded.inode:
+        settled.version_ids.append(candidate.version_id)
+        if not dry_run:
+            directories.undo_evictions([candidate.version_id])
+    else:
+        settled.gone_ids.append(candidate.version_id)
+        if not dry_run:
+            directories.end_evictions([candidate.version_id])
 
 
 def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -131,10 +131,11 @@ class References:
             return [(Tag(name, version), path) for name, version, path, digest in found if digest in damaged]
 
 
-# Whether a loose file serves a version whose directory stands, which hardlinks to it.
+# Whether a loose file serves a version whose directory stands, which hardlinks to it. One that a gc which was killed
+# has marked as evicting may stand still, and counts until that is settled.
 IS_LINKED = (
     "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
-    " WHERE file.digest = container.digest AND file.size >= 65536 AND NOT evicting"
+    " WHERE file.digest = container.digest AND file.size >= 65536"
     " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
 # Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass

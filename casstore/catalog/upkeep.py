@@ -1,31 +1,38 @@
 """SQL of automatic gc: when it was last considered, and from what has changed since the last gc, what another is worth.
 
-All of it must be cheap beside a save, so it estimates from sums over versions and containers, and walks no references.
+All of it must be cheap beside a save, so it estimates from a few sums, and walks no references.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import apsw
+
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
 from casstore.errors import StoreLocked
 
-_CONSIDERED_AT, _LAST_VERSION, _LOGICAL_BYTES, _LEFT_BYTES = (
-    "auto_gc_at", "gc_last_version", "gc_logical_bytes", "gc_left_bytes",
-)  # fmt: skip
+_CONSIDERED_AT, _DELETED_BYTES, _LEFT_BYTES = "auto_gc_at", "gc_deleted_bytes", "gc_left_bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
     """What has gathered since the last gc. `deleted_bytes`: of the files of deleted versions, as if they had shared
-    nothing, estimated for those that were also saved since. `left_bytes`: what could have been evicted after that gc,
-    and was not. `loose_bytes`, `stored_bytes`: of loose files, and of all containers."""
+    nothing. `left_bytes`: what could have been evicted after that gc, and was not. `loose_bytes`, `stored_bytes`: of
+    loose files, and of all containers."""
 
     deleted_bytes: int
     left_bytes: int
     loose_bytes: int
     stored_bytes: int
+
+
+def note_deleted(connection: apsw.Connection, size: int) -> None:
+    """To be called in the transaction that deletes a version of that size."""
+    connection.execute(
+        "INSERT INTO store VALUES (?1, ?2) ON CONFLICT(key) DO UPDATE SET value = value + ?2", (_DELETED_BYTES, size)
+    )
 
 
 class Upkeep:
@@ -60,36 +67,22 @@ class Upkeep:
             connection.set_busy_timeout(timeout_ms)
 
     def growth(self) -> Growth:
-        """What has gathered since the last gc, in one pass over versions and one over containers."""
-        last = self._value(_LAST_VERSION, 0)
+        """What has gathered since the last gc, in one pass over containers."""
         with self._connections.read() as connection:
-            old_bytes, new_count, new_bytes = connection.execute(
-                "SELECT coalesce(sum(size) FILTER (WHERE id <= ?1), 0), count(*) FILTER (WHERE id > ?1),"
-                " coalesce(sum(size) FILTER (WHERE id > ?1), 0) FROM version",
-                (last,),
-            ).get
-            # Row ids are never used again, so the gaps above `last` are versions that have been saved and deleted.
-            saved = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'version'").get or 0
             loose, stored = connection.execute(
                 "SELECT coalesce(sum(size) FILTER (WHERE digest IS NOT NULL), 0), coalesce(sum(size), 0)"
                 f" FROM container WHERE state = {LIVE}"
             ).get
-        gone = max(0, saved - last - new_count)
-        # What is gone was as large as what stayed; where nothing stayed, all loose bytes are what is left of it.
-        gone_bytes = gone * new_bytes // new_count if new_count else loose * bool(gone)
-        deleted = max(0, self._value(_LOGICAL_BYTES, 0) - old_bytes) + gone_bytes
-        return Growth(deleted, self._value(_LEFT_BYTES, 0), loose, stored)
+        return Growth(self.deleted_bytes(), self._value(_LEFT_BYTES, 0), loose, stored)
 
-    def snapshot(self) -> tuple[int, int]:
-        """The newest version's row id, and the bytes of all versions' files."""
-        with translated_errors(self._connections.path):
-            sql = "SELECT coalesce(max(id), 0), coalesce(sum(size), 0) FROM version"
-            last_version, logical_bytes = self._connections.get().execute(sql).get
-        return last_version, logical_bytes
+    def deleted_bytes(self) -> int:
+        """The bytes of the files of all versions deleted since the last gc."""
+        return self._value(_DELETED_BYTES, 0)
 
-    def note_collected(self, snapshot: tuple[int, int], left_bytes: int) -> None:
-        """Record that gc has run: the snapshot taken when it began, and how much it could have evicted and did not."""
+    def note_collected(self, deleted_bytes: int, left_bytes: int) -> None:
+        """Record that gc has run: the `deleted_bytes` of when it began, and what it could have evicted and did not."""
         with self._connections.write() as connection:
-            for key, value in zip((_LAST_VERSION, _LOGICAL_BYTES, _LEFT_BYTES), (*snapshot, left_bytes), strict=True):
-                if self._value(key, 0) != value:  # gc with nothing to do writes nothing
-                    connection.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (key, value))
+            if deleted_bytes:  # gc with nothing to do writes nothing
+                note_deleted(connection, -deleted_bytes)
+            if self._value(_LEFT_BYTES, 0) != left_bytes:
+                connection.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (_LEFT_BYTES, left_bytes))

@@ -336,7 +336,8 @@ _DEAD_PACKS = f"""
 {UNREFERENCED} AND container.digest IS NULL AND container.id IN (SELECT id FROM temp.touched)
 """
 _FREED_IN_PACKS = f"""
-SELECT coalesce(sum(length), 0) FROM temp.own CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
+SELECT coalesce(sum(length), 0)
+FROM temp.own CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
 WHERE container.digest IS NULL AND container.id NOT IN (SELECT id FROM ({_DEAD_PACKS}))
 """
 _STATE = """

@@ -12,6 +12,7 @@ import apsw
 
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE, Fingerprint
+from casstore.catalog.upkeep import note_deleted
 from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.storage.container import MAX_LINKS, Container, FileStamp
@@ -258,6 +259,7 @@ class Versions:
                 (row.manifest_id, row.name, row.version, directory_inode),
             )
             connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
+            note_deleted(connection, row.size)
             return row
 
     def by_manifest(self, manifest_ids: Iterable[str]) -> dict[str, Tag]:

@@ -20,6 +20,7 @@ Examples:
 """
 _MAX_LISTED = 5
 _LOWEST_PRIORITY = 19
+_UNKNOWN_UNTIL_DONE = ("rewritten", "packed")
 
 
 @click.command(epilog=_EXAMPLES)
@@ -39,10 +40,23 @@ _LOWEST_PRIORITY = 19
 @pass_options
 @click.pass_context
 def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool, auto: bool) -> None:
-    """Give back the space that no version needs, and take away directories that nobody uses.
+    """Give back space: what no version needs, and idle directories.
 
-    A version whose directory goes stays, and makes it again when asked for. Others may save, read and delete
-    meanwhile; interrupting it is safe. In a pipe: step, count and bytes freed.
+    A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
+    saved or opened in the last days (the setting keep_days). The version stays, and makes its directory again when
+    asked for; what only idle directories held is packed, as differences between versions where it can be.
+
+    \b
+    dead sessions     what processes left that were killed
+    unfinished work   what was cut short after its version was saved or deleted
+    idle directories  of versions; frees what has no other link
+    stray files       that belong to nothing
+    unneeded objects  loose files and packs that nothing needs
+    rewritten         packs less than half of which is needed, and many small ones
+    packed            loose files that no directory links to any more
+
+    Others may save, read and delete meanwhile; interrupting it is safe. A dry run cannot tell what packing and
+    rewriting free: its bytes for these are 0. In a pipe: step, count and bytes freed.
     """
     if auto and (dry_run or evict_all):
         raise click.UsageError("--auto decides by itself; it goes with neither --dry-run nor --evict-all", context)
@@ -97,4 +111,6 @@ def _hint(options: Options, report: casstore.GcReport) -> None:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")
     if report.dry_run:
-        hint(options, "nothing was changed; `casstore gc` does it")
+        unknown = sum(step.count for step in report.steps if step.name in _UNKNOWN_UNTIL_DONE)
+        more = "; what packing and rewriting free shows when it is done" if unknown else ""
+        hint(options, f"nothing was changed; `casstore gc` does it{more}")

@@ -21,6 +21,7 @@ Examples:
   casstore save bert out/                      a generated version
   casstore save bert:v1 out/ -l stage=dev -m accuracy=0.93 -m 'tags=["en"]'
   casstore save bert:v2 out/ --base bert:v1 --move
+  casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
@@ -55,7 +56,13 @@ Examples:
     "--base",
     metavar="TAG",
     shell_complete=complete_tag,
-    help="The version it comes from.  [default: the newest of that name]",
+    help="The version it comes from: what changed since is stored as the difference.  "
+    "[default: the newest of that name]",
+)
+@click.option(
+    "--no-materialize",
+    is_flag=True,
+    help="Make no directory until one is asked for; all that is new is encoded and packed at once, as gc would later.",
 )
 @click.option("--move", is_flag=True, help="Take the files over instead of copying them; PATH is empty afterwards.")
 @click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
@@ -76,6 +83,7 @@ def save(
     module: str,
     frameworks: tuple[str, ...],
     base: str | None,
+    no_materialize: bool,
     move: bool,
     allow_empty: bool,
     durability: str | None,
@@ -97,6 +105,7 @@ def save(
             module=module,
             base=base,
             durability=durability,
+            materialize=not no_materialize,
             progress=progress,
         )
         try:

@@ -50,7 +50,7 @@ _MEANINGS = {
 @pass_options
 @click.pass_context
 def stats(context: click.Context, options: Options, name: str | None, by_model: bool) -> None:
-    """Show what the versions hold, what they take, and what sharing saves.
+    """Show what versions hold and take, and what sharing saves.
 
     For each model and the whole store; for one model; or, NAME being a tag, for one version.
 
@@ -70,7 +70,9 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
                when gc rewrites them
     overhead   headers and indexes of packs
     frees      what deleting the version frees in all, and later: of that, what
-               is trapped at first
+               stays in packs with needed chunks until gc rewrites them
+    held       materialized: its directory stands; packed: all its bytes are in
+               packs; not materialized: neither
 
     What the store has stored is the sum of needed, redundant, dead, trapped and
     overhead. Models share chunks, so theirs may add up to more than needed.

@@ -7,10 +7,13 @@ import stat
 from pathlib import Path
 
 import click
+import pytest
 
 import casstore.cli.main
 
-VERBS = ("save", "list", "show", "path", "delete", "gc", "verify", "stats", "config", "demo", "completion")
+VERBS = (
+    "save", "list", "show", "path", "pin", "unpin", "delete", "gc", "verify", "stats", "config", "demo", "completion",
+)  # fmt: skip
 
 
 def test_save_prints_the_tag_bytes_and_files(cli, files):
@@ -38,6 +41,28 @@ def test_save_records_what_it_is_told(cli, files, tmp_path):
     assert shown["base"]["tag"] == "bert:v1"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", shown["created_at"])
     assert [(f["path"], f["size_bytes"]) for f in shown["files"]] == [("config.json", 13), ("weights.bin", 2097152)]
+
+
+def test_save_against_a_base(cli, files):
+    cli("save", "bert:v1", files)
+    cli("save", "other:v1", files)
+    assert cli("save", "bert:v2", files, "-q").out == "bert:v2\n"
+    assert cli("show", "bert:v2", "--json").json["base"]["tag"] == "bert:v1", "the newest of the name by default"
+    cli("save", "bert:v3", files, "--base", "other")
+    assert cli("show", "bert:v3", "--json").json["base"]["tag"] == "other:v1"
+    assert "did you mean" in cli("save", "bert:v4", files, "--base", "othe:v1", code=12).err
+
+
+def test_save_without_a_directory(cli, files):
+    assert cli("save", "bert:v1", files, "--no-materialize").out == "bert:v1\t2097165\t2\n"
+    assert not (cli.home / "models" / "bert" / "v1").exists()
+    assert not [path for path in (cli.home / "objects" / "loose").rglob("*") if path.is_file()]
+    assert cli("show", "bert:v1", "--json").json["materialized"] is False
+    assert cli("verify").out.startswith("sound: ")
+    directory = Path(cli("path", "bert").out.rstrip("\n"))
+    assert (directory / "weights.bin").read_bytes() == (files / "weights.bin").read_bytes()
+    cli("save", "bert:v2", files, "--no-materialize", "--move")
+    assert not files.exists() or not any(files.iterdir())
 
 
 def test_save_reads_metadata_from_stdin(cli, files):
@@ -165,27 +190,6 @@ def test_verify_names_damage(saved):
     assert answer["reasons"]
 
 
-def test_stats(saved):
-    answer = saved("stats", "--json").json
-    assert answer["home"] == str(saved.home)
-    assert answer["versions"] == 2
-    assert answer["logical_bytes"] == 2 * 2097165
-    assert answer["unique_bytes"] < answer["logical_bytes"]
-    assert answer["ratio"] == round(answer["logical_bytes"] / answer["unique_bytes"], 3)
-    assert {"stored_bytes", "loose_bytes", "packs_bytes", "redundant_bytes", "dead_bytes"} <= answer.keys()
-    one = saved("stats", "bert", "--json").json
-    assert (one["name"], one["versions"]) == ("bert", 2)
-    assert saved("stats", "--by-model", "--json").json == {"models": [one]}
-    assert saved("stats", "--by-model").out.startswith("bert\t2\t4194330\t")
-    assert "versions\t2\n" in saved("stats").out
-    saved("stats", "bert", "--by-model", code=2)
-    saved("stats", "bret", code=12)
-
-
-def test_stats_of_an_empty_store_has_no_ratio(cli):
-    assert cli("stats", "--json").json["ratio"] is None
-
-
 def test_config(cli):
     assert "durability\tfull\tfull\t" in cli("config").out
     cli("config", "set", "durability", "relaxed")
@@ -196,6 +200,26 @@ def test_config(cli):
     assert cli("config", "unset", "durability", "--json").json == {"key": "durability", "value": "full"}
     assert "full or relaxed" in cli("config", "set", "durability", "none", code=2).err
     assert "durability" in cli("config", "get", "durabilty", code=2).err
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "value", "bad", "takes"),
+    [
+        ("keep_days", "7", "0", "-1", "a whole number of days from 0 to 36500"),
+        ("keep_days", "7", "36500", "1.5", "a whole number"),
+        ("materialize", "newest", "all", "none", "newest or all"),
+        ("auto_gc", "on", "off", "no", "on or off"),
+    ],
+)
+def test_config_of_gc(cli, key, default, value, bad, takes):
+    assert cli("config", "get", key).out == f"{default}\n"
+    assert cli("config", "set", key, value, "--json").json == {"key": key, "value": value}
+    assert cli("config", "get", key).out == f"{value}\n"
+    assert takes in cli("config", "set", key, "--", bad, code=2).err
+    assert cli("config", "get", key).out == f"{value}\n"
+    assert f"{key}\t{value}\t{default}\t" in cli("config").out
+    cli("config", "unset", key)
+    assert cli("config", "get", key).out == f"{default}\n"
 
 
 def test_demo_checks_itself_and_leaves_nothing(cli, tmp_path):

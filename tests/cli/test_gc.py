@@ -1,0 +1,160 @@
+"""gc, pin and unpin from the command line: what they take away, what they say, and what they leave alone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import casstore
+
+STEPS = [
+    "dead sessions", "unfinished work", "idle directories", "stray files", "unneeded objects", "rewritten", "packed",
+]  # fmt: skip
+MIB = 1 << 20
+
+
+def counts(answer):
+    return {step["name"]: step["count"] for step in answer["steps"]}
+
+
+def standing(home):
+    return sorted(f"{path.parent.name}:{path.name}" for path in (home / "models").glob("*/*") if path.is_dir())
+
+
+def object_bytes(home):
+    return sum(path.stat().st_size for path in (home / "objects").rglob("*") if path.is_file())
+
+
+def test_each_step_is_told_with_its_bytes(saved):
+    before = object_bytes(saved.home)
+    answer = saved("gc", "--evict-all", "--json").json
+    assert [step["name"] for step in answer["steps"]] == STEPS
+    assert all(step.keys() == {"name", "count", "skipped", "freed_bytes"} for step in answer["steps"])
+    assert counts(answer)["idle directories"] == 2
+    assert counts(answer)["packed"] == 1
+    assert answer["freed_bytes"] == sum(step["freed_bytes"] for step in answer["steps"])
+    in_objects = sum(step["freed_bytes"] for step in answer["steps"] if step["name"] != "idle directories")
+    assert before - object_bytes(saved.home) == in_objects > MIB
+    assert (answer["dry_run"], answer["altered"]) == (False, [])
+    assert standing(saved.home) == []
+    assert saved("verify").out.startswith("sound: ")
+    rows = [line.split("\t") for line in saved("gc").out.splitlines()]
+    assert rows == [[name, "0", "0"] for name in (*STEPS, "total")]
+
+
+def test_a_dry_run_counts_what_gc_then_does(saved):
+    saved("delete", "bert:v1", "-y")
+    planned = saved("gc", "--dry-run", "--evict-all", "--json").json
+    assert planned["dry_run"] is True
+    assert standing(saved.home) == ["bert:v2"]
+    lines = saved("gc", "--dry-run", "--evict-all").out.splitlines()
+    done = saved("gc", "--evict-all", "--json").json
+    assert counts(planned) == counts(done)
+    assert dict(line.split("\t")[:2] for line in lines[:-1]) == {k: str(v) for k, v in counts(done).items()}
+    known = [name for name in STEPS if name not in ("rewritten", "packed")]
+    for plan, step in zip(planned["steps"], done["steps"], strict=True):
+        assert plan["freed_bytes"] == (step["freed_bytes"] if step["name"] in known else 0)
+
+
+def test_what_gc_says_on_a_screen(saved):
+    screen = saved.on_terminal("gc", "--dry-run", "--evict-all", columns=80)
+    assert "WOULD FREE" in screen
+    assert "nothing was changed" in screen
+    assert "shows when it is done" in screen
+    assert "shows when" not in saved.on_terminal("gc", "--dry-run", columns=80)
+    screen = saved.on_terminal("gc", "--evict-all", columns=80)
+    assert "FREED" in screen
+    assert "MiB" in screen
+    assert "WOULD" not in screen
+    assert "nothing was changed" not in screen
+
+
+def test_settings_say_what_is_idle(saved):
+    saved("config", "set", "keep_days", "0")
+    saved("config", "set", "materialize", "all")
+    assert counts(saved("gc", "--json").json)["idle directories"] == 0
+    saved("config", "set", "materialize", "newest")
+    saved("config", "set", "keep_days", "1")
+    assert counts(saved("gc", "--json").json)["idle directories"] == 0
+    saved("config", "set", "keep_days", "0")
+    assert counts(saved("gc", "--json").json)["idle directories"] == 1
+    assert standing(saved.home) == ["bert:v2"]
+
+
+def test_pins(saved):
+    assert saved("pin", "bert:v1").out == "bert:v1\n"
+    assert saved("pin", "bert:v1", "--json").json == {"tag": "bert:v1", "is_pinned": True}
+    saved("gc", "--evict-all")
+    assert standing(saved.home) == ["bert:v1"]
+    assert saved("unpin", "bert:v1", "--json").json == {"tag": "bert:v1", "is_pinned": False}
+    assert saved("unpin", "bert:v1").out == "bert:v1\n"
+    saved("gc", "--evict-all")
+    assert standing(saved.home) == []
+    assert saved("pin", "bert").out == "bert:v2\n", "the newest, now and later"
+    assert "bert:v2 is pinned" in saved.on_terminal("pin", "bert:v2", columns=80)
+    assert "bert:v2 is not pinned" in saved.on_terminal("unpin", "bert:v2", columns=80)
+    assert "did you mean" in saved("pin", "bert:v9", code=12).err
+    assert saved("unpin", "bert:v", "--json", code=12).error["type"] == "AmbiguousTag"
+
+
+def test_what_was_altered_is_named_and_left_alone(saved):
+    note = saved.home / "models" / "bert" / "v1" / "notes.txt"
+    note.write_text("mine")
+    answer = saved("gc", "--evict-all", "--json").json
+    assert answer["altered"] == ["bert:v1"]
+    assert [step["skipped"] for step in answer["steps"]] == [0, 0, 1, 0, 0, 0, 0]
+    assert "left a directory alone" in saved.on_terminal("gc", "--evict-all", columns=80)
+    assert note.read_text() == "mine"
+    assert saved("gc", "--evict-all").err == ""
+
+
+def test_auto_decides_by_itself(saved):
+    assert saved("gc", "--auto", "--json").json == {"dry_run": False, "freed_bytes": 0, "steps": [], "altered": []}
+    assert saved("gc", "--auto").out == ""
+    assert "--auto" in saved("gc", "--auto", "--dry-run", code=2).err
+    assert "--auto" in saved("gc", "--auto", "--evict-all", code=2).err
+
+
+@pytest.fixture
+def wasteful(cli, tmp_path):
+    """A store in which a deleted version leaves 300 MiB. They are a hole, so they cost no disk here."""
+    with (tmp_path / "zeros").open("wb") as file:
+        file.truncate(300 * MIB)
+    with casstore.Store(cli.home) as store:
+        store.save("zeros:v1", tmp_path / "zeros", move=True, durability="relaxed")
+        store.delete("zeros:v1")
+    return cli
+
+
+def test_auto_takes_much(wasteful):
+    wasteful.extra_environment["CASSTORE_AUTO_GC"] = "1"
+    answer = wasteful("gc", "--auto", "--json").json
+    assert counts(answer)["unneeded objects"] >= 1
+    assert answer["freed_bytes"] >= 300 * MIB
+    assert wasteful("gc", "--auto", "--json").json["steps"] == []
+
+
+def test_auto_is_switched_off_by_the_environment_and_by_the_setting(wasteful):
+    assert wasteful.environment["CASSTORE_AUTO_GC"] == "0"
+    assert wasteful("gc", "--auto", "--json").json["steps"] == []
+    wasteful.extra_environment["CASSTORE_AUTO_GC"] = ""
+    wasteful("config", "set", "auto_gc", "off")
+    assert wasteful("gc", "--auto", "--json").json["steps"] == []
+    assert counts(wasteful("gc", "--dry-run", "--json").json)["unneeded objects"] >= 1, "gc itself is always there"
+    wasteful("config", "unset", "auto_gc")
+    assert wasteful("gc", "--auto", "--json").json["steps"] != []
+
+
+@pytest.mark.parametrize(("arguments", "lowest"), [(["gc", "--auto"], True), (["gc"], False)])
+def test_auto_runs_at_the_lowest_priority(saved, arguments, lowest):
+    code = "import os, sys; from casstore.cli.main import run; run(sys.argv[1:]); print(os.nice(0), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=saved.environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stderr) == (19 if lowest else os.nice(0))
+
+
+def test_a_dry_run_waits_for_no_answer_in_json(saved):
+    assert json.loads(saved.on_terminal("gc", "--dry-run", "--json"))["dry_run"] is True
