@@ -31,11 +31,11 @@ class Store:
     """A store of models at `home` (default: `$CASSTORE_HOME`, else `~/.casstore`), made if it is not there.
 
     A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it.
-    `auto_gc`: whether saves through it may start a gc in a process of its own, when much could be given back;
-    default as set in the store. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
+    `auto_gc=False`: saves through it never start a gc in a process of its own, as they do when much could be given
+    back and the setting `auto_gc` is on. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
     """
 
-    def __init__(self, home: str | os.PathLike[str] | None = None, *, auto_gc: bool | None = None) -> None:
+    def __init__(self, home: str | os.PathLike[str] | None = None, *, auto_gc: bool = True) -> None:
         self._workspace: Workspace = open_workspace(home, auto_gc)
 
     @property

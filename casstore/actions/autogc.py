@@ -24,17 +24,15 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 def is_on(workspace: Workspace) -> bool:
-    """Whether gc may run by itself: as asked for when the store was opened, else as set in it."""
-    if workspace.auto_gc is not None:
-        return workspace.auto_gc
-    return workspace.catalog.setting("auto_gc") == "on"
+    """Whether gc may run by itself: both the setting and whoever opened the store must allow it."""
+    return workspace.auto_gc and workspace.catalog.setting("auto_gc") == "on"
 
 
 def start_if_due(workspace: Workspace) -> None:
     """To be called after a commit: start gc in a process of its own where it is on, was not considered in the last
     ten minutes, and is worth its while. Waits for nothing. Raises OSError and CasstoreError, which change nothing."""
     _started[:] = [process for process in _started if process.poll() is None]
-    if workspace.auto_gc is False:
+    if not workspace.auto_gc:
         return
     seen, now = workspace.catalog.upkeep.considered_at_ns(), time.time_ns()
     is_due = abs(now - seen) >= _CHECK_EVERY_NS

@@ -18,7 +18,7 @@ HOME_VARIABLE = "CASSTORE_HOME"
 _OWNER_ONLY = 0o700
 
 
-def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool | None = None) -> Workspace:
+def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) -> Workspace:
     """Open the store at `home`, making it if need be.
 
     Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, and StoreError for a directory full of other things.

@@ -29,7 +29,7 @@ LINK_FROM_BYTES = 64 << 10
 class Workspace:
     """The open parts of a store that actions share. `umask` is the process's when the store was opened.
 
-    `auto_gc`: whether commits may start a gc; None leaves that to the store's setting.
+    `auto_gc`: whether commits may start a gc where the store's setting allows it.
     """
 
     layout: Layout
@@ -37,7 +37,7 @@ class Workspace:
     objects: Objects
     leasing: Leasing
     umask: int
-    auto_gc: bool | None = None
+    auto_gc: bool = True
 
     def close(self) -> None:
         """Close files and connections of all threads, and give leases back."""

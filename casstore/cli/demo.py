@@ -1,4 +1,4 @@
-"""casstore demo: three versions of a small model, saved, opened and checked before the user's eyes."""
+"""casstore demo: four versions of a small model, saved, packed, opened and checked before the user's eyes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
@@ -31,26 +32,33 @@ _HIDDEN = 256
 _LAYERS = 9
 _VOCABULARY = 2000
 _ADDED_ROWS = 48
+# How far training moves a weight at the most, in steps of the smallest difference between two fp32 numbers.
+_TRAINED_STEPS = 1 << 12
 _COLUMNS = (
     Column("VERSION"),
     Column("WHAT CHANGED"),
     Column("SIZE", right=True),
     Column("NEW BYTES", right=True),
-    Column("PLAIN COPIES", right=True),
-    Column("STORE NEEDS", right=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Saved:
-    """One version of the demo: bytes of it, new with it, and up to it in plain copies and in the store."""
+    """One version of the demo: its bytes, and those of them that the store did not have."""
 
     tag: str
     change: str
     size_bytes: int
     new_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
+    """All versions as plain copies, in the store while a directory of each stands, and when gc has packed them."""
+
     plain_bytes: int
-    needed_bytes: int
+    before_gc_bytes: int
+    stored_bytes: int
 
 
 @click.command(epilog=_EXAMPLES)
@@ -60,30 +68,32 @@ class _Saved:
 @common_options
 @pass_options
 def demo(options: Options, keep: Path | None) -> None:
-    """See it work: three versions of a small model.
+    """See it work: four versions of a small model.
 
-    Saves them, opens one, compares every byte, and shows what sharing saves. The model is made on the spot, as
-    safetensors; the store is a temporary one, or DIR with --keep. Your own store is not touched.
-    Exit code 1 when a check fails.
+    Saves them, has gc pack them, opens one, compares every byte, and shows what sharing and packing save. The model
+    is made on the spot, as safetensors; the store is a temporary one, or DIR with --keep. Your own store is not
+    touched. Exit code 1 when a check fails.
     """
     with tempfile.TemporaryDirectory(prefix="casstore-demo-") as scratch:
         home = Path(scratch, "store") if keep is None else keep
         if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
             raise click.UsageError(f"{keep} is there already and not empty; --keep wants a new directory")
         with casstore.Store(home) as store:
-            hint(options, "making three versions of a small model, saving them, reading them back ...")
+            hint(options, "making four versions of a small model, saving them, packing them, reading them back ...")
             originals = _make_versions(Path(scratch, "out"))
             with progress_bar(options) as progress:
                 saved = _save_all(store, originals, progress)
+                before_gc = store.stats()
+                store.gc(evict_all=True, progress=progress)
+            on_disk = _OnDisk(before_gc.logical_bytes, before_gc.stored_bytes, store.stats().stored_bytes)
             checks = _check(store, originals)
-            usage = store.stats()
-    _show(options, saved, checks, usage, keep)
+    _show(options, saved, on_disk, checks, keep)
     if not all(checks.values()):
         raise click.ClickException("a check failed: this machine or this build of casstore cannot be trusted")
 
 
 def _make_versions(out: Path) -> list[tuple[str, Path, str]]:
-    """Write three model directories; returns for each its tag, its directory, and what changed in it."""
+    """Write four model directories; returns for each its tag, its directory, and what changed in it."""
     source = random.Random(0)  # noqa: S311 - the same weights in every run
     tensors = {"embed.weight": _weights(source, _VOCABULARY, 2 * _HIDDEN)}
     for layer in range(_LAYERS):
@@ -92,12 +102,14 @@ def _make_versions(out: Path) -> list[tuple[str, Path, str]]:
     tensors["head.bias"] = _weights(source, 1, _VOCABULARY)
     versions = [(f"{_NAME}:v1", "a first model", dict(tensors))]
     tensors["layer.8.weight"] = _weights(source, 4 * _HIDDEN, _HIDDEN)
-    versions.append((f"{_NAME}:v2", "its last layer trained on", dict(tensors)))
+    versions.append((f"{_NAME}:v2", "the last layer", dict(tensors)))
     shape, data = tensors["embed.weight"]
     more_shape, more = _weights(source, _ADDED_ROWS, 2 * _HIDDEN)
     tensors["embed.weight"] = ((shape[0] + more_shape[0], shape[1]), data + more)
     tensors["adapter.weight"] = _weights(source, _HIDDEN, 64)
-    versions.append((f"{_NAME}:v3", f"{_ADDED_ROWS} rows and a tensor added", dict(tensors)))
+    versions.append((f"{_NAME}:v3", f"{_ADDED_ROWS} rows and a tensor more", dict(tensors)))
+    tensors = {name: (shape, _trained(source, data)) for name, (shape, data) in tensors.items()}
+    versions.append((f"{_NAME}:v4", "every weight, a little", tensors))
     made = []
     for tag, change, weights in versions:
         directory = out / tag.partition(":")[2]
@@ -120,6 +132,13 @@ def _weights(source: random.Random, rows: int, columns: int) -> tuple[tuple[int,
     return (rows, columns), bytes(data)
 
 
+def _trained(source: random.Random, data: bytes) -> bytes:
+    """The same numbers, each moved by a little."""
+    steps = np.frombuffer(source.randbytes(len(data)), "<u4") % (2 * _TRAINED_STEPS)
+    trained = np.frombuffer(data, "<u4") + steps - np.uint32(_TRAINED_STEPS)
+    return bytes(trained.astype("<u4").data)
+
+
 def _write_safetensors(path: Path, tensors: Mapping[str, tuple[tuple[int, int], bytes]]) -> None:
     """https://github.com/huggingface/safetensors#format: header length, JSON header, then the tensors."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -139,15 +158,12 @@ def _save_all(
     store: casstore.Store, originals: list[tuple[str, Path, str]], progress: casstore.Progress
 ) -> list[_Saved]:
     saved: list[_Saved] = []
-    before = store.stats()
-    plain = 0
+    known = 0
     for tag, directory, change in originals:
         model = store.save(tag, directory, labels={"made-by": "casstore-demo"}, progress=progress)
-        usage = store.stats()
-        plain += model.size
-        needed = usage.stored_bytes - usage.redundant_bytes
-        saved.append(_Saved(tag, change, model.size, usage.unique_bytes - before.unique_bytes, plain, needed))
-        before = usage
+        unique = store.stats().unique_bytes
+        saved.append(_Saved(tag, change, model.size, unique - known))
+        known = unique
     return saved
 
 
@@ -162,41 +178,34 @@ def _check(store: casstore.Store, originals: list[tuple[str, Path, str]]) -> dic
         with model.open(name) as file:
             from_chunks[name] = file.read()
     return {
-        f"{tag} as a directory (model.path): the bytes that were saved": from_directory == written,
+        f"{tag} as a directory, made again (model.path): the bytes that were saved": from_directory == written,
         f"{tag} straight from the chunks (model.open): the bytes that were saved": from_chunks == written,
         "the whole store, read and compared with its digests": store.verify().is_sound,
     }
 
 
-def _show(
-    options: Options, saved: list[_Saved], checks: dict[str, bool], usage: casstore.Usage, keep: Path | None
-) -> None:
-    plain, needed = saved[-1].plain_bytes, saved[-1].needed_bytes
+def _show(options: Options, saved: list[_Saved], on_disk: _OnDisk, checks: dict[str, bool], keep: Path | None) -> None:
     if options.json:
         show_json(
             {
                 "versions": [dataclasses.asdict(version) for version in saved],
                 "checks": [{"check": check, "passed": passed} for check, passed in checks.items()],
-                "plain_bytes": plain,
-                "needed_bytes": needed,
-                "redundant_bytes": usage.redundant_bytes,
+                **dataclasses.asdict(on_disk),
                 "store": None if keep is None else str(keep),
             }
         )
         return
-    rows = [
-        (s.tag, s.change, Bytes(s.size_bytes), Bytes(s.new_bytes), Bytes(s.plain_bytes), Bytes(s.needed_bytes))
-        for s in saved
-    ]
+    rows = [(s.tag, s.change, Bytes(s.size_bytes), Bytes(s.new_bytes)) for s in saved]
     show_table(_COLUMNS, rows, for_people=True)
-    click.echo(
-        f"\nPlain copies take {human_bytes(plain)}; the store needs {human_bytes(needed)}, "
-        f"{plain / needed:.1f} times less."
-    )
-    click.echo(
-        f"(Directories that stand ready for use hold another {human_bytes(usage.redundant_bytes)}; "
-        "they can be made again from it at any time.)\n"
-    )
+    less = on_disk.plain_bytes / on_disk.stored_bytes
+    click.echo()
+    for size, what in (
+        (on_disk.plain_bytes, "as plain copies"),
+        (on_disk.before_gc_bytes, "in the store, with a directory of each version ready for use"),
+        (on_disk.stored_bytes, f"when gc has packed what no directory is needed for: {less:.1f} times less"),
+    ):
+        click.echo(f"{human_bytes(size):>9}  {what}")
+    click.echo()
     for check, passed in checks.items():
         click.echo(f"{_verdict(passed)}  {check}")
     if options.quiet:
@@ -214,4 +223,4 @@ def _next_commands(keep: Path | None) -> list[str]:
     if keep is None:
         return ["casstore demo --keep demo-store", "casstore save my-model:v1 path/to/files", "casstore list"]
     home = f"casstore --home {shlex.quote(str(keep))}"
-    return [f"{home} list", f"{home} show {_NAME}:v3", f"{home} path {_NAME}"]
+    return [f"{home} list", f"{home} show {_NAME}:v4", f"{home} stats", f"{home} path {_NAME}"]

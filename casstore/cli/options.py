@@ -25,9 +25,7 @@ class Options:
     no_progress: bool = False
 
     def open_store(self) -> casstore.Store:
-        # Only to switch it off: what turns it on is the store's own setting.
-        is_off = os.environ.get(AUTO_GC_VARIABLE) == "0"
-        return casstore.Store(self.home, auto_gc=False if is_off else None)
+        return casstore.Store(self.home, auto_gc=os.environ.get(AUTO_GC_VARIABLE) != "0")
 
     @property
     def may_hint(self) -> bool:

@@ -57,7 +57,8 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
     \b
     logical    all files of all versions
     copied     what plain copies would take on disk, in blocks of 4096 bytes
-    stored     of a model or version: the chunks it needs, as they are stored;
+    stored     of a model or version: the chunks it needs, as they are stored,
+               and the other versions' chunks that differences are against;
                of the store: all loose files and packs
     ratio      logical to stored
     FILE, CHUNK, ENC (saved.file, saved.chunk, saved.encoding)

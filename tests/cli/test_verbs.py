@@ -227,7 +227,8 @@ def test_demo_checks_itself_and_leaves_nothing(cli, tmp_path):
     before = sorted(tmp_path.iterdir())
     done = cli("demo")
     assert done.out.count("ok  ") == 3
-    assert "demo:v3" in done.out
+    assert "demo:v4" in done.out
+    assert "times less" in done.out
     assert sorted(tmp_path.iterdir()) == before
     assert not cli.home.exists()
 
@@ -236,12 +237,15 @@ def test_demo_can_keep_its_store(cli, tmp_path):
     kept = tmp_path / "kept"
     answer = cli("demo", "--keep", kept, "--json").json
     assert all(check["passed"] for check in answer["checks"])
-    assert answer["needed_bytes"] < answer["plain_bytes"] / 2
-    first, second, third = answer["versions"]
+    assert answer["stored_bytes"] < answer["plain_bytes"] / 2.5
+    assert answer["stored_bytes"] < answer["before_gc_bytes"] / 2
+    first, second, third, fourth = answer["versions"]
+    assert answer["plain_bytes"] == sum(version["size_bytes"] for version in answer["versions"])
     assert first["new_bytes"] == first["size_bytes"]
     assert second["new_bytes"] < second["size_bytes"] / 10
     assert third["new_bytes"] < third["size_bytes"] / 10
-    assert cli("--home", kept, "list").out.startswith("demo:v3\t")
+    assert fourth["new_bytes"] > fourth["size_bytes"] * 0.9
+    assert cli("--home", kept, "list").out.startswith("demo:v4\t")
     cli("demo", "--keep", kept, code=2)
 
 
