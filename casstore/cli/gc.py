@@ -69,7 +69,7 @@ def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool,
         _show_as_json(report)
     elif report.steps:
         _show_as_table(report)
-    _hint(options, report)
+    _hint(options, report, evict_all)
 
 
 def _show_as_json(report: casstore.GcReport) -> None:
@@ -100,7 +100,7 @@ def _show_as_table(report: casstore.GcReport) -> None:
     show_table((Column("STEP"), Column("COUNT", right=True), freed), [*rows, total])
 
 
-def _hint(options: Options, report: casstore.GcReport) -> None:
+def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
     if report.altered:
         count = len(report.altered)
         tags = ", ".join(map(str, report.altered[:_MAX_LISTED]))
@@ -111,6 +111,6 @@ def _hint(options: Options, report: casstore.GcReport) -> None:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")
     if report.dry_run:
-        unknown = sum(step.count for step in report.steps if step.name in _UNKNOWN_UNTIL_DONE)
-        more = "; what packing and rewriting free shows when it is done" if unknown else ""
-        hint(options, f"nothing was changed; `casstore gc` does it{more}")
+        if any(step.count for step in report.steps if step.name in _UNKNOWN_UNTIL_DONE):
+            hint(options, "what packing and rewriting free shows when it is done")
+        hint(options, f"nothing was changed; `casstore gc{' --evict-all' if evict_all else ''}` does it")

@@ -97,7 +97,7 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
         show_table(_COLUMNS, [*_rows(models), *_rows({_WHOLE_STORE: usage})])
         click.echo()
         show_table(_PART_COLUMNS, _explained_parts(usage))
-        hint(options, "FILE, CHUNK, ENC: shares of LOGICAL saved by equal files, equal chunks, and encoding")
+        hint(options, "FILE, CHUNK, ENC: what equal files, equal chunks and encoding save of LOGICAL")
     else:
         files = {"loose": Bytes(usage.loose_bytes), "packs": Bytes(usage.packs_bytes)}
         show_fields({"store": home, "versions": usage.versions, **usage_fields(usage), **_parts(usage), **files})
