@@ -3,7 +3,6 @@ from __future__ import annotations
 import functools
 import struct
 import threading
-import time
 import tracemalloc
 from itertools import pairwise
 
@@ -105,25 +104,8 @@ def changed(raw: bytes, how: str, element: Element, seed: int) -> bytes:
 
 
 counts = st.integers(0, 40) | st.sampled_from(
-    # Around groups of 4,096 elements, as one in seven of them tells, and around blocks of 65,536.
-    [
-        4095,
-        4096,
-        4097,
-        8191,
-        8192,
-        8193,
-        12_288,
-        28_665,
-        28_672,
-        28_679,
-        65_535,
-        65_536,
-        65_537,
-        131_071,
-        131_072,
-        131_073,
-    ]
+    # Around groups of 4,096 elements, as one in seven of them tells, and around zstd's largest block.
+    [4095, 4096, 4097, 8191, 8192, 8193, 12_288, 28_665, 28_672, 28_679, 131_071, 131_072, 131_073]
 )
 elements = st.sampled_from(ELEMENTS + ODD_ELEMENTS)
 kinds = st.sampled_from(KINDS)
@@ -212,15 +194,28 @@ def test_special_numbers_come_back_bit_by_bit(element: Element, base_kind: str) 
         assert decode_deltas(base, [link(raw, base, grouping_raw, element)], grouping_raw) == raw
 
 
+def streams(*pieces: tuple[int, bytes]) -> bytes:
+    """The table, and what it tells of: the bit map, then the planes."""
+    table = b"".join(struct.pack("<BI", kind, len(stream)) for kind, stream in pieces)
+    return table + b"".join(stream for _, stream in pieces)
+
+
 # By hand from docs/format.md. Elements of one byte, whose lowest bit is the key; the group of zeros, then of ones.
 HEADER = bytes([1, 0, 1, 2]) + struct.pack("<HH", 0, 1)
 GROUPED_BY = b"\x00\x01\x02\x03\x05"
 BASE = bytes([10, 20, 30, 40, 0])
 GOLDEN = [
-    # Elements 0 and 2 by +1 and -1; then elements 1, 3 and 4, which stay.
-    (HEADER + bytes.fromhex("00 02000000 02 00000000") + b"\x02\x01", bytes([11, 20, 29, 40, 0])),
-    # 0 - 1 and 0 - 2 wrap around; 127 is the largest that counts upwards, -128 has no opposite.
-    (HEADER + bytes.fromhex("00 02000000 00 03000000") + b"\xfe\xff" + b"\x04\x03\x03", bytes([137, 22, 158, 38, 254])),
+    # Both groups in the map: elements 0, 2; 1, 3, 4. The first by +1, the second by -1, the rest stay.
+    (HEADER + b"\0" + streams((0, b"\x03"), (0, b"\x02\x01")), bytes([11, 20, 29, 40, 0])),
+    # Bits beyond the last element mean nothing.
+    (HEADER + b"\0" + streams((0, b"\xe3"), (0, b"\x02\x01")), bytes([11, 20, 29, 40, 0])),
+    # The first group without a map, the second in one: bits 0 and 2 are elements 1 and 4.
+    (HEADER + b"\1" + streams((0, b"\x05"), (0, b"\x02\x01\x04\x03")), bytes([11, 22, 29, 40, 254])),
+    # The first group alone.
+    (HEADER + b"\1" + streams((2, b""), (0, b"\x02\x01")), bytes([11, 20, 29, 40, 0])),
+    # No map: 0 - 1 and 0 - 2 wrap around; 127 is the largest that counts upwards, -128 has no opposite.
+    (HEADER + b"\2" + streams((2, b""), (0, b"\xfe\xff\x04\x03\x03")), bytes([137, 22, 158, 38, 254])),
+    (HEADER + b"\2" + streams((2, b""), (2, b"")), BASE),
 ]
 
 
@@ -231,36 +226,78 @@ def test_golden_bytes_are_readable(encoded: bytes, raw: bytes) -> None:
 
 def test_golden_bytes_of_wide_elements_are_readable() -> None:
     # Three elements of two bytes with one group, the low byte's plane first, and a tail.
-    encoded = bytes([2, 0, 0, 1]) + struct.pack("<H", 0) + bytes.fromhex("00 03000000 00 03000000")
-    encoded += bytes([0x02, 0x00, 0xFF]) + bytes([0x00, 0x02, 0xFF]) + b"!"
+    encoded = bytes([2, 0, 0, 1]) + struct.pack("<H", 0) + b"\1"
+    encoded += streams((2, b""), (0, b"\x02\x00\xff"), (0, b"\x00\x02\xff")) + b"!"
     base = struct.pack("<3H", 0xFFFF, 7, 0) + b"?"
     assert decode_deltas(base, [encoded], bytes(7)) == struct.pack("<3H", 0x0000, 7 + 0x100, 0x8000) + b"!"
 
 
+def test_the_key_is_the_exponent_of_what_an_element_is_grouped_by() -> None:
+    # Two bytes of which bits 7 to 9 are the key; groups of the keys up to 2, 3 to 5, and above. The map's bits go by
+    # group, and within a group by place: elements 2 and 5, 1 and 4, 0 and 3.
+    encoded = (
+        bytes([2, 7, 3, 3])
+        + struct.pack("<3H", 2, 5, 7)
+        + b"\0"
+        + streams((0, b"\x3f"), (0, bytes(range(2, 14, 2))), (2, b""))
+    )
+    grouping_raw = struct.pack("<6H", 6 << 7, 5 << 7 | 0xFC7F, 2 << 7 | 127, 7 << 7, 3 << 7, 0)
+    assert decode_deltas(bytes(12), [encoded], grouping_raw) == struct.pack("<6H", 5, 3, 1, 6, 4, 2)
+
+
 def test_golden_chains_add_up() -> None:
-    first, second = GOLDEN[0][0], GOLDEN[1][0]
-    assert decode_deltas(BASE, [first, second, first], GROUPED_BY) == bytes(
-        (a + b - c + d - c) % 256 for a, b, c, d in zip(GOLDEN[0][1], GOLDEN[1][1], BASE, GOLDEN[0][1], strict=True)
+    first, second = GOLDEN[0], GOLDEN[4]
+    assert decode_deltas(BASE, [first[0], second[0], first[0]], GROUPED_BY) == bytes(
+        (a + b - c + d - c) % 256 for a, b, c, d in zip(first[1], second[1], BASE, first[1], strict=True)
     )
 
 
+def table_of(encoded: bytes) -> tuple[list[int], int, list[tuple[int, int]], int]:
+    """Last keys, groups without a map, kind and length of each stream, and where the streams begin."""
+    width, _, _, count = encoded[:4]
+    end = 4 + 2 * count
+    start = end + 1 + 5 * (1 + width)
+    last_keys = [*struct.unpack_from(f"<{count}H", encoded, 4)]
+    return last_keys, encoded[end], [*struct.iter_unpack("<BI", encoded[end + 1 : start])], start
+
+
 def test_the_header_says_what_the_document_says() -> None:
-    weights = buffer("weights", element_of("F32"), 100_000, 0, 1)
-    encoded = link(changed(weights, "steps", element_of("F32"), 1), weights, weights, element_of("F32"))
-    width, shift, bits, number = struct.unpack_from("<BBBB", encoded)
-    assert (width, shift, bits) == (4, 23, 8)
-    last_keys = struct.unpack_from(f"<{number}H", encoded, 4)
-    assert list(last_keys) == sorted(set(last_keys))
+    element = element_of("F32")
+    weights = buffer("weights", element, 100_000, 3, 1)
+    encoded = link(changed(weights, "steps", element, 1), weights, weights, element)
+    assert tuple(encoded[:3]) == element
+    last_keys, dense, table, start = table_of(encoded)
+    assert last_keys == sorted(set(last_keys))
     assert last_keys[-1] == 255
-    keys = np.frombuffer(weights, "<u4") >> 23 & 255
+    keys = np.frombuffer(weights, "<u4", 100_000) >> 23 & 255
     sizes = np.diff([0, *(np.count_nonzero(keys <= last) for last in last_keys)])
     # Worth an entropy code each, going by a sample.
-    assert 3 <= number <= 24
+    assert 3 <= len(last_keys) <= 24
     assert sizes.min() > 3500
-    table = list(struct.iter_unpack("<BI", encoded[4 + 2 * number : 4 + 22 * number]))
-    assert len(encoded) == 4 + 22 * number + sum(length for _, length in table)
-    # The two high planes of small steps hold nothing.
-    assert [kind for kind, _ in table] == [1, 2, 2, 2] * number
+    # Six of seven differ, so no group is in the map, and the three high planes of small steps hold nothing.
+    assert dense == len(last_keys)
+    assert [kind for kind, _ in table] == [2, 1, 2, 2, 2]
+    assert len(encoded) == start + sum(length for _, length in table) + 3
+    sparse = link(changed(weights, "jumps", element, 1), weights, weights, element)
+    assert table_of(sparse)[:2] == (last_keys, 0)
+    assert table_of(sparse)[2][0][0] == 1
+
+
+def test_groups_are_dense_up_to_the_first_that_is_not() -> None:
+    """What differs in three quarters of its elements or less is in the map, and all that follows it."""
+    element = element_of("F16")
+    base = np.repeat(np.arange(1, 6, dtype="<u2") << 10, 8192)
+    for shares, dense in [
+        ([1, 1, 1, 1, 1], 5),
+        ([1, 0.8, 0.7, 0.2, 0], 2),
+        ([0.7, 1, 1, 1, 1], 0),
+        ([0.8, 0.1, 1, 1, 1], 1),
+    ]:
+        moved = np.concatenate([np.arange(8192) < share * 8192 for share in shares])
+        raw = (base + moved).astype("<u2").tobytes()
+        encoded = link(raw, base.tobytes(), base.tobytes(), element)
+        assert table_of(encoded)[:2] == ([1, 2, 3, 4, 31], dense)
+        assert decode_deltas(base.tobytes(), [encoded], base.tobytes()) == raw
 
 
 @pytest.mark.parametrize("element", [element_of("I32"), Element(1), element_of("F64")])
@@ -269,16 +306,17 @@ def test_few_elements_and_integers_make_one_group(element: Element) -> None:
     assert link(raw, raw, raw, element)[3] == 1
 
 
-def test_groups_are_bounded_in_number() -> None:
+@pytest.mark.parametrize("count", [64 * 4096, 448 * 640 - 1, 448 * 640, 500_000])
+def test_groups_are_bounded_in_number(count: int) -> None:
     element = element_of("F64")
-    raw = np.random.default_rng(1).integers(0, 1 << 63, 2_000_000, np.uint64).tobytes()
+    raw = np.random.default_rng(1).integers(0, 1 << 63, count, np.uint64).tobytes()
     encoded = link(raw, raw, raw, element)
-    assert 100 < encoded[3] <= 129
+    assert 48 < encoded[3] <= 64
     assert decode_deltas(raw, [encoded], raw) == raw
 
 
 def test_grouping_pays() -> None:
-    """The issue's table: what moves by about as much whatever its size differs most where it is small."""
+    """What moves by about as much whatever its size differs most where it is small."""
     generator = np.random.default_rng(5)
     element = element_of("F16")
     base = generator.normal(0, 0.05, 500_000).astype("<f2")
@@ -406,69 +444,98 @@ def test_base_grouping_and_delta_must_be_of_one_length() -> None:
     assert damaged(b"", [encoded], b"") is None
 
 
-def streams(*planes: tuple[int, bytes]) -> bytes:
-    return b"".join(struct.pack("<BI", kind, len(stream)) for kind, stream in planes) + b"".join(s for _, s in planes)
+NOTHING = (2, b"")
 
 
 def test_damaged_headers_are_refused() -> None:
     """Of deltas that would be right but for their header."""
     base = bytes(range(8))
-    good = bytes([2, 7, 8, 1]) + struct.pack("<H", 255) + streams((2, b""), (2, b""))
+    good = bytes([2, 7, 8, 1]) + struct.pack("<HB", 255, 0) + streams(*[NOTHING] * 3)
     assert decode_deltas(base, [good], base) == base
-    for header, number in [
-        ([0, 0, 0, 1], 0),
-        ([3, 0, 0, 1], 1),
-        ([5, 0, 0, 1], 1),
-        ([16, 0, 0, 1], 1),
-        ([255, 0, 0, 1], 1),
-        ([2, 7, 12, 1], 1),
-        ([2, 9, 8, 1], 1),
-        ([1, 1, 8, 1], 1),
-        ([8, 64, 1, 1], 1),
-        ([8, 0, 12, 1], 1),
-        ([2, 255, 255, 1], 1),
+    for width, shift, bits in [
+        (0, 0, 0),
+        (3, 0, 0),
+        (5, 0, 0),
+        (16, 0, 0),
+        (255, 0, 0),
+        (2, 7, 12),
+        (2, 9, 8),
+        (1, 1, 8),
+        (8, 64, 1),
+        (8, 0, 12),
+        (2, 17, 0),
+        (2, 255, 255),
     ]:
-        last_key = min((1 << header[2]) - 1, 0xFFFF)
-        encoded = bytes(header) + struct.pack("<H", last_key) + streams(*[(2, b"")] * header[0] * number)
+        last_key = min((1 << bits) - 1, 0xFFFF)
+        encoded = bytes([width, shift, bits, 1]) + struct.pack("<HB", last_key, 0) + streams(*[NOTHING] * (1 + width))
         with pytest.raises(IntegrityError, match="header"):
             decode_deltas(base, [encoded], base)
 
 
 @pytest.mark.parametrize(
     "last_keys",
-    [(), (254,), (256,), (0xFFFF,), (255, 255), (9, 9, 255), (9, 8, 255), (255, 9), (9, 255, 256)],
+    [(), (254,), (256,), (0xFFFF,), (255, 255), (9, 9, 255), (9, 8, 255), (255, 9), (9, 255, 256), (*range(64), 255)],
 )
 def test_groups_that_do_not_ascend_to_the_largest_key_are_refused(last_keys: tuple[int, ...]) -> None:
     base = bytes(range(8))
-    header = bytes([2, 7, 8, len(last_keys)]) + struct.pack(f"<{len(last_keys)}H", *last_keys)
+    header = bytes([2, 7, 8, len(last_keys)]) + struct.pack(f"<{len(last_keys)}HB", *last_keys, 0)
     with pytest.raises(IntegrityError, match="groups"):
-        decode_deltas(base, [header + streams(*[(2, b"")] * 2 * max(1, len(last_keys)))], base)
+        decode_deltas(base, [header + streams(*[NOTHING] * 3)], base)
+
+
+@pytest.mark.parametrize("dense", range(4))
+def test_no_more_groups_are_dense_than_there_are(dense: int) -> None:
+    encoded = HEADER + bytes([dense]) + streams(NOTHING, NOTHING)
+    assert (damaged(BASE, [encoded], GROUPED_BY) == BASE) == (dense <= 2)
+
+
+@pytest.mark.parametrize(
+    ("dense", "pieces"),
+    [
+        # A map of three bits, and a value for each that is set; the first group has two elements.
+        (1, [(0, b""), (0, b"\1\2")]),
+        (1, [(0, b"\1\0"), (0, b"\1\2\3")]),
+        (1, [(0, b"\1"), (0, b"\1\2")]),
+        (1, [(0, b"\1"), (0, b"\1\2\3\4")]),
+        (1, [(2, b"\1"), (0, b"\1\2")]),
+        (1, [(2, b""), (0, b"\1")]),
+        (1, [(2, b""), (0, b"\1\2\3")]),
+        (1, [(3, b"\1"), (0, b"\1\2\3")]),
+        (1, [(0, b"\1"), (3, b"\1\2\3")]),
+        (2, [(0, b"\1"), (0, b"\1\2\3\4\5")]),
+        (2, [(2, b""), (0, b"\1\2\3\4")]),
+        (0, [(2, b""), (0, b"\1")]),
+        (0, [(1, b"\x1f"), (0, b"\1\2\3\4\5")]),
+        (0, [(0, b"\x1f"), (1, b"\1\2\3\4\5")]),
+    ],
+)
+def test_maps_and_values_that_do_not_fit_are_refused(dense: int, pieces: list[tuple[int, bytes]]) -> None:
+    with pytest.raises(IntegrityError):
+        decode_deltas(BASE, [HEADER + bytes([dense]) + streams(*pieces)], GROUPED_BY)
 
 
 def frame_that_claims(size: int) -> bytes:
     return b"\x28\xb5\x2f\xfd\xe0" + struct.pack("<Q", size) + b"\x03\x00\x10a"
 
 
-def test_any_number_of_groups_is_read_in_little_memory_and_time() -> None:
-    """A header names at most 255 groups, most of them empty here."""
-    base = buffer("wide", element_of("F64"), 1 << 17, 0, 1)
-    header = bytes([8, 52, 11, 255]) + struct.pack("<255H", *range(254), 2047)
-    claims = frame_that_claims(1 << 40)
-    maps = struct.pack("<I", len(claims)) + claims * 2
-    started = time.monotonic()
+def test_claims_of_size_allocate_nothing() -> None:
+    """Neither in the bit map nor in a plane does a stream lead to more than the base's size."""
+    base = buffer("wide", element_of("F64"), 1 << 14, 0, 1)
+    header = bytes([8, 52, 11, 64]) + struct.pack("<64H", *range(63), 2047)
+    lying = [struct.pack("<BI", kind, 0xFFFFFFFF) * 9 for kind in range(4)]
+    for size in (1 << 13, 1 << 14, (1 << 14) + 1, 1 << 40, (1 << 64) - 3):
+        claim = (1, frame_that_claims(size))
+        lying += [streams(claim, *[NOTHING] * 8), streams(NOTHING, *[claim] * 8), streams(*[claim] * 9)]
     tracemalloc.start()
     try:
-        assert decode_deltas(base, [header + streams(*[(2, b"")] * 2040)] * 8, base) == base
-        for kind, stream in [(0, b""), (1, claims), (3, maps), (3, b"\xff" * 4 + claims), (9, b"")]:
-            with pytest.raises(IntegrityError):
-                decode_deltas(base, [header + streams(*[(kind, stream)] * 2040)], base)
-        lying = header + struct.pack("<BI", 1, 0xFFFFFFFF) * 2040
-        with pytest.raises(IntegrityError):
-            decode_deltas(base, [lying + bytes(5000)], base)
-        assert tracemalloc.get_traced_memory()[1] < 12 * len(base)
+        for dense in (0, 1, 63, 64):
+            assert decode_deltas(base, [header + bytes([dense]) + streams(*[NOTHING] * 9)] * 8, base) == base
+            for each in lying:
+                with pytest.raises(IntegrityError):
+                    decode_deltas(base, [header + bytes([dense]) + each], base)
+        assert tracemalloc.get_traced_memory()[1] < 10 * len(base)
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - started < 10
 
 
 def test_nothing_that_is_handed_in_changes() -> None:
