@@ -5,10 +5,12 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +18,18 @@ from hypothesis import strategies as st
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import objects as objects_module
-from casstore.storage.container import Container, FileStamp, Location
+from casstore.storage.codec import Encoding, encode
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
+from casstore.storage.delta import Grouping, encode_delta
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
-from casstore.storage.pack import PackWriter
+from casstore.storage.pack import EncodedChunk, PackWriter
 from casstore.storage.recipe import Recipe, RecipeSegment
+from casstore.storage.segments import Element, element_of
+
+
+def whole(raw: bytes) -> EncodedChunk:
+    return EncodedChunk(Digest.of(raw), len(raw), *encode(raw, Element(2)))
 
 
 class Shelf:
@@ -55,16 +64,16 @@ class Shelf:
         assert offset == len(blob)
         return Recipe(Digest.of(blob), len(blob), "test/1", (RecipeSegment(tuple(chunks)),) if chunks else ())
 
-    def add_pack(self, chunks: list[bytes]) -> Container:
+    def add_pack(self, chunks: Sequence[bytes | EncodedChunk]) -> Container:
         self._containers += 1
         container = Container(self._containers, new_id(), None)
         writer = PackWriter(container.path(self.layout))
-        for raw in chunks:
-            writer.add(Digest.of(raw), raw, 2)
+        for chunk in chunks:
+            writer.add(chunk if isinstance(chunk, EncodedChunk) else whole(chunk))
         writer.finish(0o444, durable=False)
         for entry in writer.entries:
             self.homes[entry.digest] = Location(
-                container, entry.offset, entry.length, entry.raw_bytes, entry.encoding, entry.base
+                container, entry.offset, entry.length, entry.raw_bytes, entry.encoding, entry.base, entry.grouping
             )
         return container
 
@@ -393,6 +402,257 @@ def test_the_reader_reads_each_chunk_once_in_order(shelf: Shelf) -> None:
     while reader.read(11):
         pass
     assert shelf.asked == len(CHUNKS)
+
+
+BF16 = element_of("BF16")
+
+
+def a_run(count: int, size: int = 20_001) -> list[bytes]:
+    """So many steps of training; of two groups, with one byte after the last element."""
+    generator = np.random.default_rng(8)
+    values = generator.normal(0, 0.02, size // 2).astype("<f4")
+    run = []
+    for _ in range(count):
+        run.append(values.view("<u2")[1::2].tobytes() + bytes([len(run)]))
+        values += generator.normal(0, 2e-5, size // 2).astype("<f4")
+    return run
+
+
+RUN = a_run(MAX_LINKS + 2)
+RUN_DIGESTS = [Digest.of(raw) for raw in RUN]
+SPARE = a_run(MAX_LINKS + 3)[-1]
+GROUPING = bytes(reversed(RUN[0]))
+
+
+def link(raw: bytes, base: bytes, grouping_raw: bytes, element: Element = BF16) -> EncodedChunk:
+    encoded = encode_delta(raw, base, Grouping(grouping_raw, element))
+    return EncodedChunk(
+        Digest.of(raw), len(raw), Encoding.DELTA, encoded, base=Digest.of(base), grouping=Digest.of(grouping_raw)
+    )
+
+
+def a_chain(links: int, grouping_raw: bytes = RUN[0]) -> list[EncodedChunk]:
+    """The start of the run, and so many steps from there, each against the one before."""
+    return [whole(RUN[0]), *(link(RUN[n], RUN[n - 1], grouping_raw) for n in range(1, links + 1))]
+
+
+def add_apart(shelf: Shelf, chunks: list[EncodedChunk]) -> None:
+    """Each in a pack of its own."""
+    for chunk in chunks:
+        shelf.add_pack([chunk])
+
+
+@pytest.mark.parametrize("links", range(MAX_LINKS + 1))
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_chains_come_back(shelf: Shelf, tmp_path: Path, links: int, is_apart: bool) -> None:
+    if is_apart:
+        add_apart(shelf, a_chain(links))
+    else:
+        shelf.add_pack(a_chain(links))
+    assert shelf.objects.read_chunk(RUN_DIGESTS[links]) == RUN[links]
+    # The chunk, then its base and the start, by which it is grouped, and then one base after another.
+    assert shelf.asked == (links + 1 if links < 2 else links)
+    chunks = tuple((digest, len(RUN[0])) for digest in RUN_DIGESTS[: links + 1])
+    blob = b"".join(RUN[: links + 1])
+    recipe = Recipe(Digest.of(blob), len(blob), "test/1", (RecipeSegment(chunks),))
+    assert b"".join(shelf.objects.read_blob(recipe)) == blob
+    with shelf.objects.open_blob(recipe) as reader:
+        reader.seek(-100, os.SEEK_END)
+        assert reader.read() == blob[-100:]
+    with (tmp_path / "out").open("wb") as file:
+        shelf.objects.write_blob(recipe, file.fileno())
+    assert (tmp_path / "out").read_bytes() == blob
+
+
+def test_a_chain_that_starts_in_a_loose_file(shelf: Shelf) -> None:
+    shelf.add_loose(b"before" + RUN[0] + b"after", [6, len(RUN[0]), 5])
+    add_apart(shelf, a_chain(3)[1:])
+    assert shelf.objects.read_chunk(RUN_DIGESTS[3]) == RUN[3]
+    damage(shelf.path_of(RUN_DIGESTS[0]), 6)
+    with pytest.raises(IntegrityError, match=f"delta that needs another, and chunk {RUN_DIGESTS[0]} in .* is damaged"):
+        shelf.objects.read_chunk(RUN_DIGESTS[3])
+
+
+def test_a_chain_that_is_grouped_by_a_chunk_outside_it(shelf: Shelf) -> None:
+    shelf.add_loose(GROUPING, [len(GROUPING)])
+    add_apart(shelf, a_chain(3, GROUPING))
+    for raw, digest in zip(RUN[:4], RUN_DIGESTS, strict=False):
+        assert shelf.objects.read_chunk(digest) == raw
+
+
+def test_a_chain_whose_groupings_differ(shelf: Shelf) -> None:
+    """What comes of a link being stored whole, once, and of dtypes that change: several runs in one chain."""
+    shelf.add_pack([whole(GROUPING), whole(RUN[0]), whole(RUN[1])])
+    for number, grouping_raw, element in [
+        (2, RUN[0], BF16),
+        (3, RUN[0], element_of("F16")),
+        (4, RUN[1], BF16),
+        (5, RUN[1], BF16),
+        (6, GROUPING, element_of("F32")),
+        (7, RUN[0], Element(1)),
+        (8, RUN[1], BF16),
+    ]:
+        shelf.add_pack([link(RUN[number], RUN[number - 1], grouping_raw, element)])
+        assert shelf.objects.read_chunk(RUN_DIGESTS[number]) == RUN[number]
+
+
+def test_a_link_too_many(shelf: Shelf) -> None:
+    """No casstore writes it. A reader that went on could be led on for as long as somebody likes."""
+    add_apart(shelf, a_chain(MAX_LINKS + 1))
+    assert shelf.objects.read_chunk(RUN_DIGESTS[MAX_LINKS]) == RUN[MAX_LINKS]
+    with pytest.raises(IntegrityError, match="one link of too many"):
+        shelf.objects.read_chunk(RUN_DIGESTS[MAX_LINKS + 1])
+
+
+def test_chains_that_lead_in_circles(shelf: Shelf) -> None:
+    first, second, third = RUN[:3]
+    shelf.add_pack([link(first, second, third), link(second, third, first), link(third, first, second)])
+    shelf.add_pack([link(RUN[3], RUN[3], RUN[3])])
+    for digest in RUN_DIGESTS[:4]:
+        with pytest.raises(IntegrityError, match=f"chunk {digest} .* one link of too many"):
+            shelf.objects.read_chunk(digest)
+
+
+def test_a_grouping_that_is_a_delta_itself(shelf: Shelf) -> None:
+    shelf.add_pack([whole(RUN[0]), link(RUN[1], RUN[0], RUN[0]), link(RUN[2], RUN[0], RUN[1])])
+    with pytest.raises(IntegrityError, match="a delta stands where a whole chunk should be"):
+        shelf.objects.read_chunk(RUN_DIGESTS[2])
+
+
+@pytest.mark.parametrize("victim", [0, 1, 4, 7, 8])
+@pytest.mark.parametrize("how", ["missing", "damaged", "cut short", "without a home", "another"])
+def test_damage_in_a_chain_is_told_by_the_chunk_that_has_it(shelf: Shelf, victim: int, how: str) -> None:
+    add_apart(shelf, a_chain(MAX_LINKS))
+    location = shelf.homes[RUN_DIGESTS[victim]]
+    path = shelf.path_of(RUN_DIGESTS[victim])
+    match how:
+        case "missing":
+            path.unlink()
+        case "damaged":
+            # Not among the last bytes, the tail, which no link takes from its base.
+            damage(path, location.offset + location.length - 100)
+        case "cut short":
+            path.chmod(0o644)
+            os.truncate(path, location.offset + location.length - 1)
+        case "without a home":
+            del shelf.homes[RUN_DIGESTS[victim]]
+        case "another":
+            other = shelf.homes[RUN_DIGESTS[abs(victim - 1)]]
+            shelf.homes[RUN_DIGESTS[victim]] = replace(other, base=location.base, grouping=location.grouping)
+    for number, (raw, digest) in enumerate(zip(RUN[: MAX_LINKS + 1], RUN_DIGESTS, strict=False)):
+        if number < victim:
+            assert shelf.objects.read_chunk(digest) == raw
+            continue
+        with pytest.raises(IntegrityError) as caught:
+            shelf.objects.read_chunk(digest)
+        message = str(caught.value)
+        assert message.startswith(f"chunk {digest} ")
+        assert str(RUN_DIGESTS[victim]) in message
+        # Others that are as they should be are not called damaged.
+        if how != "without a home":
+            assert [d for d in RUN_DIGESTS if f"chunk {d} in " in message] == [RUN_DIGESTS[victim]]
+            assert how == "another" or str(path) in message
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged", "without a home"])
+def test_damage_of_a_grouping_is_told_by_its_chunk(shelf: Shelf, how: str) -> None:
+    shelf.add_loose(GROUPING, [len(GROUPING)])
+    add_apart(shelf, a_chain(3, GROUPING))
+    digest = Digest.of(GROUPING)
+    path = shelf.path_of(digest)
+    if how == "missing":
+        path.unlink()
+    elif how == "damaged":
+        path.write_bytes(GROUPING[2000:] + GROUPING[:2000])
+    else:
+        del shelf.homes[digest]
+    for number in range(1, 4):
+        with pytest.raises(IntegrityError, match=f"^chunk {RUN_DIGESTS[number]} .*chunk {digest}"):
+            shelf.objects.read_chunk(RUN_DIGESTS[number])
+    assert shelf.objects.read_chunk(RUN_DIGESTS[0]) == RUN[0]
+
+
+def test_a_record_of_another_base_than_the_catalog_says(shelf: Shelf) -> None:
+    add_apart(shelf, a_chain(2))
+    home = shelf.homes[RUN_DIGESTS[2]]
+    shelf.homes[RUN_DIGESTS[2]] = replace(home, base=RUN_DIGESTS[0])
+    with pytest.raises(IntegrityError, match=f"another chunk stands where {RUN_DIGESTS[2]} should be"):
+        shelf.objects.read_chunk(RUN_DIGESTS[2])
+
+
+@pytest.mark.parametrize("moved", [0, 1, 4, 5])
+@pytest.mark.parametrize("as_what", ["verbatim", "whole", "loose"])
+def test_a_chain_of_which_a_chunk_moves_while_it_is_read(shelf: Shelf, moved: int, as_what: str) -> None:
+    """gc rewrites a pack, or stores a link whole, and unlinks its old home between the look-up and the open."""
+    chain = a_chain(5)
+    add_apart(shelf, chain)
+    path = shelf.path_of(RUN_DIGESTS[moved])
+
+    def move() -> None:
+        # After the chain, and what it is grouped by, have been found.
+        if shelf.asked == 6:
+            assert not path.exists()
+            if as_what == "loose":
+                shelf.add_loose(b"!" + RUN[moved], [1, len(RUN[moved])])
+            else:
+                shelf.add_pack([whole(RUN[moved]) if as_what == "whole" else chain[moved]])
+
+    shelf.when_asked = move
+    path.unlink()
+    assert shelf.objects.read_chunk(RUN_DIGESTS[5]) == RUN[5]
+    assert shelf.asked >= 6
+    asked = shelf.asked
+    assert shelf.objects.read_chunk(RUN_DIGESTS[4]) == RUN[4]
+    assert shelf.asked <= asked + 5
+
+
+def test_a_grouping_that_moves_while_it_is_read(shelf: Shelf) -> None:
+    add_apart(shelf, [whole(GROUPING), *a_chain(2, GROUPING)])
+    path = shelf.path_of(Digest.of(GROUPING))
+    path.unlink()
+    shelf.when_asked = lambda: shelf.add_pack([whole(GROUPING)]) if shelf.asked == 4 else None  # type: ignore[return-value]
+    assert shelf.objects.read_chunk(RUN_DIGESTS[2]) == RUN[2]
+    assert shelf.asked > 4
+
+
+def test_chains_are_read_by_threads_while_all_of_them_move(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects_module, "_MAX_OPEN_CONTAINERS", 2)
+    chain = a_chain(MAX_LINKS)
+    other = [whole(GROUPING), link(SPARE, RUN[0], GROUPING)]
+    add_apart(shelf, [*chain, *other])
+    raws = dict(zip(RUN_DIGESTS, RUN[: MAX_LINKS + 1], strict=False)) | {Digest.of(SPARE): SPARE}
+    are_moving = threading.Event()
+
+    def read(seed: int) -> bool:
+        are_moving.wait()
+        order = random.Random(seed).sample([*raws] * 6, len(raws) * 6)
+        return all(shelf.objects.read_chunk(digest) == raws[digest] for digest in order)
+
+    def move() -> None:
+        for n in range(60):
+            before = [shelf.path_of(chunk.digest) for chunk in [*chain, *other]]
+            # Some stand whole for a while, so that chains are shorter, and grouped by what is not their start.
+            now = [whole(raws[c.digest]) if number == n % 5 else c for number, c in enumerate(chain)]
+            add_apart(shelf, [*other, *now])
+            for path in before:
+                path.unlink()
+            are_moving.set()
+
+    with ThreadPoolExecutor(6) as pool:
+        reading = [pool.submit(read, seed) for seed in range(5)]
+        moving = pool.submit(move)
+        assert all(each.result() for each in reading)
+        moving.result()
+
+
+def test_records_are_copied_verbatim(shelf: Shelf) -> None:
+    add_apart(shelf, a_chain(2))
+    home = shelf.homes[RUN_DIGESTS[2]]
+    record = shelf.objects.copy_record(home)
+    assert record == shelf.path_of(RUN_DIGESTS[2]).read_bytes()[home.offset : home.offset + home.length]
+    os.truncate(shelf.path_of(RUN_DIGESTS[2]), home.offset + home.length - 1)
+    with pytest.raises(IntegrityError):
+        shelf.objects.copy_record(home)
 
 
 def test_stamps() -> None:
