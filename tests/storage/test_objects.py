@@ -407,7 +407,7 @@ def test_the_reader_reads_each_chunk_once_in_order(shelf: Shelf) -> None:
 BF16 = element_of("BF16")
 
 
-def a_run(count: int, size: int = 20_001) -> list[bytes]:
+def a_run(count: int, size: int = 30_001) -> list[bytes]:
     """So many steps of training; of two groups, with one byte after the last element."""
     generator = np.random.default_rng(8)
     values = generator.normal(0, 0.02, size // 2).astype("<f4")
@@ -433,6 +433,7 @@ def link(raw: bytes, base: bytes, grouping_raw: bytes, element: Element = BF16) 
 
 def a_chain(links: int, grouping_raw: bytes = RUN[0]) -> list[EncodedChunk]:
     """The start of the run, and so many steps from there, each against the one before."""
+    assert len(Grouping(grouping_raw, BF16).group_sizes) > 1
     return [whole(RUN[0]), *(link(RUN[n], RUN[n - 1], grouping_raw) for n in range(1, links + 1))]
 
 
