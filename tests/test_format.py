@@ -5,16 +5,18 @@ This module imports nothing of casstore: the store is made by another process.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import random
 import re
+import sqlite3
 import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,17 +49,20 @@ class Row(NamedTuple):
     raw_bytes: int
     encoding: int
     base: bytes | None
+    grouping: bytes | None = None
 
 
 def read_record(pack: bytes, offset: int) -> tuple[Row, bytes]:
     """ "Record" in docs/format.md: the row that would describe it, and its encoded bytes."""
     magic, encoding, flags, extension_bytes, raw_bytes, encoded_bytes = struct.unpack_from("<4sBBHII", pack, offset)
     assert magic == b"chnk"
-    assert not flags & ~1
+    assert flags in ((1, 3) if encoding == 3 else (0,))
+    assert extension_bytes >= {0: 0, 1: 32, 3: 64}[flags]
     digest = pack[offset + 16 : offset + 48]
     base = pack[offset + 48 : offset + 80] if flags & 1 else None
+    grouping = pack[offset + 80 : offset + 112] if flags & 2 else base
     start = offset + 48 + extension_bytes
-    row = Row(digest, offset, 48 + extension_bytes + encoded_bytes, raw_bytes, encoding, base)
+    row = Row(digest, offset, 48 + extension_bytes + encoded_bytes, raw_bytes, encoding, base, grouping)
     return row, pack[start : start + encoded_bytes]
 
 
@@ -69,7 +74,7 @@ def read_index(pack: bytes) -> list[Row]:
     assert offset + length == len(pack) - 52
     index = pack[offset : offset + length]
     assert digest_of(index) == digest
-    return [Row(*row[:6]) for row in msgpack.unpackb(unzstd(index))]
+    return [Row(*row[:7]) for row in msgpack.unpackb(unzstd(index))]
 
 
 def walk_records(pack: bytes) -> Iterator[Row]:
@@ -80,8 +85,31 @@ def walk_records(pack: bytes) -> Iterator[Row]:
         offset += row.length
 
 
+def read_table(encoded: bytes, offset: int, number: int) -> tuple[list[tuple[int, bytes]], bytes]:
+    """ "Streams": kind and bytes of each, and what comes after them."""
+    position = offset + 5 * number
+    found = []
+    for kind, length in struct.iter_unpack("<BI", encoded[offset:position]):
+        assert position + length <= len(encoded)
+        found.append((kind, encoded[position : position + length]))
+        position += length
+    return found, encoded[position:]
+
+
+def decode_stream(kind: int, stream: bytes, length: int) -> np.ndarray[Any, Any]:
+    if kind == 0:
+        raw = stream
+    elif kind == 1:
+        raw = unzstd(stream)
+    else:
+        assert (kind, stream) == (2, b"")
+        raw = bytes(length)
+    assert len(raw) == length
+    return np.frombuffer(raw, np.uint8)
+
+
 def decode(encoding: int, encoded: bytes, raw_bytes: int) -> bytes:
-    """ "Encodings"."""
+    """ "Encodings" that need no other chunk."""
     if encoding == 0:
         return encoded
     if encoding == 1:
@@ -90,16 +118,86 @@ def decode(encoding: int, encoded: bytes, raw_bytes: int) -> bytes:
     width = encoded[0]
     assert width in (2, 4, 8)
     count = raw_bytes // width
+    streams, tail = read_table(encoded, 1, width)
     raw = bytearray(raw_bytes)
-    start = 1 + 5 * width
-    for plane in range(width):
-        is_zstd, length = struct.unpack_from("<BI", encoded, 1 + 5 * plane)
-        assert is_zstd in (0, 1)
-        stored = encoded[start : start + length]
-        raw[plane : count * width : width] = unzstd(stored) if is_zstd else stored
-        start += length
-    raw[count * width :] = encoded[start:]
+    for plane, (kind, stream) in enumerate(streams):
+        raw[plane : count * width : width] = decode_stream(kind, stream, count).tobytes()
+    assert len(tail) == raw_bytes % width
+    raw[count * width :] = tail
     return bytes(raw)
+
+
+def decode_delta(encoded: bytes, base: bytes, grouping: bytes) -> bytes:
+    """ "3, delta", by itself."""
+    assert len(base) == len(grouping)
+    width, shift, bits, groups = encoded[:4]
+    assert width in (1, 2, 4, 8)
+    assert bits <= 11
+    assert shift + bits <= 8 * width
+    assert 1 <= groups <= 64
+    last_keys = struct.unpack_from(f"<{groups}H", encoded, 4)
+    assert sorted({*last_keys}) == [*last_keys]
+    assert last_keys[-1] == 2**bits - 1
+    dense = encoded[4 + 2 * groups]
+    assert dense <= groups
+    streams, tail = read_table(encoded, 5 + 2 * groups, 1 + width)
+    count = len(base) // width
+    assert len(tail) == len(base) % width
+
+    numbers = np.frombuffer(grouping, f"<u{width}", count).astype(np.uint64)
+    keys = (numbers >> np.uint64(shift) if bits else numbers) % np.uint64(2**bits)
+    group_of = np.searchsorted(np.array(last_keys), keys.astype(np.int64))
+    order = np.lexsort((np.arange(count), group_of))
+    in_dense = int(np.count_nonzero(group_of < dense))
+    mapped = count - in_dense
+    bit_map = decode_stream(*streams[0], -(-mapped // 8))
+    stored = [*range(in_dense), *(in_dense + m for m in range(mapped) if bit_map[m // 8] >> m % 8 & 1)]
+    values = np.zeros(len(stored), np.uint64)
+    for plane, (kind, stream) in enumerate(streams[1:]):
+        values += decode_stream(kind, stream, len(stored)).astype(np.uint64) * np.uint64(256**plane)
+    halves = values // np.uint64(2)
+    differences = np.zeros(count, np.uint64)
+    differences[order[stored]] = np.where(values % np.uint64(2), ~halves, halves)
+    elements = np.frombuffer(base, f"<u{width}", count).astype(np.uint64) + differences
+    return elements.astype(f"<u{width}").tobytes() + tail
+
+
+class Packs:
+    """The chunks of packs, and those that others hold and deltas need."""
+
+    def __init__(self, paths: Iterable[Path], others: Mapping[bytes, bytes]) -> None:
+        self.rows: dict[bytes, Row] = {}
+        self.chunks: dict[bytes, bytes] = {}
+        self.encoded: dict[bytes, bytes] = {}
+        for path in paths:
+            pack = path.read_bytes()
+            rows = read_index(pack)
+            assert list(walk_records(pack)) == rows
+            for row in rows:
+                found, self.encoded[row.digest] = read_record(pack, row.offset)
+                assert found == row
+                self.rows[row.digest] = row
+        for digest in self.rows:
+            self._decode(digest, others)
+
+    def _decode(self, digest: bytes, others: Mapping[bytes, bytes], links: int = 0) -> bytes:
+        if digest not in self.chunks and digest in self.rows:
+            assert links <= 8
+            row, encoded = self.rows[digest], self.encoded[digest]
+            if row.base is None or row.grouping is None:
+                raw = decode(row.encoding, encoded, row.raw_bytes)
+            else:
+                assert row.grouping in others or self.rows[row.grouping].encoding != 3
+                base = self._decode(row.base, others, links + 1)
+                raw = decode_delta(encoded, base, self._decode(row.grouping, others))
+            assert (len(raw), digest_of(raw)) == (row.raw_bytes, row.digest)
+            self.chunks[digest] = raw
+        return self.chunks[digest] if digest in self.chunks else others[digest]
+
+    def links(self, digest: bytes) -> int:
+        """Of the chain that the chunk is the end of."""
+        row = self.rows.get(digest)
+        return 0 if row is None or row.base is None else 1 + self.links(row.base)
 
 
 class Reader:
@@ -107,19 +205,6 @@ class Reader:
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.encodings: set[int] = set()
-        self.packed: dict[bytes, bytes] = {}
-        for path in (home / "objects/packs").glob("*.pack"):
-            pack = path.read_bytes()
-            rows = read_index(pack)
-            assert list(walk_records(pack)) == rows
-            for row in rows:
-                found, encoded = read_record(pack, row.offset)
-                assert found == row
-                self.encodings.add(row.encoding)
-                raw = decode(row.encoding, encoded, row.raw_bytes)
-                assert (len(raw), digest_of(raw)) == (row.raw_bytes, row.digest)
-                self.packed[row.digest] = raw
         self.loose: dict[bytes, bytes] = {}
         for path in (home / "objects/loose").glob("??/*"):
             name, _, _ = path.name.rpartition(".")
@@ -127,6 +212,14 @@ class Reader:
             self.loose[blob] = path.read_bytes()
             assert path.parent.name == name[:2]
             assert digest_of(self.loose[blob]) == blob
+        in_loose = dict(self.loose)
+        for manifest in self.manifests().values():
+            for blob, packed in manifest["recipes"]:
+                for digest, offset, length in chunks_of(packed):
+                    if blob in self.loose:
+                        in_loose[digest] = self.loose[blob][offset : offset + length]
+        self.packs = Packs((home / "objects/packs").glob("*.pack"), in_loose)
+        self.chunks = in_loose | self.packs.chunks
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         found = {}
@@ -138,25 +231,15 @@ class Reader:
                 found[f"{path.parent.name}:{version}"] = msgpack.unpackb(unzstd(frame))
         return found
 
-    def chunks(self, manifests: Mapping[str, Mapping[str, Any]]) -> dict[bytes, bytes]:
-        """Packed chunks, and those that loose files hold at the places that recipes tell."""
-        chunks = dict(self.packed)
-        for manifest in manifests.values():
-            for blob, packed in manifest["recipes"]:
-                for digest, offset, length in chunks_of(packed):
-                    if blob in self.loose:
-                        chunks[digest] = self.loose[blob][offset : offset + length]
-        return chunks | self.loose
-
-    def read(self, manifest: Mapping[str, Any], chunks: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    def read(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         """The files of a version."""
         recipes = dict(manifest["recipes"])
         contents = {}
         for path, _, size, blob in manifest["files"]:
             if blob in recipes:
-                content = b"".join(chunks[digest] for digest, _, _ in chunks_of(recipes[blob]))
+                content = b"".join(self.chunks[digest] for digest, _, _ in chunks_of(recipes[blob]))
             else:
-                content = chunks[blob] if size else b""
+                content = self.chunks[blob] if size else b""
             assert (len(content), digest_of(content)) == (size, blob)
             contents[path] = content
         return contents
@@ -303,10 +386,100 @@ def test_every_file_is_rebuilt_from_manifests_and_containers(
     reader = Reader(saved[0])
     manifests = reader.manifests()
     assert manifests.keys() == contents.keys()
-    chunks = reader.chunks(manifests)
     for tag, manifest in manifests.items():
-        assert reader.read(manifest, chunks) == contents[tag]
-    assert reader.encodings == {0, 1, 2}
+        assert reader.read(manifest) == contents[tag]
+    assert {row.encoding for row in reader.packs.rows.values()} == {0, 1, 2}
+
+
+def training_run() -> dict[str, bytes]:
+    """Weights that move by about as much at each step, in several dtypes; of v7 the larger ones begin anew."""
+    generator = np.random.default_rng(21)
+
+    def weights(count: int) -> np.ndarray[Any, Any]:
+        return generator.normal(0, 0.03, count).astype("f4")
+
+    halves, floats = weights(560_000), weights(40_000)
+    codes = generator.integers(-128, 128, 30_000).astype("i1")
+    run = {}
+    for number in range(1, 12):
+        if number == 7:
+            halves = weights(560_000)
+        run[f"run:v{number}"] = safetensors_bytes(
+            {
+                "halves": ("BF16", halves.view("<u2")[1::2]),
+                "floats": ("F32", floats),
+                "codes": ("I8", codes),
+                "zeros": ("F32", np.zeros(5000 + number % 2, "f4")),
+            }
+        )
+        halves = halves + generator.normal(0, 3e-5, halves.size).astype("f4")
+        floats = floats + generator.normal(0, 3e-6, floats.size).astype("f4")
+        codes = codes + (generator.random(codes.size) < 0.02).astype("i1")
+    return run
+
+
+_TRAIN = """
+import sys, casstore
+with casstore.Store(sys.argv[1]) as store:
+    for tag in sys.argv[3:]:
+        # A loose file is what the first deltas are against.
+        with store.create(tag, materialize=tag == "run:v1") as draft:
+            with open(sys.argv[2] + "/" + tag, "rb") as source, open(draft.path + "/model.safetensors", "wb") as file:
+                file.write(source.read())
+    with store.create("run:branch", base="run:v3", materialize=False) as draft:
+        with open(sys.argv[2] + "/branch", "rb") as source, open(draft.path + "/model.safetensors", "wb") as file:
+            file.write(source.read())
+"""
+
+
+def test_a_training_run_is_rebuilt_from_deltas(tmp_path: Path) -> None:
+    run = training_run()
+    branch = bytearray(run["run:v3"])
+    branch[-200_000::9] = bytes(len(branch[-200_000::9]))
+    for name, content in [*run.items(), ("branch", bytes(branch))]:
+        (tmp_path / name).write_bytes(content)
+    subprocess.run([sys.executable, "-c", _TRAIN, str(tmp_path / "store"), str(tmp_path), *run], check=True)
+    reader = Reader(tmp_path / "store")
+    found = {tag: reader.read(manifest) for tag, manifest in reader.manifests().items()}
+    expected = run | {"run:branch": bytes(branch)}
+    assert found == {tag: {"model.safetensors": content} for tag, content in expected.items()}
+    # It was no idle exercise: all of it came up.
+    packs = reader.packs
+    assert {row.encoding for row in packs.rows.values()} >= {2, 3}
+    deltas = [row for row in packs.rows.values() if row.encoding == 3]
+    assert {row.base == row.grouping for row in deltas} == {True, False}
+    assert {row.grouping in packs.rows for row in deltas} == {True, False}
+    assert max(map(packs.links, packs.rows)) >= 5
+    (_, recipe), *_ = reader.manifests()["run:v6"]["recipes"]
+    segments = {segment[0]: segment for segment in msgpack.unpackb(recipe)[2]}
+    for name, element in {"halves": (2, 7, 8), "floats": (4, 23, 8), "codes": (1, 0, 0)}.items():
+        for start in range(0, len(segments[name][3]), 32):
+            digest = segments[name][3][start : start + 32]
+            assert packs.rows[digest].encoding == 3
+            assert tuple(packs.encoded[digest][:3]) == element
+    # The tensor of nothing but zeros: its planes take nothing.
+    assert packs.encoded[segments["zeros"][3]] == b"\4" + b"\2\0\0\0\0" * 4
+
+
+@pytest.mark.parametrize("name", ["format-1.pack", "format-1-deltas.pack"])
+def test_golden_packs_are_as_documented(name: str) -> None:
+    """Each chunk decodes to what its digest says. They hold tails, and streams of all kinds."""
+    packs = Packs([Path(__file__).parent / "data" / name], {})
+    assert len(packs.chunks) == len(packs.rows) == {"format-1.pack": 5, "format-1-deltas.pack": 14}[name]
+
+
+def test_the_catalog_has_the_documented_tables(saved: tuple[Path, Any]) -> None:
+    text = Path(__file__).parents[1].joinpath("docs/format.md").read_text(encoding="utf-8")
+    section = text.partition("## The catalog")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    with contextlib.closing(sqlite3.connect(saved[0] / "catalog.db")) as catalog:
+        tables = [row[0] for row in catalog.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        assert sorted(re.findall(r"`(\w+)`", "".join(cells))) == sorted(
+            name for name in tables if not name.startswith("sqlite_")
+        )
+        columns = [row[1] for row in catalog.execute("PRAGMA table_info(chunk)")]
+        assert {"base", "grouping", "depth", "generation"} <= {*columns}
+        assert f"migrations applied, now {catalog.execute('PRAGMA user_version').fetchone()[0]}." in section
 
 
 def test_manifests_have_the_documented_fields(saved: tuple[Path, Any]) -> None:
