@@ -33,8 +33,8 @@ _UNKNOWN_UNTIL_DONE = ("rewritten", "packed")
 @click.option(
     "--auto",
     is_flag=True,
-    help="As saves start it: at low priority, and only where the setting auto_gc is on, CASSTORE_AUTO_GC is not 0, much "
-    "would come back, and no other gc runs; otherwise quietly nothing.",
+    help="As saves start it: at low priority, and only where the setting auto_gc is on, CASSTORE_AUTO_GC is not 0, "
+    "much would come back, and no other gc runs; otherwise quietly nothing.",
 )
 @common_options
 @pass_options

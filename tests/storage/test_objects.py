@@ -347,7 +347,7 @@ def test_the_reader_reads_as_bytesio_does(
 ) -> None:
     shelf, recipe = filled[kind]
     expected = io.BytesIO(BLOB)
-    reader = io.BufferedReader(objects_module.BlobReader(shelf.objects, recipe), buffer_bytes)
+    reader = io.BufferedReader(objects_module.BlobReader(shelf.objects, recipe, "blob"), buffer_bytes)
     for name, number, whence in steps:
         if name == "seek":
             if whence == os.SEEK_CUR and expected.tell() + number < 0:
