@@ -122,10 +122,7 @@ def _decode_planes(encoded: bytes | memoryview, raw_bytes: int) -> bytes:
         start += length
         if plane is not None:
             elements[:, position] = plane
-    tail = view[start:]
-    if len(tail) != raw_bytes - count * width:
-        raise IntegrityError("a chunk of byte planes has the wrong length")
-    return elements.tobytes() + bytes(tail)
+    return elements.tobytes() + bytes(view[start:])
 
 
 def _compressor() -> zstandard.ZstdCompressor:
