@@ -91,8 +91,8 @@ def decode(encoding: int, encoded: bytes | memoryview, raw_bytes: int) -> bytes:
     return raw
 
 
-# Planes: u8 element width, then per plane u8 kind of stream (see `entropy`) and u32 stored length, then the planes and
-# at last the bytes after the last whole element.
+# Planes: u8 element width, then per plane u8 kind of stream (see `entropy`) and u32 stored length, then the planes,
+# then the bytes after the last whole element.
 _PLANE = struct.Struct("<BI")
 
 
