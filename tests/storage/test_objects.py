@@ -256,6 +256,19 @@ def test_an_open_container_is_read_after_it_was_unlinked(shelf: Shelf) -> None:
     assert shelf.objects.read_chunk(DIGESTS[1]) == CHUNKS[1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_put_back_from_a_copy_is_read_again(shelf: Shelf, tmp_path: Path, kind: str) -> None:
+    """Damage is not held on to by a descriptor of the file that had it."""
+    fill(shelf, kind)
+    path = shelf.path_of(DIGESTS[0])
+    shutil.copyfile(path, tmp_path / "copy")
+    damage(path, shelf.homes[DIGESTS[0]].offset)
+    with pytest.raises(IntegrityError):
+        shelf.objects.read_chunk(DIGESTS[0])
+    (tmp_path / "copy").replace(path)
+    assert shelf.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]
+
+
 def test_errors_of_the_disk_are_no_damage(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreadable disk must not lead to a version being called damaged, or moved to quarantine."""
     fill(shelf, "loose")
@@ -571,6 +584,22 @@ def test_damage_of_a_grouping_is_told_by_its_chunk(shelf: Shelf, how: str) -> No
         with pytest.raises(IntegrityError, match=f"^chunk {RUN_DIGESTS[number]} .*chunk {digest}"):
             shelf.objects.read_chunk(RUN_DIGESTS[number])
     assert shelf.objects.read_chunk(RUN_DIGESTS[0]) == RUN[0]
+
+
+@pytest.mark.parametrize("grouping_raw", [RUN[0], GROUPING])
+def test_what_a_delta_needs_is_read_again_once_put_back(shelf: Shelf, tmp_path: Path, grouping_raw: bytes) -> None:
+    shelf.add_loose(grouping_raw, [len(grouping_raw)])
+    add_apart(shelf, [chunk for chunk in a_chain(2, grouping_raw) if chunk.digest != Digest.of(grouping_raw)])
+    for digest in (Digest.of(grouping_raw), *RUN_DIGESTS[:3]):
+        path = shelf.path_of(digest)
+        shutil.copyfile(path, tmp_path / "copy")
+        path.chmod(0o644)
+        with path.open("r+b") as file:
+            file.write(b"\xff" * path.stat().st_size)
+        with pytest.raises(IntegrityError):
+            shelf.objects.read_chunk(RUN_DIGESTS[2])
+        (tmp_path / "copy").replace(path)
+        assert shelf.objects.read_chunk(RUN_DIGESTS[2]) == RUN[2]
 
 
 def test_a_record_of_another_base_than_the_catalog_says(shelf: Shelf) -> None:
