@@ -17,10 +17,15 @@ from typing import Any
 
 import apsw
 import pytest
+from hypothesis import settings
 
 import casstore
 from casstore.actions import autogc
 from casstore.catalog import sessions
+
+# No test is timed: what a busy machine delays is no failure.
+settings.register_profile("casstore", deadline=None)
+settings.load_profile("casstore")
 
 
 @pytest.fixture(autouse=True)
