@@ -677,12 +677,13 @@ def test_chains_are_read_by_threads_while_all_of_them_move(shelf: Shelf, monkeyp
 
 def test_records_are_copied_verbatim(shelf: Shelf) -> None:
     add_apart(shelf, a_chain(2))
-    home = shelf.homes[RUN_DIGESTS[2]]
-    record = shelf.objects.copy_record(home)
-    assert record == shelf.path_of(RUN_DIGESTS[2]).read_bytes()[home.offset : home.offset + home.length]
-    os.truncate(shelf.path_of(RUN_DIGESTS[2]), home.offset + home.length - 1)
+    digest = RUN_DIGESTS[2]
+    home = shelf.homes[digest]
+    record = shelf.objects.copy_record(digest, home)
+    assert record == shelf.path_of(digest).read_bytes()[home.offset : home.offset + home.length]
+    os.truncate(shelf.path_of(digest), home.offset + home.length - 1)
     with pytest.raises(IntegrityError):
-        shelf.objects.copy_record(home)
+        shelf.objects.copy_record(digest, home)
 
 
 def test_stamps() -> None:
