@@ -27,7 +27,7 @@ import peers
 
 SETS = (
     "finetune-bf16", "finetune-fp16", "finetune-fp32", "adam", "contrastive-bf16", "contrastive-fp32",
-    "last-layer-bf16", "lora-bf16", "rows-added-bf16", "resharded-bf16",
+    "contrastive-adam", "last-layer-bf16", "lora-bf16", "rows-added-bf16", "resharded-bf16", "single-bf16",
 )  # fmt: skip
 Array = np.ndarray[Any, Any]
 # The dtype to read as; where the exponent starts; its mask.
