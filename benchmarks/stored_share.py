@@ -57,7 +57,10 @@ def main() -> None:
             rows.append([
                 f"{name}, {len(paths)} versions", f"{TARGETS.get(name, '')}", *(f"{size / raw:.4f}" for size in stored),
                 f"{(first + entropy) / raw:.3f}",
-                f"{(stored[0] - first) / max(1, raw_after_first):.4f}", f"{entropy / max(1, raw_after_first):.4f}",
+                *(
+                    f"{size / raw_after_first:.4f}" if raw_after_first else ""
+                    for size in (stored[0] - first, entropy)
+                ),
             ])  # fmt: skip
             print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     header = ["", "target", *(kind.name for kind in kinds), "yardstick", "deltas", "their entropy"]
