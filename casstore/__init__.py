@@ -1,6 +1,7 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
 from casstore.actions.collect import GcReport, GcStep
+from casstore.actions.repair import RepairReport
 from casstore.actions.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
@@ -8,6 +9,7 @@ from casstore.draft import Draft
 from casstore.errors import (
     AmbiguousTag,
     CasstoreError,
+    CatalogDamaged,
     FileChanged,
     IntegrityError,
     InvalidMetadata,
@@ -36,6 +38,7 @@ __all__ = [
     "AmbiguousTag",
     "Base",
     "CasstoreError",
+    "CatalogDamaged",
     "Damage",
     "Digest",
     "Draft",
@@ -51,6 +54,7 @@ __all__ = [
     "InvalidTag",
     "Model",
     "Progress",
+    "RepairReport",
     "SQLiteTooOld",
     "Store",
     "StoreError",

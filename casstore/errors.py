@@ -15,6 +15,7 @@
     · StoreLocked          another process holds a lock for too long
     · StoreTooNew          written by a newer casstore
     · SQLiteTooOld         the SQLite library has a known corruption bug
+    · CatalogDamaged       the catalog's file is damaged; an IntegrityError too
     · StoreUnwritable      the store's directory cannot be written to
 """
 
@@ -89,6 +90,10 @@ class StoreTooNew(StoreError):
 
 class SQLiteTooOld(StoreError):
     """The SQLite library in use can corrupt a store that several connections write to."""
+
+
+class CatalogDamaged(StoreError, IntegrityError):
+    """The catalog's file is damaged, missing or no catalog; it can be rebuilt from the files beside it."""
 
 
 class StoreUnwritable(StoreError, PermissionError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,9 +12,11 @@ from casstore.actions import collect as gc_action
 from casstore.actions import delete as delete_action
 from casstore.actions import descriptor, pinning, resolve
 from casstore.actions import materialize as materialize_action
+from casstore.actions import repair as repair_action
 from casstore.actions import verify as verify_action
 from casstore.actions.collect import GcReport
 from casstore.actions.home import open_workspace
+from casstore.actions.repair import RepairReport
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
 from casstore.catalog.usage import Usage
@@ -178,9 +180,23 @@ class Store:
             return gc_action.collect_if_due(self._workspace, progress)
         return gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
 
-    def verify(self, *, progress: Progress = SILENT) -> VerifyReport:
-        """Read everything, compare it with its digests, and report what is damaged."""
-        return verify_action.verify(self._workspace, progress)
+    def verify(self, *, quick: bool = False, progress: Progress = SILENT) -> VerifyReport:
+        """Read everything, compare it with its digests and the catalog with the manifests; report what is damaged.
+
+        With `quick` no file's content is read but the manifests': what has gone, was cut short or was written to is
+        found, a flipped bit is not. Raises CatalogDamaged when the catalog itself is damaged.
+        """
+        return verify_action.verify(self._workspace, progress, quick=quick)
+
+    def repair(self, sources: Iterable[str | os.PathLike[str]] = (), *, progress: Progress = SILENT) -> RepairReport:
+        """Read everything, and heal what is damaged from other copies in the store or anywhere below `sources`.
+
+        `sources` may hold the files themselves, under whatever names, or another store. Damaged files go to
+        `quarantine/`. No version is dropped: what nobody has stays listed, raises IntegrityError when it is read, and
+        is healed by saving its content again, or by `repair` with a source that has it.
+        Raises StoreLocked while gc runs, CatalogDamaged, InvalidSource for a source that is not there.
+        """
+        return repair_action.repair(self._workspace, [Path(source) for source in sources], progress)
 
     def stats(self, name: str | Tag | None = None) -> Usage:
         """Bytes of the store; of one model's versions, given its name; of one version, given its tag.

@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ import pytest
 from hypothesis import settings
 
 import casstore
-from casstore.actions import autogc
+from casstore.actions import autogc, descriptor
 from casstore.catalog import sessions
+from casstore.storage.manifest import Manifest
 
 # No test is timed: what a busy machine delays is no failure.
 settings.register_profile("casstore", deadline=None)
@@ -221,8 +223,17 @@ def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+def _overwrite(path: Path, data: bytes) -> None:
+    """Write into a file so that no stat tells."""
+    status = path.stat()
+    path.chmod(0o644)
+    path.write_bytes(data)
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 @pytest.fixture
-def age(sql: Callable[..., list[Any]]) -> Callable[..., None]:
+def age(home: Path, sql: Callable[..., list[Any]]) -> Callable[..., None]:
     """age(days, tag): make a version, or all, look as if saved, and last opened if ever, so many days earlier."""
 
     def make_older(days: float, tag: str | None = None) -> None:
@@ -232,6 +243,13 @@ def age(sql: Callable[..., list[Any]]) -> Callable[..., None]:
             " WHERE ?2 IS NULL OR name || ':' || version = ?2",
             (by, tag),
         )
+        for path in (home / "manifests").glob("[!.]*/*"):
+            manifest = Manifest.unpack(path.read_bytes())
+            if tag in (None, str(manifest.tag)):
+                older = replace(manifest, created_at_ns=manifest.created_at_ns - by)
+                _overwrite(path, older.pack())
+                if (rendered := home / f"models/{older.tag.name}/{older.tag.version}/model.yaml").exists():
+                    _overwrite(rendered, descriptor.render(older))
 
     return make_older
 

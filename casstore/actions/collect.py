@@ -69,7 +69,7 @@ class GcReport:
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
-    lock = _lock(workspace)
+    lock = gc_lock(workspace)
     if not lock.try_acquire():
         raise StoreLocked("another gc is running in this store; wait until it is done")
     with lock:
@@ -81,7 +81,7 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
 
     Raises StoreError as `collect` does.
     """
-    lock = _lock(workspace)
+    lock = gc_lock(workspace)
     if autogc.is_on(workspace) and lock.try_acquire():
         with lock:
             if autogc.is_worthwhile(workspace):
@@ -89,7 +89,8 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     return GcReport((), dry_run=False)
 
 
-def _lock(workspace: Workspace) -> files.Lock:
+def gc_lock(workspace: Workspace) -> files.Lock:
+    """What gc holds while it runs: nobody else takes containers away."""
     return files.Lock(workspace.layout.locks / _LOCK_NAME)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgpack
 from casstore.actions import descriptor
 from casstore.actions.save import directory_row, publish
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
+from casstore.catalog.index import LooseFile
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
@@ -107,19 +108,67 @@ def _stamp(path: str) -> FileStamp | None:
         return None
 
 
-def _damaged_since_boot(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
+def altered_files(workspace: Workspace, row: VersionRow) -> list[str]:
+    """The files of the version's directory that stat says have changed; none where no directory counts as standing."""
+    recorded = workspace.catalog.directories.find(row.id)
+    if recorded is None or recorded.evicting or not _is_standing(workspace, row):
+        return []
+    return _altered(workspace, row, recorded)
+
+
+def unaltered_files(workspace: Workspace, row: VersionRow) -> list[str]:
+    """The files of the version's directory that stat says are those that were put there."""
+    recorded = workspace.catalog.directories.find(row.id)
+    if recorded is None:
+        return []
+    altered = set(_altered(workspace, row, recorded))
+    return [path for path, *_ in msgpack.unpackb(recorded.entries) if path not in altered]
+
+
+def damaged_files(workspace: Workspace, row: VersionRow) -> list[str]:
+    """The same by their bytes, but for hardlinks of loose files, whose bytes are looked at there."""
+    recorded = workspace.catalog.directories.find(row.id)
+    altered = altered_files(workspace, row)
+    if recorded is None or recorded.evicting or altered or not _is_standing(workspace, row):
+        return altered
+    return _damaged(workspace, row, recorded, lambda _: True)
+
+
+def _damaged(
+    workspace: Workspace, row: VersionRow, recorded: DirectoryRow, is_trusted: Callable[[LooseFile], bool]
+) -> list[str]:
+    """The files whose bytes are not what they should be; trusted hardlinks of loose files are not read."""
     entries = {path: inode for path, inode, *_ in msgpack.unpackb(recorded.entries)}
     loose = workspace.catalog.index.loose_by_inode(set(entries.values()))
     directory = workspace.layout.model(row.tag)
     damaged = []
     for file in workspace.catalog.versions.files(row.id):
         known = loose.get(entries[file.path])
-        is_synced = known is not None and known.synced and known.container.digest == file.digest
-        if not is_synced and hash_file(directory / file.path) != file.digest:
+        is_sound = known is not None and known.container.digest == file.digest and is_trusted(known)
+        if not is_sound and not _has_digest(directory / file.path, file.digest):
             damaged.append(file.path)
     if (directory / DESCRIPTOR_NAME).read_bytes() != _rendered(workspace, row):
         damaged.append(DESCRIPTOR_NAME)
     return damaged
+
+
+def linked_files(workspace: Workspace, row: VersionRow, inodes: Set[int]) -> list[str]:
+    """The files of the version's directory, where one counts as standing, that are links to one of these inodes."""
+    recorded = workspace.catalog.directories.find(row.id)
+    if recorded is None or recorded.evicting or not inodes:
+        return []
+    return [path for path, inode, *_ in msgpack.unpackb(recorded.entries) if inode in inodes]
+
+
+def _has_digest(path: Path, digest: Digest) -> bool:
+    try:
+        return hash_file(path) == digest
+    except OSError:
+        return False
+
+
+def _damaged_since_boot(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
+    return _damaged(workspace, row, recorded, lambda loose: loose.synced)
 
 
 def _rendered(workspace: Workspace, row: VersionRow) -> bytes:

@@ -87,7 +87,7 @@ def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Mov
     with workspace.session() as session:
         progress.start("pack", total)
         try:
-            _Packer(workspace, _Mover(workspace, session, reclaim, moved, verbatim=False), progress).run()
+            _Packer(workspace, Mover(workspace, session, reclaim, moved, verbatim=False), progress).run()
         finally:
             progress.finish()
     return moved
@@ -121,7 +121,7 @@ def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -
     progress.start("rewrite", sum(pack.needed_bytes for pack in packs))
     try:
         with workspace.session() as session:
-            mover = _Mover(workspace, session, reclaim, moved, verbatim=True)
+            mover = Mover(workspace, session, reclaim, moved, verbatim=True)
             try:
                 for pack in packs:
                     _copy_needed(workspace, pack, mover, progress)
@@ -134,10 +134,10 @@ def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -
     return moved
 
 
-def _copy_needed(workspace: Workspace, pack: SparsePack, mover: _Mover, progress: Progress) -> None:
+def _copy_needed(workspace: Workspace, pack: SparsePack, mover: Mover, progress: Progress) -> None:
     needed = workspace.catalog.repacking.needed_in(pack.container)
     homes = workspace.catalog.index.locate(needed)
-    for digest, future in zip(needed, workspace.objects.read_ahead(needed), strict=True):
+    for digest, future in workspace.objects.read_ahead(needed):
         home = homes.get(digest)
         if home is None or home.container.id != pack.container.id:
             continue
@@ -149,7 +149,7 @@ def _copy_needed(workspace: Workspace, pack: SparsePack, mover: _Mover, progress
         progress.advance(home.length)
 
 
-class _Mover:
+class Mover:
     """Fills packs, and makes each the home of its chunks once it is on disk."""
 
     def __init__(
@@ -270,7 +270,7 @@ class _Encoded:
 class _Packer:
     """Encodes columns in a few threads, and writes what they yield in this one."""
 
-    def __init__(self, workspace: Workspace, mover: _Mover, progress: Progress) -> None:
+    def __init__(self, workspace: Workspace, mover: Mover, progress: Progress) -> None:
         self._workspace = workspace
         self._mover = mover
         self._progress = progress

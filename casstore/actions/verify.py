@@ -1,14 +1,27 @@
-"""verify: read every chunk, compare it with its digest, and name what is damaged. Changes nothing."""
+"""verify: compare what stands on disk with its digests and with the catalog, and name what is damaged.
+
+Changes nothing. `inspect` finds, `verify` reports what it found, and `repair` goes by the same findings.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
+from casstore.actions.materialize import altered_files, damaged_files
 from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage.container import Container
+from casstore.storage.manifest import Manifest
+from casstore.tag import Tag
+
+# Reading is bound by the disk or by the decoder; more threads than this make neither faster.
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,57 +36,200 @@ class Damage:
 class VerifyReport:
     """What verify read and found.
 
-    `damage`: files of versions that are lost. `damaged_copies`: paths of redundant files that are damaged or
-    missing, while their bytes are safe elsewhere. `reasons`: one line for each damaged chunk or copy.
+    `damage`: files of versions that are lost. `damaged_copies`: paths of redundant files that are damaged, altered
+    or missing, while what they say is safe elsewhere: copies of files, directories' files, manifests.
+    `damaged_records`: tags of which the catalog does not say what their manifests say.
+    `reasons`: one line for each damaged chunk, copy or record. `chunks`, `read_bytes`: what has been read, 0 if quick.
     """
 
     chunks: int
     read_bytes: int
     damage: tuple[Damage, ...]
     damaged_copies: tuple[str, ...]
+    damaged_records: tuple[str, ...]
     reasons: tuple[str, ...]
 
     @property
     def is_sound(self) -> bool:
-        return not self.damage and not self.damaged_copies
+        return not (self.damage or self.damaged_copies or self.damaged_records)
 
     @property
     def damaged_tags(self) -> list[str]:
-        return sorted({damage.tag for damage in self.damage})
+        return sorted({damage.tag for damage in self.damage} | set(self.damaged_records))
 
 
-def verify(workspace: Workspace, progress: Progress) -> VerifyReport:
-    """Check every chunk where it stands, and every redundant loose file against its blob's digest."""
+@dataclass(slots=True)
+class Findings:
+    """What is wrong with a store. Each maps what is wrong to the reason.
+
+    `chunks`: whose bytes cannot be read. `files`: loose files with a damaged or missing part that is a mere copy.
+    `directories`: versions with the files of their directories that are not what was put there.
+    `manifests`: versions whose manifest is missing or damaged. `records`: versions whose rows differ from it.
+    """
+
+    chunks: dict[Digest, str] = field(default_factory=dict)
+    files: dict[Container, str] = field(default_factory=dict)
+    directories: dict[Tag, list[str]] = field(default_factory=dict)
+    manifests: dict[Tag, str] = field(default_factory=dict)
+    records: dict[Tag, str] = field(default_factory=dict)
+    read_chunks: int = 0
+    read_bytes: int = 0
+
+
+def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> VerifyReport:
+    """Check every chunk, redundant loose file, directory, manifest and row; see `inspect`."""
+    found = inspect(workspace, progress, quick=quick)
+    layout = workspace.layout
+    copies = {container.path(layout): reason for container, reason in found.files.items()}
+    for tag, paths in found.directories.items():
+        for path in paths:
+            standing = str(layout.model(tag) / path)
+            copies[standing] = f"{standing} is not what was put there; the next `get` of {tag} makes it anew"
+    for tag, reason in found.manifests.items():
+        copies[f"{layout.manifests / tag.name}/{tag.version}"] = reason
+    return VerifyReport(
+        found.read_chunks,
+        found.read_bytes,
+        tuple(lost_files(workspace, found)),
+        tuple(copies),
+        tuple(sorted(map(str, found.records))),
+        (*found.chunks.values(), *copies.values(), *found.records.values()),
+    )
+
+
+def lost_files(workspace: Workspace, found: Findings) -> list[Damage]:
+    """The files of versions that the damaged chunks make unreadable."""
+    affected = workspace.catalog.references.dependents(set(found.chunks), set())
+    return [Damage(str(tag), path) for tag, path in affected]
+
+
+def inspect(workspace: Workspace, progress: Progress, *, quick: bool) -> Findings:
+    """Look for damage. With `quick` no content is read but manifests: containers and directories are checked by what
+    stat says of them, and the catalog by itself.
+
+    Raises CatalogDamaged when the catalog's pages are, OSError.
+    """
+    found = Findings()
+    workspace.catalog.check(quick=quick)
+    inspect_records(workspace, found)
+    inspect_directories(workspace, found, quick=quick)
+    inspect_containers(workspace, found, progress, quick=quick)
+    return found
+
+
+def inspect_containers(workspace: Workspace, found: Findings, progress: Progress, *, quick: bool) -> None:
+    """Look for chunks that are damaged or missing, and for damaged copies of them."""
     workspace.objects.close()  # a container held open would still read well after its file is gone
+    missing = workspace.catalog.references.missing_chunks()
+    found.chunks = {digest: f"chunk {digest} is missing from the store" for digest in sorted(missing)}
+    if quick:
+        _stat_containers(workspace, found)
+    else:
+        _read_containers(workspace, found, progress)
+        found.chunks = _still_bad(workspace, found.chunks)
+
+
+def inspect_records(workspace: Workspace, found: Findings) -> None:
+    """Compare every version's rows with its manifest."""
+    for row in list(workspace.catalog.versions.select()):
+        manifest_reason = record_reason = ""
+        try:
+            manifest = read_manifest(workspace, row)
+            if manifest != _as_recorded(workspace, row, manifest):
+                record_reason = f"the catalog does not say of {row.tag} what its manifest says"
+        except OSError as error:
+            manifest_reason = f"the manifest of {row.tag}: {error.strerror}; the catalog says what it said"
+        except IntegrityError as error:
+            manifest_reason = f"the manifest of {row.tag} is damaged: {error}; the catalog says what it said"
+        if (manifest_reason or record_reason) and workspace.catalog.versions.by_id(row.id) is not None:
+            if manifest_reason:
+                found.manifests[row.tag] = manifest_reason
+            else:
+                found.records[row.tag] = record_reason
+
+
+def inspect_directories(workspace: Workspace, found: Findings, *, quick: bool) -> None:
+    """Compare every standing directory with what was put there: by stat, and unless `quick` by its bytes.
+
+    Where the catalog's record is damaged nobody knows what that was.
+    """
+    for row in list(workspace.catalog.versions.select()):
+        if row.tag not in found.records:
+            find = altered_files if quick else damaged_files
+            # Twice: gc, a deletion, or somebody who mends it, may be at it.
+            altered = find(workspace, row) and find(workspace, row)
+            if altered:
+                found.directories[row.tag] = altered
+
+
+def threads() -> int:
+    """How many threads reading everything takes."""
+    return max(2, min(_MOST_THREADS, os.cpu_count() or 1))
+
+
+def _stat_containers(workspace: Workspace, found: Findings) -> None:
+    references = workspace.catalog.references
+    for container, size in references.containers():
+        path = container.path(workspace.layout)
+        try:
+            status = os.stat(path)
+            reason = "" if status.st_size == size else f"{path} has {status.st_size} bytes and should have {size}"
+        except OSError as error:
+            reason = f"{path}: {error.strerror}"
+        if reason and _is_still_named(workspace, container):
+            chunks = references.chunks_of(container)
+            found.chunks.update((digest, reason) for digest, _ in chunks)
+            if not chunks:
+                found.files[container] = reason
+
+
+def _read_containers(workspace: Workspace, found: Findings, progress: Progress) -> None:
+    """Every chunk where it stands, then what loose files hold beside the chunks that are at home in them: copies,
+    which directories link to."""
     references = workspace.catalog.references
     containers = references.containers()
-    bad_chunks = {digest: f"chunk {digest} is missing from the store" for digest in sorted(references.missing_chunks())}
-    copies: dict[str, str] = {}
-    chunks = read = 0
+    homed: dict[Container, int] = {}
+
+    def chunks() -> Iterator[tuple[Digest, int]]:
+        for container, _ in containers:
+            for digest, length in references.chunks_of(container):
+                homed[container] = homed.get(container, 0) + length
+                by_digest[digest] = container, length
+                yield digest, length
+
+    by_digest: dict[Digest, tuple[Container, int]] = {}
+    damaged: set[Container] = set()
     progress.start("verify", sum(size for _, size in containers))
     try:
-        for container, size in containers:
-            digests = references.chunks_of(container)
-            sound_bytes = 0
-            for digest, future in zip(digests, workspace.objects.read_ahead(digests), strict=True):
-                try:
-                    sound_bytes += len(future.result())
-                    chunks += 1
-                except IntegrityError as error:
-                    bad_chunks[digest] = str(error)
-            read += sound_bytes
-            # What a loose file holds beside the chunks that are at home in it is a copy, which directories link to.
-            if container.digest is not None and sound_bytes < size and bad_chunks.keys().isdisjoint(digests):
-                reason = _check_copy(workspace, container, container.digest)
-                read += size - sound_bytes
-                if reason is not None and _is_still_named(workspace, container):
-                    copies[container.path(workspace.layout)] = reason
-            progress.advance(size)
+        for digest, future in workspace.objects.read_ahead((digest for digest, _ in chunks()), threads()):
+            container, length = by_digest.pop(digest)
+            try:
+                found.read_bytes += len(future.result())
+                found.read_chunks += 1
+            except (IntegrityError, OSError) as error:
+                found.chunks[digest] = _reason(error, digest, container, workspace)
+                damaged.add(container)
+            progress.advance(length)
+        copies = [
+            (container, size)
+            for container, size in containers
+            if container.digest is not None and homed.get(container, 0) < size and container not in damaged
+        ]
+        with ThreadPoolExecutor(threads()) as pool:
+            checks = pool.map(lambda copy: _check_copy(workspace, copy[0]), copies)
+            for (container, size), reason in zip(copies, checks, strict=True):
+                found.read_bytes += size - homed.get(container, 0)
+                if reason and _is_still_named(workspace, container):
+                    found.files[container] = reason
+                progress.advance(size - homed.get(container, 0))
     finally:
         progress.finish()
-    bad_chunks = _still_bad(workspace, bad_chunks)
-    damage = [Damage(str(tag), path) for tag, path in references.dependents(set(bad_chunks), set())]
-    return VerifyReport(chunks, read, tuple(damage), tuple(copies), (*bad_chunks.values(), *copies.values()))
+
+
+def _reason(error: Exception, digest: Digest, container: Container, workspace: Workspace) -> str:
+    if isinstance(error, OSError):
+        return f"chunk {digest} in {container.path(workspace.layout)} cannot be read: {error.strerror}"
+    return str(error)
 
 
 def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest, str]:
@@ -82,7 +238,7 @@ def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest
     for digest, reason in suspects.items():
         try:
             workspace.objects.read_chunk(digest)
-        except IntegrityError:
+        except (IntegrityError, OSError):
             unread[digest] = reason
     bad = set(workspace.catalog.index.locate(unread))
     if len(bad) < len(unread):
@@ -90,16 +246,43 @@ def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest
     return {digest: reason for digest, reason in unread.items() if digest in bad}
 
 
-def _check_copy(workspace: Workspace, container: Container, digest: Digest) -> str | None:
+def _check_copy(workspace: Workspace, container: Container) -> str:
     path = container.path(workspace.layout)
     try:
-        if hash_file(path) == digest:
-            return None
+        if hash_file(path) == container.digest:
+            return ""
     except OSError as error:
         return f"{path}: {error.strerror}"
     return f"{path} does not match its digest; its bytes are safe in other objects"
 
 
 def _is_still_named(workspace: Workspace, container: Container) -> bool:
-    """Whether gc has not taken the file away while verify was reading."""
+    """Whether gc has not taken the file away meanwhile."""
     return container.file_id in workspace.catalog.index.named([container.file_id])
+
+
+def read_manifest(workspace: Workspace, row: VersionRow) -> Manifest:
+    """What the version's manifest says. Raises OSError, IntegrityError."""
+    path = workspace.layout.manifest(row.tag, row.manifest_id)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        # Committed, and the save cut short before it gave the manifest its name; or just being given it.
+        pending = workspace.layout.pending_manifest(row.manifest_id)
+        data = pending.read_bytes() if pending.exists() else path.read_bytes()
+    manifest = Manifest.unpack(data)
+    if manifest.tag != row.tag:
+        raise IntegrityError(f"it is that of {manifest.tag}")
+    return manifest
+
+
+def _as_recorded(workspace: Workspace, row: VersionRow, manifest: Manifest) -> Manifest:
+    """The version as the catalog has it, with what only a manifest keeps taken from there."""
+    try:
+        recipes = workspace.catalog.index.recipes({file.digest for file in workspace.catalog.versions.files(row.id)})
+        recorded = workspace.catalog.versions.manifest(row, recipes)
+    except (IntegrityError, ValueError):
+        return replace(manifest, files=())
+    if recorded.digest != row.digest or recorded.size != row.size or len(recorded.files) != row.file_count:
+        return replace(manifest, files=())
+    return replace(recorded, newer_fields=manifest.newer_fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
 from casstore.catalog.leases import Leases
@@ -58,6 +58,21 @@ class Catalog:
                 connection.execute("DELETE FROM setting WHERE key = ?", (key,))
             else:
                 connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, check_setting(key, value)))
+
+    def check(self, *, quick: bool = False) -> None:
+        """Let SQLite check every page; with `quick` not whether indexes agree with their tables.
+
+        Raises CatalogDamaged.
+        """
+        path = self._connections.path
+        with translated_errors(path):
+            pragma = "quick_check" if quick else "integrity_check"
+            said = str(self._connections.get().execute(f"PRAGMA {pragma}(1)").get)
+            if said == "ok":
+                violation = self._connections.get().execute("PRAGMA foreign_key_check").fetchone()
+                said = "ok" if violation is None else f"a row of {violation[0]} refers to none of {violation[2]}"
+        if said != "ok":
+            raise damaged(path, said)
 
     def tidy(self) -> None:
         """Move the write-ahead log into the database where no reader is in the way, and refresh its statistics."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from casstore.catalog.schema import check_sqlite, migrate
-from casstore.errors import StoreError, StoreLocked, StoreUnwritable
+from casstore.errors import CatalogDamaged, StoreLocked, StoreUnwritable
 
 _BUSY_TIMEOUT_MS = 60_000
 # A connection that a forked child inherits must be neither used nor closed there
@@ -125,7 +125,12 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise OSError(28, "no space left on the device for the catalog", str(path)) from error
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
         raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
-    except apsw.NotADBError as error:
-        raise StoreError(f"{path} is not a casstore catalog; choose another home or move that file away") from error
-    except apsw.CorruptError as error:
-        raise StoreError(f"{path} is damaged ({error}); keep a copy of the store before anything else") from error
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, reason: str) -> CatalogDamaged:
+    """The error for a catalog whose pages cannot be trusted."""
+    return CatalogDamaged(
+        f"{path} is damaged ({reason}); `casstore repair --rebuild-catalog` makes it anew from the files beside it"
+    )

@@ -73,6 +73,11 @@ class Directories:
                 (row.inode, row.boot_id, row.entries, version_id),
             )
 
+    def forget(self, version_id: int) -> None:
+        """Drop the row of a directory that is gone. The name's lock must be held."""
+        with self._connections.write() as connection:
+            connection.execute("DELETE FROM directory WHERE version_id = ?", (version_id,))
+
     def confirm(self, version_id: int, row: DirectoryRow) -> None:
         """Record that a directory has been checked, bytes and all, in this boot, unless its row has changed since."""
         with self._connections.write() as connection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -11,6 +11,7 @@ from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import DEAD, LIVE
 from casstore.digest import Digest
 from casstore.storage.container import Container
+from casstore.storage.manifest import FileEntry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -96,9 +97,12 @@ class References:
             for row_id, file_id, digest, executable, size in rows
         ]
 
-    def chunks_of(self, container: Container) -> list[Digest]:
-        """The chunks whose home this is, in the order they stand in it."""
-        return self._digests("SELECT digest FROM chunk WHERE container = ? ORDER BY offset", (container.id,))
+    def chunks_of(self, container: Container) -> list[tuple[Digest, int]]:
+        """The chunks whose home this is, in the order they stand in it, each with the bytes it takes there."""
+        with translated_errors(self._connections.path):
+            sql = "SELECT digest, length FROM chunk WHERE container = ? ORDER BY offset"
+            rows: Iterable[Any] = self._connections.get().execute(sql, (container.id,)).fetchall()
+        return [(Digest(digest), length) for digest, length in rows]
 
     def missing_chunks(self) -> list[Digest]:
         """Chunks that some version needs and that have no home. That is damage."""
@@ -112,6 +116,25 @@ class References:
             rows: list[Any] = self._connections.get().execute(sql, parameters).fetchall()
         return [Digest(row[0]) for row in rows]
 
+    def recipes_with(self, chunks: set[Digest]) -> list[Recipe]:
+        """The stored recipes that name one of these chunks."""
+        with self._connections.read() as connection:
+            return list(_recipes_with(connection, chunks))
+
+    def files_of(self, blobs: set[Digest]) -> list[tuple[Tag, FileEntry]]:
+        """Every version's files that are one of these blobs."""
+        sql = (
+            "SELECT name, version, path, executable, file.size, file.digest FROM file JOIN version ON id = version_id"
+            " ORDER BY 1, 2, 3"
+        )
+        with self._connections.read() as connection:
+            found: Iterable[Any] = connection.execute(sql)
+            return [
+                (Tag(name, version), FileEntry(path, bool(executable), size, Digest(digest)))
+                for name, version, path, executable, size, digest in found
+                if digest in blobs
+            ]
+
     def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
         """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""
         with self._connections.read() as connection:
@@ -121,14 +144,17 @@ class References:
             affected = set(chunks)
             while more := {Digest(row[0]) for row in rows if not affected.isdisjoint(row[1:])} - affected:
                 affected |= more
-            damaged = affected | blobs
-            recipes: Iterable[Any] = connection.execute("SELECT digest, recipe FROM blob")
-            for digest, recipe in recipes:
-                if not affected.isdisjoint(Recipe.unpack(Digest(digest), recipe).digests):
-                    damaged.add(Digest(digest))
+            damaged = affected | blobs | {recipe.blob for recipe in _recipes_with(connection, affected)}
             sql = "SELECT name, version, path, file.digest FROM file JOIN version ON id = version_id ORDER BY 1, 2, 3"
             found: Iterable[Any] = connection.execute(sql)
             return [(Tag(name, version), path) for name, version, path, digest in found if digest in damaged]
+
+
+def _recipes_with(connection: apsw.Connection, chunks: set[Digest]) -> Iterator[Recipe]:
+    for digest, packed in connection.execute("SELECT digest, recipe FROM blob"):
+        recipe = Recipe.unpack(Digest(digest), packed)
+        if not chunks.isdisjoint(recipe.digests):
+            yield recipe
 
 
 # Whether a loose file serves a version whose directory stands, which hardlinks to it. One that a gc which was killed

@@ -170,3 +170,26 @@ class Repacking:
                         " WHERE digest = ?4 AND container = ?5",
                         (*place, chunk.encoding, chunk.base, chunk.grouping, chunk.generation),
                     )
+
+    def rehome(self, new: NewContainer) -> None:
+        """Make a new pack the home of its chunks, whatever home they had: none of them is a delta."""
+        with self._connections.write() as connection:
+            container_id = insert_container(connection, new, self._boot_id)
+            connection.executemany(
+                "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding) VALUES (?,?,?,?,?,?)"
+                " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
+                " length = excluded.length, raw_bytes = excluded.raw_bytes, encoding = excluded.encoding,"
+                " base = NULL, grouping = NULL, generation = 0, depth = 0",
+                ((c.digest, container_id, c.offset, c.length, c.raw_bytes, c.encoding) for c in new.chunks),
+            )
+
+    def give_up(self, chunks: Iterable[Digest], containers: Iterable[Container]) -> None:
+        """Forget chunks whose bytes are lost, so that a save which brings them stores them anew, and those of the
+        containers that are the home of nothing any more."""
+        with self._connections.write() as connection:
+            connection.executemany("DELETE FROM chunk WHERE digest = ?", ((digest,) for digest in chunks))
+            connection.executemany(
+                "DELETE FROM container WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE container = ?1)",
+                ((container.id,) for container in containers),
+            )
+            connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")

@@ -248,6 +248,26 @@ class Versions:
             ((*parameters, chunk.digest in lost, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
         )
 
+    def restore(self, version_id: int, manifest: Manifest) -> None:
+        """Make the rows of a version say what its manifest says."""
+        with self._connections.write() as connection:
+            base = manifest.base
+            connection.execute(
+                "UPDATE version SET digest = ?, size = ?, file_count = ?, created_at = ?, description = ?,"
+                " directories = ?, base_name = ?, base_version = ?, base_digest = ?, casstore_version = ? WHERE id = ?",
+                (manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
+                + (canonical_json(manifest.description), json.dumps(manifest.directories))
+                + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
+                + (manifest.casstore_version, version_id),
+            )
+            for table in ("file", "label", "metadata"):
+                connection.execute(f"DELETE FROM {table} WHERE version_id = ?", (version_id,))
+            _insert_parts(connection, version_id, manifest)
+            connection.executemany(
+                "INSERT OR REPLACE INTO blob(digest, size, recipe) VALUES (?,?,?)",
+                ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),
+            )
+
     def delete(self, tag: Tag, directory_inode: int | None) -> VersionRow | None:
         """Remove the version's rows and leave a tombstone for its manifest and directory. None when it is gone."""
         with self._connections.write() as connection:
@@ -351,6 +371,12 @@ def _insert_version(connection: apsw.Connection, new: Commit) -> int:
         + (manifest.casstore_version,),
     )
     version_id = connection.last_insert_rowid()
+    _insert_parts(connection, version_id, manifest)
+    return version_id
+
+
+def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:
+    """The rows that a version has in other tables."""
     connection.executemany(
         "INSERT INTO file(version_id, path, executable, size, digest) VALUES (?,?,?,?,?)",
         ((version_id, f.path, f.executable, f.size, f.digest) for f in manifest.files),
@@ -363,7 +389,6 @@ def _insert_version(connection: apsw.Connection, new: Commit) -> int:
         "INSERT INTO metadata VALUES (?,?,?)",
         ((version_id, path, value) for path, value in _scalars("", manifest.description.get("metadata", {}))),
     )
-    return version_id
 
 
 def _scalars(path: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:

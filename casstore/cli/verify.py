@@ -7,12 +7,13 @@ import click
 import casstore
 from casstore.cli.exits import ExitCode
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import human_bytes, plural, printable, show_json
+from casstore.cli.output import hint, human_bytes, plural, printable, show_json
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
 Examples:
   casstore verify
+  casstore verify --quick
   casstore verify --json | jq -r '.damaged_tags[]'
   casstore verify -q || mail -s "damaged models" ops@example.com
 """
@@ -20,14 +21,16 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @common_options
+@click.option("--quick", is_flag=True, help="Only look for what is gone, cut short or written to: reads no content.")
 @pass_options
-def verify(options: Options) -> None:
+def verify(options: Options, quick: bool) -> None:
     """Read everything and name what is damaged.
 
-    Every stored byte is compared with its digest. Changes nothing. Exit code 1 when there is damage.
+    Every stored byte is compared with its digest, and the catalog with the manifests beside it. Changes nothing. Exit
+    code 1 when there is damage; `casstore repair` heals what can be.
     """
     with options.open_store() as store, progress_bar(options) as progress:
-        report = store.verify(progress=progress)
+        report = store.verify(quick=quick, progress=progress)
     if options.json:
         show_json(
             {
@@ -37,29 +40,40 @@ def verify(options: Options) -> None:
                 "damaged_tags": report.damaged_tags,
                 "damaged_files": [{"tag": damage.tag, "path": damage.path} for damage in report.damage],
                 "damaged_copies": list(report.damaged_copies),
+                "damaged_records": list(report.damaged_records),
                 "reasons": list(report.reasons),
             }
         )
     else:
-        _show(options, report)
+        _show(options, report, quick)
     if not report.is_sound:
         raise click.exceptions.Exit(ExitCode.FAILED)
 
 
-def _show(options: Options, report: casstore.VerifyReport) -> None:
+def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
     for damage in report.damage:
         click.echo(f"damaged: {damage.tag} {printable(damage.path)}")
     for path in report.damaged_copies:
         click.echo(f"damaged copy, no version is lost: {printable(path)}")
+    for tag in report.damaged_records:
+        click.echo(f"damaged record in the catalog: {tag}")
     if options.quiet:
         return
     for reason in report.reasons:
         click.echo(f"reason: {printable(reason)}")
     read = f"{plural(report.chunks, 'chunk')} checked, {human_bytes(report.read_bytes)} read"
     if report.is_sound:
-        click.echo(f"sound: {read}")
-    elif report.damage:
-        tags = report.damaged_tags
-        click.echo(f"{plural(len(tags), 'version')} damaged, {plural(len(report.damage), 'file')}; {read}")
-    else:
-        click.echo(f"{plural(len(report.damaged_copies), 'redundant file')} damaged, every version is whole; {read}")
+        click.echo("nothing is missing, cut short or written to; no content was read" if quick else f"sound: {read}")
+        return
+    parts = []
+    if report.damage:
+        tags = {damage.tag for damage in report.damage}
+        parts.append(f"{plural(len(tags), 'version')} damaged, {plural(len(report.damage), 'file')}")
+    if report.damaged_copies:
+        parts.append(f"{plural(len(report.damaged_copies), 'redundant file')} damaged")
+    if report.damaged_records:
+        parts.append(f"{plural(len(report.damaged_records), 'record')} damaged")
+    if not report.damage:
+        parts.append("every version is whole")
+    click.echo("; ".join([", ".join(parts), read]))
+    hint(options, "`casstore repair` heals what else has the bytes, also from a directory given with --from")

@@ -8,7 +8,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -197,25 +197,28 @@ class Objects:
         Raises IntegrityError.
         """
         chunks = list(recipe.chunks())
-        for chunk, future in zip(chunks, self.read_ahead([chunk.digest for chunk in chunks]), strict=True):
+        ahead = self.read_ahead(chunk.digest for chunk in chunks)
+        for chunk, (_, future) in zip(chunks, ahead, strict=True):
             yield _checked_length(future.result(), chunk)
 
-    def read_ahead(self, digests: Sequence[Digest]) -> Iterator[Future[bytes]]:
-        """A future of each chunk in turn, done or soon to be; its result raises IntegrityError for a damaged one."""
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
-            ahead: deque[Future[bytes]] = deque()
+    def read_ahead(
+        self, digests: Iterable[Digest], threads: int = _READ_THREADS
+    ) -> Iterator[tuple[Digest, Future[bytes]]]:
+        """Each chunk in turn, and a future of it, done or soon to be; its result raises IntegrityError, OSError."""
+        unread = iter(digests)
+        with ThreadPoolExecutor(threads) as pool:
+            ahead: deque[tuple[Digest, Future[bytes]]] = deque()
             try:
-                for start in range(0, len(digests), _LOCATE_BATCH):
-                    batch = digests[start : start + _LOCATE_BATCH]
+                while batch := list(itertools.islice(unread, _LOCATE_BATCH)):
                     homes = self._locate_chains(set(batch))
                     for digest in batch:
-                        ahead.append(pool.submit(self._read, digest, homes))
+                        ahead.append((digest, pool.submit(self._read, digest, homes)))
                         if len(ahead) >= _CHUNKS_AHEAD:
                             yield ahead.popleft()
                 while ahead:
                     yield ahead.popleft()
             finally:
-                for future in ahead:
+                for _, future in ahead:
                     future.cancel()
 
     def write_blob(self, recipe: Recipe, descriptor: int, advance: Callable[[int], None] = lambda _: None) -> None:

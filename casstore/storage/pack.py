@@ -148,6 +148,11 @@ def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, b
     return entry, record[payload_start:]
 
 
+def is_pack(descriptor: int) -> bool:
+    """Whether an open file begins as packs do."""
+    return os.pread(descriptor, len(_HEADER_MAGIC), 0) == _HEADER_MAGIC
+
+
 def read_entries(path: Path) -> list[PackEntry]:
     """What is in a pack, from the pack alone: its index, or, where that is damaged or missing, its records.
 

@@ -139,12 +139,13 @@ def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, plant, no
     objects = type(store._workspace.objects)
     real = objects.read_ahead
 
-    def read_ahead(self, digests):
+    def read_ahead(self, digests, threads):
         monkeypatch.setattr(objects, "read_ahead", real)
+        wanted = list(digests)
         store.delete("m:1")
         store.gc()
-        futures = list(real(self, digests))
-        for future in futures:
+        futures = list(real(self, wanted, threads))
+        for _, future in futures:
             future.exception()
         with store.create("m:2") as draft:
             plant(draft.path, files)

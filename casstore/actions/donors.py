@@ -1,0 +1,159 @@
+"""Where the bytes of damaged chunks may still be had: copies in the store, what gc left, files that a user gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from casstore.actions.workspace import Workspace
+from casstore.digest import Digest
+from casstore.errors import IntegrityError
+from casstore.progress import Progress
+from casstore.storage import chunking, pack
+from casstore.storage.codec import decode
+from casstore.storage.container import MAX_LINKS
+from casstore.storage.delta import decode_deltas
+from casstore.storage.recipe import Recipe
+
+
+class Donors:
+    """Looks for the bytes of `wanted`, the damaged chunks; `found` is handed each that turns up, once.
+
+    Nothing is believed: bytes count when they have the digest. `recipes` are those of the blobs concerned.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        wanted: set[Digest],
+        recipes: Iterable[Recipe],
+        found: Callable[[Digest, bytes], None],
+    ) -> None:
+        self.wanted = set(wanted)
+        self._workspace = workspace
+        self._found = found
+        self._recipes = list(recipes)
+        self._by_size: dict[int, list[Recipe]] = {}
+        for recipe in self._recipes:
+            self._by_size.setdefault(recipe.size, []).append(recipe)
+
+    def search(self, sources: Iterable[Path], progress: Progress) -> None:
+        """Look in the store's copies first, then in its packs and its quarantine, then in what the user gives."""
+        layout = self._workspace.layout
+        progress.start("search", None)
+        try:
+            for copy, recipe in self._copies():
+                if self.wanted:
+                    self._offer_copy(copy, recipe)
+            for directory in (layout.packs, layout.quarantine, *sources):
+                for path in sorted(_files_below(directory)):
+                    if not self.wanted:
+                        return
+                    self._offer(path)
+        finally:
+            progress.finish()
+
+    def _copies(self) -> Iterator[tuple[str, Recipe]]:
+        """The loose files and the files of directories that should hold blobs with wanted chunks."""
+        layout = self._workspace.layout
+        recipes = {recipe.blob: recipe for recipe in self._recipes}
+        for candidates in self._workspace.catalog.index.loose_files(recipes).values():
+            for loose in candidates:
+                blob = loose.container.digest
+                if blob is not None:
+                    yield loose.container.path(layout), recipes[blob]
+        for tag, file in self._workspace.catalog.references.files_of(set(recipes)):
+            yield str(layout.model(tag) / file.path), recipes[file.digest]
+
+    def _offer_copy(self, path: str, recipe: Recipe) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return
+        try:
+            self._take_from(descriptor, recipe)
+        finally:
+            os.close(descriptor)
+
+    def _offer(self, path: Path) -> None:
+        """A file of unknown content: a pack, a file of a known size, or any that shares a chunk."""
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return
+        try:
+            if pack.is_pack(descriptor):
+                self._take_from_pack(path, descriptor)
+                return
+            for recipe in self._by_size.get(os.fstat(descriptor).st_size, ()):
+                self._take_from(descriptor, recipe)
+            if self.wanted:
+                self._take_from(descriptor, chunking.scan_file(descriptor))
+        except (OSError, IntegrityError):
+            return  # it cannot be read whole; what it has given stays given
+        finally:
+            os.close(descriptor)
+
+    def _take_from(self, descriptor: int, recipe: Recipe) -> None:
+        for chunk in recipe.chunks():
+            if chunk.digest in self.wanted:
+                try:
+                    self._take(chunk.digest, os.pread(descriptor, chunk.length, chunk.offset))
+                except OSError:
+                    continue  # a bad sector; the next may be sound
+
+    def _take(self, digest: Digest, raw: bytes) -> None:
+        if digest in self.wanted and Digest.of(raw) == digest:
+            self.wanted.discard(digest)
+            self._found(digest, raw)
+
+    def _take_from_pack(self, path: Path, descriptor: int) -> None:
+        entries: dict[Digest, list[pack.PackEntry]] = {}
+        for entry in pack.read_entries(path):
+            entries.setdefault(entry.digest, []).append(entry)
+        for digest in self.wanted & entries.keys():
+            raw = self._from_pack(descriptor, entries, digest, MAX_LINKS)
+            if raw is not None:
+                self._take(digest, raw)
+
+    def _from_pack(
+        self, descriptor: int, entries: dict[Digest, list[pack.PackEntry]], digest: Digest, links: int
+    ) -> bytes | None:
+        """A chunk's bytes out of a pack's records; what its deltas need may stand in the store as well."""
+        for listed in entries.get(digest, ()):
+            try:
+                entry, encoded = pack.read_record(descriptor, listed.offset, listed.length)
+                if entry.base is None or entry.grouping is None:
+                    raw = decode(entry.encoding, encoded, entry.raw_bytes)
+                elif links:
+                    base, grouping = (
+                        self._from_store(need) or self._from_pack(descriptor, entries, need, links - 1)
+                        for need in (entry.base, entry.grouping)
+                    )
+                    if base is None or grouping is None:
+                        continue
+                    raw = decode_deltas(base, [encoded], grouping)
+                else:
+                    continue
+            except (IntegrityError, OSError):
+                continue
+            if Digest.of(raw) == digest:
+                return raw
+        return None
+
+    def _from_store(self, digest: Digest) -> bytes | None:
+        try:
+            return self._workspace.objects.read_chunk(digest)
+        except (IntegrityError, OSError):
+            return None
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    if root.is_file():
+        yield root
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            if path.is_file():
+                yield path

@@ -1,0 +1,259 @@
+"""repair: heal what is damaged from whatever else holds it, and move what is damaged out of the way.
+
+In this order, so that it may be killed anywhere and run again: rows and manifests are made to agree, healed chunks and
+the sound ones beside damaged ones get new homes, damaged files go to `quarantine/`, and only then what is lost is
+forgotten. No version is ever dropped; a file of one that is lost stays listed, and reading it says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from casstore.actions.collect import gc_lock
+from casstore.actions.donors import Donors
+from casstore.actions.materialize import linked_files, mend, unaltered_files
+from casstore.actions.packing import PackBuilder
+from casstore.actions.repack import Moved, Mover
+from casstore.actions.verify import (
+    Damage,
+    Findings,
+    inspect_containers,
+    inspect_directories,
+    inspect_records,
+    lost_files,
+    read_manifest,
+)
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import NewContainer, VersionRow
+from casstore.digest import Digest
+from casstore.errors import IntegrityError, InvalidSource, StoreLocked
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.codec import encode
+from casstore.storage.container import Container
+from casstore.storage.layout import new_id
+from casstore.storage.pack import EncodedChunk
+from casstore.storage.recipe import Recipe
+from casstore.storage.tensors import BYTES, Element, element_of
+from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport:
+    """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
+    still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
+    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere."""
+
+    healed: tuple[Damage, ...]
+    damage: tuple[Damage, ...]
+    restored: tuple[str, ...]
+    quarantined: tuple[str, ...]
+    healed_chunks: int
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is damaged any more."""
+        return not self.damage
+
+
+def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) -> RepairReport:
+    """Read everything, and repair what is damaged, also from files anywhere below `sources`.
+
+    Others may read and save meanwhile. Raises StoreLocked while gc runs, CatalogDamaged, InvalidSource for a source
+    that is not there, OSError; then nothing is lost, and it can be run again.
+    """
+    for source in sources:
+        if not source.exists():
+            raise InvalidSource(f"{source} is not there; give a directory, or a file, that holds what is missing")
+    lock = gc_lock(workspace)
+    if not lock.try_acquire():
+        raise StoreLocked("gc is running in this store; repair when it is done")
+    with lock:
+        return _Repair(workspace, sources, progress).run()
+
+
+class _Repair:
+    def __init__(self, workspace: Workspace, sources: Sequence[Path], progress: Progress) -> None:
+        self._workspace = workspace
+        self._catalog = workspace.catalog
+        self._sources = sources
+        self._progress = progress
+        self._quarantined: list[str] = []
+        self._restored: set[Tag] = set()
+
+    def run(self) -> RepairReport:
+        self._catalog.check()
+        found = Findings()
+        inspect_records(self._workspace, found)
+        self._restore_records(found)
+        self._restore_manifests(found)
+        found.records.clear()
+        inspect_directories(self._workspace, found, quick=False)
+        inspect_containers(self._workspace, found, self._progress, quick=False)
+        damaged_before = lost_files(self._workspace, found)
+        homes = self._catalog.index.locate(found.chunks)
+        healed, lost = self._heal(set(found.chunks))
+        # Not those of deltas that are readable again now that their bases are.
+        damaged = {home.container for digest, home in homes.items() if digest in healed | lost}
+        for container in damaged:
+            self._move_sound(container, lost)
+        inodes = self._quarantine([*damaged, *found.files])
+        if lost or damaged or found.files:
+            self._catalog.repacking.give_up(lost, [*damaged, *found.files])
+        self._mend(found.directories, inodes)
+        damage = self._catalog.references.dependents(lost, set())
+        still = tuple(Damage(str(tag), path) for tag, path in damage)
+        return RepairReport(
+            healed=tuple(each for each in damaged_before if each not in still),
+            damage=still,
+            restored=tuple(sorted(map(str, self._restored))),
+            quarantined=tuple(self._quarantined),
+            healed_chunks=len(healed),
+        )
+
+    def _restore_records(self, found: Findings) -> None:
+        """The manifest is right where the catalog differs: it is checksummed, and never written twice."""
+        for tag in found.records:
+            row = self._catalog.versions.find(tag)
+            if row is not None:
+                self._catalog.versions.restore(row.id, read_manifest(self._workspace, row))
+                self._restored.add(tag)
+
+    def _restore_manifests(self, found: Findings) -> None:
+        for tag, reason in found.manifests.items():
+            row = self._catalog.versions.find(tag)
+            if row is None:
+                continue
+            recipes = self._catalog.index.recipes({file.digest for file in self._catalog.versions.files(row.id)})
+            manifest = self._catalog.versions.manifest(row, recipes)
+            if manifest.digest != row.digest:
+                raise IntegrityError(f"{reason}; the catalog's record of {tag} is damaged too, so it stays as it is")
+            path = self._workspace.layout.manifest(tag, row.manifest_id)
+            with self._workspace.session() as session:
+                files.make_directory(path.parent)
+                if path.exists():
+                    self._set_aside(path, f"{tag.name}.{path.name}")
+                mode = self._workspace.file_mode(executable=False)
+                files.write_file(path, manifest.pack(), mode, temporary=session.new_path(), durable=True)
+            self._restored.add(tag)
+
+    def _heal(self, wanted: set[Digest]) -> tuple[set[Digest], set[Digest]]:
+        """Store what donors have of these chunks in new packs; returns those, and those that nobody has."""
+        if not wanted:
+            return set(), set()
+        recipes = self._catalog.references.recipes_with(wanted)
+        elements: dict[Digest, Element] = {}
+        for recipe in recipes:
+            for segment in recipe.segments:
+                elements.update((digest, element_of(segment.dtype)) for digest, _ in segment.chunks)
+        recipes += [Recipe.of_one_chunk(f.digest, f.size) for _, f in self._catalog.references.files_of(wanted)]
+        healed: set[Digest] = set()
+        with self._workspace.session() as session:
+            builder = PackBuilder(self._workspace, session, durable=True, announce=lambda _: None)
+
+            def store(digest: Digest, raw: bytes) -> None:
+                healed.add(digest)
+                encoding, data = encode(raw, elements.get(digest, BYTES))
+                self._rehome(builder.add(EncodedChunk(digest, len(raw), encoding, data)))
+
+            try:
+                # What one search finds may be what deltas in the next need.
+                lost, before = wanted, None
+                while lost and lost != before:
+                    before = lost
+                    Donors(self._workspace, lost, recipes, store).search(self._sources, self._progress)
+                    self._rehome(builder.finish())
+                    lost = {digest for digest in lost - healed if not self._is_readable(digest)}
+            except BaseException:
+                builder.abort()
+                raise
+        return healed, lost
+
+    def _is_readable(self, digest: Digest) -> bool:
+        try:
+            self._workspace.objects.read_chunk(digest)
+        except (IntegrityError, OSError):
+            return False
+        return True
+
+    def _rehome(self, new: NewContainer | None) -> None:
+        if new is not None:
+            files.sync_directory(self._workspace.layout.packs)
+            self._catalog.repacking.rehome(new)
+            self._workspace.objects.close()
+
+    def _move_sound(self, container: Container, lost: set[Digest]) -> None:
+        """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
+        digests = [digest for digest, _ in self._catalog.references.chunks_of(container) if digest not in lost]
+        homes = self._catalog.index.locate(digests)
+        with self._workspace.session() as session:
+            mover = Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack)
+            try:
+                for digest, future in self._workspace.objects.read_ahead(digests):
+                    raw = future.result()
+                    if container.is_pack:
+                        record = self._workspace.objects.copy_record(digest, homes[digest])
+                        mover.copy(digest, record, container.id)
+                    else:
+                        encoding, data = encode(raw, BYTES)
+                        mover.add(EncodedChunk(digest, len(raw), encoding, data), 0, container.id)
+                mover.finish()
+            except BaseException:
+                mover.abort()
+                raise
+
+    def _quarantine(self, containers: Iterable[Container]) -> set[int]:
+        """Move these files to quarantine; returns their inodes, by which directories that link to them are known."""
+        self._workspace.objects.close()
+        inodes = set()
+        for container in containers:
+            path = container.path(self._workspace.layout)
+            with contextlib.suppress(FileNotFoundError):
+                inodes.add(os.lstat(path).st_ino)
+                self._set_aside(path, os.path.basename(path))
+        return inodes
+
+    def _set_aside(self, path: files.StrPath, name: str) -> None:
+        target = self._workspace.layout.quarantine / name
+        files.rename(path, target)
+        self._quarantined.append(str(target))
+
+    def _mend(self, altered: Mapping[Tag, Sequence[str]], inodes: set[int]) -> None:
+        """Make files of directories anew that are altered, or hardlinks of what is in quarantine now."""
+        for row in list(self._catalog.versions.select()):
+            with self._workspace.name_lock(row.name):
+                bad = {*altered.get(row.tag, ()), *linked_files(self._workspace, row, inodes)}
+                for path in sorted(bad):
+                    self._take_out(row, path, inodes)
+            if bad:
+                self._restored.add(row.tag)
+                try:
+                    mend(self._workspace, row, self._progress)
+                except IntegrityError:  # that file is among what the report says is lost
+                    self._take_away(row)
+
+    def _take_away(self, row: VersionRow) -> None:
+        """Take away a directory that cannot be mended, so that what is left of the version can be had."""
+        standing = self._workspace.layout.model(row.tag)
+        with self._workspace.name_lock(row.name):
+            for path in unaltered_files(self._workspace, row):
+                files.remove_file(standing / path)
+            for directory, _, _ in os.walk(standing, topdown=False):
+                files.remove_empty_directory(Path(directory))
+            with contextlib.suppress(FileNotFoundError):  # unless somebody has put something there
+                self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}")
+            self._catalog.directories.forget(row.id)
+            self._restored.discard(row.tag)
+
+    def _take_out(self, row: VersionRow, path: str, inodes: set[int]) -> None:
+        """Take a bad file out of a directory: to quarantine, unless it is there by another name."""
+        standing = self._workspace.layout.model(row.tag) / path
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if os.lstat(standing).st_ino in inodes:
+                files.remove_file(standing)
+            else:
+                self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}.{standing.name}")

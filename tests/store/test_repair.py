@@ -1,0 +1,258 @@
+"""repair: heals from whatever has the bytes, moves damage to quarantine, never makes anything worse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import casstore
+
+BIG = 2_500_000
+
+
+def flip(path: Path, offset: int) -> None:
+    """Flip one bit as a failing disk would: no time stamp tells."""
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def two(save, noise):
+    """a:1 with a large adopted file, and small ones in a pack; b:1 shares the large one."""
+    save("a:1", {"w.bin": noise(BIG), "small": noise(500, 9)}, labels={"k": "v"}, metadata={"n": [1, {"x": 2.5}]})
+    save("b:1", {"copy/w.bin": noise(BIG), "mid": noise(100_000, 4)})
+    return {
+        "a:1": {"w.bin": noise(BIG), "small": noise(500, 9)},
+        "b:1": {"copy/w.bin": noise(BIG), "mid": noise(100_000, 4)},
+    }
+
+
+def containers(store, kind="loose"):
+    return sorted(path for path in (store.home / "objects" / kind).rglob("*") if path.is_file())
+
+
+def large(store):
+    return max(containers(store), key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture
+def whole(store, streamed, contents, settled):
+    """whole(expected): every version reads right, chunks and directory, and nothing is left to repair."""
+
+    def check(expected):
+        for tag, files in expected.items():
+            assert streamed(store.get(tag)) == files
+            assert contents(store.get(tag)) == files
+        again = store.repair()
+        assert (again.healed, again.damage, again.restored, again.quarantined) == ((), (), (), ())
+        store.gc()
+        settled()
+        assert {tag: streamed(store.get(tag)) for tag in expected} == expected
+
+    return check
+
+
+def named(damage):
+    return [(each.tag, each.path) for each in damage]
+
+
+def test_a_sound_store_is_left_alone(store, two, picture):
+    before = picture()
+    report = store.repair()
+    assert (report.healed, report.damage, report.restored, report.quarantined) == ((), (), (), ())
+    assert picture() == before
+
+
+@pytest.mark.parametrize("offset", [0, BIG // 2, BIG - 1])
+def test_from_files_that_are_given(store, two, whole, plant, tmp_path, noise, offset):
+    path = large(store)
+    flip(path, offset)
+    lost = store.repair()
+    assert named(lost.damage) == [("a:1", "w.bin"), ("b:1", "copy/w.bin")]
+    assert lost.healed == ()
+    assert lost.quarantined == (str(store.home / "quarantine" / path.name),)
+    assert not path.exists()
+    with pytest.raises(casstore.IntegrityError, match=r"w\.bin of a:1"):
+        store.get("a:1").open("w.bin").read()
+    with pytest.raises(casstore.IntegrityError):
+        _ = store.get("a:1").path
+    assert named(store.verify().damage) == named(lost.damage)
+    with store.get("a:1").open("small") as file:
+        assert file.read() == noise(500, 9)
+    backup = plant(tmp_path / "backup", {"deep/elsewhere.dat": noise(BIG), "other": b"x"})
+    report = store.repair([backup])
+    assert named(report.healed) == named(lost.damage)
+    assert report.damage == ()
+    whole(two)
+
+
+def test_from_the_quarantine_itself_what_is_sound_there(store, two, whole, sql):
+    """A container that lost its chunks' rows: the bytes are found where they stand."""
+    sql("DELETE FROM chunk")
+    report = store.repair()
+    assert report.damage == ()
+    assert len(report.healed) == 4
+    whole(two)
+
+
+def test_from_a_directory_of_copies(store, two, whole, sql):
+    """Copies under models/ are what a damaged loose file is healed from."""
+    store.set_setting("link_mode", "copy")
+    for tag in two:
+        shutil.rmtree(store.home / "models" / tag.replace(":", "/"))
+        assert store.get(tag).path
+    for path in containers(store):
+        flip(path, 100)
+    report = store.repair()
+    assert report.damage == ()
+    assert ("a:1", "w.bin") in named(report.healed)
+    whole(two)
+
+
+def test_from_a_redundant_loose_file(store, save, whole, noise):
+    save("a:1", {"mid": noise(500_000)})
+    (pack,) = containers(store, "packs")
+    flip(pack, 200_000)
+    report = store.repair()
+    assert named(report.healed) == [("a:1", "mid")]
+    assert report.damage == ()
+    assert report.quarantined == (str(store.home / "quarantine" / pack.name),)
+    whole({"a:1": {"mid": noise(500_000)}})
+
+
+def test_a_redundant_loose_file_that_is_damaged(store, save, whole, noise):
+    save("a:1", {"mid": noise(500_000)})
+    (loose,) = containers(store)
+    flip(loose, 200_000)
+    report = store.repair()
+    assert (report.healed, report.damage) == ((), ())
+    assert report.restored == ("a:1",)
+    assert [Path(path).name for path in report.quarantined] == [loose.name]
+    whole({"a:1": {"mid": noise(500_000)}})
+
+
+def test_sound_chunks_beside_damaged_ones_are_kept(store, save, streamed, noise):
+    """One flipped bit in a pack of many files costs the one file."""
+    files = {f"{number}": noise(20_000, number) for number in range(30)}
+    save("a:1", files, materialize=False)
+    (pack,) = containers(store, "packs")
+    flip(pack, 20_000 * 10)
+    report = store.repair()
+    ((tag, path),) = named(report.damage)
+    assert tag == "a:1"
+    assert containers(store, "packs") != [pack]
+    for other in files.keys() - {path}:
+        with store.get("a:1").open(other) as file:
+            assert file.read() == files[other]
+    assert named(store.verify().damage) == [(tag, path)]
+    save("again:1", files)
+    assert streamed(store.get("a:1")) == files
+    assert store.verify().is_sound
+
+
+@pytest.mark.parametrize("backup", ["files", "store"])
+def test_deltas_whose_base_is_damaged(store, save, whole, checkpoint, deltas, tmp_path, plant, backup):
+    expected = {f"m:{step}": checkpoint(step) for step in range(4)}
+    for tag, files in expected.items():
+        save(tag, files, materialize=False)
+    assert deltas()
+    shutil.copytree(store.home, tmp_path / "backup")
+    for pack in containers(store, "packs"):
+        for offset in range(100, pack.stat().st_size, 400_000):
+            flip(pack, offset)
+    lost = store.repair()
+    assert len(lost.damage) >= 4
+    source = tmp_path / "backup"
+    if backup == "files":
+        for step in range(4):
+            source = plant(tmp_path / "files" / str(step), checkpoint(step)).parent
+    report = store.repair([source])
+    assert report.damage == ()
+    assert set(named(report.healed)) == set(named(lost.damage))
+    whole(expected)
+
+
+def test_a_manifest_that_is_gone_or_damaged(store, two, whole, picture):
+    before = picture()
+    for path in (store.home / "manifests").glob("[!.]*/*"):
+        if path.parent.name == "a":
+            path.unlink()
+        else:
+            flip(path, 30)
+    assert len(store.verify(quick=True).damaged_copies) == 2
+    report = store.repair()
+    assert report.restored == ("a:1", "b:1")
+    assert {key: value for key, value in picture()[0].items() if not key.startswith("quarantine/")} == before[0]
+    whole(two)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "UPDATE version SET description = replace(description, 'v', 'w')",
+        "UPDATE version SET created_at = created_at + 1",
+        "UPDATE version SET size = size + 1",
+        "UPDATE file SET path = 'x' || path",
+        "UPDATE file SET digest = randomblob(32)",
+        "UPDATE file SET executable = NOT executable",
+        "DELETE FROM file",
+        "UPDATE blob SET recipe = randomblob(20)",
+        "DELETE FROM blob",
+    ],
+)
+def test_rows_that_do_not_say_what_the_manifest_says(store, two, whole, sql, picture, harm):
+    before = picture()[1]
+    sql(harm)
+    report = store.repair()
+    assert report.damage == ()
+    assert "a:1" in report.restored
+    after = picture()[1]
+    for table in ("version", "file", "label", "metadata", "blob"):
+        assert after[table] == before[table], table
+    whole(two)
+    assert store.get("a:1").labels == {"k": "v"}
+
+
+def test_an_altered_file_of_a_directory_is_kept_aside(store, two, whole):
+    path = Path(store.get("a:1").path) / "small"
+    path.chmod(0o644)
+    path.write_bytes(b"mine")
+    report = store.repair()
+    assert report.restored == ("a:1",)
+    assert [Path(each).read_bytes() for each in report.quarantined] == [b"mine"]
+    whole(two)
+
+
+def test_a_write_through_a_hardlink(store, two, whole, noise, tmp_path, plant):
+    path = Path(store.get("a:1").path) / "w.bin"
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.write(b"overwritten")
+    report = store.repair([plant(tmp_path / "backup", {"w": noise(BIG)})])
+    assert report.damage == ()
+    assert ("a:1", "w.bin") in named(report.healed)
+    whole(two)
+
+
+def test_a_source_that_is_not_there(store, two, tmp_path):
+    with pytest.raises(casstore.InvalidSource, match="not there"):
+        store.repair([tmp_path / "nowhere"])
+
+
+def test_not_while_gc_runs(store, home, two):
+    from casstore.storage.files import Lock
+
+    with Lock(home / "locks/.gc.lock") as lock:
+        assert lock.try_acquire()
+        with pytest.raises(casstore.StoreLocked):
+            store.repair()
