@@ -1,6 +1,7 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
 from casstore.actions.collect import GcReport, GcStep
+from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
 from casstore.actions.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
@@ -54,6 +55,7 @@ __all__ = [
     "InvalidTag",
     "Model",
     "Progress",
+    "RebuildReport",
     "RepairReport",
     "SQLiteTooOld",
     "Store",

@@ -12,10 +12,12 @@ from casstore.actions import collect as gc_action
 from casstore.actions import delete as delete_action
 from casstore.actions import descriptor, pinning, resolve
 from casstore.actions import materialize as materialize_action
+from casstore.actions import rebuild as rebuild_action
 from casstore.actions import repair as repair_action
 from casstore.actions import verify as verify_action
 from casstore.actions.collect import GcReport
-from casstore.actions.home import open_workspace
+from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
@@ -197,6 +199,16 @@ class Store:
         Raises StoreLocked while gc runs, CatalogDamaged, InvalidSource for a source that is not there.
         """
         return repair_action.repair(self._workspace, [Path(source) for source in sources], progress)
+
+    @staticmethod
+    def rebuild_catalog(home: str | os.PathLike[str] | None = None, *, progress: Progress = SILENT) -> RebuildReport:
+        """Make the catalog of the store at `home` anew from its packs, loose files and manifests.
+
+        For a catalog that is damaged, gone, or older than the store; it goes to `quarantine/`. Nobody may use the
+        store meanwhile. Every version comes back with all that was saved with it; settings and pins do not.
+        Raises StoreLocked, StoreError where no store stands, OSError.
+        """
+        return rebuild_action.rebuild_catalog(layout_of(home), progress)
 
     def stats(self, name: str | Tag | None = None) -> Usage:
         """Bytes of the store; of one model's versions, given its name; of one version, given its tag.

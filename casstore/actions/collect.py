@@ -20,6 +20,7 @@ from casstore.catalog.sessions import session_of
 from casstore.errors import StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import files
+from casstore.storage.layout import Layout
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
@@ -69,7 +70,7 @@ class GcReport:
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
-    lock = gc_lock(workspace)
+    lock = gc_lock(workspace.layout)
     if not lock.try_acquire():
         raise StoreLocked("another gc is running in this store; wait until it is done")
     with lock:
@@ -81,7 +82,7 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
 
     Raises StoreError as `collect` does.
     """
-    lock = gc_lock(workspace)
+    lock = gc_lock(workspace.layout)
     if autogc.is_on(workspace) and lock.try_acquire():
         with lock:
             if autogc.is_worthwhile(workspace):
@@ -89,9 +90,19 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     return GcReport((), dry_run=False)
 
 
-def gc_lock(workspace: Workspace) -> files.Lock:
+def gc_lock(layout: Layout) -> files.Lock:
     """What gc holds while it runs: nobody else takes containers away."""
-    return files.Lock(workspace.layout.locks / _LOCK_NAME)
+    return files.Lock(layout.locks / _LOCK_NAME)
+
+
+def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
+    """Every manifest that has its final name: the tag and the id that the name says, and its path."""
+    for directory in layout.manifests.iterdir():
+        if directory != layout.pending_manifests and directory.is_dir():
+            for path in directory.iterdir():
+                version, _, manifest_id = path.name.rpartition(".")
+                if version and not path.name.startswith("."):
+                    yield Tag(directory.name, version), manifest_id, path
 
 
 class _Gc:
@@ -126,7 +137,7 @@ class _Gc:
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
         unknown = []
-        for tag, manifest_id, path in list(self._standing_manifests()):  # listed before the catalog is read
+        for tag, manifest_id, path in list(standing_manifests(self._layout)):  # listed before the catalog is read
             row = self._catalog.versions.find(tag)
             if row is None or row.manifest_id != manifest_id:
                 unknown.append((manifest_id, path))
@@ -136,16 +147,10 @@ class _Gc:
             if manifest_id not in dead and path.exists():
                 raise StoreError(
                     f"{path} is the manifest of a saved version that the catalog does not know, so the catalog is "
-                    f"older than the store; gc removed nothing. Put the newer {self._layout.catalog.name} back"
+                    f"older than the store; gc removed nothing. Put the newer {self._layout.catalog.name} back, or "
+                    "make a new one with `casstore repair --rebuild-catalog`; to give up a version whose manifest "
+                    "that cannot read, move the manifest away"
                 )
-
-    def _standing_manifests(self) -> Iterator[tuple[Tag, str, Path]]:
-        for directory in self._layout.manifests.iterdir():
-            if directory != self._layout.pending_manifests and directory.is_dir():
-                for path in directory.iterdir():
-                    version, _, manifest_id = path.name.rpartition(".")
-                    if version and not path.name.startswith("."):
-                        yield Tag(directory.name, version), manifest_id, path
 
     def sessions(self) -> GcStep:
         """Reap the directories of processes that died, and drop the leases of those that have ended."""

@@ -6,10 +6,11 @@ import contextlib
 import os
 from pathlib import Path
 
+from casstore.actions.collect import standing_manifests
 from casstore.actions.leasing import Leasing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
-from casstore.errors import StoreError, StoreUnwritable
+from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
 from casstore.storage import files
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
@@ -21,12 +22,10 @@ _OWNER_ONLY = 0o700
 def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) -> Workspace:
     """Open the store at `home`, making it if need be.
 
-    Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, and StoreError for a directory full of other things.
+    Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, CatalogDamaged where versions stand and no catalog, and
+    StoreError for a directory full of other things.
     """
-    if home is None:
-        # The one place that reads the environment: Python and the command line must mean the same store.
-        home = os.environ.get(HOME_VARIABLE) or Path.home() / ".casstore"
-    layout = Layout(Path(os.path.abspath(home)))
+    layout = layout_of(home)
     try:
         if not layout.catalog.exists():
             _make(layout)
@@ -40,6 +39,14 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
         ) from error
     objects = Objects(layout, catalog.index.locate)
     return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc)
+
+
+def layout_of(home: str | os.PathLike[str] | None) -> Layout:
+    """The paths of the store at `home`, by default that of the environment."""
+    if home is None:
+        # The one place that reads the environment: Python and the command line must mean the same store.
+        home = os.environ.get(HOME_VARIABLE) or Path.home() / ".casstore"
+    return Layout(Path(os.path.abspath(home)))
 
 
 def _make(layout: Layout) -> None:
@@ -59,6 +66,10 @@ def _make(layout: Layout) -> None:
     else:
         files.make_directory(layout.home.parent, parents=True)
         files.make_directory(layout.home, _OWNER_ONLY)
+    if layout.manifests.is_dir() and any(standing_manifests(layout)):
+        raise CatalogDamaged(
+            f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
+        )
     directories = layout.directories()
     for directory in directories:
         files.make_directory(directory)

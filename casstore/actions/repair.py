@@ -69,7 +69,7 @@ def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) ->
     for source in sources:
         if not source.exists():
             raise InvalidSource(f"{source} is not there; give a directory, or a file, that holds what is missing")
-    lock = gc_lock(workspace)
+    lock = gc_lock(workspace.layout)
     if not lock.try_acquire():
         raise StoreLocked("gc is running in this store; repair when it is done")
     with lock:
@@ -98,12 +98,12 @@ class _Repair:
         homes = self._catalog.index.locate(found.chunks)
         healed, lost = self._heal(set(found.chunks))
         # Not those of deltas that are readable again now that their bases are.
-        damaged = {home.container for digest, home in homes.items() if digest in healed | lost}
+        damaged = {home.container for digest, home in homes.items() if digest in healed | lost} | found.files.keys()
         for container in damaged:
             self._move_sound(container, lost)
-        inodes = self._quarantine([*damaged, *found.files])
-        if lost or damaged or found.files:
-            self._catalog.repacking.give_up(lost, [*damaged, *found.files])
+        inodes = self._quarantine(damaged)
+        if lost or damaged:
+            self._catalog.repacking.give_up(lost, damaged)
         self._mend(found.directories, inodes)
         damage = self._catalog.references.dependents(lost, set())
         still = tuple(Damage(str(tag), path) for tag, path in damage)
@@ -146,10 +146,7 @@ class _Repair:
         if not wanted:
             return set(), set()
         recipes = self._catalog.references.recipes_with(wanted)
-        elements: dict[Digest, Element] = {}
-        for recipe in recipes:
-            for segment in recipe.segments:
-                elements.update((digest, element_of(segment.dtype)) for digest, _ in segment.chunks)
+        elements = _elements(recipes)
         recipes += [Recipe.of_one_chunk(f.digest, f.size) for _, f in self._catalog.references.files_of(wanted)]
         healed: set[Digest] = set()
         with self._workspace.session() as session:
@@ -190,6 +187,8 @@ class _Repair:
         """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
         digests = [digest for digest, _ in self._catalog.references.chunks_of(container) if digest not in lost]
         homes = self._catalog.index.locate(digests)
+        blob = [] if container.digest is None else [container.digest]
+        elements = _elements(self._catalog.index.recipes(blob).values())
         with self._workspace.session() as session:
             mover = Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack)
             try:
@@ -199,7 +198,7 @@ class _Repair:
                         record = self._workspace.objects.copy_record(digest, homes[digest])
                         mover.copy(digest, record, container.id)
                     else:
-                        encoding, data = encode(raw, BYTES)
+                        encoding, data = encode(raw, elements.get(digest, BYTES))
                         mover.add(EncodedChunk(digest, len(raw), encoding, data), 0, container.id)
                 mover.finish()
             except BaseException:
@@ -257,3 +256,13 @@ class _Repair:
                 files.remove_file(standing)
             else:
                 self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}.{standing.name}")
+
+
+def _elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:
+    """What the chunks of these recipes are made of."""
+    return {
+        digest: element_of(segment.dtype)
+        for recipe in recipes
+        for segment in recipe.segments
+        for digest, _ in segment.chunks
+    }

@@ -15,6 +15,7 @@ from casstore.catalog.schema import check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreLocked, StoreUnwritable
 
 _BUSY_TIMEOUT_MS = 60_000
+SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 # A connection that a forked child inherits must be neither used nor closed there
 # (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
 _inherited: list[object] = []

@@ -209,7 +209,7 @@ class Versions:
                 "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
             )
-            version_id = _insert_version(connection, new)
+            version_id = insert_version(connection, new.manifest, new.manifest_id, now_ns=time.time_ns())
             if new.directory is not None:
                 row = new.directory
                 connection.execute(
@@ -355,8 +355,8 @@ def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable:
     return all(connection.execute(sql, (digest, durable)).fetchone() for digest in digests)
 
 
-def _insert_version(connection: apsw.Connection, new: Commit) -> int:
-    manifest = new.manifest
+def insert_version(connection: apsw.Connection, manifest: Manifest, manifest_id: str, *, now_ns: int) -> int:
+    """Insert a version's rows, as the newest of its name; returns its row id."""
     base = manifest.base
     # The clock may step back; a later commit is later all the same.
     last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
@@ -364,8 +364,8 @@ def _insert_version(connection: apsw.Connection, new: Commit) -> int:
         "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
         " directories, base_name, base_version, base_digest, casstore_version) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         _parts(manifest.tag)
-        + (new.manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-        + (max(time.time_ns(), (last or 0) + 1), canonical_json(manifest.description))
+        + (manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
+        + (max(now_ns, (last or 0) + 1), canonical_json(manifest.description))
         + (json.dumps(manifest.directories),)
         + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
         + (manifest.casstore_version,),

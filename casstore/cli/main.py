@@ -23,6 +23,7 @@ from casstore.cli.list import list_versions
 from casstore.cli.options import Options, common_options
 from casstore.cli.path import path
 from casstore.cli.pin import pin, unpin
+from casstore.cli.repair import repair
 from casstore.cli.report import report_error, show_warnings
 from casstore.cli.save import save
 from casstore.cli.show import show
@@ -83,7 +84,7 @@ def cli(context: click.Context) -> None:
         raise click.exceptions.Exit(ExitCode.USAGE)
 
 
-for _verb in (save, list_versions, show, path, pin, unpin, delete, gc, verify, stats, config, demo, completion):
+for _verb in (save, list_versions, show, path, pin, unpin, delete, gc, verify, repair, stats, config, demo, completion):
     cli.add_command(_verb)
 
 

@@ -263,13 +263,14 @@ def test_an_old_catalog_that_was_put_back_stops_gc(two, home, plant, noise, cont
         assert contents(store.get("m:3")) == {"three.bin": noise(BIG, 3)}
 
 
-def test_a_missing_catalog_stops_gc(two, home):
+def test_beside_versions_no_empty_catalog_is_made(two, home):
+    """gc would take all of them for garbage."""
     two.close()
     for path in home.glob("catalog.db*"):
         path.unlink()
-    with casstore.Store(home) as store, pytest.raises(casstore.StoreError, match="removed nothing"):
-        store.gc()
-    assert len([path for path in (home / "objects/loose").rglob("*.*") if path.is_file()]) == 3
+    with pytest.raises(casstore.CatalogDamaged, match="is gone"):
+        casstore.Store(home)
+    assert not list(home.glob("catalog.db*"))
 
 
 def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, leftovers, plant, contents):

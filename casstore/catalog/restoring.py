@@ -1,0 +1,52 @@
+"""SQL that fills a new catalog from what stands in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from casstore.catalog.connection import Connections
+from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer, insert_container, insert_version
+from casstore.storage.manifest import Manifest
+from casstore.tag import Tag
+
+_ELSEWHERE = "?"  # the boot of what was not synced for certain
+
+
+class Restoring:
+    """For a catalog that nobody else has open yet."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def add_containers(self, containers: Iterable[tuple[NewContainer, Iterable[tuple[NewChunk, int]]]]) -> None:
+        """Insert containers, and the chunks at home in them with the depths of their chains; all in one go."""
+        with self._connections.write() as connection:
+            for new, homes in containers:
+                container_id = insert_container(connection, new, _ELSEWHERE)
+                connection.executemany(
+                    "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base, grouping,"
+                    " generation, depth) VALUES (?,?,?,?,?,?,?,?,?,?)",
+                    ((c.digest, container_id, *c[1:], depth) for c, depth in homes),
+                )
+
+    def add_version(self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None) -> None:
+        """Insert a version as the newest of its name."""
+        with self._connections.write() as connection:
+            version_id = insert_version(connection, manifest, manifest_id, now_ns=manifest.created_at_ns)
+            connection.executemany(
+                "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
+                ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),
+            )
+            if directory is not None:
+                connection.execute(
+                    "INSERT INTO directory(version_id, inode, boot_id, entries) VALUES (?,?,?,?)",
+                    (version_id, directory.inode, directory.boot_id, directory.entries),
+                )
+
+    def add_tombstones(self, manifests: Iterable[tuple[str, Tag]]) -> None:
+        """Note manifests, by id, that a deletion has left: a later version has their tag."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "INSERT INTO tombstone(manifest_id, name, version) VALUES (?,?,?)",
+                ((manifest_id, tag.name, tag.version) for manifest_id, tag in manifests),
+            )
