@@ -147,7 +147,7 @@ def _damaged(
         is_sound = known is not None and known.container.digest == file.digest and is_trusted(known)
         if not is_sound and not _has_digest(directory / file.path, file.digest):
             damaged.append(file.path)
-    if (directory / DESCRIPTOR_NAME).read_bytes() != _rendered(workspace, row):
+    if not _has_digest(directory / DESCRIPTOR_NAME, Digest.of(_rendered(workspace, row))):
         damaged.append(DESCRIPTOR_NAME)
     return damaged
 

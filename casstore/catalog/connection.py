@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -28,8 +29,12 @@ class Connections:
         check_sqlite()
         self.path = path
         self._reset()
-        with translated_errors(path):
-            migrate(self.get())
+        try:
+            with translated_errors(path):
+                migrate(self.get())
+        except BaseException:
+            self.close()
+            raise
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -66,6 +71,14 @@ class Connections:
 
     def _connect(self) -> apsw.Connection:
         connection = apsw.Connection(str(self.path))
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: apsw.Connection) -> None:
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
         deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
@@ -82,7 +95,6 @@ class Connections:
             "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
             "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA trusted_schema = OFF"
         ).fetchall()  # a statement that answers with a row holds up those after it until the row is fetched
-        return connection
 
     @contextlib.contextmanager
     def write(self) -> Iterator[apsw.Connection]:
@@ -123,7 +135,10 @@ def translated_errors(path: Path) -> Iterator[None]:
     except apsw.BusyError as error:
         raise StoreLocked(f"{path} is being written to by another process; try again") from error
     except apsw.FullError as error:
-        raise OSError(28, "no space left on the device for the catalog", str(path)) from error
+        raise OSError(errno.ENOSPC, "no space left on the device for the catalog", str(path)) from error
+    except apsw.IOError as error:
+        reason = f"the catalog cannot be read or written ({error}); check the disk, and any quota on it"
+        raise OSError(errno.EIO, reason, str(path)) from error
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
         raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
     except (apsw.NotADBError, apsw.CorruptError) as error:

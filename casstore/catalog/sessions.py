@@ -57,8 +57,10 @@ class Session:
         if self.is_inherited:
             self._lock.abandon()
             return
-        files.remove_tree(self.path)
-        self._lock.release(remove=True)
+        try:
+            files.remove_tree(self.path)
+        finally:
+            self._lock.release(remove=True)
 
     def __enter__(self) -> Session:
         return self

@@ -305,12 +305,16 @@ class Lock:
         """Let go; with `remove`, unlink the file first, while the lock still holds. Harmless when not held."""
         if self._descriptor is None:
             return
-        if remove:
-            remove_file(self.path)
-        # Closing alone would leave it locked while a forked child has a copy of the descriptor.
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        os.close(self._descriptor)
-        self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        try:
+            if remove:
+                remove_file(self.path)
+        finally:
+            try:
+                # Closing alone would leave it locked while a forked child has a copy of the descriptor.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            finally:
+                os.close(descriptor)
 
     def abandon(self) -> None:
         """In a forked child: forget the lock, which stays the parent's, and close this copy of its descriptor.

@@ -1,0 +1,138 @@
+"""Fixtures of the crash tests: small stores and what is done to them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import casstore
+from tests.crash import tracer
+from tests.crash.scenarios import Scenario, copy_store, open_store, put, to_first_schema, write
+from tests.store.conftest import checkpoint, safetensors, weights
+
+__all__ = ["checkpoint", "safetensors", "weights"]
+
+LARGE = 1_300_000
+
+
+@pytest.fixture
+def scenario(request, noise, checkpoint, tmp_path) -> Scenario:
+    """The scenario of that name; all of them are small, since every call of each is one run."""
+    a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
+    steps = [checkpoint(step, size=70_000) for step in range(4)]
+    outside = write(tmp_path / "outside", {"w.bin": noise(LARGE, 3), "sub/x": b"x"})
+
+    def prepare(**versions: Any) -> Any:
+        def run(home: Path) -> None:
+            for tag, files in versions.items():
+                put(home, tag.replace("_", ":"), files)
+
+        return run
+
+    def pack(home: Path) -> None:
+        with open_store(home) as store:
+            store.gc(evict_all=True)
+
+    def run(verb: str, *arguments: Any, **options: Any) -> Any:
+        def operation(home: Path) -> None:
+            with open_store(home) as store:
+                getattr(store, verb)(*arguments, **options)
+
+        return operation
+
+    def cold(home: Path) -> None:
+        for step in range(3):
+            put(home, f"m:{step}", steps[step], materialize=False)
+
+    def open_path(home: Path) -> None:
+        with open_store(home) as store:
+            assert store.get("m:1").path
+
+    def altered(home: Path) -> None:
+        prepare(a_1=a)(home)
+        with open_store(home) as store:
+            path = Path(store.get("a:1").path) / "small"
+        path.unlink()
+
+    def littered(home: Path) -> None:
+        """Something for every step of gc: a dead session, an unfinished save and deletion, what is cold, half-dead."""
+        with open_store(home) as store:
+            store.set_setting("keep_days", "0")
+        for step in range(3):
+            put(home, f"m:{step}", steps[step])
+        put(home, "half:1", {str(n): noise(30_000, 40 + n) for n in range(4)}, materialize=False)
+        put(home, "half:2", {"0": noise(30_000, 40)})
+        put(home, "d:1", {"w": noise(LARGE, 6)})
+        with open_store(home) as store:
+            store.delete("half:1")
+            store.delete("d:1")
+        latest_calls = [index for index, call in enumerate(_calls(home, b), 1) if call == "rename"]
+        for kill_at in (20, latest_calls[-2]):
+            tracer.run(lambda: put(home, "b:1", b), kill_at=kill_at)
+
+    def damaged(home: Path) -> None:
+        prepare(a_1=a, b_1=b)(home)
+        for path in (home / "objects").rglob("*.*"):
+            if path.is_file() and path.stat().st_size == LARGE:
+                path.chmod(0o644)
+                with open(path, "r+b") as file:
+                    file.write(b"damaged")
+        write(tmp_path / "backup", a)
+
+    def no_catalog(home: Path) -> None:
+        prepare(a_1=a, b_1=b)(home)
+        cold(home)
+        for path in home.glob("catalog.db*"):
+            path.unlink()
+
+    def first_schema(home: Path) -> None:
+        prepare(a_1=a)(home)
+        to_first_schema(home)
+
+    def rebuild(home: Path) -> None:
+        casstore.Store.rebuild_catalog(home)
+
+    run_of_three = {f"m:{step}": steps[step] for step in range(3)}
+    found: dict[str, Scenario] = {
+        "make a store": Scenario(lambda _: None, run("tags")),
+        "save": Scenario(prepare(b_1=b), lambda home: put(home, "a:1", a), {"b:1": b}, {"a:1": a}),
+        "save a copy": Scenario(
+            prepare(b_1=b), run("save", "o:1", outside), {"b:1": b}, {"o:1": {"w.bin": noise(LARGE, 3), "sub/x": b"x"}}
+        ),
+        "save what is known": Scenario(prepare(a_1=a), lambda home: put(home, "a:2", a), {"a:1": a}, {"a:2": a}),
+        "save a delta": Scenario(
+            cold, lambda home: put(home, "m:3", steps[3], materialize=False), run_of_three, {"m:3": steps[3]}
+        ),
+        "save relaxed": Scenario(
+            prepare(b_1=b), lambda home: put(home, "a:1", a, durability="relaxed"), {"b:1": b}, {"a:1": a}
+        ),
+        "materialize": Scenario(cold, open_path, run_of_three),
+        "mend": Scenario(altered, run("get", "a:1"), {"a:1": a}),
+        "delete": Scenario(prepare(a_1=a, a_2=b), run("delete", "a:1"), {"a:2": b}, gone={"a:1": a}),
+        "gc": Scenario(littered, run("gc"), {**run_of_three, "half:2": {"0": noise(30_000, 40)}}, {"b:1": b}),
+        "evict": Scenario(prepare(a_1=a, b_1=b), run("gc", evict_all=True), {"a:1": a, "b:1": b}),
+        "migrate": Scenario(first_schema, run("tags"), {"a:1": a}),
+        "config": Scenario(prepare(b_1=b), run("set_setting", "keep_days", "3"), {"b:1": b}),
+        "pin": Scenario(prepare(b_1=b), run("pin", "b:1"), {"b:1": b}),
+        "repair": Scenario(damaged, run("repair", [tmp_path / "backup"]), {"b:1": b, "a:1": a}),
+        "rebuild the catalog": Scenario(no_catalog, rebuild, {"b:1": b, "a:1": a, **run_of_three}, again=rebuild),
+    }
+    return found[request.param]
+
+
+def _calls(home: Path, files: dict[str, bytes]) -> list[str]:
+    """The calls of a save, tried on a copy."""
+    copy = home.parent / "tried"
+    copy_store(home, copy)
+    calls = tracer.run(lambda: put(copy, "b:1", files)).calls
+    shutil.rmtree(copy)
+    return calls
+
+
+NAMES = [
+    *("make a store", "save", "save a copy", "save what is known", "save a delta", "save relaxed", "materialize"),
+    *("mend", "delete", "gc", "evict", "migrate", "config", "pin", "repair", "rebuild the catalog"),
+]
