@@ -30,7 +30,7 @@ from casstore.storage import chunking, files, pack
 from casstore.storage.container import MAX_LINKS, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, new_id
 from casstore.storage.manifest import Manifest
-from casstore.storage.recipe import Recipe
+from casstore.storage.recipe import Chunk, Recipe
 from casstore.tag import Tag
 
 # Of no boot: what has this one is checked before it is used.
@@ -69,15 +69,11 @@ def rebuild_catalog(layout: Layout, progress: Progress) -> RebuildReport:
     if not lock.try_acquire() or sessions.live_ids(layout):
         lock.release()
         raise StoreLocked(f"{layout.home} is in use; end the processes that use it, and try again")
-    with lock:
-        rebuilt = layout.home / f"{layout.catalog.name}-rebuilt-{new_id()}"
-        try:
-            report = _fill(layout, rebuilt, progress)
-            files.sync_file(rebuilt)
-            _replace(layout, rebuilt)
-        finally:
-            for path in (rebuilt, *_side_files(rebuilt)):
-                files.remove_file(path)
+    with lock, sessions.Session(layout) as session:
+        rebuilt = session.new_path()
+        report = _fill(layout, rebuilt, progress)
+        files.sync_file(rebuilt)
+        _replace(layout, rebuilt)
     return report
 
 
@@ -155,9 +151,9 @@ def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
     for path in sorted(layout.packs.iterdir()):
         if path.suffix != ".pack":
             continue
+        files.sync_file(path)
         try:
             entries = pack.read_entries(path)
-            files.sync_file(path)
         except (IntegrityError, OSError) as error:
             unreadable.append(f"{path}: {error}")
             continue
@@ -196,22 +192,30 @@ class _Read:
 def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
     """A sound file is one by its stamp from now on; of a damaged one the sound chunks count, and its stamp is none."""
     reason, chunks = "", list(recipe.chunks())
-    status = path.stat()
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(descriptor)
+        files.sync_descriptor(descriptor)
         try:
-            if chunking.scan_file(descriptor, progress.advance).blob != recipe.blob:
-                reason = "it does not match its digest; `casstore repair` heals what it can"
-                chunks = [c for c in chunks if Digest.of(os.pread(descriptor, c.length, c.offset)) == c.digest]
-            files.sync_descriptor(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        reason, chunks = str(error.strerror), []
+            is_sound = chunking.scan_file(descriptor, progress.advance).blob == recipe.blob
+        except OSError:
+            is_sound = False
+        if not is_sound:
+            reason = "it does not match its digest; `casstore repair` heals what it can"
+            chunks = [chunk for chunk in chunks if _has_chunk(descriptor, chunk)]
+    finally:
+        os.close(descriptor)
     unique = {c.digest: NewChunk(c.digest, c.offset, c.length, c.length) for c in chunks}
     stamp = FileStamp(0, status.st_size, 0) if reason else FileStamp.of(status)
     new = NewContainer(path.suffix[1:], recipe.blob, files.is_executable(status), status.st_size, not reason, stamp, ())
     return _Read(path, reason, _Found(new, tuple(unique.values())))
+
+
+def _has_chunk(descriptor: int, chunk: Chunk) -> bool:
+    try:
+        return Digest.of(os.pread(descriptor, chunk.length, chunk.offset)) == chunk.digest
+    except OSError:
+        return False
 
 
 def _digest_of(path: Path) -> Digest | None:

@@ -41,9 +41,9 @@ class Workspace:
 
     def close(self) -> None:
         """Close files and connections of all threads, and give leases back."""
-        self.leasing.close()
-        self.objects.close()
-        self.catalog.close()
+        with contextlib.ExitStack() as parts:  # the rest also where one cannot be closed
+            for part in (self.catalog, self.objects, self.leasing):
+                parts.callback(part.close)
 
     def session(self) -> Session:
         return Session(self.layout)

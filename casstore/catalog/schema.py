@@ -171,7 +171,9 @@ def migrate(connection: apsw.Connection) -> None:
                 connection.execute(f"PRAGMA user_version = {applied + 1}")
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            # SQLite has already rolled back after some errors, a full disk among them.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
             raise
 
 

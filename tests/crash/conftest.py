@@ -117,7 +117,9 @@ def scenario(request, noise, checkpoint, tmp_path) -> Scenario:
         "migrate": Scenario(first_schema, run("tags"), {"a:1": a}),
         "config": Scenario(prepare(b_1=b), run("set_setting", "keep_days", "3"), {"b:1": b}),
         "pin": Scenario(prepare(b_1=b), run("pin", "b:1"), {"b:1": b}),
-        "repair": Scenario(damaged, run("repair", [tmp_path / "backup"]), {"b:1": b, "a:1": a}),
+        "repair": Scenario(
+            damaged, run("repair", [tmp_path / "backup"]), {"b:1": b, "a:1": a}, damaged=frozenset({"a:1"})
+        ),
         "rebuild the catalog": Scenario(no_catalog, rebuild, {"b:1": b, "a:1": a, **run_of_three}, again=rebuild),
     }
     return found[request.param]
