@@ -213,8 +213,8 @@ class _Builder:
                 files.rename(standing, self._new_path())  # a link would lead what is written out of the store
             files.make_directory(standing)
         bad = set(_altered(self._workspace, self._row, recorded))
-        if recorded.boot_id != self._workspace.catalog.boot_id and not bad:
-            bad = set(_damaged_since_boot(self._workspace, self._row, recorded))
+        if recorded.boot_id != self._workspace.catalog.boot_id:
+            bad.update(_damaged_since_boot(self._workspace, self._row, recorded))
         stamps = {path: FileStamp(*stamp) for path, *stamp in msgpack.unpackb(recorded.entries)}
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:

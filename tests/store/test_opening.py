@@ -346,6 +346,20 @@ def test_a_descriptor_that_a_power_cut_emptied(store, model, sql, contents, expe
     assert path.read_bytes() == text
 
 
+def test_a_power_cut_that_shortened_one_file_and_emptied_another(store, model, sql, contents, expected):
+    path = Path(model.path, "model.yaml")
+    status, size = path.stat(), path.stat().st_size
+    path.chmod(0o644)
+    path.write_bytes(bytes(size))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    short = Path(model.path, "mid")
+    short.unlink()
+    short.write_bytes(b"")
+    reboot(sql)
+    assert contents(store.get("m:v1")) == expected
+    assert path.read_bytes().startswith(b"name: m\n")
+
+
 def reboot(sql):
     for table in ("directory", "container"):
         sql(f"UPDATE {table} SET boot_id = 'another boot' WHERE boot_id IS NOT NULL")
