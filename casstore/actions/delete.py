@@ -32,10 +32,11 @@ def sweep(workspace: Workspace, session: Session, manifest_id: str, tag: Tag) ->
         if workspace.catalog.versions.is_deleted_directory(tag, os.lstat(directory).st_ino):
             workspace.remove_directory(directory, session)
     workspace.write_latest(tag.name)
+    # The tombstone may only go once neither directory nor manifest can come back.
+    files.sync_directory(directory.parent if directory.parent.exists() else workspace.layout.models)
     manifest = workspace.layout.manifest(tag, manifest_id)
     files.remove_file(workspace.layout.pending_manifest(manifest_id))
     if files.remove_file(manifest):
-        # The tombstone may only go once the manifest cannot come back.
         files.sync_directory(manifest.parent)
         files.remove_empty_directory(manifest.parent)
     files.sync_directory(workspace.layout.pending_manifests)

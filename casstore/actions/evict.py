@@ -138,6 +138,9 @@ def _take_away(
             kept.append(candidate.version_id)
         elif not found.is_gone:
             doomed.append(workspace.set_aside(workspace.layout.model(candidate.tag), session))
+    if doomed:
+        # Without its row a directory that comes back would be a stranger, in the way of the version's own.
+        files.sync_directory(workspace.layout.model(batch[0].tag).parent)
     directories.undo_evictions(kept)
     directories.end_evictions([each for each in begun if each not in kept])
     return doomed

@@ -1,0 +1,179 @@
+"""Ways to break the store that a test of it must notice: each takes away one thing that a promise stands on."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from casstore.actions import collect, delete, evict, home, materialize, reclaim, repack, save
+from casstore.catalog import connection, index, references, repacking, versions
+from casstore.storage import files, pack
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of a function's text, where `old` stands exactly once."""
+
+    function: Callable[..., Any]
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`edits` are made at once. `scenario`: what shows it."""
+
+    name: str
+    scenario: str
+    edits: tuple[Edit, ...]
+
+    def apply(self, patch: pytest.MonkeyPatch) -> None:
+        """Change the functions wherever they have been imported to. Fails where the text has changed meanwhile."""
+        texts: dict[Any, str] = {}
+        for edit in self.edits:
+            text = texts.get(edit.function) or textwrap.dedent(inspect.getsource(edit.function))
+            assert text.count(edit.old) == 1, f"{edit.function.__qualname__} has changed; change {self.name!r} too"
+            texts[edit.function] = text.replace(edit.old, edit.new)
+        for function, text in texts.items():
+            code = compile(text, function.__code__.co_filename, "exec", annotations.compiler_flag)
+            found: dict[str, Any] = {}
+            exec(code, dict(function.__globals__), found)
+            patch.setattr(function, "__code__", found[function.__name__].__code__)
+
+
+def _mutant(name: str, scenario: str, *edits: tuple[Callable[..., Any], str, str]) -> Mutant:
+    return Mutant(name, scenario, tuple(Edit(*edit) for edit in edits))
+
+
+_COMMIT = "version_id = self._catalog.versions.commit(commit)\n"
+
+POWER = [
+    _mutant(
+        "a new store's directories are not synced", "full", (home._make, "files.sync_directory(parent)", "pass")
+    ),
+    _mutant(
+        "adopted files are not synced", "full", (save._Save._sync, "in [*adopted, *homes]:\n", "in homes:\n")
+    ),
+    _mutant(
+        "what was saved relaxed is not synced", "full",
+        (save._Save._sync, "self._catalog.index.unsynced_homes(relied_on - brought)", "[]"),
+    ),
+    _mutant(
+        "names of loose files are not synced", "full",
+        (save._Save._sync, "in sorted(directories):", "in sorted(directories & {str(self._layout.packs)}):"),
+    ),
+    _mutant(
+        "names of packs are not synced", "full", (save._Save._sync, "directories.add(str(self._layout.packs))", "pass")
+    ),
+    _mutant("packs are not synced", "full", (pack.PackWriter.finish, "if durable:", "if False:")),
+    _mutant("manifests are not synced", "full", (files.write_new_file, "if durable:", "if False:")),
+    _mutant("names of manifests are not synced", "full", (files.write_file, "if durable:", "if False:")),
+    _mutant(
+        "the commit comes before the sync", "full",
+        (save._Save._attempt, "self._sync(relied_on, stored)\n", "pass\n"),
+        (save._Save._attempt, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"),
+    ),
+    _mutant(
+        "final names come before the commit", "full",
+        (
+            save._Save._attempt, _COMMIT,
+            "publish(self._workspace, manifest.tag, manifest_id, self._draft if self._new.materialize else None); "
+            + _COMMIT,
+        ),
+    ),
+    _mutant(
+        "SQLite syncs nothing", "full",
+        (connection.Connections._connect, "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF"),
+    ),
+    _mutant(
+        "SQLite syncs at checkpoints only", "full",
+        (connection.Connections._connect, "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
+    ),
+    _mutant(
+        "directories are trusted after a reboot", "full",
+        (materialize.is_whole, "recorded.boot_id == workspace.catalog.boot_id", "True"),
+    ),
+    _mutant(
+        "after a reboot only what stat tells is mended", "full",
+        (
+            materialize._Builder._mend, "if recorded.boot_id != self._workspace.catalog.boot_id:",
+            "if recorded.boot_id != self._workspace.catalog.boot_id and not bad:",
+        ),
+    ),
+    _mutant(
+        "a save relies on what an earlier boot did not sync", "relaxed",
+        (index.Index.usable_homes, "AND (synced OR boot_id = '\" + self._boot_id + \"')\"", "\""),
+    ),
+    _mutant(
+        "gc does not sync the names of packs", "gc",
+        (repack.Mover._complete, "files.sync_directory(self._workspace.layout.packs)", "pass"),
+    ),
+    _mutant(
+        "gc does not sync what its deltas stand on", "gc",
+        (repack.Mover._sync_bases, "index.unsynced_homes((named | index.bases_of(named)) - self._homes.keys())", "[]"),
+    ),
+    _mutant(
+        "gc unlinks what it has moved before the move is committed", "gc",
+        (
+            repack.Mover._complete, "bases = self._sync_bases(new)",
+            ("bases = self._sync_bases(new); [files.remove_file(each.path(self._workspace.layout)) for each, _ in"
+            " self._workspace.catalog.index.containers(set(self._homes.values()))]"),
+        ),
+    ),
+    _mutant(
+        "an evicted directory may come back", "gc", (evict._take_away, "    files.sync_directory(", "    str(")
+    ),
+    _mutant(
+        "a deleted version's directory may come back", "gc",
+        (delete.sweep, "files.sync_directory(directory.parent if", "str(directory.parent if"),
+    ),
+    _mutant(
+        "a deleted version's manifest may come back", "gc",
+        (delete.sweep, "files.sync_directory(manifest.parent)", "pass"),
+    ),
+]  # fmt: skip
+
+INTERLEAVED = [
+    _mutant(
+        "a commit does not look at gc_epoch", "gc before a commit",
+        (versions.Versions.commit, "epoch != new.gc_epoch and not", "False and not"),
+    ),
+    _mutant(
+        "gc does not raise gc_epoch", "gc before a commit",
+        (references.References.condemn, "UPDATE store SET value = value + 1 WHERE", "SELECT 1 FROM store WHERE"),
+    ),
+    _mutant(
+        "gc takes what a running save has written for stray", "gc before a commit of what is new",
+        (collect._is_live, "session_of(file_id) in alive", "False"),
+    ),
+    _mutant(
+        "gc does not mark what was saved meanwhile", "a commit before gc condemns",
+        (references.References.condemn, 'mark(connection, "id > ?", (last_id,), fresh=False)', "pass"),
+    ),
+    _mutant(
+        "gc unlinks before it has condemned", "a commit before gc condemns",
+        (
+            reclaim.Reclaim.condemn, "references.condemn(list(candidates), self.last_id)",
+            ("[files.remove_file(each.path(self.workspace.layout)) for each in candidates];"
+            " references.condemn(list(candidates), self.last_id)"),
+        ),
+    ),
+    _mutant(
+        "a save does not check that its deltas' bases stand", "gc takes a base before a commit",
+        (versions.Versions.commit, "epoch != new.gc_epoch and not", "False and not"),
+        (versions.Versions._insert_container, "chunk.base is not None and not", "False and not"),
+    ),
+    _mutant(
+        "a save makes a delta of what others are stored against", "a delta upon the same chunk before a commit",
+        (versions.Versions._insert_container, "chunk.base is not None and not", "False and not"),
+    ),
+    _mutant(
+        "gc makes a delta of what others are stored against", "a delta upon a chunk before gc moves it",
+        (repacking.Repacking.move, "elif chunk.base is None or may_be_delta(connection, chunk):", "else:"),
+    ),
+]  # fmt: skip
