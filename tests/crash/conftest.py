@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,27 @@ from tests.store.conftest import checkpoint, safetensors, weights
 __all__ = ["checkpoint", "safetensors", "weights"]
 
 LARGE = 1_300_000
+EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+_MEMORY = Path("/dev/shm")
 
 
 @pytest.fixture
-def scenario(request, noise, checkpoint, tmp_path) -> Scenario:
+def ground(tmp_path) -> Iterator[Path]:
+    """A directory for the stores of many runs: in memory if possible, where what has been written stays after a kill as
+    it does on a disk, and 256 directories are made and removed in no time. A full run uses the disk."""
+    if EVERY or not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < 1 << 30:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="casstore-", dir=_MEMORY) as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def scenario(request, noise, checkpoint, ground) -> Scenario:
     """The scenario of that name; all of them are small, since every call of each is one run."""
     a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
     steps = [checkpoint(step, size=70_000) for step in range(4)]
-    outside = write(tmp_path / "outside", {"w.bin": noise(LARGE, 3), "sub/x": b"x"})
+    outside = write(ground / "outside", {"w.bin": noise(LARGE, 3), "sub/x": b"x"})
 
     def prepare(**versions: Any) -> Any:
         def run(home: Path) -> None:
@@ -69,9 +85,9 @@ def scenario(request, noise, checkpoint, tmp_path) -> Scenario:
         with open_store(home) as store:
             store.delete("half:1")
             store.delete("d:1")
-        latest_calls = [index for index, call in enumerate(_calls(home, b), 1) if call == "rename"]
+        latest_calls = [index for index, call in enumerate(_calls(home, b), 1) if call.name == "rename"]
         for kill_at in (20, latest_calls[-2]):
-            tracer.run(lambda: put(home, "b:1", b), kill_at=kill_at)
+            tracer.run(lambda: put(home, "b:1", b), below=home, kill_at=kill_at)
 
     def damaged(home: Path) -> None:
         prepare(a_1=a, b_1=b)(home)
@@ -80,7 +96,7 @@ def scenario(request, noise, checkpoint, tmp_path) -> Scenario:
                 path.chmod(0o644)
                 with open(path, "r+b") as file:
                     file.write(b"damaged")
-        write(tmp_path / "backup", a)
+        write(ground / "backup", a)
 
     def no_catalog(home: Path) -> None:
         prepare(a_1=a, b_1=b)(home)
@@ -118,18 +134,18 @@ def scenario(request, noise, checkpoint, tmp_path) -> Scenario:
         "config": Scenario(prepare(b_1=b), run("set_setting", "keep_days", "3"), {"b:1": b}),
         "pin": Scenario(prepare(b_1=b), run("pin", "b:1"), {"b:1": b}),
         "repair": Scenario(
-            damaged, run("repair", [tmp_path / "backup"]), {"b:1": b, "a:1": a}, damaged=frozenset({"a:1"})
+            damaged, run("repair", [ground / "backup"]), {"b:1": b, "a:1": a}, damaged=frozenset({"a:1"})
         ),
         "rebuild the catalog": Scenario(no_catalog, rebuild, {"b:1": b, "a:1": a, **run_of_three}, again=rebuild),
     }
     return found[request.param]
 
 
-def _calls(home: Path, files: dict[str, bytes]) -> list[str]:
+def _calls(home: Path, files: dict[str, bytes]) -> list[tracer.Call]:
     """The calls of a save, tried on a copy."""
     copy = home.parent / "tried"
     copy_store(home, copy)
-    calls = tracer.run(lambda: put(copy, "b:1", files)).calls
+    calls = tracer.run(lambda: put(copy, "b:1", files), below=copy).calls
     shutil.rmtree(copy)
     return calls
 

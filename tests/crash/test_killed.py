@@ -16,8 +16,8 @@ EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 
 
 @pytest.mark.parametrize("scenario", NAMES, indirect=True)
-def test_killed_at_every_call(scenario, tmp_path, request):
-    template, home = tmp_path / "template", tmp_path / "store"
+def test_killed_at_every_call(scenario, ground, request):
+    template, home = ground / "template", ground / "store"
     scenario.prepare(template)
     counted: Counter[str] = Counter()
     number = 0
@@ -27,15 +27,15 @@ def test_killed_at_every_call(scenario, tmp_path, request):
         remove(home)
         if template.exists():
             copy_store(template, home)
-        traced = tracer.run(lambda: scenario.operation(home), kill_at=number)
+        traced = tracer.run(lambda: scenario.operation(home), below=ground, kill_at=number)
         try:
             check(home, scenario, acknowledged=traced.acknowledged)
         except BaseException:
-            print(f"killed at call {number}, {traced.calls[-5:]}")
+            print(f"killed at call {number}, {[str(call) for call in traced.calls[-5:]]}")
             raise
         if not traced.killed:
             assert traced.acknowledged
             break
-        counted[traced.calls[-1]] += 1
+        counted[traced.calls[-1].name] += 1
     assert number > 3
     print(f"{request.node.name}: {number - 1} points: {dict(counted)}")

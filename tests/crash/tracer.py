@@ -1,6 +1,6 @@
 """Runs a function in a forked process and stops it at its system calls: to end it there, or to make them fail.
 
-Linux on x86-64, by ptrace(2). Only calls that change files count: see `CALLS`.
+Linux on x86-64, by ptrace(2), which seccomp(2) tells at which calls to stop: all others run at full speed.
 """
 
 from __future__ import annotations
@@ -8,35 +8,65 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import stat
+import struct
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 IS_SUPPORTED = sys.platform == "linux" and os.uname().machine == "x86_64"
 
-# Those of /usr/include/x86_64-linux-gnu/asm/unistd_64.h that change a file, a directory or what is on disk.
-CALLS = {
-    1: "write", 18: "pwrite64", 20: "writev", 296: "pwritev", 74: "fsync", 75: "fdatasync", 77: "ftruncate",
-    82: "rename", 83: "mkdir", 84: "rmdir", 86: "link", 87: "unlink", 88: "symlink", 90: "chmod", 91: "fchmod",
-    257: "openat", 258: "mkdirat", 263: "unlinkat", 264: "renameat", 265: "linkat", 266: "symlinkat", 268: "fchmodat",
-    285: "fallocate", 316: "renameat2", 326: "copy_file_range", 16: "ioctl", 73: "flock", 2: "open", 85: "creat",
+# Of /usr/include/x86_64-linux-gnu/asm/unistd_64.h, with the argument that tells the file: a descriptor, a path, or a
+# path that counts from the directory in the argument before it. Those that change what is on disk or seen by others:
+CHANGING = {
+    1: ("write", "fd", 0), 18: ("pwrite64", "fd", 0), 20: ("writev", "fd", 0), 296: ("pwritev", "fd", 0),
+    328: ("pwritev2", "fd", 0), 74: ("fsync", "fd", 0), 75: ("fdatasync", "fd", 0), 76: ("truncate", "path", 0),
+    77: ("ftruncate", "fd", 0), 285: ("fallocate", "fd", 0), 326: ("copy_file_range", "fd", 2), 40: ("sendfile", "fd", 0),
+    16: ("ioctl", "fd", 0), 73: ("flock", "fd", 0), 91: ("fchmod", "fd", 0), 90: ("chmod", "path", 0),
+    268: ("fchmodat", "at", 1), 82: ("rename", "path", 0), 264: ("renameat", "at", 1), 316: ("renameat2", "at", 1),
+    83: ("mkdir", "path", 0), 258: ("mkdirat", "at", 1), 84: ("rmdir", "path", 0), 86: ("link", "path", 1),
+    265: ("linkat", "at", 3), 87: ("unlink", "path", 0), 263: ("unlinkat", "at", 1), 88: ("symlink", "path", 1),
+    266: ("symlinkat", "at", 2), 85: ("creat", "path", 0), 2: ("open", "path", 0), 257: ("openat", "at", 1),
 }  # fmt: skip
-_FICLONE = 0x40049409
+# Those that may fail without having changed anything. Opening a file is in both.
+READING = {
+    0: ("read", "fd", 0), 17: ("pread64", "fd", 0), 217: ("getdents64", "fd", 0), 2: ("open", "path", 0),
+    257: ("openat", "at", 1),
+}  # fmt: skip
 _SYNCS = {"fsync", "fdatasync"}
+_OPENS = {"open": 1, "openat": 2}  # which argument holds the flags
+_FICLONE = 0x40049409
+_AT_FDCWD = 0xFFFFFF9C
+# Nobody's file: asking for it tells the tracer to let all calls through from now on.
+_TRUCE = "/truce"
+_ACCESS = 21
 
-_TRACEME, _CONT, _KILL, _SYSCALL, _SETOPTIONS, _POKEUSER, _INFO = 0, 7, 8, 24, 0x4200, 6, 0x420E
-_OPTIONS = 0x1 | 0x8 | 0x2 | 0x4 | 0x100000  # TRACESYSGOOD, TRACECLONE, TRACEFORK, TRACEVFORK, EXITKILL
+_TRACEME, _POKEUSER, _CONT, _SYSCALL, _SETOPTIONS, _INFO = 0, 6, 7, 24, 0x4200, 0x420E
+# TRACESYSGOOD, TRACEFORK, TRACEVFORK, TRACECLONE, TRACESECCOMP, EXITKILL
+_OPTIONS = 0x1 | 0x2 | 0x4 | 0x8 | 0x80 | 0x100000
+_EVENT_SECCOMP = 7
 _ORIG_RAX, _RAX = 15 * 8, 10 * 8
-_ENTRY, _EXIT = 1, 2
 _WALL = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+_SET_SECCOMP, _SET_NO_NEW_PRIVILEGES, _MODE_FILTER = 22, 38, 2
+_RET_TRACE, _RET_ALLOW = 0x7FF00000, 0x7FFF0000
+
+_libc: Any = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
+class _Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
 class _Info(ctypes.Structure):
-    """struct ptrace_syscall_info, as far as entries go."""
+    """struct ptrace_syscall_info, as far as seccomp's stops go."""
 
     _fields_ = (
         ("op", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 3), ("arch", ctypes.c_uint32),
@@ -44,15 +74,26 @@ class _Info(ctypes.Structure):
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A system call on the file at `path`."""
+
+    name: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.path}"
+
+
 @dataclass(slots=True)
 class Traced:
-    """How a traced run ended. `calls`: the names of the calls that counted, in order, up to the last one reached.
+    """How a traced run ended. `calls`: those that counted, in order, up to the last one reached.
 
     `killed`: it was ended at the call asked for. `acknowledged`: the function returned. `exit_code`: of the process.
-    `repeated_syncs`: files that were synced again after a sync of them had been made to fail.
+    `repeated_syncs`: files that were synced again, as they were, after a sync of them had been made to fail.
     """
 
-    calls: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     killed: bool = False
     exit_code: int | None = None
     repeated_syncs: list[str] = field(default_factory=list)
@@ -65,25 +106,30 @@ class Traced:
 def run(
     function: Callable[[], object],
     *,
-    before: Callable[[], object] = lambda: None,
+    below: Path,
+    calls: dict[int, tuple[str, str, int]] = CHANGING,
     kill_at: int | None = None,
+    is_done: bool = False,
     fail_at: int | None = None,
     error: int = 0,
     for_ever: bool = False,
 ) -> Traced:
-    """Run `before` and then `function` in a forked process, the latter under the tracer.
+    """Run a function in a forked process and follow its calls on files below that directory.
 
-    `kill_at`: SIGKILL when it is about to make its call of that number, from 1 on. `fail_at`: make that call, or with
-    `for_ever` it and all that follow, return `error` without being made.
+    `kill_at`: SIGKILL when it is about to make its call of that number, from 1 on; with `is_done`, when that call has
+    been made. `fail_at`: make that call, or with `for_ever` it and all that follow, return `error` without being made.
     """
     sys.stdout.flush()
-    pid = os.fork()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads; none of ours is running
+        pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            before()
             _libc.ptrace(_TRACEME, 0, None, None)
             os.kill(os.getpid(), signal.SIGSTOP)
+            _stop_at({*calls, _ACCESS})
             function()
             code = 0
         except SystemExit as end:
@@ -91,90 +137,150 @@ def run(
         except BaseException:  # noqa: BLE001 - the child must not go on as pytest
             traceback.print_exc()
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
-    return _Tracer(pid, kill_at, fail_at, error, for_ever=for_ever).follow()
+    return _Tracer(pid, below, calls, kill_at, is_done, fail_at, error, for_ever).follow()
 
 
+def end_errors() -> None:
+    """In the function that runs: have no call fail any more."""
+    os.access(_TRUCE, os.F_OK)
+
+
+def _stop_at(numbers: set[int]) -> None:
+    """Have the tracer told of these calls of this process."""
+    jumps = [struct.pack("=HBBI", 0x15, len(numbers) - i, 0, nr) for i, nr in enumerate(sorted(numbers))]
+    code = b"".join(
+        [
+            struct.pack("=HBBI", 0x20, 0, 0, 0),  # load the number of the call
+            *jumps,
+            struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW),
+            struct.pack("=HBBI", 0x06, 0, 0, _RET_TRACE),
+        ]
+    )
+    program = _Program(len(jumps) + 3, code)
+    if _libc.prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) or _libc.prctl(
+        _SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0
+    ):
+        raise OSError(ctypes.get_errno(), "no seccomp filter can be set")
+
+
+@dataclass(slots=True)
 class _Tracer:
-    def __init__(self, pid: int, kill_at: int | None, fail_at: int | None, error: int, *, for_ever: bool) -> None:
-        self._pid = pid
-        self._kill_at = kill_at
-        self._fail_at = fail_at
-        self._error = error
-        self._for_ever = for_ever
-        self._failing: set[int] = set()  # threads in a call that is being made to fail
-        self._failed_syncs: set[str] = set()
-        self._traced = Traced()
-        self._is_begun = False
+    pid: int
+    below: Path
+    counted: dict[int, tuple[str, str, int]]
+    kill_at: int | None
+    is_done: bool
+    fail_at: int | None
+    error: int
+    for_ever: bool
+    ending: int | None = None  # the thread at the end of whose call the process is to be killed
+    is_truce: bool = False
+    failed_syncs: dict[tuple[int, int], str] = field(default_factory=dict)
+    traced: Traced = field(default_factory=Traced)
 
     def follow(self) -> Traced:
         """Let it run from call to call until it ends."""
+        os.waitpid(self.pid, _WALL)
+        _ptrace(_SETOPTIONS, self.pid, 0, _OPTIONS)
+        _ptrace(_CONT, self.pid, 0, 0)
         while True:
-            pid, status = os.waitpid(-1 if self._is_begun else self._pid, _WALL)
+            thread, status = os.waitpid(-1, _WALL)
             if not os.WIFSTOPPED(status):
-                if pid == self._pid:
-                    self._traced.exit_code = os.waitstatus_to_exitcode(status)
-                    return self._traced
+                if thread == self.pid:
+                    self.traced.exit_code = os.waitstatus_to_exitcode(status)
+                    return self.traced
                 continue
             signum, event = os.WSTOPSIG(status), status >> 16
             deliver = 0
-            if not self._is_begun:
-                self._is_begun = True
-                _ptrace(_SETOPTIONS, pid, 0, _OPTIONS)
+            if event == _EVENT_SECCOMP:
+                self._at_call(thread)
             elif signum == signal.SIGTRAP | 0x80:
-                if not self._at_call(pid):
-                    continue
+                if thread == self.ending:
+                    self._kill()
             elif event == 0 and signum != signal.SIGSTOP:
                 deliver = signum
-            _ptrace(_SYSCALL, pid, 0, deliver)
+            _ptrace(_SYSCALL if thread == self.ending else _CONT, thread, 0, deliver)
 
-    def _at_call(self, pid: int) -> bool:
-        """At the entry or exit of a call; False when the process has been killed there."""
+    def _kill(self) -> None:
+        self.traced.killed = True
+        os.kill(self.pid, signal.SIGKILL)
+
+    def _at_call(self, thread: int) -> None:
         info = _Info()
-        _libc.ptrace(_INFO, pid, ctypes.sizeof(info), ctypes.byref(info))
-        if info.op == _EXIT:
-            if pid in self._failing:
-                self._failing.discard(pid)
-                _ptrace(_POKEUSER, pid, _RAX, -self._error)
-            return True
-        name = CALLS.get(info.nr)
-        if info.op != _ENTRY or name is None or not _changes(pid, name, info):
-            return True
-        self._traced.calls.append(name)
-        number = len(self._traced.calls)
-        if number == self._kill_at:
-            self._traced.killed = True
-            os.kill(self._pid, signal.SIGKILL)
-            return False
-        if name in _SYNCS:
-            path = os.readlink(f"/proc/{pid}/fd/{info.args[0]}")
-            if path in self._failed_syncs and not path.endswith(("-wal", ".db")):  # SQLite knows what to do
-                self._traced.repeated_syncs.append(path)
-        if self._fail_at is not None and (number == self._fail_at or (self._for_ever and number > self._fail_at)):
-            if name in _SYNCS and os.path.isfile(path):
-                self._failed_syncs.add(path)
-            _ptrace(_POKEUSER, pid, _ORIG_RAX, -1)
-            self._failing.add(pid)
-        return True
+        _libc.ptrace(_INFO, thread, ctypes.sizeof(info), ctypes.byref(info))
+        if info.nr == _ACCESS:
+            self.is_truce |= _text(thread, info.args[0]) == _TRUCE
+            return
+        call = self._call(thread, info)
+        if call is None:
+            return
+        self.traced.calls.append(call)
+        number = len(self.traced.calls)
+        if number == self.kill_at:
+            if self.is_done:
+                self.ending = thread
+            else:
+                self._kill()
+            return
+        is_failing = self.fail_at is not None and not self.is_truce and (
+            number == self.fail_at or (self.for_ever and number > self.fail_at)
+        )  # fmt: skip
+        self._note_sync(thread, info, call, is_failing)
+        if is_failing:
+            _ptrace(_POKEUSER, thread, _ORIG_RAX, -1)
+            _ptrace(_POKEUSER, thread, _RAX, -self.error)
 
-
-def _changes(pid: int, name: str, info: _Info) -> bool:
-    """Whether this call changes something that others may see."""
-    if name in ("openat", "open"):
-        flags = info.args[2 if name == "openat" else 1]
-        return bool(flags & (os.O_CREAT | os.O_TRUNC))
-    if name == "ioctl":
-        return bool(info.args[1] == _FICLONE)
-    if name in ("write", "writev", "flock"):
+    def _call(self, thread: int, info: _Info) -> Call | None:
+        """The call if it counts."""
+        name, how, argument = self.counted[info.nr]
+        if name in _OPENS and self.counted is CHANGING and not info.args[_OPENS[name]] & (os.O_CREAT | os.O_TRUNC):
+            return None
+        if name == "ioctl" and info.args[1] != _FICLONE:
+            return None
         try:
-            path = os.readlink(f"/proc/{pid}/fd/{info.args[0]}")
+            if how == "fd":
+                path = os.readlink(f"/proc/{thread}/fd/{info.args[argument]}")
+            else:
+                path = _text(thread, info.args[argument])
+                directory = info.args[argument - 1] & 0xFFFFFFFF if how == "at" else _AT_FDCWD
+                if not path.startswith("/"):
+                    base = "cwd" if directory == _AT_FDCWD else f"fd/{directory}"
+                    path = os.path.join(os.readlink(f"/proc/{thread}/{base}"), path)
         except OSError:
-            return False
-        # Pipes, and the unlinked files into which pytest has its processes write what they print.
-        return info.args[0] > 2 and path.startswith("/") and not path.endswith(" (deleted)")
-    return True
+            return None
+        return Call(name, path) if path.startswith(f"{self.below}/") else None
+
+    def _note_sync(self, thread: int, info: _Info, call: Call, is_failing: bool) -> None:
+        """The kernel may have dropped what it could not write: a later fsync that succeeds would prove nothing.
+
+        SQLite writes its frames and pages anew before it syncs its files again, and a directory can only be synced
+        again. An inode's number may be given to a new file, which has another name.
+        """
+        if call.name not in _SYNCS or call.path.endswith("-wal") or os.path.exists(f"{call.path}-wal"):
+            return
+        status = os.stat(f"/proc/{thread}/fd/{info.args[0]}")
+        if stat.S_ISDIR(status.st_mode):
+            return
+        key = status.st_dev, status.st_ino
+        if is_failing:
+            self.failed_syncs[key] = call.path
+        elif self.failed_syncs.get(key) == call.path:
+            self.traced.repeated_syncs.append(call.path)
 
 
-def _ptrace(request: int, pid: int, address: int, data: int) -> None:
+def _text(thread: int, address: int) -> str:
+    """The string that stands there in the memory of a stopped thread."""
+    with open(f"/proc/{thread}/mem", "rb", buffering=0) as memory:
+        data = b""
+        while b"\0" not in data:
+            # Not beyond the page, which may be the last.
+            data += os.pread(memory.fileno(), 4096 - (address + len(data)) % 4096, address + len(data))
+    return os.fsdecode(data.partition(b"\0")[0])
+
+
+def _ptrace(request: int, thread: int, address: int, data: int) -> None:
     # A thread may be gone by the time it is told to go on: the process was killed.
-    _libc.ptrace(request, pid, address, data)
+    _libc.ptrace(request, thread, address, data)
