@@ -38,7 +38,7 @@ def ground(tmp_path) -> Iterator[Path]:
 def scenario(request, noise, checkpoint, ground) -> Scenario:
     """The scenario of that name; all of them are small, since every call of each is one run."""
     a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
-    steps = [checkpoint(step, size=70_000) for step in range(4)]
+    steps = [checkpoint(step, size=20_000) for step in range(4)]
     outside = write(ground / "outside", {"w.bin": noise(LARGE, 3), "sub/x": b"x"})
 
     def prepare(**versions: Any) -> Any:
