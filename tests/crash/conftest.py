@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.store.conftest import checkpoint, safetensors, weights
 
 __all__ = ["checkpoint", "safetensors", "weights"]
 
+Operation = Callable[[Path], object]
 LARGE = 1_300_000
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 _MEMORY = Path("/dev/shm")
@@ -39,6 +41,7 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
     """The scenario of that name; all of them are small, since every call of each is one run."""
     a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
     steps = [checkpoint(step, size=20_000) for step in range(4)]
+    heavy = [checkpoint(step, size=90_000) for step in range(3)]
     outside = write(ground / "outside", {"w.bin": noise(LARGE, 3), "sub/x": b"x"})
 
     def prepare(**versions: Any) -> Any:
@@ -74,20 +77,24 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
         path.unlink()
 
     def littered(home: Path) -> None:
-        """Something for every step of gc: a dead session, an unfinished save and deletion, what is cold, half-dead."""
+        """Something for every step of gc: what killed processes have left, what is cold, dead or half-dead."""
         with open_store(home) as store:
             store.set_setting("keep_days", "0")
         for step in range(3):
-            put(home, f"m:{step}", steps[step])
+            put(home, f"m:{step}", heavy[step])
         put(home, "half:1", {str(n): noise(30_000, 40 + n) for n in range(4)}, materialize=False)
         put(home, "half:2", {"0": noise(30_000, 40)})
         put(home, "d:1", {"w": noise(LARGE, 6)})
+        put(home, "d:2", {"w": noise(3000, 7)})
+        _kill_at(home, run("gc"), "rename /models/")  # a directory that is marked to be taken away
         with open_store(home) as store:
             store.delete("half:1")
             store.delete("d:1")
-        latest_calls = [index for index, call in enumerate(_calls(home, b), 1) if call.name == "rename"]
-        for kill_at in (20, latest_calls[-2]):
-            tracer.run(lambda: put(home, "b:1", b), below=home, kill_at=kill_at)
+        save, delete = partial(put, tag="b:1", files=b), run("delete", "d:2")
+        _kill_at(home, save, "mkdir /sessions/")  # a draft
+        _kill_at(home, save, "fsync /sessions/")  # objects, which no row names
+        _kill_at(home, save, "rename /manifests/")  # a version whose manifest has no name yet
+        _kill_at(home, delete, "rename /models/")  # a tombstone, and the directory
 
     def damaged(home: Path) -> None:
         prepare(a_1=a, b_1=b)(home)
@@ -112,6 +119,7 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
         casstore.Store.rebuild_catalog(home)
 
     run_of_three = {f"m:{step}": steps[step] for step in range(3)}
+    run_of_heavy = {f"m:{step}": heavy[step] for step in range(3)}
     found: dict[str, Scenario] = {
         "make a store": Scenario(lambda _: None, run("tags")),
         "save": Scenario(prepare(b_1=b), lambda home: put(home, "a:1", a), {"b:1": b}, {"a:1": a}),
@@ -128,7 +136,7 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
         "materialize": Scenario(cold, open_path, run_of_three),
         "mend": Scenario(altered, run("get", "a:1"), {"a:1": a}),
         "delete": Scenario(prepare(a_1=a, a_2=b), run("delete", "a:1"), {"a:2": b}, gone={"a:1": a}),
-        "gc": Scenario(littered, run("gc"), {**run_of_three, "half:2": {"0": noise(30_000, 40)}}, {"b:1": b}),
+        "gc": Scenario(littered, run("gc"), {**run_of_heavy, "half:2": {"0": noise(30_000, 40)}}, {"b:1": b}),
         "evict": Scenario(prepare(a_1=a, b_1=b), run("gc", evict_all=True), {"a:1": a, "b:1": b}),
         "migrate": Scenario(first_schema, run("tags"), {"a:1": a}),
         "config": Scenario(prepare(b_1=b), run("set_setting", "keep_days", "3"), {"b:1": b}),
@@ -141,13 +149,15 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
     return found[request.param]
 
 
-def _calls(home: Path, files: dict[str, bytes]) -> list[tracer.Call]:
-    """The calls of a save, tried on a copy."""
+def _kill_at(home: Path, operation: Operation, call: str) -> None:
+    """Kill the operation at the first call of that kind, on a path in the store that begins like that."""
+    name, below = call.split()
     copy = home.parent / "tried"
     copy_store(home, copy)
-    calls = tracer.run(lambda: put(copy, "b:1", files), below=copy).calls
+    tried = tracer.run(lambda: operation(copy), below=copy).calls
     shutil.rmtree(copy)
-    return calls
+    is_it = [each.name == name and each.path.startswith(f"{copy}{below}") for each in tried]
+    assert tracer.run(lambda: operation(home), below=home, kill_at=is_it.index(True) + 1).killed
 
 
 NAMES = [

@@ -25,18 +25,20 @@ IS_SUPPORTED = sys.platform == "linux" and os.uname().machine == "x86_64"
 CHANGING = {
     1: ("write", "fd", 0), 18: ("pwrite64", "fd", 0), 20: ("writev", "fd", 0), 296: ("pwritev", "fd", 0),
     328: ("pwritev2", "fd", 0), 74: ("fsync", "fd", 0), 75: ("fdatasync", "fd", 0), 76: ("truncate", "path", 0),
-    77: ("ftruncate", "fd", 0), 285: ("fallocate", "fd", 0), 326: ("copy_file_range", "fd", 2), 40: ("sendfile", "fd", 0),
-    16: ("ioctl", "fd", 0), 73: ("flock", "fd", 0), 91: ("fchmod", "fd", 0), 90: ("chmod", "path", 0),
-    268: ("fchmodat", "at", 1), 82: ("rename", "path", 0), 264: ("renameat", "at", 1), 316: ("renameat2", "at", 1),
-    83: ("mkdir", "path", 0), 258: ("mkdirat", "at", 1), 84: ("rmdir", "path", 0), 86: ("link", "path", 1),
-    265: ("linkat", "at", 3), 87: ("unlink", "path", 0), 263: ("unlinkat", "at", 1), 88: ("symlink", "path", 1),
-    266: ("symlinkat", "at", 2), 85: ("creat", "path", 0), 2: ("open", "path", 0), 257: ("openat", "at", 1),
+    77: ("ftruncate", "fd", 0), 285: ("fallocate", "fd", 0), 326: ("copy_file_range", "fd", 2),
+    40: ("sendfile", "fd", 0), 16: ("ioctl", "fd", 0), 73: ("flock", "fd", 0), 91: ("fchmod", "fd", 0),
+    90: ("chmod", "path", 0), 268: ("fchmodat", "at", 1), 82: ("rename", "path", 0), 264: ("renameat", "at", 1),
+    316: ("renameat2", "at", 1), 83: ("mkdir", "path", 0), 258: ("mkdirat", "at", 1), 84: ("rmdir", "path", 0),
+    86: ("link", "path", 1), 265: ("linkat", "at", 3), 87: ("unlink", "path", 0), 263: ("unlinkat", "at", 1),
+    88: ("symlink", "path", 1), 266: ("symlinkat", "at", 2), 85: ("creat", "path", 0), 2: ("open", "path", 0),
+    257: ("openat", "at", 1),
 }  # fmt: skip
 # Those that may fail without having changed anything. Opening a file is in both.
 READING = {
     0: ("read", "fd", 0), 17: ("pread64", "fd", 0), 217: ("getdents64", "fd", 0), 2: ("open", "path", 0),
     257: ("openat", "at", 1),
 }  # fmt: skip
+CALLS = {number: name for number, (name, _, _) in CHANGING.items()}
 _SYNCS = {"fsync", "fdatasync"}
 _OPENS = {"open": 1, "openat": 2}  # which argument holds the flags
 _FICLONE = 0x40049409
@@ -66,7 +68,7 @@ class _Program(ctypes.Structure):
 
 
 class _Info(ctypes.Structure):
-    """struct ptrace_syscall_info, as far as seccomp's stops go."""
+    """struct ptrace_syscall_info, as far as a call's number and arguments go."""
 
     _fields_ = (
         ("op", ctypes.c_uint8), ("pad", ctypes.c_uint8 * 3), ("arch", ctypes.c_uint32),
@@ -103,16 +105,29 @@ class Traced:
         return self.exit_code == 0
 
 
+class Watcher:
+    """Is told of every call of those that are followed, wherever their files are, and of access(2)."""
+
+    __slots__ = ()
+
+    def entry(self, pid: int, number: int, args: list[int]) -> None:
+        """A thread is about to make the call of that number."""
+
+    def exit(self, pid: int, result: int) -> None:
+        """The thread's call is done; a negative result is an errno."""
+
+
 def run(
     function: Callable[[], object],
     *,
-    below: Path,
+    below: Path = Path("/"),
     calls: dict[int, tuple[str, str, int]] = CHANGING,
     kill_at: int | None = None,
     is_done: bool = False,
     fail_at: int | None = None,
     error: int = 0,
     for_ever: bool = False,
+    watcher: Watcher | None = None,
 ) -> Traced:
     """Run a function in a forked process and follow its calls on files below that directory.
 
@@ -140,7 +155,7 @@ def run(
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    return _Tracer(pid, below, calls, kill_at, is_done, fail_at, error, for_ever).follow()
+    return _Tracer(pid, below, calls, kill_at, is_done, fail_at, error, for_ever, watcher).follow()
 
 
 def end_errors() -> None:
@@ -176,6 +191,7 @@ class _Tracer:
     fail_at: int | None
     error: int
     for_ever: bool
+    watcher: Watcher | None
     ending: int | None = None  # the thread at the end of whose call the process is to be killed
     is_truce: bool = False
     failed_syncs: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -194,23 +210,28 @@ class _Tracer:
                     return self.traced
                 continue
             signum, event = os.WSTOPSIG(status), status >> 16
-            deliver = 0
+            deliver, is_exit_wanted = 0, False
             if event == _EVENT_SECCOMP:
                 self._at_call(thread)
+                is_exit_wanted = thread == self.ending or self.watcher is not None
             elif signum == signal.SIGTRAP | 0x80:
                 if thread == self.ending:
                     self._kill()
+                elif self.watcher is not None:
+                    # The result stands where at the entry the call's number did.
+                    self.watcher.exit(thread, ctypes.c_int64(_info(thread).nr).value)
             elif event == 0 and signum != signal.SIGSTOP:
                 deliver = signum
-            _ptrace(_SYSCALL if thread == self.ending else _CONT, thread, 0, deliver)
+            _ptrace(_SYSCALL if is_exit_wanted else _CONT, thread, 0, deliver)
 
     def _kill(self) -> None:
         self.traced.killed = True
         os.kill(self.pid, signal.SIGKILL)
 
     def _at_call(self, thread: int) -> None:
-        info = _Info()
-        _libc.ptrace(_INFO, thread, ctypes.sizeof(info), ctypes.byref(info))
+        info = _info(thread)
+        if self.watcher is not None:
+            self.watcher.entry(thread, info.nr, list(info.args))
         if info.nr == _ACCESS:
             self.is_truce |= _text(thread, info.args[0]) == _TRUCE
             return
@@ -251,7 +272,7 @@ class _Tracer:
                     path = os.path.join(os.readlink(f"/proc/{thread}/{base}"), path)
         except OSError:
             return None
-        return Call(name, path) if path.startswith(f"{self.below}/") else None
+        return Call(name, path) if path.startswith(os.path.join(self.below, "")) else None
 
     def _note_sync(self, thread: int, info: _Info, call: Call, is_failing: bool) -> None:
         """The kernel may have dropped what it could not write: a later fsync that succeeds would prove nothing.
@@ -269,6 +290,12 @@ class _Tracer:
             self.failed_syncs[key] = call.path
         elif self.failed_syncs.get(key) == call.path:
             self.traced.repeated_syncs.append(call.path)
+
+
+def _info(thread: int) -> _Info:
+    info = _Info()
+    _libc.ptrace(_INFO, thread, ctypes.sizeof(info), ctypes.byref(info))
+    return info
 
 
 def _text(thread: int, address: int) -> str:
