@@ -41,8 +41,12 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "link_mode": _one_of(
         "auto",
+        "hardlink",
+        "reflink",
         "copy",
-        meaning="auto: version directories are hardlinks, copies where links fail; copy: always copies",
+        meaning="how larger files come into directories. auto: hardlinks, copies where links fail; hardlink: the same, "
+        "refused where the file system has none; reflink: copies that share blocks until they are written to, refused "
+        "where the file system has none; copy: full copies",
     ),
     "materialize": _one_of(
         "newest",

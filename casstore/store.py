@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from casstore.actions import collect as gc_action
+from casstore.actions import configure, descriptor, pinning, resolve
 from casstore.actions import delete as delete_action
-from casstore.actions import descriptor, pinning, resolve
 from casstore.actions import materialize as materialize_action
 from casstore.actions import rebuild as rebuild_action
 from casstore.actions import repair as repair_action
@@ -232,8 +232,10 @@ class Store:
         return self._workspace.catalog.settings()
 
     def set_setting(self, key: str, value: str | None) -> None:
-        """Change a setting for all who use the store; None takes it back to its default. Raises InvalidSetting."""
-        self._workspace.catalog.set_setting(key, value)
+        """Change a setting for all who use the store; None takes it back to its default. Raises InvalidSetting, also
+        for a `link_mode` that the store's file system does not have.
+        """
+        configure.set_setting(self._workspace, key, value)
 
     def close(self) -> None:
         """Close files and catalog connections of all threads, and let gc have the directories that were handed out.

@@ -186,6 +186,7 @@ class _Builder:
         self._files = workspace.catalog.versions.files(row.id)
         self._recipes = workspace.catalog.index.recipes({file.digest for file in self._files})
         self._may_link = workspace.may_link()
+        self._may_reflink = workspace.may_reflink()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
         self._home = workspace.layout.model(row.tag).parent
         files.make_directory(self._home)
@@ -272,6 +273,12 @@ class _Builder:
         if self._may_link and file.size >= LINK_FROM_BYTES:
             candidates = self._workspace.find_loose(file.digest, file.executable)
             stamp = self._workspace.link_loose(candidates, target, hash_first=True)
+            if stamp is not None:
+                self._progress.advance(file.size)
+                return stamp
+        elif self._may_reflink and file.size >= LINK_FROM_BYTES:
+            candidates = self._workspace.find_loose(file.digest, file.executable)
+            stamp = self._workspace.reflink_loose(candidates, target)
             if stamp is not None:
                 self._progress.advance(file.size)
                 return stamp

@@ -291,17 +291,13 @@ class _Save:
         return [] if row is None else tensor_files(self._workspace, row)
 
     def _find_lost(self, homes: Mapping[Digest, int], stored: _Stored) -> None:
-        """Note containers whose files are gone or cut short. What they held, and what stands on that, is stored anew,
-        which mends it."""
+        """Note containers whose files are gone, cut short or written to. What they held, and what stands on that, is
+        stored anew, which mends it."""
         index = self._catalog.index
         bases = index.bases_of(homes.keys())
         homes = {**index.usable_homes(bases), **homes}
         for container, size in index.containers(set(homes.values())):
-            try:
-                is_whole = os.stat(container.path(self._layout)).st_size == size
-            except FileNotFoundError:
-                is_whole = False
-            if not is_whole:
+            if not self._workspace.is_intact(container, size):
                 stored.lost_homes.add(container.id)
         lost = stored.lost_chunks
         lost |= {digest for digest, home in homes.items() if home in stored.lost_homes} | (bases - homes.keys())

@@ -14,7 +14,7 @@ from casstore.catalog.index import LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.storage import chunking, files
-from casstore.storage.container import FileStamp
+from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
@@ -58,7 +58,10 @@ class Workspace:
         return files.stored_mode(executable, self.umask)
 
     def may_link(self) -> bool:
-        return self.catalog.setting("link_mode") == "auto"
+        return self.catalog.setting("link_mode") in ("auto", "hardlink")
+
+    def may_reflink(self) -> bool:
+        return self.catalog.setting("link_mode") == "reflink"
 
     def find_loose(self, digest: Digest, executable: bool) -> list[LooseFile]:
         return self.catalog.index.loose_files([digest]).get((digest, executable), [])
@@ -82,6 +85,27 @@ class Workspace:
                 self._discard(loose, path)
         return None
 
+    def reflink_loose(self, candidates: list[LooseFile], target: files.StrPath) -> FileStamp | None:
+        """Make `target` a new file that shares the blocks of the first of these loose files that is sound.
+
+        None when there is no such file, or it cannot be done.
+        """
+        for loose in candidates:
+            path = loose.container.path(self.layout)
+            try:
+                if not self._is_unchanged(loose, path, hash_first=True):
+                    self._discard(loose, path)
+                    continue
+                with open(path, "rb") as source, files.create_file(target) as descriptor:
+                    if files.try_reflink(source.fileno(), descriptor):
+                        files.set_mode(descriptor, self.file_mode(loose.container.executable))
+                        return FileStamp.of(os.fstat(descriptor))
+                files.remove_file(target)
+                return None
+            except FileNotFoundError:
+                self._discard(loose, path)
+        return None
+
     def _discard(self, loose: LooseFile, path: str) -> None:
         """Forget a damaged or missing copy, so that it is made anew; what is left of it goes into quarantine."""
         if self.catalog.index.forget_redundant(loose.container):
@@ -97,6 +121,24 @@ class Workspace:
             return False
         if not is_as_stored:
             self.catalog.index.restamp_loose(loose.container, stamp)
+        return True
+
+    def is_intact(self, container: Container, size: int) -> bool:
+        """Whether a container's file is there, whole, and, of a loose file, not written to as far as stat tells."""
+        path = container.path(self.layout)
+        try:
+            if container.digest is None:
+                return os.stat(path).st_size == size
+            status = os.stat(path)
+            found = self.find_loose(container.digest, container.executable)
+            stamps = {loose.container.id: loose.stamp for loose in found}
+            if stamps.get(container.id) == FileStamp.of(status):
+                return True
+            if status.st_size != size or hash_file(path) != container.digest:
+                return False
+        except FileNotFoundError:
+            return False
+        self.catalog.index.restamp_loose(container, FileStamp.of(status))
         return True
 
     def write_file(

@@ -189,16 +189,22 @@ def try_link(source: StrPath, target: StrPath) -> bool:
     return True
 
 
+def try_reflink(source: int, target: int) -> bool:
+    """Make an empty open file share the blocks of another; False where the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
 def copy_file(source: int, target: int, advance: Callable[[int], None] = lambda _: None) -> None:
     """Copy all bytes between two descriptors: a reflink where the file system shares extents."""
-    if sys.platform == "linux":
-        try:
-            fcntl.ioctl(target, _FICLONE, source)
-        except OSError:
-            pass
-        else:
-            advance(os.fstat(source).st_size)
-            return
+    if try_reflink(source, target):
+        advance(os.fstat(source).st_size)
+        return
     offset = 0
     while True:
         data = os.pread(source, _COPY_BYTES, offset)
