@@ -14,7 +14,7 @@ import pytest
 
 import casstore
 from tests.crash import tracer
-from tests.crash.scenarios import Scenario, copy_store, open_store, put, to_first_schema, write
+from tests.crash.scenarios import Scenario, copy_store, leftovers, open_store, put, to_first_schema, write
 from tests.store.conftest import checkpoint, safetensors, weights
 
 __all__ = ["checkpoint", "safetensors", "weights"]
@@ -164,3 +164,17 @@ NAMES = [
     *("make a store", "save", "save a copy", "save what is known", "save a delta", "save relaxed", "materialize"),
     *("mend", "delete", "gc", "evict", "migrate", "config", "pin", "repair", "rebuild the catalog"),
 ]
+
+
+@pytest.fixture
+def settled_store(home, store):
+    """settled_store(): gc leaves nothing to do, no file is left over, and everything is sound."""
+
+    def check() -> None:
+        store.gc()
+        assert {step.count for step in store.gc().steps} == {0}
+        assert store.verify().is_sound
+        store.close()
+        assert leftovers(home) == []
+
+    return check
