@@ -10,7 +10,7 @@ from casstore.actions.workspace import Workspace
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
-from casstore.storage import chunking, pack
+from casstore.storage import chunking, files, pack
 from casstore.storage.codec import decode
 from casstore.storage.container import MAX_LINKS
 from casstore.storage.delta import decode_deltas
@@ -69,7 +69,8 @@ class Donors:
     def _offer_copy(self, path: str, recipe: Recipe) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
+        except OSError as error:
+            files.raise_unless_damage(error)
             return
         try:
             self._take_from(descriptor, recipe)
@@ -80,7 +81,9 @@ class Donors:
         """A file of unknown content: a pack, a file of a known size, or any that shares a chunk."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
+        except OSError as error:
+            if not isinstance(error, PermissionError):
+                files.raise_unless_damage(error)
             return
         try:
             if pack.is_pack(descriptor):
@@ -90,7 +93,8 @@ class Donors:
                 self._take_from(descriptor, recipe)
             if self.wanted:
                 self._take_from(descriptor, chunking.scan_file(descriptor))
-        except (OSError, IntegrityError):
+        except (OSError, IntegrityError) as error:
+            files.raise_unless_damage(error)
             return  # it cannot be read whole; what it has given stays given
         finally:
             os.close(descriptor)
@@ -100,7 +104,8 @@ class Donors:
             if chunk.digest in self.wanted:
                 try:
                     self._take(chunk.digest, os.pread(descriptor, chunk.length, chunk.offset))
-                except OSError:
+                except OSError as error:
+                    files.raise_unless_damage(error)
                     continue  # a bad sector; the next may be sound
 
     def _take(self, digest: Digest, raw: bytes) -> None:
@@ -136,7 +141,8 @@ class Donors:
                     raw = decode_deltas(base, [encoded], grouping)
                 else:
                     continue
-            except (IntegrityError, OSError):
+            except (IntegrityError, OSError) as error:
+                files.raise_unless_damage(error)
                 continue
             if Digest.of(raw) == digest:
                 return raw
@@ -145,7 +151,8 @@ class Donors:
     def _from_store(self, digest: Digest) -> bytes | None:
         try:
             return self._workspace.objects.read_chunk(digest)
-        except (IntegrityError, OSError):
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
             return None
 
 

@@ -163,7 +163,8 @@ def linked_files(workspace: Workspace, row: VersionRow, inodes: Set[int]) -> lis
 def _has_digest(path: Path, digest: Digest) -> bool:
     try:
         return hash_file(path) == digest
-    except OSError:
+    except OSError as error:
+        files.raise_unless_damage(error)
         return False
 
 

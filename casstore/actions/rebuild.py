@@ -139,6 +139,7 @@ def _manifests(layout: Layout, unreadable: list[str]) -> list[tuple[str, Manifes
             if tag not in (None, manifest.tag):
                 raise IntegrityError(f"it is that of {manifest.tag}")
         except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
             unreadable.append(f"{path}: {error}")
             continue
         held = found.get(manifest.tag)
@@ -153,14 +154,26 @@ def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
             continue
         files.sync_file(path)
         try:
-            entries = pack.read_entries(path)
+            entries = _entries(path)
         except (IntegrityError, OSError) as error:
-            unreadable.append(f"{path}: {error}")
+            files.raise_unless_damage(error)
+            # Where gc would take it for something that a crash has left.
+            kept = layout.quarantine / f"{new_id()}.{path.name}"
+            files.rename(path, kept)
+            unreadable.append(f"{path}, now {kept}: {error}")
             continue
         chunks = tuple(
             NewChunk(e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base, e.grouping) for e in entries
         )
         yield _Found(NewContainer(path.stem, None, False, path.stat().st_size, True, None, ()), chunks)
+
+
+def _entries(path: Path) -> list[pack.PackEntry]:
+    try:
+        return pack.read_entries(path)
+    except OSError as error:
+        files.raise_unless_damage(error)
+        return pack.read_entries(path)  # a disk may read at the second try what it could not at the first
 
 
 def _loose_files(
@@ -198,7 +211,8 @@ def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
         files.sync_descriptor(descriptor)
         try:
             is_sound = chunking.scan_file(descriptor, progress.advance).blob == recipe.blob
-        except OSError:
+        except OSError as error:
+            files.raise_unless_damage(error)
             is_sound = False
         if not is_sound:
             reason = "it does not match its digest; `casstore repair` heals what it can"
@@ -214,7 +228,8 @@ def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
 def _has_chunk(descriptor: int, chunk: Chunk) -> bool:
     try:
         return Digest.of(os.pread(descriptor, chunk.length, chunk.offset)) == chunk.digest
-    except OSError:
+    except OSError as error:
+        files.raise_unless_damage(error)
         return False
 
 
@@ -261,7 +276,8 @@ def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
     for path in (*(file.path for file in manifest.files), DESCRIPTOR_NAME):
         try:
             stamp = FileStamp.of(os.lstat(root / path))
-        except OSError:
+        except OSError as error:
+            files.raise_unless_damage(error)
             stamp = FileStamp(0, 0, 0)  # of no file: it is made anew
         entries.append([path, *stamp])
     if Counter(entry[1] for entry in entries)[0] == len(entries):

@@ -173,7 +173,8 @@ class _Repair:
     def _is_readable(self, digest: Digest) -> bool:
         try:
             self._workspace.objects.read_chunk(digest)
-        except (IntegrityError, OSError):
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
             return False
         return True
 

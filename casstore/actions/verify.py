@@ -16,6 +16,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
+from casstore.storage import files
 from casstore.storage.container import Container
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
@@ -138,6 +139,7 @@ def inspect_records(workspace: Workspace, found: Findings) -> None:
             if manifest != _as_recorded(workspace, row, manifest):
                 record_reason = f"the catalog does not say of {row.tag} what its manifest says"
         except OSError as error:
+            files.raise_unless_damage(error)
             manifest_reason = f"the manifest of {row.tag}: {error.strerror}; the catalog says what it said"
         except IntegrityError as error:
             manifest_reason = f"the manifest of {row.tag} is damaged: {error}; the catalog says what it said"
@@ -175,6 +177,7 @@ def _stat_containers(workspace: Workspace, found: Findings) -> None:
             status = os.stat(path)
             reason = "" if status.st_size == size else f"{path} has {status.st_size} bytes and should have {size}"
         except OSError as error:
+            files.raise_unless_damage(error)
             reason = f"{path}: {error.strerror}"
         if reason and _is_still_named(workspace, container):
             chunks = references.chunks_of(container)
@@ -207,6 +210,7 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress) 
                 found.read_bytes += len(future.result())
                 found.read_chunks += 1
             except (IntegrityError, OSError) as error:
+                files.raise_unless_damage(error)
                 found.chunks[digest] = _reason(error, digest, container, workspace)
                 damaged.add(container)
             progress.advance(length)
@@ -238,7 +242,8 @@ def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest
     for digest, reason in suspects.items():
         try:
             workspace.objects.read_chunk(digest)
-        except (IntegrityError, OSError):
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
             unread[digest] = reason
     bad = set(workspace.catalog.index.locate(unread))
     if len(bad) < len(unread):
@@ -252,6 +257,7 @@ def _check_copy(workspace: Workspace, container: Container) -> str:
         if hash_file(path) == container.digest:
             return ""
     except OSError as error:
+        files.raise_unless_damage(error)
         return f"{path}: {error.strerror}"
     return f"{path} does not match its digest; its bytes are safe in other objects"
 

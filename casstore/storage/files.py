@@ -23,9 +23,20 @@ StrPath = str | os.PathLike[str]
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
+# What says of this process, or of the whole file system, that it lacks something, and nothing of a file's bytes.
+_SHORTAGES = {
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EINTR),
+}
 # What link(2) says where a hardlink cannot be had: another device, a file system without links, the
 # file's link limit, a kernel that protects files of others.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+
+
+def raise_unless_damage(error: Exception) -> None:
+    """Raise an error met while reading that tells nothing of the bytes: too many open files, no permission ..."""
+    if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        raise error
 
 
 def sync_file(path: StrPath) -> None:

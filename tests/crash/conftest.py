@@ -70,6 +70,10 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
         with open_store(home) as store:
             assert store.get("m:1").path
 
+    def read(home: Path) -> None:
+        with open_store(home) as store, store.get("m:2").open("model.safetensors") as file:
+            assert file.read() == steps[2]["model.safetensors"]
+
     def altered(home: Path) -> None:
         prepare(a_1=a)(home)
         with open_store(home) as store:
@@ -141,6 +145,9 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
         "migrate": Scenario(first_schema, run("tags"), {"a:1": a}),
         "config": Scenario(prepare(b_1=b), run("set_setting", "keep_days", "3"), {"b:1": b}),
         "pin": Scenario(prepare(b_1=b), run("pin", "b:1"), {"b:1": b}),
+        "open": Scenario(prepare(b_1=b), run("tags"), {"b:1": b}),
+        "read": Scenario(cold, read, run_of_three),
+        "verify": Scenario(cold, run("verify"), run_of_three),
         "repair": Scenario(
             damaged, run("repair", [ground / "backup"]), {"b:1": b, "a:1": a}, damaged=frozenset({"a:1"})
         ),
@@ -164,6 +171,8 @@ NAMES = [
     *("make a store", "save", "save a copy", "save what is known", "save a delta", "save relaxed", "materialize"),
     *("mend", "delete", "gc", "evict", "migrate", "config", "pin", "repair", "rebuild the catalog"),
 ]
+# Those that change nothing, and so are of no interest to who kills.
+READING = ["open", "read", "verify"]
 
 
 @pytest.fixture

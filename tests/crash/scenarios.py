@@ -84,11 +84,11 @@ def check(home: Path, scenario: Scenario, *, acknowledged: bool, gc_first: bool 
         again(home)
     if gc_first:
         _check_gc(home)
-    _check_versions(home, scenario, acknowledged=acknowledged)
+    check_versions(home, scenario, acknowledged=acknowledged)
     with contextlib.suppress(casstore.TagExists, casstore.TagNotFound):
         again(home)
     _check_gc(home)
-    _check_versions(home, scenario, acknowledged=True)
+    check_versions(home, scenario, acknowledged=True)
     with open_store(home) as store:
         report = store.verify()
         assert report.is_sound, report
@@ -102,7 +102,8 @@ def _check_gc(home: Path) -> None:
     assert leftovers(home) == []
 
 
-def _check_versions(home: Path, scenario: Scenario, *, acknowledged: bool) -> None:
+def check_versions(home: Path, scenario: Scenario, *, acknowledged: bool) -> None:
+    """That the catalog is sound, and holds the right versions with the right bytes; wrong ones are never served."""
     assert sql(home, "PRAGMA integrity_check") == [("ok",)]
     assert sql(home, "PRAGMA foreign_key_check") == []
     with open_store(home) as store:
@@ -162,7 +163,7 @@ _TOP_LEVEL = {
 
 def put(home: Path, tag: str, files: Files, **options: Any) -> None:
     """Save these files as a draft of that tag."""
-    with casstore.Store(home, auto_gc=False) as store, store.create(tag, **options) as draft:
+    with open_store(home) as store, store.create(tag, **options) as draft:
         write(Path(draft.path), files)
 
 
@@ -174,8 +175,27 @@ def write(root: Path, files: Files) -> Path:
     return root
 
 
-def open_store(home: Path) -> casstore.Store:
-    return casstore.Store(home, auto_gc=False)
+_held: dict[Path, casstore.Store] = {}
+
+
+@contextlib.contextmanager
+def open_store(home: Path) -> Iterator[casstore.Store]:
+    """The store there, opened for the block unless somebody holds it open: see `hold`."""
+    if home in _held:
+        yield _held[home]
+        return
+    with casstore.Store(home, auto_gc=False) as store:
+        yield store
+
+
+def hold(home: Path) -> None:
+    """Have all that this process does in the store be done with one `Store`."""
+    _held[home] = casstore.Store(home, auto_gc=False)
+
+
+def let_go(home: Path) -> None:
+    """Undo `hold`."""
+    _held.pop(home).close()
 
 
 def to_first_schema(home: Path) -> None:

@@ -38,6 +38,7 @@ READING = {
     0: ("read", "fd", 0), 17: ("pread64", "fd", 0), 217: ("getdents64", "fd", 0), 2: ("open", "path", 0),
     257: ("openat", "at", 1),
 }  # fmt: skip
+ALL = CHANGING | READING
 CALLS = {number: name for number, (name, _, _) in CHANGING.items()}
 _SYNCS = {"fsync", "fdatasync"}
 _OPENS = {"open": 1, "openat": 2}  # which argument holds the flags
@@ -127,9 +128,10 @@ def run(
     fail_at: int | None = None,
     error: int = 0,
     for_ever: bool = False,
+    before: Callable[[], object] = lambda: None,
     watcher: Watcher | None = None,
 ) -> Traced:
-    """Run a function in a forked process and follow its calls on files below that directory.
+    """Run `before` and a function in a forked process, and follow the latter's calls on files below that directory.
 
     `kill_at`: SIGKILL when it is about to make its call of that number, from 1 on; with `is_done`, when that call has
     been made. `fail_at`: make that call, or with `for_ever` it and all that follow, return `error` without being made.
@@ -142,6 +144,7 @@ def run(
     if pid == 0:
         code = 1
         try:
+            before()
             _libc.ptrace(_TRACEME, 0, None, None)
             os.kill(os.getpid(), signal.SIGSTOP)
             _stop_at({*calls, _ACCESS})
