@@ -88,11 +88,11 @@ POWER = [
     ),
     _mutant(
         "SQLite syncs nothing", "full",
-        (connection.Connections._connect, "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF"),
+        (connection.Connections._set_up, "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF"),
     ),
     _mutant(
         "SQLite syncs at checkpoints only", "full",
-        (connection.Connections._connect, "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
+        (connection.Connections._set_up, "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
     ),
     _mutant(
         "directories are trusted after a reboot", "full",
