@@ -126,12 +126,17 @@ def unaltered_files(workspace: Workspace, row: VersionRow) -> list[str]:
 
 
 def damaged_files(workspace: Workspace, row: VersionRow) -> list[str]:
-    """The same by their bytes, but for hardlinks of loose files, whose bytes are looked at there."""
+    """The same by their bytes, but for hardlinks of loose files that stand, whose bytes are looked at there."""
+
+    def stands(loose: LooseFile) -> bool:
+        stamp = _stamp(loose.container.path(workspace.layout))
+        return stamp is not None and stamp.inode == loose.stamp.inode
+
     recorded = workspace.catalog.directories.find(row.id)
     altered = altered_files(workspace, row)
     if recorded is None or recorded.evicting or altered or not _is_standing(workspace, row):
         return altered
-    return _damaged(workspace, row, recorded, lambda _: True)
+    return _damaged(workspace, row, recorded, stands)
 
 
 def _damaged(

@@ -1,0 +1,304 @@
+"""The store against a plain model of it: hypothesis looks for a run of calls after which the two differ.
+
+CASSTORE_TEST_EVERY=1 tries fifty times as many runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+import casstore
+from casstore.storage.layout import DESCRIPTOR_NAME
+from tests.crash.scenarios import leftovers, sql
+from tests.store.conftest import _safetensors as safetensors
+from tests.store.conftest import _weights as weights
+
+EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+Files = Mapping[str, bytes]
+NAMES = st.sampled_from(["a", "b"])
+# A handful, so that versions share files and chunks, and so that what is lost is saved again.
+STEPS = st.integers(0, 4)
+NUMBER = st.integers(0, 2**32)
+
+
+def step_files(step: int, *, few: bool) -> Files:
+    """Step of a run: one tensor changes a little, one never does; now and then small files too."""
+    arrays = {"changes": ("BF16", weights("BF16", 1, step, 30_000)), "fixed": ("BF16", weights("BF16", 2, 0, 20_000))}
+    files = {"w.safetensors": safetensors(arrays)}
+    if few:
+        files |= {"few/step.txt": b"%d" % step, "few/always.txt": b"always", "empty": b""}
+    if step % 2:
+        files["noise.bin"] = random.Random(step // 2).randbytes(130_000)
+    return files
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """`suspects`: tags whose bytes somebody may have harmed since the last repair; `lost`: (tag, path) that it named."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shared = Path("/dev/shm")
+        self.root = Path(tempfile.mkdtemp(dir=shared if os.access(shared, os.W_OK) else None))
+        self.home = self.root / "store"
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr("casstore.actions.save.SMALL_FILE_BYTES", 96 << 10)
+        self.patch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 150_000)
+        self.patch.setattr("casstore.actions.repack._SMALL_PACK_BYTES", 30_000)
+        self.store = casstore.Store(self.home, auto_gc=False)
+        self.versions: dict[str, Files] = {}
+        self.pinned: set[str] = set()
+        self.suspects: set[str] = set()
+        self.is_flipped = False
+        self.is_altered = False
+        self.lost: set[tuple[str, str]] = set()
+
+    def pick(self, number: int) -> str:
+        return sorted(self.versions)[number % len(self.versions)]
+
+    @contextlib.contextmanager
+    def damage_allowed(self, tag: str, *paths: str) -> Iterator[None]:
+        """What is damaged is refused; whatever else happens must not."""
+        try:
+            yield
+        except casstore.IntegrityError as error:
+            assert tag in str(error)
+            is_lost = any((tag, path) in self.lost for path in paths or self.versions[tag])
+            assert is_lost or tag in self.suspects, error
+
+    @rule(
+        name=NAMES, number=st.integers(0, 3), step=STEPS, few=st.booleans(), materialize=st.booleans(),
+        durability=st.sampled_from(["full", "relaxed"]), base=st.none() | NUMBER, is_copied=st.booleans(),
+    )  # fmt: skip
+    def save(self, name, number, step, few, materialize, durability, base, is_copied):
+        tag, files = f"{name}:{number}", step_files(step, few=few)
+        options: dict[str, Any] = {"materialize": materialize, "durability": durability, "labels": {"step": str(step)}}
+        if base is not None and self.versions:
+            options["base"] = self.pick(base)
+        try:
+            if is_copied:
+                source = self.root / "source"
+                shutil.rmtree(source, ignore_errors=True)
+                write(source, files)
+                self.store.save(tag, source, **options)
+            else:
+                with self.store.create(tag, **options) as draft:
+                    write(Path(draft.path), files)
+        except casstore.TagExists:
+            assert tag in self.versions
+            return
+        assert tag not in self.versions
+        self.versions[tag] = files
+        if self.is_flipped:
+            self.suspects.add(tag)
+
+    @precondition(lambda self: self.versions)
+    @rule(number=NUMBER)
+    def delete(self, number):
+        tag = self.pick(number)
+        self.store.delete(tag)
+        del self.versions[tag]
+        self.pinned.discard(tag)
+        self.suspects.discard(tag)
+        self.lost = {each for each in self.lost if each[0] != tag}
+        with pytest.raises(casstore.TagNotFound):
+            self.store.get(tag)
+
+    @rule(evict_all=st.booleans(), dry_run=st.booleans())
+    def gc(self, evict_all, dry_run):
+        self.store.gc(evict_all=evict_all, dry_run=dry_run)
+
+    @precondition(lambda self: self.versions)
+    @rule(number=NUMBER, is_on=st.booleans())
+    def pin(self, number, is_on):
+        tag = self.pick(number)
+        (self.store.pin if is_on else self.store.unpin)(tag)
+        (self.pinned.add if is_on else self.pinned.discard)(tag)
+
+    @rule()
+    def reopen(self):
+        self.store.close()
+        self.store = casstore.Store(self.home, auto_gc=False)
+
+    @precondition(lambda self: self.versions)
+    @rule(number=NUMBER)
+    def read(self, number):
+        self.check_bytes(self.pick(number))
+
+    @precondition(lambda self: self.versions)
+    @rule(number=NUMBER, offset=st.integers(0, 200_000), length=st.integers(0, 90_000))
+    def read_part(self, number, offset, length):
+        tag = self.pick(number)
+        for path, data in self.versions[tag].items():
+            with self.damage_allowed(tag), self.store.get(tag).open(path) as file:
+                file.seek(offset)
+                assert file.read(length) == data[offset : offset + length]
+
+    @precondition(lambda self: self.versions)
+    @rule(number=NUMBER)
+    def path(self, number):
+        tag = self.pick(number)
+        with self.damage_allowed(tag):
+            root = Path(self.store.get(tag).path)
+            found = {str(each.relative_to(root)): each.read_bytes() for each in root.rglob("*") if each.is_file()}
+            found.pop(DESCRIPTOR_NAME)
+            # A flipped bit of a hardlinked file tells nobody until it is read through the store.
+            assert found == self.versions[tag] or self.is_flipped
+
+    @precondition(lambda self: self.versions)
+    @rule(number=NUMBER, which=NUMBER, how=st.sampled_from(["write", "cut", "remove"]))
+    def user_alters(self, number, which, how):
+        """Somebody changes a file of a directory, through which it may be the store's own bytes that change."""
+        tag = self.pick(number)
+        root = self.home / "models" / tag.replace(":", "/")
+        standing = sorted(path for path in root.rglob("*") if path.is_file())
+        if not standing:
+            return
+        self.is_altered = True
+        path = standing[which % len(standing)]
+        if how == "remove":
+            path.parent.chmod(0o755)
+            path.unlink()
+            return
+        path.chmod(0o644)
+        with open(path, "r+b") as file:
+            if how == "cut":
+                file.truncate(path.stat().st_size // 2)
+            else:
+                file.write(b"altered")
+        self.suspects |= self.versions.keys()
+
+    @precondition(lambda self: self.versions)
+    @rule(which=NUMBER, offset=NUMBER, how=st.sampled_from(["flip", "flip", "cut", "remove"]))
+    def disk_harms(self, which, offset, how):
+        """A bit of a container flips and no time stamp tells, or it is cut short, or gone."""
+        containers = sorted(path for path in (self.home / "objects").rglob("*") if path.is_file())
+        if not containers:
+            return
+        path = containers[which % len(containers)]
+        status = path.stat()
+        if how == "remove":
+            path.unlink()
+        elif status.st_size:
+            path.chmod(0o644)
+            with open(path, "r+b") as file:
+                if how == "cut":
+                    file.truncate(offset % status.st_size)
+                else:
+                    file.seek(offset % status.st_size)
+                    byte = file.read(1)[0]
+                    file.seek(offset % status.st_size)
+                    file.write(bytes([byte ^ (1 << offset % 8)]))
+            path.chmod(status.st_mode & 0o777)
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.is_flipped = True
+        self.suspects |= self.versions.keys()
+
+    @rule()
+    def verify(self):
+        """It names exactly what cannot be read."""
+        report = self.store.verify()
+        named = {(each.tag, each.path) for each in report.damage}
+        self.check_named(named)
+        assert report.damaged_records == ()
+        if not (self.suspects or self.is_flipped or self.is_altered):
+            assert named <= self.lost
+            assert report.damaged_copies == ()
+
+    @rule(is_given=st.booleans())
+    def repair(self, is_given):
+        """Nothing is worse than before; with everything given, all is healed."""
+        before = {(each.tag, each.path) for each in self.store.verify().damage}
+        given = self.root / "given"
+        shutil.rmtree(given, ignore_errors=True)
+        given.mkdir()
+        for tag, files in self.versions.items():
+            write(given / tag, files)
+        report = self.store.repair([given] if is_given else [])
+        self.lost = {(each.tag, each.path) for each in report.damage}
+        self.suspects, self.is_flipped, self.is_altered = set(), False, False
+        assert self.lost <= before
+        self.check_named(self.lost)
+        if is_given:
+            assert not self.lost
+        report = self.store.verify()
+        assert {(each.tag, each.path) for each in report.damage} == self.lost
+        assert (report.damaged_copies, report.damaged_records) == ((), ())
+
+    @invariant()
+    def same_tags(self):
+        assert set(self.store.tags()) == self.versions.keys()
+
+    def check_named(self, named: set[tuple[str, str]]) -> None:
+        """That these (tag, path) are what cannot be read, by a store that holds no file open from before."""
+        with casstore.Store(self.home, auto_gc=False) as store:
+            for tag, files in self.versions.items():
+                try:
+                    model = store.get(tag)
+                except casstore.IntegrityError:  # its directory was altered, and cannot be mended
+                    assert any(each == tag for each, _ in named)
+                    continue
+                for path, data in files.items():
+                    try:
+                        with model.open(path) as file:
+                            assert file.read() == data
+                    except casstore.IntegrityError:
+                        assert (tag, path) in named
+                    else:
+                        assert (tag, path) not in named
+
+    def check_bytes(self, tag: str) -> None:
+        with self.damage_allowed(tag):
+            model = self.store.get(tag)
+            assert {file.path for file in model.files} == self.versions[tag].keys()
+            assert model.is_pinned == (tag in self.pinned)
+            for path, data in self.versions[tag].items():
+                with self.damage_allowed(tag, path), model.open(path) as file:
+                    assert file.read() == data
+
+    def teardown(self) -> None:
+        try:
+            self.repair(is_given=True)
+            for tag in self.versions:
+                self.check_bytes(tag)
+                self.path(sorted(self.versions).index(tag))
+            self.store.gc()
+            assert {step.count for step in self.store.gc().steps} == {0}
+            assert self.store.verify().is_sound
+            self.store.close()
+            assert leftovers(self.home) == []
+            assert sql(self.home, "PRAGMA integrity_check") == [("ok",)]
+            assert sql(self.home, "PRAGMA foreign_key_check") == []
+        finally:
+            self.store.close()
+            self.patch.undo()
+            shutil.rmtree(self.root, onerror=None, ignore_errors=True)
+
+
+def write(root: Path, files: Files) -> None:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+TestStateMachine = StoreMachine.TestCase
+TestStateMachine.settings = settings(
+    max_examples=2000 if EVERY else 40,
+    stateful_step_count=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
