@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -163,7 +162,7 @@ class Model:
     @property
     def _description(self) -> Mapping[str, Any]:
         if self._described is None:
-            self._described = json.loads(self._row.description)
+            self._described = self._row.described()
         return self._described
 
     def __eq__(self, other: object) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 import stat
 import time
@@ -166,7 +165,7 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
     if inode is None:
         return _Found(is_gone=True)
     stamps = {name: FileStamp(*stamp) for name, *stamp in msgpack.unpackb(recorded.entries)}
-    expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, json.loads(row.directories))), **stamps}
+    expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
     lone_bytes = 0
     try:
         for name, status in _walk(str(path)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path, PurePosixPath
@@ -245,7 +244,7 @@ class _Builder:
 
     def _directories(self) -> list[str]:
         """Every directory below the version's own, parents first."""
-        leaves = [*json.loads(self._row.directories), *(os.path.dirname(file.path) for file in self._files)]
+        leaves = [*self._row.directory_paths(), *(os.path.dirname(file.path) for file in self._files)]
         found = {str(path) for leaf in leaves for path in (PurePosixPath(leaf), *PurePosixPath(leaf).parents)}
         return sorted(found - {"."})
 

@@ -141,7 +141,8 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, reason, str(path)) from error
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
         raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    # Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
+    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError) as error:
         raise damaged(path, str(error)) from error
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
@@ -14,11 +15,13 @@ from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE, Fingerprint
 from casstore.catalog.upkeep import note_deleted
 from casstore.digest import Digest
-from casstore.errors import TagExists
+from casstore.errors import IntegrityError, TagExists
 from casstore.storage.container import MAX_LINKS, Container, FileStamp
 from casstore.storage.manifest import Base, FileEntry, Manifest, canonical_json
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
+
+_T = TypeVar("_T")
 
 
 class VersionRow(NamedTuple):
@@ -43,6 +46,23 @@ class VersionRow(NamedTuple):
     @property
     def tag(self) -> Tag:
         return Tag(self.name, self.version)
+
+    def described(self) -> dict[str, Any]:
+        """The description. Raises IntegrityError where a damaged catalog has none."""
+        return self._parsed(self.description, dict)
+
+    def directory_paths(self) -> list[str]:
+        """The empty directories. Raises IntegrityError where a damaged catalog has no list of them."""
+        return self._parsed(self.directories, list)
+
+    def _parsed(self, text: str, expected: type[_T]) -> _T:
+        with contextlib.suppress(ValueError, TypeError):
+            parsed = json.loads(text)
+            if isinstance(parsed, expected):
+                return parsed
+        raise IntegrityError(
+            f"the catalog's record of {self.name}:{self.version} is damaged; `casstore repair` makes it anew"
+        )
 
 
 class NewChunk(NamedTuple):
@@ -301,9 +321,9 @@ class Versions:
             tag=row.tag,
             created_at_ns=row.created_at_ns,
             files=tuple(self.files(row.id)),
-            directories=tuple(json.loads(row.directories)),
+            directories=tuple(row.directory_paths()),
             recipes=recipes,
-            description=json.loads(row.description),
+            description=row.described(),
             base=base,
             casstore_version=row.casstore_version,
         )
