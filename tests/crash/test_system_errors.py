@@ -1,6 +1,6 @@
 """A system call fails, once or from then on: a clear error, nothing lost, and it works again once it does not.
 
-CASSTORE_TEST_EVERY=1 has every single call fail, with each of the errors, on a disk; by default a few of each operation.
+CASSTORE_TEST_EVERY=1 has every single call fail, with each of the errors; by default a few of each operation do.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def step_files(step: int, *, few: bool) -> Files:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`suspects`: tags whose bytes somebody may have harmed since the last repair; `lost`: (tag, path) that it named."""
+    """`suspects`: tags whose bytes may have been harmed since the last repair; `lost`: (tag, path) that it named."""
 
     def __init__(self) -> None:
         super().__init__()
