@@ -70,6 +70,7 @@ class GcReport:
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
+    workspace.check_writable()
     lock = gc_lock(workspace.layout)
     if not lock.try_acquire():
         raise StoreLocked("another gc is running in this store; wait until it is done")
@@ -82,6 +83,7 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
 
     Raises StoreError as `collect` does.
     """
+    workspace.check_writable()
     lock = gc_lock(workspace.layout)
     if autogc.is_on(workspace) and lock.try_acquire():
         with lock:

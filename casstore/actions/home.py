@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
@@ -26,6 +27,14 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
     StoreError for a directory full of other things.
     """
     layout = layout_of(home)
+    network = files.network_file_system(layout.home)
+    if network is not None:
+        warnings.warn(
+            f"{layout.home} is on a network file system ({network}), where locks and the catalog's log cannot be "
+            "relied on: keep the store on a local disk, and never use it from two machines",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     try:
         if not layout.catalog.exists():
             _make(layout)
@@ -75,5 +84,8 @@ def _make(layout: Layout) -> None:
         files.make_directory(directory)
     for parent in sorted({directory.parent for directory in directories}):
         files.sync_directory(parent)
+    # SQLite would make it 0644 whatever the umask allows, and gives its other files the catalog's mode.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(layout.catalog, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
         files.sync_directory(layout.home.parent)

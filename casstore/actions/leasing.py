@@ -11,6 +11,7 @@ from casstore.catalog import sessions
 from casstore.catalog.leases import Leases
 from casstore.catalog.sessions import SharedSession
 from casstore.catalog.versions import VersionRow
+from casstore.errors import StoreUnwritable
 from casstore.storage.layout import Layout
 
 # How exact a version's time of last use is: opening one over and over writes once an hour.
@@ -51,7 +52,8 @@ class Leasing:
             except OSError as error:
                 # Reading must not need room. gc may then take the directory away under the reader, which is rare,
                 # while gc on a full disk is what the user is about to call.
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                is_read_only = isinstance(error, StoreUnwritable) or error.errno in (errno.EROFS, errno.EACCES)
+                if not is_read_only and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
 
     def _is_noted(self, row: VersionRow, now: int) -> bool:

@@ -13,6 +13,7 @@ from casstore.catalog.catalog import Catalog
 from casstore.catalog.index import LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
+from casstore.errors import StoreUnwritable
 from casstore.storage import chunking, files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import Layout
@@ -45,11 +46,20 @@ class Workspace:
             for part in (self.catalog, self.objects, self.leasing):
                 parts.callback(part.close)
 
+    def check_writable(self) -> None:
+        """Raises StoreUnwritable for a store that can only be read."""
+        if self.catalog.read_only:
+            raise StoreUnwritable(
+                f"{self.layout.home} can only be read by this user; what reads works, and files come from model.open()"
+            )
+
     def session(self) -> Session:
+        self.check_writable()
         return Session(self.layout)
 
     def name_lock(self, name: str) -> files.Lock:
         """Take the lock under which everything under models/<name>/ changes. Raises StoreLocked."""
+        self.check_writable()
         lock = files.Lock(self.layout.name_lock(name))
         lock.acquire(f"model {name!r}")
         return lock

@@ -38,6 +38,11 @@ class Catalog:
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store cannot be written to by this user, or on this file system."""
+        return self._connections.read_only
+
     def close(self) -> None:
         self._connections.close()
 

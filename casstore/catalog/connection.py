@@ -12,7 +12,7 @@ from pathlib import Path
 
 import apsw
 
-from casstore.catalog.schema import check_sqlite, migrate
+from casstore.catalog.schema import check_is_newest, check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreLocked, StoreUnwritable
 
 _BUSY_TIMEOUT_MS = 60_000
@@ -23,15 +23,23 @@ _inherited: list[object] = []
 
 
 class Connections:
-    """The calling thread's connection, opened when first asked for."""
+    """The calling thread's connection, opened when first asked for.
+
+    `read_only`: the catalog, or the directory that it is in, cannot be written to. Nothing can be locked there, so
+    while no log stands beside it, it is read as a file that nobody changes, and opened anew when somebody has.
+    """
 
     def __init__(self, path: Path) -> None:
         check_sqlite()
         self.path = path
+        self.read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
         self._reset()
         try:
             with translated_errors(path):
-                migrate(self.get())
+                if self.read_only:
+                    check_is_newest(self.get())
+                else:
+                    migrate(self.get())
         except BaseException:
             self.close()
             raise
@@ -49,8 +57,9 @@ class Connections:
             _inherited.append((self._local, self._open))
             self._reset()
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+        if connection is None or (self.read_only and self._local.version != self._version()):
             with translated_errors(self.path):
+                self._local.version = self._version()
                 connection = self._connect()
             self._local.connection = connection
             with self._lock:
@@ -69,7 +78,23 @@ class Connections:
             self._open.clear()
         self._local = threading.local()
 
+    def _version(self) -> object:
+        """What differs when somebody has written to a catalog that is only read here."""
+        if not self.read_only:
+            return None
+        status = os.stat(self.path)
+        return status.st_ino, status.st_size, status.st_mtime_ns, self._has_log()
+
+    def _has_log(self) -> bool:
+        try:
+            return os.stat(f"{self.path}-wal").st_size > 0
+        except FileNotFoundError:
+            return False
+
     def _connect(self) -> apsw.Connection:
+        if self.read_only:
+            uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
+            return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         connection = apsw.Connection(str(self.path))
         try:
             self._set_up(connection)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import apsw
 
-from casstore.errors import SQLiteTooOld, StoreTooNew
+from casstore.errors import SQLiteTooOld, StoreTooNew, StoreUnwritable
 
 # Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
 MINIMUM_SQLITE = (3, 51, 3)
@@ -175,6 +175,13 @@ def migrate(connection: apsw.Connection) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def check_is_newest(connection: apsw.Connection) -> None:
+    """Raises StoreUnwritable for a catalog of an older schema, which cannot be migrated, StoreTooNew for a newer."""
+    if _applied(connection) < len(MIGRATIONS):
+        raise StoreUnwritable("this read-only store has an older format; open it once as somebody who may write to it")
+    migrate(connection)
 
 
 def _applied(connection: apsw.Connection) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,10 @@ StrPath = str | os.PathLike[str]
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
+_NETWORK_FILE_SYSTEMS = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),
+    *("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.davfs"),
+}
 # What says of this process, or of the whole file system, that it lacks something, and nothing of a file's bytes.
 _SHORTAGES = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
@@ -267,6 +272,23 @@ def is_executable(status: os.stat_result) -> bool:
     return bool(status.st_mode & stat.S_IXUSR)
 
 
+def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The type of the file system that `path` is on where that is one of the network (proc(5), mountinfo)."""
+    try:
+        lines = os.fsdecode(mounts.read_bytes()).splitlines()
+    except OSError:
+        return None
+    found, longest = "", -1
+    for line in lines:
+        fields = line.split(" ")
+        if "-" not in fields[6:]:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        if path.is_relative_to(point) and len(point) >= longest:
+            found, longest = fields[fields.index("-", 6) + 1], len(point)
+    return found if found in _NETWORK_FILE_SYSTEMS else None
+
+
 def boot_id() -> str:
     """What tells one boot of the machine from the next; unique per process where the system does not say."""
     try:
@@ -291,7 +313,7 @@ class Lock:
     def try_acquire(self) -> bool:
         """Take the lock if it is free. The file is made if need be, and made again if its holder removed it."""
         while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if self._still_names(descriptor):
