@@ -7,7 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
-from casstore.actions.collect import standing_manifests
+from casstore.actions.collect import gc_lock, standing_manifests
 from casstore.actions.leasing import Leasing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
@@ -84,6 +84,9 @@ def _make(layout: Layout) -> None:
         files.make_directory(directory)
     for parent in sorted({directory.parent for directory in directories}):
         files.sync_directory(parent)
+    lock = gc_lock(layout)
+    if lock.try_acquire():  # where there are no locks it raises, before anything is trusted to the store
+        lock.release()
     # SQLite would make it 0644 whatever the umask allows, and gives its other files the catalog's mode.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(layout.catalog, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from casstore.errors import StoreLocked
+from casstore.errors import StoreError, StoreLocked
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -36,6 +36,8 @@ _SHORTAGES = {
 # What link(2) says where a hardlink cannot be had: another device, a file system without links, the
 # file's link limit, a kernel that protects files of others.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+# What flock(2) says on a file system that has none, such as some FUSE and network mounts.
+_NO_LOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
 
 def raise_unless_damage(error: Exception) -> None:
@@ -311,7 +313,10 @@ class Lock:
         self._descriptor: int | None = None
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free. The file is made if need be, and made again if its holder removed it."""
+        """Take the lock if it is free. The file is made if need be, and made again if its holder removed it.
+
+        Raises StoreError where the file system has no locks, OSError.
+        """
         while True:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -322,8 +327,13 @@ class Lock:
             except BlockingIOError:
                 os.close(descriptor)
                 return False
-            except BaseException:
+            except BaseException as error:
                 os.close(descriptor)
+                if isinstance(error, OSError) and error.errno in _NO_LOCK:
+                    raise StoreError(
+                        f"{self.path.parent} is on a file system without locks (flock: {error.strerror}), where "
+                        "processes could not keep out of each other's way; keep the store on a local file system"
+                    ) from error
                 raise
             os.close(descriptor)
 

@@ -55,7 +55,7 @@ _EVENT_SECCOMP = 7
 _ORIG_RAX, _RAX = 15 * 8, 10 * 8
 _WALL = 0x40000000
 _SET_SECCOMP, _SET_NO_NEW_PRIVILEGES, _MODE_FILTER = 22, 38, 2
-_RET_TRACE, _RET_ALLOW = 0x7FF00000, 0x7FFF0000
+_RET_ERRNO, _RET_TRACE, _RET_ALLOW = 0x00050000, 0x7FF00000, 0x7FFF0000
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long
@@ -147,7 +147,7 @@ def run(
             before()
             _libc.ptrace(_TRACEME, 0, None, None)
             os.kill(os.getpid(), signal.SIGSTOP)
-            _stop_at({*calls, _ACCESS})
+            _answer({*calls, _ACCESS}, _RET_TRACE)
             function()
             code = 0
         except SystemExit as end:
@@ -166,15 +166,20 @@ def end_errors() -> None:
     os.access(_TRUCE, os.F_OK)
 
 
-def _stop_at(numbers: set[int]) -> None:
-    """Have the tracer told of these calls of this process."""
+def refuse(names: set[str], error: int) -> None:
+    """From now on these system calls of this process and its children return `error`, as if there were none such."""
+    _answer({number for number, name in CALLS.items() if name in names}, _RET_ERRNO | error)
+
+
+def _answer(numbers: set[int], answer: int) -> None:
+    """Set what becomes of these calls of this process: the tracer is told, or they fail."""
     jumps = [struct.pack("=HBBI", 0x15, len(numbers) - i, 0, nr) for i, nr in enumerate(sorted(numbers))]
     code = b"".join(
         [
             struct.pack("=HBBI", 0x20, 0, 0, 0),  # load the number of the call
             *jumps,
             struct.pack("=HBBI", 0x06, 0, 0, _RET_ALLOW),
-            struct.pack("=HBBI", 0x06, 0, 0, _RET_TRACE),
+            struct.pack("=HBBI", 0x06, 0, 0, answer),
         ]
     )
     program = _Program(len(jumps) + 3, code)
