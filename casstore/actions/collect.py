@@ -218,6 +218,8 @@ class _Gc:
         count = freed = 0
         for directory in [self._layout.packs, *sorted(self._layout.loose.iterdir())]:
             listed = [path for path in directory.iterdir() if path.is_file()]
+            if not listed:
+                continue
             alive = sessions.live_ids(self._layout)
             idle = {_file_id(path): path for path in listed if not _is_live(_file_id(path), alive)}
             for path in self._unnamed(idle):
