@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,38 @@ def render(manifest: Manifest) -> bytes:
 
 def check_replaceable(path: Path) -> None:
     """Let a save replace a `model.yaml` only if it is such a descriptor. Raises InvalidSource otherwise."""
-    is_descriptor = False
     try:
         if path.stat().st_size <= _MAX_DESCRIPTOR_BYTES:
-            document = yaml.load(path.read_bytes(), Loader=_LOADER)  # noqa: S506 - a safe loader, C or Python
-            is_descriptor = isinstance(document, dict) and {"name", "version", "creation_time"} <= document.keys()
+            missing = {"name", "version", "creation_time"}
+            for key in _top_level_keys(path.read_bytes()):
+                missing.discard(key)
+                if not missing:
+                    return
     except OSError as error:
         raise InvalidSource(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError):
         pass
-    if not is_descriptor:
-        raise InvalidSource(f"{path} would be replaced by the descriptor that casstore writes; rename your file")
+    raise InvalidSource(f"{path} would be replaced by the descriptor that casstore writes; rename your file")
+
+
+def _top_level_keys(document: bytes) -> Iterator[str]:
+    """The keys of the mapping that a YAML document is, in order. Raises yaml.YAMLError.
+
+    Goes by the parser's events, as what they stand for is never needed: a value of a hundred kilobytes can take
+    seconds to be made, and anchors can make a small document a huge object.
+    """
+    depth = nodes = 0
+    for event in yaml.parse(document, Loader=_LOADER):
+        if depth == 1 and isinstance(event, yaml.NodeEvent):
+            if nodes % 2 == 0 and isinstance(event, yaml.ScalarEvent):
+                yield event.value
+            nodes += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            if depth == 0 and not isinstance(event, yaml.MappingStartEvent):
+                return
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def timestamp(nanoseconds: int) -> datetime.datetime:

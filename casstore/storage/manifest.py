@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgpack
 import zstandard
 
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage.entropy import decompress_document
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -100,13 +101,11 @@ class Manifest:
         Raises IntegrityError, and UnsupportedFormat for a manifest that requires what this release does not know.
         """
         try:
-            if zstandard.get_frame_parameters(data).content_size > _MAX_MANIFEST_BYTES:
-                raise IntegrityError("a manifest claims an impossible size")
-            document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(data, allow_extra_data=False))
+            document = msgpack.unpackb(decompress_document(data, _MAX_MANIFEST_BYTES))
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
                 raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
             base = document.pop("base")
-            return cls(
+            manifest = cls(
                 tag=_tag(document.pop("name"), document.pop("version")),
                 created_at_ns=_checked(document.pop("created_at"), int),
                 files=tuple(_file_entry(*row[:4]) for row in document.pop("files")),
@@ -115,13 +114,14 @@ class Manifest:
                     Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), packed)
                     for digest, packed in document.pop("recipes")
                 },
-                description=_checked(json.loads(document.pop("description")), dict),
+                description=_description(document.pop("description")),
                 base=None if base is None else Base(_tag(base[0], base[1]), Digest.from_bytes(base[2])),
                 casstore_version=_checked(document.pop("casstore"), str),
-                newer_fields=document,
+                newer_fields={_checked(key, str): value for key, value in document.items()},
             )
+            manifest._check()
+            return manifest
         except (
-            zstandard.ZstdError,
             msgpack.UnpackException,
             ValueError,
             TypeError,
@@ -130,6 +130,21 @@ class Manifest:
             RecursionError,
         ) as error:
             raise IntegrityError(f"a manifest cannot be read: {error}") from error
+
+    def _check(self) -> None:
+        """Raise ValueError where what was read contradicts itself."""
+        tree: dict[str, Any] = {}
+        for path in self.directories:
+            _directory(tree, path.split("/"))
+        for file in self.files:
+            *parents, name = file.path.split("/")
+            directory = _directory(tree, parents)
+            if name in directory:
+                raise ValueError(f"{file.path!r} stands twice")
+            directory[name] = None
+        for file in self.files:
+            if self.recipe_of(file).size != file.size:
+                raise ValueError(f"the recipe of {file.path!r} does not add up to its size")
 
     def _files_section(self) -> list[Any]:
         return [[[f.path, f.executable, f.size, f.digest] for f in self.files], list(self.directories)]
@@ -144,6 +159,26 @@ def _file_entry(path: str, executable: bool, size: int, digest: bytes) -> FileEn
     if _checked(size, int) < 0:
         raise ValueError(f"the file {path!r} has a negative size")
     return FileEntry(_path(path), bool(executable), size, Digest.from_bytes(_checked(digest, bytes)))
+
+
+def _directory(tree: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """The directory of these parts in a tree of dicts, in which files are None."""
+    for part in parts:
+        below = tree.setdefault(part, {})
+        if below is None:
+            raise ValueError(f"{part!r} is a file and a directory")
+        tree = below
+    return tree
+
+
+def _description(text: str) -> dict[str, Any]:
+    description = _checked(json.loads(text, parse_constant=_refuse_constant), dict)
+    canonical_json(description).encode()  # a lone surrogate, written as an escape, could not be saved again
+    return description
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _path(path: str) -> str:

@@ -22,7 +22,7 @@ import zstandard
 
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage import files
+from casstore.storage import entropy, files
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 
 FORMAT = 1
@@ -223,11 +223,9 @@ def _read_index(descriptor: int, size: int) -> list[PackEntry]:
     if Digest.of(index) != digest:
         raise IntegrityError("a damaged index")
     try:
-        if zstandard.get_frame_parameters(index).content_size > _MAX_INDEX_BYTES:
-            raise IntegrityError("an index claims an impossible size")
-        rows = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(index))
+        rows = msgpack.unpackb(entropy.decompress_document(index, _MAX_INDEX_BYTES))
         return [_index_entry(*row[:7], end=offset) for row in rows]
-    except (zstandard.ZstdError, msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
+    except (msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"an index cannot be read: {error}") from error
 
 
