@@ -107,7 +107,9 @@ class Draft:
             if kind is None and not session.is_inherited:
                 self._commit(session)
         finally:
-            self._close()
+            # Once the version is saved, what cannot be removed is left to gc.
+            with contextlib.suppress(*([] if self._model is None else [OSError])):
+                self._close()
         if self._model is not None:
             # The version is saved, whatever becomes of this.
             with contextlib.suppress(CasstoreError, OSError):

@@ -559,7 +559,7 @@ _LAYOUT = (
     rf"manifests/(m|other)/(v1|1\.0\.rc-1)\.{_ID}",
     r"models/(m|other)/(v1|1\.0\.rc-1)/.+",
     r"models/(m|other)/latest",
-    r"locks/(m|other|\.gc)\.lock",
+    r"locks/(m|other|\.gc|\.open)\.lock",
 )
 
 

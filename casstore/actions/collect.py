@@ -17,7 +17,7 @@ from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, spars
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.sessions import session_of
-from casstore.errors import StoreError, StoreLocked
+from casstore.errors import InvalidTag, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import Layout
@@ -101,10 +101,14 @@ def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
     """Every manifest that has its final name: the tag and the id that the name says, and its path."""
     for directory in layout.manifests.iterdir():
         if directory != layout.pending_manifests and directory.is_dir():
-            for path in directory.iterdir():
+            paths: list[Path] = []
+            with contextlib.suppress(FileNotFoundError):  # its last version is being deleted
+                paths = list(directory.iterdir())
+            for path in paths:
                 version, _, manifest_id = path.name.rpartition(".")
-                if version and not path.name.startswith("."):
-                    yield Tag(directory.name, version), manifest_id, path
+                with contextlib.suppress(InvalidTag):  # what somebody has put there
+                    if path.name == path.name.lower():
+                        yield Tag(directory.name, version), manifest_id, path
 
 
 class _Gc:
@@ -223,8 +227,11 @@ class _Gc:
             alive = sessions.live_ids(self._layout)
             idle = {_file_id(path): path for path in listed if not _is_live(_file_id(path), alive)}
             for path in self._unnamed(idle):
+                try:
+                    status = path.stat()
+                except FileNotFoundError:  # a reader has put a damaged copy into quarantine
+                    continue
                 count += 1
-                status = path.stat()
                 freed += status.st_size if status.st_nlink == 1 else 0
                 if not self._dry_run:
                     files.remove_file(path)

@@ -36,7 +36,8 @@ def sweep(workspace: Workspace, session: Session, manifest_id: str, tag: Tag) ->
     files.sync_directory(directory.parent if directory.parent.exists() else workspace.layout.models)
     manifest = workspace.layout.manifest(tag, manifest_id)
     files.remove_file(workspace.layout.pending_manifest(manifest_id))
-    if files.remove_file(manifest):
+    files.remove_file(manifest)
+    if manifest.parent.exists():  # also where it was gone already: whoever removed it may have been cut short
         files.sync_directory(manifest.parent)
         files.remove_empty_directory(manifest.parent)
     files.sync_directory(workspace.layout.pending_manifests)

@@ -31,6 +31,7 @@ class Donors:
         found: Callable[[Digest, bytes], None],
     ) -> None:
         self.wanted = set(wanted)
+        self.needed: set[Digest] = set()  # what deltas that were found need, and nobody has
         self._workspace = workspace
         self._found = found
         self._recipes = list(recipes)
@@ -79,6 +80,8 @@ class Donors:
 
     def _offer(self, path: Path) -> None:
         """A file of unknown content: a pack, a file of a known size, or any that shares a chunk."""
+        if path.name.startswith(self._workspace.layout.catalog.name):
+            return  # closing it would drop the locks of a store that this process has open (howtocorrupt.html, 2.2)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
@@ -93,7 +96,7 @@ class Donors:
                 self._take_from(descriptor, recipe)
             if self.wanted:
                 self._take_from(descriptor, chunking.scan_file(descriptor))
-        except (OSError, IntegrityError) as error:
+        except (OSError, EOFError, IntegrityError) as error:
             files.raise_unless_damage(error)
             return  # it cannot be read whole; what it has given stays given
         finally:
@@ -118,24 +121,38 @@ class Donors:
         for entry in pack.read_entries(path):
             entries.setdefault(entry.digest, []).append(entry)
         for digest in self.wanted & entries.keys():
-            raw = self._from_pack(descriptor, entries, digest, MAX_LINKS)
+            raw = self._from_pack(descriptor, entries, digest, MAX_LINKS, {})
             if raw is not None:
                 self._take(digest, raw)
 
     def _from_pack(
-        self, descriptor: int, entries: dict[Digest, list[pack.PackEntry]], digest: Digest, links: int
+        self,
+        descriptor: int,
+        entries: dict[Digest, list[pack.PackEntry]],
+        digest: Digest,
+        links: int,
+        failed: dict[Digest, int],
     ) -> bytes | None:
-        """A chunk's bytes out of a pack's records; what its deltas need may stand in the store as well."""
+        """A chunk's bytes out of a pack's records; what its deltas need may stand in the store as well.
+
+        `failed`: what could not be had with so many links, and need not be tried again.
+        """
+        if failed.get(digest, -1) >= links:
+            return None
         for listed in entries.get(digest, ()):
             try:
                 entry, encoded = pack.read_record(descriptor, listed.offset, listed.length)
                 if entry.base is None or entry.grouping is None:
                     raw = decode(entry.encoding, encoded, entry.raw_bytes)
                 elif links:
-                    base, grouping = (
-                        self._from_store(need) or self._from_pack(descriptor, entries, need, links - 1)
-                        for need in (entry.base, entry.grouping)
-                    )
+                    base = self._from_store(entry.base)
+                    base = base or self._from_pack(descriptor, entries, entry.base, links - 1, failed)
+                    grouping = base if entry.grouping == entry.base else self._from_store(entry.grouping)
+                    grouping = grouping or self._from_pack(descriptor, entries, entry.grouping, 0, failed)
+                    if base is None:
+                        self.needed.add(entry.base)
+                    if grouping is None:
+                        self.needed.add(entry.grouping)
                     if base is None or grouping is None:
                         continue
                     raw = decode_deltas(base, [encoded], grouping)
@@ -146,6 +163,7 @@ class Donors:
                 continue
             if Digest.of(raw) == digest:
                 return raw
+        failed[digest] = links
         return None
 
     def _from_store(self, digest: Digest) -> bytes | None:

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import msgpack
-
+from casstore.actions.materialize import unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.directories import Candidate, EvictionRule
@@ -164,7 +163,7 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
     inode = _inode(path)
     if inode is None:
         return _Found(is_gone=True)
-    stamps = {name: FileStamp(*stamp) for name, *stamp in msgpack.unpackb(recorded.entries)}
+    stamps = unpacked_entries(recorded)
     expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
     lone_bytes = 0
     try:

@@ -7,7 +7,7 @@ import os
 import warnings
 from pathlib import Path
 
-from casstore.actions.collect import gc_lock, standing_manifests
+from casstore.actions.collect import standing_manifests
 from casstore.actions.leasing import Leasing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
@@ -36,9 +36,9 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
             stacklevel=4,
         )
     try:
-        if not layout.catalog.exists():
+        if not layout.catalog.exists() or not layout.catalog.stat().st_size:
             _make(layout)
-        catalog = Catalog(layout.catalog, files.boot_id())
+        catalog = Catalog(layout.catalog, files.boot_id(), layout.open_lock)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
@@ -73,8 +73,13 @@ def _make(layout: Layout) -> None:
                 "choose an empty or new directory"
             )
     else:
+        missing = [path for path in layout.home.parents if not path.exists()]
         files.make_directory(layout.home.parent, parents=True)
         files.make_directory(layout.home, _OWNER_ONLY)
+        for path in missing:
+            files.sync_directory(path.parent)
+    with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
+        files.sync_directory(layout.home.parent)  # before there is a catalog, which tells others that all is made
     if layout.manifests.is_dir() and any(standing_manifests(layout)):
         raise CatalogDamaged(
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
@@ -84,11 +89,6 @@ def _make(layout: Layout) -> None:
         files.make_directory(directory)
     for parent in sorted({directory.parent for directory in directories}):
         files.sync_directory(parent)
-    lock = gc_lock(layout)
-    if lock.try_acquire():  # where there are no locks it raises, before anything is trusted to the store
-        lock.release()
     # SQLite would make it 0644 whatever the umask allows, and gives its other files the catalog's mode.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(layout.catalog, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
-    with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
-        files.sync_directory(layout.home.parent)

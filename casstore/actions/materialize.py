@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence, Set
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import msgpack
 
 from casstore.actions import descriptor
 from casstore.actions.save import directory_row, publish
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
-from casstore.catalog.index import LooseFile
+from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
@@ -82,13 +81,31 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
 def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
     """The recorded files that are not what they were; every one when the directory itself is another or gone."""
     directory = str(workspace.layout.model(row.tag))
-    entries: list[list[Any]] = msgpack.unpackb(recorded.entries)
+    entries = unpacked_entries(recorded)
     try:
-        if os.lstat(directory).st_ino != recorded.inode:
-            return [entry[0] for entry in entries]
-    except FileNotFoundError:
-        return [entry[0] for entry in entries]
-    return [path for path, *stamp in entries if _stamp(f"{directory}/{path}") != FileStamp(*stamp)]
+        is_ours = os.lstat(directory).st_ino == recorded.inode
+    except (FileNotFoundError, NotADirectoryError):
+        is_ours = False
+    is_complete = is_ours and len(entries) == row.file_count + 1
+    if is_complete and all(_stamp(f"{directory}/{path}") == stamp for path, stamp in entries.items()):
+        return []
+    entries = _entries_of(workspace, row, recorded)
+    return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp]
+
+
+def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
+    """The stamps of a directory's files as the catalog has them; none where that is damaged."""
+    try:
+        return {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in msgpack.unpackb(recorded.entries)}
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return {}
+
+
+def _entries_of(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> dict[str, FileStamp]:
+    """The stamp of every file that should be in the directory; that of no file where a damaged catalog does not say."""
+    expected = [*(file.path for file in workspace.catalog.versions.files(row.id)), DESCRIPTOR_NAME]
+    entries = unpacked_entries(recorded)
+    return entries if entries.keys() == set(expected) else dict.fromkeys(expected, FileStamp(0, 0, 0))
 
 
 def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
@@ -98,7 +115,7 @@ def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
     least has to be there too.
     """
     recorded = workspace.catalog.directories.find(row.id)
-    if recorded is None or len(_altered(workspace, row, recorded)) == len(msgpack.unpackb(recorded.entries)):
+    if recorded is None or len(_altered(workspace, row, recorded)) == len(_entries_of(workspace, row, recorded)):
         return None
     return recorded.inode
 
@@ -106,7 +123,7 @@ def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
 def _stamp(path: str) -> FileStamp | None:
     try:
         return FileStamp.of(os.lstat(path))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
         return None
 
 
@@ -124,7 +141,7 @@ def unaltered_files(workspace: Workspace, row: VersionRow) -> list[str]:
     if recorded is None:
         return []
     altered = set(_altered(workspace, row, recorded))
-    return [path for path, *_ in msgpack.unpackb(recorded.entries) if path not in altered]
+    return [path for path in _entries_of(workspace, row, recorded) if path not in altered]
 
 
 def damaged_files(workspace: Workspace, row: VersionRow) -> list[str]:
@@ -145,7 +162,7 @@ def _damaged(
     workspace: Workspace, row: VersionRow, recorded: DirectoryRow, is_trusted: Callable[[LooseFile], bool]
 ) -> list[str]:
     """The files whose bytes are not what they should be; trusted hardlinks of loose files are not read."""
-    entries = {path: inode for path, inode, *_ in msgpack.unpackb(recorded.entries)}
+    entries = {path: stamp.inode for path, stamp in _entries_of(workspace, row, recorded).items()}
     loose = workspace.catalog.index.loose_by_inode(set(entries.values()))
     directory = workspace.layout.model(row.tag)
     damaged = []
@@ -164,7 +181,7 @@ def linked_files(workspace: Workspace, row: VersionRow, inodes: Set[int]) -> lis
     recorded = workspace.catalog.directories.find(row.id)
     if recorded is None or recorded.evicting or not inodes:
         return []
-    return [path for path, inode, *_ in msgpack.unpackb(recorded.entries) if inode in inodes]
+    return [path for path, stamp in _entries_of(workspace, row, recorded).items() if stamp.inode in inodes]
 
 
 def _has_digest(path: Path, digest: Digest) -> bool:
@@ -191,11 +208,12 @@ class _Builder:
         self._session = session
         self._row = row
         self._progress = progress
-        self._files = workspace.catalog.versions.files(row.id)
+        self._files = workspace.catalog.versions.checked_files(row)
         self._recipes = workspace.catalog.index.recipes({file.digest for file in self._files})
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
+        self._known: dict[Fingerprint, Digest] = {}  # linked files, as the link has left them
         self._home = workspace.layout.model(row.tag).parent
         files.make_directory(self._home)
 
@@ -208,7 +226,12 @@ class _Builder:
         recorded = self._workspace.catalog.directories.find(self._row.id)
         stands = os.path.lexists(target)
         if stands and (recorded is None or os.lstat(target).st_ino != recorded.inode):
-            raise StoreError(f"{target} is in the way and was not made by casstore; move it away")
+            stands = not files.remove_empty_directory(target)
+        if stands and (recorded is None or os.lstat(target).st_ino != recorded.inode):
+            raise StoreError(
+                f"{target} is in the way and was not made by casstore; move it away, "
+                "or let `casstore repair` move it to quarantine"
+            )
         if stands and recorded is not None:
             self._mend(target, recorded)
         else:
@@ -224,7 +247,7 @@ class _Builder:
         bad = set(_altered(self._workspace, self._row, recorded))
         if recorded.boot_id != self._workspace.catalog.boot_id:
             bad.update(_damaged_since_boot(self._workspace, self._row, recorded))
-        stamps = {path: FileStamp(*stamp) for path, *stamp in msgpack.unpackb(recorded.entries)}
+        stamps = _entries_of(self._workspace, self._row, recorded)
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:
             self._write_descriptor(target)
@@ -254,6 +277,7 @@ class _Builder:
     def _record(self, directory: Path, stamps: dict[str, FileStamp]) -> None:
         if self._rebuilt:
             self._workspace.catalog.index.add_loose(self._rebuilt)
+        self._workspace.catalog.index.remember(self._known)
         self._workspace.catalog.directories.record(self._row.id, directory_row(self._workspace, directory, stamps))
 
     def _write_descriptor(self, directory: Path) -> None:
@@ -282,6 +306,7 @@ class _Builder:
             candidates = self._workspace.find_loose(file.digest, file.executable)
             stamp = self._workspace.link_loose(candidates, target, hash_first=True)
             if stamp is not None:
+                self._known[Fingerprint.of(os.lstat(target))] = file.digest
                 self._progress.advance(file.size)
                 return stamp
         elif self._may_reflink and file.size >= LINK_FROM_BYTES:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgpack
@@ -27,9 +28,10 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
-from casstore.storage.container import MAX_LINKS, FileStamp
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, new_id
 from casstore.storage.manifest import Manifest
+from casstore.storage.objects import Objects
 from casstore.storage.recipe import Chunk, Recipe
 from casstore.tag import Tag
 
@@ -40,11 +42,13 @@ _UNKNOWN_BOOT = ""
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
     """What a new catalog was made from. `tags`: the versions in it. `unreadable`: one line for each manifest, pack or
-    loose file that could not be used; it stays where it is. `containers`: packs and loose files taken in."""
+    loose file that could not be used. `containers`: packs and loose files taken in. `recovered`: those of `tags` that
+    are new, of versions found beside others of the same tag: deletions, or saves, that were cut short."""
 
     tags: tuple[str, ...]
     containers: int
     unreadable: tuple[str, ...]
+    recovered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,8 @@ class _Found:
 def rebuild_catalog(layout: Layout, progress: Progress) -> RebuildReport:
     """Make a new catalog; the old one, if there is any, goes to `quarantine/`.
 
-    Reads every manifest, the indexes of packs, and every loose file. Nobody else may use the store meanwhile.
+    Reads every manifest, the indexes of packs, what stands in more than one of them, and every loose file. Nobody else
+    may use the store meanwhile.
     Raises StoreLocked where somebody does, StoreError where no store stands, OSError; then the old one is as it was.
     """
     if not (layout.manifests.is_dir() and layout.packs.is_dir()):
@@ -66,12 +71,19 @@ def rebuild_catalog(layout: Layout, progress: Progress) -> RebuildReport:
     for directory in layout.directories():
         files.make_directory(directory)
     lock = gc_lock(layout)
-    if not lock.try_acquire() or sessions.live_ids(layout):
-        lock.release()
-        raise StoreLocked(f"{layout.home} is in use; end the processes that use it, and try again")
-    with lock, sessions.Session(layout) as session:
+    in_use = StoreLocked(f"{layout.home} is in use; end the processes that use it, and try again")
+    if not lock.try_acquire():
+        raise in_use
+    with lock, files.Lock(layout.open_lock) as nobody_else:
+        if not nobody_else.try_acquire() or sessions.live_ids(layout):
+            raise in_use
+        return _rebuild(layout, progress)
+
+
+def _rebuild(layout: Layout, progress: Progress) -> RebuildReport:
+    with sessions.Session(layout) as session:
         rebuilt = session.new_path()
-        report = _fill(layout, rebuilt, progress)
+        report = _fill(layout, session, rebuilt, progress)
         files.sync_file(rebuilt)
         _replace(layout, rebuilt)
     return report
@@ -92,21 +104,23 @@ def _replace(layout: Layout, rebuilt: Path) -> None:
     files.sync_directory(layout.quarantine)
     for path in _side_files(layout.catalog):
         files.remove_file(path)
+    files.sync_directory(layout.home)  # a log that came back would be applied to the new catalog
     files.rename(rebuilt, layout.catalog)
     files.sync_directory(layout.home)
 
 
-def _fill(layout: Layout, path: Path, progress: Progress) -> RebuildReport:
+def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progress) -> RebuildReport:
     unreadable: list[str] = []
-    manifests = _manifests(layout, unreadable)
+    recovered: list[str] = []
+    manifests = _manifests(layout, session, unreadable, recovered)
     recipes = {digest: recipe for _, manifest in manifests for digest, recipe in manifest.recipes.items()}
     # A blob of one chunk has no recipe; its chunk is the blob.
     for _, manifest in manifests:
         for file in manifest.files:
             if file.size:
                 recipes.setdefault(file.digest, Recipe.of_one_chunk(file.digest, file.size))
-    found = [*_packs(layout, unreadable), *_loose_files(layout, recipes, progress, unreadable)]
-    homes = _choose_homes(found)
+    found = [*_loose_files(layout, recipes, progress, unreadable), *_packs(layout, unreadable)]
+    homes = _Homes(layout, found).choose()
     catalog = Catalog(path, files.boot_id())
     try:
         catalog.restoring.add_containers((each.new, homes.get(each.new.file_id, ())) for each in found)
@@ -121,36 +135,84 @@ def _fill(layout: Layout, path: Path, progress: Progress) -> RebuildReport:
         catalog.tidy()
     finally:
         catalog.close()
-    return RebuildReport(tuple(str(manifest.tag) for _, manifest in manifests), len(found), tuple(unreadable))
+    tags = tuple(str(manifest.tag) for _, manifest in manifests)
+    return RebuildReport(tags, len(found), tuple(unreadable), tuple(recovered))
 
 
-def _manifests(layout: Layout, unreadable: list[str]) -> list[tuple[str, Manifest]]:
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A manifest that could be read. `is_pending`: its save, or a deletion, was cut short."""
+
+    manifest_id: str
+    path: Path
+    is_pending: bool
+    manifest: Manifest
+
+    def is_before(self, other: _Standing) -> bool:
+        """Whether this one is the likelier to have been committed last, of two of one tag."""
+        if self.is_pending != other.is_pending:
+            return other.is_pending
+        return self.manifest.created_at_ns > other.manifest.created_at_ns
+
+
+def _manifests(
+    layout: Layout, session: sessions.Session, unreadable: list[str], recovered: list[str]
+) -> list[tuple[str, Manifest]]:
     """Every version's (manifest id, manifest), oldest first.
 
-    What a save left in `.pending` counts where no manifest of its tag stands: whether it had been committed only the
-    old catalog knew, and a version too many is better than one lost.
+    What a save left in `.pending` counts too, and so does a second manifest of a tag, under a tag of its own: which of
+    them had been committed, or deleted, only the old catalog knew, and a version too many is better than one lost.
     """
+    found: dict[Tag, _Standing] = {}
+    others: list[_Standing] = []
+    for each in _readable(layout, unreadable):
+        held = found.setdefault(each.manifest.tag, each)
+        if each.is_before(held):
+            found[each.manifest.tag] = each
+            others.append(held)
+        elif each is not held:
+            others.append(each)
+    for each in others:
+        if each.manifest.digest == found[each.manifest.tag].manifest.digest:
+            continue  # gc takes it away
+        tag = Tag(each.manifest.tag.name, f"{each.manifest.tag.version[:40]}-recovered-{each.manifest_id[:8]}")
+        manifest = replace(each.manifest, tag=tag)
+        target = layout.manifest(tag, each.manifest_id)
+        files.make_directory(target.parent)
+        mode = stat.S_IMODE(each.path.stat().st_mode)
+        files.write_file(target, manifest.pack(), mode, temporary=session.new_path(), durable=True)
+        files.rename(each.path, layout.quarantine / f"{new_id()}.{each.path.name}")
+        found[tag] = _Standing(each.manifest_id, target, False, manifest)
+        recovered.append(str(tag))
+    return [
+        (each.manifest_id, each.manifest)
+        for each in sorted(found.values(), key=lambda each: (each.manifest.created_at_ns, each.manifest.tag))
+    ]
+
+
+def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
     standing = [(manifest_id, path, tag) for tag, manifest_id, path in standing_manifests(layout)]
-    pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir()]
-    found: dict[Tag, tuple[str, Manifest]] = {}
-    for manifest_id, path, tag in [*sorted(standing), *sorted(pending, key=lambda each: each[0])]:
+    pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if path.is_file()]
+    for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:
         try:
             manifest = Manifest.unpack(path.read_bytes())
             if tag not in (None, manifest.tag):
                 raise IntegrityError(f"it is that of {manifest.tag}")
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
-            unreadable.append(f"{path}: {error}")
+            where = ""
+            if tag is None:  # where gc would take it for something that a crash has left
+                kept = layout.quarantine / f"{new_id()}.{manifest_id}"
+                files.rename(path, kept)
+                where = f", now {kept}"
+            unreadable.append(f"{path}{where}: {error}")
             continue
-        held = found.get(manifest.tag)
-        if held is None or (tag is not None and manifest.created_at_ns > held[1].created_at_ns):
-            found[manifest.tag] = (manifest_id, manifest)
-    return sorted(found.values(), key=lambda each: (each[1].created_at_ns, each[1].tag))
+        yield _Standing(manifest_id, path, tag is None, manifest)
 
 
 def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
     for path in sorted(layout.packs.iterdir()):
-        if path.suffix != ".pack":
+        if path.suffix != ".pack" or not path.is_file():
             continue
         files.sync_file(path)
         try:
@@ -183,8 +245,9 @@ def _loose_files(
     paths = []
     for path in sorted(layout.loose.glob("*/*.*")):
         digest = _digest_of(path)
-        if digest in recipes:
-            paths.append((path, recipes[digest]))
+        if digest is not None and path.is_file():
+            # Of a blob that no version has any more, chunks may be needed all the same.
+            paths.append((path, recipes.get(digest) or Recipe(digest, path.stat().st_size, "", ())))
     progress.start("read", sum(path.stat().st_size for path, _ in paths))
     try:
         with ThreadPoolExecutor(threads()) as pool:
@@ -210,7 +273,9 @@ def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
         status = os.fstat(descriptor)
         files.sync_descriptor(descriptor)
         try:
-            is_sound = chunking.scan_file(descriptor, progress.advance).blob == recipe.blob
+            scanned = chunking.scan_file(descriptor, progress.advance)
+            is_sound = scanned.blob == recipe.blob
+            chunks = chunks or list(scanned.chunks())
         except OSError as error:
             files.raise_unless_damage(error)
             is_sound = False
@@ -240,31 +305,58 @@ def _digest_of(path: Path) -> Digest | None:
         return None
 
 
-def _choose_homes(found: Iterable[_Found]) -> dict[str, list[tuple[NewChunk, int]]]:
-    """One home for each chunk, by container, with the links of its chain: whole chunks first, then deltas whose bases
-    have homes, so that no chain is a circle or longer than chains may be."""
-    homes: dict[str, list[tuple[NewChunk, int]]] = {}
-    depths: dict[Digest, int] = {}
-    waiting: list[tuple[str, NewChunk]] = []
-    for each in found:
-        for chunk in each.chunks:
-            if chunk.base is not None:
-                waiting.append((each.new.file_id, chunk))
-            elif chunk.digest not in depths:
-                depths[chunk.digest] = 0
-                homes.setdefault(each.new.file_id, []).append((chunk, 0))
-    for depth in range(1, MAX_LINKS + 1):
-        still = []
-        for file_id, chunk in waiting:
-            if chunk.digest in depths:
-                continue
-            if depths.get(chunk.base or chunk.digest) == depth - 1 and depths.get(chunk.grouping or chunk.digest) == 0:
-                homes.setdefault(file_id, []).append((chunk._replace(generation=depth), depth))
-                depths[chunk.digest] = depth
-            else:
-                still.append((file_id, chunk))
-        waiting = still
-    return homes
+class _Homes:
+    """Chooses one home for each chunk: whole chunks before deltas, and these only after what they need, so that no
+    chain is a circle or longer than chains may be.
+
+    Of a chunk that stands more than once the first that reads well is taken, since gc will take the others away. One
+    that does not read well is taken where there is no other: what is damaged is for repair to find.
+    """
+
+    def __init__(self, layout: Layout, found: Sequence[_Found]) -> None:
+        self.chosen: dict[str, list[tuple[NewChunk, int]]] = {}
+        self._found = found
+        self._places = Counter(chunk.digest for each in found for chunk in each.chunks)
+        self._depths: dict[Digest, int] = {}
+        self._locations: dict[Digest, Location] = {}
+        self._objects = Objects(layout, self._locate)
+
+    def choose(self) -> dict[str, list[tuple[NewChunk, int]]]:
+        """By container, the chunks at home in it with the links of their chains."""
+        for is_last_resort in (False, True):
+            for depth in range(MAX_LINKS + 1):
+                for number, each in enumerate(self._found):
+                    for chunk in each.chunks:
+                        if chunk.digest not in self._depths and self._depth(chunk) == depth:
+                            self._consider(number, each.new, chunk, depth, is_last_resort=is_last_resort)
+        self._objects.close()
+        return self.chosen
+
+    def _depth(self, chunk: NewChunk) -> int | None:
+        """How many links its chain has; None as long as its base or grouping has no home."""
+        if chunk.base is None:
+            return 0
+        base = self._depths.get(chunk.base)
+        return base + 1 if base is not None and self._depths.get(chunk.grouping or chunk.base) == 0 else None
+
+    def _consider(self, number: int, new: NewContainer, chunk: NewChunk, depth: int, *, is_last_resort: bool) -> None:
+        container = Container(number, new.file_id, new.digest, new.executable)
+        self._locations[chunk.digest] = Location(
+            container, chunk.offset, chunk.length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping
+        )
+        # What is in a loose file has been read.
+        if not is_last_resort and new.digest is None and self._places[chunk.digest] > 1:
+            try:
+                self._objects.read_chunk(chunk.digest)
+            except (IntegrityError, OSError) as error:
+                files.raise_unless_damage(error)
+                return
+        self._depths[chunk.digest] = depth
+        generation = depth if chunk.base is not None else chunk.generation
+        self.chosen.setdefault(new.file_id, []).append((chunk._replace(generation=generation), depth))
+
+    def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
+        return {digest: self._locations[digest] for digest in digests if digest in self._locations}
 
 
 def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
@@ -275,10 +367,12 @@ def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
     entries = []
     for path in (*(file.path for file in manifest.files), DESCRIPTOR_NAME):
         try:
-            stamp = FileStamp.of(os.lstat(root / path))
+            status = os.lstat(root / path)
+            # What is no file, such as a link to one elsewhere, is made anew, as what is not there.
+            stamp = FileStamp.of(status) if stat.S_ISREG(status.st_mode) else FileStamp(0, 0, 0)
         except OSError as error:
             files.raise_unless_damage(error)
-            stamp = FileStamp(0, 0, 0)  # of no file: it is made anew
+            stamp = FileStamp(0, 0, 0)
         entries.append([path, *stamp])
     if Counter(entry[1] for entry in entries)[0] == len(entries):
         return None

@@ -21,6 +21,7 @@ from casstore.actions.repack import Moved, Mover
 from casstore.actions.verify import (
     Damage,
     Findings,
+    check_known,
     inspect_containers,
     inspect_directories,
     inspect_records,
@@ -30,7 +31,7 @@ from casstore.actions.verify import (
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, InvalidSource, StoreLocked
+from casstore.errors import IntegrityError, InvalidSource, StoreLocked, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.codec import encode
@@ -89,6 +90,7 @@ class _Repair:
     def run(self) -> RepairReport:
         self._catalog.check()
         found = Findings()
+        check_known(self._workspace)
         inspect_records(self._workspace, found)
         self._restore_records(found)
         self._restore_manifests(found)
@@ -104,7 +106,9 @@ class _Repair:
             self._move_sound(container, lost)
         inodes = self._quarantine(damaged)
         if lost or damaged:
-            self._catalog.repacking.give_up(lost, damaged)
+            gone = {digest: homes[digest].container for digest in lost if digest in homes}
+            self._catalog.repacking.give_up(gone, damaged)
+            lost -= self._catalog.index.locate(lost).keys()  # a save has brought these meanwhile
         self._mend(found.directories, inodes)
         damage = self._catalog.references.dependents(lost, set())
         still = tuple(Damage(str(tag), path) for tag, path in damage)
@@ -119,28 +123,36 @@ class _Repair:
     def _restore_records(self, found: Findings) -> None:
         """The manifest is right where the catalog differs: it is checksummed, and never written twice."""
         for tag in found.records:
-            row = self._catalog.versions.find(tag)
-            if row is not None:
-                self._catalog.versions.restore(row.id, read_manifest(self._workspace, row))
-                self._restored.add(tag)
+            with self._workspace.name_lock(tag.name):  # or somebody may delete it meanwhile
+                row = self._catalog.versions.find(tag)
+                if row is not None:
+                    self._catalog.versions.restore(row.id, read_manifest(self._workspace, row))
+                    self._restored.add(tag)
 
     def _restore_manifests(self, found: Findings) -> None:
         for tag, reason in found.manifests.items():
-            row = self._catalog.versions.find(tag)
-            if row is None:
-                continue
-            recipes = self._catalog.index.recipes({file.digest for file in self._catalog.versions.files(row.id)})
-            manifest = self._catalog.versions.manifest(row, recipes)
-            if manifest.digest != row.digest:
-                raise IntegrityError(f"{reason}; the catalog's record of {tag} is damaged too, so it stays as it is")
-            path = self._workspace.layout.manifest(tag, row.manifest_id)
-            with self._workspace.session() as session:
-                files.make_directory(path.parent)
-                if path.exists():
-                    self._set_aside(path, f"{tag.name}.{path.name}")
-                mode = self._workspace.file_mode(executable=False)
-                files.write_file(path, manifest.pack(), mode, temporary=session.new_path(), durable=True)
-            self._restored.add(tag)
+            with self._workspace.name_lock(tag.name):
+                self._restore_manifest(tag, reason)
+
+    def _restore_manifest(self, tag: Tag, reason: str) -> None:
+        row = self._catalog.versions.find(tag)
+        if row is None:
+            return
+        recipes = self._catalog.index.recipes({file.digest for file in self._catalog.versions.files(row.id)})
+        manifest = self._catalog.versions.manifest(row, recipes)
+        if manifest.digest != row.digest:
+            raise IntegrityError(f"{reason}; the catalog's record of {tag} is damaged too, so it stays as it is")
+        path = self._workspace.layout.manifest(tag, row.manifest_id)
+        with self._workspace.session() as session:
+            files.make_directory(path.parent)
+            pending = self._workspace.layout.pending_manifest(row.manifest_id)
+            for standing in (path, pending):  # gc would give one in `.pending` the name of that which is made here
+                if standing.exists():
+                    self._set_aside(standing, f"{tag.name}.{path.name}.{new_id()}")
+            mode = self._workspace.file_mode(executable=False)
+            files.write_file(path, manifest.pack(), mode, temporary=session.new_path(), durable=True)
+            files.sync_directory(path.parent.parent)
+        self._restored.add(tag)
 
     def _heal(self, wanted: set[Digest]) -> tuple[set[Digest], set[Digest]]:
         """Store what donors have of these chunks in new packs; returns those, and those that nobody has."""
@@ -160,10 +172,12 @@ class _Repair:
 
             try:
                 # What one search finds may be what deltas in the next need.
-                lost, before = wanted, None
-                while lost and lost != before:
-                    before = lost
-                    Donors(self._workspace, lost, recipes, store).search(self._sources, self._progress)
+                lost, needed, before = wanted, set[Digest](), None
+                while lost and (lost, needed) != before:
+                    before = lost, set(needed)
+                    donors = Donors(self._workspace, lost | needed, recipes, store)
+                    donors.search(self._sources, self._progress)
+                    needed = (needed | donors.needed) - healed
                     self._rehome(builder.finish())
                     lost = {digest for digest in lost - healed if not self._is_readable(digest)}
             except BaseException:
@@ -210,32 +224,55 @@ class _Repair:
     def _quarantine(self, containers: Iterable[Container]) -> set[int]:
         """Move these files to quarantine; returns their inodes, by which directories that link to them are known."""
         self._workspace.objects.close()
-        inodes = set()
+        inodes, parents = set[int](), {str(self._workspace.layout.quarantine)}
         for container in containers:
             path = container.path(self._workspace.layout)
             with contextlib.suppress(FileNotFoundError):
                 inodes.add(os.lstat(path).st_ino)
                 self._set_aside(path, os.path.basename(path))
+                parents.add(os.path.dirname(path))
+        # Without its row a file that comes back would be taken for something that a crash has left.
+        for parent in sorted(parents):
+            files.sync_directory(parent)
         return inodes
 
     def _set_aside(self, path: files.StrPath, name: str) -> None:
         target = self._workspace.layout.quarantine / name
-        files.rename(path, target)
+        files.move(path, target)
         self._quarantined.append(str(target))
 
     def _mend(self, altered: Mapping[Tag, Sequence[str]], inodes: set[int]) -> None:
         """Make files of directories anew that are altered, or hardlinks of what is in quarantine now."""
         for row in list(self._catalog.versions.select()):
             with self._workspace.name_lock(row.name):
+                if self._is_another(row):
+                    self._set_aside(self._workspace.layout.model(row.tag), f"{row.name}.{row.version}.{new_id()}")
+                    self._catalog.directories.forget(row.id)
+                    self._restored.add(row.tag)
+                    continue
+            with self._workspace.name_lock(row.name):
+                if self._catalog.versions.by_id(row.id) is None:
+                    continue  # deleted meanwhile, and perhaps another version has its tag
                 bad = {*altered.get(row.tag, ()), *linked_files(self._workspace, row, inodes)}
                 for path in sorted(bad):
                     self._take_out(row, path, inodes)
             if bad:
                 self._restored.add(row.tag)
                 try:
-                    mend(self._workspace, row, self._progress)
+                    with contextlib.suppress(TagNotFound):
+                        mend(self._workspace, row, self._progress)
                 except IntegrityError:  # that file is among what the report says is lost
                     self._take_away(row)
+
+    def _is_another(self, row: VersionRow) -> bool:
+        """Whether another directory stands where the catalog says that the version's own does, as in a copied store."""
+        recorded = self._catalog.directories.find(row.id)
+        if recorded is None:
+            return False
+        try:
+            return os.lstat(self._workspace.layout.model(row.tag)).st_ino != recorded.inode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _take_away(self, row: VersionRow) -> None:
         """Take away a directory that cannot be mended, so that what is left of the version can be had."""
@@ -252,12 +289,22 @@ class _Repair:
 
     def _take_out(self, row: VersionRow, path: str, inodes: set[int]) -> None:
         """Take a bad file out of a directory: to quarantine, unless it is there by another name."""
-        standing = self._workspace.layout.model(row.tag) / path
+        root = self._workspace.layout.model(row.tag)
+        standing = root / path
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for parent in reversed(standing.relative_to(root).parents):
+                if parent != Path() and (root / parent).is_symlink():  # what it leads to is not the store's
+                    self._set_aside(root / parent, f"{row.name}.{row.version}.{new_id()}.link")
+                    return
             if os.lstat(standing).st_ino in inodes:
                 files.remove_file(standing)
             else:
-                self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}.{standing.name}")
+                self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}.{_short(standing.name)}")
+
+
+def _short(name: str) -> str:
+    """The end of a name that is too long to be put after others."""
+    return os.fsencode(name)[-64:].decode(errors="ignore")
 
 
 def _elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:

@@ -72,7 +72,7 @@ def base(catalog: Catalog, new: str | Tag, given: str | Tag | None) -> Base | No
 
 def files(catalog: Catalog, row: VersionRow) -> list[FileEntry]:
     """The files of a version found earlier. Raises TagNotFound when it has been deleted since."""
-    entries = catalog.versions.files(row.id)
+    entries = catalog.versions.checked_files(row)
     if len(entries) != row.file_count:
         raise TagNotFound(f"{row.tag} has been deleted meanwhile")
     return entries

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,9 +133,11 @@ class _Save:
         self._new = new
         self._progress = progress
         self._may_link = workspace.may_link()
+        self._fingerprints: dict[Fingerprint, Digest] = {}
         self.is_committed = False
 
     def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
+        self._fingerprints = staging.fingerprints
         recipes = {file.recipe.blob: file.recipe for file in staged}
         manifest = Manifest(
             tag=self._new.tag,
@@ -153,7 +156,7 @@ class _Save:
         epoch, homes = staging.gc_epoch, staging.homes
         while True:
             try:
-                return self._attempt(manifest, recipes, staged, staging.fingerprints, epoch, homes)
+                return self._attempt(manifest, recipes, staged, epoch, homes)
             except ChunkVanished:
                 epoch, homes = self._catalog.index.gc_epoch(), {}
 
@@ -162,7 +165,6 @@ class _Save:
         manifest: Manifest,
         recipes: Mapping[Digest, Recipe],
         staged: list[StagedFile],
-        fingerprints: Mapping[Fingerprint, Digest],
         epoch: int,
         homes: Mapping[Digest, int],
     ) -> int:
@@ -193,7 +195,7 @@ class _Save:
                 lost_homes=stored.lost_homes,
                 lost_chunks=stored.lost_chunks,
                 directory=self._directory_row(staged),
-                fingerprints=fingerprints,
+                fingerprints=self._fingerprints,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
         except BaseException:
@@ -204,11 +206,14 @@ class _Save:
                 self._clear_the_way()
                 version_id = self._catalog.versions.commit(commit)
                 self.is_committed = True
-            except BaseException:
+            except BaseException as error:
                 # Ctrl-C may come after the transaction went through and before the call returned.
                 row = self._catalog.versions.find(self._new.tag)
                 self.is_committed = row is not None and row.manifest_id == manifest_id
-                if not self.is_committed:
+                # What stands in SQLite's log after a failed fsync of it comes back when the log is recovered, so its
+                # files stay (for gc, in case it does not) unless that has been written over.
+                is_unsure = isinstance(error, OSError) and error.errno == errno.EIO
+                if not self.is_committed and (not is_unsure or self._catalog.write_over_failed()):
                     _remove(stored.paths)
                 raise
             # From here on the version is saved. What fails now, the next get or gc finishes.
@@ -297,7 +302,7 @@ class _Save:
         bases = index.bases_of(homes.keys())
         homes = {**index.usable_homes(bases), **homes}
         for container, size in index.containers(set(homes.values())):
-            if not self._workspace.is_intact(container, size):
+            if not self._workspace.is_intact(container, size, self._fingerprints):
                 stored.lost_homes.add(container.id)
         lost = stored.lost_chunks
         lost |= {digest for digest, home in homes.items() if home in stored.lost_homes} | (bases - homes.keys())
@@ -317,7 +322,7 @@ class _Save:
         if twin is not None or loose:
             temporary = self._session.new_path()
             if twin is None:
-                stamp = self._workspace.link_loose(loose, temporary)
+                stamp = self._workspace.link_loose(loose, temporary, noted=self._fingerprints)
             elif files.try_link(twin, temporary):
                 stamp = FileStamp.of(os.lstat(temporary))
         if stamp is None:
@@ -325,6 +330,7 @@ class _Save:
             return
         files.rename(temporary, file.location)
         file.stamp, file.is_linked = stamp, True
+        self._note_linked(file)
 
     def _adopt(
         self,
@@ -353,6 +359,10 @@ class _Save:
             NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
         )
         adopted[file.recipe.blob, file.executable] = loose
+        self._note_linked(file)
+
+    def _note_linked(self, file: StagedFile) -> None:
+        self._fingerprints[Fingerprint.of(os.lstat(file.location))] = file.recipe.blob
 
     def _sync(self, relied_on: set[Digest], stored: _Stored) -> None:
         """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories."""
@@ -367,9 +377,17 @@ class _Save:
             if new.synced and new.digest is not None
         ]
         homes = [home.path(self._layout) for home in stored.synced_homes]
-        for path in [*adopted, *homes]:
-            with contextlib.suppress(FileNotFoundError):  # gc took it: the commit will find its chunks gone
+        for path in adopted:
+            files.sync_file(path)
+        for home, path in zip(stored.synced_homes, homes, strict=True):
+            try:
                 files.sync_file(path)
+            except FileNotFoundError:
+                pass  # gc took it: the commit will find its chunks gone
+            except OSError:
+                # A later fsync would succeed and prove nothing.
+                self._catalog.index.distrust(home)
+                raise
         directories = {os.path.dirname(path) for path in [*adopted, *homes]}
         if any(new.digest is None for new in stored.containers):
             directories.add(str(self._layout.packs))
@@ -396,6 +414,15 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
     workspace.write_latest(tag.name)
 
 
+def _is_as_found(file: SourceFile) -> bool:
+    try:
+        now = os.lstat(file.location)
+    except FileNotFoundError:
+        return False
+    found = file.status
+    return os.path.samestat(now, found) and (now.st_size, now.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+
+
 def _remove(paths: Iterable[files.StrPath]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
@@ -404,7 +431,8 @@ def _remove(paths: Iterable[files.StrPath]) -> None:
 
 def _remove_source(source: Source) -> None:
     """After `move=True`: take away what has been saved, links themselves rather than what they lead to."""
-    doomed = [file.location for file in source.files if file.is_direct] + source.links
+    # Not what somebody has put in its place, or written to a file that was copied, meanwhile.
+    doomed = [file.location for file in source.files if file.is_direct and _is_as_found(file)] + source.links
     _remove(doomed)
     for directory, _, _ in os.walk(source.root, topdown=False):
         files.remove_empty_directory(Path(directory))

@@ -16,6 +16,7 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _NOT_ON_WINDOWS = frozenset('<>:"|?*\\') | {chr(code) for code in range(32)}
+_MAX_VISITS = 100  # of one directory: links that branch at each level multiply
 _MAX_DEPTH = 200  # of directories; a path that deep is near PATH_MAX already
 
 
@@ -38,6 +39,7 @@ class Source:
     empty_directories: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     descriptor: Path | None = None
+    visits: dict[tuple[int, int], int] = field(default_factory=dict)  # of directories, by (device, inode)
 
     @property
     def size(self) -> int:
@@ -95,18 +97,26 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
             identity = (status.st_dev, status.st_ino)
             if identity in ancestors:
                 raise InvalidSource(f"{location} is a link to a directory that contains it; remove the link")
+            source.visits[identity] = source.visits.get(identity, 0) + 1
+            if source.visits[identity] > _MAX_VISITS:
+                raise InvalidSource(f"links lead to {location} in more than {_MAX_VISITS} ways; remove some")
             _walk(source, location, path + "/", [*ancestors, identity], is_direct and not is_link)
         elif path == DESCRIPTOR_NAME:
+            _check_regular(location, status)
             source.descriptor = Path(location)
         else:
             _add_file(source, path, location, status, is_direct and not is_link)
 
 
 def _add_file(source: Source, path: str, location: str, status: os.stat_result, is_direct: bool) -> None:
+    _check_regular(location, status)
+    source.files.append(SourceFile(path, location, status, is_direct))
+
+
+def _check_regular(location: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for test, name in _KINDS if test(status.st_mode)), "no regular file")
         raise InvalidSource(f"{location} is {kind}, which cannot be saved; remove it or save another directory")
-    source.files.append(SourceFile(path, location, status, is_direct))
 
 
 _KINDS = (

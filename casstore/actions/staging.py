@@ -110,7 +110,7 @@ class Staging:
             ours = loose.get(status.st_ino) if status.st_dev == own_device else None
             if ours is not None and ours.stamp == FileStamp.of(status) and ours.container.digest is not None:
                 digests[file.path] = ours.container.digest
-            elif (fingerprint := fingerprint_of(status)) in known:
+            elif (fingerprint := Fingerprint.of(status)) in known:
                 digests[file.path] = known[fingerprint]
         sizes = {digests[file.path]: file.status.st_size for file in unknown if file.path in digests}
         recipes = self._stored(sizes)
@@ -168,7 +168,7 @@ class Staging:
         is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED_NS
         # Writes through a mapping that is dirty already leave the times as they are until it is written back.
         if is_settled and not files.is_writable_by_others(descriptor):
-            self.fingerprints[fingerprint_of(status)] = recipe.blob
+            self.fingerprints[Fingerprint.of(status)] = recipe.blob
 
     def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
         """Put a hardlink of the store's loose file at `target`, if the store has one."""
@@ -177,13 +177,14 @@ class Staging:
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
         is_free = file.location != target
         link = target if is_free else str(self.session.new_path())
-        stamp = self.workspace.link_loose(candidates, link)
+        stamp = self.workspace.link_loose(candidates, link, noted=self.fingerprints)
         if stamp is None:
             return None
         if not is_free:
             files.rename(link, target)
             # rename(2) of a link onto another link of the same file does nothing and leaves both.
             files.remove_file(link)
+        self.fingerprints[Fingerprint.of(os.lstat(target))] = recipe.blob
         return StagedFile(file.path, executable, recipe, stamp, True, target)
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
@@ -251,13 +252,8 @@ class Staging:
         return recipe
 
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
-        if fingerprint_of(os.fstat(descriptor)) != fingerprint_of(before):
+        if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
             raise changed(path)
-
-
-def fingerprint_of(status: os.stat_result) -> Fingerprint:
-    """What tells that a file outside the store is the one it was."""
-    return Fingerprint(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def changed(path: str) -> FileChanged:

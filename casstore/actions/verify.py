@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+from casstore.actions.collect import standing_manifests
 from casstore.actions.materialize import altered_files, damaged_files
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import IntegrityError
+from casstore.errors import CatalogDamaged, IntegrityError
 from casstore.progress import Progress
-from casstore.storage import files
+from casstore.storage import files, pack
 from casstore.storage.container import Container
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
@@ -113,6 +114,7 @@ def inspect(workspace: Workspace, progress: Progress, *, quick: bool) -> Finding
     found = Findings()
     workspace.catalog.check(quick=quick)
     inspect_records(workspace, found)
+    found.records |= _forgotten(workspace)
     inspect_directories(workspace, found, quick=quick)
     inspect_containers(workspace, found, progress, quick=quick)
     return found
@@ -150,6 +152,27 @@ def inspect_records(workspace: Workspace, found: Findings) -> None:
                 found.records[row.tag] = record_reason
 
 
+def check_known(workspace: Workspace) -> None:
+    """Raise CatalogDamaged where there are manifests of versions that the catalog does not know: an older one has been
+    put back."""
+    for reason in _forgotten(workspace).values():
+        raise CatalogDamaged(reason)
+
+
+def _forgotten(workspace: Workspace) -> dict[Tag, str]:
+    found = {}
+    for tag, manifest_id, path in list(standing_manifests(workspace.layout)):
+        row = workspace.catalog.versions.find(tag)
+        if row is None or row.manifest_id != manifest_id:
+            dead = {each for each, _ in workspace.catalog.versions.tombstones()}
+            if manifest_id not in dead and path.exists():
+                found[tag] = (
+                    f"{path} is the manifest of a version that the catalog does not know; "
+                    "`casstore repair --rebuild-catalog` makes it anew"
+                )
+    return found
+
+
 def inspect_directories(workspace: Workspace, found: Findings, *, quick: bool) -> None:
     """Compare every standing directory with what was put there: by stat, and unless `quick` by its bytes.
 
@@ -175,7 +198,9 @@ def _stat_containers(workspace: Workspace, found: Findings) -> None:
         path = container.path(workspace.layout)
         try:
             status = os.stat(path)
-            reason = "" if status.st_size == size else f"{path} has {status.st_size} bytes and should have {size}"
+            reason = "" if status.st_size >= size else f"{path} has {status.st_size} bytes and should have {size}"
+            if status.st_size > size and _is_still_named(workspace, container):  # what it should hold may be there
+                found.files[container] = f"{path} has {status.st_size} bytes and should have {size}"
         except OSError as error:
             files.raise_unless_damage(error)
             reason = f"{path}: {error.strerror}"
@@ -214,6 +239,10 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress) 
                 found.chunks[digest] = _reason(error, digest, container, workspace)
                 damaged.add(container)
             progress.advance(length)
+        for container, size in containers:
+            reason = _check_frame(workspace, container, size)
+            if reason and container not in damaged and _is_still_named(workspace, container):
+                found.files[container] = reason
         copies = [
             (container, size)
             for container, size in containers
@@ -251,6 +280,22 @@ def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest
     return {digest: reason for digest, reason in unread.items() if digest in bad}
 
 
+def _check_frame(workspace: Workspace, container: Container, size: int) -> str:
+    """What is wrong with a container beside its chunks: its size, or what a rebuilding reads of a pack."""
+    path = container.path(workspace.layout)
+    try:
+        if os.stat(path).st_size != size:
+            return f"{path} has {os.stat(path).st_size} bytes and should have {size}"
+        if container.is_pack:
+            pack.check_frame(path)
+    except IntegrityError as error:
+        return f"{path}: {error}; its chunks are safe"
+    except OSError as error:
+        files.raise_unless_damage(error)
+        return f"{path}: {error.strerror}"
+    return ""
+
+
 def _check_copy(workspace: Workspace, container: Container) -> str:
     path = container.path(workspace.layout)
     try:
@@ -264,7 +309,7 @@ def _check_copy(workspace: Workspace, container: Container) -> str:
 
 def _is_still_named(workspace: Workspace, container: Container) -> bool:
     """Whether gc has not taken the file away meanwhile."""
-    return container.file_id in workspace.catalog.index.named([container.file_id])
+    return workspace.catalog.index.is_live(container)
 
 
 def read_manifest(workspace: Workspace, row: VersionRow) -> Manifest:
@@ -274,8 +319,10 @@ def read_manifest(workspace: Workspace, row: VersionRow) -> Manifest:
         data = path.read_bytes()
     except FileNotFoundError:
         # Committed, and the save cut short before it gave the manifest its name; or just being given it.
-        pending = workspace.layout.pending_manifest(row.manifest_id)
-        data = pending.read_bytes() if pending.exists() else path.read_bytes()
+        try:
+            data = workspace.layout.pending_manifest(row.manifest_id).read_bytes()
+        except FileNotFoundError:
+            data = path.read_bytes()
     manifest = Manifest.unpack(data)
     if manifest.tag != row.tag:
         raise IntegrityError(f"it is that of {manifest.tag}")

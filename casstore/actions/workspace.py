@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from casstore.actions.leasing import Leasing
 from casstore.catalog.catalog import Catalog
-from casstore.catalog.index import LooseFile
+from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
@@ -24,6 +26,8 @@ from casstore.tag import Tag
 # A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
 # some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
 LINK_FROM_BYTES = 64 << 10
+_NAME_LOCK_TIMEOUT_S = 3600.0
+_NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,8 @@ class Workspace:
         """Take the lock under which everything under models/<name>/ changes. Raises StoreLocked."""
         self.check_writable()
         lock = files.Lock(self.layout.name_lock(name))
-        lock.acquire(f"model {name!r}")
+        # Whoever makes a directory of many gigabytes holds it that long.
+        lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
         return lock
 
     def file_mode(self, executable: bool) -> int:
@@ -77,22 +82,31 @@ class Workspace:
         return self.catalog.index.loose_files([digest]).get((digest, executable), [])
 
     def link_loose(
-        self, candidates: list[LooseFile], target: files.StrPath, *, hash_first: bool = False
+        self,
+        candidates: list[LooseFile],
+        target: files.StrPath,
+        *,
+        hash_first: bool = False,
+        noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
     ) -> FileStamp | None:
         """Make `target` a hardlink of the first of these loose files that is what it was when it was stored.
 
-        With `hash_first`, or when it was not synced and comes from another boot, it is hashed first. None when there
-        is no such file or no link can be had.
+        With `hash_first`, or when it was not synced and comes from another boot, or somebody has touched it, it is
+        hashed first. None when there is no such file or no link can be had. `noted`: what the caller has linked.
         """
         for loose in candidates:
             path = loose.container.path(self.layout)
             try:
-                if not self._is_unchanged(loose, path, hash_first):
+                if not self._is_unchanged(loose, path, hash_first, noted):
                     self._discard(loose, path)
                 elif files.try_link(path, target):
                     return FileStamp.of(os.lstat(target))
             except FileNotFoundError:
                 self._discard(loose, path)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                self._discard(loose, path)  # a bad sector in a copy; the chunks may be elsewhere
         return None
 
     def reflink_loose(self, candidates: list[LooseFile], target: files.StrPath) -> FileStamp | None:
@@ -103,7 +117,7 @@ class Workspace:
         for loose in candidates:
             path = loose.container.path(self.layout)
             try:
-                if not self._is_unchanged(loose, path, hash_first=True):
+                if not self._is_unchanged(loose, path, True, _NOTHING_NOTED):
                     self._discard(loose, path)
                     continue
                 with open(path, "rb") as source, files.create_file(target) as descriptor:
@@ -122,10 +136,11 @@ class Workspace:
             with contextlib.suppress(FileNotFoundError):
                 files.rename(path, self.layout.quarantine / os.path.basename(path))
 
-    def _is_unchanged(self, loose: LooseFile, path: str, hash_first: bool) -> bool:
-        stamp = FileStamp.of(os.lstat(path))
+    def _is_unchanged(self, loose: LooseFile, path: str, hash_first: bool, noted: Mapping[Fingerprint, Digest]) -> bool:
+        status = os.lstat(path)
+        stamp = FileStamp.of(status)
         is_as_stored = stamp == loose.stamp and (loose.synced or loose.boot_id == self.catalog.boot_id)
-        if is_as_stored and not hash_first:
+        if is_as_stored and not hash_first and self._is_untouched(status, loose.container, noted):
             return True
         if stamp.size != loose.stamp.size or hash_file(path) != loose.container.digest:
             return False
@@ -133,8 +148,11 @@ class Workspace:
             self.catalog.index.restamp_loose(loose.container, stamp)
         return True
 
-    def is_intact(self, container: Container, size: int) -> bool:
-        """Whether a container's file is there, whole, and, of a loose file, not written to as far as stat tells."""
+    def is_intact(self, container: Container, size: int, noted: Mapping[Fingerprint, Digest]) -> bool:
+        """Whether a container's file is there, whole, and, of a loose file, not written to.
+
+        One that was touched is read. `noted`: what the caller has linked.
+        """
         path = container.path(self.layout)
         try:
             if container.digest is None:
@@ -142,14 +160,27 @@ class Workspace:
             status = os.stat(path)
             found = self.find_loose(container.digest, container.executable)
             stamps = {loose.container.id: loose.stamp for loose in found}
-            if stamps.get(container.id) == FileStamp.of(status):
+            is_as_stored = stamps.get(container.id) == FileStamp.of(status)
+            if is_as_stored and self._is_untouched(status, container, noted):
                 return True
             if status.st_size != size or hash_file(path) != container.digest:
                 return False
         except FileNotFoundError:
             return False
-        self.catalog.index.restamp_loose(container, FileStamp.of(status))
+        if not is_as_stored:
+            self.catalog.index.restamp_loose(container, FileStamp.of(status))
+        self.catalog.index.remember({Fingerprint.of(status): container.digest})
         return True
+
+    def _is_untouched(self, status: os.stat_result, container: Container, noted: Mapping[Fingerprint, Digest]) -> bool:
+        """Whether a loose file has not even been touched since casstore last linked or read it.
+
+        Somebody may have written to it and put its times back. A link that gc or a user has taken away counts too:
+        then it is read once more.
+        """
+        now = Fingerprint.of(status)
+        known = noted if now in noted else self.catalog.index.fingerprints([(now.device, now.inode)])
+        return known.get(now) == container.digest
 
     def write_file(
         self,
@@ -213,9 +244,11 @@ class Workspace:
 
 def hash_file(path: files.StrPath) -> Digest:
     """The digest of a file's bytes. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return chunking.scan_file(descriptor).blob
+    except EOFError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
     finally:
         os.close(descriptor)
 

@@ -14,6 +14,7 @@ from casstore.catalog.restoring import Restoring
 from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
+from casstore.errors import CasstoreError
 from casstore.settings import SETTINGS, check_key, check_setting
 
 
@@ -25,8 +26,8 @@ class Catalog:
     Threads may share it; a forked child gets connections of its own.
     """
 
-    def __init__(self, path: Path, boot_id: str) -> None:
-        self._connections = Connections(path)
+    def __init__(self, path: Path, boot_id: str, open_lock: Path | None = None) -> None:
+        self._connections = Connections(path, open_lock)
         self.boot_id = boot_id
         self.versions = Versions(self._connections, boot_id)
         self.directories = Directories(self._connections, boot_id)
@@ -51,7 +52,8 @@ class Catalog:
         default = check_key(key).default
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        return default if row is None else str(row[0])
+        # What is none of its values is damage: a setting decides nothing that could be lost.
+        return default if row is None or not check_key(key).accepts(str(row[0])) else str(row[0])
 
     def settings(self) -> dict[str, str]:
         """Every setting with its value."""
@@ -65,6 +67,15 @@ class Catalog:
                 connection.execute("DELETE FROM setting WHERE key = ?", (key,))
             else:
                 connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, check_setting(key, value)))
+
+    def write_over_failed(self) -> bool:
+        """Write something where a commit failed, since the log may hold all of it; False if that fails too."""
+        try:
+            with self._connections.write() as connection:
+                connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
+        except (OSError, CasstoreError):
+            return False
+        return True
 
     def check(self, *, quick: bool = False) -> None:
         """Let SQLite check every page; with `quick` not whether indexes agree with their tables.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import os
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from casstore.catalog.connection import Connections, translated_errors
+import apsw
+
+from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.digest import Digest
 from casstore.storage.container import Container, FileStamp, Location
 from casstore.storage.recipe import Recipe
 
 LIVE, DEAD = 1, 2
+_NOT_SYNCED = "not synced"  # the boot of a container of which an fsync has failed
 _BATCH = 500  # parameters of one statement: few enough to prepare fast, enough to make the call's cost vanish
 _Value = TypeVar("_Value")
 
@@ -37,13 +42,27 @@ class Link(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """A file outside the store, by what stat said when its content was hashed."""
+    """A file, by what stat said when its content was known: outside the store when it was hashed, a loose file also
+    when casstore had linked it. Who puts a file's times back cannot put back the last, of which stat says "change"."""
 
     device: int
     inode: int
     size: int
     mtime_ns: int
     ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Fingerprint:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def insert_fingerprints(connection: apsw.Connection, fingerprints: Mapping[Fingerprint, Digest]) -> None:
+    """Note, in a write transaction, what these files hold."""
+    now_ns = time.time_ns()
+    connection.executemany(
+        "INSERT OR REPLACE INTO fingerprint VALUES (?,?,?,?,?,?,?)",
+        ((*fingerprint, digest, now_ns) for fingerprint, digest in fingerprints.items()),
+    )
 
 
 _LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id FROM container"
@@ -152,10 +171,14 @@ class Index:
 
     def recipes(self, digests: Collection[Digest]) -> dict[Digest, Recipe]:
         """The stored recipes among those blobs' (a blob of one chunk has none)."""
-        return {
-            Digest(row[0]): Recipe.unpack(Digest(row[0]), row[1])
-            for row in self._batched("SELECT digest, recipe FROM blob WHERE digest IN ({})", digests)
-        }
+        # The second look is at the table itself: a damaged index may lead to another blob's recipe.
+        sql = "SELECT a.digest, b.digest, b.recipe FROM blob AS a JOIN blob AS b ON b.rowid = a.rowid"
+        found = {}
+        for digest, stands, recipe in self._batched(sql + " WHERE a.digest IN ({})", digests):
+            if digest != stands:
+                raise damaged(self._connections.path, f"an index leads from blob {Digest(digest)} to another")
+            found[Digest(digest)] = Recipe.unpack(Digest(digest), recipe)
+        return found
 
     def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
         """The loose files of those blobs, by (digest, executable), those homed in first."""
@@ -182,16 +205,33 @@ class Index:
         rows = self._batched(sql, [inode for _, inode in wanted])
         return {Fingerprint(*row[:5]): Digest(row[5]) for row in rows if (row[0], row[1]) in wanted}
 
+    def remember(self, fingerprints: Mapping[Fingerprint, Digest]) -> None:
+        """Note the content of files."""
+        if fingerprints:
+            with self._connections.write() as connection:
+                insert_fingerprints(connection, fingerprints)
+
     def named(self, file_ids: Collection[str]) -> set[str]:
         """Which of these container names have a row."""
         return {row[0] for row in self._batched("SELECT file_id FROM container WHERE file_id IN ({})", file_ids)}
+
+    def is_live(self, container: Container) -> bool:
+        """Whether gc has not condemned it."""
+        return any(self.rows(f"SELECT 1 FROM container WHERE id = ? AND state = {LIVE}", (container.id,)))
 
     def restamp_loose(self, container: Container, stamp: FileStamp) -> None:
         """Record that a loose file has been checked, bytes and all, in this boot."""
         with self._connections.write() as connection:
             connection.execute(
-                "UPDATE container SET inode = ?, mtime_ns = ?, boot_id = ? WHERE id = ?",
-                (stamp.inode, stamp.mtime_ns, self._boot_id, container.id),
+                "UPDATE container SET inode = ?1, mtime_ns = ?2, boot_id = iif(boot_id = ?5, ?5, ?3) WHERE id = ?4",
+                (stamp.inode, stamp.mtime_ns, self._boot_id, container.id, _NOT_SYNCED),
+            )
+
+    def distrust(self, container: Container) -> None:
+        """Record that a container could not be fsynced: what relies on it is stored anew."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "UPDATE container SET boot_id = ? WHERE id = ? AND NOT synced", (_NOT_SYNCED, container.id)
             )
 
     def add_loose(self, rebuilt: Iterable[tuple[str, Digest, bool, FileStamp]]) -> None:

@@ -183,11 +183,15 @@ class Repacking:
                 ((c.digest, container_id, c.offset, c.length, c.raw_bytes, c.encoding) for c in new.chunks),
             )
 
-    def give_up(self, chunks: Iterable[Digest], containers: Iterable[Container]) -> None:
-        """Forget chunks whose bytes are lost, so that a save which brings them stores them anew, and those of the
-        containers that are the home of nothing any more."""
+    def give_up(self, chunks: Mapping[Digest, Container], containers: Iterable[Container]) -> None:
+        """Forget chunks whose bytes are lost, given with the homes they were lost in, so that a save which brings them
+        stores them anew (where one has meanwhile, they stay), and those of the containers that are the home of nothing
+        any more."""
         with self._connections.write() as connection:
-            connection.executemany("DELETE FROM chunk WHERE digest = ?", ((digest,) for digest in chunks))
+            connection.executemany(
+                "DELETE FROM chunk WHERE digest = ? AND container = ?",
+                ((digest, home.id) for digest, home in chunks.items()),
+            )
             connection.executemany(
                 "DELETE FROM container WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE container = ?1)",
                 ((container.id,) for container in containers),

@@ -23,7 +23,8 @@ class Session:
         self.id = new_id()
         self.path = layout.session(self.id)
         self._pid = os.getpid()
-        self._lock = Lock(layout.session_lock(self.id))
+        # A child goes on using the directories that its parent has leased.
+        self._lock = Lock(layout.session_lock(self.id), is_shared_with_children=True)
         self._count = 0
         self._lock.acquire(f"session {self.id}")
         try:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
+import msgpack
 
-from casstore.catalog.connection import Connections, translated_errors
-from casstore.catalog.index import LIVE, Fingerprint
+from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints
 from casstore.catalog.upkeep import note_deleted
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagExists
@@ -146,10 +147,19 @@ class Versions:
 
     def find(self, tag: Tag) -> VersionRow | None:
         """The version of exactly that tag."""
-        return next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
+        row = next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
+        return None if row is None else self._confirmed(row)
 
     def newest(self, name: str) -> VersionRow | None:
-        return next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
+        row = next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
+        return None if row is None else self._confirmed(row)
+
+    def _confirmed(self, row: VersionRow) -> VersionRow:
+        """A row found through an index, which may be damaged, as it stands in the table."""
+        again = self.by_id(row.id)
+        if again is not None and (again.name, again.version) != (row.name, row.version):
+            raise damaged(self._connections.path, f"an index leads from {row.name}:{row.version} to another version")
+        return row
 
     def by_id(self, version_id: int) -> VersionRow | None:
         return next(self._select(" WHERE id = ?", (version_id,)), None)
@@ -191,6 +201,22 @@ class Versions:
         """The version's files, sorted by path."""
         sql = "SELECT path, executable, size, digest FROM file WHERE version_id = ? ORDER BY path"
         return [FileEntry(row[0], bool(row[1]), row[2], Digest(row[3])) for row in self._rows(sql, (version_id,))]
+
+    def checked_files(self, row: VersionRow) -> list[FileEntry]:
+        """The same, compared with the version's digest. Raises IntegrityError; none where it has been deleted."""
+        try:
+            files = self.files(row.id)
+            listed = [[[f.path, f.executable, f.size, f.digest] for f in files], row.directory_paths()]
+            is_sound = Digest.of(msgpack.packb(listed)) == row.digest
+        except (TypeError, ValueError):
+            is_sound = False
+        if is_sound:
+            return files
+        if self.by_id(row.id) is None:
+            return []
+        raise IntegrityError(
+            f"the catalog's record of {row.name}:{row.version} is damaged; `casstore repair` makes it anew"
+        )
 
     def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
         """Whether that directory was made for a version of this tag that has been deleted since."""
@@ -236,14 +262,7 @@ class Versions:
                     "INSERT INTO directory(version_id, inode, boot_id, entries) VALUES (?,?,?,?)",
                     (version_id, row.inode, row.boot_id, row.entries),
                 )
-            now = time.time_ns()
-            connection.executemany(
-                "INSERT OR REPLACE INTO fingerprint VALUES (?,?,?,?,?,?,?)",
-                (
-                    (key.device, key.inode, key.size, key.mtime_ns, key.ctime_ns, digest, now)
-                    for key, digest in new.fingerprints.items()
-                ),
-            )
+            insert_fingerprints(connection, new.fingerprints)
             return version_id
 
     def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: Collection[Digest]) -> None:

@@ -71,6 +71,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
             "tags": list(rebuilt.tags),
             "containers": rebuilt.containers,
             "unreadable": list(rebuilt.unreadable),
+            "recovered_tags": list(rebuilt.recovered),
         }
     return answer
 
@@ -79,6 +80,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
     if rebuilt is not None:
         found = f"{plural(len(rebuilt.tags), 'version')} from {plural(rebuilt.containers, 'container')}"
         click.echo(f"rebuilt the catalog: {found}")
+        for tag in rebuilt.recovered:
+            click.echo(f"found beside another of its tag: {tag}")
         for line in rebuilt.unreadable:
             click.echo(f"unreadable: {printable(line)}")
     for each in report.healed:

@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,6 +146,16 @@ def make_directory(path: StrPath, mode: int = 0o777, *, parents: bool = False) -
 def rename(source: StrPath, target: StrPath) -> None:
     """rename(2): on one file system, replacing a file (or an empty directory) at `target` at once."""
     os.rename(source, target)
+
+
+def move(source: StrPath, target: StrPath) -> None:
+    """Rename, or from another file system copy and remove. Raises OSError."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(source, target)
 
 
 def remove_file(path: StrPath) -> bool:
@@ -302,15 +313,34 @@ def boot_id() -> str:
 _UNKNOWN_BOOT = secrets.token_hex(16)
 
 
+_own_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+
+
+def _abandon_in_child() -> None:
+    """Or a child would hold gc's and models' locks for its whole life where its parent is killed."""
+    for lock in list(_own_locks):
+        lock.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_in_child)
+
+
 class Lock:
-    """An exclusive flock(2) on a file of its own. The kernel drops it when the process dies.
+    """A flock(2) on a file of its own, exclusive unless `shared`. The kernel drops it when the process dies.
 
     flock works between two descriptors of one process as between processes; the descriptor is closed on exec.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False, is_shared_with_children: bool = False) -> None:
         self.path = path
+        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._descriptor: int | None = None
+        if not is_shared_with_children:
+            _own_locks.add(self)
+
+    @property
+    def is_held(self) -> bool:
+        return self._descriptor is not None
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free. The file is made if need be, and made again if its holder removed it.
@@ -320,7 +350,7 @@ class Lock:
         while True:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, self._kind | fcntl.LOCK_NB)
                 if self._still_names(descriptor):
                     self._descriptor = descriptor
                     return True
@@ -373,6 +403,10 @@ class Lock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def __del__(self) -> None:
+        """What an interrupt has cut off from its `with` block is let go."""
+        self.abandon()
 
     def _still_names(self, descriptor: int) -> bool:
         try:

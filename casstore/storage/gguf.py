@@ -25,6 +25,8 @@ from casstore.storage.segments import (
 MAX_HEADER_BYTES = 64 << 20
 # Keys, strings, nested arrays and tensors, all together: each takes about a microsecond to step over.
 MAX_ENTRIES = 4_000_000
+# Of keys with values, whose names are kept to tell whether one stands twice. Real files have some dozens.
+MAX_PAIRS = 250_000
 # Arrays of arrays are allowed, but no writer is known to nest them at all.
 MAX_ARRAY_DEPTH = 8
 # GGML_MAX_DIMS.
@@ -152,6 +154,8 @@ def _read_alignment(header: _Header, pair_count: int) -> int:
     alignment = _DEFAULT_ALIGNMENT
     keys = set()
     header.count(pair_count)
+    if pair_count > MAX_PAIRS:
+        raise HeaderError("too many pairs")
     for _ in range(pair_count):
         key = header.text()
         if key in keys:

@@ -18,6 +18,11 @@ def new_id() -> str:
     return "".join(_BASE32[byte & 31] for byte in secrets.token_bytes(16))
 
 
+def _named(file_id: str) -> str:
+    """An id as part of a name, also where a damaged catalog has put into it what no name can hold."""
+    return file_id.replace("\0", "?").replace("/", "?")
+
+
 class Layout:
     """The paths of the store at `home`."""
 
@@ -52,16 +57,16 @@ class Layout:
 
     def loose_file(self, digest: Digest, file_id: str) -> str:
         text = digest.hex()
-        return f"{self.loose}/{text[:2]}/{text}.{file_id}"
+        return f"{self.loose}/{text[:2]}/{text}.{_named(file_id)}"
 
     def pack(self, pack_id: str) -> str:
-        return f"{self.packs}/{pack_id}.pack"
+        return f"{self.packs}/{_named(pack_id)}.pack"
 
     def pending_manifest(self, manifest_id: str) -> Path:
-        return self.pending_manifests / manifest_id
+        return self.pending_manifests / _named(manifest_id)
 
     def manifest(self, tag: Tag, manifest_id: str) -> Path:
-        return self.manifests / tag.name / f"{tag.version}.{manifest_id}"
+        return self.manifests / tag.name / f"{tag.version}.{_named(manifest_id)}"
 
     def model(self, tag: Tag) -> Path:
         return self.models / tag.name / tag.version
@@ -71,6 +76,11 @@ class Layout:
 
     def name_lock(self, name: str) -> Path:
         return self.locks / f"{name}.lock"
+
+    @property
+    def open_lock(self) -> Path:
+        """Held, shared with others, by whoever has the catalog open."""
+        return self.locks / ".open.lock"
 
     def session(self, session_id: str) -> Path:
         return self.sessions / session_id

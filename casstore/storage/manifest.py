@@ -13,12 +13,19 @@ import zstandard
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage.entropy import decompress_document
+from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
 FORMAT = 1
 # Bounds what a damaged manifest can make a reader allocate. A version of 10 TiB takes about 400 MB.
 _MAX_MANIFEST_BYTES = 1 << 30
+# Digests do not shrink, and nearly all of a large manifest is digests: a frame that says that it shrank more than this
+# is a bomb. Small ones may shrink as they like, such as that of a terabyte of zeros.
+_ANY_MANIFEST_BYTES = 64 << 20
+_MOST_RATIO = 64
+# A list takes 8 bytes an item in Python, and an item of a long list here is more than a path and a digest.
+_LEAST_ITEM_BYTES = 16
 
 _T = TypeVar("_T")
 
@@ -101,7 +108,9 @@ class Manifest:
         Raises IntegrityError, and UnsupportedFormat for a manifest that requires what this release does not know.
         """
         try:
-            document = msgpack.unpackb(decompress_document(data, _MAX_MANIFEST_BYTES))
+            most_bytes = min(_MAX_MANIFEST_BYTES, max(_ANY_MANIFEST_BYTES, _MOST_RATIO * len(data)))
+            packed = decompress_document(data, most_bytes)
+            document = msgpack.unpackb(packed, max_array_len=max(1_000_000, len(packed) // _LEAST_ITEM_BYTES))
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
                 raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
             base = document.pop("base")
@@ -133,7 +142,9 @@ class Manifest:
 
     def _check(self) -> None:
         """Raise ValueError where what was read contradicts itself."""
-        tree: dict[str, Any] = {}
+        if not all(-(1 << 63) <= number < 1 << 63 for number in (self.created_at_ns, self.size)):
+            raise ValueError("a number is out of range")
+        tree: dict[str, Any] = {DESCRIPTOR_NAME: None}
         for path in self.directories:
             _directory(tree, path.split("/"))
         for file in self.files:
@@ -173,6 +184,10 @@ def _directory(tree: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
 
 def _description(text: str) -> dict[str, Any]:
     description = _checked(json.loads(text, parse_constant=_refuse_constant), dict)
+    for key in ("labels", "metadata", "signatures", "options", "context"):
+        _checked(description[key], dict)
+    for value in (description["module"], description["api_version"], *description["labels"].values()):
+        _checked(value, str)
     canonical_json(description).encode()  # a lone surrogate, written as an escape, could not be saved again
     return description
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import threading
+import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -20,7 +21,7 @@ from casstore.storage.codec import decode
 from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.delta import decode_deltas
 from casstore.storage.layout import Layout
-from casstore.storage.recipe import Chunk, Recipe
+from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
@@ -54,11 +55,23 @@ class _Open:
     """An open container; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
+
+
+_all: weakref.WeakSet[Objects] = weakref.WeakSet()
+
+
+def _unlock_in_child() -> None:
+    """Another thread of the parent may have held it."""
+    for objects in list(_all):
+        objects._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 class Objects:
@@ -69,6 +82,7 @@ class Objects:
         self._locate = locate
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
+        _all.add(self)
 
     def close(self) -> None:
         """Close the containers that are held open."""
@@ -159,6 +173,8 @@ class Objects:
         if home.container.is_pack:
             entry, encoded = self._read_record(digest, home)
             return decode(entry.encoding, encoded, entry.raw_bytes)
+        if not 0 < home.raw_bytes <= MAX_CHUNK_BYTES or home.offset < 0:
+            raise IntegrityError(f"the catalog's record of where chunk {digest} stands is damaged")
         container = self._container(home.container)  # held: another thread may drop it from the cache, which closes it
         return os.pread(container.descriptor, home.raw_bytes, home.offset)
 

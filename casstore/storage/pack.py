@@ -40,6 +40,7 @@ _WRITE_BYTES = 4 << 20
 # Bounds what a damaged trailer can make a reader allocate; an entry takes some 90 bytes, so a pack of a
 # million chunks stays well below.
 _MAX_INDEX_BYTES = 256 << 20
+_MAX_ROW_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class PackWriter:
 
 def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, bytes]:
     """One record: its header's fields, and the encoded bytes. Raises IntegrityError, UnsupportedFormat, OSError."""
-    if not _RECORD.size <= length <= _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
+    if offset < 0 or not _RECORD.size <= length <= _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
         raise IntegrityError(f"a pack record of {length} bytes is of no possible length")
     record = os.pread(descriptor, length, offset)
     entry, payload_start = _parse_record(record, offset)
@@ -161,11 +162,25 @@ def read_entries(path: Path) -> list[PackEntry]:
     with open(path, "rb") as file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
-        _check_header(os.pread(descriptor, _HEADER.size, 0), path)
+        try:
+            _check_header(os.pread(descriptor, _HEADER.size, 0), path)
+        except UnsupportedFormat:
+            raise
+        except IntegrityError as error:
+            with contextlib.suppress(IntegrityError):
+                return _read_index(descriptor, size)  # its digest tells that only the header of a pack is damaged
+            raise error
         try:
             return _read_index(descriptor, size)
         except IntegrityError:
             return list(_walk_records(descriptor, size))
+
+
+def check_frame(path: files.StrPath) -> None:
+    """Whether header, index and trailer are sound. Raises IntegrityError, OSError."""
+    with open(path, "rb") as file:
+        _check_header(os.pread(file.fileno(), _HEADER.size, 0), Path(path))
+        _read_index(file.fileno(), os.fstat(file.fileno()).st_size)
 
 
 def _check_header(header: bytes, path: Path) -> None:
@@ -223,7 +238,9 @@ def _read_index(descriptor: int, size: int) -> list[PackEntry]:
     if Digest.of(index) != digest:
         raise IntegrityError("a damaged index")
     try:
-        rows = msgpack.unpackb(entropy.decompress_document(index, _MAX_INDEX_BYTES))
+        most = offset // _RECORD.size  # records do not overlap
+        document = entropy.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))
+        rows = msgpack.unpackb(document, max_array_len=max(16, most))
         return [_index_entry(*row[:7], end=offset) for row in rows]
     except (msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"an index cannot be read: {error}") from error

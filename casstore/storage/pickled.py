@@ -16,6 +16,8 @@ from casstore.storage.segments import HeaderError
 
 # A tensor of a state dict takes about 40; one opcode takes about a microsecond.
 MAX_OPCODES = 5_000_000
+# What is kept for later takes some 85 bytes each. A tensor adds about ten.
+MAX_MEMO = 1_500_000
 # Names and decimal numbers stand in lines; int() takes quadratic time over a long one.
 MAX_LINE_BYTES = 1024
 
@@ -85,6 +87,8 @@ def _walk(pickle: bytes) -> list[_Storage]:
             raise HeaderError("the pickle has too many opcodes")
         name = opcode.name
         if name in _PUTS:
+            if len(memo) >= MAX_MEMO:
+                raise HeaderError("the pickle has too long a memo")
             memo[len(memo) if name == "MEMOIZE" else argument] = top[-1] if top else None
         elif name in _GETS:
             top.append(memo.get(argument))

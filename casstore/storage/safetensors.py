@@ -24,6 +24,8 @@ MAX_HEADER_BYTES = 32 << 20
 # Commas and brackets: what makes the parser create objects. A matrix takes 8 of them, so this is enough for
 # MAX_TENSORS. At worst, in '{"":0},{"":0},...', each costs 100 bytes of memory.
 MAX_HEADER_ITEMS = 2_000_000
+# Colons: a tensor has four. A pair takes up to 250 bytes.
+MAX_HEADER_PAIRS = 1_050_000
 
 _LENGTH_BYTES = 8
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -53,6 +55,8 @@ def _parse_header(raw: bytes) -> dict[str, object]:
         raise HeaderError("the header does not begin with '{'")
     if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_HEADER_ITEMS:
         raise HeaderError("the header has too many items")
+    if raw.count(b":") > MAX_HEADER_PAIRS:
+        raise HeaderError("the header has too many pairs")
     header = json.loads(
         # Decoded here, as json would accept UTF-16 and lone surrogates.
         raw.decode(),

@@ -179,12 +179,18 @@ def _seed_recipe() -> Recipe:
     return Recipe(Digest.of(b"blob"), 80 + (1 << 20) + 5, "safetensors/1", segments)
 
 
+_DESCRIPTION = {
+    "labels": {"k": "v"}, "metadata": {"n": [1, None, 1.5]}, "module": "", "api_version": "v1", "signatures": {},
+    "options": {}, "context": {},
+}  # fmt: skip
+
+
 def _seed_manifest() -> Manifest:
     recipe = _seed_recipe()
     return Manifest(
         Tag("bert", "v1"), 1_700_000_000_000_000_000,
         (FileEntry("a/run", True, 3, Digest.of(b"run")), FileEntry("w.safetensors", False, recipe.size, recipe.blob)),
-        ("empty/deep",), {recipe.blob: recipe}, {"labels": {"k": "v"}, "metadata": {"n": [1, None, 1.5]}},
+        ("empty/deep",), {recipe.blob: recipe}, _DESCRIPTION,
         Base(Tag("bert", "v0"), Digest.of(b"v0")), "0.1.0",
     )  # fmt: skip
 

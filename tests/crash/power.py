@@ -527,6 +527,11 @@ class Disk:
         yield Choice(frozenset(), kept, True)
         yield Choice(everything, {**lost, **catalog}, True)
         yield Choice(everything, {**lost, **others}, False)
+        # The first write of each file is lost: of some, size tells, and of larger ones nothing does.
+        holed = {inode: (False, *changes[1:]) for inode, changes in others.items()}
+        yield Choice(everything, {**holed, **catalog}, False)
+        for number in self._moves():
+            yield Choice(self._without(number), kept, True)
         for step in (512, 4096):
             torn = {inode: (*each[:-1], _torn(pending[inode][-1], step, rng)) for inode, each in kept.items()}
             yield Choice(everything, torn, False)
@@ -540,6 +545,19 @@ class Disk:
                 for inode, changes in pending.items()
             }
             yield Choice(names, data, rng.random() < 0.5)
+
+    def _moves(self) -> list[int]:
+        """The renames from one directory to another."""
+        return [number for number, name in self._unsynced.items() if len({each[0] for each in name.changes}) > 1]
+
+    def _without(self, lost: int) -> frozenset[int]:
+        """All changes of names but that one, and those that need it."""
+        needed = self._needed()
+        chosen: set[int] = set()
+        for number in self._unsynced:
+            if number != lost and chosen.issuperset(needed[number]):
+                chosen.add(number)
+        return frozenset(chosen)
 
     def _some_names(self, share: float, rng: random.Random) -> frozenset[int]:
         needed = self._needed()

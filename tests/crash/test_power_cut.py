@@ -26,7 +26,7 @@ from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 from tests.crash.mutants import INTERLEAVED, POWER
-from tests.crash.power import Disk, Image, Mark, Operation, Recorder, Sync
+from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
 
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
@@ -100,6 +100,10 @@ class Play:
         self.recorder.mark(("deleting", tag))
         self.store.delete(tag)
         self.recorder.mark(("deleted", tag))
+
+    def gc(self) -> None:
+        self.store.gc(evict_all=True)
+        self.recorder.mark(("collected", ""))
 
     def pin(self, tag: str) -> None:
         self.store.pin(tag)
@@ -185,7 +189,6 @@ def scenarios(noise, weights, safetensors, step_files, tmp_path) -> dict[str, Sc
         return run
 
     def gc(play: Play) -> None:
-        store = play.store
         # No chunk of it is in base:1 too, whose save would sync its pack.
         alone = safetensors({"changes": ("BF16", weights("BF16", 0, 0, 40_000))})
         play.save("base:0", {"w.safetensors": alone}, durability="relaxed", materialize=False)
@@ -199,18 +202,18 @@ def scenarios(noise, weights, safetensors, step_files, tmp_path) -> dict[str, Sc
         play.begin()
         play.delete("dead:1")
         play.delete("gone:1")
-        store.gc(evict_all=True)
+        play.gc()
         play.save("gone:2", {"gone.bin": noise(100_000, 300)})
         play.save("run:3", step_files(3, 30), materialize=False)
         play.delete("run:1")
-        store.gc(evict_all=True)
+        play.gc()
 
     def verbs(play: Play) -> None:
         for step in range(2):
             play.save(f"run:{step}", step_files(step))
         play.save("m:1", mixed(20))
         play.save("m:2", mixed(30))
-        play.store.gc(evict_all=True)
+        play.gc()
         play.begin()
         play.pin("run:1")
         assert os.listdir(play.store.get("run:1").path)
@@ -389,13 +392,15 @@ def points_of(log: list[Operation], count: int | None) -> list[int]:
     )
 
 
-def adverse_points(log: list[Operation]) -> list[int]:
-    """Where most is unsynced: before each sync, and when something has just been promised."""
-    following = [*log[1:], None]
-    return [
-        number for number in points_of(log, None)
-        if isinstance(log[number - 1], Mark) or isinstance(following[number - 1], Sync)
-    ]  # fmt: skip
+def adverse_points(log: list[Operation]) -> Iterator[list[int]]:
+    """Where most is unsynced: when something is done, then around each commit, then before every other sync."""
+    every = points_of(log, None)
+    yield [number for number in every if isinstance(log[number - 1], Mark)]
+    catalog = {each.made for each in log if isinstance(each, Name) and each.changes[0][1].startswith("catalog.db")}
+    syncs = [number for number in every if isinstance(log[number - 1], Sync)]
+    commits = {number for number in syncs if log[number - 1].inode in catalog}
+    yield sorted({*commits, *(number - 1 for number in commits)})
+    yield [number - 1 for number in syncs if number not in commits]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -417,9 +422,14 @@ def test_what_a_power_cut_needs_is_missed(mutant, scenarios, memory, monkeypatch
     """The states and the checks above find each of these."""
     mutant.apply(monkeypatch)
     log = record(scenarios[mutant.scenario], memory / "recorded")
-    counts = crash(log, memory, adverse_points(log), 2, stop_at=1)
-    assert counts.violations
-    print(f"caught: {mutant.name}, after {counts.distinct} distinct states: {counts.violations[0].splitlines()[-1]}")
+    states, violations = 0, []
+    for points in adverse_points(log):
+        counts = crash(log, memory, points, 0, stop_at=1)
+        states, violations = states + counts.distinct, counts.violations
+        if violations:
+            break
+    assert violations
+    print(f"caught: {mutant.name}, after {states} distinct states: {violations[0].splitlines()[-1]}")
 
 
 @pytest.fixture

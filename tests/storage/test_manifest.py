@@ -20,13 +20,17 @@ from casstore.tag import Tag
 
 A, B = Digest.of(b"a"), Digest.of(b"b")
 RECIPE = Recipe(A, 7, "gguf/1", (RecipeSegment(((A, 3), (B, 4)), "w", "F32", (7,)),))
+PLAIN: dict[str, Any] = {
+    "labels": {"stage": "dev"}, "metadata": {"acc": 0.93, "\u00e4": [1, None, True]}, "module": "", "api_version": "v1",
+    "signatures": {}, "options": {}, "context": {},
+}  # fmt: skip
 MANIFEST = Manifest(
     tag=Tag("bert", "v1"),
     created_at_ns=1_700_000_000_000_000_000,
     files=(FileEntry("bin/run", True, 1, B), FileEntry("model.gguf", False, 7, A)),
     directories=("empty", "nested/empty"),
     recipes={A: RECIPE},
-    description={"labels": {"stage": "dev"}, "metadata": {"acc": 0.93, "\u00e4": [1, None, True]}},
+    description=PLAIN,
     base=Base(Tag("bert", "v0"), B),
     casstore_version="0.1.0",
 )
@@ -64,7 +68,7 @@ manifests = st.builds(
     recipes=st.dictionaries(digests, st.just(RECIPE), max_size=3).map(
         lambda found: {digest: dataclasses.replace(recipe, blob=digest) for digest, recipe in found.items()}
     ),
-    description=st.dictionaries(names, json_values, max_size=4),
+    description=st.dictionaries(names, json_values, max_size=4).map(lambda found: {**found, **PLAIN}),
     base=st.none() | st.builds(Base, tags, digests),
     casstore_version=names,
     newer_fields=st.dictionaries(st.sampled_from(["zeta", "alpha"]), st.integers(0, 9), max_size=2),
@@ -119,7 +123,8 @@ def test_the_document_is_part_of_the_format() -> None:
         "files": [["bin/run", True, 1, B], ["model.gguf", False, 7, A]],
         "directories": ["empty", "nested/empty"],
         "recipes": [[A, RECIPE.pack()]],
-        "description": '{"labels":{"stage":"dev"},"metadata":{"acc":0.93,"\u00e4":[1,null,true]}}',
+        "description": '{"api_version":"v1","context":{},"labels":{"stage":"dev"},'
+        '"metadata":{"acc":0.93,"\u00e4":[1,null,true]},"module":"","options":{},"signatures":{}}',
         "base": ["bert", "v0", B],
         "casstore": "0.1.0",
     }
@@ -235,8 +240,16 @@ def test_hostile_paths(path: object) -> None:
         {"description": "{"},
         {"description": "[]"},
         {"description": "7"},
-        {"description": '{"labels": NaN}'},
-        {"description": '{"labels": "\\ud800"}'},
+        {"description": "{}"},
+        {"description": canonical_json(PLAIN).replace("0.93", "NaN")},
+        {"description": canonical_json(PLAIN).replace("dev", "\\ud800")},
+        {"description": canonical_json(PLAIN).replace('"dev"', "7")},
+        {"description": canonical_json(PLAIN).replace('"module":""', '"module":7')},
+        {"files": [["model.yaml", False, 1, B]]},
+        {"files": [["model.yaml/x", False, 1, B]]},
+        {"directories": ["model.yaml"]},
+        {"files": [["a", False, 1 << 63, B]]},
+        {"created_at": 1 << 63},
         {b"newer": 1},
         {"description": "[" * 100_000},
         {"base": []},
