@@ -16,7 +16,16 @@ Examples:
   casstore config unset durability
 """
 _COLUMNS = (Column("KEY"), Column("VALUE"), Column("DEFAULT"), Column("TAKES"), Column("MEANING"))
-_KEY = click.Choice(list(casstore.SETTINGS))
+
+
+class _Key(click.Choice[str]):
+    """The key of a setting, also with dashes, as options are written."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value.replace("-", "_"), param, ctx)
+
+
+_KEY = _Key(list(casstore.SETTINGS))
 
 
 @click.group(invoke_without_command=True, epilog=_EXAMPLES, subcommand_metavar="[get|set|unset] ...")

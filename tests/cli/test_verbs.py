@@ -200,6 +200,8 @@ def test_config(cli):
     assert cli("config", "unset", "durability", "--json").json == {"key": "durability", "value": "full"}
     assert "full or relaxed" in cli("config", "set", "durability", "none", code=2).err
     assert "durability" in cli("config", "get", "durabilty", code=2).err
+    cli("config", "set", "link-mode", "copy")
+    assert cli("config", "get", "link_mode").out == "copy\n"
 
 
 @pytest.mark.parametrize(
