@@ -531,7 +531,7 @@ class Disk:
         holed = {inode: (False, *changes[1:]) for inode, changes in others.items()}
         yield Choice(everything, {**holed, **catalog}, False)
         for number in self._moves():
-            yield Choice(self._without(number), kept, True)
+            yield Choice(frozenset(each for each in everything if each < number), kept, True)
         for step in (512, 4096):
             torn = {inode: (*each[:-1], _torn(pending[inode][-1], step, rng)) for inode, each in kept.items()}
             yield Choice(everything, torn, False)
@@ -547,17 +547,9 @@ class Disk:
             yield Choice(names, data, rng.random() < 0.5)
 
     def _moves(self) -> list[int]:
-        """The renames from one directory to another."""
-        return [number for number, name in self._unsynced.items() if len({each[0] for each in name.changes}) > 1]
-
-    def _without(self, lost: int) -> frozenset[int]:
-        """All changes of names but that one, and those that need it."""
-        needed = self._needed()
-        chosen: set[int] = set()
-        for number in self._unsynced:
-            if number != lost and chosen.issuperset(needed[number]):
-                chosen.add(number)
-        return frozenset(chosen)
+        """The last renames from one directory to another: what was done just now stands on them."""
+        moves = [number for number, name in self._unsynced.items() if len({each[0] for each in name.changes}) > 1]
+        return moves[-_MOVES:]
 
     def _some_names(self, share: float, rng: random.Random) -> frozenset[int]:
         needed = self._needed()
@@ -633,6 +625,7 @@ class Disk:
 
 
 _SHARES = (0.0, 0.5, 0.9, 1.0)
+_MOVES = 4
 
 
 def _change(entries: dict[str, int], name: str, inode: int | None) -> None:

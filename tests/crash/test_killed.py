@@ -1,7 +1,7 @@
 """Killed at every call that changes a file: what was acknowledged is there, what was not is absent or complete.
 
-CASSTORE_TEST_EVERY=1 works on larger stores on a disk, and kills at every single call, when it is about to be made and
-when it has been; by default, of a run of like calls, the first two and the last count.
+CASSTORE_TEST_EVERY=1 kills at every single call, when it is about to be made and when it has been; by default, of a run
+of like calls, the first two and the last count.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
 
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
-SAMPLES = 8 if EVERY else 2  # states of a crash point besides the extremes
-POINTS = 6  # crash points of a scenario by default
+SAMPLES = 8 if EVERY else 1  # states of a crash point besides the extremes
+POINTS = 5  # crash points of a scenario by default
 PARTS = 4 if EVERY else 1  # of a scenario, each a test
 Files = Mapping[str, bytes]
 
