@@ -95,6 +95,7 @@ class _Repair:
         self._restore_records(found)
         self._restore_manifests(found)
         found.records.clear()
+        inspected = {row.id for row in self._catalog.versions.select()}
         inspect_directories(self._workspace, found, quick=False)
         inspect_containers(self._workspace, found, self._progress, quick=False)
         damaged_before = lost_files(self._workspace, found)
@@ -109,7 +110,7 @@ class _Repair:
             gone = {digest: homes[digest].container for digest in lost if digest in homes}
             self._catalog.repacking.give_up(gone, damaged)
             lost -= self._catalog.index.locate(lost).keys()  # a save has brought these meanwhile
-        self._mend(found.directories, inodes)
+        self._mend(found.directories, inspected, inodes)
         damage = self._catalog.references.dependents(lost, set())
         still = tuple(Damage(str(tag), path) for tag, path in damage)
         return RepairReport(
@@ -241,8 +242,11 @@ class _Repair:
         files.move(path, target)
         self._quarantined.append(str(target))
 
-    def _mend(self, altered: Mapping[Tag, Sequence[str]], inodes: set[int]) -> None:
-        """Make files of directories anew that are altered, or hardlinks of what is in quarantine now."""
+    def _mend(self, altered: Mapping[Tag, Sequence[str]], inspected: set[int], inodes: set[int]) -> None:
+        """Make files of directories anew that are altered, or hardlinks of what is in quarantine now.
+
+        `inspected`: the versions of which that was found, since another may have got a tag meanwhile.
+        """
         for row in list(self._catalog.versions.select()):
             with self._workspace.name_lock(row.name):
                 if self._is_another(row):
@@ -253,7 +257,8 @@ class _Repair:
             with self._workspace.name_lock(row.name):
                 if self._catalog.versions.by_id(row.id) is None:
                     continue  # deleted meanwhile, and perhaps another version has its tag
-                bad = {*altered.get(row.tag, ()), *linked_files(self._workspace, row, inodes)}
+                listed = altered.get(row.tag, ()) if row.id in inspected else ()
+                bad = {*listed, *linked_files(self._workspace, row, inodes)}
                 for path in sorted(bad):
                     self._take_out(row, path, inodes)
             if bad:

@@ -234,7 +234,9 @@ def translated_errors(path: Path) -> Iterator[None]:
         raise OSError(errno.EIO, reason, str(path)) from error
     except apsw.CantOpenError as error:
         try:
-            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # SQLite does not tell why
+            with contextlib.ExitStack() as opened:
+                for _ in ("", *SIDE_FILES):  # SQLite does not tell why, and has closed again what it could open
+                    opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as reason:
             raise OSError(reason.errno, reason.strerror, str(path)) from error
         raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error

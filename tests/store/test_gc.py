@@ -295,3 +295,20 @@ def test_readers_are_not_cut_off(two, noise):
         two.gc()
         with pytest.raises(casstore.IntegrityError):
             file.read()
+
+
+def test_a_version_that_is_deleted_while_manifests_are_looked_at(two, home, plant, monkeypatch):
+    save(two, plant, "x:1", {"a": b"1"})
+    real = Path.is_dir
+
+    def is_dir(self, **options):
+        found = real(self, **options)
+        if found and self == home / "manifests/x":
+            monkeypatch.setattr(Path, "is_dir", real)
+            two.delete("x:1")
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    two.gc()
+    assert not (home / "manifests/x").exists(), "it was deleted meanwhile"
+    assert two.verify().is_sound

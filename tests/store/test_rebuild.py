@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 import casstore
+from casstore.actions import rebuild
+from casstore.actions import save as save_action
+from casstore.catalog import sessions
+from casstore.catalog.versions import Versions
+from casstore.storage import files as storage_files
 
 BIG = 2_500_000
 
@@ -218,3 +224,155 @@ def test_with_damage_beside_it(full, home, expected, streamed, noise, plant, tmp
         assert store.repair(sources).damage == ()
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
         assert store.verify().is_sound
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(store, save, home, child, noise, streamed):
+    """gc was packing when the power went, and the old containers stand beside the new pack."""
+    save("m:1", {"w.bin": noise(BIG)})
+    store.close()
+    real = storage_files.sync_descriptor
+
+    def pack():
+        def sync(descriptor):
+            if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".pack"):
+                die()
+            real(descriptor)
+
+        storage_files.sync_descriptor = sync
+        store.gc(evict_all=True)
+
+    assert child(pack).wait() == -signal.SIGKILL
+    (path,) = (home / "objects/packs").iterdir()
+    with open(path, "r+b") as file:
+        file.seek(500_000)
+        file.write(bytes(100_000))
+    drop_catalog(home)
+    casstore.Store.rebuild_catalog(home)
+    with casstore.Store(home) as again:
+        assert streamed(again.get("m:1")) == {"w.bin": noise(BIG)}
+        again.gc(evict_all=True)
+        assert streamed(again.get("m:1")) == {"w.bin": noise(BIG)}
+        assert again.verify().is_sound
+
+
+def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, child, streamed, leftovers):
+    """Only the catalog knew which of them had been committed."""
+    store.close()
+
+    def killed(owner, name, data):
+        def run():
+            setattr(owner, name, die)
+            save("m:1", {"a": data})
+
+        assert child(run).wait() == -signal.SIGKILL
+
+    killed(Versions, "commit", b"never committed")
+    killed(save_action, "publish", b"committed")
+    drop_catalog(home)
+    report = casstore.Store.rebuild_catalog(home)
+    assert len(report.tags) == 2
+    (recovered,) = report.recovered
+    assert recovered.startswith("m:1-recovered-")
+    with casstore.Store(home) as again:
+        for _ in range(2):
+            found = {tag: streamed(again.get(tag))["a"] for tag in report.tags}
+            assert found.keys() == {"m:1", recovered}
+            assert set(found.values()) == {b"never committed", b"committed"}
+            again.gc()
+        assert again.verify().is_sound
+        again.close()
+        assert leftovers() == []
+
+
+def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(store, save, home, streamed):
+    save("m:1", {"a": b"1"}, materialize=False)
+    store.close()
+    os.truncate(home / "catalog.db", 0)
+    with pytest.raises(casstore.CatalogDamaged, match="repair --rebuild-catalog"):
+        casstore.Store(home)
+    assert casstore.Store.rebuild_catalog(home).tags == ("m:1",)
+    with casstore.Store(home) as again:
+        assert streamed(again.get("m:1")) == {"a": b"1"}
+
+
+def test_not_while_a_store_is_open_that_does_nothing(full, home, child, save):
+    def rebuild():
+        with pytest.raises(casstore.StoreLocked, match="in use"):
+            casstore.Store.rebuild_catalog(home)
+
+    before = (home / "catalog.db").stat().st_ino
+    full.close()
+    with casstore.Store(home) as idle:
+        rebuild()
+        assert child(rebuild).wait() == 0
+        assert (home / "catalog.db").stat().st_ino == before
+        save("after:1", {"a": b"1"}, into=idle)
+    with casstore.Store(home) as again:
+        assert "after:1" in again.tags()
+    casstore.Store.rebuild_catalog(home)
+    assert (home / "catalog.db").stat().st_ino != before
+
+
+def test_nobody_opens_the_store_meanwhile(store, save, home, monkeypatch):
+    save("m:1", {"a": b"1"})
+    store.close()
+    real = rebuild._replace
+
+    def replace(*args):
+        with pytest.raises(casstore.StoreLocked, match="being made anew"):
+            casstore.Store(home)
+        with pytest.raises(casstore.StoreLocked, match="being made anew"):
+            store.tags()
+        real(*args)
+
+    monkeypatch.setattr(rebuild, "_replace", replace)
+    assert casstore.Store.rebuild_catalog(home).tags == ("m:1",)
+    assert store.tags() == ["m:1"]
+
+
+def test_an_attempt_that_fails_lets_go_of_the_store(store, save, home, monkeypatch):
+    save("m:1", {"a": b"1"})
+    store.close()
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sessions, "live_ids", fail)
+        try:
+            casstore.Store.rebuild_catalog(home)
+        except OSError as error:
+            kept = error  # and with it the frames that it went through
+    assert kept.errno == 5
+    store.gc()
+    store.close()
+    assert casstore.Store.rebuild_catalog(home).tags == ("m:1",)
+
+
+def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store, save, home, child, monkeypatch):
+    """Or it would be applied to the new catalog after a power cut in between."""
+
+    def save_and_die():
+        save("m:1", {"a": b"1"})
+        die()
+
+    store.close()
+    assert child(save_and_die).wait() == -signal.SIGKILL
+    assert (home / "catalog.db-wal").stat().st_size
+    done = []
+    for name in ("remove_file", "sync_directory", "rename"):
+        real = getattr(storage_files, name)
+
+        def call(*paths, name=name, real=real):
+            done.append((name, str(paths[-1])))
+            return real(*paths)
+
+        monkeypatch.setattr(storage_files, name, call)
+    casstore.Store.rebuild_catalog(home)
+    removed = done.index(("remove_file", f"{home}/catalog.db-wal"))
+    renamed = done.index(("rename", f"{home}/catalog.db"))
+    assert ("sync_directory", str(home)) in done[removed:renamed]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 from pathlib import Path
 
 import pytest
 
 import casstore
+from casstore.actions import save as save_action
+from casstore.actions.repair import _Repair
+from casstore.catalog.versions import Versions
+from casstore.storage import files as storage_files
 
 BIG = 2_500_000
 
@@ -256,3 +261,145 @@ def test_not_while_gc_runs(store, home, two):
         assert lock.try_acquire()
         with pytest.raises(casstore.StoreLocked):
             store.repair()
+
+
+@pytest.fixture
+def meanwhile(child, monkeypatch):
+    """meanwhile(owner, name, function): just before that call, once, another process runs the function to its end, or
+    with `must_wait` begins to. Returns what waits for it and gives its exit code."""
+    processes = []
+
+    def arrange(owner, name, function, *, must_wait=False):
+        real = getattr(owner, name)
+
+        def call(*args, **options):
+            if not processes:
+                ended, is_running = os.pipe()
+                processes.append(child(function))
+                os.close(is_running)
+                select.select([ended], [], [], 0.2 if must_wait else 60)
+                os.close(ended)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+        return lambda: processes[0].wait()
+
+    return arrange
+
+
+def test_what_is_saved_anew_meanwhile_is_not_given_up(store, save, streamed, part, meanwhile, settled):
+    save("m:1", part(1), materialize=False)
+    containers(store, "packs")[0].unlink()
+
+    def save_again():
+        save("m:2", part(1), materialize=False)
+
+    ended = meanwhile(_Repair, "_quarantine", save_again)
+    report = store.repair()
+    assert ended() == 0
+    assert report.damage == ()
+    assert streamed(store.get("m:1")) == streamed(store.get("m:2")) == part(1)
+    settled()
+
+
+def test_a_version_that_is_deleted_while_its_manifest_is_made_anew_stays_deleted(store, save, home, meanwhile):
+    save("m:1", {"a": b"1"})
+    save("m:2", {"a": b"2"})
+    next((home / "manifests/m").glob("1.*")).unlink()
+    ended = meanwhile(storage_files, "write_file", lambda: store.delete("m:1"), must_wait=True)
+    store.repair()
+    assert ended() == 0
+    assert store.tags() == ["m:2"]
+    store.gc()
+    store.close()
+    assert casstore.Store.rebuild_catalog(home).tags == ("m:2",)
+
+
+def test_a_version_that_is_deleted_while_its_rows_are_made_anew_stays_deleted(store, save, sql, meanwhile, settled):
+    save("m:1", {"a": b"1"})
+    sql("UPDATE file SET size = 7")
+    ended = meanwhile(Versions, "restore", lambda: store.delete("m:1"), must_wait=True)
+    store.repair()
+    assert ended() == 0
+    assert store.tags() == []
+    store.gc()
+    settled()
+
+
+def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save, home, meanwhile, contents):
+    save("m:1", {"a": b"1"})
+    path = home / "models/m/1/a"
+    path.chmod(0o644)
+    path.write_bytes(b"altered")
+
+    def replace():
+        store.delete("m:1")
+        save("m:1", {"a": b"another"})
+
+    ended = meanwhile(_Repair, "_mend", replace)
+    assert store.repair().quarantined == ()
+    assert ended() == 0
+    assert contents(store.get("m:1")) == {"a": b"another"}
+
+
+def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, child, whole):
+    def save_and_die():
+        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        save("m:1", {"a": b"1"})
+
+    assert child(save_and_die).wait() == -9
+    (pending,) = (home / "manifests/.pending").iterdir()
+    flip(pending, 30)
+    assert store.repair().restored == ("m:1",)
+    assert store.verify().is_sound
+    store.gc()
+    assert store.verify().is_sound, "gc has not put the damaged one in its place"
+    whole({"m:1": {"a": b"1"}})
+
+
+def test_sources_that_hold_a_store_which_is_open(store, save, noise, tmp_path, script):
+    """Closing a file drops every lock that the process has on it, those of SQLite among them."""
+    use = "import casstore, sys\nwith casstore.Store(sys.argv[1]) as store: print(*store.tags())"
+    with casstore.Store(tmp_path / "other") as other:
+        for tag, each in (("m:1", store), ("m:0", other)):
+            save(tag, {"w": noise(2000)}, materialize=False, into=each)
+            containers(each, "packs")[0].unlink()
+        assert named(store.repair([other.home]).damage) == [("m:1", "w")]
+        assert script(use, other.home).stdout.split() == ["m:0"]
+        save("m:1", {"w": b"one"}, into=other)
+        assert script(use, other.home).stdout.split() == ["m:1", "m:0"]
+
+
+def test_an_altered_file_with_the_longest_of_names(store, save, home, whole):
+    name = "w" * 255
+    save("m:1", {name: b"1"})
+    path = home / "models/m/1" / name
+    path.chmod(0o644)
+    path.write_bytes(b"mine")
+    report = store.repair()
+    assert [Path(each).read_bytes() for each in report.quarantined] == [b"mine"]
+    whole({"m:1": {name: b"1"}})
+
+
+def test_what_a_link_in_a_directory_leads_to_is_not_touched(store, save, home, tmp_path, plant, whole):
+    save("m:1", {"sub/a": b"1"})
+    outside = plant(tmp_path / "outside", {"a": b"mine"})
+    shutil.rmtree(home / "models/m/1/sub")
+    (home / "models/m/1/sub").symlink_to(outside)
+    report = store.repair()
+    assert (outside / "a").read_bytes() == b"mine"
+    assert [Path(each).readlink() for each in report.quarantined] == [outside]
+    whole({"m:1": {"sub/a": b"1"}})
+
+
+def test_another_directory_in_the_place_of_a_versions_own(store, save, home, plant, whole):
+    save("m:1", {"a": b"1"})
+    standing = home / "models/m/1"
+    standing.rename(home.parent / "elsewhere")
+    plant(standing, {"notes": b"mine"})
+    with pytest.raises(casstore.StoreError, match="casstore repair"):
+        _ = store.get("m:1").path
+    report = store.repair()
+    assert report.restored == ("m:1",)
+    assert [(Path(each) / "notes").read_bytes() for each in report.quarantined] == [b"mine"]
+    whole({"m:1": {"a": b"1"}})

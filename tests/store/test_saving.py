@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import stat
 import time
@@ -12,6 +13,7 @@ import numpy
 import pytest
 
 import casstore
+from tests.crash import tracer
 
 BIG = 2_500_000
 
@@ -417,3 +419,58 @@ def test_progress_adds_up(store, plant, noise):
     for step, total, done, finished in progress.steps:
         assert finished, step
         assert done == total == BIG + 1, step
+
+
+class AtStart:
+    """A progress that has something done when a phase begins."""
+
+    def __init__(self, phase, function):
+        self.phase, self.function = phase, function
+
+    def start(self, phase, _):
+        if phase == self.phase:
+            self.function()
+
+    def advance(self, amount):
+        pass
+
+    def finish(self):
+        pass
+
+
+def test_move_leaves_what_was_put_in_place_of_a_file_meanwhile(store, tmp_path, plant, noise, contents):
+    """Such as the next checkpoint of a training run that goes on."""
+    files = {"model.ckpt": noise(BIG), "config.json": b"{}"}
+    source = plant(tmp_path / "run", files)
+
+    def replace():
+        plant(tmp_path, {"next": b"the next checkpoint"})
+        os.replace(tmp_path / "next", source / "model.ckpt")
+
+    model = store.save("m:1", source, move=True, progress=AtStart("store", replace))
+    assert contents(model) == files
+    assert {path.name: path.read_bytes() for path in source.iterdir()} == {"model.ckpt": b"the next checkpoint"}
+
+
+@pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
+def test_a_save_that_has_committed_does_not_fail_because_its_session_cannot_be_removed(save, home, store):
+    store.close()
+
+    def run(tag, fail_at=None):
+        def operation():
+            with casstore.Store(home, auto_gc=False) as opened:
+                save(tag, {"a": b"1"}, into=opened)
+
+        return tracer.run(operation, below=home, calls=tracer.ALL, fail_at=fail_at, error=errno.EIO)
+
+    calls = run("m:0").calls
+    committed = max(number for number, call in enumerate(calls) if call.name == "fsync" and "manifests" in call.path)
+    doomed = [number for number, call in enumerate(calls, 1) if "/sessions/" in call.path and number > committed]
+    assert doomed
+    for number in doomed:
+        traced = run(f"m:{number}", number)
+        assert traced.acknowledged, calls[number - 1]
+    with casstore.Store(home, auto_gc=False) as again:
+        assert len(again.tags()) == 1 + len(doomed)
+        again.gc()
+        assert again.verify().is_sound

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from casstore.actions import save as save_action
+from casstore.catalog.references import References
+
 BIG = 2_500_000
 
 
@@ -156,3 +159,45 @@ def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, plant, no
     assert report.is_sound
     assert report.reasons == ()
     assert store.tags() == ["m:2"]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save, part, child, monkeypatch, quick):
+    """gc unlinks files before it drops their rows, and may be killed in between."""
+    save("m:1", part(1, 2, 3))
+    real = References.containers
+
+    def containers(self):
+        found = list(real(self))
+        assert child(collect).wait() == -9
+        return found
+
+    def collect():
+        References.containers = real
+        References.forget_containers = lambda *_: os.kill(os.getpid(), 9)
+        store.gc(evict_all=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(References, "containers", containers)
+        report = store.verify(quick=quick)
+    assert not list((store.home / "objects/loose").rglob("*.*"))
+    assert (report.reasons, report.is_sound) == ((), True)
+
+
+def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(store, save, home, child, monkeypatch):
+    def save_and_die():
+        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        save("m:1", {"a": b"1"})
+
+    assert child(save_and_die).wait() == -9
+    (pending,) = (home / "manifests/.pending").iterdir()
+    real = Path.read_bytes
+
+    def read_bytes(self):
+        if self == pending:
+            store.gc()
+            assert not pending.exists()
+        return real(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert store.verify(quick=True).reasons == ()
