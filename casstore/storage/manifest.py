@@ -15,6 +15,7 @@ from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage.entropy import decompress_document
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.recipe import Recipe
+from casstore.storage.unpacking import Unpacking
 from casstore.tag import Tag
 
 FORMAT = 1
@@ -24,8 +25,13 @@ _MAX_MANIFEST_BYTES = 1 << 30
 # is a bomb. Small ones may shrink as they like, such as that of a terabyte of zeros.
 _ANY_MANIFEST_BYTES = 64 << 20
 _MOST_RATIO = 64
-# A list takes 8 bytes an item in Python, and an item of a long list here is more than a path and a digest.
-_LEAST_ITEM_BYTES = 16
+# Of lists and what is in them. A file is 5, a tensor some 12, of which no two are quite the same: the next in a row
+# takes three bytes when compressed, so that what has more items than this for each byte was not written by a save. A
+# terabyte of zeros has a million chunks in a few kilobytes.
+_ANY_ITEMS = 2_000_000
+_MOST_ITEMS_PER_BYTE = 8
+# What is said of a version nests 64 deep at most when it is saved, each value's place in it not counted.
+_MAX_NESTING = 80
 
 _T = TypeVar("_T")
 
@@ -110,7 +116,8 @@ class Manifest:
         try:
             most_bytes = min(_MAX_MANIFEST_BYTES, max(_ANY_MANIFEST_BYTES, _MOST_RATIO * len(data)))
             packed = decompress_document(data, most_bytes)
-            document = msgpack.unpackb(packed, max_array_len=max(1_000_000, len(packed) // _LEAST_ITEM_BYTES))
+            unpacking = Unpacking(_ANY_ITEMS + _MOST_ITEMS_PER_BYTE * len(data))
+            document = unpacking.unpack(packed)
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
                 raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
             base = document.pop("base")
@@ -120,8 +127,8 @@ class Manifest:
                 files=tuple(_file_entry(*row[:4]) for row in document.pop("files")),
                 directories=tuple(_path(path) for path in _checked(document.pop("directories"), list)),
                 recipes={
-                    Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), packed)
-                    for digest, packed in document.pop("recipes")
+                    Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), recipe, unpacking.unpack)
+                    for digest, recipe in document.pop("recipes")
                 },
                 description=_description(document.pop("description")),
                 base=None if base is None else Base(_tag(base[0], base[1]), Digest.from_bytes(base[2])),
@@ -182,12 +189,22 @@ def _directory(tree: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
+def _check_nesting(value: object, depth: int = 0) -> None:
+    """Raise ValueError for what nests so deep that none who reads or prints it could follow."""
+    if depth > _MAX_NESTING:
+        raise ValueError("a description nests too deep")
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_nesting(each, depth + 1)
+
+
 def _description(text: str) -> dict[str, Any]:
     description = _checked(json.loads(text, parse_constant=_refuse_constant), dict)
     for key in ("labels", "metadata", "signatures", "options", "context"):
         _checked(description[key], dict)
     for value in (description["module"], description["api_version"], *description["labels"].values()):
         _checked(value, str)
+    _check_nesting(description)
     canonical_json(description).encode()  # a lone surrogate, written as an escape, could not be saved again
     return description
 

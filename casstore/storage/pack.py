@@ -24,6 +24,7 @@ from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import entropy, files
 from casstore.storage.recipe import MAX_CHUNK_BYTES
+from casstore.storage.unpacking import Unpacking
 
 FORMAT = 1
 _HASH_BLAKE3_256 = 1
@@ -41,6 +42,7 @@ _WRITE_BYTES = 4 << 20
 # million chunks stays well below.
 _MAX_INDEX_BYTES = 256 << 20
 _MAX_ROW_BYTES = 1024
+_MAX_ROW_ITEMS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,9 @@ def _read_index(descriptor: int, size: int) -> list[PackEntry]:
     try:
         most = offset // _RECORD.size  # records do not overlap
         document = entropy.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))
-        rows = msgpack.unpackb(document, max_array_len=max(16, most))
+        rows = Unpacking((most + 1) * _MAX_ROW_ITEMS).unpack(document)
+        if len(rows) > most:
+            raise IntegrityError("an index has more entries than the pack has room for")
         return [_index_entry(*row[:7], end=offset) for row in rows]
     except (msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"an index cannot be read: {error}") from error

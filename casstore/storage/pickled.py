@@ -16,8 +16,8 @@ from casstore.storage.segments import HeaderError
 
 # A tensor of a state dict takes about 40; one opcode takes about a microsecond.
 MAX_OPCODES = 5_000_000
-# What is kept for later takes some 85 bytes each. A tensor adds about ten.
-MAX_MEMO = 1_500_000
+# What is kept for later takes up to 300 bytes each. A tensor adds about ten, so this is for 75,000 in one file.
+MAX_MEMO = 750_000
 # Names and decimal numbers stand in lines; int() takes quadratic time over a long one.
 MAX_LINE_BYTES = 1024
 

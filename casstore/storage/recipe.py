@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import msgpack
 
@@ -89,10 +90,10 @@ class Recipe:
         return packed
 
     @classmethod
-    def unpack(cls, blob: Digest, packed: bytes) -> Recipe:
-        """Read what `pack` wrote, trusting nothing. Raises IntegrityError."""
+    def unpack(cls, blob: Digest, packed: bytes, unpack: Callable[[bytes], Any] = msgpack.unpackb) -> Recipe:
+        """Read what `pack` wrote, trusting nothing. Raises IntegrityError. `unpack`: what reads msgpack."""
         try:
-            plan, size, rows, *_ = msgpack.unpackb(packed)
+            plan, size, rows, *_ = unpack(packed)
             segments = tuple(_segment(*row[:5]) for row in rows)
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error

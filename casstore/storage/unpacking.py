@@ -1,0 +1,34 @@
+"""msgpack that somebody else may have written: what is made of it is counted, and ended where there is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any, TypeVar
+
+import msgpack
+
+_Held = TypeVar("_Held", bound=Sized)
+
+
+class Unpacking:
+    """Unpacks documents that together hold at most `most_items` items, lists and maps counted with what is in them.
+
+    An empty list is one byte in msgpack and 64 in Python, so that a bound on bytes alone bounds nothing: a frame of
+    two kilobytes may hold millions.
+    """
+
+    def __init__(self, most_items: int) -> None:
+        self._left = most_items
+
+    def unpack(self, packed: bytes) -> Any:
+        """Raises ValueError, and what msgpack raises, which is no ValueError always."""
+        most = max(self._left, 0)
+        return msgpack.unpackb(
+            packed, max_array_len=most, max_map_len=most, list_hook=self._count, object_hook=self._count
+        )
+
+    def _count(self, made: _Held) -> _Held:
+        self._left -= 1 + len(made)
+        if self._left < 0:
+            raise ValueError("more items than there can be")
+        return made

@@ -1,0 +1,154 @@
+"""Loose files that somebody wrote to through a directory's hardlink, and put their times back: nothing new is made of
+them, while what nobody touched is recognised without being read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from casstore.actions import staging
+
+BIG = 2_500_000
+
+
+def overwrite(path):
+    """Write into a file as its owner may, and leave no trace in its size and times."""
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(1000)
+        file.write(b"overwritten")
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """reads: grows with every read of a file's content, by its descriptor."""
+    found = []
+    for name in ("preadv", "pread"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda fd, *rest, real=real: found.append(fd) or real(fd, *rest))
+    return found
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """A file that was changed a moment ago counts as one that has stood for long."""
+    monkeypatch.setattr(staging, "_SETTLED_NS", 0)
+
+
+@pytest.fixture
+def touched(store, save, noise):
+    """m:1 with a hardlink of its loose file, which somebody has written to."""
+    store.set_setting("link_mode", "auto")
+    save("m:1", {"w.bin": noise(BIG)})
+    path = Path(store.get("m:1").path) / "w.bin"
+    if path.stat().st_nlink < 2:
+        pytest.skip("no hardlinks here")
+    overwrite(path)
+    return path
+
+
+@pytest.mark.parametrize("is_reopened", [False, True])
+@pytest.mark.parametrize("how", ["copy", "move", "draft", "streamed", "link"])
+def test_the_same_content_is_stored_from_what_the_caller_has(
+    store, touched, plant, noise, tmp_path, streamed, contents, how, is_reopened
+):
+    if is_reopened:
+        store.close()
+    files = {"sub/w.bin": noise(BIG), "small": b"small"}
+    source = plant(tmp_path / "source", files)
+    if how == "draft":
+        with store.create("m:2") as draft:
+            plant(draft.path, files)
+    elif how == "link":
+        with store.create("m:2") as draft:
+            shutil.copytree(source, draft.path, copy_function=os.link, dirs_exist_ok=True)
+    else:
+        store.save("m:2", source, move=how == "move", materialize=how != "streamed")
+    assert streamed(store.get("m:2")) == files
+    assert contents(store.get("m:2")) == files
+    store.repair()
+    assert streamed(store.get("m:1")) == {"w.bin": noise(BIG)}
+    assert contents(store.get("m:1")) == {"w.bin": noise(BIG)}
+    assert store.verify().is_sound
+
+
+@pytest.mark.parametrize("materialize", [False, True])
+def test_what_shares_chunks_is_stored_from_what_the_caller_has(
+    store, touched, save, noise, streamed, contents, materialize
+):
+    files = {"other.bin": noise(BIG)[:2_000_000] + noise(900_000, 5)}
+    save("m:2", files, materialize=materialize)
+    assert streamed(store.get("m:2")) == files
+    assert contents(store.get("m:2")) == files
+    store.repair()
+    assert streamed(store.get("m:2")) == files
+
+
+def test_a_directory_that_was_written_to_is_saved_as_it_stands(store, touched, noise, streamed, contents):
+    """What stands there is what is saved; the version that it was written through does not become right by it."""
+    written = touched.read_bytes()
+    store.save("m:2", touched.parent)
+    assert streamed(store.get("m:2")) == {"w.bin": written}
+    assert contents(store.get("m:2")) == {"w.bin": written}
+    assert store.verify().damaged_tags == ["m:1"]
+
+
+@pytest.mark.parametrize("link_mode", ["auto", "hardlink"])
+def test_what_nobody_touched_is_not_read_again(
+    store, plant, noise, tmp_path, settled, reads, contents, link_mode, home
+):
+    store.set_setting("link_mode", link_mode)
+    files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
+    source = plant(tmp_path / "source", files)
+    store.save("m:1", source)
+    for number in range(2, 5):
+        assert reads
+        reads.clear()
+        model = store.save(f"m:{number}", source)
+        assert reads == []
+        assert contents(model) == files
+    store.close()
+    assert reads
+    reads.clear()
+    store.save("m:5", source)
+    assert reads == []
+
+
+def test_saves_go_on_after_gc_has_taken_every_directory(
+    store, plant, noise, tmp_path, settled, reads, streamed, contents
+):
+    """gc takes links away, which touches the files: they are read once more at most."""
+    files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
+    source = plant(tmp_path / "source", files)
+    store.save("m:1", source)
+    store.close()
+    store.gc(evict_all=True)
+    assert contents(store.save("m:2", source)) == files
+    reads.clear()
+    model = store.save("m:3", source)
+    assert reads == []
+    assert contents(model) == files
+    assert {tag: streamed(store.get(tag)) for tag in ("m:1", "m:2", "m:3")} == dict.fromkeys(
+        ("m:1", "m:2", "m:3"), files
+    )
+    assert store.verify().is_sound
+
+
+def test_a_write_after_gc_and_another_save_is_found_too(store, plant, noise, tmp_path, settled, streamed, contents):
+    files = {"w.bin": noise(BIG)}
+    source = plant(tmp_path / "source", files)
+    store.save("m:1", source)
+    store.close()
+    store.gc(evict_all=True)
+    overwrite(Path(store.save("m:2", source).path) / "w.bin")
+    shutil.copytree(source, tmp_path / "copy")
+    store.save("m:3", tmp_path / "copy")
+    assert streamed(store.get("m:3")) == files
+    assert contents(store.get("m:3")) == files
