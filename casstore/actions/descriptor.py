@@ -15,13 +15,11 @@ from typing import Any
 import yaml
 
 from casstore.errors import InvalidMetadata, InvalidSource
-from casstore.storage.manifest import Manifest, canonical_json
+from casstore.storage.manifest import MAX_DESCRIPTION_CHARACTERS, Manifest, canonical_json
 
 CUSTOM_OBJECTS_NAME = "custom_objects.pkl"
 _MAX_DEPTH = 64
 _MAX_DESCRIPTOR_BYTES = 16 << 20
-# So that a manifest's size can be told from that of a hostile one, and reading `model.yaml` takes no minutes.
-_MAX_DESCRIPTION_CHARACTERS = 16_000_000
 _SIGNATURE_FIELDS = {"batchable", "batch_dim", "input_spec", "output_spec"}
 
 
@@ -51,7 +49,7 @@ def describe(
         "options": _plain("options", mapping("options", options)),
         "context": _context(context),
     }
-    if len(canonical_json(description)) > _MAX_DESCRIPTION_CHARACTERS:
+    if len(canonical_json(description)) > MAX_DESCRIPTION_CHARACTERS:
         raise InvalidMetadata("labels, metadata and what else is said of a version take 16 MB at most; use a file")
     return description
 

@@ -30,6 +30,8 @@ _MOST_RATIO = 64
 # terabyte of zeros has a million chunks in a few kilobytes.
 _ANY_ITEMS = 2_000_000
 _MOST_ITEMS_PER_BYTE = 8
+# More is refused when it is saved, so that a hostile one takes no gigabytes, and reading `model.yaml` no minutes.
+MAX_DESCRIPTION_CHARACTERS = 16_000_000
 # What is said of a version nests 64 deep at most when it is saved, each value's place in it not counted.
 _MAX_NESTING = 80
 
@@ -199,6 +201,8 @@ def _check_nesting(value: object, depth: int = 0) -> None:
 
 
 def _description(text: str) -> dict[str, Any]:
+    if len(text) > MAX_DESCRIPTION_CHARACTERS:
+        raise ValueError("a description is too long")
     description = _checked(json.loads(text, parse_constant=_refuse_constant), dict)
     for key in ("labels", "metadata", "signatures", "options", "context"):
         _checked(description[key], dict)
