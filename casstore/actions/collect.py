@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
 # A dot keeps the lock apart from those of models.
+_MANIFEST_ID = re.compile("[0-9a-z]{16}-[0-9]+")
 _LOCK_NAME = ".gc.lock"
 
 
@@ -107,7 +109,7 @@ def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
             for path in paths:
                 version, _, manifest_id = path.name.rpartition(".")
                 with contextlib.suppress(InvalidTag):  # what somebody has put there
-                    if path.name == path.name.lower():
+                    if path.name == path.name.lower() and _MANIFEST_ID.fullmatch(manifest_id):
                         yield Tag(directory.name, version), manifest_id, path
 
 

@@ -200,12 +200,12 @@ def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
                 raise IntegrityError(f"it is that of {manifest.tag}")
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
-            where = ""
+            where, advice = "", "; put a sound copy in its place, or move it away: gc does not run while it stands"
             if tag is None:  # where gc would take it for something that a crash has left
                 kept = layout.quarantine / f"{new_id()}.{manifest_id}"
                 files.rename(path, kept)
-                where = f", now {kept}"
-            unreadable.append(f"{path}{where}: {error}")
+                where, advice = f", now {kept}", ""
+            unreadable.append(f"{path}{where}: {error}{advice}")
             continue
         yield _Standing(manifest_id, path, tag is None, manifest)
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
 from casstore.actions.materialize import altered_files, damaged_files
@@ -165,12 +166,20 @@ def _forgotten(workspace: Workspace) -> dict[Tag, str]:
         row = workspace.catalog.versions.find(tag)
         if row is None or row.manifest_id != manifest_id:
             dead = {each for each, _ in workspace.catalog.versions.tombstones()}
-            if manifest_id not in dead and path.exists():
+            if manifest_id not in dead and _is_manifest_of(path, tag):
                 found[tag] = (
                     f"{path} is the manifest of a version that the catalog does not know; "
                     "`casstore repair --rebuild-catalog` makes it anew"
                 )
     return found
+
+
+def _is_manifest_of(path: Path, tag: Tag) -> bool:
+    try:
+        return Manifest.unpack(path.read_bytes()).tag == tag
+    except (IntegrityError, OSError) as error:
+        files.raise_unless_damage(error)
+        return False
 
 
 def inspect_directories(workspace: Workspace, found: Findings, *, quick: bool) -> None:

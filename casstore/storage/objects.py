@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
+import stat
 import threading
 import weakref
 from bisect import bisect_right
@@ -56,6 +58,8 @@ class _Open:
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

@@ -26,11 +26,12 @@ class Edit:
 
 @dataclass(frozen=True)
 class Mutant:
-    """`edits` are made at once. `scenario`: what shows it."""
+    """`edits` are made at once. `scenario`: what shows it. `is_slow`: it takes a hundred states or so to show."""
 
     name: str
     scenario: str
     edits: tuple[Edit, ...]
+    is_slow: bool = False
 
     def apply(self, patch: pytest.MonkeyPatch) -> None:
         """Change the functions wherever they have been imported to. Fails where the text has changed meanwhile."""
@@ -46,8 +47,8 @@ class Mutant:
             patch.setattr(function, "__code__", found[function.__name__].__code__)
 
 
-def _mutant(name: str, scenario: str, *edits: tuple[Callable[..., Any], str, str]) -> Mutant:
-    return Mutant(name, scenario, tuple(Edit(*edit) for edit in edits))
+def _mutant(name: str, scenario: str, *edits: tuple[Callable[..., Any], str, str], is_slow: bool = False) -> Mutant:
+    return Mutant(name, scenario, tuple(Edit(*edit) for edit in edits), is_slow)
 
 
 _COMMIT = "version_id = self._catalog.versions.commit(commit)\n"
@@ -76,7 +77,7 @@ POWER = [
     _mutant(
         "the commit comes before the sync", "full",
         (save._Save._attempt, "self._sync(relied_on, stored)\n", "pass\n"),
-        (save._Save._attempt, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"),
+        (save._Save._attempt, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"), is_slow=True,
     ),
     _mutant(
         "final names come before the commit", "full",
@@ -84,7 +85,7 @@ POWER = [
             save._Save._attempt, _COMMIT,
             "publish(self._workspace, manifest.tag, manifest_id, self._draft if self._new.materialize else None); "
             + _COMMIT,
-        ),
+        ), is_slow=True,
     ),
     _mutant(
         "SQLite syncs nothing", "full",
@@ -111,7 +112,7 @@ POWER = [
     ),
     _mutant(
         "gc does not sync the names of packs", "gc",
-        (repack.Mover._complete, "files.sync_directory(self._workspace.layout.packs)", "pass"),
+        (repack.Mover._complete, "files.sync_directory(self._workspace.layout.packs)", "pass"), is_slow=True,
     ),
     _mutant(
         "gc does not sync what its deltas stand on", "gc",
@@ -126,11 +127,12 @@ POWER = [
         ),
     ),
     _mutant(
-        "an evicted directory may come back", "gc", (evict._take_away, "    files.sync_directory(", "    str(")
+        "an evicted directory may come back", "gc",
+        (evict._take_away, "    files.sync_directory(", "    str("), is_slow=True,
     ),
     _mutant(
         "a deleted version's directory may come back", "gc",
-        (delete.sweep, "files.sync_directory(directory.parent if", "str(directory.parent if"),
+        (delete.sweep, "files.sync_directory(directory.parent if", "str(directory.parent if"), is_slow=True,
     ),
     _mutant(
         "a deleted version's manifest may come back", "gc",
