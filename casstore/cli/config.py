@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 import casstore
@@ -18,7 +20,13 @@ Examples:
 _COLUMNS = (Column("KEY"), Column("VALUE"), Column("DEFAULT"), Column("TAKES"), Column("MEANING"))
 
 
-class _Key(click.Choice[str]):
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice  # generic since click 8.2 only
+
+
+class _Key(_Choice):
     """The key of a setting, also with dashes, as options are written."""
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
