@@ -111,13 +111,21 @@ def _entries_of(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -
 def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
     """The inode of the version's directory; None if what stands there is not what casstore made.
 
-    A directory that somebody made after removing ours may have got the same inode number, so one recorded file at
-    least has to be there too.
+    A directory that somebody made after removing ours may have got the same inode number, so unless nothing is in it
+    one recorded file at least has to be there too, altered or not.
     """
     recorded = workspace.catalog.directories.find(row.id)
-    if recorded is None or len(_altered(workspace, row, recorded)) == len(_entries_of(workspace, row, recorded)):
+    directory = str(workspace.layout.model(row.tag))
+    if recorded is None or _inode(directory) != recorded.inode:
         return None
-    return recorded.inode
+    entries = unpacked_entries(recorded).items()
+    is_ours = any(_inode(f"{directory}/{path}") == stamp.inode for path, stamp in entries)
+    return recorded.inode if is_ours or not any(names for _, _, names in os.walk(directory)) else None
+
+
+def _inode(path: str) -> int | None:
+    stamp = _stamp(path)
+    return None if stamp is None else stamp.inode
 
 
 def _stamp(path: str) -> FileStamp | None:
