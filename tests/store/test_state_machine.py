@@ -296,6 +296,7 @@ def write(root: Path, files: Files) -> None:
 TestStateMachine = StoreMachine.TestCase
 TestStateMachine.settings = settings(
     max_examples=2000 if EVERY else 40,
+    derandomize=not EVERY,  # a short run tells whether a change broke something, a long one looks for what nobody knows
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
