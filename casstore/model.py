@@ -9,7 +9,7 @@ from typing import Any
 
 import cloudpickle
 
-from casstore.actions import descriptor, resolve
+from casstore.actions import descriptor, model_yaml, resolve
 from casstore.actions.materialize import materialize
 from casstore.actions.pinning import is_pinned
 from casstore.actions.workspace import Workspace
@@ -68,7 +68,7 @@ class Model:
     @property
     def created_at(self) -> datetime:
         """When it was saved, in UTC."""
-        return descriptor.timestamp(self._row.created_at_ns)
+        return model_yaml.timestamp(self._row.created_at_ns)
 
     @property
     def digest(self) -> Digest:
@@ -151,7 +151,7 @@ class Model:
         IntegrityError while reading damaged bytes.
         """
         if path == DESCRIPTOR_NAME:
-            return io.BytesIO(descriptor.render(self._workspace.catalog.versions.manifest(self._row, {})))
+            return io.BytesIO(model_yaml.render(self._workspace.catalog.versions.manifest(self._row, {})))
         for file in self.files:
             if file.path == path:
                 stored = self._workspace.catalog.index.recipes([file.digest])

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 import casstore
-from casstore.actions import autogc, descriptor
+from casstore.actions import autogc, model_yaml
 from casstore.catalog import sessions
 from casstore.storage.manifest import Manifest
 
@@ -249,7 +249,7 @@ def age(home: Path, sql: Callable[..., list[Any]]) -> Callable[..., None]:
                 older = replace(manifest, created_at_ns=manifest.created_at_ns - by)
                 _overwrite(path, older.pack())
                 if (rendered := home / f"models/{older.tag.name}/{older.tag.version}/model.yaml").exists():
-                    _overwrite(rendered, descriptor.render(older))
+                    _overwrite(rendered, model_yaml.render(older))
 
     return make_older
 

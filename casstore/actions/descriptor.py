@@ -1,26 +1,23 @@
-"""What a version says of itself: labels, metadata, signatures ... checked, and written as `model.yaml`.
-
-The file follows BentoML 1.4 (`bentoml._internal.models.model.ModelInfo`), which reads it as its own.
-"""
+"""What a version says of itself: labels, metadata, signatures ... checked, in plain JSON types."""
 
 from __future__ import annotations
 
 import datetime
+import functools
+import json
 import math
 import platform
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from casstore.errors import InvalidMetadata, InvalidSource
-from casstore.storage.manifest import MAX_DESCRIPTION_CHARACTERS, Manifest, canonical_json
+from casstore.errors import InvalidMetadata
+from casstore.storage.manifest import MAX_DESCRIPTION_CHARACTERS, canonical_json
 
 CUSTOM_OBJECTS_NAME = "custom_objects.pkl"
 _MAX_DEPTH = 64
-_MAX_DESCRIPTOR_BYTES = 16 << 20
-_SIGNATURE_FIELDS = {"batchable", "batch_dim", "input_spec", "output_spec"}
+# Of the BentoML whose layout this follows; written where none is installed.
+_BENTOML_VERSION = "1.4.40"
+SIGNATURE_FIELDS = {"batchable", "batch_dim", "input_spec", "output_spec"}
 
 
 def describe(
@@ -49,75 +46,12 @@ def describe(
         "options": _plain("options", mapping("options", options)),
         "context": _context(context),
     }
-    if len(canonical_json(description)) > MAX_DESCRIPTION_CHARACTERS:
+    text = canonical_json(description)
+    if len(text) > MAX_DESCRIPTION_CHARACTERS:
         raise InvalidMetadata("labels, metadata and what else is said of a version take 16 MB at most; use a file")
-    return description
-
-
-def render(manifest: Manifest) -> bytes:
-    """`model.yaml` as BentoML 1.4 writes and reads it: a pure function of the manifest."""
-    description = manifest.description
-    document = {
-        "name": manifest.tag.name,
-        "version": manifest.tag.version,
-        "module": description["module"],
-        "labels": description["labels"],
-        "options": description["options"],
-        "metadata": description["metadata"],
-        "context": {**description["context"], "casstore_version": manifest.casstore_version},
-        "signatures": description["signatures"],
-        "api_version": description["api_version"],
-        "creation_time": timestamp(manifest.created_at_ns).isoformat(),
-    }
-    text: str = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
-    return text.encode("utf-8")
-
-
-def check_replaceable(path: Path) -> None:
-    """Let a save replace a `model.yaml` only if it is such a descriptor. Raises InvalidSource otherwise."""
-    try:
-        if path.stat().st_size <= _MAX_DESCRIPTOR_BYTES:
-            missing = {"name", "version", "creation_time"}
-            for key in _top_level_keys(path.read_bytes()):
-                missing.discard(key)
-                if not missing:
-                    return
-    except OSError as error:
-        raise InvalidSource(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError):
-        pass
-    raise InvalidSource(f"{path} would be replaced by the descriptor that casstore writes; rename your file")
-
-
-def _top_level_keys(document: bytes) -> Iterator[str]:
-    """The keys of the mapping that a YAML document is, in order. Raises yaml.YAMLError.
-
-    Goes by the parser's events, as what they stand for is never needed: a value of a hundred kilobytes can take
-    seconds to be made, and anchors can make a small document a huge object.
-    """
-    depth = nodes = 0
-    for event in yaml.parse(document, Loader=_LOADER):
-        if depth == 1 and isinstance(event, yaml.NodeEvent):
-            if nodes % 2 == 0 and isinstance(event, yaml.ScalarEvent):
-                yield event.value
-            nodes += 1
-        if isinstance(event, yaml.CollectionStartEvent):
-            if depth == 0 and not isinstance(event, yaml.MappingStartEvent):
-                return
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-
-
-def timestamp(nanoseconds: int) -> datetime.datetime:
-    """UTC nanoseconds since 1970 as a datetime, to the microsecond."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).replace(microsecond=rest // 1000)
-
-
-# The C implementation where PyYAML was built with it; some twenty times faster, the same text.
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # As it will be read back, in the same order: what is rendered from either must be the same bytes.
+    plain: dict[str, Any] = json.loads(text)
+    return plain
 
 
 def mapping(field: str, value: Any) -> Mapping[str, Any]:
@@ -145,7 +79,7 @@ def _signature(name: str, signature: Any) -> dict[str, Any]:
     if not isinstance(name, str):
         raise InvalidMetadata(f"{field}: a method's name is text")
     given = dict(mapping(field, signature))
-    if unknown := given.keys() - _SIGNATURE_FIELDS:
+    if unknown := given.keys() - SIGNATURE_FIELDS:
         raise InvalidMetadata(f"{field} has the unknown field {min(map(str, unknown))!r}")
     plain: dict[str, Any] = {"batchable": given.get("batchable", False)}
     if not isinstance(plain["batchable"], bool):
@@ -167,6 +101,7 @@ def _context(context: Any) -> dict[str, Any]:
     given = _plain("context", mapping("context", context))
     given.setdefault("framework_name", "")
     given.setdefault("framework_versions", {})
+    given.setdefault("bentoml_version", _bentoml_version())
     given.setdefault("python_version", platform.python_version())
     if not isinstance(given["framework_name"], str):
         raise InvalidMetadata("context: framework_name is text, such as 'torch'")
@@ -175,6 +110,17 @@ def _context(context: Any) -> dict[str, Any]:
         raise InvalidMetadata("context: framework_versions maps packages to versions, such as {'torch': '2.4.0'}")
     plain: dict[str, Any] = given
     return plain
+
+
+@functools.cache
+def _bentoml_version() -> str:
+    """Of the BentoML that is installed: some of what reads `model.yaml` goes by it."""
+    import importlib.metadata  # here, since most commands need no such thing and it takes 15 ms
+
+    try:
+        return importlib.metadata.version("bentoml")
+    except importlib.metadata.PackageNotFoundError:
+        return _BENTOML_VERSION
 
 
 def _plain(field: str, value: Any, depth: int = 0) -> Any:

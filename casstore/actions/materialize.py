@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import msgpack
 
-from casstore.actions import descriptor
+from casstore.actions import model_yaml
 from casstore.actions.save import directory_row, publish
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.index import Fingerprint, LooseFile
@@ -205,7 +205,7 @@ def _damaged_since_boot(workspace: Workspace, row: VersionRow, recorded: Directo
 
 
 def _rendered(workspace: Workspace, row: VersionRow) -> bytes:
-    return descriptor.render(workspace.catalog.versions.manifest(row, {}))
+    return model_yaml.render(workspace.catalog.versions.manifest(row, {}))
 
 
 class _Builder:

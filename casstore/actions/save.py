@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from casstore.actions import descriptor
+from casstore.actions import descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.packing import Packing
 from casstore.actions.source import Source, SourceFile, find_source
@@ -21,9 +21,9 @@ from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
-from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer
+from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
 from casstore.digest import Digest
-from casstore.errors import InvalidSource, TagExists
+from casstore.errors import FileChanged, InvalidSource, TagExists
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
@@ -41,7 +41,8 @@ MOSTLY_KNOWN_SHARE = 0.25
 @dataclass(frozen=True, slots=True)
 class NewVersion:
     """What the caller asks to be saved. `durable`: it must survive a power cut once saved. `materialize`: its
-    directory is to stand at once; otherwise all that is new goes encoded into packs."""
+    directory is to stand at once; otherwise all that is new goes encoded into packs. `created_at_ns`: when it was made,
+    if not now; it takes its place among the versions of its name by that."""
 
     tag: Tag
     description: Mapping[str, Any]
@@ -49,6 +50,7 @@ class NewVersion:
     durable: bool
     materialize: bool
     casstore_version: str
+    created_at_ns: int | None = None
 
 
 @dataclass(slots=True)
@@ -68,13 +70,14 @@ def save(
 ) -> int:  # fmt: skip
     """Save what is below `source_root` through the directory `draft`; returns the version's row id.
 
-    `take`: the source files may be adopted, and are gone from `source_root` afterwards. On any exception nothing
-    is visible and the sources are as they were. Raises TagExists, InvalidSource, FileChanged, OSError ...
+    `take`: the source files may be adopted, and are gone from `source_root` afterwards; that may then be where the
+    version's directory is to stand. On any exception nothing is visible and the sources are as they were.
+    Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
     _check_apart(workspace.layout, source_root)
     source = find_source(source_root)
     if source.descriptor is not None:
-        descriptor.check_replaceable(source.descriptor)
+        model_yaml.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
         raise InvalidSource(
             f"{source_root} holds no files; check the path, or ask for an empty version with --allow-empty "
@@ -88,7 +91,7 @@ def save(
         draft = session.new_path()
         files.make_directory(draft)
     staging = Staging(workspace, session, draft, take, new.materialize, progress)
-    work = _Save(workspace, session, draft, new, progress)
+    work = _Save(workspace, session, draft, new, source if take and not in_place else None, progress)
     try:
         version_id = work.run(source, staging.stage(source), staging)
     except BaseException:
@@ -123,14 +126,16 @@ def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> Non
 
 class _Save:
     def __init__(
-        self, workspace: Workspace, session: Session, draft: Path, new: NewVersion, progress: Progress
-    ) -> None:
+        self, workspace: Workspace, session: Session, draft: Path, new: NewVersion, taken: Source | None,
+        progress: Progress,
+    ) -> None:  # fmt: skip
         self._workspace = workspace
         self._catalog = workspace.catalog
         self._layout = workspace.layout
         self._session = session
         self._draft = draft
         self._new = new
+        self._taken = taken
         self._progress = progress
         self._may_link = workspace.may_link()
         self._fingerprints: dict[Fingerprint, Digest] = {}
@@ -141,7 +146,7 @@ class _Save:
         recipes = {file.recipe.blob: file.recipe for file in staged}
         manifest = Manifest(
             tag=self._new.tag,
-            created_at_ns=time.time_ns(),
+            created_at_ns=time.time_ns() if self._new.created_at_ns is None else self._new.created_at_ns,
             files=tuple(FileEntry(f.path, f.executable, f.recipe.size, f.recipe.blob) for f in staged),
             directories=tuple(source.empty_directories),
             recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
@@ -152,7 +157,7 @@ class _Save:
         if self._new.materialize:
             rendered = self._draft / DESCRIPTOR_NAME
             mode = self._workspace.file_mode(executable=False)
-            files.write_file(rendered, descriptor.render(manifest), mode, temporary=self._session.new_path())
+            files.write_file(rendered, model_yaml.render(manifest), mode, temporary=self._session.new_path())
         epoch, homes = staging.gc_epoch, staging.homes
         while True:
             try:
@@ -196,6 +201,7 @@ class _Save:
                 lost_chunks=stored.lost_chunks,
                 directory=self._directory_row(staged),
                 fingerprints=self._fingerprints,
+                place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
         except BaseException:
@@ -218,6 +224,8 @@ class _Save:
                 raise
             # From here on the version is saved. What fails now, the next get or gc finishes.
             with contextlib.suppress(OSError):
+                if self._is_replaced(self._layout.model(manifest.tag)):
+                    self._workspace.remove_directory(self._layout.model(manifest.tag), self._session)
                 draft = self._draft if self._new.materialize else None
                 publish(self._workspace, manifest.tag, manifest_id, draft)
         return version_id
@@ -240,11 +248,21 @@ class _Save:
             ) from error
         if self._catalog.versions.find(self._new.tag) is not None:
             return  # the commit says so
+        if self._taken is not None and self._is_replaced(target):
+            _check_as_found(self._taken)
+            return
         if not self._catalog.versions.is_deleted_directory(self._new.tag, status.st_ino):
             raise TagExists(
                 f"{target} is in the way and was not made by casstore; move it away or choose another version"
             )
         self._workspace.remove_directory(target, self._session)
+
+    def _is_replaced(self, target: Path) -> bool:
+        """Whether what stands where the version's directory goes are the very files that are saved."""
+        root = None if self._taken is None else self._taken.root
+        return (
+            root is not None and os.path.lexists(target) and not target.is_symlink() and os.path.samefile(root, target)
+        )
 
     def _store(
         self, staged: list[StagedFile], relied_on: set[Digest], homes: Mapping[Digest, int], stored: _Stored
@@ -412,6 +430,16 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
         files.set_directory_mode(draft, 0o777 & ~workspace.umask)
         files.rename(draft, target)
     workspace.write_latest(tag.name)
+
+
+def _check_as_found(source: Source) -> None:
+    """Raise FileChanged unless a walk finds what was found before, and nothing else."""
+    now = find_source(source.root)
+    is_same = [file.path for file in now.files] == [file.path for file in source.files] and all(
+        map(_is_as_found, source.files)
+    )
+    if not is_same or now.links != source.links or (now.descriptor is None) != (source.descriptor is None):
+        raise FileChanged(f"{source.root} was written to while it was being saved; save again when it is complete")
 
 
 def _is_as_found(file: SourceFile) -> bool:

@@ -215,7 +215,8 @@ class Workspace:
         elif self.is_latest_stale(name):
             # Not beside it: other tools read models/. The name's lock makes the fixed name ours.
             temporary = self.on_device_of(path.parent, self.layout.locks / f"{name}.{path.name}")
-            files.write_file(path, newest.version.encode(), self.file_mode(executable=False), temporary=temporary)
+            # Writable by its owner, unlike all else: BentoML writes into it when it saves or deletes a version.
+            files.write_file(path, newest.version.encode(), 0o666 & ~self.umask, temporary=temporary)
 
     def on_device_of(self, directory: Path, path: Path) -> Path:
         """`path`, or a hidden name in `directory` if that is on another device, as where models/ is a link."""

@@ -32,7 +32,7 @@ class Restoring:
     def add_version(self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None) -> None:
         """Insert a version as the newest of its name."""
         with self._connections.write() as connection:
-            version_id = insert_version(connection, manifest, manifest_id, now_ns=manifest.created_at_ns)
+            version_id = insert_version(connection, manifest, manifest_id, manifest.created_at_ns)
             connection.executemany(
                 "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
@@ -105,6 +106,13 @@ class DirectoryRow:
     evicting: bool = False
 
 
+class Place(Enum):
+    """Where among its name's versions a new one goes; the last is the latest."""
+
+    LAST = auto()
+    BY_CREATION = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """Everything that one save makes visible at once."""
@@ -121,6 +129,7 @@ class Commit:
     lost_chunks: Collection[Digest]
     directory: DirectoryRow | None
     fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
+    place: Place = Place.LAST
 
 
 class ChunkVanished(Exception):
@@ -255,7 +264,7 @@ class Versions:
                 "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
             )
-            version_id = insert_version(connection, new.manifest, new.manifest_id, now_ns=time.time_ns())
+            version_id = insert_version(connection, new.manifest, new.manifest_id, time.time_ns(), new.place)
             if new.directory is not None:
                 row = new.directory
                 connection.execute(
@@ -394,20 +403,27 @@ def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable:
     return all(connection.execute(sql, (digest, durable)).fetchone() for digest in digests)
 
 
-def insert_version(connection: apsw.Connection, manifest: Manifest, manifest_id: str, *, now_ns: int) -> int:
-    """Insert a version's rows, as the newest of its name; returns its row id."""
+def insert_version(
+    connection: apsw.Connection, manifest: Manifest, manifest_id: str, now_ns: int, place: Place = Place.LAST
+) -> int:
+    """Insert a version's rows; returns its row id."""
     base = manifest.base
     # The clock may step back; a later commit is later all the same.
     last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
+    ordered_at, opened_at = max(now_ns, (last or 0) + 1), None
+    if place is Place.BY_CREATION:
+        # An old version that has just come is wanted now: gc shall not take its directory for one that nobody uses.
+        ordered_at, opened_at = manifest.created_at_ns, now_ns
     connection.execute(
         "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
-        " directories, base_name, base_version, base_digest, casstore_version) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " directories, base_name, base_version, base_digest, casstore_version, opened_at)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         _parts(manifest.tag)
         + (manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-        + (max(now_ns, (last or 0) + 1), canonical_json(manifest.description))
+        + (ordered_at, canonical_json(manifest.description))
         + (json.dumps(manifest.directories),)
         + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
-        + (manifest.casstore_version,),
+        + (manifest.casstore_version, opened_at),
     )
     version_id = connection.last_insert_rowid()
     _insert_parts(connection, version_id, manifest)

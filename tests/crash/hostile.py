@@ -7,6 +7,7 @@ them on mutated real files, `tests/crash/fuzz.py` under a fuzzer that is guided 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import struct
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from casstore.actions import descriptor
+from casstore.actions import model_yaml
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource
 from casstore.storage import codec, delta, pack, pickled
@@ -165,7 +166,9 @@ def _recipe(data: bytes) -> None:
 def _descriptor(data: bytes) -> None:
     path = Path(_scratch())
     path.write_bytes(data)
-    descriptor.check_replaceable(path)
+    with contextlib.suppress(InvalidSource):
+        model_yaml.check_replaceable(path)
+    model_yaml.load(path)
 
 
 @functools.cache
@@ -224,7 +227,8 @@ def _golden() -> tuple[bytes, bytes]:
 
 _SEED_DESCRIPTOR = b"""\
 options: {a: &anchor [1, 1:20:30, 0x1F], b: *anchor}
-metadata: {"\xc3\xa4": !!binary aGVsbG8=, <<: {k: 'v'}}
+metadata: {"\xc3\xa4": !!binary aGVsbG8=, k: {1: .nan}}
+signatures: {predict: {batchable: true, batch_dim: 2}}
 context:
   text: |
     several

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
+from casstore.actions import model_yaml
+from casstore.storage import plain_yaml
 
 FULL = {
     "labels": {"stage": "dev", "quote": 'it\'s "so": #1'},
@@ -22,6 +26,10 @@ FULL = {
     "context": {"framework_name": "scikit-learn", "framework_versions": {"scikit-learn": "1.4.0"}},
     "custom_objects": {"answer": 42},
 }
+
+
+# BentoML refuses nulls in metadata.
+WITHOUT_NULLS = {**FULL["metadata"], "n": [1, "null", True]}
 
 
 @pytest.fixture
@@ -39,13 +47,14 @@ def test_the_fields_and_types(model):
     assert context["casstore_version"] == casstore.__version__
     assert isinstance(context["python_version"], str)
     assert context["framework_versions"] == {"scikit-learn": "1.4.0"}
+    assert json.loads(document.pop("metadata_json")) == FULL["metadata"]
     assert document == {
         "name": "bert",
         "version": "v1",
         "module": "bentoml.sklearn",
         "labels": FULL["labels"],
         "options": {"pool": 3},
-        "metadata": FULL["metadata"],
+        "metadata": WITHOUT_NULLS,
         "signatures": {"predict": {"batchable": True, "batch_dim": [0, 1]}, "encode": {"batchable": False}},
         "api_version": "v2",
     }
@@ -67,9 +76,152 @@ def test_any_labels_and_metadata_come_back(store, labels, metadata):
     model = store.get(draft.tag)
     assert (model.labels, model.metadata) == (labels, metadata)
     with model.open("model.yaml") as file:
-        document = yaml.safe_load(file.read())
-    assert (document["labels"], document["metadata"]) == (labels, metadata)
+        descriptor = file.read()
+    assert Path(model.path, "model.yaml").read_bytes() == descriptor
+    assert yaml.safe_load(descriptor)["labels"] == labels
+    read = model_yaml.read(descriptor)
+    assert (read.tag, read.description["labels"], read.description["metadata"]) == (model.tag, labels, metadata)
+    assert (model_yaml.timestamp(read.created_at_ns), read.notes) == (model.created_at, ())
     assert model in store.list("m", labels=labels)
+
+
+def test_the_order_in_which_things_were_said_does_not_matter(store):
+    with store.create("m:v1", labels={"b": "1", "a": "2"}, signatures={"z": {"batchable": True}, "a": {}}) as draft:
+        pass
+    written = Path(draft.model.path, "model.yaml").read_text()
+    assert written.index("batchable") < written.index("batch_dim")  # as BentoML writes it
+    assert written.index("framework_name") < written.index("bentoml_version") < written.index("python_version")
+    assert store.verify().damaged_copies == ()
+
+
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary(max_size=9)
+    | st.dates() | st.datetimes(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts | st.integers(), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(documents)
+def test_yaml_is_read_as_by_pyyaml(document):
+    for style in (None, True, False):
+        text = yaml.safe_dump(document, default_flow_style=style, allow_unicode=True).encode()
+        assert plain_yaml.load(text) == yaml.safe_load(text)
+
+
+@given(st.text(max_size=60) | st.text("-:[]{},&*!?|>'\"%@`# \n01.ae", max_size=40))
+def test_any_text_is_yaml_as_pyyaml_has_it_or_refused(text):
+    try:
+        mine = plain_yaml.load(text.encode("utf-8", "replace"))
+    except ValueError:
+        return
+    theirs = yaml.load(text.encode("utf-8", "replace"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert mine == theirs or mine != mine
+
+
+def test_what_an_alias_stands_for_is_counted():
+    levels = [f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]" for n in range(1, 12)]
+    bomb = "\n".join(["k0: &k0 [x]", *levels]).encode()
+    with pytest.raises(ValueError, match="more than 1,000,000 values"):
+        plain_yaml.load(bomb)
+    shared = plain_yaml.load(b"a: &x [1, 2]\nb: *x\n")
+    assert shared == {"a": [1, 2], "b": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: !!python/object/apply:os.system [ls]", "never made"),
+        ("a: !!python/name:os.system ''", "never made"),
+        ("!!set {a}", "never made"),
+        ("a: &a [*a]", "stands for nothing"),
+        ("b: {<<: {a: 1}}", "merge key"),
+        ("? [1]\n: 2", "a key is a list"),
+        ("a: 1\n---\nb: 2", "more than one document"),
+        ("a: [", "is no YAML"),
+        ("a: " + "[" * 90 + "]" * 90, "nests more than"),
+        ("a: !!int " + "9" * 5000, "too many digits"),
+        ("a: 2020-99-99", "no timestamp"),
+    ],
+)
+def test_yaml_that_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        plain_yaml.load(text.encode())
+
+
+def descriptor_text(**changes):
+    document = {
+        "name": "bert", "version": "v1", "module": "", "labels": {}, "options": {}, "metadata": {},
+        "context": {"framework_name": "", "framework_versions": {}, "bentoml_version": "1.2.0"},
+        "signatures": {}, "api_version": "v1", "creation_time": "2024-05-06T07:08:09.123456+00:00", **changes,
+    }  # fmt: skip
+    return yaml.safe_dump({key: value for key, value in document.items() if value is not ...}).encode()
+
+
+def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest():
+    changes = {
+        "labels": {"n": 1},
+        "metadata": {"loss": float("nan"), "raw": b"hi", 3: "three", "day": datetime.date(2024, 1, 2)},
+        "signatures": {"predict": {"batchable": True, "batch_dim": 1, "colour": "red"}},
+    }
+    read = model_yaml.read(descriptor_text(**changes))
+    assert str(read.tag) == "bert:v1"
+    assert read.description["labels"] == {"n": "1"}
+    assert read.description["metadata"] == {"loss": "nan", "raw": "aGk=", "3": "three", "day": "2024-01-02"}
+    assert read.description["signatures"] == {"predict": {"batchable": True, "batch_dim": [1, 1]}}
+    assert read.description["context"]["bentoml_version"] == "1.2.0"
+    assert read.created_at_ns == 1714979289123456000
+    assert len(read.notes) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "created_at_ns"),
+    [
+        ({"creation_time": "2024-05-06T07:08:09Z"}, 1714979289000000000),
+        ({"creation_time": "2024-05-06T09:08:09+02:00"}, 1714979289000000000),
+        ({"creation_time": datetime.datetime(2024, 5, 6, 7, 8, 9)}, 1714979289000000000),
+        (
+            {"context": {"pip_dependencies": ["a"]}, "bentoml_version": "1.0.0a1", "signatures": ...},
+            1714979289123456000,
+        ),
+    ],
+)
+def test_what_older_bentoml_wrote_is_read(changes, created_at_ns):
+    read = model_yaml.read(descriptor_text(**changes))
+    assert read.created_at_ns == created_at_ns
+    assert read.description["context"]["bentoml_version"] in ("1.2.0", "1.0.0a1")
+
+
+def test_a_creation_time_of_the_future_becomes_now():
+    read = model_yaml.read(descriptor_text(creation_time="2300-01-01T00:00:00+00:00"))
+    assert abs(read.created_at_ns - time.time_ns()) < 60e9
+    assert "in the future" in read.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ...}, "no 'name'"),
+        ({"name": "../x"}, "cannot be a name"),
+        ({"name": 5}, "put it in quotes"),
+        ({"version": "latest"}, "cannot be a version's own name"),
+        ({"labels": [1]}, "labels is no mapping"),
+        ({"signatures": {"a": 1}}, "is no mapping"),
+        ({"signatures": {"a": {"batchable": "yes"}}}, "batchable is True or False"),
+        ({"creation_time": ...}, "no creation_time"),
+        ({"creation_time": "yesterday"}, "which is no time"),
+        ({"creation_time": "0001-01-01T00:00:00+00:00"}, "out of range"),
+        ({"module": 3}, "not text"),
+    ],
+)
+def test_a_descriptor_that_is_refused(changes, message):
+    with pytest.raises(casstore.InvalidSource, match=message):
+        model_yaml.read(descriptor_text(**changes))
+
+
+def test_a_descriptor_that_asks_for_objects_is_unsafe():
+    with pytest.raises(casstore.UnsafeArchive, match="never made"):
+        model_yaml.read(descriptor_text() + b"x: !!python/object/apply:os.getcwd []\n")
 
 
 def test_a_models_own_descriptor_may_be_saved_again(store, model, tmp_path):
@@ -93,7 +245,7 @@ def test_bentoml_reads_a_store(store, plant):
     info = read.info
     assert str(read.tag) == "bert:v1"
     assert (info.labels, info.metadata, info.module, info.api_version) == (
-        FULL["labels"], FULL["metadata"], "", "v2",
+        FULL["labels"], WITHOUT_NULLS, "", "v2",
     )  # fmt: skip
     assert info.creation_time == model.created_at
     assert info.signatures["predict"].batchable
