@@ -24,6 +24,7 @@ from casstore.errors import (
     StoreUnwritable,
     TagExists,
     TagNotFound,
+    UnsafeArchive,
     UnsupportedFormat,
 )
 from casstore.model import Model
@@ -66,6 +67,7 @@ __all__ = [
     "Tag",
     "TagExists",
     "TagNotFound",
+    "UnsafeArchive",
     "UnsupportedFormat",
     "Usage",
     "VerifyReport",

@@ -8,6 +8,7 @@
   x InvalidMetadata        labels, metadata, signatures ... that cannot be recorded
   x InvalidSource          the files to be saved cannot be saved
     · FileChanged          a file changed while it was being saved
+    · UnsafeArchive        an archive that would write outside its place, expands too much, or contradicts itself
   x InvalidSetting         an unknown setting, or a value it does not take
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
@@ -62,6 +63,10 @@ class InvalidSource(CasstoreError, ValueError):
 
 class FileChanged(InvalidSource):
     """A file was written to while it was being saved."""
+
+
+class UnsafeArchive(InvalidSource):
+    """An archive that would write outside its place, expands too much, or contradicts itself."""
 
 
 class InvalidSetting(CasstoreError, ValueError):
