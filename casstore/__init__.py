@@ -1,8 +1,10 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
+from casstore.actions.adopt import AdoptReport, Refused
 from casstore.actions.collect import GcReport, GcStep
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.sync import SyncReport
 from casstore.actions.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
@@ -26,8 +28,9 @@ from casstore.errors import (
     TagNotFound,
     UnsafeArchive,
     UnsupportedFormat,
+    UntrustedObjects,
 )
-from casstore.model import Model
+from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.settings import SETTINGS
@@ -37,6 +40,7 @@ from casstore.tag import Tag
 
 __all__ = [
     "SETTINGS",
+    "AdoptReport",
     "AmbiguousTag",
     "Base",
     "CasstoreError",
@@ -49,6 +53,7 @@ __all__ = [
     "FileEntry",
     "GcReport",
     "GcStep",
+    "Imported",
     "IntegrityError",
     "InvalidMetadata",
     "InvalidSetting",
@@ -57,6 +62,7 @@ __all__ = [
     "Model",
     "Progress",
     "RebuildReport",
+    "Refused",
     "RepairReport",
     "SQLiteTooOld",
     "Store",
@@ -64,11 +70,13 @@ __all__ = [
     "StoreLocked",
     "StoreTooNew",
     "StoreUnwritable",
+    "SyncReport",
     "Tag",
     "TagExists",
     "TagNotFound",
     "UnsafeArchive",
     "UnsupportedFormat",
+    "UntrustedObjects",
     "Usage",
     "VerifyReport",
     "__version__",
