@@ -51,6 +51,13 @@ class Model:
         return self._kept.tag
 
     @property
+    def saved_version(self) -> casstore.Model:
+        """What `casstore.Store.get` gives for it. Raises CasstoreError while it is being written."""
+        if isinstance(self._kept, Draft):
+            raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
+        return self._kept
+
+    @property
     def info(self) -> ModelInfo:
         """Labels, metadata and what else was recorded; those of a model being written may still be changed."""
         return self._info
@@ -70,7 +77,7 @@ class Model:
     @property
     def file_size(self) -> int:
         """Bytes of all its files, `model.yaml` among them. Makes no directory."""
-        version = self._version
+        version = self.saved_version
         with version.open("model.yaml") as descriptor:
             return version.size + len(descriptor.read())
 
@@ -86,7 +93,7 @@ class Model:
         Raises UntrustedObjects for what was imported, unless whoever imported it said `trust=True`.
         """
         if self._custom_objects is None:
-            self._custom_objects = self._version.custom_objects
+            self._custom_objects = self.saved_version.custom_objects
         return self._custom_objects
 
     def load_model(self, *arguments: Any, **options: Any) -> Any:
@@ -128,12 +135,6 @@ class Model:
         """As `export_model`."""
         target = urls.build(path, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath)
         return self._store.export(self.tag, target, format=output_format)
-
-    @property
-    def _version(self) -> casstore.Model:
-        if isinstance(self._kept, Draft):
-            raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
-        return self._kept
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Model) and self.tag == other.tag

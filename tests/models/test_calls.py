@@ -86,7 +86,8 @@ def test_an_error_leaves_nothing(store, error, leftovers):
             Path(model.path_of("w.bin")).write_bytes(b"half")
             raise error
 
-    pytest.raises(error, write)
+    with pytest.raises(error):
+        write()
     assert models.list() == []
     assert leftovers() == []
     with pytest.raises(casstore.CasstoreError, match="directory only inside its with block"):
@@ -220,7 +221,8 @@ def test_external_modules_are_forgotten_again(monkeypatch):
                 raise error
 
     write()
-    pytest.raises(KeyError, write, KeyError)
+    with pytest.raises(KeyError):
+        write(KeyError)
     assert "nowhere_else" not in cloudpickle.list_registry_pickle_by_value()
     with pytest.raises(ValueError, match="x"), models.create("n", external_modules=[types.ModuleType("x")]):
         pytest.fail("the block is not entered")
