@@ -18,7 +18,7 @@ PACKAGE = Path(casstore.__file__).parent
 
 VOCABULARY = {"errors", "tag", "digest", "progress", "settings", "release"}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
-ROOMS = ["storage", "catalog", "actions", "model", "draft", "store"]
+ROOMS = ["storage", "archive", "catalog", "actions", "model", "draft", "store"]
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
 FACES = {"cli", "integrations", "models", "remote", "web"}

@@ -1,0 +1,175 @@
+"""The directory that an archive is unpacked into: each member is checked against those before it, then created."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from pathlib import Path
+
+from casstore.archive import limits
+from casstore.archive.links import Link
+from casstore.archive.names import clean, fold, show
+from casstore.errors import UnsafeArchive
+from casstore.storage import files
+
+DESCRIPTOR_NAME = "model.yaml"
+# What a file system says of a name that it cannot hold.
+_NO_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+
+
+class Tree:
+    """Creates members below `directory`, which nobody else writes to. Links are only noted.
+
+    Every method raises UnsafeArchive for a member that cannot be, and OSError.
+    """
+
+    def __init__(self, directory: Path, budget: limits.Budget) -> None:
+        self._directory = str(directory)
+        self._budget = budget
+        self.links: dict[str, Link] = {}
+        self.descriptor: bytes | None = None
+        self.file_count = 0
+        self.size = 0
+        self._link_bytes = 0
+        # Digests, as a million paths of 4 KiB would take gigabytes: of the folded path to that of the path itself.
+        self._taken: dict[int, int] = {_digest(DESCRIPTOR_NAME): _digest(DESCRIPTOR_NAME)}
+        self._entered = ""
+
+    def location(self, path: str) -> str:
+        return f"{self._directory}/{path}" if path else self._directory
+
+    def add_directory(self, name: str) -> None:
+        """Fine if it is there as a directory."""
+        self._enter(clean(name))
+
+    def add_file(self, name: str, is_executable: bool, pieces: Iterable[bytes | memoryview]) -> None:
+        """A top-level model.yaml becomes `descriptor`, every other file is written."""
+        path = clean(name)
+        if not path:
+            raise UnsafeArchive(f"{show(name)} in the archive is a file and names the archive's root")
+        if path == DESCRIPTOR_NAME:
+            self._keep_descriptor(pieces)
+            return
+        self._claim(path)
+        self.write(path, is_executable, pieces)
+
+    def add_link(self, name: str, target: str, is_hard: bool) -> None:
+        """A link, or with `is_hard` another name of a file, to be replaced by what it leads to when all is there."""
+        path = clean(name)
+        if path in ("", DESCRIPTOR_NAME):
+            raise UnsafeArchive(f"{show(name)} in the archive is a link; pack the archive again without links")
+        self._claim(path)
+        self._link_bytes += len(path) + len(target)
+        if self._link_bytes > limits.MAX_LINK_BYTES:
+            raise UnsafeArchive(f"the links of the archive take more than {limits.MAX_LINK_BYTES:,} bytes of paths")
+        self.links[path] = Link(target, is_hard)
+
+    def write(self, path: str, is_executable: bool, pieces: Iterable[bytes | memoryview]) -> None:
+        """A file at a path that is known to be free."""
+        with self.create(path) as descriptor:
+            for piece in pieces:
+                files.write_all(descriptor, piece)
+                self.size += len(piece)
+            if is_executable:
+                files.set_mode(descriptor, 0o700)
+
+    @contextlib.contextmanager
+    def create(self, path: str) -> Iterator[int]:
+        """A descriptor of a new file."""
+        with contextlib.ExitStack() as stack:
+            with _naming(path):
+                descriptor = stack.enter_context(files.create_file(self.location(path)))
+            self.file_count += 1
+            yield descriptor
+
+    def make_directory(self, path: str) -> None:
+        with _naming(path):
+            os.mkdir(self.location(path), 0o700)
+
+    def kind(self, path: str) -> str | None:
+        """What stands at a path: "directory", "file" or nothing. Links are not there yet."""
+        try:
+            mode = os.lstat(self.location(path)).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            is_descriptor = path == DESCRIPTOR_NAME and self.descriptor is not None
+            return "file" if is_descriptor else None
+        except OSError as error:
+            if error.errno in _NO_NAME:
+                return None
+            raise
+        return "directory" if stat.S_ISDIR(mode) else "file"
+
+    def _keep_descriptor(self, pieces: Iterable[bytes | memoryview]) -> None:
+        if self.descriptor is not None:
+            raise UnsafeArchive(f"the archive has {DESCRIPTOR_NAME!r} twice; pack it again")
+        self._budget.add_member()
+        found = bytearray()
+        for piece in pieces:
+            if len(found) + len(piece) > limits.MAX_DESCRIPTOR_BYTES:
+                raise UnsafeArchive(f"{DESCRIPTOR_NAME!r} has more than {limits.MAX_DESCRIPTOR_BYTES:,} bytes")
+            found += piece
+        self.descriptor = bytes(found)
+
+    def _claim(self, path: str) -> None:
+        """Take a path for a file or link, and make the directories above it."""
+        self._enter(path.rpartition("/")[0])
+        if not self._take(path):
+            kind = self.kind(path)
+            if kind == "directory":
+                raise UnsafeArchive(f"{show(path)} in the archive is both a directory and a file or link")
+            raise UnsafeArchive(f"{show(path)} is in the archive twice; pack it again")
+
+    def _enter(self, directory: str) -> None:
+        if directory == self._entered:
+            return
+        parts = directory.split("/") if directory else []
+        for count in range(1, len(parts) + 1):
+            path = "/".join(parts[:count])
+            if self._entered.startswith(path + "/"):
+                continue
+            if self._take(path):
+                self.make_directory(path)
+            elif path in self.links:
+                raise UnsafeArchive(f"{show(directory)} in the archive leads through the link {show(path)}")
+            elif self.kind(path) != "directory":
+                what = "the descriptor's name" if path == DESCRIPTOR_NAME else "a file"
+                raise UnsafeArchive(f"{show(path)} in the archive is {what} and a directory at once")
+        self._entered = directory
+
+    def _take(self, path: str) -> bool:
+        """False if it is taken. Raises UnsafeArchive if a path that many file systems take for the same is."""
+        mine = _digest(path)
+        folded = fold(path)
+        key = mine if folded == path else _digest(folded)
+        other = self._taken.get(key)
+        if other is None:
+            self._budget.add_member()
+            self._taken[key] = mine
+            return True
+        if other != mine:
+            raise UnsafeArchive(
+                f"{show(path)} and another member of the archive differ only by case or Unicode form, "
+                "and many file systems hold only one of them; rename one"
+            )
+        return False
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Say which member's name it is that the file system cannot hold."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise UnsafeArchive(f"{show(path)} in the archive stands where another file does") from error
+    except OSError as error:
+        if error.errno in _NO_NAME:
+            raise UnsafeArchive(f"{show(path)} in the archive cannot be created here: {error.strerror}") from error
+        raise
+
+
+def _digest(path: str) -> int:
+    return int.from_bytes(blake2b(path.encode("utf-8"), digest_size=8).digest(), "big")
