@@ -1,8 +1,10 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
+from casstore.actions.adopt import AdoptReport, Refused
 from casstore.actions.collect import GcReport, GcStep
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.sync import SyncReport
 from casstore.actions.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
@@ -27,8 +29,9 @@ from casstore.errors import (
     TagNotFound,
     UnsafeArchive,
     UnsupportedFormat,
+    UntrustedObjects,
 )
-from casstore.model import Model
+from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.settings import SETTINGS
@@ -38,6 +41,7 @@ from casstore.tag import Tag
 
 __all__ = [
     "SETTINGS",
+    "AdoptReport",
     "AmbiguousTag",
     "Base",
     "CasstoreError",
@@ -50,6 +54,7 @@ __all__ = [
     "FileEntry",
     "GcReport",
     "GcStep",
+    "Imported",
     "IntegrityError",
     "InvalidMetadata",
     "InvalidSetting",
@@ -59,6 +64,7 @@ __all__ = [
     "NoRemote",
     "Progress",
     "RebuildReport",
+    "Refused",
     "RepairReport",
     "SQLiteTooOld",
     "Store",
@@ -66,11 +72,13 @@ __all__ = [
     "StoreLocked",
     "StoreTooNew",
     "StoreUnwritable",
+    "SyncReport",
     "Tag",
     "TagExists",
     "TagNotFound",
     "UnsafeArchive",
     "UnsupportedFormat",
+    "UntrustedObjects",
     "Usage",
     "VerifyReport",
     "__version__",

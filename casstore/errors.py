@@ -9,6 +9,7 @@
   x InvalidSource          the files to be saved cannot be saved
     · FileChanged          a file changed while it was being saved
     · UnsafeArchive        an archive that would write elsewhere, expands too much, or contradicts itself
+  x UntrustedObjects       Python objects from an archive, which nobody has said may be unpickled
   x InvalidSetting         an unknown setting, or a value it does not take
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
@@ -68,6 +69,10 @@ class FileChanged(InvalidSource):
 
 class UnsafeArchive(InvalidSource):
     """An archive that would write outside its place, expands too much, or contradicts itself."""
+
+
+class UntrustedObjects(CasstoreError):
+    """Python objects that came in an archive: unpickling runs whatever its author wrote, so somebody must say so."""
 
 
 class InvalidSetting(CasstoreError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,12 +16,24 @@ from casstore.actions.pinning import is_pinned
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import CasstoreError
+from casstore.errors import CasstoreError, UntrustedObjects
 from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A version that came with an archive: see `Store.import_archive`.
+
+    `is_new`: false when the very same was saved already. `notes`: what could not be kept as it stood, in words.
+    """
+
+    model: Model
+    is_new: bool
+    notes: tuple[str, ...]
 
 
 class Model:
@@ -129,11 +142,26 @@ class Model:
         return Base(Tag(row.base_name, row.base_version), Digest(row.base_digest))
 
     @property
+    def is_untrusted(self) -> bool:
+        """Whether it came in an archive with Python objects, and was not imported with `trust`."""
+        return bool(self._description.get("untrusted"))
+
+    @property
     def custom_objects(self) -> dict[str, Any]:
         """The Python objects saved with it, unpickled now. Unpickling runs code: ask only for what you trust.
 
-        Raises CasstoreError when `custom_objects.pkl` does not hold a dict.
+        Raises UntrustedObjects when they came in an archive that was imported without `trust`, CasstoreError when
+        `custom_objects.pkl` does not hold a dict.
         """
+        return self.load_custom_objects()
+
+    def load_custom_objects(self, *, trust: bool = False) -> dict[str, Any]:
+        """The same; with `trust` also those that came in an archive which nobody has said may be trusted."""
+        if self.is_untrusted and not trust:
+            raise UntrustedObjects(
+                f"the Python objects of {self.tag} came in an archive, and unpickling runs whatever its author wrote; "
+                "if you trust them, use model.load_custom_objects(trust=True)"
+            )
         if all(file.path != descriptor.CUSTOM_OBJECTS_NAME for file in self.files):
             return {}
         with self.open(descriptor.CUSTOM_OBJECTS_NAME) as file:

@@ -6,29 +6,36 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
+from casstore.actions import adopt as adopt_action
 from casstore.actions import collect as gc_action
-from casstore.actions import configure, descriptor, pinning, resolve
+from casstore.actions import configure, descriptor, exporting, importing, pinning, resolve
 from casstore.actions import delete as delete_action
 from casstore.actions import materialize as materialize_action
 from casstore.actions import rebuild as rebuild_action
 from casstore.actions import repair as repair_action
+from casstore.actions import sync as sync_action
 from casstore.actions import verify as verify_action
+from casstore.actions.adopt import AdoptReport
 from casstore.actions.collect import GcReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.sync import SyncReport
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
+from casstore.archive.formats import Format
 from casstore.catalog.usage import Usage
 from casstore.draft import Draft
-from casstore.model import Model
+from casstore.model import Imported, Model
 from casstore.progress import SILENT, Progress
 from casstore.settings import check_setting
 from casstore.tag import Tag, TagQuery
 
-_Models = list[Model]  # a name for it outside the class, whose own `list` hides the type
+# Names outside the class, whose own `list` hides the type.
+_Models = list[Model]
+_Imports = list[Imported]
 
 
 class Store:
@@ -169,6 +176,91 @@ class Store:
         row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
         pinning.set_pinned(self._workspace, row, pinned)
         return Model(self._workspace, row)
+
+    def export(
+        self,
+        tag: str | Tag | Iterable[str | Tag],
+        target: str | os.PathLike[str] | BinaryIO = "",
+        *,
+        format: str | None = None,
+        progress: Progress = SILENT,
+    ) -> str:
+        """Write a version to an archive, in one pass, each byte checked on its way; returns where it is.
+
+        `target` is a file, a directory (the file in it is named after the version), a stream, or with `fsspec`
+        installed any URL that it knows. `format`: bentomodel (tar in xz, BentoML's own), tar, gz, xz, bz2, zst, zip,
+        folder, or casmodel, which alone holds several versions and takes least; by default what the name says.
+        An existing file is replaced when the new one is complete.
+        Raises TagNotFound, AmbiguousTag, InvalidTag, InvalidSource, IntegrityError, OSError.
+        """
+        tags = [tag] if isinstance(tag, str | Tag) else list(tag)
+        rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
+        chosen = None if format is None else Format.parse(format)
+        return exporting.export(self._workspace, list(rows.values()), target, chosen, progress)
+
+    def import_archive(
+        self,
+        source: str | os.PathLike[str] | BinaryIO,
+        *,
+        format: str | None = None,
+        as_tag: str | Tag | None = None,
+        trust: bool = False,
+        materialize: bool = True,
+        durability: str | None = None,
+        progress: Progress = SILENT,
+    ) -> _Imports:
+        """Save the version, of a `.casmodel` all versions, that an archive or a directory with a `model.yaml` holds.
+
+        They keep tag, labels, metadata and creation time, by which they take their place among the versions of their
+        name. A version that is saved already, the very same, is left as it is, and reported. `source` and `format`
+        are as in `export`; the content tells the format of an archive. `as_tag`: save it under that tag.
+        `trust`: whoever made the archive is believed, so it may expand to more than 100 times its size, and its
+        `custom_objects` may be unpickled without further ado. An archive is never unpacked outside the store.
+        Raises UnsafeArchive, InvalidSource, IntegrityError, TagExists where another version has the tag, OSError.
+        """
+        query = None if as_tag is None else TagQuery.parse(as_tag)
+        wishes = importing.Wishes(
+            None if query is None else resolve.completed(query), trust, self._is_durable(durability), materialize
+        )
+        chosen = None if format is None else Format.parse(format)
+        arrivals = importing.import_archive(self._workspace, source, chosen, wishes, progress)
+        return [Imported(Model(self._workspace, each.row), each.is_new, each.notes) for each in arrivals]
+
+    def adopt(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        move: bool = False,
+        durability: str | None = None,
+        progress: Progress = SILENT,
+    ) -> AdoptReport:
+        """Save every version in a BentoML home, or in any directory of `name/version/`.
+
+        With all that their `model.yaml` says, and their creation times. `move`: the files are taken over where they
+        can be, not copied, and are gone from there. To adopt the tree of the store itself, as when it stands in a
+        BentoML home, give its home: there files are always taken over, and every version keeps its directory from
+        then on. May be run again, also after it was cut short. Raises InvalidSource, StoreError, OSError.
+        """
+        return adopt_action.adopt(
+            self._workspace, Path(directory), move=move, durable=self._is_durable(durability), progress=progress
+        )
+
+    def sync_tree(
+        self, *, prune: bool = False, dry_run: bool = False, durability: str | None = None, progress: Progress = SILENT
+    ) -> SyncReport:
+        """Take up what other tools, such as BentoML, have done to `models/` behind the store's back.
+
+        Versions that they saved there are adopted. Those whose directories they removed are deleted with `prune`, and
+        reported without. Where the setting `materialize` is "all", every version without a directory is given one.
+        With `dry_run` only says so. Raises StoreError, OSError.
+        """
+        return sync_action.sync_tree(
+            self._workspace, prune=prune, dry_run=dry_run, durable=self._is_durable(durability), progress=progress
+        )
+
+    def _is_durable(self, durability: str | None) -> bool:
+        chosen = self._workspace.catalog.setting("durability") if durability is None else durability
+        return check_setting("durability", chosen) == "full"
 
     def gc(
         self, *, dry_run: bool = False, evict_all: bool = False, auto: bool = False, progress: Progress = SILENT

@@ -248,7 +248,10 @@ class _Gc:
         references = self._catalog.references
         self._last_id = references.last_version_id()
         references.mark(self._last_id, self._leaving if self._dry_run else ())
+        # What no version needs yet may be what an import has stored so far. Listed before the sessions.
         doomed = references.unreferenced()
+        alive = sessions.live_ids(self._layout)
+        doomed = [(container, size) for container, size in doomed if not _is_live(container.file_id, alive)]
         if self._dry_run:
             doomed += references.dead_containers()
             return GcStep("unneeded objects", len(doomed), sum(size for _, size in doomed))

@@ -32,13 +32,16 @@ _UTC = datetime.timezone.utc
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a `model.yaml` says. `notes`: what could not be kept as it stood there, in words for the user."""
+    """What a `model.yaml` says. `notes`: what could not be kept as it stood there, in words for the user.
+
+    `is_from_the_future`: the creation time that it claims has not come yet; now stands for it.
+    """
 
     tag: Tag
     description: dict[str, Any]
     created_at_ns: int
-    casstore_version: str | None
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    is_from_the_future: bool = False
 
 
 def render(manifest: Manifest) -> bytes:
@@ -106,11 +109,6 @@ def timestamp(nanoseconds: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(seconds, _UTC).replace(microsecond=rest // 1000)
 
 
-def is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two descriptions say the same; how a version came into a store is no part of that."""
-    return {**one, "imported": None} == {**other, "imported": None}
-
-
 def load(path: Path) -> Descriptor:
     """The descriptor that stands at `path`. Raises InvalidSource, as `read` does."""
     try:
@@ -144,7 +142,6 @@ class _Reading:
         if not isinstance(self.document, dict):
             raise ValueError("it holds no mapping")
         tag = Tag(self._text("name"), self._text("version"))
-        context, casstore_version = self._context()
         description = describe(
             labels=self._labels(),
             metadata=self._metadata(),
@@ -152,9 +149,12 @@ class _Reading:
             api_version=self._text("api_version", "v1"),
             signatures=self._signatures(),
             options=self._plain("options", self._mapping("options")),
-            context=context,
+            context=self._context(),
         )
-        return Descriptor(tag, description, self._creation_time(), casstore_version, tuple(self._notes))
+        created_at_ns, now = self._creation_time(), time.time_ns()
+        if created_at_ns > now:
+            self._notes.append("its creation time is in the future; now stands for it")
+        return Descriptor(tag, description, min(created_at_ns, now), tuple(self._notes), created_at_ns > now)
 
     def _text(self, key: str, default: str | None = None) -> str:
         value = self.document.get(key, default)
@@ -202,10 +202,9 @@ class _Reading:
             signatures[str(name)] = self._plain(f"signatures.{name}", kept)
         return signatures
 
-    def _context(self) -> tuple[dict[str, Any], str | None]:
-        given = self._mapping("context")
-        context = self._plain("context", given)
-        writer = context.pop("casstore_version", None)
+    def _context(self) -> dict[str, Any]:
+        context: dict[str, Any] = self._plain("context", self._mapping("context"))
+        context.pop("casstore_version", None)  # of the release that wrote the manifest, which is not of the description
         # BentoML before 1.0 wrote the first of these at the top, and requirements of pip in place of versions.
         context.setdefault("bentoml_version", self.document.get("bentoml_version", ""))
         context.setdefault("python_version", "")
@@ -213,7 +212,7 @@ class _Reading:
             context[key] = "" if context.get(key) is None else str(context[key])
         versions = self._mapping("framework_versions", context)
         context["framework_versions"] = {key: str(version) for key, version in versions.items()}
-        return context, writer if isinstance(writer, str) else None
+        return context
 
     def _creation_time(self) -> int:
         value = self.document.get("creation_time")
@@ -236,10 +235,6 @@ class _Reading:
         nanoseconds = (since // datetime.timedelta(microseconds=1)) * 1000
         if nanoseconds < -(1 << 63):
             raise ValueError(f"creation_time is {value}, which is out of range")
-        now = time.time_ns()
-        if nanoseconds > now:
-            self._notes.append(f"its creation time, {value.isoformat()}, is in the future; now stands for it")
-            return now
         return nanoseconds
 
     def _plain(self, place: str, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from casstore.actions.bases import choose_link, encode_chunk, predecessors
@@ -29,12 +29,18 @@ _NOT_WORTH_A_THREAD_BYTES = 64 << 10
 class PackBuilder:
     """Writes one pack after another. The path of each is handed to `announce` before it exists.
 
-    `finish` and `add` return the row of a pack that they completed.
+    `finish`, `add` and `copy` return the row of a pack that they completed, as when it has grown to `most_bytes`.
     """
 
     def __init__(
-        self, workspace: Workspace, session: Session, durable: bool, announce: Callable[[files.StrPath], None]
+        self,
+        workspace: Workspace,
+        session: Session,
+        durable: bool,
+        announce: Callable[[files.StrPath], None],
+        most_bytes: int | None = None,
     ) -> None:
+        self._most_bytes = MAX_PACK_BYTES if most_bytes is None else most_bytes
         self._workspace = workspace
         self._session = session
         self._durable = durable
@@ -47,13 +53,13 @@ class PackBuilder:
         """Append a chunk. Raises OSError."""
         entry = self._current().add(chunk)
         self._chunks.append(_new_chunk(entry, generation))
-        return self.finish() if self._current().size >= MAX_PACK_BYTES else None
+        return self.finish() if self._current().size >= self._most_bytes else None
 
-    def copy(self, record: bytes) -> NewContainer | None:
+    def copy(self, record: bytes, generation: int = 0) -> NewContainer | None:
         """Append a record of another pack as it stands. Raises IntegrityError, OSError."""
         entry = self._current().copy(record)
-        self._chunks.append(_new_chunk(entry, 0))
-        return self.finish() if self._current().size >= MAX_PACK_BYTES else None
+        self._chunks.append(_new_chunk(entry, generation))
+        return self.finish() if self._current().size >= self._most_bytes else None
 
     def _current(self) -> PackWriter:
         if self._writer is None:
@@ -63,6 +69,14 @@ class PackBuilder:
             self._chunks = []
             self._writer = PackWriter(path)
         return self._writer
+
+    @property
+    def unfinished(self) -> tuple[str, Sequence[NewChunk]] | None:
+        """The id of the pack that is being written, and what it holds so far, to be read; None where there is none."""
+        if self._writer is None:
+            return None
+        self._writer.flush()
+        return self._file_id, self._chunks
 
     def finish(self) -> NewContainer | None:
         """Complete the pack that is being written, if there is one. Raises OSError."""

@@ -24,7 +24,7 @@ from casstore.actions.packing import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Link
 from casstore.catalog.repacking import PlannedChunk, SparsePack
-from casstore.catalog.sessions import Session
+from casstore.catalog.sessions import Session, live_ids, session_of
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -96,6 +96,9 @@ def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Mov
 def sparse_packs(workspace: Workspace) -> list[SparsePack]:
     """The packs worth rewriting: mostly dead ones, small ones where there are many. `References.mark` comes first."""
     packs = workspace.catalog.repacking.packs()
+    # An import that runs fills packs with what no version needs yet. Listed before the sessions.
+    alive = live_ids(workspace.layout)
+    packs = [pack for pack in packs if session_of(pack.container.file_id) not in alive]
     sparse = [pack for pack in packs if _needed(pack) < pack.size * _SPARSE_BELOW]
     small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
     # What gc makes of the sparse ones, and then of cold files, may be a small pack each. Counted now, they do not make

@@ -49,10 +49,14 @@ def exact(catalog: Catalog, text: str | Tag) -> Tag:
     return tag
 
 
+def completed(query: TagQuery) -> Tag:
+    """The tag that is typed for a version to be, its version generated if none is given. Raises InvalidTag."""
+    return Tag(query.name, generate_version() if query.version is None else query.version)
+
+
 def new_tag(catalog: Catalog, text: str | Tag) -> Tag:
     """The tag of a version to be saved, its version generated if none is given. Raises InvalidTag, TagExists."""
-    query = TagQuery.parse(text)
-    tag = Tag(query.name, generate_version() if query.version is None else query.version)
+    tag = completed(TagQuery.parse(text))
     if catalog.versions.find(tag) is not None:
         raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
     return tag

@@ -24,7 +24,7 @@ from casstore.catalog.sessions import Session
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource, TagExists
-from casstore.progress import Progress
+from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout
@@ -99,8 +99,22 @@ def save(
             staging.undo()
         raise
     if take and not in_place:
-        _remove_source(source)
+        remove_source(source)
     return version_id
+
+
+def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool) -> int:
+    """Save a version whose chunks are all stored already; returns its row id. It gets no directory.
+
+    Raises ChunkVanished when a chunk is not there, TagExists, OSError.
+    """
+    new = NewVersion(
+        manifest.tag, manifest.description, manifest.base, durable, False, manifest.casstore_version,
+        created_at_ns=manifest.created_at_ns,
+    )  # fmt: skip
+    recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
+    work = _Save(workspace, session, session.path, new, None, SILENT)
+    return work.commit(manifest, recipes, [], workspace.catalog.index.gc_epoch(), {})
 
 
 def _check_apart(layout: Layout, source_root: Path) -> None:
@@ -161,11 +175,11 @@ class _Save:
         epoch, homes = staging.gc_epoch, staging.homes
         while True:
             try:
-                return self._attempt(manifest, recipes, staged, epoch, homes)
+                return self.commit(manifest, recipes, staged, epoch, homes)
             except ChunkVanished:
                 epoch, homes = self._catalog.index.gc_epoch(), {}
 
-    def _attempt(
+    def commit(
         self,
         manifest: Manifest,
         recipes: Mapping[Digest, Recipe],
@@ -249,7 +263,7 @@ class _Save:
         if self._catalog.versions.find(self._new.tag) is not None:
             return  # the commit says so
         if self._taken is not None and self._is_replaced(target):
-            _check_as_found(self._taken)
+            check_as_found(self._taken)
             return
         if not self._catalog.versions.is_deleted_directory(self._new.tag, status.st_ino):
             raise TagExists(
@@ -269,7 +283,7 @@ class _Save:
     ) -> None:
         """Put every new chunk into one container, and give every file a loose file to be linked to."""
         homes = {**homes, **self._catalog.index.usable_homes(relied_on - homes.keys())}
-        self._find_lost(homes, stored)
+        stored.lost_homes, stored.lost_chunks = find_lost(self._workspace, homes, self._fingerprints)
         have = homes.keys() - stored.lost_chunks
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
@@ -301,6 +315,8 @@ class _Save:
                     self._share(file, loose.get(key, []), adopted, stored)
                 have.update(new)  # |= would copy the set
             packs.finish()
+            if not have.issuperset(relied_on):
+                raise ChunkVanished
         except BaseException:
             packs.abort()
             raise
@@ -312,22 +328,6 @@ class _Save:
         base = self._new.base
         row = None if base is None else self._catalog.versions.find(base.tag)
         return [] if row is None else tensor_files(self._workspace, row)
-
-    def _find_lost(self, homes: Mapping[Digest, int], stored: _Stored) -> None:
-        """Note containers whose files are gone, cut short or written to. What they held, and what stands on that, is
-        stored anew, which mends it."""
-        index = self._catalog.index
-        bases = index.bases_of(homes.keys())
-        homes = {**index.usable_homes(bases), **homes}
-        for container, size in index.containers(set(homes.values())):
-            if not self._workspace.is_intact(container, size, self._fingerprints):
-                stored.lost_homes.add(container.id)
-        lost = stored.lost_chunks
-        lost |= {digest for digest, home in homes.items() if home in stored.lost_homes} | (bases - homes.keys())
-        if bases and lost:
-            links = index.chains(homes.keys()).values()
-            while more := {link.digest for link in links if not lost.isdisjoint((link.base, link.grouping))} - lost:
-                lost |= more
 
     def _share(
         self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], str], stored: _Stored
@@ -432,7 +432,7 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
     workspace.write_latest(tag.name)
 
 
-def _check_as_found(source: Source) -> None:
+def check_as_found(source: Source) -> None:
     """Raise FileChanged unless a walk finds what was found before, and nothing else."""
     now = find_source(source.root)
     is_same = [file.path for file in now.files] == [file.path for file in source.files] and all(
@@ -440,6 +440,26 @@ def _check_as_found(source: Source) -> None:
     )
     if not is_same or now.links != source.links or (now.descriptor is None) != (source.descriptor is None):
         raise FileChanged(f"{source.root} was written to while it was being saved; save again when it is complete")
+
+
+def find_lost(
+    workspace: Workspace, homes: Mapping[Digest, int], noted: Mapping[Fingerprint, Digest]
+) -> tuple[set[int], set[Digest]]:
+    """The containers among these homes whose files are gone, cut short or written to, and the chunks lost with them.
+
+    What they held, and what stands on that, has to be stored anew, which mends it. `noted`: what the caller has linked.
+    """
+    index = workspace.catalog.index
+    bases = index.bases_of(homes.keys())
+    homes = {**index.usable_homes(bases), **homes}
+    containers = index.containers(set(homes.values()))
+    lost_homes = {each.id for each, size in containers if not workspace.is_intact(each, size, noted)}
+    lost = {digest for digest, home in homes.items() if home in lost_homes} | (bases - homes.keys())
+    if bases and lost:
+        links = index.chains(homes.keys()).values()
+        while more := {link.digest for link in links if not lost.isdisjoint((link.base, link.grouping))} - lost:
+            lost |= more
+    return lost_homes, lost
 
 
 def _is_as_found(file: SourceFile) -> bool:
@@ -457,8 +477,11 @@ def _remove(paths: Iterable[files.StrPath]) -> None:
             files.remove_file(path)
 
 
-def _remove_source(source: Source) -> None:
-    """After `move=True`: take away what has been saved, links themselves rather than what they lead to."""
+def remove_source(source: Source) -> None:
+    """After `move=True`: take away what has been saved, links themselves rather than what they lead to.
+
+    A `model.yaml` stays, as its labels and what else it says may not have been saved.
+    """
     # Not what somebody has put in its place, or written to a file that was copied, meanwhile.
     doomed = [file.location for file in source.files if file.is_direct and _is_as_found(file)] + source.links
     _remove(doomed)

@@ -7,6 +7,7 @@ import os
 import stat
 import unicodedata
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def find_source(root: Path) -> Source:
         _add_file(source, root.name, str(root), status, is_direct=not root.is_symlink())
     source.files.sort(key=lambda file: file.path)
     source.empty_directories.sort()
-    _check_collisions(source)
+    check_collisions([*(file.path for file in source.files), *source.empty_directories])
     return source
 
 
@@ -146,10 +147,11 @@ def _check_name(name: str, location: str) -> None:
         warnings.warn(f"Windows cannot hold a file named {name!r}; the version will not open there", stacklevel=2)
 
 
-def _check_collisions(source: Source) -> None:
-    """Refuse names that a case-insensitive or normalizing file system could not keep apart."""
+def check_collisions(paths: Iterable[str]) -> None:
+    """Refuse names that a case-insensitive or normalizing file system could not keep apart. Raises InvalidSource."""
     seen = {DESCRIPTOR_NAME: DESCRIPTOR_NAME}
-    for path in [*(file.path for file in source.files), *source.empty_directories]:
+    for each in paths:
+        path = each
         while path:
             folded = (
                 path.lower()

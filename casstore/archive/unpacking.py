@@ -33,7 +33,7 @@ def unpack(
     source: BinaryIO,
     directory: Path,
     *,
-    format: Format | None = None,  # noqa: A002 - the word that callers know from BentoML
+    format: Format | None = None,
     trust: bool = False,
     spool: Callable[[], BinaryIO] | None = None,
     advance: Callable[[int], None] = lambda _: None,

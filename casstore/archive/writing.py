@@ -39,7 +39,7 @@ class ArchiveWriter(Protocol):
 
 
 @contextlib.contextmanager
-def open_writer(format: Format, sink: BinaryIO, *, mtime_s: int = 0) -> Iterator[ArchiveWriter]:  # noqa: A002
+def open_writer(format: Format, sink: BinaryIO, *, mtime_s: int = 0) -> Iterator[ArchiveWriter]:
     """Write an archive to `sink`, of which only `write` is used; it is not closed.
 
     Every member has the time `mtime_s`, owner 0, and mode 0755 (directories and executables) or 0644.

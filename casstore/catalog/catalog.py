@@ -55,6 +55,12 @@ class Catalog:
         # What is none of its values is damage: a setting decides nothing that could be lost.
         return default if row is None or not check_key(key).accepts(str(row[0])) else str(row[0])
 
+    def is_set(self, key: str) -> bool:
+        """Whether somebody has set a setting, be it to its default."""
+        with translated_errors(self._connections.path):
+            row = self._connections.get().execute("SELECT 1 FROM setting WHERE key = ?", (key,)).fetchone()
+        return row is not None
+
     def settings(self) -> dict[str, str]:
         """Every setting with its value."""
         return {key: self.setting(key) for key in SETTINGS}

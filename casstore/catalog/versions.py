@@ -296,6 +296,12 @@ class Versions:
             ((*parameters, chunk.digest in lost, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
         )
 
+    def store(self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest]) -> None:
+        """Make known what no version needs yet. Raises ChunkVanished when a delta among it has lost its base."""
+        with self._connections.write() as connection:
+            for each in containers:
+                self._insert_container(connection, each, lost_chunks)
+
     def restore(self, version_id: int, manifest: Manifest) -> None:
         """Make the rows of a version say what its manifest says."""
         with self._connections.write() as connection:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgpack
@@ -70,14 +71,12 @@ class EncodedChunk:
     grouping: Digest | None = None
 
 
-class PackWriter:
-    """Writes one new pack. Nothing may refer to it before `finish` has returned."""
+class PackStream:
+    """Writes a pack, from front to back, through `write`. It is one once `end` has returned."""
 
-    def __init__(self, path: files.StrPath) -> None:
-        self.path = path
+    def __init__(self, write: Callable[[memoryview], object]) -> None:
         self.entries: list[PackEntry] = []
-        self._exit = contextlib.ExitStack()
-        self._descriptor = self._exit.enter_context(files.create_file(path))
+        self._write = write
         self._buffer = bytearray(_HEADER.pack(_HEADER_MAGIC, FORMAT, 0, _HASH_BLAKE3_256))
         self._flushed = 0
 
@@ -114,30 +113,46 @@ class PackWriter:
             self._buffer += part
         self.entries.append(entry)
         if len(self._buffer) >= _WRITE_BYTES:
-            self._flush()
+            self.flush()
         return entry
 
-    def finish(self, mode: int, *, durable: bool) -> int:
-        """Write index and trailer, make the pack read-only, fsync it if `durable`; returns its size in bytes."""
+    def end(self) -> int:
+        """Write index and trailer; returns the size of the whole in bytes."""
         index = _pack_index(self.entries)
         trailer = _TRAILER.pack(self.size, len(index), Digest.of(index), _TRAILER_MAGIC)
         self._buffer += index + trailer
-        self._flush()
+        self.flush()
+        return self._flushed
+
+    def flush(self) -> None:
+        """Let what was added so far be read by others."""
+        self._write(memoryview(self._buffer))
+        self._flushed += len(self._buffer)
+        self._buffer = bytearray()
+
+
+class PackWriter(PackStream):
+    """Writes one new pack. Nothing may refer to it before `finish` has returned."""
+
+    def __init__(self, path: files.StrPath) -> None:
+        self.path = path
+        self._exit = contextlib.ExitStack()
+        self._descriptor = self._exit.enter_context(files.create_file(path))
+        super().__init__(partial(files.write_all, self._descriptor))
+
+    def finish(self, mode: int, *, durable: bool) -> int:
+        """Write index and trailer, make the pack read-only, fsync it if `durable`; returns its size in bytes."""
+        size = self.end()
         files.set_mode(self._descriptor, mode)
         if durable:
             files.sync_descriptor(self._descriptor)
         self._exit.close()
-        return self._flushed
+        return size
 
     def abort(self) -> None:
         """Close and remove the unfinished pack."""
         self._exit.close()
         files.remove_file(self.path)
-
-    def _flush(self) -> None:
-        files.write_all(self._descriptor, memoryview(self._buffer))
-        self._flushed += len(self._buffer)
-        self._buffer = bytearray()
 
 
 def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, bytes]:
@@ -149,6 +164,12 @@ def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, b
     if entry.length != len(record) or len(record) != length:
         raise IntegrityError("a pack record is cut short")
     return entry, record[payload_start:]
+
+
+def payload(record: bytes) -> bytes:
+    """The encoded bytes in a whole record. Raises IntegrityError."""
+    _, start = _parse_record(record, 0)
+    return record[start:]
 
 
 def is_pack(descriptor: int) -> bool:
@@ -176,6 +197,66 @@ def read_entries(path: Path) -> list[PackEntry]:
             return _read_index(descriptor, size)
         except IntegrityError:
             return list(_walk_records(descriptor, size))
+
+
+class PackReader:
+    """Reads a pack from front to back, from a stream that need not be seekable, trusting nothing.
+
+    `read(size)` gives exactly `size` bytes or, at the end, fewer. `skip(size)` passes over that many.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], skip: Callable[[int], object]) -> None:
+        self._read = read
+        self._skip = skip
+        self._header = b""
+        self._unread = 0
+
+    def entries(self) -> Iterator[PackEntry]:
+        """The entry of each record in turn; `record` gives its bytes, before the next is asked for.
+
+        At the end the index is compared with what was read. Raises IntegrityError for what is damaged or cut short,
+        UnsupportedFormat.
+        """
+        _check_header(self._read(_HEADER.size), Path("what follows the manifests"))
+        offset = _HEADER.size
+        entries = []
+        while (magic := self._read(len(_RECORD_MAGIC))) == _RECORD_MAGIC:
+            self._header = magic + self._read(_RECORD.size - len(magic))
+            if len(self._header) == _RECORD.size:
+                self._header += self._read(min(_RECORD.unpack(self._header)[3], 2 * DIGEST_BYTES))
+            entry, _ = _parse_record(self._header, offset)
+            self._unread = entry.length - len(self._header)
+            entries.append(entry)
+            yield entry
+            if self._unread:
+                self._skip(self._unread)
+                self._unread = 0
+            offset += entry.length
+        self._check_end(magic, offset, entries)
+
+    def record(self) -> bytes:
+        """The whole record of the entry that came last. Raises IntegrityError when it is cut short."""
+        rest = self._read(self._unread)
+        if len(rest) != self._unread:
+            raise IntegrityError("a pack record is cut short")
+        self._unread = 0
+        return self._header + rest
+
+    def _check_end(self, magic: bytes, offset: int, entries: list[PackEntry]) -> None:
+        expected = _pack_index(entries)
+        index = magic + self._read(len(expected) - len(magic))
+        trailer = self._read(_TRAILER.size)
+        if index != expected:
+            # Another release of zstd may compress the same index to other bytes: then what it says must be the same.
+            rest = index + trailer + self._read(_MAX_INDEX_BYTES)
+            index, trailer = rest[: -_TRAILER.size], rest[-_TRAILER.size :]
+        if len(trailer) < _TRAILER.size or self._read(1):
+            raise IntegrityError("it is cut short, or more follows")
+        start, length, digest, end = _TRAILER.unpack(trailer)
+        if (start, length, digest, end) != (offset, len(index), Digest.of(index), _TRAILER_MAGIC):
+            raise IntegrityError("its trailer is damaged")
+        if index != expected and _index_entries(index, offset) != entries:
+            raise IntegrityError("its index says something else than its records")
 
 
 def check_frame(path: files.StrPath) -> None:
@@ -239,6 +320,11 @@ def _read_index(descriptor: int, size: int) -> list[PackEntry]:
     index = os.pread(descriptor, length, offset)
     if Digest.of(index) != digest:
         raise IntegrityError("a damaged index")
+    return _index_entries(index, offset)
+
+
+def _index_entries(index: bytes, offset: int) -> list[PackEntry]:
+    """The entries of an index that stands at `offset`."""
     try:
         most = offset // _RECORD.size  # records do not overlap
         document = entropy.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))

@@ -1,0 +1,34 @@
+"""Whether files that are to be saved are those of a version that is saved already."""
+
+from __future__ import annotations
+
+from casstore.actions import model_yaml
+from casstore.actions.model_yaml import Descriptor
+from casstore.actions.source import Source
+from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.versions import VersionRow
+from casstore.storage import files
+
+
+def difference(workspace: Workspace, row: VersionRow, source: Source, described: Descriptor) -> str | None:
+    """What tells these files and their descriptor from a saved version, in words; None when nothing does."""
+    saved = {file.path: file for file in workspace.catalog.versions.checked_files(row)}
+    given = {file.path: file for file in source.files}
+    for path in sorted(saved.keys() ^ given.keys()):
+        return f"the saved version has {'a' if path in saved else 'no'} file {path}"
+    for path, file in given.items():
+        if file.status.st_size != saved[path].size or files.is_executable(file.status) != saved[path].executable:
+            return f"{path} differs"
+    if sorted(row.directory_paths()) != source.empty_directories:
+        return "its empty directories differ"
+    ours = row.described()
+    ours["context"] = {"bentoml_version": "", **ours["context"]}  # which the first versions do not have
+    for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
+        if ours[field] != described.description[field]:
+            return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
+    if row.created_at_ns // 1000 != described.created_at_ns // 1000 and not described.is_from_the_future:
+        return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
+    for path, file in given.items():
+        if hash_file(file.location) != saved[path].digest:
+            return f"{path} differs"
+    return None

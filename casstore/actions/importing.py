@@ -1,0 +1,188 @@
+"""Versions from elsewhere: out of an archive, or from a directory that has a `model.yaml`.
+
+They keep the tag, description and creation time that they come with, and take their place among the versions of their
+name by that time, so that an old archive does not become the latest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from casstore.actions import comparing, location, model_yaml, resolve
+from casstore.actions.casmodel_import import import_versions
+from casstore.actions.descriptor import CUSTOM_OBJECTS_NAME
+from casstore.actions.location import Location
+from casstore.actions.materialize import materialize
+from casstore.actions.model_yaml import Descriptor
+from casstore.actions.save import NewVersion, save
+from casstore.actions.source import Source, find_source
+from casstore.actions.workspace import Workspace
+from casstore.archive import casmodel
+from casstore.archive.formats import Format
+from casstore.archive.unpacking import unpack
+from casstore.catalog.sessions import Session
+from casstore.catalog.versions import ChunkVanished, VersionRow
+from casstore.errors import InvalidSource, StoreError, TagExists, TagNotFound
+from casstore.progress import Progress
+from casstore.release import __version__
+from casstore.storage import files
+from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.tag import Tag
+
+_TRIES = 3  # where gc runs beside an import and takes what it counted on
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A version that was to come in. `is_new`: false when the very same was saved already."""
+
+    row: VersionRow
+    is_new: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How versions are to be taken in. `tag`: instead of the one they come with. `trust`: the archive's author is
+    believed: it may expand a lot, and its Python objects may be unpickled."""
+
+    tag: Tag | None
+    trust: bool
+    durable: bool
+    materialize: bool
+
+
+def import_archive(
+    workspace: Workspace, source: Location, format: Format | None, wishes: Wishes, progress: Progress
+) -> list[Arrival]:
+    """Import the versions of an archive, or the one of a directory with a `model.yaml`.
+
+    Raises UnsafeArchive, InvalidSource, TagExists where another version has the tag, OSError. Nothing is visible then.
+    """
+    name = location.name_of(source)
+    path = location.local_path(source)
+    with workspace.session() as session:
+        draft = session.new_path()
+        files.make_directory(draft)
+        if path is not None and (format is Format.FOLDER or path.is_dir()):
+            return [_import_folder(workspace, session, draft, path, wishes, progress)]
+        if format is Format.FOLDER:
+            raise InvalidSource(f"{name} is no directory on this machine")
+        with location.reading(source) as (stream, size):
+            head, stream = location.peeked(stream, len(casmodel.MAGIC))
+            if head == casmodel.MAGIC and format in (None, Format.CASMODEL):
+                return _import_casmodel(workspace, session, stream, name, size, wishes, progress)
+            progress.start("unpack", size)
+            try:
+                unpacked = unpack(
+                    stream, draft, format=format, trust=wishes.trust, advance=progress.advance,
+                    spool=lambda: _spool(session),
+                )  # fmt: skip
+            finally:
+                progress.finish()
+        if unpacked.descriptor is None:
+            raise InvalidSource(
+                f"{name} has no {DESCRIPTOR_NAME} at its top, so it holds no exported model; "
+                "unpack it, and save what it holds with `casstore save NAME DIRECTORY`"
+            )
+        described = model_yaml.read(unpacked.descriptor, f"{DESCRIPTOR_NAME} in {name}")
+        source_files = find_source(draft)
+        return [take_in(workspace, session, draft, source_files, described, wishes, take=True, progress=progress)]
+
+
+def _import_casmodel(
+    workspace: Workspace, session: Session, stream: BinaryIO, name: str, size: int | None, wishes: Wishes,
+    progress: Progress,
+) -> list[Arrival]:  # fmt: skip
+    start = stream.tell() if stream.seekable() else None
+    for tries_left in reversed(range(_TRIES)):
+        progress.start("import", size)
+        try:
+            found = import_versions(
+                workspace, session, stream, name,
+                tag=wishes.tag, trust=wishes.trust, durable=wishes.durable, progress=progress,
+            )  # fmt: skip
+            break
+        except ChunkVanished as error:
+            if start is None or not tries_left:
+                raise StoreError(f"gc took away what {name} shares with other versions; import it again") from error
+            stream.seek(start)
+        finally:
+            progress.finish()
+    arrivals = [Arrival(row, is_new, ()) for row, is_new in found]
+    if wishes.materialize:
+        newest = {row.name: row for row, _ in found}
+        for row in newest.values():
+            latest = workspace.catalog.versions.newest(row.name)
+            if latest is not None and latest.id == row.id:
+                materialize(workspace, row, progress)
+    return arrivals
+
+
+def _import_folder(
+    workspace: Workspace, session: Session, draft: Path, path: Path, wishes: Wishes, progress: Progress
+) -> Arrival:
+    source = find_source(path)
+    if source.descriptor is None:
+        raise InvalidSource(f"{path} has no {DESCRIPTOR_NAME}; save it with `casstore save NAME {path}`")
+    described = model_yaml.load(source.descriptor)
+    return take_in(workspace, session, draft, source, described, wishes, take=False, progress=progress)
+
+
+def _spool(session: Session) -> BinaryIO:
+    """A file of the session's, for an archive from a pipe that can only be read from its end."""
+    path = session.new_path()
+    file = open(path, "x+b")  # noqa: SIM115 - whoever asked for it closes it
+    files.remove_file(path)
+    return file
+
+
+def take_in(
+    workspace: Workspace, session: Session, draft: Path, source: Source, described: Descriptor, wishes: Wishes,
+    *, take: bool, progress: Progress,
+) -> Arrival:  # fmt: skip
+    """Save the files of `source` as the version that `described` says, unless that very version is there already.
+
+    `take` as in `save`. Raises TagExists where another version has the tag, and what `save` raises.
+    """
+    tag = wishes.tag or described.tag
+    present = _present(workspace, tag, source, described)
+    if present is not None:
+        return present
+    description = dict(described.description)
+    if not wishes.trust and any(file.path == CUSTOM_OBJECTS_NAME for file in source.files):
+        description["untrusted"] = True
+    base = resolve.base(workspace.catalog, tag, None)
+    new = NewVersion(
+        tag, description, base, wishes.durable, wishes.materialize, __version__, created_at_ns=described.created_at_ns
+    )
+    try:
+        save(
+            workspace, session, draft, source.root, new,
+            take=take, allow_empty=True, custom_objects=None, progress=progress,
+        )  # fmt: skip
+    except TagExists:
+        present = _present(workspace, tag, source, described)
+        if present is None:
+            raise
+        return present
+    row = workspace.catalog.versions.find(tag)
+    if row is None:
+        raise TagNotFound(f"{tag} was saved, and somebody has deleted it already")
+    return Arrival(row, True, described.notes)
+
+
+def _present(workspace: Workspace, tag: Tag, source: Source, described: Descriptor) -> Arrival | None:
+    """The version of that tag, if it is this one; None when there is none. Raises TagExists for another."""
+    row = workspace.catalog.versions.find(tag)
+    if row is None:
+        return None
+    difference = comparing.difference(workspace, row, source, described)
+    if difference is not None:
+        raise TagExists(
+            f"another {tag} is saved already ({difference}), and saved versions never change; "
+            "import it as another version with --as NAME:VERSION (in Python: as_tag=...)"
+        )
+    return Arrival(row, False, described.notes)
