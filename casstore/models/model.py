@@ -92,8 +92,12 @@ class Model:
 
         Raises UntrustedObjects for what was imported, unless whoever imported it said `trust=True`.
         """
+        return self.load_custom_objects()
+
+    def load_custom_objects(self, *, trust: bool = False) -> dict[str, Any]:
+        """The same; with `trust` also those that were imported without."""
         if self._custom_objects is None:
-            self._custom_objects = self.saved_version.custom_objects
+            self._custom_objects = self.saved_version.load_custom_objects(trust=trust)
         return self._custom_objects
 
     def load_model(self, *arguments: Any, **options: Any) -> Any:

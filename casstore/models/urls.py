@@ -28,10 +28,16 @@ def build(
         if any(part is not None for part in (protocol, user, passwd, params, subpath)):
             raise ValueError(f"{path} is a whole URL; write protocol, user, passwd, params and subpath into it")
         scheme, rest = path.split("://", 1)
-        return f"/{urlsplit(path).path.lstrip('/')}" if scheme == "osfs" and rest.startswith("/") else path
+        return rest if scheme in _LOCAL_PROTOCOLS else _with_path(path)
     if protocol in _LOCAL_PROTOCOLS:
         return path if subpath is None else os.path.join(path, subpath.lstrip("/"))
     account = quote(user or "", safe="") + (f":{quote(passwd, safe='')}" if passwd is not None else "")
     host, _, inner = path.partition("/") if subpath is None else (path, "", subpath)
     place = f"{account}@{host}" if account else host
-    return urlunsplit((protocol, place, inner, urlencode(params or {}), ""))
+    return _with_path(urlunsplit((protocol, place, inner, urlencode(params or {}), "")))
+
+
+def _with_path(url: str) -> str:
+    """A host or bucket alone means the directory at its top."""
+    parts = urlsplit(url)
+    return url if parts.path else urlunsplit(parts._replace(path="/"))

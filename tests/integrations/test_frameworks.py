@@ -15,6 +15,7 @@ import pytest
 
 import casstore
 from casstore import models
+from casstore.integrations import bentoml as integration
 
 pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
 pytest.importorskip("sklearn", reason="needs scikit-learn")
@@ -116,6 +117,29 @@ class Iris:
     def classify(self, rows: list[list[float]]) -> list[int]:
         return [int(each) for each in self.classifier.predict(rows)]
 """
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pydantic, when BentoML looks at the service
+def test_a_bento_takes_its_models_with_it(store, installed, tmp_path, monkeypatch):
+    """From one store, packed away, to another."""
+    import bentoml
+
+    tag = bentoml.sklearn.save_model("iris", trained(), labels={"stage": "dev"}).tag
+    store.gc(evict_all=True)
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/iris_service.py").write_text(SERVICE)
+    monkeypatch.setitem(sys.modules, "iris_service", None)  # so that it is forgotten afterwards
+    del sys.modules["iris_service"]
+    bento = bentoml.build("iris_service:Iris", build_ctx=str(tmp_path / "project"), python={"lock_packages": False})
+    assert [model.tag for model in bento.info.all_models] == [tag]
+    archive = bento.export(str(tmp_path / "iris.bento"))
+    integration.install(str(tmp_path / "second"))
+    assert bentoml.models.list() == bentoml.list() == []
+    assert bentoml.import_bento(archive).tag == bento.tag
+    assert [model.tag for model in bentoml.models.list()] == [tag]
+    assert list(bentoml.sklearn.load_model("iris").predict([[2.9]])) == [1]
+    with casstore.Store(tmp_path / "second") as second:
+        assert second.get("iris").labels == {"stage": "dev"}
 
 
 def free_port():

@@ -170,9 +170,10 @@ def test_objects_of_what_was_imported_need_trust(store, installed, tmp_path):
     archive = bentoml.models.export_model("bert:v1", str(tmp_path / "bert.tar"))
     bentoml.models.delete("bert:v1")
     bentoml.models.import_model(archive)
-    for found in (bentoml.models.get("bert:v1"), bentoml.models.get("bert:v1").with_options()):
+    for found in (bentoml.models.get("bert:v1").with_options(), bentoml.models.get("bert:v1")):
         with pytest.raises(BentoMLException, match="trust"):
             found.custom_objects  # noqa: B018
+        assert found.load_custom_objects(trust=True) == found.custom_objects == {"a": 1}
     bentoml.models.delete("bert:v1")
     models.import_model(archive, trust=True)
     assert bentoml.models.get("bert:v1").custom_objects == {"a": 1}

@@ -218,7 +218,7 @@ def test_where_an_export_goes(api, tmp_path, monkeypatch):
         assert Path(written) == tmp_path / expected, given
         assert Path(written).is_file()
     assert Path(api.export_model("bert:v1", str(tmp_path), subpath="d.tar", protocol="file")) == tmp_path / "d.tar"
-    assert api.get("bert").export(str(tmp_path / "out"), "gz").endswith("out/bert-v1.gz")
+    assert api.get("bert").export(str(tmp_path / "out"), "gz").endswith("out/bert-v1.tar.gz")
     monkeypatch.chdir(tmp_path / "out")
     assert Path(api.export_model("bert:v1", "")).resolve() == tmp_path / "out/bert-v1.bentomodel"
     with pytest.raises(ValueError, match="URL"):

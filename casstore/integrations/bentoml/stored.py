@@ -45,8 +45,12 @@ class StoredModel(Model):  # type: ignore[misc]  # its types are not looked at
     @property
     def custom_objects(self) -> dict[str, Any]:
         """The Python objects saved with it; of what was imported only if whoever did so said that he trusts it."""
+        return self.load_custom_objects()
+
+    def load_custom_objects(self, *, trust: bool = False) -> dict[str, Any]:
+        """The same; with `trust` also those that were imported without."""
         with as_bentoml():
-            return self._seen.custom_objects
+            return self._seen.load_custom_objects(trust=trust)
 
     @property
     def file_size(self) -> int:
