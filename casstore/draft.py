@@ -10,7 +10,7 @@ from typing import Any
 
 import cloudpickle
 
-from casstore.actions import autogc, descriptor
+from casstore.actions import autogc, descriptor, snapshot
 from casstore.actions.save import NewVersion, save
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
@@ -81,8 +81,10 @@ class Draft:
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._model
 
-    def take_from(self, path: Path, *, move: bool, allow_empty: bool) -> None:
-        """Save the files at `path` instead of the draft directory's; for `Store.save`."""
+    def take_from(self, path: Path, *, move: bool, allow_empty: bool, from_hf: bool = False) -> None:
+        """Save the files at `path` instead of the draft directory's; for `Store.save`. Raises InvalidSource."""
+        if from_hf:
+            self.metadata["huggingface"] = snapshot.origin(path)
         self._source = (path, move, allow_empty)
 
     def __enter__(self) -> Draft:

@@ -104,6 +104,7 @@ class Store:
         *,
         move: bool = False,
         allow_empty: bool = False,
+        from_hf: bool = False,
         labels: Mapping[str, str] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
@@ -120,15 +121,16 @@ class Store:
         """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
 
         The files stay as they are; with `move` they are taken over where possible, not copied, and are gone from
-        `path` afterwards. Raises as `create` does, and InvalidSource for a directory without files unless
-        `allow_empty`.
+        `path` afterwards. `from_hf`: `path` is a snapshot in the cache of huggingface_hub; its repository and revision
+        are recorded as `metadata["huggingface"]`. Raises as `create` does, and InvalidSource for a directory without
+        files unless `allow_empty`.
         """
         with self.create(
             tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
             signatures=signatures, options=options, context=context, custom_objects=custom_objects,
             durability=durability, materialize=materialize, progress=progress,
         ) as draft:  # fmt: skip
-            draft.take_from(Path(path), move=move, allow_empty=allow_empty)
+            draft.take_from(Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf)
         return draft.model
 
     def get(self, tag: str | Tag) -> Model:

@@ -80,6 +80,8 @@ def import_archive(
                     stream, draft, format=format, trust=wishes.trust, advance=progress.advance,
                     spool=lambda: _spool(session),
                 )  # fmt: skip
+            except InvalidSource as error:
+                raise type(error)(f"{name}: {error}") from error
             finally:
                 progress.finish()
         if unpacked.descriptor is None:

@@ -13,12 +13,15 @@ import click
 from click import shell_completion
 
 import casstore
+from casstore.cli.adopt import adopt
 from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
 from casstore.cli.delete import delete
 from casstore.cli.demo import demo
 from casstore.cli.exits import ExitCode, Interrupted, exit_code
+from casstore.cli.export import export
 from casstore.cli.gc import gc
+from casstore.cli.importing import import_archive
 from casstore.cli.list import list_versions
 from casstore.cli.options import Options, common_options
 from casstore.cli.path import path
@@ -28,6 +31,7 @@ from casstore.cli.report import report_error, show_warnings
 from casstore.cli.save import save
 from casstore.cli.show import show
 from casstore.cli.stats import stats
+from casstore.cli.sync_tree import sync_tree
 from casstore.cli.verify import verify
 
 _EPILOG = """\b
@@ -84,7 +88,10 @@ def cli(context: click.Context) -> None:
         raise click.exceptions.Exit(ExitCode.USAGE)
 
 
-for _verb in (save, list_versions, show, path, pin, unpin, delete, gc, verify, repair, stats, config, demo, completion):
+for _verb in (
+    save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, verify, repair,
+    stats, config, demo, completion,
+):  # fmt: skip
     cli.add_command(_verb)
 
 

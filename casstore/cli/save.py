@@ -23,6 +23,7 @@ Examples:
   casstore save bert:v2 out/ --base bert:v1 --move
   casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
+  casstore save minilm --from-hf ~/.cache/huggingface/hub/models--org--minilm/snapshots/c9745ed...
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
 
@@ -65,6 +66,12 @@ Examples:
     help="Make no directory until one is asked for; all that is new is encoded and packed at once, as gc would later.",
 )
 @click.option("--move", is_flag=True, help="Take the files over instead of copying them; PATH is empty afterwards.")
+@click.option(
+    "--from-hf",
+    is_flag=True,
+    help="PATH is a snapshot in the cache of huggingface_hub (.../models--ORG--NAME/snapshots/REVISION): its links are "
+    "followed, and repository and revision go into the metadata.",
+)
 @click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
 @click.option(
     "--durability",
@@ -85,6 +92,7 @@ def save(
     base: str | None,
     no_materialize: bool,
     move: bool,
+    from_hf: bool,
     allow_empty: bool,
     durability: str | None,
 ) -> None:
@@ -110,7 +118,7 @@ def save(
         )
         try:
             with draft:
-                draft.take_from(path, move=move, allow_empty=allow_empty)
+                draft.take_from(path, move=move, allow_empty=allow_empty, from_hf=from_hf)
         except KeyboardInterrupt as error:
             # It may have come just after the one moment from which on the version is there.
             if str(draft.tag) in store.tags():

@@ -1,0 +1,47 @@
+"""Snapshots in the cache of huggingface_hub: which repository and revision a directory of links stands for.
+
+The cache's layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from casstore.errors import InvalidSource
+
+_KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+_LONGEST_REF_BYTES = 256
+
+
+def origin(snapshot: Path) -> dict[str, Any]:
+    """`repo_id`, `repo_type`, `revision` and the `refs` that name it, of `.../models--ORG--NAME/snapshots/REVISION`.
+
+    Raises InvalidSource for any other directory.
+    """
+    path = snapshot.absolute()
+    repository = path.parent.parent
+    kind, *parts = repository.name.split("--")
+    if path.parent.name != "snapshots" or kind not in _KINDS or not all(parts) or not parts or not path.is_dir():
+        raise InvalidSource(
+            f"{snapshot} is no snapshot in a Hugging Face cache; one is a directory such as "
+            "~/.cache/huggingface/hub/models--ORG--NAME/snapshots/REVISION"
+        )
+    return {
+        "repo_id": "/".join(parts),
+        "repo_type": _KINDS[kind],
+        "revision": path.name,
+        "refs": _refs(repository / "refs", path.name),
+    }
+
+
+def _refs(directory: Path, revision: str) -> list[str]:
+    """The branches and tags that stood for the revision when it was fetched."""
+    found = []
+    for path in sorted(directory.rglob("*")):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            is_ref = path.is_file() and path.stat().st_size <= _LONGEST_REF_BYTES
+            if is_ref and path.read_text(encoding="ascii").strip() == revision:
+                found.append(str(path.relative_to(directory)))
+    return found

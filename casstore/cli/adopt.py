@@ -1,0 +1,91 @@
+"""casstore adopt"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import casstore
+from casstore.cli.exits import ExitCode
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import hint, human_bytes, plural, printable, show_json
+from casstore.cli.progress import progress_bar
+
+_EXAMPLES = """\b
+Examples:
+  casstore adopt ~/bentoml                     copy every version of a BentoML home into the store
+  casstore adopt ~/bentoml --move              and take the files over, so that they are gone from there
+  casstore --home ~/bentoml adopt ~/bentoml    keep the home where it is, and make it a store
+  casstore adopt /models                       any directory of NAME/VERSION/
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--move", is_flag=True, help="Take the files over instead of copying them; they are gone from DIR.")
+@common_options
+@pass_options
+def adopt(options: Options, directory: Path, move: bool) -> None:
+    """Save every version in a BentoML home, or in any directory of NAME/VERSION/.
+
+    Names, versions, labels, metadata and creation times come over, and with them which version is the latest. It may
+    be run again, also after it was cut short: what is saved already, the very same, is left alone. A directory that
+    cannot be adopted is named, left as it is, and the exit code is 3.
+
+    When DIR is the home of the store itself, its models/ are taken over where they stand. BentoML goes on reading
+    them, and since it sees nothing else, every version keeps its directory from then on (the setting materialize).
+    """
+    with options.open_store() as store, progress_bar(options) as progress:
+        report = store.adopt(directory, move=move, progress=progress)
+    if options.json:
+        show_json(_as_json(report))
+    else:
+        _show(options, report, directory)
+    if report.refused:
+        raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
+
+
+def refusals_as_json(refused: tuple[casstore.Refused, ...]) -> list[dict[str, str]]:
+    return [{"path": each.path, "reason": each.reason} for each in refused]
+
+
+def show_refusals(refused: tuple[casstore.Refused, ...]) -> None:
+    for each in refused:
+        click.echo(f"refused: {printable(each.path)}: {printable(each.reason)}")
+
+
+def _as_json(report: casstore.AdoptReport) -> dict[str, object]:
+    return {
+        "adopted_tags": list(report.adopted),
+        "present_tags": list(report.present),
+        "refused": refusals_as_json(report.refused),
+        "notes": list(report.notes),
+        "logical_bytes": report.logical_bytes,
+        "added_bytes": report.added_bytes,
+        "shared_bytes": report.shared_bytes,
+    }
+
+
+def _show(options: Options, report: casstore.AdoptReport, directory: Path) -> None:
+    for tag in report.adopted:
+        click.echo(tag if options.quiet else f"adopted: {tag}")
+    show_refusals(report.refused)
+    if options.quiet:
+        return
+    for note in report.notes:
+        click.echo(f"note: {printable(note)}")
+    parts = [f"{plural(len(report.adopted), 'version')} adopted"]
+    if report.present:
+        parts.append(f"{len(report.present):,} saved already")
+    if report.refused:
+        parts.append(f"{len(report.refused):,} refused")
+    click.echo(", ".join(parts))
+    if report.logical_bytes:
+        shared = report.shared_bytes / report.logical_bytes
+        click.echo(
+            f"{human_bytes(report.logical_bytes)} of files; the store has grown by {human_bytes(report.added_bytes)}, "
+            f"{shared:.0%} is shared"
+        )
+    if report.adopted:
+        hint(options, f"`casstore verify` reads everything once more; {directory} can go when you no longer need it")
