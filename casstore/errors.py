@@ -13,6 +13,7 @@
   x InvalidSetting         an unknown setting, or a value it does not take
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
+  x NoRemote               there is no remote to push to or pull from
   x StoreError             the store itself cannot be used
     · StoreLocked          another process holds a lock for too long
     · StoreTooNew          written by a newer casstore
@@ -84,6 +85,10 @@ class IntegrityError(CasstoreError):
 
 class UnsupportedFormat(IntegrityError):
     """A file in the store requires a feature that this release does not know."""
+
+
+class NoRemote(CasstoreError):
+    """No remote is set up to push versions to, or to pull them from."""
 
 
 class StoreError(CasstoreError):

@@ -53,6 +53,11 @@ class Store:
     def home(self) -> Path:
         return self._workspace.layout.home
 
+    @staticmethod
+    def default_home() -> Path:
+        """The home of a store that is opened without one, now: `$CASSTORE_HOME`, else `~/.casstore`."""
+        return layout_of(None).home
+
     def create(
         self,
         tag: str | Tag,

@@ -1,0 +1,1 @@
+"""casstore inside of other programs."""
