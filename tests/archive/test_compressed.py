@@ -68,7 +68,7 @@ def test_frames_that_zstd_skips(read: Callable[..., Any]) -> None:
 def test_every_truncation_is_found(read: Callable[..., Any], name: str) -> None:
     archive = COMPRESS[name](plain())
     for size in [*range(20, len(archive), 61), *range(len(archive) - 20, len(archive))]:
-        with pytest.raises(UnsafeArchive, match="the archive is cut short|the archive's xz stream is damaged"):
+        with pytest.raises(UnsafeArchive, match=r"the archive is cut short|the archive's xz stream is damaged"):
             read(archive[:size])
 
 

@@ -61,8 +61,8 @@ def test_a_bomb_stops_early_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_trust_lifts_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FREE_BYTES", MIB)
-    for format, bomb in BOMBS.items():
-        place = tmp_path / format
+    for name, bomb in BOMBS.items():
+        place = tmp_path / name
         place.mkdir()
         assert unpack(io.BytesIO(bomb(20 * MIB)), place, trust=True).size == 20 * MIB
 
@@ -100,7 +100,7 @@ def test_the_descriptor_is_bounded(read: Callable[..., Any], pack: str) -> None:
     else:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("model.yaml", bytes(size))
-    with pytest.raises(UnsafeArchive, match="'model.yaml' has more than 16,777,216 bytes"):
+    with pytest.raises(UnsafeArchive, match=r"'model.yaml' has more than 16,777,216 bytes"):
         read(buffer.getvalue())
 
 
