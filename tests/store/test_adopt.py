@@ -318,11 +318,12 @@ def test_files_of_somebody_else(way, tree, take, bento, parts, plain, intact, ho
 
 
 @pytest.fixture
-def somebody(child, store):
+def somebody(child, save):
     """somebody(function): in a process of an ordinary user, with a directory of his own, `place`, as its argument.
 
-    `store` has been opened by then, as he may be unable to reach the modules that that takes.
+    Something has been saved by then, as he may be unable to reach the modules that that takes.
     """
+    save("warm:up", {"w": b"w"})
     root = Path(tempfile.mkdtemp())
     root.chmod(0o755)
     mine = root / "mine"
