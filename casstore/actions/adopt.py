@@ -254,9 +254,8 @@ class Adoption:
             self.refuse(each.path, f"{error.filename}: {error.strerror}")
             return True
         if difference is not None:
-            self.refuse(
-                each.path, f"another {each.tag} is saved already ({difference}), and saved versions never change"
-            )
+            self.conflicts.append(each.path)
+            self.refuse(each.path, f"another {each.tag} is saved already ({difference})")
         return difference is not None
 
 
