@@ -17,8 +17,11 @@ from tests.crash.conftest import EVERY, NAMES
 from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
 
-# Every other call of these is enough for a short run.
-LONG = {"gc", "evict", "repair", "rebuild the catalog"}
+# Of the calls of these every second, or fewer, are enough for a short run.
+LONG = {
+    "gc": 2, "evict": 2, "repair": 2, "rebuild the catalog": 2,
+    "adopt in place": 7, "adopt and move": 7, "sync the tree": 9,
+}  # fmt: skip
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
 
@@ -32,6 +35,7 @@ def test_killed_at_every_call(scenario, ground, request):
         remove(home)
         if template.exists():
             copy_store(template, home)
+        scenario.around(home)
         return tracer.run(lambda: scenario.operation(home), below=ground, **options)
 
     whole = attempt()
@@ -43,7 +47,7 @@ def test_killed_at_every_call(scenario, ground, request):
             if (
                 number <= len(whole.calls)
                 and not EVERY
-                and (_is_amid(whole.calls, number - 1) or (name in LONG and number % 2))
+                and (_is_amid(whole.calls, number - 1) or number % LONG.get(name, 1))
             ):
                 continue
             traced = attempt(kill_at=number, is_done=is_done)
