@@ -133,6 +133,17 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
         shutil.rmtree(ground / "bento", ignore_errors=True)
         foreign(ground / "bento/models")
 
+    def taking(verb: str, *arguments: Any, **options: Any) -> Any:
+        """As `run`; a directory that is refused, since a system call on it fails, is an error."""
+
+        def operation(home: Path) -> None:
+            with open_store(home) as store:
+                report = getattr(store, verb)(*(arguments or (home,) * (verb == "adopt")), **options)
+                if report.refused:
+                    raise casstore.InvalidSource(str(report.refused))
+
+        return operation
+
     def in_place(home: Path) -> None:
         prepare(b_1=b)(home)
         foreign(home / "models")
@@ -147,7 +158,7 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
 
     def sync_again(home: Path) -> None:
         shutil.rmtree(home / "models/c/1", ignore_errors=True)
-        run("sync_tree", prune=True)(home)
+        taking("sync_tree", prune=True)(home)
 
     strange = {"x:1": {"w.bin": noise(LARGE, 8), "mid": b["mid"]}, "x:2": {"small": a["small"], "twin": a["small"]}}
     run_of_three = {f"m:{step}": steps[step] for step in range(3)}
@@ -179,12 +190,10 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
         "repair": Scenario(
             damaged, run("repair", [ground / "backup"]), {"b:1": b, "a:1": a}, damaged=frozenset({"a:1"})
         ),
-        "adopt in place": Scenario(
-            in_place, lambda home: run("adopt", home)(home), {"b:1": b}, strange, origin=lambda home: home / "models"
-        ),
+        "adopt in place": Scenario(in_place, taking("adopt"), {"b:1": b}, strange, origin=lambda home: home / "models"),
         "adopt and move": Scenario(
             prepare(b_1=b),
-            run("adopt", ground / "bento", move=True),
+            taking("adopt", ground / "bento", move=True),
             {"b:1": b},
             strange,
             around=lambda _: foreign(ground / "bento/models"),
@@ -192,7 +201,7 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
         ),
         "sync the tree": Scenario(
             out_of_step,
-            run("sync_tree", prune=True),
+            taking("sync_tree", prune=True),
             {"b:1": b, "d:1": a},
             strange,
             {"c:1": b},
