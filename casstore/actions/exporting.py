@@ -127,7 +127,7 @@ def _write_folder(workspace: Workspace, row: VersionRow, target: Location, progr
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty; name a directory that is new, or remove what is in it")
     unfinished = Path(os.path.abspath(path)).parent / f".{new_id()}.part"
-    files.make_directory(unfinished)
+    files.make_directory(unfinished, parents=True)
     try:
         _fill_folder(workspace, row, unfinished, progress)
         files.rename(unfinished, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import stat
@@ -67,6 +68,8 @@ def writing(location: Location, mode: int) -> Iterator[BinaryIO]:
     """
     path = local_path(location)
     if path is not None:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
         unfinished = path.with_name(f".{new_id()}.part")
         try:
             with files.create_file(unfinished) as descriptor:

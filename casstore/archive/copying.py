@@ -15,7 +15,11 @@ from casstore.storage import files
 
 def copy_links(tree: Tree, budget: Budget) -> None:
     """Replace every link of the tree. Raises UnsafeArchive, naming a link that cannot be, and OSError."""
-    copier = _Copier(tree, budget)
+    resolver = Resolver(tree.links, tree.kind)
+    # All before the first copy, so that none leads to a copy.
+    for path in tree.links:
+        resolver.locate(path)
+    copier = _Copier(tree, budget, resolver)
     for path in tree.links:
         copier.copy_link(path, path, ())
 
@@ -23,10 +27,10 @@ def copy_links(tree: Tree, budget: Budget) -> None:
 class _Copier:
     """Copies come to stand below links only, so leaving links out of a listing leaves out all copies made so far."""
 
-    def __init__(self, tree: Tree, budget: Budget) -> None:
+    def __init__(self, tree: Tree, budget: Budget, resolver: Resolver) -> None:
         self._tree = tree
         self._budget = budget
-        self._resolver = Resolver(tree.links, tree.kind)
+        self._resolver = resolver
         self._links_in: dict[str, list[str]] = defaultdict(list)
         for path in tree.links:
             self._links_in[path.rpartition("/")[0]].append(path)

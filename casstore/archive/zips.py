@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import struct
 import zipfile
@@ -14,8 +15,8 @@ from casstore.archive.names import decode, show
 from casstore.archive.tree import Tree
 from casstore.errors import UnsafeArchive
 
-# zipfile reads the whole central directory, in which an entry takes at least 46 bytes and a name,
-# and keeps about 700 bytes of each: 100 MB.
+# zipfile reads the whole central directory, and keeps 350 to 700 bytes of an entry, which takes 46 bytes and its name:
+# 357,000 entries of 47 bytes took 130 MB, these many with what is kept of them here stay below that.
 MAX_DIRECTORY_BYTES = 16 << 20
 MAX_ENTRIES = 150_000
 _ENTRY_MAGIC = b"PK\x01\x02"
@@ -90,40 +91,54 @@ def read_zip(source: BinaryIO, start: int, tree: Tree, budget: Budget, report: C
     """Unpack the archive from `start` to the end of a seekable stream. Raises UnsafeArchive, OSError."""
     window = _Window(source, start, report)
     try:
-        with zipfile.ZipFile(window) as archive:
+        with _naming_faults():
+            archive = zipfile.ZipFile(window)
+        with archive:
             _check_end(window, archive)
             _check_places(window, archive)
-            for info in archive.filelist:
+            for info in archive.infolist():
                 _unpack(archive, info, tree, budget)
-        window.report_up_to(window.size)
     except _ReadError as error:
         raise error.error from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
+    window.report_up_to(window.size)
+
+
+@contextlib.contextmanager
+def _naming_faults() -> Iterator[None]:
+    """Around zipfile's own work, which says in many ways that an archive is malformed."""
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
         raise UnsafeArchive(f"the zip archive is damaged: {error}; fetch or copy it again") from error
+    except UnsafeArchive:
+        raise
     except (NotImplementedError, RuntimeError, ValueError, OverflowError) as error:
-        if isinstance(error, UnsafeArchive):
-            raise
         raise UnsafeArchive(f"the zip archive cannot be read: {error}; pack it again") from error
 
 
 def _check_end(window: _Window, archive: zipfile.ZipFile) -> None:
     window.seek(max(window.size - _END.size - len(archive.comment), 0))
     end = window.read(_END.size)
-    magic, disk, first_disk, here, total, _, _, comment = (
-        _END.unpack(end) if len(end) == _END.size else (b"",) + (0,) * 7
-    )
-    if magic != b"PK\x05\x06" or comment != len(archive.comment):
-        raise UnsafeArchive("the zip archive goes on after its end, or its end record is wrong; pack it again")
+    if len(end) < _END.size or end[:4] != b"PK\x05\x06":
+        raise UnsafeArchive("the zip archive goes on after its end; pack it again")
+    _, disk, first_disk, here, total, _, offset, comment_size = _END.unpack(end)
+    if comment_size != len(archive.comment):
+        raise UnsafeArchive("the zip archive goes on after its end; pack it again")
     if not (disk == first_disk == 0 or disk == first_disk == 0xFFFF) or here != total:
         raise UnsafeArchive("the zip archive is one of several parts; join them first (zip -s 0)")
-    if total not in (len(archive.filelist), 0xFFFF):
-        raise UnsafeArchive(f"the zip archive says it has {total} members, and has {len(archive.filelist)}")
+    if total not in (len(archive.infolist()), 0xFFFF):
+        raise UnsafeArchive(f"the zip archive says it has {total} members, and has {len(archive.infolist())}")
+    # zipfile makes up for the difference, others do not, so they would see other members.
+    if offset not in (archive.start_dir, 0xFFFFFFFF) or any(info.header_offset < 0 for info in archive.infolist()):
+        raise UnsafeArchive(
+            "the zip archive is not where its offsets say; remove what stands before it, or fetch it again"
+        )
 
 
 def _check_places(window: _Window, archive: zipfile.ZipFile) -> None:
     """Every member has its own bytes, and the header before them agrees with the central directory."""
     places = []
-    for info in archive.filelist:
+    for info in archive.infolist():
         raw = info.orig_filename.encode("utf-8" if info.flag_bits & _IS_UTF8 else "cp437")
         where = f"{show(_name(info))} in the zip archive"
         if (info.flag_bits & _IS_ENCRYPTED) != 0:
@@ -144,10 +159,11 @@ def _check_places(window: _Window, archive: zipfile.ZipFile) -> None:
         end = info.header_offset + _LOCAL_HEADER.size + name_size + extra_size + info.compress_size
         places.append((info.header_offset, end, info))
     places.sort(key=lambda place: place[:2])
-    following = [place[0] for place in places[1:]] + [archive.start_dir]
-    for (_, end, info), limit in zip(places, following, strict=True):
-        if end > limit:
+    following = archive.start_dir
+    for start, end, info in reversed(places):
+        if end > following:
             raise UnsafeArchive(f"{show(_name(info))} in the zip archive overlaps what follows it; pack it again")
+        following = start
 
 
 def _name(info: zipfile.ZipInfo) -> str:
@@ -184,8 +200,14 @@ def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, tree: Tree, budget:
 
 def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo, budget: Budget) -> Iterator[bytes]:
     total = 0
-    with archive.open(info) as member:
-        while piece := member.read(_PIECE_BYTES):
+    with _naming_faults():
+        member = archive.open(info)
+    with member:
+        while True:
+            with _naming_faults():
+                piece = member.read(_PIECE_BYTES)
+            if not piece:
+                break
             total += len(piece)
             budget.spend(len(piece))
             yield piece

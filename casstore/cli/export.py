@@ -11,7 +11,7 @@ from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import hint, show_json
 from casstore.cli.progress import progress_bar
 
-FORMATS = "bentomodel, tar, tar.gz, tar.xz, tar.bz2, tar.zst, zip, folder, casmodel"
+FORMATS = click.Choice(["bentomodel", "tar", "tar.gz", "tar.xz", "tar.bz2", "tar.zst", "zip", "folder", "casmodel"])
 _EXAMPLES = """\b
 Examples:
   casstore export bert                         the newest version, as ./bert-VERSION.bentomodel
@@ -25,7 +25,7 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
 @click.argument("path", metavar="[PATH]", default="")
-@click.option("--format", "archive_format", metavar="FORMAT", help=f"{FORMATS}.  [default: what PATH's name says]")
+@click.option("--format", "archive_format", type=FORMATS, help="[default: what PATH's name says]")
 @click.option(
     "--with",
     "others",

@@ -25,7 +25,7 @@ Examples:
 @click.command("import", epilog=_EXAMPLES)
 @click.argument("path", metavar="PATH")
 @click.option("--as", "as_tag", metavar="TAG", help="The tag to save it under, instead of the one it comes with.")
-@click.option("--format", "archive_format", metavar="FORMAT", help=f"{FORMATS}.  [default: what the content says]")
+@click.option("--format", "archive_format", type=FORMATS, help="[default: what the content says]")
 @click.option(
     "--trust",
     is_flag=True,
