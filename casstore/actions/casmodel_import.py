@@ -28,8 +28,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage import delta, pack
-from casstore.storage.files import sync_directory
 from casstore.storage.container import MAX_LINKS, Container, Location
+from casstore.storage.files import sync_directory
 from casstore.storage.manifest import Manifest
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
