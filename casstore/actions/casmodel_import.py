@@ -29,6 +29,7 @@ from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagE
 from casstore.progress import Progress
 from casstore.storage import delta, pack
 from casstore.storage.container import MAX_LINKS, Container, Location
+from casstore.storage.files import sync_directory
 from casstore.storage.manifest import Manifest
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
@@ -134,6 +135,11 @@ def _check_blobs(workspace: Workspace, manifests: Sequence[Manifest], name: str,
     """Compare each new file as a whole with its digest: sound chunks in a wrong order would make a wrong file, and
     every save of the right one would then be taken for it. Raises IntegrityError.
     """
+    files = [file for manifest in manifests for file in manifest.files]
+    whole = workspace.catalog.index.locate({file.digest for file in files})
+    for file in files:
+        if file.digest in whole and whole[file.digest].raw_bytes != file.size:
+            raise IntegrityError(f"{file.path} in {name} is not as long as it is said to be")
     recipes = {digest: recipe for manifest in manifests for digest, recipe in manifest.recipes.items()}
     known = workspace.catalog.index.recipes(recipes.keys())
     unchecked = [recipe for digest, recipe in recipes.items() if known.get(digest) != recipe]
@@ -261,6 +267,8 @@ class _Incoming:
         if finished is None:
             return
         self._check(finished)
+        if self.durable:
+            sync_directory(self.workspace.layout.packs)
         self.workspace.catalog.versions.store([finished], self._lost)
         self._here = {}
         self._objects.close()

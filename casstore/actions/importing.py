@@ -115,12 +115,16 @@ def _import_casmodel(
             progress.finish()
     arrivals = [Arrival(row, is_new, ()) for row, is_new in found]
     if wishes.materialize:
-        newest = {row.name: row for row, _ in found}
-        for row in newest.values():
-            latest = workspace.catalog.versions.newest(row.name)
-            if latest is not None and latest.id == row.id:
+        for row, _ in found:
+            if _keeps_directory(workspace, row):
                 materialize(workspace, row, progress)
     return arrivals
+
+
+def _keeps_directory(workspace: Workspace, row: VersionRow) -> bool:
+    """Whether a version should have a directory though nobody has asked for it."""
+    newest = workspace.catalog.versions.newest(row.name)
+    return workspace.catalog.setting("materialize") == "all" or (newest is not None and newest.id == row.id)
 
 
 def _import_folder(

@@ -7,12 +7,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from pathlib import Path
 
 from casstore.archive import limits
 from casstore.archive.links import Link
-from casstore.archive.names import clean, fold, show
+from casstore.archive.names import clean, show
+from casstore.archive.pathset import PathSet
 from casstore.errors import UnsafeArchive
 from casstore.storage import files
 
@@ -35,8 +35,8 @@ class Tree:
         self.file_count = 0
         self.size = 0
         self._link_bytes = 0
-        # Digests, as a million paths of 4 KiB would take gigabytes: of the folded path to that of the path itself.
-        self._taken: dict[int, int] = {_digest(DESCRIPTOR_NAME): _digest(DESCRIPTOR_NAME)}
+        self._taken = PathSet()
+        self._taken.add(DESCRIPTOR_NAME)
         self._entered = ""
 
     def location(self, path: str) -> str:
@@ -142,15 +142,12 @@ class Tree:
 
     def _take(self, path: str) -> bool:
         """False if it is taken. Raises UnsafeArchive if a path that many file systems take for the same is."""
-        mine = _digest(path)
-        folded = fold(path)
-        key = mine if folded == path else _digest(folded)
-        other = self._taken.get(key)
-        if other is None:
+        found = self._taken.find(path)
+        if found is None:
             self._budget.add_member()
-            self._taken[key] = mine
+            self._taken.add(path)
             return True
-        if other != mine:
+        if found == "alike":
             raise UnsafeArchive(
                 f"{show(path)} and another member of the archive differ only by case or Unicode form, "
                 "and many file systems hold only one of them; rename one"
@@ -169,7 +166,3 @@ def _naming(path: str) -> Iterator[None]:
         if error.errno in _NO_NAME:
             raise UnsafeArchive(f"{show(path)} in the archive cannot be created here: {error.strerror}") from error
         raise
-
-
-def _digest(path: str) -> int:
-    return int.from_bytes(blake2b(path.encode("utf-8"), digest_size=8).digest(), "big")

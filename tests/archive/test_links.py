@@ -69,6 +69,7 @@ def test_links_become_copies(read: Callable[..., Any], members: list[Any], expec
         ([("d/l", "-> ../../f")], "leads out of the archive"),
         ([("f", b""), ("d", None), ("d/l", "-> ../x/../../d/f")], "'../x/../../d/f', which is not in the archive"),
         ([("l", "-> nowhere")], "'l' in the archive is a link to 'nowhere', which is not in the archive"),
+        ([("l", "-> " + "n" * 300)], "which is not in the archive"),
         ([("l", "-> ")], "'l' in the archive is a link without a target"),
         ([("f", b""), ("l", "-> f/x")], "is a link to 'f/x', and 'f' is no directory"),
         ([("f", b""), ("l", "-> f/../f")], "and 'f' is no directory"),
