@@ -76,13 +76,13 @@ POWER = [
     _mutant("names of manifests are not synced", "full", (files.write_file, "if durable:", "if False:")),
     _mutant(
         "the commit comes before the sync", "full",
-        (save._Save._attempt, "self._sync(relied_on, stored)\n", "pass\n"),
-        (save._Save._attempt, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"), is_slow=True,
+        (save._Save.commit, "self._sync(relied_on, stored)\n", "pass\n"),
+        (save._Save.commit, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"), is_slow=True,
     ),
     _mutant(
         "final names come before the commit", "full",
         (
-            save._Save._attempt, _COMMIT,
+            save._Save.commit, _COMMIT,
             "publish(self._workspace, manifest.tag, manifest_id, self._draft if self._new.materialize else None); "
             + _COMMIT,
         ), is_slow=True,
