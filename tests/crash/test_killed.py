@@ -1,7 +1,7 @@
 """Killed at every call that changes a file: what was acknowledged is there, what was not is absent or complete.
 
 CASSTORE_TEST_EVERY=1 kills at every single call, when it is about to be made and when it has been; by default, of a run
-of like calls, the first two and the last count, and of the longest operations every other call.
+of like calls, the first two and the last count, and of these every other, of the longest operations every fourth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.crash.conftest import EVERY, NAMES
 from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
 
-# Every other call of these is enough for a short run.
+# Every fourth call of these is enough for a short run.
 LONG = {"gc", "evict", "repair", "rebuild the catalog"}
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
@@ -43,12 +43,12 @@ def test_killed_at_every_call(scenario, ground, request):
             if (
                 number <= len(whole.calls)
                 and not EVERY
-                and (_is_amid(whole.calls, number - 1) or (name in LONG and number % 2))
+                and (_is_amid(whole.calls, number - 1) or number % (4 if name in LONG else 2))
             ):
                 continue
             traced = attempt(kill_at=number, is_done=is_done)
             try:
-                check(home, scenario, acknowledged=traced.acknowledged, gc_first=number % 4 < 2)
+                check(home, scenario, acknowledged=traced.acknowledged, gc_first=number % 8 < 4)
             except BaseException:
                 print(f"killed at call {number}, {is_done=}, of {[str(call) for call in traced.calls[-5:]]}")
                 raise
