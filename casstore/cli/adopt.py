@@ -44,7 +44,7 @@ def adopt(options: Options, directory: Path, move: bool) -> None:
     else:
         _show(options, report)
         if report.adopted and is_elsewhere and not move:
-            hint(options, f"{directory} is as it was; `casstore verify` reads the copies once more before you remove it")
+            hint(options, f"{directory} is as it was; let `casstore verify` read the copies before you remove it")
     if report.refused:
         raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
 
