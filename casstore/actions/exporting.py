@@ -18,7 +18,7 @@ from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import InvalidSource
+from casstore.errors import InvalidSource, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, new_id
@@ -84,6 +84,8 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
             for file in entries:
                 content = _Content(_chunks(workspace, file, recipes), progress)
                 archive.add_file(file.path, file.size, file.executable, content)  # type: ignore[arg-type]
+    except UnsafeArchive as error:  # a store takes names that no archive should hold, such as those with a backslash
+        raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:
         progress.finish()
 
