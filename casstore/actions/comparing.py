@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from casstore.actions import model_yaml
 from casstore.actions.model_yaml import Descriptor
 from casstore.actions.source import Source
@@ -21,8 +24,7 @@ def difference(workspace: Workspace, row: VersionRow, source: Source, described:
             return f"{path} differs"
     if sorted(row.directory_paths()) != source.empty_directories:
         return "its empty directories differ"
-    ours = row.described()
-    ours["context"] = {"bentoml_version": "", **ours["context"]}  # which the first versions do not have
+    ours = completed(row.described())
     for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
         if ours[field] != described.description[field]:
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
@@ -32,3 +34,8 @@ def difference(workspace: Workspace, row: VersionRow, source: Source, described:
         if hash_file(file.location) != saved[path].digest:
             return f"{path} differs"
     return None
+
+
+def completed(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with what the first versions do not have."""
+    return {**description, "context": {"bentoml_version": "", "python_version": "", **description["context"]}}
