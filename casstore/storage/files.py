@@ -262,6 +262,22 @@ def is_writable_by_others(descriptor: int) -> bool:
     return False
 
 
+def is_open_for_writing(descriptor: int) -> bool:
+    """Whether some process certainly holds this file open for writing; False also where the system does not tell.
+
+    Asked by a read lease, as in `is_writable_by_others`: that one is for what must be certain to be closed.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False
+
+
 def umask() -> int:
     """The process's umask, read where possible without changing it, since other threads create files too."""
     with (
