@@ -281,7 +281,7 @@ class _Incoming:
         self._complete(self._builder.finish())
 
     def has_lost(self) -> bool:
-        """Whether gc has taken something that was here at the start, so that an error may be no fault of the archive."""
+        """Whether gc has taken what was here at the start, so that an error may be no fault of the archive."""
         return self._relied_on != self.workspace.catalog.index.usable_homes(self._relied_on).keys()
 
     def salvage(self) -> None:
