@@ -80,8 +80,8 @@ def import_archive(
             progress.start("unpack", size)
             try:
                 unpacked = unpack(
-                    stream, draft, format=format, trust=wishes.trust, advance=progress.advance,
-                    spool=lambda: _spool(session),
+                    stream, draft, format=format, trust=wishes.trust, will_be_synced=wishes.durable,
+                    advance=progress.advance, spool=lambda: _spool(session),
                 )  # fmt: skip
             except InvalidSource as error:
                 raise type(error)(f"{name}: {error}") from error
