@@ -240,6 +240,7 @@ class _Builder:
         self._may_reflink = workspace.may_reflink()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
         self._known: dict[Fingerprint, Digest] = {}  # linked files, as the link has left them
+        self._is_unfinished = workspace.layout.pending_manifest(row.manifest_id).exists()
         self._is_doubtful = False  # what is not as recorded may be somebody's only copy
         self._home = workspace.layout.model(row.tag).parent
         files.make_directory(self._home)
@@ -252,7 +253,10 @@ class _Builder:
         target = self._workspace.layout.model(self._row.tag)
         recorded = self._workspace.catalog.directories.find(self._row.id)
         stands = os.path.lexists(target)
-        is_ours = directory_inode(self._workspace, self._row) is not None
+        is_ours = directory_inode(self._workspace, self._row) is not None or (
+            # Adopted in place, and cut short before the first of its files was replaced.
+            recorded is not None and _inode(str(target)) == recorded.inode and self._is_unfinished
+        )
         if stands and not is_ours:
             stands = not files.remove_empty_directory(target)
         if stands and not is_ours:
@@ -275,8 +279,7 @@ class _Builder:
         bad = set(_altered(self._workspace, self._row, recorded))
         # Not one file is as it was put there, so this may be another directory, which has got the inode numbers of one
         # that was removed; or its adoption was cut short, and has replaced nothing yet.
-        pending = self._workspace.layout.pending_manifest(self._row.manifest_id)
-        self._is_doubtful = len(bad) == len(self._files) + 1 or pending.exists()
+        self._is_doubtful = len(bad) == len(self._files) + 1 or self._is_unfinished
         if recorded.boot_id != self._workspace.catalog.boot_id:
             bad.update(_damaged_since_boot(self._workspace, self._row, recorded))
         stamps = _entries_of(self._workspace, self._row, recorded)

@@ -120,7 +120,9 @@ def _is_own(workspace: Workspace, path: Path) -> bool:
         return False
     row = workspace.catalog.versions.find(tag)
     recorded = None if row is None else workspace.catalog.directories.find(row.id)
-    if recorded is not None and recorded.inode == inode:
+    if row is not None and recorded is not None and recorded.inode == inode:
+        if workspace.layout.pending_manifest(row.manifest_id).exists():
+            return True  # adopted, and not all of its files may have been replaced by the version's
         entries = unpacked_entries(recorded).items()
         is_as_made = any(_stamp(path / name) == stamp for name, stamp in entries)
         return is_as_made or not any(names for _, _, names in os.walk(path))

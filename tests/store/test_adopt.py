@@ -656,6 +656,37 @@ def test_cut_short_and_run_again(
     assert store.verify().is_sound
 
 
+@pytest.mark.parametrize("then", ["get", "gc", "adopt", "sync"])
+def test_killed_before_any_file_has_become_the_version_s(store, home, bento, child, contents, everything, then):
+    """Committed, and all that stands is what stood before: each file had another link, so a copy is to replace it."""
+    directory = bento(home / "models", "m:v1", {"a": b"a", "sub/b": b"b"})
+    os.link(directory / "a", home.parent / "a")
+    os.link(directory / "sub/b", home.parent / "b")
+    before = everything(directory)
+
+    def die():
+        save.settle = lambda *_: os.kill(os.getpid(), 9)
+        store.adopt(home)
+
+    assert child(die).wait() == -9
+    assert everything(directory) == before
+    assert store.tags() == ["m:v1"]
+    (directory / "sub/b").chmod(0o644)
+    (directory / "sub/b").write_bytes(b"and somebody goes on")
+    run = {
+        "get": lambda: store.get("m:v1"),
+        "gc": store.gc,
+        "adopt": lambda: store.adopt(home),
+        "sync": store.sync_tree,
+    }
+    run[then]()
+    store.gc()
+    assert contents(store.get("m:v1")) == {"a": b"a", "sub/b": b"b"}
+    assert {path.read_bytes() for path in (home / "quarantine").iterdir()} >= {b"and somebody goes on"}
+    assert store.verify().is_sound
+    assert store.verify().missing_directories == ()
+
+
 def _cut(real, count, is_after):
     """The function, which is cut short in its call of that number."""
     calls = itertools.count(1)
