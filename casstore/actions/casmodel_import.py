@@ -113,7 +113,7 @@ def _checked(manifest: Manifest, name: str, trust: bool) -> Manifest:
     check_collisions([*paths, *directories])
     if paths != sorted(paths) or directories != sorted(set(directories)):
         raise IntegrityError(f"the files of {manifest.tag} in {name} are not in order")
-    if full := {path.rpartition("/")[0] for path in [*paths, *directories]}.intersection(directories):
+    if full := {parent for path in [*paths, *directories] for parent in _parents(path)}.intersection(directories):
         raise IntegrityError(f"the directory {min(full)!r} of {manifest.tag} in {name} is not empty as it says")
     keys = ("labels", "metadata", "module", "api_version", "signatures", "options", "context")
     said = comparing.completed(manifest.description)
@@ -128,10 +128,15 @@ def _checked(manifest: Manifest, name: str, trust: bool) -> Manifest:
     return replace(manifest, description=description, created_at_ns=min(manifest.created_at_ns, time.time_ns()))
 
 
+def _parents(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
 def _by_known_recipes(workspace: Workspace, manifests: Sequence[Manifest], name: str) -> list[Manifest]:
     """The manifests, with one recipe for each blob: the store's own, where it has one.
 
-    The catalog keeps one, by which the blob is read for all versions that have it. Raises IntegrityError.
+    Raises IntegrityError where they contradict themselves or what is known.
     """
     told: dict[Digest, Recipe] = {}
     for manifest in manifests:
@@ -142,13 +147,12 @@ def _by_known_recipes(workspace: Workspace, manifests: Sequence[Manifest], name:
                 raise IntegrityError(f"a file in {name} is not what its digest says: {file.path} of {manifest.tag}")
             if told.setdefault(file.digest, recipe) != recipe:
                 raise IntegrityError(f"{name} says in two ways what {file.path} of {manifest.tag} is made of")
-    known = workspace.catalog.index.recipes(told.keys())
+    known = workspace.catalog.index.as_known(told)
     for digest, recipe in known.items():
         if recipe.size != told[digest].size:
-            raise IntegrityError(f"a file in {name} is not what its digest says: {digest} has {recipe.size:,} bytes")
-    told |= known
+            raise IntegrityError(f"a file in {name} has {recipe.size:,} bytes, not {told[digest].size:,}: {digest}")
     return [
-        replace(manifest, recipes={f.digest: told[f.digest] for f in manifest.files if told[f.digest].is_stored})
+        replace(manifest, recipes={f.digest: known[f.digest] for f in manifest.files if known[f.digest].is_stored})
         for manifest in manifests
     ]
 
