@@ -18,7 +18,7 @@ from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
 
 # Every fourth call of these is enough for a short run.
-LONG = {"gc", "evict", "repair", "rebuild the catalog"}
+LONG = {"gc", "evict", "repair", "rebuild the catalog", "import a tar", "import a casmodel"}
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
 
