@@ -555,7 +555,7 @@ assert os.listdir(f"{home}/sessions") == []
 
 
 @pytest.mark.parametrize(
-    "case", ["recipes", "descriptions", "records", *(["newer fields", "files", "index", "chunks"] if EVERY else [])]
+    "case", ["descriptions", "records", *(["recipes", "newer fields", "files", "index", "chunks"] if EVERY else [])]
 )
 def test_memory_is_bounded(home, script, case):
     """However much a small archive says that it holds."""
