@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
+from casstore.actions import resolve
 from casstore.actions.bases import choose_link, encode_chunk, predecessors
 from casstore.actions.packing import ENCODE_THREADS
 from casstore.actions.workspace import Workspace
@@ -17,7 +18,7 @@ from casstore.archive import casmodel
 from casstore.catalog.index import Link
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import IntegrityError
+from casstore.errors import IntegrityError, TagNotFound
 from casstore.progress import Progress
 from casstore.storage.container import MAX_LINKS, Location
 from casstore.storage.manifest import Manifest
@@ -54,8 +55,11 @@ def export_versions(workspace: Workspace, rows: Sequence[VersionRow], sink: Bina
 
 
 def _manifest(workspace: Workspace, row: VersionRow) -> Manifest:
-    digests = {file.digest for file in workspace.catalog.versions.checked_files(row)}
-    return workspace.catalog.versions.manifest(row, workspace.catalog.index.recipes(digests))
+    digests = {file.digest for file in resolve.files(workspace.catalog, row)}
+    manifest = workspace.catalog.versions.manifest(row, workspace.catalog.index.recipes(digests))
+    if manifest.digest != row.digest:  # its rows have gone since they were looked at
+        raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+    return manifest
 
 
 @dataclass(slots=True)

@@ -6,13 +6,16 @@ what had come, until the next gc, and the same import, run again, takes up from 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 import blake3
 
+from casstore.actions import comparing
 from casstore.actions.bases import encode_chunk
 from casstore.actions.descriptor import CUSTOM_OBJECTS_NAME, describe
 from casstore.actions.packing import PackBuilder
@@ -23,15 +26,17 @@ from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
 from casstore.catalog.index import Link
 from casstore.catalog.sessions import Session
-from casstore.catalog.versions import NewChunk, NewContainer, VersionRow
+from casstore.catalog.versions import ChunkVanished, NewChunk, NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
-from casstore.storage import delta, pack
+from casstore.storage import delta, files, pack
+from casstore.storage.codec import Encoding
 from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.manifest import Manifest
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
+from casstore.storage.recipe import Recipe
 from casstore.storage.tensors import Element, element_of
 from casstore.tag import Tag
 
@@ -39,17 +44,22 @@ from casstore.tag import Tag
 _PACK_BYTES = 256 << 20
 # Records that are written and then checked together; their raw bytes are in memory one by one.
 _BATCH_BYTES = 32 << 20
+# As of archives of other formats.
 _MAX_NAME_BYTES = 255
+_MAX_PATH_BYTES = 4096
+_MAX_DEPTH = 200
+_NOTHING = Digest.of(b"")
 
 
 def import_versions(
     workspace: Workspace, session: Session, stream: BinaryIO, name: str, *, tag: Tag | None, trust: bool,
-    durable: bool, progress: Progress,
+    durable: bool, done: set[Tag], progress: Progress,
 ) -> list[tuple[VersionRow, bool]]:  # fmt: skip
     """Import every version of an archive; returns them, and whether each is new. `tag`: instead of the only one's.
 
     Raises IntegrityError, UnsafeArchive, InvalidSource, TagExists, OSError before any version is visible, and
-    ChunkVanished when gc took chunks on which this had relied: then it is to be run again.
+    ChunkVanished when gc took chunks on which this had relied: then it is to be run again. The tags of what it has
+    saved by then are added to `done`.
     """
     read_bytes = 0
 
@@ -65,46 +75,91 @@ def import_versions(
             raise InvalidSource(f"{name} holds {len(manifests)} versions, which one tag cannot name; leave out --as")
         manifests = [replace(manifests[0], tag=tag)]
     _check_tags(manifests, name)
+    named = {digest for manifest in manifests for digest in _chunks_of(manifest)}
+    manifests = _by_known_recipes(workspace, manifests, name)
     new = [manifest for manifest in manifests if _present(workspace, manifest) is None]
-    incoming = _Incoming(workspace, session, durable)
+    incoming = _Incoming(workspace, session, durable, name)
     try:
-        incoming.take_all(reader, new)
-    except BaseException:
+        # Of versions that are here already too: what has been lost of them.
+        incoming.take_all(reader, manifests, named)
+        if not trust:
+            _check_proportion(new, read_bytes, name)
+        _check_blobs(workspace, new, name, progress)
+    except BaseException as error:
         incoming.salvage()
+        if isinstance(error, IntegrityError) and incoming.has_lost():
+            raise ChunkVanished from error
         raise
-    for manifest in new:
-        if not trust and manifest.size > FREE_BYTES + MAX_RATIO * read_bytes:
-            raise UnsafeArchive(
-                f"{manifest.tag} would take {manifest.size:,} bytes out of {read_bytes:,} in {name}; if you trust it, "
-                "import it with --trust (in Python: trust=True)"
-            )
-    _check_blobs(workspace, new, name, progress)
     for manifest in new:
         try:
             commit_stored(workspace, session, manifest, durable=durable)
+            done.add(manifest.tag)
         except TagExists:
             if _present(workspace, manifest) is None:
                 raise
-            new = [each for each in new if each is not manifest]
-    is_new = {manifest.tag for manifest in new}
-    rows = [(workspace.catalog.versions.find(manifest.tag), manifest.tag in is_new) for manifest in manifests]
-    return [(row, fresh) for row, fresh in rows if row is not None]
+    rows = [(workspace.catalog.versions.find(manifest.tag), manifest.tag in done) for manifest in manifests]
+    return [(row, is_new) for row, is_new in rows if row is not None]
 
 
 def _checked(manifest: Manifest, name: str, trust: bool) -> Manifest:
-    """A manifest that has been read, with a description as a save would write it. Raises InvalidSource."""
-    check_collisions([*(file.path for file in manifest.files), *manifest.directories])
-    for path in [*(file.path for file in manifest.files), *manifest.directories]:
-        if any(len(part.encode("utf-8")) > _MAX_NAME_BYTES for part in path.split("/")):
+    """A manifest that has been read, as a save would write it. Raises InvalidSource, IntegrityError."""
+    paths = [file.path for file in manifest.files]
+    directories = list(manifest.directories)
+    for path in [*paths, *directories]:
+        parts = path.split("/")
+        is_long = len(parts) > _MAX_DEPTH or len(path.encode("utf-8")) > _MAX_PATH_BYTES
+        if is_long or any(len(part.encode("utf-8")) > _MAX_NAME_BYTES for part in parts):
             raise UnsafeArchive(f"{name} has a file whose name is too long: {path[:60]!r}...")
+    check_collisions([*paths, *directories])
+    if paths != sorted(paths) or directories != sorted(set(directories)):
+        raise IntegrityError(f"the files of {manifest.tag} in {name} are not in order")
+    if full := {parent for path in [*paths, *directories] for parent in _parents(path)}.intersection(directories):
+        raise IntegrityError(f"the directory {min(full)!r} of {manifest.tag} in {name} is not empty as it says")
     keys = ("labels", "metadata", "module", "api_version", "signatures", "options", "context")
+    said = comparing.completed(manifest.description)
     try:
-        description = describe(**{key: manifest.description[key] for key in keys})
+        description = describe(**{key: said[key] for key in keys})
     except (InvalidMetadata, KeyError) as error:
         raise InvalidSource(f"what {name} says of {manifest.tag} cannot be kept: {error}") from error
-    if not trust and any(file.path == CUSTOM_OBJECTS_NAME for file in manifest.files):
+    if len(manifest.casstore_version) > _MAX_NAME_BYTES:
+        raise InvalidSource(f"what {name} says of the release that wrote {manifest.tag} is too long")
+    if not trust and CUSTOM_OBJECTS_NAME in paths:
         description["untrusted"] = True
     return replace(manifest, description=description, created_at_ns=min(manifest.created_at_ns, time.time_ns()))
+
+
+def _parents(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
+
+
+def _by_known_recipes(workspace: Workspace, manifests: Sequence[Manifest], name: str) -> list[Manifest]:
+    """The manifests, with one recipe for each blob: the store's own, where it has one.
+
+    Raises IntegrityError where they contradict themselves or what is known.
+    """
+    told: dict[Digest, Recipe] = {}
+    for manifest in manifests:
+        for file in manifest.files:
+            recipe = manifest.recipe_of(file)
+            # What has no recipe that is stored is one chunk of the same digest, or nothing.
+            if not recipe.is_stored and (recipe.digests or [_NOTHING]) != [file.digest]:
+                raise IntegrityError(f"a file in {name} is not what its digest says: {file.path} of {manifest.tag}")
+            if told.setdefault(file.digest, recipe) != recipe:
+                raise IntegrityError(f"{name} says in two ways what {file.path} of {manifest.tag} is made of")
+    known = workspace.catalog.index.as_known(told)
+    for digest, recipe in known.items():
+        if recipe.size != told[digest].size:
+            raise IntegrityError(f"a file in {name} has {recipe.size:,} bytes, not {told[digest].size:,}: {digest}")
+    return [
+        replace(manifest, recipes={f.digest: known[f.digest] for f in manifest.files if known[f.digest].is_stored})
+        for manifest in manifests
+    ]
+
+
+def _chunks_of(manifest: Manifest) -> Iterator[Digest]:
+    for file in manifest.files:
+        yield from manifest.recipe_of(file).digests
 
 
 def _check_tags(manifests: Sequence[Manifest], name: str) -> None:
@@ -120,7 +175,7 @@ def _present(workspace: Workspace, manifest: Manifest) -> VersionRow | None:
     row = workspace.catalog.versions.find(manifest.tag)
     if row is None:
         return None
-    saved = {**row.described(), "untrusted": None}
+    saved = {**comparing.completed(row.described()), "untrusted": None}
     if row.digest != manifest.digest or saved != {**manifest.description, "untrusted": None}:
         what = "files" if row.digest != manifest.digest else "labels, metadata or what else is said of it"
         raise TagExists(
@@ -130,20 +185,47 @@ def _present(workspace: Workspace, manifest: Manifest) -> VersionRow | None:
     return row
 
 
+def _check_proportion(new: Sequence[Manifest], read_bytes: int, name: str) -> None:
+    """Refuse versions, and directories of the newest of each name, that are out of proportion. Raises UnsafeArchive."""
+    most = FREE_BYTES + MAX_RATIO * read_bytes
+    newest: dict[str, Manifest] = {}
+    for manifest in sorted(new, key=lambda manifest: manifest.created_at_ns):
+        newest[manifest.tag.name] = manifest
+        if manifest.size > most:
+            raise _out_of_proportion(str(manifest.tag), manifest.size, read_bytes, name)
+    total = sum(manifest.size for manifest in newest.values())
+    if total > most:
+        raise _out_of_proportion(f"the newest versions of {len(newest):,} names", total, read_bytes, name)
+
+
+def _out_of_proportion(what: str, size: int, read_bytes: int, name: str) -> UnsafeArchive:
+    return UnsafeArchive(
+        f"{what} would take {size:,} bytes out of {read_bytes:,} in {name}; if you trust it, import it with --trust "
+        "(in Python: trust=True)"
+    )
+
+
 def _check_blobs(workspace: Workspace, manifests: Sequence[Manifest], name: str, progress: Progress) -> None:
     """Compare each new file as a whole with its digest: sound chunks in a wrong order would make a wrong file, and
     every save of the right one would then be taken for it. Raises IntegrityError.
     """
-    recipes = {digest: recipe for manifest in manifests for digest, recipe in manifest.recipes.items()}
-    known = workspace.catalog.index.recipes(recipes.keys())
-    unchecked = [recipe for digest, recipe in recipes.items() if known.get(digest) != recipe]
+    index = workspace.catalog.index
+    recipes = {file.digest: manifest.recipe_of(file) for manifest in manifests for file in manifest.files}
+    known = index.recipes(recipes.keys())
+    # A chunk's bytes are those of its digest; how many there are is for the manifest to claim.
+    single = {digest: recipe.size for digest, recipe in recipes.items() if recipe.size and not recipe.is_stored}
+    for digest, home in index.locate(single.keys()).items():
+        if home.raw_bytes != single[digest]:
+            raise IntegrityError(f"a file in {name} has {home.raw_bytes:,} bytes, not {single[digest]:,}: {digest}")
+    unchecked = [recipe for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
     progress.start("verify", sum(recipe.size for recipe in unchecked))
     try:
         for recipe in unchecked:
             hasher = blake3.blake3()
-            for chunk in workspace.objects.read_blob(recipe):
-                hasher.update(chunk)
-                progress.advance(len(chunk))
+            with contextlib.closing(workspace.objects.read_blob(recipe)) as chunks:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    progress.advance(len(chunk))
             if hasher.digest() != recipe.blob:
                 raise IntegrityError(f"a file in {name} is not what its digest says: {recipe.blob}")
     finally:
@@ -157,9 +239,12 @@ class _Incoming:
     workspace: Workspace
     session: Session
     durable: bool
+    name: str
     _builder: PackBuilder = field(init=False)
     _objects: Objects = field(init=False)
     _wanted: dict[Digest, Element] = field(default_factory=dict)
+    _relied_on: set[Digest] = field(default_factory=set)
+    _lost_homes: set[int] = field(default_factory=set)
     _lost: set[Digest] = field(default_factory=set)
     _whole: set[Digest] = field(default_factory=set)
     _links: dict[Digest, Link] = field(default_factory=dict)
@@ -171,8 +256,11 @@ class _Incoming:
         self._builder = PackBuilder(self.workspace, self.session, self.durable, lambda _: None, _PACK_BYTES)
         self._objects = Objects(self.workspace.layout, self._locate)
 
-    def take_all(self, reader: casmodel.Reader, manifests: Sequence[Manifest]) -> None:
-        """Store what the store lacks of these versions. Raises IntegrityError when the archive does not have it all."""
+    def take_all(self, reader: casmodel.Reader, manifests: Sequence[Manifest], named: set[Digest]) -> None:
+        """Store what the store lacks of these versions. The archive has the chunks that are `named`, each once.
+
+        Raises IntegrityError where it does not have all, or has others.
+        """
         index = self.workspace.catalog.index
         for manifest in manifests:
             for recipe in map(manifest.recipe_of, manifest.files):
@@ -180,17 +268,25 @@ class _Incoming:
                     for digest, _ in segment.chunks:
                         self._wanted.setdefault(digest, element_of(segment.dtype))
         homes = index.usable_homes(self._wanted.keys())
-        _, self._lost = find_lost(self.workspace, homes, {})
-        # What deltas stand on stays whole, also where its home is lost and it is stored anew.
-        self._whole = index.with_dependents(self._lost)
-        for digest in homes.keys() - self._lost:
+        self._lost_homes, self._lost = find_lost(self.workspace, homes, {})
+        self._relied_on = homes.keys() - self._lost
+        for digest in self._relied_on:
             del self._wanted[digest]
+        # What deltas stand on stays whole, also where its home cannot be relied on and it is stored anew.
+        self._whole = index.with_dependents(self._wanted.keys())
         for entry in reader.entries():
+            if entry.digest not in named:
+                raise IntegrityError(f"{self.name} has chunk {entry.digest} twice, or no version in it needs that")
+            named.discard(entry.digest)
             if entry.digest in self._wanted:
                 self._take(entry, reader.record(), self._wanted.pop(entry.digest))
         if self._wanted:
-            raise IntegrityError(f"the archive lacks {len(self._wanted):,} chunks that its versions need")
+            raise IntegrityError(f"{self.name} lacks {len(self._wanted):,} chunks that its versions need")
         self._complete(self._builder.finish())
+
+    def has_lost(self) -> bool:
+        """Whether gc has taken what was here at the start, so that an error may be no fault of the archive."""
+        return self._relied_on != self.workspace.catalog.index.usable_homes(self._relied_on).keys()
 
     def salvage(self) -> None:
         """Keep what has come so far and is sound, for the next try."""
@@ -202,10 +298,14 @@ class _Incoming:
 
     def _take(self, entry: PackEntry, record: bytes, element: Element) -> None:
         generation = 0
+        if (entry.base is None) != (entry.encoding != Encoding.DELTA):
+            raise IntegrityError(f"chunk {entry.digest} in {self.name} is a delta without a base, or none with one")
         if entry.base is not None:
             base, grouping = self._link(entry.base), self._link(entry.grouping)
             if base is None or grouping is None:
-                raise IntegrityError(f"chunk {entry.digest} is a delta against a chunk that has not come before it")
+                raise IntegrityError(
+                    f"chunk {entry.digest} in {self.name} is a delta against a chunk that has not come before it"
+                )
             if base.depth >= MAX_LINKS or grouping.base is not None or entry.digest in self._whole:
                 self._add_whole(entry, record, element)
                 return
@@ -222,7 +322,7 @@ class _Incoming:
         base, grouping = (self._objects.read_chunk(each) for each in (entry.base, entry.grouping) if each is not None)
         raw = delta.decode_deltas(base, [pack.payload(record)], grouping)
         if Digest.of(raw) != entry.digest:
-            raise IntegrityError(f"chunk {entry.digest} is damaged")
+            raise self._damaged(entry.digest)
         encoded = encode_chunk(self.workspace, entry.digest, raw, element, None)
         self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
         self._note(entry.digest, len(encoded.data), self._builder.add(encoded))
@@ -253,15 +353,35 @@ class _Incoming:
         container = Container(0, file_id, None)
         for chunk in chunks[len(self._here) :]:
             self._here[chunk.digest] = _location(chunk, container)
-        for _, future in self._objects.read_ahead(self._unchecked):
-            future.result()
+        with contextlib.closing(self._objects.read_ahead(self._unchecked)) as ahead:
+            for digest, future in ahead:
+                self._check_chunk(digest, future)
         self._unchecked, self._unchecked_bytes = [], 0
+
+    def _check_chunk(self, digest: Digest, future: Future[bytes]) -> None:
+        home = self._here[digest]
+        try:
+            raw = future.result()
+        except IntegrityError as error:
+            for needed in (home.base, home.grouping):
+                if needed is not None and needed not in self._here:
+                    self._objects.read_chunk(needed)  # if it is that which is damaged, its error says so
+            raise self._damaged(digest) from error
+        if len(raw) != home.raw_bytes:
+            raise self._damaged(digest)
+
+    def _damaged(self, digest: Digest) -> IntegrityError:
+        return IntegrityError(
+            f"{self.name} is damaged: chunk {digest} in it is not what its digest says; fetch or copy it again"
+        )
 
     def _complete(self, finished: NewContainer | None) -> None:
         if finished is None:
             return
         self._check(finished)
-        self.workspace.catalog.versions.store([finished], self._lost)
+        if self.durable:
+            files.sync_directory(self.workspace.layout.packs)
+        self.workspace.catalog.versions.store([finished], self._lost, self._lost_homes)
         self._here = {}
         self._objects.close()
 

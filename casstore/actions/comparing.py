@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from casstore.actions import model_yaml
 from casstore.actions.model_yaml import Descriptor
 from casstore.actions.source import Source
@@ -26,8 +29,7 @@ def difference(
             return f"{path} differs"
     if not may_be_part and sorted(row.directory_paths()) != source.empty_directories:
         return "its empty directories differ"
-    ours = row.described()
-    ours["context"] = {"bentoml_version": "", **ours["context"]}  # which the first versions do not have
+    ours = completed(row.described())
     for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
         if ours[field] != described.description[field]:
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
@@ -40,3 +42,8 @@ def difference(
         if (hash_file(file.location) if scanned is None else scanned.blob) != saved[path].digest:
             return f"{path} differs"
     return None
+
+
+def completed(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with what the first versions do not have."""
+    return {**description, "context": {"bentoml_version": "", "python_version": "", **description["context"]}}

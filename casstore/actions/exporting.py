@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +19,7 @@ from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import InvalidSource
+from casstore.errors import InvalidSource, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, new_id
@@ -37,6 +38,8 @@ def export(
     one is complete. Without a format the name's extension decides, `.bentomodel` where that says nothing.
     Raises InvalidSource, IntegrityError, OSError; then no file is left.
     """
+    if not rows:
+        raise InvalidSource("there is nothing to export; name a version, or several")
     target, chosen = _resolved(target, format, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is none")
@@ -66,7 +69,8 @@ def _resolved(target: Location, format: Format | None, rows: Sequence[VersionRow
             text = posixpath.join(text, f"{name}.{_EXTENSIONS.get(chosen, chosen.value)}")
         return text, chosen
     chosen = format or formats.guess(text, default)
-    if chosen in (Format.BENTOMODEL, Format.CASMODEL) and not text.endswith(f".{chosen.value}"):
+    is_named = chosen not in (Format.BENTOMODEL, Format.CASMODEL) or text.endswith(f".{chosen.value}")
+    if not is_named and not (path is not None and location.is_device(path)):
         text += f".{chosen.value}"
     return text, chosen
 
@@ -82,13 +86,16 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
             for directory in row.directory_paths():
                 archive.add_directory(directory)
             for file in entries:
-                content = _Content(_chunks(workspace, file, recipes), progress)
-                archive.add_file(file.path, file.size, file.executable, content)  # type: ignore[arg-type]
+                with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
+                    content = _Content(chunks, progress)
+                    archive.add_file(file.path, file.size, file.executable, content)  # type: ignore[arg-type]
+    except UnsafeArchive as error:  # a store takes names that no archive should hold, such as those with a backslash
+        raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:
         progress.finish()
 
 
-def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Recipe]) -> Iterator[bytes]:
+def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Recipe]) -> Generator[bytes, None, None]:
     recipe = recipes.get(file.digest)
     if recipe is not None:
         yield from workspace.objects.read_blob(recipe)
@@ -126,7 +133,8 @@ def _write_folder(workspace: Workspace, row: VersionRow, target: Location, progr
         raise InvalidSource(f"a folder can be exported to this machine only, not to {location.name_of(target)}")
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty; name a directory that is new, or remove what is in it")
-    unfinished = Path(os.path.abspath(path)).parent / f".{new_id()}.part"
+    path = Path(os.path.abspath(path))
+    unfinished = path.parent / f".{new_id()}.part"
     files.make_directory(unfinished, parents=True)
     try:
         _fill_folder(workspace, row, unfinished, progress)

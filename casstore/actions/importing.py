@@ -6,6 +6,7 @@ name by that time, so that an old archive does not become the latest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,7 +25,7 @@ from casstore.archive.formats import Format
 from casstore.archive.unpacking import unpack
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import ChunkVanished, VersionRow
-from casstore.errors import InvalidSource, StoreError, TagExists, TagNotFound
+from casstore.errors import CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
 from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.storage import files
@@ -74,11 +75,13 @@ def import_archive(
             head, stream = location.peeked(stream, len(casmodel.MAGIC))
             if head == casmodel.MAGIC and format in (None, Format.CASMODEL):
                 return _import_casmodel(workspace, session, stream, name, size, wishes, progress)
+            if format is Format.CASMODEL:
+                raise InvalidSource(f"{name} is no .casmodel; leave the format out, or name the right one")
             progress.start("unpack", size)
             try:
                 unpacked = unpack(
-                    stream, draft, format=format, trust=wishes.trust, advance=progress.advance,
-                    spool=lambda: _spool(session),
+                    stream, draft, format=format, trust=wishes.trust, will_be_synced=wishes.durable,
+                    advance=progress.advance, spool=lambda: _spool(session),
                 )  # fmt: skip
             except InvalidSource as error:
                 raise type(error)(f"{name}: {error}") from error
@@ -99,12 +102,13 @@ def _import_casmodel(
     progress: Progress,
 ) -> list[Arrival]:  # fmt: skip
     start = stream.tell() if stream.seekable() else None
+    done: set[Tag] = set()
     for tries_left in reversed(range(_TRIES)):
         progress.start("import", size)
         try:
             found = import_versions(
                 workspace, session, stream, name,
-                tag=wishes.tag, trust=wishes.trust, durable=wishes.durable, progress=progress,
+                tag=wishes.tag, trust=wishes.trust, durable=wishes.durable, done=done, progress=progress,
             )  # fmt: skip
             break
         except ChunkVanished as error:
@@ -113,14 +117,29 @@ def _import_casmodel(
             stream.seek(start)
         finally:
             progress.finish()
-    arrivals = [Arrival(row, is_new, ()) for row, is_new in found]
-    if wishes.materialize:
-        newest = {row.name: row for row, _ in found}
-        for row in newest.values():
-            latest = workspace.catalog.versions.newest(row.name)
-            if latest is not None and latest.id == row.id:
+    without = _materialize(workspace, [row for row, _ in found], progress) if wishes.materialize else {}
+    return [Arrival(row, is_new, without.get(row.id, ())) for row, is_new in found]
+
+
+def _materialize(workspace: Workspace, rows: Sequence[VersionRow], progress: Progress) -> dict[int, tuple[str, ...]]:
+    """Make the directories that should stand; returns which could not be made, by row id, in words.
+
+    The versions are saved, and `Model.path` will try again, so that nothing here is an error.
+    """
+    notes: dict[int, tuple[str, ...]] = {}
+    for row in rows:
+        if _keeps_directory(workspace, row):
+            try:
                 materialize(workspace, row, progress)
-    return arrivals
+            except (OSError, CasstoreError) as error:
+                notes[row.id] = (f"{row.tag} is saved, but its directory could not be made: {error}",)
+    return notes
+
+
+def _keeps_directory(workspace: Workspace, row: VersionRow) -> bool:
+    """Whether a version should have a directory though nobody has asked for it."""
+    newest = workspace.catalog.versions.newest(row.name)
+    return workspace.catalog.setting("materialize") == "all" or (newest is not None and newest.id == row.id)
 
 
 def _import_folder(

@@ -15,14 +15,16 @@ from casstore.errors import InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import new_id
 
+# Of directories that may be written to and not read, and of file systems that sync no directories.
+_NO_DIRECTORY_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP}
+
 Location = str | os.PathLike[str] | BinaryIO
 
 
 def name_of(location: Location) -> str:
     """What messages call it."""
-    return (
-        os.fspath(location) if isinstance(location, str | os.PathLike) else str(getattr(location, "name", "the stream"))
-    )
+    name = location if isinstance(location, str | os.PathLike) else getattr(location, "name", None)
+    return os.fspath(name) if isinstance(name, str | os.PathLike) else "the stream"  # of a descriptor it is a number
 
 
 def is_url(location: Location) -> bool:
@@ -36,7 +38,7 @@ def local_path(location: Location) -> Path | None:
     text = os.fspath(location)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    return None if is_url(text) else Path(text).expanduser()
+    return None if is_url(text) else Path(os.path.expanduser(text))
 
 
 @contextlib.contextmanager
@@ -54,7 +56,8 @@ def reading(location: Location) -> Iterator[tuple[BinaryIO, int | None]]:
             status = os.fstat(file.fileno())
             yield file, status.st_size if stat.S_ISREG(status.st_mode) else None
     elif isinstance(location, str):
-        with _url_errors(location), _fsspec().open(location, "rb") as remote:
+        system, target = _file_system(location)
+        with _open_url(location, system, target, "rb") as remote:
             yield remote, getattr(remote, "size", None)
     else:
         yield location, None  # type: ignore[misc]  # what local_path has left is a stream
@@ -68,31 +71,61 @@ def writing(location: Location, mode: int) -> Iterator[BinaryIO]:
     """
     path = local_path(location)
     if path is not None:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
-        unfinished = path.with_name(f".{new_id()}.part")
-        try:
-            with files.create_file(unfinished) as descriptor:
-                with open(descriptor, "wb", closefd=False) as file:
-                    yield file
-                files.set_mode(descriptor, mode)
-            files.rename(unfinished, path)
-        except BaseException:
-            files.remove_file(unfinished)
-            raise
+        with _writing_file(path, mode) as file:
+            yield file
     elif isinstance(location, str):
-        with _url_errors(location):
-            system, target = _fsspec().core.url_to_fs(location)
-            remote = system.open(target, "wb")
-            try:
-                yield remote
-            except BaseException:
-                _discard(remote)
-                raise
-            remote.close()
+        system, target = _file_system(location)
+        was_there = _exists(system, target)
+        remote = _open_url(location, system, target, "wb")
+        try:
+            yield remote
+        except BaseException:
+            _discard(remote)
+            if not was_there:
+                with contextlib.suppress(Exception):  # the error that led here says more
+                    system.rm_file(target)
+            raise
+        remote.close()
     else:
         yield location  # type: ignore[misc]
         location.flush()  # type: ignore[union-attr]
+
+
+@contextlib.contextmanager
+def _writing_file(path: Path, mode: int) -> Iterator[BinaryIO]:
+    if is_device(path):
+        with open(path, "wb") as device:
+            yield device
+        return
+    path = Path(os.path.realpath(path))  # nor shall it replace a link
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
+    unfinished = path.with_name(f".{new_id()}.part")
+    try:
+        with files.create_file(unfinished) as descriptor:
+            with open(descriptor, "wb", closefd=False) as file:
+                yield file
+            files.set_mode(descriptor, mode)
+            # The file that it replaces, or the version itself, may be gone by the time the power is.
+            files.sync_descriptor(descriptor)
+        files.rename(unfinished, path)
+    except BaseException:
+        files.remove_file(unfinished)
+        raise
+    try:
+        files.sync_directory(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+
+
+def is_device(path: Path) -> bool:
+    """Whether a pipe, a terminal or the like stands there, which is written to and which no file shall replace."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def peeked(stream: BinaryIO, size: int) -> tuple[bytes, BinaryIO]:
@@ -134,17 +167,35 @@ def _discard(remote: Any) -> None:
     """Drop an upload that is not complete, as far as the file system behind it can."""
     with contextlib.suppress(Exception):  # the error that led here says more
         remote.discard()
-    remote.closed = True  # or collecting it as garbage would complete the upload
+    with contextlib.suppress(AttributeError):  # of what is kept in memory
+        remote.closed = True  # or collecting it as garbage would complete the upload
 
 
-@contextlib.contextmanager
-def _url_errors(url: str) -> Iterator[None]:
+def _file_system(url: str) -> tuple[Any, str]:
+    """The file system that a URL names, and the path in it."""
+    fsspec = _fsspec()
     try:
-        yield
+        system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        if isinstance(error, InvalidSource):
-            raise
         raise InvalidSource(f"{url} cannot be opened: {error}") from error
+    return system, path
+
+
+def _open_url(url: str, system: Any, path: str, mode: str) -> Any:
+    try:
+        return system.open(path, mode)
+    except FileNotFoundError as error:
+        raise InvalidSource(f"{url} does not exist") from error
+    except (ImportError, ValueError) as error:
+        raise InvalidSource(f"{url} cannot be opened: {error}") from error
+
+
+def _exists(system: Any, path: str) -> bool:
+    """Whether something is there, or may be."""
+    try:
+        return bool(system.exists(path))
+    except Exception:  # noqa: BLE001 - whatever a file system raises; writing will say so
+        return True
 
 
 def _fsspec() -> Any:

@@ -160,7 +160,9 @@ class _Save:
 
     def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
         self._fingerprints = staging.fingerprints
-        recipes = {file.recipe.blob: file.recipe for file in staged}
+        recipes = self._catalog.index.as_known({file.recipe.blob: file.recipe for file in staged})
+        for file in staged:
+            file.recipe = recipes[file.recipe.blob]
         manifest = Manifest(
             tag=self._new.tag,
             created_at_ns=time.time_ns() if self._new.created_at_ns is None else self._new.created_at_ns,

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.manifest import Manifest
+from casstore.storage.manifest import Allowance, Manifest
 from casstore.storage.pack import PackEntry, PackReader
 
 MAGIC = b"casmodel"
@@ -62,7 +62,7 @@ class Reader:
         (count,) = _COUNT.unpack_from(header, _HEADER.size)
         if count > _MAX_MANIFESTS:
             raise IntegrityError(f"{self._name} claims to hold {count:,} versions, which is too many")
-        found, left = [], _MAX_MANIFESTS_BYTES
+        found, left, allowance = [], _MAX_MANIFESTS_BYTES, Allowance()
         for _ in range(count):
             length, digest = _MANIFEST.unpack(self._exactly(_MANIFEST.size))
             left -= length
@@ -71,7 +71,10 @@ class Reader:
             data = self._exactly(length)
             if Digest.of(data) != digest:
                 raise IntegrityError(f"a manifest in {self._name} is damaged")
-            found.append(Manifest.unpack(data))
+            try:
+                found.append(Manifest.unpack(data, allowance))
+            except IntegrityError as error:
+                raise type(error)(f"{self._name} cannot be read: {error}") from error
         return found
 
     def entries(self) -> Iterator[PackEntry]:

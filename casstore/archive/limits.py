@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from casstore.errors import UnsafeArchive
 
-# Models have tens of files, at most some ten thousand shards; each costs about 100 bytes of memory here.
+# Models have tens of files, at most some ten thousand shards; each costs up to 36 bytes of memory here.
 MAX_MEMBERS = 1_000_000
 # The largest model.yaml seen takes 5 KiB; YAML of this size already takes seconds to parse.
 MAX_DESCRIPTOR_BYTES = 16 << 20

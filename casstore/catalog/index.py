@@ -180,6 +180,18 @@ class Index:
             found[Digest(digest)] = Recipe.unpack(Digest(digest), recipe)
         return found
 
+    def as_known(self, recipes: Mapping[Digest, Recipe]) -> dict[Digest, Recipe]:
+        """These recipes, but of blobs that are stored, cut into whatever chunks, those that they are stored by.
+
+        The catalog keeps one recipe of each blob, by which it is read for all versions.
+        """
+        known = self.recipes(recipes.keys())
+        # Of one chunk, of the same digest, there is no recipe.
+        sql = "SELECT digest, raw_bytes FROM chunk WHERE digest IN ({})"
+        cut = [digest for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
+        whole = {Digest(row[0]): Recipe.of_one_chunk(Digest(row[0]), row[1]) for row in self._batched(sql, cut)}
+        return {**recipes, **whole, **known}
+
     def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
         """The loose files of those blobs, by (digest, executable), those homed in first."""
         found: dict[tuple[Digest, bool], list[LooseFile]] = {}

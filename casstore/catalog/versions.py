@@ -253,11 +253,7 @@ class Versions:
             mark_synced(connection, new.synced_homes)
             for container_row in new.containers:
                 self._insert_container(connection, container_row, new.lost_chunks)
-            connection.execute(
-                "DELETE FROM container WHERE id IN (SELECT value FROM json_each(?))"
-                " AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)",
-                (json.dumps(sorted(new.lost_homes)),),
-            )
+            _drop_lost(connection, new.lost_homes)
             epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
             if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
                 raise ChunkVanished
@@ -282,26 +278,30 @@ class Versions:
         is_replaced = (
             "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced AND (?1 OR boot_id != ?2)) OR ?3"
         )
-        parameters = (new.synced, self._boot_id)
-        for chunk in new.chunks:
-            if chunk.base is not None and not may_be_delta(connection, chunk):
-                raise ChunkVanished
-        connection.executemany(
+        insert = (
             "INSERT INTO chunk"
             "(digest, container, offset, length, raw_bytes, encoding, base, grouping, generation, depth)"
             " VALUES (?4,?5,?6,?7,?8,?9,?10,?11,?12, coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?10), 0))"
             " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
             " length = excluded.length, encoding = excluded.encoding, base = excluded.base,"
             " grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth"
-            f" WHERE {is_replaced}",
-            ((*parameters, chunk.digest in lost, chunk.digest, container_id, *chunk[1:]) for chunk in new.chunks),
+            f" WHERE {is_replaced}"
         )
+        # One by one: what a delta is against may come before it in the same container.
+        for chunk in new.chunks:
+            if chunk.base is not None and not may_be_delta(connection, chunk):
+                raise ChunkVanished
+            parameters = (new.synced, self._boot_id, chunk.digest in lost, chunk.digest, container_id, *chunk[1:])
+            connection.execute(insert, parameters)
 
-    def store(self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest]) -> None:
+    def store(
+        self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_homes: Collection[int]
+    ) -> None:
         """Make known what no version needs yet. Raises ChunkVanished when a delta among it has lost its base."""
         with self._connections.write() as connection:
             for each in containers:
                 self._insert_container(connection, each, lost_chunks)
+            _drop_lost(connection, lost_homes)
 
     def restore(self, version_id: int, manifest: Manifest) -> None:
         """Make the rows of a version say what its manifest says."""
@@ -370,6 +370,15 @@ class Versions:
 
     def _select(self, clause: str, parameters: Sequence[Any] = ()) -> Iterator[VersionRow]:
         return map(VersionRow._make, self._rows(_COLUMNS + clause, parameters))
+
+
+def _drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None:
+    """Drop the rows of containers whose files are gone or damaged, once they are the home of nothing."""
+    connection.execute(
+        "DELETE FROM container WHERE id IN (SELECT value FROM json_each(?))"
+        " AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)",
+        (json.dumps(sorted(lost_homes)),),
+    )
 
 
 def insert_container(connection: apsw.Connection, new: NewContainer, boot_id: str) -> int:

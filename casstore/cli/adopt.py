@@ -38,10 +38,13 @@ def adopt(options: Options, directory: Path, move: bool) -> None:
     """
     with options.open_store() as store, progress_bar(options) as progress:
         report = store.adopt(directory, move=move, progress=progress)
+        is_elsewhere = store.home.resolve() not in (directory.resolve(), *directory.resolve().parents)
     if options.json:
         show_json(_as_json(report))
     else:
-        _show(options, report, directory)
+        _show(options, report)
+        if report.adopted and is_elsewhere and not move:
+            hint(options, f"{directory} is as it was; let `casstore verify` read the copies before you remove it")
     if report.refused:
         raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
 
@@ -67,7 +70,7 @@ def _as_json(report: casstore.AdoptReport) -> dict[str, object]:
     }
 
 
-def _show(options: Options, report: casstore.AdoptReport, directory: Path) -> None:
+def _show(options: Options, report: casstore.AdoptReport) -> None:
     for tag in report.adopted:
         click.echo(tag if options.quiet else f"adopted: {tag}")
     show_refusals(report.refused)
@@ -87,5 +90,3 @@ def _show(options: Options, report: casstore.AdoptReport, directory: Path) -> No
             f"{human_bytes(report.logical_bytes)} of files; the store has grown by {human_bytes(report.added_bytes)}, "
             f"{shared:.0%} is shared"
         )
-    if report.adopted:
-        hint(options, f"`casstore verify` reads everything once more; {directory} can go when you no longer need it")

@@ -8,7 +8,7 @@ import click
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Column, show_json, show_table
+from casstore.cli.output import Column, hint, show_json, show_table
 
 _EXAMPLES = """\b
 Examples:
@@ -94,6 +94,8 @@ def _change(options: Options, key: str, value: str | None) -> None:
         store.set_setting(key, value)
         if options.json:
             _answer(options, store, key)
+    if (key, value) == ("materialize", "all"):
+        hint(options, "from now on directories stay; `casstore sync-tree` makes those that versions lack")
 
 
 def _answer(options: Options, store: casstore.Store, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib
@@ -153,9 +154,11 @@ class ModelInfo:
 
     @property
     def options(self) -> Any:
-        """The options, as the module's own `ModelOptions` where it has such a class, else as `ModelOptions`."""
+        """The options, as the module's own `ModelOptions` where there is such a class, else as `ModelOptions`."""
         if self._options is None:
-            kind = getattr(self.imported_module, "ModelOptions", ModelOptions) if self.module else ModelOptions
+            kind = ModelOptions
+            with contextlib.suppress(CasstoreError):
+                kind = getattr(self.imported_module, "ModelOptions", ModelOptions)
             self._options = kind(**self._plain_options)
         return self._options
 

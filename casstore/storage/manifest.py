@@ -35,7 +35,21 @@ MAX_DESCRIPTION_CHARACTERS = 16_000_000
 # What is said of a version nests 64 deep at most when it is saved, each value's place in it not counted.
 _MAX_NESTING = 80
 
+# Of manifests in an archive, of which a stranger may put in as many as he likes: a chunk takes 32 bytes that do not
+# shrink, so that honest ones have fewer items than bytes. Values in descriptions are what `model.yaml` may hold.
+_MOST_ITEMS_PER_BYTE_TOGETHER = 1
+_ANY_VALUES = 1_000_000
+
 _T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Allowance:
+    """What manifests that come together may hold together beyond what follows from their size: see `unpack`."""
+
+    document_bytes: int = _ANY_MANIFEST_BYTES
+    items: int = _ANY_ITEMS
+    values: int = _ANY_VALUES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +124,26 @@ class Manifest:
         return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(packed)
 
     @classmethod
-    def unpack(cls, data: bytes) -> Manifest:
+    def unpack(cls, data: bytes, allowance: Allowance | None = None) -> Manifest:
         """Read what `pack` wrote, trusting nothing; fields that a newer casstore added are kept.
 
-        Raises IntegrityError, and UnsupportedFormat for a manifest that requires what this release does not know.
+        What it takes of the `allowance` is gone for those after it. Raises IntegrityError, and UnsupportedFormat for a
+        manifest that requires what this release does not know.
         """
         try:
-            most_bytes = min(_MAX_MANIFEST_BYTES, max(_ANY_MANIFEST_BYTES, _MOST_RATIO * len(data)))
-            packed = decompress_document(data, most_bytes)
-            unpacking = Unpacking(_ANY_ITEMS + _MOST_ITEMS_PER_BYTE * len(data))
+            most_bytes = max(_ANY_MANIFEST_BYTES, _MOST_RATIO * len(data))
+            most_items = _ANY_ITEMS + _MOST_ITEMS_PER_BYTE * len(data)
+            if allowance is not None:
+                most_bytes = allowance.document_bytes + _MOST_RATIO * len(data)
+                most_items = allowance.items + _MOST_ITEMS_PER_BYTE_TOGETHER * len(data)
+            packed = decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
+            unpacking = Unpacking(most_items)
             document = unpacking.unpack(packed)
+            if allowance is not None:
+                text = document["description"]
+                allowance.values -= text.count(",") + text.count("[") + text.count("{")
+                if allowance.values < 0:
+                    raise ValueError("descriptions hold more values than there can be")
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
                 raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
             base = document.pop("base")
@@ -138,6 +162,9 @@ class Manifest:
                 newer_fields={_checked(key, str): value for key, value in document.items()},
             )
             manifest._check()
+            if allowance is not None:
+                allowance.document_bytes = min(allowance.document_bytes, most_bytes - len(packed))
+                allowance.items = min(allowance.items, unpacking.left)
             return manifest
         except (
             msgpack.UnpackException,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
@@ -11,7 +12,7 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -211,19 +212,20 @@ class Objects:
                 self._open.popitem(last=False)
         return opened
 
-    def read_blob(self, recipe: Recipe) -> Iterator[bytes]:
+    def read_blob(self, recipe: Recipe) -> Generator[bytes, None, None]:
         """The blob's chunks in order, read and checked ahead by a few threads. Memory is bounded.
 
         Raises IntegrityError.
         """
         chunks = list(recipe.chunks())
-        ahead = self.read_ahead(chunk.digest for chunk in chunks)
-        for chunk, (_, future) in zip(chunks, ahead, strict=True):
-            yield _checked_length(future.result(), chunk)
+        # Closed here: an error's traceback may keep it until one of its own threads collects it, which cannot end it.
+        with contextlib.closing(self.read_ahead(chunk.digest for chunk in chunks)) as ahead:
+            for chunk, (_, future) in zip(chunks, ahead, strict=True):
+                yield _checked_length(future.result(), chunk)
 
     def read_ahead(
         self, digests: Iterable[Digest], threads: int = _READ_THREADS
-    ) -> Iterator[tuple[Digest, Future[bytes]]]:
+    ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
         """Each chunk in turn, and a future of it, done or soon to be; its result raises IntegrityError, OSError."""
         unread = iter(digests)
         with ThreadPoolExecutor(threads) as pool:

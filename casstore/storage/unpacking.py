@@ -20,6 +20,11 @@ class Unpacking:
     def __init__(self, most_items: int) -> None:
         self._left = most_items
 
+    @property
+    def left(self) -> int:
+        """How many items there may still be."""
+        return self._left
+
     def unpack(self, packed: bytes) -> Any:
         """Raises ValueError, and what msgpack raises, which is no ValueError always."""
         most = max(self._left, 0)

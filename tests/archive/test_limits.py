@@ -6,8 +6,8 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -49,20 +49,21 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("format", BOMBS)
-def test_a_bomb_stops_early_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+@pytest.mark.parametrize("form", BOMBS)
+def test_a_bomb_stops_early_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     monkeypatch.setattr(limits, "FREE_BYTES", 4 * MIB)
-    archive = BOMBS[format](48 * MIB)
+    archive = BOMBS[form](48 * MIB)
     assert len(archive) < MIB // 16
     with pytest.raises(UnsafeArchive, match=r"expands to [\d,]+ bytes from [\d,]+, more than 100 times .* \(trust\)"):
         unpack(io.BytesIO(archive), tmp_path)
-    assert os.path.getsize(tmp_path / "zeros") <= 4 * MIB + 100 * len(archive)
+    # A piece of zstd's may be too much by itself, before anything of it is written.
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 4 * MIB + 100 * len(archive)
 
 
 def test_trust_lifts_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "FREE_BYTES", MIB)
-    for name, bomb in BOMBS.items():
-        place = tmp_path / name
+    for form, bomb in BOMBS.items():
+        place = tmp_path / form
         place.mkdir()
         assert unpack(io.BytesIO(bomb(20 * MIB)), place, trust=True).size == 20 * MIB
 
@@ -100,24 +101,29 @@ def test_the_descriptor_is_bounded(read: Callable[..., Any], pack: str) -> None:
     else:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("model.yaml", bytes(size))
-    with pytest.raises(UnsafeArchive, match=r"'model.yaml' has more than 16,777,216 bytes"):
+    with pytest.raises(UnsafeArchive, match=r"'model\.yaml' has more than 16,777,216 bytes"):
         read(buffer.getvalue())
 
 
+# The kernel's own figure of this program: ru_maxrss begins with that of the process that started it.
 MEASURE = """
-import resource, sys
+import re, sys
 from pathlib import Path
 from casstore.archive import limits
 from casstore.archive.unpacking import unpack
 from casstore.errors import UnsafeArchive
+
+def peak_mib():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) >> 10
+
 limits.FREE_BYTES = int(sys.argv[3])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_mib()
 try:
     with open(sys.argv[1], "rb") as source:
         unpack(source, Path(sys.argv[2]))
 except UnsafeArchive as error:
     print(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+print(peak_mib() - before)
 """
 
 
@@ -146,20 +152,21 @@ def sparse_bomb(kind: str) -> tuple[bytes, str]:
         block = ((128 << 10) << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
         return b"\x28\xb5\x2f\xfd\x00" + bytes([17 << 3]) + block * 20_000, "more than 100 times its size"
     if kind == "members":
-        return members(30_000), ""
-    return BOMBS[kind](256 * MIB), "more than 100 times its size"
+        return members(2_000), ""
+    return BOMBS[kind](64 * MIB), "more than 100 times its size"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 # MiB above what the interpreter and the imports take; the decoder's window is 128 of zstd's.
 @pytest.mark.parametrize(
     ("kind", "most_mib"),
-    [("xz", 40), ("gz", 25), ("bz2", 30), ("zst", 190), ("zip", 25), ("header", 10), ("members", 15)],
+    [("xz", 20), ("gz", 15), ("bz2", 20), ("zst", 170), ("zip", 15), ("header", 5), ("members", 3)],
 )
 def test_memory_is_bounded(tmp_path: Path, script: Callable[..., Any], kind: str, most_mib: int) -> None:
     archive, message = sparse_bomb(kind)
     (tmp_path / "bomb").write_bytes(archive)
     (tmp_path / "place").mkdir()
-    done: subprocess.CompletedProcess[str] = script(MEASURE, tmp_path / "bomb", tmp_path / "place", 160 * MIB)
+    done: subprocess.CompletedProcess[str] = script(MEASURE, tmp_path / "bomb", tmp_path / "place", 40 * MIB)
     assert done.returncode == 0, done.stderr
     *printed, used = done.stdout.splitlines()
     assert message in "".join(printed)

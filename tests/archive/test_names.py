@@ -8,10 +8,12 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from casstore.archive.unpacking import unpack
 from casstore.errors import UnsafeArchive
 
 Packer = Callable[..., bytes]
@@ -141,3 +143,18 @@ def test_names_that_the_file_system_cannot_hold_here(read: Callable[..., Any], p
     assert len(name) < 4096
     with pytest.raises(UnsafeArchive, match="cannot be created here: File name too long"):
         read(pack(name))
+
+
+def test_what_stands_in_the_directory_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"untouched")
+    (tmp_path / "there/a").symlink_to(outside)
+    with pytest.raises(UnsafeArchive, match="'a' in the archive stands where another file does"):
+        unpack(io.BytesIO(pack_tar("a")), tmp_path / "there")
+    assert outside.read_bytes() == b"untouched"
+
+
+def test_other_errors_are_the_systems_own(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        unpack(io.BytesIO(pack_tar("a")), tmp_path / "nowhere")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.archive.casmodel import Reader
 from tests.crash import tracer
 from tests.crash.scenarios import Scenario, copy_store, leftovers, open_store, put, to_first_schema, write
 from tests.store.conftest import bento, checkpoint, quiet, safetensors, weights
@@ -161,6 +162,23 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
         taking("sync_tree", prune=True)(home)
 
     strange = {"x:1": {"w.bin": noise(LARGE, 8), "mid": b["mid"]}, "x:2": {"small": a["small"], "twin": a["small"]}}
+    tar, casmodel, exported = (ground / name for name in ("m.tar", "run.casmodel", "exported.casmodel"))
+    if request.param in ("import a tar", "import a casmodel", "export"):
+        for step in range(4):
+            put(ground / "elsewhere", f"m:{step}", steps[step], materialize=False)
+        with open_store(ground / "elsewhere") as elsewhere:
+            elsewhere.export("m:3", tar)
+            elsewhere.export([f"m:{step}" for step in range(4)], casmodel)
+
+    def export(home: Path) -> None:
+        """Over what is there, which has to be complete each time."""
+        if exported.exists():
+            with open(exported, "rb") as file:
+                reader = Reader(file, "what was exported", lambda _: None)
+                assert len(reader.manifests()) == 3
+                assert all(reader.record() for _ in reader.entries())
+        run("export", list(run_of_three), exported)(home)
+
     run_of_three = {f"m:{step}": steps[step] for step in range(3)}
     run_of_heavy = {f"m:{step}": heavy[step] for step in range(3)}
     found: dict[str, Scenario] = {
@@ -181,6 +199,14 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
         "delete": Scenario(prepare(a_1=a, a_2=b), run("delete", "a:1"), {"a:2": b}, gone={"a:1": a}),
         "gc": Scenario(littered, run("gc"), {**run_of_heavy, "half:2": {"0": noise(30_000, 40)}}, {"b:1": b}),
         "evict": Scenario(prepare(a_1=a, b_1=b), run("gc", evict_all=True), {"a:1": a, "b:1": b}),
+        "import a tar": Scenario(cold, run("import_archive", tar), run_of_three, {"m:3": steps[3]}),
+        "import a casmodel": Scenario(
+            prepare(m_0=steps[0]),
+            run("import_archive", casmodel),
+            {"m:0": steps[0]},
+            {f"m:{step}": steps[step] for step in range(1, 4)},
+        ),
+        "export": Scenario(cold, export, run_of_three),
         "migrate": Scenario(first_schema, run("tags"), {"a:1": a}),
         "config": Scenario(prepare(b_1=b), run("set_setting", "keep_days", "3"), {"b:1": b}),
         "pin": Scenario(prepare(b_1=b), run("pin", "b:1"), {"b:1": b}),
@@ -226,6 +252,7 @@ def _kill_at(home: Path, operation: Operation, call: str) -> None:
 
 NAMES = [
     *("make a store", "save", "save a copy", "save what is known", "save a delta", "save relaxed", "materialize"),
+    *("import a tar", "import a casmodel", "export"),
     *("mend", "delete", "gc", "evict", "migrate", "config", "pin", "repair", "rebuild the catalog"),
     *("adopt in place", "adopt and move", "sync the tree"),
 ]

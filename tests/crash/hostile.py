@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import struct
 import tempfile
@@ -22,6 +23,7 @@ import numpy as np
 import zstandard
 
 from casstore.actions import model_yaml
+from casstore.archive import casmodel
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource
 from casstore.storage import codec, delta, pack, pickled
@@ -107,6 +109,48 @@ def _pack(data: bytes) -> None:
                 refused = error
     if refused is not None:
         raise refused
+
+
+def _pack_stream(data: bytes) -> None:
+    """A pack from front to back, every record read, and then every other passed over; both see the same."""
+    seen = []
+    for step in (1, 2):
+        stream = io.BytesIO(data)
+        reader = pack.PackReader(stream.read, lambda size, stream=stream: stream.seek(size, io.SEEK_CUR))
+        entries = []
+        for number, entry in enumerate(reader.entries()):
+            entries.append(entry)
+            if number % step == 0:
+                record = reader.record()
+                assert len(record) == entry.length
+                assert data[entry.offset : entry.offset + entry.length] == record
+                assert record.endswith(pack.payload(record))
+        seen.append(entries)
+    assert seen[0] == seen[1]
+
+
+def _casmodel(data: bytes) -> None:
+    """An archive up to its pack, and then the pack; what is passed over is counted too."""
+    counted = 0
+
+    def advance(size: int) -> None:
+        nonlocal counted
+        counted += size
+
+    reader = casmodel.Reader(io.BytesIO(data), "the archive", advance)
+    manifests = reader.manifests()
+    tags = [str(manifest.tag) for manifest in manifests]
+    assert all(tags)
+    for entry in reader.entries():
+        assert len(reader.record()) == entry.length
+    assert counted == len(data)
+
+
+def _casmodel_manifest(data: bytes) -> None:
+    """An archive whose one manifest has the right digest, over any content: what only somebody who means it writes."""
+    made = bytearray()
+    casmodel.write_head(made.extend, [data])
+    _casmodel(bytes(made) + _seed_casmodel()[-_empty_pack_bytes() :])
 
 
 def _pack_index(data: bytes) -> None:
@@ -198,6 +242,22 @@ def _seed_manifest() -> Manifest:
     )  # fmt: skip
 
 
+@functools.cache
+def _seed_casmodel(chunks: tuple[bytes, ...] = ()) -> bytes:
+    made = bytearray()
+    casmodel.write_head(made.extend, [_seed_manifest().pack()])
+    stream = pack.PackStream(made.extend)
+    for raw in chunks:
+        stream.add(pack.EncodedChunk(Digest.of(raw), len(raw), 0, raw))
+    stream.end()
+    return bytes(made)
+
+
+@functools.cache
+def _empty_pack_bytes() -> int:
+    return len(_seed_casmodel()) - _seed_casmodel().index(b"casspack")
+
+
 def _seed_deltas() -> bytes:
     base, element = np.frombuffer(_base(), "<u4"), Element(4, 23, 8)
     grouping = delta.Grouping(_base(), element)
@@ -246,6 +306,11 @@ PARSERS = {
         _pack, ((GOLDEN / "format-1.pack").read_bytes(), (GOLDEN / "format-1-deltas.pack").read_bytes()),
         most_bytes=128 << 20,
     ),
+    "packs, read once": Parser(
+        _pack_stream, ((GOLDEN / "format-1.pack").read_bytes(), (GOLDEN / "format-1-deltas.pack").read_bytes()),
+    ),
+    ".casmodel": Parser(_casmodel, (_seed_casmodel(), _seed_casmodel((b"chunk", b"another")))),
+    "manifests in .casmodel": Parser(_casmodel_manifest, (_seed_manifest().pack(),)),
     "indexes of packs": Parser(_pack_index, (_golden()[1],), most_bytes=128 << 20),
     # Four times the largest chunk: what it claims to be is made before it turns out that it is not.
     "encoded chunks": Parser(_chunk, tuple(_seed_chunks()), most_bytes=64 << 20),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from casstore.actions import collect, delete, evict, home, materialize, reclaim, repack, save
+from casstore.actions import casmodel_import, collect, delete, evict, home, materialize, reclaim, repack, save
 from casstore.catalog import connection, index, references, repacking, versions
 from casstore.storage import files, pack
 
@@ -70,6 +70,10 @@ POWER = [
     ),
     _mutant(
         "names of packs are not synced", "full", (save._Save._sync, "directories.add(str(self._layout.packs))", "pass")
+    ),
+    _mutant(
+        "names of imported packs are not synced", "imports",
+        (casmodel_import._Incoming._complete, "files.sync_directory(self.workspace.layout.packs)", "pass"),
     ),
     _mutant("packs are not synced", "full", (pack.PackWriter.finish, "if durable:", "if False:")),
     _mutant("manifests are not synced", "full", (files.write_new_file, "if durable:", "if False:")),

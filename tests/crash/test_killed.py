@@ -1,7 +1,7 @@
 """Killed at every call that changes a file: what was acknowledged is there, what was not is absent or complete.
 
 CASSTORE_TEST_EVERY=1 kills at every single call, when it is about to be made and when it has been; by default, of a run
-of like calls, the first two and the last count, and of the longest operations every other call.
+of like calls, the first two and the last count, and of these every second, or fewer where there are many.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tests.crash.conftest import EVERY, NAMES
 from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
 
-# Of the calls of these every second, or fewer, are enough for a short run.
-LONG = {
-    "gc": 2, "evict": 2, "repair": 2, "rebuild the catalog": 2,
-    "adopt in place": 7, "adopt and move": 7, "sync the tree": 9,
+# Every so manieth call of these is enough for a short run, of the others every second.
+STRIDE = {
+    "gc": 4, "evict": 4, "repair": 4, "rebuild the catalog": 4,
+    "import a tar": 4, "import a casmodel": 4, "adopt in place": 8, "adopt and move": 8, "sync the tree": 10,
 }  # fmt: skip
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
@@ -47,12 +47,12 @@ def test_killed_at_every_call(scenario, ground, request):
             if (
                 number <= len(whole.calls)
                 and not EVERY
-                and (_is_amid(whole.calls, number - 1) or number % LONG.get(name, 1))
+                and (_is_amid(whole.calls, number - 1) or number % STRIDE.get(name, 2))
             ):
                 continue
             traced = attempt(kill_at=number, is_done=is_done)
             try:
-                check(home, scenario, acknowledged=traced.acknowledged, gc_first=number % 4 < 2)
+                check(home, scenario, acknowledged=traced.acknowledged, gc_first=number % 8 < 4)
             except BaseException:
                 print(f"killed at call {number}, {is_done=}, of {[str(call) for call in traced.calls[-5:]]}")
                 raise

@@ -92,6 +92,13 @@ class Play:
         self.store.save(tag, source, **options)
         self.recorder.mark(("saved", tag))
 
+    def take(self, archive: Path, versions: Mapping[str, Files], **options: Any) -> None:
+        for tag, files in versions.items():
+            self._saving(tag, files, options)
+        self.store.import_archive(archive, **options)
+        for tag in versions:
+            self.recorder.mark(("saved", tag))
+
     def _saving(self, tag: str, files: Files, options: Mapping[str, Any]) -> None:
         durable = options.get("durability", "full") == "full"
         self.recorder.mark(("saving", tag, {name.removesuffix("!"): data for name, data in files.items()}, durable))
@@ -224,10 +231,33 @@ def scenarios(noise, weights, safetensors, step_files, tmp_path) -> dict[str, Sc
         play.delete("m:2")
         play.save("m:2", mixed(30))
 
-    return {"make": make, "full": saves("full"), "relaxed": saves("relaxed"), "gc": gc, "verbs": verbs}
+    def imports(play: Play) -> None:
+        run = {f"run:{step}": step_files(step) for step in range(4)}
+        first, second, whole, tar = (tmp_path / name for name in ("1.casmodel", "2.casmodel", "3.casmodel", "m.tar"))
+        with casstore.Store(tmp_path / "elsewhere") as elsewhere:
+            for tag, files in [*run.items(), ("m:1", mixed(40))]:
+                _save(elsewhere, tag, files, materialize=False)
+            elsewhere.export(["run:0", "run:1"], first)
+            elsewhere.export("run:2", second)
+            elsewhere.export(list(run), whole)
+            elsewhere.export("m:1", tar)
+        play.begin()
+        play.take(first, {tag: run[tag] for tag in ("run:0", "run:1")}, materialize=False)
+        play.take(second, {"run:2": run["run:2"]}, durability="relaxed", materialize=False)
+        play.take(whole, {"run:3": run["run:3"]})
+        play.take(tar, {"m:1": mixed(40)})
+
+    return {
+        "make": make,
+        "imports": imports,
+        "full": saves("full"),
+        "relaxed": saves("relaxed"),
+        "gc": gc,
+        "verbs": verbs,
+    }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "imports"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:

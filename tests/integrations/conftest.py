@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 
+_NO_TRACKING = "True"  # BentoML takes no other word for yes, not even 1
 SCRIPTS = Path(sys.executable).parent
 
 
 @pytest.fixture(autouse=True, scope="session")
 def bentoml_is_imported():
     """Once, and forgiven for the outdated calls that it makes at import: our warnings are errors."""
+    os.environ["BENTOML_DO_NOT_TRACK"] = _NO_TRACKING
     with warnings.catch_warnings(), contextlib.suppress(ImportError):
         warnings.simplefilter("ignore")
         importlib.import_module("bentoml._internal.bento")
         importlib.import_module("_bentoml_sdk")
+        analytics = importlib.import_module("bentoml._internal.utils.analytics.usage_stats")
+        assert analytics.do_not_track()
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +34,7 @@ def own_homes(monkeypatch, tmp_path, home):
     monkeypatch.setenv("CASSTORE_HOME", str(home))
     monkeypatch.setenv("CASSTORE_AUTO_GC", "0")
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
-    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", "1")
+    monkeypatch.setenv("BENTOML_DO_NOT_TRACK", _NO_TRACKING)
     monkeypatch.setenv("COLUMNS", "200")  # else a table is cut to the width of no terminal
 
 

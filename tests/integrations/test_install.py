@@ -107,7 +107,7 @@ def test_nothing_is_made_before_it_is_wanted(store, installed):
 @needs_bentoml
 def test_register(store, installed):
     from bentoml._internal.configuration.containers import BentoMLContainer
-    from bentoml.exceptions import BentoMLException
+    from bentoml.exceptions import BentoMLException, InvalidArgument
 
     kept = save(store, "bert:v1", labels={"k": "v"}, metadata={"a": [1]})
     theirs = BentoMLContainer.model_store.get()
@@ -120,6 +120,8 @@ def test_register(store, installed):
     assert store.get("bert:v2").created_at == kept.created_at
     assert theirs.get("bert:v2").info.labels == {"k": "v"}
     with pytest.raises(BentoMLException, match="bert:v2' already exists"), theirs.register("bert:v2"):
+        pytest.fail("the block is not entered")
+    with pytest.raises(InvalidArgument, match="names no version"), theirs.register("bert"):
         pytest.fail("the block is not entered")
 
 

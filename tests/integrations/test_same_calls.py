@@ -228,7 +228,7 @@ def test_where_an_export_goes(api, tmp_path, monkeypatch):
 
 
 def test_a_url_in_parts(api, tmp_path):
-    import fsspec
+    fsspec = pytest.importorskip("fsspec", reason="needs fsspec, for URLs")
 
     made = make(api, "bert:v1")
     api.export_model("bert:v1", "bucket/sub/bert.tar", protocol="memory")

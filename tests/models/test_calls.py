@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import casstore
 from casstore import models
+from casstore.models import opening
 
 
 def make(tag, **description):
@@ -169,6 +171,21 @@ def test_the_home_is_that_of_the_moment(monkeypatch, tmp_path, home):
     make("n:v1")
     monkeypatch.setenv("CASSTORE_HOME", str(home))
     assert [str(model.tag) for model in models.list()] == ["m:v1"]
+
+
+def test_threads_share_one_store(monkeypatch):
+    opened = []
+
+    class Counted(casstore.Store):
+        def __init__(self, home):
+            opened.append(home)
+            super().__init__(home)
+
+    monkeypatch.setattr(opening, "Store", Counted)
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda number: make(f"m:{number}"), range(8)))
+    assert models.list("m") == made
+    assert len(opened) == 1
 
 
 def test_nothing_is_opened_at_import(script, home):

@@ -194,8 +194,9 @@ def test_the_module_loads_its_model(framework):
     assert models.get("m").info.options == Pool(7)
 
 
-def test_options_without_a_module():
-    with models.create("m", options={"size": 2}):
+@pytest.mark.parametrize("module", ["", "no_such_module"])
+def test_options_without_a_module(module):
+    with models.create("m", options={"size": 2}, module=module):
         pass
     model = models.get("m")
     assert model.info.options == models.ModelOptions(size=2)

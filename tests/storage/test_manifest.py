@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.manifest import Base, FileEntry, Manifest, canonical_json
+from casstore.storage.manifest import Allowance, Base, FileEntry, Manifest, canonical_json
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.tag import Tag
 
@@ -338,3 +338,29 @@ def test_canonical_json(value: Any) -> None:
 def test_numbers_that_json_lacks(value: object) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical_json(value)
+
+
+def test_manifests_that_come_together_share_what_they_may_hold():
+    """However small each is: that there are many does not let them hold more."""
+    many = dataclasses.replace(MANIFEST, directories=tuple(f"d{number:05}" for number in range(20_000))).pack()
+    allowance = Allowance(items=50_000)
+    Manifest.unpack(many, allowance)
+    Manifest.unpack(MANIFEST.pack(), allowance)
+
+    def go_on() -> None:
+        for _ in range(20):
+            Manifest.unpack(many, allowance)
+
+    with pytest.raises(IntegrityError, match="more items than there can be"):
+        go_on()
+    Manifest.unpack(many)
+    wordy = dataclasses.replace(MANIFEST, newer_fields={"later": "x" * (40 << 20)}).pack()
+    allowance = Allowance()
+    Manifest.unpack(wordy, allowance)
+    with pytest.raises(IntegrityError, match="impossible size"):
+        Manifest.unpack(wordy, allowance)
+    said = dataclasses.replace(MANIFEST, description={**PLAIN, "metadata": {"a": [[]] * 600_000}}).pack()
+    allowance = Allowance()
+    Manifest.unpack(said, allowance)
+    with pytest.raises(IntegrityError, match="more values"):
+        Manifest.unpack(said, allowance)

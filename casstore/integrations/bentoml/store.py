@@ -12,6 +12,7 @@ from bentoml._internal.models import ModelStore
 from bentoml._internal.tag import Tag
 from bentoml.exceptions import BentoMLException
 
+import casstore
 from casstore import Store, models
 from casstore.integrations.bentoml.errors import as_bentoml
 from casstore.integrations.bentoml.stored import StoredModel
@@ -62,7 +63,9 @@ class CasstoreModelStore(ModelStore):  # type: ignore[misc]  # its types are not
         return self.get(tag)
 
     def _check_is_free(self, tag: Any) -> None:
-        if self.list(Tag.from_taglike(tag)):
+        with as_bentoml():
+            complete = casstore.Tag.parse(str(Tag.from_taglike(tag)))
+        if self.list(str(complete)):
             raise self._taken(tag)
 
     def _taken(self, tag: Any) -> BentoMLException:

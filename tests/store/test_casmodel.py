@@ -1,0 +1,489 @@
+"""`.casmodel` through the store: several versions in one file, cut short, resumed, beside gc, onto what is there."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import casstore
+from casstore.actions import casmodel_import
+from casstore.catalog.versions import ChunkVanished
+from casstore.storage.container import MAX_LINKS
+from tests.store import casmodels
+from tests.store.test_bases import reboot
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The store that versions come from; `store` is the one that they go to."""
+    with casstore.Store(tmp_path / "source") as opened:
+        yield opened
+
+
+@pytest.fixture
+def run_of(source, save, checkpoint):
+    """run_of(steps, ...): a run of checkpoints in `source`, and their files by tag."""
+
+    def make(steps=4, how="packed", size=60_000):
+        files = {f"run:{step}": checkpoint(step, size=size) for step in range(steps)}
+        for number, (tag, content) in enumerate(files.items()):
+            is_loose = how == "loose" or (how == "mixed" and number % 2)
+            save(tag, content, into=source, materialize=is_loose, durability="relaxed")
+        return files
+
+    return make
+
+
+@pytest.fixture
+def archive(source, tmp_path):
+    """archive(tags): the bytes of a `.casmodel` of these versions of `source`."""
+    return lambda tags: Path(source.export(tags, tmp_path / "made.casmodel")).read_bytes()
+
+
+@pytest.fixture
+def pack_bytes(store):
+    return lambda: sum(path.stat().st_size for path in (store.home / "objects/packs").iterdir())
+
+
+@pytest.fixture
+def take(store):
+    """take(data, ...): import the bytes of an archive; the versions that are new."""
+
+    def run(data, **options):
+        options = {"durability": "relaxed", "materialize": False, **options}
+        source = io.BytesIO(data) if isinstance(data, bytes) else data
+        return [str(each.model.tag) for each in store.import_archive(source, **options) if each.is_new]
+
+    return run
+
+
+@pytest.mark.parametrize("how", ["loose", "packed", "mixed"])
+def test_several_versions_there_and_back(source, store, run_of, archive, take, contents, settled, how, sql):
+    files = run_of(how=how, size=150_000)
+    data = archive(files)
+    alone = [len(archive([tag])) for tag in files]
+    assert len(data) < 0.65 * sum(alone)
+    assert take(data, materialize=True) == list(files)
+    for tag, expected in files.items():
+        model = store.get(tag)
+        assert model.created_at == source.get(tag).created_at
+        assert contents(model) == expected
+    assert str(store.get("run").tag) == "run:3"
+    assert sql("SELECT count(*) FROM chunk WHERE base IS NOT NULL") != [(0,)]
+    assert take(data) == []
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_only_the_newest_has_a_directory(store, source, save, run_of, archive, take):
+    """Also where the order in the archive is another than that of creation."""
+    save("m:old", {"w": b"old"}, into=source)
+    old = archive(["m:old"])
+    with casstore.Store(source.home.parent / "between") as between:
+        save("m:new", {"w": b"new"}, into=between)
+        between.import_archive(io.BytesIO(old))
+        data = Path(between.export(["m:new", "m:old"], between.home.parent / "both.casmodel")).read_bytes()
+    take(data, materialize=True)
+    assert sorted(path.name for path in (store.home / "models/m").iterdir()) == ["latest", "new"]
+    assert (store.home / "models/m/latest").read_text() == "new"
+
+
+def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, streamed, settled, tmp_path):
+    files = run_of(6)
+    for number, tags in enumerate((["run:5"], ["run:1", "run:4"], ["run:0", "run:2", "run:3"])):
+        with casstore.Store(tmp_path / f"alone-{number}") as fresh:
+            fresh.import_archive(io.BytesIO(archive(tags)))
+            assert {tag: streamed(fresh.get(tag)) for tag in fresh.tags()} == {tag: files[tag] for tag in tags}
+            assert fresh.verify().is_sound
+        take(archive(tags))
+    assert {tag: streamed(store.get(tag)) for tag in store.tags()} == files
+    settled()
+
+
+def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, streamed, settled, sql):
+    files = run_of(30, size=9_000)
+    take(archive(files))
+    depths = [row[0] for row in sql("SELECT depth FROM chunk")]
+    assert 4 < max(depths) <= MAX_LINKS
+    assert {tag: streamed(store.get(tag)) for tag in store.tags()} == files
+    settled()
+
+
+def test_onto_a_part_of_the_run(store, source, run_of, archive, take, pack_bytes, streamed, settled):
+    """What the store has is not written again, however it has it: packed, loose, or as a delta against something."""
+    files = run_of(6)
+    take(archive(["run:0", "run:1"]))
+    whole = archive(files)
+    with casstore.Store(store.home) as again, again.create("own:1") as draft:
+        for name, content in files["run:2"].items():
+            Path(draft.path, name).write_bytes(content)
+    before = pack_bytes()
+    assert take(whole) == ["run:2", "run:3", "run:4", "run:5"]
+    assert pack_bytes() - before < len(whole) * 0.6
+    before = pack_bytes()
+    assert take(archive(["run:2"]), as_tag="other:1") == ["other:1"]
+    assert pack_bytes() == before
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_what_would_stand_too_deep_is_stored_whole(store, take, streamed, settled, check_catalog, sql):
+    """A chain longer than the limit in the archive, and one that would get too long in this store."""
+    steps = casmodels.steps(MAX_LINKS + 3)
+    versions = [casmodels.manifest(f"m:{n}", {"w": step}) for n, step in enumerate(steps)]
+    chunks = [casmodels.whole(steps[0])]
+    chunks += [casmodels.against(after, before, steps[0]) for before, after in itertools.pairwise(steps)]
+    assert take(casmodels.build(versions, chunks)) == [f"m:{n}" for n in range(len(steps))]
+    check_catalog()
+    assert max(sql("SELECT depth FROM chunk"))[0] == MAX_LINKS
+    for number, step in enumerate(steps):
+        assert streamed(store.get(f"m:{number}")) == {"w": step}
+    deepest = steps[MAX_LINKS]
+    (later,) = casmodels.steps(1, seed=7, start=deepest)
+    data = casmodels.build([casmodels.manifest("n:1", {"w": later})], [casmodels.against(later, deepest)])
+    assert take(data) == ["n:1"]
+    check_catalog()
+    assert streamed(store.get("n:1")) == {"w": later}
+    settled()
+
+
+def test_a_delta_grouped_by_what_is_a_delta_here(store, take, streamed, settled, check_catalog):
+    """The archive has the grouping whole, this store as a delta; then the delta cannot be kept as it is."""
+    a, b, c = casmodels.steps(3)
+    first = casmodels.build(
+        [casmodels.manifest("m:1", {"a": a, "b": b})], [casmodels.whole(a), casmodels.against(b, a)]
+    )
+    second = casmodels.build(
+        [casmodels.manifest("n:1", {"b": b, "c": c})], [casmodels.whole(b), casmodels.against(c, b)]
+    )
+    take(first)
+    take(second)
+    check_catalog()
+    assert streamed(store.get("n:1")) == {"b": b, "c": c}
+    settled()
+
+
+def test_small_files_and_none(source, store, save, archive, take, streamed, contents, settled):
+    files = {"empty": b"", "one": b"1", "hollow": None, "same": b"1", "kilo": b"k" * 1000}
+    save("m:1", files, into=source)
+    save("m:2", {"empty": b""}, into=source)
+    with source.create("m:3"):
+        pass
+    data = archive(["m:1", "m:2", "m:3"])
+    assert take(data, materialize=True) == ["m:1", "m:2", "m:3"]
+    assert contents(store.get("m:1")) == {name: content for name, content in files.items() if content is not None}
+    assert contents(store.get("m:2")) == {"empty": b""}
+    assert contents(store.get("m:3")) == {}
+    settled()
+
+
+def test_a_full_import_is_on_disk_when_it_returns(run_of, archive, store, monkeypatch, sql):
+    """Each new pack, and the directory that has its name, before the catalog knows of it."""
+    files = run_of(2)
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+    store.import_archive(io.BytesIO(archive(files)), durability="full", materialize=False)
+    packs = store.home / "objects/packs"
+    (pack,) = packs.iterdir()
+    assert synced.index(str(pack)) < len(synced) - 1 - synced[::-1].index(str(packs))
+    assert sql("SELECT DISTINCT synced FROM container") == [(1,)]
+
+
+def test_what_is_lost_in_the_store_comes_back(store, run_of, archive, take, streamed, settled, check_catalog):
+    """Packs that are gone or cut short are stored anew, also for versions that are here already."""
+    files = run_of(4)
+    data = archive(files)
+    take(data)
+    for number, harm in enumerate((lambda path: path.unlink(), lambda path: os.truncate(path, 100))):
+        for path in (store.home / "objects/packs").iterdir():
+            path.chmod(0o644)
+            harm(path)
+        with casstore.Store(store.home) as fresh, pytest.raises(casstore.IntegrityError):
+            streamed(fresh.get("run:3"))
+        assert take(archive(["run:3"]), as_tag=f"again:{number}") != []
+        assert streamed(store.get("run:3")) == files["run:3"]
+        assert take(data) == []
+        check_catalog()
+        assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(store, source, save, archive, take, noise, sql):
+    save("m:1", {"w": noise(300_000)}, into=source)
+    data = archive(["m:1"])
+    take(data)
+    (pack,) = (store.home / "objects/packs").iterdir()
+    sound = pack.read_bytes()
+    pack.chmod(0o644)
+    pack.write_bytes(sound[:5000] + b"damaged" + sound[5007:])
+    save("m:2", {"w": noise(300_000), "new": b"new"}, into=source)
+    second = archive(["m:2"])
+    at = second.rindex(b"new")
+    with pytest.raises(casstore.IntegrityError, match=r"the stream is damaged: chunk .* fetch or copy it again"):
+        take(second[:at] + b"neu" + second[at + 3 :])
+    # What the store has of it already was never read, until somebody does.
+    store.repair()
+    assert take(data) == []
+    with store.get("m:1").open("w") as file:
+        assert file.read() == noise(300_000)
+
+
+def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
+    store, source, save, checkpoint, archive, take, sql, streamed, check_catalog, settled
+):
+    """The archive has as a delta what this store has whole, with deltas upon it, and cannot rely on any more."""
+    one, two, three = (checkpoint(step, size=30_000) for step in (1, 2, 3))
+    save("m:2", two, materialize=False, durability="relaxed")
+    save("m:3", three, materialize=False, durability="relaxed")
+    reboot(sql)
+    save("n:1", one, into=source, materialize=False)
+    save("n:2", two, into=source, materialize=False)
+    assert take(archive(["n:1", "n:2"]), durability="full") == ["n:1", "n:2"]
+    check_catalog()
+    assert streamed(store.get("n:2")) == two
+    assert streamed(store.get("m:3")) == three
+
+
+@pytest.mark.parametrize("place", [0.15, 0.5, 0.8, 0.97, 0.999])
+def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, streamed, settled, place, monkeypatch):
+    files = run_of(3, size=100_000)
+    data = archive(files)
+    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
+    monkeypatch.setattr(casmodel_import, "_BATCH_BYTES", 60_000)
+    with pytest.raises(casstore.IntegrityError, match="cut short"):
+        take(data[: int(len(data) * place)])
+    assert store.tags() == []
+    came = pack_bytes()
+    assert came > len(data) * place - 450_000, "what came is kept, but for a record that was cut"
+    assert store.verify().is_sound
+    assert take(data) == list(files)
+    assert pack_bytes() < len(data) + 30_000, "nothing was written twice"
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_leftovers_of_an_import_go_with_gc(store, run_of, archive, take, pack_bytes, leftovers, settled):
+    data = archive(run_of(2))
+    with pytest.raises(casstore.IntegrityError):
+        take(data[:-60])
+    assert pack_bytes() > len(data) // 2
+    report = store.gc()
+    assert report.freed_bytes > len(data) // 2
+    assert pack_bytes() == 0
+    settled()
+    assert len(take(data)) == 2
+
+
+def test_a_failing_stream(store, run_of, archive, take, pack_bytes, settled):
+    """Not cut short, but broken: the error is the stream's own, what came is kept."""
+    files = run_of(3)
+    data = archive(files)
+
+    class Broken(io.RawIOBase):
+        position = 0
+
+        def read(self, size=-1):
+            if self.position > len(data) * 0.7:
+                raise ConnectionResetError("the line is broken")
+            piece = data[self.position : self.position + min(size, 5000)]
+            self.position += len(piece)
+            return piece
+
+    with pytest.raises(ConnectionResetError, match="the line is broken"):
+        take(Broken())
+    assert pack_bytes() > len(data) // 2
+    assert take(data) == list(files)
+    assert pack_bytes() < len(data) * 1.1
+    settled()
+
+
+def test_killed_in_between(store, home, run_of, archive, take, child, sql, pack_bytes, streamed, settled, monkeypatch):
+    files = run_of(4, size=100_000)
+    data = archive(files)
+    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
+    read_end, write_end = os.pipe()
+
+    def run():
+        os.close(write_end)
+        with casstore.Store(home) as there, open(read_end, "rb") as stream:
+            there.import_archive(stream, durability="relaxed")
+
+    importing = child(run)
+    os.close(read_end)
+    with open(write_end, "wb") as sink:
+        sink.write(data[: len(data) * 3 // 4])
+        sink.flush()
+        deadline = time.monotonic() + 60
+        while sql("SELECT count(*) FROM container")[0][0] < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert importing.kill() == -9
+    assert store.tags() == []
+    kept = sum(row[0] for row in sql("SELECT size FROM container"))
+    assert kept > 300_000
+    before = pack_bytes()
+    assert take(data) == list(files)
+    assert pack_bytes() - before < len(data) - kept + 30_000, "what had come is not written again"
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc(evict_all=True)
+    store.gc(evict_all=True)
+    settled()
+
+
+class Watched(io.BytesIO):
+    """Does something at every few reads."""
+
+    def __init__(self, data, action, every=40, *, seekable=True):
+        super().__init__(data)
+        self._action = action
+        self._every = every
+        self._count = 0
+        self._seekable = seekable
+
+    def seekable(self):
+        return self._seekable
+
+    def read(self, size=-1):
+        self._count += 1
+        if self._count % self._every == 0:
+            self._action()
+        return super().read(size)
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, streamed, settled, seekable, monkeypatch):
+    files = run_of(4, size=100_000)
+    data = archive(files)
+    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
+    take(archive(["run:1"]), as_tag="here:1")
+    with casstore.Store(home) as other:
+        assert take(Watched(data, lambda: other.gc(evict_all=True), every=4, seekable=seekable)) == list(files)
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_beside_gc_in_another_process(store, home, run_of, archive, take, child, streamed, settled, monkeypatch):
+    files = run_of(4, size=100_000)
+    data = archive(files)
+    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
+    stop, go_on = os.pipe()
+
+    def collect():
+        os.close(go_on)
+        os.set_blocking(stop, False)
+        with casstore.Store(home) as there:
+            while True:
+                there.gc(evict_all=True)
+                try:
+                    if os.read(stop, 1) == b"":
+                        return
+                except BlockingIOError:
+                    pass
+
+    collecting = child(collect)
+    os.close(stop)
+    for number in range(4):
+        pause = Watched(data, lambda: time.sleep(0.004), every=5)
+        taken = take(pause) if number == 0 else store.import_archive(pause, durability="relaxed")
+        assert len(taken) == 4
+        for tag in files:
+            assert streamed(store.get(tag)) == files[tag]
+            if number < 3:
+                store.delete(tag)
+        if number < 3:
+            assert store.tags() == []
+            with pytest.raises(casstore.IntegrityError):
+                take(data[: len(data) // 2])
+    os.close(go_on)
+    assert collecting.wait() == 0
+    store.gc(evict_all=True)
+    settled()
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+def test_gc_takes_what_an_import_had_counted_on(store, home, run_of, archive, take, streamed, settled, seekable):
+    """Another version that had it was deleted meanwhile: read again where that can be, otherwise the user is told."""
+    files = run_of(3)
+    take(archive(["run:0"]), as_tag="here:1")
+    data = archive(files)
+
+    def remove():
+        with casstore.Store(home) as other:
+            if "here:1" in other.tags():
+                other.delete("here:1")
+                other.gc(evict_all=True)
+
+    stream = Watched(data, remove, every=6, seekable=seekable)
+    if seekable:
+        assert take(stream) == list(files)
+    else:
+        with pytest.raises(casstore.StoreError, match="import it again"):
+            take(stream)
+        assert store.tags() == []
+        assert take(data) == list(files)
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc(evict_all=True)
+    settled()
+
+
+def test_what_is_new_is_told_also_when_it_took_two_tries(store, run_of, archive, take, monkeypatch):
+    files = run_of(3)
+    real, calls = casmodel_import.commit_stored, []
+
+    def commit(workspace, session, manifest, **options):
+        calls.append(manifest.tag)
+        if len(calls) == 2:
+            raise ChunkVanished
+        return real(workspace, session, manifest, **options)
+
+    monkeypatch.setattr(casmodel_import, "commit_stored", commit)
+    assert take(archive(files)) == list(files)
+
+
+def test_a_directory_that_cannot_be_made_is_no_failure(store, run_of, archive, monkeypatch):
+    """The versions are saved, and asking for the path tries again."""
+    files = run_of(1)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("casstore.actions.importing.materialize", fail)
+        (imported,) = store.import_archive(io.BytesIO(archive(files)))
+    assert imported.is_new
+    assert "could not be made: [Errno 28] No space left" in imported.notes[0]
+    assert Path(imported.model.path, "step.txt").read_bytes() == files["run:0"]["step.txt"]
+
+
+def test_in_two_threads_at_once(store, run_of, archive, streamed, settled):
+    files = run_of(3)
+    data = archive(files)
+    failures = []
+
+    def run():
+        try:
+            store.import_archive(io.BytesIO(data), durability="relaxed")
+        except BaseException as error:  # noqa: BLE001 - told by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert {tag: streamed(store.get(tag)) for tag in store.tags()} == files
+    store.gc(evict_all=True)
+    store.gc(evict_all=True)
+    settled()
