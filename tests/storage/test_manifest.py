@@ -351,7 +351,7 @@ def test_manifests_that_come_together_share_what_they_may_hold():
         for _ in range(20):
             Manifest.unpack(many, allowance)
 
-    with pytest.raises(IntegrityError, match="more items than there can be"):
+    with pytest.raises(IntegrityError, match="more items than there can be|exceeds max_array_len"):
         go_on()
     Manifest.unpack(many)
     wordy = dataclasses.replace(MANIFEST, newer_fields={"later": "x" * (40 << 20)}).pack()
