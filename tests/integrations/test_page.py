@@ -58,5 +58,5 @@ def test_casstore_models_takes_what_bentoml_takes():
 def test_its_words_are_real_commands():
     from casstore.cli.main import cli
 
-    quoted = re.findall(r"`casstore ([a-z-]+)[^`]*`|^\$ casstore ([a-z-]+)", PAGE, re.MULTILINE)
+    quoted = re.findall(r"`casstore ([a-z-]+)[^`]*`|^\$ casstore (?:--home \S+ )?([a-z-]+)", PAGE, re.MULTILINE)
     assert {one or other for one, other in quoted} <= set(cli.commands)
