@@ -20,7 +20,7 @@ from casstore.actions.ahead import LookAhead
 from casstore.actions.descriptor import describe
 from casstore.actions.finish import finish_saves
 from casstore.actions.importing import Arrival, Wishes, take_in
-from casstore.actions.materialize import take_over
+from casstore.actions.materialize import mend, take_over
 from casstore.actions.model_yaml import Descriptor
 from casstore.actions.securing import secure
 from casstore.actions.source import Source, check_as_found, find_source, is_unchanged, remove_source
@@ -208,7 +208,9 @@ class Adoption:
                 )  # fmt: skip
             finally:
                 files.remove_tree(draft)
-            if is_in_tree and not arrival.is_new:
+            if is_in_tree and arrival.is_new:
+                mend(self.workspace, arrival.row, SILENT)  # where models/ is on another file system
+            elif is_in_tree:
                 take_over(self.workspace, arrival.row, source, SILENT)
             elif self.move and not is_in_tree:
                 self._remove(source, arrival)

@@ -237,6 +237,22 @@ def test_from_another_file_system(store, bento, parts, plain, intact, tmp_path):
     intact("m:v2", plain)
 
 
+def test_in_place_where_the_tree_is_on_another_file_system(store, home, bento, parts, plain, intact, tmp_path):
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no other file system here")
+    with tempfile.TemporaryDirectory(dir=memory) as other:
+        (home / "models").rmdir()
+        (home / "models").symlink_to(other)
+        bento(Path(other), "m:v1", parts)
+        assert store.adopt(home).adopted == ("m:v1",)
+        assert store.verify().is_sound
+        intact("m:v1", plain)
+        store.gc()
+        assert {step.count for step in store.gc().steps} == {0}
+        intact("m:v1", plain)
+
+
 def test_links(way, tree, take, store, bento, parts, plain, intact, tmp_path, noise, everything):
     """Links, inside and out of it, to files and directories, become what they lead to, which stays."""
     outside = tmp_path / "outside"
