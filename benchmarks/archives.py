@@ -31,16 +31,17 @@ SIZE = 128_000_000
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="sets made by checkpoints.py")
+    parser.add_argument("--xz-rounds", type=int, default=1, help="the same for .bentomodel: BentoML takes minutes")
     arguments = parser.parse_args()
     with measure.workplace(arguments.dir) as place:
         report = measure.Report("Archives", place)
-        speed(report, place, arguments.rounds)
+        speed(report, place, arguments.rounds, arguments.xz_rounds)
         for checkpoints in arguments.checkpoints:
             size(report, place, checkpoints)
     report.print(as_json=arguments.json)
 
 
-def speed(report: measure.Report, place: Path, rounds: int) -> None:
+def speed(report: measure.Report, place: Path, rounds: int, xz_rounds: int) -> None:
     bentoml = measure.bento()
     theirs = measure.bento_store(place)
     source = place / "source"
@@ -103,9 +104,8 @@ def speed(report: measure.Report, place: Path, rounds: int) -> None:
             "BentoML: import of tar, then fsync": theirs_import(measure.sync_tree),
         },
     )
-    # A minute for BentoML each time: fewer rounds tell enough.
     figures |= measure.in_turns(
-        max(1, rounds // 3),
+        xz_rounds,
         {
             "BentoML: export to .bentomodel": theirs_export(".bentomodel"),
             "casstore: export to .bentomodel": ours_export(".bentomodel"),

@@ -1,29 +1,42 @@
 """Taking over models that stand as directories: a BentoML home, or any directory of `name/version/`.
 
 One version after the other, oldest first, each atomically: who is cut short runs it again, and what is there already
-is only compared. Into the store's own tree the files are taken over as they stand.
+is only compared. In the store's own tree a directory becomes the version's where it stands, and is never away.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casstore.actions import model_yaml
+from casstore.actions import comparing, model_yaml
 from casstore.actions.descriptor import describe
+from casstore.actions.finish import finish_saves
 from casstore.actions.importing import Arrival, Wishes, take_in
-from casstore.actions.materialize import materialize
+from casstore.actions.materialize import take_over
 from casstore.actions.model_yaml import Descriptor
-from casstore.actions.save import check_as_found, remove_source
-from casstore.actions.source import Source, find_source
+from casstore.actions.securing import secure
+from casstore.actions.source import Source, check_as_found, find_source, is_unchanged, remove_source
+from casstore.actions.tree import Tree, foreign_among, survey, tag_at
 from casstore.actions.workspace import Workspace
-from casstore.errors import CasstoreError, InvalidSource, InvalidTag, StoreError
+from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.layout import LATEST_NAME
 from casstore.tag import Tag
+
+# A directory in which nothing has changed for so long is not being copied to. BentoML gives a directory its name
+# first, and then copies file by file; each is open for writing while it is copied, which a lease tells. This is for the
+# moments between two files.
+QUIET_NS = 1_000_000_000
+_TIMEOUT_S = 24 * 3600.0  # of the wait for another adoption, of perhaps a terabyte
+# What a system call says of a file that is not there any more, or that this user may not read.
+_OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +52,7 @@ class AdoptReport:
     """What `adopt` did.
 
     `adopted`: tags of versions that are new in the store; `present`: of those that were there already, the very same.
-    `refused`: directories that were left alone. `notes`: what could not be kept as it stood.
+    `refused`: directories that were left alone. `notes`: what could not be kept as it stood, and what is no version.
     `logical_bytes`: of the adopted versions' files. `added_bytes`: what the store's own files have grown by.
     """
 
@@ -58,57 +71,144 @@ class AdoptReport:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A directory that is to become a version."""
+    """A directory that is to become a version. It is looked at again when its turn comes."""
 
     path: Path
-    described: Descriptor
-    source: Source
+    tag: Tag
+    created_at_ns: int
+    size: int
+    changed_ns: int
 
 
 @dataclass(slots=True)
 class Adoption:
-    """Adopts directories one by one, and keeps account."""
+    """Adopts directories one by one, and keeps account. `move`: what is adopted goes from where it stood, unless that
+    is in the store's own tree."""
 
     workspace: Workspace
     durable: bool
+    move: bool
     progress: Progress
     adopted: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    conflicts: list[Path] = field(default_factory=list)  # those refused because their tag is another version's
     logical_bytes: int = 0
 
-    def find(self, paths: Sequence[Path]) -> list[_Found]:
-        """What the directories `.../name/version` hold, oldest first; those that cannot be adopted are refused."""
-        found = []
-        for path in paths:
-            try:
-                found.append(_look_at(path))
-            except (InvalidSource, InvalidTag) as error:
-                self.refused.append(Refused(str(path), str(error)))
-        return sorted(found, key=lambda each: (each.described.created_at_ns, each.described.tag))
+    def __post_init__(self) -> None:
+        # What is taken away here must be certain to be there.
+        self.durable = self.durable or self.move
 
-    def take(self, each: _Found, *, move: bool, materialize: bool) -> None:
-        """Adopt one. Raises OSError, StoreError; other errors are noted as refusals."""
-        # What stands here is the user's own, who would unpickle it as well from where it stands.
-        wishes = Wishes(each.described.tag, trust=True, durable=self.durable, materialize=materialize)
+    def find(self, paths: Sequence[Path]) -> list[_Found]:
+        """What these directories hold, oldest first. Those that cannot be adopted are refused; of those that somebody
+        has changed a moment ago, it is waited whether he goes on."""
+        found, fresh = [], []
+        for path in paths:
+            source = self._look(path)
+            if source is not None and time.time_ns() - source.changed_ns < QUIET_NS:
+                fresh.append((path, source))
+            elif source is not None:
+                found.append(self._described(path, source))
+        if fresh:
+            time.sleep(QUIET_NS / 1e9)
+        for path, before in fresh:
+            source = self._look(path)
+            if source is not None and source.changed_ns == before.changed_ns:
+                found.append(self._described(path, source))
+            elif source is not None:
+                self.refuse(path, _being_written(path))
+        return sorted(filter(None, found), key=lambda each: (each.created_at_ns, each.tag))
+
+    def _look(self, path: Path) -> Source | None:
+        for directory in (path, path.parent):
+            if self.is_store(directory):
+                self.refuse(path, f"{directory} is a store of casstore's own, or a part of one")
+                return None
         try:
+            return find_source(path)
+        except InvalidSource as error:
+            self.refuse(path, str(error))
+        return None
+
+    def is_store(self, directory: Path) -> bool:
+        layout = self.workspace.layout
+        parts = (layout.catalog.name, layout.loose.relative_to(layout.home))
+        return all(os.path.exists(directory / part) for part in parts)
+
+    def _described(self, path: Path, source: Source) -> _Found | None:
+        try:
+            tag = self._tag_of(path)
+            if self._is_remains(tag, source):
+                remove_source(source)
+                return None
+            described = describe_source(source, tag)
+        except (InvalidSource, InvalidTag) as error:
+            self.refuse(path, str(error))
+            return None
+        return _Found(path, tag, described.created_at_ns, source.size, source.changed_ns)
+
+    def refuse(self, path: Path, reason: str) -> None:
+        self.refused.append(Refused(str(path), reason))
+
+    def _tag_of(self, path: Path) -> Tag:
+        tag = tag_at(path)
+        if self.is_in_tree(path) and path != self.workspace.layout.model(tag):
+            raise InvalidTag(f"tags are in lower case; rename the directory to {self.workspace.layout.model(tag)}")
+        return tag
+
+    def is_in_tree(self, path: Path) -> bool:
+        """Whether a directory stands in the store's own tree."""
+        return path.parent.parent == self.workspace.layout.models
+
+    def take_all(self, found: Sequence[_Found]) -> None:
+        """Adopt what has been found. In the store's tree all keep their directory; else the newest of each name get
+        one, or with the setting `materialize` all."""
+        keeps_all = self.workspace.catalog.setting("materialize") == "all"
+        newest = {each.tag.name: each.path for each in found}
+        self.progress.start("adopt", sum(each.size for each in found))
+        try:
+            for each in found:
+                is_newest = newest[each.tag.name] == each.path
+                hashing = _Hashing(self.progress)
+                self._take(each, keeps_all or self.is_in_tree(each.path) or is_newest, hashing)
+                self.progress.advance(max(0, each.size - hashing.done_bytes))
+        finally:
+            self.progress.finish()
+
+    def _take(self, each: _Found, materialize: bool, progress: Progress) -> None:
+        """Adopt one, or say why not. Raises OSError and StoreError of the store itself."""
+        is_in_tree = self.is_in_tree(each.path)
+        # What stands here is the user's own, who would unpickle it as well from where it stands.
+        wishes = Wishes(each.tag, trust=True, durable=self.durable, materialize=materialize)
+        try:
+            source = find_source(each.path)
+            if source.changed_ns > each.changed_ns:
+                raise FileChanged(_being_written(each.path))
+            described = describe_source(source, each.tag)
             with self.workspace.session() as session:
                 draft = session.new_path()
                 files.make_directory(draft)
                 arrival = take_in(
-                    self.workspace, session, draft, each.source, each.described, wishes,
-                    take=move, progress=_Hashing(self.progress),
+                    self.workspace, session, draft, source, described, wishes, take=self.move, progress=progress,
+                    is_others=True, may_be_part=self.move and not is_in_tree,
                 )  # fmt: skip
-                if not arrival.is_new and move:
-                    self._drop(each, arrival, session.new_path())
+            if is_in_tree and not arrival.is_new:
+                take_over(self.workspace, arrival.row, source, SILENT)
+            elif self.move and not is_in_tree:
+                self._remove(source, arrival)
         except CasstoreError as error:
             if isinstance(error, StoreError):
                 raise
-            self.refused.append(Refused(str(each.path), str(error)))
+            if isinstance(error, TagExists):
+                self.conflicts.append(each.path)
+            self.refuse(each.path, str(error))
             return
-        if move and each.path.parent.parent != self.workspace.layout.models:
-            _remove_descriptor(each)
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE or not str(error.filename).startswith(f"{each.path}"):
+                raise
+            self.refuse(each.path, f"{error.filename}: {error.strerror}")
+            return
         self.notes += [f"{arrival.row.tag}: {note}" for note in arrival.notes]
         if arrival.is_new:
             self.adopted.append(str(arrival.row.tag))
@@ -116,16 +216,47 @@ class Adoption:
         else:
             self.present.append(str(arrival.row.tag))
 
-    def _drop(self, each: _Found, arrival: Arrival, aside: Path) -> None:
-        """Take away a directory whose version is saved already: it was compared, byte by byte."""
-        target = self.workspace.layout.model(arrival.row.tag)
-        if not (os.path.lexists(target) and os.path.samefile(target, each.path)):
-            remove_source(each.source)
-            return
-        with self.workspace.name_lock(arrival.row.name):
-            check_as_found(each.source)
-            files.rename(target, aside)
-        materialize(self.workspace, arrival.row, SILENT)
+    def _remove(self, source: Source, arrival: Arrival) -> None:
+        """Take away, from another tree, a directory that has been adopted or holds nothing that is not saved."""
+        if not arrival.is_new:
+            secure(self.workspace, arrival.row)
+            check_as_found(source)
+            remove_source(source)
+        if source.descriptor is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if is_unchanged(os.lstat(source.descriptor), source.descriptor_status):
+                    files.remove_file(source.descriptor)
+        files.remove_empty_directory(source.root)
+
+    def _is_remains(self, tag: Tag, source: Source) -> bool:
+        """Whether a directory is what a move that was cut short has left of a saved version: empty directories."""
+        is_bare = not source.files and not source.links and source.descriptor is None
+        is_moved = self.move and not self.is_in_tree(source.root)
+        return is_bare and is_moved and self.workspace.catalog.versions.find(tag) is not None
+
+    def preview(self, found: Sequence[_Found]) -> list[_Found]:
+        """Those that would be adopted; of the others it is said why not. Changes nothing."""
+        return [each for each in found if not self._is_refused(each)]
+
+    def _is_refused(self, each: _Found) -> bool:
+        row = self.workspace.catalog.versions.find(each.tag)
+        try:
+            source = find_source(each.path)
+            described = describe_source(source, each.tag)
+            self.notes += [f"{each.tag}: {note}" for note in described.notes]
+            difference = None if row is None else comparing.difference(self.workspace, row, source, described)
+        except CasstoreError as error:
+            if isinstance(error, StoreError):
+                raise
+            self.refuse(each.path, str(error))
+            return True
+        except OSError as error:
+            self.refuse(each.path, f"{error.filename}: {error.strerror}")
+            return True
+        if difference is not None:
+            self.conflicts.append(each.path)
+            self.refuse(each.path, f"another {each.tag} is saved already ({difference})")
+        return difference is not None
 
 
 def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, progress: Progress) -> AdoptReport:
@@ -135,104 +266,120 @@ def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, p
     always are, and from then on every version keeps its directory (the setting `materialize`), unless set otherwise.
     Raises InvalidSource when there is no such directory, OSError; what has been adopted by then stays.
     """
+    workspace.check_writable()
+    with adopting(workspace):
+        return _adopt(workspace, directory, move=move, durable=durable, progress=progress)
+
+
+@contextlib.contextmanager
+def adopting(workspace: Workspace) -> Iterator[None]:
+    """Have only one adoption at a time work in the store: others wait. Raises StoreLocked."""
+    lock = files.Lock(workspace.layout.locks / ".adopt.lock")
+    lock.acquire("the adoption of directories", timeout_s=_TIMEOUT_S)
+    with lock:
+        yield
+
+
+def _adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, progress: Progress) -> AdoptReport:
+    layout = workspace.layout
     root = directory / "models" if (directory / "models").is_dir() else directory
     if not root.is_dir():
         raise InvalidSource(f"{directory} is no directory")
-    layout = workspace.layout
     in_place = os.path.samefile(root, layout.models)
-    if layout.home.resolve() in [root.resolve(), *root.resolve().parents] and not in_place:
+    if in_place:
+        root = layout.models
+        finish_saves(workspace, dry_run=False)
+    elif layout.home.resolve() in [root.resolve(), *root.resolve().parents]:
         raise InvalidSource(f"{directory} is a working part of the store {layout.home}; adopt another directory")
-    adoption = Adoption(workspace, durable, progress)
-    paths = [path for path in version_directories(root) if not (in_place and is_own(workspace, path))]
-    if not paths and not in_place:
+    adoption = Adoption(workspace, durable, move or in_place, progress)
+    if not in_place and adoption.is_store(directory):
         raise InvalidSource(
-            f"{root} holds no directories NAME/VERSION; check the path, or save it with `casstore save`"
+            f"{directory} is a store of casstore's own; carry its versions over with `casstore export` and `import`"
         )
-    stored_before = workspace.catalog.usage.of_store().stored_bytes
-    run(adoption, paths, move=move or in_place)
-    if move and not in_place:
-        _remove_empty_names(root)
-    if in_place and adoption.adopted and not workspace.catalog.is_set("materialize"):
+    tree = survey(root)
+    paths = foreign_among(workspace, tree.versions) if in_place else tree.versions
+    if not paths and tree.strays and not in_place:
+        raise InvalidSource(
+            f"{root} holds no directories NAME/VERSION; check the path, or save it with `casstore save NAME {root}`"
+        )
+    note_tree(adoption, tree)
+    latest = _latest(root, tree)
+    found = adoption.find(paths)
+    if in_place and found and not workspace.catalog.is_set("materialize"):
+        # First of all, or gc might take directories away if this is cut short.
         workspace.catalog.set_setting("materialize", "all")
+    stored_before = workspace.catalog.usage.of_store().stored_bytes
+    adoption.take_all(found)
+    if move and not in_place:
+        _remove_empty_names(tree.names)
+    _note_latest(adoption, latest)
     return AdoptReport(
         tuple(adoption.adopted), tuple(adoption.present), tuple(adoption.refused), tuple(adoption.notes),
-        adoption.logical_bytes, workspace.catalog.usage.of_store().stored_bytes - stored_before,
+        adoption.logical_bytes, max(0, workspace.catalog.usage.of_store().stored_bytes - stored_before),
     )  # fmt: skip
 
 
-def run(adoption: Adoption, paths: Sequence[Path], *, move: bool) -> None:
-    """Adopt all these directories. Those in the store's tree, and the newest of each name, keep a directory."""
-    found = adoption.find(paths)
-    keeps_all = adoption.workspace.catalog.setting("materialize") == "all"
-    newest = {each.described.tag.name: each.path for each in found}
-    adoption.progress.start("adopt", sum(each.source.size for each in found))
-    try:
-        for each in found:
-            is_in_tree = each.path.parent.parent == adoption.workspace.layout.models
-            is_newest = newest[each.described.tag.name] == each.path
-            adoption.take(each, move=move, materialize=keeps_all or is_in_tree or is_newest)
-    finally:
-        adoption.progress.finish()
+def _being_written(path: Path) -> str:
+    return f"{path} is being written to; try again when it is complete"
 
 
-def version_directories(root: Path) -> Iterator[Path]:
-    """The directories `name/version` below `root`, sorted; links are none."""
-    for name in _directories(root):
-        yield from _directories(name)
+def note_tree(adoption: Adoption, tree: Tree) -> None:
+    """Name what cannot be adopted, or is no version."""
+    adoption.notes += tree.strays
+    for path, reason in tree.unreadable:
+        adoption.refuse(path, reason)
 
 
-def is_own(workspace: Workspace, path: Path) -> bool:
-    """Whether a directory in the store's tree is one that casstore has made there, or is about to take away."""
-    try:
-        tag = Tag(path.parent.name, path.name)
-        inode = os.lstat(path).st_ino
-    except (InvalidTag, OSError):
-        return False
-    row = workspace.catalog.versions.find(tag)
-    recorded = None if row is None else workspace.catalog.directories.find(row.id)
-    if recorded is not None and recorded.inode == inode:
-        return True
-    return workspace.catalog.versions.is_deleted_directory(tag, inode)
+def describe_source(source: Source, tag: Tag) -> Descriptor:
+    """What the `model.yaml` of a directory says; of one that has none, what its files tell.
 
-
-def _directories(root: Path) -> list[Path]:
-    with os.scandir(root) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
-
-
-def _look_at(path: Path) -> _Found:
-    source = find_source(path)
-    tag = Tag(path.parent.name, path.name)
+    The directory's own name is right where the two differ. Raises InvalidSource.
+    """
+    path = source.root
+    notes: list[str] = []
+    if (path.parent.name, path.name) != (tag.name, tag.version):
+        notes.append(f"it stands as {path.parent.name}/{path.name}, and is kept as {tag}")
     if source.descriptor is not None:
         described = model_yaml.load(source.descriptor)
         if described.tag != tag:
-            note = f"its model.yaml calls it {described.tag}; it stands, and is kept, as {tag}"
-            described = replace(described, tag=tag, notes=(*described.notes, note))
-        return _Found(path, described, source)
+            notes.append(f"its model.yaml calls it {described.tag}; it stands, and is kept, as {tag}")
+        return replace(described, tag=tag, notes=(*described.notes, *notes))
     if not source.files:
         raise InvalidSource(f"{path} holds no files; remove it")
     description = describe(
         labels={}, metadata={}, module="", api_version="v1", signatures={}, options={},
         context={"bentoml_version": "", "python_version": ""},
     )  # fmt: skip
-    newest_ns = max(file.status.st_mtime_ns for file in source.files)
-    return _Found(path, Descriptor(tag, description, newest_ns), source)
+    newest_ns = min(time.time_ns(), max(file.status.st_mtime_ns for file in source.files))
+    return Descriptor(tag, description, newest_ns, tuple(notes))
 
 
-def _remove_descriptor(each: _Found) -> None:
-    """After `move` out of another tree: what it said has been saved with the version."""
-    descriptor = each.source.descriptor
-    if descriptor is not None and not descriptor.is_symlink():
-        files.remove_file(descriptor)
-        files.remove_empty_directory(each.path)
+def _latest(root: Path, tree: Tree) -> dict[str, str]:
+    """What `latest` of each name says, before anything is adopted."""
+    found = {}
+    for name in {path.parent.name for path in tree.versions}:
+        with contextlib.suppress(OSError):
+            found[name] = (root / name / LATEST_NAME).read_bytes()[:200].decode(errors="replace").strip()
+    return found
 
 
-def _remove_empty_names(root: Path) -> None:
-    """Directories of names in which nothing but `latest` is left."""
-    for directory in _directories(root):
-        if os.listdir(directory) in ([], [LATEST_NAME]):
-            files.remove_file(directory / LATEST_NAME)
-            files.remove_empty_directory(directory)
+def _note_latest(adoption: Adoption, latest: dict[str, str]) -> None:
+    """Say where another version is the latest now."""
+    for name, version in sorted(latest.items()):
+        newest = adoption.workspace.catalog.versions.newest(name)
+        if newest is not None and newest.version != version:
+            adoption.notes.append(
+                f"{name}: `latest` was {version!r}; here it is {newest.version}, the newest by its creation time"
+            )
+
+
+def _remove_empty_names(directories: Iterable[Path]) -> None:
+    """Remove those of these directories of names in which nothing but `latest` is left, or nothing."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            if os.listdir(directory) in ([], [LATEST_NAME]):
+                files.remove_file(directory / LATEST_NAME)
+                files.remove_empty_directory(directory)
 
 
 class _Hashing:
@@ -241,12 +388,14 @@ class _Hashing:
     def __init__(self, whole: Progress) -> None:
         self._whole = whole
         self._counts = False
+        self.done_bytes = 0
 
     def start(self, step: str, total_bytes: int | None) -> None:  # noqa: ARG002 - as Progress has it
         self._counts = step == "hash"
 
     def advance(self, done_bytes: int) -> None:
         if self._counts:
+            self.done_bytes += done_bytes
             self._whole.advance(done_bytes)
 
     def finish(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from casstore.actions import autogc
 from casstore.actions.delete import sweep
 from casstore.actions.evict import evict, eviction_rule, finish_evictions
+from casstore.actions.finish import finish_saves
 from casstore.actions.reclaim import Reclaim
 from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.workspace import Workspace
@@ -181,21 +182,7 @@ class _Gc:
                 if not self._dry_run:
                     with self._workspace.name_lock(tag.name):
                         sweep(self._workspace, session, manifest_id, tag)
-        listed = list(self._layout.pending_manifests.iterdir())  # before the sessions: a later one is not in it
-        alive = sessions.live_ids(self._layout)
-        pending = [path for path in listed if not _is_live(path.name, alive)]
-        committed = self._catalog.versions.by_manifest(path.name for path in pending)
-        for path in pending:
-            count += 1
-            tag_of = committed.get(path.name)
-            if self._dry_run:
-                continue
-            if tag_of is None:
-                files.remove_file(path)
-                continue
-            with self._workspace.name_lock(tag_of.name), contextlib.suppress(FileNotFoundError):
-                self._workspace.file_pending_manifest(tag_of, path.name)
-                self._workspace.write_latest(tag_of.name)
+        count += finish_saves(self._workspace, dry_run=self._dry_run)
         for name in self._catalog.versions.names():
             if self._workspace.is_latest_stale(name):
                 count += 1

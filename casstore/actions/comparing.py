@@ -13,22 +13,29 @@ from casstore.catalog.versions import VersionRow
 from casstore.storage import files
 
 
-def difference(workspace: Workspace, row: VersionRow, source: Source, described: Descriptor) -> str | None:
-    """What tells these files and their descriptor from a saved version, in words; None when nothing does."""
+def difference(
+    workspace: Workspace, row: VersionRow, source: Source, described: Descriptor, *, may_be_part: bool = False
+) -> str | None:
+    """What tells these files and their descriptor from a saved version, in words; None when nothing does.
+
+    `may_be_part`: what is not there is no difference, as of a directory whose removal was cut short.
+    """
     saved = {file.path: file for file in workspace.catalog.versions.checked_files(row)}
     given = {file.path: file for file in source.files}
-    for path in sorted(saved.keys() ^ given.keys()):
+    for path in sorted(given.keys() - saved.keys() if may_be_part else given.keys() ^ saved.keys()):
         return f"the saved version has {'a' if path in saved else 'no'} file {path}"
     for path, file in given.items():
         if file.status.st_size != saved[path].size or files.is_executable(file.status) != saved[path].executable:
             return f"{path} differs"
-    if sorted(row.directory_paths()) != source.empty_directories:
+    if not may_be_part and sorted(row.directory_paths()) != source.empty_directories:
         return "its empty directories differ"
     ours = completed(row.described())
     for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
         if ours[field] != described.description[field]:
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
-    if row.created_at_ns // 1000 != described.created_at_ns // 1000 and not described.is_from_the_future:
+    is_of_files = source.descriptor is None and may_be_part  # of those that are still there, which may be older
+    is_known = not described.is_from_the_future and not is_of_files
+    if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:
         return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
     for path, file in given.items():
         if hash_file(file.location) != saved[path].digest:

@@ -19,7 +19,7 @@ from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import InvalidSource
+from casstore.errors import InvalidSource, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, new_id
@@ -89,6 +89,8 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
                 with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
                     content = _Content(chunks, progress)
                     archive.add_file(file.path, file.size, file.executable, content)  # type: ignore[arg-type]
+    except UnsafeArchive as error:  # a store takes names that no archive should hold, such as those with a backslash
+        raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:
         progress.finish()
 

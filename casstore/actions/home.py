@@ -18,6 +18,10 @@ from casstore.storage.objects import Objects
 
 HOME_VARIABLE = "CASSTORE_HOME"
 _OWNER_ONLY = 0o700
+# What BentoML 1.4 keeps in its home beside models/ (bentoml/_internal/configuration/containers.py, and client_id of
+# utils/analytics/schemas.py): a store may be made around it.
+_OF_BENTOML = {"bentos", "envs", "tmp", ".yatai.yaml", "client_id"}
+_RESULTS_OF_BENTOML = "task_result.db"  # and what SQLite puts beside it
 
 
 def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) -> Workspace:
@@ -62,15 +66,16 @@ def _make(layout: Layout) -> None:
     if layout.home.is_dir():
         own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
         # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.
+        databases = (layout.catalog.name, _RESULTS_OF_BENTOML)
         strangers = sorted(
             path.name
             for path in layout.home.iterdir()
-            if path.name not in own and not path.name.startswith(layout.catalog.name)
+            if path.name not in own | _OF_BENTOML and not path.name.startswith(databases)
         )
         if strangers:
             raise StoreError(
                 f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
-                "choose an empty or new directory"
+                "choose an empty or new directory, or a home of BentoML"
             )
     else:
         missing = [path for path in layout.home.parents if not path.exists()]

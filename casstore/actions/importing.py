@@ -80,8 +80,8 @@ def import_archive(
             progress.start("unpack", size)
             try:
                 unpacked = unpack(
-                    stream, draft, format=format, trust=wishes.trust, advance=progress.advance,
-                    spool=lambda: _spool(session),
+                    stream, draft, format=format, trust=wishes.trust, will_be_synced=wishes.durable,
+                    advance=progress.advance, spool=lambda: _spool(session),
                 )  # fmt: skip
             except InvalidSource as error:
                 raise type(error)(f"{name}: {error}") from error
@@ -162,14 +162,16 @@ def _spool(session: Session) -> BinaryIO:
 
 def take_in(
     workspace: Workspace, session: Session, draft: Path, source: Source, described: Descriptor, wishes: Wishes,
-    *, take: bool, progress: Progress,
+    *, take: bool, progress: Progress, is_others: bool = False, may_be_part: bool = False,
 ) -> Arrival:  # fmt: skip
     """Save the files of `source` as the version that `described` says, unless that very version is there already.
 
-    `take` as in `save`. Raises TagExists where another version has the tag, and what `save` raises.
+    `take` as in `save`. `is_others`: somebody may be working on the files, so they have to be as `source` says until
+    the commit. `may_be_part`: some files of a version that is there already may be gone from `source`.
+    Raises TagExists where another version has the tag, and what `save` raises.
     """
     tag = wishes.tag or described.tag
-    present = _present(workspace, tag, source, described)
+    present = _present(workspace, tag, source, described, may_be_part)
     if present is not None:
         return present
     description = dict(described.description)
@@ -183,9 +185,10 @@ def take_in(
         save(
             workspace, session, draft, source.root, new,
             take=take, allow_empty=True, custom_objects=None, progress=progress,
+            found=source if is_others else None,
         )  # fmt: skip
     except TagExists:
-        present = _present(workspace, tag, source, described)
+        present = _present(workspace, tag, source, described, may_be_part)
         if present is None:
             raise
         return present
@@ -195,12 +198,14 @@ def take_in(
     return Arrival(row, True, described.notes)
 
 
-def _present(workspace: Workspace, tag: Tag, source: Source, described: Descriptor) -> Arrival | None:
+def _present(
+    workspace: Workspace, tag: Tag, source: Source, described: Descriptor, may_be_part: bool
+) -> Arrival | None:
     """The version of that tag, if it is this one; None when there is none. Raises TagExists for another."""
     row = workspace.catalog.versions.find(tag)
     if row is None:
         return None
-    difference = comparing.difference(workspace, row, source, described)
+    difference = comparing.difference(workspace, row, source, described, may_be_part=may_be_part)
     if difference is not None:
         raise TagExists(
             f"another {tag} is saved already ({difference}), and saved versions never change; "

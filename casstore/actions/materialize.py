@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import msgpack
 
 from casstore.actions import model_yaml
-from casstore.actions.save import directory_row, publish
+from casstore.actions.placing import check_replaceable, directory_row, publish, settle
+from casstore.actions.source import Source, check_as_found
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
@@ -55,6 +57,22 @@ def _build_or_mend(workspace: Workspace, row: VersionRow, progress: Progress, *,
             return
         with workspace.session() as session:
             _Builder(workspace, session, row, progress).run()
+
+
+def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress: Progress) -> None:
+    """Make the directory that somebody has put in the version's place, with just the version's files, its own.
+
+    Raises FileChanged when it is not as it was found, InvalidSource when it cannot be written to, TagNotFound when the
+    version has been deleted, IntegrityError when its bytes are damaged; then the directory is as it was.
+    """
+    with workspace.name_lock(row.name):
+        current = workspace.catalog.versions.find(row.tag)
+        if current is None or current.id != row.id:
+            raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+        check_as_found(standing)
+        check_replaceable(standing)
+        with workspace.session() as session:
+            _Builder(workspace, session, row, progress).take_over(standing)
 
 
 def _is_standing(workspace: Workspace, row: VersionRow) -> bool:
@@ -222,6 +240,8 @@ class _Builder:
         self._may_reflink = workspace.may_reflink()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
         self._known: dict[Fingerprint, Digest] = {}  # linked files, as the link has left them
+        self._is_unfinished = workspace.layout.pending_manifest(row.manifest_id).exists()
+        self._is_doubtful = False  # what is not as recorded may be somebody's only copy
         self._home = workspace.layout.model(row.tag).parent
         files.make_directory(self._home)
 
@@ -233,12 +253,16 @@ class _Builder:
         target = self._workspace.layout.model(self._row.tag)
         recorded = self._workspace.catalog.directories.find(self._row.id)
         stands = os.path.lexists(target)
-        if stands and (recorded is None or os.lstat(target).st_ino != recorded.inode):
+        is_ours = directory_inode(self._workspace, self._row) is not None or (
+            # Adopted in place, and cut short before the first of its files was replaced.
+            recorded is not None and _inode(str(target)) == recorded.inode and self._is_unfinished
+        )
+        if stands and not is_ours:
             stands = not files.remove_empty_directory(target)
-        if stands and (recorded is None or os.lstat(target).st_ino != recorded.inode):
+        if stands and not is_ours:
             raise StoreError(
-                f"{target} is in the way and was not made by casstore; move it away, "
-                "or let `casstore repair` move it to quarantine"
+                f"{target} is in the way and was not made by casstore; `casstore sync-tree` takes over what other "
+                "tools have put there, and `casstore repair` moves it to quarantine"
             )
         if stands and recorded is not None:
             self._mend(target, recorded)
@@ -253,14 +277,23 @@ class _Builder:
                 files.rename(standing, self._new_path())  # a link would lead what is written out of the store
             files.make_directory(standing)
         bad = set(_altered(self._workspace, self._row, recorded))
+        # Not one file is as it was put there, so this may be another directory, which has got the inode numbers of one
+        # that was removed; or its adoption was cut short, and has replaced nothing yet.
+        self._is_doubtful = len(bad) == len(self._files) + 1 or self._is_unfinished
         if recorded.boot_id != self._workspace.catalog.boot_id:
             bad.update(_damaged_since_boot(self._workspace, self._row, recorded))
         stamps = _entries_of(self._workspace, self._row, recorded)
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:
+            self._keep_doubtful(target / DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
             self._write_descriptor(target)
         del stamps[DESCRIPTOR_NAME]
         self._record(target, stamps)
+
+    def _keep_doubtful(self, path: Path, digest: Digest) -> None:
+        """Move a file that is about to be replaced to quarantine, where it may be somebody's and has other bytes."""
+        if self._is_doubtful and os.path.lexists(path) and not path.is_symlink() and not _has_digest(path, digest):
+            files.move(path, self._workspace.quarantined(self._row.tag, path.name))
 
     def _build(self) -> None:
         draft = self._new_path()
@@ -270,8 +303,11 @@ class _Builder:
                 files.make_directory(draft / directory)
             stamps = self._make(draft, self._files, mend=False)
             self._write_descriptor(draft)
-            self._record(draft, stamps)
+            # Until it stands for certain, nobody takes its absence for a removal.
+            self._record(draft, stamps, is_coming=True)
             publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
+            files.sync_directory(self._home)
+            self._workspace.catalog.directories.undo_evictions([self._row.id])
         except BaseException:
             files.remove_tree(draft)
             raise
@@ -282,11 +318,31 @@ class _Builder:
         found = {str(path) for leaf in leaves for path in (PurePosixPath(leaf), *PurePosixPath(leaf).parents)}
         return sorted(found - {"."})
 
-    def _record(self, directory: Path, stamps: dict[str, FileStamp]) -> None:
+    def take_over(self, standing: Source) -> None:
+        """Make a directory of just these files, that stands in the version's place, the version's own.
+
+        Every file in it is replaced by the version's, and it is never away. The record comes last: who is cut short
+        leaves a directory that somebody else has made, of the same content.
+        """
+        draft = self._new_path()
+        try:
+            files.make_directory(draft)
+            for directory in self._directories():
+                files.make_directory(draft / directory)
+            stamps = self._make(draft, self._files, mend=False)
+            self._write_descriptor(draft)
+            settle(self._workspace, self._row.tag, draft, standing)
+            files.sync_directory(self._home)
+            self._record(standing.root, stamps)
+        finally:
+            files.remove_tree(draft)
+
+    def _record(self, directory: Path, stamps: dict[str, FileStamp], *, is_coming: bool = False) -> None:
         if self._rebuilt:
             self._workspace.catalog.index.add_loose(self._rebuilt)
         self._workspace.catalog.index.remember(self._known)
-        self._workspace.catalog.directories.record(self._row.id, directory_row(self._workspace, directory, stamps))
+        row = replace(directory_row(self._workspace, directory, stamps), evicting=is_coming)
+        self._workspace.catalog.directories.record(self._row.id, row)
 
     def _write_descriptor(self, directory: Path) -> None:
         mode = self._workspace.file_mode(executable=False)
@@ -304,6 +360,8 @@ class _Builder:
                 if mend:
                     if target.is_dir() and not target.is_symlink():
                         files.rename(target, self._new_path())
+                    else:
+                        self._keep_doubtful(target, file.digest)
                     files.rename(temporary, target)
         finally:
             self._progress.finish()

@@ -141,7 +141,10 @@ class _Reading:
     def result(self) -> Descriptor:
         if not isinstance(self.document, dict):
             raise ValueError("it holds no mapping")
-        tag = Tag(self._text("name"), self._text("version"))
+        name, version = self._text("name"), self._text("version")
+        tag = Tag(name.lower(), version.lower())
+        if (tag.name, tag.version) != (name, version):
+            self._notes.append(f"its tag {name}:{version} is kept in lower case")
         description = describe(
             labels=self._labels(),
             metadata=self._metadata(),

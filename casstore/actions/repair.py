@@ -304,12 +304,7 @@ class _Repair:
             if os.lstat(standing).st_ino in inodes:
                 files.remove_file(standing)
             else:
-                self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}.{_short(standing.name)}")
-
-
-def _short(name: str) -> str:
-    """The end of a name that is too long to be put after others."""
-    return os.fsencode(name)[-64:].decode(errors="ignore")
+                self._set_aside(standing, self._workspace.quarantined(row.tag, standing.name).name)
 
 
 def _elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:

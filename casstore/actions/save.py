@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgpack
-
 from casstore.actions import descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.packing import Packing
-from casstore.actions.source import Source, SourceFile, find_source
+from casstore.actions.placing import check_replaceable, directory_row, publish, settle
+from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
 from casstore.digest import Digest
-from casstore.errors import FileChanged, InvalidSource, TagExists
+from casstore.errors import InvalidSource, TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
@@ -66,16 +65,18 @@ class _Stored:
 
 def save(
     workspace: Workspace, session: Session, draft: Path, source_root: Path, new: NewVersion, *, take: bool,
-    allow_empty: bool, custom_objects: bytes | None, progress: Progress,
+    allow_empty: bool, custom_objects: bytes | None, progress: Progress, found: Source | None = None,
 ) -> int:  # fmt: skip
     """Save what is below `source_root` through the directory `draft`; returns the version's row id.
 
-    `take`: the source files may be adopted, and are gone from `source_root` afterwards; that may then be where the
-    version's directory is to stand. On any exception nothing is visible and the sources are as they were.
+    `take`: the source files may be adopted, and are gone from `source_root` afterwards. `found`: what is there, all of
+    which must still be the same at the commit, and not be open for writing; if it then stands where the version's
+    directory is to be, and `take` is set, it becomes that directory, file by file, and is never away.
+    On any exception nothing is visible and the sources are as they were.
     Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
     _check_apart(workspace.layout, source_root)
-    source = find_source(source_root)
+    source = find_source(source_root) if found is None else found
     if source.descriptor is not None:
         model_yaml.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
@@ -90,15 +91,16 @@ def save(
         # Links become files of their own in a fresh draft, which the files that stand here move to.
         draft = session.new_path()
         files.make_directory(draft)
-    staging = Staging(workspace, session, draft, take, new.materialize, progress)
-    work = _Save(workspace, session, draft, new, source if take and not in_place else None, progress)
+    staging = Staging(workspace, session, draft, take, new.materialize, progress, only_closed=found is not None)
+    is_standing = found is not None and take and new.materialize and source.root == workspace.layout.model(new.tag)
+    work = _Save(workspace, session, draft, new, found, progress, is_standing=is_standing)
     try:
         version_id = work.run(source, staging.stage(source), staging)
     except BaseException:
         if not work.is_committed:
             staging.undo()
         raise
-    if take and not in_place:
+    if take and not in_place and not is_standing:
         remove_source(source)
     return version_id
 
@@ -140,8 +142,8 @@ def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> Non
 
 class _Save:
     def __init__(
-        self, workspace: Workspace, session: Session, draft: Path, new: NewVersion, taken: Source | None,
-        progress: Progress,
+        self, workspace: Workspace, session: Session, draft: Path, new: NewVersion, found: Source | None,
+        progress: Progress, *, is_standing: bool = False,
     ) -> None:  # fmt: skip
         self._workspace = workspace
         self._catalog = workspace.catalog
@@ -149,7 +151,8 @@ class _Save:
         self._session = session
         self._draft = draft
         self._new = new
-        self._taken = taken
+        self._found = found
+        self._standing = found if is_standing else None
         self._progress = progress
         self._may_link = workspace.may_link()
         self._fingerprints: dict[Fingerprint, Digest] = {}
@@ -240,20 +243,30 @@ class _Save:
                 raise
             # From here on the version is saved. What fails now, the next get or gc finishes.
             with contextlib.suppress(OSError):
-                if self._is_replaced(self._layout.model(manifest.tag)):
-                    self._workspace.remove_directory(self._layout.model(manifest.tag), self._session)
                 draft = self._draft if self._new.materialize else None
+                if self._standing is not None:
+                    settle(self._workspace, manifest.tag, self._draft, self._standing)
+                    draft = None
                 publish(self._workspace, manifest.tag, manifest_id, draft)
         return version_id
 
     def _directory_row(self, staged: list[StagedFile]) -> DirectoryRow | None:
         if not self._new.materialize:
             return None
-        return directory_row(self._workspace, self._draft, {file.path: file.stamp for file in staged})
+        stamps = {file.path: file.stamp for file in staged}
+        return directory_row(self._workspace, self._draft, stamps, stands_as=self._standing)
 
     def _clear_the_way(self) -> None:
         """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
         target = self._layout.model(self._new.tag)
+        if self._found is not None:
+            check_as_found(self._found)
+        if self._standing is not None:
+            check_replaceable(self._standing)
+            if self._new.durable:  # so that its absence, later, means that somebody has removed it
+                files.sync_directory(target.parent)
+                files.sync_directory(self._layout.models)
+            return
         try:
             status = os.lstat(target)
         except FileNotFoundError:
@@ -264,21 +277,11 @@ class _Save:
             ) from error
         if self._catalog.versions.find(self._new.tag) is not None:
             return  # the commit says so
-        if self._taken is not None and self._is_replaced(target):
-            check_as_found(self._taken)
-            return
         if not self._catalog.versions.is_deleted_directory(self._new.tag, status.st_ino):
             raise TagExists(
                 f"{target} is in the way and was not made by casstore; move it away or choose another version"
             )
         self._workspace.remove_directory(target, self._session)
-
-    def _is_replaced(self, target: Path) -> bool:
-        """Whether what stands where the version's directory goes are the very files that are saved."""
-        root = None if self._taken is None else self._taken.root
-        return (
-            root is not None and os.path.lexists(target) and not target.is_symlink() and os.path.samefile(root, target)
-        )
 
     def _store(
         self, staged: list[StagedFile], relied_on: set[Digest], homes: Mapping[Digest, int], stored: _Stored
@@ -415,35 +418,6 @@ class _Save:
             files.sync_directory(directory)
 
 
-def directory_row(workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp]) -> DirectoryRow:
-    """The row that describes a version's directory: its inode, and the stamp of every file in it."""
-    entries = [[path, stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
-    rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
-    entries.append([DESCRIPTOR_NAME, rendered.inode, rendered.size, rendered.mtime_ns])
-    return DirectoryRow(os.lstat(directory).st_ino, workspace.catalog.boot_id, msgpack.packb(entries))
-
-
-def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None) -> None:
-    """Give a committed version's manifest and directory their final names. The name's lock must be held."""
-    workspace.file_pending_manifest(tag, manifest_id)
-    if draft is not None:
-        target = workspace.layout.model(tag)
-        files.make_directory(target.parent)
-        files.set_directory_mode(draft, 0o777 & ~workspace.umask)
-        files.rename(draft, target)
-    workspace.write_latest(tag.name)
-
-
-def check_as_found(source: Source) -> None:
-    """Raise FileChanged unless a walk finds what was found before, and nothing else."""
-    now = find_source(source.root)
-    is_same = [file.path for file in now.files] == [file.path for file in source.files] and all(
-        map(_is_as_found, source.files)
-    )
-    if not is_same or now.links != source.links or (now.descriptor is None) != (source.descriptor is None):
-        raise FileChanged(f"{source.root} was written to while it was being saved; save again when it is complete")
-
-
 def find_lost(
     workspace: Workspace, homes: Mapping[Digest, int], noted: Mapping[Fingerprint, Digest]
 ) -> tuple[set[int], set[Digest]]:
@@ -464,28 +438,7 @@ def find_lost(
     return lost_homes, lost
 
 
-def _is_as_found(file: SourceFile) -> bool:
-    try:
-        now = os.lstat(file.location)
-    except FileNotFoundError:
-        return False
-    found = file.status
-    return os.path.samestat(now, found) and (now.st_size, now.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
-
-
 def _remove(paths: Iterable[files.StrPath]) -> None:
     for path in paths:
         with contextlib.suppress(OSError):
             files.remove_file(path)
-
-
-def remove_source(source: Source) -> None:
-    """After `move=True`: take away what has been saved, links themselves rather than what they lead to.
-
-    A `model.yaml` stays, as its labels and what else it says may not have been saved.
-    """
-    # Not what somebody has put in its place, or written to a file that was copied, meanwhile.
-    doomed = [file.location for file in source.files if file.is_direct and _is_as_found(file)] + source.links
-    _remove(doomed)
-    for directory, _, _ in os.walk(source.root, topdown=False):
-        files.remove_empty_directory(Path(directory))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casstore.errors import InvalidSource
+from casstore.errors import FileChanged, InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
 
@@ -40,6 +41,9 @@ class Source:
     empty_directories: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     descriptor: Path | None = None
+    descriptor_status: os.stat_result | None = None
+    status: os.stat_result | None = None  # of `root`
+    changed_ns: int = 0  # when anything in it last changed, its status included (ctime)
     visits: dict[tuple[int, int], int] = field(default_factory=dict)  # of directories, by (device, inode)
 
     @property
@@ -58,6 +62,7 @@ def find_source(root: Path) -> Source:
         status = os.stat(root)
     except OSError as error:
         raise _cannot_read(root, error) from error
+    source.status, source.changed_ns = status, status.st_ctime_ns
     if stat.S_ISDIR(status.st_mode):
         _walk(source, str(root), "", [(status.st_dev, status.st_ino)], is_direct=not root.is_symlink())
     else:
@@ -69,6 +74,52 @@ def find_source(root: Path) -> Source:
     source.empty_directories.sort()
     check_collisions([*(file.path for file in source.files), *source.empty_directories])
     return source
+
+
+def check_as_found(source: Source) -> None:
+    """Raise FileChanged unless a walk finds what was found before, and nothing else."""
+    now = find_source(source.root)
+    is_same = (
+        _is_same_inode(now.status, source.status)
+        and (now.links, now.empty_directories) == (source.links, source.empty_directories)
+        and [file.path for file in now.files] == [file.path for file in source.files]
+        and all(is_unchanged(new.status, old.status) for new, old in zip(now.files, source.files, strict=True))
+        and is_unchanged(now.descriptor_status, source.descriptor_status)
+    )
+    if not is_same:
+        raise FileChanged(f"{source.root} was written to while it was being saved; save again when it is complete")
+
+
+def remove_source(source: Source) -> None:
+    """After `move=True`: take away what has been saved, links themselves rather than what they lead to.
+
+    A `model.yaml` stays, as its labels and what else it says may not have been saved.
+    """
+    # Not what somebody has put in its place, or written to a file that was copied, meanwhile.
+    doomed = [file.location for file in source.files if file.is_direct and _is_as_found(file)] + source.links
+    for path in doomed:
+        with contextlib.suppress(OSError):
+            files.remove_file(path)
+    for directory, _, _ in os.walk(source.root, topdown=False):
+        files.remove_empty_directory(Path(directory))
+
+
+def is_unchanged(now: os.stat_result | None, found: os.stat_result | None) -> bool:
+    """Whether two looks at a file saw the same one, not written to between them; also when neither saw any."""
+    if now is None or found is None:
+        return now is found
+    return _is_same_inode(now, found) and (now.st_size, now.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+
+
+def _is_same_inode(now: os.stat_result | None, found: os.stat_result | None) -> bool:
+    return now is not None and found is not None and os.path.samestat(now, found)
+
+
+def _is_as_found(file: SourceFile) -> bool:
+    try:
+        return is_unchanged(os.lstat(file.location), file.status)
+    except FileNotFoundError:
+        return False
 
 
 def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int, int]], is_direct: bool) -> None:
@@ -92,6 +143,7 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
             status = entry.stat()
         except OSError as error:
             raise _cannot_read(location, error) from error
+        source.changed_ns = max(source.changed_ns, status.st_ctime_ns)
         if stat.S_ISDIR(status.st_mode):
             if path == DESCRIPTOR_NAME:
                 raise InvalidSource(f"{location} stands where casstore writes its descriptor; rename your directory")
@@ -104,7 +156,7 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
             _walk(source, location, path + "/", [*ancestors, identity], is_direct and not is_link)
         elif path == DESCRIPTOR_NAME:
             _check_regular(location, status)
-            source.descriptor = Path(location)
+            source.descriptor, source.descriptor_status = Path(location), status
         else:
             _add_file(source, path, location, status, is_direct and not is_link)
 

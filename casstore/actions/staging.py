@@ -50,7 +50,8 @@ class StagedFile:
 @dataclass(slots=True)
 class Staging:
     """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`). Without `materialize`
-    they are only read, and the draft stays empty."""
+    they are only read, and the draft stays empty. `only_closed`: refuse a file that somebody holds open for writing,
+    where the system tells; otherwise it is copied as it stands."""
 
     workspace: Workspace
     session: Session
@@ -58,6 +59,7 @@ class Staging:
     take: bool
     materialize: bool
     progress: Progress
+    only_closed: bool = False
     fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
     # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
     gc_epoch: int = field(init=False)
@@ -129,6 +131,8 @@ class Staging:
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        if self.only_closed:
+            _check_closed(file.location)
         if not self.materialize:
             return self._read(file, known)
         target = f"{self.draft}/{file.path}"
@@ -198,6 +202,8 @@ class Staging:
             is_ours = os.path.samestat(status, file.status) and status.st_uid == self._user and status.st_nlink == 1
             if not is_ours or files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, file.status.st_mode & 0o7777)
+                if self.only_closed and files.is_open_for_writing(descriptor):
+                    raise _in_use(file.location)
                 return None
             content = self._small_content(file.location, descriptor, status)
             recipe = self._hash(file.location, descriptor, status) if content is None else chunking.scan_bytes(content)
@@ -254,6 +260,19 @@ class Staging:
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
             raise changed(path)
+
+
+def _check_closed(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if files.is_open_for_writing(descriptor):
+            raise _in_use(path)
+    finally:
+        os.close(descriptor)
+
+
+def _in_use(path: str) -> FileChanged:
+    return FileChanged(f"{path} is open for writing in some process; try again when it is complete")
 
 
 def changed(path: str) -> FileChanged:

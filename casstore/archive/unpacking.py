@@ -35,6 +35,7 @@ def unpack(
     *,
     format: Format | None = None,
     trust: bool = False,
+    will_be_synced: bool = False,
     spool: Callable[[], BinaryIO] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Unpacked:
@@ -42,7 +43,8 @@ def unpack(
 
     The content decides what the format is. `source` is read once, in order; only zip needs seeking, and what cannot
     seek is first copied to the file that `spool` opens for reading and writing, which is then closed. `advance` is
-    told of bytes read from `source`. `trust` lifts the limit on how far an archive may expand, and no other.
+    told of bytes read from `source`. `will_be_synced`: the caller will fsync the files, so they may as well be on their
+    way to the disk. `trust` lifts the limit on how far an archive may expand, and no other.
 
     Files get mode 0600, or 0700 if executable; owners and times are not kept. Links are replaced by copies of
     what they lead to. A model.yaml at the top is returned, not written.
@@ -54,7 +56,7 @@ def unpack(
     start = source.tell() if source.seekable() else None
     reader = _Reader(source)
     found = _settle(reader.peek(), format)
-    tree = Tree(directory, budget)
+    tree = Tree(directory, budget, will_be_synced=will_be_synced)
     if found is Format.ZIP:
         _unpack_zip(source, start, reader, spool, tree, budget)
     else:

@@ -65,12 +65,12 @@ class Directories:
         return next((DirectoryRow(inode, boot, entries, bool(flag)) for inode, boot, entries, flag in rows), None)
 
     def record(self, version_id: int, row: DirectoryRow) -> None:
-        """Record a directory that has been made or mended; nothing if the version is gone. It is not evicting."""
+        """Record a directory that has been made or mended; nothing if the version is gone."""
         with self._connections.write() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries)"
-                " SELECT id, ?, ?, ? FROM version WHERE id = ?",
-                (row.inode, row.boot_id, row.entries, version_id),
+                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries, evicting)"
+                " SELECT id, ?, ?, ?, ? FROM version WHERE id = ?",
+                (row.inode, row.boot_id, row.entries, row.evicting, version_id),
             )
 
     def forget(self, version_id: int) -> None:

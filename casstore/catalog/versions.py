@@ -97,7 +97,8 @@ class NewContainer:
 class DirectoryRow:
     """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns).
 
-    `evicting`: gc is about to take it away, or was when it was cut short; it does not count as standing.
+    `evicting`: gc is about to take it away, or somebody to put it there; it does not count as standing. Also not when
+    whoever it was has been cut short: then gc, or who makes it anew, settles it.
     """
 
     inode: int
@@ -335,6 +336,11 @@ class Versions:
             connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
             note_deleted(connection, row.size)
             return row
+
+    def note_synced(self, containers: Iterable[Container]) -> None:
+        """Record that these containers have been fsynced since they were committed."""
+        with self._connections.write() as connection:
+            mark_synced(connection, containers)
 
     def by_manifest(self, manifest_ids: Iterable[str]) -> dict[str, Tag]:
         """The tags of the versions that have these manifests."""

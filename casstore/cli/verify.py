@@ -27,7 +27,8 @@ def verify(options: Options, quick: bool) -> None:
     """Read everything and name what is damaged.
 
     Every stored byte is compared with its digest, and the catalog with the manifests beside it. Changes nothing. Exit
-    code 1 when there is damage; `casstore repair` heals what can be.
+    code 1 when there is damage; `casstore repair` heals what can be. What other tools have put into models/ or removed
+    there is named, and is no damage: see `casstore sync-tree`.
     """
     with options.open_store() as store, progress_bar(options) as progress:
         report = store.verify(quick=quick, progress=progress)
@@ -42,6 +43,8 @@ def verify(options: Options, quick: bool) -> None:
                 "damaged_copies": list(report.damaged_copies),
                 "damaged_records": list(report.damaged_records),
                 "reasons": list(report.reasons),
+                "unknown_directories": list(report.unknown_directories),
+                "missing_directories": list(report.missing_directories),
             }
         )
     else:
@@ -57,10 +60,16 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
         click.echo(f"damaged copy, no version is lost: {printable(path)}")
     for tag in report.damaged_records:
         click.echo(f"damaged record in the catalog: {tag}")
+    for path in report.unknown_directories:
+        click.echo(f"not made by casstore: {printable(path)}")
+    for tag in report.missing_directories:
+        click.echo(f"directory was removed: {tag}")
     if options.quiet:
         return
     for reason in report.reasons:
         click.echo(f"reason: {printable(reason)}")
+    if report.unknown_directories or report.missing_directories:
+        hint(options, "`casstore sync-tree` takes up what other tools have done to models/")
     read = f"{plural(report.chunks, 'chunk')} checked, {human_bytes(report.read_bytes)} read"
     if report.is_sound:
         click.echo("nothing is missing, cut short or written to; no content was read" if quick else f"sound: {read}")

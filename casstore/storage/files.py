@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ StrPath = str | os.PathLike[str]
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
+_SYNC_FILE_RANGE_WRITE = 2  # from linux/fs.h; start writing, wait for nothing
 _NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.davfs"),
@@ -59,6 +61,28 @@ def sync_file(path: StrPath) -> None:
 def sync_descriptor(descriptor: int) -> None:
     """fsync an open file. Raises OSError."""
     os.fsync(descriptor)
+
+
+def start_writeback(descriptor: int, offset: int, size: int) -> None:
+    """Have the kernel begin to write this part of a file to disk, and do not wait: sync_file_range(2).
+
+    It promises nothing; it only leaves less to wait for to a sync that follows. Only Linux has it.
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    if sys.platform != "linux":
+        return None
+    import ctypes  # takes some milliseconds that most commands do not need
+
+    call: Callable[[int, int, int, int], int] | None = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call is not None:
+        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)  # type: ignore[attr-defined]
+    return call
 
 
 def set_mode(descriptor: int, mode: int) -> None:
@@ -259,6 +283,22 @@ def is_writable_by_others(descriptor: int) -> bool:
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
         return True
+    return False
+
+
+def is_open_for_writing(descriptor: int) -> bool:
+    """Whether some process certainly holds this file open for writing; False also where the system does not tell.
+
+    Asked by a read lease, as in `is_writable_by_others`: that one is for what must be certain to be closed.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return error.errno == errno.EAGAIN
     return False
 
 

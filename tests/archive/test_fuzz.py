@@ -120,7 +120,7 @@ def seal(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(edits=EDITS, is_sealed=st.booleans())
 def test_changed_archives(read: Callable[..., Any], pipe: Any, seed: str, edits: Any, is_sealed: bool) -> None:
     archive = edit(SEEDS[seed], edits)
@@ -147,7 +147,7 @@ def test_changed_archives_in_sound_streams(read: Callable[..., Any], compress: A
         assert str(error)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     magic=st.sampled_from([b"", b"PK\3\4", b"\xfd7zXZ\0", b"\x1f\x8b\x08", b"BZh9", b"\x28\xb5\x2f\xfd"]),
     data=st.binary(),

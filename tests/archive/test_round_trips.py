@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from casstore.archive.formats import Format
 from casstore.archive.names import fold
 from casstore.archive.writing import open_writer
-from casstore.errors import InvalidSource
+from casstore.errors import InvalidSource, UnsafeArchive
 
 ARCHIVES = [form for form in Format if form not in (Format.FOLDER, Format.CASMODEL)]
 Tree = dict[str, "bytes | None"]
@@ -166,3 +166,16 @@ def test_other_sources_are_named(read: Callable[..., Any], data: bytes, message:
         read(data)
     with pytest.raises(InvalidSource, match=", not tar"):
         read(data, format=Format.TAR)
+
+
+@pytest.mark.parametrize("form", [form for form in ARCHIVES if form is not Format.TAR])
+def test_every_byte_that_changed_is_noticed(
+    read: Callable[..., Any], noise: Callable[..., bytes], form: Format
+) -> None:
+    """By check sums of the format, also where bytes do not compress and stand there as they are."""
+    archive = bytearray(write(form, {"f": noise(20_000)}))
+    for position in range(3000, 18_000, 500):
+        archive[position] ^= 1
+        with pytest.raises(UnsafeArchive, match="is damaged"):
+            read(bytes(archive))
+        archive[position] ^= 1

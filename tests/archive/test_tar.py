@@ -43,7 +43,7 @@ def members(data: bytes, step: int = 1000) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(written=st.lists(MEMBERS, max_size=5), step=st.integers(1, 5000))
 def test_it_agrees_with_tarfile(form: str, written: list[Any], step: int) -> None:
     buffer = io.BytesIO()

@@ -162,7 +162,7 @@ def test_sizes_beyond_four_and_eight_gigabytes_are_written() -> None:
         def read(self, _: int = -1, /) -> bytes:
             raise Endless
 
-    for form, needle in ((Format.TAR, b"size=9663676416\n"), (Format.ZIP, b"PK\3\4\x2d\0")):
+    for form, needle in ((Format.TAR, b"size=9663676416\n"), (Format.ZIP, b"f\1\0\x10\0")):
         sink = io.BytesIO()
         with pytest.raises(Endless), open_writer(form, sink) as writer:
             writer.add_file("f", 9 << 30, False, Start())  # type: ignore[arg-type]

@@ -86,8 +86,12 @@ def test_sync_tree_says_what_others_have_done(saved):
     models = saved.home / "models/bert"
     saved("export", "bert:v1", models / "v0", "--format", "folder")
     shutil.rmtree(models / "v2")
+    answer = saved("verify", "--json").json
+    assert (answer["unknown_directories"], answer["missing_directories"]) == ([str(models / "v0")], ["bert:v2"])
+    assert f"not made by casstore: {models / 'v0'}\ndirectory was removed: bert:v2\n" in saved("verify").out
+    assert "casstore sync-tree" in saved.on_terminal("verify")
     dry = saved("sync-tree", "--dry-run", "--json").json
-    assert (dry["adopted"], dry["missing_tags"], dry["deleted_tags"]) == ([str(models / "v0")], ["bert:v2"], [])
+    assert (dry["adopted"], dry["missing_tags"], dry["deleted_tags"]) == (["bert:v0"], ["bert:v2"], [])
     assert saved("sync-tree").out.splitlines()[:2] == ["adopted: bert:v0", "missing: bert:v2"]
     assert saved("sync-tree", "--prune").out == "deleted: bert:v2\n"
     assert saved("sync-tree").out == "models/ and the catalog agree\n"

@@ -16,9 +16,9 @@ import casstore
 from casstore.archive.casmodel import Reader
 from tests.crash import tracer
 from tests.crash.scenarios import Scenario, copy_store, leftovers, open_store, put, to_first_schema, write
-from tests.store.conftest import checkpoint, safetensors, weights
+from tests.store.conftest import bento, checkpoint, quiet, safetensors, weights
 
-__all__ = ["checkpoint", "safetensors", "weights"]
+__all__ = ["bento", "checkpoint", "quiet", "safetensors", "weights"]
 
 Operation = Callable[[Path], object]
 LARGE = 1_300_000
@@ -38,7 +38,7 @@ def ground(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def scenario(request, noise, checkpoint, ground) -> Scenario:
+def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
     """The scenario of that name; all of them are small, since every call of each is one run."""
     a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
     steps = [checkpoint(step, size=20_000) for step in range(4)]
@@ -140,6 +140,45 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
                 assert all(reader.record() for _ in reader.entries())
         run("export", list(run_of_three), exported)(home)
 
+    def foreign(tree: Path) -> None:
+        """Directories that BentoML has made: one of their files is known, and one has another link."""
+        for number, tag in enumerate(strange):
+            bento(tree, tag, strange[tag], created=1 + number)
+        (tree / "x/2/twin").unlink()
+        os.link(tree / "x/2/small", tree / "x/2/twin")
+
+    def beside(_: Path) -> None:
+        shutil.rmtree(ground / "bento", ignore_errors=True)
+        foreign(ground / "bento/models")
+
+    def taking(verb: str, *arguments: Any, **options: Any) -> Any:
+        """As `run`; a directory that is refused, since a system call on it fails, is an error."""
+
+        def operation(home: Path) -> None:
+            with open_store(home) as store:
+                report = getattr(store, verb)(*(arguments or (home,) * (verb == "adopt")), **options)
+                if report.refused:
+                    raise casstore.InvalidSource(str(report.refused))
+
+        return operation
+
+    def in_place(home: Path) -> None:
+        prepare(b_1=b)(home)
+        foreign(home / "models")
+
+    def out_of_step(home: Path) -> None:
+        prepare(b_1=b, c_1=b)(home)
+        with open_store(home) as store:
+            store.set_setting("materialize", "all")
+        put(home, "d:1", a, materialize=False)
+        foreign(home / "models")
+        shutil.rmtree(home / "models/c/1")
+
+    def sync_again(home: Path) -> None:
+        shutil.rmtree(home / "models/c/1", ignore_errors=True)
+        taking("sync_tree", prune=True)(home)
+
+    strange = {"x:1": {"w.bin": noise(LARGE, 8), "mid": b["mid"]}, "x:2": {"small": a["small"], "twin": a["small"]}}
     run_of_three = {f"m:{step}": steps[step] for step in range(3)}
     run_of_heavy = {f"m:{step}": heavy[step] for step in range(3)}
     found: dict[str, Scenario] = {
@@ -177,6 +216,24 @@ def scenario(request, noise, checkpoint, ground) -> Scenario:
         "repair": Scenario(
             damaged, run("repair", [ground / "backup"]), {"b:1": b, "a:1": a}, damaged=frozenset({"a:1"})
         ),
+        "adopt in place": Scenario(in_place, taking("adopt"), {"b:1": b}, strange, origin=lambda home: home / "models"),
+        "adopt and move": Scenario(
+            prepare(b_1=b),
+            taking("adopt", ground / "bento", move=True),
+            {"b:1": b},
+            strange,
+            around=lambda _: foreign(ground / "bento/models"),
+            origin=lambda _: ground / "bento/models",
+        ),
+        "sync the tree": Scenario(
+            out_of_step,
+            taking("sync_tree", prune=True),
+            {"b:1": b, "d:1": a},
+            strange,
+            {"c:1": b},
+            again=sync_again,
+            origin=lambda home: home / "models",
+        ),
         "rebuild the catalog": Scenario(no_catalog, rebuild, {"b:1": b, "a:1": a, **run_of_three}, again=rebuild),
     }
     return found[request.param]
@@ -197,6 +254,7 @@ NAMES = [
     *("make a store", "save", "save a copy", "save what is known", "save a delta", "save relaxed", "materialize"),
     *("import a tar", "import a casmodel", "export"),
     *("mend", "delete", "gc", "evict", "migrate", "config", "pin", "repair", "rebuild the catalog"),
+    *("adopt in place", "adopt and move", "sync the tree"),
 ]
 # Those that change nothing, and so are of no interest to who kills.
 READING = ["open", "read", "verify"]

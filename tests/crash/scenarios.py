@@ -27,6 +27,8 @@ class Scenario:
     `before`: the versions that stand, and go on standing. `new`: what the operation adds, `gone`: what it takes away;
     until it is acknowledged both may be there or not. `again`: how to go on after a crash (default: the operation).
     `damaged`: versions that may be unreadable, until the operation is acknowledged.
+    `around`: makes what the operation finds beside the store. `origin`: the tree in which the new versions stand until
+    they are saved.
     """
 
     prepare: Callable[[Path], None]
@@ -36,6 +38,8 @@ class Scenario:
     gone: Expected = field(default_factory=dict)
     again: Callable[[Path], None] | None = None
     damaged: frozenset[str] = frozenset()
+    around: Callable[[Path], object] = lambda _: None
+    origin: Callable[[Path], Path] | None = None
 
 
 def copy_store(template: Path, home: Path) -> None:
@@ -78,12 +82,14 @@ def check(home: Path, scenario: Scenario, *, acknowledged: bool, gc_first: bool 
     With `gc_first` gc, and not the next reader, is the one who finds what has been left.
     """
     again = scenario.again or scenario.operation
+    _check_origin(home, scenario)
     if not (home / "catalog.db").exists():
         assert not acknowledged
         assert not scenario.before or scenario.again
         again(home)
     if gc_first:
-        _check_gc(home)
+        _check_gc(home, scenario)
+    _check_origin(home, scenario)
     check_versions(home, scenario, acknowledged=acknowledged)
     with contextlib.suppress(casstore.TagExists, casstore.TagNotFound):
         again(home)
@@ -94,12 +100,34 @@ def check(home: Path, scenario: Scenario, *, acknowledged: bool, gc_first: bool 
         assert report.is_sound, report
 
 
-def _check_gc(home: Path) -> None:
+def _check_gc(home: Path, scenario: Scenario | None = None) -> None:
     with open_store(home) as store:
         store.gc()
         second = store.gc()
         assert {step.count for step in second.steps} == {0}, second
-    assert leftovers(home) == []
+    foreign = set() if scenario is None or scenario.origin is None else {_standing(home, tag) for tag in scenario.new}
+    assert foreign.issuperset(leftovers(home))
+
+
+def _standing(home: Path, tag: str) -> str:
+    return str(home / "models" / tag.replace(":", "/"))
+
+
+def _check_origin(home: Path, scenario: Scenario) -> None:
+    """That every byte of what was to be adopted is where it stood, or saved; in the store's own tree always the former,
+    as those see it who know of no store."""
+    if scenario.origin is None:
+        return
+    saved = set()
+    if (home / "catalog.db").exists():
+        with open_store(home) as store:
+            saved = set(store.tags())
+    tree = scenario.origin(home)
+    for tag, files in scenario.new.items():
+        directory = tree / tag.replace(":", "/")
+        if tag not in saved or tree == home / "models":
+            assert {name: (directory / name).read_bytes() for name in files} == files
+            assert (directory / "model.yaml").read_text().startswith("name: ")
 
 
 def check_versions(home: Path, scenario: Scenario, *, acknowledged: bool) -> None:

@@ -1,7 +1,7 @@
 """Killed at every call that changes a file: what was acknowledged is there, what was not is absent or complete.
 
 CASSTORE_TEST_EVERY=1 kills at every single call, when it is about to be made and when it has been; by default, of a run
-of like calls, the first two and the last count, and of these every other, of the longest operations every fourth.
+of like calls, the first two and the last count, and of these every second, or fewer where there are many.
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ from tests.crash.conftest import EVERY, NAMES
 from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
 
-# Every fourth call of these is enough for a short run.
-LONG = {"gc", "evict", "repair", "rebuild the catalog", "import a tar", "import a casmodel"}
+# Every so manieth call of these is enough for a short run, of the others every second.
+STRIDE = {
+    "gc": 4, "evict": 4, "repair": 4, "rebuild the catalog": 4,
+    "import a tar": 6, "import a casmodel": 6,
+    "adopt in place": 8, "adopt and move": 8, "sync the tree": 10,
+}  # fmt: skip
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
 
@@ -32,6 +36,7 @@ def test_killed_at_every_call(scenario, ground, request):
         remove(home)
         if template.exists():
             copy_store(template, home)
+        scenario.around(home)
         return tracer.run(lambda: scenario.operation(home), below=ground, **options)
 
     whole = attempt()
@@ -43,7 +48,7 @@ def test_killed_at_every_call(scenario, ground, request):
             if (
                 number <= len(whole.calls)
                 and not EVERY
-                and (_is_amid(whole.calls, number - 1) or number % (4 if name in LONG else 2))
+                and (_is_amid(whole.calls, number - 1) or number % STRIDE.get(name, 2))
             ):
                 continue
             traced = attempt(kill_at=number, is_done=is_done)

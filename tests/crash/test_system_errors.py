@@ -38,6 +38,7 @@ def test_an_error_at_a_call(scenario, for_ever, ground, request):
         remove(home)
         if template.exists():
             copy_store(template, home)
+        scenario.around(home)
         # A store that has met an error must go on working as well as one that is opened anew.
         is_held = name not in OPENING and number is not None and number % 2 == 0
         return tracer.run(

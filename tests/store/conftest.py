@@ -5,15 +5,20 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import casstore
+from casstore.actions import adopt
 from casstore.storage.container import MAX_LINKS
 
 DTYPES = {"F32": "f4", "F16": "f2", "BF16": "u2"}
@@ -169,3 +174,56 @@ def settled(store, leftovers, counts, check_catalog) -> Callable[[], None]:
         assert store.verify().is_sound
 
     return check
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """A directory that was changed a moment ago counts as one that nobody writes to."""
+    monkeypatch.setattr(adopt, "QUIET_NS", 0)
+
+
+@pytest.fixture
+def bento(plant) -> Callable[..., Path]:
+    """bento(tree, tag, files, ...): a directory as BentoML 1.4 writes it, in a tree of NAME/VERSION/; returns it.
+
+    `created`: a day of January 2024. `fields`: of model.yaml, instead of what it has; None for no model.yaml.
+    """
+
+    def write(
+        tree: Path, tag: str, files: dict[str, bytes | None], *, created: int = 1, fields: Any = MappingProxyType({})
+    ) -> Path:
+        name, version = tag.split(":")
+        directory = plant(tree / name / version, files)
+        if fields is not None:
+            document = {
+                "name": name, "version": version, "module": "bentoml.sklearn", "labels": {"stage": "dev"},
+                "options": {}, "metadata": {"acc": 0.93},
+                "context": {
+                    "framework_name": "scikit-learn", "framework_versions": {"scikit-learn": "1.5.0"},
+                    "bentoml_version": "1.4.40", "python_version": "3.11.7",
+                },
+                "signatures": {"predict": {"batchable": True, "batch_dim": [0, 0]}}, "api_version": "v1",
+                "creation_time": f"2024-01-{created:02}T10:20:30.123456+00:00", **fields,
+            }  # fmt: skip
+            (directory / "model.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        (directory.parent / "latest").write_text(version, encoding="utf-8")
+        return directory
+
+    return write
+
+
+def _everything(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for directory, folders, names in os.walk(root):
+        for name in [*folders, *names]:
+            path = Path(directory, name)
+            found[str(path.relative_to(root))] = (
+                os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+            )
+    return found
+
+
+@pytest.fixture
+def everything() -> Callable[[Path], dict[str, Any]]:
+    """everything(root): every path below with its bytes, what a link says, or None for a directory."""
+    return _everything

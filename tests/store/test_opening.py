@@ -462,3 +462,22 @@ def test_a_real_file_system_without_hardlinks(tmp_path, script):
         pytest.skip("cannot mount vfat here")
     result = script(VFAT, image, mount, before=before)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_home_of_bentoml_becomes_a_store(home):
+    """What BentoML keeps in its home stays, and so do the modes; anything else is a stranger."""
+    for name in ("bentos", "models", "envs", "tmp"):
+        (home / name).mkdir(parents=True)
+    for name in (".yatai.yaml", "client_id", "task_result.db", "task_result.db-wal"):
+        (home / name).write_bytes(b"x")
+    home.chmod(0o755)
+    (home / "models").chmod(0o751)
+    (home / "notes").write_bytes(b"x")
+    with pytest.raises(casstore.StoreError, match="'notes'"):
+        casstore.Store(home)
+    (home / "notes").unlink()
+    before = {path: path.stat().st_mode for path in [home, *home.iterdir()]}
+    with casstore.Store(home) as store:
+        assert store.tags() == []
+        assert store.verify().is_sound
+    assert {path: path.stat().st_mode for path in before} == before
