@@ -11,10 +11,12 @@ import errno
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casstore.actions import comparing, model_yaml
+from casstore.actions.ahead import LookAhead
 from casstore.actions.descriptor import describe
 from casstore.actions.finish import finish_saves
 from casstore.actions.importing import Arrival, Wishes, take_in
@@ -24,6 +26,7 @@ from casstore.actions.securing import secure
 from casstore.actions.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.tree import Tree, foreign_among, survey, tag_at
 from casstore.actions.workspace import Workspace
+from casstore.catalog.sessions import Session
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
@@ -168,31 +171,43 @@ class Adoption:
         newest = {each.tag.name: each.path for each in found}
         self.progress.start("adopt", sum(each.size for each in found))
         try:
-            for each in found:
-                is_newest = newest[each.tag.name] == each.path
-                hashing = _Hashing(self.progress)
-                self._take(each, keeps_all or self.is_in_tree(each.path) or is_newest, hashing)
-                self.progress.advance(max(0, each.size - hashing.done_bytes))
+            with self.workspace.session() as session, LookAhead() as ahead:
+                looks: dict[Path, Future[Source]] = {}
+                for number, each in enumerate(found):
+                    for coming in found[number : number + 2]:
+                        if coming.path not in looks:
+                            # What is taken over is hashed when nobody else can write to it any more.
+                            is_taken = self.move and (keeps_all or newest[coming.tag.name] == coming.path)
+                            is_hashed = not is_taken and not self.is_in_tree(coming.path)
+                            looks[coming.path] = ahead.look(coming.path, is_hashed=is_hashed)
+                    materialize = keeps_all or self.is_in_tree(each.path) or newest[each.tag.name] == each.path
+                    hashing = _Hashing(self.progress)
+                    self._take(session, each, looks.pop(each.path), materialize, hashing)
+                    self.progress.advance(max(0, each.size - hashing.done_bytes))
         finally:
             self.progress.finish()
 
-    def _take(self, each: _Found, materialize: bool, progress: Progress) -> None:
+    def _take(
+        self, session: Session, each: _Found, look: Future[Source], materialize: bool, progress: Progress
+    ) -> None:
         """Adopt one, or say why not. Raises OSError and StoreError of the store itself."""
         is_in_tree = self.is_in_tree(each.path)
         # What stands here is the user's own, who would unpickle it as well from where it stands.
         wishes = Wishes(each.tag, trust=True, durable=self.durable, materialize=materialize)
         try:
-            source = find_source(each.path)
+            source = look.result()
             if source.changed_ns > each.changed_ns:
                 raise FileChanged(_being_written(each.path))
             described = describe_source(source, each.tag)
-            with self.workspace.session() as session:
-                draft = session.new_path()
-                files.make_directory(draft)
+            draft = session.new_path()
+            files.make_directory(draft)
+            try:
                 arrival = take_in(
                     self.workspace, session, draft, source, described, wishes, take=self.move, progress=progress,
                     is_others=True, may_be_part=self.move and not is_in_tree,
                 )  # fmt: skip
+            finally:
+                files.remove_tree(draft)
             if is_in_tree and not arrival.is_new:
                 take_over(self.workspace, arrival.row, source, SILENT)
             elif self.move and not is_in_tree:

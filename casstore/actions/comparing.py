@@ -38,7 +38,8 @@ def difference(
     if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:
         return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
     for path, file in given.items():
-        if hash_file(file.location) != saved[path].digest:
+        scanned = source.scanned.get(path)
+        if (hash_file(file.location) if scanned is None else scanned.blob) != saved[path].digest:
             return f"{path} differs"
     return None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from casstore.errors import FileChanged, InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.recipe import Recipe
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _NOT_ON_WINDOWS = frozenset('<>:"|?*\\') | {chr(code) for code in range(32)}
@@ -44,6 +45,7 @@ class Source:
     descriptor_status: os.stat_result | None = None
     status: os.stat_result | None = None  # of `root`
     changed_ns: int = 0  # when anything in it last changed, its status included (ctime)
+    scanned: dict[str, Recipe] = field(default_factory=dict)  # of files that have been hashed as they were found
     visits: dict[tuple[int, int], int] = field(default_factory=dict)  # of directories, by (device, inode)
 
     @property

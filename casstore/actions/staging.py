@@ -70,6 +70,7 @@ class Staging:
     _may_link: bool = field(init=False)
     _user: int = field(init=False)
     _kept_bytes: int = 0
+    _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
@@ -83,6 +84,7 @@ class Staging:
             for path in source.empty_directories:
                 files.make_directory(f"{self.draft}/{path}", parents=True)
         recognised = self._recognise(source, in_place)
+        self._scanned = source.scanned
         self.progress.start("hash", source.size)
         try:
             return [self._stage(file, recognised.get(file.path)) for file in source.files]
@@ -159,7 +161,7 @@ class Staging:
             descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 before = os.fstat(descriptor)
-                recipe = self._hash(file.location, descriptor, before)
+                recipe = self._known_or_hashed(file, descriptor, before)
                 self._remember(descriptor, before, recipe)
             finally:
                 os.close(descriptor)
@@ -218,7 +220,7 @@ class Staging:
         descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = os.fstat(descriptor)
-            recipe = self._hash(file.location, descriptor, before)
+            recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
             stored = self._stored({recipe.blob: recipe.size})
             linked = self._link(file, target, executable, recipe) if recipe.blob in stored else None
@@ -248,6 +250,14 @@ class Staging:
         self._kept_bytes += size
         self.progress.advance(size)
         return content
+
+    def _known_or_hashed(self, file: SourceFile, descriptor: int, before: os.stat_result) -> Recipe:
+        """The recipe that was found when the file was looked at, if it has not changed since; else a new one."""
+        recipe = self._scanned.get(file.path)
+        if recipe is None or Fingerprint.of(before) != Fingerprint.of(file.status):
+            return self._hash(file.location, descriptor, before)
+        self.progress.advance(recipe.size)
+        return recipe
 
     def _hash(self, path: str, descriptor: int, before: os.stat_result) -> Recipe:
         try:

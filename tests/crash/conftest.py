@@ -123,23 +123,6 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
     def rebuild(home: Path) -> None:
         casstore.Store.rebuild_catalog(home)
 
-    tar, casmodel, exported = (ground / name for name in ("m.tar", "run.casmodel", "exported.casmodel"))
-    if request.param in ("import a tar", "import a casmodel", "export"):
-        for step in range(4):
-            put(ground / "elsewhere", f"m:{step}", steps[step], materialize=False)
-        with open_store(ground / "elsewhere") as elsewhere:
-            elsewhere.export("m:3", tar)
-            elsewhere.export([f"m:{step}" for step in range(4)], casmodel)
-
-    def export(home: Path) -> None:
-        """Over what is there, which has to be complete each time."""
-        if exported.exists():
-            with open(exported, "rb") as file:
-                reader = Reader(file, "what was exported", lambda _: None)
-                assert len(reader.manifests()) == 3
-                assert all(reader.record() for _ in reader.entries())
-        run("export", list(run_of_three), exported)(home)
-
     def foreign(tree: Path) -> None:
         """Directories that BentoML has made: one of their files is known, and one has another link."""
         for number, tag in enumerate(strange):
@@ -179,6 +162,23 @@ def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
         taking("sync_tree", prune=True)(home)
 
     strange = {"x:1": {"w.bin": noise(LARGE, 8), "mid": b["mid"]}, "x:2": {"small": a["small"], "twin": a["small"]}}
+    tar, casmodel, exported = (ground / name for name in ("m.tar", "run.casmodel", "exported.casmodel"))
+    if request.param in ("import a tar", "import a casmodel", "export"):
+        for step in range(4):
+            put(ground / "elsewhere", f"m:{step}", steps[step], materialize=False)
+        with open_store(ground / "elsewhere") as elsewhere:
+            elsewhere.export("m:3", tar)
+            elsewhere.export([f"m:{step}" for step in range(4)], casmodel)
+
+    def export(home: Path) -> None:
+        """Over what is there, which has to be complete each time."""
+        if exported.exists():
+            with open(exported, "rb") as file:
+                reader = Reader(file, "what was exported", lambda _: None)
+                assert len(reader.manifests()) == 3
+                assert all(reader.record() for _ in reader.entries())
+        run("export", list(run_of_three), exported)(home)
+
     run_of_three = {f"m:{step}": steps[step] for step in range(3)}
     run_of_heavy = {f"m:{step}": heavy[step] for step in range(3)}
     found: dict[str, Scenario] = {

@@ -20,8 +20,7 @@ from tests.crash.tracer import Call
 # Every so manieth call of these is enough for a short run, of the others every second.
 STRIDE = {
     "gc": 4, "evict": 4, "repair": 4, "rebuild the catalog": 4,
-    "import a tar": 6, "import a casmodel": 6,
-    "adopt in place": 8, "adopt and move": 8, "sync the tree": 10,
+    "import a tar": 4, "import a casmodel": 4, "adopt in place": 8, "adopt and move": 8, "sync the tree": 10,
 }  # fmt: skip
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
