@@ -21,7 +21,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Save the versions of a BentoML home.", epilog=_EXAMPLES)
 @click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--move", is_flag=True, help="Take the files over instead of copying them; they are gone from DIR.")
 @common_options

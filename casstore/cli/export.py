@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Write versions to an archive.", epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
 @click.argument("path", metavar="[PATH]", default="")
 @click.option("--format", "archive_format", type=FORMATS, help="[default: what PATH's name says]")

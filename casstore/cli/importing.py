@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command("import", epilog=_EXAMPLES)
+@click.command("import", short_help="Save the versions of an archive.", epilog=_EXAMPLES)
 @click.argument("path", metavar="PATH")
 @click.option("--as", "as_tag", metavar="TAG", help="The tag to save it under, instead of the one it comes with.")
 @click.option("--format", "archive_format", type=FORMATS, help="[default: what the content says]")

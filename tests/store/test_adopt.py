@@ -85,6 +85,11 @@ def test_all_that_a_directory_says_comes_over(way, tree, take, store, home, bent
     bento(tree, "other:a", {}, created=4)
     before = everything(tree.parent)
     report = take()
+    if way == "in place":  # before anything is asked for, which would mend it
+        now = everything(tree)
+        kept = {name: data for name, data in now.items() if not name.endswith(("model.yaml", "latest"))}
+        assert kept == {name.removeprefix("models/"): before[f"models/{name}"] for name in kept}
+        assert len(now) == sum(name.startswith("models/") for name in before)
     assert report.adopted == ("m:v2", "m:v1", "other:a")
     assert report.present == report.refused == ()
     assert report.logical_bytes == sum(map(len, plain.values())) + BIG
@@ -629,6 +634,7 @@ def test_cut_short_and_run_again(
             bento(tree, tag, {**files, "hollow": None}, created=1 + number % 7)
         os.link(tree / f"s{number}/v1/w.bin", tmp_path / f"twin{number}")
         expected = {tag: everything(tree / tag.replace(":", "/")) for tag in tags}
+        store.set_setting("materialize", None)
         for count in itertools.count(1):
             with monkeypatch.context() as patch:
                 patch.setattr(*step, _cut(getattr(*step), count, is_after))
@@ -637,6 +643,8 @@ def test_cut_short_and_run_again(
                     break
                 except _Boom:
                     cuts += 1
+            is_any = any(tag in store.tags() for tag in tags)
+            assert not is_any or (store.settings()["materialize"] == "all") == (way == "in place")
             for tag, files in tags.items():
                 standing = everything(tree / tag.replace(":", "/"))
                 gone = {name for name, data in expected[tag].items() if standing.get(name) != data}

@@ -211,6 +211,19 @@ def test_a_file_altered_in_a_directory_of_ours(store, models, save, synced, cont
     assert contents(store.get("m:1")) == {"w": b"1", "x": b"x"}
 
 
+def test_every_file_altered_in_a_directory_of_ours(store, models, save, synced, everything):
+    """The same files, written to: no other directory was put in its place, so prune deletes nothing."""
+    save("m:1", {"w": b"1", "x": b"x"})
+    for path in (models / "m/1").iterdir():
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes() + b"# altered")
+    left = everything(models / "m/1")
+    report = synced(prune=True)
+    assert (len(report.refused), report.deleted, report.missing) == (1, (), ())
+    assert everything(models / "m/1") == left
+    assert store.tags() == ["m:1"]
+
+
 def test_what_is_no_version_is_named_and_left(store, models, synced, bento):
     bento(models, "m:v1", {"w": b"1"})
     synced()
