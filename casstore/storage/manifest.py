@@ -141,7 +141,8 @@ class Manifest:
             document = unpacking.unpack(packed)
             if allowance is not None:
                 text = document["description"]
-                allowance.values -= text.count(",") + text.count("[") + text.count("{")
+                values = text.count(",") + text.count("[") + text.count("{")
+                allowance.values -= max(0, values - len(data))  # one byte each is less than numbers take
                 if allowance.values < 0:
                     raise ValueError("descriptions hold more values than there can be")
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
