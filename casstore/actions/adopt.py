@@ -200,7 +200,8 @@ class Adoption:
                 raise FileChanged(_being_written(each.path))
             described = describe_source(source, each.tag)
             draft = session.new_path()
-            files.make_directory(draft)
+            if materialize:
+                files.make_directory(draft)
             try:
                 arrival = take_in(
                     self.workspace, session, draft, source, described, wishes, take=self.move, progress=progress,

@@ -17,7 +17,7 @@ from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, StoreError, TagNotFound
+from casstore.errors import IntegrityError, InvalidSource, StoreError, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import FileStamp
@@ -130,15 +130,28 @@ def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
     """The inode of the version's directory; None if what stands there is not what casstore made.
 
     A directory that somebody made after removing ours may have got the same inode number, so unless nothing is in it
-    one recorded file at least has to be there too, altered or not.
+    one recorded file at least has to be there too, altered or not. Files may have got theirs as well: then a
+    `model.yaml` of another creation tells.
     """
     recorded = workspace.catalog.directories.find(row.id)
     directory = str(workspace.layout.model(row.tag))
     if recorded is None or _inode(directory) != recorded.inode:
         return None
     entries = unpacked_entries(recorded).items()
-    is_ours = any(_inode(f"{directory}/{path}") == stamp.inode for path, stamp in entries)
-    return recorded.inode if is_ours or not any(names for _, _, names in os.walk(directory)) else None
+    if not any(_inode(f"{directory}/{path}") == stamp.inode for path, stamp in entries):
+        return None if any(names for _, _, names in os.walk(directory)) else recorded.inode
+    written = dict(entries).get(DESCRIPTOR_NAME)
+    is_another = _stamp(f"{directory}/{DESCRIPTOR_NAME}") != written and _is_of_another_creation(workspace, row)
+    return None if is_another else recorded.inode
+
+
+def _is_of_another_creation(workspace: Workspace, row: VersionRow) -> bool:
+    """Whether the descriptor in the version's directory is one, and says that it was created at another time."""
+    try:
+        described = model_yaml.load(workspace.layout.model(row.tag) / DESCRIPTOR_NAME)
+    except InvalidSource:
+        return False
+    return described.created_at_ns // 1000 != row.created_at_ns // 1000
 
 
 def _inode(path: str) -> int | None:

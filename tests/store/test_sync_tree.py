@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 
+import msgpack
 import pytest
 
 import casstore
@@ -144,14 +145,16 @@ def test_put_back_as_it_was(store, models, save, synced, contents, noise, tmp_pa
 
 
 @pytest.mark.parametrize("had", ["a directory", "none"])
-def test_made_again_with_other_content(store, models, save, bento, synced, contents, everything, had):
+def test_made_again_with_other_content(store, models, save, bento, synced, contents, everything, tmp_path, had):
     save("m:1", {"w": b"old"})
     store.close()
+    # Before the other is removed, or it might get the same inode numbers.
+    again = bento(tmp_path / "elsewhere", "m:1", {"w": b"new"})
     if had == "none":
         store.gc(evict_all=True)
     else:
         shutil.rmtree(models / "m/1")
-    bento(models, "m:1", {"w": b"new"})
+    again.rename(models / "m/1")
     left = everything(models / "m/1")
     report = synced()
     assert "another m:1 is saved already" in report.refused[0].reason
@@ -183,6 +186,23 @@ def test_made_again_under_the_same_inode_number(store, models, save, bento, sync
     assert everything(directory) == left
     assert store.verify().unknown_directories == (str(directory),)
     assert len(synced().refused) == 1
+    assert synced(prune=True).adopted == ("m:1",)
+    with store.get("m:1").open("w") as file:
+        assert file.read() == b"new"
+
+
+def test_made_again_under_every_inode_number(store, models, save, bento, synced, home, sql, everything, tmp_path):
+    """Where no number tells what casstore made from what came after it, the time of its creation does."""
+    save("m:1", {"w": b"old"})
+    again = bento(tmp_path / "elsewhere", "m:1", {"w": b"new"})
+    shutil.rmtree(models / "m/1")
+    directory = again.rename(models / "m/1")
+    stamps = [[name, (directory / name).stat().st_ino, 3, 1] for name in ("w", "model.yaml")]
+    sql("UPDATE directory SET inode = ?, entries = ?", (directory.stat().st_ino, msgpack.packb(stamps)))
+    left = everything(directory)
+    with pytest.raises(casstore.StoreError, match="in the way"):
+        store.get("m:1")
+    assert everything(directory) == left
     assert synced(prune=True).adopted == ("m:1",)
     with store.get("m:1").open("w") as file:
         assert file.read() == b"new"
