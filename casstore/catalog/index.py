@@ -171,21 +171,26 @@ class Index:
 
     def recipes(self, digests: Collection[Digest]) -> dict[Digest, Recipe]:
         """The stored recipes among those blobs' (a blob of one chunk has none)."""
+        return {digest: Recipe.unpack(digest, packed) for digest, packed in self._packed_recipes(digests)}
+
+    def _packed_recipes(self, digests: Collection[Digest]) -> Iterator[tuple[Digest, bytes]]:
         # The second look is at the table itself: a damaged index may lead to another blob's recipe.
         sql = "SELECT a.digest, b.digest, b.recipe FROM blob AS a JOIN blob AS b ON b.rowid = a.rowid"
-        found = {}
-        for digest, stands, recipe in self._batched(sql + " WHERE a.digest IN ({})", digests):
+        for digest, stands, packed in self._batched(sql + " WHERE a.digest IN ({})", digests):
             if digest != stands:
                 raise damaged(self._connections.path, f"an index leads from blob {Digest(digest)} to another")
-            found[Digest(digest)] = Recipe.unpack(Digest(digest), recipe)
-        return found
+            yield Digest(digest), packed
 
     def as_known(self, recipes: Mapping[Digest, Recipe]) -> dict[Digest, Recipe]:
         """These recipes, but of blobs that are stored, cut into whatever chunks, those that they are stored by.
 
         The catalog keeps one recipe of each blob, by which it is read for all versions.
         """
-        known = self.recipes(recipes.keys())
+        known = {}
+        for digest, packed in self._packed_recipes(recipes.keys()):
+            # Nearly always the same; to unpack a long one takes milliseconds.
+            is_same = packed == recipes[digest].pack()
+            known[digest] = recipes[digest] if is_same else Recipe.unpack(digest, packed)
         # Of one chunk, of the same digest, there is no recipe.
         sql = "SELECT digest, raw_bytes FROM chunk WHERE digest IN ({})"
         cut = [digest for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
