@@ -109,8 +109,10 @@ def _writing_file(path: Path, mode: int) -> Iterator[BinaryIO]:
             # The file that it replaces, or the version itself, may be gone by the time the power is.
             files.sync_descriptor(descriptor)
         files.rename(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         files.remove_file(unfinished)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            error.filename = str(path)  # it is not the store's disk that is full
         raise
     try:
         files.sync_directory(path.parent)

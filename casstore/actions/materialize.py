@@ -311,11 +311,7 @@ class _Builder:
     def _build(self) -> None:
         draft = self._new_path()
         try:
-            files.make_directory(draft)
-            for directory in self._directories():
-                files.make_directory(draft / directory)
-            stamps = self._make(draft, self._files, mend=False)
-            self._write_descriptor(draft)
+            stamps = self._fill(draft)
             # Until it stands for certain, nobody takes its absence for a removal.
             self._record(draft, stamps, is_coming=True)
             publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
@@ -324,6 +320,15 @@ class _Builder:
         except BaseException:
             files.remove_tree(draft)
             raise
+
+    def _fill(self, draft: Path) -> dict[str, FileStamp]:
+        """Make the version's directory, whole, at `draft`; returns the stamps of its files but the descriptor."""
+        files.make_directory(draft)
+        for directory in self._directories():
+            files.make_directory(draft / directory)
+        stamps = self._make(draft, self._files, mend=False)
+        self._write_descriptor(draft)
+        return stamps
 
     def _directories(self) -> list[str]:
         """Every directory below the version's own, parents first."""
@@ -339,11 +344,7 @@ class _Builder:
         """
         draft = self._new_path()
         try:
-            files.make_directory(draft)
-            for directory in self._directories():
-                files.make_directory(draft / directory)
-            stamps = self._make(draft, self._files, mend=False)
-            self._write_descriptor(draft)
+            stamps = self._fill(draft)
             settle(self._workspace, self._row.tag, draft, standing)
             files.sync_directory(self._home)
             self._record(standing.root, stamps)

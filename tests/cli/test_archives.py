@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tarfile
+
+import pytest
 
 import casstore
 
@@ -60,6 +63,12 @@ def test_bad_exports_and_imports_say_what_to_do(saved, cli, tmp_path):
     saved("export", "bert:v1", tmp_path / "a.tar")
     assert "--as NAME:VERSION" in saved("import", tmp_path / "a.tar", "--as", "bert:v2", code=1).err
     assert len(saved("list").out.splitlines()) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_told_apart_from_the_store(saved):
+    told = saved("export", "bert:v1", "/dev/full", "--format", "tar", code=1).err
+    assert "No space left on device; free some space there" in told
 
 
 def test_a_terminal_gets_no_archive(untouched):
