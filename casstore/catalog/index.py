@@ -65,6 +65,12 @@ def insert_fingerprints(connection: apsw.Connection, fingerprints: Mapping[Finge
     )
 
 
+def next_container_id(connection: apsw.Connection) -> int:
+    """A row id, in a write transaction, that no container has had."""
+    sql = "UPDATE store SET value = value + 1 WHERE key = 'last_container' RETURNING value"
+    return int(connection.execute(sql).get)
+
+
 _LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id FROM container"
 
 
@@ -255,10 +261,11 @@ class Index:
         """Record redundant loose files that have been rebuilt from chunks: (file id, blob, executable, stamp)."""
         with self._connections.write() as connection:
             connection.executemany(
-                "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id,"
-                " inode, mtime_ns) VALUES (?,?,?,?,?,0,?,?,?)",
+                "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id,"
+                " inode, mtime_ns) VALUES (?,?,?,?,?,?,0,?,?,?)",
                 (
                     (
+                        next_container_id(connection),
                         file_id,
                         digest,
                         executable,

@@ -139,7 +139,21 @@ CREATE TABLE lease(                      -- versions whose directories living pr
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = """
+-- When all that a container holds was last read and found sound, in UTC nanoseconds; NULL: not since this was noted.
+ALTER TABLE container ADD COLUMN read_at INTEGER;
+-- 1: the directory's name has been synced, so that its absence, in any boot, means that somebody has removed it.
+ALTER TABLE directory ADD COLUMN synced INTEGER NOT NULL DEFAULT 0;
+
+CREATE TABLE untrusted(                  -- Python objects that came in an archive which nobody has said may be trusted
+  digest BLOB PRIMARY KEY                -- of the pickle, whatever versions it is in
+) STRICT, WITHOUT ROWID;
+
+-- Row ids of containers are not given twice: a reader that has an old one must not be led to another file.
+INSERT INTO store SELECT 'last_container', coalesce(max(id), 0) FROM container;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 
 
 def check_sqlite() -> None:

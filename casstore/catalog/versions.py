@@ -14,7 +14,7 @@ import apsw
 import msgpack
 
 from casstore.catalog.connection import Connections, damaged, translated_errors
-from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints
+from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints, next_container_id
 from casstore.catalog.upkeep import note_deleted
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagExists
@@ -384,14 +384,15 @@ def _drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None
 def insert_container(connection: apsw.Connection, new: NewContainer, boot_id: str) -> int:
     """Insert a container's row, without those of its chunks; returns its id."""
     stamp = new.stamp
+    container_id = next_container_id(connection)
     connection.execute(
-        "INSERT INTO container(file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
-        " VALUES (?,?,?,?,?,?,?,?,?)",
-        (new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
+        "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (container_id, new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
         + (None if new.synced else boot_id,)
         + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
     )
-    return connection.last_insert_rowid()
+    return container_id
 
 
 def mark_synced(connection: apsw.Connection, containers: Iterable[Container]) -> None:
