@@ -150,7 +150,7 @@ CREATE TABLE untrusted(                  -- Python objects that came in an archi
 ) STRICT, WITHOUT ROWID;
 
 -- Row ids of containers are not given twice: a reader that has an old one must not be led to another file.
-INSERT INTO store SELECT 'last_container', coalesce(max(id), 0) FROM container;
+INSERT OR REPLACE INTO store SELECT 'last_container', coalesce(max(id), 0) FROM container;
 """
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD)

@@ -227,13 +227,15 @@ def let_go(home: Path) -> None:
 
 
 def to_first_schema(home: Path) -> None:
-    """Take the second migration back, of a store without deltas."""
+    """Take all migrations but the first back, of a store without deltas."""
     connection = apsw.Connection(str(home / "catalog.db"))
     connection.execute(
         "DROP INDEX chunk_by_base; DROP INDEX chunk_by_grouping; DROP INDEX file_by_digest; DROP TABLE lease;"
         "ALTER TABLE chunk DROP COLUMN depth; ALTER TABLE chunk DROP COLUMN generation;"
         "ALTER TABLE chunk DROP COLUMN grouping; ALTER TABLE version DROP COLUMN pinned;"
-        "ALTER TABLE directory DROP COLUMN evicting; PRAGMA user_version = 1"
+        "ALTER TABLE directory DROP COLUMN evicting; ALTER TABLE container DROP COLUMN read_at;"
+        "ALTER TABLE directory DROP COLUMN synced; DROP TABLE untrusted;"
+        "DELETE FROM store WHERE key = 'last_container'; PRAGMA user_version = 1"
     )
     connection.close()
 
