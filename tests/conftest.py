@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import select
+import signal
 import stat
 import subprocess
 import sys
@@ -28,6 +29,10 @@ from casstore.storage.manifest import Manifest
 # No test is timed: what a busy machine delays is no failure.
 settings.register_profile("casstore", deadline=None)
 settings.load_profile("casstore")
+
+# A shell without a terminal has what it puts in the background ignore Ctrl-C, which children would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
