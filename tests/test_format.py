@@ -554,6 +554,7 @@ def test_files_are_cut_by_the_documented_rules(saved: tuple[Path, Any], contents
 _ID = r"[0-9abcdefghjkmnpqrstvwxyz]{16}-[0-9]+"
 _LAYOUT = (
     r"catalog\.db(-wal|-shm)?",
+    r"instance",
     rf"objects/loose/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.{_ID}",
     rf"objects/packs/{_ID}\.pack",
     rf"manifests/(m|other)/(v1|1\.0\.rc-1)\.{_ID}",

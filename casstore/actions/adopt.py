@@ -285,6 +285,7 @@ def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, p
     Raises InvalidSource when there is no such directory, OSError; what has been adopted by then stays.
     """
     workspace.check_writable()
+    workspace.make_missing(models=True)
     with adopting(workspace):
         return _adopt(workspace, directory, move=move, durable=durable, progress=progress)
 

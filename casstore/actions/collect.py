@@ -102,7 +102,7 @@ def gc_lock(layout: Layout) -> files.Lock:
 
 def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
     """Every manifest that has its final name: the tag and the id that the name says, and its path."""
-    for directory in layout.manifests.iterdir():
+    for directory in layout.manifests.iterdir() if layout.manifests.is_dir() else ():
         if directory != layout.pending_manifests and directory.is_dir():
             paths: list[Path] = []
             with contextlib.suppress(FileNotFoundError):  # its last version is being deleted

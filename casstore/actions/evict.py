@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from casstore.actions.materialize import unpacked_entries
+from casstore.actions.materialize import Standing, copied_row, standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.directories import Candidate, EvictionRule
@@ -100,7 +100,8 @@ def _settle(workspace: Workspace, candidate: Candidate, settled: Evicted, *, dry
     recorded = directories.find(candidate.version_id)
     if recorded is None or not recorded.evicting:
         return  # a reader was faster
-    if _inode(workspace.layout.model(candidate.tag)) == recorded.inode:
+    row = workspace.catalog.versions.by_id(candidate.version_id)
+    if row is not None and standing(workspace, row) in (Standing.OWN, Standing.COPY):
         settled.version_ids.append(candidate.version_id)
         if not dry_run:
             directories.undo_evictions([candidate.version_id])
@@ -154,7 +155,10 @@ class _Found:
 
 
 def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
-    """Compare a version's directory, by stat, with what was made: the same files and directories and no others."""
+    """Compare a version's directory, by stat, with what was made: the same files and directories and no others.
+
+    In a store that was copied stat tells nothing, and the bytes are compared.
+    """
     row = workspace.catalog.versions.find(candidate.tag)
     recorded = workspace.catalog.directories.find(candidate.version_id)
     if row is None or recorded is None:
@@ -163,6 +167,7 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
     inode = _inode(path)
     if inode is None:
         return _Found(is_gone=True)
+    recorded = copied_row(workspace, row, recorded)
     stamps = unpacked_entries(recorded)
     expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
     lone_bytes = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import warnings
 from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
+from casstore.actions.instance import check_only_name, settle_instance
 from casstore.actions.leasing import Leasing
+from casstore.actions.missing import make_missing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
@@ -42,7 +45,10 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
     try:
         if not layout.catalog.exists() or not layout.catalog.stat().st_size:
             _make(layout)
+        if os.access(layout.catalog, os.W_OK):
+            check_only_name(layout)
         catalog = Catalog(layout.catalog, files.boot_id(), layout.open_lock)
+        made = [] if catalog.read_only else _settled(layout, catalog)
     except OSError as error:
         if isinstance(error, StoreError):
             raise
@@ -51,7 +57,20 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
             f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
         ) from error
     objects = Objects(layout, catalog.index.locate)
-    return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc)
+    return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc, made)
+
+
+def _settled(layout: Layout, catalog: Catalog) -> list[str]:
+    """See to what a copy of a store lacks, or has from the original; returns the directories that were made again."""
+    try:
+        made = make_missing(layout, catalog, models=True)
+        settle_instance(layout, catalog)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return []  # reading must not need room
+        catalog.close()
+        raise
+    return made
 
 
 def layout_of(home: str | os.PathLike[str] | None) -> Layout:
@@ -64,7 +83,7 @@ def layout_of(home: str | os.PathLike[str] | None) -> Layout:
 
 def _make(layout: Layout) -> None:
     if layout.home.is_dir():
-        own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
+        own = {"objects", "manifests", "models", "sessions", "quarantine", "locks", layout.instance.name}
         # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.
         databases = (layout.catalog.name, _RESULTS_OF_BENTOML)
         strangers = sorted(
@@ -88,6 +107,12 @@ def _make(layout: Layout) -> None:
     if layout.manifests.is_dir() and any(standing_manifests(layout)):
         raise CatalogDamaged(
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
+        )
+    kept = next((path for path in layout.loose.parent.glob("*/**/*") if path.is_file()), None)
+    if kept is not None and not layout.manifests.is_dir():
+        raise StoreError(
+            f"{layout.catalog} and {layout.manifests} are gone, and {kept.parent} holds what they spoke of: put them "
+            f"back from a backup, or move {layout.loose.parent} away to begin a new store here"
         )
     directories = layout.directories()
     for directory in directories:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
+from enum import Enum, auto
 from pathlib import Path, PurePosixPath
 
 import msgpack
@@ -14,10 +16,11 @@ from casstore.actions.placing import check_replaceable, directory_row, publish, 
 from casstore.actions.source import Source, check_as_found
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.index import Fingerprint, LooseFile
+from casstore.catalog.instances import INHERITED
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, InvalidSource, StoreError, TagNotFound
+from casstore.errors import IntegrityError, InvalidSource, InvalidTag, StoreError, StoreUnwritable, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import FileStamp
@@ -32,10 +35,19 @@ def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Pa
 
     It stays until somebody evicts it: lease it first to keep it. Raises TagNotFound when the version has been
     deleted, IntegrityError when its bytes are damaged, StoreError when something else stands in its place.
+    Where the store can only be read, a directory that stands is served when its names, sizes and small files are
+    right, and StoreUnwritable raised for others.
     """
     path = workspace.layout.model(row.tag)
-    if not is_whole(workspace, row):
+    if is_whole(workspace, row):
+        return path
+    if not workspace.catalog.read_only:
         _build_or_mend(workspace, row, progress, only_mend=False)
+    elif differing_files(workspace, row, is_quick=True):
+        raise StoreUnwritable(
+            f"{row.tag} has no directory as it was saved in {workspace.layout.home}, which can only be read: read its "
+            "files with model.open() or `casstore export`, or copy the store to a place that can be written to"
+        )
     return path
 
 
@@ -57,6 +69,17 @@ def _build_or_mend(workspace: Workspace, row: VersionRow, progress: Progress, *,
             return
         with workspace.session() as session:
             _Builder(workspace, session, row, progress).run()
+
+
+def copied_row(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> DirectoryRow:
+    """The row that describes a version's directory as it stands, where the store was copied since it was recorded and
+    every file is right; `recorded` for all others."""
+    is_copy = recorded.boot_id == INHERITED and standing(workspace, row) is Standing.COPY
+    if not is_copy or differing_files(workspace, row, is_quick=False):
+        return recorded
+    directory = workspace.layout.model(row.tag)
+    listed = workspace.catalog.versions.files(row.id)
+    return directory_row(workspace, directory, {f.path: FileStamp.of(os.lstat(directory / f.path)) for f in listed})
 
 
 def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress: Progress) -> None:
@@ -89,7 +112,7 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
         return False
     if recorded.boot_id == workspace.catalog.boot_id:
         return True
-    if _damaged_since_boot(workspace, row, recorded):
+    if _damaged_since_boot(workspace, row):
         return False
     if not workspace.catalog.read_only:
         workspace.catalog.directories.confirm(row.id, recorded)
@@ -126,32 +149,108 @@ def _entries_of(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -
     return entries if entries.keys() == set(expected) else dict.fromkeys(expected, FileStamp(0, 0, 0))
 
 
+class Standing(Enum):
+    """What stands in a version's place under `models/`.
+
+    OWN: the directory that casstore made there, be its files altered. COPY: a copy of that, as in a store that was
+    copied or put back from a backup; its inode numbers tell nothing, its files have to be compared. FOREIGN: what
+    somebody else has put there.
+    """
+
+    NOTHING = auto()
+    OWN = auto()
+    COPY = auto()
+    FOREIGN = auto()
+
+
+def standing(workspace: Workspace, row: VersionRow) -> Standing:
+    """Whose directory stands in the version's place: the one place that tells, for all verbs. Raises OSError."""
+    directory = workspace.layout.model(row.tag)
+    try:
+        status = os.lstat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return Standing.NOTHING
+    if not stat.S_ISDIR(status.st_mode):
+        return Standing.FOREIGN
+    recorded = workspace.catalog.directories.find(row.id)
+    if recorded is not None and _is_as_made(workspace, row, recorded):
+        return Standing.OWN
+    if workspace.catalog.versions.is_deleted_directory(row.tag, status.st_ino):
+        return Standing.FOREIGN  # which gc takes away
+    is_described = _is_described(workspace, row)
+    if is_described is None and recorded is not None and recorded.boot_id == INHERITED:
+        # It had a directory when it was copied. Somebody has taken away or spoiled the descriptor, if it is that one.
+        is_described = _holds_some(workspace, row)
+    return Standing.COPY if is_described else Standing.FOREIGN
+
+
 def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
-    """The inode of the version's directory; None if what stands there is not what casstore made.
+    """The inode of the version's directory, a copy of it included; None if what stands there is another's."""
+    if standing(workspace, row) in (Standing.OWN, Standing.COPY):
+        return _inode(str(workspace.layout.model(row.tag)))
+    return None
+
+
+def _is_as_made(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> bool:
+    """Whether the directory that stands there is the very one that casstore made.
 
     A directory that somebody made after removing ours may have got the same inode number, so unless nothing is in it
     one recorded file at least has to be there too, altered or not. Files may have got theirs as well: then a
     `model.yaml` of another creation tells.
     """
-    recorded = workspace.catalog.directories.find(row.id)
     directory = str(workspace.layout.model(row.tag))
-    if recorded is None or _inode(directory) != recorded.inode:
-        return None
+    if _inode(directory) != recorded.inode:
+        return False
     entries = unpacked_entries(recorded).items()
     if not any(_inode(f"{directory}/{path}") == stamp.inode for path, stamp in entries):
-        return None if any(names for _, _, names in os.walk(directory)) else recorded.inode
+        return not any(names for _, _, names in os.walk(directory))
     written = dict(entries).get(DESCRIPTOR_NAME)
-    is_another = _stamp(f"{directory}/{DESCRIPTOR_NAME}") != written and _is_of_another_creation(workspace, row)
-    return None if is_another else recorded.inode
+    return _stamp(f"{directory}/{DESCRIPTOR_NAME}") == written or _is_described(workspace, row) is not False
 
 
-def _is_of_another_creation(workspace: Workspace, row: VersionRow) -> bool:
-    """Whether the descriptor in the version's directory is one, and says that it was created at another time."""
+def _is_described(workspace: Workspace, row: VersionRow) -> bool | None:
+    """Whether the descriptor in the version's directory says that it is the version; None where there is none."""
     try:
         described = model_yaml.load(workspace.layout.model(row.tag) / DESCRIPTOR_NAME)
-    except InvalidSource:
+    except (InvalidSource, InvalidTag):
+        return None
+    return described.created_at_ns // 1000 == row.created_at_ns // 1000
+
+
+def _holds_some(workspace: Workspace, row: VersionRow) -> bool:
+    """Whether one file of the version stands in its place, or no file at all."""
+    directory = workspace.layout.model(row.tag)
+    versions = workspace.catalog.versions
+    is_held = any(_is_file(directory, file, is_read=True) for file in versions.files(row.id))
+    return is_held or not any(names for _, _, names in os.walk(directory))
+
+
+def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) -> list[str]:
+    """The files of the version that do not stand in its directory as they were saved, whatever was recorded of them.
+
+    Their kind, size and executable bit are compared, and their bytes; where `is_quick`, those of small files only.
+    """
+    directory = workspace.layout.model(row.tag)
+    differing = [
+        file.path
+        for file in workspace.catalog.versions.files(row.id)
+        if not _is_file(directory, file, is_read=not is_quick or file.size < LINK_FROM_BYTES)
+    ]
+    if not _has_digest(directory / DESCRIPTOR_NAME, Digest.of(_rendered(workspace, row))):
+        differing.append(DESCRIPTOR_NAME)
+    return differing
+
+
+def _is_file(directory: Path, file: FileEntry, *, is_read: bool) -> bool:
+    """Whether this file of a version stands in a directory, its bytes compared where `is_read`."""
+    path = directory / file.path
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
         return False
-    return described.created_at_ns // 1000 != row.created_at_ns // 1000
+    is_like = stat.S_ISREG(status.st_mode) and status.st_size == file.size
+    is_like = is_like and files.is_executable(status) == file.executable
+    return is_like and (not is_read or _has_digest(path, file.digest))
 
 
 def _inode(path: str) -> int | None:
@@ -168,46 +267,49 @@ def _stamp(path: str) -> FileStamp | None:
 
 def altered_files(workspace: Workspace, row: VersionRow) -> list[str]:
     """The files of the version's directory that stat says have changed; none where no directory counts as standing."""
+    return _altered_now(workspace, row, is_quick=True)
+
+
+def _altered_now(workspace: Workspace, row: VersionRow, *, is_quick: bool) -> list[str]:
     recorded = workspace.catalog.directories.find(row.id)
-    if recorded is None or recorded.evicting or not _is_standing(workspace, row):
+    if recorded is None or recorded.evicting:
         return []
-    return _altered(workspace, row, recorded)
+    whose = standing(workspace, row)
+    if whose is Standing.COPY:
+        return differing_files(workspace, row, is_quick=is_quick)
+    return _altered(workspace, row, recorded) if whose is Standing.OWN else []
 
 
 def unaltered_files(workspace: Workspace, row: VersionRow) -> list[str]:
-    """The files of the version's directory that stat says are those that were put there."""
+    """The files of the version's directory that stat says are those that were put there, of a copy their bytes."""
     recorded = workspace.catalog.directories.find(row.id)
     if recorded is None:
         return []
-    altered = set(_altered(workspace, row, recorded))
+    if standing(workspace, row) is Standing.COPY:
+        altered = set(differing_files(workspace, row, is_quick=False))
+    else:
+        altered = set(_altered(workspace, row, recorded))
     return [path for path in _entries_of(workspace, row, recorded) if path not in altered]
 
 
 def damaged_files(workspace: Workspace, row: VersionRow) -> list[str]:
     """The same by their bytes, but for hardlinks of loose files that stand, whose bytes are looked at there."""
-
-    def stands(loose: LooseFile) -> bool:
-        stamp = _stamp(loose.container.path(workspace.layout))
-        return stamp is not None and stamp.inode == loose.stamp.inode
-
-    recorded = workspace.catalog.directories.find(row.id)
-    altered = altered_files(workspace, row)
-    if recorded is None or recorded.evicting or altered or not _is_standing(workspace, row):
+    altered = _altered_now(workspace, row, is_quick=False)
+    if altered or standing(workspace, row) is not Standing.OWN:
         return altered
-    return _damaged(workspace, row, recorded, stands)
+    recorded = workspace.catalog.directories.find(row.id)
+    return [] if recorded is None or recorded.evicting else _damaged(workspace, row, lambda _: True)
 
 
-def _damaged(
-    workspace: Workspace, row: VersionRow, recorded: DirectoryRow, is_trusted: Callable[[LooseFile], bool]
-) -> list[str]:
+def _damaged(workspace: Workspace, row: VersionRow, is_trusted: Callable[[LooseFile], bool]) -> list[str]:
     """The files whose bytes are not what they should be; trusted hardlinks of loose files are not read."""
-    entries = {path: stamp.inode for path, stamp in _entries_of(workspace, row, recorded).items()}
-    loose = workspace.catalog.index.loose_by_inode(set(entries.values()))
+    listed = workspace.catalog.versions.files(row.id)
+    loose = workspace.catalog.index.loose_files({file.digest for file in listed if file.size >= LINK_FROM_BYTES})
     directory = workspace.layout.model(row.tag)
     damaged = []
-    for file in workspace.catalog.versions.files(row.id):
-        known = loose.get(entries[file.path])
-        is_sound = known is not None and known.container.digest == file.digest and is_trusted(known)
+    for file in listed:
+        candidates = [each for each in loose.get((file.digest, file.executable), ()) if is_trusted(each)]
+        is_sound = _link_among(workspace, f"{directory}/{file.path}", candidates) is not None
         if not is_sound and not _has_digest(directory / file.path, file.digest):
             damaged.append(file.path)
     if not _has_digest(directory / DESCRIPTOR_NAME, Digest.of(_rendered(workspace, row))):
@@ -215,12 +317,33 @@ def _damaged(
     return damaged
 
 
-def linked_files(workspace: Workspace, row: VersionRow, inodes: Set[int]) -> list[str]:
-    """The files of the version's directory, where one counts as standing, that are links to one of these inodes."""
+def _link_among(workspace: Workspace, path: str, candidates: Sequence[LooseFile]) -> LooseFile | None:
+    """That of the loose files of which the file at `path` is a hardlink."""
+    for loose in candidates:
+        try:
+            if os.path.samestat(os.lstat(path), os.lstat(loose.container.path(workspace.layout))):
+                return loose
+        except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
+            continue
+    return None
+
+
+def linked_files(workspace: Workspace, row: VersionRow, inodes: Set[tuple[int, int]]) -> list[str]:
+    """The files of the version's directory, where one counts as standing, that are links to one of these inodes, given
+    with their devices."""
     recorded = workspace.catalog.directories.find(row.id)
     if recorded is None or recorded.evicting or not inodes:
         return []
-    return [path for path, stamp in _entries_of(workspace, row, recorded).items() if stamp.inode in inodes]
+    directory = workspace.layout.model(row.tag)
+    return [path for path in _entries_of(workspace, row, recorded) if _place(directory / path) in inodes]
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _has_digest(path: Path, digest: Digest) -> bool:
@@ -231,8 +354,8 @@ def _has_digest(path: Path, digest: Digest) -> bool:
         return False
 
 
-def _damaged_since_boot(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
-    return _damaged(workspace, row, recorded, lambda loose: loose.synced)
+def _damaged_since_boot(workspace: Workspace, row: VersionRow) -> list[str]:
+    return _damaged(workspace, row, lambda loose: loose.synced)
 
 
 def _rendered(workspace: Workspace, row: VersionRow) -> bytes:
@@ -265,36 +388,77 @@ class _Builder:
     def run(self) -> None:
         target = self._workspace.layout.model(self._row.tag)
         recorded = self._workspace.catalog.directories.find(self._row.id)
-        stands = os.path.lexists(target)
-        is_ours = directory_inode(self._workspace, self._row) is not None or (
+        whose = standing(self._workspace, self._row)
+        if whose is Standing.FOREIGN and recorded is not None:
             # Adopted in place, and cut short before the first of its files was replaced.
-            recorded is not None and _inode(str(target)) == recorded.inode and self._is_unfinished
-        )
-        if stands and not is_ours:
-            stands = not files.remove_empty_directory(target)
-        if stands and not is_ours:
+            is_unfinished = self._is_unfinished and _inode(str(target)) == recorded.inode
+            whose = Standing.OWN if is_unfinished else whose
+        if whose is Standing.FOREIGN and files.remove_empty_directory(target):
+            whose = Standing.NOTHING
+        if whose is Standing.FOREIGN:
             raise StoreError(
                 f"{target} is in the way and was not made by casstore; `casstore sync-tree` takes over what other "
                 "tools have put there, and `casstore repair` moves it to quarantine"
             )
-        if stands and recorded is not None:
+        if whose is Standing.COPY:
+            self._mend_copy(target)
+        elif whose is Standing.OWN and recorded is not None:
             self._mend(target, recorded)
         else:
             self._build()
 
-    def _mend(self, target: Path, recorded: DirectoryRow) -> None:
-        """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""
+    def _make_directories(self, target: Path) -> None:
         for directory in self._directories():
             standing = target / directory
             if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
                 files.rename(standing, self._new_path())  # a link would lead what is written out of the store
             files.make_directory(standing)
+
+    def _mend_copy(self, target: Path) -> None:
+        """Make a copy of the version's directory its own: what has the right bytes stays, what has others goes to
+        quarantine and is made again."""
+        self._make_directories(target)
+        self._is_doubtful = True
+        stamps = {}
+        self._progress.start("compare", sum(file.size for file in self._files))
+        try:
+            for file in self._files:
+                if _is_file(target, file, is_read=True):
+                    stamps[file.path] = self._kept(file, target / file.path)
+                self._progress.advance(file.size)
+        finally:
+            self._progress.finish()
+        stamps |= self._make(target, [file for file in self._files if file.path not in stamps], mend=True)
+        expected = Digest.of(_rendered(self._workspace, self._row))
+        if not _has_digest(target / DESCRIPTOR_NAME, expected):
+            self._keep_doubtful(target / DESCRIPTOR_NAME, expected)
+            self._write_descriptor(target)
+        self._record(target, stamps)
+
+    def _kept(self, file: FileEntry, path: Path) -> FileStamp:
+        """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none."""
+        if self._may_link and file.size >= LINK_FROM_BYTES:
+            candidates = self._workspace.find_loose(file.digest, file.executable)
+            loose = _link_among(self._workspace, str(path), candidates)
+            temporary = self._new_path()
+            if loose is not None:
+                if loose.stamp != FileStamp.of(os.lstat(path)):
+                    self._workspace.catalog.index.restamp_loose(loose.container, FileStamp.of(os.lstat(path)))
+                self._known[Fingerprint.of(os.lstat(path))] = file.digest
+            elif self._workspace.link_loose(candidates, temporary, hash_first=True) is not None:
+                files.rename(temporary, path)
+                self._known[Fingerprint.of(os.lstat(path))] = file.digest
+        return FileStamp.of(os.lstat(path))
+
+    def _mend(self, target: Path, recorded: DirectoryRow) -> None:
+        """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""
+        self._make_directories(target)
         bad = set(_altered(self._workspace, self._row, recorded))
         # Not one file is as it was put there, so this may be another directory, which has got the inode numbers of one
         # that was removed; or its adoption was cut short, and has replaced nothing yet.
         self._is_doubtful = len(bad) == len(self._files) + 1 or self._is_unfinished
         if recorded.boot_id != self._workspace.catalog.boot_id:
-            bad.update(_damaged_since_boot(self._workspace, self._row, recorded))
+            bad.update(_damaged_since_boot(self._workspace, self._row))
         stamps = _entries_of(self._workspace, self._row, recorded)
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:
@@ -404,4 +568,5 @@ class _Builder:
             file_id = self._session.new_file_id()
             if files.try_link(target, self._workspace.layout.loose_file(file.digest, file_id)):
                 self._rebuilt.append((file_id, file.digest, file.executable, stamp))
+                self._known[Fingerprint.of(os.lstat(target))] = file.digest
         return stamp

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgpack
 
 from casstore.actions.collect import gc_lock, standing_manifests
+from casstore.actions.instance import adopt_instance
 from casstore.actions.verify import threads
 from casstore.catalog import sessions
 from casstore.catalog.catalog import Catalog
@@ -66,8 +67,12 @@ def rebuild_catalog(layout: Layout, progress: Progress) -> RebuildReport:
     may use the store meanwhile.
     Raises StoreLocked where somebody does, StoreError where no store stands, OSError; then the old one is as it was.
     """
-    if not (layout.manifests.is_dir() and layout.packs.is_dir()):
+    objects = layout.loose.parent
+    gone = [directory for directory in (layout.manifests, objects) if not directory.is_dir()]
+    if len(gone) == 2:
         raise StoreError(f"{layout.home} holds no store whose catalog could be rebuilt; check --home")
+    for directory in gone:
+        raise StoreError(f"{directory} is gone, and a catalog is made from what is in it: put it back from a backup")
     for directory in layout.directories():
         files.make_directory(directory)
     lock = gc_lock(layout)
@@ -97,10 +102,9 @@ def _replace(layout: Layout, rebuilt: Path) -> None:
     """Put the new catalog in the old one's place. Cut short, the old one stands, without what was in its log."""
     kept = layout.quarantine / f"{layout.catalog.name}.{new_id()}"
     for path, name in zip((layout.catalog, *_side_files(layout.catalog)), (kept, *_side_files(kept)), strict=True):
-        with contextlib.suppress(FileNotFoundError):
-            if not files.try_link(path, name):
-                with open(path, "rb") as source, files.create_file(name) as target:
-                    files.copy_file(source.fileno(), target)
+        # Not linked: a catalog of two names is not opened, should this be cut short.
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as source, files.create_file(name) as target:
+            files.copy_file(source.fileno(), target)
     files.sync_directory(layout.quarantine)
     for path in _side_files(layout.catalog):
         files.remove_file(path)
@@ -132,6 +136,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             for tag, manifest_id, path in standing_manifests(layout)
             if manifest_id not in taken_in and not any(line.startswith(f"{path}: ") for line in unreadable)
         )
+        adopt_instance(layout, catalog)
         catalog.tidy()
     finally:
         catalog.close()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from casstore.actions.collect import gc_lock
 from casstore.actions.donors import Donors
-from casstore.actions.materialize import linked_files, mend, unaltered_files
+from casstore.actions.materialize import Standing, linked_files, mend, standing, unaltered_files
+from casstore.actions.missing import make_missing
 from casstore.actions.packing import PackBuilder
 from casstore.actions.repack import Moved, Mover
 from casstore.actions.verify import (
@@ -47,13 +48,15 @@ from casstore.tag import Tag
 class RepairReport:
     """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
     still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
-    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere."""
+    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.
+    `made`: directories of the store itself that were missing, and have been made again."""
 
     healed: tuple[Damage, ...]
     damage: tuple[Damage, ...]
     restored: tuple[str, ...]
     quarantined: tuple[str, ...]
     healed_chunks: int
+    made: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -70,6 +73,8 @@ def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) ->
     for source in sources:
         if not source.exists():
             raise InvalidSource(f"{source} is not there; give a directory, or a file, that holds what is missing")
+    if not workspace.catalog.read_only:
+        workspace.made.extend(make_missing(workspace.layout, workspace.catalog, models=True, even_needed=True))
     workspace.check_writable()
     lock = gc_lock(workspace.layout)
     if not lock.try_acquire():
@@ -119,6 +124,7 @@ class _Repair:
             restored=tuple(sorted(map(str, self._restored))),
             quarantined=tuple(self._quarantined),
             healed_chunks=len(healed),
+            made=tuple(dict.fromkeys(self._workspace.made)),
         )
 
     def _restore_records(self, found: Findings) -> None:
@@ -222,14 +228,15 @@ class _Repair:
                 mover.abort()
                 raise
 
-    def _quarantine(self, containers: Iterable[Container]) -> set[int]:
-        """Move these files to quarantine; returns their inodes, by which directories that link to them are known."""
+    def _quarantine(self, containers: Iterable[Container]) -> set[tuple[int, int]]:
+        """Move these files to quarantine; returns their devices and inodes, by which links to them are known."""
         self._workspace.objects.close()
-        inodes, parents = set[int](), {str(self._workspace.layout.quarantine)}
+        inodes, parents = set[tuple[int, int]](), {str(self._workspace.layout.quarantine)}
         for container in containers:
             path = container.path(self._workspace.layout)
             with contextlib.suppress(FileNotFoundError):
-                inodes.add(os.lstat(path).st_ino)
+                status = os.lstat(path)
+                inodes.add((status.st_dev, status.st_ino))
                 self._set_aside(path, os.path.basename(path))
                 parents.add(os.path.dirname(path))
         # Without its row a file that comes back would be taken for something that a crash has left.
@@ -242,7 +249,7 @@ class _Repair:
         files.move(path, target)
         self._quarantined.append(str(target))
 
-    def _mend(self, altered: Mapping[Tag, Sequence[str]], inspected: set[int], inodes: set[int]) -> None:
+    def _mend(self, altered: Mapping[Tag, Sequence[str]], inspected: set[int], inodes: set[tuple[int, int]]) -> None:
         """Make files of directories anew that are altered, or hardlinks of what is in quarantine now.
 
         `inspected`: the versions of which that was found, since another may have got a tag meanwhile.
@@ -263,6 +270,7 @@ class _Repair:
                     self._take_out(row, path, inodes)
             if bad:
                 self._restored.add(row.tag)
+            if bad or standing(self._workspace, row) is Standing.COPY:
                 try:
                     with contextlib.suppress(TagNotFound):
                         mend(self._workspace, row, self._progress)
@@ -270,14 +278,9 @@ class _Repair:
                     self._take_away(row)
 
     def _is_another(self, row: VersionRow) -> bool:
-        """Whether another directory stands where the catalog says that the version's own does, as in a copied store."""
+        """Whether another directory stands where the catalog says that the version's own does."""
         recorded = self._catalog.directories.find(row.id)
-        if recorded is None:
-            return False
-        try:
-            return os.lstat(self._workspace.layout.model(row.tag)).st_ino != recorded.inode
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+        return recorded is not None and standing(self._workspace, row) is Standing.FOREIGN
 
     def _take_away(self, row: VersionRow) -> None:
         """Take away a directory that cannot be mended, so that what is left of the version can be had."""
@@ -292,7 +295,7 @@ class _Repair:
             self._catalog.directories.forget(row.id)
             self._restored.discard(row.tag)
 
-    def _take_out(self, row: VersionRow, path: str, inodes: set[int]) -> None:
+    def _take_out(self, row: VersionRow, path: str, inodes: set[tuple[int, int]]) -> None:
         """Take a bad file out of a directory: to quarantine, unless it is there by another name."""
         root = self._workspace.layout.model(row.tag)
         standing = root / path
@@ -301,7 +304,8 @@ class _Repair:
                 if parent != Path() and (root / parent).is_symlink():  # what it leads to is not the store's
                     self._set_aside(root / parent, f"{row.name}.{row.version}.{new_id()}.link")
                     return
-            if os.lstat(standing).st_ino in inodes:
+            status = os.lstat(standing)
+            if (status.st_dev, status.st_ino) in inodes:
                 files.remove_file(standing)
             else:
                 self._set_aside(standing, self._workspace.quarantined(row.tag, standing.name).name)

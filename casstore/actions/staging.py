@@ -105,16 +105,12 @@ class Staging:
         unknown = [file for file in source.files if not (in_place and file.is_direct and file.status.st_nlink == 1)]
         if not unknown:
             return {}
-        own_device = os.stat(self.workspace.layout.home).st_dev
-        digests: dict[str, Digest] = {}
-        loose = index.loose_by_inode({f.status.st_ino for f in unknown if f.status.st_dev == own_device})
+        # Of loose files too, which casstore notes when it links them: inode numbers, sizes and times of writing may be
+        # another file's where a store has been restored from a backup.
         known = index.fingerprints({(f.status.st_dev, f.status.st_ino) for f in unknown})
+        digests: dict[str, Digest] = {}
         for file in unknown:
-            status = file.status
-            ours = loose.get(status.st_ino) if status.st_dev == own_device else None
-            if ours is not None and ours.stamp == FileStamp.of(status) and ours.container.digest is not None:
-                digests[file.path] = ours.container.digest
-            elif (fingerprint := Fingerprint.of(status)) in known:
+            if (fingerprint := Fingerprint.of(file.status)) in known:
                 digests[file.path] = known[fingerprint]
         sizes = {digests[file.path]: file.status.st_size for file in unknown if file.path in digests}
         recipes = self._stored(sizes)

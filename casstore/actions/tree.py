@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casstore.actions.materialize import unpacked_entries
+from casstore.actions.materialize import Standing, standing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidTag
-from casstore.storage.container import FileStamp
 from casstore.storage.layout import LATEST_NAME
 from casstore.tag import Tag
 
@@ -106,11 +105,8 @@ def is_missing(workspace: Workspace, row: VersionRow) -> bool:
 
 
 def _is_own(workspace: Workspace, path: Path) -> bool:
-    """Whether a directory in the store's tree is one that casstore has made there, or is about to take away.
-
-    One that somebody has made after removing ours may have got its inode number: so unless nothing is in it, one file
-    has to be as it was put there.
-    """
+    """Whether a directory in the store's tree is one that casstore has made there, or a copy of one, or is about to
+    take away."""
     try:
         tag = tag_at(path)
         inode = os.lstat(path).st_ino
@@ -120,17 +116,9 @@ def _is_own(workspace: Workspace, path: Path) -> bool:
         return False
     row = workspace.catalog.versions.find(tag)
     recorded = None if row is None else workspace.catalog.directories.find(row.id)
-    if row is not None and recorded is not None and recorded.inode == inode:
-        if workspace.layout.pending_manifest(row.manifest_id).exists():
-            return True  # adopted, and not all of its files may have been replaced by the version's
-        entries = unpacked_entries(recorded).items()
-        is_as_made = any(_stamp(path / name) == stamp for name, stamp in entries)
-        return is_as_made or not any(names for _, _, names in os.walk(path))
+    if row is not None and recorded is not None:
+        # One that is being adopted may hold none of the version's own files yet.
+        is_coming = recorded.inode == inode and workspace.layout.pending_manifest(row.manifest_id).exists()
+        if is_coming or standing(workspace, row) in (Standing.OWN, Standing.COPY):
+            return True
     return workspace.catalog.versions.is_deleted_directory(tag, inode)
-
-
-def _stamp(path: Path) -> FileStamp | None:
-    try:
-        return FileStamp.of(os.lstat(path))
-    except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
-        return None

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from casstore.actions.leasing import Leasing
+from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
@@ -34,7 +35,8 @@ _NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 class Workspace:
     """The open parts of a store that actions share. `umask` is the process's when the store was opened.
 
-    `auto_gc`: whether commits may start a gc where the store's setting allows it.
+    `auto_gc`: whether commits may start a gc where the store's setting allows it. `made`: the store's own directories
+    that were missing, and have been made again.
     """
 
     layout: Layout
@@ -43,6 +45,7 @@ class Workspace:
     leasing: Leasing
     umask: int
     auto_gc: bool = True
+    made: list[str] = field(default_factory=list)
 
     def close(self) -> None:
         """Close files and connections of all threads, and give leases back."""
@@ -51,14 +54,28 @@ class Workspace:
                 parts.callback(part.close)
 
     def check_writable(self) -> None:
-        """Raises StoreUnwritable for a store that can only be read."""
+        """Make sure that the store can be written to, and that its directories stand; `models/` is left as it is.
+
+        Raises StoreUnwritable for a store that can only be read, StoreError where a directory is gone and was needed.
+        """
         if self.catalog.read_only:
             raise StoreUnwritable(
                 f"{self.layout.home} can only be read by this user; what reads works, and files come from model.open()"
             )
+        self.make_missing(models=False)
+
+    def make_missing(self, *, models: bool) -> None:
+        """Make the store's own directories again that are missing, `models/` where that is asked for too.
+
+        Raises StoreError where one is gone whose content versions need.
+        """
+        if not is_complete(self.layout):
+            check_nothing_gone(self.layout, self.catalog)
+            self.made.extend(make_missing(self.layout, self.catalog, models=models))
 
     def session(self) -> Session:
         self.check_writable()
+        self.make_missing(models=True)
         return Session(self.layout)
 
     def name_lock(self, name: str) -> files.Lock:

@@ -7,6 +7,7 @@ from pathlib import Path
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
+from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
@@ -21,7 +22,8 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `usage` (how many bytes), `upkeep` (when gc is due by itself), and settings.
+    catalog), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which copy of the
+    store this is), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -38,6 +40,7 @@ class Catalog:
         self.restoring = Restoring(self._connections)
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
+        self.instances = Instances(self._connections)
 
     @property
     def read_only(self) -> bool:

@@ -212,11 +212,6 @@ class Index:
             found.setdefault((Digest(row[2]), bool(row[3])), []).append(file)
         return found
 
-    def loose_by_inode(self, inodes: Collection[int]) -> dict[int, LooseFile]:
-        """The loose files with those inode numbers, by inode; only for files on the store's own device."""
-        sql = _LOOSE + f" WHERE inode IN ({{}}) AND state = {LIVE}"
-        return {row[4]: _loose(*row) for row in self._batched(sql, inodes)}
-
     def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:
         """What is known of the files with those (device, inode) pairs."""
         wanted = set(inodes)

@@ -29,6 +29,7 @@ class Layout:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.catalog = home / "catalog.db"
+        self.instance = home / "instance"
         self.loose = home / "objects" / "loose"
         self.packs = home / "objects" / "packs"
         self.manifests = home / "manifests"
@@ -38,6 +39,13 @@ class Layout:
         self.sessions = home / "sessions"
         self.quarantine = home / "quarantine"
         self.locks = home / "locks"
+        self.rooms = [
+            str(directory)
+            for directory in (
+                *(self.loose, self.packs, self.manifests, self.pending_manifests),
+                *(self.models, self.sessions, self.quarantine, self.locks),
+            )
+        ]
 
     def directories(self) -> list[Path]:
         """Every directory that a store has from the start, parents first."""

@@ -1,0 +1,113 @@
+"""SQL over which copy of a store this is, and over what holds only in the copy that it was recorded in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import apsw
+
+from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.index import LIVE
+
+_INSTANCE = "instance"
+_NO_ENTRIES = b"\x90"  # msgpack: an empty array
+INHERITED = "inherited"  # the boot of a directory that was recorded before the store was copied
+
+
+class Instance(NamedTuple):
+    """Which copy of a store this is: a random id, and by which its file was known when it was written."""
+
+    id: str
+    device: int
+    inode: int
+    ctime_ns: int
+    boot_id: str
+
+
+class Instances:
+    """The row of the store's instance."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def recorded(self) -> Instance | None:
+        """What was recorded last; None where nothing was, or a damaged catalog does not say."""
+        with translated_errors(self._connections.path):
+            return _recorded(self._connections.get())
+
+    def note(self, instance: Instance) -> None:
+        """Record where the instance's file is now."""
+        with self._connections.write() as connection:
+            _note(connection, instance)
+
+    def renew(self, make: Callable[[], Instance], is_same: Callable[[Instance | None], bool]) -> None:
+        """Make this copy of the store an instance of its own, unless another process has just done so.
+
+        In one transaction all goes that only the copy it was recorded in bears out: fingerprints, the inodes of loose
+        files and directories, when a container was last read. `make` writes the new instance's file.
+        """
+        with self._connections.write() as connection:
+            if is_same(_recorded(connection)):
+                return
+            _forget_places(connection)
+            _note(connection, make())
+
+    def drop_leases(self, ended: Collection[str]) -> None:
+        """Drop the leases of sessions that the store was copied without."""
+        with self._connections.write() as connection:
+            connection.execute("DELETE FROM lease WHERE session IN (SELECT value FROM json_each(?))", (_json(ended),))
+
+    def has_containers(self) -> bool:
+        return self._any("SELECT 1 FROM container LIMIT 1")
+
+    def has_versions(self) -> bool:
+        return self._any("SELECT 1 FROM version LIMIT 1")
+
+    def needs_packs(self) -> bool:
+        """Whether some chunk is at home in a pack."""
+        return self._any(_AT_HOME.format("container.digest IS NULL"))
+
+    def needs_loose_files(self) -> bool:
+        """Whether some chunk is at home in a loose file."""
+        return self._any(_AT_HOME.format("container.digest IS NOT NULL"))
+
+    def forget_directories(self) -> None:
+        """Drop the rows of all directories: what they stood in is gone as a whole."""
+        with self._connections.write() as connection:
+            connection.execute("DELETE FROM directory")
+
+    def _any(self, sql: str) -> bool:
+        with translated_errors(self._connections.path):
+            return self._connections.get().execute(sql).fetchone() is not None
+
+
+_AT_HOME = f"SELECT 1 FROM container JOIN chunk ON chunk.container = container.id WHERE state = {LIVE} AND {{}} LIMIT 1"
+
+
+def _recorded(connection: apsw.Connection) -> Instance | None:
+    row = connection.execute("SELECT value FROM store WHERE key = ?", (_INSTANCE,)).fetchone()
+    with contextlib.suppress(ValueError, TypeError):
+        name, device, inode, ctime_ns, boot_id = json.loads("null" if row is None else row[0])
+        return Instance(str(name), int(device), int(inode), int(ctime_ns), str(boot_id))
+    return None
+
+
+def _note(connection: apsw.Connection, instance: Instance) -> None:
+    connection.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (_INSTANCE, json.dumps(instance)))
+
+
+def _forget_places(connection: apsw.Connection) -> None:
+    connection.execute("DELETE FROM fingerprint")
+    # Size and bytes are compared before anything relies on one, as of those that come from another boot.
+    connection.execute("UPDATE container SET inode = 0, mtime_ns = 0 WHERE digest IS NOT NULL")
+    connection.execute("UPDATE container SET read_at = NULL")
+    connection.execute("UPDATE directory SET inode = 0, boot_id = ?, entries = ?, synced = 0", (INHERITED, _NO_ENTRIES))
+    # Another directory may have the number here, and what has it would be deleted.
+    connection.execute("UPDATE tombstone SET inode = NULL")
+
+
+def _json(values: Collection[str]) -> str:
+    return json.dumps(sorted(values))
