@@ -12,6 +12,7 @@ import cloudpickle
 
 from casstore.actions import autogc, descriptor, snapshot
 from casstore.actions.save import NewVersion, save
+from casstore.actions.unchanged import displaced
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
 from casstore.errors import CasstoreError, InvalidMetadata
@@ -109,8 +110,9 @@ class Draft:
             if kind is None and not session.is_inherited:
                 self._commit(session)
         finally:
-            # Once the version is saved, what cannot be removed is left to gc.
-            with contextlib.suppress(*([] if self._model is None else [OSError])):
+            # What cannot be removed, as where somebody goes on writing into it, is left to gc: it is no reason to fail
+            # once the version is saved, and not the one why it was not.
+            with contextlib.suppress(OSError):
                 self._close()
         if self._model is not None:
             # The version is saved, whatever becomes of this.
@@ -124,6 +126,8 @@ class Draft:
 
     def _commit(self, session: Session) -> None:
         draft = Path(self.path)
+        if draft.is_symlink():
+            raise displaced(self.path)
         source, take, allow_empty = self._source or (draft, True, True)
         durability = self._durability or self._workspace.catalog.setting("durability")
         description = descriptor.describe(

@@ -540,7 +540,7 @@ class _Builder:
                         files.rename(target, self._new_path())
                     else:
                         self._keep_doubtful(target, file.digest)
-                    files.rename(temporary, target)
+                    files.rename_into(temporary, target)
         finally:
             self._progress.finish()
         return made

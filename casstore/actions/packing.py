@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from casstore.actions.bases import choose_link, encode_chunk, predecessors
-from casstore.actions.staging import StagedFile, changed
+from casstore.actions.staging import StagedFile
+from casstore.actions.unchanged import changed, open_as_found
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Link
 from casstore.catalog.sessions import Session
@@ -140,7 +141,7 @@ class Packing:
             advance(recipe.size)
             return
         before, chains = self._possible_bases(file, wanted)
-        descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor, _ = open_as_found(file.location, is_direct=False)
         try:
             offset = 0
             for segment in recipe.segments:

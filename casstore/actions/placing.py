@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,8 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
             files.remove_file(link)  # what it leads to has been copied
     for directory, folders, names in os.walk(draft):
         below = os.path.relpath(directory, draft)
+        if (standing.root / below).is_symlink():
+            raise NotADirectoryError(errno.ENOTDIR, "a link stands in its place", str(standing.root / below))
         for folder in folders:
             files.make_directory(standing.root / below / folder)
         for name in names:
@@ -72,7 +75,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
                     continue
                 if theirs not in links and not (theirs in found and is_unchanged(now, found[theirs])):
                     files.move(theirs, workspace.quarantined(tag, name))
-            files.rename(mine, theirs)
+            files.rename_into(mine, theirs)
 
 
 def check_replaceable(standing: Source) -> None:

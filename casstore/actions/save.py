@@ -17,6 +17,7 @@ from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
+from casstore.actions.unchanged import check_directories, check_linked, check_still, link, open_as_found, put
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
@@ -156,10 +157,17 @@ class _Save:
         self._progress = progress
         self._may_link = workspace.may_link()
         self._fingerprints: dict[Fingerprint, Digest] = {}
+        # Of a draft that the caller knows: the directories in it, and those of them that the version has.
+        self._known: frozenset[tuple[int, int]] | None = None
+        self._paths: list[str] = []
+        self._rendered: os.stat_result | None = None
         self.is_committed = False
 
     def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
         self._fingerprints = staging.fingerprints
+        if source.root == self._draft:
+            self._known = source.directories
+            self._paths = [*(file.path for file in source.files), *(f"{path}/" for path in source.empty_directories)]
         recipes = self._catalog.index.as_known({file.recipe.blob: file.recipe for file in staged})
         for file in staged:
             file.recipe = recipes[file.recipe.blob]
@@ -174,15 +182,20 @@ class _Save:
             casstore_version=self._new.casstore_version,
         )
         if self._new.materialize:
-            rendered = self._draft / DESCRIPTOR_NAME
-            mode = self._workspace.file_mode(executable=False)
-            files.write_file(rendered, model_yaml.render(manifest), mode, temporary=self._session.new_path())
+            self._write_descriptor(manifest)
         epoch, homes = staging.gc_epoch, staging.homes
         while True:
             try:
                 return self.commit(manifest, recipes, staged, epoch, homes)
             except ChunkVanished:
                 epoch, homes = self._catalog.index.gc_epoch(), {}
+
+    def _write_descriptor(self, manifest: Manifest) -> None:
+        temporary = self._session.new_path()
+        mode = self._workspace.file_mode(executable=False)
+        files.write_new_file(temporary, model_yaml.render(manifest), mode)
+        self._rendered = os.lstat(temporary)
+        put(temporary, f"{self._draft}/{DESCRIPTOR_NAME}", self._known)
 
     def commit(
         self,
@@ -229,6 +242,7 @@ class _Save:
         with lock:
             try:
                 self._clear_the_way()
+                self._check_still(staged)
                 version_id = self._catalog.versions.commit(commit)
                 self.is_committed = True
             except BaseException as error:
@@ -254,7 +268,26 @@ class _Save:
         if not self._new.materialize:
             return None
         stamps = {file.path: file.stamp for file in staged}
+        self._check_places([])
         return directory_row(self._workspace, self._draft, stamps, stands_as=self._standing)
+
+    def _check_still(self, staged: list[StagedFile]) -> None:
+        """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
+        for file in staged:
+            if file.seen is not None:
+                check_still(
+                    file.location, file.seen, file.recipe.blob, self._fingerprints,
+                    is_racy=file.is_racy, is_shared=file.is_linked,
+                )  # fmt: skip
+        self._check_places(self._paths)
+
+    def _check_places(self, paths: Sequence[str]) -> None:
+        """See that a draft that the caller knows has the directories above these paths, and the `model.yaml`, still."""
+        if self._known is not None:
+            check_directories(str(self._draft), paths, self._known)
+            if self._rendered is not None:
+                path = f"{self._draft}/{DESCRIPTOR_NAME}"
+                check_linked(path, self._rendered, path)
 
     def _clear_the_way(self) -> None:
         """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
@@ -351,9 +384,11 @@ class _Save:
         if stamp is None:
             self._adopt(file, [], adopted, stored)
             return
-        files.rename(temporary, file.location)
-        file.stamp, file.is_linked = stamp, True
-        self._note_linked(file)
+        linked = os.lstat(temporary)
+        self._check_file(file)
+        put(temporary, file.location, self._known)
+        file.stamp, file.is_linked, file.is_racy = stamp, True, False
+        self._note_linked(file, check_linked(file.location, linked, file.location))
 
     def _adopt(
         self,
@@ -367,25 +402,44 @@ class _Save:
         loose = self._layout.loose_file(file.recipe.blob, file_id)
         standing = file.location
         stored.paths.append(loose)
-        if not (self._may_link and files.try_link(standing, loose)):
-            if not homes:
-                return  # its bytes are in the store; without links a second copy is of no use
-            files.rename(standing, loose)
-            with open(loose, "rb") as original, files.create_file(standing) as copy:
-                files.copy_file(original.fileno(), copy)
-                files.set_mode(copy, self._workspace.file_mode(file.executable))
-            stamp, file.stamp = file.stamp, FileStamp.of(os.lstat(standing))
+        self._check_file(file)
+        linked = link(standing, loose, file.seen) if self._may_link else None
+        if linked is not None:
+            self._note_linked(file, linked)
+        elif not homes:
+            return  # its bytes are in the store; without links a second copy is of no use
         else:
-            stamp = file.stamp
+            linked = self._copy_in(file, loose)
         synced = bool(homes) and self._new.durable
+        stamp = FileStamp.of(linked)
         stored.containers.append(
             NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
         )
         adopted[file.recipe.blob, file.executable] = loose
-        self._note_linked(file)
 
-    def _note_linked(self, file: StagedFile) -> None:
-        self._fingerprints[Fingerprint.of(os.lstat(file.location))] = file.recipe.blob
+    def _copy_in(self, file: StagedFile, loose: str) -> os.stat_result:
+        """Make a loose file that is a copy of a staged file; returns its status."""
+        descriptor, before = open_as_found(file.location, is_direct=True)
+        try:
+            with files.create_file(loose) as copy:
+                files.copy_file(descriptor, copy)
+                files.set_mode(copy, self._workspace.file_mode(file.executable))
+                copied = os.fstat(copy)
+        finally:
+            os.close(descriptor)
+        self._check_file(file)
+        self._note_linked(file, check_linked(file.location, before, file.location))
+        return copied
+
+    def _check_file(self, file: StagedFile) -> None:
+        """See that a staged file is as it was hashed, before it is linked or replaced. Raises FileChanged."""
+        if file.seen is not None:
+            check_still(file.location, file.seen, file.recipe.blob, self._fingerprints, is_shared=file.is_linked)
+
+    def _note_linked(self, file: StagedFile, status: os.stat_result) -> None:
+        self._fingerprints[Fingerprint.of(status)] = file.recipe.blob
+        if file.seen is not None:
+            file.seen = status
 
     def _sync(self, relied_on: set[Digest], stored: _Stored) -> None:
         """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories."""

@@ -52,6 +52,12 @@ class Source:
     def size(self) -> int:
         return sum(file.status.st_size for file in self.files)
 
+    @property
+    def directories(self) -> frozenset[tuple[int, int]]:
+        """Every directory that was walked, `root` among them, by (device, inode)."""
+        root = [] if self.status is None else [(self.status.st_dev, self.status.st_ino)]
+        return frozenset([*self.visits, *root])
+
 
 def find_source(root: Path) -> Source:
     """Walk a directory, or take a single file. Links are followed.

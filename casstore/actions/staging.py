@@ -7,12 +7,14 @@ store has already is linked from there.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casstore.actions.source import Source, SourceFile
+from casstore.actions.source import Source, SourceFile, is_unchanged
+from casstore.actions.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
@@ -28,6 +30,9 @@ from casstore.storage.recipe import Recipe
 _SETTLED_NS = 2_000_000_000
 # Contents of small files held in memory between hashing and packing.
 _KEEP_BYTES = 64 << 20
+# Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
+_WAIT_FROM_BYTES = 8 << 20
+_TICK_S, _TICKS = 0.001, 20
 
 
 @dataclass(slots=True)
@@ -36,6 +41,8 @@ class StagedFile:
 
     `is_linked`: it is a hardlink of one of the store's loose files already. `content`: of a small file, its bytes.
     `location` is where its bytes can be read: in the draft, or, where nothing is to stand there, at the source.
+    `seen`: of a file that others know by a path, what stat last said of it, which must hold until the commit.
+    `is_racy`: stat may not tell of a write to it, so it is read once more.
     """
 
     path: str
@@ -45,6 +52,8 @@ class StagedFile:
     is_linked: bool
     location: str
     content: bytes | None = None
+    seen: os.stat_result | None = None
+    is_racy: bool = False
 
 
 @dataclass(slots=True)
@@ -64,7 +73,9 @@ class Staging:
     # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
     gc_epoch: int = field(init=False)
     homes: dict[Digest, int] = field(default_factory=dict)
-    _frozen: list[tuple[str, int]] = field(default_factory=list)
+    _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    # Of a draft that the caller knows, the directories in it; None of one that nobody else knows.
+    _known: frozenset[tuple[int, int]] | None = None
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
     _may_link: bool = field(init=False)
@@ -80,6 +91,7 @@ class Staging:
     def stage(self, source: Source) -> list[StagedFile]:
         """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
         in_place = source.root == self.draft
+        self._known = source.directories if in_place else None
         if not in_place and self.materialize:
             for path in source.empty_directories:
                 files.make_directory(f"{self.draft}/{path}", parents=True)
@@ -95,8 +107,8 @@ class Staging:
 
     def undo(self) -> None:
         """Give frozen source files their modes back, so that a failed `move=True` leaves them as they were."""
-        for path, mode in self._frozen:
-            files.restore_mode(path, mode)
+        for path, status in self._frozen:
+            files.restore_mode(path, status)
 
     def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
         """The files whose content is known and stored already, by path: no need to read them."""
@@ -154,9 +166,8 @@ class Staging:
         executable = files.is_executable(file.status)
         recipe = known
         if recipe is None:
-            descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor, before = open_as_found(file.location, is_direct=file.is_direct)
             try:
-                before = os.fstat(descriptor)
                 recipe = self._known_or_hashed(file, descriptor, before)
                 self._remember(descriptor, before, recipe)
             finally:
@@ -178,44 +189,54 @@ class Staging:
             return None
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
         is_free = file.location != target
-        link = target if is_free else str(self.session.new_path())
-        stamp = self.workspace.link_loose(candidates, link, noted=self.fingerprints)
+        place = target if is_free else str(self.session.new_path())
+        stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
         if stamp is None:
             return None
+        linked = os.lstat(place)
         if not is_free:
-            files.rename(link, target)
+            self._put(file.status, place, target)
             # rename(2) of a link onto another link of the same file does nothing and leaves both.
-            files.remove_file(link)
-        self.fingerprints[Fingerprint.of(os.lstat(target))] = recipe.blob
-        return StagedFile(file.path, executable, recipe, stamp, True, target)
+            files.remove_file(place)
+            linked = check_linked(target, linked, target)
+        self.fingerprints[Fingerprint.of(linked)] = recipe.blob
+        return StagedFile(file.path, executable, recipe, stamp, True, target, seen=self._watched(linked))
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
-        descriptor = os.open(file.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor, found = open_as_found(file.location, is_direct=True)
         try:
+            if not os.path.samestat(found, file.status):
+                raise changed(file.location)  # before its mode is
+            if found.st_uid != self._user or found.st_nlink != 1:
+                return None
             if file.location != target:  # a draft's own file may become a link to a stored one, whose mode must stay
-                self._frozen.append((file.location, file.status.st_mode))
-            files.set_mode(descriptor, self.workspace.file_mode(executable))
-            status = os.fstat(descriptor)
-            is_ours = os.path.samestat(status, file.status) and status.st_uid == self._user and status.st_nlink == 1
-            if not is_ours or files.is_writable_by_others(descriptor):
-                files.set_mode(descriptor, file.status.st_mode & 0o7777)
+                self._frozen.append((file.location, found))
+            seen = _freeze(descriptor, self.workspace.file_mode(executable))
+            if files.is_writable_by_others(descriptor):
+                files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
                 if self.only_closed and files.is_open_for_writing(descriptor):
                     raise _in_use(file.location)
                 return None
-            content = self._small_content(file.location, descriptor, status)
-            recipe = self._hash(file.location, descriptor, status) if content is None else chunking.scan_bytes(content)
+            content = self._small_content(file.location, descriptor, seen)
+            recipe = self._hash(file.location, descriptor, seen) if content is None else chunking.scan_bytes(content)
+            if file.location != target:  # a link changes the last of its times, which tells most
+                self._check_unchanged(file.location, descriptor, seen)
         finally:
             os.close(descriptor)
-        if file.location != target and not files.try_link(file.location, target):
-            return None
-        return StagedFile(file.path, executable, recipe, FileStamp.of(status), False, target, content)
+        racy = is_racy(seen)
+        if file.location != target:
+            linked = link(file.location, target, seen)
+            if linked is None:
+                return None
+            seen = linked
+        stamp = FileStamp.of(seen)
+        return StagedFile(file.path, executable, recipe, stamp, False, target, content, seen, racy)
 
     def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
-        descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor, before = open_as_found(file.location, is_direct=file.is_direct)
         try:
-            before = os.fstat(descriptor)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
             stored = self._stored({recipe.blob: recipe.size})
@@ -229,11 +250,26 @@ class Staging:
                 if chunking.scan_file(copy).blob != recipe.blob:
                     raise changed(file.location)
                 files.set_mode(copy, self.workspace.file_mode(executable))
-                stamp = FileStamp.of(os.fstat(copy))
-            files.rename(temporary, target)
+                copied = os.fstat(copy)
+            if self._known is None:
+                files.rename(temporary, target)
+            else:
+                self._put(before, temporary, target)
+                copied = check_linked(target, copied, target)
         finally:
             os.close(descriptor)
-        return StagedFile(file.path, executable, recipe, stamp, False, target)
+        stamp = FileStamp.of(copied)
+        return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+
+    def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
+        """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""
+        if not is_unchanged(lstat_or_none(target), found):
+            raise changed(target)
+        put(temporary, target, self._known)
+
+    def _watched(self, status: os.stat_result) -> os.stat_result | None:
+        """What must hold until the commit of a file that this save has made: nothing where nobody else knows it."""
+        return None if self._known is None else status
 
     def _small_content(self, path: str, descriptor: int, before: os.stat_result) -> bytes | None:
         """The bytes of a small frozen file, kept so that packing them does not read it again; None for others."""
@@ -281,6 +317,18 @@ def _in_use(path: str) -> FileChanged:
     return FileChanged(f"{path} is open for writing in some process; try again when it is complete")
 
 
-def changed(path: str) -> FileChanged:
-    """The error for a file that is not what it was when it was hashed."""
-    return FileChanged(f"{path} was written to while it was being saved; save again when it is complete")
+def _freeze(descriptor: int, mode: int) -> os.stat_result:
+    """Make a file read-only; returns its status from then on.
+
+    A large one that was written to in this tick of the clock is let stand until the next, for a write that comes later
+    to be told by its times. A smaller one is read again before the commit, which costs less.
+    """
+    files.set_mode(descriptor, mode)
+    status = os.fstat(descriptor)
+    for _ in range(_TICKS):
+        if status.st_size < _WAIT_FROM_BYTES or not is_racy(status):
+            break
+        time.sleep(_TICK_S)
+        files.set_mode(descriptor, mode)
+        status = os.fstat(descriptor)
+    return status

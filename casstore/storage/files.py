@@ -15,7 +15,7 @@ import stat
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from casstore.errors import StoreError, StoreLocked
@@ -39,6 +39,8 @@ _SHORTAGES = {
 # What link(2) says where a hardlink cannot be had: another device, a file system without links, the
 # file's link limit, a kernel that protects files of others.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+# What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
+_ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 # What flock(2) says on a file system that has none, such as some FUSE and network mounts.
 _NO_LOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
@@ -90,14 +92,28 @@ def set_mode(descriptor: int, mode: int) -> None:
     os.fchmod(descriptor, mode)
 
 
-def restore_mode(path: StrPath, mode: int) -> None:
-    """Give a file its earlier mode back; fine if it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        os.chmod(path, stat.S_IMODE(mode))
+def restore_mode(path: StrPath, before: os.stat_result) -> None:
+    """Give a file the mode that it had; fine if it is gone, or another file or a link stands in its place."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _ANOTHER:
+            return
+        raise
+    try:
+        if os.path.samestat(os.fstat(descriptor), before):
+            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+    finally:
+        os.close(descriptor)
 
 
 def set_directory_mode(path: Path, mode: int) -> None:
-    os.chmod(path, mode)
+    """chmod of a directory, never of one that a link leads to. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(path: StrPath) -> None:
@@ -189,6 +205,22 @@ def rename(source: StrPath, target: StrPath) -> None:
     os.rename(source, target)
 
 
+def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[int, int]] | None = None) -> None:
+    """rename(2) to a path whose last directory is a directory, and no link to one: what a link leads to stays as it is.
+
+    With `directories` it must be one of these, each a (device, inode). Raises NotADirectoryError, FileNotFoundError.
+    """
+    path = os.path.dirname(target)
+    directory = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(directory)
+        if directories is not None and (status.st_dev, status.st_ino) not in directories:
+            raise NotADirectoryError(errno.ENOTDIR, "another directory stands there", str(path))
+        os.rename(source, os.path.basename(target), dst_dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
 def move(source: StrPath, target: StrPath) -> None:
     """Rename, or from another file system copy and remove. Raises OSError."""
     try:
@@ -232,12 +264,15 @@ def remove_tree(path: Path) -> None:
             if function is os.unlink:
                 os.unlink(name)
                 return
-            for parent, children, _files in os.walk(name):
+            for parent, children, _files in os.walk(name) if not os.path.islink(name) else ():
                 for child in children:
                     unlock(os.path.join(parent, child))
             shutil.rmtree(name)
 
     if not os.path.lexists(path):
+        return
+    if os.path.islink(path):
+        remove_file(path)
         return
     if sys.version_info >= (3, 12):
         shutil.rmtree(path, onexc=unlock_and_retry)

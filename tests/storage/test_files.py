@@ -235,14 +235,61 @@ def test_syncing(tmp_path: Path) -> None:
 def test_modes(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with files.create_file(path) as descriptor:
+        files.set_mode(descriptor, 0o640)
+        before = os.fstat(descriptor)
         files.set_mode(descriptor, 0o555)
         assert files.is_executable(os.fstat(descriptor))
-    files.restore_mode(path, 0o100640)
+    files.restore_mode(path, before)
     assert path.stat().st_mode & 0o7777 == 0o640
     assert not files.is_executable(path.stat())
-    files.restore_mode(tmp_path / "missing", 0o644)
+    files.restore_mode(tmp_path / "missing", before)
     assert files.stored_mode(False, 0o022) == 0o444
     assert files.stored_mode(True, 0o077) == 0o500
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "fifo"])
+def test_a_mode_is_given_back_to_the_same_file_only(tmp_path: Path, kind: str) -> None:
+    write(tmp_path / "file", b"x")
+    before = (tmp_path / "file").stat()
+    write(tmp_path / "other", b"x")
+    (tmp_path / "other").chmod(0o400)
+    (tmp_path / "file").rename(tmp_path / "moved")
+    if kind == "file":
+        (tmp_path / "other").rename(tmp_path / "file")
+    elif kind == "link":
+        (tmp_path / "file").symlink_to("other")
+    else:
+        os.mkfifo(tmp_path / "file", 0o400)
+    files.restore_mode(tmp_path / "file", before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o400
+
+
+def test_a_rename_into_a_directory_does_not_follow_a_link(tmp_path: Path) -> None:
+    for name in ("real", "outside"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("outside")
+    write(tmp_path / "file", b"x")
+    identities = [(status.st_dev, status.st_ino) for status in [(tmp_path / "real").stat()]]
+    with pytest.raises(NotADirectoryError):
+        files.rename_into(tmp_path / "file", tmp_path / "link/file")
+    with pytest.raises(NotADirectoryError):
+        files.rename_into(tmp_path / "file", tmp_path / "outside/file", identities)
+    with pytest.raises(OSError, match="link"):
+        files.set_directory_mode(tmp_path / "link", 0o700)
+    assert (tmp_path / "file").read_bytes() == b"x"
+    files.rename_into(tmp_path / "file", tmp_path / "real/file", identities)
+    files.rename_into(tmp_path / "real/file", tmp_path / "outside/file")
+    assert (tmp_path / "outside/file").read_bytes() == b"x"
+
+
+def test_removing_a_link_to_a_tree_leaves_the_tree(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "sub").mkdir(parents=True)
+    (outside / "sub").chmod(0o755)
+    (tmp_path / "link").symlink_to(outside)
+    files.remove_tree(tmp_path / "link")
+    assert not os.path.lexists(tmp_path / "link")
+    assert (outside / "sub").stat().st_mode & 0o777 == 0o755
 
 
 def test_umask(monkeypatch: pytest.MonkeyPatch) -> None:
