@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from casstore.actions.freshness import Freshness
 from casstore.actions.source import Source, SourceFile
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
@@ -67,6 +68,9 @@ class Staging:
     _frozen: list[tuple[str, int]] = field(default_factory=list)
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
+    _freshness: Freshness = field(init=False)
+    _stale: dict[int, bool] = field(default_factory=dict)  # by home: whether nobody has read it for long
+    _own: set[str] = field(default_factory=set)  # the paths of files that are hardlinks of loose files
     _may_link: bool = field(init=False)
     _user: int = field(init=False)
     _kept_bytes: int = 0
@@ -75,6 +79,7 @@ class Staging:
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
         self._user = os.geteuid()
+        self._freshness = Freshness.of(self.workspace)
         self.gc_epoch = self.workspace.catalog.index.gc_epoch()
 
     def stage(self, source: Source) -> list[StagedFile]:
@@ -114,6 +119,7 @@ class Staging:
             ours = loose.get(status.st_ino) if status.st_dev == own_device else None
             if ours is not None and ours.stamp == FileStamp.of(status) and ours.container.digest is not None:
                 digests[file.path] = ours.container.digest
+                self._own.add(file.path)
             elif (fingerprint := Fingerprint.of(status)) in known:
                 digests[file.path] = known[fingerprint]
         sizes = {digests[file.path]: file.status.st_size for file in unknown if file.path in digests}
@@ -130,6 +136,8 @@ class Staging:
         chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
         usable = index.usable_homes(chunks)
         self.homes |= usable
+        if unseen := set(usable.values()) - self._stale.keys():
+            self._stale |= dict.fromkeys(unseen, False) | dict.fromkeys(self._freshness.stale(unseen), True)
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
@@ -181,6 +189,9 @@ class Staging:
         if recipe.size < LINK_FROM_BYTES or not self._may_link:
             return None
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
+        if file.path not in self._own and any(self._stale[self.homes[digest]] for digest in recipe.digests):
+            # Nobody has read what is stored for long: the file's own bytes are kept, unless a copy was read lately.
+            candidates = [each for each in candidates if self._freshness.is_fresh(each.read_at_ns)]
         is_free = file.location != target
         link = target if is_free else str(self.session.new_path())
         stamp = self.workspace.link_loose(candidates, link, noted=self.fingerprints)
@@ -222,8 +233,8 @@ class Staging:
             before = os.fstat(descriptor)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
-            stored = self._stored({recipe.blob: recipe.size})
-            linked = self._link(file, target, executable, recipe) if recipe.blob in stored else None
+            known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
+            linked = None if known is None else self._link(file, target, executable, known)
             if linked is not None:
                 return linked
             temporary = self.session.new_path()
