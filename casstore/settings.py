@@ -60,6 +60,13 @@ SETTINGS: Mapping[str, Setting] = {
         most=36_500,  # a century: in nanoseconds, still far from the limit of an integer in SQLite
         meaning="how many days after a version was saved or last opened gc leaves its directory alone",
     ),
+    "verify_days": _number(
+        30,
+        "days",
+        most=36_500,
+        meaning="how many days stored bytes count as sound after they were written or read; a save that brings older "
+        "ones again keeps a copy of its own, or reads them",
+    ),
     "auto_gc": _one_of(
         "on",
         "off",

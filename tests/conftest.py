@@ -108,10 +108,15 @@ def _rows(home: Path) -> dict[str, list[Any]]:
     connection = apsw.Connection(str(home / "catalog.db"), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        return {
-            name: sorted(connection.execute(f"SELECT * FROM {name}").fetchall(), key=repr)
+        columns = {
+            # When something was read does no harm, nor does what is known of files.
+            name: ", ".join(c[1] for c in connection.execute(f"PRAGMA table_info({name})") if c[1] != "read_at")
             for name in names
-            if not name.startswith("sqlite_") and name != "fingerprint"  # what is known of files does no harm
+            if not name.startswith("sqlite_") and name != "fingerprint"
+        }
+        return {
+            name: sorted(connection.execute(f"SELECT {shown} FROM {name}").fetchall(), key=repr)
+            for name, shown in columns.items()
         }
     finally:
         connection.close()

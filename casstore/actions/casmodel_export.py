@@ -20,6 +20,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagNotFound
 from casstore.progress import Progress
+from casstore.storage import files
 from casstore.storage.container import MAX_LINKS, Location
 from casstore.storage.manifest import Manifest
 from casstore.storage.pack import EncodedChunk, PackEntry, PackStream
@@ -107,7 +108,11 @@ class _Export:
                 self._write_next()
 
     def _encode(self, digest: Digest, element: Element, link: Link | None, copied: Location | None) -> _Ready:
-        raw = self.workspace.objects.read_chunk(digest)  # which also checks what may be copied as it stands
+        try:
+            raw = self.workspace.objects.read_chunk(digest)  # which also checks what may be copied as it stands
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            raw, copied = self.workspace.objects.serve_chunk(digest), None
         if copied is not None:
             with contextlib.suppress(IntegrityError, FileNotFoundError):  # gc has moved it meanwhile
                 return self.workspace.objects.copy_record(digest, copied)

@@ -18,6 +18,7 @@ import blake3
 from casstore.actions import comparing
 from casstore.actions.bases import encode_chunk
 from casstore.actions.descriptor import CUSTOM_OBJECTS_NAME, describe
+from casstore.actions.freshness import Freshness
 from casstore.actions.packing import PackBuilder
 from casstore.actions.save import commit_stored, find_lost
 from casstore.actions.source import check_collisions
@@ -268,7 +269,9 @@ class _Incoming:
                     for digest, _ in segment.chunks:
                         self._wanted.setdefault(digest, element_of(segment.dtype))
         homes = index.usable_homes(self._wanted.keys())
-        self._lost_homes, self._lost = find_lost(self.workspace, homes, {})
+        stale = Freshness.of(self.workspace).stale(set(homes.values()))
+        doubted = {digest for digest, home in homes.items() if home in stale and digest in named}
+        self._lost_homes, self._lost = find_lost(self.workspace, homes, {}, doubted)
         self._relied_on = homes.keys() - self._lost
         for digest in self._relied_on:
             del self._wanted[digest]

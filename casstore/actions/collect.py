@@ -15,6 +15,7 @@ from casstore.actions.delete import sweep
 from casstore.actions.evict import evict, eviction_rule, finish_evictions
 from casstore.actions.finish import finish_saves
 from casstore.actions.reclaim import Reclaim
+from casstore.actions.redundancy import Redundancy
 from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
@@ -40,6 +41,7 @@ class GcStep:
     `skipped`: how many more it would have taken but left alone, since somebody has changed something in them.
     `damaged`: chunks that it should have moved, and left where they are because they cannot be read; `verify` names
     the files that need them.
+    `healed`: chunks that were damaged where they are at home, and that it stored again from a copy which was to go.
     """
 
     name: str
@@ -47,6 +49,7 @@ class GcStep:
     freed_bytes: int = 0
     skipped: int = 0
     damaged: int = 0
+    healed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,11 @@ class GcReport:
     def damaged(self) -> int:
         """Chunks that could not be read, and stay where they are."""
         return sum(step.damaged for step in self.steps)
+
+    @property
+    def healed(self) -> int:
+        """Chunks that were damaged where they are at home, and are not any more."""
+        return sum(step.healed for step in self.steps)
 
 
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
@@ -123,6 +131,8 @@ class _Gc:
         self._dry_run = dry_run
         self._evict_all = evict_all
         self._altered: tuple[Tag, ...] = ()
+        self._redundancy = Redundancy(workspace)
+        self._told = (0, 0)  # of what `_redundancy` counts, what a step has told by now
         self._leaving: set[int] = set()  # in a dry run: the versions whose directories would not count by now
 
     def run(self) -> GcReport:
@@ -138,6 +148,7 @@ class _Gc:
             self.pack(),
         )
         if not self._dry_run:
+            self._redundancy.note()
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
             autogc.note_collected(self._workspace, deleted_bytes)
             self._catalog.tidy()
@@ -199,12 +210,14 @@ class _Gc:
         self._progress.start("evict", None)
         try:
             with self._workspace.session() as session:
-                evicted = evict(self._workspace, session, rule, dry_run=self._dry_run)
+                may_go = self._redundancy.secure
+                evicted = evict(self._workspace, session, rule, dry_run=self._dry_run, may_go=may_go)
         finally:
             self._progress.finish()
         self._altered = tuple(evicted.altered)
         self._leaving.update(evicted.version_ids, evicted.gone_ids)
-        return GcStep("idle directories", len(evicted.version_ids), evicted.freed_bytes, len(evicted.altered))
+        count, damaged, healed = len(evicted.version_ids), *self._news()
+        return GcStep("idle directories", count, evicted.freed_bytes, len(evicted.altered), damaged, healed)
 
     def strays(self) -> GcStep:
         """Unlink files under objects/ that no row names: directories are listed first, the catalog is read second."""
@@ -242,16 +255,24 @@ class _Gc:
         if self._dry_run:
             doomed += references.dead_containers()
             return GcStep("unneeded objects", len(doomed), sum(size for _, size in doomed))
-        reclaim = Reclaim(self._workspace, self._last_id)
+        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy)
         reclaim.condemn([container for container, _ in doomed], self._progress)
         references.drop_unreferenced_blobs()
-        return GcStep("unneeded objects", reclaim.containers, reclaim.freed_bytes)
+        damaged, healed = self._news()
+        return GcStep("unneeded objects", reclaim.containers, reclaim.freed_bytes, damaged=damaged, healed=healed)
+
+    def _news(self) -> tuple[int, int]:
+        """How many damaged chunks copies were kept for, and how many were healed, since the step before."""
+        now = self._redundancy.damaged, self._redundancy.healed
+        damaged, healed = now[0] - self._told[0], now[1] - self._told[1]
+        self._told = now
+        return damaged, healed
 
     def rewrite(self) -> GcStep:
         """Rewrite packs that are mostly dead, and merge small ones."""
         if self._dry_run:
             return GcStep("rewritten", len(sparse_packs(self._workspace)), 0)
-        reclaim = Reclaim(self._workspace, self._last_id)
+        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy)
         moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
         return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
@@ -259,9 +280,11 @@ class _Gc:
         """Move what only cold loose files hold into packs."""
         if self._dry_run:
             return GcStep("packed", cold_files(self._workspace)[0], 0)
-        reclaim = Reclaim(self._workspace, self._last_id)
+        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy)
         moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
-        return GcStep("packed", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
+        damaged, healed = self._news()
+        freed = reclaim.freed_bytes - moved.bytes
+        return GcStep("packed", moved.files, freed, damaged=moved.damaged + damaged, healed=healed)
 
 
 def _file_id(path: Path) -> str:

@@ -8,7 +8,7 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +17,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.directories import Candidate, EvictionRule
 from casstore.catalog.sessions import Session
+from casstore.catalog.versions import VersionRow
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.tag import Tag
@@ -58,8 +59,11 @@ def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | No
     return EvictionRule(evict_all, time.time_ns(), keep_ns)
 
 
-def evict(workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run: bool) -> Evicted:
-    """Take away the directories that may go by this rule; with `dry_run` only say which.
+def evict(
+    workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run: bool, may_go: Callable[[VersionRow], bool]
+) -> Evicted:
+    """Take away the directories that may go by this rule; with `dry_run` only say which. `may_go` is asked of each,
+    before, whether what stands there is sound elsewhere.
 
     Each is marked as evicting, in a transaction that finds neither pin nor lease; compared with what was made;
     renamed into the session; and its row is dropped. A reader leases before it looks for the mark, so one of the
@@ -73,6 +77,7 @@ def evict(workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run
                 for candidate in unleased(workspace, batch):
                     evicted.note(candidate, _survey(workspace, candidate))
                 continue
+            batch = [each for each in unleased(workspace, batch) if _is_safe(workspace, each, may_go)]
             lock = files.Lock(workspace.layout.name_lock(name))
             # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
             if lock.try_acquire():
@@ -81,6 +86,11 @@ def evict(workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run
                 for path in doomed:
                     files.remove_tree(path)
     return evicted
+
+
+def _is_safe(workspace: Workspace, candidate: Candidate, may_go: Callable[[VersionRow], bool]) -> bool:
+    row = workspace.catalog.versions.by_id(candidate.version_id)
+    return row is None or may_go(row)
 
 
 def finish_evictions(workspace: Workspace, *, dry_run: bool) -> Evicted:

@@ -100,7 +100,7 @@ def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Reci
     if recipe is not None:
         yield from workspace.objects.read_blob(recipe)
     elif file.size:
-        yield workspace.objects.read_chunk(file.digest)
+        yield workspace.objects.serve_chunk(file.digest, file.digest)
 
 
 class _Content(io.RawIOBase):

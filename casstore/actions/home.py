@@ -12,6 +12,7 @@ from casstore.actions.collect import standing_manifests
 from casstore.actions.instance import check_only_name, settle_instance
 from casstore.actions.leasing import Leasing
 from casstore.actions.missing import make_missing
+from casstore.actions.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
@@ -56,7 +57,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
             f"the store {layout.home} cannot be made or written to: {error.strerror}; "
             f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
         ) from error
-    objects = Objects(layout, catalog.index.locate)
+    objects = Objects(layout, catalog.index.locate, Copies(layout, catalog))
     return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc, made)
 
 

@@ -309,7 +309,7 @@ def _damaged(workspace: Workspace, row: VersionRow, is_trusted: Callable[[LooseF
     damaged = []
     for file in listed:
         candidates = [each for each in loose.get((file.digest, file.executable), ()) if is_trusted(each)]
-        is_sound = _link_among(workspace, f"{directory}/{file.path}", candidates) is not None
+        is_sound = link_among(workspace, f"{directory}/{file.path}", candidates) is not None
         if not is_sound and not _has_digest(directory / file.path, file.digest):
             damaged.append(file.path)
     if not _has_digest(directory / DESCRIPTOR_NAME, Digest.of(_rendered(workspace, row))):
@@ -317,7 +317,7 @@ def _damaged(workspace: Workspace, row: VersionRow, is_trusted: Callable[[LooseF
     return damaged
 
 
-def _link_among(workspace: Workspace, path: str, candidates: Sequence[LooseFile]) -> LooseFile | None:
+def link_among(workspace: Workspace, path: str, candidates: Sequence[LooseFile]) -> LooseFile | None:
     """That of the loose files of which the file at `path` is a hardlink."""
     for loose in candidates:
         try:
@@ -439,7 +439,7 @@ class _Builder:
         """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none."""
         if self._may_link and file.size >= LINK_FROM_BYTES:
             candidates = self._workspace.find_loose(file.digest, file.executable)
-            loose = _link_among(self._workspace, str(path), candidates)
+            loose = link_among(self._workspace, str(path), candidates)
             temporary = self._new_path()
             if loose is not None:
                 if loose.stamp != FileStamp.of(os.lstat(path)):

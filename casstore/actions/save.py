@@ -6,24 +6,25 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from casstore.actions import descriptor, model_yaml
 from casstore.actions.bases import tensor_files
+from casstore.actions.freshness import Freshness
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.unchanged import check_directories, check_linked, check_still, link, open_as_found, put
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
-from casstore.catalog.index import Fingerprint
+from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
 from casstore.digest import Digest
-from casstore.errors import InvalidSource, TagExists
+from casstore.errors import IntegrityError, InvalidSource, TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
@@ -321,7 +322,10 @@ class _Save:
     ) -> None:
         """Put every new chunk into one container, and give every file a loose file to be linked to."""
         homes = {**homes, **self._catalog.index.usable_homes(relied_on - homes.keys())}
-        stored.lost_homes, stored.lost_chunks = find_lost(self._workspace, homes, self._fingerprints)
+        freshness = Freshness.of(self._workspace)
+        stale = freshness.stale(set(homes.values()))
+        bare = self._bare(staged, homes, stale)
+        stored.lost_homes, stored.lost_chunks = find_lost(self._workspace, homes, self._fingerprints, bare)
         have = homes.keys() - stored.lost_chunks
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
@@ -350,7 +354,11 @@ class _Save:
                     rows = [NewChunk(c.digest, c.offset, c.length, c.length) for c in new.values()]
                     self._adopt(file, rows, adopted, stored)
                 elif file.recipe.size and self._new.materialize:
-                    self._share(file, loose.get(key, []), adopted, stored)
+                    candidates = loose.get(key, [])
+                    is_stale = bool(stale) and any(homes.get(digest) in stale for digest in file.recipe.digests)
+                    if is_stale:  # a copy that has been read lately is as good as the file's own bytes
+                        candidates = [each for each in candidates if freshness.is_fresh(each.read_at_ns)]
+                    self._share(file, candidates, adopted, stored, is_stale=is_stale)
                 have.update(new)  # |= would copy the set
             packs.finish()
             if not have.issuperset(relied_on):
@@ -361,6 +369,17 @@ class _Save:
         finally:
             self._progress.finish()
 
+    def _bare(self, staged: list[StagedFile], homes: Mapping[Digest, int], stale: set[int]) -> set[Digest]:
+        """The chunks in stale homes of files that the store keeps no copy of: what is there must be read."""
+        keeps_copies = self._new.materialize and self._may_link
+        return {
+            digest
+            for file in staged
+            if stale and not (file.is_linked or (keeps_copies and file.recipe.size >= LINK_FROM_BYTES))
+            for digest in file.recipe.digests
+            if homes.get(digest) in stale
+        }
+
     def _base_files(self) -> list[tuple[str, Recipe]]:
         """The files of the version that this one came from; none when it has been deleted."""
         base = self._new.base
@@ -368,9 +387,13 @@ class _Save:
         return [] if row is None else tensor_files(self._workspace, row)
 
     def _share(
-        self, file: StagedFile, loose: list[Any], adopted: dict[tuple[Digest, bool], str], stored: _Stored
-    ) -> None:
-        """A file whose chunks have homes elsewhere: link it to the blob's loose file, or make it that."""
+        self, file: StagedFile, loose: list[LooseFile], adopted: dict[tuple[Digest, bool], str], stored: _Stored, *,
+        is_stale: bool,
+    ) -> None:  # fmt: skip
+        """A file whose chunks have homes elsewhere: link it to the blob's loose file, or make it that.
+
+        `is_stale`: nobody has read these homes for long, so its own bytes are kept.
+        """
         if file.is_linked or file.recipe.size < LINK_FROM_BYTES or not self._may_link:
             return
         twin = adopted.get((file.recipe.blob, file.executable))
@@ -382,7 +405,7 @@ class _Save:
             elif files.try_link(twin, temporary):
                 stamp = FileStamp.of(os.lstat(temporary))
         if stamp is None:
-            self._adopt(file, [], adopted, stored)
+            self._adopt(file, [], adopted, stored, is_wanted=is_stale)
             return
         linked = os.lstat(temporary)
         self._check_file(file)
@@ -396,8 +419,13 @@ class _Save:
         homes: Sequence[NewChunk],
         adopted: dict[tuple[Digest, bool], str],
         stored: _Stored,
+        *,
+        is_wanted: bool = False,
     ) -> None:
-        """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied."""
+        """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied.
+
+        One that is the home of none is made where it costs nothing, or `is_wanted`.
+        """
         file_id = self._session.new_file_id()
         loose = self._layout.loose_file(file.recipe.blob, file_id)
         standing = file.location
@@ -406,7 +434,7 @@ class _Save:
         linked = link(standing, loose, file.seen) if self._may_link else None
         if linked is not None:
             self._note_linked(file, linked)
-        elif not homes:
+        elif not (homes or is_wanted):
             return  # its bytes are in the store; without links a second copy is of no use
         else:
             linked = self._copy_in(file, loose)
@@ -473,9 +501,13 @@ class _Save:
 
 
 def find_lost(
-    workspace: Workspace, homes: Mapping[Digest, int], noted: Mapping[Fingerprint, Digest]
+    workspace: Workspace,
+    homes: Mapping[Digest, int],
+    noted: Mapping[Fingerprint, Digest],
+    doubted: Set[Digest] = frozenset(),
 ) -> tuple[set[int], set[Digest]]:
-    """The containers among these homes whose files are gone, cut short or written to, and the chunks lost with them.
+    """The containers among these homes whose files are gone, cut short or written to, and the chunks lost with them,
+    or among those that are `doubted`, which are read.
 
     What they held, and what stands on that, has to be stored anew, which mends it. `noted`: what the caller has linked.
     """
@@ -485,11 +517,28 @@ def find_lost(
     containers = index.containers(set(homes.values()))
     lost_homes = {each.id for each, size in containers if not workspace.is_intact(each, size, noted)}
     lost = {digest for digest, home in homes.items() if home in lost_homes} | (bases - homes.keys())
+    lost |= _unreadable(workspace, [digest for digest in homes if digest in doubted and digest not in lost])
     if bases and lost:
         links = index.chains(homes.keys()).values()
         while more := {link.digest for link in links if not lost.isdisjoint((link.base, link.grouping))} - lost:
             lost |= more
     return lost_homes, lost
+
+
+def _unreadable(workspace: Workspace, doubted: Collection[Digest]) -> set[Digest]:
+    """Those of the chunks that are damaged where they stand. What is found sound is noted as read."""
+    if not doubted:
+        return set()
+    began_ns = time.time_ns()
+    bad = set()
+    for digest, future in workspace.objects.read_ahead(doubted):
+        try:
+            future.result()
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            bad.add(digest)
+    workspace.catalog.index.note_read_chunks(set(doubted) - bad, began_ns)
+    return bad
 
 
 def _remove(paths: Iterable[files.StrPath]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from casstore.actions.freshness import Freshness
 from casstore.actions.source import Source, SourceFile, is_unchanged
 from casstore.actions.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
@@ -78,6 +79,8 @@ class Staging:
     _known: frozenset[tuple[int, int]] | None = None
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
+    _freshness: Freshness = field(init=False)
+    _stale: dict[int, bool] = field(default_factory=dict)  # by home: whether nobody has read it for long
     _may_link: bool = field(init=False)
     _user: int = field(init=False)
     _kept_bytes: int = 0
@@ -86,6 +89,7 @@ class Staging:
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
         self._user = os.geteuid()
+        self._freshness = Freshness.of(self.workspace)
         self.gc_epoch = self.workspace.catalog.index.gc_epoch()
 
     def stage(self, source: Source) -> list[StagedFile]:
@@ -138,6 +142,8 @@ class Staging:
         chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
         usable = index.usable_homes(chunks)
         self.homes |= usable
+        if unseen := set(usable.values()) - self._stale.keys():
+            self._stale |= dict.fromkeys(unseen, False) | dict.fromkeys(self._freshness.stale(unseen), True)
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
@@ -188,6 +194,9 @@ class Staging:
         if recipe.size < LINK_FROM_BYTES or not self._may_link:
             return None
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
+        if any(self._stale[self.homes[digest]] for digest in recipe.digests):
+            # Nobody has read what is stored for long: the file's own bytes are kept.
+            candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target
         place = target if is_free else str(self.session.new_path())
         stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
@@ -201,6 +210,13 @@ class Staging:
             linked = check_linked(target, linked, target)
         self.fingerprints[Fingerprint.of(linked)] = recipe.blob
         return StagedFile(file.path, executable, recipe, stamp, True, target, seen=self._watched(linked))
+
+    def _is_as_good(self, loose: LooseFile, file: SourceFile) -> bool:
+        """Whether a loose file was read lately, or is the very file that is being saved."""
+        if self._freshness.is_fresh(loose.read_at_ns):
+            return True
+        standing = lstat_or_none(loose.container.path(self.workspace.layout))
+        return standing is not None and os.path.samestat(standing, file.status)
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
@@ -239,8 +255,8 @@ class Staging:
         try:
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
-            stored = self._stored({recipe.blob: recipe.size})
-            linked = self._link(file, target, executable, recipe) if recipe.blob in stored else None
+            known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
+            linked = None if known is None else self._link(file, target, executable, known)
             if linked is not None:
                 return linked
             temporary = self.session.new_path()

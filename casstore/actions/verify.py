@@ -1,12 +1,15 @@
 """verify: compare what stands on disk with its digests and with the catalog, and name what is damaged.
 
-Changes nothing. `inspect` finds, `verify` reports what it found, and `repair` goes by the same findings.
+Changes nothing but the note of when containers were read. `inspect` finds, `verify` reports what it found, and `repair`
+goes by the same findings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +20,7 @@ from casstore.actions.tree import disagreement
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import CatalogDamaged, IntegrityError
+from casstore.errors import CatalogDamaged, IntegrityError, StoreError
 from casstore.progress import Progress
 from casstore.storage import files, pack
 from casstore.storage.container import Container
@@ -30,7 +33,7 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A file of a version whose bytes cannot be had any more."""
+    """A file of a version whose stored bytes are damaged. While some copy of it stands, it may be read from that."""
 
     tag: str
     path: str
@@ -40,8 +43,9 @@ class Damage:
 class VerifyReport:
     """What verify read and found.
 
-    `damage`: files of versions that are lost. `damaged_copies`: paths of redundant files that are damaged, altered
-    or missing, while what they say is safe elsewhere: copies of files, directories' files, manifests.
+    `damage`: files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
+    `damaged_copies`: paths of redundant files that are damaged, altered or missing, while what they say is safe
+    elsewhere: copies of files, directories' files, manifests.
     `damaged_records`: tags of which the catalog does not say what their manifests say.
     `reasons`: one line for each damaged chunk, copy or record. `chunks`, `read_bytes`: what has been read, 0 if quick.
     No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
@@ -230,8 +234,9 @@ def _stat_containers(workspace: Workspace, found: Findings) -> None:
 
 def _read_containers(workspace: Workspace, found: Findings, progress: Progress) -> None:
     """Every chunk where it stands, then what loose files hold beside the chunks that are at home in them: copies,
-    which directories link to."""
+    which directories link to. What is sound is noted as read."""
     references = workspace.catalog.references
+    began_ns = time.time_ns()
     containers = references.containers()
     homed: dict[Container, int] = {}
 
@@ -274,6 +279,14 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress) 
                 progress.advance(size - homed.get(container, 0))
     finally:
         progress.finish()
+    _note_read(workspace, (c.id for c, _ in containers if c not in damaged and c not in found.files), began_ns)
+
+
+def _note_read(workspace: Workspace, sound: Iterable[int], at_ns: int) -> None:
+    # On a full disk, or beside somebody who writes for long, what was found counts, and not the note of it.
+    with contextlib.suppress(OSError, StoreError):
+        if not workspace.catalog.read_only:
+            workspace.catalog.index.note_read(sound, at_ns)
 
 
 def _reason(error: Exception, digest: Digest, container: Container, workspace: Workspace) -> str:

@@ -29,6 +29,7 @@ class LooseFile:
     stamp: FileStamp
     synced: bool
     boot_id: str | None
+    read_at_ns: int | None  # when it was last read whole, and had its digest
 
 
 class Link(NamedTuple):
@@ -71,7 +72,7 @@ def next_container_id(connection: apsw.Connection) -> int:
     return int(connection.execute(sql).get)
 
 
-_LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id FROM container"
+_LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at FROM container"
 
 
 class Index:
@@ -158,6 +159,34 @@ class Index:
         sql = "SELECT id, file_id, digest, executable, size FROM container WHERE id IN ({})"
         return [(_container(*row[:4]), row[4]) for row in self._batched(sql, row_ids)]
 
+    def read_times(self, row_ids: Collection[int]) -> dict[int, int | None]:
+        """When all that these containers hold was last read and found sound, in UTC nanoseconds; None: nobody knows."""
+        return dict(self._batched("SELECT id, read_at FROM container WHERE id IN ({})", row_ids))
+
+    def note_read(self, row_ids: Iterable[int], at_ns: int) -> None:
+        """Record that all that these containers hold was read since then, and found sound."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "UPDATE container SET read_at = max(coalesce(read_at, 0), ?) WHERE id = ?",
+                ((at_ns, row_id) for row_id in row_ids),
+            )
+
+    def note_read_chunks(self, sound: Collection[Digest], at_ns: int) -> None:
+        """Record it of the containers of which these chunks, read at home since then and found sound, are all."""
+        homes = {row[0] for row in self._batched("SELECT container FROM chunk WHERE digest IN ({})", sound)}
+        whole = []
+        for container, size in self.containers(homes):
+            chunks = list(self.rows("SELECT digest, length FROM chunk WHERE container = ?", (container.id,)))
+            is_all = container.is_pack or sum(length for _, length in chunks) == size
+            if is_all and all(digest in sound for digest, _ in chunks):
+                whole.append(container.id)
+        if whole:
+            self.note_read(whole, at_ns)
+
+    def blobs_naming(self, chunk: Digest) -> list[Digest]:
+        """The blobs of more than one chunk whose recipes may name this one. Looks through all of them."""
+        return [Digest(row[0]) for row in self.rows("SELECT digest FROM blob WHERE instr(recipe, ?)", (chunk,))]
+
     def forget_redundant(self, container: Container) -> bool:
         """Drop the row of a loose file that is missing or damaged, unless it is the home of a chunk."""
         with self._connections.write() as connection:
@@ -241,8 +270,9 @@ class Index:
         """Record that a loose file has been checked, bytes and all, in this boot."""
         with self._connections.write() as connection:
             connection.execute(
-                "UPDATE container SET inode = ?1, mtime_ns = ?2, boot_id = iif(boot_id = ?5, ?5, ?3) WHERE id = ?4",
-                (stamp.inode, stamp.mtime_ns, self._boot_id, container.id, _NOT_SYNCED),
+                "UPDATE container SET inode = ?1, mtime_ns = ?2, boot_id = iif(boot_id = ?5, ?5, ?3), read_at = ?6"
+                " WHERE id = ?4",
+                (stamp.inode, stamp.mtime_ns, self._boot_id, container.id, _NOT_SYNCED, time.time_ns()),
             )
 
     def distrust(self, container: Container) -> None:
@@ -257,7 +287,7 @@ class Index:
         with self._connections.write() as connection:
             connection.executemany(
                 "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id,"
-                " inode, mtime_ns) VALUES (?,?,?,?,?,?,0,?,?,?)",
+                " inode, mtime_ns, read_at) VALUES (?,?,?,?,?,?,0,?,?,?,?)",
                 (
                     (
                         next_container_id(connection),
@@ -269,6 +299,7 @@ class Index:
                         self._boot_id,
                         stamp.inode,
                         stamp.mtime_ns,
+                        time.time_ns(),
                     )
                     for file_id, digest, executable, stamp in rebuilt
                 ),
@@ -293,6 +324,8 @@ def _loose(
     mtime_ns: int,
     synced: int,
     boot_id: str | None,
+    read_at_ns: int | None,
 ) -> LooseFile:
     stamp = FileStamp(inode, size, mtime_ns)
-    return LooseFile(_container(row_id, file_id, digest, executable), stamp, bool(synced), boot_id)
+    container = _container(row_id, file_id, digest, executable)
+    return LooseFile(container, stamp, bool(synced), boot_id, read_at_ns)

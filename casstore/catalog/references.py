@@ -43,6 +43,13 @@ class References:
         """Containers, with their sizes, that no marked chunk and no file of any version needs."""
         return self._containers(UNREFERENCED)
 
+    def unneeded(self, containers: Iterable[Container]) -> list[Container]:
+        """Those of the containers that are live, and that no marked chunk and no file of any version needs."""
+        with translated_errors(self._connections.path):
+            connection = self._connections.get()
+            sql = UNREFERENCED + " AND container.id = ?"
+            return [each for each in containers if connection.execute(sql, (each.id,)).fetchone()]
+
     def condemn(self, containers: Sequence[Container], last_id: int) -> int:
         """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
 
@@ -134,6 +141,23 @@ class References:
                 for name, version, path, executable, size, digest in found
                 if digest in blobs
             ]
+
+    def standing_copies(self, blob: Digest) -> list[tuple[Tag, str, int]]:
+        """The files in versions' directories that should be this blob, as (tag, path, size)."""
+        sql = (
+            "SELECT name, version, path, file.size FROM file JOIN version ON id = file.version_id"
+            " JOIN directory ON directory.version_id = id WHERE file.digest = ?"
+        )
+        with translated_errors(self._connections.path):
+            rows: list[Any] = self._connections.get().execute(sql, (blob,)).fetchall()
+        return [(Tag(name, version), path, size) for name, version, path, size in rows]
+
+    def needed(self, chunks: Iterable[Digest]) -> set[Digest]:
+        """Those of the chunks that are marked as needed."""
+        with translated_errors(self._connections.path):
+            connection = self._connections.get()
+            sql = "SELECT 1 FROM temp.needed WHERE digest = ?"
+            return {digest for digest in chunks if connection.execute(sql, (digest,)).fetchone()}
 
     def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
         """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""

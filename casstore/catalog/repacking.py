@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -154,7 +155,7 @@ class Repacking:
         """
         with self._connections.write() as connection:
             mark_synced(connection, synced_homes)
-            container_id = insert_container(connection, new, self._boot_id)
+            container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             for chunk in new.chunks:
                 place = (container_id, chunk.offset, chunk.length, chunk.digest, homes[chunk.digest])
                 if verbatim:
@@ -174,7 +175,7 @@ class Repacking:
     def rehome(self, new: NewContainer) -> None:
         """Make a new pack the home of its chunks, whatever home they had: none of them is a delta."""
         with self._connections.write() as connection:
-            container_id = insert_container(connection, new, self._boot_id)
+            container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             connection.executemany(
                 "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding) VALUES (?,?,?,?,?,?)"
                 " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"

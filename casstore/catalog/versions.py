@@ -272,7 +272,8 @@ class Versions:
             return version_id
 
     def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: Collection[Digest]) -> None:
-        container_id = insert_container(connection, new, self._boot_id)
+        # Its bytes were hashed as they were written.
+        container_id = insert_container(connection, new, self._boot_id, time.time_ns())
         # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain,
         # or the home, or that of a base it needs, was found to be lost.
         is_replaced = (
@@ -381,16 +382,19 @@ def _drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None
     )
 
 
-def insert_container(connection: apsw.Connection, new: NewContainer, boot_id: str) -> int:
+def insert_container(
+    connection: apsw.Connection, new: NewContainer, boot_id: str, read_at_ns: int | None = None
+) -> int:
     """Insert a container's row, without those of its chunks; returns its id."""
     stamp = new.stamp
     container_id = next_container_id(connection)
     connection.execute(
-        "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns, read_at)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
         (container_id, new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
         + (None if new.synced else boot_id,)
-        + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns)),
+        + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns))
+        + (read_at_ns,),
     )
     return container_id
 

@@ -79,6 +79,7 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "count": step.count,
             "skipped": step.skipped,
             "damaged": step.damaged,
+            "healed": step.healed,
             "freed_bytes": step.freed_bytes,
         }
         for step in report.steps
@@ -110,6 +111,9 @@ def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
     if report.damaged:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")
+    if report.healed:
+        what = "a damaged chunk" if report.healed == 1 else f"{report.healed:,} damaged chunks"
+        hint(options, f"stored {what} again from a copy; `casstore verify` tells what else the disk has harmed")
     if report.dry_run:
         if any(step.count for step in report.steps if step.name in _UNKNOWN_UNTIL_DONE):
             hint(options, "what packing and rewriting free shows when it is done")

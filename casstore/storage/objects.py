@@ -38,6 +38,10 @@ class Locate(Protocol):
     def __call__(self, digests: Collection[Digest]) -> Mapping[Digest, Location]: ...
 
 
+Rescue = Callable[[Digest, Digest | None], bytes | None]
+"""Bytes that a chunk may have, from wherever else they stand, given its digest and a blob that it is a piece of."""
+
+
 def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Digest, Location]]:
     """A chunk, its base, the base's base and so on, as far as homes are known and chains may go."""
     chain: list[tuple[Digest, Location]] = []
@@ -80,11 +84,16 @@ os.register_at_fork(after_in_child=_unlock_in_child)
 
 
 class Objects:
-    """Reads chunks and blobs of a store. Threads may share it."""
+    """Reads chunks and blobs of a store. Threads may share it.
 
-    def __init__(self, layout: Layout, locate: Locate) -> None:
+    Chunks are read from their homes, so that an error tells of damage; blobs, which are read to be handed out, are
+    served from any other copy where a home is damaged, as far as `rescue` finds one.
+    """
+
+    def __init__(self, layout: Layout, locate: Locate, rescue: Rescue | None = None) -> None:
         self._layout = layout
         self._locate = locate
+        self._rescue = rescue
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
         _all.add(self)
@@ -97,6 +106,53 @@ class Objects:
     def read_chunk(self, digest: Digest) -> bytes:
         """One chunk's raw bytes. Raises IntegrityError when they, or a base they need, are missing or damaged."""
         return self._read(digest, self._locate_chains([digest]))
+
+    def serve_chunk(self, digest: Digest, blob: Digest | None = None) -> bytes:
+        """One chunk's raw bytes from its home or, where that is damaged, from another copy.
+
+        `blob`: one that the chunk is a piece of. Raises IntegrityError, OSError.
+        """
+        return self._serve(digest, self._locate_chains([digest]), blob)
+
+    def _serve(self, digest: Digest, homes: Mapping[Digest, Location], blob: Digest | None) -> bytes:
+        try:
+            return self._read(digest, homes)
+        except UnsupportedFormat:
+            raise
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            raw = self.rescued(digest, blob)
+            if raw is None:
+                raise
+            return raw
+
+    def rescued(self, digest: Digest, blob: Digest | None = None, links: int = MAX_LINKS) -> bytes | None:
+        """The bytes of a chunk whose home is damaged: from another copy, or out of its record where what that needs,
+        through so many links, can be had. None where nobody has them.
+        """
+        raw = None if self._rescue is None else self._rescue(digest, blob)
+        if raw is not None and Digest.of(raw) == digest:
+            return raw
+        home = self._locate([digest]).get(digest)
+        if home is None or home.base is None or home.grouping is None or not links:
+            return None
+        base = self._read_or_rescued(home.base, links - 1)
+        grouping = base if home.grouping == home.base else self._read_or_rescued(home.grouping, 0)
+        if base is None or grouping is None:
+            return None
+        try:
+            raw = decode_deltas(base, [self._read_record(digest, home)[1]], grouping)
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            return None
+        return raw if Digest.of(raw) == digest else None
+
+    def _read_or_rescued(self, digest: Digest, links: int) -> bytes | None:
+        try:
+            return self.read_chunk(digest)
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            return self.rescued(digest, links=links)
 
     def _locate_chains(self, digests: Collection[Digest]) -> dict[Digest, Location]:
         """Where those chunks are, and all that decoding them needs."""
@@ -219,7 +275,7 @@ class Objects:
         """
         chunks = list(recipe.chunks())
         # Closed here: an error's traceback may keep it until one of its own threads collects it, which cannot end it.
-        with contextlib.closing(self.read_ahead(chunk.digest for chunk in chunks)) as ahead:
+        with contextlib.closing(self._ahead((c.digest for c in chunks), _READ_THREADS, self._serving(recipe))) as ahead:
             for chunk, (_, future) in zip(chunks, ahead, strict=True):
                 yield _checked_length(future.result(), chunk)
 
@@ -227,6 +283,14 @@ class Objects:
         self, digests: Iterable[Digest], threads: int = _READ_THREADS
     ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
         """Each chunk in turn, and a future of it, done or soon to be; its result raises IntegrityError, OSError."""
+        return self._ahead(digests, threads, self._read)
+
+    def _serving(self, recipe: Recipe) -> Callable[[Digest, Mapping[Digest, Location]], bytes]:
+        return partial(self._serve, blob=recipe.blob)
+
+    def _ahead(
+        self, digests: Iterable[Digest], threads: int, read: Callable[[Digest, Mapping[Digest, Location]], bytes]
+    ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
         unread = iter(digests)
         with ThreadPoolExecutor(threads) as pool:
             ahead: deque[tuple[Digest, Future[bytes]]] = deque()
@@ -234,7 +298,7 @@ class Objects:
                 while batch := list(itertools.islice(unread, _LOCATE_BATCH)):
                     homes = self._locate_chains(set(batch))
                     for digest in batch:
-                        ahead.append((digest, pool.submit(self._read, digest, homes)))
+                        ahead.append((digest, pool.submit(read, digest, homes)))
                         if len(ahead) >= _CHUNKS_AHEAD:
                             yield ahead.popleft()
                 while ahead:
@@ -247,12 +311,14 @@ class Objects:
         """Write a blob into an empty open file. Raises IntegrityError, OSError."""
         if recipe.size <= _SMALL_BYTES:
             for chunk in recipe.chunks():
-                files.write_all(descriptor, _checked_length(self.read_chunk(chunk.digest), chunk))
+                raw = self.serve_chunk(chunk.digest, recipe.blob)
+                files.write_all(descriptor, _checked_length(raw, chunk))
             advance(recipe.size)
             return
 
         def write(chunk: Chunk, homes: Mapping[Digest, Location]) -> int:
-            files.write_all(descriptor, _checked_length(self._read(chunk.digest, homes), chunk), chunk.offset)
+            raw = self._serve(chunk.digest, homes, recipe.blob)
+            files.write_all(descriptor, _checked_length(raw, chunk), chunk.offset)
             return chunk.length
 
         chunks = recipe.chunks()
@@ -292,6 +358,7 @@ class BlobReader(io.RawIOBase):
     def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
         self._objects = objects
         self._name = name
+        self._blob = recipe.blob
         self._size = recipe.size
         self._chunks = list(recipe.chunks())
         self._offsets = [chunk.offset for chunk in self._chunks]
@@ -324,7 +391,8 @@ class BlobReader(io.RawIOBase):
         if self._held[0] != number:
             chunk = self._chunks[number]
             try:
-                self._held = (number, _checked_length(self._objects.read_chunk(chunk.digest), chunk))
+                raw = self._objects.serve_chunk(chunk.digest, self._blob)
+                self._held = (number, _checked_length(raw, chunk))
             except IntegrityError as error:
                 raise unreadable(self._name, error) from error
         start = self._position - self._offsets[number]

@@ -95,7 +95,7 @@ class _Building:
 
     def take(self, event: yaml.Event) -> None:
         if isinstance(event, yaml.ScalarEvent):
-            value = self._scalar(event)
+            value = self._scalar(event, is_key=self._is_key_next())
             self._count(1)
             self._add(value, event.anchor, 1)
         elif isinstance(event, yaml.AliasEvent):
@@ -115,6 +115,9 @@ class _Building:
         elif isinstance(event, yaml.CollectionEndEvent):
             done = self._open.pop()
             self._add(done.value, done.anchor, self._nodes - done.first)
+
+    def _is_key_next(self) -> bool:
+        return bool(self._open) and isinstance(self._open[-1].value, dict) and not self._open[-1].has_key
 
     def _count(self, nodes: int) -> None:
         self._nodes += nodes
@@ -138,7 +141,7 @@ class _Building:
             parent.value[parent.key] = value
             parent.has_key = False
 
-    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+    def _scalar(self, event: yaml.ScalarEvent, *, is_key: bool) -> Any:
         text = event.value
         tag = event.tag
         if tag in (None, "!"):
@@ -147,8 +150,10 @@ class _Building:
             tag = self._reader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
         if tag == _PREFIX + "merge":
             raise ValueError("it has a merge key (<<); write out what it stands for")
-        if tag == _PREFIX + "value":
-            return text
+        if tag == _PREFIX + "value":  # what YAML 1.1 has for the default of a mapping: PyYAML takes it as a key only
+            if is_key:
+                return text
+            raise ValueError("it has an = that is no text; put it in quotes")
         construct = _SCALARS.get(tag)
         if construct is None:
             raise _foreign(tag)

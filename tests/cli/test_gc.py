@@ -31,7 +31,9 @@ def test_each_step_is_told_with_its_bytes(saved):
     before = object_bytes(saved.home)
     answer = saved("gc", "--evict-all", "--json").json
     assert [step["name"] for step in answer["steps"]] == STEPS
-    assert all(step.keys() == {"name", "count", "skipped", "damaged", "freed_bytes"} for step in answer["steps"])
+    assert all(
+        step.keys() == {"name", "count", "skipped", "damaged", "healed", "freed_bytes"} for step in answer["steps"]
+    )
     assert counts(answer)["idle directories"] == 2
     assert counts(answer)["packed"] == 1
     assert answer["freed_bytes"] == sum(step["freed_bytes"] for step in answer["steps"])

@@ -127,6 +127,28 @@ def streamed() -> Callable[[casstore.Model], dict[str, bytes]]:
 
 
 @pytest.fixture
+def rot(sql) -> Callable[..., None]:
+    """rot(path, offset): flip a bit of a file, by default in its middle, as a failing disk would: without a trace."""
+
+    def flip(path: Path, offset: int | None = None) -> None:
+        status = path.stat()
+        offset = status.st_size // 2 if offset is None else offset
+        path.chmod(0o644)
+        with open(path, "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 1]))
+        path.chmod(status.st_mode & 0o777)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        # A change time cannot be put back, so what is known of the file's gets the new one.
+        now = path.stat()
+        sql("UPDATE fingerprint SET ctime_ns = ? WHERE inode = ?", (now.st_ctime_ns, now.st_ino))
+
+    return flip
+
+
+@pytest.fixture
 def check_catalog(sql) -> Callable[[], None]:
     """check_catalog(): what must hold of chunks and containers after every transaction."""
 

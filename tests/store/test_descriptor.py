@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import casstore
@@ -109,6 +109,47 @@ def test_yaml_is_read_as_by_pyyaml(document):
         assert plain_yaml.load(text) == yaml.safe_load(text)
 
 
+@example("=")
+@example("=: 1")
+@example("a: =")
+@example("[=]")
+@example("{=: =}")
+@example("{&a =: *a}")
+@example("{a: &k =, *k : 1}")
+@example("[&a =, {*a : 1}]")
+@example("'='")
+@example("!!str =")
+@example("!!value x")
+@example("! =")
+@example("== ")
+@example("=:")
+@example("=a")
+@example("<<")
+@example("a: <<")
+@example("~")
+@example("~: ~")
+@example(".")
+@example(".5")
+@example("._")
+@example("-.")
+@example(".inf")
+@example("!!x")
+@example("!!int ''")
+@example("0o7")
+@example("07")
+@example("08")
+@example("0b")
+@example("0x_")
+@example("1_0")
+@example("_1")
+@example("1:60")
+@example("190:20:30.15")
+@example("1e3")
+@example("1.e+3")
+@example("y")
+@example("on")
+@example("2001-1-1")
+@example("2001-01-01 1:2:3.4 +5")
 @given(st.text(max_size=60) | st.text("-:[]{},&*!?|>'\"%@`# \n01.ae", max_size=40))
 def test_any_text_is_yaml_as_pyyaml_has_it_or_refused(text):
     try:
