@@ -146,7 +146,8 @@ class _Backup:
         try:
             for container, size in missing:
                 path = container.path(self._source)
-                if path not in self._damaged and not self._bring_container(container, path, size):
+                is_synced = container.id not in copy.unsynced
+                if path not in self._damaged and not self._bring_container(container, path, size, is_synced):
                     absent[path] = f"{path} is missing"
                 self._progress.advance(size)
         finally:
@@ -177,7 +178,7 @@ class _Backup:
         except FileNotFoundError:
             return False
 
-    def _bring_container(self, container: Container, path: str, size: int) -> bool:
+    def _bring_container(self, container: Container, path: str, size: int, is_synced: bool) -> bool:
         """Bring one container, whole and synced; False when it is not in the store."""
         temporary = self._session.new_path()
         try:
@@ -191,11 +192,11 @@ class _Backup:
             if status.st_size != size:
                 self._damaged[path] = f"{path} has {status.st_size} bytes and should have {size}"
             is_known = self._is_known(container, status)
-            is_shared = self._share(path, descriptor, temporary, status)
+            # Of a shared file whose sync has failed another sync would say that all is well.
+            is_shared = is_synced and self._share(path, descriptor, temporary, status)
             if not is_shared and not self._copy(container, path, descriptor, temporary):
                 return True
             self._check_frame(container, path, temporary)
-            files.sync_file(temporary)
         finally:
             os.close(descriptor)
         place = container.path(self._target)
@@ -215,6 +216,7 @@ class _Backup:
                 self._may_reflink = files.try_reflink(descriptor, target)
                 if self._may_reflink:
                     files.set_mode(target, stat.S_IMODE(status.st_mode))
+                    files.sync_descriptor(target)
                     return True
             files.remove_file(temporary)
         if self._may_link and status.st_dev == os.stat(self._session.path).st_dev:
@@ -239,6 +241,7 @@ class _Backup:
                 hasher.update(data)
                 offset += len(data)
             files.set_mode(target, stat.S_IMODE(os.fstat(descriptor).st_mode))
+            files.sync_descriptor(target)
         if container.digest is not None and hasher.digest() != container.digest:
             self._damaged.setdefault(path, f"{path} does not match its digest")
         return True
@@ -305,7 +308,8 @@ class _Backup:
             files.make_directory(final.parent)
             files.rename(path, final)
             self._changed.update((str(final.parent), str(self._target.manifests)))
-        self._sync([str(pending)])
+        self._sync()
+        files.sync_directory(pending)  # last: no name shall be gone before the other is there
 
     def _drop_manifests(self, doomed: Iterable[Path]) -> None:
         """Remove the manifests of versions that are gone, then the tombstones that explain them until then."""

@@ -77,7 +77,10 @@ class Backups:
 
 
 class CatalogCopy:
-    """A copied catalog that is being made ready; nobody else knows of it. Close it before it is moved."""
+    """A copied catalog that is being made ready; nobody else knows of it. Close it before it is moved.
+
+    `unsynced`: row ids of the containers that were not known to be on disk where the catalog was copied from.
+    """
 
     def __init__(self, connection: apsw.Connection, path: Path, boot_id: str) -> None:
         self._connection = connection
@@ -87,6 +90,7 @@ class CatalogCopy:
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
             connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
             connection.execute("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").fetchall()
+            self.unsynced = {row[0] for row in connection.execute("SELECT id FROM container WHERE NOT synced")}
             with connection:
                 connection.execute(_MAKE_TRUE)
                 # Once copied they are synced; but what an earlier boot left unsynced may be torn.
