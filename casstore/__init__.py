@@ -1,6 +1,7 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
 from casstore.actions.adopt import AdoptReport, Refused
+from casstore.actions.backup import BackupReport
 from casstore.actions.collect import GcReport, GcStep
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
@@ -43,6 +44,7 @@ __all__ = [
     "SETTINGS",
     "AdoptReport",
     "AmbiguousTag",
+    "BackupReport",
     "Base",
     "CasstoreError",
     "CatalogDamaged",

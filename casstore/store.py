@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from casstore.actions import adopt as adopt_action
+from casstore.actions import backup as backup_action
 from casstore.actions import collect as gc_action
 from casstore.actions import configure, descriptor, exporting, importing, pinning, resolve
 from casstore.actions import delete as delete_action
@@ -18,6 +19,7 @@ from casstore.actions import repair as repair_action
 from casstore.actions import sync as sync_action
 from casstore.actions import verify as verify_action
 from casstore.actions.adopt import AdoptReport
+from casstore.actions.backup import BackupReport
 from casstore.actions.collect import GcReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
@@ -308,6 +310,20 @@ class Store:
         Raises StoreLocked, StoreError where no store stands, OSError.
         """
         return rebuild_action.rebuild_catalog(layout_of(home), progress)
+
+    def backup(
+        self, directory: str | os.PathLike[str], *, copy: bool = False, progress: Progress = SILENT
+    ) -> BackupReport:
+        """Make `directory` a copy of the whole store as it is now, or bring an earlier backup there up to date.
+
+        Others may save, read, delete and collect meanwhile. Only what is new travels; what the store no longer has
+        goes from the backup too. On one file system files share their bytes with the store's, as reflinks or else as
+        hardlinks, unless `copy` is set. The backup is a store itself, without models/: open it, or copy it elsewhere.
+        It is complete once this has returned; cut short, it is what it was before, and the next run goes on.
+        Raises StoreError where the directory holds anything else, or versions that this store has not and has not
+        deleted; StoreLocked while it is in use; CatalogDamaged, OSError.
+        """
+        return backup_action.backup(self._workspace, Path(directory), progress, copy=copy)
 
     def stats(self, name: str | Tag | None = None) -> Usage:
         """Bytes of the store; of one model's versions, given its name; of one version, given its tag.

@@ -83,6 +83,11 @@ def layout_of(home: str | os.PathLike[str] | None) -> Layout:
 
 
 def _make(layout: Layout) -> None:
+    if layout.unfinished_backup.exists():
+        raise StoreError(
+            f"{layout.home} is an unfinished backup; run `casstore backup {layout.home}` again with the store that "
+            "it is of; where that is lost, `casstore repair --rebuild-catalog` makes a store of what has come here"
+        )
     if layout.home.is_dir():
         own = {"objects", "manifests", "models", "sessions", "quarantine", "locks", layout.instance.name}
         # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.

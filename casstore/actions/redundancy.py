@@ -17,6 +17,7 @@ from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.codec import encode
 from casstore.storage.container import Container
+from casstore.storage.manifest import FileEntry
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.tensors import BYTES, Element, element_of
 
@@ -72,13 +73,12 @@ class Redundancy:
         entries = self._workspace.catalog.versions.files(row.id)
         loose = index.loose_files({file.digest for file in entries if file.size >= LINK_FROM_BYTES})
         directory = self._workspace.layout.model(row.tag)
-        own = iter({
-            file.digest
-            for file in entries
-            if file.size
-            and link_among(self._workspace, f"{directory}/{file.path}", loose.get((file.digest, file.executable), ()))
-            is None
-        })  # fmt: skip
+
+        def is_link(file: FileEntry) -> bool:
+            candidates = loose.get((file.digest, file.executable), ())
+            return link_among(self._workspace, f"{directory}/{file.path}", candidates) is not None
+
+        own = iter({file.digest for file in entries if file.size and not is_link(file)})
         while batch := set(islice(own, _BATCH)):
             pieces = {digest: piece for each in self._pieces(batch).values() for digest, piece in each.items()}
             self._secure(pieces, SILENT)

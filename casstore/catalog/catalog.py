@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from casstore.catalog.backups import Backups
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
@@ -22,8 +23,8 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which copy of the
-    store this is), and settings.
+    catalog), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which
+    copy of the store this is), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -38,6 +39,7 @@ class Catalog:
         self.references = References(self._connections)
         self.repacking = Repacking(self._connections, boot_id)
         self.restoring = Restoring(self._connections)
+        self.backups = Backups(self._connections)
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
         self.instances = Instances(self._connections)

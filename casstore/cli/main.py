@@ -14,6 +14,7 @@ from click import shell_completion
 
 import casstore
 from casstore.cli.adopt import adopt
+from casstore.cli.backup import backup
 from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
 from casstore.cli.delete import delete
@@ -89,8 +90,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, verify, repair,
-    stats, config, demo, completion,
+    save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup, verify,
+    repair, stats, config, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -86,6 +86,11 @@ class Layout:
         return self.locks / f"{name}.lock"
 
     @property
+    def unfinished_backup(self) -> Path:
+        """Stands in a directory from when a first backup into it begins until that is complete."""
+        return self.home / "unfinished-backup"
+
+    @property
     def open_lock(self) -> Path:
         """Held, shared with others, by whoever has the catalog open."""
         return self.locks / ".open.lock"

@@ -1,0 +1,182 @@
+"""SQL of backups: the catalog as it is at one moment, copied and made true of the place that the copy is for."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import apsw
+
+from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.schema import APPLICATION_ID
+from casstore.digest import Digest
+from casstore.errors import StoreError
+from casstore.storage.container import Container
+from casstore.tag import Tag
+
+_PAGES = 2048  # copied at once: an interrupt is heeded after some milliseconds
+# Rows of the table `store` in a backup's catalog: the instance that it is a copy of, and the newest version in it.
+_OF, _LAST = "backup_of", "backup_last"
+_INSTANCE = "instance"
+
+# Out goes what holds of one place only: directories, who uses them, files outside the store, unfinished deletions,
+# inode numbers; and containers in which no chunk is at home: what is still to be unlinked, and redundant copies.
+_MAKE_TRUE = """
+DELETE FROM directory; DELETE FROM lease; DELETE FROM fingerprint; DELETE FROM tombstone;
+DELETE FROM container WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id);
+UPDATE container SET read_at = NULL;
+UPDATE container SET inode = 0, mtime_ns = 0 WHERE digest IS NOT NULL;
+"""
+# What another catalog has and this one lacks, but for what has been deleted since that one was copied from this.
+_FOREIGN = """
+SELECT name, version FROM other.version
+WHERE manifest_id NOT IN (SELECT manifest_id FROM main.version)
+  AND NOT (:is_own AND id <= :last AND id NOT IN (SELECT id FROM main.version)
+           AND id <= (SELECT coalesce(max(seq), 0) FROM main.sqlite_sequence WHERE name = 'version'))
+ORDER BY id LIMIT 1
+"""
+
+
+class Backups:
+    """Copies of the catalog, which others may go on changing."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def instance(self) -> str | None:
+        """What tells this store from its copies; None where nobody has given it an identity."""
+        with translated_errors(self._connections.path):
+            row = self._connections.get().execute("SELECT value FROM store WHERE key = ?", (_INSTANCE,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def copy(self, path: Path, boot_id: str) -> CatalogCopy:
+        """Copy the catalog as it is now to the empty file at `path`, and take out what holds of this place only.
+
+        Raises CatalogDamaged where pages of the catalog are, OSError.
+        """
+        with self._connections.read() as source:
+            source.execute("SELECT count(*) FROM store").fetchall()  # with which the snapshot begins
+            target = apsw.Connection(str(path))
+            try:
+                try:
+                    with target.backup("main", source, "main") as copying:
+                        while not copying.done:
+                            copying.step(_PAGES)
+                except apsw.FullError as error:
+                    raise OSError(errno.ENOSPC, "no space left on the device for the catalog", str(path)) from error
+                said = str(target.execute("PRAGMA quick_check(1)").get)
+                if said != "ok":
+                    raise damaged(self._connections.path, said)
+                return CatalogCopy(target, path, boot_id)
+            except BaseException:
+                target.close()
+                raise
+
+
+class CatalogCopy:
+    """A copied catalog that is being made ready; nobody else knows of it. Close it before it is moved.
+
+    `unsynced`: row ids of the containers that were not known to be on disk where the catalog was copied from.
+    """
+
+    def __init__(self, connection: apsw.Connection, path: Path, boot_id: str) -> None:
+        self._connection = connection
+        self.path = path
+        with translated_errors(path):
+            # Cut short, it is copied again: until `finish` nothing of it needs to reach the disk.
+            connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+            connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
+            connection.execute("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").fetchall()
+            self.unsynced = {row[0] for row in connection.execute("SELECT id FROM container WHERE NOT synced")}
+            with connection:
+                connection.execute(_MAKE_TRUE)
+                # Once copied they are synced; but what an earlier boot left unsynced may be torn.
+                connection.execute(
+                    "UPDATE container SET synced = 1, boot_id = NULL WHERE synced OR boot_id = ?", (boot_id,)
+                )
+
+    def foreign_version(self, other: Path, instance: str) -> Tag | None:
+        """A version that would be lost if this copy took the place of the catalog at `other`, which has it alone.
+
+        `instance`: of the store that this is a copy of. What has been deleted there since it was copied to `other` is
+        not meant. Raises StoreError where `other` is no catalog, CatalogDamaged.
+        """
+        with translated_errors(other):
+            self._connection.execute("ATTACH ? AS other", (str(other),))
+            try:
+                if self._connection.execute("PRAGMA other.application_id").get != APPLICATION_ID:
+                    raise StoreError(f"{other} is no catalog of a casstore store; choose an empty or new directory")
+                rows = dict(self._connection.execute("SELECT key, value FROM other.store"))
+                bindings = {"is_own": rows.get(_OF) == instance, "last": int(rows.get(_LAST, 0))}
+                found = self._connection.execute(_FOREIGN, bindings).fetchall()
+            finally:
+                self._connection.execute("DETACH other")
+        return Tag(str(found[0][0]), str(found[0][1])) if found else None
+
+    def containers(self) -> list[tuple[Container, int]]:
+        """Every container that a chunk is at home in, with its size."""
+        sql = "SELECT id, file_id, digest, executable, size FROM container ORDER BY id"
+        return [
+            (Container(row_id, file_id, None if digest is None else Digest(digest), bool(executable)), size)
+            for row_id, file_id, digest, executable, size in self._rows(sql)
+        ]
+
+    def manifests(self) -> dict[str, Tag]:
+        """The tag of every version by the id of its manifest."""
+        return {row[0]: Tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
+
+    def _rows(self, sql: str) -> list[Any]:
+        with translated_errors(self.path):
+            return list(self._connection.execute(sql))
+
+    def finish(self, instance: str, tombstones: Iterable[tuple[str, Tag]]) -> None:
+        """Note whose copy this is, and, as tombstones, the manifests that stand where it goes and are to be removed;
+        then close it. To sync the file is for the caller."""
+        with translated_errors(self.path), self._connection:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO store SELECT ?, ? UNION ALL SELECT ?, coalesce(max(id), 0) FROM version",
+                (_OF, instance, _LAST),
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO tombstone(manifest_id, name, version) VALUES (?,?,?)",
+                ((manifest_id, tag.name, tag.version) for manifest_id, tag in tombstones),
+            )
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> CatalogCopy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def fold_log(path: Path) -> None:
+    """Bring what a log beside a catalog still holds into the catalog, and remove the log. Nobody may have it open.
+
+    Raises CatalogDamaged, OSError.
+    """
+    _alone(path, "SELECT count(*) FROM sqlite_schema")
+
+
+def drop_tombstones(path: Path) -> None:
+    """Drop the tombstones of a catalog that nobody has open, once all that they stand for is gone for certain."""
+    _alone(path, "DELETE FROM tombstone")
+
+
+def _alone(path: Path, statement: str) -> None:
+    with translated_errors(path):
+        connection = apsw.Connection(str(path))
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+            connection.execute("PRAGMA synchronous = FULL").fetchall()
+            connection.execute(statement).fetchall()
+        finally:
+            connection.close()

@@ -1,0 +1,145 @@
+"""A backup is killed, or fails, at any of its calls: the store is as it was, and the backup is the last complete one,
+the new one, or says that it is unfinished; and the next run completes it.
+
+CASSTORE_TEST_EVERY=1 kills at every single call; by default at some of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import casstore
+from tests.crash import tracer
+from tests.crash.conftest import EVERY
+from tests.crash.scenarios import leftovers, put, remove, sql
+from tests.crash.test_killed import _is_amid
+
+pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
+STRIDE = 4
+ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EROFS]
+ERROR_STRIDE = 67
+
+
+class Case:
+    """A store with a backup, or none, of an earlier state of it; and what is expected of either state."""
+
+    def __init__(self, ground: Path, noise, *, is_first: bool) -> None:
+        self.ground, self.home, self.target = ground, ground / "store", ground / "backup"
+        self.old = {"a:1": {"w.bin": noise(1_200_000, 1), "s": b"1"}, "b:1": {"mid": noise(90_000, 2)}}
+        for tag, files in self.old.items():
+            put(self.home, tag, files)
+        put(self.home, "b:2", {"mid": noise(90_000, 3)}, materialize=False)
+        self.old["b:2"] = {"mid": noise(90_000, 3)}
+        self.earlier = None
+        if not is_first:
+            self.earlier = ground / "earlier"
+            with casstore.Store(self.home, auto_gc=False) as store:
+                store.backup(self.earlier)
+        with casstore.Store(self.home, auto_gc=False) as store:
+            store.delete("b:1")
+            store.gc(evict_all=True)
+        put(self.home, "c:1", {"w.bin": noise(1_300_000, 4)})
+        put(self.home, "c:2", {"w.bin": noise(3000, 5)}, durability="relaxed")
+        self.new = {**self.old, "c:1": {"w.bin": noise(1_300_000, 4)}, "c:2": {"w.bin": noise(3000, 5)}}
+        del self.new["b:1"]
+
+    def reset(self) -> None:
+        remove(self.target)
+        if self.earlier is not None:
+            subprocess.run(["cp", "-a", "--", self.earlier, self.target], check=True)
+
+    def back_up(self) -> None:
+        with casstore.Store(self.home, auto_gc=False) as store:
+            assert not store.backup(self.target).damaged
+
+    def check(self, *, is_complete: bool, gc_first: bool = False) -> str:
+        """What must hold after an attempt; goes on with it. Returns which state the backup was in."""
+        assert sql(self.home, "PRAGMA integrity_check") == [("ok",)]
+        assert set(self.tags(self.home)) == set(self.new)
+        state = self.state(gc_first=gc_first)
+        assert not is_complete or state == "new"
+        self.back_up()
+        assert self.state() == "new"
+        remove(self.target / "quarantine")  # what opening it for the check above may have left
+        assert leftovers(self.target) == []
+        return state
+
+    def tags(self, home: Path) -> list[str]:
+        with casstore.Store(home, auto_gc=False) as store:
+            return list(store.tags())
+
+    def state(self, *, gc_first: bool = False) -> str:
+        if not self.target.exists() or not any(self.target.iterdir()):
+            return "none"
+        if not (self.target / "catalog.db").exists():
+            with pytest.raises(casstore.StoreError, match="unfinished"):
+                self.tags(self.target)
+            return "unfinished"
+        with casstore.Store(self.target, auto_gc=False) as store:
+            if gc_first:
+                store.gc()
+            report = store.verify()
+            assert report.is_sound, report
+            for name, versions in (("old", self.old), ("new", self.new)):
+                if set(store.tags()) == versions.keys():
+                    for tag, files in versions.items():
+                        model = store.get(tag)
+                        assert {file.path: model.open(file.path).read() for file in model.files} == files
+                    return name
+            raise AssertionError(store.tags())
+
+
+@pytest.mark.parametrize("which", ["first", "next"])
+def test_killed(ground, noise, which):
+    case = Case(ground, noise, is_first=which == "first")
+    case.reset()
+    whole = tracer.run(case.back_up, below=ground)
+    assert whole.acknowledged
+    case.check(is_complete=True)
+    states: Counter[str] = Counter()
+    for number in range(1, len(whole.calls) + 1):
+        if not EVERY and (_is_amid(whole.calls, number - 1) or number % STRIDE):
+            continue
+        case.reset()
+        traced = tracer.run(case.back_up, below=ground, kill_at=number)
+        try:
+            states[case.check(is_complete=traced.acknowledged, gc_first=number % 2 == 0)] += 1
+        except BaseException:
+            print(f"killed at call {number} of {[str(call) for call in traced.calls[-5:]]}")
+            raise
+    assert states["new"]
+    assert states["unfinished" if which == "first" else "old"]
+    print(f"{which}: {states.total()} points of {len(whole.calls)} calls, which left {dict(states)}")
+
+
+@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
+@pytest.mark.parametrize("which", ["first", "next"])
+def test_an_error_at_a_call(ground, noise, which, for_ever):
+    case = Case(ground, noise, is_first=which == "first")
+    case.reset()
+    length = len(tracer.run(case.back_up, below=ground, calls=tracer.ALL).calls)
+
+    def attempt() -> None:
+        try:
+            case.back_up()
+        except (casstore.CasstoreError, OSError) as raised:
+            assert str(raised)
+            del raised
+            tracer.end_errors()
+            gc.collect()
+            case.back_up()
+
+    for turn, number in enumerate(range(1, length + 1, 1 if EVERY else ERROR_STRIDE)):
+        for error in ERRORS if EVERY else [ERRORS[turn % len(ERRORS)]]:
+            case.reset()
+            traced = tracer.run(attempt, below=ground, calls=tracer.ALL, fail_at=number, error=error, for_ever=for_ever)
+            what = f"{errno.errorcode[error]} at call {number}, {traced.calls[min(number, len(traced.calls)) - 1]}"
+            assert traced.exit_code == 0, what
+            assert traced.repeated_syncs == [], what
+            assert case.check(is_complete=True) == "new", what
