@@ -68,7 +68,8 @@ class BackupReport:
 
 def backup(workspace: Workspace, directory: Path, progress: Progress, *, copy: bool = False) -> BackupReport:
     """Make `directory` a copy of the store, or bring an earlier one up to date; see `Store.backup`."""
-    instance = workspace.catalog.backups.instance() or _without_instance(workspace.layout)
+    recorded = workspace.catalog.instances.recorded()
+    instance = _without_instance(workspace.layout) if recorded is None else recorded.id
     with reserved(workspace.layout, directory, instance) as target, Session(target) as session:
         return _Backup(workspace, target, session, instance, progress, may_share=not copy).run()
 

@@ -20,7 +20,6 @@ from casstore.tag import Tag
 _PAGES = 2048  # copied at once: an interrupt is heeded after some milliseconds
 # Rows of the table `store` in a backup's catalog: the instance that it is a copy of, and the newest version in it.
 _OF, _LAST = "backup_of", "backup_last"
-_INSTANCE = "instance"
 
 # Out goes what holds of one place only: directories, who uses them, files outside the store, unfinished deletions,
 # inode numbers; and containers in which no chunk is at home: what is still to be unlinked, and redundant copies.
@@ -45,12 +44,6 @@ class Backups:
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
-
-    def instance(self) -> str | None:
-        """What tells this store from its copies; None where nobody has given it an identity."""
-        with translated_errors(self._connections.path):
-            row = self._connections.get().execute("SELECT value FROM store WHERE key = ?", (_INSTANCE,)).fetchone()
-        return None if row is None else str(row[0])
 
     def copy(self, path: Path, boot_id: str) -> CatalogCopy:
         """Copy the catalog as it is now to the empty file at `path`, and take out what holds of this place only.

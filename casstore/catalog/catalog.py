@@ -23,8 +23,8 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which
-    copy of the store this is), and settings.
+    catalog), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances`
+    (which copy of the store this is), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
