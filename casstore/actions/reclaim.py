@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from casstore.actions.held import Held
 from casstore.actions.workspace import Workspace
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
@@ -13,17 +14,19 @@ from casstore.storage.container import Container
 
 @dataclass(slots=True)
 class Reclaim:
-    """Counts what it unlinks. `last_id` is the newest version that `References.mark` has seen."""
+    """Counts what it unlinks. `last_id` is the newest version that `References.mark` has seen, `held` what
+    `References.hold` has."""
 
     workspace: Workspace
     last_id: int
+    held: Held
     containers: int = 0
     freed_bytes: int = 0
 
     def condemn(self, candidates: Collection[Container], progress: Progress = SILENT) -> None:
         """Condemn those of the containers that nothing needs, and unlink all that are condemned."""
         references = self.workspace.catalog.references
-        references.condemn(list(candidates), self.last_id)
+        references.condemn(list(candidates), self.last_id, self.held.unseen)
         dead = references.dead_containers()
         gone = []
         progress.start("unlink", sum(size for _, size in dead))

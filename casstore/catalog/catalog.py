@@ -8,6 +8,7 @@ from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
 from casstore.catalog.leases import Leases
+from casstore.catalog.mending import Mending
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
@@ -21,7 +22,8 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `usage` (how many bytes), `upkeep` (when gc is due by itself), and settings.
+    catalog), `mending` (where files and catalog disagree), `usage` (how many bytes), `upkeep` (when gc is due by
+    itself), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -36,6 +38,7 @@ class Catalog:
         self.references = References(self._connections)
         self.repacking = Repacking(self._connections, boot_id)
         self.restoring = Restoring(self._connections)
+        self.mending = Mending(self._connections, boot_id)
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
 

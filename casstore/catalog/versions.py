@@ -98,13 +98,14 @@ class DirectoryRow:
     """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns).
 
     `evicting`: gc is about to take it away, or somebody to put it there; it does not count as standing. Also not when
-    whoever it was has been cut short: then gc, or who makes it anew, settles it.
+    whoever it was has been cut short: then gc, or who makes it anew, settles it. `synced`: its name is on disk.
     """
 
     inode: int
     boot_id: str
     entries: bytes
     evicting: bool = False
+    synced: bool = False
 
 
 class Place(Enum):

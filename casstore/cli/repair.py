@@ -65,6 +65,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
         "restored_tags": list(report.restored),
         "quarantined": list(report.quarantined),
         "healed_chunks": report.healed_chunks,
+        "taken_up": list(report.taken_up),
     }
     if rebuilt is not None:
         answer["rebuilt"] = {
@@ -84,6 +85,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
             click.echo(f"found beside another of its tag: {tag}")
         for line in rebuilt.unreadable:
             click.echo(f"unreadable: {printable(line)}")
+    for path in report.taken_up:
+        click.echo(f"taken up: {printable(path)}")
     for each in report.healed:
         click.echo(f"healed: {each.tag} {printable(each.path)}")
     for tag in report.restored:
@@ -97,7 +100,7 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
     if report.damage:
         click.echo(f"{plural(len(report.damage), 'file')} lost; every other file is whole")
         hint(options, "give a directory that has them with --from, or save their content again under any tag")
-    elif report.healed or report.restored or report.quarantined:
+    elif report.healed or report.restored or report.quarantined or report.taken_up:
         click.echo("repaired: every version is whole")
     else:
         click.echo("nothing was damaged")
