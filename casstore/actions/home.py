@@ -9,6 +9,7 @@ from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
 from casstore.actions.leasing import Leasing
+from casstore.actions.moments import glance
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
@@ -50,6 +51,9 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
             f"the store {layout.home} cannot be made or written to: {error.strerror}; "
             f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
         ) from error
+    amiss = glance(layout, catalog)
+    if amiss:
+        warnings.warn(amiss, RuntimeWarning, stacklevel=4)
     objects = Objects(layout, catalog.index.locate)
     return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc)
 

@@ -13,8 +13,8 @@ from casstore.storage import files
 from casstore.storage.layout import new_id
 
 _DAY_NS = 24 * 3600 * 1_000_000_000
-_TIME = "%Y%m%dT%H%M%SZ"
-_NAME = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-z]+")
+_TIME = "%Y%m%dT%H%M%S"
+_NAME = re.compile(r"(\d{8}T\d{6})\.\d{6}Z-[0-9a-z]+")
 
 
 def keep_ns(workspace: Workspace) -> int:
@@ -34,7 +34,8 @@ def new_directory(parent: Path) -> Path:
 
 
 def _new_name() -> str:
-    return f"{time.strftime(_TIME, time.gmtime())}-{new_id()[:8]}"
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime(_TIME, time.gmtime(seconds))}.{rest // 1000:06}Z-{new_id()[:8]}"
 
 
 def kept(parent: Path) -> list[Path]:

@@ -40,14 +40,15 @@ def find_missing(workspace: Workspace) -> Missing:
     called. Raises OSError where stat cannot tell."""
     found = Missing(homeless=set(workspace.catalog.references.homeless()))
     for container, size in workspace.catalog.references.needed_containers():
-        reason = _what_is_wrong(container.path(workspace.layout), size)
+        reason = what_is_wrong(container.path(workspace.layout), size)
         if reason:
             found.files[container] = reason
             found.homes.update(dict.fromkeys(workspace.catalog.repacking.needed_in(container), container))
     return found
 
 
-def _what_is_wrong(path: str, size: int) -> str:
+def what_is_wrong(path: str, size: int) -> str:
+    """What stat says is wrong with a container; empty where it is there and not cut short. Raises OSError."""
     try:
         standing = os.stat(path).st_size
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
 from casstore.actions.materialize import altered_files, damaged_files
+from casstore.actions.moments import describe
 from casstore.actions.takeup import holders
 from casstore.actions.tree import disagreement
 from casstore.actions.workspace import Workspace, hash_file
@@ -46,6 +47,7 @@ class VerifyReport:
     `damaged_records`: tags of which the catalog does not say what their manifests say.
     `reasons`: one line for each damaged chunk, copy or record, and for each file, unknown to the catalog, that holds
     what is missing. `chunks`, `read_bytes`: what has been read, 0 if quick.
+    `mixed`: one line where catalog and files seem to be from different moments, empty where they are from one.
     No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
     `missing_directories`, tags of versions whose directory somebody has taken away.
     """
@@ -58,6 +60,7 @@ class VerifyReport:
     reasons: tuple[str, ...]
     unknown_directories: tuple[str, ...] = ()
     missing_directories: tuple[str, ...] = ()
+    mixed: str = ""
 
     @property
     def is_sound(self) -> bool:
@@ -107,6 +110,7 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
         (*found.chunks.values(), *copies.values(), *found.records.values(), *_unknown_holders(workspace, found)),
         tuple(map(str, tree.foreign)),
         tuple(str(row.tag) for row in tree.missing),
+        describe(workspace),
     )
 
 

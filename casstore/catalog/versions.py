@@ -165,6 +165,10 @@ class Versions:
         row = next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
         return None if row is None else self._confirmed(row)
 
+    def last_committed(self) -> VersionRow | None:
+        """The version that was committed last."""
+        return next(self._select(" ORDER BY id DESC LIMIT 1"), None)
+
     def _confirmed(self, row: VersionRow) -> VersionRow:
         """A row found through an index, which may be damaged, as it stands in the table."""
         again = self.by_id(row.id)

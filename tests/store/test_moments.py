@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import time
+import warnings
 from pathlib import Path
 
 import apsw
 import pytest
 
 import casstore
-from casstore.actions import keeping
+from casstore.actions import keeping, moments, takeup
 from casstore.storage.files import Lock
 
 BIG = 1_300_000
@@ -324,7 +326,7 @@ def test_strays_are_kept_for_keep_days(store, home, save, noise, counts, monkeyp
 
 def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, counts, monkeypatch):
     """A clock that was wrong neither keeps them for good nor has them go at once."""
-    shelf = home / "quarantine/strays/20990101T000000Z-00000000"
+    shelf = home / "quarantine/strays/20990101T000000.000000Z-00000000"
     shelf.mkdir(parents=True)
     (shelf / "x.pack").write_bytes(b"x")
     store.gc(dry_run=True)
@@ -338,7 +340,7 @@ def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, counts
 def test_what_others_put_beside_the_strays_is_left_alone(store, home, save, counts):
     store.set_setting("keep_days", "0")
     (home / "quarantine/strays/mine").mkdir(parents=True)
-    (home / "quarantine/strays/99999999T999999Z-00000000").mkdir()
+    (home / "quarantine/strays/99999999T999999.000000Z-00000000").mkdir()
     (home / "quarantine/strays/note").write_text("mine")
     assert set(counts(store.gc()).values()) == {0}
     assert len(list((home / "quarantine/strays").iterdir())) == 3
@@ -399,3 +401,79 @@ def test_rows_of_another_moment_of_one_chunk_do_not_make_a_chain_that_is_none(
             assert streamed(mixed.get(f"m:{step}")) == run(step)
         mixed.gc(evict_all=True)
         assert mixed.verify().is_sound
+
+
+def quietly(home):
+    """Open and close the store there; the text of its warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        casstore.Store(home).close()
+    return [str(warning.message) for warning in caught]
+
+
+def test_opening_tells_in_one_line(store, home, three, tmp_path):
+    target = tmp_path / "restored"
+    copy_catalog(home, target)
+    assert quietly(home) == []
+    store.gc(evict_all=True)
+    assert quietly(home) == []
+    copy_rest(home, target)
+    (text,) = quietly(target)
+    assert re.fullmatch(r"/\S+ is missing: catalog\.db and objects/ seem to be .*casstore verify --quick.*", text)
+    with casstore.Store(target) as restored:
+        for quick in (True, False):
+            assert "seem to be from different moments" in restored.verify(quick=quick).mixed
+        restored.repair()
+        assert restored.verify(quick=True).mixed == ""
+    assert quietly(target) == []
+
+
+def test_opening_tells_of_a_manifest_that_is_not_there(store, home, save):
+    for number in range(2):
+        save(f"m:{number}", {"a": b"%d" % number})
+    path, hidden = next((home / "manifests/m").glob("1.*")), home.parent / "hidden"
+    path.rename(hidden)
+    (text,) = quietly(home)
+    assert text.startswith(f"{path} is missing: catalog.db and manifests/")
+    hidden.rename(path)
+    path.rename(home / "manifests/.pending" / path.name.partition(".")[2])
+    assert quietly(home) == [], "a save that was cut short"
+
+
+def test_opening_says_nothing_of_what_a_power_cut_may_take(store, home, save, noise):
+    save("m:1", {"w.bin": noise(BIG), "mid": noise(200_000, 1)}, durability="relaxed")
+    for path in (home / "objects").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert quietly(home) == []
+
+
+def test_opening_a_damaged_catalog_raises_nothing_new(store, home, save, sql):
+    save("m:1", {"w": b"1"})
+    sql("UPDATE container SET file_id = 'x' || char(0) || 'y'")
+    assert all("different moments" in text for text in quietly(home))
+    sql("UPDATE version SET name = 'A B'")
+    quietly(home)
+
+
+def test_a_gc_beside_it_is_not_told_as_damage(store, home, save, noise, monkeypatch):
+    """gc takes a container away between the look at the catalog and the look at the file."""
+    save("m:1", {"w.bin": noise(BIG)}, materialize=False)
+    save("m:2", {"v.bin": noise(BIG, 1)}, materialize=False)
+    real = takeup.what_is_wrong
+
+    def what_is_wrong(path, size):
+        monkeypatch.setattr(takeup, "what_is_wrong", real)
+        monkeypatch.setattr(moments, "what_is_wrong", real)
+        with casstore.Store(home) as other:
+            other.delete("m:1")
+            other.gc()
+        return real(path, size)
+
+    monkeypatch.setattr(takeup, "what_is_wrong", what_is_wrong)
+    assert moments.describe(store._workspace) == ""
+    assert store.tags() == ["m:2"]
+    save("m:1", {"w.bin": noise(BIG)}, materialize=False)
+    monkeypatch.setattr(moments, "what_is_wrong", what_is_wrong)
+    assert quietly(home) == []
+    assert store.tags() == ["m:2"]
