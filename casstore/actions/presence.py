@@ -31,11 +31,18 @@ def settle_directories(workspace: Workspace) -> None:
             standing.setdefault(path.parent, []).append(each)
         elif each.boot_id != workspace.catalog.boot_id and not os.path.lexists(path):
             _forget(workspace, each)
-    for parent in standing:
-        files.sync_directory(parent)
-    if standing:
-        files.sync_directory(workspace.layout.models)
-        directories.note_synced([each for several in standing.values() for each in several])
+    synced = [each for parent, several in standing.items() if _sync(parent) for each in several]
+    if synced and _sync(workspace.layout.models):
+        directories.note_synced(synced)
+
+
+def _sync(path: Path) -> bool:
+    """fsync a directory; False for one that is gone, or that this user may not read. Raises OSError."""
+    try:
+        files.sync_directory(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
 
 
 def _forget(workspace: Workspace, lost: Unsynced) -> None:

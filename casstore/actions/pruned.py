@@ -17,8 +17,8 @@ from casstore.tag import Tag, TagQuery
 
 
 def keep(workspace: Workspace, row: VersionRow) -> None:
-    """Keep the manifest of a version that is about to be deleted; it is on disk when this returns. Raises OSError,
-    IntegrityError where neither manifest nor catalog say what the version is."""
+    """Keep the manifest of a version that is about to be deleted; it is on disk when this returns. Nothing for one that
+    has been deleted. Raises OSError, IntegrityError where neither manifest nor catalog say what the version is."""
     layout = workspace.layout
     try:
         manifest = read_manifest(workspace, row)
@@ -27,6 +27,8 @@ def keep(workspace: Workspace, row: VersionRow) -> None:
         listed = workspace.catalog.versions.checked_files(row)
         recipes = workspace.catalog.index.recipes({file.digest for file in listed})
         manifest = workspace.catalog.versions.manifest(row, recipes)
+        if workspace.catalog.versions.by_id(row.id) is None:
+            return
     directory = keeping.new_directory(layout.pruned_manifests)
     path = directory / f"{row.name}.{row.version}"
     mode = workspace.file_mode(executable=False)

@@ -59,14 +59,16 @@ class StrayShelf:
         self.directory: Path | None = None
 
     def take(self, path: Path) -> bool:
-        """Move a stray there. False where it stays, since the disk is too full to make the directory; gc then goes on
-        and gives space back. Raises FileNotFoundError for one that is gone, OSError."""
-        if self.directory is None:
-            try:
+        """Move a stray there. False where it stays, for the disk is too full; gc then goes on and gives space back.
+
+        Raises FileNotFoundError for one that is gone, OSError.
+        """
+        try:
+            if self.directory is None:
                 self.directory = keeping.new_directory(self._layout.quarantined_strays)
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                return False
-        files.rename(path, self.directory / path.name)
+            files.move(path, self.directory / path.name)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            return False
         return True

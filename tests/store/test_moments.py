@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -16,7 +17,9 @@ import pytest
 
 import casstore
 from casstore.actions import keeping, moments, takeup
+from casstore.actions.strays import StrayShelf
 from casstore.storage.files import Lock
+from casstore.storage.layout import Layout
 
 BIG = 1_300_000
 DAY_S = 24 * 3600
@@ -477,3 +480,28 @@ def test_a_gc_beside_it_is_not_told_as_damage(store, home, save, noise, monkeypa
     monkeypatch.setattr(moments, "what_is_wrong", what_is_wrong)
     assert quietly(home) == []
     assert store.tags() == ["m:2"]
+
+
+def test_on_a_full_disk_strays_stay_and_gc_goes_on(tmp_path):
+    """There the directory that would take them cannot be made, and what gc does next gives space back."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=20", "none", disk], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        (disk / "objects/packs").mkdir(parents=True)
+        (disk / "quarantine").mkdir()
+        stray = disk / "objects/packs/0123456789abcdef-1.pack"
+        stray.write_bytes(b"stray")
+        with contextlib.suppress(OSError):
+            for number in range(30):
+                (disk / str(number)).touch()
+        shelf = StrayShelf(Layout(disk))
+        assert not shelf.take(stray)
+        assert stray.exists()
+        for number in range(5):
+            (disk / str(number)).unlink()
+        assert shelf.take(stray)
+        assert not stray.exists()
+    finally:
+        subprocess.run(["umount", disk], check=True)
