@@ -14,6 +14,7 @@ from casstore.actions import collect as gc_action
 from casstore.actions import configure, descriptor, exporting, importing, pinning, resolve
 from casstore.actions import delete as delete_action
 from casstore.actions import materialize as materialize_action
+from casstore.actions import pruned as pruned_action
 from casstore.actions import rebuild as rebuild_action
 from casstore.actions import repair as repair_action
 from casstore.actions import sync as sync_action
@@ -256,11 +257,21 @@ class Store:
 
         Versions that they saved there are adopted. Those whose directories they removed are deleted with `prune`, and
         reported without. Where the setting `materialize` is "all", every version without a directory is given one.
-        With `dry_run` only says so. Raises StoreError, OSError.
+        With `dry_run` only says so. What `prune` deletes can be brought back with `restore_pruned` for `keep_days`.
+        Raises StoreError, OSError.
         """
         return sync_action.sync_tree(
             self._workspace, prune=prune, dry_run=dry_run, durable=self._is_durable(durability), progress=progress
         )
+
+    def restore_pruned(self, tag: str | Tag, *, durability: str | None = None) -> Model:
+        """Save a version again that `sync_tree(prune=True)` has deleted in the last `keep_days`; returns it.
+
+        It is what it was, but for a pin. Raises TagNotFound for one that is not kept, TagExists where another version
+        has the tag, IntegrityError where bytes of it are lost, InvalidTag, OSError.
+        """
+        exact = pruned_action.restore(self._workspace, TagQuery.parse(tag), durable=self._is_durable(durability))
+        return self.get(exact)
 
     def _is_durable(self, durability: str | None) -> bool:
         chosen = self._workspace.catalog.setting("durability") if durability is None else durability

@@ -41,6 +41,12 @@ def no_background_gc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autogc, "start_if_due", lambda _: None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that take files away open stores which warn of it."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("ignore:.* seem to be from different moments:RuntimeWarning"))
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "store"

@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from casstore.actions import autogc
+from casstore.actions import autogc, keeping
 from casstore.actions.delete import sweep
 from casstore.actions.evict import evict, eviction_rule, finish_evictions
 from casstore.actions.finish import finish_saves
+from casstore.actions.held import Held
+from casstore.actions.moments import check_nothing_is_missing
+from casstore.actions.presence import settle_directories
 from casstore.actions.reclaim import Reclaim
 from casstore.actions.redundancy import Redundancy
 from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
+from casstore.actions.strays import StrayShelf, unnamed_files
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.sessions import session_of
@@ -57,11 +61,14 @@ class GcReport:
     """The steps of one gc in order; none when it was not due.
 
     `altered`: the versions whose directories would have gone, were not something in them altered or added.
+    `strays_kept_in`: the directory of quarantine/ that took the stray files, empty if there were none. A gc that runs
+    `keep_days` later removes it.
     """
 
     steps: tuple[GcStep, ...]
     dry_run: bool
     altered: tuple[Tag, ...] = ()
+    strays_kept_in: str = ""
 
     @property
     def freed_bytes(self) -> int:
@@ -80,7 +87,8 @@ class GcReport:
 
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
-    StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
+    StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone, or
+    when a file is missing or cut short that a version needs."""
     workspace.check_writable()
     lock = gc_lock(workspace.layout)
     if not lock.try_acquire():
@@ -133,15 +141,22 @@ class _Gc:
         self._altered: tuple[Tag, ...] = ()
         self._redundancy = Redundancy(workspace)
         self._told = (0, 0)  # of what `_redundancy` counts, what a step has told by now
+        self._strays_kept_in = ""
         self._leaving: set[int] = set()  # in a dry run: the versions whose directories would not count by now
 
     def run(self) -> GcReport:
         self.check_catalog_is_current()
+        self._last_id = self._catalog.references.last_version_id()
+        self._catalog.references.mark(self._last_id)
+        check_nothing_is_missing(self._workspace)
+        if not self._dry_run:
+            settle_directories(self._workspace)
         deleted_bytes = self._catalog.upkeep.deleted_bytes()
         steps = (
             self.sessions(),
             self.unfinished(),
             self.directories(),
+            self.quarantine(),
             self.strays(),
             self.containers(),
             self.rewrite(),
@@ -152,7 +167,7 @@ class _Gc:
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
             autogc.note_collected(self._workspace, deleted_bytes)
             self._catalog.tidy()
-        return GcReport(steps, self._dry_run, self._altered)
+        return GcReport(steps, self._dry_run, self._altered, self._strays_kept_in)
 
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
@@ -220,34 +235,39 @@ class _Gc:
         return GcStep("idle directories", count, evicted.freed_bytes, len(evicted.altered), damaged, healed)
 
     def strays(self) -> GcStep:
-        """Unlink files under objects/ that no row names: directories are listed first, the catalog is read second."""
-        count = freed = 0
-        for directory in [self._layout.packs, *sorted(self._layout.loose.iterdir())]:
-            listed = [path for path in directory.iterdir() if path.is_file()]
-            if not listed:
-                continue
-            alive = sessions.live_ids(self._layout)
-            idle = {_file_id(path): path for path in listed if not _is_live(_file_id(path), alive)}
-            for path in self._unnamed(idle):
-                try:
-                    status = path.stat()
-                except FileNotFoundError:  # a reader has put a damaged copy into quarantine
-                    continue
-                count += 1
-                freed += status.st_size if status.st_nlink == 1 else 0
-                if not self._dry_run:
-                    files.remove_file(path)
-        return GcStep("stray files", count, freed)
+        """Move files under objects/ that no row names to quarantine."""
+        count = skipped = 0
+        shelf = StrayShelf(self._layout)
+        for path in unnamed_files(self._workspace):
+            with contextlib.suppress(FileNotFoundError):  # a reader has put a damaged copy into quarantine
+                if self._dry_run or shelf.take(path):
+                    count += 1
+                else:
+                    skipped += 1
+        self._strays_kept_in = str(shelf.directory or "")
+        return GcStep("stray files", count, skipped=skipped)
 
-    def _unnamed(self, listed: dict[str, Path]) -> list[Path]:
-        named = self._catalog.index.named(listed)
-        return [path for file_id, path in listed.items() if file_id not in named]
+    def quarantine(self) -> GcStep:
+        """Remove, `keep_days` later, strays that a gc has moved to quarantine, and manifests of pruned versions."""
+        count = freed = 0
+        keep_ns = keeping.keep_ns(self._workspace)
+        strays, pruned = (
+            keeping.overdue(parent, keep_ns, dry_run=self._dry_run)
+            for parent in (self._layout.quarantined_strays, self._layout.pruned_manifests)
+        )
+        self._held = Held(self._workspace, set(pruned))
+        for directory in (*strays, *pruned):
+            count += sum(len(names) for _, _, names in os.walk(directory))
+            freed += _tree_bytes(directory)
+            if not self._dry_run:
+                files.remove_tree(directory)
+        return GcStep("quarantine", count, freed)
 
     def containers(self) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""
         references = self._catalog.references
-        self._last_id = references.last_version_id()
-        references.mark(self._last_id, self._leaving if self._dry_run else ())
+        references.leave(self._leaving if self._dry_run else ())
+        references.hold(self._held.unseen())
         # What no version needs yet may be what an import has stored so far. Listed before the sessions.
         doomed = references.unreferenced()
         alive = sessions.live_ids(self._layout)
@@ -255,7 +275,7 @@ class _Gc:
         if self._dry_run:
             doomed += references.dead_containers()
             return GcStep("unneeded objects", len(doomed), sum(size for _, size in doomed))
-        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy)
+        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
         reclaim.condemn([container for container, _ in doomed], self._progress)
         references.drop_unreferenced_blobs()
         damaged, healed = self._news()
@@ -272,7 +292,7 @@ class _Gc:
         """Rewrite packs that are mostly dead, and merge small ones."""
         if self._dry_run:
             return GcStep("rewritten", len(sparse_packs(self._workspace)), 0)
-        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy)
+        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
         moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
         return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
@@ -280,16 +300,11 @@ class _Gc:
         """Move what only cold loose files hold into packs."""
         if self._dry_run:
             return GcStep("packed", cold_files(self._workspace)[0], 0)
-        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy)
+        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
         moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
         damaged, healed = self._news()
         freed = reclaim.freed_bytes - moved.bytes
         return GcStep("packed", moved.files, freed, damaged=moved.damaged + damaged, healed=healed)
-
-
-def _file_id(path: Path) -> str:
-    """The random part of a container's name: `<id>.pack` or `<digest>.<id>`."""
-    return path.stem if path.suffix == ".pack" else path.suffix.removeprefix(".")
 
 
 def _is_live(file_id: str, alive: set[str]) -> bool:

@@ -12,6 +12,7 @@ from casstore.actions.collect import standing_manifests
 from casstore.actions.instance import check_only_name, settle_instance
 from casstore.actions.leasing import Leasing
 from casstore.actions.missing import make_missing
+from casstore.actions.moments import glance
 from casstore.actions.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
@@ -57,6 +58,9 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
             f"the store {layout.home} cannot be made or written to: {error.strerror}; "
             f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
         ) from error
+    amiss = glance(layout, catalog)
+    if amiss:
+        warnings.warn(amiss, RuntimeWarning, stacklevel=4)
     objects = Objects(layout, catalog.index.locate, Copies(layout, catalog))
     return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc, made)
 

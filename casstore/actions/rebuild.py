@@ -20,6 +20,7 @@ import msgpack
 
 from casstore.actions.collect import gc_lock, standing_manifests
 from casstore.actions.instance import adopt_instance
+from casstore.actions.takeup import bring_back
 from casstore.actions.verify import threads
 from casstore.catalog import sessions
 from casstore.catalog.catalog import Catalog
@@ -123,8 +124,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         for file in manifest.files:
             if file.size:
                 recipes.setdefault(file.digest, Recipe.of_one_chunk(file.digest, file.size))
-    found = [*_loose_files(layout, recipes, progress, unreadable), *_packs(layout, unreadable)]
-    homes = _Homes(layout, found).choose()
+    found, homes = _contents(layout, recipes, progress, unreadable)
     catalog = Catalog(path, files.boot_id())
     try:
         catalog.restoring.add_containers((each.new, homes.get(each.new.file_id, ())) for each in found)
@@ -136,12 +136,30 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             for tag, manifest_id, path in standing_manifests(layout)
             if manifest_id not in taken_in and not any(line.startswith(f"{path}: ") for line in unreadable)
         )
+        catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         adopt_instance(layout, catalog)
         catalog.tidy()
     finally:
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
     return RebuildReport(tags, len(found), tuple(unreadable), tuple(recovered))
+
+
+def _contents(
+    layout: Layout, recipes: dict[Digest, Recipe], progress: Progress, unreadable: list[str]
+) -> tuple[list[_Found], dict[str, list[tuple[NewChunk, int]]]]:
+    """The containers, and the homes of chunks in them. Strays that an earlier gc has moved to quarantine are brought
+    back where they hold what has no other home."""
+    while True:
+        reasons: list[str] = []
+        found = [*_loose_files(layout, recipes, progress, reasons), *_packs(layout, reasons)]
+        homes = _Homes(layout, found).choose()
+        unreadable += (reason for reason in reasons if reason not in unreadable)
+        wanted = {digest for recipe in recipes.values() for digest in recipe.digests}
+        wanted |= {need for each in found for c in each.chunks for need in (c.base, c.grouping) if need is not None}
+        wanted -= {chunk.digest for each in homes.values() for chunk, _ in each}
+        if not wanted or not bring_back(layout, wanted, recipes):
+            return found, homes
 
 
 @dataclass(frozen=True, slots=True)

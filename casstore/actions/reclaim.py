@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from casstore.actions.held import Held
 from casstore.actions.redundancy import Redundancy
 from casstore.actions.workspace import Workspace
 from casstore.progress import SILENT, Progress
@@ -14,19 +15,20 @@ from casstore.storage.container import Container
 
 @dataclass(slots=True)
 class Reclaim:
-    """Counts what it unlinks. `last_id` is the newest version that `References.mark` has seen; `redundancy` says which
-    copies may go."""
+    """Counts what it unlinks. `last_id` is the newest version that `References.mark` has seen, `held` what
+    `References.hold` has; `redundancy` says which copies may go."""
 
     workspace: Workspace
     last_id: int
     redundancy: Redundancy
+    held: Held
     containers: int = 0
     freed_bytes: int = 0
 
     def condemn(self, candidates: Collection[Container], progress: Progress = SILENT) -> None:
         """Condemn those of the containers that nothing needs, and unlink all that are condemned."""
         references = self.workspace.catalog.references
-        references.condemn(self.redundancy.removable(candidates, progress), self.last_id)
+        references.condemn(self.redundancy.removable(candidates, progress), self.last_id, self.held.unseen)
         dead = references.dead_containers()
         gone = []
         progress.start("unlink", sum(size for _, size in dead))

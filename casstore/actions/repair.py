@@ -19,6 +19,7 @@ from casstore.actions.materialize import Standing, linked_files, mend, standing,
 from casstore.actions.missing import make_missing
 from casstore.actions.packing import PackBuilder
 from casstore.actions.repack import Moved, Mover
+from casstore.actions.takeup import take_up
 from casstore.actions.verify import (
     Damage,
     Findings,
@@ -49,7 +50,9 @@ class RepairReport:
     """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
     still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
     paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.
-    `made`: directories of the store itself that were missing, and have been made again."""
+    `made`: directories of the store itself that were missing, and have been made again. `taken_up`: files that hold
+    what versions need and that the catalog did not know, or that gc had moved to quarantine as strays: now it knows
+    them."""
 
     healed: tuple[Damage, ...]
     damage: tuple[Damage, ...]
@@ -57,6 +60,7 @@ class RepairReport:
     quarantined: tuple[str, ...]
     healed_chunks: int
     made: tuple[str, ...] = ()
+    taken_up: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -100,10 +104,13 @@ class _Repair:
         self._restore_records(found)
         self._restore_manifests(found)
         found.records.clear()
+        taken = take_up(self._workspace)
+        brought = self._catalog.references.dependents(set(taken.chunks), set())
         inspected = {row.id for row in self._catalog.versions.select()}
         inspect_directories(self._workspace, found, quick=False)
         inspect_containers(self._workspace, found, self._progress, quick=False)
-        damaged_before = lost_files(self._workspace, found)
+        damaged_before = dict.fromkeys(Damage(str(tag), path) for tag, path in brought)
+        damaged_before |= dict.fromkeys(lost_files(self._workspace, found))
         homes = self._catalog.index.locate(found.chunks)
         healed, lost = self._heal(set(found.chunks))
         # Not those of deltas that are readable again now that their bases are.
@@ -117,6 +124,7 @@ class _Repair:
             lost -= self._catalog.index.locate(lost).keys()  # a save has brought these meanwhile
         self._mend(found.directories, inspected, inodes)
         damage = self._catalog.references.dependents(lost, set())
+        self._catalog.mending.note_lost(self._catalog.references.missing_chunks())
         still = tuple(Damage(str(tag), path) for tag, path in damage)
         return RepairReport(
             healed=tuple(each for each in damaged_before if each not in still),
@@ -125,6 +133,7 @@ class _Repair:
             quarantined=tuple(self._quarantined),
             healed_chunks=len(healed),
             made=tuple(dict.fromkeys(self._workspace.made)),
+            taken_up=tuple(map(str, taken.paths)),
         )
 
     def _restore_records(self, found: Findings) -> None:

@@ -12,6 +12,8 @@ from casstore.actions.adopt import Adoption, Refused, adopting, note_tree
 from casstore.actions.delete import delete
 from casstore.actions.finish import finish_saves
 from casstore.actions.materialize import directory_inode, materialize
+from casstore.actions.presence import settle_directories, was_certain
+from casstore.actions.pruned import keep
 from casstore.actions.tree import Disagreement, disagreement, is_missing, tag_at
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
@@ -26,7 +28,8 @@ class SyncReport:
 
     `adopted`: tags of directories that some other tool made. `refused`: those left alone. `missing`: versions whose
     directory somebody has taken away, be it that he has put another in its place. `deleted`: those of them that were
-    deleted, for which `prune` asks. `made`: versions that were given a directory, since the setting `materialize` is
+    deleted, for which `prune` asks; `Store.restore_pruned` brings them back for `keep_days`. `made`: versions that
+    were given a directory, since the setting `materialize` is
     "all". `notes`: what could not be kept as it stood, and what in the tree is no version.
     """
 
@@ -42,8 +45,10 @@ class SyncReport:
 def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
     """Adopt what other tools have put into `models/`; see to the versions whose directories they took away.
 
-    Those are deleted with `prune` only, and then a directory that was put in the place of one is adopted. Without, they
-    stay, and get their directory back if the setting `materialize` is "all", as then has every version that lacks one.
+    Those are deleted with `prune` only, each after its manifest has been put into quarantine, from where
+    `pruned.restore` brings it back until `keep_days` have passed; then a directory that was put in the place of one is
+    adopted. Without, they stay, and get their directory back if the setting `materialize` is "all", as then has every
+    version that lacks one.
     Raises OSError, StoreError; that also with `prune` where models/ is gone as a whole.
     """
     workspace.check_writable()
@@ -54,6 +59,7 @@ def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool
 def _sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
     if not dry_run:
         finish_saves(workspace, dry_run=False)
+        settle_directories(workspace)
     found = disagreement(workspace)
     if found.tree is None and prune:
         raise StoreError(
@@ -105,6 +111,7 @@ class _Sync:
                 is_still = self._is_replaced(row) if is_replaced else is_missing(self._workspace, row)
             if not is_still:
                 return
+            keep(self._workspace, row)
             with contextlib.suppress(TagNotFound):
                 delete(self._workspace, row.tag)
         self.deleted.append(str(row.tag))
@@ -139,7 +146,7 @@ class _Sync:
     def _is_replaced(self, row: VersionRow) -> bool:
         """Whether the version had a directory, and another stands there. One whose files were altered is no other."""
         recorded = self._workspace.catalog.directories.find(row.id)
-        has_had_one = recorded is not None and not recorded.evicting
+        has_had_one = recorded is not None and not recorded.evicting and was_certain(self._workspace, recorded)
         is_other = directory_inode(self._workspace, row) is None
         return has_had_one and is_other and os.path.lexists(self._workspace.layout.model(row.tag))
 

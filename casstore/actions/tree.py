@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from casstore.actions.materialize import Standing, standing
+from casstore.actions.presence import was_certain
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidTag
@@ -92,13 +93,16 @@ def foreign_among(workspace: Workspace, paths: Iterable[Path]) -> list[Path]:
 def is_missing(workspace: Workspace, row: VersionRow) -> bool:
     """Whether somebody has taken the version's directory away.
 
-    Not one that gc takes or that is only just being made, also not by a process that was killed at it.
+    Not one that gc takes or that is only just being made, also not by a process that was killed at it. Nor one that a
+    power cut may have taken.
     """
     directory = workspace.layout.model(row.tag)
     if os.path.lexists(directory):
         return False
     recorded = workspace.catalog.directories.find(row.id)
-    if recorded is None or recorded.evicting or workspace.layout.pending_manifest(row.manifest_id).exists():
+    if recorded is None or recorded.evicting or not was_certain(workspace, recorded):
+        return False
+    if workspace.layout.pending_manifest(row.manifest_id).exists():
         return False
     # Whoever makes it gives the manifest its name when it stands.
     return not os.path.lexists(directory)

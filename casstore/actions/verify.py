@@ -16,6 +16,8 @@ from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
 from casstore.actions.materialize import altered_files, damaged_files
+from casstore.actions.moments import describe
+from casstore.actions.takeup import holders
 from casstore.actions.tree import disagreement
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
@@ -47,7 +49,9 @@ class VerifyReport:
     `damaged_copies`: paths of redundant files that are damaged, altered or missing, while what they say is safe
     elsewhere: copies of files, directories' files, manifests.
     `damaged_records`: tags of which the catalog does not say what their manifests say.
-    `reasons`: one line for each damaged chunk, copy or record. `chunks`, `read_bytes`: what has been read, 0 if quick.
+    `reasons`: one line for each damaged chunk, copy or record, and for each file, unknown to the catalog, that holds
+    what is missing. `chunks`, `read_bytes`: what has been read, 0 if quick.
+    `mixed`: one line where catalog and files seem to be from different moments, empty where they are from one.
     No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
     `missing_directories`, tags of versions whose directory somebody has taken away.
     """
@@ -60,6 +64,7 @@ class VerifyReport:
     reasons: tuple[str, ...]
     unknown_directories: tuple[str, ...] = ()
     missing_directories: tuple[str, ...] = ()
+    mixed: str = ""
 
     @property
     def is_sound(self) -> bool:
@@ -106,10 +111,19 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
         tuple(lost_files(workspace, found)),
         tuple(copies),
         tuple(sorted(map(str, found.records))),
-        (*found.chunks.values(), *copies.values(), *found.records.values()),
+        (*found.chunks.values(), *copies.values(), *found.records.values(), *_unknown_holders(workspace, found)),
         tuple(map(str, tree.foreign)),
         tuple(str(row.tag) for row in tree.missing),
+        describe(workspace),
     )
+
+
+def _unknown_holders(workspace: Workspace, found: Findings) -> list[str]:
+    """One line for each file that the catalog does not know and that seems to hold a chunk which cannot be read."""
+    if not found.chunks:
+        return []
+    advice = "holds some of what is missing, and the catalog does not know it; `casstore repair` takes it up"
+    return [f"{path} {advice}" for path in holders(workspace, found.chunks)]
 
 
 def lost_files(workspace: Workspace, found: Findings) -> list[Damage]:

@@ -10,6 +10,7 @@ from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
+from casstore.catalog.mending import Mending
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
@@ -23,8 +24,8 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances`
-    (which copy of the store this is), and settings.
+    catalog), `mending` (where files and catalog disagree), `backups` (copies of it), `usage` (how many bytes), `upkeep`
+    (when gc is due by itself), `instances` (which copy of the store this is), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -40,6 +41,7 @@ class Catalog:
         self.repacking = Repacking(self._connections, boot_id)
         self.restoring = Restoring(self._connections)
         self.backups = Backups(self._connections)
+        self.mending = Mending(self._connections, boot_id)
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
         self.instances = Instances(self._connections)

@@ -38,6 +38,20 @@ class Candidate(NamedTuple):
         return Tag(self.name, self.version)
 
 
+class Unsynced(NamedTuple):
+    """A version's directory whose name has not been synced, with the boot in which it was made or checked."""
+
+    version_id: int
+    name: str
+    version: str
+    inode: int
+    boot_id: str
+
+    @property
+    def tag(self) -> Tag:
+        return Tag(self.name, self.version)
+
+
 _CANDIDATES = """
 SELECT v.id, v.name, v.version, v.size FROM directory JOIN version AS v ON v.id = directory.version_id
 WHERE NOT v.pinned AND (:everything OR (
@@ -60,17 +74,39 @@ class Directories:
 
     def find(self, version_id: int) -> DirectoryRow | None:
         """What is recorded of the version's directory; None for a version that is not materialized."""
-        sql = "SELECT inode, boot_id, entries, evicting FROM directory WHERE version_id = ?"
+        sql = "SELECT inode, boot_id, entries, evicting, synced FROM directory WHERE version_id = ?"
         rows = self._rows(sql, (version_id,))
-        return next((DirectoryRow(inode, boot, entries, bool(flag)) for inode, boot, entries, flag in rows), None)
+        return next(
+            (
+                DirectoryRow(inode, boot, entries, bool(evicting), bool(synced))
+                for inode, boot, entries, evicting, synced in rows
+            ),
+            None,
+        )
 
     def record(self, version_id: int, row: DirectoryRow) -> None:
         """Record a directory that has been made or mended; nothing if the version is gone."""
         with self._connections.write() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries, evicting)"
-                " SELECT id, ?, ?, ?, ? FROM version WHERE id = ?",
-                (row.inode, row.boot_id, row.entries, row.evicting, version_id),
+                "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries, evicting, synced)"
+                " SELECT id, ?, ?, ?, ?, ? FROM version WHERE id = ?",
+                (row.inode, row.boot_id, row.entries, row.evicting, row.synced, version_id),
+            )
+
+    def unsynced(self) -> list[Unsynced]:
+        """The directories whose names have not been synced since they were made."""
+        sql = (
+            "SELECT id, name, version, inode, boot_id FROM directory JOIN version ON id = version_id"
+            " WHERE NOT synced AND NOT evicting ORDER BY name, id"
+        )
+        return [Unsynced(*row) for row in self._rows(sql)]
+
+    def note_synced(self, directories: Iterable[Unsynced]) -> None:
+        """Record that these names have been synced, but of those that have been made again since."""
+        with self._connections.write() as connection:
+            connection.executemany(
+                "UPDATE directory SET synced = 1 WHERE version_id = ? AND inode = ? AND boot_id = ? AND NOT evicting",
+                ((each.version_id, each.inode, each.boot_id) for each in directories),
             )
 
     def forget(self, version_id: int) -> None:

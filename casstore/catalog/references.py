@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -11,7 +11,7 @@ from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import DEAD, LIVE
 from casstore.digest import Digest
 from casstore.storage.container import Container
-from casstore.storage.manifest import FileEntry
+from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -29,15 +29,22 @@ class References:
         with translated_errors(self._connections.path):
             return int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
 
-    def mark(self, last_id: int, leaving: Iterable[int] = ()) -> None:
-        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own.
-
-        The directories of the versions in `leaving` do not count from then on, as if they were gone (for a dry run).
-        """
+    def mark(self, last_id: int) -> None:
+        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own."""
         with translated_errors(self._connections.path):
-            connection = self._connections.get()
-            mark(connection, "id <= ?", (last_id,), fresh=True)
-            connection.executemany("INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in leaving))
+            mark(self._connections.get(), "id <= ?", (last_id,), fresh=True)
+
+    def hold(self, manifests: Iterable[Manifest]) -> None:
+        """Note also what versions need that are deleted and may be brought back, by their manifests."""
+        with translated_errors(self._connections.path):
+            _mark_manifests(self._connections.get(), manifests)
+
+    def leave(self, version_ids: Iterable[int]) -> None:
+        """The directories of these versions do not count from now on, as if they were gone (for a dry run)."""
+        with translated_errors(self._connections.path):
+            self._connections.get().executemany(
+                "INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in version_ids)
+            )
 
     def unreferenced(self) -> list[tuple[Container, int]]:
         """Containers, with their sizes, that no marked chunk and no file of any version needs."""
@@ -50,16 +57,18 @@ class References:
             sql = UNREFERENCED + " AND container.id = ?"
             return [each for each in containers if connection.execute(sql, (each.id,)).fetchone()]
 
-    def condemn(self, containers: Sequence[Container], last_id: int) -> int:
+    def condemn(self, containers: Sequence[Container], last_id: int, held: Callable[[], Iterable[Manifest]]) -> int:
         """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
 
-        Each step is one transaction: mark what has been committed since the snapshot, delete the chunk rows of
+        Each step is one transaction: mark what has been committed since the snapshot, and what the manifests need that
+        have been `held` since the last call of it, delete the chunk rows of
         containers that are still unreferenced, and of the deltas elsewhere that need these, raise gc_epoch.
         """
         condemned = 0
         for start in range(0, len(containers), _CONDEMN_BATCH):
             with self._connections.write() as connection:
                 mark(connection, "id > ?", (last_id,), fresh=False)
+                _mark_manifests(connection, held())
                 for container in containers[start : start + _CONDEMN_BATCH]:
                     if not connection.execute(UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
                         continue
@@ -96,6 +105,17 @@ class References:
         sql = f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
         return self._containers(sql)
 
+    def newest_homes(self) -> list[tuple[Container, int]]:
+        """Some of the newest containers, with their sizes, that have been synced and that are the home of a chunk.
+
+        They cost some microseconds, however many redundant ones came after them.
+        """
+        newest = f"SELECT * FROM container WHERE state = {LIVE} ORDER BY id DESC LIMIT 64"
+        return self._containers(
+            f"SELECT id, file_id, digest, executable, size FROM ({newest}) AS newest WHERE synced"
+            " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = newest.id) LIMIT 8"
+        )
+
     def _containers(self, sql: str) -> list[tuple[Container, int]]:
         with translated_errors(self._connections.path):
             rows: list[Any] = self._connections.get().execute(sql).fetchall()
@@ -114,9 +134,22 @@ class References:
     def missing_chunks(self) -> list[Digest]:
         """Chunks that some version needs and that have no home. That is damage."""
         self.mark(self.last_version_id())
-        empty = "SELECT digest FROM file WHERE size = 0"
-        sql = f"SELECT digest FROM temp.needed EXCEPT SELECT digest FROM chunk EXCEPT {empty}"
-        return self._digests(sql)
+        return self.homeless()
+
+    def homeless(self) -> list[Digest]:
+        """Marked chunks that have no home."""
+        sql = (
+            "SELECT digest FROM temp.needed"
+            " WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.digest = needed.digest) AND digest != ?"
+        )
+        return self._digests(sql, (Digest.of(b""),))  # an empty blob has no chunk
+
+    def needed_containers(self) -> list[tuple[Container, int]]:
+        """Containers, with their sizes, in which a marked chunk is at home."""
+        return self._containers(
+            "SELECT id, file_id, digest, executable, size FROM container WHERE EXISTS"
+            " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
+        )
 
     def _digests(self, sql: str, parameters: Sequence[Any] = ()) -> list[Digest]:
         with translated_errors(self._connections.path):
@@ -234,6 +267,24 @@ def mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any],
             "INSERT OR IGNORE INTO temp.needed VALUES (?)",
             ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
         )
+    _mark_bases(connection)
+
+
+def _mark_manifests(connection: apsw.Connection, manifests: Iterable[Manifest]) -> None:
+    """Add what the versions of these manifests need, whether or not the catalog knows them."""
+    is_any = False
+    for manifest in manifests:
+        is_any = True
+        for file in manifest.files:
+            connection.execute("INSERT OR IGNORE INTO temp.needed_blob VALUES (?)", (file.digest,))
+            chunks = ((chunk,) for chunk in manifest.recipe_of(file).digests)
+            connection.executemany("INSERT OR IGNORE INTO temp.needed VALUES (?)", chunks)
+    if is_any:
+        _mark_bases(connection)
+
+
+def _mark_bases(connection: apsw.Connection) -> None:
+    """Add what the marked deltas need, and what that needs."""
     while True:
         connection.execute(
             "INSERT OR IGNORE INTO temp.needed"

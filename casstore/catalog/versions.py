@@ -98,13 +98,14 @@ class DirectoryRow:
     """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns).
 
     `evicting`: gc is about to take it away, or somebody to put it there; it does not count as standing. Also not when
-    whoever it was has been cut short: then gc, or who makes it anew, settles it.
+    whoever it was has been cut short: then gc, or who makes it anew, settles it. `synced`: its name is on disk.
     """
 
     inode: int
     boot_id: str
     entries: bytes
     evicting: bool = False
+    synced: bool = False
 
 
 class Place(Enum):
@@ -163,6 +164,10 @@ class Versions:
     def newest(self, name: str) -> VersionRow | None:
         row = next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
         return None if row is None else self._confirmed(row)
+
+    def last_committed(self) -> VersionRow | None:
+        """The version that was committed last."""
+        return next(self._select(" ORDER BY id DESC LIMIT 1"), None)
 
     def _confirmed(self, row: VersionRow) -> VersionRow:
         """A row found through an index, which may be damaged, as it stands in the table."""

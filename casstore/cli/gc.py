@@ -9,7 +9,7 @@ import click
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, printable, show_json, show_table
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -50,7 +50,8 @@ def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool,
     dead sessions     what processes left that were killed
     unfinished work   what was cut short after its version was saved or deleted
     idle directories  of versions; frees what has no other link
-    stray files       that belong to nothing
+    quarantine        what an earlier gc or sync-tree --prune moved there, keep_days ago
+    stray files       that belong to nothing: moved to quarantine/ for keep_days
     unneeded objects  loose files and packs that nothing needs
     rewritten         packs less than half of which is needed, and many small ones
     packed            loose files that no directory links to any more
@@ -90,6 +91,7 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "freed_bytes": report.freed_bytes,
             "steps": steps,
             "altered": [str(tag) for tag in report.altered],
+            "strays_kept_in": report.strays_kept_in,
         }
     )
 
@@ -108,6 +110,9 @@ def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
         more = f" and {count - _MAX_LISTED:,} more" if count > _MAX_LISTED else ""
         what = "a directory" if count == 1 else f"{count:,} directories"
         hint(options, f"left {what} alone, in which something was changed or added: {tags}{more}")
+    if report.strays_kept_in:
+        path = printable(report.strays_kept_in)
+        hint(options, f"stray files are in {path} for the days of keep_days; remove it to have the space at once")
     if report.damaged:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")

@@ -66,6 +66,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
         "quarantined": list(report.quarantined),
         "healed_chunks": report.healed_chunks,
         "made_directories": list(report.made),
+        "taken_up": list(report.taken_up),
     }
     if rebuilt is not None:
         answer["rebuilt"] = {
@@ -87,6 +88,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
             click.echo(f"unreadable: {printable(line)}")
     for directory in report.made:
         click.echo(f"was missing, made again: {printable(directory)}")
+    for path in report.taken_up:
+        click.echo(f"taken up: {printable(path)}")
     for each in report.healed:
         click.echo(f"healed: {each.tag} {printable(each.path)}")
     for tag in report.restored:
@@ -100,7 +103,7 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
     if report.damage:
         click.echo(f"{plural(len(report.damage), 'file')} lost; every other file is whole")
         hint(options, "give a directory that has them with --from, or save their content again under any tag")
-    elif report.healed or report.restored or report.quarantined or report.made:
+    elif report.healed or report.restored or report.quarantined or report.made or report.taken_up:
         click.echo("repaired: every version is whole")
     else:
         click.echo("nothing was damaged")

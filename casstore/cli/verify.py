@@ -43,6 +43,7 @@ def verify(options: Options, quick: bool) -> None:
                 "damaged_copies": list(report.damaged_copies),
                 "damaged_records": list(report.damaged_records),
                 "reasons": list(report.reasons),
+                "mixed": report.mixed,
                 "unknown_directories": list(report.unknown_directories),
                 "missing_directories": list(report.missing_directories),
             }
@@ -54,6 +55,8 @@ def verify(options: Options, quick: bool) -> None:
 
 
 def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
+    if report.mixed:
+        click.echo(report.mixed)
     for damage in report.damage:
         click.echo(f"damaged: {damage.tag} {printable(damage.path)}")
     for path in report.damaged_copies:

@@ -38,6 +38,8 @@ class Layout:
         self.models = home / "models"
         self.sessions = home / "sessions"
         self.quarantine = home / "quarantine"
+        self.quarantined_strays = self.quarantine / "strays"
+        self.pruned_manifests = self.quarantine / "pruned"
         self.locks = home / "locks"
         self.rooms = [
             str(directory)

@@ -103,6 +103,12 @@ def test_sync_tree_says_what_others_have_done(saved):
     assert (dry["adopted"], dry["missing_tags"], dry["deleted_tags"]) == (["bert:v0"], ["bert:v2"], [])
     assert saved("sync-tree").out.splitlines()[:2] == ["adopted: bert:v0", "missing: bert:v2"]
     assert saved("sync-tree", "--prune").out == "deleted: bert:v2\n"
+    assert saved("sync-tree", "--restore", "bert:v2").out == "restored: bert:v2\n"
+    assert "not among" in saved("sync-tree", "--restore", "bert:v2", code=12).err
+    assert saved("sync-tree", "--prune", "--restore", "bert:v2", code=2).err
+    saved("path", "bert:v2")
+    shutil.rmtree(models / "v2")
+    assert "sync-tree --restore TAG" in saved.on_terminal("sync-tree", "--prune", columns=200)
     assert saved("sync-tree").out == "models/ and the catalog agree\n"
     assert [line.split("\t")[0] for line in saved("list").out.splitlines()] == ["bert:v1", "bert:v0"]
 

@@ -10,7 +10,8 @@ import pytest
 import casstore
 
 STEPS = [
-    "dead sessions", "unfinished work", "idle directories", "stray files", "unneeded objects", "rewritten", "packed",
+    "dead sessions", "unfinished work", "idle directories", "quarantine", "stray files", "unneeded objects",
+    "rewritten", "packed",
 ]  # fmt: skip
 MIB = 1 << 20
 
@@ -44,6 +45,21 @@ def test_each_step_is_told_with_its_bytes(saved):
     assert saved("verify").out.startswith("sound: ")
     rows = [line.split("\t") for line in saved("gc").out.splitlines()]
     assert rows == [[name, "0", "0"] for name in (*STEPS, "total")]
+
+
+def test_where_stray_files_are_is_told(saved):
+    (saved.home / "objects/packs/0123456789abcdef-1.pack").write_bytes(b"stray")
+    assert saved("gc", "--dry-run", "--json").json["strays_kept_in"] == ""
+    (saved.home / "objects/packs/0123456789abcdef-2.pack").write_bytes(b"stray")
+    screen = saved.on_terminal("gc", columns=400)
+    (directory,) = (saved.home / "quarantine/strays").iterdir()
+    assert f"stray files are in {directory} for the days of keep_days; remove it to have the space at once" in screen
+    assert sorted(path.read_bytes() for path in directory.iterdir()) == [b"stray", b"stray"]
+    assert saved("gc", "--json").json["strays_kept_in"] == ""
+    saved("config", "set", "keep_days", "0")
+    answer = saved("gc", "--json").json
+    freed = {step["name"]: step["freed_bytes"] for step in answer["steps"]}
+    assert (counts(answer)["quarantine"], freed["quarantine"]) == (2, 10)
 
 
 def test_a_dry_run_counts_what_gc_then_does(saved):
@@ -106,14 +122,15 @@ def test_what_was_altered_is_named_and_left_alone(saved):
     note.write_text("mine")
     answer = saved("gc", "--evict-all", "--json").json
     assert answer["altered"] == ["bert:v1"]
-    assert [step["skipped"] for step in answer["steps"]] == [0, 0, 1, 0, 0, 0, 0]
+    assert [step["skipped"] for step in answer["steps"]] == [0, 0, 1, 0, 0, 0, 0, 0]
     assert "left a directory alone" in saved.on_terminal("gc", "--evict-all", columns=80)
     assert note.read_text() == "mine"
     assert saved("gc", "--evict-all").err == ""
 
 
 def test_auto_decides_by_itself(saved):
-    assert saved("gc", "--auto", "--json").json == {"dry_run": False, "freed_bytes": 0, "steps": [], "altered": []}
+    nothing = {"dry_run": False, "freed_bytes": 0, "steps": [], "altered": [], "strays_kept_in": ""}
+    assert saved("gc", "--auto", "--json").json == nothing
     assert saved("gc", "--auto").out == ""
     assert "--auto" in saved("gc", "--auto", "--dry-run", code=2).err
     assert "--auto" in saved("gc", "--auto", "--evict-all", code=2).err

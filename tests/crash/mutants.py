@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from casstore.actions import casmodel_import, collect, delete, evict, home, materialize, reclaim, repack, save
+from casstore.actions import (
+    casmodel_import,
+    delete,
+    evict,
+    home,
+    materialize,
+    presence,
+    reclaim,
+    repack,
+    save,
+    strays,
+)
 from casstore.catalog import connection, index, references, repacking, versions
 from casstore.storage import files, pack
 
@@ -131,6 +142,10 @@ POWER = [
         ),
     ),
     _mutant(
+        "sync-tree counts the absence of what was not synced", "full",
+        (presence.was_certain, "recorded.synced or recorded.boot_id == workspace.catalog.boot_id", "True"),
+    ),
+    _mutant(
         "an evicted directory may come back", "gc",
         (evict._take_away, "    files.sync_directory(", "    str("), is_slow=True,
     ),
@@ -155,7 +170,7 @@ INTERLEAVED = [
     ),
     _mutant(
         "gc takes what a running save has written for stray", "gc before a commit of what is new",
-        (collect._is_live, "session_of(file_id) in alive", "False"),
+        (strays.unnamed_files, "session_of(file_id(path)) not in alive", "True"),
     ),
     _mutant(
         "gc does not mark what was saved meanwhile", "a commit before gc condemns",
@@ -164,9 +179,9 @@ INTERLEAVED = [
     _mutant(
         "gc unlinks before it has condemned", "a commit before gc condemns",
         (
-            reclaim.Reclaim.condemn, "references.condemn(list(candidates), self.last_id)",
+            reclaim.Reclaim.condemn, "references.condemn(list(candidates), self.last_id, self.held.unseen)",
             ("[files.remove_file(each.path(self.workspace.layout)) for each in candidates];"
-            " references.condemn(list(candidates), self.last_id)"),
+            " references.condemn(list(candidates), self.last_id, self.held.unseen)"),
         ),
     ),
     _mutant(

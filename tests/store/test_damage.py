@@ -239,7 +239,8 @@ def test_gc_packs_what_was_to_be_a_delta_against_a_damaged_chunk(store, save, st
     save("m:0", files(0), materialize=False)
     save("m:1", files(1))
     for pack in (home / "objects/packs").iterdir():
-        pack.unlink()
+        for offset in range(100, pack.stat().st_size - 100, 100_000):
+            flip(pack, offset)
     store._workspace.objects.close()
     report = store.gc(evict_all=True)
     assert report.damaged == 0, "m:1 is sound, and needs no base"
@@ -293,6 +294,9 @@ def test_what_stands_on_a_lost_base_is_not_taken_for_stored(
     assert streamed(store.get("x:1")) == expected[f"m:{which}"]
     assert streamed(store.get(f"m:{which}")) == expected[f"m:{which}"]
     assert "m:0" in store.verify().damaged_tags
+    with pytest.raises(casstore.StoreError, match=r"is missing.*gc removed nothing.*casstore repair"):
+        store.gc(evict_all=True)
+    assert {damage.tag for damage in store.repair().damage} >= {"m:0"}
     store.gc(evict_all=True)
     check_catalog()
     assert streamed(store.get("x:1")) == expected[f"m:{which}"]

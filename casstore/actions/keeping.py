@@ -1,0 +1,68 @@
+"""What is kept in quarantine/ for a while before it goes: directories named by the time at which they were made."""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import re
+import time
+from pathlib import Path
+
+from casstore.actions.workspace import Workspace
+from casstore.storage import files
+from casstore.storage.layout import new_id
+
+_DAY_NS = 24 * 3600 * 1_000_000_000
+_TIME = "%Y%m%dT%H%M%S"
+_NAME = re.compile(r"(\d{8}T\d{6})\.\d{6}Z-[0-9a-z]+")
+
+
+def keep_ns(workspace: Workspace) -> int:
+    """How long things are kept: the setting keep_days."""
+    return int(workspace.catalog.setting("keep_days")) * _DAY_NS
+
+
+def new_directory(parent: Path) -> Path:
+    """Make a directory below `parent`, a part of quarantine/, that says in its name when that was. Raises OSError.
+
+    The time stands in the name and not in its times, so that it survives a copy of the store.
+    """
+    files.make_directory(parent)
+    path = parent / _new_name()
+    files.make_directory(path)
+    return path
+
+
+def _new_name() -> str:
+    seconds, rest = divmod(time.time_ns(), 1_000_000_000)
+    return f"{time.strftime(_TIME, time.gmtime(seconds))}.{rest // 1000:06}Z-{new_id()[:8]}"
+
+
+def kept(parent: Path) -> list[Path]:
+    """The directories below `parent` that `new_directory` has made, oldest first."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(path for path in parent.iterdir() if _made_at_ns(path) is not None and path.is_dir())
+    return []
+
+
+def overdue(parent: Path, keep_ns: int, *, dry_run: bool) -> list[Path]:
+    """Those of them that have been kept for `keep_ns`.
+
+    One from the far future comes from a clock that was wrong. It is neither overdue nor kept for ever: unless in a dry
+    run its time begins now. Raises OSError.
+    """
+    now_ns, found = time.time_ns(), []
+    for path in kept(parent):
+        age_ns = now_ns - (_made_at_ns(path) or 0)
+        if age_ns >= keep_ns:
+            found.append(path)
+        elif age_ns < -keep_ns - _DAY_NS and not dry_run:
+            files.rename(path, parent / _new_name())
+    return found
+
+
+def _made_at_ns(path: Path) -> int | None:
+    match = _NAME.fullmatch(path.name)
+    with contextlib.suppress(ValueError):  # digits that are no time
+        return calendar.timegm(time.strptime(match[1], _TIME)) * 1_000_000_000 if match else None
+    return None

@@ -1,0 +1,62 @@
+"""Which directories under models/ are there for certain. A save does not sync their names, so a power cut may take one
+away that nobody has removed; gc and sync-tree sync them later, and then an absence means a removal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from casstore.actions.workspace import Workspace
+from casstore.catalog.directories import Unsynced
+from casstore.catalog.versions import DirectoryRow
+from casstore.storage import files
+
+
+def was_certain(workspace: Workspace, recorded: DirectoryRow) -> bool:
+    """Whether the directory of this row has stood for certain, so that its absence means that somebody removed it."""
+    return recorded.synced or recorded.boot_id == workspace.catalog.boot_id
+
+
+def settle_directories(workspace: Workspace) -> None:
+    """Sync the names of directories that have not been synced since they were made; forget those that a power cut has
+    taken away. Raises OSError."""
+    directories = workspace.catalog.directories
+    unsynced = directories.unsynced()
+    if not unsynced or not workspace.layout.models.is_dir():  # its disk may not be mounted
+        return
+    standing: dict[Path, list[Unsynced]] = {}
+    for each in unsynced:
+        path = workspace.layout.model(each.tag)
+        if _inode(path) == each.inode:
+            standing.setdefault(path.parent, []).append(each)
+        elif each.boot_id != workspace.catalog.boot_id and not os.path.lexists(path):
+            _forget(workspace, each)
+    synced = [each for parent, several in standing.items() if _sync(parent) for each in several]
+    if synced and _sync(workspace.layout.models):
+        directories.note_synced(synced)
+
+
+def _sync(path: Path) -> bool:
+    """fsync a directory; False for one that is gone, or that this user may not read. Raises OSError."""
+    try:
+        files.sync_directory(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
+
+
+def _forget(workspace: Workspace, lost: Unsynced) -> None:
+    """Drop the row of a directory that is as if never made, unless somebody is making it now."""
+    lock = files.Lock(workspace.layout.name_lock(lost.name))
+    if lock.try_acquire():
+        with lock:
+            recorded = workspace.catalog.directories.find(lost.version_id)
+            if recorded is not None and not (recorded.evicting or was_certain(workspace, recorded)):
+                workspace.catalog.directories.forget(lost.version_id)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,74 @@
+"""Strays: files under objects/ that no row of the catalog explains. They go to quarantine before they go for good,
+since a catalog that was copied at another moment than the files does not explain what versions need either."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from casstore.actions import keeping
+from casstore.actions.workspace import Workspace
+from casstore.catalog import sessions
+from casstore.catalog.sessions import session_of
+from casstore.storage import files
+from casstore.storage.layout import Layout
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def file_id(path: Path) -> str:
+    """The random part of a container's name: `<id>.pack` or `<digest>.<id>`."""
+    return path.stem if path.suffix == ".pack" else path.suffix.removeprefix(".")
+
+
+def unnamed_files(workspace: Workspace) -> Iterator[Path]:
+    """The files under objects/ that no row names and no living session is writing.
+
+    Directories are listed first, sessions second, and the catalog is read last.
+    """
+    layout = workspace.layout
+    for directory in [layout.packs, *sorted(path for path in layout.loose.iterdir() if path.is_dir())]:
+        listed = [path for path in directory.iterdir() if path.is_file()]
+        if not listed:
+            continue
+        alive = sessions.live_ids(layout)
+        idle = [path for path in listed if session_of(file_id(path)) not in alive]
+        named = workspace.catalog.index.named({file_id(path) for path in idle})
+        yield from (path for path in idle if file_id(path) not in named)
+
+
+def quarantined_files(layout: Layout) -> list[Path]:
+    """The strays that an earlier gc has moved to quarantine."""
+    return [path for directory in keeping.kept(layout.quarantined_strays) for path in sorted(directory.iterdir())]
+
+
+def place_of(layout: Layout, path: Path) -> Path | None:
+    """Where a file of that name stands under objects/; None for a name that no container has."""
+    if path.suffix == ".pack":
+        return layout.packs / path.name
+    directory = layout.loose / path.name[:2]
+    return directory / path.name if directory.is_dir() else None
+
+
+class StrayShelf:
+    """The directory in quarantine/ that takes the strays of one gc; made when the first comes."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self.directory: Path | None = None
+
+    def take(self, path: Path) -> bool:
+        """Move a stray there. False where it stays, for the disk is too full; gc then goes on and gives space back.
+
+        Raises FileNotFoundError for one that is gone, OSError.
+        """
+        try:
+            if self.directory is None:
+                self.directory = keeping.new_directory(self._layout.quarantined_strays)
+            files.move(path, self.directory / path.name)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            return False
+        return True
