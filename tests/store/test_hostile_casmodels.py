@@ -299,7 +299,7 @@ def test_refused(victim, name):
 
 def test_nothing_of_the_refused_stays_for_long(victim):
     victim.gc()
-    assert set(victim.gc().steps[3:5]) == {
+    assert set(victim.gc().steps[4:6]) == {
         casstore.GcStep("stray files", 0), casstore.GcStep("unneeded objects", 0)
     }  # fmt: skip
     assert victim.verify().is_sound
