@@ -93,7 +93,8 @@ def _make(layout: Layout) -> None:
             "it is of; where that is lost, `casstore repair --rebuild-catalog` makes a store of what has come here"
         )
     if layout.home.is_dir():
-        own = {"objects", "manifests", "models", "sessions", "quarantine", "locks", layout.instance.name}
+        own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
+        own |= {layout.instance.name, layout.next_instance.name}
         # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.
         databases = (layout.catalog.name, _RESULTS_OF_BENTOML)
         strangers = sorted(
@@ -119,10 +120,10 @@ def _make(layout: Layout) -> None:
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
         )
     kept = next((path for path in layout.loose.parent.glob("*/**/*") if path.is_file()), None)
-    if kept is not None and not layout.manifests.is_dir():
+    if kept is not None and not layout.catalog.exists():  # another process may have been faster, and be saving
         raise StoreError(
-            f"{layout.catalog} and {layout.manifests} are gone, and {kept.parent} holds what they spoke of: put them "
-            f"back from a backup, or move {layout.loose.parent} away to begin a new store here"
+            f"{layout.catalog} and the manifests are gone, and {kept.parent} holds what they spoke of: put them back "
+            f"from a backup, or move {layout.loose.parent} away to begin a new store here"
         )
     directories = layout.directories()
     for directory in directories:

@@ -49,11 +49,10 @@ def settle_instance(layout: Layout, catalog: Catalog) -> None:
     if has_containers:
         # The rows say that its files are on disk, and nobody has synced the copies.
         files.sync_file_system(layout.home)
-        leases = catalog.leases.sessions()
-        catalog.instances.drop_leases([each for each in leases if not sessions.is_live(layout, each)])
     catalog.instances.renew(
         lambda: _made(layout, catalog.boot_id, durable=has_containers),
         lambda found: _is_same(layout, found, catalog.boot_id),
+        [each for each in catalog.leases.sessions() if not sessions.is_live(layout, each)],
     )
 
 
@@ -65,8 +64,8 @@ def adopt_instance(layout: Layout, catalog: Catalog) -> None:
 def _made(layout: Layout, boot_id: str, *, durable: bool) -> Instance:
     """Write a new instance's file. Only one process does at a time: it holds the catalog's lock, or is alone."""
     name = new_id()
-    temporary = layout.locks / f".{layout.instance.name}"
-    files.write_file(layout.instance, f"{name}\n".encode(), 0o444, temporary=temporary, durable=durable)
+    data = f"{name}\n".encode()
+    files.write_file(layout.instance, data, 0o444, temporary=layout.next_instance, durable=durable)
     return _standing(layout, name, boot_id)
 
 

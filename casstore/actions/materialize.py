@@ -177,11 +177,21 @@ def standing(workspace: Workspace, row: VersionRow) -> Standing:
         return Standing.OWN
     if workspace.catalog.versions.is_deleted_directory(row.tag, status.st_ino):
         return Standing.FOREIGN  # which gc takes away
-    is_described = _is_described(workspace, row)
-    if is_described is None and recorded is not None and recorded.boot_id == INHERITED:
-        # It had a directory when it was copied. Somebody has taken away or spoiled the descriptor, if it is that one.
-        is_described = _holds_some(workspace, row)
-    return Standing.COPY if is_described else Standing.FOREIGN
+    try:
+        is_copy = _is_copy(workspace, row, is_inherited=recorded is not None and recorded.boot_id == INHERITED)
+    except (IntegrityError, PermissionError):  # of a damaged catalog, of somebody's own directory
+        is_copy = False
+    return Standing.COPY if is_copy else Standing.FOREIGN
+
+
+def _is_copy(workspace: Workspace, row: VersionRow, *, is_inherited: bool) -> bool:
+    """Whether what stands in the version's place says that it is the version. `is_inherited`: it had a directory when
+    the store was copied, of which the descriptor may have been spoiled since."""
+    path = workspace.layout.model(row.tag) / DESCRIPTOR_NAME
+    if _has_digest(path, Digest.of(_rendered(workspace, row))):
+        return True
+    is_described = _is_described(workspace, row) if is_inherited else False
+    return _holds_some(workspace, row) if is_described is None else is_described
 
 
 def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
@@ -244,12 +254,10 @@ def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) ->
 def _is_file(directory: Path, file: FileEntry, *, is_read: bool) -> bool:
     """Whether this file of a version stands in a directory, its bytes compared where `is_read`."""
     path = directory / file.path
-    try:
-        status = os.lstat(path)
-    except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
+    status = _status(path)
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
         return False
-    is_like = stat.S_ISREG(status.st_mode) and status.st_size == file.size
-    is_like = is_like and files.is_executable(status) == file.executable
+    is_like = files.is_executable(status) == file.executable
     return is_like and (not is_read or _has_digest(path, file.digest))
 
 
@@ -335,15 +343,15 @@ def linked_files(workspace: Workspace, row: VersionRow, inodes: Set[tuple[int, i
     if recorded is None or recorded.evicting or not inodes:
         return []
     directory = workspace.layout.model(row.tag)
-    return [path for path in _entries_of(workspace, row, recorded) if _place(directory / path) in inodes]
+    found = {path: _status(directory / path) for path in _entries_of(workspace, row, recorded)}
+    return [path for path, status in found.items() if status and (status.st_dev, status.st_ino) in inodes]
 
 
-def _place(path: Path) -> tuple[int, int] | None:
+def _status(path: Path) -> os.stat_result | None:
     try:
-        status = os.lstat(path)
+        return os.lstat(path)
     except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
         return None
-    return status.st_dev, status.st_ino
 
 
 def _has_digest(path: Path, digest: Digest) -> bool:
@@ -423,8 +431,9 @@ class _Builder:
         self._progress.start("compare", sum(file.size for file in self._files))
         try:
             for file in self._files:
-                if _is_file(target, file, is_read=True):
-                    stamps[file.path] = self._kept(file, target / file.path)
+                before = _status(target / file.path)
+                if before is not None and _is_file(target, file, is_read=True):
+                    stamps[file.path] = self._kept(file, target / file.path, before)
                 self._progress.advance(file.size)
         finally:
             self._progress.finish()
@@ -435,20 +444,27 @@ class _Builder:
             self._write_descriptor(target)
         self._record(target, stamps)
 
-    def _kept(self, file: FileEntry, path: Path) -> FileStamp:
-        """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none."""
-        if self._may_link and file.size >= LINK_FROM_BYTES:
-            candidates = self._workspace.find_loose(file.digest, file.executable)
-            loose = link_among(self._workspace, str(path), candidates)
-            temporary = self._new_path()
-            if loose is not None:
-                if loose.stamp != FileStamp.of(os.lstat(path)):
-                    self._workspace.catalog.index.restamp_loose(loose.container, FileStamp.of(os.lstat(path)))
-                self._known[Fingerprint.of(os.lstat(path))] = file.digest
-            elif self._workspace.link_loose(candidates, temporary, hash_first=True) is not None:
-                files.rename(temporary, path)
-                self._known[Fingerprint.of(os.lstat(path))] = file.digest
-        return FileStamp.of(os.lstat(path))
+    def _kept(self, file: FileEntry, path: Path, before: os.stat_result) -> FileStamp:
+        """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none.
+
+        `before`: what stat said when it had not been read yet.
+        """
+        if not self._may_link or file.size < LINK_FROM_BYTES:
+            return FileStamp.of(before)
+        candidates = self._workspace.find_loose(file.digest, file.executable)
+        loose = link_among(self._workspace, str(path), candidates)
+        if loose is not None:
+            if loose.stamp != FileStamp.of(before):
+                self._workspace.catalog.index.restamp_loose(loose.container, FileStamp.of(before))
+            self._known[Fingerprint.of(before)] = file.digest
+            return FileStamp.of(before)
+        temporary = self._new_path()
+        stamp = self._workspace.link_loose(candidates, temporary, hash_first=True)
+        if stamp is None:
+            return FileStamp.of(before)
+        files.rename(temporary, path)
+        self._known[Fingerprint.of(os.lstat(path))] = file.digest
+        return stamp
 
     def _mend(self, target: Path, recorded: DirectoryRow) -> None:
         """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""

@@ -25,16 +25,24 @@ def is_complete(layout: Layout) -> bool:
     return os.stat(loose).st_nlink == len(_FAN_OUT) + 2 or not set(_FAN_OUT).difference(os.listdir(loose))
 
 
-def check_nothing_gone(layout: Layout, catalog: Catalog) -> None:
-    """Raise StoreError where a directory is missing, and versions need what was in it."""
+def what_is_gone(layout: Layout, catalog: Catalog) -> str | None:
+    """Says, in words for the user, which directory is missing that versions need what was in of; None for none."""
     for directory in (layout.loose.parent, layout.loose, layout.packs, layout.manifests):
         if not os.path.isdir(directory) and _is_needed(directory, layout, catalog):
             advice = "`casstore repair --from DIRECTORY` looks for their bytes elsewhere, and says what is lost"
             if directory == layout.manifests:
                 advice = "`casstore repair` makes the manifests again from the catalog"
-            raise StoreError(
+            return (
                 f"{directory} is gone, and saved versions need what was in it: put it back from a backup; or {advice}"
             )
+    return None
+
+
+def check_nothing_gone(layout: Layout, catalog: Catalog) -> None:
+    """Raise StoreError where a directory is missing, and versions need what was in it."""
+    gone = what_is_gone(layout, catalog)
+    if gone is not None:
+        raise StoreError(gone)
 
 
 def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed: bool = False) -> list[str]:

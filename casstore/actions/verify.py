@@ -16,6 +16,7 @@ from pathlib import Path
 
 from casstore.actions.collect import standing_manifests
 from casstore.actions.materialize import altered_files, damaged_files
+from casstore.actions.missing import what_is_gone
 from casstore.actions.moments import describe
 from casstore.actions.takeup import holders
 from casstore.actions.tree import disagreement
@@ -49,8 +50,9 @@ class VerifyReport:
     `damaged_copies`: paths of redundant files that are damaged, altered or missing, while what they say is safe
     elsewhere: copies of files, directories' files, manifests.
     `damaged_records`: tags of which the catalog does not say what their manifests say.
-    `reasons`: one line for each damaged chunk, copy or record, and for each file, unknown to the catalog, that holds
-    what is missing. `chunks`, `read_bytes`: what has been read, 0 if quick.
+    `reasons`: one line for each damaged chunk, copy or record, before them for a directory that is gone, and after them
+    for each file, unknown to the catalog, that holds what is missing.
+    `chunks`, `read_bytes`: what has been read, 0 if quick.
     `mixed`: one line where catalog and files seem to be from different moments, empty where they are from one.
     No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
     `missing_directories`, tags of versions whose directory somebody has taken away.
@@ -98,6 +100,7 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
     found = inspect(workspace, progress, quick=quick)
     tree = disagreement(workspace)
     layout = workspace.layout
+    gone = what_is_gone(layout, workspace.catalog)
     copies = {container.path(layout): reason for container, reason in found.files.items()}
     for tag, paths in found.directories.items():
         for path in paths:
@@ -111,7 +114,13 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
         tuple(lost_files(workspace, found)),
         tuple(copies),
         tuple(sorted(map(str, found.records))),
-        (*found.chunks.values(), *copies.values(), *found.records.values(), *_unknown_holders(workspace, found)),
+        (
+            *([] if gone is None else [gone]),
+            *found.chunks.values(),
+            *copies.values(),
+            *found.records.values(),
+            *_unknown_holders(workspace, found),
+        ),
         tuple(map(str, tree.foreign)),
         tuple(str(row.tag) for row in tree.missing),
         describe(workspace),

@@ -43,22 +43,21 @@ class Instances:
         with self._connections.write() as connection:
             _note(connection, instance)
 
-    def renew(self, make: Callable[[], Instance], is_same: Callable[[Instance | None], bool]) -> None:
+    def renew(
+        self, make: Callable[[], Instance], is_same: Callable[[Instance | None], bool], ended: Collection[str]
+    ) -> None:
         """Make this copy of the store an instance of its own, unless another process has just done so.
 
         In one transaction all goes that only the copy it was recorded in bears out: fingerprints, the inodes of loose
-        files and directories, when a container was last read. `make` writes the new instance's file.
+        files and directories, when a container was last read, leases of `ended` sessions. `make` writes the new
+        instance's file.
         """
         with self._connections.write() as connection:
             if is_same(_recorded(connection)):
                 return
             _forget_places(connection)
+            connection.executemany("DELETE FROM lease WHERE session = ?", ((session,) for session in ended))
             _note(connection, make())
-
-    def drop_leases(self, ended: Collection[str]) -> None:
-        """Drop the leases of sessions that the store was copied without."""
-        with self._connections.write() as connection:
-            connection.execute("DELETE FROM lease WHERE session IN (SELECT value FROM json_each(?))", (_json(ended),))
 
     def has_containers(self) -> bool:
         return self._any("SELECT 1 FROM container LIMIT 1")
@@ -107,7 +106,3 @@ def _forget_places(connection: apsw.Connection) -> None:
     connection.execute("UPDATE directory SET inode = 0, boot_id = ?, entries = ?, synced = 0", (INHERITED, _NO_ENTRIES))
     # Another directory may have the number here, and what has it would be deleted.
     connection.execute("UPDATE tombstone SET inode = NULL")
-
-
-def _json(values: Collection[str]) -> str:
-    return json.dumps(sorted(values))

@@ -30,6 +30,7 @@ class Layout:
         self.home = home
         self.catalog = home / "catalog.db"
         self.instance = home / "instance"
+        self.next_instance = home / ".instance"
         self.loose = home / "objects" / "loose"
         self.packs = home / "objects" / "packs"
         self.manifests = home / "manifests"

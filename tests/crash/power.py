@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import apsw
 import pytest
 
+from casstore.actions import instance
+
 ROOT = 1 << 40  # inode numbers of the model begin here, above any real one
 
 
@@ -78,6 +80,7 @@ class Stamps:
         self.inodes: dict[int, int] = {}  # by the real ones
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
+        _keep_change_times(patch)
         for name in ("stat", "lstat", "fstat"):
             _patch(patch, name, self._translated(getattr(os, name)))
         real = os.scandir
@@ -134,6 +137,11 @@ class _Entry:
         return getattr(self._real, name)
 
 
+def _keep_change_times(patch: pytest.MonkeyPatch) -> None:
+    """A disk that is mounted again has them, by which a store is told from a copy of it; those of an image are now."""
+    patch.setattr(instance, "_changed_ns", lambda _: 0)
+
+
 def _patch(patch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
     patch.setattr(os, name, function)
     accessor = getattr(pathlib, "_normal_accessor", None)  # Python 3.10 keeps its own references
@@ -159,6 +167,7 @@ class Recorder:
     @contextlib.contextmanager
     def install(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
+            _keep_change_times(patch)
             real = {name: getattr(os, name) for name in ("stat", "fstat", "open")}
             self._stat, self._fstat, self._open = real["stat"], real["fstat"], real["open"]
             for name, before, after in (
