@@ -371,11 +371,13 @@ class _Save:
 
     def _bare(self, staged: list[StagedFile], homes: Mapping[Digest, int], stale: set[int]) -> set[Digest]:
         """The chunks in stale homes of files that the store keeps no copy of: what is there must be read."""
+        if not stale:
+            return set()
         keeps_copies = self._new.materialize and self._may_link
         return {
             digest
             for file in staged
-            if stale and not (file.is_linked or (keeps_copies and file.recipe.size >= LINK_FROM_BYTES))
+            if not (file.is_linked or (keeps_copies and file.recipe.size >= LINK_FROM_BYTES))
             for digest in file.recipe.digests
             if homes.get(digest) in stale
         }

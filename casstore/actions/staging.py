@@ -80,7 +80,8 @@ class Staging:
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
     _freshness: Freshness = field(init=False)
-    _stale: dict[int, bool] = field(default_factory=dict)  # by home: whether nobody has read it for long
+    _seen: set[int] = field(default_factory=set)  # homes
+    _stale: set[int] = field(default_factory=set)  # those of them that nobody has read for long
     _may_link: bool = field(init=False)
     _user: int = field(init=False)
     _kept_bytes: int = 0
@@ -142,8 +143,9 @@ class Staging:
         chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
         usable = index.usable_homes(chunks)
         self.homes |= usable
-        if unseen := set(usable.values()) - self._stale.keys():
-            self._stale |= dict.fromkeys(unseen, False) | dict.fromkeys(self._freshness.stale(unseen), True)
+        if unseen := set(usable.values()) - self._seen:
+            self._seen |= unseen
+            self._stale |= self._freshness.stale(unseen)
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
@@ -194,7 +196,7 @@ class Staging:
         if recipe.size < LINK_FROM_BYTES or not self._may_link:
             return None
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
-        if any(self._stale[self.homes[digest]] for digest in recipe.digests):
+        if self._stale and any(self.homes[digest] in self._stale for digest in recipe.digests):
             # Nobody has read what is stored for long: the file's own bytes are kept.
             candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target

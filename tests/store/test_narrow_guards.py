@@ -61,8 +61,8 @@ def rotten_copy(store, save, noise, home, rot):
     """m:1, whose one file is packed, with a loose copy of it in which a bit has flipped; its directory is gone."""
     save("m:1", {"w.bin": noise(MEDIUM)})
     (loose,) = (home / "objects/loose").rglob("*.*")
-    rot(loose)
     shutil.rmtree(home / "models/m/1")
+    rot(loose)  # last, or the link that went would show in the change time
     return loose
 
 

@@ -195,17 +195,41 @@ class StoreMachine(RuleBasedStateMachine):
         if how == "remove":
             path.unlink()
         elif status.st_size:
-            path.chmod(0o644)
-            with open(path, "r+b") as file:
-                if how == "cut":
-                    file.truncate(offset % status.st_size)
-                else:
-                    file.seek(offset % status.st_size)
-                    byte = file.read(1)[0]
-                    file.seek(offset % status.st_size)
-                    file.write(bytes([byte ^ (1 << offset % 8)]))
-            path.chmod(status.st_mode & 0o777)
-            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            if how == "flip":
+                flip(path, offset % status.st_size, offset)
+            else:
+                path.chmod(0o644)
+                os.truncate(path, offset % status.st_size)
+                path.chmod(status.st_mode & 0o777)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        self.is_flipped = True
+        self.suspects |= self.versions.keys()
+
+    @precondition(lambda self: self.versions and not (self.suspects or self.lost or self.is_flipped or self.is_altered))
+    @rule(number=NUMBER, which=NUMBER, name=NAMES, evict_all=st.booleans())
+    def disk_harms_what_is_saved_again(self, number, which, name, evict_all):
+        """A bit of a record in a pack flips; the same content is saved from good bytes; gc loses no version."""
+        tag, again = self.pick(number), f"{name}:again"
+        query = "SELECT chunk.digest FROM chunk JOIN container ON id = container WHERE container.digest IS NULL"
+        packed = {row[0] for row in sql(self.home, query)}
+        index = self.store._workspace.catalog.index
+        blobs = [file.digest for file in self.store.get(tag).files]
+        recipes = index.recipes(blobs)
+        own = {chunk for blob in blobs for chunk in (recipes[blob].digests if blob in recipes else [blob])}
+        chunks = sorted(own & packed)
+        if again in self.versions or not chunks:
+            return
+        chunk = chunks[which % len(chunks)]
+        home = index.locate([chunk])[chunk]
+        flip(Path(home.container.path(self.store._workspace.layout)), home.offset + home.length - 1 - which % 9, which)
+        with self.store.create(again) as draft:
+            write(Path(draft.path), self.versions[tag])
+        self.versions[again] = self.versions[tag]
+        for _ in range(2):
+            for each in (tag, again):
+                self.check_bytes(each)
+            self.store.gc(evict_all=evict_all)
+        # Until gc has taken every copy away, the home may be as it was; a deletion takes copies unasked.
         self.is_flipped = True
         self.suspects |= self.versions.keys()
 
@@ -232,10 +256,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def verify(self):
-        """It names exactly what cannot be read."""
+        """It names all that cannot be read, and nothing of which the home is sound."""
         report = self.store.verify()
         named = {(each.tag, each.path) for each in report.damage}
-        self.check_named(named)
+        self.check_named(named, may_have_copies=True)
         assert report.damaged_records == ()
         if not (self.suspects or self.is_flipped or self.is_altered):
             assert named <= self.lost
@@ -265,8 +289,10 @@ class StoreMachine(RuleBasedStateMachine):
     def same_tags(self):
         assert set(self.store.tags()) == self.versions.keys()
 
-    def check_named(self, named: set[tuple[str, str]]) -> None:
-        """That these (tag, path) are what cannot be read, by a store that holds no file open from before."""
+    def check_named(self, named: set[tuple[str, str]], *, may_have_copies: bool = False) -> None:
+        """That these (tag, path) are what cannot be read, by a store that holds no file open from before; or, where
+        they may have copies, what could not be read without.
+        """
         with casstore.Store(self.home, auto_gc=False) as store:
             for tag, files in self.versions.items():
                 try:
@@ -281,7 +307,7 @@ class StoreMachine(RuleBasedStateMachine):
                     except casstore.IntegrityError:
                         assert (tag, path) in named
                     else:
-                        assert (tag, path) not in named
+                        assert (tag, path) not in named or may_have_copies
 
     def check_bytes(self, tag: str) -> None:
         with self.damage_allowed(tag):
@@ -309,6 +335,18 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.close()
             self.patch.undo()
             shutil.rmtree(self.root, onerror=None, ignore_errors=True)
+
+
+def flip(path: Path, offset: int, bit: int) -> None:
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ (1 << bit % 8)]))
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def write(root: Path, files: Files) -> None:
