@@ -2,11 +2,11 @@
 
     python benchmarks/backup.py [--dir DIR] [--target DIR] [--rounds N]
 
-Method: a store of 20 versions of 50 MiB that are packed, and one that has a directory. In turns, each copies it to a new
-place: casstore with `copy`, since linking takes no time on one file system, and linked where `--target` is on the
-store's; `cp -a` and `rsync -a`, followed by an fsync of what they have written, as casstore syncs; and they may do so
-only because nobody uses the store. Then a version more is saved, and each brings its own copy up to date. rsync compares
-sizes and times; `cp -a` has nothing like it and is not measured again.
+Method: a store of 20 versions of 50 MiB that are packed, and one that has a directory. In turns, each copies it to a
+new place: casstore with `copy`, and without, which links where `--target` is on the store's file system; `cp -a` and
+`rsync -a`, if it is installed, followed by an fsync of what they have written, as casstore syncs. They may do so only
+because nobody uses the store. Then a version more is saved each round, and copies that can be
+are brought up to date.
 """
 
 from __future__ import annotations

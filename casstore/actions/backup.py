@@ -35,6 +35,7 @@ from casstore.progress import Progress
 from casstore.storage import files, pack
 from casstore.storage.container import Container
 from casstore.storage.layout import Layout, new_id
+from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
 _ROUNDS_BESIDE_GC = 8  # after so many gc has to wait, or a store that never rests would never be copied
@@ -98,7 +99,7 @@ class _Backup:
         self._progress = progress
         self._may_link = self._may_reflink = may_share
         self._linked: dict[Fingerprint, Digest] = {}
-        self._damaged: dict[str, str] = {}  # by path in the store
+        self._damaged: dict[str, str] = {}  # by path of a container, or id of a manifest
         self._changed: set[str] = set()  # directories that are to be synced
         self._new = self._copied_bytes = self._linked_bytes = 0
 
@@ -140,7 +141,7 @@ class _Backup:
         """Bring what the copy names and the target lacks; returns what the store has not, with what to say of it."""
         absent = {}
         for manifest_id, tag in self._new_manifests(copy):
-            if not self._bring_manifest(manifest_id, tag):
+            if manifest_id not in self._damaged and not self._bring_manifest(manifest_id, tag):
                 absent[manifest_id] = f"the manifest of {tag} is missing"
         missing = [each for each in copy.containers() if not self._has(*each)]
         self._progress.start("copy", sum(size for _, size in missing))
@@ -165,12 +166,21 @@ class _Backup:
         """Put it where a save does until it is committed; False when it is not in the store."""
         final = self._source.manifest(tag, manifest_id)
         for path in (final, self._source.pending_manifest(manifest_id), final):  # it may be getting its name just now
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 data, mode = path.read_bytes(), stat.S_IMODE(os.stat(path).st_mode)
-                temporary = self._session.new_path()
-                files.write_new_file(temporary, data, mode, durable=True)
-                files.rename(temporary, self._target.pending_manifest(manifest_id))
+                Manifest.unpack(data)
+            except FileNotFoundError:
+                continue
+            except IntegrityError as error:
+                self._damaged[manifest_id] = f"{path}: {error}"
+            except OSError as error:
+                files.raise_unless_damage(error)
+                self._damaged[manifest_id] = f"{path} cannot be read: {error.strerror}"
                 return True
+            temporary = self._session.new_path()
+            files.write_new_file(temporary, data, mode, durable=True)
+            files.rename(temporary, self._target.pending_manifest(manifest_id))
+            return True
         return False
 
     def _has(self, container: Container, size: int) -> bool:

@@ -50,23 +50,28 @@ class Backups:
 
         Raises CatalogDamaged where pages of the catalog are, OSError.
         """
-        with self._connections.read() as source:
-            source.execute("SELECT count(*) FROM store").fetchall()  # with which the snapshot begins
-            target = apsw.Connection(str(path))
-            try:
-                try:
-                    with target.backup("main", source, "main") as copying:
-                        while not copying.done:
-                            copying.step(_PAGES)
-                except apsw.FullError as error:
-                    raise OSError(errno.ENOSPC, "no space left on the device for the catalog", str(path)) from error
+        target = apsw.Connection(str(path))
+        try:
+            with self._connections.read() as source:
+                source.execute("SELECT count(*) FROM store").fetchall()  # with which the snapshot begins
+                _copy_pages(source, target, path)
+            with translated_errors(self._connections.path):
                 said = str(target.execute("PRAGMA quick_check(1)").get)
-                if said != "ok":
-                    raise damaged(self._connections.path, said)
-                return CatalogCopy(target, path, boot_id)
-            except BaseException:
-                target.close()
-                raise
+            if said != "ok":
+                raise damaged(self._connections.path, said)
+            return CatalogCopy(target, path, boot_id)
+        except BaseException:
+            target.close()
+            raise
+
+
+def _copy_pages(source: apsw.Connection, target: apsw.Connection, path: Path) -> None:
+    try:
+        with target.backup("main", source, "main") as copying:
+            while not copying.done:
+                copying.step(_PAGES)
+    except apsw.FullError as error:
+        raise OSError(errno.ENOSPC, "no space left on the device for the catalog", str(path)) from error
 
 
 class CatalogCopy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import random
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -15,10 +16,13 @@ from pathlib import Path
 import pytest
 
 import casstore
+from casstore.storage import files as storage_files
 from tests.crash import tracer
 from tests.crash.conftest import EVERY
+from tests.crash.power import Disk, Mark, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, put, remove, sql
 from tests.crash.test_killed import _is_amid
+from tests.crash.test_power_cut import write
 
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 STRIDE = 4
@@ -143,3 +147,92 @@ def test_an_error_at_a_call(ground, noise, which, for_ever):
             assert traced.exit_code == 0, what
             assert traced.repeated_syncs == [], what
             assert case.check(is_complete=True) == "new", what
+
+
+def test_the_power_goes(ground, noise, monkeypatch):
+    """While a first and a later backup are made: what has returned is there after a reboot, and nothing is torn."""
+    versions = {
+        "a:1": {"w.bin": noise(1_100_000, 1), "s": b"1"},
+        "b:1": {"mid": noise(90_000, 2)},
+        "c:1": {"w.bin": noise(1_100_000, 3)},
+        "d:1": {"mid": noise(90_000, 4)},
+    }
+    states = {"first": {"a:1", "b:1"}, "second": {"a:1", "c:1", "d:1"}}
+    root, mounted = ground / "recorded", ground / "mounted"
+    root.mkdir()
+    recorder = Recorder(root)
+    with recorder.install(), casstore.Store(root / "store", auto_gc=False) as store:
+
+        def save(tag: str, durability: str) -> None:
+            with store.create(tag, durability=durability, materialize=tag != "d:1") as draft:
+                write(Path(draft.path), versions[tag])
+
+        def back_up(name: str) -> None:
+            recorder.mark(("begin", name))
+            store.backup(root / "backup", copy=name == "first")
+            recorder.mark(("done", name))
+
+        save("a:1", "full")
+        save("b:1", "full")
+        back_up("first")
+        save("c:1", "full")
+        save("d:1", "relaxed")
+        store.delete("b:1")
+        store.gc(evict_all=True)
+        back_up("second")
+    monkeypatch.setattr(storage_files, "boot_id", lambda: "the boot after")
+    log = recorder.log
+    done, under_way, seen = [], "", set()
+    disk, points, counted = Disk(), _power_points(log), Counter()
+    for number, operation in enumerate(log, 1):
+        disk.apply(operation)
+        if isinstance(operation, Mark):
+            event, name = operation.event
+            under_way = name if event == "begin" else ""
+            done += [name] if event == "done" else []
+        if number not in points:
+            continue
+        for choice in disk.choices(random.Random(number), 1):
+            image = disk.image(choice)
+            if (image.digest, len(done)) in seen:
+                continue
+            seen.add((image.digest, len(done)))
+            mounted.mkdir()
+            with pytest.MonkeyPatch.context() as patch:
+                image.mount(mounted).install(patch)
+                tags = _standing(mounted / "backup", versions)
+                allowed = [states[name] for name in (*done[-1:], under_way) if name]
+                assert tags in allowed or (tags is None and not done), (number, operation, done, tags)
+            counted[str(len(done))] += 1
+            remove(mounted)
+    print(f"{len(points)} crash points, {counted.total()} distinct states")
+
+
+def _power_points(log: list[Operation]) -> set[int]:
+    """Marks, and where most is unsynced: before and after each sync within a backup, by default some of those."""
+    points, inside = set(), False
+    for number, operation in enumerate(log, 1):
+        if isinstance(operation, Mark):
+            inside = operation.event[0] == "begin"
+            points.add(number)
+        elif inside and (EVERY or isinstance(operation, Sync)):
+            points.update((number - 1, number))
+    syncs = sorted(points)
+    return points if EVERY else {*syncs[-40::3], *syncs[::12]}
+
+
+def _standing(target: Path, versions: dict[str, dict[str, bytes]]) -> set[str] | None:
+    """The versions in a backup that is a store, all of it sound; None where there is none."""
+    if not (target / "catalog.db").exists():
+        if target.exists() and any(target.iterdir()):
+            with pytest.raises(casstore.StoreError):
+                casstore.Store(target, auto_gc=False)
+        return None
+    with casstore.Store(target, auto_gc=False) as store:
+        store.gc()
+        report = store.verify()
+        assert report.is_sound, report
+        for model in store.list():
+            files = versions[str(model.tag)]
+            assert {file.path: model.open(file.path).read() for file in model.files} == files
+        return set(store.tags())
