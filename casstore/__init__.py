@@ -4,6 +4,7 @@ from casstore.actions.adopt import AdoptReport, Refused
 from casstore.actions.collect import GcReport, GcStep
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.sharing import InitReport
 from casstore.actions.sync import SyncReport
 from casstore.actions.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
@@ -55,6 +56,7 @@ __all__ = [
     "GcReport",
     "GcStep",
     "Imported",
+    "InitReport",
     "IntegrityError",
     "InvalidMetadata",
     "InvalidSetting",

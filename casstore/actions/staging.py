@@ -17,7 +17,7 @@ from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
-from casstore.errors import FileChanged, InvalidSource
+from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
 from casstore.progress import Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
@@ -64,7 +64,7 @@ class Staging:
     # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
     gc_epoch: int = field(init=False)
     homes: dict[Digest, int] = field(default_factory=dict)
-    _frozen: list[tuple[str, int]] = field(default_factory=list)
+    _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
     _may_link: bool = field(init=False)
@@ -88,6 +88,8 @@ class Staging:
         self.progress.start("hash", source.size)
         try:
             return [self._stage(file, recognised.get(file.path)) for file in source.files]
+        except StoreUnwritable:
+            raise
         except PermissionError as error:
             raise InvalidSource(f"{error.filename or source.root} cannot be read: {error.strerror}") from error
         finally:
@@ -95,8 +97,9 @@ class Staging:
 
     def undo(self) -> None:
         """Give frozen source files their modes back, so that a failed `move=True` leaves them as they were."""
-        for path, mode in self._frozen:
-            files.restore_mode(path, mode)
+        for path, status in self._frozen:
+            files.restore_owner(path, status)
+            files.restore_mode(path, status.st_mode)
 
     def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
         """The files whose content is known and stored already, by path: no need to read them."""
@@ -198,7 +201,7 @@ class Staging:
         descriptor = os.open(file.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if file.location != target:  # a draft's own file may become a link to a stored one, whose mode must stay
-                self._frozen.append((file.location, file.status.st_mode))
+                self._frozen.append((file.location, file.status))
             files.set_mode(descriptor, self.workspace.file_mode(executable))
             status = os.fstat(descriptor)
             is_ours = os.path.samestat(status, file.status) and status.st_uid == self._user and status.st_nlink == 1
@@ -207,6 +210,8 @@ class Staging:
                 if self.only_closed and files.is_open_for_writing(descriptor):
                     raise _in_use(file.location)
                 return None
+            if files.hand_over(descriptor, self.workspace.layout.home):
+                status = os.fstat(descriptor)
             content = self._small_content(file.location, descriptor, status)
             recipe = self._hash(file.location, descriptor, status) if content is None else chunking.scan_bytes(content)
         finally:
