@@ -5,6 +5,7 @@ from casstore.actions.backup import BackupReport
 from casstore.actions.collect import GcReport, GcStep
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.sharing import InitReport
 from casstore.actions.sync import SyncReport
 from casstore.actions.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
@@ -57,6 +58,7 @@ __all__ = [
     "GcReport",
     "GcStep",
     "Imported",
+    "InitReport",
     "IntegrityError",
     "InvalidMetadata",
     "InvalidSetting",

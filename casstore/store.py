@@ -17,6 +17,7 @@ from casstore.actions import materialize as materialize_action
 from casstore.actions import pruned as pruned_action
 from casstore.actions import rebuild as rebuild_action
 from casstore.actions import repair as repair_action
+from casstore.actions import sharing as sharing_action
 from casstore.actions import sync as sync_action
 from casstore.actions import verify as verify_action
 from casstore.actions.adopt import AdoptReport
@@ -25,6 +26,7 @@ from casstore.actions.collect import GcReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.sharing import InitReport
 from casstore.actions.sync import SyncReport
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
@@ -311,6 +313,19 @@ class Store:
         Raises StoreLocked while gc runs, CatalogDamaged, InvalidSource for a source that is not there.
         """
         return repair_action.repair(self._workspace, [Path(source) for source in sources], progress)
+
+    @staticmethod
+    def init(
+        home: str | os.PathLike[str] | None = None, *, shared: str | None = None, group: str | None = None
+    ) -> InitReport:
+        """Make a store at `home`, unless one stands there, and share it with others if that is wanted.
+
+        `shared`: "group", so that every member of the home's group, or of `group`, may save, read and delete, whatever
+        their umask; "all", so that moreover everybody may read; None changes nothing about who may. What stands there
+        already is opened to them too. Only the store's owner can share it, or root.
+        Raises InvalidSetting, StoreUnwritable, StoreError.
+        """
+        return sharing_action.init(layout_of(home), shared, group)
 
     @staticmethod
     def rebuild_catalog(home: str | os.PathLike[str] | None = None, *, progress: Progress = SILENT) -> RebuildReport:

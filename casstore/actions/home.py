@@ -17,7 +17,7 @@ from casstore.actions.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
-from casstore.storage import files
+from casstore.storage import access, denials, files
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 
@@ -55,8 +55,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
         if isinstance(error, StoreError):
             raise
         raise StoreUnwritable(
-            f"the store {layout.home} cannot be made or written to: {error.strerror}; "
-            f"choose another with --home or {HOME_VARIABLE}, or mend its permissions"
+            f"the store {layout.home} cannot be made or written to: {error.strerror}; {_what_to_do(layout, error)}"
         ) from error
     amiss = glance(layout, catalog)
     if amiss:
@@ -83,7 +82,20 @@ def layout_of(home: str | os.PathLike[str] | None) -> Layout:
     if home is None:
         # The one place that reads the environment: Python and the command line must mean the same store.
         home = os.environ.get(HOME_VARIABLE) or Path.home() / ".casstore"
-    return Layout(Path(os.path.abspath(home)))
+    layout = Layout(Path(os.path.abspath(home)))
+    access.follow(layout.home)
+    return layout
+
+
+def is_of_bentoml(name: str) -> bool:
+    """Whether it is BentoML that keeps what has that name in a home."""
+    return name in _OF_BENTOML or name.startswith(_RESULTS_OF_BENTOML)
+
+
+def _what_to_do(layout: Layout, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return denials.advice(layout.home, error.filename or layout.catalog)
+    return f"choose another with --home or {HOME_VARIABLE}"
 
 
 def _make(layout: Layout) -> None:
@@ -111,6 +123,7 @@ def _make(layout: Layout) -> None:
         missing = [path for path in layout.home.parents if not path.exists()]
         files.make_directory(layout.home.parent, parents=True)
         files.make_directory(layout.home, _OWNER_ONLY)
+        access.follow(layout.home)
         for path in missing:
             files.sync_directory(path.parent)
     with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
@@ -131,5 +144,4 @@ def _make(layout: Layout) -> None:
     for parent in sorted({directory.parent for directory in directories}):
         files.sync_directory(parent)
     # SQLite would make it 0644 whatever the umask allows, and gives its other files the catalog's mode.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(layout.catalog, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    files.make_file(layout.catalog)

@@ -41,7 +41,8 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
     if draft is not None:
         target = workspace.layout.model(tag)
         files.make_directory(target.parent)
-        files.set_directory_mode(draft, 0o777 & ~workspace.umask)
+        files.set_directory_mode(draft, 0o777 & ~workspace.mask)
+        files.share_directories(draft, workspace.layout.home)
         files.rename(draft, target)
     workspace.file_pending_manifest(tag, manifest_id)
     workspace.write_latest(tag.name)
@@ -76,6 +77,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
                 if theirs not in links and not (theirs in found and is_unchanged(now, found[theirs])):
                     files.move(theirs, workspace.quarantined(tag, name))
             files.rename_into(mine, theirs)
+    files.share_directories(standing.root, workspace.layout.home)
 
 
 def check_replaceable(standing: Source) -> None:

@@ -90,6 +90,7 @@ def _rebuild(layout: Layout, progress: Progress) -> RebuildReport:
     with sessions.Session(layout) as session:
         rebuilt = session.new_path()
         report = _fill(layout, session, rebuilt, progress)
+        files.share_file(rebuilt, layout.home)
         files.sync_file(rebuilt)
         _replace(layout, rebuilt)
     return report

@@ -20,7 +20,7 @@ from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
-from casstore.errors import FileChanged, InvalidSource
+from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
 from casstore.progress import Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
@@ -105,6 +105,8 @@ class Staging:
         self.progress.start("hash", source.size)
         try:
             return [self._stage(file, recognised.get(file.path)) for file in source.files]
+        except StoreUnwritable:
+            raise
         except PermissionError as error:
             raise InvalidSource(f"{error.filename or source.root} cannot be read: {error.strerror}") from error
         finally:
@@ -113,6 +115,7 @@ class Staging:
     def undo(self) -> None:
         """Give frozen source files their modes back, so that a failed `move=True` leaves them as they were."""
         for path, status in self._frozen:
+            files.restore_owner(path, status)
             files.restore_mode(path, status)
 
     def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
@@ -236,6 +239,8 @@ class Staging:
                 if self.only_closed and files.is_open_for_writing(descriptor):
                     raise _in_use(file.location)
                 return None
+            if files.hand_over(descriptor, self.workspace.layout.home):
+                seen = os.fstat(descriptor)
             content = self._small_content(file.location, descriptor, seen)
             recipe = self._hash(file.location, descriptor, seen) if content is None else chunking.scan_bytes(content)
             if file.location != target:  # a link changes the last of its times, which tells most

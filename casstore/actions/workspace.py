@@ -17,7 +17,7 @@ from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
-from casstore.storage import chunking, files
+from casstore.storage import access, chunking, denials, files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
@@ -60,7 +60,8 @@ class Workspace:
         """
         if self.catalog.read_only:
             raise StoreUnwritable(
-                f"{self.layout.home} can only be read by this user; what reads works, and files come from model.open()"
+                f"{self.layout.home} can only be read by this user; what reads works, and files come from "
+                f"model.open(). To write: {denials.advice(self.layout.home, self.layout.catalog)}"
             )
         self.make_missing(models=False)
 
@@ -86,8 +87,14 @@ class Workspace:
         lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
         return lock
 
+    @property
+    def mask(self) -> int:
+        """The permissions that nothing made in the store gets: what a shared home lacks, else the process's umask."""
+        follows = access.of_home(self.layout.home)
+        return follows.mask if follows is not None and follows.is_shared else self.umask
+
     def file_mode(self, executable: bool) -> int:
-        return files.stored_mode(executable, self.umask)
+        return files.stored_mode(executable, self.mask)
 
     def may_link(self) -> bool:
         return self.catalog.setting("link_mode") in ("auto", "hardlink")
@@ -233,7 +240,7 @@ class Workspace:
             # Not beside it: other tools read models/. The name's lock makes the fixed name ours.
             temporary = self.on_device_of(path.parent, self.layout.locks / f"{name}.{path.name}")
             # Writable by its owner, unlike all else: BentoML writes into it when it saves or deletes a version.
-            files.write_file(path, newest.version.encode(), 0o666 & ~self.umask, temporary=temporary)
+            files.write_file(path, newest.version.encode(), 0o666 & ~self.mask, temporary=temporary)
 
     def on_device_of(self, directory: Path, path: Path) -> Path:
         """`path`, or a hidden name in `directory` if that is on another device, as where models/ is a link."""
@@ -268,7 +275,7 @@ class Workspace:
 
 def hash_file(path: files.StrPath) -> Digest:
     """The digest of a file's bytes. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = files.open_to_read(path)
     try:
         return chunking.scan_file(descriptor).blob
     except EOFError as error:

@@ -15,6 +15,7 @@ import apsw
 
 from casstore.catalog.schema import check_is_newest, check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
+from casstore.storage import denials
 from casstore.storage.files import Lock
 
 _BUSY_TIMEOUT_MS = 60_000
@@ -239,12 +240,17 @@ def translated_errors(path: Path) -> Iterator[None]:
                     opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as reason:
             raise OSError(reason.errno, reason.strerror, str(path)) from error
-        raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
+        raise _unwritable(path, error) from error
     except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
+        raise _unwritable(path, error) from error
     # Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
     except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError) as error:
         raise damaged(path, str(error)) from error
+
+
+def _unwritable(path: Path, error: apsw.Error) -> StoreUnwritable:
+    advice = denials.advice(path.parent, path, *(f"{path}{suffix}" for suffix in SIDE_FILES))
+    return StoreUnwritable(f"{path} cannot be opened for writing ({error}); {advice}")
 
 
 def damaged(path: Path, reason: str) -> CatalogDamaged:

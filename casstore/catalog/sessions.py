@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from casstore.storage import files
+from casstore.storage import access, files
 from casstore.storage.files import Lock
 from casstore.storage.layout import Layout, new_id
 
@@ -20,6 +20,7 @@ class Session:
     """A running piece of work. Close it; what it left is otherwise reaped by gc once the process is gone."""
 
     def __init__(self, layout: Layout) -> None:
+        access.follow(layout.home)  # again: a process that runs for days sees that the store has been shared since
         self.id = new_id()
         self.path = layout.session(self.id)
         self._pid = os.getpid()
@@ -140,12 +141,16 @@ def dead_ids(layout: Layout) -> list[str]:
 
 
 def reap(layout: Layout, session_id: str) -> bool:
-    """Remove what a dead session left; False when it lives after all. Safe to do twice or at once."""
+    """Remove what a dead session left; False when it lives after all, or when directories in it, which its user had
+    closed to others, are left to the gc of that user. Safe to do twice or at once.
+    """
     lock = Lock(layout.session_lock(session_id))
     if not lock.try_acquire():
         return False
     try:
         files.remove_tree(layout.session(session_id))
+    except PermissionError:
+        return False
     finally:
         lock.release(remove=True)
     return True

@@ -23,6 +23,7 @@ from casstore.cli.exits import ExitCode, Interrupted, exit_code
 from casstore.cli.export import export
 from casstore.cli.gc import gc
 from casstore.cli.importing import import_archive
+from casstore.cli.init import init
 from casstore.cli.list import list_versions
 from casstore.cli.options import Options, common_options
 from casstore.cli.path import path
@@ -91,7 +92,7 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup, verify,
-    repair, stats, config, demo, completion,
+    repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

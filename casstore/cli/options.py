@@ -62,7 +62,7 @@ _COMMON = (
     _common(
         "--home",
         metavar="DIR",
-        type=click.Path(file_okay=False),
+        type=click.Path(file_okay=False, readable=False),  # else click says it, without the remedy
         help="The store's directory.  [default: $CASSTORE_HOME, else ~/.casstore]",
     ),
     _common("--json", is_flag=True, help="Answer with one JSON document."),

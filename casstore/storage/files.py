@@ -17,8 +17,10 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from casstore.errors import StoreError, StoreLocked
+from casstore.storage import access, denials
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -45,12 +47,39 @@ _ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 _NO_LOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
 
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+
+def _explained(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Where a store's permissions are in the way, raise StoreUnwritable, which says what to type about them."""
+
+    @functools.wraps(function)
+    def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except PermissionError as error:
+            explained = denials.explained(error)
+            if explained is None:
+                raise
+            raise explained from error
+
+    return call
+
+
 def raise_unless_damage(error: Exception) -> None:
     """Raise an error met while reading that tells nothing of the bytes: too many open files, no permission ..."""
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
         raise error
 
 
+@_explained
+def open_to_read(path: StrPath) -> int:
+    """A descriptor for reading; nobody waits where a pipe stands in a file's place. Raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+@_explained
 def sync_file(path: StrPath) -> None:
     """fsync a file's bytes and size. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -87,6 +116,11 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     return call
 
 
+def set_owner(descriptor: int, uid: int, gid: int) -> None:
+    """fchown: -1 leaves the user, or the group, as it is. Raises OSError."""
+    os.fchown(descriptor, uid, gid)
+
+
 def set_mode(descriptor: int, mode: int) -> None:
     """fchmod: change the permissions of an open file. Raises OSError."""
     os.fchmod(descriptor, mode)
@@ -107,6 +141,14 @@ def restore_mode(path: StrPath, before: os.stat_result) -> None:
         os.close(descriptor)
 
 
+def restore_owner(path: StrPath, before: os.stat_result) -> None:
+    """Give a file that was handed over back to whose it was; fine if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        now = os.lstat(path)
+        if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+            os.chown(path, before.st_uid, before.st_gid, follow_symlinks=False)
+
+
 def set_directory_mode(path: Path, mode: int) -> None:
     """chmod of a directory, never of one that a link leads to. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -116,6 +158,60 @@ def set_directory_mode(path: Path, mode: int) -> None:
         os.close(descriptor)
 
 
+def hand_over(descriptor: int, home: Path) -> bool:
+    """Give an open file of this process's user to the store at `home`; False when it is as it has to be."""
+    follows = access.of_home(home)
+    return follows is not None and _hand_over(descriptor, follows)
+
+
+def share_file(path: StrPath, home: Path) -> None:
+    """Make a file that is written to in place, such as the catalog, one that all who share the store may write to."""
+    follows = access.of_home(home)
+    if follows is not None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _hand_over(descriptor, follows, 0o666)
+        finally:
+            os.close(descriptor)
+
+
+def share_directories(root: Path, home: Path) -> None:
+    """Open this user's directories, `root` and those below it, to all who share the store at `home`."""
+    follows = access.of_home(home)
+    if follows is None:
+        return
+    for _, _, _, descriptor in os.fwalk(root):  # by descriptor: a link put there meanwhile leads nowhere else
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            _hand_over(descriptor, follows, follows.directory_mode)
+
+
+def _hand_over(descriptor: int, follows: access.Access, mode: int | None = None) -> bool:
+    """Give what this process has made to the home's owner and group, as far as this user may; True if that is new.
+
+    In a shared home it gets `mode`, less what the home lets nobody do.
+    """
+    status = os.fstat(descriptor)
+    uid, gid = follows.owner
+    is_new = gid != status.st_gid or uid not in (-1, status.st_uid)
+    if is_new:
+        # EINVAL: a user that this container does not know.
+        with contextlib.suppress(PermissionError), _ignored(errno.EINVAL):
+            set_owner(descriptor, uid, gid)
+    if mode is not None and follows.is_shared:
+        os.fchmod(descriptor, mode & ~follows.mask)
+    return is_new
+
+
+@contextlib.contextmanager
+def _ignored(code: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != code:
+            raise
+
+
+@_explained
 def sync_directory(path: StrPath) -> None:
     """fsync a directory, so that names made or removed in it survive a power cut. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
@@ -142,6 +238,7 @@ def sync_file_system(path: StrPath) -> None:
         os.close(descriptor)
 
 
+@_explained
 def write_file(path: Path, data: bytes, mode: int, *, temporary: StrPath, durable: bool = False) -> None:
     """Make `path` hold `data`, or leave it as it was: temporary file, write, fsync, rename, fsync of the directory.
 
@@ -177,11 +274,31 @@ def write_new_file(path: StrPath, data: bytes, mode: int, *, durable: bool = Fal
 @contextlib.contextmanager
 def create_file(path: StrPath) -> Iterator[int]:
     """A descriptor of a new file, open for reading and writing. Raises FileExistsError if the name is taken."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = _create(path, 0o600)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@_explained
+def _create(path: StrPath, mode: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    follows = access.around(path)
+    if follows is not None:
+        try:
+            _hand_over(descriptor, follows, 0o666)
+        except BaseException:
+            os.close(descriptor)
+            remove_file(path)
+            raise
+    return descriptor
+
+
+def make_file(path: StrPath) -> None:
+    """Make an empty file that is written to in place; fine if it is there. Raises OSError."""
+    with contextlib.suppress(FileExistsError):
+        os.close(_create(path, 0o666))
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
@@ -195,16 +312,51 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
             view, offset = view[done:], offset + done
 
 
+@_explained
 def make_directory(path: StrPath, mode: int = 0o777, *, parents: bool = False) -> None:
     """mkdir; fine if it is there. Raises OSError."""
-    Path(path).mkdir(mode=mode, parents=parents, exist_ok=True)
+    follows = access.around(path)
+    if follows is None:
+        Path(path).mkdir(mode=mode, parents=parents, exist_ok=True)
+        return
+    parent, name = os.path.split(path)
+    if parents and not os.path.isdir(parent):
+        make_directory(parent, parents=True)
+    try:
+        _make_shared_directory(parent, name, mode, follows)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
 
 
+def _make_shared_directory(parent: str, name: str, mode: int, follows: access.Access) -> None:
+    """mkdir, and hand over what was made: by descriptors, or root could be led to hand over something else."""
+    with contextlib.ExitStack() as opened:
+        above = open_directory(parent)
+        opened.callback(os.close, above)
+        try:
+            os.mkdir(name, mode, dir_fd=above)
+            made = open_directory(name, above)
+        except OSError as error:
+            error.filename = os.path.join(parent, name)
+            raise
+        opened.callback(os.close, made)
+        _hand_over(made, follows, follows.directory_mode)
+
+
+def open_directory(path: StrPath, above: int | None = None) -> int:
+    """A descriptor of a directory; with `above`, one in which it stands, it must not be a link. Raises OSError."""
+    no_link = 0 if above is None else os.O_NOFOLLOW
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | no_link, dir_fd=above)
+
+
+@_explained
 def rename(source: StrPath, target: StrPath) -> None:
     """rename(2): on one file system, replacing a file (or an empty directory) at `target` at once."""
     os.rename(source, target)
 
 
+@_explained
 def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[int, int]] | None = None) -> None:
     """rename(2) to a path whose last directory is a directory, and no link to one: what a link leads to stays as it is.
 
@@ -221,6 +373,7 @@ def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[
         os.close(directory)
 
 
+@_explained
 def move(source: StrPath, target: StrPath) -> None:
     """Rename, or from another file system copy and remove. Raises OSError."""
     try:
@@ -231,6 +384,7 @@ def move(source: StrPath, target: StrPath) -> None:
         shutil.move(source, target)
 
 
+@_explained
 def remove_file(path: StrPath) -> bool:
     """Unlink; False when it was already gone."""
     try:
@@ -249,6 +403,7 @@ def remove_empty_directory(path: Path) -> bool:
     return True
 
 
+@_explained
 def remove_tree(path: Path) -> None:
     """Remove a directory with all it holds, also read-only directories in it; fine if it is already gone."""
 
@@ -417,6 +572,25 @@ def _abandon_in_child() -> None:
 os.register_at_fork(after_in_child=_abandon_in_child)
 
 
+@_explained
+def _open_lock(path: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        if access.around(path) is None:
+            return os.open(path, flags | os.O_CREAT, 0o666)
+        while True:
+            with contextlib.suppress(FileExistsError):
+                return _create(path, 0o666)
+            with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
+                return os.open(path, flags)
+    except PermissionError as error:
+        try:
+            # Another user has made it for themselves alone; flock(2) does not ask for more than reading.
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise error from None
+
+
 class Lock:
     """A flock(2) on a file of its own, exclusive unless `shared`. The kernel drops it when the process dies.
 
@@ -460,13 +634,12 @@ class Lock:
             os.close(descriptor)
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         try:
-            return os.open(self.path, flags, 0o666)
+            return _open_lock(self.path)
         except FileNotFoundError:
             # Directories that hold only locks may be missing in a copy of a store, or be removed; not what they are in.
             make_directory(self.path.parent)
-            return os.open(self.path, flags, 0o666)
+            return _open_lock(self.path)
 
     def acquire(self, what: str, timeout_s: float = 60.0) -> None:
         """Wait for the lock. Raises StoreLocked, naming `what` it guards, after `timeout_s`."""

@@ -62,7 +62,7 @@ class _Open:
     """An open container; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        self.descriptor = files.open_to_read(path)
         if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
             raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
 

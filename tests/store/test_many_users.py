@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ def run_as(child):
             os.umask(0o002)
             function()
 
+        codecs.lookup("ascii")  # where Python is below root's own directory, other users can import nothing more
         assert child(become).wait() == 0
 
     return run

@@ -1,0 +1,90 @@
+"""Who may use what is made in a store: that follows the store's home, not the process that makes it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Owner, group and mode of a store's home, from which those of all that is made below it follow.
+
+    A home that its group, or everybody, may write to is shared: modes follow it. In any other the umask holds.
+    """
+
+    uid: int
+    gid: int
+    mode: int
+
+    @classmethod
+    def of(cls, home: Path) -> Access:
+        """Raises OSError."""
+        status = os.stat(home)
+        return cls(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+
+    @property
+    def is_shared(self) -> bool:
+        return bool(self.mode & 0o022)
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether what this process makes is right as the system makes it."""
+        return not self.is_shared and (os.geteuid() != 0 or self.uid == 0)
+
+    @property
+    def mask(self) -> int:
+        """Of a shared home: the permissions that nothing in it gets."""
+        return 0o777 & ~self.mode
+
+    @property
+    def directory_mode(self) -> int:
+        """Of a shared home: the mode of every directory in it."""
+        return self.mode & 0o2777
+
+    def opened(self, mode: int) -> int:
+        """Of a shared home: `mode` with what its owner may do allowed to all whom the home lets do it."""
+        return mode | ((mode >> 6 & 7) * 0o111 & ~self.mask)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """The user id, -1 where only root could set it, and the group id of what is made."""
+        return (self.uid if os.geteuid() == 0 else -1), self.gid
+
+
+# The homes that this process follows, but for the ordinary ones: those cost nothing then. It is not handed down from
+# call to call, so that no call that makes something can forget it.
+_followed: dict[str, Access] = {}
+
+
+def follow(home: Path) -> None:
+    """Look at the home again: what this process makes below it from now on follows its owner, group and mode."""
+    try:
+        access = Access.of(home)
+    except OSError:  # not there yet, or closed to this user, who can make nothing in it then
+        _followed.pop(str(home), None)
+        return
+    if access.is_ordinary:
+        _followed.pop(str(home), None)
+    else:
+        _followed[str(home)] = access
+
+
+def of_home(home: Path) -> Access | None:
+    """What is made in that store follows this; None for an ordinary home, and one that is not followed."""
+    return _followed.get(str(home)) if _followed else None
+
+
+def around(path: str | os.PathLike[str]) -> Access | None:
+    """What a new file or directory at `path` follows; None outside of stores, and in ordinary ones."""
+    if not _followed:
+        return None
+    text = os.fspath(path)
+    while text:
+        text = text.rpartition("/")[0]
+        access = _followed.get(text)
+        if access is not None:
+            return access
+    return None
