@@ -146,8 +146,7 @@ class _Gc:
 
     def run(self) -> GcReport:
         self.check_catalog_is_current()
-        self._last_id = self._catalog.references.last_version_id()
-        self._catalog.references.mark(self._last_id)
+        self._catalog.references.mark(self._catalog.references.last_version_id())
         check_nothing_is_missing(self._workspace)
         if not self._dry_run:
             settle_directories(self._workspace)
@@ -266,7 +265,9 @@ class _Gc:
     def containers(self) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""
         references = self._catalog.references
-        references.leave(self._leaving if self._dry_run else ())
+        # Once more: what was marked for the check is gone where this process has been forked meanwhile.
+        self._last_id = references.last_version_id()
+        references.mark(self._last_id, self._leaving if self._dry_run else ())
         references.hold(self._held.unseen())
         # What no version needs yet may be what an import has stored so far. Listed before the sessions.
         doomed = references.unreferenced()

@@ -1,7 +1,8 @@
 """repair: heal what is damaged from whatever else holds it, and move what is damaged out of the way.
 
-In this order, so that it may be killed anywhere and run again: rows and manifests are made to agree, healed chunks and
-the sound ones beside damaged ones get new homes, damaged files go to `quarantine/`, and only then what is lost is
+In this order, so that it may be killed anywhere and run again: rows and manifests are made to agree, files that the
+catalog does not know are taken up where they hold what is missing, healed chunks and the sound ones beside damaged ones
+get new homes, damaged files go to `quarantine/`, and only then what is lost is
 forgotten. No version is ever dropped; a file of one that is lost stays listed, and reading it says so.
 """
 

@@ -29,22 +29,20 @@ class References:
         with translated_errors(self._connections.path):
             return int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
 
-    def mark(self, last_id: int) -> None:
-        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own."""
+    def mark(self, last_id: int, leaving: Iterable[int] = ()) -> None:
+        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own.
+
+        The directories of the versions in `leaving` do not count from then on, as if they were gone (for a dry run).
+        """
         with translated_errors(self._connections.path):
-            mark(self._connections.get(), "id <= ?", (last_id,), fresh=True)
+            connection = self._connections.get()
+            mark(connection, "id <= ?", (last_id,), fresh=True)
+            connection.executemany("INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in leaving))
 
     def hold(self, manifests: Iterable[Manifest]) -> None:
         """Note also what versions need that are deleted and may be brought back, by their manifests."""
         with translated_errors(self._connections.path):
             _mark_manifests(self._connections.get(), manifests)
-
-    def leave(self, version_ids: Iterable[int]) -> None:
-        """The directories of these versions do not count from now on, as if they were gone (for a dry run)."""
-        with translated_errors(self._connections.path):
-            self._connections.get().executemany(
-                "INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in version_ids)
-            )
 
     def unreferenced(self) -> list[tuple[Container, int]]:
         """Containers, with their sizes, that no marked chunk and no file of any version needs."""
