@@ -367,7 +367,13 @@ def _damaged_since_boot(workspace: Workspace, row: VersionRow) -> list[str]:
 
 
 def _rendered(workspace: Workspace, row: VersionRow) -> bytes:
-    return model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+    """The version's descriptor. Raises IntegrityError where a damaged catalog has no whole description."""
+    try:
+        return model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise IntegrityError(
+            f"the catalog's record of {row.tag} is damaged; `casstore repair` makes it anew"
+        ) from error
 
 
 class _Builder:

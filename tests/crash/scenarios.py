@@ -184,7 +184,7 @@ def leftovers(home: Path) -> list[str]:
 
 
 _TOP_LEVEL = {
-    *("catalog.db", "catalog.db-wal", "catalog.db-shm"),
+    *("catalog.db", "catalog.db-wal", "catalog.db-shm", "instance"),
     *("objects", "manifests", "models", "sessions", "quarantine", "locks"),
 }
 
