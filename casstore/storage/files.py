@@ -283,6 +283,7 @@ def create_file(path: StrPath) -> Iterator[int]:
 
 @_explained
 def _create(path: StrPath, mode: int) -> int:
+    """A descriptor of a new file; in a shared store all who share it may write to it, until it gets another mode."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     follows = access.around(path)
     if follows is not None:
