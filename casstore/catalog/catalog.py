@@ -11,6 +11,7 @@ from casstore.catalog.leases import Leases
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
+from casstore.catalog.trust import Trust
 from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
@@ -21,7 +22,8 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `usage` (how many bytes), `upkeep` (when gc is due by itself), and settings.
+    catalog), `trust` (whose Python objects are not), `usage` (how many bytes), `upkeep` (when gc is due by itself), and
+    settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -36,6 +38,7 @@ class Catalog:
         self.references = References(self._connections)
         self.repacking = Repacking(self._connections, boot_id)
         self.restoring = Restoring(self._connections)
+        self.trust = Trust(self._connections)
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
 
