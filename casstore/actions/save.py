@@ -19,7 +19,15 @@ from casstore.actions.placing import check_replaceable, directory_row, publish, 
 from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.trust import Trust, is_untrusted, objects_of
-from casstore.actions.unchanged import check_directories, check_linked, check_still, link, open_as_found, put
+from casstore.actions.unchanged import (
+    check_directories,
+    check_linked,
+    check_still,
+    is_untouched,
+    link,
+    open_as_found,
+    put,
+)
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
@@ -286,7 +294,7 @@ class _Save:
     def _check_still(self, staged: list[StagedFile]) -> None:
         """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
         for file in staged:
-            if file.seen is not None:
+            if file.seen is not None and (file.is_racy or not is_untouched(file.location, file.seen)):
                 check_still(
                     file.location, file.seen, file.recipe.blob, self._fingerprints,
                     is_racy=file.is_racy, is_shared=file.is_linked,
