@@ -12,6 +12,7 @@ import cloudpickle
 
 from casstore.actions import autogc, descriptor, snapshot
 from casstore.actions.save import NewVersion, save
+from casstore.actions.trust import Trust
 from casstore.actions.unchanged import displaced
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
@@ -139,7 +140,11 @@ class Draft:
             options=self.options,
             context=self.context,
         )
-        new = NewVersion(self.tag, description, self._base, durability == "full", self._materialize, __version__)
+        custom_objects = _pickled(self.custom_objects)
+        new = NewVersion(
+            self.tag, description, self._base, durability == "full", self._materialize, __version__,
+            trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
+        )  # fmt: skip
         save(
             self._workspace,
             session,
@@ -148,7 +153,7 @@ class Draft:
             new,
             take=take,
             allow_empty=allow_empty,
-            custom_objects=_pickled(self.custom_objects),
+            custom_objects=custom_objects,
             progress=self._progress,
         )
         row = self._workspace.catalog.versions.find(self.tag)

@@ -64,7 +64,7 @@ class InvalidSource(CasstoreError, ValueError):
 
 
 class FileChanged(InvalidSource):
-    """A file was written to while it was being saved."""
+    """A file was written to, or another was put in its place, while it was being saved."""
 
 
 class UnsafeArchive(InvalidSource):

@@ -13,6 +13,7 @@ import cloudpickle
 from casstore.actions import descriptor, model_yaml, resolve
 from casstore.actions.materialize import materialize
 from casstore.actions.pinning import is_pinned
+from casstore.actions.trust import objects_of
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -143,8 +144,12 @@ class Model:
 
     @property
     def is_untrusted(self) -> bool:
-        """Whether it came in an archive with Python objects, and was not imported with `trust`."""
-        return bool(self._description.get("untrusted"))
+        """Whether its Python objects came in an archive, be it as another version's, and nobody has said since, by an
+        import with `trust`, that they are trusted."""
+        if not self._description.get("untrusted"):
+            return False
+        objects = objects_of(self._workspace.catalog.versions.files(self._row.id))
+        return objects is None or self._workspace.catalog.trust.is_untrusted(objects)
 
     @property
     def custom_objects(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
 from casstore.actions.sharing import InitReport
 from casstore.actions.sync import SyncReport
+from casstore.actions.trust import Trust
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
@@ -227,8 +228,9 @@ class Store:
         """
         query = None if as_tag is None else TagQuery.parse(as_tag)
         wishes = importing.Wishes(
-            None if query is None else resolve.completed(query), trust, self._is_durable(durability), materialize
-        )
+            None if query is None else resolve.completed(query), Trust.GIVEN if trust else Trust.NONE,
+            self._is_durable(durability), materialize,
+        )  # fmt: skip
         chosen = None if format is None else Format.parse(format)
         arrivals = importing.import_archive(self._workspace, source, chosen, wishes, progress)
         return [Imported(Model(self._workspace, each.row), each.is_new, each.notes) for each in arrivals]

@@ -19,12 +19,14 @@ from casstore.actions import comparing, model_yaml
 from casstore.actions.ahead import LookAhead
 from casstore.actions.descriptor import describe
 from casstore.actions.finish import finish_saves
+from casstore.actions.homes import check_part, is_home
 from casstore.actions.importing import Arrival, Wishes, take_in
 from casstore.actions.materialize import mend, take_over
 from casstore.actions.model_yaml import Descriptor
 from casstore.actions.securing import secure
 from casstore.actions.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.tree import Tree, foreign_among, survey, tag_at
+from casstore.actions.trust import Trust
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
@@ -125,7 +127,7 @@ class Adoption:
 
     def _look(self, path: Path) -> Source | None:
         for directory in (path, path.parent):
-            if self.is_store(directory):
+            if is_home(directory):
                 self.refuse(path, f"{directory} is a store of casstore's own, or a part of one")
                 return None
         try:
@@ -133,11 +135,6 @@ class Adoption:
         except InvalidSource as error:
             self.refuse(path, str(error))
         return None
-
-    def is_store(self, directory: Path) -> bool:
-        layout = self.workspace.layout
-        parts = (layout.catalog.name, layout.loose.relative_to(layout.home))
-        return all(os.path.exists(directory / part) for part in parts)
 
     def _described(self, path: Path, source: Source) -> _Found | None:
         try:
@@ -193,7 +190,7 @@ class Adoption:
         """Adopt one, or say why not. Raises OSError and StoreError of the store itself."""
         is_in_tree = self.is_in_tree(each.path)
         # What stands here is the user's own, who would unpickle it as well from where it stands.
-        wishes = Wishes(each.tag, trust=True, durable=self.durable, materialize=materialize)
+        wishes = Wishes(each.tag, trust=Trust.AS_KNOWN, durable=self.durable, materialize=materialize)
         try:
             source = look.result()
             if source.changed_ns > each.changed_ns:
@@ -311,10 +308,12 @@ def _adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, 
     elif layout.home.resolve() in [root.resolve(), *root.resolve().parents]:
         raise InvalidSource(f"{directory} is a working part of the store {layout.home}; adopt another directory")
     adoption = Adoption(workspace, durable, move or in_place, progress)
-    if not in_place and adoption.is_store(directory):
-        raise InvalidSource(
-            f"{directory} is a store of casstore's own; carry its versions over with `casstore export` and `import`"
-        )
+    if not in_place:
+        if is_home(directory):
+            raise InvalidSource(
+                f"{directory} is a store of casstore's own; carry its versions over with `casstore export` and `import`"
+            )
+        check_part(layout, root, take=move)
     tree = survey(root)
     paths = foreign_among(workspace, tree.versions) if in_place else tree.versions
     if not paths and tree.strays and not in_place:

@@ -17,11 +17,12 @@ import blake3
 
 from casstore.actions import comparing
 from casstore.actions.bases import encode_chunk
-from casstore.actions.descriptor import CUSTOM_OBJECTS_NAME, describe
+from casstore.actions.descriptor import describe
 from casstore.actions.freshness import Freshness
 from casstore.actions.packing import PackBuilder
 from casstore.actions.save import commit_stored, find_lost
 from casstore.actions.source import check_collisions
+from casstore.actions.trust import Trust
 from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
@@ -53,7 +54,7 @@ _NOTHING = Digest.of(b"")
 
 
 def import_versions(
-    workspace: Workspace, session: Session, stream: BinaryIO, name: str, *, tag: Tag | None, trust: bool,
+    workspace: Workspace, session: Session, stream: BinaryIO, name: str, *, tag: Tag | None, trust: Trust,
     durable: bool, done: set[Tag], progress: Progress,
 ) -> list[tuple[VersionRow, bool]]:  # fmt: skip
     """Import every version of an archive; returns them, and whether each is new. `tag`: instead of the only one's.
@@ -70,7 +71,7 @@ def import_versions(
         progress.advance(done_bytes)
 
     reader = casmodel.Reader(stream, name, advance)
-    manifests = [_checked(manifest, name, trust) for manifest in reader.manifests()]
+    manifests = [_checked(manifest, name) for manifest in reader.manifests()]
     if tag is not None:
         if len(manifests) != 1:
             raise InvalidSource(f"{name} holds {len(manifests)} versions, which one tag cannot name; leave out --as")
@@ -83,7 +84,7 @@ def import_versions(
     try:
         # Of versions that are here already too: what has been lost of them.
         incoming.take_all(reader, manifests, named)
-        if not trust:
+        if trust is not Trust.GIVEN:
             _check_proportion(new, read_bytes, name)
         _check_blobs(workspace, new, name, progress)
     except BaseException as error:
@@ -93,7 +94,7 @@ def import_versions(
         raise
     for manifest in new:
         try:
-            commit_stored(workspace, session, manifest, durable=durable)
+            commit_stored(workspace, session, manifest, durable=durable, trust=trust)
             done.add(manifest.tag)
         except TagExists:
             if _present(workspace, manifest) is None:
@@ -102,7 +103,7 @@ def import_versions(
     return [(row, is_new) for row, is_new in rows if row is not None]
 
 
-def _checked(manifest: Manifest, name: str, trust: bool) -> Manifest:
+def _checked(manifest: Manifest, name: str) -> Manifest:
     """A manifest that has been read, as a save would write it. Raises InvalidSource, IntegrityError."""
     paths = [file.path for file in manifest.files]
     directories = list(manifest.directories)
@@ -124,8 +125,6 @@ def _checked(manifest: Manifest, name: str, trust: bool) -> Manifest:
         raise InvalidSource(f"what {name} says of {manifest.tag} cannot be kept: {error}") from error
     if len(manifest.casstore_version) > _MAX_NAME_BYTES:
         raise InvalidSource(f"what {name} says of the release that wrote {manifest.tag} is too long")
-    if not trust and CUSTOM_OBJECTS_NAME in paths:
-        description["untrusted"] = True
     return replace(manifest, description=description, created_at_ns=min(manifest.created_at_ns, time.time_ns()))
 
 

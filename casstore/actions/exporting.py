@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from casstore.actions import location, model_yaml, resolve
 from casstore.actions.casmodel_export import export_versions
+from casstore.actions.homes import check_target
 from casstore.actions.location import Location
 from casstore.actions.workspace import Workspace
 from casstore.archive import formats
@@ -43,6 +44,9 @@ def export(
     target, chosen = _resolved(target, format, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is none")
+    path = location.local_path(target)
+    if path is not None and not location.is_device(path):
+        check_target(path)
     if chosen is Format.FOLDER:
         _write_folder(workspace, rows[0], target, progress)
         return location.name_of(target)

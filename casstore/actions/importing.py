@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 from casstore.actions import comparing, location, model_yaml, resolve
 from casstore.actions.casmodel_import import import_versions
-from casstore.actions.descriptor import CUSTOM_OBJECTS_NAME
 from casstore.actions.location import Location
 from casstore.actions.materialize import materialize
 from casstore.actions.model_yaml import Descriptor
 from casstore.actions.save import NewVersion, save
 from casstore.actions.source import Source, find_source
+from casstore.actions.trust import Trust, objects_of
 from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel
 from casstore.archive.formats import Format
@@ -46,11 +46,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """How versions are to be taken in. `tag`: instead of the one they come with. `trust`: the archive's author is
-    believed: it may expand a lot, and its Python objects may be unpickled."""
+    """How versions are to be taken in. `tag`: instead of the one they come with. `trust`, if given: the archive's
+    author is believed: it may expand a lot, and its Python objects may be unpickled."""
 
     tag: Tag | None
-    trust: bool
+    trust: Trust
     durable: bool
     materialize: bool
 
@@ -80,7 +80,7 @@ def import_archive(
             progress.start("unpack", size)
             try:
                 unpacked = unpack(
-                    stream, draft, format=format, trust=wishes.trust, will_be_synced=wishes.durable,
+                    stream, draft, format=format, trust=wishes.trust is Trust.GIVEN, will_be_synced=wishes.durable,
                     advance=progress.advance, spool=lambda: _spool(session),
                 )  # fmt: skip
             except InvalidSource as error:
@@ -117,6 +117,9 @@ def _import_casmodel(
             stream.seek(start)
         finally:
             progress.finish()
+    for row, is_new in found:
+        if not is_new:
+            _trust_present(workspace, row, wishes)
     without = _materialize(workspace, [row for row, _ in found], progress) if wishes.materialize else {}
     return [Arrival(row, is_new, without.get(row.id, ())) for row, is_new in found]
 
@@ -173,14 +176,13 @@ def take_in(
     tag = wishes.tag or described.tag
     present = _present(workspace, tag, source, described, may_be_part)
     if present is not None:
+        _trust_present(workspace, present.row, wishes)
         return present
-    description = dict(described.description)
-    if not wishes.trust and any(file.path == CUSTOM_OBJECTS_NAME for file in source.files):
-        description["untrusted"] = True
     base = resolve.base(workspace.catalog, tag, None)
     new = NewVersion(
-        tag, description, base, wishes.durable, wishes.materialize, __version__, created_at_ns=described.created_at_ns
-    )
+        tag, described.description, base, wishes.durable, wishes.materialize, __version__,
+        created_at_ns=described.created_at_ns, trust=wishes.trust,
+    )  # fmt: skip
     try:
         save(
             workspace, session, draft, source.root, new,
@@ -191,11 +193,19 @@ def take_in(
         present = _present(workspace, tag, source, described, may_be_part)
         if present is None:
             raise
+        _trust_present(workspace, present.row, wishes)
         return present
     row = workspace.catalog.versions.find(tag)
     if row is None:
         raise TagNotFound(f"{tag} was saved, and somebody has deleted it already")
     return Arrival(row, True, described.notes)
+
+
+def _trust_present(workspace: Workspace, row: VersionRow, wishes: Wishes) -> None:
+    """Trust the Python objects of a version that is there already, if that is what is wished."""
+    objects = objects_of(workspace.catalog.versions.files(row.id))
+    if wishes.trust is Trust.GIVEN and objects is not None:
+        workspace.catalog.trust.give(objects)
 
 
 def _present(

@@ -36,8 +36,9 @@ def local_path(location: Location) -> Path | None:
     if not isinstance(location, str | os.PathLike):
         return None
     text = os.fspath(location)
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
+    for scheme in ("file://", "local://"):
+        if text.startswith(scheme):
+            return Path(text.removeprefix(scheme))
     return None if is_url(text) else Path(os.path.expanduser(text))
 
 

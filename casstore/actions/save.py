@@ -7,18 +7,28 @@ import errno
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from casstore.actions import descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
+from casstore.actions.homes import check_holds_none, check_source
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
-from casstore.actions.unchanged import check_directories, check_linked, check_still, link, open_as_found, put
+from casstore.actions.trust import Trust, is_untrusted, objects_of
+from casstore.actions.unchanged import (
+    check_directories,
+    check_linked,
+    check_still,
+    is_untouched,
+    link,
+    open_as_found,
+    put,
+)
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
@@ -28,7 +38,7 @@ from casstore.errors import IntegrityError, InvalidSource, TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
-from casstore.storage.layout import DESCRIPTOR_NAME, Layout
+from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry, Manifest
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
@@ -43,7 +53,8 @@ MOSTLY_KNOWN_SHARE = 0.25
 class NewVersion:
     """What the caller asks to be saved. `durable`: it must survive a power cut once saved. `materialize`: its
     directory is to stand at once; otherwise all that is new goes encoded into packs. `created_at_ns`: when it was made,
-    if not now; it takes its place among the versions of its name by that."""
+    if not now; it takes its place among the versions of its name by that. `trust`: whether its Python objects may be
+    unpickled unasked."""
 
     tag: Tag
     description: Mapping[str, Any]
@@ -52,6 +63,7 @@ class NewVersion:
     materialize: bool
     casstore_version: str
     created_at_ns: int | None = None
+    trust: Trust = Trust.AS_KNOWN
 
 
 @dataclass(slots=True)
@@ -77,8 +89,14 @@ def save(
     On any exception nothing is visible and the sources are as they were.
     Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
-    _check_apart(workspace.layout, source_root)
+    is_standing = found is not None and take and new.materialize and source_root == workspace.layout.model(new.tag)
+    in_place = source_root == draft
+    if not in_place:
+        # What becomes the version's directory where it stands is not taken away.
+        check_source(workspace.layout, source_root, take=take and not is_standing)
     source = find_source(source_root) if found is None else found
+    if not in_place:
+        check_holds_none(source_root, (file.path for file in source.files))
     if source.descriptor is not None:
         model_yaml.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
@@ -88,13 +106,11 @@ def save(
         )
     if custom_objects is not None:
         _add_custom_objects(source, custom_objects, session)
-    in_place = source_root == draft
     if in_place and source.links and new.materialize:
         # Links become files of their own in a fresh draft, which the files that stand here move to.
         draft = session.new_path()
         files.make_directory(draft)
     staging = Staging(workspace, session, draft, take, new.materialize, progress, only_closed=found is not None)
-    is_standing = found is not None and take and new.materialize and source.root == workspace.layout.model(new.tag)
     work = _Save(workspace, session, draft, new, found, progress, is_standing=is_standing)
     try:
         version_id = work.run(source, staging.stage(source), staging)
@@ -107,29 +123,30 @@ def save(
     return version_id
 
 
-def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool) -> int:
+def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> int:
     """Save a version whose chunks are all stored already; returns its row id. It gets no directory.
 
     Raises ChunkVanished when a chunk is not there, TagExists, OSError.
     """
     new = NewVersion(
         manifest.tag, manifest.description, manifest.base, durable, False, manifest.casstore_version,
-        created_at_ns=manifest.created_at_ns,
+        created_at_ns=manifest.created_at_ns, trust=trust,
     )  # fmt: skip
     recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
+    manifest = replace(manifest, description=_marked(workspace, new, manifest.files, None))
     work = _Save(workspace, session, session.path, new, None, SILENT)
     return work.commit(manifest, recipes, [], workspace.catalog.index.gc_epoch(), {})
 
 
-def _check_apart(layout: Layout, source_root: Path) -> None:
-    """Refuse a source that holds the store or is a working part of it: saving would change it, moving destroy it."""
-    home, source = Path(os.path.realpath(layout.home)), Path(os.path.realpath(source_root))
-    is_part = home in source.parents and source.relative_to(home).parts[0] not in (
-        layout.models.name,
-        layout.sessions.name,
-    )
-    if is_part or source == home or source in home.parents:
-        raise InvalidSource(f"{source_root} holds the store {layout.home}, or a part of it; save another directory")
+def _marked(workspace: Workspace, new: NewVersion, entries: Sequence[FileEntry], source: Path | None) -> dict[str, Any]:
+    """The description of a new version, with the mark of Python objects that are not trusted where it needs one."""
+    description = {key: value for key, value in new.description.items() if key != "untrusted"}
+    objects = objects_of(entries)
+    if objects is None or new.trust in (Trust.GIVEN, Trust.MADE_NOW):
+        return description
+    if new.trust is Trust.NONE or is_untrusted(workspace, objects, source):
+        description["untrusted"] = True
+    return description
 
 
 def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> None:
@@ -172,13 +189,14 @@ class _Save:
         recipes = self._catalog.index.as_known({file.recipe.blob: file.recipe for file in staged})
         for file in staged:
             file.recipe = recipes[file.recipe.blob]
+        entries = tuple(FileEntry(f.path, f.executable, f.recipe.size, f.recipe.blob) for f in staged)
         manifest = Manifest(
             tag=self._new.tag,
             created_at_ns=time.time_ns() if self._new.created_at_ns is None else self._new.created_at_ns,
-            files=tuple(FileEntry(f.path, f.executable, f.recipe.size, f.recipe.blob) for f in staged),
+            files=entries,
             directories=tuple(source.empty_directories),
             recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
-            description=self._new.description,
+            description=_marked(self._workspace, self._new, entries, source.root),
             base=self._new.base,
             casstore_version=self._new.casstore_version,
         )
@@ -235,6 +253,8 @@ class _Save:
                 directory=self._directory_row(staged),
                 fingerprints=self._fingerprints,
                 place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
+                untrusted=objects_of(manifest.files) if manifest.description.get("untrusted") else None,
+                trusted=objects_of(manifest.files) if self._new.trust is Trust.GIVEN else None,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
         except BaseException:
@@ -275,7 +295,7 @@ class _Save:
     def _check_still(self, staged: list[StagedFile]) -> None:
         """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
         for file in staged:
-            if file.seen is not None:
+            if file.seen is not None and (file.is_racy or not is_untouched(file.location, file.seen)):
                 check_still(
                     file.location, file.seen, file.recipe.blob, self._fingerprints,
                     is_racy=file.is_racy, is_shared=file.is_linked,

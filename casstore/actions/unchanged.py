@@ -88,6 +88,15 @@ def is_same(now: os.stat_result, seen: os.stat_result) -> bool:
     )
 
 
+def is_untouched(location: str, seen: os.stat_result) -> bool:
+    """Whether the very file that was seen stands at `location`, and not even its status has changed."""
+    try:
+        now = os.lstat(location)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return now.st_ctime_ns == seen.st_ctime_ns and now.st_ino == seen.st_ino and now.st_dev == seen.st_dev
+
+
 def check_linked(link: str, seen: os.stat_result, location: str) -> os.stat_result:
     """The status of a new link, to be of the file that was seen. Raises FileChanged, naming the file's `location`."""
     now = lstat_or_none(link)

@@ -14,6 +14,7 @@ from casstore.catalog.mending import Mending
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
+from casstore.catalog.trust import Trust
 from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
@@ -24,8 +25,9 @@ from casstore.settings import SETTINGS, check_key, check_setting
 class Catalog:
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `mending` (where files and catalog disagree), `backups` (copies of it), `usage` (how many bytes), `upkeep`
-    (when gc is due by itself), `instances` (which copy of the store this is), and settings.
+    catalog), `mending` (where files and catalog disagree), `trust` (whose Python objects are not), `backups` (copies of
+    it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which copy of the store this is),
+    and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -42,6 +44,7 @@ class Catalog:
         self.restoring = Restoring(self._connections)
         self.backups = Backups(self._connections)
         self.mending = Mending(self._connections, boot_id)
+        self.trust = Trust(self._connections)
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
         self.instances = Instances(self._connections)

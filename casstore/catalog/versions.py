@@ -15,6 +15,7 @@ import msgpack
 
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints, next_container_id
+from casstore.catalog.trust import fill_untrusted, note_trusted, note_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagExists
@@ -132,6 +133,9 @@ class Commit:
     directory: DirectoryRow | None
     fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
     place: Place = Place.LAST
+    # Its Python objects, if they are not trusted, or if these bytes are to be trusted from now on.
+    untrusted: Digest | None = None
+    trusted: Digest | None = None
 
 
 class ChunkVanished(Exception):
@@ -274,6 +278,10 @@ class Versions:
                     (version_id, row.inode, row.boot_id, row.entries),
                 )
             insert_fingerprints(connection, new.fingerprints)
+            if new.untrusted is not None:
+                note_untrusted(connection, new.untrusted)
+            if new.trusted is not None:
+                note_trusted(connection, new.trusted)
             return version_id
 
     def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: Collection[Digest]) -> None:
@@ -335,6 +343,7 @@ class Versions:
             row = self.find(tag)
             if row is None:
                 return None
+            fill_untrusted(connection)  # with what this version says, among others
             connection.execute(
                 "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
                 (row.manifest_id, row.name, row.version, directory_inode),

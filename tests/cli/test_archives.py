@@ -91,9 +91,10 @@ def test_adopt_tells_what_is_shared_and_goes_on_past_a_bad_one(saved, cli, tmp_p
     assert other("adopt", tmp_path / "old/models/bert/v1", code=1).err.count("NAME/VERSION") == 1
 
 
-def test_sync_tree_says_what_others_have_done(saved):
+def test_sync_tree_says_what_others_have_done(saved, tmp_path):
     models = saved.home / "models/bert"
-    saved("export", "bert:v1", models / "v0", "--format", "folder")
+    saved("export", "bert:v1", tmp_path / "v0", "--format", "folder")
+    (tmp_path / "v0").rename(models / "v0")
     shutil.rmtree(models / "v2")
     answer = saved("verify", "--json").json
     assert (answer["unknown_directories"], answer["missing_directories"]) == ([str(models / "v0")], ["bert:v2"])

@@ -298,8 +298,11 @@ def test_saving_a_versions_own_directory_again_stores_nothing(store, plant, nois
     again = store.save("m:2", draft.model.path)
     assert again.digest == draft.model.digest
     assert store.stats().stored_bytes == before.stored_bytes
-    moved = store.save("m:3", again.path, move=True)
-    assert contents(moved) == contents(store.get("m:2")) == contents(store.get("m:1"))
+    with pytest.raises(casstore.InvalidSource, match="leave out --move"):
+        store.save("m:3", again.path, move=True)
+    copy = store.save("m:3", again.path)
+    assert contents(copy) == contents(store.get("m:2")) == contents(store.get("m:1"))
+    assert store.stats().stored_bytes == before.stored_bytes
     assert store.verify().is_sound
 
 
