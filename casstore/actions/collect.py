@@ -74,10 +74,9 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_al
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone."""
     workspace.check_writable()
-    lock = gc_lock(workspace.layout)
-    if not lock.try_acquire():
-        raise StoreLocked("another gc is running in this store; wait until it is done")
-    with lock:
+    with gc_lock(workspace.layout) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked("another gc is running in this store; wait until it is done")
         return _Gc(workspace, progress, dry_run, evict_all).run()
 
 
@@ -87,11 +86,9 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     Raises StoreError as `collect` does.
     """
     workspace.check_writable()
-    lock = gc_lock(workspace.layout)
-    if autogc.is_on(workspace) and lock.try_acquire():
-        with lock:
-            if autogc.is_worthwhile(workspace):
-                return _Gc(workspace, progress, dry_run=False, evict_all=False).run()
+    with gc_lock(workspace.layout) as lock:
+        if autogc.is_on(workspace) and lock.try_acquire() and autogc.is_worthwhile(workspace):
+            return _Gc(workspace, progress, dry_run=False, evict_all=False).run()
     return GcReport((), dry_run=False)
 
 
@@ -133,9 +130,7 @@ class _Gc:
             self.unfinished(),
             self.directories(),
             self.strays(),
-            self.containers(),
-            self.rewrite(),
-            self.pack(),
+            *self.objects(),
         )
         if not self._dry_run:
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
@@ -229,6 +224,11 @@ class _Gc:
     def _unnamed(self, listed: dict[str, Path]) -> list[Path]:
         named = self._catalog.index.named(listed)
         return [path for file_id, path in listed.items() if file_id not in named]
+
+    def objects(self) -> tuple[GcStep, ...]:
+        """What goes by one marking of what is needed."""
+        with self._catalog.keeping():
+            return self.containers(), self.rewrite(), self.pack()
 
     def containers(self) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""

@@ -73,13 +73,13 @@ def evict(workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run
                 for candidate in unleased(workspace, batch):
                     evicted.note(candidate, _survey(workspace, candidate))
                 continue
-            lock = files.Lock(workspace.layout.name_lock(name))
-            # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
-            if lock.try_acquire():
-                with lock:
+            doomed: list[Path] = []
+            with files.Lock(workspace.layout.name_lock(name)) as lock:
+                # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
+                if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, rule, evicted)
-                for path in doomed:
-                    files.remove_tree(path)
+            for path in doomed:
+                files.remove_tree(path)
     return evicted
 
 

@@ -15,6 +15,7 @@ from casstore.catalog.sessions import Session
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.storage import files
+from casstore.storage.descriptors import opened
 from casstore.storage.pack import EncodedChunk, PackEntry, PackWriter
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors import BYTES, Element, element_of
@@ -140,8 +141,7 @@ class Packing:
             advance(recipe.size)
             return
         before, chains = self._possible_bases(file, wanted)
-        descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with opened(file.location, os.O_RDONLY) as descriptor:
             offset = 0
             for segment in recipe.segments:
                 element = element_of(segment.dtype)
@@ -157,8 +157,6 @@ class Packing:
                         self._put(digest, raw, element, link, generation)
                     offset += length
                     advance(length)
-        finally:
-            os.close(descriptor)
 
     def _possible_bases(self, file: StagedFile, wanted: set[Digest]) -> tuple[dict[Digest, Digest], dict[Digest, Link]]:
         if all(segment.name is None for segment in file.recipe.segments):

@@ -71,10 +71,9 @@ def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) ->
         if not source.exists():
             raise InvalidSource(f"{source} is not there; give a directory, or a file, that holds what is missing")
     workspace.check_writable()
-    lock = gc_lock(workspace.layout)
-    if not lock.try_acquire():
-        raise StoreLocked("gc is running in this store; repair when it is done")
-    with lock:
+    with gc_lock(workspace.layout) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked("gc is running in this store; repair when it is done")
         return _Repair(workspace, sources, progress).run()
 
 

@@ -21,6 +21,7 @@ from casstore.errors import FileChanged, InvalidSource
 from casstore.progress import Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
+from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
@@ -158,13 +159,10 @@ class Staging:
         executable = files.is_executable(file.status)
         recipe = known
         if recipe is None:
-            descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with opened(file.location, os.O_RDONLY) as descriptor:
                 before = os.fstat(descriptor)
                 recipe = self._known_or_hashed(file, descriptor, before)
                 self._remember(descriptor, before, recipe)
-            finally:
-                os.close(descriptor)
         else:
             self.progress.advance(recipe.size)
         return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.location)
@@ -195,8 +193,7 @@ class Staging:
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
-        descriptor = os.open(file.location, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with opened(file.location, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
             if file.location != target:  # a draft's own file may become a link to a stored one, whose mode must stay
                 self._frozen.append((file.location, file.status.st_mode))
             files.set_mode(descriptor, self.workspace.file_mode(executable))
@@ -209,16 +206,13 @@ class Staging:
                 return None
             content = self._small_content(file.location, descriptor, status)
             recipe = self._hash(file.location, descriptor, status) if content is None else chunking.scan_bytes(content)
-        finally:
-            os.close(descriptor)
         if file.location != target and not files.try_link(file.location, target):
             return None
         return StagedFile(file.path, executable, recipe, FileStamp.of(status), False, target, content)
 
     def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
-        descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with opened(file.location, os.O_RDONLY) as descriptor:
             before = os.fstat(descriptor)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
@@ -235,8 +229,6 @@ class Staging:
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 stamp = FileStamp.of(os.fstat(copy))
             files.rename(temporary, target)
-        finally:
-            os.close(descriptor)
         return StagedFile(file.path, executable, recipe, stamp, False, target)
 
     def _small_content(self, path: str, descriptor: int, before: os.stat_result) -> bytes | None:
@@ -273,12 +265,9 @@ class Staging:
 
 
 def _check_closed(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY) as descriptor:
         if files.is_open_for_writing(descriptor):
             raise _in_use(path)
-    finally:
-        os.close(descriptor)
 
 
 def _in_use(path: str) -> FileChanged:

@@ -18,6 +18,7 @@ from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import chunking, files
 from casstore.storage.container import Container, FileStamp
+from casstore.storage.descriptors import opened
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
@@ -65,9 +66,13 @@ class Workspace:
         """Take the lock under which everything under models/<name>/ changes. Raises StoreLocked."""
         self.check_writable()
         lock = files.Lock(self.layout.name_lock(name))
-        # Whoever makes a directory of many gigabytes holds it that long.
-        lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
-        return lock
+        try:
+            # Whoever makes a directory of many gigabytes holds it that long.
+            lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
+            return lock
+        except BaseException:
+            lock.release()
+            raise
 
     def file_mode(self, executable: bool) -> int:
         return files.stored_mode(executable, self.umask)
@@ -251,13 +256,11 @@ class Workspace:
 
 def hash_file(path: files.StrPath) -> Digest:
     """The digest of a file's bytes. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        return chunking.scan_file(descriptor).blob
-    except EOFError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
-    finally:
-        os.close(descriptor)
+    with opened(path, os.O_RDONLY | os.O_NONBLOCK) as descriptor:
+        try:
+            return chunking.scan_file(descriptor).blob
+        except EOFError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _read_text(path: Path) -> str | None:

@@ -23,6 +23,7 @@ from casstore.storage import files, pack
 from casstore.storage.codec import decode
 from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.delta import decode_deltas
+from casstore.storage.descriptors import opened
 from casstore.storage.layout import Layout
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
 
@@ -58,13 +59,18 @@ class _Open:
     """An open container; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
+        try:
+            self._file = opened(path, os.O_RDONLY | os.O_NONBLOCK)
+            self.descriptor = self._file.fileno()
+            if stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+                return
+        except IsADirectoryError:
+            pass
+        raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 _all: weakref.WeakSet[Objects] = weakref.WeakSet()
