@@ -62,6 +62,7 @@ class Connections:
         self._lock = threading.Lock()
         # Strong references: a forked child drops other threads' state at once, and must not close their connections.
         self._open: dict[threading.Thread, apsw.Connection] = {}
+        self._states: dict[threading.Thread, _State] = {}
         self._kept: set[threading.Thread] = set()
         self._identity: tuple[int, int] | None = None
 
@@ -98,7 +99,9 @@ class Connections:
                 raise
             for thread in [thread for thread in self._open if not thread.is_alive()]:
                 self._open.pop(thread).close()
+                self._states.pop(thread, None)
             self._open[threading.current_thread()] = connection
+            self._states[threading.current_thread()] = state
             self._local.state = state
             self._local.connection = connection
         return connection
@@ -145,11 +148,13 @@ class Connections:
                 thread, connection = next(iter(self._open.items()))
                 try:
                     connection.close()
-                except apsw.ThreadingViolationError:  # it is running a statement
+                except apsw.ThreadingViolationError:  # it is running a statement, or waits for another connection
+                    self._states[thread].is_patient = False
                     connection.interrupt()
                     time.sleep(_BUSY_PAUSES_S[0])
                 else:
                     del self._open[thread]
+            self._states.clear()
             self._identity = None
             if self._open_lock is not None:
                 self._open_lock.release()
