@@ -276,12 +276,11 @@ class _State:
 class _Guard:
     """Ends its transaction where that is still open when nothing refers to the guard any more."""
 
-    __slots__ = ("__weakref__", "_connection", "_reference", "_state")
+    _reference: weakref.ref[_Guard] | None = None
 
     def __init__(self, connection: apsw.Connection, state: _State) -> None:
         self._connection = connection
         self._state = state
-        self._reference: weakref.ref[_Guard] | None = None
 
     def begin(self, sql: str, path: Path, *, is_patient: bool) -> None:
         """Begin the transaction. Raises StoreError within another of this thread, apsw.Error."""

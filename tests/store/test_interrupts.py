@@ -8,6 +8,7 @@ n, as a signal's handler may raise. By default some n are tried, all with CASSTO
 from __future__ import annotations
 
 import contextlib
+import dis
 import gc
 import os
 import signal
@@ -28,6 +29,7 @@ from casstore.storage import descriptors, files
 
 TRACED = {module.__file__ for module in (connections, sessions, leasing, files, descriptors)}
 EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "23"))
+RETURNS = {"RETURN_VALUE", "RETURN_CONST"}
 CANNOT = "close the store before forking"
 
 
@@ -37,15 +39,15 @@ def _interrupted(stop, action):
 
     def local(frame, event, _argument):
         nonlocal count
-        if event == "opcode":
+        # Signals are looked for at calls, jumps back and the starts of functions, so never before a return.
+        if event == "opcode" and dis.opname[frame.f_code.co_code[frame.f_lasti]] not in RETURNS:
             count += 1
             if count == stop:
                 raise KeyboardInterrupt(f"{frame.f_code.co_qualname}:{frame.f_lineno}")
         return local
 
     def trace(frame, _event, _argument):
-        # What is raised in a finalizer is printed, and goes no further.
-        if frame.f_code.co_filename not in TRACED or "__del__" in (frame.f_code.co_name, frame.f_back.f_code.co_name):
+        if frame.f_code.co_filename not in TRACED or _is_in_finalizer(frame):
             return None
         frame.f_trace_opcodes = True
         return local
@@ -60,6 +62,15 @@ def _interrupted(stop, action):
     finally:
         sys.settrace(before)
     return count >= stop, error
+
+
+def _is_in_finalizer(frame):
+    """What is raised there is printed, and goes no further."""
+    while frame is not None and frame.f_code.co_name != "_interrupted":
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _descriptors():
