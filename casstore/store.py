@@ -22,6 +22,7 @@ from casstore.actions.collect import GcReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.reserved import in_any_room
 from casstore.actions.sync import SyncReport
 from casstore.actions.verify import VerifyReport
 from casstore.actions.workspace import Workspace
@@ -160,7 +161,8 @@ class Store:
 
         Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
         """
-        delete_action.delete(self._workspace, resolve.exact(self._workspace.catalog, tag))
+        exact = resolve.exact(self._workspace.catalog, tag)
+        in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
 
     def pin(self, tag: str | Tag) -> Model:
         """Keep gc from ever taking that version's directory away; returns it. What is pinned already stays so.
@@ -279,7 +281,9 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        return gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
+        return in_any_room(
+            self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
+        )
 
     def verify(self, *, quick: bool = False, progress: Progress = SILENT) -> VerifyReport:
         """Read everything, compare it with its digests and the catalog with the manifests; report what is damaged.

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from casstore.errors import InvalidTag, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import Layout
+from casstore.storage.reserve import FULL
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
@@ -228,7 +229,18 @@ class _Gc:
     def objects(self) -> tuple[GcStep, ...]:
         """What goes by one marking of what is needed."""
         with self._catalog.keeping():
-            return self.containers(), self.rewrite(), self.pack()
+            unneeded = self.containers()
+            rewritten = self._if_room("rewritten", unneeded, self.rewrite)
+            return unneeded, rewritten, self._if_room("packed", unneeded, self.pack)
+
+    def _if_room(self, name: str, unneeded: GcStep, step: Callable[[], GcStep]) -> GcStep:
+        """A step that writes before it frees: left to the next gc on a full disk, if this one has freed anything."""
+        try:
+            return step()
+        except OSError as error:
+            if error.errno not in FULL or not unneeded.freed_bytes:
+                raise
+            return GcStep(name, 0)
 
     def containers(self) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""

@@ -12,7 +12,7 @@ from casstore.actions.leasing import Leasing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
-from casstore.storage import files
+from casstore.storage import files, reserve
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 
@@ -44,7 +44,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
             _make(layout)
         catalog = Catalog(layout.catalog, files.boot_id(), layout.open_lock)
     except OSError as error:
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) or error.errno in reserve.FULL:
             raise
         raise StoreUnwritable(
             f"the store {layout.home} cannot be made or written to: {error.strerror}; "

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import sys
 import threading
 import time
 import weakref
@@ -17,10 +18,14 @@ import apsw
 
 from casstore.catalog.schema import check_is_newest, check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
+from casstore.storage import reserve
 from casstore.storage.files import Lock
+from casstore.storage.layout import RESERVE_NAME
 
 _BUSY_TIMEOUT_MS = 60_000
 _BUSY_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)  # as SQLite's own
+_SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
+_SHM_STEP_BYTES = 4096
 SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 # A connection that a forked child inherits must be neither used nor closed there
 # (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
@@ -45,6 +50,7 @@ class Connections:
         self._text = os.fspath(path)
         self._open_lock = None if open_lock is None else Lock(open_lock, shared=True)
         self.read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        self._reserve = None if open_lock is None else open_lock.with_name(RESERVE_NAME)
         self._reset()
         _all.add(self)
         try:
@@ -53,6 +59,8 @@ class Connections:
                     check_is_newest(self.get())
                 else:
                     migrate(self.get())
+            if self._reserve is not None and not self.read_only:
+                reserve.make(self._reserve)
         except BaseException:
             self.close()
             raise
@@ -65,6 +73,7 @@ class Connections:
         self._states: dict[threading.Thread, _State] = {}
         self._kept: set[threading.Thread] = set()
         self._identity: tuple[int, int] | None = None
+        self._owes_room = False
 
     def get(self) -> apsw.Connection:
         """This thread's connection. Raises StoreUnwritable, StoreError, also where the path names another file now."""
@@ -88,7 +97,7 @@ class Connections:
             with translated_errors(self.path):
                 self._local.version = self._version()
                 before = self._named()
-                connection = self._connect(state)
+                connection = self._connect_in_any_room(state)
             # Nothing tells which file SQLite has opened, but one that was there before and after.
             if not self.read_only and self._identity is None and before in (None, self._named()):
                 self._identity = self._named()
@@ -159,6 +168,9 @@ class Connections:
             if self._open_lock is not None:
                 self._open_lock.release()
             self._local = threading.local()
+            if self._owes_room and self._reserve is not None:
+                reserve.take_back(self._reserve)
+                self._owes_room = False
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
@@ -210,6 +222,47 @@ class Connections:
         except FileNotFoundError:
             return False
 
+    def _connect_in_any_room(self, state: _State) -> apsw.Connection:
+        """Where the disk is full, in the room that the store has kept for that."""
+        try:
+            with translated_errors(self.path):
+                self._check_room()
+                return self._connect(state)
+        except OSError as error:
+            if error.errno not in reserve.FULL or self._reserve is None:
+                raise
+            if not reserve.give_up(self._reserve, reserve.PIECES_TO_OPEN):
+                raise
+            self._owes_room = True
+            weakref.finalize(self, reserve.take_back, self._reserve)
+            self._check_room()
+            return self._connect(state)
+
+    def _check_room(self) -> None:
+        """Raises OSError where SQLite's other files may not find room, rather than let it write where there is none.
+
+        They are mapped into memory: a write into a hole for which the disk has no room ends the process (SIGBUS).
+        """
+        if self.read_only or os.path.exists(f"{self._text}-shm"):
+            return
+        lacking = reserve.shortage(self.path, _SIDE_FILES_BYTES, len(SIDE_FILES))
+        if lacking is not None:
+            raise OSError(errno.ENOSPC, lacking, self._text)
+
+    def _fill_holes(self) -> None:
+        """Have every block of the mapped file taken while there is room.
+
+        SQLite writes one byte in each 4 KiB, which leaves holes where blocks are smaller. It is done on SQLite's own
+        descriptor, since closing another would drop its locks (howtocorrupt.html, 2.2).
+        """
+        if sys.platform != "linux" or os.statvfs(self.path).f_frsize >= _SHM_STEP_BYTES:
+            return
+        shared = f"{os.path.realpath(self.path)}-shm"
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{number}") == shared:
+                    os.posix_fallocate(int(number), 0, os.fstat(int(number)).st_size)
+
     def _connect(self, state: _State) -> apsw.Connection:
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
@@ -217,6 +270,7 @@ class Connections:
         connection = apsw.Connection(str(self.path))
         try:
             self._set_up(connection, state)
+            self._fill_holes()
         except BaseException:
             connection.close()
             raise
@@ -417,7 +471,12 @@ def _translated(path: Path, error: BaseException) -> Exception | None:
     if isinstance(error, apsw.BusyError):
         return StoreLocked(f"{path} is being written to by another process; try again")
     if isinstance(error, apsw.FullError):
-        return OSError(errno.ENOSPC, "no space left on the device for the catalog", str(path))
+        return OSError(errno.ENOSPC, _full(path), str(path))
+    # SQLite says of a full disk, where it maps or makes a file, that it cannot.
+    if isinstance(error, apsw.IOError | apsw.CantOpenError) and (
+        lacking := reserve.shortage(path, _SIDE_FILES_BYTES, len(SIDE_FILES))
+    ):
+        return OSError(errno.ENOSPC, lacking, str(path))
     if isinstance(error, apsw.IOError):
         reason = f"the catalog cannot be read or written ({error}); check the disk, and any quota on it"
         return OSError(errno.EIO, reason, str(path))
@@ -435,6 +494,11 @@ def _translated(path: Path, error: BaseException) -> Exception | None:
     if isinstance(error, _DAMAGE):
         return damaged(path, str(error))
     return None
+
+
+def _full(path: Path) -> str:
+    # What a quota keeps from a user does not show in what is free.
+    return reserve.shortage(path, sys.maxsize) or f"no space left on the file system of {path}"
 
 
 def _closed(path: Path) -> StoreError:

@@ -364,10 +364,11 @@ class Lock:
     flock works between two descriptors of one process as between processes; the descriptor is closed on exec.
     """
 
+    _file: Descriptor | None = None
+
     def __init__(self, path: Path, *, shared: bool = False, is_shared_with_children: bool = False) -> None:
         self.path = path
         self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._file: Descriptor | None = None
         if not is_shared_with_children:
             _own_locks.add(self)
 
