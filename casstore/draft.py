@@ -92,8 +92,8 @@ class Draft:
     def __enter__(self) -> Draft:
         if self._session is not None or self._model is not None:
             raise CasstoreError("a draft can be entered once; create another for another version")
-        self._session = self._workspace.session()
         try:
+            self._session = self._workspace.session()
             self._directory = self._session.new_path()
             files.make_directory(self._directory)
         except BaseException:

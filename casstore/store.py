@@ -26,6 +26,7 @@ from casstore.actions.collect import GcReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
+from casstore.actions.reserved import in_any_room
 from casstore.actions.sharing import InitReport
 from casstore.actions.sync import SyncReport
 from casstore.actions.trust import Trust
@@ -166,7 +167,8 @@ class Store:
 
         Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
         """
-        delete_action.delete(self._workspace, resolve.exact(self._workspace.catalog, tag))
+        exact = resolve.exact(self._workspace.catalog, tag)
+        in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
 
     def pin(self, tag: str | Tag) -> Model:
         """Keep gc from ever taking that version's directory away; returns it. What is pinned already stays so.
@@ -296,7 +298,9 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        return gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
+        return in_any_room(
+            self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
+        )
 
     def verify(self, *, quick: bool = False, progress: Progress = SILENT) -> VerifyReport:
         """Read everything, compare it with its digests and the catalog with the manifests; report what is damaged.

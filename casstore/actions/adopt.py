@@ -290,9 +290,8 @@ def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, p
 @contextlib.contextmanager
 def adopting(workspace: Workspace) -> Iterator[None]:
     """Have only one adoption at a time work in the store: others wait. Raises StoreLocked."""
-    lock = files.Lock(workspace.layout.locks / ".adopt.lock")
-    lock.acquire("the adoption of directories", timeout_s=_TIMEOUT_S)
-    with lock:
+    with files.Lock(workspace.layout.locks / ".adopt.lock") as lock:
+        lock.acquire("the adoption of directories", timeout_s=_TIMEOUT_S)
         yield
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from casstore.actions.source import Source, SourceFile, find_source
 from casstore.catalog.index import Fingerprint
 from casstore.storage import chunking
+from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 
 
@@ -45,12 +46,9 @@ class LookAhead:
     def _scan(self, file: SourceFile) -> Recipe | None:
         """The file's recipe; None where it is not as it was found, or cannot be read: who saves it will say so."""
         try:
-            descriptor = os.open(file.location, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with opened(file.location, os.O_RDONLY) as descriptor:
                 recipe = chunking.scan_file(descriptor, self._check, file.status.st_size)
                 is_as_found = Fingerprint.of(os.fstat(descriptor)) == Fingerprint.of(file.status)
-            finally:
-                os.close(descriptor)
         except (OSError, EOFError):
             return None
         return recipe if is_as_found else None

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from casstore.errors import InvalidTag, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import Layout
+from casstore.storage.reserve import FULL
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
@@ -90,10 +91,9 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_al
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone, or
     when a file is missing or cut short that a version needs."""
     workspace.check_writable()
-    lock = gc_lock(workspace.layout)
-    if not lock.try_acquire():
-        raise StoreLocked("another gc is running in this store; wait until it is done")
-    with lock:
+    with gc_lock(workspace.layout) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked("another gc is running in this store; wait until it is done")
         return _Gc(workspace, progress, dry_run, evict_all).run()
 
 
@@ -103,11 +103,9 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     Raises StoreError as `collect` does.
     """
     workspace.check_writable()
-    lock = gc_lock(workspace.layout)
-    if autogc.is_on(workspace) and lock.try_acquire():
-        with lock:
-            if autogc.is_worthwhile(workspace):
-                return _Gc(workspace, progress, dry_run=False, evict_all=False).run()
+    with gc_lock(workspace.layout) as lock:
+        if autogc.is_on(workspace) and lock.try_acquire() and autogc.is_worthwhile(workspace):
+            return _Gc(workspace, progress, dry_run=False, evict_all=False).run()
     return GcReport((), dry_run=False)
 
 
@@ -157,9 +155,7 @@ class _Gc:
             self.directories(),
             self.quarantine(),
             self.strays(),
-            self.containers(),
-            self.rewrite(),
-            self.pack(),
+            *self.objects(),
         )
         if not self._dry_run:
             self._redundancy.note()
@@ -261,6 +257,22 @@ class _Gc:
             if not self._dry_run:
                 files.remove_tree(directory)
         return GcStep("quarantine", count, freed)
+
+    def objects(self) -> tuple[GcStep, ...]:
+        """What goes by one marking of what is needed."""
+        with self._catalog.keeping():
+            unneeded = self.containers()
+            rewritten = self._if_room("rewritten", unneeded, self.rewrite)
+            return unneeded, rewritten, self._if_room("packed", unneeded, self.pack)
+
+    def _if_room(self, name: str, unneeded: GcStep, step: Callable[[], GcStep]) -> GcStep:
+        """A step that writes before it frees: left to the next gc on a full disk, if this one has freed anything."""
+        try:
+            return step()
+        except OSError as error:
+            if error.errno not in FULL or not unneeded.freed_bytes:
+                raise
+            return GcStep(name, 0)
 
     def containers(self) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""

@@ -14,6 +14,7 @@ from casstore.storage import chunking, files, pack
 from casstore.storage.codec import decode
 from casstore.storage.container import MAX_LINKS
 from casstore.storage.delta import decode_deltas
+from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 
 
@@ -69,38 +70,35 @@ class Donors:
 
     def _offer_copy(self, path: str, recipe: Recipe) -> None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = opened(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             files.raise_unless_damage(error)
             return
-        try:
+        with file as descriptor:
             self._take_from(descriptor, recipe)
-        finally:
-            os.close(descriptor)
 
     def _offer(self, path: Path) -> None:
         """A file of unknown content: a pack, a file of a known size, or any that shares a chunk."""
         if path.name.startswith(self._workspace.layout.catalog.name):
             return  # closing it would drop the locks of a store that this process has open (howtocorrupt.html, 2.2)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            file = opened(path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             if not isinstance(error, PermissionError):
                 files.raise_unless_damage(error)
             return
         try:
-            if pack.is_pack(descriptor):
-                self._take_from_pack(path, descriptor)
-                return
-            for recipe in self._by_size.get(os.fstat(descriptor).st_size, ()):
-                self._take_from(descriptor, recipe)
-            if self.wanted:
-                self._take_from(descriptor, chunking.scan_file(descriptor))
+            with file as descriptor:
+                if pack.is_pack(descriptor):
+                    self._take_from_pack(path, descriptor)
+                    return
+                for recipe in self._by_size.get(os.fstat(descriptor).st_size, ()):
+                    self._take_from(descriptor, recipe)
+                if self.wanted:
+                    self._take_from(descriptor, chunking.scan_file(descriptor))
         except (OSError, EOFError, IntegrityError) as error:
             files.raise_unless_damage(error)
             return  # it cannot be read whole; what it has given stays given
-        finally:
-            os.close(descriptor)
 
     def _take_from(self, descriptor: int, recipe: Recipe) -> None:
         for chunk in recipe.chunks():

@@ -78,13 +78,13 @@ def evict(
                     evicted.note(candidate, _survey(workspace, candidate))
                 continue
             batch = [each for each in unleased(workspace, batch) if _is_safe(workspace, each, may_go)]
-            lock = files.Lock(workspace.layout.name_lock(name))
-            # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
-            if lock.try_acquire():
-                with lock:
+            doomed: list[Path] = []
+            with files.Lock(workspace.layout.name_lock(name)) as lock:
+                # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
+                if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, rule, evicted)
-                for path in doomed:
-                    files.remove_tree(path)
+            for path in doomed:
+                files.remove_tree(path)
     return evicted
 
 

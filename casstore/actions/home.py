@@ -17,7 +17,7 @@ from casstore.actions.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
-from casstore.storage import access, denials, files
+from casstore.storage import access, denials, files, reserve
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 
@@ -52,7 +52,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
         catalog = Catalog(layout.catalog, files.boot_id(), layout.open_lock)
         made = [] if catalog.read_only else _settled(layout, catalog)
     except OSError as error:
-        if isinstance(error, StoreError):
+        if isinstance(error, StoreError) or error.errno in reserve.FULL:
             raise
         raise StoreUnwritable(
             f"the store {layout.home} cannot be made or written to: {error.strerror}; {_what_to_do(layout, error)}"

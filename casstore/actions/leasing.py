@@ -29,6 +29,7 @@ class Leasing:
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._shared: SharedSession | None = None
+        self._user = object()
         self._noted: dict[int, int] = {}  # version row id: when its use was last recorded
         self._pid = os.getpid()  # last: another thread that sees it sees the rest
 
@@ -62,7 +63,7 @@ class Leasing:
 
     def _write(self, row: VersionRow, now: int) -> None:
         if self._shared is None:
-            self._shared = sessions.join(self._layout)
+            self._shared = sessions.join(self._layout, self._user)
         ended = [each for each in self._leases.sessions(row.id) if not sessions.is_live(self._layout, each)]
         is_due = row.id in self._noted or row.opened_at_ns is None or not _is_recent(row.opened_at_ns, now)
         self._leases.take(row.id, self._shared.session.id, ended=ended, opened=is_due)
@@ -76,8 +77,7 @@ class Leasing:
         with self._lock:
             shared, self._shared = self._shared, None
             self._noted.clear()
-            if shared is not None:
-                sessions.leave(self._layout, shared)
+            sessions.leave(self._layout, self._user, shared)
 
 
 def _is_recent(then_ns: int, now_ns: int) -> bool:

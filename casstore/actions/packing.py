@@ -141,8 +141,8 @@ class Packing:
             advance(recipe.size)
             return
         before, chains = self._possible_bases(file, wanted)
-        descriptor, _ = open_as_found(file.location, is_direct=False)
-        try:
+        opened, _ = open_as_found(file.location, is_direct=False)
+        with opened as descriptor:
             offset = 0
             for segment in recipe.segments:
                 element = element_of(segment.dtype)
@@ -158,8 +158,6 @@ class Packing:
                         self._put(digest, raw, element, link, generation)
                     offset += length
                     advance(length)
-        finally:
-            os.close(descriptor)
 
     def _possible_bases(self, file: StagedFile, wanted: set[Digest]) -> tuple[dict[Digest, Digest], dict[Digest, Link]]:
         if all(segment.name is None for segment in file.recipe.segments):

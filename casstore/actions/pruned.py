@@ -8,6 +8,7 @@ from dataclasses import replace
 from casstore.actions import keeping
 from casstore.actions.held import held_manifests
 from casstore.actions.save import commit_stored
+from casstore.actions.trust import Trust
 from casstore.actions.verify import read_manifest
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import ChunkVanished, VersionRow
@@ -59,7 +60,7 @@ def restore(workspace: Workspace, query: TagQuery, *, durable: bool) -> Tag:
     stored = {digest: recipe for digest, recipe in recipes.items() if recipe.is_stored}
     with workspace.session() as session:
         try:
-            commit_stored(workspace, session, replace(manifest, recipes=stored), durable=durable)
+            commit_stored(workspace, session, replace(manifest, recipes=stored), durable=durable, trust=Trust.AS_KNOWN)
         except ChunkVanished as error:
             raise IntegrityError(f"{tag} cannot be brought back: the store does not have all of its bytes") from error
     files.remove_tree(path.parent)

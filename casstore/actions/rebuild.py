@@ -31,6 +31,7 @@ from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
+from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, new_id
 from casstore.storage.manifest import Manifest
 from casstore.storage.objects import Objects
@@ -76,12 +77,9 @@ def rebuild_catalog(layout: Layout, progress: Progress) -> RebuildReport:
         raise StoreError(f"{directory} is gone, and a catalog is made from what is in it: put it back from a backup")
     for directory in layout.directories():
         files.make_directory(directory)
-    lock = gc_lock(layout)
     in_use = StoreLocked(f"{layout.home} is in use; end the processes that use it, and try again")
-    if not lock.try_acquire():
-        raise in_use
-    with lock, files.Lock(layout.open_lock) as nobody_else:
-        if not nobody_else.try_acquire() or sessions.live_ids(layout):
+    with gc_lock(layout) as lock, files.Lock(layout.open_lock) as nobody_else:
+        if not lock.try_acquire() or not nobody_else.try_acquire() or sessions.live_ids(layout):
             raise in_use
         return _rebuild(layout, progress)
 
@@ -292,8 +290,7 @@ class _Read:
 def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
     """A sound file is one by its stamp from now on; of a damaged one the sound chunks count, and its stamp is none."""
     reason, chunks = "", list(recipe.chunks())
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY) as descriptor:
         status = os.fstat(descriptor)
         files.sync_descriptor(descriptor)
         try:
@@ -306,8 +303,6 @@ def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
         if not is_sound:
             reason = "it does not match its digest; `casstore repair` heals what it can"
             chunks = [chunk for chunk in chunks if _has_chunk(descriptor, chunk)]
-    finally:
-        os.close(descriptor)
     unique = {c.digest: NewChunk(c.digest, c.offset, c.length, c.length) for c in chunks}
     stamp = FileStamp(0, status.st_size, 0) if reason else FileStamp.of(status)
     new = NewContainer(path.suffix[1:], recipe.blob, files.is_executable(status), status.st_size, not reason, stamp, ())

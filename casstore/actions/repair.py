@@ -81,10 +81,9 @@ def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) ->
     if not workspace.catalog.read_only:
         workspace.made.extend(make_missing(workspace.layout, workspace.catalog, models=True, even_needed=True))
     workspace.check_writable()
-    lock = gc_lock(workspace.layout)
-    if not lock.try_acquire():
-        raise StoreLocked("gc is running in this store; repair when it is done")
-    with lock:
+    with gc_lock(workspace.layout) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked("gc is running in this store; repair when it is done")
         return _Repair(workspace, sources, progress).run()
 
 

@@ -469,14 +469,11 @@ class _Save:
 
     def _copy_in(self, file: StagedFile, loose: str) -> os.stat_result:
         """Make a loose file that is a copy of a staged file; returns its status."""
-        descriptor, before = open_as_found(file.location, is_direct=True)
-        try:
-            with files.create_file(loose) as copy:
-                files.copy_file(descriptor, copy)
-                files.set_mode(copy, self._workspace.file_mode(file.executable))
-                copied = os.fstat(copy)
-        finally:
-            os.close(descriptor)
+        opened, before = open_as_found(file.location, is_direct=True)
+        with opened as descriptor, files.create_file(loose) as copy:
+            files.copy_file(descriptor, copy)
+            files.set_mode(copy, self._workspace.file_mode(file.executable))
+            copied = os.fstat(copy)
         self._check_file(file)
         self._note_linked(file, check_linked(file.location, before, file.location))
         return copied

@@ -24,6 +24,7 @@ from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
 from casstore.progress import Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
+from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
@@ -177,12 +178,10 @@ class Staging:
         executable = files.is_executable(file.status)
         recipe = known
         if recipe is None:
-            descriptor, before = open_as_found(file.location, is_direct=file.is_direct)
-            try:
+            opened, before = open_as_found(file.location, is_direct=file.is_direct)
+            with opened as descriptor:
                 recipe = self._known_or_hashed(file, descriptor, before)
                 self._remember(descriptor, before, recipe)
-            finally:
-                os.close(descriptor)
         else:
             self.progress.advance(recipe.size)
         return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.location)
@@ -225,8 +224,8 @@ class Staging:
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
-        descriptor, found = open_as_found(file.location, is_direct=True)
-        try:
+        opened, found = open_as_found(file.location, is_direct=True)
+        with opened as descriptor:
             if not os.path.samestat(found, file.status):
                 raise changed(file.location)  # before its mode is
             if found.st_uid != self._user or found.st_nlink != 1:
@@ -245,8 +244,6 @@ class Staging:
             recipe = self._hash(file.location, descriptor, seen) if content is None else chunking.scan_bytes(content)
             if file.location != target:  # a link changes the last of its times, which tells most
                 self._check_unchanged(file.location, descriptor, seen)
-        finally:
-            os.close(descriptor)
         racy = is_racy(seen)
         if file.location != target:
             linked = link(file.location, target, seen)
@@ -258,8 +255,8 @@ class Staging:
 
     def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
-        descriptor, before = open_as_found(file.location, is_direct=file.is_direct)
-        try:
+        opened, before = open_as_found(file.location, is_direct=file.is_direct)
+        with opened as descriptor:
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
             known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
@@ -279,8 +276,6 @@ class Staging:
             else:
                 self._put(before, temporary, target)
                 copied = check_linked(target, copied, target)
-        finally:
-            os.close(descriptor)
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
 
@@ -328,12 +323,9 @@ class Staging:
 
 
 def _check_closed(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY) as descriptor:
         if files.is_open_for_writing(descriptor):
             raise _in_use(path)
-    finally:
-        os.close(descriptor)
 
 
 def _in_use(path: str) -> FileChanged:

@@ -15,9 +15,10 @@ from casstore.catalog.index import Fingerprint
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, FileChanged, InvalidSource
 from casstore.storage import files
+from casstore.storage.descriptors import Descriptor, opened
 
 # What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
-_ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+_ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 # A time of whole hundredths of a second tells of a clock as coarse as FAT's, which ticks every 2 s.
 _COARSE_NS = 10_000_000
 _COARSE_TICK_NS = 2_000_000_000
@@ -28,23 +29,23 @@ def changed(path: str) -> FileChanged:
     return FileChanged(f"{path} was written to or replaced while it was being saved; save again when it is complete")
 
 
-def open_as_found(location: str, *, is_direct: bool) -> tuple[int, os.stat_result]:
+def open_as_found(location: str, *, is_direct: bool) -> tuple[Descriptor, os.stat_result]:
     """A regular file, open for reading, and its status. With `is_direct`, none that a link now leads to.
 
     Raises FileChanged where there is no such file any more, OSError.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if is_direct else 0)
+    flags = os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if is_direct else 0)
     try:
-        descriptor = os.open(location, flags)
+        file = opened(location, flags)
+        status = os.fstat(file.fileno())
     except OSError as error:
         if error.errno in _ANOTHER:
             raise changed(location) from error
         raise
-    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
+        file.close()
         raise changed(location)
-    return descriptor, status
+    return file, status
 
 
 def lstat_or_none(path: str) -> os.stat_result | None:

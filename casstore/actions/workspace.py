@@ -83,9 +83,13 @@ class Workspace:
         """Take the lock under which everything under models/<name>/ changes. Raises StoreLocked."""
         self.check_writable()
         lock = files.Lock(self.layout.name_lock(name))
-        # Whoever makes a directory of many gigabytes holds it that long.
-        lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
-        return lock
+        try:
+            # Whoever makes a directory of many gigabytes holds it that long.
+            lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
+            return lock
+        except BaseException:
+            lock.release()
+            raise
 
     @property
     def mask(self) -> int:
@@ -275,13 +279,11 @@ class Workspace:
 
 def hash_file(path: files.StrPath) -> Digest:
     """The digest of a file's bytes. Raises OSError."""
-    descriptor = files.open_to_read(path)
-    try:
-        return chunking.scan_file(descriptor).blob
-    except EOFError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
-    finally:
-        os.close(descriptor)
+    with files.open_to_read(path) as descriptor:
+        try:
+            return chunking.scan_file(descriptor).blob
+        except EOFError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _read_text(path: Path) -> str | None:

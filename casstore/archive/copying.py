@@ -11,6 +11,7 @@ from casstore.archive.names import clean, show
 from casstore.archive.tree import DESCRIPTOR_NAME, Tree
 from casstore.errors import UnsafeArchive
 from casstore.storage import files
+from casstore.storage.descriptors import opened
 
 
 def copy_links(tree: Tree, budget: Budget) -> None:
@@ -70,8 +71,7 @@ class _Copier:
             self._budget.spend(len(self._tree.descriptor or b""))
             self._tree.write(destination, False, [self._tree.descriptor or b""])
             return
-        source = os.open(self._tree.location(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with opened(self._tree.location(path), os.O_RDONLY | os.O_NOFOLLOW) as source:
             status = os.fstat(source)
             self._budget.spend(status.st_size)
             with self._tree.create(destination) as descriptor:
@@ -79,5 +79,3 @@ class _Copier:
                 if files.is_executable(status):
                     files.set_mode(descriptor, 0o700)
             self._tree.size += status.st_size
-        finally:
-            os.close(source)

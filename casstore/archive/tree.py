@@ -88,9 +88,9 @@ class Tree:
     @contextlib.contextmanager
     def create(self, path: str) -> Iterator[int]:
         """A descriptor of a new file."""
-        with contextlib.ExitStack() as stack:
-            with _naming(path):
-                descriptor = stack.enter_context(files.create_file(self.location(path)))
+        with _naming(path):
+            created = files.create_file(self.location(path))
+        with created as descriptor:
             self.file_count += 1
             yield descriptor
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from casstore.catalog.backups import Backups
@@ -56,6 +57,14 @@ class Catalog:
 
     def close(self) -> None:
         self._connections.close()
+
+    def keeping(self) -> contextlib.AbstractContextManager[None]:
+        """For work that notes things for itself in the catalog's temporary tables, as gc does: they last as long.
+
+        A child that is forked meanwhile may not use the store. Where another thread closes it, the work ends with
+        StoreError.
+        """
+        return self._connections.keeping()
 
     def setting(self, key: str) -> str:
         """The value of a setting, its default where none has been set. Raises InvalidSetting."""

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 import apsw
 
 from casstore.catalog.schema import check_is_newest, check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
-from casstore.storage import denials
+from casstore.storage import denials, reserve
 from casstore.storage.files import Lock
+from casstore.storage.layout import RESERVE_NAME
 
 _BUSY_TIMEOUT_MS = 60_000
+_BUSY_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)  # as SQLite's own
+_SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
+_SHM_STEP_BYTES = 4096
 SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 # A connection that a forked child inherits must be neither used nor closed there
 # (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
@@ -40,8 +47,10 @@ class Connections:
     def __init__(self, path: Path, open_lock: Path | None = None) -> None:
         check_sqlite()
         self.path = path
+        self._text = os.fspath(path)
         self._open_lock = None if open_lock is None else Lock(open_lock, shared=True)
         self.read_only = path.exists() and not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+        self._reserve = None if open_lock is None else open_lock.with_name(RESERVE_NAME)
         self._reset()
         _all.add(self)
         try:
@@ -50,6 +59,8 @@ class Connections:
                     check_is_newest(self.get())
                 else:
                     migrate(self.get())
+            if self._reserve is not None and not self.read_only:
+                reserve.make(self._reserve)
         except BaseException:
             self.close()
             raise
@@ -59,9 +70,13 @@ class Connections:
         self._lock = threading.Lock()
         # Strong references: a forked child drops other threads' state at once, and must not close their connections.
         self._open: dict[threading.Thread, apsw.Connection] = {}
+        self._states: dict[threading.Thread, _State] = {}
+        self._kept: set[threading.Thread] = set()
+        self._identity: tuple[int, int] | None = None
+        self._owes_room = False
 
     def get(self) -> apsw.Connection:
-        """This thread's connection. Raises StoreUnwritable, StoreError."""
+        """This thread's connection. Raises StoreUnwritable, StoreError, also where the path names another file now."""
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None or (self.read_only and self._local.version != self._version()):
             if _unusable and os.path.realpath(self.path) in _unusable:
@@ -69,16 +84,64 @@ class Connections:
                     f"this process was forked while other threads used {self.path}; close the store before forking, "
                     "or start processes with the method spawn or forkserver"
                 )
-            with self._lock:  # a fork waits for it
-                self._show_that_it_is_open()
-                with translated_errors(self.path):
-                    self._local.version = self._version()
-                    connection = self._connect()
-                self._local.connection = connection
-                for thread in [thread for thread in self._open if not thread.is_alive()]:
-                    self._open.pop(thread).close()
-                self._open[threading.current_thread()] = connection
+            if connection is None and threading.current_thread() in self._kept:
+                raise _closed(self.path)
+            return self._opened()
+        self.check_is_standing()
         return connection
+
+    def _opened(self) -> apsw.Connection:
+        state = _State()
+        with self._lock:  # a fork waits for it
+            self._show_that_it_is_open()
+            with translated_errors(self.path):
+                self._local.version = self._version()
+                before = self._named()
+                connection = self._connect_in_any_room(state)
+            # Nothing tells which file SQLite has opened, but one that was there before and after.
+            if not self.read_only and self._identity is None and before in (None, self._named()):
+                self._identity = self._named()
+            try:
+                self.check_is_standing()
+            except BaseException:
+                connection.close()
+                raise
+            for thread in [thread for thread in self._open if not thread.is_alive()]:
+                self._open.pop(thread).close()
+                self._states.pop(thread, None)
+            self._open[threading.current_thread()] = connection
+            self._states[threading.current_thread()] = state
+            self._local.state = state
+            self._local.connection = connection
+        return connection
+
+    def with_state(self) -> tuple[apsw.Connection, _State]:
+        """This thread's connection, and what goes with it."""
+        return self.get(), self._local.state
+
+    def check_is_standing(self) -> None:
+        """Raises StoreError where the path no longer names the file that is open.
+
+        A home that was removed, renamed, restored from a backup or led elsewhere by a link is seen by the same look,
+        since the catalog's path goes through it. The inode of a file that is open is not given to another.
+        """
+        if self.read_only:  # opened anew when it changes
+            return
+        named = self._named()
+        if named is None or named != self._identity:
+            raise StoreError(
+                f"{self.path} {'is gone' if named is None else 'is another file'} since this process opened it: the "
+                "store was removed, renamed or replaced under it. Nothing was saved or deleted; see that the right "
+                "store stands there, then open it again"
+            )
+
+    def _named(self) -> tuple[int, int] | None:
+        """What the path names now."""
+        try:
+            status = os.stat(self._text)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return status.st_dev, status.st_ino
 
     def _show_that_it_is_open(self) -> None:
         """So that nobody puts another catalog in its place meanwhile."""
@@ -88,27 +151,54 @@ class Connections:
                 raise StoreLocked(f"{self.path} is being made anew; try again when it is done")
 
     def close(self) -> None:
-        """Close all threads' connections. No thread may be using one."""
+        """Close all threads' connections. What another thread is doing with one ends with StoreError."""
         with self._lock:
-            for connection in self._open.values():
-                connection.close()
-            self._open.clear()
+            while self._open:
+                thread, connection = next(iter(self._open.items()))
+                try:
+                    connection.close()
+                except apsw.ThreadingViolationError:  # it is running a statement, or waits for another connection
+                    self._states[thread].is_patient = False
+                    connection.interrupt()
+                    time.sleep(_BUSY_PAUSES_S[0])
+                else:
+                    del self._open[thread]
+            self._states.clear()
+            self._identity = None
             if self._open_lock is not None:
                 self._open_lock.release()
-        self._local = threading.local()
+            self._local = threading.local()
+            if self._owes_room and self._reserve is not None:
+                reserve.take_back(self._reserve)
+                self._owes_room = False
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """For work that relies on temporary tables: see that it has one connection from its beginning to its end.
+
+        A fork leaves it open, so the child is told that it cannot use the store. Where another thread closes the
+        store, the work ends with StoreError.
+        """
+        self.get()
+        thread = threading.current_thread()
+        try:
+            self._kept.add(thread)
+            yield
+        finally:
+            self._kept.discard(thread)
 
     def before_fork(self) -> None:
         """Close what is idle for certain: connections of threads that have ended, and this thread's own."""
         self._lock.acquire()
         for thread in [*self._open]:
             connection = self._open[thread]
-            is_own = thread is threading.current_thread() and not connection.in_transaction
+            is_own = thread is threading.current_thread() and thread not in self._kept and not connection.in_transaction
             if not thread.is_alive() or is_own:
                 with contextlib.suppress(apsw.Error):
+                    if is_own:
+                        self._local.__dict__.pop("connection", None)
                     connection.close()
                     del self._open[thread]
-                    if is_own:
-                        del self._local.connection
 
     def after_fork_in_parent(self) -> None:
         self._lock.release()
@@ -132,20 +222,62 @@ class Connections:
         except FileNotFoundError:
             return False
 
-    def _connect(self) -> apsw.Connection:
+    def _connect_in_any_room(self, state: _State) -> apsw.Connection:
+        """Where the disk is full, in the room that the store has kept for that."""
+        try:
+            with translated_errors(self.path):
+                self._check_room()
+                return self._connect(state)
+        except OSError as error:
+            if error.errno not in reserve.FULL or self._reserve is None:
+                raise
+            if not reserve.give_up(self._reserve, reserve.PIECES_TO_OPEN):
+                raise
+            self._owes_room = True
+            weakref.finalize(self, reserve.take_back, self._reserve)
+            self._check_room()
+            return self._connect(state)
+
+    def _check_room(self) -> None:
+        """Raises OSError where SQLite's other files may not find room, rather than let it write where there is none.
+
+        They are mapped into memory: a write into a hole for which the disk has no room ends the process (SIGBUS).
+        """
+        if self.read_only or os.path.exists(f"{self._text}-shm"):
+            return
+        lacking = reserve.shortage(self.path, _SIDE_FILES_BYTES, len(SIDE_FILES))
+        if lacking is not None:
+            raise OSError(errno.ENOSPC, lacking, self._text)
+
+    def _fill_holes(self) -> None:
+        """Have every block of the mapped file taken while there is room.
+
+        SQLite writes one byte in each 4 KiB, which leaves holes where blocks are smaller. It is done on SQLite's own
+        descriptor, since closing another would drop its locks (howtocorrupt.html, 2.2).
+        """
+        if sys.platform != "linux" or os.statvfs(self.path).f_frsize >= _SHM_STEP_BYTES:
+            return
+        shared = f"{os.path.realpath(self.path)}-shm"
+        for number in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{number}") == shared:
+                    os.posix_fallocate(int(number), 0, os.fstat(int(number)).st_size)
+
+    def _connect(self, state: _State) -> apsw.Connection:
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
             return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         connection = apsw.Connection(str(self.path))
         try:
-            self._set_up(connection)
+            self._set_up(connection, state)
+            self._fill_holes()
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _set_up(self, connection: apsw.Connection) -> None:
-        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    def _set_up(self, connection: apsw.Connection, state: _State) -> None:
+        connection.set_busy_handler(state.wait)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
         deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
         # SQLite does not wait by itself where two connections turn a new database to WAL at once.
@@ -162,35 +294,132 @@ class Connections:
             "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA trusted_schema = OFF"
         ).fetchall()  # a statement that answers with a row holds up those after it until the row is fetched
 
-    @contextlib.contextmanager
-    def write(self) -> Iterator[apsw.Connection]:
+    def write(self, *, is_patient: bool = True) -> Transaction:
         """A write transaction (BEGIN IMMEDIATE): committed when the block ends, rolled back on any exception.
 
-        Raises StoreLocked when another process writes for too long, and OSError (ENOSPC) on a full disk.
+        Raises StoreLocked when another process writes for too long, or at all if not `is_patient`, OSError (ENOSPC)
+        on a full disk, and StoreError where the path has come to name another file.
         """
-        connection = self.get()
-        with translated_errors(self.path):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                # SQLite has already rolled back after some errors, a full disk among them.
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        return Transaction(self, is_write=True, is_patient=is_patient)
 
-    @contextlib.contextmanager
-    def read(self) -> Iterator[apsw.Connection]:
+    def read(self) -> Transaction:
         """Several reads of one snapshot."""
-        connection = self.get()
-        with translated_errors(self.path):
-            connection.execute("BEGIN")
-            try:
-                yield connection
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+        return Transaction(self, is_write=False)
+
+
+class _State:
+    """What goes with one connection: a weak reference to the guard of its open transaction, and how it waits."""
+
+    __slots__ = ("_deadline", "guard", "is_patient")
+
+    def __init__(self) -> None:
+        self.guard: weakref.ref[_Guard] | None = None
+        self.is_patient = True
+        self._deadline = 0.0
+
+    def wait(self, count: int) -> bool:
+        """What SQLite asks while another connection has the lock; in Python, so that Ctrl-C ends the wait."""
+        if not self.is_patient:
+            return False
+        if count == 0:
+            self._deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+        time.sleep(_BUSY_PAUSES_S[min(count, len(_BUSY_PAUSES_S) - 1)])
+        return time.monotonic() < self._deadline
+
+
+class _Guard:
+    """Ends its transaction where that is still open when nothing refers to the guard any more."""
+
+    _reference: weakref.ref[_Guard] | None = None
+
+    def __init__(self, connection: apsw.Connection, state: _State) -> None:
+        self._connection = connection
+        self._state = state
+
+    def begin(self, sql: str, path: Path, *, is_patient: bool) -> None:
+        """Begin the transaction. Raises StoreError within another of this thread, apsw.Error."""
+        if self._connection.in_transaction:
+            if self._state.guard is not None and self._state.guard() is not None:
+                raise StoreError(
+                    f"{path} is in the middle of a transaction of the same thread; a signal's handler or a callback "
+                    "may use the store when that is done"
+                )
+            _roll_back(self._connection)  # what a second interrupt has kept from being ended
+        self._state.is_patient = is_patient
+        self._state.guard = self._reference = weakref.ref(self)
+        self._connection.execute(sql)
+
+    def end(self) -> None:
+        """Roll back what is still open of this transaction; nothing where a later one has begun."""
+        if self._reference is not None and self._state.guard is self._reference:
+            _roll_back(self._connection)
+            self._state.guard = None
+
+    def __del__(self) -> None:
+        self.end()
+
+
+class Transaction:
+    """A transaction of this thread's connection for one `with` block, ended when that is left, whatever happens.
+
+    A signal's handler may raise between any two instructions. What that does in `__enter__` is undone there. But what
+    is called at the end of the block may be interrupted before its first line, and its frame lives on in the
+    traceback, in a notebook for as long as that lives. So the guard, which ends what is left open, is then known to
+    nothing but the interpreter, and goes when it has left the block.
+    """
+
+    __slots__ = ("_connection", "_connections", "_guard", "_is_patient", "_is_write")
+
+    def __init__(self, connections: Connections, *, is_write: bool, is_patient: bool = True) -> None:
+        self._connections = connections
+        self._connection, state = connections.with_state()
+        self._guard = _Guard(self._connection, state)
+        self._is_write = is_write
+        self._is_patient = is_patient
+
+    def __enter__(self) -> apsw.Connection:
+        try:
+            with translated_errors(self._connections.path):
+                sql = "BEGIN IMMEDIATE" if self._is_write else "BEGIN"
+                self._guard.begin(sql, self._connections.path, is_patient=self._is_patient)
+            return self._connection
+        except BaseException:
+            self._guard.end()
+            raise
+
+    @property
+    def __exit__(self) -> Callable[..., None]:
+        """What the interpreter fetches before it calls `__enter__`, and lets go of when it has left the block."""
+        end = functools.partial(_end, self._connections, self._connection, self._is_write)
+        end.__dict__["guard"] = self._guard
+        return end
+
+
+def _end(
+    connections: Connections,
+    connection: apsw.Connection,
+    is_write: bool,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    _trace: TracebackType | None,
+) -> None:
+    """Commit, or roll back where the block raised, and raise SQLite's errors as casstore's."""
+    try:
+        if is_write and kind is None:
+            with translated_errors(connections.path):
+                connections.check_is_standing()  # or it would be acknowledged, and seen by nobody
+                connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+    if error is not None and (translated := _translated(connections.path, error)) is not None:
+        raise translated from error
+
+
+def _roll_back(connection: apsw.Connection) -> None:
+    # SQLite has already rolled back after some errors, a full disk among them. What cannot be is what led here.
+    with contextlib.suppress(apsw.Error):
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 class _Fork:
@@ -221,31 +450,62 @@ _fork = _Fork()
 os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end_in_parent, after_in_child=_fork.end_in_child)
 
 
+_CLOSED = (apsw.ConnectionClosedError, apsw.CursorClosedError, apsw.ThreadingViolationError, apsw.InterruptError)
+# Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
+_DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError)
+
+
 @contextlib.contextmanager
 def translated_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into casstore's, saying what to do."""
     try:
         yield
-    except apsw.BusyError as error:
-        raise StoreLocked(f"{path} is being written to by another process; try again") from error
-    except apsw.FullError as error:
-        raise OSError(errno.ENOSPC, "no space left on the device for the catalog", str(path)) from error
-    except apsw.IOError as error:
+    except (apsw.Error, UnicodeDecodeError) as error:
+        if (translated := _translated(path, error)) is None:
+            raise
+        raise translated from error
+
+
+def _translated(path: Path, error: BaseException) -> Exception | None:
+    """The error that says what to do; None for one that is not SQLite's."""
+    if isinstance(error, apsw.BusyError):
+        return StoreLocked(f"{path} is being written to by another process; try again")
+    if isinstance(error, apsw.FullError):
+        return OSError(errno.ENOSPC, _full(path), str(path))
+    # SQLite says of a full disk, where it maps or makes a file, that it cannot.
+    if isinstance(error, apsw.IOError | apsw.CantOpenError) and (
+        lacking := reserve.shortage(path, _SIDE_FILES_BYTES, len(SIDE_FILES))
+    ):
+        return OSError(errno.ENOSPC, lacking, str(path))
+    if isinstance(error, apsw.IOError):
         reason = f"the catalog cannot be read or written ({error}); check the disk, and any quota on it"
-        raise OSError(errno.EIO, reason, str(path)) from error
-    except apsw.CantOpenError as error:
+        return OSError(errno.EIO, reason, str(path))
+    if isinstance(error, apsw.CantOpenError):
         try:
             with contextlib.ExitStack() as opened:
                 for _ in ("", *SIDE_FILES):  # SQLite does not tell why, and has closed again what it could open
                     opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         except OSError as reason:
-            raise OSError(reason.errno, reason.strerror, str(path)) from error
-        raise _unwritable(path, error) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
-        raise _unwritable(path, error) from error
-    # Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
-    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError) as error:
-        raise damaged(path, str(error)) from error
+            return OSError(reason.errno, reason.strerror, str(path))
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
+        return _unwritable(path, error)
+    if isinstance(error, _CLOSED):
+        return _closed(path)
+    if isinstance(error, _DAMAGE):
+        return damaged(path, str(error))
+    return None
+
+
+def _full(path: Path) -> str:
+    # What a quota keeps from a user does not show in what is free.
+    return reserve.shortage(path, sys.maxsize) or f"no space left on the file system of {path}"
+
+
+def _closed(path: Path) -> StoreError:
+    return StoreError(
+        f"the store of {path} was closed by another thread in the middle of this; open it again, and close it when all "
+        "threads are done with it"
+    )
 
 
 def _unwritable(path: Path, error: apsw.Error) -> StoreUnwritable:

@@ -70,7 +70,7 @@ class Directories:
 
     def _rows(self, sql: str, parameters: Any = ()) -> Iterator[Any]:
         with translated_errors(self._connections.path):
-            yield from self._connections.get().execute(sql, parameters)
+            return iter(self._connections.get().execute(sql, parameters).fetchall())
 
     def find(self, version_id: int) -> DirectoryRow | None:
         """What is recorded of the version's directory; None for a version that is not materialized."""

@@ -85,7 +85,7 @@ class Index:
     def rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[Any]:
         """Run one statement on this thread's connection."""
         with translated_errors(self._connections.path):
-            yield from self._connections.get().execute(sql, tuple(parameters))
+            return iter(self._connections.get().execute(sql, tuple(parameters)).fetchall())
 
     def _batched(self, sql: str, values: Collection[_Value]) -> Iterator[Any]:
         """Rows of `sql`, whose one `{}` takes the list of placeholders, over all values."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from casstore.storage import access, files
@@ -27,8 +27,8 @@ class Session:
         # A child goes on using the directories that its parent has leased.
         self._lock = Lock(layout.session_lock(self.id), is_shared_with_children=True)
         self._count = 0
-        self._lock.acquire(f"session {self.id}")
         try:
+            self._lock.acquire(f"session {self.id}")
             files.make_directory(self.path)
         except BaseException:
             self._lock.release(remove=True)
@@ -73,10 +73,10 @@ class Session:
 
 @dataclass(slots=True)
 class SharedSession:
-    """A session of the whole process, and how many open stores use it: see `join` and `leave`."""
+    """A session of the whole process, and what stands for each open store that uses it: see `join` and `leave`."""
 
     session: Session
-    users: int = 0
+    users: set[object] = field(default_factory=set)
 
 
 class _Process:
@@ -95,8 +95,8 @@ _process = _Process()
 os.register_at_fork(after_in_child=_process.begin)
 
 
-def join(layout: Layout) -> SharedSession:
-    """The session that stands for this process in the store, opened if need be. It ends when all have left it.
+def join(layout: Layout, user: object) -> SharedSession:
+    """The session that stands for this process in the store, opened if need be. It ends when all users have left it.
 
     Stores of one process share it, so that one which is never closed, as in `Store().get("bert").path`, keeps what
     it has handed out for the life of the process and yet costs one descriptor, however often that is done.
@@ -106,18 +106,21 @@ def join(layout: Layout) -> SharedSession:
         # The lock is gone when somebody has removed the store and made another.
         if shared is None or not shared.session.is_standing:
             shared = _process.shared[layout.home] = SharedSession(Session(layout))
-        shared.users += 1
+        shared.users.add(user)
         return shared
 
 
-def leave(layout: Layout, shared: SharedSession) -> None:
-    """Undo one `join`, in the process that joined."""
+def leave(layout: Layout, user: object, joined: SharedSession | None) -> None:
+    """Undo a `join`, also one that was interrupted before it returned, in the process that joined."""
     with _process.guard:
-        shared.users -= 1
-        if shared.users == 0:
-            if _process.shared.get(layout.home) is shared:
-                del _process.shared[layout.home]
-            shared.session.close()
+        current = _process.shared.get(layout.home)
+        for shared in [joined] if joined is current else [joined, current]:
+            if shared is not None:
+                shared.users.discard(user)
+                if not shared.users:
+                    if current is shared:
+                        del _process.shared[layout.home]
+                    shared.session.close()
 
 
 def session_of(file_id: str) -> str:
@@ -144,15 +147,15 @@ def reap(layout: Layout, session_id: str) -> bool:
     """Remove what a dead session left; False when it lives after all, or when directories in it, which its user had
     closed to others, are left to the gc of that user. Safe to do twice or at once.
     """
-    lock = Lock(layout.session_lock(session_id))
-    if not lock.try_acquire():
-        return False
-    try:
-        files.remove_tree(layout.session(session_id))
-    except PermissionError:
-        return False
-    finally:
-        lock.release(remove=True)
+    with Lock(layout.session_lock(session_id)) as lock:
+        if not lock.try_acquire():
+            return False
+        try:
+            files.remove_tree(layout.session(session_id))
+        except PermissionError:
+            return False
+        finally:
+            lock.release(remove=True)
     return True
 
 
@@ -161,8 +164,8 @@ def _ids(layout: Layout) -> list[str]:
 
 
 def _is_dead(layout: Layout, session_id: str) -> bool:
-    lock = Lock(layout.session_lock(session_id))
-    if not lock.try_acquire():
-        return False
-    lock.release(remove=not layout.session(session_id).exists())
+    with Lock(layout.session_lock(session_id)) as lock:
+        if not lock.try_acquire():
+            return False
+        lock.release(remove=not layout.session(session_id).exists())
     return True

@@ -52,19 +52,14 @@ class Upkeep:
 
     def claim(self, seen_ns: int, now_ns: int) -> bool:
         """Be the one to consider it now, where `considered_at_ns` still is what was seen; does not wait for anybody."""
-        connection = self._connections.get()
-        timeout_ms = connection.pragma("busy_timeout")
-        connection.set_busy_timeout(0)
         try:
-            with self._connections.write() as connection:
+            with self._connections.write(is_patient=False) as connection:
                 if self._value(_CONSIDERED_AT, 0) != seen_ns:
                     return False
                 connection.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (_CONSIDERED_AT, now_ns))
                 return True
         except StoreLocked:
             return False
-        finally:
-            connection.set_busy_timeout(timeout_ms)
 
     def growth(self) -> Growth:
         """What has gathered since the last gc, in one pass over containers."""

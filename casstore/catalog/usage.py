@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -120,7 +119,8 @@ class UsageReport:
 
     def of_store(self) -> Usage:
         """Bytes of the whole store."""
-        with self._marked("1") as connection:
+        with self._connections.read() as connection:
+            mark(connection, "1", (), fresh=True)
             stored, loose, packs, redundant, dead, trapped, overhead = _row(connection, _CONTAINERS)
             return replace(
                 _usage(connection, "1"),
@@ -135,12 +135,14 @@ class UsageReport:
 
     def of_model(self, name: str) -> Usage:
         """Bytes of all versions of one name."""
-        with self._marked("name = ?", name) as connection:
+        with self._connections.read() as connection:
+            mark(connection, "name = ?", (name,), fresh=True)
             return _usage(connection, "name = ?", name)
 
     def of_version(self, row: VersionRow) -> Usage:
         """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted."""
-        with self._marked("id = ?", row.id) as connection:
+        with self._connections.read() as connection:
+            mark(connection, "id = ?", (row.id,), fresh=True)
             usage = _usage(connection, "id = ?", row.id)
             if not usage.versions:
                 raise TagNotFound(f"{row.tag} has been deleted meanwhile")
@@ -153,13 +155,6 @@ class UsageReport:
                 materialized=bool(materialized),
                 pinned=bool(pinned),
             )
-
-    @contextlib.contextmanager
-    def _marked(self, condition: str, *parameters: Any) -> Iterator[apsw.Connection]:
-        """One snapshot, in which what the versions that meet `condition` need is marked."""
-        with self._connections.read() as connection:
-            mark(connection, condition, parameters, fresh=True)
-            yield connection
 
 
 def _row(connection: apsw.Connection, sql: str, *parameters: Any) -> tuple[int, ...]:

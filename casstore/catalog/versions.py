@@ -158,7 +158,7 @@ class Versions:
 
     def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Any]:
         with translated_errors(self._connections.path):
-            yield from self._connections.get().execute(sql, tuple(parameters))
+            return iter(self._connections.get().execute(sql, tuple(parameters)).fetchall())
 
     def find(self, tag: Tag) -> VersionRow | None:
         """The version of exactly that tag."""

@@ -21,6 +21,7 @@ from typing import ParamSpec, TypeVar
 
 from casstore.errors import StoreError, StoreLocked
 from casstore.storage import access, denials
+from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -74,19 +75,16 @@ def raise_unless_damage(error: Exception) -> None:
 
 
 @_explained
-def open_to_read(path: StrPath) -> int:
-    """A descriptor for reading; nobody waits where a pipe stands in a file's place. Raises OSError."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+def open_to_read(path: StrPath) -> Descriptor:
+    """A file open for reading; nobody waits where a pipe stands in a file's place. Raises OSError."""
+    return opened(path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 @_explained
 def sync_file(path: StrPath) -> None:
     """fsync a file's bytes and size. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path, os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_descriptor(descriptor: int) -> None:
@@ -214,11 +212,11 @@ def _ignored(code: int) -> Iterator[None]:
 @_explained
 def sync_directory(path: StrPath) -> None:
     """fsync a directory, so that names made or removed in it survive a power cut. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0))
+    opened_directory = OpenDirectory(path)
     try:
-        os.fsync(descriptor)
+        os.fsync(opened_directory[0])
     finally:
-        os.close(descriptor)
+        opened_directory.close()
 
 
 def sync_file_system(path: StrPath) -> None:
@@ -271,35 +269,30 @@ def write_new_file(path: StrPath, data: bytes, mode: int, *, durable: bool = Fal
         raise
 
 
-@contextlib.contextmanager
-def create_file(path: StrPath) -> Iterator[int]:
+def create_file(path: StrPath) -> Descriptor:
     """A descriptor of a new file, open for reading and writing. Raises FileExistsError if the name is taken."""
-    descriptor = _create(path, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    return _create(path, 0o600)
 
 
 @_explained
-def _create(path: StrPath, mode: int) -> int:
-    """A descriptor of a new file; in a shared store all who share it may write to it, until it gets another mode."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+def _create(path: StrPath, mode: int) -> Descriptor:
+    """A new file, open; in a shared store all who share it may write to it, until it gets another mode."""
+    file = opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     follows = access.around(path)
     if follows is not None:
         try:
-            _hand_over(descriptor, follows, 0o666)
+            _hand_over(file.fileno(), follows, 0o666)
         except BaseException:
-            os.close(descriptor)
+            file.close()
             remove_file(path)
             raise
-    return descriptor
+    return file
 
 
 def make_file(path: StrPath) -> None:
     """Make an empty file that is written to in place; fine if it is there. Raises OSError."""
     with contextlib.suppress(FileExistsError):
-        os.close(_create(path, 0o666))
+        _create(path, 0o666).close()
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
@@ -574,20 +567,19 @@ os.register_at_fork(after_in_child=_abandon_in_child)
 
 
 @_explained
-def _open_lock(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC
+def _open_lock(path: Path) -> Descriptor:
     try:
         if access.around(path) is None:
-            return os.open(path, flags | os.O_CREAT, 0o666)
+            return opened(path, os.O_RDWR | os.O_CREAT, 0o666)
         while True:
             with contextlib.suppress(FileExistsError):
                 return _create(path, 0o666)
             with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
-                return os.open(path, flags)
+                return opened(path, os.O_RDWR)
     except PermissionError as error:
         try:
             # Another user has made it for themselves alone; flock(2) does not ask for more than reading.
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return opened(path, os.O_RDONLY)
         except OSError:
             raise error from None
 
@@ -598,43 +590,53 @@ class Lock:
     flock works between two descriptors of one process as between processes; the descriptor is closed on exec.
     """
 
+    _file: Descriptor | None = None
+
     def __init__(self, path: Path, *, shared: bool = False, is_shared_with_children: bool = False) -> None:
         self.path = path
         self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._descriptor: int | None = None
         if not is_shared_with_children:
             _own_locks.add(self)
 
     @property
     def is_held(self) -> bool:
-        return self._descriptor is not None
+        return self._file is not None and not self._file.closed
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free. The file is made if need be, and made again if its holder removed it.
 
-        Raises StoreError where the file system has no locks, OSError.
+        An interrupt leaves it free. Raises StoreError where the file system has no locks, OSError.
         """
         while True:
-            descriptor = self._open()
+            file = self._open()
             try:
-                fcntl.flock(descriptor, self._kind | fcntl.LOCK_NB)
-                if self._still_names(descriptor):
-                    self._descriptor = descriptor
+                if not self._is_taken(file.fileno()):
+                    file.close()
+                    return False
+                if self._still_names(file.fileno()):
+                    self._file = file
                     return True
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            except BaseException as error:
-                os.close(descriptor)
-                if isinstance(error, OSError) and error.errno in _NO_LOCK:
-                    raise StoreError(
-                        f"{self.path.parent} is on a file system without locks (flock: {error.strerror}), where "
-                        "processes could not keep out of each other's way; keep the store on a local file system"
-                    ) from error
+            except BaseException:
+                self._file = None
+                file.close()
                 raise
-            os.close(descriptor)
+            file.close()
 
-    def _open(self) -> int:
+    def _is_taken(self, descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, self._kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                raise StoreError(
+                    f"{self.path.parent} is on a file system without locks (flock: {error.strerror}), where "
+                    "processes could not keep out of each other's way; keep the store on a local file system"
+                ) from error
+            raise
+        return True
+
+    def _open(self) -> Descriptor:
         try:
             return _open_lock(self.path)
         except FileNotFoundError:
@@ -646,38 +648,38 @@ class Lock:
         """Wait for the lock. Raises StoreLocked, naming `what` it guards, after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         pause_s = 0.001
-        while not self.try_acquire():
-            if time.monotonic() > deadline:
-                raise StoreLocked(
-                    f"{what} has been locked by another process for {timeout_s:.0f} s; "
-                    "try again when it is done, or end that process"
-                )
-            time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.05)
+        try:
+            while not self.try_acquire():
+                if time.monotonic() > deadline:
+                    raise StoreLocked(
+                        f"{what} has been locked by another process for {timeout_s:.0f} s; "
+                        "try again when it is done, or end that process"
+                    )
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.05)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self, *, remove: bool = False) -> None:
         """Let go; with `remove`, unlink the file first, while the lock still holds. Harmless when not held."""
-        if self._descriptor is None:
+        if self._file is None or self._file.closed:
             return
-        descriptor, self._descriptor = self._descriptor, None
-        try:
-            if remove:
-                remove_file(self.path)
-        finally:
+        with self._file as descriptor:  # known to this object until it is closed
             try:
+                if remove:
+                    remove_file(self.path)
+            finally:
                 # Closing alone would leave it locked while a forked child has a copy of the descriptor.
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
-            finally:
-                os.close(descriptor)
 
     def abandon(self) -> None:
         """In a forked child: forget the lock, which stays the parent's, and close this copy of its descriptor.
 
         Closing does not unlock: flock belongs to the open file description, which the parent still holds.
         """
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._file is not None:
+            self._file.close()
 
     def __del__(self) -> None:
         """What an interrupt has cut off from its `with` block is let go."""

@@ -10,6 +10,7 @@ from casstore.tag import Tag
 
 DESCRIPTOR_NAME = "model.yaml"
 LATEST_NAME = "latest"
+RESERVE_NAME = ".reserve"
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -97,6 +98,11 @@ class Layout:
     def open_lock(self) -> Path:
         """Held, shared with others, by whoever has the catalog open."""
         return self.locks / ".open.lock"
+
+    @property
+    def reserve(self) -> Path:
+        """Room that is kept for a full disk."""
+        return self.locks / RESERVE_NAME
 
     def session(self, session_id: str) -> Path:
         return self.sessions / session_id

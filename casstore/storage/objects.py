@@ -62,13 +62,18 @@ class _Open:
     """An open container; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
-        self.descriptor = files.open_to_read(path)
-        if not stat.S_ISREG(os.fstat(self.descriptor).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
+        try:
+            self._file = files.open_to_read(path)
+            self.descriptor = self._file.fileno()
+            if stat.S_ISREG(os.fstat(self.descriptor).st_mode):
+                return
+        except IsADirectoryError:
+            pass
+        raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 _all: weakref.WeakSet[Objects] = weakref.WeakSet()

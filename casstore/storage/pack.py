@@ -137,8 +137,8 @@ class PackWriter(PackStream):
 
     def __init__(self, path: files.StrPath) -> None:
         self.path = path
-        self._exit = contextlib.ExitStack()
-        self._descriptor = self._exit.enter_context(files.create_file(path))
+        self._file = files.create_file(path)
+        self._descriptor = self._file.fileno()
         super().__init__(partial(files.write_all, self._descriptor))
 
     def finish(self, mode: int, *, durable: bool) -> int:
@@ -147,12 +147,12 @@ class PackWriter(PackStream):
         files.set_mode(self._descriptor, mode)
         if durable:
             files.sync_descriptor(self._descriptor)
-        self._exit.close()
+        self._file.close()
         return size
 
     def abort(self) -> None:
         """Close and remove the unfinished pack."""
-        self._exit.close()
+        self._file.close()
         files.remove_file(self.path)
 
 

@@ -199,11 +199,11 @@ def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, plant, home
     inside, go_on = threading.Event(), threading.Event()
     real = sessions.join
 
-    def join(layout):
+    def join(layout, user):
         with sessions._process.guard:
             inside.set()
             assert go_on.wait(20)
-        return real(layout)
+        return real(layout, user)
 
     monkeypatch.setattr(sessions, "join", join)
     with ThreadPoolExecutor() as pool:

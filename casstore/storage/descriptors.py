@@ -1,0 +1,51 @@
+"""Descriptors that no interrupt can leak.
+
+A number has no owner between the instruction that opens a file and the one that notes the number, and a signal's
+handler may raise there. So C code, which nothing interrupts, does both: it opens, and gives an object that closes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+
+StrPath = str | os.PathLike[str]
+
+
+class Descriptor(io.FileIO):
+    """An open file, as a number to its `with` block; closed at the end of that, or when nothing refers to it.
+
+    The end of the block is C code as well: an interrupt comes before it or after it.
+    """
+
+    __enter__ = io.FileIO.fileno  # type: ignore[assignment]
+
+    def __del__(self) -> None:
+        self.close()  # FileIO itself would warn of what was not closed
+
+
+def opened(path: StrPath, flags: int, mode: int = 0o777) -> Descriptor:
+    """Open a file as open(2) does, closed on exec. Raises OSError, IsADirectoryError for any directory."""
+    try:
+        return next(map(Descriptor, map(os.open, (path,), (flags | os.O_CLOEXEC,), (mode,))))
+    except IsADirectoryError as error:
+        if isinstance(error.filename, int):  # it has been opened, and is not taken over
+            os.close(error.filename)
+        raise IsADirectoryError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+class OpenDirectory(list[int]):
+    """The descriptor of a directory, which `Descriptor` cannot hold, as its only item."""
+
+    def __init__(self, path: StrPath) -> None:
+        """Raises OSError."""
+        super().__init__()
+        self.extend(map(os.open, (path,), (os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0),)))
+
+    def close(self) -> None:
+        while self:
+            os.close(self[-1])
+            self.pop()
+
+    def __del__(self) -> None:
+        self.close()
