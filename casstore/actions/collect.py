@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import re
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +19,20 @@ from casstore.actions.reclaim import Reclaim
 from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
-from casstore.catalog.sessions import session_of
+from casstore.catalog.sessions import Session, session_of
 from casstore.errors import InvalidTag, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.layout import Layout
+from casstore.storage.layout import Layout, is_container_name, is_fan_out
+from casstore.storage.walking import walk
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
 # A dot keeps the lock apart from those of models.
 _MANIFEST_ID = re.compile("[0-9a-z]{16}-[0-9]+")
 _LOCK_NAME = ".gc.lock"
+# What would be said of the next thing as well.
+_OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +58,17 @@ class GcReport:
     """The steps of one gc in order; none when it was not due.
 
     `altered`: the versions whose directories would have gone, were not something in them altered or added.
+    `left`: one line for each thing that could not be removed. `foreign`: paths among the store's own files that are
+    not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in deleted versions'
+    directories and was not theirs.
     """
 
     steps: tuple[GcStep, ...]
     dry_run: bool
     altered: tuple[Tag, ...] = ()
+    left: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    quarantined: tuple[str, ...] = ()
 
     @property
     def freed_bytes(self) -> int:
@@ -123,6 +133,9 @@ class _Gc:
         self._dry_run = dry_run
         self._evict_all = evict_all
         self._altered: tuple[Tag, ...] = ()
+        self._left: list[str] = []
+        self._foreign: list[str] = []
+        self._quarantined: list[str] = []
         self._leaving: set[int] = set()  # in a dry run: the versions whose directories would not count by now
 
     def run(self) -> GcReport:
@@ -141,7 +154,9 @@ class _Gc:
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
             autogc.note_collected(self._workspace, deleted_bytes)
             self._catalog.tidy()
-        return GcReport(steps, self._dry_run, self._altered)
+        return GcReport(
+            steps, self._dry_run, self._altered, tuple(self._left), tuple(self._foreign), tuple(self._quarantined)
+        )
 
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
@@ -166,10 +181,23 @@ class _Gc:
         dead = sessions.dead_ids(self._layout)
         freed = sum(_tree_bytes(self._layout.session(session_id)) for session_id in dead)
         if not self._dry_run:
-            dead = [session_id for session_id in dead if sessions.reap(self._layout, session_id)]
+            dead = [session_id for session_id in dead if self._reap(session_id)]
             leases = self._catalog.leases
             leases.drop([each for each in leases.sessions() if not sessions.is_live(self._layout, each)])
         return GcStep("dead sessions", len(dead), freed)
+
+    def _reap(self, session_id: str) -> bool:
+        try:
+            return sessions.reap(self._layout, session_id)
+        except OSError as error:
+            self._note_left(error)
+            return False
+
+    def _note_left(self, error: OSError) -> None:
+        """Go on after what could not be removed. Raises what says nothing of that one thing, as of a full disk."""
+        if isinstance(error, StoreError) or error.errno in _OF_EVERYTHING:
+            raise error
+        self._left.append(f"{error.filename or 'something'} could not be removed: {error.strerror}")
 
     def unfinished(self) -> GcStep:
         """Finish what was interrupted after its commit: evictions, deletions, the names of manifests, `latest`."""
@@ -181,7 +209,7 @@ class _Gc:
                 count += 1
                 if not self._dry_run:
                     with self._workspace.name_lock(tag.name):
-                        sweep(self._workspace, session, manifest_id, tag)
+                        self._sweep(session, manifest_id, tag)
         count += finish_saves(self._workspace, dry_run=self._dry_run)
         for name in self._catalog.versions.names():
             if self._workspace.is_latest_stale(name):
@@ -190,6 +218,12 @@ class _Gc:
                     with self._workspace.name_lock(name):
                         self._workspace.write_latest(name)
         return GcStep("unfinished work", count)
+
+    def _sweep(self, session: Session, manifest_id: str, tag: Tag) -> None:
+        try:
+            self._quarantined += sweep(self._workspace, session, manifest_id, tag)
+        except OSError as error:
+            self._note_left(error)
 
     def directories(self) -> GcStep:
         """Take away the directories of versions that nobody uses."""
@@ -209,8 +243,8 @@ class _Gc:
     def strays(self) -> GcStep:
         """Unlink files under objects/ that no row names: directories are listed first, the catalog is read second."""
         count = freed = 0
-        for directory in [self._layout.packs, *sorted(self._layout.loose.iterdir())]:
-            listed = [path for path in directory.iterdir() if path.is_file()]
+        for directory in self._container_directories():
+            listed = self._own_files(directory)
             if not listed:
                 continue
             alive = sessions.live_ids(self._layout)
@@ -225,6 +259,21 @@ class _Gc:
                 if not self._dry_run:
                     files.remove_file(path)
         return GcStep("stray files", count, freed)
+
+    def _container_directories(self) -> list[Path]:
+        fan_out = [path for path in sorted(self._layout.loose.iterdir()) if is_fan_out(path.name) and path.is_dir()]
+        self._note_foreign(path for path in self._layout.loose.iterdir() if path not in fan_out)
+        return [self._layout.packs, *fan_out]
+
+    def _own_files(self, directory: Path) -> list[Path]:
+        """The containers in a directory, by their names; what else is there is noted."""
+        listed = list(directory.iterdir())
+        own = {path for path in listed if is_container_name(path) and path.is_file() and not path.is_symlink()}
+        self._note_foreign(path for path in listed if path not in own and path.exists())
+        return [path for path in listed if path in own]
+
+    def _note_foreign(self, paths: Iterable[Path]) -> None:
+        self._foreign += sorted(map(str, paths))
 
     def _unnamed(self, listed: dict[str, Path]) -> list[Path]:
         named = self._catalog.index.named(listed)
@@ -276,9 +325,6 @@ def _is_live(file_id: str, alive: set[str]) -> bool:
 def _tree_bytes(path: Path) -> int:
     """What deleting a directory frees: the bytes of its files that no other link keeps."""
     total = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(directory, name))
-                total += status.st_size if status.st_nlink == 1 else 0
+    for _, status in walk(str(path), lambda _: None):
+        total += status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
     return total

@@ -25,6 +25,7 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
+from casstore.storage.walking import holds_a_file
 
 
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
@@ -139,7 +140,7 @@ def directory_inode(workspace: Workspace, row: VersionRow) -> int | None:
         return None
     entries = unpacked_entries(recorded).items()
     if not any(_inode(f"{directory}/{path}") == stamp.inode for path, stamp in entries):
-        return None if any(names for _, _, names in os.walk(directory)) else recorded.inode
+        return None if holds_a_file(directory) else recorded.inode
     written = dict(entries).get(DESCRIPTOR_NAME)
     is_another = _stamp(f"{directory}/{DESCRIPTOR_NAME}") != written and _is_of_another_creation(workspace, row)
     return None if is_another else recorded.inode
@@ -286,8 +287,10 @@ class _Builder:
         """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""
         for directory in self._directories():
             standing = target / directory
-            if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
-                files.rename(standing, self._new_path())  # a link would lead what is written out of the store
+            if standing.is_symlink():
+                files.rename(standing, self._new_path())  # it would lead what is written out of the store
+            elif os.path.lexists(standing) and not standing.is_dir():
+                self._keep(standing)
             files.make_directory(standing)
         bad = set(_altered(self._workspace, self._row, recorded))
         # Not one file is as it was put there, so this may be another directory, which has got the inode numbers of one
@@ -304,8 +307,15 @@ class _Builder:
         self._record(target, stamps)
 
     def _keep_doubtful(self, path: Path, digest: Digest) -> None:
-        """Move a file that is about to be replaced to quarantine, where it may be somebody's and has other bytes."""
-        if self._is_doubtful and os.path.lexists(path) and not path.is_symlink() and not _has_digest(path, digest):
+        """Move what is about to be replaced to quarantine, where it may be somebody's: what is no file, such as a
+        directory or a pipe, and, of a directory that may be somebody's as a whole, a file with other bytes."""
+        if not os.path.lexists(path) or path.is_symlink():
+            return
+        if not path.is_file() or (self._is_doubtful and not _has_digest(path, digest)):
+            self._keep(path)
+
+    def _keep(self, path: Path) -> None:
+        if not path.is_dir() or not files.remove_empty_directory(path):
             files.move(path, self._workspace.quarantined(self._row.tag, path.name))
 
     def _build(self) -> None:
@@ -372,10 +382,7 @@ class _Builder:
                 temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
                 if mend:
-                    if target.is_dir() and not target.is_symlink():
-                        files.rename(target, self._new_path())
-                    else:
-                        self._keep_doubtful(target, file.digest)
+                    self._keep_doubtful(target, file.digest)
                     files.rename(temporary, target)
         finally:
             self._progress.finish()

@@ -29,8 +29,8 @@ from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
-from casstore.storage.layout import DESCRIPTOR_NAME, Layout, new_id
-from casstore.storage.manifest import Manifest
+from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
+from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Chunk, Recipe
 from casstore.tag import Tag
@@ -192,10 +192,10 @@ def _manifests(
 
 def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
     standing = [(manifest_id, path, tag) for tag, manifest_id, path in standing_manifests(layout)]
-    pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if path.is_file()]
+    pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if is_file_id(path.name)]
     for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:
         try:
-            manifest = Manifest.unpack(path.read_bytes())
+            manifest = Manifest.unpack(read_manifest_file(path))
             if tag not in (None, manifest.tag):
                 raise IntegrityError(f"it is that of {manifest.tag}")
         except (IntegrityError, OSError) as error:
@@ -213,6 +213,9 @@ def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
 def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
     for path in sorted(layout.packs.iterdir()):
         if path.suffix != ".pack" or not path.is_file():
+            continue
+        if not is_container_name(path):
+            unreadable.append(f"{path}: it has no name that casstore gives to a pack; it was left alone")
             continue
         files.sync_file(path)
         try:
@@ -245,7 +248,7 @@ def _loose_files(
     paths = []
     for path in sorted(layout.loose.glob("*/*.*")):
         digest = _digest_of(path)
-        if digest is not None and path.is_file():
+        if digest is not None and is_container_name(path) and path.is_file():
             # Of a blob that no version has any more, chunks may be needed all the same.
             paths.append((path, recipes.get(digest) or Recipe(digest, path.stat().st_size, "", ())))
     progress.start("read", sum(path.stat().st_size for path, _ in paths))

@@ -13,6 +13,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidTag
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import LATEST_NAME
+from casstore.storage.walking import holds_a_file
 from casstore.tag import Tag
 
 
@@ -125,7 +126,7 @@ def _is_own(workspace: Workspace, path: Path) -> bool:
             return True  # adopted, and not all of its files may have been replaced by the version's
         entries = unpacked_entries(recorded).items()
         is_as_made = any(_stamp(path / name) == stamp for name, stamp in entries)
-        return is_as_made or not any(names for _, _, names in os.walk(path))
+        return is_as_made or not holds_a_file(str(path))
     return workspace.catalog.versions.is_deleted_directory(tag, inode)
 
 

@@ -89,6 +89,9 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "freed_bytes": report.freed_bytes,
             "steps": steps,
             "altered": [str(tag) for tag in report.altered],
+            "left": list(report.left),
+            "foreign": list(report.foreign),
+            "quarantined": list(report.quarantined),
         }
     )
 
@@ -107,6 +110,14 @@ def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
         more = f" and {count - _MAX_LISTED:,} more" if count > _MAX_LISTED else ""
         what = "a directory" if count == 1 else f"{count:,} directories"
         hint(options, f"left {what} alone, in which something was changed or added: {tags}{more}")
+    for line in report.left:
+        hint(options, line)
+    if report.foreign:
+        names = ", ".join(report.foreign[:_MAX_LISTED])
+        more = f" and {len(report.foreign) - _MAX_LISTED:,} more" if len(report.foreign) > _MAX_LISTED else ""
+        hint(options, f"left alone what is not casstore's: {names}{more}")
+    for path in report.quarantined:
+        hint(options, f"kept in {path}, since it was not the deleted version's own")
     if report.damaged:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")

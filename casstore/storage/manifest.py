@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import msgpack
@@ -12,6 +13,7 @@ import zstandard
 
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage import files
 from casstore.storage.entropy import decompress_document
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.recipe import Recipe
@@ -196,6 +198,11 @@ class Manifest:
 
     def _files_section(self) -> list[Any]:
         return [[[f.path, f.executable, f.size, f.digest] for f in self.files], list(self.directories)]
+
+
+def read_manifest_file(path: Path) -> bytes:
+    """The bytes of a manifest's file, as `Manifest.unpack` takes them. Raises OSError."""
+    return files.read_file(path, _MAX_MANIFEST_BYTES)
 
 
 def canonical_json(value: object) -> str:
