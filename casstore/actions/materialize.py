@@ -115,7 +115,9 @@ def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> l
 def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
     """The stamps of a directory's files as the catalog has them; none where that is damaged."""
     try:
-        return {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in msgpack.unpackb(recorded.entries)}
+        rows = msgpack.unpackb(recorded.entries)
+        found = {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
+        return found if all(type(path) is str for path in found) else {}
     except (ValueError, TypeError, msgpack.UnpackException):
         return {}
 

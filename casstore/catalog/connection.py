@@ -134,7 +134,9 @@ class Connections:
     def _connect(self) -> apsw.Connection:
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
-            return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            _distrust(connection)
+            return connection
         connection = apsw.Connection(str(self.path))
         try:
             self._set_up(connection)
@@ -144,6 +146,7 @@ class Connections:
         return connection
 
     def _set_up(self, connection: apsw.Connection) -> None:
+        _distrust(connection)
         connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
         deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
@@ -158,7 +161,7 @@ class Connections:
                 time.sleep(0.01)
         connection.execute(
             "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
-            "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA trusted_schema = OFF"
+            "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA cell_size_check = ON"
         ).fetchall()  # a statement that answers with a row holds up those after it until the row is fetched
 
     @contextlib.contextmanager
@@ -190,6 +193,14 @@ class Connections:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+
+def _distrust(connection: apsw.Connection) -> None:
+    """A stranger's catalog may hold more than tables: triggers of its own do not run, and no view is read."""
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
 
 
 class _Fork:

@@ -131,6 +131,8 @@ def session_of(file_id: str) -> str:
 
 def is_live(layout: Layout, session_id: str) -> bool:
     """Whether the session has not ended: it has a lock, and some process holds that."""
+    if not is_session_id(session_id):  # of a catalog that is damaged, or a stranger's
+        return False
     return layout.session_lock(session_id).exists() and not _is_dead(layout, session_id)
 
 
