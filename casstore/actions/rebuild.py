@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,19 +113,18 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     unreadable: list[str] = []
     recovered: list[str] = []
     manifests = _manifests(layout, session, unreadable, recovered)
-    recipes = {digest: recipe for _, manifest in manifests for digest, recipe in manifest.recipes.items()}
-    # A blob of one chunk has no recipe; its chunk is the blob.
-    for _, manifest in manifests:
-        for file in manifest.files:
-            if file.size:
-                recipes.setdefault(file.digest, Recipe.of_one_chunk(file.digest, file.size))
-    found = [*_loose_files(layout, recipes, progress, unreadable), *_packs(layout, unreadable)]
-    homes = _Homes(layout, found).choose()
+    told = _recipes(manifest for _, manifest in manifests)
+    found = [*_loose_files(layout, told, progress, unreadable), *_packs(layout, unreadable)]
+    chooser = _Homes(layout, found)
+    homes = chooser.choose()
+    disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
+    chooser.close()
     catalog = Catalog(path, files.boot_id())
     try:
         catalog.restoring.add_containers((each.new, homes.get(each.new.file_id, ())) for each in found)
         for manifest_id, manifest in manifests:
-            catalog.restoring.add_version(manifest, manifest_id, _directory(layout, manifest))
+            known = _by_right_recipes(manifest, disputed)
+            catalog.restoring.add_version(known, manifest_id, _directory(layout, manifest))
         taken_in = {manifest_id for manifest_id, _ in manifests}
         catalog.restoring.add_tombstones(
             (manifest_id, tag)
@@ -137,6 +136,26 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
     return RebuildReport(tags, len(found), tuple(unreadable), tuple(recovered))
+
+
+def _recipes(manifests: Iterable[Manifest]) -> dict[Digest, list[Recipe]]:
+    """What manifests say that each blob is made of. More than one answer is a dispute: one may be a lie."""
+    told: dict[Digest, list[Recipe]] = {}
+    for manifest in manifests:
+        for file in manifest.files:
+            recipe = manifest.recipe_of(file)
+            recipes = told.setdefault(file.digest, [])
+            if file.size and recipe not in recipes:
+                recipes.append(recipe)
+    return told
+
+
+def _by_right_recipes(manifest: Manifest, disputed: Mapping[Digest, Recipe]) -> Manifest:
+    """The manifest with what was found to be right in place of what it says of disputed blobs."""
+    if disputed.keys().isdisjoint(file.digest for file in manifest.files):
+        return manifest
+    recipes = {file.digest: disputed.get(file.digest, manifest.recipe_of(file)) for file in manifest.files}
+    return replace(manifest, recipes={blob: recipe for blob, recipe in recipes.items() if recipe.is_stored})
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,19 +261,18 @@ def _entries(path: Path) -> list[pack.PackEntry]:
 
 
 def _loose_files(
-    layout: Layout, recipes: dict[Digest, Recipe], progress: Progress, unreadable: list[str]
+    layout: Layout, recipes: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[str]
 ) -> list[_Found]:
     """The loose files that some version has, read and compared with their digests."""
     paths = []
     for path in sorted(layout.loose.glob("*/*.*")):
         digest = _digest_of(path)
         if digest is not None and is_container_name(path) and path.is_file():
-            # Of a blob that no version has any more, chunks may be needed all the same.
-            paths.append((path, recipes.get(digest) or Recipe(digest, path.stat().st_size, "", ())))
-    progress.start("read", sum(path.stat().st_size for path, _ in paths))
+            paths.append((path, digest, recipes.get(digest, [])))
+    progress.start("read", sum(path.stat().st_size for path, *_ in paths))
     try:
         with ThreadPoolExecutor(threads()) as pool:
-            found = list(pool.map(lambda each: _loose_file(each[0], each[1], progress), paths))
+            found = list(pool.map(lambda each: _loose_file(each[0], each[1], each[2], progress), paths))
     finally:
         progress.finish()
     unreadable += [f"{each.path}: {each.reason}" for each in found if each.reason]
@@ -268,28 +286,35 @@ class _Read:
     found: _Found
 
 
-def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
+def _loose_file(path: Path, blob: Digest, recipes: Sequence[Recipe], progress: Progress) -> _Read:
     """A sound file is one by its stamp from now on; of a damaged one the sound chunks count, and its stamp is none."""
-    reason, chunks = "", list(recipe.chunks())
+    reason, unread = "", list(recipes)
+    chunks: list[Chunk] = []
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         files.sync_descriptor(descriptor)
         try:
             scanned = chunking.scan_file(descriptor, progress.advance)
-            is_sound = scanned.blob == recipe.blob
-            chunks = chunks or list(scanned.chunks())
+            is_sound = scanned.blob == blob
+            if is_sound:
+                # What has just been read needs no second look. Of a blob that no version has any more, chunks may be
+                # needed all the same.
+                unread = [recipe for recipe in recipes if recipe.digests != scanned.digests]
+                chunks = list(scanned.chunks()) if len(unread) < len(recipes) or not recipes else []
         except OSError as error:
             files.raise_unless_damage(error)
             is_sound = False
         if not is_sound:
             reason = "it does not match its digest; `casstore repair` heals what it can"
-            chunks = [chunk for chunk in chunks if _has_chunk(descriptor, chunk)]
+        # By another cut than today's, or by what somebody else has written.
+        told = {chunk for recipe in unread for chunk in recipe.chunks()}
+        chunks += [chunk for chunk in sorted(told, key=lambda c: c.offset) if _has_chunk(descriptor, chunk)]
     finally:
         os.close(descriptor)
     unique = {c.digest: NewChunk(c.digest, c.offset, c.length, c.length) for c in chunks}
     stamp = FileStamp(0, status.st_size, 0) if reason else FileStamp.of(status)
-    new = NewContainer(path.suffix[1:], recipe.blob, files.is_executable(status), status.st_size, not reason, stamp, ())
+    new = NewContainer(path.suffix[1:], blob, files.is_executable(status), status.st_size, not reason, stamp, ())
     return _Read(path, reason, _Found(new, tuple(unique.values())))
 
 
@@ -332,8 +357,14 @@ class _Homes:
                     for chunk in each.chunks:
                         if chunk.digest not in self._depths and self._depth(chunk) == depth:
                             self._consider(number, each.new, chunk, depth, is_last_resort=is_last_resort)
-        self._objects.close()
         return self.chosen
+
+    def close(self) -> None:
+        self._objects.close()
+
+    def right_one(self, recipes: Sequence[Recipe]) -> Recipe:
+        """The one of these recipes of a blob that gives the blob; the first where none does, since bytes are lost."""
+        return next((recipe for recipe in recipes if self._objects.is_sound(recipe)), recipes[0])
 
     def _depth(self, chunk: NewChunk) -> int | None:
         """How many links its chain has; None as long as its base or grouping has no home."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casstore.actions.collect import gc_lock
@@ -47,13 +47,15 @@ from casstore.tag import Tag
 class RepairReport:
     """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
     still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
-    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere."""
+    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.
+    `unread`: one line for each thing below the sources that could not be searched."""
 
     healed: tuple[Damage, ...]
     damage: tuple[Damage, ...]
     restored: tuple[str, ...]
     quarantined: tuple[str, ...]
     healed_chunks: int
+    unread: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -86,6 +88,7 @@ class _Repair:
         self._progress = progress
         self._quarantined: list[str] = []
         self._restored: set[Tag] = set()
+        self._unread: dict[str, None] = {}  # each once, in the order they were met
 
     def run(self) -> RepairReport:
         self._catalog.check()
@@ -119,6 +122,7 @@ class _Repair:
             restored=tuple(sorted(map(str, self._restored))),
             quarantined=tuple(self._quarantined),
             healed_chunks=len(healed),
+            unread=tuple(self._unread),
         )
 
     def _restore_records(self, found: Findings) -> None:
@@ -127,8 +131,22 @@ class _Repair:
             with self._workspace.name_lock(tag.name):  # or somebody may delete it meanwhile
                 row = self._catalog.versions.find(tag)
                 if row is not None:
-                    self._catalog.versions.restore(row.id, read_manifest(self._workspace, row))
-                    self._restored.add(tag)
+                    self._restore_record(row, found)
+
+    def _restore_record(self, row: VersionRow, found: Findings) -> None:
+        """But where both say what a blob is made of, and differ, its bytes tell: a stranger may have written it."""
+        manifest = read_manifest(self._workspace, row)
+        told = {file.digest: manifest.recipe_of(file) for file in manifest.files if file.size}
+        known = self._catalog.index.as_known(told)
+        right = {
+            blob: known[blob] if known[blob] != recipe and self._workspace.objects.is_sound(known[blob]) else recipe
+            for blob, recipe in told.items()
+        }
+        if right != told:
+            found.manifests[row.tag] = f"the manifest of {row.tag} does not say what its files are made of"
+            manifest = replace(manifest, recipes={blob: each for blob, each in right.items() if each.is_stored})
+        self._catalog.versions.restore(row.id, manifest)
+        self._restored.add(row.tag)
 
     def _restore_manifests(self, found: Findings) -> None:
         for tag, reason in found.manifests.items():
@@ -178,6 +196,7 @@ class _Repair:
                     before = lost, set(needed)
                     donors = Donors(self._workspace, lost | needed, recipes, store)
                     donors.search(self._sources, self._progress)
+                    self._unread |= dict.fromkeys(donors.unread)
                     needed = (needed | donors.needed) - healed
                     self._rehome(builder.finish())
                     lost = {digest for digest in lost - healed if not self._is_readable(digest)}

@@ -254,7 +254,14 @@ def translated_errors(path: Path) -> Iterator[None]:
     except (apsw.ReadOnlyError, apsw.PermissionsError) as error:
         raise StoreUnwritable(f"{path} cannot be opened for writing ({error}); check who owns it") from error
     # Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
-    except (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError) as error:
+    except (
+        apsw.NotADBError,
+        apsw.CorruptError,
+        apsw.SQLError,
+        apsw.MismatchError,
+        apsw.ConstraintError,
+        UnicodeDecodeError,
+    ) as error:
         raise damaged(path, str(error)) from error
 
 

@@ -70,7 +70,14 @@ class References:
             return connection.changes()
 
     def dead_containers(self) -> list[tuple[Container, int]]:
-        """Condemned containers, with their sizes, whose files may still stand."""
+        """Condemned containers, with their sizes, whose files may still stand. Raises CatalogDamaged."""
+        with translated_errors(self._connections.path):
+            # The transaction that condemns one deletes these rows: what still has them was condemned by nobody.
+            homed = self._connections.get().execute(
+                f"SELECT 1 FROM chunk WHERE container IN (SELECT id FROM container WHERE state = {DEAD}) LIMIT 1"
+            )
+            if homed.fetchone() is not None:
+                raise decoding.malformed("chunks are at home in a container that is to be removed")
         return self._containers(f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {DEAD}")
 
     def forget_containers(self, containers: Iterable[Container]) -> None:

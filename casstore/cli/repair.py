@@ -65,6 +65,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
         "restored_tags": list(report.restored),
         "quarantined": list(report.quarantined),
         "healed_chunks": report.healed_chunks,
+        "unread": list(report.unread),
     }
     if rebuilt is not None:
         answer["rebuilt"] = {
@@ -92,6 +93,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
         click.echo(f"in quarantine: {printable(path)}")
     for each in report.damage:
         click.echo(f"lost: {each.tag} {printable(each.path)}")
+    for line in report.unread:
+        click.echo(f"not searched: {printable(line)}")
     if options.quiet:
         return
     if report.damage:

@@ -17,6 +17,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
 
+from blake3 import blake3
+
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
@@ -222,6 +224,17 @@ class Objects:
         with contextlib.closing(self.read_ahead(chunk.digest for chunk in chunks)) as ahead:
             for chunk, (_, future) in zip(chunks, ahead, strict=True):
                 yield _checked_length(future.result(), chunk)
+
+    def is_sound(self, recipe: Recipe) -> bool:
+        """Whether its chunks, read one after the other, are the blob."""
+        hasher = blake3()
+        try:
+            for raw in self.read_blob(recipe):
+                hasher.update(raw)
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            return False
+        return hasher.digest() == recipe.blob
 
     def read_ahead(
         self, digests: Iterable[Digest], threads: int = _READ_THREADS

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import casstore
 from casstore.actions import delete as delete_action
+from casstore.actions.donors import Donors
 from casstore.catalog import sessions
 
 BIG = 300_000
@@ -242,6 +245,120 @@ def alarm():
             signal.signal(signal.SIGALRM, before)
 
     return guarded
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
+@pytest.mark.parametrize("materialize", [True, False])
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_file_that_only_says_that_it_is_empty(store, tmp_path, materialize, is_link):
+    """It is refused, and not saved as empty."""
+    source = Path("/proc/self/status")
+    if is_link:
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made/empty").touch()
+        (tmp_path / "made/link").symlink_to(source)
+        source = tmp_path / "made"
+    with pytest.raises(casstore.InvalidSource, match="says that it is empty and is not"):
+        store.save("m:1", source, materialize=materialize)
+    assert store.tags() == []
+
+
+def test_a_search_for_lost_bytes_ends(store, home, save, noise, tmp_path, alarm, child):
+    """Beside what has them: a file of 8 TiB of nothing, a pipe, loops, directories and links that are closed."""
+    save("m:1", {"w.bin": noise(2_000_000)})
+    store.gc(evict_all=True)
+    for path in home.glob("objects/*/**/*"):
+        if path.is_file():
+            path.unlink()
+    given = tmp_path / "given"
+    (given / "closed").mkdir(parents=True)
+    (given / "closed/inside").write_bytes(b"x")
+    (given / "a link into it").symlink_to(given / "closed/inside")
+    (given / "loop").symlink_to(given)
+    os.mkfifo(given / "pipe")
+    with open(given / "a sparse file", "wb") as sparse:
+        sparse.write(b"head")
+        try:
+            sparse.truncate(8 << 40)
+        except OSError:
+            sparse.truncate(15 << 40 >> 3)
+    (given / "z.bin").write_bytes(b"a longer head" + noise(2_000_000))
+    (given / "zz.bin").write_bytes(noise(2_000_000))
+    (given / "closed").chmod(0)
+    with alarm():
+        report = store.repair([given])
+    assert report.is_sound
+    assert any(line.startswith(f"{given / 'a sparse file'} is mostly holes") for line in report.unread)
+    (given / "closed").chmod(0o755)
+
+
+def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path):
+    """To root nothing is closed, so another asks."""
+    shared = Path(tempfile.mkdtemp(prefix="casstore-test-"))
+    try:
+        (shared / "closed").mkdir()
+        (shared / "closed/inside").touch()
+        (shared / "link").symlink_to("closed/inside")
+        (shared / "open").touch()
+        shared.chmod(0o755)
+        (shared / "closed").chmod(0)
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgid(65534)
+                    os.setuid(65534)
+                donors = Donors(None, set(), [], lambda *_: None)
+                found = sorted(path.name for path in donors._files_below(shared))
+                os.write(write, repr((found, sorted(donors.unread))).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        expected = [
+            f"{shared}/closed/ cannot be read: Permission denied",
+            f"{shared}/link cannot be read: Permission denied",
+        ]
+        assert os.read(read, 10_000).decode() == repr((["open"], expected))
+        os.close(read)
+        os.close(write)
+    finally:
+        (shared / "closed").chmod(0o755)
+        shutil.rmtree(shared)
+
+
+def test_verify_beside_others_finds_no_damage(store, home, save, noise, child):
+    """Saves, deletions, gc and eviction go on while it reads."""
+    save("kept:1", {"w.bin": noise(BIG), "s.txt": b"small"})
+    read, write = os.pipe()
+
+    def work():
+        os.close(write)
+        with casstore.Store(home) as other:
+            number = 0
+            while not select.select([read], [], [], 0)[0]:
+                number += 1
+                for materialize in (True, False):
+                    with other.create(
+                        f"m:{number}-{int(materialize)}", materialize=materialize, durability="relaxed"
+                    ) as draft:
+                        Path(draft.path, "w.bin").write_bytes(noise(BIG, number % 3))
+                other.gc(evict_all=bool(number % 2))
+                for tag in other.tags():
+                    if tag.startswith("m:"):
+                        other.delete(tag)
+                other.gc()
+        return 0
+
+    process = child(work)
+    os.close(read)
+    try:
+        for number in range(12):
+            report = store.verify(quick=bool(number % 2))
+            assert report.is_sound, report.reasons
+    finally:
+        os.close(write)
+    assert process.wait() == 0
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory"])
