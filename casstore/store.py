@@ -162,13 +162,14 @@ class Store:
         """Every tag as text, newest first."""
         return self._workspace.catalog.versions.tags()
 
-    def delete(self, tag: str | Tag) -> None:
+    def delete(self, tag: str | Tag) -> Sequence[str]:
         """Delete exactly that version: its directory goes at once, its bytes at the next `gc`.
 
-        Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
+        What somebody has put into that directory, or changed there, is not the version's: it goes to `quarantine/`,
+        and these paths are returned. Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
         """
         exact = resolve.exact(self._workspace.catalog, tag)
-        in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
+        return in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
 
     def pin(self, tag: str | Tag) -> Model:
         """Keep gc from ever taking that version's directory away; returns it. What is pinned already stays so.

@@ -88,6 +88,16 @@ def _part(what: str, text: str) -> str:
     return lowered
 
 
+def is_part(text: object) -> bool:
+    """Whether that can be a name or a version just as it stands."""
+    return (
+        type(text) is str
+        and len(text) <= MAX_PART_CHARACTERS
+        and _PART.fullmatch(text) is not None
+        and _WINDOWS_DEVICE.fullmatch(text) is None
+    )
+
+
 # Crockford's base32 in lower case: sorts like the number it writes, and has no i, l, o, u to misread.
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _TIME_BITS = 45  # milliseconds until the year 3084

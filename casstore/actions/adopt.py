@@ -376,7 +376,7 @@ def _latest(root: Path, tree: Tree) -> dict[str, str]:
     found = {}
     for name in {path.parent.name for path in tree.versions}:
         with contextlib.suppress(OSError):
-            found[name] = (root / name / LATEST_NAME).read_bytes()[:200].decode(errors="replace").strip()
+            found[name] = files.read_file(root / name / LATEST_NAME, 200).decode(errors="replace").strip()
     return found
 
 

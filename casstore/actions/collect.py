@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,21 +21,24 @@ from casstore.actions.presence import settle_directories
 from casstore.actions.reclaim import Reclaim
 from casstore.actions.redundancy import Redundancy
 from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
-from casstore.actions.strays import StrayShelf, unnamed_files
+from casstore.actions.strays import StrayShelf, foreign_files, unnamed_files
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
-from casstore.catalog.sessions import session_of
-from casstore.errors import InvalidTag, StoreError, StoreLocked
+from casstore.catalog.sessions import Session, session_of
+from casstore.errors import InvalidTag, StoreError, StoreLocked, StoreUnwritable
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import Layout
 from casstore.storage.reserve import FULL
+from casstore.storage.walking import walk
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
 # A dot keeps the lock apart from those of models.
 _MANIFEST_ID = re.compile("[0-9a-z]{16}-[0-9]+")
 _LOCK_NAME = ".gc.lock"
+# What would be said of the next thing as well.
+_OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +68,18 @@ class GcReport:
     `altered`: the versions whose directories would have gone, were not something in them altered or added.
     `strays_kept_in`: the directory of quarantine/ that took the stray files, empty if there were none. A gc that runs
     `keep_days` later removes it.
+    `left`: one line for each thing that could not be removed. `foreign`: paths among the store's own files that are
+    not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in deleted versions'
+    directories and was not theirs.
     """
 
     steps: tuple[GcStep, ...]
     dry_run: bool
     altered: tuple[Tag, ...] = ()
     strays_kept_in: str = ""
+    left: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    quarantined: tuple[str, ...] = ()
 
     @property
     def freed_bytes(self) -> int:
@@ -140,6 +150,9 @@ class _Gc:
         self._redundancy = Redundancy(workspace)
         self._told = (0, 0)  # of what `_redundancy` counts, what a step has told by now
         self._strays_kept_in = ""
+        self._left: list[str] = []
+        self._foreign: list[str] = []
+        self._quarantined: list[str] = []
         self._leaving: set[int] = set()  # in a dry run: the versions whose directories would not count by now
 
     def run(self) -> GcReport:
@@ -162,7 +175,10 @@ class _Gc:
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
             autogc.note_collected(self._workspace, deleted_bytes)
             self._catalog.tidy()
-        return GcReport(steps, self._dry_run, self._altered, self._strays_kept_in)
+        return GcReport(
+            steps, self._dry_run, self._altered, self._strays_kept_in,
+            tuple(self._left), tuple(self._foreign), tuple(self._quarantined),
+        )  # fmt: skip
 
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
@@ -187,10 +203,26 @@ class _Gc:
         dead = sessions.dead_ids(self._layout)
         freed = sum(_tree_bytes(self._layout.session(session_id)) for session_id in dead)
         if not self._dry_run:
-            dead = [session_id for session_id in dead if sessions.reap(self._layout, session_id)]
+            dead = [session_id for session_id in dead if self._reap(session_id)]
             leases = self._catalog.leases
             leases.drop([each for each in leases.sessions() if not sessions.is_live(self._layout, each)])
         return GcStep("dead sessions", len(dead), freed)
+
+    def _reap(self, session_id: str) -> bool:
+        try:
+            return sessions.reap(self._layout, session_id)
+        except OSError as error:
+            self._note_left(error)
+            return False
+
+    def _note_left(self, error: OSError) -> None:
+        """Go on after what could not be removed. Raises what says nothing of that one thing, as of a full disk."""
+        if isinstance(error, StoreUnwritable):  # what another user has closed is left to that user's gc
+            self._left.append(f"something could not be removed: {error}")
+            return
+        if isinstance(error, StoreError) or error.errno in _OF_EVERYTHING:
+            raise error
+        self._left.append(f"{error.filename or 'something'} could not be removed: {error.strerror}")
 
     def unfinished(self) -> GcStep:
         """Finish what was interrupted after its commit: evictions, deletions, the names of manifests, `latest`."""
@@ -202,7 +234,7 @@ class _Gc:
                 count += 1
                 if not self._dry_run:
                     with self._workspace.name_lock(tag.name):
-                        sweep(self._workspace, session, manifest_id, tag)
+                        self._sweep(session, manifest_id, tag)
         count += finish_saves(self._workspace, dry_run=self._dry_run)
         for name in self._catalog.versions.names():
             if self._workspace.is_latest_stale(name):
@@ -211,6 +243,12 @@ class _Gc:
                     with self._workspace.name_lock(name):
                         self._workspace.write_latest(name)
         return GcStep("unfinished work", count)
+
+    def _sweep(self, session: Session, manifest_id: str, tag: Tag) -> None:
+        try:
+            self._quarantined += sweep(self._workspace, session, manifest_id, tag)
+        except OSError as error:
+            self._note_left(error)
 
     def directories(self) -> GcStep:
         """Take away the directories of versions that nobody uses."""
@@ -240,6 +278,7 @@ class _Gc:
                 else:
                     skipped += 1
         self._strays_kept_in = str(shelf.directory or "")
+        self._foreign = list(map(str, foreign_files(self._layout)))
         return GcStep("stray files", count, skipped=skipped)
 
     def quarantine(self) -> GcStep:
@@ -252,10 +291,13 @@ class _Gc:
         )
         self._held = Held(self._workspace, set(pruned))
         for directory in (*strays, *pruned):
-            count += sum(len(names) for _, _, names in os.walk(directory))
+            count += sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(directory), lambda _: None))
             freed += _tree_bytes(directory)
             if not self._dry_run:
-                files.remove_tree(directory)
+                try:
+                    files.remove_tree(directory)
+                except OSError as error:
+                    self._note_left(error)
         return GcStep("quarantine", count, freed)
 
     def objects(self) -> tuple[GcStep, ...]:
@@ -327,9 +369,6 @@ def _is_live(file_id: str, alive: set[str]) -> bool:
 def _tree_bytes(path: Path) -> int:
     """What deleting a directory frees: the bytes of its files that no other link keeps."""
     total = 0
-    for directory, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(directory, name))
-                total += status.st_size if status.st_nlink == 1 else 0
+    for _, status in walk(str(path), lambda _: None):
+        total += status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
     return total

@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
-from casstore.actions.materialize import directory_inode
+from casstore.actions.leavings import take_away
+from casstore.actions.materialize import directory_inode, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
 from casstore.errors import TagNotFound
 from casstore.storage import files
+from casstore.storage.container import FileStamp
 from casstore.tag import Tag
 
 
-def delete(workspace: Workspace, tag: Tag) -> None:
-    """Delete one version. Raises TagNotFound. What fails after the commit, gc finishes."""
+def delete(workspace: Workspace, tag: Tag) -> list[str]:
+    """Delete one version. Raises TagNotFound. What fails after the commit, gc finishes.
+
+    Returns the paths in quarantine/ of what somebody has put into its directory, or changed there.
+    """
     with workspace.session() as session, workspace.name_lock(tag.name):
         row = workspace.catalog.versions.find(tag)
         inode = None if row is None else directory_inode(workspace, row)
+        recorded = None if row is None else workspace.catalog.directories.find(row.id)
         row = workspace.catalog.versions.delete(tag, inode)
         if row is None:
             raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
+        stamps = {} if recorded is None else unpacked_entries(recorded)
         with contextlib.suppress(OSError):
-            sweep(workspace, session, row.manifest_id, tag)
+            return sweep(workspace, session, row.manifest_id, tag, stamps)
+        return []
 
 
-def sweep(workspace: Workspace, session: Session, manifest_id: str, tag: Tag) -> None:
-    """Take away what a deleted version left: directory, manifest, tombstone. The name's lock must be held."""
+def sweep(
+    workspace: Workspace, session: Session, manifest_id: str, tag: Tag, recorded: Mapping[str, FileStamp] | None = None
+) -> list[str]:
+    """Take away what a deleted version left: directory, manifest, tombstone. The name's lock must be held.
+
+    Returns the paths in quarantine/ of what was in the directory and not the version's. `recorded`: the stamps of its
+    files, where they are known still. Raises OSError.
+    """
     directory = workspace.layout.model(tag)
+    kept: list[str] = []
     with contextlib.suppress(FileNotFoundError):
         if workspace.catalog.versions.is_deleted_directory(tag, os.lstat(directory).st_ino):
-            workspace.remove_directory(directory, session)
+            kept = take_away(workspace, session, tag, manifest_id, recorded or {})
     workspace.write_latest(tag.name)
     # The tombstone may only go once neither directory nor manifest can come back.
     files.sync_directory(directory.parent if directory.parent.exists() else workspace.layout.models)
@@ -42,3 +58,4 @@ def sweep(workspace: Workspace, session: Session, manifest_id: str, tag: Tag) ->
         files.remove_empty_directory(manifest.parent)
     files.sync_directory(workspace.layout.pending_manifests)
     workspace.catalog.versions.forget_tombstone(manifest_id)
+    return kept

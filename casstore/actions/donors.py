@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,11 @@ from casstore.storage.container import MAX_LINKS
 from casstore.storage.delta import decode_deltas
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
+from casstore.storage.walking import walk
+
+_BLOCK_BYTES = 512  # of st_blocks: stat(2)
+_ANY_BYTES = 1 << 30  # are read in a second, holes or not
+_MOST_HOLES = 100
 
 
 class Donors:
@@ -36,6 +42,7 @@ class Donors:
         self._workspace = workspace
         self._found = found
         self._recipes = list(recipes)
+        self.unread: list[str] = []  # what could not be looked at, one line each
         self._by_size: dict[int, list[Recipe]] = {}
         for recipe in self._recipes:
             self._by_size.setdefault(recipe.size, []).append(recipe)
@@ -49,7 +56,7 @@ class Donors:
                 if self.wanted:
                     self._offer_copy(copy, recipe)
             for directory in (layout.packs, layout.quarantine, *sources):
-                for path in sorted(_files_below(directory)):
+                for path in sorted(self._files_below(directory)):
                     if not self.wanted:
                         return
                     self._offer(path)
@@ -82,10 +89,11 @@ class Donors:
         if path.name.startswith(self._workspace.layout.catalog.name):
             return  # closing it would drop the locks of a store that this process has open (howtocorrupt.html, 2.2)
         try:
-            file = opened(path, os.O_RDONLY | os.O_NONBLOCK)
+            file = files.open_regular(path)
         except OSError as error:
             if not isinstance(error, PermissionError):
                 files.raise_unless_damage(error)
+            self._note_unread(error)
             return
         try:
             with file as descriptor:
@@ -94,11 +102,34 @@ class Donors:
                     return
                 for recipe in self._by_size.get(os.fstat(descriptor).st_size, ()):
                     self._take_from(descriptor, recipe)
-                if self.wanted:
+                if self.wanted and not _is_mostly_holes(descriptor):
                     self._take_from(descriptor, chunking.scan_file(descriptor))
+                elif self.wanted:
+                    self.unread.append(f"{path} is mostly holes, so it was looked at only for whole files of its size")
         except (OSError, EOFError, IntegrityError) as error:
             files.raise_unless_damage(error)
             return  # it cannot be read whole; what it has given stays given
+
+    def _note_unread(self, error: OSError) -> None:
+        if error.filename is not None and not isinstance(error, FileNotFoundError):
+            self.unread.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    def _files_below(self, root: Path) -> Iterator[Path]:
+        """The files in a tree, or that one file. Links to files are followed, and no links to directories."""
+        if root.is_file():
+            yield root
+            return
+        for name, status in walk(str(root), self._note_unread):
+            path = root / name
+            if stat.S_ISREG(status.st_mode) or (stat.S_ISLNK(status.st_mode) and self._leads_to_a_file(path)):
+                yield path
+
+    def _leads_to_a_file(self, link: Path) -> bool:
+        try:
+            return stat.S_ISREG(os.stat(link).st_mode)
+        except OSError as error:  # such as a link into a directory that is closed to this user
+            self._note_unread(error)
+            return False
 
     def _take_from(self, descriptor: int, recipe: Recipe) -> None:
         for chunk in recipe.chunks():
@@ -172,11 +203,11 @@ class Donors:
             return None
 
 
-def _files_below(root: Path) -> Iterator[Path]:
-    if root.is_file():
-        yield root
-    for directory, _, names in os.walk(root):
-        for name in names:
-            path = Path(directory, name)
-            if path.is_file():
-                yield path
+def _is_mostly_holes(descriptor: int) -> bool:
+    """Whether reading a file would take much longer than the bytes that are in it, as with a sparse disk image.
+
+    Allocated blocks are fewer than the size also where a file system compresses, hardly ever a hundred times.
+    """
+    status = os.fstat(descriptor)
+    blocks = getattr(status, "st_blocks", status.st_size // _BLOCK_BYTES + 1)
+    return status.st_size > _ANY_BYTES and status.st_size > _MOST_HOLES * blocks * _BLOCK_BYTES

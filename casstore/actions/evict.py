@@ -8,7 +8,7 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,7 @@ from casstore.catalog.sessions import Session
 from casstore.catalog.versions import VersionRow
 from casstore.storage import files
 from casstore.storage.container import FileStamp
+from casstore.storage.walking import walk
 from casstore.tag import Tag
 
 _DAY_NS = 24 * 3600 * 1_000_000_000
@@ -84,7 +85,8 @@ def evict(
                 if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, rule, evicted)
             for path in doomed:
-                files.remove_tree(path)
+                with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
+                    files.remove_tree(path)
     return evicted
 
 
@@ -182,7 +184,7 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
     expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
     lone_bytes = 0
     try:
-        for name, status in _walk(str(path)):
+        for name, status in walk(str(path)):
             stamp = None if stat.S_ISDIR(status.st_mode) else FileStamp.of(status)
             if name not in expected or expected.pop(name) != stamp:
                 return _Found(is_altered=True)
@@ -196,16 +198,6 @@ def _parents(names: Iterable[str], directories: Sequence[str]) -> set[str]:
     """All directories below the version's own: those that hold something, and those given, which hold nothing."""
     found = {str(parent) for name in (*names, *directories) for parent in PurePosixPath(name).parents}
     return (found | set(directories)) - {"."}
-
-
-def _walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below `root`, links not followed, by relative path. Raises OSError."""
-    with os.scandir(f"{root}/{below}") as entries:
-        for entry in entries:
-            name = f"{below}{entry.name}"
-            yield name, entry.stat(follow_symlinks=False)
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(root, f"{name}/")
 
 
 def _inode(path: Path) -> int | None:

@@ -12,6 +12,7 @@ from casstore.catalog.sessions import session_of
 from casstore.errors import IntegrityError, StoreError, TagNotFound
 from casstore.progress import SILENT
 from casstore.storage import files
+from casstore.storage.layout import is_file_id
 from casstore.tag import Tag
 
 
@@ -21,7 +22,8 @@ def finish_saves(workspace: Workspace, *, dry_run: bool) -> int:
     Those of no version go. Another's directory, if it never came to stand, is recorded as not there, so that nobody
     takes it for one that was removed; one that stands is made what was recorded.
     """
-    listed = list(workspace.layout.pending_manifests.iterdir())  # before the sessions: a later one is not in it
+    # Before the sessions: a later one is not in it.
+    listed = [path for path in workspace.layout.pending_manifests.iterdir() if is_file_id(path.name)]
     alive = sessions.live_ids(workspace.layout)
     pending = [path.name for path in listed if session_of(path.name) not in alive]
     committed = workspace.catalog.versions.by_manifest(pending)

@@ -28,6 +28,7 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
+from casstore.storage.walking import holds_a_file
 
 
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
@@ -137,7 +138,9 @@ def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> l
 def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
     """The stamps of a directory's files as the catalog has them; none where that is damaged."""
     try:
-        return {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in msgpack.unpackb(recorded.entries)}
+        rows = msgpack.unpackb(recorded.entries)
+        found = {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
+        return found if all(type(path) is str for path in found) else {}
     except (ValueError, TypeError, msgpack.UnpackException):
         return {}
 
@@ -213,7 +216,7 @@ def _is_as_made(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -
         return False
     entries = unpacked_entries(recorded).items()
     if not any(_inode(f"{directory}/{path}") == stamp.inode for path, stamp in entries):
-        return not any(names for _, _, names in os.walk(directory))
+        return not holds_a_file(directory)
     written = dict(entries).get(DESCRIPTOR_NAME)
     return _stamp(f"{directory}/{DESCRIPTOR_NAME}") == written or _is_described(workspace, row) is not False
 
@@ -232,7 +235,7 @@ def _holds_some(workspace: Workspace, row: VersionRow) -> bool:
     directory = workspace.layout.model(row.tag)
     versions = workspace.catalog.versions
     is_held = any(_is_file(directory, file, is_read=True) for file in versions.files(row.id))
-    return is_held or not any(names for _, _, names in os.walk(directory))
+    return is_held or not holds_a_file(str(directory))
 
 
 def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) -> list[str]:
@@ -424,8 +427,10 @@ class _Builder:
     def _make_directories(self, target: Path) -> None:
         for directory in self._directories():
             standing = target / directory
-            if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
-                files.rename(standing, self._new_path())  # a link would lead what is written out of the store
+            if standing.is_symlink():
+                files.rename(standing, self._new_path())  # it would lead what is written out of the store
+            elif os.path.lexists(standing) and not standing.is_dir():
+                self._keep(standing)
             files.make_directory(standing)
 
     def _mend_copy(self, target: Path) -> None:
@@ -490,8 +495,15 @@ class _Builder:
         self._record(target, stamps)
 
     def _keep_doubtful(self, path: Path, digest: Digest) -> None:
-        """Move a file that is about to be replaced to quarantine, where it may be somebody's and has other bytes."""
-        if self._is_doubtful and os.path.lexists(path) and not path.is_symlink() and not _has_digest(path, digest):
+        """Move what is about to be replaced to quarantine, where it may be somebody's: what is no file, such as a
+        directory or a pipe, and, of a directory that may be somebody's as a whole, a file with other bytes."""
+        if not os.path.lexists(path) or path.is_symlink():
+            return
+        if not path.is_file() or (self._is_doubtful and not _has_digest(path, digest)):
+            self._keep(path)
+
+    def _keep(self, path: Path) -> None:
+        if not path.is_dir() or not files.remove_empty_directory(path):
             files.move(path, self._workspace.quarantined(self._row.tag, path.name))
 
     def _build(self) -> None:
@@ -558,10 +570,7 @@ class _Builder:
                 temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
                 if mend:
-                    if target.is_dir() and not target.is_symlink():
-                        files.rename(target, self._new_path())
-                    else:
-                        self._keep_doubtful(target, file.digest)
+                    self._keep_doubtful(target, file.digest)
                     files.rename_into(temporary, target)
         finally:
             self._progress.finish()

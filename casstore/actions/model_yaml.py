@@ -17,7 +17,7 @@ import yaml
 
 from casstore.actions.descriptor import SIGNATURE_FIELDS, describe
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
-from casstore.storage import plain_yaml
+from casstore.storage import files, plain_yaml
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, canonical_json
 from casstore.tag import Tag
@@ -92,7 +92,7 @@ def check_replaceable(path: Path) -> None:
     try:
         if path.stat().st_size <= MAX_DESCRIPTOR_BYTES:
             missing = {"name", "version", "creation_time"}
-            for key in plain_yaml.top_level_keys(path.read_bytes()):
+            for key in plain_yaml.top_level_keys(files.read_file(path, MAX_DESCRIPTOR_BYTES)):
                 missing.discard(key)
                 if not missing:
                     return
@@ -114,7 +114,7 @@ def load(path: Path) -> Descriptor:
     try:
         if path.stat().st_size > MAX_DESCRIPTOR_BYTES:
             raise InvalidSource(f"{path} is larger than {MAX_DESCRIPTOR_BYTES >> 20} MiB, which no descriptor is")
-        return read(path.read_bytes(), str(path))
+        return read(files.read_file(path, MAX_DESCRIPTOR_BYTES), str(path))
     except OSError as error:
         raise InvalidSource(f"{path} cannot be read: {error.strerror}") from error
 

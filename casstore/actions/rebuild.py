@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +32,8 @@ from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.descriptors import opened
-from casstore.storage.layout import DESCRIPTOR_NAME, Layout, new_id
-from casstore.storage.manifest import Manifest
+from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
+from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Chunk, Recipe
 from casstore.tag import Tag
@@ -117,18 +117,16 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     unreadable: list[str] = []
     recovered: list[str] = []
     manifests = _manifests(layout, session, unreadable, recovered)
-    recipes = {digest: recipe for _, manifest in manifests for digest, recipe in manifest.recipes.items()}
-    # A blob of one chunk has no recipe; its chunk is the blob.
-    for _, manifest in manifests:
-        for file in manifest.files:
-            if file.size:
-                recipes.setdefault(file.digest, Recipe.of_one_chunk(file.digest, file.size))
-    found, homes = _contents(layout, recipes, progress, unreadable)
+    told = _recipes(manifest for _, manifest in manifests)
+    found, chooser, homes = _contents(layout, told, progress, unreadable)
+    disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
+    chooser.close()
     catalog = Catalog(path, files.boot_id())
     try:
         catalog.restoring.add_containers((each.new, homes.get(each.new.file_id, ())) for each in found)
         for manifest_id, manifest in manifests:
-            catalog.restoring.add_version(manifest, manifest_id, _directory(layout, manifest))
+            known = _by_right_recipes(manifest, disputed)
+            catalog.restoring.add_version(known, manifest_id, _directory(layout, manifest))
         taken_in = {manifest_id for manifest_id, _ in manifests}
         catalog.restoring.add_tombstones(
             (manifest_id, tag)
@@ -145,20 +143,43 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
 
 
 def _contents(
-    layout: Layout, recipes: dict[Digest, Recipe], progress: Progress, unreadable: list[str]
-) -> tuple[list[_Found], dict[str, list[tuple[NewChunk, int]]]]:
+    layout: Layout, told: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[str]
+) -> tuple[list[_Found], _Homes, dict[str, list[tuple[NewChunk, int]]]]:
     """The containers, and the homes of chunks in them. Strays that an earlier gc has moved to quarantine are brought
     back where they hold what has no other home."""
+    first = {blob: recipes[0] for blob, recipes in told.items() if recipes}
     while True:
         reasons: list[str] = []
-        found = [*_loose_files(layout, recipes, progress, reasons), *_packs(layout, reasons)]
-        homes = _Homes(layout, found).choose()
+        found = [*_loose_files(layout, told, progress, reasons), *_packs(layout, reasons)]
+        chooser = _Homes(layout, found)
+        homes = chooser.choose()
         unreadable += (reason for reason in reasons if reason not in unreadable)
-        wanted = {digest for recipe in recipes.values() for digest in recipe.digests}
+        wanted = {digest for recipes in told.values() for recipe in recipes for digest in recipe.digests}
         wanted |= {need for each in found for c in each.chunks for need in (c.base, c.grouping) if need is not None}
         wanted -= {chunk.digest for each in homes.values() for chunk, _ in each}
-        if not wanted or not bring_back(layout, wanted, recipes):
-            return found, homes
+        if not wanted or not bring_back(layout, wanted, first):
+            return found, chooser, homes
+        chooser.close()
+
+
+def _recipes(manifests: Iterable[Manifest]) -> dict[Digest, list[Recipe]]:
+    """What manifests say that each blob is made of. More than one answer is a dispute: one may be a lie."""
+    told: dict[Digest, list[Recipe]] = {}
+    for manifest in manifests:
+        for file in manifest.files:
+            recipe = manifest.recipe_of(file)
+            recipes = told.setdefault(file.digest, [])
+            if file.size and recipe not in recipes:
+                recipes.append(recipe)
+    return told
+
+
+def _by_right_recipes(manifest: Manifest, disputed: Mapping[Digest, Recipe]) -> Manifest:
+    """The manifest with what was found to be right in place of what it says of disputed blobs."""
+    if disputed.keys().isdisjoint(file.digest for file in manifest.files):
+        return manifest
+    recipes = {file.digest: disputed.get(file.digest, manifest.recipe_of(file)) for file in manifest.files}
+    return replace(manifest, recipes={blob: recipe for blob, recipe in recipes.items() if recipe.is_stored})
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +235,10 @@ def _manifests(
 
 def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
     standing = [(manifest_id, path, tag) for tag, manifest_id, path in standing_manifests(layout)]
-    pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if path.is_file()]
+    pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if is_file_id(path.name)]
     for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:
         try:
-            manifest = Manifest.unpack(path.read_bytes())
+            manifest = Manifest.unpack(read_manifest_file(path))
             if tag not in (None, manifest.tag):
                 raise IntegrityError(f"it is that of {manifest.tag}")
         except (IntegrityError, OSError) as error:
@@ -235,6 +256,9 @@ def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
 def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
     for path in sorted(layout.packs.iterdir()):
         if path.suffix != ".pack" or not path.is_file():
+            continue
+        if not is_container_name(path):
+            unreadable.append(f"{path}: it has no name that casstore gives to a pack; it was left alone")
             continue
         files.sync_file(path)
         try:
@@ -261,19 +285,18 @@ def _entries(path: Path) -> list[pack.PackEntry]:
 
 
 def _loose_files(
-    layout: Layout, recipes: dict[Digest, Recipe], progress: Progress, unreadable: list[str]
+    layout: Layout, recipes: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[str]
 ) -> list[_Found]:
     """The loose files that some version has, read and compared with their digests."""
     paths = []
     for path in sorted(layout.loose.glob("*/*.*")):
         digest = _digest_of(path)
-        if digest is not None and path.is_file():
-            # Of a blob that no version has any more, chunks may be needed all the same.
-            paths.append((path, recipes.get(digest) or Recipe(digest, path.stat().st_size, "", ())))
-    progress.start("read", sum(path.stat().st_size for path, _ in paths))
+        if digest is not None and is_container_name(path) and path.is_file():
+            paths.append((path, digest, recipes.get(digest, [])))
+    progress.start("read", sum(path.stat().st_size for path, *_ in paths))
     try:
         with ThreadPoolExecutor(threads()) as pool:
-            found = list(pool.map(lambda each: _loose_file(each[0], each[1], progress), paths))
+            found = list(pool.map(lambda each: _loose_file(each[0], each[1], each[2], progress), paths))
     finally:
         progress.finish()
     unreadable += [f"{each.path}: {each.reason}" for each in found if each.reason]
@@ -287,25 +310,32 @@ class _Read:
     found: _Found
 
 
-def _loose_file(path: Path, recipe: Recipe, progress: Progress) -> _Read:
+def _loose_file(path: Path, blob: Digest, recipes: Sequence[Recipe], progress: Progress) -> _Read:
     """A sound file is one by its stamp from now on; of a damaged one the sound chunks count, and its stamp is none."""
-    reason, chunks = "", list(recipe.chunks())
+    reason, unread = "", list(recipes)
+    chunks: list[Chunk] = []
     with opened(path, os.O_RDONLY) as descriptor:
         status = os.fstat(descriptor)
         files.sync_descriptor(descriptor)
         try:
             scanned = chunking.scan_file(descriptor, progress.advance)
-            is_sound = scanned.blob == recipe.blob
-            chunks = chunks or list(scanned.chunks())
+            is_sound = scanned.blob == blob
+            if is_sound:
+                # What has just been read needs no second look. Of a blob that no version has any more, chunks may be
+                # needed all the same.
+                unread = [recipe for recipe in recipes if recipe.digests != scanned.digests]
+                chunks = list(scanned.chunks()) if len(unread) < len(recipes) or not recipes else []
         except OSError as error:
             files.raise_unless_damage(error)
             is_sound = False
         if not is_sound:
             reason = "it does not match its digest; `casstore repair` heals what it can"
-            chunks = [chunk for chunk in chunks if _has_chunk(descriptor, chunk)]
+        # By another cut than today's, or by what somebody else has written.
+        told = {chunk for recipe in unread for chunk in recipe.chunks()}
+        chunks += [chunk for chunk in sorted(told, key=lambda c: c.offset) if _has_chunk(descriptor, chunk)]
     unique = {c.digest: NewChunk(c.digest, c.offset, c.length, c.length) for c in chunks}
     stamp = FileStamp(0, status.st_size, 0) if reason else FileStamp.of(status)
-    new = NewContainer(path.suffix[1:], recipe.blob, files.is_executable(status), status.st_size, not reason, stamp, ())
+    new = NewContainer(path.suffix[1:], blob, files.is_executable(status), status.st_size, not reason, stamp, ())
     return _Read(path, reason, _Found(new, tuple(unique.values())))
 
 
@@ -348,8 +378,14 @@ class _Homes:
                     for chunk in each.chunks:
                         if chunk.digest not in self._depths and self._depth(chunk) == depth:
                             self._consider(number, each.new, chunk, depth, is_last_resort=is_last_resort)
-        self._objects.close()
         return self.chosen
+
+    def close(self) -> None:
+        self._objects.close()
+
+    def right_one(self, recipes: Sequence[Recipe]) -> Recipe:
+        """The one of these recipes of a blob that gives the blob; the first where none does, since bytes are lost."""
+        return next((recipe for recipe in recipes if self._objects.is_sound(recipe)), recipes[0])
 
     def _depth(self, chunk: NewChunk) -> int | None:
         """How many links its chain has; None as long as its base or grouping has no home."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casstore.actions.collect import gc_lock
@@ -53,7 +53,7 @@ class RepairReport:
     paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.
     `made`: directories of the store itself that were missing, and have been made again. `taken_up`: files that hold
     what versions need and that the catalog did not know, or that gc had moved to quarantine as strays: now it knows
-    them."""
+    them. `unread`: one line for each thing below the sources that could not be searched."""
 
     healed: tuple[Damage, ...]
     damage: tuple[Damage, ...]
@@ -62,6 +62,7 @@ class RepairReport:
     healed_chunks: int
     made: tuple[str, ...] = ()
     taken_up: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -95,6 +96,7 @@ class _Repair:
         self._progress = progress
         self._quarantined: list[str] = []
         self._restored: set[Tag] = set()
+        self._unread: dict[str, None] = {}  # each once, in the order they were met
 
     def run(self) -> RepairReport:
         self._catalog.check()
@@ -134,6 +136,7 @@ class _Repair:
             healed_chunks=len(healed),
             made=tuple(dict.fromkeys(self._workspace.made)),
             taken_up=tuple(map(str, taken.paths)),
+            unread=tuple(self._unread),
         )
 
     def _restore_records(self, found: Findings) -> None:
@@ -142,8 +145,22 @@ class _Repair:
             with self._workspace.name_lock(tag.name):  # or somebody may delete it meanwhile
                 row = self._catalog.versions.find(tag)
                 if row is not None:
-                    self._catalog.versions.restore(row.id, read_manifest(self._workspace, row))
-                    self._restored.add(tag)
+                    self._restore_record(row, found)
+
+    def _restore_record(self, row: VersionRow, found: Findings) -> None:
+        """But where both say what a blob is made of, and differ, its bytes tell: a stranger may have written it."""
+        manifest = read_manifest(self._workspace, row)
+        told = {file.digest: manifest.recipe_of(file) for file in manifest.files if file.size}
+        known = self._catalog.index.as_known(told)
+        right = {
+            blob: known[blob] if known[blob] != recipe and self._workspace.objects.is_sound(known[blob]) else recipe
+            for blob, recipe in told.items()
+        }
+        if right != told:
+            found.manifests[row.tag] = f"the manifest of {row.tag} does not say what its files are made of"
+            manifest = replace(manifest, recipes={blob: each for blob, each in right.items() if each.is_stored})
+        self._catalog.versions.restore(row.id, manifest)
+        self._restored.add(row.tag)
 
     def _restore_manifests(self, found: Findings) -> None:
         for tag, reason in found.manifests.items():
@@ -193,6 +210,7 @@ class _Repair:
                     before = lost, set(needed)
                     donors = Donors(self._workspace, lost | needed, recipes, store)
                     donors.search(self._sources, self._progress)
+                    self._unread |= dict.fromkeys(donors.unread)
                     needed = (needed | donors.needed) - healed
                     self._rehome(builder.finish())
                     lost = {digest for digest in lost - healed if not self._is_readable(digest)}

@@ -15,6 +15,7 @@ from casstore.actions import descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
+from casstore.actions.leavings import take_away
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
@@ -335,7 +336,10 @@ class _Save:
             raise TagExists(
                 f"{target} is in the way and was not made by casstore; move it away or choose another version"
             )
-        self._workspace.remove_directory(target, self._session)
+        for manifest_id, tag in self._catalog.versions.tombstones():
+            if tag == self._new.tag:
+                take_away(self._workspace, self._session, tag, manifest_id)
+                return
 
     def _store(
         self, staged: list[StagedFile], relied_on: set[Digest], homes: Mapping[Digest, int], stored: _Stored

@@ -171,7 +171,21 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
 
 def _add_file(source: Source, path: str, location: str, status: os.stat_result, is_direct: bool) -> None:
     _check_regular(location, status)
+    if status.st_size == 0 and _is_generated(location):
+        raise InvalidSource(
+            f"{location} says that it is empty and is not, as files do that a kernel or a program makes when they are "
+            "read; copy its content into a file, and save that"
+        )
     source.files.append(SourceFile(path, location, status, is_direct))
+
+
+def _is_generated(location: str) -> bool:
+    """Whether bytes can be read from a file of size 0."""
+    try:
+        with files.open_regular(location) as descriptor:
+            return bool(os.read(descriptor, 1))
+    except OSError:  # for whoever reads it to say
+        return False
 
 
 def _check_regular(location: str, status: os.stat_result) -> None:

@@ -4,6 +4,7 @@ since a catalog that was copied at another moment than the files does not explai
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.sessions import session_of
 from casstore.storage import files
-from casstore.storage.layout import Layout
+from casstore.storage.layout import Layout, is_container_name, is_fan_out
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -28,14 +29,30 @@ def unnamed_files(workspace: Workspace) -> Iterator[Path]:
     Directories are listed first, sessions second, and the catalog is read last.
     """
     layout = workspace.layout
-    for directory in [layout.packs, *sorted(path for path in layout.loose.iterdir() if path.is_dir())]:
-        listed = [path for path in directory.iterdir() if path.is_file()]
+    for directory in _container_directories(layout):
+        listed = [path for path in directory.iterdir() if _is_container(path)]
         if not listed:
             continue
         alive = sessions.live_ids(layout)
         idle = [path for path in listed if session_of(file_id(path)) not in alive]
         named = workspace.catalog.index.named({file_id(path) for path in idle})
         yield from (path for path in idle if file_id(path) not in named)
+
+
+def foreign_files(layout: Layout) -> list[Path]:
+    """What stands beside the containers, as desktops leave it there, and is not casstore's."""
+    own = _container_directories(layout)
+    found = [path for path in layout.loose.iterdir() if path not in own]
+    found += [path for directory in own for path in directory.iterdir() if not _is_container(path)]
+    return sorted(path for path in found if os.path.lexists(path))
+
+
+def _container_directories(layout: Layout) -> list[Path]:
+    return [layout.packs, *sorted(path for path in layout.loose.iterdir() if is_fan_out(path.name) and path.is_dir())]
+
+
+def _is_container(path: Path) -> bool:
+    return is_container_name(path) and path.is_file() and not path.is_symlink()
 
 
 def quarantined_files(layout: Layout) -> list[Path]:

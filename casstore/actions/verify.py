@@ -27,7 +27,7 @@ from casstore.errors import CatalogDamaged, IntegrityError, StoreError
 from casstore.progress import Progress
 from casstore.storage import files, pack
 from casstore.storage.container import Container
-from casstore.storage.manifest import Manifest
+from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.tag import Tag
 
 # Reading is bound by the disk or by the decoder; more threads than this make neither faster.
@@ -211,7 +211,7 @@ def _forgotten(workspace: Workspace) -> dict[Tag, str]:
 
 def _is_manifest_of(path: Path, tag: Tag) -> bool:
     try:
-        return Manifest.unpack(path.read_bytes()).tag == tag
+        return Manifest.unpack(read_manifest_file(path)).tag == tag
     except (IntegrityError, OSError) as error:
         files.raise_unless_damage(error)
         return False
@@ -369,13 +369,13 @@ def read_manifest(workspace: Workspace, row: VersionRow) -> Manifest:
     """What the version's manifest says. Raises OSError, IntegrityError."""
     path = workspace.layout.manifest(row.tag, row.manifest_id)
     try:
-        data = path.read_bytes()
+        data = read_manifest_file(path)
     except FileNotFoundError:
         # Committed, and the save cut short before it gave the manifest its name; or just being given it.
         try:
-            data = workspace.layout.pending_manifest(row.manifest_id).read_bytes()
+            data = read_manifest_file(workspace.layout.pending_manifest(row.manifest_id))
         except FileNotFoundError:
-            data = path.read_bytes()
+            data = read_manifest_file(path)
     manifest = Manifest.unpack(data)
     if manifest.tag != row.tag:
         raise IntegrityError(f"it is that of {manifest.tag}")

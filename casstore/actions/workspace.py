@@ -28,6 +28,7 @@ from casstore.tag import Tag
 # some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
 LINK_FROM_BYTES = 64 << 10
 _NAME_LOCK_TIMEOUT_S = 3600.0
+_MOST_LATEST_BYTES = 4096  # a version is at most 63; what is larger is something else
 _NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 
 
@@ -231,12 +232,14 @@ class Workspace:
         """Whether models/<name>/latest, where there is such a directory, does not say what the catalog says."""
         newest = self.catalog.versions.newest(name)
         path = self.layout.latest(name)
-        return newest is not None and path.parent.is_dir() and _read_text(path) != newest.version
+        return newest is not None and path.parent.is_dir() and _read_latest(path) != newest.version
 
     def write_latest(self, name: str) -> None:
         """Make models/<name>/latest say what the catalog says. The name's lock must be held."""
         newest = self.catalog.versions.newest(name)
         path = self.layout.latest(name)
+        if _read_latest(path) is None and os.path.lexists(path):
+            files.move(path, self.layout.quarantine / f"{name}.{new_id()}.{path.name}")
         if newest is None:
             files.remove_file(path)
             files.remove_empty_directory(path.parent)
@@ -264,10 +267,6 @@ class Workspace:
         files.rename(path, doomed)
         return doomed
 
-    def remove_directory(self, path: Path, session: Session) -> None:
-        """Take a version's directory away at once, then delete it. The name's lock must be held."""
-        files.remove_tree(self.set_aside(path, session))
-
     def file_pending_manifest(self, tag: Tag, manifest_id: str) -> None:
         """Give a committed version's manifest its final name; nothing to do when it has it already."""
         pending = self.layout.pending_manifest(manifest_id)
@@ -279,15 +278,16 @@ class Workspace:
 
 def hash_file(path: files.StrPath) -> Digest:
     """The digest of a file's bytes. Raises OSError."""
-    with files.open_to_read(path) as descriptor:
+    with files.open_regular(path) as descriptor:
         try:
             return chunking.scan_file(descriptor).blob
         except EOFError as error:
             raise OSError(errno.EIO, str(error), str(path)) from error
 
 
-def _read_text(path: Path) -> str | None:
+def _read_latest(path: Path) -> str | None:
+    """What a `latest` says; None where none stands, or something that is none."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return files.read_file(path, _MOST_LATEST_BYTES, follow=False).decode("utf-8", errors="replace")
     except FileNotFoundError:
         return None

@@ -266,7 +266,9 @@ class Connections:
     def _connect(self, state: _State) -> apsw.Connection:
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
-            return apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            _distrust(connection)
+            return connection
         connection = apsw.Connection(str(self.path))
         try:
             self._set_up(connection, state)
@@ -277,6 +279,7 @@ class Connections:
         return connection
 
     def _set_up(self, connection: apsw.Connection, state: _State) -> None:
+        _distrust(connection)
         connection.set_busy_handler(state.wait)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
         deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
@@ -291,7 +294,7 @@ class Connections:
                 time.sleep(0.01)
         connection.execute(
             "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
-            "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA trusted_schema = OFF"
+            "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA cell_size_check = ON"
         ).fetchall()  # a statement that answers with a row holds up those after it until the row is fetched
 
     def write(self, *, is_patient: bool = True) -> Transaction:
@@ -422,6 +425,14 @@ def _roll_back(connection: apsw.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
+def _distrust(connection: apsw.Connection) -> None:
+    """A stranger's catalog may hold more than tables: triggers of its own do not run, and no view is read."""
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+
+
 class _Fork:
     """What is done about connections around a fork; of two threads that fork at once, one waits for the other."""
 
@@ -452,7 +463,10 @@ os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end_in_parent, aft
 
 _CLOSED = (apsw.ConnectionClosedError, apsw.CursorClosedError, apsw.ThreadingViolationError, apsw.InterruptError)
 # Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
-_DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, UnicodeDecodeError)
+_DAMAGE = (
+    *(apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, apsw.ConstraintError),
+    UnicodeDecodeError,
+)
 
 
 @contextlib.contextmanager

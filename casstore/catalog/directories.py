@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.versions import DirectoryRow
 from casstore.tag import Tag
@@ -76,13 +77,7 @@ class Directories:
         """What is recorded of the version's directory; None for a version that is not materialized."""
         sql = "SELECT inode, boot_id, entries, evicting, synced FROM directory WHERE version_id = ?"
         rows = self._rows(sql, (version_id,))
-        return next(
-            (
-                DirectoryRow(inode, boot, entries, bool(evicting), bool(synced))
-                for inode, boot, entries, evicting, synced in rows
-            ),
-            None,
-        )
+        return next((_directory_row(*row) for row in rows), None)
 
     def record(self, version_id: int, row: DirectoryRow) -> None:
         """Record a directory that has been made or mended; nothing if the version is gone."""
@@ -124,7 +119,7 @@ class Directories:
 
     def candidates(self, rule: EvictionRule) -> list[Candidate]:
         """The directories that may go by this rule, leases aside; those of one name together."""
-        return [Candidate(*row) for row in self._rows(_CANDIDATES + " ORDER BY v.name, v.id", _bindings(rule))]
+        return [_candidate(*row) for row in self._rows(_CANDIDATES + " ORDER BY v.name, v.id", _bindings(rule))]
 
     def begin_eviction(
         self, version_ids: Iterable[int], rule: EvictionRule, is_alive: Callable[[str], bool]
@@ -149,7 +144,7 @@ class Directories:
     def evicting(self) -> list[Candidate]:
         """The directories that a gc which was cut short was about to take away."""
         sql = "SELECT id, name, version, size FROM directory JOIN version ON id = version_id WHERE evicting"
-        return [Candidate(*row) for row in self._rows(sql)]
+        return [_candidate(*row) for row in self._rows(sql)]
 
     def end_evictions(self, version_ids: Sequence[int]) -> None:
         """Drop the rows of directories that are gone, unless they have been made anew meanwhile."""
@@ -175,6 +170,19 @@ class Directories:
         """Whether a version is pinned; None when it is gone."""
         rows = self._rows("SELECT pinned FROM version WHERE id = ?", (version_id,))
         return next((bool(row[0]) for row in rows), None)
+
+
+def _directory_row(inode: Any, boot_id: Any, entries: Any, evicting: Any, synced: Any) -> DirectoryRow:
+    typed = decoding.typed
+    return DirectoryRow(
+        typed(inode, int, "an inode"), typed(boot_id, str, "a boot"), typed(entries, bytes, "a list"),
+        bool(evicting), bool(synced),
+    )  # fmt: skip
+
+
+def _candidate(version_id: Any, name: Any, version: Any, size: Any) -> Candidate:
+    decoding.tag(name, version)
+    return Candidate(version_id, name, version, decoding.typed(size, int, "a size"))
 
 
 def _bindings(rule: EvictionRule) -> dict[str, int]:

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 import apsw
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.decoding import optional_digest
 from casstore.digest import Digest
 from casstore.storage.container import Container, FileStamp, Location
 from casstore.storage.recipe import Recipe
 
 LIVE, DEAD = 1, 2
+_PLACE_TYPES = [int, int, int, int]  # of offset, length, raw_bytes, encoding
 _NOT_SYNCED = "not synced"  # the boot of a container of which an fsync has failed
 _BATCH = 500  # parameters of one statement: few enough to prepare fast, enough to make the call's cost vanish
 _Value = TypeVar("_Value")
@@ -69,7 +72,7 @@ def insert_fingerprints(connection: apsw.Connection, fingerprints: Mapping[Finge
 def next_container_id(connection: apsw.Connection) -> int:
     """A row id, in a write transaction, that no container has had."""
     sql = "UPDATE store SET value = value + 1 WHERE key = 'last_container' RETURNING value"
-    return int(connection.execute(sql).get)
+    return decoding.typed(connection.execute(sql).get, int, "the last container's row id")
 
 
 _LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at FROM container"
@@ -96,7 +99,8 @@ class Index:
 
     def gc_epoch(self) -> int:
         """Rises each time gc condemns a container: unchanged, it proves that no chunk row has gone."""
-        return next(int(row[0]) for row in self.rows("SELECT value FROM store WHERE key = 'gc_epoch'"))
+        row = next(self.rows("SELECT value FROM store WHERE key = 'gc_epoch'"), (None,))
+        return decoding.typed(row[0], int, "gc's epoch")
 
     def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
         """The homes of those chunks that are stored."""
@@ -105,12 +109,14 @@ class Index:
             " container.id, file_id, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({})"
         )
-        return {
-            Digest(digest): Location(
-                _container(*container), offset, length, raw_bytes, encoding, _digest(base), _digest(grouping)
-            )
-            for digest, offset, length, raw_bytes, encoding, base, grouping, *container in self._batched(sql, digests)
-        }
+        found: dict[Digest, Location] = {}
+        containers: dict[int, Container] = {}  # of each one, checked once
+        for digest, *place, base, grouping, row_id, file_id, blob, executable in self._batched(sql, digests):
+            container = containers.get(row_id)
+            if container is None:
+                container = containers[row_id] = _container(row_id, file_id, blob, executable)
+            found[Digest(digest)] = _location(container, place, base, grouping)
+        return found
 
     def chains(self, digests: Collection[Digest]) -> dict[Digest, Link]:
         """Those chunks that are stored, their bases, the bases' bases and so on: what a delta could be against."""
@@ -119,8 +125,8 @@ class Index:
         wanted = set(digests)
         while wanted:
             links = [
-                Link(Digest(digest), _digest(base), _digest(grouping), depth, generation)
-                for digest, base, grouping, depth, generation in self._batched(sql, wanted)
+                Link(Digest(digest), optional_digest(base), optional_digest(grouping), *_numbers(*steps))
+                for digest, base, grouping, *steps in self._batched(sql, wanted)
             ]
             found.update((link.digest, link) for link in links)
             wanted = {link.base for link in links if link.base is not None} - found.keys()
@@ -142,7 +148,7 @@ class Index:
         found: set[Digest] = set()
         wanted = set(digests)
         while wanted:
-            wanted = {Digest(digest) for row in self._batched(sql, wanted) for digest in row} - found
+            wanted = {decoding.digest(digest) for row in self._batched(sql, wanted) for digest in row} - found
             found |= wanted
         return found
 
@@ -250,7 +256,7 @@ class Index:
         if len(devices) == 1:
             sql += f" AND device = {int(next(iter(devices)))}"
         rows = self._batched(sql, [inode for _, inode in wanted])
-        return {Fingerprint(*row[:5]): Digest(row[5]) for row in rows if (row[0], row[1]) in wanted}
+        return {Fingerprint(*row[:5]): decoding.digest(row[5]) for row in rows if (row[0], row[1]) in wanted}
 
     def remember(self, fingerprints: Mapping[Fingerprint, Digest]) -> None:
         """Note the content of files."""
@@ -306,12 +312,22 @@ class Index:
             )
 
 
-def _digest(raw: bytes | None) -> Digest | None:
-    return None if raw is None else Digest(raw)
-
-
 def _container(row_id: int, file_id: str, digest: bytes | None, executable: int) -> Container:
-    return Container(row_id, file_id, _digest(digest), bool(executable))
+    return Container(row_id, decoding.typed(file_id, str, "an id"), optional_digest(digest), bool(executable))
+
+
+def _numbers(first: Any, second: Any) -> tuple[int, int]:
+    return decoding.typed(first, int, "a number"), decoding.typed(second, int, "a number")
+
+
+def _location(container: Container, place: list[Any], base: Any, grouping: Any) -> Location:
+    """A chunk's home. How much of a file may be read there is for whoever reads to say: damage heals from copies."""
+    if [*map(type, place)] != _PLACE_TYPES:
+        raise decoding.malformed(f"a chunk stands at {place!r:.80}")
+    offset, length, raw_bytes, encoding = place
+    if base is None and grouping is None:
+        return Location(container, offset, length, raw_bytes, encoding)
+    return Location(container, offset, length, raw_bytes, encoding, optional_digest(base), optional_digest(grouping))
 
 
 def _loose(
@@ -326,6 +342,7 @@ def _loose(
     boot_id: str | None,
     read_at_ns: int | None,
 ) -> LooseFile:
-    stamp = FileStamp(inode, size, mtime_ns)
+    # One of an unknown stamp is read before it is used.
+    stamp = FileStamp(inode, decoding.typed(size, int, "a size"), mtime_ns)
     container = _container(row_id, file_id, digest, executable)
     return LooseFile(container, stamp, bool(synced), boot_id, read_at_ns)

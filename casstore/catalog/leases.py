@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 
 
@@ -36,7 +37,7 @@ class Leases:
         condition, parameters = ("", ()) if version_id is None else (" WHERE version_id = ?", (version_id,))
         with translated_errors(self._connections.path):
             rows = self._connections.get().execute("SELECT DISTINCT session FROM lease" + condition, parameters)
-            return [session for (session,) in rows]
+            return [decoding.typed(session, str, "a session") for (session,) in rows]
 
     def versions(self, sessions: Iterable[str]) -> set[int]:
         """The row ids of the versions that these sessions have leased."""

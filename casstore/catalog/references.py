@@ -7,11 +7,12 @@ from typing import Any
 
 import apsw
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import DEAD, LIVE
 from casstore.digest import Digest
 from casstore.storage.container import Container
-from casstore.storage.manifest import FileEntry, Manifest
+from casstore.storage.manifest import FileEntry, Manifest, file_entry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -83,7 +84,14 @@ class References:
             return connection.changes()
 
     def dead_containers(self) -> list[tuple[Container, int]]:
-        """Condemned containers, with their sizes, whose files may still stand."""
+        """Condemned containers, with their sizes, whose files may still stand. Raises CatalogDamaged."""
+        with translated_errors(self._connections.path):
+            # The transaction that condemns one deletes these rows: what still has them was condemned by nobody.
+            homed = self._connections.get().execute(
+                f"SELECT 1 FROM chunk WHERE container IN (SELECT id FROM container WHERE state = {DEAD}) LIMIT 1"
+            )
+            if homed.fetchone() is not None:
+                raise decoding.malformed("chunks are at home in a container that is to be removed")
         return self._containers(f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {DEAD}")
 
     def forget_containers(self, containers: Iterable[Container]) -> None:
@@ -118,7 +126,7 @@ class References:
         with translated_errors(self._connections.path):
             rows: list[Any] = self._connections.get().execute(sql).fetchall()
         return [
-            (Container(row_id, file_id, None if digest is None else Digest(digest), bool(executable)), size)
+            (_container(row_id, file_id, digest, executable), decoding.typed(size, int, "a size"))
             for row_id, file_id, digest, executable, size in rows
         ]
 
@@ -127,7 +135,7 @@ class References:
         with translated_errors(self._connections.path):
             sql = "SELECT digest, length FROM chunk WHERE container = ? ORDER BY offset"
             rows: Iterable[Any] = self._connections.get().execute(sql, (container.id,)).fetchall()
-        return [(Digest(digest), length) for digest, length in rows]
+        return [(decoding.digest(digest), decoding.typed(length, int, "a length")) for digest, length in rows]
 
     def missing_chunks(self) -> list[Digest]:
         """Chunks that some version needs and that have no home. That is damage."""
@@ -152,7 +160,7 @@ class References:
     def _digests(self, sql: str, parameters: Sequence[Any] = ()) -> list[Digest]:
         with translated_errors(self._connections.path):
             rows: list[Any] = self._connections.get().execute(sql, parameters).fetchall()
-        return [Digest(row[0]) for row in rows]
+        return [decoding.digest(row[0]) for row in rows]
 
     def recipes_with(self, chunks: set[Digest]) -> list[Recipe]:
         """The stored recipes that name one of these chunks."""
@@ -168,7 +176,7 @@ class References:
         with self._connections.read() as connection:
             found: Iterable[Any] = connection.execute(sql)
             return [
-                (Tag(name, version), FileEntry(path, bool(executable), size, Digest(digest)))
+                (decoding.tag(name, version), _file_entry(path, executable, size, digest))
                 for name, version, path, executable, size, digest in found
                 if digest in blobs
             ]
@@ -197,12 +205,27 @@ class References:
                 "SELECT digest, base, grouping FROM chunk WHERE base IS NOT NULL"
             ).fetchall()
             affected = set(chunks)
-            while more := {Digest(row[0]) for row in rows if not affected.isdisjoint(row[1:])} - affected:
+            while more := {decoding.digest(row[0]) for row in rows if not affected.isdisjoint(row[1:])} - affected:
                 affected |= more
             damaged = affected | blobs | {recipe.blob for recipe in _recipes_with(connection, affected)}
             sql = "SELECT name, version, path, file.digest FROM file JOIN version ON id = version_id ORDER BY 1, 2, 3"
             found: Iterable[Any] = connection.execute(sql)
-            return [(Tag(name, version), path) for name, version, path, digest in found if digest in damaged]
+            return [
+                (decoding.tag(name, version), decoding.typed(path, str, "a path"))
+                for name, version, path, digest in found
+                if digest in damaged
+            ]
+
+
+def _container(row_id: Any, file_id: Any, blob: Any, executable: Any) -> Container:
+    return Container(row_id, decoding.typed(file_id, str, "an id"), decoding.optional_digest(blob), bool(executable))
+
+
+def _file_entry(path: Any, executable: Any, size: Any, digest: Any) -> FileEntry:
+    try:
+        return file_entry(path, executable, size, digest)
+    except (TypeError, ValueError) as error:
+        raise decoding.malformed(str(error)) from error
 
 
 def _recipes_with(connection: apsw.Connection, chunks: set[Digest]) -> Iterator[Recipe]:

@@ -6,6 +6,7 @@ garbage exactly when its session's lock is free, and no name needs to be registe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from casstore.storage import access, files
 from casstore.storage.files import Lock
-from casstore.storage.layout import Layout, new_id
+from casstore.storage.layout import Layout, is_session_id, new_id
 
 
 class Session:
@@ -55,12 +56,16 @@ class Session:
         return f"{self.id}-{self._count}"
 
     def close(self) -> None:
-        """Remove the session's directory and lock. In a forked child only forget them."""
+        """Remove the session's directory and lock. In a forked child only forget them.
+
+        What cannot be removed is left to gc, which says so.
+        """
         if self.is_inherited:
             self._lock.abandon()
             return
         try:
-            files.remove_tree(self.path)
+            with contextlib.suppress(OSError):
+                files.remove_tree(self.path)
         finally:
             self._lock.release(remove=True)
 
@@ -130,6 +135,8 @@ def session_of(file_id: str) -> str:
 
 def is_live(layout: Layout, session_id: str) -> bool:
     """Whether the session has not ended: it has a lock, and some process holds that."""
+    if not is_session_id(session_id):  # of a catalog that is damaged, or a stranger's
+        return False
     return layout.session_lock(session_id).exists() and not _is_dead(layout, session_id)
 
 
@@ -144,23 +151,23 @@ def dead_ids(layout: Layout) -> list[str]:
 
 
 def reap(layout: Layout, session_id: str) -> bool:
-    """Remove what a dead session left; False when it lives after all, or when directories in it, which its user had
-    closed to others, are left to the gc of that user. Safe to do twice or at once.
+    """Remove what a dead session left; False when it lives after all. Safe to do twice or at once.
+
+    Raises OSError when something in it cannot be removed; all else is gone then.
     """
     with Lock(layout.session_lock(session_id)) as lock:
         if not lock.try_acquire():
             return False
         try:
             files.remove_tree(layout.session(session_id))
-        except PermissionError:
-            return False
         finally:
             lock.release(remove=True)
     return True
 
 
 def _ids(layout: Layout) -> list[str]:
-    return sorted({entry.name.removesuffix(".lock") for entry in layout.sessions.iterdir()})
+    names = {entry.name.removesuffix(".lock") for entry in layout.sessions.iterdir()}
+    return sorted(filter(is_session_id, names))
 
 
 def _is_dead(layout: Layout, session_id: str) -> bool:

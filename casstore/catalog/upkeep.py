@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
 from casstore.errors import StoreLocked
@@ -44,7 +45,7 @@ class Upkeep:
     def _value(self, key: str, default: int) -> int:
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT value FROM store WHERE key = ?", (key,)).fetchone()
-        return default if row is None else int(row[0])
+        return default if row is None else decoding.typed(row[0], int, f"the number {key}")
 
     def considered_at_ns(self) -> int:
         """When some process last considered whether gc is due; 0 for never."""

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import apsw
 import msgpack
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints, next_container_id
 from casstore.catalog.trust import fill_untrusted, note_trusted, note_untrusted
 from casstore.catalog.upkeep import note_deleted
-from casstore.digest import Digest
+from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, TagExists
 from casstore.storage.container import MAX_LINKS, Container, FileStamp
-from casstore.storage.manifest import Base, FileEntry, Manifest, canonical_json
+from casstore.storage.manifest import (
+    Base,
+    FileEntry,
+    Manifest,
+    canonical_json,
+    check_description,
+    entry_path,
+    file_entry,
+    parsed_description,
+)
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
-
-_T = TypeVar("_T")
 
 
 class VersionRow(NamedTuple):
@@ -52,18 +61,27 @@ class VersionRow(NamedTuple):
 
     def described(self) -> dict[str, Any]:
         """The description. Raises IntegrityError where a damaged catalog has none."""
-        return self._parsed(self.description, dict)
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return check_description(json.loads(self.description))
+        raise self.damage()
+
+    def checked_description(self) -> dict[str, Any]:
+        """The description, of which a manifest or a `model.yaml` can be made. Raises IntegrityError as `described`."""
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return parsed_description(self.description)
+        raise self.damage()
 
     def directory_paths(self) -> list[str]:
         """The empty directories. Raises IntegrityError where a damaged catalog has no list of them."""
-        return self._parsed(self.directories, list)
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            parsed = json.loads(self.directories)
+            if isinstance(parsed, list):
+                return [entry_path(path) for path in parsed]
+        raise self.damage()
 
-    def _parsed(self, text: str, expected: type[_T]) -> _T:
-        with contextlib.suppress(ValueError, TypeError):
-            parsed = json.loads(text)
-            if isinstance(parsed, expected):
-                return parsed
-        raise IntegrityError(
+    def damage(self) -> IntegrityError:
+        """The error for a version of which the catalog does not say what can be."""
+        return IntegrityError(
             f"the catalog's record of {self.name}:{self.version} is damaged; `casstore repair` makes it anew"
         )
 
@@ -146,6 +164,9 @@ _COLUMNS = (
     "SELECT id, name, version, manifest_id, digest, size, file_count, created_at, description, directories,"
     " base_name, base_version, base_digest, casstore_version, opened_at FROM version"
 )
+# A name, a version and the id of a manifest. Nothing else can stand in paths; `Tag` knows more that no tag may be.
+_PART = "(?=[^:]{1,63}:)[a-z0-9](?:[-._a-z0-9]*[a-z0-9])?"
+_IDENTITY = re.compile(f"{_PART}:{_PART}:[0-9a-z]{{16}}(?:-[0-9]{{1,20}})?")
 _NEWEST_FIRST = " ORDER BY ordered_at DESC, id DESC"
 
 
@@ -187,7 +208,7 @@ class Versions:
         """The version that this one came from, or, where that is gone, the one committed before it under its name."""
         found = None
         if row.base_name is not None and row.base_version is not None:
-            found = self.find(Tag(row.base_name, row.base_version))
+            found = self.find(decoding.tag(row.base_name, row.base_version))
         if found is not None and found.id < row.id:
             return found
         return next(self._select(" WHERE name = ? AND id < ? ORDER BY id DESC LIMIT 1", (row.name, row.id)), None)
@@ -210,16 +231,21 @@ class Versions:
         return self._select(where + " ORDER BY name, ordered_at DESC, id DESC", parameters)
 
     def names(self) -> list[str]:
-        return [row[0] for row in self._rows("SELECT DISTINCT name FROM version ORDER BY name")]
+        return [decoding.name(row[0]) for row in self._rows("SELECT DISTINCT name FROM version ORDER BY name")]
 
     def tags(self) -> list[str]:
         """Every tag as text, for suggestions and shell completion; newest first."""
         return [f"{row[0]}:{row[1]}" for row in self._rows("SELECT name, version FROM version" + _NEWEST_FIRST)]
 
     def files(self, version_id: int) -> list[FileEntry]:
-        """The version's files, sorted by path."""
+        """The version's files, sorted by path. Raises IntegrityError for paths that lead elsewhere, and the like."""
         sql = "SELECT path, executable, size, digest FROM file WHERE version_id = ? ORDER BY path"
-        return [FileEntry(row[0], bool(row[1]), row[2], Digest(row[3])) for row in self._rows(sql, (version_id,))]
+        rows = list(self._rows(sql, (version_id,)))
+        try:
+            return [file_entry(*row) for row in rows]
+        except (TypeError, ValueError) as error:
+            row = self.by_id(version_id)
+            raise decoding.malformed(str(error)) if row is None else row.damage() from error
 
     def checked_files(self, row: VersionRow) -> list[FileEntry]:
         """The same, compared with the version's digest. Raises IntegrityError; none where it has been deleted."""
@@ -227,15 +253,13 @@ class Versions:
             files = self.files(row.id)
             listed = [[[f.path, f.executable, f.size, f.digest] for f in files], row.directory_paths()]
             is_sound = Digest.of(msgpack.packb(listed)) == row.digest
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, IntegrityError):
             is_sound = False
         if is_sound:
             return files
         if self.by_id(row.id) is None:
             return []
-        raise IntegrityError(
-            f"the catalog's record of {row.name}:{row.version} is damaged; `casstore repair` makes it anew"
-        )
+        raise row.damage()
 
     def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
         """Whether that directory was made for a version of this tag that has been deleted since."""
@@ -248,7 +272,8 @@ class Versions:
 
     def tombstones(self) -> list[tuple[str, Tag]]:
         """The manifest ids and tags of deleted versions that may have left something behind."""
-        return [(row[0], Tag(row[1], row[2])) for row in self._rows("SELECT manifest_id, name, version FROM tombstone")]
+        rows = self._rows("SELECT manifest_id, name, version FROM tombstone")
+        return [(decoding.typed(row[0], str, "an id"), decoding.tag(row[1], row[2])) for row in rows]
 
     def commit(self, new: Commit) -> int:
         """The only commit point: the version, its files and its bytes appear together. Returns its row id.
@@ -360,7 +385,7 @@ class Versions:
     def by_manifest(self, manifest_ids: Iterable[str]) -> dict[str, Tag]:
         """The tags of the versions that have these manifests."""
         sql = "SELECT name, version FROM version WHERE manifest_id = ?"
-        return {manifest: Tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
+        return {manifest: decoding.tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
 
     def forget_tombstone(self, manifest_id: str) -> None:
         """Drop a tombstone whose manifest is gone for certain."""
@@ -371,20 +396,38 @@ class Versions:
         """The version as its manifest says it."""
         base = None
         if row.base_name is not None and row.base_version is not None and row.base_digest is not None:
-            base = Base(Tag(row.base_name, row.base_version), Digest(row.base_digest))
+            base = Base(decoding.tag(row.base_name, row.base_version), decoding.digest(row.base_digest))
         return Manifest(
             tag=row.tag,
             created_at_ns=row.created_at_ns,
             files=tuple(self.files(row.id)),
             directories=tuple(row.directory_paths()),
             recipes=recipes,
-            description=row.described(),
+            description=row.checked_description(),
             base=base,
             casstore_version=row.casstore_version,
         )
 
     def _select(self, clause: str, parameters: Sequence[Any] = ()) -> Iterator[VersionRow]:
-        return map(VersionRow._make, self._rows(_COLUMNS + clause, parameters))
+        return map(_version_row, self._rows(_COLUMNS + clause, parameters))
+
+
+def _version_row(row: tuple[Any, ...]) -> VersionRow:
+    made = VersionRow._make(row)
+    try:
+        # Lists of tens of thousands pass here. Joining text, and taking numbers together, fails for all other types.
+        is_sound = (
+            _IDENTITY.fullmatch(made.name + ":" + made.version + ":" + made.manifest_id) is not None
+            and len(made.digest) == DIGEST_BYTES
+            and made.digest >= b""
+            and (made.size | made.file_count) >= 0
+            and type(made.created_at_ns | (made.opened_at_ns or 0)) is int
+        )
+    except TypeError:
+        is_sound = False
+    if not is_sound:
+        raise decoding.malformed(f"its record of {made.name!r:.40}:{made.version!r:.40} says what cannot be")
+    return made
 
 
 def _drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None:

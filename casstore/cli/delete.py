@@ -45,15 +45,17 @@ def delete(context: click.Context, options: Options, tags: tuple[str, ...], name
         doomed = list(dict.fromkeys([*tags, *_versions_of(store, name)]))
         if not yes and not _confirm(doomed):
             raise click.ClickException("nothing was deleted")
-        deleted, failures = _delete(store, doomed)
+        deleted, quarantined, failures = _delete(store, doomed)
     if options.json:
         failed = [{"tag": tag, **exits.as_document(error)} for tag, error in failures.items()]
-        show_json({"deleted": deleted, "failed": failed})
+        show_json({"deleted": deleted, "quarantined": quarantined, "failed": failed})
     else:
         for tag in deleted:
             click.echo(f"deleted {printable(tag)}" if is_screen() else tag)
         for error in failures.values():
             report_error(error, as_json=False)
+    for path in quarantined:
+        hint(options, f"kept in {path}, since it was not the version's own")
     if deleted:
         hint(options, "`casstore gc` gives their space back")
     if failures:
@@ -79,16 +81,17 @@ def _confirm(tags: list[str]) -> bool:
     return click.confirm(f"Delete {'this version' if len(tags) == 1 else f'these {len(tags):,} versions'}?", err=True)
 
 
-def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], dict[str, Exception]]:
+def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str], dict[str, Exception]]:
     deleted: list[str] = []
+    quarantined: list[str] = []
     failures: dict[str, Exception] = {}
     try:
         for tag in tags:
             try:
-                store.delete(tag)
+                quarantined += store.delete(tag)
                 deleted.append(tag)
             except (casstore.CasstoreError, OSError) as error:
                 failures[tag] = error
     except KeyboardInterrupt as error:
         raise exits.Interrupted(f"interrupted; {plural(len(deleted), 'version')} of {len(tags)} deleted") from error
-    return deleted, failures
+    return deleted, quarantined, failures

@@ -92,6 +92,9 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "steps": steps,
             "altered": [str(tag) for tag in report.altered],
             "strays_kept_in": report.strays_kept_in,
+            "left": list(report.left),
+            "foreign": list(report.foreign),
+            "quarantined": list(report.quarantined),
         }
     )
 
@@ -113,6 +116,14 @@ def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
     if report.strays_kept_in:
         path = printable(report.strays_kept_in)
         hint(options, f"stray files are in {path} for the days of keep_days; remove it to have the space at once")
+    for line in report.left:
+        hint(options, line)
+    if report.foreign:
+        names = ", ".join(report.foreign[:_MAX_LISTED])
+        more = f" and {len(report.foreign) - _MAX_LISTED:,} more" if len(report.foreign) > _MAX_LISTED else ""
+        hint(options, f"left alone what is not casstore's: {names}{more}")
+    for path in report.quarantined:
+        hint(options, f"kept in {path}, since it was not the deleted version's own")
     if report.damaged:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")

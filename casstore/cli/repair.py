@@ -67,6 +67,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
         "healed_chunks": report.healed_chunks,
         "made_directories": list(report.made),
         "taken_up": list(report.taken_up),
+        "unread": list(report.unread),
     }
     if rebuilt is not None:
         answer["rebuilt"] = {
@@ -98,6 +99,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
         click.echo(f"in quarantine: {printable(path)}")
     for each in report.damage:
         click.echo(f"lost: {each.tag} {printable(each.path)}")
+    for line in report.unread:
+        click.echo(f"not searched: {printable(line)}")
     if options.quiet:
         return
     if report.damage:

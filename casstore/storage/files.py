@@ -22,6 +22,7 @@ from typing import ParamSpec, TypeVar
 from casstore.errors import StoreError, StoreLocked
 from casstore.storage import access, denials
 from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
+from casstore.storage.removal import OPEN_DIRECTORY, Removal
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -44,6 +45,9 @@ _SHORTAGES = {
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 # What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
 _ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+# What open(2) says of a link that is not followed or leads nowhere, a socket, a device without a driver.
+_NO_FILE = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR}
+_MOST_REMOVALS = 100  # of one tree, which others move or remove at the same time
 # What flock(2) says on a file system that has none, such as some FUSE and network mounts.
 _NO_LOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
@@ -72,12 +76,6 @@ def raise_unless_damage(error: Exception) -> None:
     """Raise an error met while reading that tells nothing of the bytes: too many open files, no permission ..."""
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
         raise error
-
-
-@_explained
-def open_to_read(path: StrPath) -> Descriptor:
-    """A file open for reading; nobody waits where a pipe stands in a file's place. Raises OSError."""
-    return opened(path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 @_explained
@@ -398,35 +396,74 @@ def remove_empty_directory(path: Path) -> bool:
 
 
 @_explained
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all it holds, also read-only directories in it; fine if it is already gone."""
+def remove_tree(path: StrPath) -> None:
+    """Remove a directory, or a file, with all it holds, also read-only directories in it; fine if it is already gone.
 
-    def unlock(directory: str) -> None:
-        if os.path.isdir(directory) and not os.path.islink(directory):
-            os.chmod(directory, 0o700)
+    However deep it is: nothing here recurses, or opens a path longer than a name. Links are removed and not followed,
+    and nothing that is mounted in it is entered. What cannot be removed does not keep the rest: raises the first
+    OSError, with its path, when all else is gone.
+    """
+    for _ in range(_MOST_REMOVALS):
+        removal = Removal(os.fspath(path), _open_directory)
+        if removal.run():
+            if removal.error is not None:
+                raise removal.error
+            return
+    raise OSError(errno.EBUSY, "another process keeps moving what is in it", os.fspath(path))
 
-    def unlock_and_retry(function: Callable[..., object], name: str, _: object) -> None:
-        # Another process may be removing the same tree.
-        with contextlib.suppress(FileNotFoundError):
-            unlock(os.path.dirname(name))
-            unlock(name)
-            if function is os.unlink:
-                os.unlink(name)
-                return
-            for parent, children, _files in os.walk(name) if not os.path.islink(name) else ():
-                for child in children:
-                    unlock(os.path.join(parent, child))
-            shutil.rmtree(name)
 
-    if not os.path.lexists(path):
-        return
-    if os.path.islink(path):
-        remove_file(path)
-        return
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(path, onexc=unlock_and_retry)
-    else:
-        shutil.rmtree(path, onerror=unlock_and_retry)
+def _open_directory(name: str, within: int | None) -> int:
+    """A descriptor of a directory that its owner may list and change, for which its mode is changed if need be.
+
+    Raises OSError, also for a link.
+    """
+    try:
+        descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=within)
+    except PermissionError:
+        if os.chmod in os.supports_follow_symlinks and os.chmod in os.supports_dir_fd:
+            os.chmod(name, 0o700, dir_fd=within, follow_symlinks=False)
+        else:
+            # On Linux a mode is changed by the descriptor: what follows a name might follow a link to elsewhere.
+            closed = os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=within)
+            try:
+                os.chmod(f"/proc/self/fd/{closed}", 0o700)
+            finally:
+                os.close(closed)
+        return os.open(name, OPEN_DIRECTORY, dir_fd=within)
+    if os.fstat(descriptor).st_mode & 0o700 != 0o700:
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, 0o700)
+    return descriptor
+
+
+def read_file(path: StrPath, most_bytes: int, *, follow: bool = True) -> bytes:
+    """The bytes of a regular file; waits for no pipe, and reads no device.
+
+    Raises FileNotFoundError also where something else stands, such as a directory, with `follow=False` a link, or a
+    file of more than `most_bytes`; OSError.
+    """
+    with open_regular(path, follow=follow) as descriptor:
+        found = bytearray()
+        while data := os.read(descriptor, min(_COPY_BYTES, most_bytes + 1 - len(found))):
+            found += data
+            if len(found) > most_bytes:
+                raise FileNotFoundError(errno.ENOENT, f"what stands there has more than {most_bytes} bytes", str(path))
+        return bytes(found)
+
+
+@_explained
+def open_regular(path: StrPath, *, follow: bool = True) -> Descriptor:
+    """A regular file open for reading. Raises FileNotFoundError also where something else stands; OSError."""
+    try:
+        file = opened(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise FileNotFoundError(errno.ENOENT, "what stands there is no file", str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, "what stands there is no file", str(path))
+    return file
 
 
 def try_link(source: StrPath, target: StrPath) -> bool:

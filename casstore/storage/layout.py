@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 
@@ -12,11 +13,40 @@ DESCRIPTOR_NAME = "model.yaml"
 LATEST_NAME = "latest"
 RESERVE_NAME = ".reserve"
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
+# What casstore names its files by. All else in its directories is somebody else's, such as what a desktop, a network
+# file system or fsck leaves: it is left alone.
+_SESSION_ID = re.compile("[0-9a-z]{16}")
+_FILE_ID = re.compile("[0-9a-z]{16}(-[0-9]{1,20})?")
+_FAN_OUT = re.compile("[0-9a-f]{2}")
+_LOOSE_STEM = re.compile("[0-9a-f]{64}")
 
 
 def new_id() -> str:
     """16 random base32 characters (80 bits): the id of a session, pack or manifest, never used twice."""
     return "".join(_BASE32[byte & 31] for byte in secrets.token_bytes(16))
+
+
+def is_session_id(name: str) -> bool:
+    """Whether that is what casstore names a session."""
+    return _SESSION_ID.fullmatch(name) is not None
+
+
+def is_file_id(text: str) -> bool:
+    """Whether that is an id of casstore's, by which it names packs, loose files and manifests."""
+    return _FILE_ID.fullmatch(text) is not None
+
+
+def is_fan_out(name: str) -> bool:
+    """Whether that is the name of a directory of loose files."""
+    return _FAN_OUT.fullmatch(name) is not None
+
+
+def is_container_name(path: Path) -> bool:
+    """Whether casstore gives a pack or a loose file such a name, in a directory of that kind."""
+    stem, _, ending = path.name.rpartition(".")
+    if ending == "pack":
+        return path.parent.name == "packs" and is_file_id(stem)
+    return path.parent.name == stem[:2] and _LOOSE_STEM.fullmatch(stem) is not None and is_file_id(ending)
 
 
 def _named(file_id: str) -> str:

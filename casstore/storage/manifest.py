@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import msgpack
@@ -12,6 +14,7 @@ import zstandard
 
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage import files
 from casstore.storage.entropy import decompress_document
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.recipe import Recipe
@@ -39,6 +42,10 @@ _MAX_NESTING = 80
 # shrink, so that honest ones have fewer items than bytes. Values in descriptions are what `model.yaml` may hold.
 _MOST_ITEMS_PER_BYTE_TOGETHER = 1
 _ANY_VALUES = 1_000_000
+
+# Of every description, in lists of tens of thousands.
+_MAPPINGS = operator.itemgetter("labels", "metadata", "signatures", "options", "context")
+_TEXTS = operator.itemgetter("module", "api_version")
 
 _T = TypeVar("_T")
 
@@ -151,13 +158,13 @@ class Manifest:
             manifest = cls(
                 tag=_tag(document.pop("name"), document.pop("version")),
                 created_at_ns=_checked(document.pop("created_at"), int),
-                files=tuple(_file_entry(*row[:4]) for row in document.pop("files")),
-                directories=tuple(_path(path) for path in _checked(document.pop("directories"), list)),
+                files=tuple(file_entry(*row[:4]) for row in document.pop("files")),
+                directories=tuple(entry_path(path) for path in _checked(document.pop("directories"), list)),
                 recipes={
                     Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), recipe, unpacking.unpack)
                     for digest, recipe in document.pop("recipes")
                 },
-                description=_description(document.pop("description")),
+                description=parsed_description(document.pop("description")),
                 base=None if base is None else Base(_tag(base[0], base[1]), Digest.from_bytes(base[2])),
                 casstore_version=_checked(document.pop("casstore"), str),
                 newer_fields={_checked(key, str): value for key, value in document.items()},
@@ -198,15 +205,21 @@ class Manifest:
         return [[[f.path, f.executable, f.size, f.digest] for f in self.files], list(self.directories)]
 
 
+def read_manifest_file(path: Path) -> bytes:
+    """The bytes of a manifest's file, as `Manifest.unpack` takes them. Raises OSError."""
+    return files.read_file(path, _MAX_MANIFEST_BYTES)
+
+
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces; the same text for equal values. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _file_entry(path: str, executable: bool, size: int, digest: bytes) -> FileEntry:
+def file_entry(path: str, executable: bool, size: int, digest: bytes) -> FileEntry:
+    """One row of the files section. Raises ValueError, TypeError for what no version can have."""
     if _checked(size, int) < 0:
         raise ValueError(f"the file {path!r} has a negative size")
-    return FileEntry(_path(path), bool(executable), size, Digest.from_bytes(_checked(digest, bytes)))
+    return FileEntry(entry_path(path), bool(executable), size, Digest.from_bytes(_checked(digest, bytes)))
 
 
 def _directory(tree: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
@@ -228,24 +241,36 @@ def _check_nesting(value: object, depth: int = 0) -> None:
             _check_nesting(each, depth + 1)
 
 
-def _description(text: str) -> dict[str, Any]:
+def parsed_description(text: str) -> dict[str, Any]:
+    """What is said of a version, out of canonical JSON. Raises ValueError, TypeError, LookupError, RecursionError."""
     if len(text) > MAX_DESCRIPTION_CHARACTERS:
         raise ValueError("a description is too long")
-    description = _checked(json.loads(text, parse_constant=_refuse_constant), dict)
-    for key in ("labels", "metadata", "signatures", "options", "context"):
-        _checked(description[key], dict)
-    for value in (description["module"], description["api_version"], *description["labels"].values()):
-        _checked(value, str)
+    description = check_description(json.loads(text, parse_constant=_refuse_constant))
     _check_nesting(description)
     canonical_json(description).encode()  # a lone surrogate, written as an escape, could not be saved again
     return description
+
+
+def check_description(value: Any) -> dict[str, Any]:
+    """What is said of a version, if all that readers count on is there. Raises TypeError, LookupError."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.80} is no description")
+    if set(map(type, _MAPPINGS(value))) != {dict} or set(map(type, _TEXTS(value))) != {str}:
+        raise TypeError("a part of a description is of another kind")
+    if not {str}.issuperset(map(type, value["labels"].values())):
+        raise TypeError("a label is no text")
+    if not {dict}.issuperset(map(type, value["signatures"].values())):
+        raise TypeError("a signature is no mapping")
+    return value
 
 
 def _refuse_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
-def _path(path: str) -> str:
+def entry_path(path: str) -> str:
+    """A path that stays below a version's directory. Raises ValueError for any other, TypeError for what is no text."""
+    _checked(path, str)
     if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError(f"nothing in a version can be called {path!r}")
     return path

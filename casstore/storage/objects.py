@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import itertools
 import os
-import stat
 import threading
 import weakref
 from bisect import bisect_right
@@ -16,6 +14,8 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
+
+from blake3 import blake3
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
@@ -62,14 +62,8 @@ class _Open:
     """An open container; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
-        try:
-            self._file = files.open_to_read(path)
-            self.descriptor = self._file.fileno()
-            if stat.S_ISREG(os.fstat(self.descriptor).st_mode):
-                return
-        except IsADirectoryError:
-            pass
-        raise FileNotFoundError(errno.ENOENT, "what stands there is no file", path)
+        self._file = files.open_regular(path)
+        self.descriptor = self._file.fileno()
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
@@ -283,6 +277,17 @@ class Objects:
         with contextlib.closing(self._ahead((c.digest for c in chunks), _READ_THREADS, self._serving(recipe))) as ahead:
             for chunk, (_, future) in zip(chunks, ahead, strict=True):
                 yield _checked_length(future.result(), chunk)
+
+    def is_sound(self, recipe: Recipe) -> bool:
+        """Whether its chunks, read one after the other, are the blob."""
+        hasher = blake3()
+        try:
+            for raw in self.read_blob(recipe):
+                hasher.update(raw)
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            return False
+        return hasher.digest() == recipe.blob
 
     def read_ahead(
         self, digests: Iterable[Digest], threads: int = _READ_THREADS

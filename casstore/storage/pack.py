@@ -352,6 +352,10 @@ def _index_entry(
         raise ValueError("an entry of an index points outside the records")
     if not all(type(number) is int for number in (offset, length, raw_bytes, encoding)):
         raise TypeError("an entry of an index holds something else than numbers")
+    if not (0 <= raw_bytes <= MAX_CHUNK_BYTES and 0 <= encoding <= 255):
+        raise ValueError("a number in an index is out of range")
+    if length > _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
+        raise ValueError("an entry of an index is longer than any record")
     return PackEntry(
         Digest.from_bytes(digest),
         offset,

@@ -95,6 +95,9 @@ class Recipe:
         try:
             plan, size, rows, *_ = unpack(packed)
             segments = tuple(_segment(*row[:5]) for row in rows)
+            # Only of one chunk can a blob have the digest: no bytes are a part of themselves.
+            if any(blob in row[3] for row in rows) and sum(len(segment.chunks) for segment in segments) > 1:
+                raise ValueError("the blob is not one of its own chunks")
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
         if not isinstance(plan, str) or type(size) is not int or sum(segment.length for segment in segments) != size:

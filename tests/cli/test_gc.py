@@ -129,8 +129,16 @@ def test_what_was_altered_is_named_and_left_alone(saved):
 
 
 def test_auto_decides_by_itself(saved):
-    nothing = {"dry_run": False, "freed_bytes": 0, "steps": [], "altered": [], "strays_kept_in": ""}
-    assert saved("gc", "--auto", "--json").json == nothing
+    assert saved("gc", "--auto", "--json").json == {
+        "dry_run": False,
+        "freed_bytes": 0,
+        "steps": [],
+        "altered": [],
+        "strays_kept_in": "",
+        "left": [],
+        "foreign": [],
+        "quarantined": [],
+    }
     assert saved("gc", "--auto").out == ""
     assert "--auto" in saved("gc", "--auto", "--dry-run", code=2).err
     assert "--auto" in saved("gc", "--auto", "--evict-all", code=2).err

@@ -141,7 +141,7 @@ def test_gc_says_what_it_left_damaged(saved):
 
 def test_delete_every_version_of_a_model(saved):
     assert saved("delete", "--all-versions-of", "bert", "--yes", "--json").json == {
-        "deleted": ["bert:v2", "bert:v1"], "failed": [],
+        "deleted": ["bert:v2", "bert:v1"], "quarantined": [], "failed": [],
     }  # fmt: skip
     assert saved("list").out == ""
     assert "empty" in saved("delete", "--all-versions-of", "bert", "-y", code=12).err

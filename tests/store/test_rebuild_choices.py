@@ -81,8 +81,8 @@ def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
         save(tag, files, materialize=False)
     assert deltas()
     for number, path in enumerate(packs(home)):
-        # The names of packs that saves write begin with a session's id, which has no "-".
-        copy = path.with_name(f"{'-' if damaged_is_first else '~'}{number}.pack")
+        # Before, or after, the names of packs that saves write, which begin with the random id of a session.
+        copy = path.with_name(f"{('0' if damaged_is_first else 'z') * 16}-{number}.pack")
         shutil.copy(path, copy)
         for entry in pack.read_entries(copy):
             if (entry.base is not None) == is_delta:

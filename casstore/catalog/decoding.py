@@ -1,0 +1,58 @@
+"""What a row may hold: checked once, where it is decoded, since the catalog may be damaged, or a stranger's.
+
+A name in a row leads to a path and a number to a place in a file. What cannot be is CatalogDamaged: none of this is
+meant to be survived, and a rebuilding needs no row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from casstore.digest import DIGEST_BYTES, Digest
+from casstore.errors import CatalogDamaged, InvalidTag
+from casstore.tag import Tag, is_part
+
+_T = TypeVar("_T")
+
+
+def malformed(what: str) -> CatalogDamaged:
+    """The error for a row that says what cannot be, such as "the size of a file is -3"."""
+    return CatalogDamaged(
+        f"the catalog is damaged ({what}); `casstore repair --rebuild-catalog` makes it anew from the files beside it"
+    )
+
+
+def typed(value: Any, kind: type[_T], what: str) -> _T:
+    """A value of just that type; True is no whole number here. Raises CatalogDamaged."""
+    if type(value) is kind:
+        return value
+    raise malformed(f"{what} is {value!r:.60}")
+
+
+def digest(value: Any) -> Digest:
+    """32 bytes as a digest. Raises CatalogDamaged."""
+    if type(value) is bytes and len(value) == DIGEST_BYTES:
+        return Digest(value)
+    raise malformed(f"a digest is {value!r:.60}")
+
+
+def optional_digest(value: Any) -> Digest | None:
+    """A digest, or None for NULL. Raises CatalogDamaged."""
+    return None if value is None else digest(value)
+
+
+def name(value: Any) -> str:
+    """The name of a model. Raises CatalogDamaged."""
+    if is_part(value):
+        return str(value)
+    raise malformed(f"a model is named {value!r:.60}")
+
+
+def tag(model: Any, version: Any) -> Tag:
+    """A tag out of its parts. Raises CatalogDamaged."""
+    if is_part(model) and is_part(version):
+        try:
+            return Tag(model, version)
+        except InvalidTag:
+            pass
+    raise malformed(f"a version is tagged {model!r:.40}:{version!r:.40}")
