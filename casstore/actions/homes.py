@@ -12,7 +12,7 @@ from casstore.storage.layout import Layout
 _MODELS, _SESSIONS = "models", "sessions"
 _PARTS = {
     *(_MODELS, _SESSIONS, "objects", "manifests", "quarantine", "locks", "aliases", "annotations", "drafts"),
-    *("remotes.toml", "catalog.db"),
+    *("remotes.toml", "catalog.db", "instance", ".instance", "unfinished-backup"),
 }
 
 

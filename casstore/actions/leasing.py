@@ -27,7 +27,7 @@ class Leasing:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._shared: SharedSession | None = None
         self._user = object()
         self._noted: dict[int, int] = {}  # version row id: when its use was last recorded

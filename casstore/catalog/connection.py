@@ -67,7 +67,7 @@ class Connections:
 
     def _reset(self) -> None:
         self._local = threading.local()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may use the store while this thread opens or closes it
         # Strong references: a forked child drops other threads' state at once, and must not close their connections.
         self._open: dict[threading.Thread, apsw.Connection] = {}
         self._states: dict[threading.Thread, _State] = {}

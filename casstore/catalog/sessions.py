@@ -92,7 +92,7 @@ class _Process:
 
     def begin(self) -> None:
         """Start without any, as a forked child must: what it has inherited is its parent's to end."""
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()
         self.shared: dict[Path, SharedSession] = {}
 
 

@@ -76,7 +76,7 @@ _all: weakref.WeakSet[Objects] = weakref.WeakSet()
 def _unlock_in_child() -> None:
     """Another thread of the parent may have held it."""
     for objects in list(_all):
-        objects._lock = threading.Lock()
+        objects._lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_unlock_in_child)
@@ -94,7 +94,7 @@ class Objects:
         self._locate = locate
         self._rescue = rescue
         self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         _all.add(self)
 
     def close(self) -> None:

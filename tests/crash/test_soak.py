@@ -1,4 +1,4 @@
-"""Eight processes at everything at once, some killed and some stopped at random; then nothing acknowledged is missing.
+"""Eight processes at everything at once, some killed, stopped or interrupted; then nothing acknowledged is missing.
 
 A minute's part of it runs always; `CASSTORE_SOAK_MINUTES=60` makes it an hour.
 """
@@ -51,45 +51,70 @@ class Journal:
         os.write(self._descriptor, " ".join(map(str, words)).encode() + b"\n")
 
 
+class Interrupts:
+    """Raises KeyboardInterrupt in `work`, wherever that is, and not in what counts the interrupts."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, *_: object) -> None:
+        if self.is_on:
+            self.is_on = False
+            raise KeyboardInterrupt
+
+
 def work(home: Path, journal: Journal, number: int) -> None:
     rng = random.Random(number)
+    interrupts = Interrupts()
     with casstore.Store(home, auto_gc=False) as store:
         while True:
-            verb = rng.choices(
-                ["save", "open", "path", "delete", "gc", "evict", "verify", "pin", "list"], [8, 8, 6, 3, 1, 1, 1, 1, 2]
-            )[0]
-            tags = store.tags()
-            tag = rng.choice(tags) if tags else None
-            with contextlib.suppress(casstore.TagNotFound, casstore.StoreLocked):
-                if verb == "save":
-                    seed = rng.randrange(1 << 30)
-                    tag = f"{rng.choice(NAMES)}:{seed}"
-                    journal.note("saving", tag)
-                    with store.create(tag, materialize=rng.random() < 0.7) as draft:
-                        for name, data in content(seed).items():
-                            Path(draft.path, name).write_bytes(data)
-                    journal.note("saved", tag)
-                elif verb == "gc" or verb == "evict":
-                    store.gc(evict_all=verb == "evict")
-                elif verb == "verify":
-                    assert not store.verify().damage
-                elif verb == "list":
-                    assert all(model.labels == {} for model in store.list())
-                elif tag is not None and verb == "delete":
-                    journal.note("deleting", tag)
-                    store.delete(tag)
-                    journal.note("deleted", tag)
-                elif tag is not None and verb == "pin":
-                    (store.pin if rng.random() < 0.5 else store.unpin)(tag)
-                elif tag is not None:
-                    model = store.get(tag)
-                    try:
-                        read_back(model, by_path=verb == "path")
-                    except (casstore.IntegrityError, FileNotFoundError):
-                        # Only a deletion may take a version away from its reader.
-                        if tag in store.tags():
-                            raise
-            journal.note("did", verb)
+            try:
+                interrupts.is_on = True
+                do_one(store, journal, rng, number)
+            except KeyboardInterrupt:  # as in a notebook, whose user goes on with the same store
+                journal.note("did", "interrupted")
+
+
+def do_one(store: casstore.Store, journal: Journal, rng: random.Random, number: int) -> None:
+    verb = rng.choices(
+        ["save", "open", "path", "delete", "gc", "evict", "verify", "pin", "list", "backup"],
+        [8, 8, 6, 3, 1, 1, 1, 1, 2, 1],
+    )[0]
+    tags = store.tags()
+    tag = rng.choice(tags) if tags else None
+    with contextlib.suppress(casstore.TagNotFound, casstore.StoreLocked):
+        if verb == "save":
+            seed = rng.randrange(1 << 30)
+            tag = f"{rng.choice(NAMES)}:{seed}"
+            journal.note("saving", tag)
+            with store.create(tag, materialize=rng.random() < 0.7) as draft:
+                for name, data in content(seed).items():
+                    Path(draft.path, name).write_bytes(data)
+            journal.note("saved", tag)
+        elif verb == "gc" or verb == "evict":
+            store.gc(evict_all=verb == "evict")
+        elif verb == "verify":
+            assert not store.verify().damage
+        elif verb == "backup":
+            assert not store.backup(store.home.parent / f"backup-{number}").damaged
+        elif verb == "list":
+            assert all(model.labels == {} for model in store.list())
+        elif tag is not None and verb == "delete":
+            journal.note("deleting", tag)
+            store.delete(tag)
+            journal.note("deleted", tag)
+        elif tag is not None and verb == "pin":
+            (store.pin if rng.random() < 0.5 else store.unpin)(tag)
+        elif tag is not None:
+            model = store.get(tag)
+            try:
+                read_back(model, by_path=verb == "path")
+            except (casstore.IntegrityError, FileNotFoundError):
+                # Only a deletion may take a version away from its reader.
+                if tag in store.tags():
+                    raise
+    journal.note("did", verb)
 
 
 def test_soak(store, home, child, tmp_path, settled_store):
@@ -111,6 +136,7 @@ def test_soak(store, home, child, tmp_path, settled_store):
             time.sleep(rng.uniform(0.01, 0.3))
             os.kill(victim.pid, signal.SIGCONT)
             stops += 1
+            os.kill(victim.pid, signal.SIGINT)
         else:
             running.remove(victim)
             assert victim.kill() == -signal.SIGKILL, "a process failed by itself"

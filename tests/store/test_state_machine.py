@@ -9,6 +9,7 @@ import contextlib
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -253,6 +254,36 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.gc()
         for tag in self.versions:
             self.check_bytes(tag)
+
+    @rule(how=st.sampled_from([("-a",), ("-r",), ("-a", "--no-preserve=timestamps,links")]))
+    def copied(self, how):
+        """The store is copied by a tool that keeps hardlinks and times, or does not, and goes on from the copy."""
+        self.store.close()
+        copy = self.root / "copy"
+        subprocess.run(["cp", *how, "--", str(self.home), str(copy)], check=True)
+        shutil.rmtree(self.home)
+        copy.rename(self.home)
+        self.store = casstore.Store(self.home, auto_gc=False)
+
+    @rule(which=st.sampled_from(["models", "sessions", "locks", "manifests/.pending"]))
+    def derived_goes(self, which):
+        """What is derived or empty is lost with a copy, or removed by hand."""
+        self.store.close()
+        shutil.rmtree(self.home / which)
+        self.store = casstore.Store(self.home, auto_gc=False)
+
+    @precondition(lambda self: not (self.is_flipped or self.is_altered or self.lost or self.suspects))
+    @rule(is_restored=st.booleans(), copy=st.booleans())
+    def backed_up(self, is_restored, copy):
+        """A backup, new or brought up to date, holds what the store holds; the work may go on in a copy of it."""
+        place = self.root / "backup"
+        assert self.store.backup(place, copy=copy).damaged == ()
+        if is_restored:
+            self.store.close()
+            shutil.rmtree(self.home)
+            subprocess.run(["cp", "-a", "--", str(place), str(self.home)], check=True)
+            shutil.rmtree(place)  # of another instance from now on
+            self.store = casstore.Store(self.home, auto_gc=False)
 
     @rule()
     def verify(self):
