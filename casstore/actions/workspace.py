@@ -19,6 +19,7 @@ from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
 from casstore.storage.container import Container, FileStamp
+from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
@@ -80,14 +81,14 @@ class Workspace:
         self.make_missing(models=True)
         return Session(self.layout)
 
-    def name_lock(self, name: str) -> files.Lock:
-        """Take the lock under which everything under models/<name>/ changes. Raises StoreLocked."""
+    def name_lock(self, name: str) -> Descriptor:
+        """Take the lock under which everything under models/<name>/ changes, for a `with` block. Raises StoreLocked."""
         self.check_writable()
         lock = files.Lock(self.layout.name_lock(name))
         try:
             # Whoever makes a directory of many gigabytes holds it that long.
             lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
-            return lock
+            return lock.held
         except BaseException:
             lock.release()
             raise

@@ -6,8 +6,10 @@ handler may raise there. So C code, which nothing interrupts, does both: it open
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+from collections import deque
 
 StrPath = str | os.PathLike[str]
 
@@ -34,18 +36,20 @@ def opened(path: StrPath, flags: int, mode: int = 0o777) -> Descriptor:
         raise IsADirectoryError(error.errno, error.strerror, os.fspath(path)) from error
 
 
+OPEN_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+
+
 class OpenDirectory(list[int]):
     """The descriptor of a directory, which `Descriptor` cannot hold, as its only item."""
 
-    def __init__(self, path: StrPath) -> None:
+    def __init__(self, path: StrPath, flags: int = OPEN_DIRECTORY, dir_fd: int | None = None) -> None:
         """Raises OSError."""
         super().__init__()
-        self.extend(map(os.open, (path,), (os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0),)))
+        self.extend(map(functools.partial(os.open, dir_fd=dir_fd), (path,), (flags,)))
 
     def close(self) -> None:
-        while self:
-            os.close(self[-1])
-            self.pop()
+        if self:
+            deque(map(os.close, map(list.pop, (self,))), maxlen=0)  # in C as well, or it might be closed twice
 
     def __del__(self) -> None:
         self.close()

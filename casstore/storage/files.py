@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 from casstore.errors import StoreError, StoreLocked
 from casstore.storage import access, denials
 from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
-from casstore.storage.removal import OPEN_DIRECTORY, Removal
+from casstore.storage.removal import NO_LINK, Removal
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -44,7 +44,7 @@ _SHORTAGES = {
 # file's link limit, a kernel that protects files of others.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 # What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
-_ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+_ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 # What open(2) says of a link that is not followed or leads nowhere, a socket, a device without a driver.
 _NO_FILE = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR}
 _MOST_REMOVALS = 100  # of one tree, which others move or remove at the same time
@@ -125,16 +125,12 @@ def set_mode(descriptor: int, mode: int) -> None:
 def restore_mode(path: StrPath, before: os.stat_result) -> None:
     """Give a file the mode that it had; fine if it is gone, or another file or a link stands in its place."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as descriptor:
+            if os.path.samestat(os.fstat(descriptor), before):
+                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
     except OSError as error:
-        if error.errno in _ANOTHER:
-            return
-        raise
-    try:
-        if os.path.samestat(os.fstat(descriptor), before):
-            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-    finally:
-        os.close(descriptor)
+        if error.errno not in _ANOTHER:
+            raise
 
 
 def restore_owner(path: StrPath, before: os.stat_result) -> None:
@@ -147,11 +143,11 @@ def restore_owner(path: StrPath, before: os.stat_result) -> None:
 
 def set_directory_mode(path: Path, mode: int) -> None:
     """chmod of a directory, never of one that a link leads to. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    directory = OpenDirectory(path, NO_LINK)
     try:
-        os.fchmod(descriptor, mode)
+        os.fchmod(directory[0], mode)
     finally:
-        os.close(descriptor)
+        directory.close()
 
 
 def hand_over(descriptor: int, home: Path) -> bool:
@@ -164,11 +160,8 @@ def share_file(path: StrPath, home: Path) -> None:
     """Make a file that is written to in place, such as the catalog, one that all who share the store may write to."""
     follows = access.of_home(home)
     if follows is not None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
             _hand_over(descriptor, follows, 0o666)
-        finally:
-            os.close(descriptor)
 
 
 def share_directories(root: Path, home: Path) -> None:
@@ -225,13 +218,13 @@ def sync_file_system(path: StrPath) -> None:
     if call is None:
         os.sync()
         return
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    directory = OpenDirectory(path)
     try:
-        if call(descriptor):
+        if call(directory[0]):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), str(path))
     finally:
-        os.close(descriptor)
+        directory.close()
 
 
 @_explained
@@ -355,14 +348,15 @@ def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[
     With `directories` it must be one of these, each a (device, inode). Raises NotADirectoryError, FileNotFoundError.
     """
     path = os.path.dirname(target)
-    directory = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    opened_directory = OpenDirectory(path, NO_LINK | getattr(os, "O_PATH", 0))
     try:
+        directory = opened_directory[0]
         status = os.fstat(directory)
         if directories is not None and (status.st_dev, status.st_ino) not in directories:
             raise NotADirectoryError(errno.ENOTDIR, "another directory stands there", str(path))
         os.rename(source, os.path.basename(target), dst_dir_fd=directory)
     finally:
-        os.close(directory)
+        opened_directory.close()
 
 
 @_explained
@@ -412,28 +406,28 @@ def remove_tree(path: StrPath) -> None:
     raise OSError(errno.EBUSY, "another process keeps moving what is in it", os.fspath(path))
 
 
-def _open_directory(name: str, within: int | None) -> int:
-    """A descriptor of a directory that its owner may list and change, for which its mode is changed if need be.
+def _open_directory(name: str, within: int | None) -> OpenDirectory:
+    """A directory that its owner may list and change, for which its mode is changed if need be.
 
     Raises OSError, also for a link.
     """
     try:
-        descriptor = os.open(name, OPEN_DIRECTORY, dir_fd=within)
+        directory = OpenDirectory(name, NO_LINK, within)
     except PermissionError:
         if os.chmod in os.supports_follow_symlinks and os.chmod in os.supports_dir_fd:
             os.chmod(name, 0o700, dir_fd=within, follow_symlinks=False)
         else:
             # On Linux a mode is changed by the descriptor: what follows a name might follow a link to elsewhere.
-            closed = os.open(name, OPEN_DIRECTORY | os.O_PATH, dir_fd=within)
+            closed = OpenDirectory(name, NO_LINK | os.O_PATH, within)
             try:
-                os.chmod(f"/proc/self/fd/{closed}", 0o700)
+                os.chmod(f"/proc/self/fd/{closed[0]}", 0o700)
             finally:
-                os.close(closed)
-        return os.open(name, OPEN_DIRECTORY, dir_fd=within)
-    if os.fstat(descriptor).st_mode & 0o700 != 0o700:
+                closed.close()
+        return OpenDirectory(name, NO_LINK, within)
+    if os.fstat(directory[0]).st_mode & 0o700 != 0o700:
         with contextlib.suppress(OSError):
-            os.fchmod(descriptor, 0o700)
-    return descriptor
+            os.fchmod(directory[0], 0o700)
+    return directory
 
 
 def read_file(path: StrPath, most_bytes: int, *, follow: bool = True) -> bytes:
@@ -591,13 +585,13 @@ def boot_id() -> str:
 _UNKNOWN_BOOT = secrets.token_hex(16)
 
 
-_own_locks: weakref.WeakSet[Lock] = weakref.WeakSet()
+_own_locks: weakref.WeakSet[Descriptor] = weakref.WeakSet()
 
 
 def _abandon_in_child() -> None:
     """Or a child would hold gc's and models' locks for its whole life where its parent is killed."""
-    for lock in list(_own_locks):
-        lock.abandon()
+    for file in list(_own_locks):
+        file.close()
 
 
 os.register_at_fork(after_in_child=_abandon_in_child)
@@ -621,6 +615,25 @@ def _open_lock(path: Path) -> Descriptor:
             raise error from None
 
 
+class _Exit:
+    """A lock's `__exit__`: fetched before the block begins, and let go of when the interpreter has left the block.
+
+    So a guard that goes with it lets go of the lock where an interrupt comes at the first instruction of what is called
+    at the end, whose frame, and the lock with it, may live on in a traceback.
+    """
+
+    def __get__(self, lock: Lock | None, _: type[Lock]) -> Callable[..., None]:
+        if lock is None:  # as contextlib.ExitStack asks for it
+            return _leave
+        leave = functools.partial(_leave, lock)
+        leave.__dict__["guard"] = _Guard(lock)
+        return leave
+
+
+def _leave(lock: Lock, *_: object) -> None:
+    lock.release()
+
+
 class Lock:
     """A flock(2) on a file of its own, exclusive unless `shared`. The kernel drops it when the process dies.
 
@@ -632,8 +645,7 @@ class Lock:
     def __init__(self, path: Path, *, shared: bool = False, is_shared_with_children: bool = False) -> None:
         self.path = path
         self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        if not is_shared_with_children:
-            _own_locks.add(self)
+        self._is_own = not is_shared_with_children
 
     @property
     def is_held(self) -> bool:
@@ -651,6 +663,8 @@ class Lock:
                     file.close()
                     return False
                 if self._still_names(file.fileno()):
+                    if self._is_own:
+                        _own_locks.add(file)
                     self._file = file
                     return True
             except BaseException:
@@ -718,9 +732,12 @@ class Lock:
         if self._file is not None:
             self._file.close()
 
-    def __del__(self) -> None:
-        """What an interrupt has cut off from its `with` block is let go."""
-        self.abandon()
+    @property
+    def held(self) -> Descriptor:
+        """What holds the lock from now on: for a `with` block, whose beginning and end no interrupt can come into."""
+        if self._file is None:
+            raise ValueError(f"{self.path} is not locked")
+        return self._file
 
     def _still_names(self, descriptor: int) -> bool:
         try:
@@ -732,5 +749,14 @@ class Lock:
     def __enter__(self) -> Lock:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.release()
+    __exit__ = _Exit()
+
+
+class _Guard:
+    """Lets go of a lock when nothing refers to the guard any more."""
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+
+    def __del__(self) -> None:
+        self._lock.release()

@@ -9,7 +9,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+from casstore.storage.descriptors import OPEN_DIRECTORY, OpenDirectory
+
+NO_LINK = OPEN_DIRECTORY | os.O_NOFOLLOW
 
 
 @dataclass(slots=True)
@@ -29,12 +31,12 @@ class Removal:
     `error`: the first of what was met, with the path, when all has been tried.
     """
 
-    def __init__(self, root: str, open_directory: Callable[[str, int | None], int]) -> None:
+    def __init__(self, root: str, open_directory: Callable[[str, int | None], OpenDirectory]) -> None:
         self.error: OSError | None = None
         self._open_directory = open_directory
         self._root = root
         self._levels: list[_Level] = []
-        self._descriptor = -1
+        self._here: OpenDirectory | None = None
         self._mount: object = None
 
     def run(self) -> bool:
@@ -49,16 +51,16 @@ class Removal:
                 elif not self._leave():
                     return False
         finally:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
+            if self._here is not None:
+                self._here.close()
         self._attempt(functools.partial(os.rmdir, self._root), "")
         return True
 
     def _enter(self, name: str) -> bool:
         """Go into a directory and unlink its files; False for what is not one, or may not be entered."""
-        within = self._descriptor if self._levels else None
+        within = self._here[0] if self._levels and self._here is not None else None
         try:
-            descriptor = self._open_directory(name, within)
+            entered = self._open_directory(name, within)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -71,17 +73,16 @@ class Removal:
         try:
             if within is None:
                 self._mount = _mount_above(self._root)
-            if _mount_of(descriptor) != self._mount:
+            if _mount_of(entered[0]) != self._mount:
                 raise OSError(errno.EBUSY, "a file system is mounted there")
-            os.stat("..", dir_fd=descriptor)  # or there would be no way back
+            os.stat("..", dir_fd=entered[0])  # or there would be no way back
         except OSError as error:
-            os.close(descriptor)
+            entered.close()
             if not isinstance(error, FileNotFoundError):
                 self._note(error, "" if within is None else name)
             return False
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = descriptor
+        self._move_to(entered)
+        descriptor = entered[0]
         status = os.fstat(descriptor)
         level = _Level(name, (status.st_dev, status.st_ino), [])
         self._levels.append(level)
@@ -99,17 +100,22 @@ class Removal:
     def _leave(self) -> bool:
         """Go up, and remove the directory that is empty now; False where what is above is not what was."""
         try:
-            above = os.open("..", OPEN_DIRECTORY, dir_fd=self._descriptor)
+            parent = OpenDirectory("..", NO_LINK, None if self._here is None else self._here[0])
         except FileNotFoundError:
             return False
-        os.close(self._descriptor)
-        self._descriptor = above
+        self._move_to(parent)
+        above = parent[0]
         level = self._levels.pop()
         status = os.fstat(above)
         if (status.st_dev, status.st_ino) != self._levels[-1].identity:
             return False
         self._attempt(functools.partial(os.rmdir, level.name, dir_fd=above), level.name)
         return True
+
+    def _move_to(self, directory: OpenDirectory) -> None:
+        left, self._here = self._here, directory
+        if left is not None:
+            left.close()
 
     def _attempt(self, remove: Callable[[], None], name: str) -> None:
         try:
@@ -129,11 +135,11 @@ class Removal:
 
 
 def _mount_above(path: str) -> object:
-    descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    above = OpenDirectory(os.path.dirname(path) or ".")
     try:
-        return _mount_of(descriptor)
+        return _mount_of(above[0])
     finally:
-        os.close(descriptor)
+        above.close()
 
 
 def _mount_of(descriptor: int) -> object:

@@ -585,8 +585,12 @@ def test_waiting_too_long(tmp_path: Path) -> None:
 
 
 def test_a_lock_in_a_missing_directory(tmp_path: Path) -> None:
+    """The directory of locks is made again; what that is in is not."""
+    lock = Lock(tmp_path / "locks/a.lock")
+    assert lock.try_acquire()
+    lock.release()
     with pytest.raises(FileNotFoundError):
-        Lock(tmp_path / "missing" / "lock").try_acquire()
+        Lock(tmp_path / "no/locks/a.lock").try_acquire()
 
 
 @pytest.mark.parametrize("remove", [False, True])
