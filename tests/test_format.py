@@ -561,6 +561,7 @@ _LAYOUT = (
     r"models/(m|other)/(v1|1\.0\.rc-1)/.+",
     r"models/(m|other)/latest",
     r"locks/(m|other|\.gc|\.open)\.lock",
+    r"locks/\.reserve/[0-9]+",
 )
 
 

@@ -151,16 +151,20 @@ class _Repair:
         """But where both say what a blob is made of, and differ, its bytes tell: a stranger may have written it."""
         manifest = read_manifest(self._workspace, row)
         told = {file.digest: manifest.recipe_of(file) for file in manifest.files if file.size}
-        known = self._catalog.index.as_known(told)
-        right = {
-            blob: known[blob] if known[blob] != recipe and self._workspace.objects.is_sound(known[blob]) else recipe
-            for blob, recipe in told.items()
-        }
+        right = {blob: self._right_recipe(blob, recipe) for blob, recipe in told.items()}
         if right != told:
             found.manifests[row.tag] = f"the manifest of {row.tag} does not say what its files are made of"
             manifest = replace(manifest, recipes={blob: each for blob, each in right.items() if each.is_stored})
         self._catalog.versions.restore(row.id, manifest)
         self._restored.add(row.tag)
+
+    def _right_recipe(self, blob: Digest, told: Recipe) -> Recipe:
+        """What the catalog says, where that gives the blob and the manifest says otherwise; else what the manifest does."""
+        try:
+            known = self._catalog.index.as_known({blob: told})[blob]
+        except IntegrityError:
+            return told
+        return known if known != told and self._workspace.objects.is_sound(known) else told
 
     def _restore_manifests(self, found: Findings) -> None:
         for tag, reason in found.manifests.items():

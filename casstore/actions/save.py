@@ -186,7 +186,9 @@ class _Save:
         self._fingerprints = staging.fingerprints
         if source.root == self._draft:
             self._known = source.directories
-            self._paths = [*(file.path for file in source.files), *(f"{path}/" for path in source.empty_directories)]
+            # What a link in the draft leads to is read from there, and nothing of it stays in the draft.
+            direct = (file.path for file in source.files if file.is_direct)
+            self._paths = [*direct, *(f"{path}/" for path in source.empty_directories if not source.links)]
         recipes = self._catalog.index.as_known({file.recipe.blob: file.recipe for file in staged})
         for file in staged:
             file.recipe = recipes[file.recipe.blob]

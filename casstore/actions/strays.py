@@ -42,13 +42,19 @@ def unnamed_files(workspace: Workspace) -> Iterator[Path]:
 def foreign_files(layout: Layout) -> list[Path]:
     """What stands beside the containers, as desktops leave it there, and is not casstore's."""
     own = _container_directories(layout)
-    found = [path for path in layout.loose.iterdir() if path not in own]
+    found = [path for path in _listed(layout.loose) if path not in own]
     found += [path for directory in own for path in directory.iterdir() if not _is_container(path)]
     return sorted(path for path in found if os.path.lexists(path))
 
 
 def _container_directories(layout: Layout) -> list[Path]:
-    return [layout.packs, *sorted(path for path in layout.loose.iterdir() if is_fan_out(path.name) and path.is_dir())]
+    fan_out = sorted(path for path in _listed(layout.loose) if is_fan_out(path.name) and path.is_dir())
+    return [layout.packs, *fan_out] if layout.packs.is_dir() else fan_out
+
+
+def _listed(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where that is missing, which others tell of."""
+    return list(directory.iterdir()) if directory.is_dir() else []
 
 
 def _is_container(path: Path) -> bool:

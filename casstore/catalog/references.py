@@ -230,7 +230,7 @@ def _file_entry(path: Any, executable: Any, size: Any, digest: Any) -> FileEntry
 
 def _recipes_with(connection: apsw.Connection, chunks: set[Digest]) -> Iterator[Recipe]:
     for digest, packed in connection.execute("SELECT digest, recipe FROM blob"):
-        recipe = Recipe.unpack(Digest(digest), packed)
+        recipe = Recipe.unpack(decoding.digest(digest), packed)
         if not chunks.isdisjoint(recipe.digests):
             yield recipe
 

@@ -19,10 +19,11 @@ def explained(error: PermissionError) -> StoreUnwritable | None:
     """The error to be raised in place of one that a file of a store gave; None for files of no store."""
     if isinstance(error, StoreError):
         return None
-    for path in (error.filename, error.filename2):
-        home = _home_of(path) if isinstance(path, str | os.PathLike) else None
+    paths = [path for path in (error.filename, error.filename2) if isinstance(path, str | os.PathLike)]
+    for path in paths:
+        home = _home_of(path)
         if home is not None:
-            found = StoreUnwritable(f"{error.strerror}: {advice(home, path)}")
+            found = StoreUnwritable(f"{error.strerror}: {advice(home, *paths)}")
             found.errno = error.errno  # there are callers who tell by it what is damage from what is not
             return found
     return None

@@ -127,7 +127,7 @@ def restore_mode(path: StrPath, before: os.stat_result) -> None:
     try:
         with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as descriptor:
             if os.path.samestat(os.fstat(descriptor), before):
-                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+                os.chmod(descriptor, stat.S_IMODE(before.st_mode))
     except OSError as error:
         if error.errno not in _ANOTHER:
             raise
@@ -389,7 +389,6 @@ def remove_empty_directory(path: Path) -> bool:
     return True
 
 
-@_explained
 def remove_tree(path: StrPath) -> None:
     """Remove a directory, or a file, with all it holds, also read-only directories in it; fine if it is already gone.
 

@@ -260,7 +260,7 @@ def check_description(value: Any) -> dict[str, Any]:
     if not {str}.issuperset(map(type, value["labels"].values())):
         raise TypeError("a label is no text")
     if not {dict}.issuperset(map(type, value["signatures"].values())):
-        raise TypeError("a signature is no mapping")
+        raise TypeError("one of the signatures is no mapping")
     return value
 
 

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 from casstore.storage import files
-from casstore.storage.descriptors import opened
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # A deletion, or the first steps of gc, write some pages to the catalog's log, and need inodes for sessions and locks.
@@ -42,11 +41,13 @@ def _make_piece(path: Path) -> None:
     if path.exists():
         return
     try:
-        with opened(path, os.O_WRONLY | os.O_CREAT, 0o600) as descriptor:
+        with files.create_file(path) as descriptor:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(descriptor, 0, _PIECE_BYTES)
             else:
                 files.write_all(descriptor, bytes(_PIECE_BYTES))
+    except FileExistsError:  # another process is at it
+        return
     except OSError:
         files.remove_file(path)
         raise

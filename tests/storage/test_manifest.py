@@ -18,8 +18,8 @@ from casstore.storage.manifest import Allowance, Base, FileEntry, Manifest, cano
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.tag import Tag
 
-A, B = Digest.of(b"a"), Digest.of(b"b")
-RECIPE = Recipe(A, 7, "gguf/1", (RecipeSegment(((A, 3), (B, 4)), "w", "F32", (7,)),))
+A, B, C = Digest.of(b"a"), Digest.of(b"b"), Digest.of(b"c")
+RECIPE = Recipe(A, 7, "gguf/1", (RecipeSegment(((C, 3), (B, 4)), "w", "F32", (7,)),))
 PLAIN: dict[str, Any] = {
     "labels": {"stage": "dev"}, "metadata": {"acc": 0.93, "\u00e4": [1, None, True]}, "module": "", "api_version": "v1",
     "signatures": {}, "options": {}, "context": {},

@@ -1,8 +1,8 @@
 """Ctrl-C at every instruction, forks in callbacks, a store closed by another thread: no transaction, lock or
 descriptor is left, and what comes next in this process and in others works at once.
 
-The interrupt is raised by a trace function, at the n-th place in the code that holds such things where CPython looks for
-signals, for every n, as a signal's handler may raise. By default some n are tried, all with CASSTORE_TEST_EVERY=1.
+The interrupt is raised by a trace function, at the n-th place in the code that holds such things where CPython looks
+for signals, for every n, as a signal's handler may raise. By default some n are tried, all with CASSTORE_TEST_EVERY=1.
 """
 
 # ruff: noqa: PT012 - what is refused is refused at the end of a with block
