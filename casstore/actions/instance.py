@@ -45,12 +45,11 @@ def settle_instance(layout: Layout, catalog: Catalog) -> None:
             # Devices are numbered anew at each boot.
             catalog.instances.note(_standing(layout, recorded.id, catalog.boot_id))
         return
-    has_containers = catalog.instances.has_containers()
-    if has_containers:
+    if catalog.instances.has_containers():
         # The rows say that its files are on disk, and nobody has synced the copies.
         files.sync_file_system(layout.home)
     catalog.instances.renew(
-        lambda: _made(layout, catalog.boot_id, durable=has_containers),
+        lambda: _made(layout, catalog.boot_id),
         lambda found: _is_same(layout, found, catalog.boot_id),
         [each for each in catalog.leases.sessions() if not sessions.is_live(layout, each)],
     )
@@ -58,14 +57,17 @@ def settle_instance(layout: Layout, catalog: Catalog) -> None:
 
 def adopt_instance(layout: Layout, catalog: Catalog) -> None:
     """Let a catalog that has just been made from the files as they stand go on as the instance that they are."""
-    catalog.instances.note(_made(layout, catalog.boot_id, durable=True))
+    catalog.instances.note(_made(layout, catalog.boot_id))
 
 
-def _made(layout: Layout, boot_id: str, *, durable: bool) -> Instance:
-    """Write a new instance's file. Only one process does at a time: it holds the catalog's lock, or is alone."""
+def _made(layout: Layout, boot_id: str) -> Instance:
+    """Write a new instance's file. Only one process does at a time: it holds the catalog's lock, or is alone.
+
+    Synced, or a store that has lost it in a power cut would be taken for a copy.
+    """
     name = new_id()
     data = f"{name}\n".encode()
-    files.write_file(layout.instance, data, 0o444, temporary=layout.next_instance, durable=durable)
+    files.write_file(layout.instance, data, 0o444, temporary=layout.next_instance, durable=True)
     return _standing(layout, name, boot_id)
 
 

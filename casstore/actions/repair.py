@@ -159,7 +159,7 @@ class _Repair:
         self._restored.add(row.tag)
 
     def _right_recipe(self, blob: Digest, told: Recipe) -> Recipe:
-        """What the catalog says, where that gives the blob and the manifest says otherwise; else what the manifest does."""
+        """What the catalog says, where that differs and gives the blob; else what the manifest says."""
         try:
             known = self._catalog.index.as_known({blob: told})[blob]
         except IntegrityError:

@@ -51,11 +51,12 @@ class Mutant:
             text = texts.get(edit.function) or textwrap.dedent(inspect.getsource(edit.function))
             assert text.count(edit.old) == 1, f"{edit.function.__qualname__} has changed; change {self.name!r} too"
             texts[edit.function] = text.replace(edit.old, edit.new)
-        for function, text in texts.items():
+        for decorated, text in texts.items():
+            function = inspect.unwrap(decorated)
             code = compile(text, function.__code__.co_filename, "exec", annotations.compiler_flag)
             found: dict[str, Any] = {}
             exec(code, dict(function.__globals__), found)
-            patch.setattr(function, "__code__", found[function.__name__].__code__)
+            patch.setattr(function, "__code__", inspect.unwrap(found[function.__name__]).__code__)
 
 
 def _mutant(name: str, scenario: str, *edits: tuple[Callable[..., Any], str, str], is_slow: bool = False) -> Mutant:
@@ -179,9 +180,9 @@ INTERLEAVED = [
     _mutant(
         "gc unlinks before it has condemned", "a commit before gc condemns",
         (
-            reclaim.Reclaim.condemn, "references.condemn(list(candidates), self.last_id, self.held.unseen)",
+            reclaim.Reclaim.condemn, "references.condemn(self.redundancy.removable(",
             ("[files.remove_file(each.path(self.workspace.layout)) for each in candidates];"
-            " references.condemn(list(candidates), self.last_id, self.held.unseen)"),
+            " references.condemn(self.redundancy.removable("),
         ),
     ),
     _mutant(

@@ -29,6 +29,7 @@ import apsw
 import pytest
 
 from casstore.actions import instance
+from casstore.storage import reserve
 
 ROOT = 1 << 40  # inode numbers of the model begin here, above any real one
 
@@ -140,6 +141,7 @@ class _Entry:
 def _keep_change_times(patch: pytest.MonkeyPatch) -> None:
     """A disk that is mounted again has them, by which a store is told from a copy of it; those of an image are now."""
     patch.setattr(instance, "_changed_ns", lambda _: 0)
+    patch.setattr(reserve, "make", lambda _: None)  # of no meaning, and the model of the disk has no such call
 
 
 def _patch(patch: pytest.MonkeyPatch, name: str, function: Callable[..., Any]) -> None:
@@ -286,10 +288,10 @@ class Recorder:
     def _after_chmod(self, _: None, path: Any, mode: int, *, dir_fd: int | None = None, **__: Any) -> None:
         self._chmod(self._of(path) if isinstance(path, int) else self.inode(path, dir_fd), mode)
 
-    def _before_rename(self, source: Any, target: Any) -> tuple[Any, Any, int | None]:
-        return self.place(source), self.place(target), self.inode(target)
+    def _before_rename(self, source: Any, target: Any, *, dst_dir_fd: int | None = None) -> tuple[Any, Any, int | None]:
+        return self.place(source), self.place(target, dst_dir_fd), self.inode(target, dst_dir_fd)
 
-    def _after_rename(self, places: tuple[Any, Any, int | None], *_: Any) -> None:
+    def _after_rename(self, places: tuple[Any, Any, int | None], *_: Any, **__: Any) -> None:
         from_place, to_place, replaced = places
         if from_place is None and to_place is None:
             return

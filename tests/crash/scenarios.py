@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -54,6 +55,11 @@ def copy_store(template: Path, home: Path) -> None:
         with connection:
             for row_id, inode in connection.execute("SELECT id, inode FROM container WHERE inode > 0").fetchall():
                 connection.execute("UPDATE container SET inode = ? WHERE id = ?", (inodes.get(inode, 0), row_id))
+            for (packed,) in connection.execute("SELECT value FROM store WHERE key = 'instance'").fetchall():
+                name, _, _, _, boot = json.loads(packed)
+                status = os.stat(home / "instance")
+                instance = json.dumps([name, status.st_dev, status.st_ino, status.st_ctime_ns, boot])
+                connection.execute("UPDATE store SET value = ? WHERE key = 'instance'", (instance,))
             for version, inode, packed in connection.execute(
                 "SELECT version_id, inode, entries FROM directory"
             ).fetchall():
@@ -104,7 +110,8 @@ def _check_gc(home: Path, scenario: Scenario | None = None) -> None:
     with open_store(home) as store:
         store.gc()
         second = store.gc()
-        assert {step.count for step in second.steps} == {0}, second
+        # With `keep_days` at 0, what the first has put into quarantine.
+        assert {step.count for step in second.steps if step.name != "quarantine"} == {0}, second
     foreign = set() if scenario is None or scenario.origin is None else {_standing(home, tag) for tag in scenario.new}
     assert foreign.issuperset(leftovers(home))
 
