@@ -10,9 +10,9 @@ from typing import Any
 
 import apsw
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.schema import APPLICATION_ID
-from casstore.digest import Digest
 from casstore.errors import StoreError
 from casstore.storage.container import Container
 from casstore.tag import Tag
@@ -112,19 +112,19 @@ class CatalogCopy:
                 found = self._connection.execute(_FOREIGN, bindings).fetchall()
             finally:
                 self._connection.execute("DETACH other")
-        return Tag(str(found[0][0]), str(found[0][1])) if found else None
+        return decoding.tag(*found[0]) if found else None
 
     def containers(self) -> list[tuple[Container, int]]:
         """Every container that a chunk is at home in, with its size."""
         sql = "SELECT id, file_id, digest, executable, size FROM container ORDER BY id"
         return [
-            (Container(row_id, file_id, None if digest is None else Digest(digest), bool(executable)), size)
+            (Container(row_id, file_id, decoding.optional_digest(digest), bool(executable)), size)
             for row_id, file_id, digest, executable, size in self._rows(sql)
         ]
 
     def manifests(self) -> dict[str, Tag]:
         """The tag of every version by the id of its manifest."""
-        return {row[0]: Tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
+        return {row[0]: decoding.tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
 
     def _rows(self, sql: str) -> list[Any]:
         with translated_errors(self.path):

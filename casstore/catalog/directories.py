@@ -50,7 +50,8 @@ class Unsynced(NamedTuple):
 
     @property
     def tag(self) -> Tag:
-        return Tag(self.name, self.version)
+        """Raises CatalogDamaged."""
+        return decoding.tag(self.name, self.version)
 
 
 _CANDIDATES = """

@@ -115,7 +115,7 @@ class Index:
             container = containers.get(row_id)
             if container is None:
                 container = containers[row_id] = _container(row_id, file_id, blob, executable)
-            found[Digest(digest)] = _location(container, place, base, grouping)
+            found[decoding.digest(digest)] = _location(container, place, base, grouping)
         return found
 
     def chains(self, digests: Collection[Digest]) -> dict[Digest, Link]:
@@ -125,7 +125,7 @@ class Index:
         wanted = set(digests)
         while wanted:
             links = [
-                Link(Digest(digest), optional_digest(base), optional_digest(grouping), *_numbers(*steps))
+                Link(decoding.digest(digest), optional_digest(base), optional_digest(grouping), *_numbers(*steps))
                 for digest, base, grouping, *steps in self._batched(sql, wanted)
             ]
             found.update((link.digest, link) for link in links)
@@ -135,7 +135,7 @@ class Index:
     def with_dependents(self, digests: Collection[Digest]) -> set[Digest]:
         """Those of the chunks that some delta needs. They may not become deltas themselves."""
         return {
-            Digest(row[0])
+            decoding.digest(row[0])
             for column in ("base", "grouping")
             for row in self._batched(f"SELECT DISTINCT {column} FROM chunk WHERE {column} IN ({{}})", digests)
         }
@@ -158,7 +158,7 @@ class Index:
             "SELECT chunk.digest, container.id FROM chunk JOIN container ON container.id = chunk.container"
             " WHERE chunk.digest IN ({}) AND (synced OR boot_id = '" + self._boot_id + "')"
         )
-        return {Digest(row[0]): row[1] for row in self._batched(sql, digests)}
+        return {decoding.digest(row[0]): row[1] for row in self._batched(sql, digests)}
 
     def containers(self, row_ids: Collection[int]) -> list[tuple[Container, int]]:
         """Those containers, with their sizes."""
@@ -191,7 +191,9 @@ class Index:
 
     def blobs_naming(self, chunk: Digest) -> list[Digest]:
         """The blobs of more than one chunk whose recipes may name this one. Looks through all of them."""
-        return [Digest(row[0]) for row in self.rows("SELECT digest FROM blob WHERE instr(recipe, ?)", (chunk,))]
+        return [
+            decoding.digest(row[0]) for row in self.rows("SELECT digest FROM blob WHERE instr(recipe, ?)", (chunk,))
+        ]
 
     def forget_redundant(self, container: Container) -> bool:
         """Drop the row of a loose file that is missing or damaged, unless it is the home of a chunk."""
@@ -219,8 +221,8 @@ class Index:
         sql = "SELECT a.digest, b.digest, b.recipe FROM blob AS a JOIN blob AS b ON b.rowid = a.rowid"
         for digest, stands, packed in self._batched(sql + " WHERE a.digest IN ({})", digests):
             if digest != stands:
-                raise damaged(self._connections.path, f"an index leads from blob {Digest(digest)} to another")
-            yield Digest(digest), packed
+                raise damaged(self._connections.path, f"an index leads from blob {decoding.digest(digest)} to another")
+            yield decoding.digest(digest), packed
 
     def as_known(self, recipes: Mapping[Digest, Recipe]) -> dict[Digest, Recipe]:
         """These recipes, but of blobs that are stored, cut into whatever chunks, those that they are stored by.
@@ -235,7 +237,10 @@ class Index:
         # Of one chunk, of the same digest, there is no recipe.
         sql = "SELECT digest, raw_bytes FROM chunk WHERE digest IN ({})"
         cut = [digest for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
-        whole = {Digest(row[0]): Recipe.of_one_chunk(Digest(row[0]), row[1]) for row in self._batched(sql, cut)}
+        whole = {
+            decoding.digest(row[0]): Recipe.of_one_chunk(decoding.digest(row[0]), row[1])
+            for row in self._batched(sql, cut)
+        }
         return {**recipes, **whole, **known}
 
     def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
@@ -244,7 +249,7 @@ class Index:
         sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} ORDER BY synced DESC, id"
         for row in self._batched(sql, digests):
             file = _loose(*row)
-            found.setdefault((Digest(row[2]), bool(row[3])), []).append(file)
+            found.setdefault((decoding.digest(row[2]), bool(row[3])), []).append(file)
         return found
 
     def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:

@@ -12,7 +12,7 @@ from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import DEAD, LIVE
 from casstore.digest import Digest
 from casstore.storage.container import Container
-from casstore.storage.manifest import FileEntry, Manifest, file_entry
+from casstore.storage.manifest import FileEntry, Manifest, entry_path, file_entry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -189,7 +189,7 @@ class References:
         )
         with translated_errors(self._connections.path):
             rows: list[Any] = self._connections.get().execute(sql, (blob,)).fetchall()
-        return [(Tag(name, version), path, size) for name, version, path, size in rows]
+        return [(decoding.tag(name, version), _path(path), size) for name, version, path, size in rows]
 
     def needed(self, chunks: Iterable[Digest]) -> set[Digest]:
         """Those of the chunks that are marked as needed."""
@@ -224,6 +224,13 @@ def _container(row_id: Any, file_id: Any, blob: Any, executable: Any) -> Contain
 def _file_entry(path: Any, executable: Any, size: Any, digest: Any) -> FileEntry:
     try:
         return file_entry(path, executable, size, digest)
+    except (TypeError, ValueError) as error:
+        raise decoding.malformed(str(error)) from error
+
+
+def _path(value: Any) -> str:
+    try:
+        return entry_path(value)
     except (TypeError, ValueError) as error:
         raise decoding.malformed(str(error)) from error
 
@@ -286,7 +293,7 @@ def mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any],
     for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
         connection.executemany(
             "INSERT OR IGNORE INTO temp.needed VALUES (?)",
-            ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
+            ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
     _mark_bases(connection)
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
 from casstore.catalog.references import IS_LINKED
@@ -106,7 +107,7 @@ class Repacking:
     def needed_recipes(self) -> Iterator[tuple[Digest, bytes]]:
         """All recipes of files of versions."""
         for digest, recipe in self._rows("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
-            yield Digest(digest), recipe
+            yield decoding.digest(digest), recipe
 
     def add_rest(self) -> None:
         """Plan what is left, of which nothing is known."""
@@ -125,7 +126,9 @@ class Repacking:
             " FROM temp.plan AS plan WHERE (place, number) > (?, ?) ORDER BY place, number LIMIT ?"
         )
         return [
-            PlannedChunk(place, number, Digest(digest), dtype, before and Digest(before), home, bool(is_base))
+            PlannedChunk(
+                place, number, decoding.digest(digest), dtype, before and decoding.digest(before), home, bool(is_base)
+            )
             for place, number, digest, dtype, before, home, is_base in self._rows(sql, (*after, limit))
         ]
 
@@ -142,7 +145,7 @@ class Repacking:
     def needed_in(self, container: Container) -> list[Digest]:
         """The needed chunks of a container, in the order they stand there."""
         sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
-        return [Digest(row[0]) for row in self._rows(sql, (container.id,))]
+        return [decoding.digest(row[0]) for row in self._rows(sql, (container.id,))]
 
     def move(
         self, new: NewContainer, homes: Mapping[Digest, int], synced_homes: Iterable[Container], *, verbatim: bool

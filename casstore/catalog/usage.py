@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, cast
 
 import apsw
 
+from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark
 from casstore.catalog.versions import VersionRow
-from casstore.digest import Digest
 from casstore.errors import TagNotFound
 from casstore.storage.codec import Encoding
 from casstore.storage.recipe import Recipe
@@ -213,7 +213,7 @@ def _raw_bytes_of_mere_bases(connection: apsw.Connection) -> int:
     for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
         connection.executemany(
             "DELETE FROM temp.mere_base WHERE digest = ?",
-            ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
+            ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
     return _row(connection, "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.mere_base USING (digest)")[0]
 
@@ -230,7 +230,7 @@ def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
     for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
         connection.executemany(
             "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.asked WHERE digest = ?",
-            ((chunk,) for chunk in Recipe.unpack(Digest(digest), recipe).digests),
+            ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
     _until_unchanged(connection, *_ADD_BASES)
     connection.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
