@@ -30,6 +30,7 @@ StrPath = str | os.PathLike[str]
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
+_READ_BYTES = 256 << 10  # of a file that is held in memory as a whole
 _SYNC_FILE_RANGE_WRITE = 2  # from linux/fs.h; start writing, wait for nothing
 _NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),
@@ -437,7 +438,7 @@ def read_file(path: StrPath, most_bytes: int, *, follow: bool = True) -> bytes:
     """
     with open_regular(path, follow=follow) as descriptor:
         found = bytearray()
-        while data := os.read(descriptor, min(_COPY_BYTES, most_bytes + 1 - len(found))):
+        while data := os.read(descriptor, min(_READ_BYTES, most_bytes + 1 - len(found))):
             found += data
             if len(found) > most_bytes:
                 raise FileNotFoundError(errno.ENOENT, f"what stands there has more than {most_bytes} bytes", str(path))
