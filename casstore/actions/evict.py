@@ -63,8 +63,8 @@ def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | No
 def evict(
     workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run: bool, may_go: Callable[[VersionRow], bool]
 ) -> Evicted:
-    """Take away the directories that may go by this rule; with `dry_run` only say which. `may_go` is asked of each,
-    before, whether what stands there is sound elsewhere.
+    """Take away the directories that may go by this rule; with `dry_run` only say which. `may_go` is asked of each
+    whether what stands there is sound elsewhere.
 
     Each is marked as evicting, in a transaction that finds neither pin nor lease; compared with what was made;
     renamed into the session; and its row is dropped. A reader leases before it looks for the mark, so one of the
@@ -78,12 +78,13 @@ def evict(
                 for candidate in unleased(workspace, batch):
                     evicted.note(candidate, _survey(workspace, candidate))
                 continue
-            batch = [each for each in unleased(workspace, batch) if _is_safe(workspace, each, may_go)]
+            for candidate in unleased(workspace, batch):
+                _is_safe(workspace, candidate, may_go)  # now, so that nobody waits for it while the lock is held
             doomed: list[Path] = []
             with files.Lock(workspace.layout.name_lock(name)) as lock:
                 # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
                 if lock.try_acquire():
-                    doomed = _take_away(workspace, session, batch, rule, evicted)
+                    doomed = _take_away(workspace, session, batch, rule, evicted, may_go)
             for path in doomed:
                 with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
                     files.remove_tree(path)
@@ -132,8 +133,9 @@ def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Cand
 
 
 def _take_away(
-    workspace: Workspace, session: Session, batch: Sequence[Candidate], rule: EvictionRule, evicted: Evicted
-) -> list[Path]:
+    workspace: Workspace, session: Session, batch: Sequence[Candidate], rule: EvictionRule, evicted: Evicted,
+    may_go: Callable[[VersionRow], bool],
+) -> list[Path]:  # fmt: skip
     """Evict one batch; returns what is left to be deleted. The name's lock must be held."""
     directories = workspace.catalog.directories
     is_alive = functools.partial(sessions.is_live, workspace.layout)
@@ -141,6 +143,9 @@ def _take_away(
     doomed, kept = [], []
     for candidate in batch:
         if candidate.version_id not in begun:
+            continue
+        if not _is_safe(workspace, candidate, may_go):
+            kept.append(candidate.version_id)
             continue
         # Compared now and not before the mark, which may have had to wait: what somebody puts there must not go.
         found = _survey(workspace, candidate)

@@ -37,6 +37,7 @@ class Redundancy:
         self._lost: set[Digest] = set()  # nobody has them
         self._unhealed: set[Digest] = set()  # some copy has them, and the disk is full
         self._kept_for: set[Digest] = set()
+        self._secured: dict[int, bool] = {}  # by version
         self.healed = 0
 
     @property
@@ -67,8 +68,13 @@ class Redundancy:
     def secure(self, row: VersionRow) -> bool:
         """See to it that what stands in a version's directory, and is no link to a loose file, is sound at home.
 
-        False where it cannot be stored there. Raises OSError.
+        False where it cannot be stored there. Once done, the answer is at hand. Raises OSError.
         """
+        if row.id not in self._secured:
+            self._secured[row.id] = self._is_secure(row)
+        return self._secured[row.id]
+
+    def _is_secure(self, row: VersionRow) -> bool:
         index = self._workspace.catalog.index
         entries = self._workspace.catalog.versions.files(row.id)
         loose = index.loose_files({file.digest for file in entries if file.size >= LINK_FROM_BYTES})
