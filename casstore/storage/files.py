@@ -102,7 +102,7 @@ def restore_mode(path: StrPath, before: os.stat_result) -> None:
         raise
     try:
         if os.path.samestat(os.fstat(descriptor), before):
-            os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+            os.chmod(descriptor, stat.S_IMODE(before.st_mode))
     finally:
         os.close(descriptor)
 
