@@ -16,7 +16,8 @@ MAX_PART_CHARACTERS = 63
 _PART = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: reserved with any extension, so a store
 # that is copied to Windows keeps all its directories.
-_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
+WINDOWS_DEVICE = r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.[^:]*)?"
+_WINDOWS_DEVICE = re.compile(WINDOWS_DEVICE)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,6 +40,14 @@ class Tag:
         if query.version is None:
             raise InvalidTag(f"{text!r} names no version; write it as {query.name}:VERSION")
         return cls(query.name, query.version)
+
+    @classmethod
+    def of_checked(cls, name: str, version: str) -> Tag:
+        """Of parts that have been found to be a tag's already, without looking at them again."""
+        made = object.__new__(cls)
+        object.__setattr__(made, "name", name)
+        object.__setattr__(made, "version", version)
+        return made
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"

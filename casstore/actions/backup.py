@@ -32,7 +32,7 @@ from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError
 from casstore.progress import Progress
-from casstore.storage import files, pack
+from casstore.storage import descriptors, files, pack
 from casstore.storage.container import Container
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.manifest import Manifest
@@ -193,10 +193,10 @@ class _Backup:
         """Bring one container, whole and synced; False when it is not in the store."""
         temporary = self._session.new_path()
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
+            opened = descriptors.opened(path, os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, IsADirectoryError):
             return False
-        try:
+        with opened as descriptor:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 return False
@@ -208,8 +208,6 @@ class _Backup:
             if not is_shared and not self._copy(container, path, descriptor, temporary):
                 return True
             self._check_frame(container, path, temporary)
-        finally:
-            os.close(descriptor)
         place = container.path(self._target)
         files.rename(temporary, place)
         self._changed.add(os.path.dirname(place))
@@ -231,7 +229,8 @@ class _Backup:
                     return True
             files.remove_file(temporary)
         if self._may_link and status.st_dev == os.stat(self._session.path).st_dev:
-            return files.try_link(path, temporary)
+            with contextlib.suppress(FileNotFoundError):  # gc may take it away meanwhile: what is open can be copied
+                return files.try_link(path, temporary)
         return False
 
     def _copy(self, container: Container, path: str, descriptor: int, temporary: Path) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from casstore.catalog.catalog import Catalog
 from casstore.digest import Digest
 from casstore.errors import CasstoreError
+from casstore.storage import descriptors
 from casstore.storage.layout import Layout
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Recipe
 
@@ -70,11 +71,8 @@ def _read(path: str, offset: int, length: int) -> bytes | None:
     if not 0 < length <= MAX_CHUNK_BYTES:
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
+        with descriptors.opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as descriptor:
             is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
             return os.pread(descriptor, length, offset) if is_file else None
-        finally:
-            os.close(descriptor)
     except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into
         return None

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from casstore.errors import FileChanged, InvalidSource
 from casstore.storage import files
@@ -23,8 +24,7 @@ _MAX_VISITS = 100  # of one directory: links that branch at each level multiply
 _MAX_DEPTH = 200  # of directories; a path that deep is near PATH_MAX already
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
+class SourceFile(NamedTuple):
     """One file: its `/`-separated path in the version, where it is, what stat said, and whether no link led there."""
 
     path: str

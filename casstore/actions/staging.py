@@ -226,7 +226,7 @@ class Staging:
         """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
         opened, found = open_as_found(file.location, is_direct=True)
         with opened as descriptor:
-            if not os.path.samestat(found, file.status):
+            if found.st_ino != file.status.st_ino or found.st_dev != file.status.st_dev:
                 raise changed(file.location)  # before its mode is
             if found.st_uid != self._user or found.st_nlink != 1:
                 return None
@@ -340,8 +340,10 @@ def _freeze(descriptor: int, mode: int) -> os.stat_result:
     """
     files.set_mode(descriptor, mode)
     status = os.fstat(descriptor)
+    if status.st_size < _WAIT_FROM_BYTES:
+        return status
     for _ in range(_TICKS):
-        if status.st_size < _WAIT_FROM_BYTES or not is_racy(status):
+        if not is_racy(status):
             break
         time.sleep(_TICK_S)
         files.set_mode(descriptor, mode)

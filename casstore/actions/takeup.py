@@ -14,7 +14,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
-from casstore.storage import chunking, files, pack
+from casstore.storage import chunking, descriptors, files, pack
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
@@ -99,11 +99,8 @@ def _chunks_in(
 
 
 def _scanned(path: Path) -> Recipe:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with descriptors.opened(path, os.O_RDONLY) as descriptor:
         return chunking.scan_file(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def bring_back(layout: Layout, wanted: Collection[Digest], recipes: Mapping[Digest, Recipe]) -> list[Path]:

@@ -19,6 +19,8 @@ from casstore.storage.descriptors import Descriptor, opened
 
 # What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
 _ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
+_FOLLOWING = os.O_RDONLY | os.O_NONBLOCK
+_DIRECT = _FOLLOWING | os.O_NOFOLLOW
 # A time of whole hundredths of a second tells of a clock as coarse as FAT's, which ticks every 2 s.
 _COARSE_NS = 10_000_000
 _COARSE_TICK_NS = 2_000_000_000
@@ -34,9 +36,8 @@ def open_as_found(location: str, *, is_direct: bool) -> tuple[Descriptor, os.sta
 
     Raises FileChanged where there is no such file any more, OSError.
     """
-    flags = os.O_RDONLY | os.O_NONBLOCK | (os.O_NOFOLLOW if is_direct else 0)
     try:
-        file = opened(location, flags)
+        file = opened(location, _DIRECT if is_direct else _FOLLOWING)
         status = os.fstat(file.fileno())
     except OSError as error:
         if error.errno in _ANOTHER:

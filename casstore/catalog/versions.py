@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import time
@@ -33,7 +34,7 @@ from casstore.storage.manifest import (
     parsed_description,
 )
 from casstore.storage.recipe import Recipe
-from casstore.tag import Tag
+from casstore.tag import LATEST, WINDOWS_DEVICE, Tag
 
 
 class VersionRow(NamedTuple):
@@ -57,7 +58,7 @@ class VersionRow(NamedTuple):
 
     @property
     def tag(self) -> Tag:
-        return Tag(self.name, self.version)
+        return Tag.of_checked(self.name, self.version)
 
     def described(self) -> dict[str, Any]:
         """The description. Raises IntegrityError where a damaged catalog has none."""
@@ -164,9 +165,9 @@ _COLUMNS = (
     "SELECT id, name, version, manifest_id, digest, size, file_count, created_at, description, directories,"
     " base_name, base_version, base_digest, casstore_version, opened_at FROM version"
 )
-# A name, a version and the id of a manifest. Nothing else can stand in paths; `Tag` knows more that no tag may be.
-_PART = "(?=[^:]{1,63}:)[a-z0-9](?:[-._a-z0-9]*[a-z0-9])?"
-_IDENTITY = re.compile(f"{_PART}:{_PART}:[0-9a-z]{{16}}(?:-[0-9]{{1,20}})?")
+# A name, a version and the id of a manifest: all that `Tag` asks of the parts of a tag, in one look.
+_PART = rf"(?=[^:]{{1,63}}:)(?!{WINDOWS_DEVICE}:)[a-z0-9](?:[-._a-z0-9]*[a-z0-9])?"
+_IDENTITY = re.compile(f"{_PART}:(?!{LATEST}:){_PART}:[0-9a-z]{{16}}(?:-[0-9]{{1,20}})?")
 _NEWEST_FIRST = " ORDER BY ordered_at DESC, id DESC"
 
 
@@ -326,12 +327,18 @@ class Versions:
             " grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth"
             f" WHERE {is_replaced}"
         )
-        # One by one: what a delta is against may come before it in the same container.
-        for chunk in new.chunks:
-            if chunk.base is not None and not may_be_delta(connection, chunk):
-                raise ChunkVanished
-            parameters = (new.synced, self._boot_id, chunk.digest in lost, chunk.digest, container_id, *chunk[1:])
-            connection.execute(insert, parameters)
+
+        def parameters(chunk: NewChunk) -> tuple[Any, ...]:
+            return (new.synced, self._boot_id, chunk.digest in lost, chunk.digest, container_id, *chunk[1:])
+
+        for is_delta, chunks in itertools.groupby(new.chunks, lambda chunk: chunk.base is not None):
+            if not is_delta:
+                connection.executemany(insert, map(parameters, chunks))
+                continue
+            for chunk in chunks:  # one by one: what a delta is against may come before it in the same container
+                if not may_be_delta(connection, chunk):
+                    raise ChunkVanished
+                connection.execute(insert, parameters(chunk))
 
     def store(
         self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_homes: Collection[int]

@@ -111,7 +111,7 @@ class Layout:
         return self.manifests / tag.name / f"{tag.version}.{_named(manifest_id)}"
 
     def model(self, tag: Tag) -> Path:
-        return self.models / tag.name / tag.version
+        return self.models.joinpath(tag.name, tag.version)
 
     def latest(self, name: str) -> Path:
         return self.models / name / LATEST_NAME

@@ -14,9 +14,9 @@ import contextlib
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgpack
 import zstandard
@@ -47,8 +47,7 @@ _MAX_ENTRY_BYTES = 128  # of a row that this release writes, not compressed: thr
 _MAX_ROW_ITEMS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class PackEntry:
+class PackEntry(NamedTuple):
     """Where one chunk stands in a pack: its record's offset and whole length, and how it is encoded."""
 
     digest: Digest
@@ -60,8 +59,7 @@ class PackEntry:
     grouping: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedChunk:
+class EncodedChunk(NamedTuple):
     """A chunk ready to be written into a pack. A delta has a base, and a grouping: the base itself, or another."""
 
     digest: Digest

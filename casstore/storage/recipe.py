@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -15,8 +15,7 @@ from casstore.errors import IntegrityError
 MAX_CHUNK_BYTES = 16 << 20  # what a reader must be ready for, in any release
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A piece of a blob: its place in it, and the digest of its raw bytes."""
 
     digest: Digest
@@ -24,8 +23,7 @@ class Chunk:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeSegment:
+class RecipeSegment(NamedTuple):
     """Consecutive chunks that belong together: one tensor, or what stands between tensors (name None)."""
 
     chunks: tuple[tuple[Digest, int], ...]
@@ -56,7 +54,8 @@ class Recipe:
     @property
     def is_stored(self) -> bool:
         """Whether the recipe must be written down; that of a single chunk follows from digest and size."""
-        return len(self.segments) > 1 or any(len(segment.chunks) > 1 for segment in self.segments)
+        segments = self.segments
+        return len(segments) > 1 or (bool(segments) and len(segments[0].chunks) > 1)
 
     def chunks(self) -> Iterator[Chunk]:
         offset = 0

@@ -13,9 +13,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 # A deletion, or the first steps of gc, write some pages to the catalog's log, and need inodes for sessions and locks.
 _PIECES, _PIECE_BYTES = 16, 32 << 10
 PIECES_TO_OPEN = 4  # -shm takes 32 KiB, and -wal a few pages
-# It is made where it is next to nothing.
-_PLENTY_BYTES = 16 * _PIECES * _PIECE_BYTES
-_PLENTY_FILES = 64 * _PIECES
+# It is made where it is little of what is free; on a tiny file system only what opening takes.
+_SHARE_OF_BYTES, _SHARE_OF_FILES = 4, 64
 
 
 def make(directory: Path) -> None:
@@ -24,16 +23,18 @@ def make(directory: Path) -> None:
         return
     with contextlib.suppress(OSError):
         status = os.statvfs(directory.parent)
-        is_scarce = status.f_files > 0 and status.f_favail < _PLENTY_FILES
-        if status.f_bavail * status.f_frsize >= _PLENTY_BYTES and not is_scarce:
-            take_back(directory)
+        for pieces in (_PIECES, PIECES_TO_OPEN):
+            is_scarce = status.f_files > 0 and status.f_favail < _SHARE_OF_FILES * pieces
+            if status.f_bavail * status.f_frsize >= _SHARE_OF_BYTES * pieces * _PIECE_BYTES and not is_scarce:
+                take_back(directory, pieces)
+                break
 
 
-def take_back(directory: Path) -> None:
+def take_back(directory: Path, pieces: int = _PIECES) -> None:
     """Take again what was given up, as far as there is room."""
     with contextlib.suppress(OSError):
         files.make_directory(directory)
-        for number in range(_PIECES):
+        for number in range(pieces):
             _make_piece(directory / str(number))
 
 

@@ -38,7 +38,7 @@ MANIFEST = Manifest(
 digests = st.binary(min_size=32, max_size=32).map(Digest)
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=9)
 paths = st.lists(names.filter(lambda name: name not in (".", "..")), min_size=1, max_size=3).map("/".join)
-entries = st.builds(FileEntry, paths, st.booleans(), st.integers(0, 2**62), digests)
+entries = st.builds(FileEntry, paths, st.booleans(), st.integers(0, 2**60), digests)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | names,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),

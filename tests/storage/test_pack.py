@@ -5,7 +5,6 @@ import random
 import struct
 import sys
 import tracemalloc
-from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -256,7 +255,7 @@ def test_records_are_copied_as_they_stand(pack: tuple[Path, list[PackEntry]], tm
     for entry in entries:
         whole = path.read_bytes()[entry.offset : entry.offset + entry.length]
         copied = writer.copy(whole)
-        assert copied == replace(entry, offset=copied.offset)
+        assert copied == entry._replace(offset=copied.offset)
         for damaged in (b"", whole[:47], whole[:-1], whole + b"\0", b"c" + whole):
             with pytest.raises(IntegrityError):
                 writer.copy(damaged)

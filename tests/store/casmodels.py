@@ -54,7 +54,7 @@ def manifest(
 
 
 def whole(raw: bytes, **changes: Any) -> EncodedChunk:
-    return replace(EncodedChunk(Digest.of(raw), len(raw), Encoding.RAW, raw), **changes)
+    return EncodedChunk(Digest.of(raw), len(raw), Encoding.RAW, raw)._replace(**changes)
 
 
 def against(raw: bytes, base: bytes, grouping: bytes | None = None, **changes: Any) -> EncodedChunk:
@@ -63,7 +63,7 @@ def against(raw: bytes, base: bytes, grouping: bytes | None = None, **changes: A
     encoding, data = encode(raw, FLOATS, Against(base, Grouping(grouping, FLOATS)))
     assert encoding is Encoding.DELTA
     made = EncodedChunk(Digest.of(raw), len(raw), encoding, data, Digest.of(base), Digest.of(grouping))
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def build(manifests: Iterable[Manifest | bytes], chunks: Iterable[EncodedChunk]) -> bytes:

@@ -203,6 +203,24 @@ def test_what_gc_takes_away_between_catalog_and_files(filled, target):
     check(target, streamed(filled))
 
 
+@pytest.mark.parametrize("kind", ["packs", "loose"])
+def test_what_gc_takes_away_between_opening_and_linking(filled, target, monkeypatch, kind):
+    real = os.link
+    taken = []
+
+    def link(source, *arguments, **options):
+        if not taken and f"/objects/{kind}/" in str(source):
+            taken.append(source)
+            os.unlink(source)
+        return real(source, *arguments, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    before = streamed(filled)
+    assert not filled.backup(target).damaged
+    assert taken
+    check(target, before)
+
+
 def test_a_manifest_whose_version_goes_before_it_is_copied(filled, target, monkeypatch, save, part):
     """Between the catalog and the manifests too."""
     copies = type(filled._workspace.catalog.backups)

@@ -168,3 +168,30 @@ def test_a_row_that_has_changed(store, home, sql, save, noise, what):
         with store.get("m:1").open(name) as reader:
             assert reader.read() == content
     assert store.verify().damage == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("con", "1"),
+        ("aux.x", "1"),
+        ("M", "1"),
+        ("a" * 64, "1"),
+        ("m", "latest"),
+        ("m", "lpt1.v"),
+        ("m", ""),
+        ("m", "/"),
+    ],
+)
+def test_a_tag_that_nobody_can_have_given(store, sql, save, name, version):
+    save("m:1", {"w": b"x"})
+    sql("UPDATE version SET name = ?, version = ?", (name, version))
+    with pytest.raises(casstore.CatalogDamaged):
+        store.list()
+
+
+@pytest.mark.parametrize("tag", ["console:1", "m:latest2", "com:com", "aux-1:nul0", f"{'a' * 63}:{'1' * 63}"])
+def test_a_tag_that_only_looks_like_one_of_those(store, save, tag):
+    save(tag, {"w": b"x"})
+    assert [str(model.tag) for model in store.list()] == [tag]
+    assert str(store.get(tag).tag) == tag

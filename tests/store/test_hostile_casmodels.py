@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import time
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -151,7 +150,7 @@ CASES = {
         lambda: one(files={"b": B}, chunks=[against(B, A)]), "has not come before it",
     ),
     "a delta against itself": (
-        lambda: one(files={"b": B}, chunks=[replace(against(B, A), base=Digest.of(B), grouping=Digest.of(B))]),
+        lambda: one(files={"b": B}, chunks=[against(B, A)._replace(base=Digest.of(B), grouping=Digest.of(B))]),
         "has not come before it",
     ),
     "deltas in a circle": (
@@ -161,18 +160,18 @@ CASES = {
         "has not come before it",
     ),
     "a grouping that is missing": (
-        lambda: one(files={"a": A, "b": B}, chunks=[whole(A), replace(against(B, A), grouping=Digest.of(C))]),
+        lambda: one(files={"a": A, "b": B}, chunks=[whole(A), against(B, A)._replace(grouping=Digest.of(C))]),
         "has not come before it",
     ),
     "another grouping than it was made with": (
         lambda: one(
             files={"a": A, "b": B, "c": C}, chunks=[whole(A), whole(C[::-1], digest=Digest.of(C)),
-            replace(against(B, A), grouping=Digest.of(C))],
+            against(B, A)._replace(grouping=Digest.of(C))],
         ),
         "is damaged",
     ),
     "a delta without a base": (
-        lambda: one(files={"b": B}, chunks=[replace(against(B, A), base=None, grouping=None)]),
+        lambda: one(files={"b": B}, chunks=[against(B, A)._replace(base=None, grouping=None)]),
         "a delta without a base",
     ),
     "a base without a delta": (

@@ -87,6 +87,57 @@ print("done")
 """
 
 
+TINY = """
+import errno, pathlib, subprocess, sys
+mount = pathlib.Path(sys.argv[1])
+mount.mkdir()
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + sys.argv[2], "none", mount], check=True)
+
+def do(text):
+    program = "import casstore, sys; store = casstore.Store(sys.argv[1]);" + text + "; store.close()"
+    result = subprocess.run([sys.executable, "-c", program, str(mount / "store")], capture_output=True, text=True)
+    assert result.returncode == 0, (text, result.returncode, result.stdout, result.stderr[-1500:])
+    return result.stdout
+
+def fill():
+    with open(mount / "ballast", "ab", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(1024))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                return
+
+(mount.parent / "w").write_bytes(b"weights")
+do(f"store.save('m:1', {str(mount.parent / 'w')!r})")
+fill()
+assert "m:1" in do("print(store.tags())")
+fill()
+assert do("print(store.get('m:1').open('w').read())") == "b'weights'\\n"
+print("done")
+"""
+
+
+def run_in_a_namespace(program, *arguments):
+    if not all(map(shutil.which, ("unshare", "mount", "mkfs.ext4"))):
+        pytest.skip("needs unshare, mount and mkfs.ext4")
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs to mount a file system in a namespace of its own")
+    result = subprocess.run(
+        ["unshare", "-m", "--propagation", "private", sys.executable, "-c", program, *arguments],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if result.returncode == 77:
+        pytest.skip("a file system in a file cannot be mounted here")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "done\n"
+
+
+@pytest.mark.parametrize("size", ["2500k", "4m"])
+def test_reading_on_a_full_file_system_of_a_few_mebibytes(tmp_path, size):
+    run_in_a_namespace(TINY, tmp_path / "mount", size)
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -97,15 +148,4 @@ print("done")
     ],
 )
 def test_reading_deleting_and_gc_on_a_full_disk(tmp_path, kind, options):
-    if not all(map(shutil.which, ("unshare", "mount", "mkfs.ext4"))):
-        pytest.skip("needs unshare, mount and mkfs.ext4")
-    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs to mount a file system in a namespace of its own")
-    result = subprocess.run(
-        ["unshare", "-m", "--propagation", "private", sys.executable, "-c", FULL, tmp_path / "mount", kind, options],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    if result.returncode == 77:
-        pytest.skip("a file system in a file cannot be mounted here")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == "done\n"
+    run_in_a_namespace(FULL, tmp_path / "mount", kind, options)
