@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -285,13 +285,20 @@ class Store:
         return check_setting("durability", chosen) == "full"
 
     def gc(
-        self, *, dry_run: bool = False, evict_all: bool = False, auto: bool = False, progress: Progress = SILENT
+        self,
+        *,
+        dry_run: bool = False,
+        evict_all: bool = False,
+        rewrite: bool = False,
+        auto: bool = False,
+        progress: Progress = SILENT,
     ) -> GcReport:
         """Take away what no version needs, and directories that nobody uses; with `dry_run` only say what that is.
 
         A version's directory goes unless it is the newest of its name, pinned, leased (a living process has asked
         for its `path`), or was saved or opened in the last `keep_days` days, or `materialize` is set to "all";
         with `evict_all` unless it is pinned or leased. The version stays, and makes its directory anew when asked.
+        A pack is rewritten once less than half of it is needed; with `rewrite`, each that gets smaller by it.
         With `auto`, as saves start it: nothing happens, and the report has no steps, where automatic gc is switched
         off, another gc runs, or too little could be given back.
 
@@ -300,7 +307,8 @@ class Store:
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
         return in_any_room(
-            self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all)
+            self._workspace,
+            lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all, rewrite=rewrite),
         )
 
     def verify(self, *, quick: bool = False, progress: Progress = SILENT) -> VerifyReport:
@@ -358,12 +366,17 @@ class Store:
         """
         return backup_action.backup(self._workspace, Path(directory), progress, copy=copy)
 
-    def stats(self, name: str | Tag | None = None) -> Usage:
-        """Bytes of the store; of one model's versions, given its name; of one version, given its tag.
+    def stats(self, name: str | Tag | Collection[str | Tag] | None = None) -> Usage:
+        """Bytes of the store; of one model's versions, given its name; of one version, given its tag; of several
+        together, given their tags.
 
-        For a version also what deleting it would free. Raises TagNotFound, AmbiguousTag, InvalidTag.
+        For versions also what deleting them would free: together more than one by one, where they share what no other
+        version has. Raises TagNotFound, AmbiguousTag, InvalidTag.
         """
         catalog = self._workspace.catalog
+        if name is not None and not isinstance(name, str | Tag):
+            exact = [resolve.exact(catalog, tag) for tag in name]
+            return catalog.usage.of_versions([resolve.find(catalog, TagQuery.parse(tag)) for tag in exact])
         if name is None:
             return catalog.usage.of_store()
         query = TagQuery.parse(name)

@@ -13,14 +13,20 @@ from pathlib import Path
 
 from casstore.actions import autogc, keeping
 from casstore.actions.delete import sweep
-from casstore.actions.evict import evict, eviction_rule, finish_evictions
+from casstore.actions.evict import evict, eviction_rule, finish_evictions, unleased
 from casstore.actions.finish import finish_saves
 from casstore.actions.held import Held
 from casstore.actions.moments import check_nothing_is_missing
 from casstore.actions.presence import settle_directories
 from casstore.actions.reclaim import Reclaim
 from casstore.actions.redundancy import Redundancy
-from casstore.actions.repack import cold_files, pack_cold, rewrite_sparse, sparse_packs
+from casstore.actions.repack import (
+    cold_files,
+    needed_bytes,
+    pack_cold,
+    rewrite_sparse,
+    sparse_packs,
+)
 from casstore.actions.strays import StrayShelf, foreign_files, unnamed_files
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
@@ -45,8 +51,8 @@ _OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.E
 class GcStep:
     """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back.
 
-    What packing and rewriting free is known when they are done: 0 in a dry run, and below 0 where what does not
-    shrink gets the headers of a pack.
+    What packing frees is known when it is done, and 0 in a dry run; what rewriting frees is an estimate there. Both
+    are below 0 where what does not shrink gets the headers of a pack.
     `skipped`: how many more it would have taken but left alone, since somebody has changed something in them.
     `damaged`: chunks that it should have moved, and left where they are because they cannot be read; `verify` names
     the files that need them.
@@ -71,6 +77,9 @@ class GcReport:
     `left`: one line for each thing that could not be removed. `foreign`: paths among the store's own files that are
     not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in deleted versions'
     directories and was not theirs.
+
+    What a gc with `evict_all` would do besides (0 after one): `evictable_bytes` would be free at once, and of
+    `packable_bytes`, which directories in recent use keep from being packed, most where versions are alike.
     """
 
     steps: tuple[GcStep, ...]
@@ -80,10 +89,13 @@ class GcReport:
     left: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     quarantined: tuple[str, ...] = ()
+    evictable_bytes: int = 0
+    packable_bytes: int = 0
 
     @property
     def freed_bytes(self) -> int:
-        return sum(step.freed_bytes for step in self.steps)
+        """What came back in all; 0 where headers of packs took more than that."""
+        return max(0, sum(step.freed_bytes for step in self.steps))
 
     @property
     def damaged(self) -> int:
@@ -96,7 +108,9 @@ class GcReport:
         return sum(step.healed for step in self.steps)
 
 
-def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False) -> GcReport:
+def collect(
+    workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False, rewrite: bool = False
+) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone, or
     when a file is missing or cut short that a version needs."""
@@ -104,7 +118,7 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, evict_al
     with gc_lock(workspace.layout) as lock:
         if not lock.try_acquire():
             raise StoreLocked("another gc is running in this store; wait until it is done")
-        return _Gc(workspace, progress, dry_run, evict_all).run()
+        return _Gc(workspace, progress, dry_run, evict_all, rewrite).run()
 
 
 def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
@@ -115,7 +129,7 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     workspace.check_writable()
     with gc_lock(workspace.layout) as lock:
         if autogc.is_on(workspace) and lock.try_acquire() and autogc.is_worthwhile(workspace):
-            return _Gc(workspace, progress, dry_run=False, evict_all=False).run()
+            return _Gc(workspace, progress, dry_run=False, evict_all=False, rewrite=False).run()
     return GcReport((), dry_run=False)
 
 
@@ -139,13 +153,15 @@ def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
 
 
 class _Gc:
-    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool, evict_all: bool) -> None:
+    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool, evict_all: bool, rewrite: bool) -> None:
         self._workspace = workspace
         self._layout = workspace.layout
         self._catalog = workspace.catalog
         self._progress = progress
         self._dry_run = dry_run
         self._evict_all = evict_all
+        self._rewrite_all = rewrite
+        self._would_free = (0, 0)
         self._altered: tuple[Tag, ...] = ()
         self._redundancy = Redundancy(workspace)
         self._told = (0, 0)  # of what `_redundancy` counts, what a step has told by now
@@ -177,7 +193,7 @@ class _Gc:
             self._catalog.tidy()
         return GcReport(
             steps, self._dry_run, self._altered, self._strays_kept_in,
-            tuple(self._left), tuple(self._foreign), tuple(self._quarantined),
+            tuple(self._left), tuple(self._foreign), tuple(self._quarantined), *self._would_free,
         )  # fmt: skip
 
     def check_catalog_is_current(self) -> None:
@@ -305,7 +321,23 @@ class _Gc:
         with self._catalog.keeping():
             unneeded = self.containers()
             rewritten = self._if_room("rewritten", unneeded, self.rewrite)
-            return unneeded, rewritten, self._if_room("packed", unneeded, self.pack)
+            packed = self._if_room("packed", unneeded, self.pack)
+            if not self._evict_all:
+                self._would_free = self._see_what_eviction_frees()
+            return unneeded, rewritten, packed
+
+    def _see_what_eviction_frees(self) -> tuple[int, int]:
+        """What no directory would link to any more if all went that may: unneeded bytes, and bytes to be packed."""
+        rule = eviction_rule(self._workspace, evict_all=True)
+        candidates = [] if rule is None else self._catalog.directories.candidates(rule)
+        leaving = [each.version_id for each in unleased(self._workspace, candidates)]
+        before = self._unlinked_bytes()
+        self._catalog.references.leave(set(leaving) - self._leaving)
+        unneeded, cold = self._unlinked_bytes()
+        return unneeded - before[0], cold - before[1]
+
+    def _unlinked_bytes(self) -> tuple[int, int]:
+        return sum(size for _, size in self._catalog.references.unreferenced()), cold_files(self._workspace)[1]
 
     def _if_room(self, name: str, unneeded: GcStep, step: Callable[[], GcStep]) -> GcStep:
         """A step that writes before it frees: left to the next gc on a full disk, if this one has freed anything."""
@@ -344,11 +376,12 @@ class _Gc:
         return damaged, healed
 
     def rewrite(self) -> GcStep:
-        """Rewrite packs that are mostly dead, and merge small ones."""
+        """Rewrite packs that are mostly dead, or with `rewrite` all that hold dead bytes, and merge small ones."""
+        packs = sparse_packs(self._workspace, rewrite_all=self._rewrite_all)
         if self._dry_run:
-            return GcStep("rewritten", len(sparse_packs(self._workspace)), 0)
+            return GcStep("rewritten", len(packs), max(0, sum(pack.size - needed_bytes(pack) for pack in packs)))
         reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
-        moved = rewrite_sparse(self._workspace, self._progress, reclaim.condemn_rows)
+        moved = rewrite_sparse(self._workspace, packs, self._progress, reclaim.condemn_rows)
         return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
     def pack(self) -> GcStep:

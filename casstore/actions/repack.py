@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -39,6 +39,8 @@ from casstore.storage.tensors import Element, element_of
 
 # A pack is rewritten when less than this share of it is needed: each byte rewritten then frees one at least.
 _SPARSE_BELOW = 0.5
+# Where somebody asks for that, each that gets noticeably smaller.
+_REWRITE_BELOW = 0.99
 # What a pack takes besides its records: an entry in the index for each, and header and trailer.
 _ENTRY_BYTES, _PACK_BYTES = 120, 200
 # Packs below this size are merged once there are so many of them; merging that many at once keeps the number of
@@ -93,13 +95,17 @@ def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Mov
     return moved
 
 
-def sparse_packs(workspace: Workspace) -> list[SparsePack]:
-    """The packs worth rewriting: mostly dead ones, small ones where there are many. `References.mark` comes first."""
+def sparse_packs(workspace: Workspace, *, rewrite_all: bool) -> list[SparsePack]:
+    """The packs worth rewriting: mostly dead ones, small ones where there are many. `References.mark` comes first.
+
+    With `rewrite_all` each that gets noticeably smaller.
+    """
+    below = _REWRITE_BELOW if rewrite_all else _SPARSE_BELOW
     packs = workspace.catalog.repacking.packs()
     # An import that runs fills packs with what no version needs yet. Listed before the sessions.
     alive = live_ids(workspace.layout)
     packs = [pack for pack in packs if session_of(pack.container.file_id) not in alive]
-    sparse = [pack for pack in packs if _needed(pack) < pack.size * _SPARSE_BELOW]
+    sparse = [pack for pack in packs if needed_bytes(pack) < pack.size * below]
     small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
     # What gc makes of the sparse ones, and then of cold files, may be a small pack each. Counted now, they do not make
     # the next gc merge what this one has left alone.
@@ -107,17 +113,16 @@ def sparse_packs(workspace: Workspace) -> list[SparsePack]:
     return sparse + small if small and len(small) + coming >= _MERGE_FROM else sparse
 
 
-def _needed(pack: SparsePack) -> int:
+def needed_bytes(pack: SparsePack) -> int:
     """About the size of a pack with nothing but what is needed."""
     return pack.needed_bytes + pack.needed_chunks * _ENTRY_BYTES + _PACK_BYTES
 
 
-def rewrite_sparse(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Moved:
-    """Copy what is needed out of packs that are mostly dead or small, record by record, into new ones.
+def rewrite_sparse(workspace: Workspace, packs: Sequence[SparsePack], progress: Progress, reclaim: Reclaim) -> Moved:
+    """Copy what is needed out of these packs, record by record, into new ones.
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
-    packs = sparse_packs(workspace)
     moved = Moved()
     if not packs:
         return moved

@@ -38,7 +38,14 @@ class References:
         with translated_errors(self._connections.path):
             connection = self._connections.get()
             mark(connection, "id <= ?", (last_id,), fresh=True)
-            connection.executemany("INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in leaving))
+        self.leave(leaving)
+
+    def leave(self, version_ids: Iterable[int]) -> None:
+        """See the directories of these versions too, from now on, as if they were gone."""
+        with translated_errors(self._connections.path):
+            self._connections.get().executemany(
+                "INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in version_ids)
+            )
 
     def hold(self, manifests: Iterable[Manifest]) -> None:
         """Note also what versions need that are deleted and may be brought back, by their manifests."""

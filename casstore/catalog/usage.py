@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
@@ -55,10 +56,11 @@ class Usage:
       packs, and packs what loose files hold
     - `overhead_bytes`: what packs need beside chunks, and records in them that another home has replaced
 
-    Of one version only (None otherwise): `frees_bytes` is what deleting it takes from the store's `stored_bytes`. Of
+    Of versions only (None otherwise): `frees_bytes` is what deleting them takes from the store's `stored_bytes`. Of
     that, `frees_at_rewrite_bytes` are in packs that hold needed chunks too, and come back when gc rewrites these, once
-    less than half of them is needed; the rest is gone with the next gc. What gc saves besides by packing what other
-    versions need of a loose file is not in it. `materialized` and `pinned` are the version's state.
+    less than half of them is needed, or when it is asked to; the rest is gone with the next gc. What gc saves besides
+    by packing what other versions need of a loose file is not in it. Of one version only, `materialized` and `pinned`
+    are its state.
 
     Small files' copies in directories, manifests and the catalog are not counted anywhere.
     """
@@ -142,19 +144,24 @@ class UsageReport:
     def of_version(self, row: VersionRow) -> Usage:
         """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted."""
         with self._connections.read() as connection:
-            mark(connection, "id = ?", (row.id,), fresh=True)
-            usage = _usage(connection, "id = ?", row.id)
-            if not usage.versions:
-                raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+            usage = _usage_and_freed(connection, [row])
             materialized, pinned = _row(connection, _STATE, row.id)
-            at_once, at_rewrite = _freed(connection, row.id)
-            return replace(
-                usage,
-                frees_bytes=at_once + at_rewrite,
-                frees_at_rewrite_bytes=at_rewrite,
-                materialized=bool(materialized),
-                pinned=bool(pinned),
-            )
+            return replace(usage, materialized=bool(materialized), pinned=bool(pinned))
+
+    def of_versions(self, rows: Collection[VersionRow]) -> Usage:
+        """Bytes of some versions together, and what deleting them all would free. Raises TagNotFound."""
+        with self._connections.read() as connection:
+            return _usage_and_freed(connection, {row.id: row for row in rows}.values())
+
+
+def _usage_and_freed(connection: apsw.Connection, rows: Collection[VersionRow]) -> Usage:
+    ids = json.dumps([row.id for row in rows])
+    mark(connection, _AMONG, (ids,), fresh=True)
+    usage = _usage(connection, _AMONG, ids)
+    if usage.versions < len(rows):
+        raise TagNotFound(f"{', '.join(str(row.tag) for row in rows)}: deleted meanwhile")
+    at_once, at_rewrite = _freed(connection, ids)
+    return replace(usage, frees_bytes=at_once + at_rewrite, frees_at_rewrite_bytes=at_rewrite)
 
 
 def _row(connection: apsw.Connection, sql: str, *parameters: Any) -> tuple[int, ...]:
@@ -218,15 +225,15 @@ def _raw_bytes_of_mere_bases(connection: apsw.Connection) -> int:
     return _row(connection, "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.mere_base USING (digest)")[0]
 
 
-def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
-    """What deleting the version, which has been marked, frees at the next gc, and what when gc rewrites packs.
+def _freed(connection: apsw.Connection, ids: str) -> tuple[int, int]:
+    """What deleting the versions, which have been marked, frees at the next gc, and what when gc rewrites packs.
 
     Marking what all others need would tell, and takes a second in a store of 100,000 chunks. So the question is put
-    the other way round: who else needs what stands in the containers that this version uses?
+    the other way round: who else needs what stands in the containers that these versions use?
     """
     connection.execute(_BEGIN_FREED)
     _until_unchanged(connection, *_ADD_DEPENDENTS)
-    connection.execute(_OTHERS_BLOBS, (version_id,))
+    connection.execute(_OTHERS_BLOBS, (ids,))
     for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
         connection.executemany(
             "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.asked WHERE digest = ?",
@@ -234,7 +241,7 @@ def _freed(connection: apsw.Connection, version_id: int) -> tuple[int, int]:
         )
     _until_unchanged(connection, *_ADD_BASES)
     connection.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
-    connection.execute("INSERT INTO temp.leaving VALUES (?)", (version_id,))
+    connection.execute("INSERT INTO temp.leaving SELECT value FROM json_each(?)", (ids,))
     (loose,) = _row(connection, _FREED_LOOSE)
     (dead_packs,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({_DEAD_PACKS})")
     (in_packs,) = _row(connection, _FREED_IN_PACKS)
@@ -250,6 +257,7 @@ def _until_unchanged(connection: apsw.Connection, *statements: str) -> None:
             return
 
 
+_AMONG = "id IN (SELECT value FROM json_each(?))"
 # The columns of a chunk that name others without which it cannot be decoded.
 _LINKS = ("base", "grouping")
 _ENCODING_NAMES = {int(encoding): encoding.name.lower() for encoding in Encoding}
@@ -315,7 +323,7 @@ _ADD_BASES = tuple(
     for column in _LINKS
 )
 _OTHERS_BLOBS = """
-INSERT INTO temp.needed_blob SELECT DISTINCT digest FROM file WHERE version_id != ?;
+INSERT INTO temp.needed_blob SELECT DISTINCT digest FROM file WHERE version_id NOT IN (SELECT value FROM json_each(?));
 INSERT INTO temp.needed
 SELECT digest FROM temp.asked JOIN temp.needed_blob AS n USING (digest)
 WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)

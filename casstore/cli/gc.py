@@ -9,7 +9,7 @@ import click
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, printable, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, human_bytes, printable, show_json, show_table
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -17,10 +17,12 @@ Examples:
   casstore gc --dry-run                        what would go, changing nothing
   casstore gc
   casstore gc --evict-all                      directories in recent use too: each is made again when asked for
+  casstore gc --evict-all --rewrite            all that can be had
 """
 _MAX_LISTED = 5
+_WORTH_SAYING_BYTES = 1 << 20
 _LOWEST_PRIORITY = 19
-_UNKNOWN_UNTIL_DONE = ("rewritten", "packed")
+_UNKNOWN_UNTIL_DONE = "packed"
 
 
 @click.command(epilog=_EXAMPLES)
@@ -31,6 +33,11 @@ _UNKNOWN_UNTIL_DONE = ("rewritten", "packed")
     help="Take away the directory of every version that is neither pinned nor in use, also new and recent ones.",
 )
 @click.option(
+    "--rewrite",
+    is_flag=True,
+    help="Rewrite every pack that gets smaller by it, so that what `casstore stats` calls trapped is free.",
+)
+@click.option(
     "--auto",
     is_flag=True,
     help="As saves start it: at low priority, and only where the setting auto_gc is on, CASSTORE_AUTO_GC is not 0, "
@@ -39,7 +46,7 @@ _UNKNOWN_UNTIL_DONE = ("rewritten", "packed")
 @common_options
 @pass_options
 @click.pass_context
-def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool, auto: bool) -> None:
+def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool, rewrite: bool, auto: bool) -> None:
     """Give back space: what no version needs, and idle directories.
 
     A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
@@ -53,24 +60,25 @@ def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool,
     quarantine        what an earlier gc or sync-tree --prune moved there, keep_days ago
     stray files       that belong to nothing: moved to quarantine/ for keep_days
     unneeded objects  loose files and packs that nothing needs
-    rewritten         packs less than half of which is needed, and many small ones
+    rewritten         packs less than half of which is needed, and many small ones;
+                      with --rewrite each that gets smaller
     packed            loose files that no directory links to any more
 
-    Others may save, read and delete meanwhile; interrupting it is safe. A dry run cannot tell what packing and
-    rewriting free: its bytes for these are 0. In a pipe: step, count and bytes freed.
+    Others may save, read and delete meanwhile; interrupting it is safe. A dry run cannot tell what packing frees:
+    its bytes for that are 0, and those of rewriting an estimate. In a pipe: step, count and bytes freed.
     """
-    if auto and (dry_run or evict_all):
-        raise click.UsageError("--auto decides by itself; it goes with neither --dry-run nor --evict-all", context)
+    if auto and (dry_run or evict_all or rewrite):
+        raise click.UsageError("--auto decides by itself; it goes with no other option that says what to do", context)
     if auto:
         with contextlib.suppress(OSError):
             os.nice(_LOWEST_PRIORITY)
     with options.open_store() as store, progress_bar(options) as progress:
-        report = store.gc(dry_run=dry_run, evict_all=evict_all, auto=auto, progress=progress)
+        report = store.gc(dry_run=dry_run, evict_all=evict_all, rewrite=rewrite, auto=auto, progress=progress)
     if options.json:
         _show_as_json(report)
     elif report.steps:
         _show_as_table(report)
-    _hint(options, report, evict_all)
+    _hint(options, report, evict_all, rewrite)
 
 
 def _show_as_json(report: casstore.GcReport) -> None:
@@ -95,18 +103,20 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "left": list(report.left),
             "foreign": list(report.foreign),
             "quarantined": list(report.quarantined),
+            "evictable_bytes": report.evictable_bytes,
+            "packable_bytes": report.packable_bytes,
         }
     )
 
 
 def _show_as_table(report: casstore.GcReport) -> None:
     freed = Column("WOULD FREE" if report.dry_run else "FREED", right=True)
-    rows = [(step.name, step.count, Bytes(step.freed_bytes)) for step in report.steps]
+    rows = [(step.name, step.count, Bytes(max(0, step.freed_bytes))) for step in report.steps]
     total = ("total", sum(step.count for step in report.steps), Bytes(report.freed_bytes))
     show_table((Column("STEP"), Column("COUNT", right=True), freed), [*rows, total])
 
 
-def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
+def _hint(options: Options, report: casstore.GcReport, evict_all: bool, rewrite: bool) -> None:
     if report.altered:
         count = len(report.altered)
         tags = ", ".join(map(str, report.altered[:_MAX_LISTED]))
@@ -131,6 +141,15 @@ def _hint(options: Options, report: casstore.GcReport, evict_all: bool) -> None:
         what = "a damaged chunk" if report.healed == 1 else f"{report.healed:,} damaged chunks"
         hint(options, f"stored {what} again from a copy; `casstore verify` tells what else the disk has harmed")
     if report.dry_run:
-        if any(step.count for step in report.steps if step.name in _UNKNOWN_UNTIL_DONE):
-            hint(options, "what packing and rewriting free shows when it is done")
-        hint(options, f"nothing was changed; `casstore gc{' --evict-all' if evict_all else ''}` does it")
+        if any(step.count for step in report.steps if step.name == _UNKNOWN_UNTIL_DONE):
+            hint(options, "what packing frees shows when it is done")
+        flags = " --evict-all" * evict_all + " --rewrite" * rewrite
+        hint(options, f"nothing was changed; `casstore gc{flags}` does it")
+    would = report.evictable_bytes + report.packable_bytes
+    if would >= _WORTH_SAYING_BYTES:
+        at_once, packed = human_bytes(report.evictable_bytes), human_bytes(report.packable_bytes)
+        hint(
+            options,
+            f"directories in recent use hold {at_once} that stands elsewhere too, and keep {packed} from being packed; "
+            "`casstore gc --evict-all` takes them away, and each is made again when asked for",
+        )

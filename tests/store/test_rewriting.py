@@ -39,6 +39,32 @@ def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, part, counts
     settled()
 
 
+def test_what_is_trapped_is_freed_on_request(store, home, save, part, counts, streamed, settled):
+    save("m:1", part(1, 2, 3), materialize=False)
+    save("m:2", part(2, 3), materialize=False)
+    store.delete("m:1")
+    assert store.gc().freed_bytes == 0
+    trapped = store.stats().trapped_bytes
+    assert trapped > 250_000
+    plan = next(step for step in store.gc(dry_run=True, rewrite=True).steps if step.name == "rewritten")
+    assert (plan.count, plan.freed_bytes) == (1, pytest.approx(trapped, rel=0.01))
+    report = store.gc(rewrite=True)
+    assert counts(report)["rewritten"] == 1
+    assert report.freed_bytes == pytest.approx(trapped, rel=0.01)
+    assert store.stats().trapped_bytes == 0
+    assert counts(store.gc(rewrite=True))["rewritten"] == 0, "a pack that is needed whole is left alone"
+    assert streamed(store.get("m:2")) == part(2, 3)
+    settled()
+
+
+def test_what_does_not_shrink_counts_as_nothing(store, save, noise):
+    """Packing noise adds headers."""
+    save("m:1", {"w": noise(2_000_000, 1)})
+    report = store.gc(evict_all=True)
+    assert sum(step.freed_bytes for step in report.steps) < 0
+    assert report.freed_bytes == 0
+
+
 def test_small_packs_are_merged_once_they_are_many(store, home, save, part, streamed, settled, counts):
     for number in range(7):
         save(f"m:{number}", part(number), materialize=False)
