@@ -1,4 +1,7 @@
-"""Two processes after one tag: exactly one wins, the other is told, and the winner's bytes stay."""
+"""Two processes after one tag: exactly one wins, the other is told, and the winner's bytes stay.
+
+CASSTORE_TEST_EVERY=1 has them race ten times as often.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import os
 from pathlib import Path
 
 import casstore
+from tests.crash.conftest import EVERY
 
-ROUNDS = 1000
+ROUNDS = 2000 if EVERY else 200
 
 
 def test_one_winner_a_round(home, store, child, settled_store):
-    """Two processes save different content under the same tag, a thousand times."""
+    """Two processes save different content under the same tag, again and again."""
     gates = [os.pipe() for _ in range(2)]
     answers, answer = os.pipe()
 
