@@ -55,6 +55,13 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
+def disk() -> Iterator[Path]:
+    """An empty directory that is not in memory, as far as can be told from its path."""
+    with tempfile.TemporaryDirectory(prefix="casstore-", dir="/var/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """An empty directory on another file system than `tmp_path`, which is skipped for where there is none."""
     for place in (_MEMORY, Path("/tmp"), Path("/var/tmp")):

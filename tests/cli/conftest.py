@@ -24,7 +24,7 @@ import casstore
 from tests.cli.forks import Forks
 
 COMMAND = (sys.executable, "-m", "casstore.cli")
-_TIMEOUT_S = 20
+_TIMEOUT_S = 120
 
 
 @dataclass
@@ -109,7 +109,7 @@ class Cli:
                     os.write(parent, typed.encode())
                     typed = ""
             try:
-                process.wait(5)
+                process.wait(_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 pytest.fail(f"it waits for something: {screen!r}")
             assert process.returncode == code, screen

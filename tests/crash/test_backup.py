@@ -217,7 +217,7 @@ def _power_points(log: list[Operation]) -> set[int]:
         elif inside and (EVERY or isinstance(operation, Sync)):
             points.update((number - 1, number))
     syncs = sorted(points)
-    return points if EVERY else {*syncs[-40::3], *syncs[::12]}
+    return points if EVERY else {*syncs[-40::6], *syncs[::24]}
 
 
 def _standing(target: Path, versions: dict[str, dict[str, bytes]]) -> set[str] | None:

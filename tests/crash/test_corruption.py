@@ -19,9 +19,9 @@ from tests.crash.scenarios import copy_store, write
 
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 EDGE = 64  # bytes at both ends of a file, and of each record, where headers and footers are
-PAYLOAD_FLIPS = 400 if EVERY else 2
-FLIPS = None if EVERY else 6  # of a file's headers and footers
-CUTS = None if EVERY else 5
+PAYLOAD_FLIPS = 400 if EVERY else 1
+FLIPS = None if EVERY else 4  # of a file's headers and footers
+CUTS = None if EVERY else 3
 PAGE = 4096
 
 
@@ -162,8 +162,8 @@ def test_a_damaged_catalog(change, template, versions, ground):
     rng = random.Random(change)
     size = (template / "catalog.db").stat().st_size
     headers = [8 * each + bit for page in range(0, size, PAGE) for each in range(page, page + 12) for bit in range(8)]
-    bits = sample(rng, [*range(800), *headers], 1500 if EVERY else 12) + [
-        rng.randrange(8 * size) for _ in range(1500 if EVERY else 12)
+    bits = sample(rng, [*range(800), *headers], 1500 if EVERY else 6) + [
+        rng.randrange(8 * size) for _ in range(1500 if EVERY else 6)
     ]
     changes = {
         "flip": [flip(bit) for bit in bits],
