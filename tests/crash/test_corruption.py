@@ -162,8 +162,8 @@ def test_a_damaged_catalog(change, template, versions, ground):
     rng = random.Random(change)
     size = (template / "catalog.db").stat().st_size
     headers = [8 * each + bit for page in range(0, size, PAGE) for each in range(page, page + 12) for bit in range(8)]
-    bits = sample(rng, [*range(800), *headers], 1500 if EVERY else 6) + [
-        rng.randrange(8 * size) for _ in range(1500 if EVERY else 6)
+    bits = sample(rng, [*range(800), *headers], 1500 if EVERY else 12) + [
+        rng.randrange(8 * size) for _ in range(1500 if EVERY else 12)
     ]
     changes = {
         "flip": [flip(bit) for bit in bits],

@@ -1,7 +1,4 @@
-"""Two processes after one tag: exactly one wins, the other is told, and the winner's bytes stay.
-
-CASSTORE_TEST_EVERY=1 has them race ten times as often.
-"""
+"""Two processes after one tag: exactly one wins, the other is told, and the winner's bytes stay."""
 
 from __future__ import annotations
 
@@ -9,13 +6,12 @@ import os
 from pathlib import Path
 
 import casstore
-from tests.crash.conftest import EVERY
 
-ROUNDS = 2000 if EVERY else 200
+ROUNDS = 1000
 
 
 def test_one_winner_a_round(home, store, child, settled_store):
-    """Two processes save different content under the same tag, again and again."""
+    """Two processes save different content under the same tag, a thousand times."""
     gates = [os.pipe() for _ in range(2)]
     answers, answer = os.pipe()
 
