@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import random
 import select
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +38,40 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_MEMORY = Path("/dev/shm")
+_ROOM = 2 << 30
+# Besides the crash tests: each has a test that takes many processes.
+_LONG = {"test_docs.py", "test_backup_page.py"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """Have temporary directories be made in memory, where a sync takes no time, unless TMPDIR says where; and have
+    Python keep what it compiles, which to do anew takes half of the time of each process that is started."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+    if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(_MEMORY)
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """An empty directory that is not in memory, as far as can be told from its path."""
+    with tempfile.TemporaryDirectory(prefix="casstore-", dir="/var/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory on another file system than `tmp_path`, which is skipped for where there is none."""
+    for place in (_MEMORY, Path("/tmp"), Path("/var/tmp")):
+        if os.access(place, os.W_OK) and place.stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(prefix="casstore-", dir=place) as path:
+                yield Path(path)
+            return
+    pytest.skip("no other file system here")
+
+
 @pytest.fixture(autouse=True)
 def no_background_gc(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test starts a gc that goes on when it has ended, and none finds that a save has considered it."""
@@ -42,9 +79,16 @@ def no_background_gc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that take files away open stores which warn of it."""
+    """Tests that take files away open stores which warn of it. Long tests come first, so that none begins last."""
     for item in items:
         item.add_marker(pytest.mark.filterwarnings("ignore:.* seem to be from different moments:RuntimeWarning"))
+    items.sort(key=lambda item: item.path.parent.name != "crash" and item.path.name not in _LONG)
+
+
+def pytest_collection_finish() -> None:
+    """What stands by now is no garbage: no collection looks through it, or makes a fork copy it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

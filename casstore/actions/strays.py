@@ -3,6 +3,7 @@ since a catalog that was copied at another moment than the files does not explai
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -42,13 +43,17 @@ def unnamed_files(workspace: Workspace) -> Iterator[Path]:
 def foreign_files(layout: Layout) -> list[Path]:
     """What stands beside the containers, as desktops leave it there, and is not casstore's."""
     own = _container_directories(layout)
-    found = [path for path in _listed(layout.loose) if path not in own]
+    standing = set(own)
+    found = [path for path in _listed(layout.loose) if path not in standing]
     found += [path for directory in own for path in directory.iterdir() if not _is_container(path)]
     return sorted(path for path in found if os.path.lexists(path))
 
 
 def _container_directories(layout: Layout) -> list[Path]:
-    fan_out = sorted(path for path in _listed(layout.loose) if is_fan_out(path.name) and path.is_dir())
+    names: list[str] = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(layout.loose) as entries:
+        names = sorted(entry.name for entry in entries if is_fan_out(entry.name) and entry.is_dir())
+    fan_out = [layout.loose / name for name in names]
     return [layout.packs, *fan_out] if layout.packs.is_dir() else fan_out
 
 

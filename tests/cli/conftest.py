@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from typing import Any
 import pytest
 
 import casstore
+from tests.cli.forks import Forks
 
 COMMAND = (sys.executable, "-m", "casstore.cli")
-_TIMEOUT_S = 20
+_TIMEOUT_S = 120
 
 
 @dataclass
@@ -59,13 +62,18 @@ class Cli:
         }
 
     def __call__(self, *arguments: str | Path, code: int = 0, stdin: str | None = None) -> Result:
-        done = subprocess.run(
-            [*COMMAND, *map(str, arguments)], env=self.environment, capture_output=True, text=True, timeout=_TIMEOUT_S,
-            input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, check=False,
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr, done.stderr
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return Result(done.returncode, done.stdout, done.stderr)
+        command = list(map(str, arguments))
+        if stdin is None:
+            done = Result(*_forks().run(command, self.environment, _TIMEOUT_S))
+        else:
+            ended = subprocess.run(
+                [*COMMAND, *command], env=self.environment, capture_output=True, text=True, timeout=_TIMEOUT_S,
+                input=stdin, check=False,
+            )  # fmt: skip
+            done = Result(ended.returncode, ended.stdout, ended.stderr)
+        assert "Traceback" not in done.err, done.err
+        assert done.code == code, done
+        return done
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -101,7 +109,7 @@ class Cli:
                     os.write(parent, typed.encode())
                     typed = ""
             try:
-                process.wait(5)
+                process.wait(_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 pytest.fail(f"it waits for something: {screen!r}")
             assert process.returncode == code, screen
@@ -110,6 +118,16 @@ class Cli:
             process.wait()
             os.close(parent)
         return screen.decode()
+
+
+_forks = functools.cache(Forks)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_of_forks() -> Iterator[None]:
+    yield
+    if _forks.cache_info().currsize:
+        _forks().close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,13 @@ Operation = Callable[[Path], object]
 LARGE = 1_300_000
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 _MEMORY = Path("/dev/shm")
+
+
+def spread(population: Sequence[int], count: int) -> list[int]:
+    """So many of them, as far from each other as can be, or all with CASSTORE_TEST_EVERY."""
+    if EVERY or len(population) <= count:
+        return list(population)
+    return [population[(2 * each + 1) * len(population) // (2 * count)] for each in range(count)]
 
 
 @pytest.fixture

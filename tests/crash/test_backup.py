@@ -18,16 +18,17 @@ import pytest
 import casstore
 from casstore.storage import files as storage_files
 from tests.crash import tracer
-from tests.crash.conftest import EVERY
+from tests.crash.conftest import EVERY, spread
 from tests.crash.power import Disk, Mark, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, put, remove, sql
-from tests.crash.test_killed import _is_amid
+from tests.crash.test_killed import points_of
 from tests.crash.test_power_cut import write
 
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
-STRIDE = 4
+# By default, how many calls it is killed at, and how many are made to fail.
+POINTS = 20
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EROFS]
-ERROR_STRIDE = 67
+FAILURES = 4
 
 
 class Case:
@@ -107,13 +108,11 @@ def test_killed(ground, noise, which):
     assert whole.acknowledged
     case.check(is_complete=True)
     states: Counter[str] = Counter()
-    for number in range(1, len(whole.calls) + 1):
-        if not EVERY and (_is_amid(whole.calls, number - 1) or number % STRIDE):
-            continue
+    for turn, number in enumerate(points_of(whole.calls, POINTS)):
         case.reset()
         traced = tracer.run(case.back_up, below=ground, kill_at=number)
         try:
-            states[case.check(is_complete=traced.acknowledged, gc_first=number % 2 == 0)] += 1
+            states[case.check(is_complete=traced.acknowledged, gc_first=turn % 2 == 0)] += 1
         except BaseException:
             print(f"killed at call {number} of {[str(call) for call in traced.calls[-5:]]}")
             raise
@@ -139,7 +138,7 @@ def test_an_error_at_a_call(ground, noise, which, for_ever):
             gc.collect()
             case.back_up()
 
-    for turn, number in enumerate(range(1, length + 1, 1 if EVERY else ERROR_STRIDE)):
+    for turn, number in enumerate(spread(range(1, length + 1), FAILURES)):
         for error in ERRORS if EVERY else [ERRORS[turn % len(ERRORS)]]:
             case.reset()
             traced = tracer.run(attempt, below=ground, calls=tracer.ALL, fail_at=number, error=error, for_ever=for_ever)
@@ -218,7 +217,7 @@ def _power_points(log: list[Operation]) -> set[int]:
         elif inside and (EVERY or isinstance(operation, Sync)):
             points.update((number - 1, number))
     syncs = sorted(points)
-    return points if EVERY else {*syncs[-40::3], *syncs[::12]}
+    return points if EVERY else {*syncs[-40::6], *syncs[::24]}
 
 
 def _standing(target: Path, versions: dict[str, dict[str, bytes]]) -> set[str] | None:

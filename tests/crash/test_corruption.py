@@ -19,9 +19,9 @@ from tests.crash.scenarios import copy_store, write
 
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 EDGE = 64  # bytes at both ends of a file, and of each record, where headers and footers are
-PAYLOAD_FLIPS = 400 if EVERY else 2
-FLIPS = None if EVERY else 6  # of a file's headers and footers
-CUTS = None if EVERY else 5
+PAYLOAD_FLIPS = 400 if EVERY else 1
+FLIPS = None if EVERY else 4  # of a file's headers and footers
+CUTS = None if EVERY else 3
 PAGE = 4096
 
 

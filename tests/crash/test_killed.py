@@ -1,34 +1,30 @@
 """Killed at every call that changes a file: what was acknowledged is there, what was not is absent or complete.
 
 CASSTORE_TEST_EVERY=1 kills at every single call, when it is about to be made and when it has been; by default, of a run
-of like calls, the first two and the last count, and of these every second, or fewer where there are many.
+of like calls, the first two and the last count, and of these some, spread over the operation.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, count
 
 import pytest
 
 from tests.crash import tracer
-from tests.crash.conftest import EVERY, NAMES
+from tests.crash.conftest import EVERY, NAMES, spread
 from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
 
-# Every so manieth call of these is enough for a short run, of the others every second.
-STRIDE = {
-    "gc": 4, "evict": 4, "repair": 4, "rebuild the catalog": 4,
-    "import a tar": 4, "import a casmodel": 4, "adopt in place": 8, "adopt and move": 8, "sync the tree": 10,
-}  # fmt: skip
+# By default, how many calls of an operation it is killed at.
+POINTS = 12
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
 
 @pytest.mark.parametrize("scenario", NAMES, indirect=True)
 def test_killed_at_every_call(scenario, ground, request):
     template, home = ground / "template", ground / "store"
-    name = request.node.callspec.params["scenario"]
     scenario.prepare(template)
 
     def attempt(**options: object) -> tracer.Traced:
@@ -43,16 +39,11 @@ def test_killed_at_every_call(scenario, ground, request):
     check(home, scenario, acknowledged=True)
     counted: Counter[str] = Counter()
     for is_done in [False, True] if EVERY else [False]:
-        for number in count(1):
-            if (
-                number <= len(whole.calls)
-                and not EVERY
-                and (_is_amid(whole.calls, number - 1) or number % STRIDE.get(name, 2))
-            ):
-                continue
+        # A run may make some calls more than another.
+        for turn, number in enumerate(chain(points_of(whole.calls, POINTS), count(len(whole.calls) + 1))):
             traced = attempt(kill_at=number, is_done=is_done)
             try:
-                check(home, scenario, acknowledged=traced.acknowledged, gc_first=number % 8 < 4)
+                check(home, scenario, acknowledged=traced.acknowledged, gc_first=turn % 2 == 0)
             except BaseException:
                 print(f"killed at call {number}, {is_done=}, of {[str(call) for call in traced.calls[-5:]]}")
                 raise
@@ -63,6 +54,11 @@ def test_killed_at_every_call(scenario, ground, request):
     assert counted.total() > 3
     points = ", ".join(f"{name} {number}" for name, number in counted.most_common())
     print(f"{request.node.name}: {counted.total()} points of {len(whole.calls)} calls: {points}")
+
+
+def points_of(calls: Sequence[Call], wanted: int) -> list[int]:
+    """The numbers of so many calls, spread over those that count, or of all."""
+    return spread([each for each in range(1, len(calls) + 1) if EVERY or not _is_amid(calls, each - 1)], wanted)
 
 
 def _is_amid(calls: Sequence[Call], index: int) -> bool:

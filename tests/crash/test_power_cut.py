@@ -31,7 +31,7 @@ from tests.crash.scenarios import leftovers, sql
 
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 SAMPLES = 8 if EVERY else 1  # states of a crash point besides the extremes
-POINTS = 5  # crash points of a scenario by default
+POINTS = 3  # crash points of a scenario by default
 PARTS = 4 if EVERY else 1  # of a scenario, each a test
 Files = Mapping[str, bytes]
 

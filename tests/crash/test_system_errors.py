@@ -1,6 +1,7 @@
 """A system call fails, once or from then on: a clear error, nothing lost, and it works again once it does not.
 
-CASSTORE_TEST_EVERY=1 has every single call fail, with each of the errors; by default a few of each operation do.
+CASSTORE_TEST_EVERY=1 has every single call fail, with each of the errors, once and from then on; by default a few of
+each operation do, and errors and ways take turns.
 """
 
 from __future__ import annotations
@@ -9,38 +10,36 @@ import errno
 import gc
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 import casstore
 from tests.crash import tracer
-from tests.crash.conftest import EVERY, NAMES, READING
+from tests.crash.conftest import EVERY, NAMES, READING, spread
 from tests.crash.scenarios import Scenario, check, check_versions, copy_store, hold, let_go, remove
 
 pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.EROFS, errno.EACCES]
-# By default, how many calls of an operation are made to fail; the errors take turns.
-POINTS = 3
+# By default, how many calls of an operation are made to fail.
+POINTS = 4
 FAILED_CLEARLY = 3
 # What opens a store that another has open already, or replaces its catalog, is not done with one that is held.
 OPENING = ("make a store", "open", "migrate", "rebuild the catalog")
 
 
-@pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("scenario", [*NAMES, *READING], indirect=True)
-def test_an_error_at_a_call(scenario, for_ever, ground, request):
+def test_an_error_at_a_call(scenario, ground, request):
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
     name = request.node.callspec.params["scenario"]
 
-    def run(number: int | None = None, error: int = 0) -> tracer.Traced:
+    def run(number: int | None = None, error: int = 0, for_ever: bool = False, is_held: bool = False) -> tracer.Traced:
         remove(home)
         if template.exists():
             copy_store(template, home)
         scenario.around(home)
-        # A store that has met an error must go on working as well as one that is opened anew.
-        is_held = name not in OPENING and number is not None and number % 2 == 0
         return tracer.run(
             lambda: _attempt(scenario, home, error, is_held=is_held),
             below=ground, calls=tracer.ALL, fail_at=number, error=error, for_ever=for_ever,
@@ -48,22 +47,30 @@ def test_an_error_at_a_call(scenario, for_ever, ground, request):
         )  # fmt: skip
 
     length = len(run().calls)
-    step = 1 if EVERY else max(1, length // POINTS)
     cases = failed = 0
-    for number in range(1 + (step // 2 if for_ever else 0), length + 1, step):
-        for error in ERRORS if EVERY else [ERRORS[(cases + for_ever) % len(ERRORS)]]:
-            traced = run(number, error)
-            what = f"{errno.errorcode[error]} at call {number}, {traced.calls[min(number, len(traced.calls)) - 1]}"
-            assert traced.exit_code in (0, FAILED_CLEARLY), what
-            assert traced.repeated_syncs == [], what
-            try:
-                check(home, scenario, acknowledged=True)
-            except BaseException:
-                print(what)
-                raise
-            cases += 1
-            failed += traced.exit_code == FAILED_CLEARLY
+    first = [*NAMES, *READING].index(name)  # so that all errors have their turn
+    for turn, (number, error, for_ever) in enumerate(_cases(length, first), first):
+        # A store that has met an error must go on working as well as one that is opened anew.
+        traced = run(number, error, for_ever, is_held=name not in OPENING and turn // 2 % 2 == 0)
+        what = f"{errno.errorcode[error]} at call {number}, {traced.calls[min(number, len(traced.calls)) - 1]}"
+        assert traced.exit_code in (0, FAILED_CLEARLY), what
+        assert traced.repeated_syncs == [], what
+        try:
+            check(home, scenario, acknowledged=True)
+        except BaseException:
+            print(what)
+            raise
+        cases += 1
+        failed += traced.exit_code == FAILED_CLEARLY
     print(f"{request.node.name}: {cases} cases of {length} calls, {failed} of them ended the operation")
+
+
+def _cases(length: int, first: int) -> list[tuple[int, int, bool]]:
+    """Which call is to fail, with which error, and whether all that follow are to fail too."""
+    numbers = spread(range(1, length + 1), POINTS)
+    if EVERY:
+        return list(product(numbers, ERRORS, [False, True]))
+    return [(number, ERRORS[turn % len(ERRORS)], turn % 2 == 1) for turn, number in enumerate(numbers, first)]
 
 
 def _attempt(scenario: Scenario, home: Path, error: int, *, is_held: bool) -> None:

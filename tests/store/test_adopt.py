@@ -224,33 +224,25 @@ def test_link_modes(tree, take, store, bento, parts, plain, intact, home, link_m
     store.gc()
 
 
-def test_from_another_file_system(store, bento, parts, plain, intact, tmp_path):
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no other file system here")
-    with tempfile.TemporaryDirectory(dir=memory) as other:
-        bento(Path(other) / "models", "m:v1", parts)
-        shutil.copytree(Path(other) / "models/m/v1", Path(other) / "models/m/v2")
-        assert store.adopt(other, move=True).adopted == ("m:v1", "m:v2")
-        assert os.listdir(Path(other) / "models") == []
+def test_from_another_file_system(store, bento, parts, plain, intact, elsewhere):
+    bento(elsewhere / "models", "m:v1", parts)
+    shutil.copytree(elsewhere / "models/m/v1", elsewhere / "models/m/v2")
+    assert store.adopt(elsewhere, move=True).adopted == ("m:v1", "m:v2")
+    assert os.listdir(elsewhere / "models") == []
     intact("m:v1", plain)
     intact("m:v2", plain)
 
 
-def test_in_place_where_the_tree_is_on_another_file_system(store, home, bento, parts, plain, intact, tmp_path):
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK) or memory.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("no other file system here")
-    with tempfile.TemporaryDirectory(dir=memory) as other:
-        (home / "models").rmdir()
-        (home / "models").symlink_to(other)
-        bento(Path(other), "m:v1", parts)
-        assert store.adopt(home).adopted == ("m:v1",)
-        assert store.verify().is_sound
-        intact("m:v1", plain)
-        store.gc()
-        assert {step.count for step in store.gc().steps} == {0}
-        intact("m:v1", plain)
+def test_in_place_where_the_tree_is_on_another_file_system(store, home, bento, parts, plain, intact, elsewhere):
+    (home / "models").rmdir()
+    (home / "models").symlink_to(elsewhere)
+    bento(elsewhere, "m:v1", parts)
+    assert store.adopt(home).adopted == ("m:v1",)
+    assert store.verify().is_sound
+    intact("m:v1", plain)
+    store.gc()
+    assert {step.count for step in store.gc().steps} == {0}
+    intact("m:v1", plain)
 
 
 def test_links(way, tree, take, store, bento, parts, plain, intact, tmp_path, noise, everything):

@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import subprocess
-import tempfile
 import tracemalloc
 from pathlib import Path
 
@@ -204,27 +203,23 @@ def test_a_damaged_file_of_a_long_name_goes_to_quarantine(store, save, whole, na
     whole({"model:1": {name: b"hello"}})
 
 
-def test_models_on_another_file_system(store, home, save, part, whole):
+def test_models_on_another_file_system(store, home, save, part, whole, elsewhere):
     """What is moved to quarantine from there is copied."""
-    other = Path("/dev/shm")
-    if not other.is_dir() or other.stat().st_dev == home.stat().st_dev:
-        pytest.skip("no other file system")
-    with tempfile.TemporaryDirectory(dir=other) as models:
-        (home / "models").rmdir()
-        (home / "models").symlink_to(models)
-        save("m:1", part(1))
-        root = Path(store.get("m:1").path)
-        altered(root / "1.bin")
-        report = store.repair()
-        assert [Path(path).read_bytes() for path in report.quarantined] == [b"altered"]
-        whole({"m:1": part(1)})
-        root.rename(root.with_name("moved"))
-        shutil.copytree(root.with_name("moved"), root)
-        shutil.rmtree(root.with_name("moved"))
-        report = store.repair()
-        assert (report.quarantined, report.restored) == ((), ())
-        whole({"m:1": part(1)})
-        store.close()
+    (home / "models").rmdir()
+    (home / "models").symlink_to(elsewhere)
+    save("m:1", part(1))
+    root = Path(store.get("m:1").path)
+    altered(root / "1.bin")
+    report = store.repair()
+    assert [Path(path).read_bytes() for path in report.quarantined] == [b"altered"]
+    whole({"m:1": part(1)})
+    root.rename(root.with_name("moved"))
+    shutil.copytree(root.with_name("moved"), root)
+    shutil.rmtree(root.with_name("moved"))
+    report = store.repair()
+    assert (report.quarantined, report.restored) == ((), ())
+    whole({"m:1": part(1)})
+    store.close()
 
 
 @pytest.mark.parametrize("is_rebuilt", [False, True])

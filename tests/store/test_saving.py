@@ -18,6 +18,12 @@ from tests.crash import tracer
 BIG = 2_500_000
 
 
+@pytest.fixture
+def tmp_path(disk):
+    """Most other tests work in memory: these see to it that all goes well where stores really are."""
+    return disk
+
+
 def loose_inodes(home: Path) -> dict[int, str]:
     return {path.stat().st_ino: path.name for path in (home / "objects/loose").rglob("*") if path.is_file()}
 
