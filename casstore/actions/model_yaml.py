@@ -17,7 +17,7 @@ import yaml
 
 from casstore.actions.descriptor import SIGNATURE_FIELDS, describe
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
-from casstore.storage import files, plain_yaml
+from casstore.storage import files, not_finite, plain_yaml
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, canonical_json
 from casstore.tag import Tag
@@ -51,7 +51,7 @@ def render(manifest: Manifest) -> bytes:
     which it passes over, has them all.
     """
     description = manifest.description
-    metadata = description["metadata"]
+    metadata = not_finite.restored(description)
     for_bentoml = _without_nulls(metadata)
     context = {**description["context"], "casstore_version": manifest.casstore_version}
     document = {
@@ -69,7 +69,7 @@ def render(manifest: Manifest) -> bytes:
         "creation_time": timestamp(manifest.created_at_ns).isoformat(),
     }
     if for_bentoml != metadata:
-        document["metadata_json"] = canonical_json(metadata)
+        document["metadata_json"] = canonical_json(description["metadata"])
     text: str = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     return text.encode("utf-8")
 
@@ -84,6 +84,17 @@ def _without_nulls(value: Any) -> Any:
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
         return ["null" if item is None else _without_nulls(item) for item in value]
+    return value
+
+
+def _with_numbers(value: Any, shown: Any) -> Any:
+    """A value out of `metadata_json`, with what JSON cannot hold from the same place of `metadata`: NaN, infinities."""
+    if isinstance(shown, float) and not math.isfinite(shown):
+        return shown
+    if isinstance(value, dict) and isinstance(shown, dict):
+        return {key: _with_numbers(item, shown.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(shown, list) and len(value) == len(shown):
+        return [_with_numbers(*pair) for pair in zip(value, shown, strict=True)]
     return value
 
 
@@ -191,7 +202,7 @@ class _Reading:
             with contextlib.suppress(ValueError, RecursionError):
                 metadata = json.loads(text)
                 if isinstance(metadata, dict):
-                    return metadata
+                    return _with_numbers(metadata, self._mapping("metadata"))
         return self._plain("metadata", self._mapping("metadata"))
 
     def _signatures(self) -> dict[str, Any]:
@@ -251,7 +262,7 @@ class _Reading:
             return plain
         if isinstance(value, list):
             return [self._plain(place, item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value) and not place.startswith("metadata"):
             self._notes.append(f"{place} is {value}, which is kept as text")
             return str(value)
         if isinstance(value, bytes):

@@ -19,6 +19,7 @@ from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
 from casstore.cli.delete import delete
 from casstore.cli.demo import demo
+from casstore.cli.drafts import drafts
 from casstore.cli.exits import ExitCode, Interrupted, exit_code
 from casstore.cli.export import export
 from casstore.cli.gc import gc
@@ -91,8 +92,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup, verify,
-    repair, stats, config, init, demo, completion,
+    save, drafts, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup,
+    verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,24 +21,34 @@ _EXAMPLES = """\b
 Examples:
   casstore save bert out/                      a generated version
   casstore save bert:v1 out/ -l stage=dev -m accuracy=0.93 -m 'tags=["en"]'
+  casstore save bert:v1.1 out/ -m commit=7e10 -m lr:=3e-4        text, then a number
   casstore save bert:v2 out/ --base bert:v1 --move
   casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
   casstore save minilm --from-hf ~/.cache/huggingface/hub/models--org--minilm/snapshots/c9745ed...
+  casstore save bert:v4 --draft 0k3f9w2d       what could not be saved, and is kept
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--draft",
+    "draft_id",
+    metavar="ID",
+    help="In place of PATH: a draft that was kept when its saving failed, with its labels, metadata and so on; see "
+    "`casstore drafts`.",
+)
 @click.option("-l", "--label", "labels", metavar="K=V", multiple=True, help="A label, text to text. Repeatable.")
 @click.option(
     "-m",
     "--metadata",
     metavar="K=V",
     multiple=True,
-    help="A metadata entry; V is read as JSON if it is JSON, else as text. Repeatable.",
+    help="A metadata entry. V is text, unless it is a number in the form in which JSON prints it, true, false, or JSON "
+    "in brackets or quotes. K:=V takes any JSON, such as lr:=3e-4 or note:=null. Repeatable.",
 )
 @click.option(
     "--metadata-file",
@@ -83,7 +94,8 @@ Examples:
 def save(
     options: Options,
     tag: str,
-    path: Path,
+    path: Path | None,
+    draft_id: str | None,
     labels: tuple[str, ...],
     metadata: tuple[str, ...],
     metadata_file: IO[str] | None,
@@ -101,10 +113,21 @@ def save(
     TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
     that exists is an error. Either everything is saved or nothing is.
     """
+    _check_source(path, draft_id, has_more=from_hf or bool(module) or bool(frameworks))
     parsed_labels = parse_pairs("--label", labels)
     parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
     context = _context(frameworks)
+    for key, value in parsed_metadata.items():
+        if isinstance(value, str) and _is_number(value):
+            hint(options, f"{key}={value} is kept as text; for a number write -m {key}:={value}")
     with options.open_store() as store, progress_bar(options) as progress:
+        if path is None:
+            model = store.save_draft(
+                draft_id or "", tag, labels=parsed_labels, metadata=parsed_metadata, base=base, durability=durability,
+                materialize=False if no_materialize else None, progress=progress,
+            )  # fmt: skip
+            _show(options, model)
+            return
         draft = store.create(
             tag,
             labels=parsed_labels,
@@ -126,6 +149,19 @@ def save(
             raise Interrupted("interrupted; nothing was saved") from error
         model = draft.model
     _show(options, model)
+
+
+def _check_source(path: Path | None, draft_id: str | None, *, has_more: bool) -> None:
+    """One of the two. `has_more`: what a draft has of its own is given too. Raises click.UsageError."""
+    context = click.get_current_context()
+    if path is None and draft_id is None:
+        raise click.MissingParameter(
+            ctx=context, param=next(each for each in context.command.params if each.name == "path")
+        )
+    if path is not None and draft_id is not None:
+        raise click.UsageError("give a PATH, or a draft with --draft, not both", context)
+    if draft_id is not None and has_more:
+        raise click.UsageError("--module, --framework and --from-hf do not go with --draft, which has its own", context)
 
 
 def _show(options: Options, model: casstore.Model) -> None:
@@ -157,13 +193,46 @@ def _read_metadata(file: IO[str] | None) -> dict[str, Any]:
 
 
 def _parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """K=V as text or what is plainly JSON, K:=V as JSON. Raises click.UsageError."""
     metadata: dict[str, Any] = {}
-    for key, text in parse_pairs("--metadata", pairs).items():
-        try:
-            metadata[key] = json.loads(text)
-        except (ValueError, RecursionError):
-            metadata[key] = text
+    for name, text in parse_pairs("--metadata", pairs).items():
+        key = name.removesuffix(":")
+        if key in metadata or not key:
+            problem = f"gives {key!r} twice" if key else f"takes KEY:=JSON, not {name}={text!r}"
+            raise click.UsageError(f"--metadata {problem}", click.get_current_context())
+        metadata[key] = _as_meant(text) if key == name else _as_json(key, text)
     return metadata
+
+
+def _as_meant(text: str) -> Any:
+    """JSON in brackets or quotes, true, false, and a number that is written as JSON writes it; all else is text.
+
+    So a Git hash such as 7e10 and a version such as 1.10 stay what they are.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, float) and not math.isfinite(value):
+        return text
+    is_quoted = isinstance(value, str | list | dict)
+    return value if is_quoted or (value is not None and json.dumps(value) == text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), int | float)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _as_json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(
+            f"--metadata {key}:={text} is not JSON ({error}); for text write {key}={text}", click.get_current_context()
+        ) from error
 
 
 def _context(frameworks: tuple[str, ...]) -> dict[str, Any]:
