@@ -54,6 +54,7 @@ class Draft:
         materialize: bool,
         progress: Progress,
         keep_on_error: bool = False,
+        exist_ok: bool = False,
     ) -> None:
         descriptor.check(
             labels=labels, metadata=metadata, module=module, api_version=api_version, signatures=signatures,
@@ -77,6 +78,8 @@ class Draft:
         self._materialize = materialize
         self._progress = progress
         self._keep_on_error = keep_on_error
+        self._exist_ok = exist_ok
+        self._is_new = True
         self._pickled_objects: bytes | None = None
         self._session: Session | None = None
         self._directory: Path | None = None
@@ -134,6 +137,11 @@ class Draft:
         if self._model is None:
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._model
+
+    @property
+    def is_new(self) -> bool:
+        """False when the very same version was saved already, which only `exist_ok` allows."""
+        return self._is_new
 
     def take_from(self, path: Path, *, move: bool, allow_empty: bool, from_hf: bool = False) -> None:
         """Save the files at `path` instead of the draft directory's; for `Store.save`. Raises InvalidSource."""
@@ -259,6 +267,7 @@ class Draft:
         new = NewVersion(
             self.tag, description, self._base, durability == "full", self._materialize, __version__,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
+            said_context=descriptor.plain_mapping("context", self.context) if self._exist_ok else None,
         )  # fmt: skip
         save(
             self._workspace,
@@ -274,6 +283,7 @@ class Draft:
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
             self._model = Model(self._workspace, row)
+            self._is_new = session_of(row.manifest_id) == session.id
 
 
 def _checked_entry(key: Any, value: Any) -> Any:

@@ -86,6 +86,7 @@ class Store:
         durability: str | None = None,
         materialize: bool = True,
         keep_on_error: bool = False,
+        exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Draft:
         """A new version to be written: `with store.create("bert") as draft:` put files into `draft.path`.
@@ -95,6 +96,8 @@ class Store:
         `keep_days`: the error says where (`error.draft_path`), `drafts` lists them, `save_draft` saves them after all.
         `base` says which version this one came from (default: the newest of the same name): what
         changed since is stored as the difference from it.
+        `exist_ok`: where that tag is saved already with the same files, labels, metadata and whatever else is said,
+        nothing is saved and all is well, as when a training is resumed; where it differs that is TagExists at the end.
         `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.
         `materialize=False` for a version that will not be opened soon, such as each checkpoint of a run: it is encoded
         at once, as `gc` would later, and has no directory until `Model.path` asks for one.
@@ -104,12 +107,12 @@ class Store:
         if durability is not None:
             check_setting("durability", durability)
         return Draft(
-            self._workspace, resolve.new_tag(self._workspace.catalog, tag),
+            self._workspace, resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok),
             labels=_copy("labels", labels), metadata=_copy("metadata", metadata),
             module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
             signatures=_copy("signatures", signatures), options=options, context=context,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
-            progress=progress, keep_on_error=keep_on_error,
+            progress=progress, keep_on_error=keep_on_error, exist_ok=exist_ok,
         )  # fmt: skip
 
     def drafts(self) -> Sequence[KeptDraft]:
@@ -126,6 +129,7 @@ class Store:
         base: str | Tag | None = None,
         durability: str | None = None,
         materialize: bool | None = None,
+        exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Model:
         """Save a draft that is kept, given its id or the beginning of it, and keep it no longer.
@@ -145,7 +149,8 @@ class Store:
                 base=base or drafts_action.base_of(self._workspace, record), module=said.get("module", ""),
                 api_version=said.get("api_version", "v1"), signatures=said.get("signatures"),
                 options=said.get("options"), context=said.get("context"), durability=durability,
-                materialize=record.materialize if materialize is None else materialize, progress=progress,
+                materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
+                progress=progress,
             ) as new:  # fmt: skip
                 new.take_objects(drafts_action.objects_of(kept))
                 new.take_from(Path(kept.path), move=True, allow_empty=True)
@@ -179,6 +184,7 @@ class Store:
         custom_objects: Mapping[str, Any] | None = None,
         durability: str | None = None,
         materialize: bool = True,
+        exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Model:
         """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
@@ -191,7 +197,7 @@ class Store:
         with self.create(
             tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
             signatures=signatures, options=options, context=context, custom_objects=custom_objects,
-            durability=durability, materialize=materialize, progress=progress,
+            durability=durability, materialize=materialize, exist_ok=exist_ok, progress=progress,
         ) as draft:  # fmt: skip
             draft.take_from(Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf)
         return draft.model

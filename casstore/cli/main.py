@@ -54,8 +54,8 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 Exit codes:
     0  done                          11  the store is locked by another process
     1  failed, or damage was found   12  no such version, or the tag is ambiguous
-    2  wrong use, an invalid tag    130  interrupted
-    3  partly done
+    2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
+    3  partly done                  130  interrupted
 """
 
 

@@ -85,6 +85,11 @@ Examples:
 )
 @click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
 @click.option(
+    "--exist-ok",
+    is_flag=True,
+    help="Fine if TAG is saved already with the same files, labels and so on: then nothing is saved.",
+)
+@click.option(
     "--durability",
     type=click.Choice(["full", "relaxed"]),
     help="full: survives a power cut once saved; relaxed: faster.  [default: the store's setting]",
@@ -106,12 +111,14 @@ def save(
     move: bool,
     from_hf: bool,
     allow_empty: bool,
+    exist_ok: bool,
     durability: str | None,
 ) -> None:
     """Save the directory or file at PATH as TAG.
 
     TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
-    that exists is an error. Either everything is saved or nothing is.
+    that exists is an error (exit code 13), unless it is the same with --exist-ok. Either everything is saved or
+    nothing is.
     """
     _check_source(path, draft_id, has_more=from_hf or bool(module) or bool(frameworks))
     parsed_labels = parse_pairs("--label", labels)
@@ -124,9 +131,9 @@ def save(
         if path is None:
             model = store.save_draft(
                 draft_id or "", tag, labels=parsed_labels, metadata=parsed_metadata, base=base, durability=durability,
-                materialize=False if no_materialize else None, progress=progress,
+                materialize=False if no_materialize else None, exist_ok=exist_ok, progress=progress,
             )  # fmt: skip
-            _show(options, model)
+            _show(options, model, is_new=True)
             return
         draft = store.create(
             tag,
@@ -137,6 +144,7 @@ def save(
             base=base,
             durability=durability,
             materialize=not no_materialize,
+            exist_ok=exist_ok,
             progress=progress,
         )
         try:
@@ -148,7 +156,7 @@ def save(
                 raise Interrupted(f"interrupted, but {draft.tag} was saved already") from error
             raise Interrupted("interrupted; nothing was saved") from error
         model = draft.model
-    _show(options, model)
+    _show(options, model, is_new=draft.is_new)
 
 
 def _check_source(path: Path | None, draft_id: str | None, *, has_more: bool) -> None:
@@ -164,11 +172,13 @@ def _check_source(path: Path | None, draft_id: str | None, *, has_more: bool) ->
         raise click.UsageError("--module, --framework and --from-hf do not go with --draft, which has its own", context)
 
 
-def _show(options: Options, model: casstore.Model) -> None:
+def _show(options: Options, model: casstore.Model, *, is_new: bool) -> None:
     if options.json:
-        show_json(summary(model))
+        show_json({**summary(model), "is_new": is_new})
     elif options.quiet:
         click.echo(str(model.tag))
+    elif is_screen() and not is_new:
+        click.echo(f"{model.tag} is saved already, the very same; nothing was changed")
     elif is_screen():
         click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
     else:
