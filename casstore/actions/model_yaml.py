@@ -26,6 +26,7 @@ MAX_DESCRIPTOR_BYTES = 16 << 20
 # The C implementation where PyYAML was built with it; some twenty times faster, the same text.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _CONTEXT_ORDER = ("framework_name", "framework_versions", "bentoml_version", "python_version")
+_IN_EVERY = ("name", "version", "module", "labels", "context", "creation_time")  # also before BentoML 1.0
 _SIGNATURE_ORDER = ("batchable", "batch_dim", "input_spec", "output_spec")
 _UTC = datetime.timezone.utc
 
@@ -99,10 +100,13 @@ def _with_numbers(value: Any, shown: Any) -> Any:
 
 
 def check_replaceable(path: Path) -> None:
-    """Let a save replace a `model.yaml` only if it is such a descriptor. Raises InvalidSource otherwise."""
+    """Let a save replace a `model.yaml` only if it is such a descriptor. Raises InvalidSource otherwise.
+
+    A user's own file may well say name, version and creation time of something; every BentoML writes more.
+    """
     try:
         if path.stat().st_size <= MAX_DESCRIPTOR_BYTES:
-            missing = {"name", "version", "creation_time"}
+            missing = set(_IN_EVERY)
             for key in plain_yaml.top_level_keys(files.read_file(path, MAX_DESCRIPTOR_BYTES)):
                 missing.discard(key)
                 if not missing:
@@ -111,7 +115,10 @@ def check_replaceable(path: Path) -> None:
         raise InvalidSource(f"{path} cannot be read: {error.strerror}") from error
     except ValueError:
         pass
-    raise InvalidSource(f"{path} would be replaced by the descriptor that casstore writes; rename your file")
+    raise InvalidSource(
+        f"{path} would be replaced by the descriptor that casstore writes, and what it says would be lost; rename your "
+        "file, or give labels and metadata in its place"
+    )
 
 
 def timestamp(nanoseconds: int) -> datetime.datetime:

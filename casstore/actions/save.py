@@ -100,7 +100,7 @@ def save(
     source = find_source(source_root) if found is None else found
     if not in_place:
         check_holds_none(source_root, (file.path for file in source.files))
-    if source.descriptor is not None:
+    if source.descriptor is not None and new.created_at_ns is None:  # else it has been read, and is kept
         model_yaml.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
         raise InvalidSource(

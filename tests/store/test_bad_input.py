@@ -177,6 +177,10 @@ def _make_foreign_descriptor(root: Path) -> None:
     (root / "model.yaml").write_bytes(b"layers: [1, 2]")
 
 
+def _make_own_descriptor(root: Path) -> None:
+    (root / "model.yaml").write_bytes(b"name: mine\nversion: 3\ncreation_time: yesterday\nlayers: [1, 2]")
+
+
 def _make_custom_objects(root: Path) -> None:
     (root / "custom_objects.pkl").write_bytes(b"mine")
 
@@ -197,6 +201,7 @@ BAD_SOURCES = {
     _make_descriptor_twin: "differ only by case",
     _make_descriptor_directory: "rename",
     _make_foreign_descriptor: "rename",
+    _make_own_descriptor: "what it says would be lost; rename",
     _make_custom_objects: "not both",
 }
 

@@ -654,3 +654,12 @@ with casstore.Store({str(home)!r}).create("m:v1") as draft:
     last = done.stderr.strip().splitlines()[-1]
     assert f"casstore save m:v1 --draft {kept.id} --home {home}" in last
     assert kept.path in last
+
+
+def test_a_users_own_model_yaml_is_kept_and_can_be_renamed(store):
+    own = b"name: mine\nversion: 3\ncreation_time: yesterday\n"
+    with pytest.raises(casstore.InvalidSource, match="rename your file") as caught, store.create("m:v1") as draft:
+        Path(draft.path, "model.yaml").write_bytes(own)
+    path = Path(caught.value.draft_path)
+    (path / "model.yaml").rename(path / "architecture.yaml")
+    assert store.save_draft(store.drafts()[0]).open("architecture.yaml").read() == own
