@@ -41,7 +41,7 @@ from casstore.release import __version__
 from casstore.settings import SETTINGS
 from casstore.storage.manifest import Base, FileEntry
 from casstore.store import Store
-from casstore.tag import Tag
+from casstore.tag import Tag, slug
 
 __all__ = [
     "SETTINGS",
@@ -90,4 +90,5 @@ __all__ = [
     "Usage",
     "VerifyReport",
     "__version__",
+    "slug",
 ]

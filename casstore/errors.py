@@ -39,7 +39,11 @@ class CasstoreError(Exception):
 
 
 class InvalidTag(CasstoreError, ValueError):
-    """A name or version does not follow the tag rules, or is reserved."""
+    """A name or version does not follow the tag rules, or is reserved. `suggestion` is the nearest that does."""
+
+    def __init__(self, message: str, suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.suggestion = suggestion
 
 
 class TagNotFound(CasstoreError, LookupError):

@@ -59,7 +59,7 @@ def message(error: BaseException) -> str:
 def as_document(error: BaseException) -> dict[str, Any]:
     """An error for `--json`: type, message, exit code, and a suggestion or candidates where there are any."""
     document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
-    if isinstance(error, casstore.TagNotFound):
+    if isinstance(error, casstore.TagNotFound | casstore.InvalidTag):
         document["suggestion"] = error.suggestion
     if isinstance(error, casstore.AmbiguousTag):
         document["candidates"] = list(error.candidates)

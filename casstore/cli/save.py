@@ -23,6 +23,7 @@ Examples:
   casstore save bert:v1 out/ -l stage=dev -m accuracy=0.93 -m 'tags=["en"]'
   casstore save bert:v1.1 out/ -m commit=7e10 -m lr:=3e-4        text, then a number
   casstore save bert:v2 out/ --base bert:v1 --move
+  casstore save meta-llama/Llama-3 out/ --slug                   as meta-llama--llama-3
   casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
   casstore save minilm --from-hf ~/.cache/huggingface/hub/models--org--minilm/snapshots/c9745ed...
@@ -85,6 +86,12 @@ Examples:
 )
 @click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
 @click.option(
+    "--slug",
+    "as_slug",
+    is_flag=True,
+    help="Make a tag of TAG where it is none, such as meta-llama--llama-3 of meta-llama/Llama-3.",
+)
+@click.option(
     "--exist-ok",
     is_flag=True,
     help="Fine if TAG is saved already with the same files, labels and so on: then nothing is saved.",
@@ -111,6 +118,7 @@ def save(
     move: bool,
     from_hf: bool,
     allow_empty: bool,
+    as_slug: bool,
     exist_ok: bool,
     durability: str | None,
 ) -> None:
@@ -121,6 +129,8 @@ def save(
     nothing is.
     """
     _check_source(path, draft_id, has_more=from_hf or bool(module) or bool(frameworks))
+    if as_slug:
+        tag = casstore.slug(tag)
     parsed_labels = parse_pairs("--label", labels)
     parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
     context = _context(frameworks)
