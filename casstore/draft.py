@@ -18,7 +18,7 @@ from casstore.actions.trust import Trust
 from casstore.actions.unchanged import displaced
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session, session_of
-from casstore.errors import CasstoreError, InvalidMetadata
+from casstore.errors import CasstoreError, InvalidMetadata, TagExists
 from casstore.model import Model
 from casstore.progress import Progress
 from casstore.release import __version__
@@ -110,7 +110,14 @@ class Draft:
     def _checked(self, field: str, values: Any, check: Callable[[Any, Any], Any]) -> Checked:
         def checked(key: Any, value: Any) -> Any:
             with self._noting_slips():
-                return check(key, value)
+                try:
+                    return check(key, value)
+                except CasstoreError:
+                    raise
+                except Exception as error:  # values may raise anything when they are looked at
+                    raise InvalidMetadata(
+                        f"{field}: {key!r} cannot be read: {type(error).__name__}: {error}"
+                    ) from error
 
         with self._noting_slips():
             given = descriptor.mapping(field, values)
@@ -205,7 +212,7 @@ class Draft:
         """Whether the block has ended in what this draft said of its labels or metadata, perhaps in other words."""
         seen: BaseException | None = error
         while seen is not None:
-            if seen in self._slips:
+            if any(seen is slip for slip in self._slips):
                 return True
             seen = seen.__cause__ or seen.__context__
         return False
@@ -215,7 +222,10 @@ class Draft:
         if self._source is not None or self._is_saved(session) or not unsaved.holds_files(Path(self.path)):
             return False
         record, objects = unsaved.persisting(lambda: self._record(error))
-        kept = unsaved.keep(self._workspace, session, Path(self.path), record, objects)
+        kept = unsaved.keep(
+            self._workspace, session, Path(self.path), record, objects,
+            save_as=self.tag.name if isinstance(error, TagExists) else str(self.tag),
+        )  # fmt: skip
         unsaved.tell(error, kept)
         return kept.is_unmoved
 

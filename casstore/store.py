@@ -92,10 +92,10 @@ class Store:
         """A new version to be written: `with store.create("bert") as draft:` put files into `draft.path`.
 
         The version is saved when the block ends, and not at all when it raises. A tag without a version gets a
-        generated one. Where the saving fails, and with `keep_on_error` where the block does, the files are kept for
-        `keep_days`: the error says where (`error.draft_path`), `drafts` lists them, `save_draft` saves them after all.
-        `base` says which version this one came from (default: the newest of the same name): what
-        changed since is stored as the difference from it.
+        generated one; `casstore.slug` makes a tag of any text. `base` says which version this one came from (default:
+        the newest of the same name): what changed since is stored as the difference from it.
+        Where the saving fails, and with `keep_on_error` where the block does, the files are kept for `keep_days`: the
+        error says where (`error.draft_path`), `drafts` lists them, `save_draft` saves them after all.
         `exist_ok`: where that tag is saved already with the same files, labels, metadata and whatever else is said,
         nothing is saved and all is well, as when a training is resumed; where it differs that is TagExists at the end.
         `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.

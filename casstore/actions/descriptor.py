@@ -20,6 +20,7 @@ from casstore.storage.manifest import MAX_DESCRIPTION_CHARACTERS, canonical_json
 
 CUSTOM_OBJECTS_NAME = "custom_objects.pkl"
 _MAX_DEPTH = 64
+_MOST_BITS = 13_300  # of an integer: Python writes and reads 4,300 digits at most
 _ARRAYS = {"numpy", "torch", "tensorflow", "ml_dtypes"}
 # Of the BentoML whose layout this follows; written where none is installed.
 _BENTOML_VERSION = "1.4.40"
@@ -132,8 +133,8 @@ def salvaged(fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             merged = {**sound[field], **part} if isinstance(part, Mapping) else part
             try:
                 describe(**{**sound, field: part})
-            except (InvalidMetadata, ValueError, TypeError) as error:
-                faults.append(str(error))
+            except Exception as error:  # noqa: BLE001 - values may raise anything, and the others are wanted
+                faults.append(str(error) if isinstance(error, InvalidMetadata) else f"{field}: {error!r}")
             else:
                 sound[field] = merged
     try:
@@ -204,6 +205,8 @@ def _plain(field: str, value: Any, depth: int = 0, *, may_be_nan: bool = False) 
     if isinstance(value, str):
         return _text(field, value)
     if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise InvalidMetadata(f"{field} is a number of more than 4,000 digits; write it as text")
         return int(value)
     if isinstance(value, float):
         if not (may_be_nan or math.isfinite(value)):

@@ -58,11 +58,13 @@ def _is_descriptor(path: Path) -> bool:
     return True
 
 
-def keep(workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None) -> Kept:
+def keep(
+    workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None, *, save_as: str
+) -> Kept:
     """Move a draft, which stands in its session, to where gc leaves it for `keep_days`.
 
-    `record` and the pickled `objects` are kept beside it where there is room. Where it cannot be moved it stays where
-    it is until the process ends.
+    `record` and the pickled `objects` are kept beside it where there is room. `save_as`: the tag or name to be advised.
+    Where it cannot be moved it stays where it is until the process ends.
     """
     moving = _Moving(workspace.layout, session.new_path(), draft, keeping.new_name(), record, objects)
     try:
@@ -71,7 +73,7 @@ def keep(workspace: Workspace, session: Session, draft: Path, record: Record, ob
         if not moving.target.exists():
             _unmoved.append(session)
             return Kept(str(moving.standing), _stays(moving.standing, error), is_unmoved=True)
-    return Kept(str(moving.target / FILES), _how_to_save(workspace.layout, moving.target, record.tag))
+    return Kept(str(moving.target / FILES), _how_to_save(workspace.layout, moving.target, save_as))
 
 
 def persisting(action: Callable[[], _Result]) -> _Result:

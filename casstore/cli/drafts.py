@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -50,7 +51,10 @@ def drafts(options: Options, doomed: tuple[str, ...]) -> None:
             show_json({"drafts": [_document(draft) for draft in kept]})
         elif kept:
             show_table(_COLUMNS, [_row(draft) for draft in kept])
-            hint(options, f"save one with `casstore save {kept[-1].tag or 'TAG'} --draft {kept[-1].id}`")
+            home = f" --home {shlex.quote(options.home)}" if options.home else ""
+            tag = str(kept[-1].tag)
+            is_free = kept[-1].tag is not None and tag not in store.tags()
+            hint(options, f"save one with `casstore save {tag if is_free else 'TAG'} --draft {kept[-1].id}{home}`")
         else:
             hint(options, "no draft is kept: every save that was begun was saved, or given up by the program itself")
 

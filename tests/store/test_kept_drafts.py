@@ -66,6 +66,18 @@ def _bad_later(draft):
     history.append(Opaque())
 
 
+def _bad_device(draft):
+    class Broken:
+        dtype = "float32"
+
+        def tolist(self):
+            raise RuntimeError("device-side assert")
+
+    draft.metadata["tensors"] = tensors = []
+    tensors.append(Broken())
+    draft.metadata["tensor"] = Broken()
+
+
 def _bad_module(draft):
     draft.module = 5
 
@@ -95,6 +107,7 @@ SLIPS = {
     _bad_label: (casstore.InvalidMetadata, "'stage' maps to None"),
     _bad_whole: (casstore.InvalidMetadata, r"metadata\.loss is a Opaque"),
     _bad_later: (casstore.InvalidMetadata, r"metadata\.history\[0\] is a Opaque"),
+    _bad_device: (casstore.InvalidMetadata, "device-side assert"),
     _bad_module: (casstore.InvalidMetadata, "module is text"),
     _bad_signatures: (casstore.InvalidMetadata, "'speed'"),
     _bad_objects: (casstore.InvalidMetadata, "cannot be pickled"),
@@ -204,7 +217,7 @@ def test_nothing_is_kept_of_a_draft_without_files(store):
 
 
 def test_a_tag_that_is_taken_meanwhile(store, plant, files, standing):
-    with pytest.raises(casstore.TagExists) as caught, store.create("m:v1") as draft:
+    with pytest.raises(casstore.TagExists, match="`casstore save m --draft") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         store.save("m:v1", __file__)
     [kept] = store.drafts()
