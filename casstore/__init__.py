@@ -3,6 +3,7 @@
 from casstore.actions.adopt import AdoptReport, Refused
 from casstore.actions.backup import BackupReport
 from casstore.actions.collect import GcReport, GcStep
+from casstore.actions.drafts import KeptDraft
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
 from casstore.actions.sharing import InitReport
@@ -22,6 +23,7 @@ from casstore.errors import (
     InvalidSource,
     InvalidTag,
     NoRemote,
+    ReadOnly,
     SQLiteTooOld,
     StoreError,
     StoreLocked,
@@ -39,7 +41,7 @@ from casstore.release import __version__
 from casstore.settings import SETTINGS
 from casstore.storage.manifest import Base, FileEntry
 from casstore.store import Store
-from casstore.tag import Tag
+from casstore.tag import Tag, slug
 
 __all__ = [
     "SETTINGS",
@@ -64,9 +66,11 @@ __all__ = [
     "InvalidSetting",
     "InvalidSource",
     "InvalidTag",
+    "KeptDraft",
     "Model",
     "NoRemote",
     "Progress",
+    "ReadOnly",
     "RebuildReport",
     "Refused",
     "RepairReport",
@@ -86,4 +90,5 @@ __all__ = [
     "Usage",
     "VerifyReport",
     "__version__",
+    "slug",
 ]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import cloudpickle
 
-from casstore.actions import autogc, descriptor, snapshot
+from casstore.actions import autogc, descriptor, drafts, snapshot, unsaved
+from casstore.actions.checked import Checked
 from casstore.actions.save import NewVersion, save
 from casstore.actions.trust import Trust
 from casstore.actions.unchanged import displaced
 from casstore.actions.workspace import Workspace
-from casstore.catalog.sessions import Session
-from casstore.errors import CasstoreError, InvalidMetadata
+from casstore.catalog.sessions import Session, session_of
+from casstore.errors import CasstoreError, InvalidMetadata, TagExists
 from casstore.model import Model
 from casstore.progress import Progress
 from casstore.release import __version__
@@ -28,8 +30,10 @@ from casstore.tag import Tag
 class Draft:
     """What `Store.create` gives: put files into `path`, change labels and metadata, and leave the `with` block.
 
-    Leaving it normally saves the version, which `model` then is; an exception, KeyboardInterrupt too, removes the
-    draft. In a forked child leaving it does nothing, since the draft is the parent's.
+    Leaving it normally saves the version, which `model` then is. Where that fails, or something that cannot be
+    recorded is put into labels or metadata, the draft is kept, and the error says where: `error.draft_path`. Another
+    exception in the block, KeyboardInterrupt too, removes it, unless `keep_on_error` was asked for. In a forked child
+    leaving it does nothing, since the draft is the parent's.
     """
 
     def __init__(
@@ -37,8 +41,8 @@ class Draft:
         workspace: Workspace,
         tag: Tag,
         *,
-        labels: dict[str, str],
-        metadata: dict[str, Any],
+        labels: Mapping[str, Any],
+        metadata: Mapping[str, Any],
         module: str,
         api_version: str,
         base: Base | None,
@@ -49,8 +53,17 @@ class Draft:
         durability: str | None,
         materialize: bool,
         progress: Progress,
+        keep_on_error: bool = False,
+        exist_ok: bool = False,
     ) -> None:
+        descriptor.check(
+            labels=labels, metadata=metadata, module=module, api_version=api_version, signatures=signatures,
+            options=options, context=context,
+        )  # fmt: skip
+        _pickled(custom_objects)
         self.tag = tag
+        # Weakly: a traceback holds on to whatever the training had in memory.
+        self._slips: weakref.WeakSet[BaseException] = weakref.WeakSet()
         self.labels = labels
         self.metadata = metadata
         self.module = module
@@ -64,10 +77,59 @@ class Draft:
         self._durability = durability
         self._materialize = materialize
         self._progress = progress
+        self._keep_on_error = keep_on_error
+        self._exist_ok = exist_ok
+        self._is_new = True
+        self._pickled_objects: bytes | None = None
         self._session: Session | None = None
         self._directory: Path | None = None
         self._source: tuple[Path, bool, bool] | None = None
         self._model: Model | None = None
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Text to text; numbers and booleans that are put into it become text. Raises InvalidMetadata."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: Any) -> None:
+        self._labels = self._checked("labels", labels, descriptor.label)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Anything that JSON has, NaN, infinities, and what becomes text or a list of itself, such as paths and sets.
+
+        Checked when it is put in: raises InvalidMetadata, and the draft is kept if the block ends in that.
+        """
+        return self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: Any) -> None:
+        self._metadata = self._checked("metadata", metadata, _checked_entry)
+
+    def _checked(self, field: str, values: Any, check: Callable[[Any, Any], Any]) -> Checked:
+        def checked(key: Any, value: Any) -> Any:
+            with self._noting_slips():
+                try:
+                    return check(key, value)
+                except CasstoreError:
+                    raise
+                except Exception as error:  # values may raise anything when they are looked at
+                    raise InvalidMetadata(
+                        f"{field}: {key!r} cannot be read: {type(error).__name__}: {error}"
+                    ) from error
+
+        with self._noting_slips():
+            given = descriptor.mapping(field, values)
+        return Checked(checked, given)
+
+    @contextlib.contextmanager
+    def _noting_slips(self) -> Iterator[None]:
+        try:
+            yield
+        except InvalidMetadata as error:
+            self._slips.add(error)
+            raise
 
     @property
     def path(self) -> str:
@@ -83,11 +145,20 @@ class Draft:
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._model
 
+    @property
+    def is_new(self) -> bool:
+        """False when the very same version was saved already, which only `exist_ok` allows."""
+        return self._is_new
+
     def take_from(self, path: Path, *, move: bool, allow_empty: bool, from_hf: bool = False) -> None:
         """Save the files at `path` instead of the draft directory's; for `Store.save`. Raises InvalidSource."""
         if from_hf:
             self.metadata["huggingface"] = snapshot.origin(path)
         self._source = (path, move, allow_empty)
+
+    def take_objects(self, pickled: bytes | None) -> None:
+        """Save Python objects that are pickled already; for `Store.save_draft`."""
+        self._pickled_objects = pickled
 
     def __enter__(self) -> Draft:
         if self._session is not None or self._model is not None:
@@ -107,12 +178,24 @@ class Draft:
         session = self._session
         if session is None:
             return
+        is_unmoved = False
         try:
-            if kind is None and not session.is_inherited:
+            if session.is_inherited:
+                return
+            if error is not None:
+                if self._keep_on_error or self._is_slip(error):
+                    is_unmoved = self._keep(session, error)
+                return
+            try:
                 self._commit(session)
+            except BaseException as failure:
+                is_unmoved = self._keep(session, failure)
+                raise
         finally:
             # What cannot be removed, as where somebody goes on writing into it, is left to gc: it is no reason to fail
             # once the version is saved, and not the one why it was not.
+            if is_unmoved:
+                self._session = self._directory = None
             with contextlib.suppress(OSError):
                 self._close()
         if self._model is not None:
@@ -124,6 +207,56 @@ class Draft:
         if self._session is not None:
             self._session.close()
         self._session = self._directory = None
+
+    def _is_slip(self, error: BaseException) -> bool:
+        """Whether the block has ended in what this draft said of its labels or metadata, perhaps in other words."""
+        seen: BaseException | None = error
+        while seen is not None:
+            if any(seen is slip for slip in self._slips):
+                return True
+            seen = seen.__cause__ or seen.__context__
+        return False
+
+    def _keep(self, session: Session, error: BaseException) -> bool:
+        """Keep what the block has written, and have the error say so; whether it has to stay in the session."""
+        if self._source is not None or self._is_saved(session) or not unsaved.holds_files(Path(self.path)):
+            return False
+        record, objects = unsaved.persisting(lambda: self._record(error))
+        kept = unsaved.keep(
+            self._workspace, session, Path(self.path), record, objects,
+            save_as=self.tag.name if isinstance(error, TagExists) else str(self.tag),
+        )  # fmt: skip
+        unsaved.tell(error, kept)
+        return kept.is_unmoved
+
+    def _record(self, error: BaseException) -> tuple[drafts.Record, bytes | None]:
+        """What of this draft's description can be kept beside it, and its Python objects."""
+        description, faults = descriptor.salvaged(
+            {
+                "labels": self.labels, "metadata": self.metadata, "module": self.module,
+                "api_version": self.api_version, "signatures": self.signatures, "options": self.options,
+                "context": self.context,
+            }
+        )  # fmt: skip
+        objects = None
+        try:
+            objects = self._pickled_objects or _pickled(self.custom_objects)
+        except InvalidMetadata as fault:
+            faults.append(str(fault))
+        if isinstance(error, InvalidMetadata) and str(error) not in faults:
+            faults.insert(0, str(error))
+        record = drafts.Record(
+            tag=str(self.tag), reason=f"{type(error).__name__}: {error}", left_out=faults, description=description,
+            base="" if self._base is None else str(self._base.tag), materialize=self._materialize,
+        )  # fmt: skip
+        return record, objects
+
+    def _is_saved(self, session: Session) -> bool:
+        """Whether the version has been committed after all, as where Ctrl-C came just after that."""
+        with contextlib.suppress(CasstoreError, OSError):
+            row = self._workspace.catalog.versions.find(self.tag)
+            return row is not None and session_of(row.manifest_id) == session.id
+        return False
 
     def _commit(self, session: Session) -> None:
         draft = Path(self.path)
@@ -140,10 +273,11 @@ class Draft:
             options=self.options,
             context=self.context,
         )
-        custom_objects = _pickled(self.custom_objects)
+        custom_objects = self._pickled_objects or _pickled(self.custom_objects)
         new = NewVersion(
             self.tag, description, self._base, durability == "full", self._materialize, __version__,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
+            said_context=descriptor.plain_mapping("context", self.context) if self._exist_ok else None,
         )  # fmt: skip
         save(
             self._workspace,
@@ -159,6 +293,13 @@ class Draft:
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
             self._model = Model(self._workspace, row)
+            self._is_new = session_of(row.manifest_id) == session.id
+
+
+def _checked_entry(key: Any, value: Any) -> Any:
+    """An entry of the metadata as it was given, since more may be put into it, as into a history."""
+    descriptor.plain_mapping("metadata", {key: value}, may_be_nan=True)
+    return value
 
 
 def _pickled(custom_objects: Mapping[str, Any]) -> bytes | None:

@@ -6,6 +6,7 @@
   x AmbiguousTag           a version prefix that more than one version shares
   x TagExists              the tag is taken; saved versions never change
   x InvalidMetadata        labels, metadata, signatures ... that cannot be recorded
+  x ReadOnly               labels, metadata ... of a saved version were to be changed
   x InvalidSource          the files to be saved cannot be saved
     · FileChanged          a file changed while it was being saved
     · UnsafeArchive        an archive that would write elsewhere, expands too much, or contradicts itself
@@ -28,11 +29,21 @@ from collections.abc import Sequence
 
 
 class CasstoreError(Exception):
-    """The root of all casstore errors; `str()` of it says what to do next."""
+    """The root of all casstore errors; `str()` of it says what to do next.
+
+    `draft_path`: where the files of a draft are kept that could not be saved, with an error that is not casstore's too;
+    None where none is.
+    """
+
+    draft_path: str | None = None
 
 
 class InvalidTag(CasstoreError, ValueError):
-    """A name or version does not follow the tag rules, or is reserved."""
+    """A name or version does not follow the tag rules, or is reserved. `suggestion` is the nearest that does."""
+
+    def __init__(self, message: str, suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.suggestion = suggestion
 
 
 class TagNotFound(CasstoreError, LookupError):
@@ -57,6 +68,10 @@ class TagExists(CasstoreError, FileExistsError):
 
 class InvalidMetadata(CasstoreError, ValueError):
     """Labels, metadata or another description that cannot be recorded; the message names the field."""
+
+
+class ReadOnly(CasstoreError, TypeError):
+    """Labels, metadata or what else is recorded with a version were to be changed; a saved version never changes."""
 
 
 class InvalidSource(CasstoreError, ValueError):

@@ -13,12 +13,14 @@ import cloudpickle
 from casstore.actions import descriptor, model_yaml, resolve
 from casstore.actions.materialize import materialize
 from casstore.actions.pinning import is_pinned
+from casstore.actions.read_only import ReadOnlyDict
 from casstore.actions.trust import objects_of
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
 from casstore.progress import SILENT
+from casstore.storage import not_finite
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.recipe import Recipe
@@ -102,12 +104,14 @@ class Model:
         return tuple(resolve.files(self._workspace.catalog, self._row))
 
     @property
-    def labels(self) -> dict[str, str]:
-        return dict(self._description["labels"])
+    def labels(self) -> ReadOnlyDict:
+        """Text to text; a dict that cannot be changed, as all that was recorded. `dict(model.labels)` copies it."""
+        return ReadOnlyDict(self._description["labels"], f"the labels of {self.tag}")
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        return dict(self._description["metadata"])
+    def metadata(self) -> ReadOnlyDict:
+        """As it was saved, in JSON's types, NaN and infinities; it cannot be changed."""
+        return ReadOnlyDict(not_finite.restored(self._description), f"the metadata of {self.tag}")
 
     @property
     def module(self) -> str:
@@ -118,17 +122,17 @@ class Model:
         return str(self._description["api_version"])
 
     @property
-    def signatures(self) -> dict[str, Any]:
-        return dict(self._description["signatures"])
+    def signatures(self) -> ReadOnlyDict:
+        return ReadOnlyDict(self._description["signatures"], f"the signatures of {self.tag}")
 
     @property
-    def options(self) -> dict[str, Any]:
-        return dict(self._description["options"])
+    def options(self) -> ReadOnlyDict:
+        return ReadOnlyDict(self._description["options"], f"the options of {self.tag}")
 
     @property
-    def context(self) -> dict[str, Any]:
+    def context(self) -> ReadOnlyDict:
         """Framework name and versions, and the Python version that saved it."""
-        return dict(self._description["context"])
+        return ReadOnlyDict(self._description["context"], f"the context of {self.tag}")
 
     @property
     def casstore_version(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from casstore.actions import backup as backup_action
 from casstore.actions import collect as gc_action
 from casstore.actions import configure, descriptor, exporting, importing, pinning, resolve
 from casstore.actions import delete as delete_action
+from casstore.actions import drafts as drafts_action
 from casstore.actions import materialize as materialize_action
 from casstore.actions import pruned as pruned_action
 from casstore.actions import rebuild as rebuild_action
@@ -23,6 +25,7 @@ from casstore.actions import verify as verify_action
 from casstore.actions.adopt import AdoptReport
 from casstore.actions.backup import BackupReport
 from casstore.actions.collect import GcReport
+from casstore.actions.drafts import KeptDraft
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.repair import RepairReport
@@ -35,9 +38,11 @@ from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
 from casstore.catalog.usage import Usage
 from casstore.draft import Draft
+from casstore.errors import InvalidTag
 from casstore.model import Imported, Model
 from casstore.progress import SILENT, Progress
 from casstore.settings import check_setting
+from casstore.storage import not_finite
 from casstore.tag import Tag, TagQuery
 
 # Names outside the class, whose own `list` hides the type.
@@ -69,7 +74,7 @@ class Store:
         self,
         tag: str | Tag,
         *,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
         module: str = "",
@@ -80,29 +85,85 @@ class Store:
         custom_objects: Mapping[str, Any] | None = None,
         durability: str | None = None,
         materialize: bool = True,
+        keep_on_error: bool = False,
+        exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Draft:
         """A new version to be written: `with store.create("bert") as draft:` put files into `draft.path`.
 
         The version is saved when the block ends, and not at all when it raises. A tag without a version gets a
-        generated one. `base` says which version this one came from (default: the newest of the same name): what
-        changed since is stored as the difference from it.
+        generated one; `casstore.slug` makes a tag of any text. `base` says which version this one came from (default:
+        the newest of the same name): what changed since is stored as the difference from it.
+        Where the saving fails, and with `keep_on_error` where the block does, the files are kept for `keep_days`: the
+        error says where (`error.draft_path`), `drafts` lists them, `save_draft` saves them after all.
+        `exist_ok`: where that tag is saved already with the same files, labels, metadata and whatever else is said,
+        nothing is saved and all is well, as when a training is resumed; where it differs that is TagExists at the end.
         `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.
         `materialize=False` for a version that will not be opened soon, such as each checkpoint of a run: it is encoded
         at once, as `gc` would later, and has no directory until `Model.path` asks for one.
-        Raises InvalidTag, TagExists, TagNotFound (of the base); at the end of the block also InvalidMetadata,
+        Raises InvalidTag, TagExists, TagNotFound (of the base), InvalidMetadata; at the end of the block also
         InvalidSource, FileChanged, StoreLocked, OSError.
         """
         if durability is not None:
             check_setting("durability", durability)
         return Draft(
-            self._workspace, resolve.new_tag(self._workspace.catalog, tag),
+            self._workspace, resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok),
             labels=_copy("labels", labels), metadata=_copy("metadata", metadata),
             module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
             signatures=_copy("signatures", signatures), options=options, context=context,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
-            progress=progress,
+            progress=progress, keep_on_error=keep_on_error, exist_ok=exist_ok,
         )  # fmt: skip
+
+    def drafts(self) -> Sequence[KeptDraft]:
+        """The drafts that could not be saved and are kept, oldest first; gc removes them after `keep_days`."""
+        return drafts_action.kept_drafts(self._workspace)
+
+    def save_draft(
+        self,
+        draft: str | KeptDraft,
+        tag: str | Tag | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        base: str | Tag | None = None,
+        durability: str | None = None,
+        materialize: bool | None = None,
+        exist_ok: bool = False,
+        progress: Progress = SILENT,
+    ) -> Model:
+        """Save a draft that is kept, given its id or the beginning of it, and keep it no longer.
+
+        It is saved with what it was to be saved with, as far as that could be kept, and with these labels and metadata
+        on top; as `tag`, by default that of the draft. On any error it stays kept.
+        Raises TagNotFound, TagExists, InvalidTag, StoreLocked where another process is at it, and what `create` raises.
+        """
+        kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
+        with drafts_action.held(self._workspace, kept) as record:
+            said = record.description
+            if tag is None and not record.tag:
+                raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
+            with self.create(
+                tag or record.tag, labels={**said.get("labels", {}), **_copy("labels", labels)},
+                metadata={**not_finite.restored(said), **_copy("metadata", metadata)},
+                base=base or drafts_action.base_of(self._workspace, record), module=said.get("module", ""),
+                api_version=said.get("api_version", "v1"), signatures=said.get("signatures"),
+                options=said.get("options"), context=said.get("context"), durability=durability,
+                materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
+                progress=progress,
+            ) as new:  # fmt: skip
+                new.take_objects(drafts_action.objects_of(kept))
+                new.take_from(Path(kept.path), move=True, allow_empty=True)
+            with contextlib.suppress(OSError):  # the version is saved, whatever is left of the draft
+                drafts_action.remove(self._workspace, kept)
+        return new.model
+
+    def remove_draft(self, draft: str | KeptDraft) -> KeptDraft:
+        """Remove a draft that is kept, for good; returns what it was. Raises TagNotFound, StoreLocked, OSError."""
+        kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
+        with drafts_action.held(self._workspace, kept):
+            drafts_action.remove(self._workspace, kept)
+        return kept
 
     def save(
         self,
@@ -112,7 +173,7 @@ class Store:
         move: bool = False,
         allow_empty: bool = False,
         from_hf: bool = False,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
         module: str = "",
@@ -123,6 +184,7 @@ class Store:
         custom_objects: Mapping[str, Any] | None = None,
         durability: str | None = None,
         materialize: bool = True,
+        exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Model:
         """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
@@ -135,7 +197,7 @@ class Store:
         with self.create(
             tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
             signatures=signatures, options=options, context=context, custom_objects=custom_objects,
-            durability=durability, materialize=materialize, progress=progress,
+            durability=durability, materialize=materialize, exist_ok=exist_ok, progress=progress,
         ) as draft:  # fmt: skip
             draft.take_from(Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf)
         return draft.model
@@ -150,13 +212,14 @@ class Store:
         materialize_action.mend(self._workspace, row, SILENT)
         return Model(self._workspace, row)
 
-    def list(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> _Models:
+    def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> _Models:
         """All versions, or those of one name, by name and newest first; with `labels`, those that have them all.
 
-        Raises InvalidTag. A name without versions gives an empty list.
+        Raises InvalidTag, InvalidMetadata. A name without versions gives an empty list.
         """
         checked = None if name is None else resolve.name(name)
-        return [Model(self._workspace, row) for row in self._workspace.catalog.versions.select(checked, labels)]
+        wanted = descriptor.plain_labels(labels)
+        return [Model(self._workspace, row) for row in self._workspace.catalog.versions.select(checked, wanted)]
 
     def tags(self) -> Sequence[str]:
         """Every tag as text, newest first."""

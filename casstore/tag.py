@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import threading
 import time
+import unicodedata
 import warnings
 from dataclasses import dataclass
 
@@ -14,6 +16,9 @@ from casstore.errors import InvalidTag
 LATEST = "latest"
 MAX_PART_CHARACTERS = 63
 _PART = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
+_NO_PART = re.compile(r"[^-._a-z0-9]")
+_NO_ENDS = re.compile(r"^[-._]+|[-._]+$")
+_DIGEST_CHARACTERS = 8
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: reserved with any extension, so a store
 # that is copied to Windows keeps all its directories.
 WINDOWS_DEVICE = r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.[^:]*)?"
@@ -70,7 +75,7 @@ class TagQuery:
         name, colon, version = text.partition(":")
         if colon and not version:
             raise InvalidTag(f"{text!r} ends in ':'; write {name!r} for the newest version of it")
-        return cls(_part("name", name), _part("version", version) if colon else None)
+        return cls(_part("name", name, text), _part("version", version, text) if colon else None)
 
     @property
     def wants_newest(self) -> bool:
@@ -80,21 +85,70 @@ class TagQuery:
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
 
-def _part(what: str, text: str) -> str:
+def slug(text: str) -> str:
+    """The tag, or the name, that is nearest to any text: `meta-llama/Llama-3:v1.0+cu118` gives
+    `meta-llama--llama-3:v1.0-cu118`.
+
+    What stands before the first colon becomes the name, the rest the version. A slash becomes two hyphens, as in the
+    cache of huggingface_hub, what else no tag has one. What is too long is cut, and ends in a digest of it all, so that
+    it stays another. A tag stays what it is. Raises InvalidTag where nothing is left.
+    """
+    if not isinstance(text, str):
+        raise InvalidTag(f"a tag is text such as 'bert:v1', not {type(text).__name__}")
+    name, colon, version = text.partition(":")
+    return f"{_slug('name', name)}:{_slug('version', version)}" if colon and version else _slug("name", name)
+
+
+def _slug(what: str, text: str) -> str:
+    lowered = text.lower()
+    if is_part(lowered):
+        return lowered
+    # Accents go, and letters of other scripts.
+    plain = unicodedata.normalize("NFKD", lowered).encode("ascii", "ignore").decode("ascii").lower()
+    made = _NO_ENDS.sub("", _NO_PART.sub("-", plain.replace("/", "--")))
+    if not made:
+        raise InvalidTag(f"nothing in {text!r} can stand in a {what}: use letters a to z, digits, '-', '_' and '.'")
+    if _WINDOWS_DEVICE.fullmatch(made):
+        made = f"x-{made}"
+    if len(made) > MAX_PART_CHARACTERS:
+        ending = "-" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARACTERS]
+        made = made[: MAX_PART_CHARACTERS - len(ending)] + ending
+    return made
+
+
+def _suggestion(text: str) -> str | None:
+    """What would be accepted in place of an invalid tag; None where there is nothing like it."""
+    try:
+        return slug(text)
+    except InvalidTag:
+        return None
+
+
+def _part(what: str, text: str, whole: str | None = None) -> str:
+    """A name or a version, checked; `whole` is the tag that it was typed in. Raises InvalidTag."""
     lowered = text.lower() if text.isascii() else text
     if len(lowered) > MAX_PART_CHARACTERS:
-        raise InvalidTag(f"the {what} {text!r} has {len(lowered)} characters; at most {MAX_PART_CHARACTERS} fit")
+        raise _invalid(f"the {what} {text!r} has {len(lowered)} characters; at most {MAX_PART_CHARACTERS} fit", whole)
     if _PART.fullmatch(lowered) is None:
-        raise InvalidTag(
+        raise _invalid(
             f"{text!r} cannot be a {what}: use letters, digits, '-', '_' and '.', "
-            "beginning and ending with a letter or digit"
+            "beginning and ending with a letter or digit",
+            whole,
         )
     if _WINDOWS_DEVICE.fullmatch(lowered):
-        raise InvalidTag(f"{text!r} cannot be a {what}: Windows reserves it for a device")
+        raise _invalid(f"{text!r} cannot be a {what}: Windows reserves it for a device", whole)
     if lowered != text:
         # The level points at the caller of the public method on most paths; the text is what matters.
         warnings.warn(f"the {what} {text!r} is kept in lower case, as {lowered!r}", stacklevel=4)
     return lowered
+
+
+def _invalid(message: str, text: str | None) -> InvalidTag:
+    """The error for an invalid tag, with the nearest that would be accepted."""
+    near = None if text is None else _suggestion(text)
+    if near is None:
+        return InvalidTag(message)
+    return InvalidTag(f"{message}; {near!r} would do (casstore.slug() makes it, as does `casstore save --slug`)", near)
 
 
 def is_part(text: object) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 import casstore
 from casstore import errors
-from casstore.errors import AmbiguousTag, CasstoreError, StoreError, TagNotFound
+from casstore.errors import AmbiguousTag, CasstoreError, InvalidTag, StoreError, TagNotFound
 
 ERRORS = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, Exception)}
 
@@ -44,6 +44,8 @@ def test_errors_survive_pickling(name: str) -> None:
 def test_fields_survive_pickling() -> None:
     missing = pickle.loads(pickle.dumps(TagNotFound("no bert:v1", suggestion="bert:v2")))
     assert (str(missing), missing.suggestion) == ("no bert:v1", "bert:v2")
+    invalid = pickle.loads(pickle.dumps(InvalidTag("no a/b", "a--b")))
+    assert (str(invalid), invalid.suggestion) == ("no a/b", "a--b")
     ambiguous = pickle.loads(pickle.dumps(AmbiguousTag("which?", ["a:v1", "a:v2"])))
     assert (str(ambiguous), ambiguous.candidates) == ("which?", ("a:v1", "a:v2"))
 

@@ -32,7 +32,7 @@ from casstore.catalog.versions import ChunkVanished, NewChunk, NewContainer, Ver
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
-from casstore.storage import delta, files, pack
+from casstore.storage import delta, files, not_finite, pack
 from casstore.storage.codec import Encoding
 from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.manifest import Manifest
@@ -120,7 +120,7 @@ def _checked(manifest: Manifest, name: str) -> Manifest:
     keys = ("labels", "metadata", "module", "api_version", "signatures", "options", "context")
     said = comparing.completed(manifest.description)
     try:
-        description = describe(**{key: said[key] for key in keys})
+        description = describe(**{key: said[key] for key in keys} | {"metadata": not_finite.restored(said)})
     except (InvalidMetadata, KeyError) as error:
         raise InvalidSource(f"what {name} says of {manifest.tag} cannot be kept: {error}") from error
     if len(manifest.casstore_version) > _MAX_NAME_BYTES:

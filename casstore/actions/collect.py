@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from casstore.actions import autogc, keeping
+from casstore.actions import autogc, drafts, keeping
 from casstore.actions.delete import sweep
 from casstore.actions.evict import evict, eviction_rule, finish_evictions, unleased
 from casstore.actions.finish import finish_saves
@@ -298,7 +298,7 @@ class _Gc:
         return GcStep("stray files", count, skipped=skipped)
 
     def quarantine(self) -> GcStep:
-        """Remove, `keep_days` later, strays that a gc has moved to quarantine, and manifests of pruned versions."""
+        """Remove, `keep_days` later, strays that a gc has moved to quarantine, manifests of pruned versions, drafts."""
         count = freed = 0
         keep_ns = keeping.keep_ns(self._workspace)
         strays, pruned = (
@@ -312,6 +312,13 @@ class _Gc:
             if not self._dry_run:
                 try:
                     files.remove_tree(directory)
+                except OSError as error:
+                    self._note_left(error)
+        for size, remove in drafts.remove_overdue(self._workspace, dry_run=self._dry_run):
+            count, freed = count + 1, freed + size
+            if not self._dry_run:
+                try:
+                    remove()
                 except OSError as error:
                     self._note_left(error)
         return GcStep("quarantine", count, freed)

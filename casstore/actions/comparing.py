@@ -10,7 +10,7 @@ from casstore.actions.model_yaml import Descriptor
 from casstore.actions.source import Source
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
-from casstore.storage import files
+from casstore.storage import files, not_finite
 
 
 def difference(
@@ -33,6 +33,8 @@ def difference(
     for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
         if ours[field] != described.description[field]:
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
+    if ours.get(not_finite.KEY) != described.description.get(not_finite.KEY):
+        return "its metadata differ"
     is_of_files = source.descriptor is None and may_be_part  # of those that are still there, which may be older
     is_known = not described.is_from_the_future and not is_of_files
     if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:

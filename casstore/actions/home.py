@@ -106,7 +106,7 @@ def _make(layout: Layout) -> None:
         )
     if layout.home.is_dir():
         own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
-        own |= {layout.instance.name, layout.next_instance.name}
+        own |= {layout.instance.name, layout.next_instance.name, layout.drafts.name}
         # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.
         databases = (layout.catalog.name, _RESULTS_OF_BENTOML)
         strangers = sorted(

@@ -9,9 +9,9 @@ from pathlib import Path
 from casstore.errors import InvalidSource
 from casstore.storage.layout import Layout
 
-_MODELS, _SESSIONS = "models", "sessions"
+_MODELS, _SESSIONS, _DRAFTS = "models", "sessions", "drafts"
 _PARTS = {
-    *(_MODELS, _SESSIONS, "objects", "manifests", "quarantine", "locks", "aliases", "annotations", "drafts"),
+    *(_MODELS, _SESSIONS, _DRAFTS, "objects", "manifests", "quarantine", "locks", "aliases", "annotations"),
     *("remotes.toml", "catalog.db", "instance", ".instance", "unfinished-backup"),
 }
 
@@ -50,20 +50,21 @@ def check_source(layout: Layout, path: Path, *, take: bool) -> None:
 def check_part(layout: Layout, path: Path, *, take: bool) -> None:
     """Raise InvalidSource for a path that is to be saved and is a part of a store.
 
-    What stands under models/ may be copied. With `take`, which takes it away, nothing but this store's own drafts may.
+    What stands under models/, and a draft, may be copied. With `take`, which takes it away, nothing but this store's
+    own drafts may.
     """
     own, real = Path(os.path.realpath(layout.home)), Path(os.path.realpath(path))
     for home, parts in homes_above(real):
         is_file_of_home = len(parts) == 1 and not os.path.isdir(real)
         if not parts or not (_is_own(parts[0]) or is_file_of_home):
             continue
-        if parts[0] not in (_MODELS, _SESSIONS):
+        if parts[0] not in (_MODELS, _SESSIONS, _DRAFTS):
             raise InvalidSource(
                 f"{path} is a working part of the store {home}; save a version of it from its directory, as in "
                 '`casstore save NAME "$(casstore path TAG)"`, or carry it over with `casstore export` and '
                 "`casstore import`"
             )
-        if take and not (parts[0] == _SESSIONS and home == own):
+        if take and not (parts[0] in (_SESSIONS, _DRAFTS) and home == own):
             raise InvalidSource(
                 f"{path} belongs to the store {home}, from which nothing is moved away; copy it: leave out --move (in "
                 "Python: move=True)"

@@ -1,4 +1,4 @@
-"""What is kept in quarantine/ for a while before it goes: directories named by the time at which they were made."""
+"""What is kept for a while before it goes, in quarantine/ and drafts/: directories named by when they were made."""
 
 from __future__ import annotations
 
@@ -28,20 +28,21 @@ def new_directory(parent: Path) -> Path:
     The time stands in the name and not in its times, so that it survives a copy of the store.
     """
     files.make_directory(parent)
-    path = parent / _new_name()
+    path = parent / new_name()
     files.make_directory(path)
     return path
 
 
-def _new_name() -> str:
+def new_name(ending: str = "") -> str:
+    """A name that says that it is now, and ends in `ending`, by default in 8 random characters."""
     seconds, rest = divmod(time.time_ns(), 1_000_000_000)
-    return f"{time.strftime(_TIME, time.gmtime(seconds))}.{rest // 1000:06}Z-{new_id()[:8]}"
+    return f"{time.strftime(_TIME, time.gmtime(seconds))}.{rest // 1000:06}Z-{ending or new_id()[:8]}"
 
 
 def kept(parent: Path) -> list[Path]:
     """The directories below `parent` that `new_directory` has made, oldest first."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(path for path in parent.iterdir() if _made_at_ns(path) is not None and path.is_dir())
+        return sorted(path for path in parent.iterdir() if made_at_ns(path) is not None and path.is_dir())
     return []
 
 
@@ -53,15 +54,16 @@ def overdue(parent: Path, keep_ns: int, *, dry_run: bool) -> list[Path]:
     """
     now_ns, found = time.time_ns(), []
     for path in kept(parent):
-        age_ns = now_ns - (_made_at_ns(path) or 0)
+        age_ns = now_ns - (made_at_ns(path) or 0)
         if age_ns >= keep_ns:
             found.append(path)
         elif age_ns < -keep_ns - _DAY_NS and not dry_run:
-            files.rename(path, parent / _new_name())
+            files.rename(path, parent / new_name(path.name.rpartition("-")[2]))
     return found
 
 
-def _made_at_ns(path: Path) -> int | None:
+def made_at_ns(path: Path) -> int | None:
+    """When a directory was made that `new_directory` names so, to the second; None for any other."""
     match = _NAME.fullmatch(path.name)
     with contextlib.suppress(ValueError):  # digits that are no time
         return calendar.timegm(time.strptime(match[1], _TIME)) * 1_000_000_000 if match else None

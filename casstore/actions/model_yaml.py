@@ -17,7 +17,7 @@ import yaml
 
 from casstore.actions.descriptor import SIGNATURE_FIELDS, describe
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
-from casstore.storage import files, plain_yaml
+from casstore.storage import files, not_finite, plain_yaml
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, canonical_json
 from casstore.tag import Tag
@@ -26,6 +26,7 @@ MAX_DESCRIPTOR_BYTES = 16 << 20
 # The C implementation where PyYAML was built with it; some twenty times faster, the same text.
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _CONTEXT_ORDER = ("framework_name", "framework_versions", "bentoml_version", "python_version")
+_IN_EVERY = ("name", "version", "module", "labels", "context", "creation_time")  # also before BentoML 1.0
 _SIGNATURE_ORDER = ("batchable", "batch_dim", "input_spec", "output_spec")
 _UTC = datetime.timezone.utc
 
@@ -51,7 +52,7 @@ def render(manifest: Manifest) -> bytes:
     which it passes over, has them all.
     """
     description = manifest.description
-    metadata = description["metadata"]
+    metadata = not_finite.restored(description)
     for_bentoml = _without_nulls(metadata)
     context = {**description["context"], "casstore_version": manifest.casstore_version}
     document = {
@@ -69,7 +70,7 @@ def render(manifest: Manifest) -> bytes:
         "creation_time": timestamp(manifest.created_at_ns).isoformat(),
     }
     if for_bentoml != metadata:
-        document["metadata_json"] = canonical_json(metadata)
+        document["metadata_json"] = canonical_json(description["metadata"])
     text: str = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     return text.encode("utf-8")
 
@@ -87,11 +88,25 @@ def _without_nulls(value: Any) -> Any:
     return value
 
 
+def _with_numbers(value: Any, shown: Any) -> Any:
+    """A value out of `metadata_json`, with what JSON cannot hold from the same place of `metadata`: NaN, infinities."""
+    if isinstance(shown, float) and not math.isfinite(shown):
+        return shown
+    if isinstance(value, dict) and isinstance(shown, dict):
+        return {key: _with_numbers(item, shown.get(key)) for key, item in value.items()}
+    if isinstance(value, list) and isinstance(shown, list) and len(value) == len(shown):
+        return [_with_numbers(*pair) for pair in zip(value, shown, strict=True)]
+    return value
+
+
 def check_replaceable(path: Path) -> None:
-    """Let a save replace a `model.yaml` only if it is such a descriptor. Raises InvalidSource otherwise."""
+    """Let a save replace a `model.yaml` only if it is such a descriptor. Raises InvalidSource otherwise.
+
+    A user's own file may well say name, version and creation time of something; every BentoML writes more.
+    """
     try:
         if path.stat().st_size <= MAX_DESCRIPTOR_BYTES:
-            missing = {"name", "version", "creation_time"}
+            missing = set(_IN_EVERY)
             for key in plain_yaml.top_level_keys(files.read_file(path, MAX_DESCRIPTOR_BYTES)):
                 missing.discard(key)
                 if not missing:
@@ -100,7 +115,10 @@ def check_replaceable(path: Path) -> None:
         raise InvalidSource(f"{path} cannot be read: {error.strerror}") from error
     except ValueError:
         pass
-    raise InvalidSource(f"{path} would be replaced by the descriptor that casstore writes; rename your file")
+    raise InvalidSource(
+        f"{path} would be replaced by the descriptor that casstore writes, and what it says would be lost; rename your "
+        "file, or give labels and metadata in its place"
+    )
 
 
 def timestamp(nanoseconds: int) -> datetime.datetime:
@@ -191,7 +209,7 @@ class _Reading:
             with contextlib.suppress(ValueError, RecursionError):
                 metadata = json.loads(text)
                 if isinstance(metadata, dict):
-                    return metadata
+                    return _with_numbers(metadata, self._mapping("metadata"))
         return self._plain("metadata", self._mapping("metadata"))
 
     def _signatures(self) -> dict[str, Any]:
@@ -251,7 +269,7 @@ class _Reading:
             return plain
         if isinstance(value, list):
             return [self._plain(place, item) for item in value]
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value) and not place.startswith("metadata"):
             self._notes.append(f"{place} is {value}, which is kept as text")
             return str(value)
         if isinstance(value, bytes):

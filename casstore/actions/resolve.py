@@ -54,11 +54,14 @@ def completed(query: TagQuery) -> Tag:
     return Tag(query.name, generate_version() if query.version is None else query.version)
 
 
-def new_tag(catalog: Catalog, text: str | Tag) -> Tag:
+def new_tag(catalog: Catalog, text: str | Tag, *, exist_ok: bool = False) -> Tag:
     """The tag of a version to be saved, its version generated if none is given. Raises InvalidTag, TagExists."""
     tag = completed(TagQuery.parse(text))
-    if catalog.versions.find(tag) is not None:
-        raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+    if not exist_ok and catalog.versions.find(tag) is not None:
+        raise TagExists(
+            f"{tag} is already saved, and saved versions never change; choose another version, or say that the same "
+            "one may be there: --exist-ok (in Python: exist_ok=True)"
+        )
     return tag
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from casstore.actions import descriptor, model_yaml
+from casstore.actions import comparing, descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
@@ -55,7 +55,8 @@ class NewVersion:
     """What the caller asks to be saved. `durable`: it must survive a power cut once saved. `materialize`: its
     directory is to stand at once; otherwise all that is new goes encoded into packs. `created_at_ns`: when it was made,
     if not now; it takes its place among the versions of its name by that. `trust`: whether its Python objects may be
-    unpickled unasked."""
+    unpickled unasked. `said_context`: where the very same version may be saved already, what the caller says of the
+    context, of which the rest tells nothing."""
 
     tag: Tag
     description: Mapping[str, Any]
@@ -65,6 +66,7 @@ class NewVersion:
     casstore_version: str
     created_at_ns: int | None = None
     trust: Trust = Trust.AS_KNOWN
+    said_context: Mapping[str, Any] | None = None
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ def save(
     source = find_source(source_root) if found is None else found
     if not in_place:
         check_holds_none(source_root, (file.path for file in source.files))
-    if source.descriptor is not None:
+    if source.descriptor is not None and new.created_at_ns is None:  # else it has been read, and is kept
         model_yaml.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
         raise InvalidSource(
@@ -107,6 +109,11 @@ def save(
         )
     if custom_objects is not None:
         _add_custom_objects(source, custom_objects, session)
+    present = _same_version(workspace, source, new)
+    if present is not None:
+        if take and not in_place:
+            remove_source(source)
+        return present
     if in_place and source.links and new.materialize:
         # Links become files of their own in a fresh draft, which the files that stand here move to.
         draft = session.new_path()
@@ -115,13 +122,35 @@ def save(
     work = _Save(workspace, session, draft, new, found, progress, is_standing=is_standing)
     try:
         version_id = work.run(source, staging.stage(source), staging)
-    except BaseException:
+    except BaseException as error:
         if not work.is_committed:
             staging.undo()
-        raise
+        present = _same_version(workspace, source, new) if isinstance(error, TagExists) else None
+        if present is None:
+            raise
+        version_id = present  # somebody was faster
     if take and not in_place and not is_standing:
         remove_source(source)
     return version_id
+
+
+def _same_version(workspace: Workspace, source: Source, new: NewVersion) -> int | None:
+    """The version with the tag of the new one, where it may be the same; None where there is none, or it may not.
+
+    Raises TagExists where it is another.
+    """
+    row = None if new.said_context is None else workspace.catalog.versions.find(new.tag)
+    if row is None:
+        return None
+    context = {**row.described()["context"], **(new.said_context or {})}
+    described = model_yaml.Descriptor(new.tag, {**new.description, "context": context}, row.created_at_ns)
+    difference = comparing.difference(workspace, row, source, described)
+    if difference is not None:
+        raise TagExists(
+            f"another {new.tag} is saved already ({difference}), and saved versions never change; choose another "
+            "version"
+        )
+    return row.id
 
 
 def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> int:

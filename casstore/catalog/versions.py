@@ -22,6 +22,7 @@ from casstore.catalog.trust import fill_untrusted, note_trusted, note_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, TagExists
+from casstore.storage import not_finite
 from casstore.storage.container import MAX_LINKS, Container, FileStamp
 from casstore.storage.manifest import (
     Base,
@@ -532,7 +533,7 @@ def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manife
     )
     connection.executemany(
         "INSERT INTO metadata VALUES (?,?,?)",
-        ((version_id, path, value) for path, value in _scalars("", manifest.description.get("metadata", {}))),
+        ((version_id, path, value) for path, value in _scalars("", not_finite.restored(manifest.description))),
     )
 
 

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     PARTLY_DONE = 3
     LOCKED = 11
     NOT_FOUND = 12
+    EXISTS = 13
     INTERRUPTED = 130  # 128 + SIGINT, as shells report it
     READER_GONE = 141  # 128 + SIGPIPE, as for any program of a pipe whose reader has left
 
@@ -36,6 +37,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.InvalidMetadata, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
+    (casstore.TagExists, ExitCode.EXISTS),
     (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
 )
 
@@ -57,7 +59,7 @@ def message(error: BaseException) -> str:
 def as_document(error: BaseException) -> dict[str, Any]:
     """An error for `--json`: type, message, exit code, and a suggestion or candidates where there are any."""
     document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
-    if isinstance(error, casstore.TagNotFound):
+    if isinstance(error, casstore.TagNotFound | casstore.InvalidTag):
         document["suggestion"] = error.suggestion
     if isinstance(error, casstore.AmbiguousTag):
         document["candidates"] = list(error.candidates)

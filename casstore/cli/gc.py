@@ -57,7 +57,7 @@ def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool,
     dead sessions     what processes left that were killed
     unfinished work   what was cut short after its version was saved or deleted
     idle directories  of versions; frees what has no other link
-    quarantine        what an earlier gc or sync-tree --prune moved there, keep_days ago
+    quarantine        what an earlier gc or sync-tree --prune moved there, keep_days ago, and kept drafts as old
     stray files       that belong to nothing: moved to quarantine/ for keep_days
     unneeded objects  loose files and packs that nothing needs
     rewritten         packs less than half of which is needed, and many small ones;

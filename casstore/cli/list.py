@@ -15,6 +15,7 @@ Examples:
   casstore list bert -l stage=dev
   casstore list bert | head -1 | cut -f1       the newest tag
   casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
+  casstore list bert --json | jq -r '.versions | max_by(.metadata.accuracy).tag'
 """
 _COLUMNS = (
     Column("TAG"),
@@ -35,7 +36,8 @@ _COLUMNS = (
 def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -> None:
     """List versions, newest first; with NAME, those of one model.
 
-    In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short.
+    In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short. With
+    --json also digest and metadata, where null stands for NaN and infinities, which JSON does not have.
     """
     with options.open_store() as store:
         models = store.list(name, labels=parse_pairs("--label", labels))

@@ -19,6 +19,7 @@ from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
 from casstore.cli.delete import delete
 from casstore.cli.demo import demo
+from casstore.cli.drafts import drafts
 from casstore.cli.exits import ExitCode, Interrupted, exit_code
 from casstore.cli.export import export
 from casstore.cli.gc import gc
@@ -53,8 +54,8 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 Exit codes:
     0  done                          11  the store is locked by another process
     1  failed, or damage was found   12  no such version, or the tag is ambiguous
-    2  wrong use, an invalid tag    130  interrupted
-    3  partly done
+    2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
+    3  partly done                  130  interrupted
 """
 
 
@@ -91,8 +92,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup, verify,
-    repair, stats, config, init, demo, completion,
+    save, drafts, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup,
+    verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,24 +21,35 @@ _EXAMPLES = """\b
 Examples:
   casstore save bert out/                      a generated version
   casstore save bert:v1 out/ -l stage=dev -m accuracy=0.93 -m 'tags=["en"]'
+  casstore save bert:v1.1 out/ -m commit=7e10 -m lr:=3e-4        text, then a number
   casstore save bert:v2 out/ --base bert:v1 --move
+  casstore save meta-llama/Llama-3 out/ --slug                   as meta-llama--llama-3
   casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
   casstore save minilm --from-hf ~/.cache/huggingface/hub/models--org--minilm/snapshots/c9745ed...
+  casstore save bert:v4 --draft 0k3f9w2d       what could not be saved, and is kept
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
 
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--draft",
+    "draft_id",
+    metavar="ID",
+    help="In place of PATH: a draft that was kept when its saving failed, with its labels, metadata and so on; see "
+    "`casstore drafts`.",
+)
 @click.option("-l", "--label", "labels", metavar="K=V", multiple=True, help="A label, text to text. Repeatable.")
 @click.option(
     "-m",
     "--metadata",
     metavar="K=V",
     multiple=True,
-    help="A metadata entry; V is read as JSON if it is JSON, else as text. Repeatable.",
+    help="A metadata entry. V is text, unless it is a number in the form in which JSON prints it, true, false, or JSON "
+    "in brackets or quotes. K:=V takes any JSON, such as lr:=3e-4 or note:=null. Repeatable.",
 )
 @click.option(
     "--metadata-file",
@@ -74,6 +86,17 @@ Examples:
 )
 @click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
 @click.option(
+    "--slug",
+    "as_slug",
+    is_flag=True,
+    help="Make a tag of TAG where it is none, such as meta-llama--llama-3 of meta-llama/Llama-3.",
+)
+@click.option(
+    "--exist-ok",
+    is_flag=True,
+    help="Fine if TAG is saved already with the same files, labels and so on: then nothing is saved.",
+)
+@click.option(
     "--durability",
     type=click.Choice(["full", "relaxed"]),
     help="full: survives a power cut once saved; relaxed: faster.  [default: the store's setting]",
@@ -83,7 +106,8 @@ Examples:
 def save(
     options: Options,
     tag: str,
-    path: Path,
+    path: Path | None,
+    draft_id: str | None,
     labels: tuple[str, ...],
     metadata: tuple[str, ...],
     metadata_file: IO[str] | None,
@@ -94,17 +118,33 @@ def save(
     move: bool,
     from_hf: bool,
     allow_empty: bool,
+    as_slug: bool,
+    exist_ok: bool,
     durability: str | None,
 ) -> None:
     """Save the directory or file at PATH as TAG.
 
     TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
-    that exists is an error. Either everything is saved or nothing is.
+    that exists is an error (exit code 13), unless it is the same with --exist-ok. Either everything is saved or
+    nothing is.
     """
+    _check_source(path, draft_id, has_more=from_hf or bool(module) or bool(frameworks))
+    if as_slug:
+        tag = casstore.slug(tag)
     parsed_labels = parse_pairs("--label", labels)
     parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
     context = _context(frameworks)
+    for key, value in parsed_metadata.items():
+        if isinstance(value, str) and _is_number(value):
+            hint(options, f"{key}={value} is kept as text; for a number write -m {key}:={value}")
     with options.open_store() as store, progress_bar(options) as progress:
+        if path is None:
+            model = store.save_draft(
+                draft_id or "", tag, labels=parsed_labels, metadata=parsed_metadata, base=base, durability=durability,
+                materialize=False if no_materialize else None, exist_ok=exist_ok, progress=progress,
+            )  # fmt: skip
+            _show(options, model, is_new=True)
+            return
         draft = store.create(
             tag,
             labels=parsed_labels,
@@ -114,6 +154,7 @@ def save(
             base=base,
             durability=durability,
             materialize=not no_materialize,
+            exist_ok=exist_ok,
             progress=progress,
         )
         try:
@@ -125,14 +166,29 @@ def save(
                 raise Interrupted(f"interrupted, but {draft.tag} was saved already") from error
             raise Interrupted("interrupted; nothing was saved") from error
         model = draft.model
-    _show(options, model)
+    _show(options, model, is_new=draft.is_new)
 
 
-def _show(options: Options, model: casstore.Model) -> None:
+def _check_source(path: Path | None, draft_id: str | None, *, has_more: bool) -> None:
+    """One of the two. `has_more`: what a draft has of its own is given too. Raises click.UsageError."""
+    context = click.get_current_context()
+    if path is None and draft_id is None:
+        raise click.MissingParameter(
+            ctx=context, param=next(each for each in context.command.params if each.name == "path")
+        )
+    if path is not None and draft_id is not None:
+        raise click.UsageError("give a PATH, or a draft with --draft, not both", context)
+    if draft_id is not None and has_more:
+        raise click.UsageError("--module, --framework and --from-hf do not go with --draft, which has its own", context)
+
+
+def _show(options: Options, model: casstore.Model, *, is_new: bool) -> None:
     if options.json:
-        show_json(summary(model))
+        show_json({**summary(model), "is_new": is_new})
     elif options.quiet:
         click.echo(str(model.tag))
+    elif is_screen() and not is_new:
+        click.echo(f"{model.tag} is saved already, the very same; nothing was changed")
     elif is_screen():
         click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
     else:
@@ -157,13 +213,46 @@ def _read_metadata(file: IO[str] | None) -> dict[str, Any]:
 
 
 def _parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """K=V as text or what is plainly JSON, K:=V as JSON. Raises click.UsageError."""
     metadata: dict[str, Any] = {}
-    for key, text in parse_pairs("--metadata", pairs).items():
-        try:
-            metadata[key] = json.loads(text)
-        except (ValueError, RecursionError):
-            metadata[key] = text
+    for name, text in parse_pairs("--metadata", pairs).items():
+        key = name.removesuffix(":")
+        if key in metadata or not key:
+            problem = f"gives {key!r} twice" if key else f"takes KEY:=JSON, not {name}={text!r}"
+            raise click.UsageError(f"--metadata {problem}", click.get_current_context())
+        metadata[key] = _as_meant(text) if key == name else _as_json(key, text)
     return metadata
+
+
+def _as_meant(text: str) -> Any:
+    """JSON in brackets or quotes, true, false, and a number that is written as JSON writes it; all else is text.
+
+    So a Git hash such as 7e10 and a version such as 1.10 stay what they are.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, float) and not math.isfinite(value):
+        return text
+    is_quoted = isinstance(value, str | list | dict)
+    return value if is_quoted or (value is not None and json.dumps(value) == text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), int | float)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _as_json(key: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(
+            f"--metadata {key}:={text} is not JSON ({error}); for text write {key}={text}", click.get_current_context()
+        ) from error
 
 
 def _context(frameworks: tuple[str, ...]) -> dict[str, Any]:

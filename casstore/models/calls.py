@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import cloudpickle
 
-from casstore import InvalidTag, NoRemote, Store, Tag, TagNotFound
+from casstore import InvalidMetadata, InvalidTag, NoRemote, Store, Tag, TagNotFound
 from casstore.models import urls
 from casstore.models.info import ModelInfo, ModelSignature, as_dict
 from casstore.models.model import Model
@@ -34,7 +34,8 @@ def create(
 ) -> Iterator[Model]:
     """A new version to be written: `with create("bert") as model:` put files into `model.path`.
 
-    It is saved when the block ends, and not at all when that raises, KeyboardInterrupt too. Until then its
+    It is saved when the block ends, and not at all when that raises, KeyboardInterrupt too. Where only the saving
+    fails, its files are kept, as `casstore.Store.create` says. Until then its
     `info.labels`, `info.metadata`, `info.signatures` and `custom_objects` may be changed. `external_modules` are
     modules of yours whose code is pickled with the custom objects, not only their names.
     Raises as `casstore.Store.create`.
@@ -49,12 +50,11 @@ def create(
             draft.tag, module, labels, plain_options if options is None else options, metadata, context, signatures,
             draft.api_version,
         )  # fmt: skip
+        info.labels, info.metadata = draft.labels, draft.metadata  # which are checked when something is put into them
         model = Model.being_written(store, draft, info)
         yield model
+        draft.signatures = _plain_signatures(info.signatures)
         draft.labels, draft.metadata = info.labels, info.metadata
-        draft.signatures = {
-            method: ModelSignature.from_dict(each).to_dict() for method, each in info.signatures.items()
-        }
     model.become(draft.model)
 
 
@@ -154,6 +154,14 @@ def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = No
 def pull(tag: Tag | str, *, force: bool = False) -> NoReturn:  # noqa: ARG001
     """Raises NoRemote: there is none to pull from."""
     raise NoRemote(f"there is no remote to pull {tag} from; carry it by file, with export_model and import_model")
+
+
+def _plain_signatures(signatures: Any) -> Any:
+    """Signatures as a draft takes them. What is none stays, so that only the saving fails, which keeps the files."""
+    try:
+        return {method: ModelSignature.from_dict(each).to_dict() for method, each in signatures.items()}
+    except (InvalidMetadata, AttributeError, TypeError):
+        return signatures
 
 
 def _text(tag: Any) -> str:

@@ -175,7 +175,7 @@ class ModelInfo:
             "name": self.name,
             "version": self.version,
             "module": self.module,
-            "labels": self.labels,
+            "labels": dict(self.labels),
             "options": self._plain_options,
             "metadata": _plain(self.metadata),
             "context": self.context.to_dict(),

@@ -69,6 +69,7 @@ class Layout:
         self.pending_manifests = self.manifests / ".pending"
         self.models = home / "models"
         self.sessions = home / "sessions"
+        self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"
         self.pruned_manifests = self.quarantine / "pruned"
@@ -118,6 +119,10 @@ class Layout:
 
     def name_lock(self, name: str) -> Path:
         return self.locks / f"{name}.lock"
+
+    def draft_lock(self, draft_id: str) -> Path:
+        # The dot keeps it apart from the locks of models.
+        return self.locks / f".draft-{draft_id}.lock"
 
     @property
     def unfinished_backup(self) -> Path:

@@ -123,7 +123,9 @@ def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path, script):
         (source / name).write_text(code)
     (source / "evil.pth").write_text(code)
     evil = f"!!python/object/apply:os.mkdir ['{trace}']"
-    (source / "model.yaml").write_text(f"metadata: {evil}\nname: n\nversion: v\ncreation_time: {evil}\n")
+    (source / "model.yaml").write_text(
+        f"metadata: {evil}\nname: n\nversion: v\ncreation_time: {evil}\nmodule: m\nlabels: {{}}\ncontext: {{}}\n"
+    )
     with zipfile.ZipFile(source / "pytorch_model.bin", "w") as archive:
         archive.writestr("archive/data.pkl", bomb)
         archive.writestr("archive/data/0", bytes(100))

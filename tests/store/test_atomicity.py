@@ -104,7 +104,8 @@ def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(stor
 
 @pytest.mark.parametrize("how", ["draft", "save", "move"])
 def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path, picture, plant, files, contents, how):
-    """KeyboardInterrupt at the n-th call for every n; with move=True the source is as it was, or gone."""
+    """KeyboardInterrupt at the n-th call for every n; with move=True the source is as it was, or gone, and what was
+    written in a block that has ended is kept."""
     baseline = None
     for stop in range(1, 400, EVERY):
         tag = f"m:{how}{stop}"
@@ -123,6 +124,13 @@ def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path
             assert error is not None
             if modes:
                 assert modes == {path: (path.stat().st_mode, path.stat().st_nlink) for path in source.rglob("*")}
+            for kept in first.drafts():
+                assert error.draft_path == kept.path
+                written = {name: Path(kept.path, name).read_bytes() for name in named(files(1))}
+                assert written == named(files(1))
+                first.remove_draft(kept)
+            if (first.home / "drafts").is_dir():
+                (first.home / "drafts").rmdir()
             # What an interrupt inside the clean-up itself left, the next gc finds.
             if picture() != baseline:
                 first.gc()

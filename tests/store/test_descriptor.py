@@ -209,10 +209,11 @@ def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest():
     assert str(read.tag) == "bert:v1"
     assert read.description["labels"] == {"n": "1"}
     assert read.description["metadata"] == {"loss": "nan", "raw": "aGk=", "3": "three", "day": "2024-01-02"}
+    assert read.description["not_finite"] == [["loss"]]
     assert read.description["signatures"] == {"predict": {"batchable": True, "batch_dim": [1, 1]}}
     assert read.description["context"]["bentoml_version"] == "1.2.0"
     assert read.created_at_ns == 1714979289123456000
-    assert len(read.notes) == 5
+    assert len(read.notes) == 4
 
 
 @pytest.mark.parametrize(

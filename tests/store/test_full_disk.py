@@ -6,11 +6,13 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import apsw
 import pytest
 
 import casstore
+from casstore.actions import unsaved
 
 ALLOCATING = ("write", "pwrite", "link", "mkdir", "rename", "fsync", "fchmod")
 EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "5"))
@@ -47,8 +49,20 @@ def files(noise):
     }
 
 
+def _check_kept(home, error, files):
+    """Where not even a directory can be made, the draft stays in its session until the process ends; take it away."""
+    draft = Path(error.draft_path)
+    assert {name: (draft / name).read_bytes() for name in files} == files
+    assert "until this process ends" in str(error)
+    for session in unsaved._unmoved:
+        session.close()
+    unsaved._unmoved.clear()
+    if (home / "drafts").is_dir():
+        (home / "drafts").rmdir()
+
+
 @pytest.mark.parametrize("how", ["draft", "save", "move", "copy"])
-def test_no_room_at_every_call(store, tmp_path, picture, plant, contents, files, how):
+def test_no_room_at_every_call(store, home, tmp_path, picture, plant, contents, files, how):
     with store.create("m:first") as draft:
         plant(draft.path, files(0))
     if how == "copy":
@@ -76,6 +90,8 @@ def test_no_room_at_every_call(store, tmp_path, picture, plant, contents, files,
         if error is not None:
             failures += 1
             assert error.errno == errno.ENOSPC
+            if how in ("draft", "copy"):
+                _check_kept(home, error, {**files(stop)})
             assert picture() == baseline, stop
             assert (source / "new.bin").stat().st_mode & 0o200
             assert store.save(tag, source, move=how == "move").file_count == 5
@@ -117,6 +133,9 @@ def test_no_room_for_the_catalog(store, home, picture, plant, files, contents, m
             plant(draft.path, files(1))
         assert caught.value.errno == errno.ENOSPC
         Connection.full = False
+        [kept] = other.drafts()
+        assert caught.value.draft_path == other.remove_draft(kept).path
+        (home / "drafts").rmdir()
         assert picture() == before
         with other.create("m:1") as draft:
             plant(draft.path, files(1))

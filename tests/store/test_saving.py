@@ -127,7 +127,8 @@ def test_the_callers_own_dicts_are_left_alone(store):
         draft.labels["c"] = "d"
         draft.metadata["y"] = 2
     assert (labels, metadata) == ({"a": "b"}, {"x": 1})
-    draft.model.labels["z"] = "changes a copy"
+    with pytest.raises(casstore.ReadOnly):
+        draft.model.labels["z"] = "changes nothing"
     assert "z" not in draft.model.labels
 
 

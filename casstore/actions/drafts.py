@@ -1,0 +1,161 @@
+"""Drafts that could not be saved: kept in drafts/ for `keep_days`, to be saved later, with what is known of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from casstore.actions import keeping, model_yaml, resolve
+from casstore.actions.workspace import Workspace
+from casstore.errors import CasstoreError, StoreLocked, TagNotFound
+from casstore.storage import files
+from casstore.storage.manifest import check_description
+from casstore.storage.walking import walk
+from casstore.tag import Tag, TagQuery
+
+# In the directory of a kept draft. As deep in the store as a draft is, so that links out of it lead where they did.
+FILES, RECORD, OBJECTS = "files", "draft.json", "custom_objects.pkl"
+_MOST_RECORD_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDraft:
+    """A draft that was not saved since something went wrong, and is kept for `keep_days` (a setting of the store).
+
+    `path`: the directory with its files, `size` their bytes. `tag`: that it was to have, None where the record is lost.
+    `reason`: the error, in words. `left_out`: what could not be kept of labels, metadata and so on, in words.
+    """
+
+    id: str
+    path: str
+    kept_at: datetime
+    size: int
+    file_count: int
+    tag: Tag | None
+    reason: str
+    left_out: tuple[str, ...]
+
+    @property
+    def directory(self) -> Path:
+        """What holds files and record."""
+        return Path(self.path).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a draft besides its files: what it was to be saved as, and why it was not.
+
+    `description` is as in a manifest, of what could be kept; `base` a tag, or empty.
+    """
+
+    tag: str = ""
+    reason: str = ""
+    left_out: list[str] = field(default_factory=list)
+    description: dict[str, Any] = field(default_factory=dict)
+    base: str = ""
+    materialize: bool = True
+
+
+_NOTHING = Record()
+
+
+def kept_drafts(workspace: Workspace) -> list[KeptDraft]:
+    """The drafts that are kept, oldest first."""
+    return [_read(directory) for directory in keeping.kept(workspace.layout.drafts)]
+
+
+def find(workspace: Workspace, draft_id: str) -> KeptDraft:
+    """The draft of that id, or of a unique beginning of one. Raises TagNotFound."""
+    directories = keeping.kept(workspace.layout.drafts)
+    found = [each for each in directories if draft_id and id_of(each).startswith(draft_id)]
+    if len(found) == 1:
+        return _read(found[0])
+    if found:
+        raise TagNotFound(f"several drafts are kept whose ids begin with {draft_id!r}; type more of it")
+    raise TagNotFound(f"no draft {draft_id!r} is kept; `casstore drafts` lists those that are")
+
+
+@contextlib.contextmanager
+def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
+    """Have a draft for oneself, for a `with` block, and what the record says of it.
+
+    Raises StoreLocked where another process has it, TagNotFound where one has saved or removed it meanwhile.
+    """
+    workspace.check_writable()
+    with files.Lock(workspace.layout.draft_lock(draft.id)) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked(f"another process is saving or removing the draft {draft.id}")
+        try:
+            if not draft.directory.is_dir():
+                raise TagNotFound(f"the draft {draft.id} is not kept any more: another process has taken it")
+            yield _record(draft.directory)
+        finally:
+            lock.release(remove=True)
+
+
+def base_of(workspace: Workspace, record: Record) -> Tag | None:
+    """The version that a draft was to come from, if it still stands."""
+    with contextlib.suppress(CasstoreError):
+        return resolve.find(workspace.catalog, TagQuery.parse(record.base)).tag
+    return None
+
+
+def objects_of(draft: KeptDraft) -> bytes | None:
+    """The pickled Python objects that were to be saved with a draft. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return files.read_file(draft.directory / OBJECTS, _MOST_RECORD_BYTES, follow=False)
+    return None
+
+
+def remove(workspace: Workspace, draft: KeptDraft) -> None:
+    """Take a draft away for good; it must be `held`. Raises OSError where not all of it can go."""
+    with workspace.session() as session:
+        doomed = session.new_path()
+        files.rename(draft.directory, doomed)
+        files.remove_tree(doomed)
+
+
+def remove_overdue(workspace: Workspace, *, dry_run: bool) -> Iterator[tuple[int, Callable[[], None]]]:
+    """For each draft that has been kept for `keep_days`: its bytes, and what removes it. Raises OSError."""
+    for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace), dry_run=dry_run):
+        draft = _read(directory)
+        yield draft.size, lambda draft=draft: _remove_unless_held(workspace, draft)  # type: ignore[misc]
+
+
+def _remove_unless_held(workspace: Workspace, draft: KeptDraft) -> None:
+    with contextlib.suppress(StoreLocked, TagNotFound), held(workspace, draft):
+        remove(workspace, draft)
+
+
+def id_of(directory: Path) -> str:
+    """The id of the draft in a directory of drafts/."""
+    return directory.name.rpartition("-")[2]
+
+
+def _read(directory: Path) -> KeptDraft:
+    record = _record(directory)
+    statuses = [status for _, status in walk(str(directory / FILES), lambda _: None)]
+    sizes = [status.st_size for status in statuses if stat.S_ISREG(status.st_mode)]
+    tag = None
+    with contextlib.suppress(CasstoreError):
+        tag = Tag.parse(record.tag)
+    return KeptDraft(
+        id_of(directory), str(directory / FILES), model_yaml.timestamp(keeping.made_at_ns(directory) or 0),
+        sum(sizes), len(sizes), tag, record.reason, tuple(map(str, record.left_out)),
+    )  # fmt: skip
+
+
+def _record(directory: Path) -> Record:
+    """What stands beside a draft, as far as a full disk has let it be written."""
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        found = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
+        record = Record(**{each.name: found[each.name] for each in fields(Record)})
+        if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):
+            return replace(record, description=check_description(record.description))
+    return _NOTHING

@@ -1,0 +1,72 @@
+"""casstore drafts, and casstore save --draft."""
+
+# ruff: noqa: PT012 - what is refused is refused in a with block
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import casstore
+
+
+@pytest.fixture
+def kept(cli):
+    with (
+        casstore.Store(cli.home) as store,
+        pytest.raises(casstore.InvalidMetadata),
+        store.create("bert:v1", labels={"stage": "dev"}, metadata={"acc": 0.5}) as draft,
+    ):
+        Path(draft.path, "w.bin").write_bytes(bytes(5000))
+        draft.metadata["loss"] = object()
+    return store.drafts()[0]
+
+
+def test_no_draft_is_kept(cli):
+    assert cli("drafts").out == ""
+    assert cli("drafts", "--json").json == {"drafts": []}
+    assert "no draft is kept" in cli.on_terminal("drafts")
+
+
+def test_drafts_are_listed(cli, kept):
+    [line] = cli("drafts").out.splitlines()
+    draft_id, moment, size, tag, reason = line.split("\t")
+    assert (draft_id, size, tag) == (kept.id, "5000", "bert:v1")
+    assert moment.endswith("Z")
+    assert reason.startswith("InvalidMetadata: metadata.loss is a object")
+    [document] = cli("drafts", "--json").json["drafts"]
+    assert (document["id"], document["path"], document["tag"]) == (kept.id, kept.path, "bert:v1")
+    assert (document["size_bytes"], document["file_count"]) == (5000, 1)
+    assert "metadata.loss" in document["left_out"][0]
+    screen = cli.on_terminal("drafts")
+    assert kept.id in screen
+    assert "4.88 KiB" in screen
+    assert f"casstore save bert:v1 --draft {kept.id}" in screen
+
+
+def test_a_draft_is_saved(cli, kept):
+    done = cli("save", "bert:v2", "--draft", kept.id[:6], "-m", "loss=0.25", "-l", "stage=prod", "--json")
+    assert (done.json["tag"], done.json["labels"], done.json["size_bytes"]) == ("bert:v2", {"stage": "prod"}, 5000)
+    assert cli("show", "bert:v2", "--json").json["metadata"] == {"acc": 0.5, "loss": 0.25}
+    assert cli("drafts").out == ""
+    assert "no draft" in cli("save", "bert:v3", "--draft", kept.id, code=12).err
+
+
+def test_a_draft_is_removed(cli, kept):
+    assert cli("drafts", "--remove", kept.id).out == f"{kept.id}\n"
+    assert cli("drafts").out == ""
+    assert "no draft" in cli("drafts", "--remove", kept.id, code=12).err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bert:v2", "out", "--draft", "abc"], "not both"),
+        (["bert:v2"], "Missing argument 'PATH'"),
+        (["bert:v2", "--draft", "abc", "--module", "torch"], "do not go with --draft"),
+        (["bert:v2", "--draft", "abc", "--from-hf"], "do not go with --draft"),
+    ],
+)
+def test_wrong_use(cli, arguments, message):
+    assert message in cli("save", *arguments, code=2).err
