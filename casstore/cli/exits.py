@@ -37,6 +37,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.StoreLocked, ExitCode.LOCKED),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
     (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
+    (casstore.StoreNotFound, ExitCode.NOT_FOUND),
 )
 
 

@@ -104,7 +104,7 @@ def save(
     parsed_labels = parse_pairs("--label", labels)
     parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
     context = _context(frameworks)
-    with options.open_store() as store, progress_bar(options) as progress:
+    with options.open_store(create=True) as store, progress_bar(options) as progress:
         draft = store.create(
             tag,
             labels=parsed_labels,
@@ -139,7 +139,8 @@ def _show(options: Options, model: casstore.Model) -> None:
         show_table((), [(str(model.tag), Bytes(model.size), model.file_count)])
     hint(
         options,
-        f'open it with `casstore path {model.tag}`, or in Python: casstore.Store().get("{model.tag}").path',
+        f"open it with `casstore path {model.tag}`, or in Python: "
+        f'casstore.Store({"" if options.home is None else repr(options.home)}).get("{model.tag}").path',
     )
 
 
