@@ -24,10 +24,11 @@ from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.manifest import Base
+from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
 
 
-class Draft:
+class Draft(Uncopied):
     """What `Store.create` gives: put files into `path`, change labels and metadata, and leave the `with` block.
 
     Leaving it normally saves the version, which `model` then is. Where that fails, or something that cannot be

@@ -16,6 +16,7 @@
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
   x NoRemote               there is no remote to push to or pull from
   x StoreError             the store itself cannot be used
+    · StoreNotFound        no store stands there, and none was to be made
     · StoreLocked          another process holds a lock for too long
     · StoreTooNew          written by a newer casstore
     · SQLiteTooOld         the SQLite library has a known corruption bug
@@ -108,6 +109,10 @@ class NoRemote(CasstoreError):
 
 class StoreError(CasstoreError):
     """The store as a whole cannot be used."""
+
+
+class StoreNotFound(StoreError, FileNotFoundError):
+    """No store stands at that place, and none was to be made."""
 
 
 class StoreLocked(StoreError):

@@ -14,6 +14,7 @@ from casstore.actions import descriptor, model_yaml, resolve
 from casstore.actions.materialize import materialize
 from casstore.actions.pinning import is_pinned
 from casstore.actions.read_only import ReadOnlyDict
+from casstore.actions.reopening import Sent
 from casstore.actions.trust import objects_of
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
@@ -23,6 +24,7 @@ from casstore.progress import SILENT
 from casstore.storage import not_finite
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
+from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -42,20 +44,50 @@ class Imported:
 class Model:
     """One version: its tag, what was recorded with it, and its files. Get one from `Store.get`, never by itself.
 
-    Everything but `path`, `open` and `custom_objects` is read from the catalog alone.
+    Everything but `path`, `open` and `custom_objects` is read from the catalog alone. It may be pickled: what travels
+    is where the store is and which version, and it is opened where it arrives, when it is first used. That raises
+    TagNotFound where the version is gone, StoreNotFound where the store is.
     """
 
-    __slots__ = ("_described", "_row", "_workspace")
+    __slots__ = ("_described", "_opened", "_sent")
 
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
-        self._workspace = workspace
-        self._row = row
+        self._opened: tuple[Workspace, VersionRow] | None = (workspace, row)
+        self._sent: Sent | None = None  # of one that was pickled
         self._described: dict[str, Any] | None = None
+
+    @property
+    def _workspace(self) -> Workspace:
+        return self._open_again()[0]
+
+    @property
+    def _row(self) -> VersionRow:
+        return self._open_again()[1]
+
+    def _open_again(self) -> tuple[Workspace, VersionRow]:
+        if self._opened is None and self._sent is not None:
+            self._opened = self._sent.open()
+        if self._opened is None:
+            raise CasstoreError("this Model was never made; store.get(TAG) gives one")
+        return self._opened
+
+    def __getstate__(self) -> Sent:
+        return self._sent or Sent.of(self._workspace, self._row)
+
+    def __setstate__(self, sent: Sent) -> None:
+        self._opened = self._described = None
+        self._sent = sent
+
+    def __copy__(self) -> Model:
+        return self  # a version never changes
+
+    def __deepcopy__(self, memo: object) -> Model:
+        return self
 
     @property
     def tag(self) -> Tag:
         """`name:version`; `str(model.tag)` gives that text."""
-        return self._row.tag
+        return self._row.tag if self._sent is None else self._sent.tag
 
     @property
     def path(self) -> str:
@@ -190,7 +222,7 @@ class Model:
         if path == DESCRIPTOR_NAME:
             return io.BytesIO(model_yaml.render(self._workspace.catalog.versions.manifest(self._row, {})))
         for file in self.files:
-            if file.path == path:
+            if path in (file.path, as_stored(file.path)):
                 stored = self._workspace.catalog.index.recipes([file.digest])
                 recipe = stored.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
                 return self._workspace.objects.open_blob(recipe, f"{path} of {self.tag}")
@@ -203,10 +235,14 @@ class Model:
         return self._described
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Model) and self._row.manifest_id == other._row.manifest_id
+        return isinstance(other, Model) and self._manifest_id == other._manifest_id
 
     def __hash__(self) -> int:
-        return hash(self._row.manifest_id)
+        return hash(self._manifest_id)
+
+    @property
+    def _manifest_id(self) -> str:
+        return self._row.manifest_id if self._sent is None else self._sent.manifest_id
 
     def __repr__(self) -> str:
         return f"Model({str(self.tag)!r})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from casstore.actions.collect import GcReport
 from casstore.actions.drafts import KeptDraft
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
+from casstore.actions.reopening import Address
 from casstore.actions.repair import RepairReport
 from casstore.actions.reserved import in_any_room
 from casstore.actions.sharing import InitReport
@@ -53,17 +55,29 @@ _Imports = list[Imported]
 class Store:
     """A store of models at `home` (default: `$CASSTORE_HOME`, else `~/.casstore`), made if it is not there.
 
-    A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it.
+    A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it. It may
+    be pickled, and copied: the store is opened again where that is first used.
     `auto_gc=False`: saves through it never start a gc in a process of its own, as they do when much could be given
-    back and the setting `auto_gc` is on. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
+    back and the setting `auto_gc` is on. `create=False`: where no store stands, none is made, and StoreNotFound says
+    so. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
     """
 
-    def __init__(self, home: str | os.PathLike[str] | None = None, *, auto_gc: bool = True) -> None:
-        self._workspace: Workspace = open_workspace(home, auto_gc)
+    def __init__(
+        self, home: str | os.PathLike[str] | None = None, *, auto_gc: bool = True, create: bool = True
+    ) -> None:
+        self._workspace = open_workspace(home, auto_gc, create=create)
+        self._address = Address.of(self._workspace)
+
+    @functools.cached_property
+    def _workspace(self) -> Workspace:
+        return self._address.open()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_address": self._address}
 
     @property
     def home(self) -> Path:
-        return self._workspace.layout.home
+        return Path(self._address.home)
 
     @staticmethod
     def default_home() -> Path:
@@ -466,7 +480,8 @@ class Store:
 
         No thread may be using the store.
         """
-        self._workspace.close()
+        if "_workspace" in self.__dict__:
+            self._workspace.close()
 
     def __enter__(self) -> Store:
         return self

@@ -165,7 +165,7 @@ def is_part(text: object) -> bool:
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 _TIME_BITS = 45  # milliseconds until the year 3084
 _RANDOM_BITS = 35  # together 80 bits, 16 characters
-_generated_lock = threading.Lock()
+_generated_lock = threading.RLock()  # a signal's handler may save, too
 _last_generated = 0
 
 

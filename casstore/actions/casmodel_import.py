@@ -36,6 +36,7 @@ from casstore.storage import delta, files, not_finite, pack
 from casstore.storage.codec import Encoding
 from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.manifest import Manifest
+from casstore.storage.names import as_stored
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
 from casstore.storage.recipe import Recipe
@@ -107,13 +108,13 @@ def _checked(manifest: Manifest, name: str) -> Manifest:
     """A manifest that has been read, as a save would write it. Raises InvalidSource, IntegrityError."""
     paths = [file.path for file in manifest.files]
     directories = list(manifest.directories)
-    for path in [*paths, *directories]:
+    for path in map(as_stored, [*paths, *directories]):
         parts = path.split("/")
         is_long = len(parts) > _MAX_DEPTH or len(path.encode("utf-8")) > _MAX_PATH_BYTES
         if is_long or any(len(part.encode("utf-8")) > _MAX_NAME_BYTES for part in parts):
             raise UnsafeArchive(f"{name} has a file whose name is too long: {path[:60]!r}...")
     check_collisions([*paths, *directories])
-    if paths != sorted(paths) or directories != sorted(set(directories)):
+    if paths != sorted(paths, key=as_stored) or directories != sorted(set(directories), key=as_stored):
         raise IntegrityError(f"the files of {manifest.tag} in {name} are not in order")
     if full := {parent for path in [*paths, *directories] for parent in _parents(path)}.intersection(directories):
         raise IntegrityError(f"the directory {min(full)!r} of {manifest.tag} in {name} is not empty as it says")

@@ -25,6 +25,7 @@ from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, new_id
 from casstore.storage.manifest import FileEntry
+from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
 
 _EXTENSIONS = {Format.GZ: "tar.gz", Format.XZ: "tar.xz", Format.BZ2: "tar.bz2", Format.ZST: "tar.zst"}
@@ -88,11 +89,11 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
         with open_writer(format, sink, mtime_s=max(0, row.created_at_ns // 1_000_000_000)) as archive:
             archive.add_file(DESCRIPTOR_NAME, len(descriptor), False, io.BytesIO(descriptor))
             for directory in row.directory_paths():
-                archive.add_directory(directory)
+                archive.add_directory(as_stored(directory))
             for file in entries:
                 with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
                     content = _Content(chunks, progress)
-                    archive.add_file(file.path, file.size, file.executable, content)  # type: ignore[arg-type]
+                    archive.add_file(as_stored(file.path), file.size, file.executable, content)  # type: ignore[arg-type]
     except UnsafeArchive as error:  # a store takes names that no archive should hold, such as those with a backslash
         raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import warnings
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from casstore.actions.moments import glance
 from casstore.actions.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
-from casstore.errors import CatalogDamaged, StoreError, StoreUnwritable
+from casstore.catalog.connection import check_file, sqlite_name
+from casstore.errors import CatalogDamaged, StoreError, StoreNotFound, StoreUnwritable
 from casstore.storage import access, denials, files, reserve
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 
 HOME_VARIABLE = "CASSTORE_HOME"
+_DEFAULT_HOME = "~/.casstore"
 _OWNER_ONLY = 0o700
 # What BentoML 1.4 keeps in its home beside models/ (bentoml/_internal/configuration/containers.py, and client_id of
 # utils/analytics/schemas.py): a store may be made around it.
@@ -29,11 +32,11 @@ _OF_BENTOML = {"bentos", "envs", "tmp", ".yatai.yaml", "client_id"}
 _RESULTS_OF_BENTOML = "task_result.db"  # and what SQLite puts beside it
 
 
-def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) -> Workspace:
-    """Open the store at `home`, making it if need be.
+def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *, create: bool = True) -> Workspace:
+    """Open the store at `home`, making it if need be, unless `create` is false.
 
-    Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, CatalogDamaged where versions stand and no catalog, and
-    StoreError for a directory full of other things.
+    Raises StoreNotFound where none stands and none is to be made, StoreUnwritable, StoreTooNew, SQLiteTooOld,
+    CatalogDamaged where versions stand and no catalog, and StoreError for a directory full of other things.
     """
     layout = layout_of(home)
     network = files.network_file_system(layout.home)
@@ -46,7 +49,10 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True) ->
         )
     try:
         if not layout.catalog.exists() or not layout.catalog.stat().st_size:
-            _make(layout)
+            _make(layout, create=create)
+        elif not layout.locks.is_dir() and os.access(layout.catalog, os.W_OK):
+            # Before any directory of ours is made beside it.
+            check_file(layout.catalog)
         if os.access(layout.catalog, os.W_OK):
             check_only_name(layout)
         catalog = Catalog(layout.catalog, files.boot_id(), layout.open_lock)
@@ -78,13 +84,36 @@ def _settled(layout: Layout, catalog: Catalog) -> list[str]:
 
 
 def layout_of(home: str | os.PathLike[str] | None) -> Layout:
-    """The paths of the store at `home`, by default that of the environment."""
+    """The paths of the store at `home`, by default that of the environment; `~` is a home directory.
+
+    Raises StoreError where none is known, or SQLite could not open a catalog there.
+    """
     if home is None:
         # The one place that reads the environment: Python and the command line must mean the same store.
-        home = os.environ.get(HOME_VARIABLE) or Path.home() / ".casstore"
-    layout = Layout(Path(os.path.abspath(home)))
+        home = os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME
+    layout = Layout(Path(os.path.abspath(_expanded(os.fspath(home)))))
+    try:
+        sqlite_name(layout.catalog)
+    except UnicodeError as error:
+        raise StoreError(
+            f"{os.fspath(layout.home)!r} is not UTF-8, as SQLite asks of the path of a catalog; choose another place "
+            f"with --home or {HOME_VARIABLE}"
+        ) from error
     access.follow(layout.home)
     return layout
+
+
+def _expanded(home: str) -> str:
+    expanded = os.path.expanduser(home)
+    if not expanded.startswith("~"):
+        return expanded
+    user = expanded.partition("/")[0]
+    if user == "~":
+        raise StoreError(
+            f"where {home} is cannot be told: HOME is not set, and the system's list of users does not have this one; "
+            f"set {HOME_VARIABLE} to the store's directory, or give it with --home"
+        )
+    raise StoreError(f"there is no user {user[1:]!r}, as {home} says; a directory that is called that is ./{home}")
 
 
 def is_of_bentoml(name: str) -> bool:
@@ -98,7 +127,7 @@ def _what_to_do(layout: Layout, error: OSError) -> str:
     return f"choose another with --home or {HOME_VARIABLE}"
 
 
-def _make(layout: Layout) -> None:
+def _make(layout: Layout, *, create: bool) -> None:
     if layout.unfinished_backup.exists():
         raise StoreError(
             f"{layout.home} is an unfinished backup; run `casstore backup {layout.home}` again with the store that "
@@ -114,11 +143,18 @@ def _make(layout: Layout) -> None:
             for path in layout.home.iterdir()
             if path.name not in own | _OF_BENTOML and not path.name.startswith(databases)
         )
+        if strangers and not create:
+            raise StoreNotFound(
+                f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
+                f"check --home and {HOME_VARIABLE}"
+            )
         if strangers:
             raise StoreError(
                 f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
                 "choose an empty or new directory, or a home of BentoML"
             )
+    elif not create:
+        raise _none_at(layout)
     else:
         missing = [path for path in layout.home.parents if not path.exists()]
         files.make_directory(layout.home.parent, parents=True)
@@ -126,8 +162,6 @@ def _make(layout: Layout) -> None:
         access.follow(layout.home)
         for path in missing:
             files.sync_directory(path.parent)
-    with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
-        files.sync_directory(layout.home.parent)  # before there is a catalog, which tells others that all is made
     if layout.manifests.is_dir() and any(standing_manifests(layout)):
         raise CatalogDamaged(
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
@@ -138,6 +172,10 @@ def _make(layout: Layout) -> None:
             f"{layout.catalog} and the manifests are gone, and {kept.parent} holds what they spoke of: put them back "
             f"from a backup, or move {layout.loose.parent} away to begin a new store here"
         )
+    if not create:
+        raise _none_at(layout)
+    with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
+        files.sync_directory(layout.home.parent)  # before there is a catalog, which tells others that all is made
     directories = layout.directories()
     for directory in directories:
         files.make_directory(directory)
@@ -145,3 +183,13 @@ def _make(layout: Layout) -> None:
         files.sync_directory(parent)
     # SQLite would make it 0644 whatever the umask allows, and gives its other files the catalog's mode.
     files.make_file(layout.catalog)
+
+
+def _none_at(layout: Layout) -> StoreNotFound:
+    option = f" --home {shlex.quote(str(layout.home))}"
+    with contextlib.suppress(StoreError):
+        option = "" if layout.home == layout_of(None).home else option
+    return StoreNotFound(
+        f"there is no store at {layout.home}: check --home and {HOME_VARIABLE}, or make one there with "
+        f"`casstore init{option}` or `casstore save{option} NAME PATH`"
+    )

@@ -13,12 +13,13 @@ from casstore.catalog.sessions import SharedSession
 from casstore.catalog.versions import VersionRow
 from casstore.errors import StoreUnwritable
 from casstore.storage.layout import Layout
+from casstore.storage.uncopied import Uncopied
 
 # How exact a version's time of last use is: opening one over and over writes once an hour.
 _NOTE_OPENED_EVERY_NS = 3600 * 1_000_000_000
 
 
-class Leasing:
+class Leasing(Uncopied):
     """The leases of one open store. Threads may share it; a forked child takes leases of its own."""
 
     def __init__(self, layout: Layout, leases: Leases) -> None:

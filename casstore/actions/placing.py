@@ -16,6 +16,7 @@ from casstore.errors import InvalidSource
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.names import as_stored
 from casstore.tag import Tag
 
 
@@ -26,7 +27,7 @@ def directory_row(
 
     `stands_as`: another directory, which the files of `directory` are about to be moved to.
     """
-    entries = [[path, stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
+    entries = [[as_stored(path), stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
     rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
     entries.append([DESCRIPTOR_NAME, rendered.inode, rendered.size, rendered.mtime_ns])
     root = directory if stands_as is None else stands_as.root

@@ -34,6 +34,7 @@ from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
 from casstore.storage.manifest import Manifest, read_manifest_file
+from casstore.storage.names import as_stored
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Chunk, Recipe
 from casstore.tag import Tag
@@ -428,7 +429,7 @@ def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
         except OSError as error:
             files.raise_unless_damage(error)
             stamp = FileStamp(0, 0, 0)
-        entries.append([path, *stamp])
+        entries.append([as_stored(path), *stamp])
     if Counter(entry[1] for entry in entries)[0] == len(entries):
         return None
     return DirectoryRow(root.lstat().st_ino, _UNKNOWN_BOOT, msgpack.packb(entries))

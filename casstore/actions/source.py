@@ -16,6 +16,7 @@ from typing import NamedTuple
 from casstore.errors import FileChanged, InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
@@ -78,8 +79,8 @@ def find_source(root: Path) -> Source:
         if root.name == DESCRIPTOR_NAME:
             raise InvalidSource(f"{root} has the name of the descriptor that casstore writes; rename your file")
         _add_file(source, root.name, str(root), status, is_direct=not root.is_symlink())
-    source.files.sort(key=lambda file: file.path)
-    source.empty_directories.sort()
+    source.files.sort(key=lambda file: as_stored(file.path))
+    source.empty_directories.sort(key=as_stored)
     check_collisions([*(file.path for file in source.files), *source.empty_directories])
     return source
 
@@ -214,8 +215,8 @@ def _cannot_read(path: files.StrPath, error: OSError) -> InvalidSource:
 
 def _check_name(name: str, location: str) -> None:
     try:
-        name.encode("utf-8")
-    except UnicodeEncodeError as error:
+        as_stored(name).encode("utf-8")
+    except UnicodeError as error:
         raise InvalidSource(f"the name of {os.fsencode(location)!r} is not UTF-8; rename the file") from error
     if not _NOT_ON_WINDOWS.isdisjoint(name) or name[-1] in ". ":
         warnings.warn(f"Windows cannot hold a file named {name!r}; the version will not open there", stacklevel=2)
@@ -225,7 +226,7 @@ def check_collisions(paths: Iterable[str]) -> None:
     """Refuse names that a case-insensitive or normalizing file system could not keep apart. Raises InvalidSource."""
     seen = {DESCRIPTOR_NAME: DESCRIPTOR_NAME}
     for each in paths:
-        path = each
+        path = as_stored(each)
         while path:
             folded = (
                 path.lower()

@@ -21,8 +21,10 @@ from casstore.storage import access, chunking, denials, files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id
+from casstore.storage.names import as_opened
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
+from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
 
 # A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
@@ -33,8 +35,14 @@ _MOST_LATEST_BYTES = 4096  # a version is at most 63; what is larger is somethin
 _NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 
 
+class _Referable:
+    """Lets a class with slots have weak references to it."""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class Workspace:
+class Workspace(Uncopied, _Referable):
     """The open parts of a store that actions share. `umask` is the process's when the store was opened.
 
     `auto_gc`: whether commits may start a gc where the store's setting allows it. `made`: the store's own directories
@@ -86,6 +94,7 @@ class Workspace:
         self.check_writable()
         lock = files.Lock(self.layout.name_lock(name))
         try:
+            lock.check_not_mine(f"model {name!r}")
             # Whoever makes a directory of many gigabytes holds it that long.
             lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
             return lock.held
@@ -259,7 +268,7 @@ class Workspace:
     def quarantined(self, tag: Tag, name: str) -> Path:
         """A new path in quarantine/ for a file of that name from the version's directory."""
         # The end of a name that is too long to be put after others.
-        short = os.fsencode(name)[-64:].decode(errors="ignore")
+        short = as_opened(os.fsencode(name)[-64:].decode(errors="ignore"))
         return self.layout.quarantine / f"{tag.name}.{tag.version}.{new_id()}.{short}"
 
     def set_aside(self, path: Path, session: Session) -> Path:

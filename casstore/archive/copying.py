@@ -12,6 +12,7 @@ from casstore.archive.tree import DESCRIPTOR_NAME, Tree
 from casstore.errors import UnsafeArchive
 from casstore.storage import files
 from casstore.storage.descriptors import opened
+from casstore.storage.names import as_stored
 
 
 def copy_links(tree: Tree, budget: Budget) -> None:
@@ -54,13 +55,14 @@ class _Copier:
         self._tree.make_directory(clean(destination))
         with os.scandir(self._tree.location(directory)) as entries:
             for entry in entries:
-                path = f"{directory}/{entry.name}"
+                name = as_stored(entry.name)
+                path = f"{directory}/{name}"
                 if path in self._tree.links:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    self._copy_directory(path, f"{destination}/{entry.name}", within)
+                    self._copy_directory(path, f"{destination}/{name}", within)
                 else:
-                    self._copy_file(path, f"{destination}/{entry.name}")
+                    self._copy_file(path, f"{destination}/{name}")
         for link in self._links_in.get(directory, ()):
             self.copy_link(link, f"{destination}/{link.rpartition('/')[2]}", within)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from casstore.archive.tar import BLOCK_BYTES, has_checksum
+from casstore.archive.tar import BLOCK_BYTES, has_checksum, is_ustar
 from casstore.errors import InvalidSource
 
 
@@ -66,12 +66,15 @@ def guess(path: str, default: Format = Format.BENTOMODEL) -> Format:
 
 def sniff(head: bytes) -> Format | None:
     """The format by the first 512 bytes of a file; None where they are of no format known here."""
-    if has_checksum(head[:BLOCK_BYTES]):
+    block = head[:BLOCK_BYTES]
+    # First what no other can be, since a tar begins with a member's name; last a sum, which can be right by chance.
+    if is_ustar(block):
         return Format.TAR
     # A frame that zstd skips may come first: pzstd writes sizes into it.
     if head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:
         return Format.ZST
-    return next((found for magic, found in _MAGICS if head.startswith(magic)), None)
+    found = next((found for magic, found in _MAGICS if head.startswith(magic)), None)
+    return Format.TAR if found is None and has_checksum(block) else found
 
 
 _MAGICS = (

@@ -41,6 +41,8 @@ _REFUSED = {
     b"V": "a volume label; pack it without --label",
     b"D": "a directory of an incremental dump; pack it without --incremental",
 }
+# Any number of digits would do; none is not 0, or data with zeros in that place would pass for a header.
+_CHECKSUM = re.compile(rb" *([0-7]+)[ \0]*")
 _PAX_LENGTH = re.compile(rb"([0-9]{1,8}) ")
 _PAX_KEYS = {"path", "linkpath", "size"}
 _GNU_KEYS = {b"L": "path", b"K": "linkpath"}
@@ -57,14 +59,17 @@ class TarMember:
     target: str
 
 
+def is_ustar(block: bytes) -> bool:
+    """Whether a block is a header of pax(1) or GNU, which say so, as all writers of today do."""
+    return block[257:262] == b"ustar" and has_checksum(block)
+
+
 def has_checksum(block: bytes) -> bool:
     """Whether a block is a header: its sum, of bytes with or without a sign, is what it says."""
-    if len(block) != BLOCK_BYTES:
+    matched = _CHECKSUM.fullmatch(block[148:156])
+    if len(block) != BLOCK_BYTES or matched is None:
         return False
-    try:
-        claimed = _octal(block[148:156])
-    except ValueError:
-        return False
+    claimed = int(matched[1], 8)
     counted = block[:148] + b" " * 8 + block[156:]
     total = sum(counted)
     return claimed == total or claimed == total - 256 * sum(byte > 127 for byte in counted)

@@ -15,6 +15,7 @@ from casstore.archive.names import clean, show
 from casstore.archive.pathset import PathSet
 from casstore.errors import UnsafeArchive
 from casstore.storage import files
+from casstore.storage.names import as_opened
 
 DESCRIPTOR_NAME = "model.yaml"
 # Written to disk while what follows is unpacked: with 128 MB the sync after it then takes 0.02 s instead of 0.08.
@@ -43,7 +44,7 @@ class Tree:
         self._entered = ""
 
     def location(self, path: str) -> str:
-        return f"{self._directory}/{path}" if path else self._directory
+        return f"{self._directory}/{as_opened(path)}" if path else self._directory
 
     def add_directory(self, name: str) -> None:
         """Fine if it is there as a directory."""

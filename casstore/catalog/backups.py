@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.connection import Connections, damaged, sqlite_name, translated_errors
 from casstore.catalog.schema import APPLICATION_ID
 from casstore.errors import StoreError
 from casstore.storage.container import Container
@@ -50,7 +50,7 @@ class Backups:
 
         Raises CatalogDamaged where pages of the catalog are, OSError.
         """
-        target = apsw.Connection(str(path))
+        target = apsw.Connection(sqlite_name(path))
         try:
             with self._connections.read() as source:
                 source.execute("SELECT count(*) FROM store").fetchall()  # with which the snapshot begins
@@ -171,7 +171,7 @@ def drop_tombstones(path: Path) -> None:
 
 def _alone(path: Path, statement: str) -> None:
     with translated_errors(path):
-        connection = apsw.Connection(str(path))
+        connection = apsw.Connection(sqlite_name(path))
         try:
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
             connection.execute("PRAGMA synchronous = FULL").fetchall()

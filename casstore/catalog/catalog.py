@@ -21,9 +21,10 @@ from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
 from casstore.errors import CasstoreError
 from casstore.settings import SETTINGS, check_key, check_setting
+from casstore.storage.uncopied import Uncopied
 
 
-class Catalog:
+class Catalog(Uncopied):
     """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
     `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
     catalog), `mending` (where files and catalog disagree), `trust` (whose Python objects are not), `backups` (copies of

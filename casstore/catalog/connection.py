@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import os
+import re
 import sys
 import threading
 import time
@@ -16,11 +18,12 @@ from types import TracebackType
 
 import apsw
 
-from casstore.catalog.schema import check_is_newest, check_sqlite, migrate
+from casstore.catalog.schema import check_is_catalog, check_is_newest, check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
 from casstore.storage import denials, reserve
 from casstore.storage.files import Lock
 from casstore.storage.layout import RESERVE_NAME
+from casstore.storage.uncopied import Uncopied
 
 _BUSY_TIMEOUT_MS = 60_000
 _BUSY_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)  # as SQLite's own
@@ -37,7 +40,12 @@ _all: weakref.WeakSet[Connections] = weakref.WeakSet()
 _unusable: set[str] = set()
 
 
-class Connections:
+def sqlite_name(path: Path) -> str:
+    """A path as SQLite takes it: in UTF-8, whatever the locale makes of names. Raises UnicodeDecodeError."""
+    return os.fsencode(path).decode("utf-8")
+
+
+class Connections(Uncopied):
     """The calling thread's connection, opened when first asked for.
 
     `read_only`: the catalog, or the directory that it is in, cannot be written to. Nothing can be locked there, so
@@ -56,6 +64,7 @@ class Connections:
         try:
             with translated_errors(path):
                 if self.read_only:
+                    check_is_catalog(self.get(), path)
                     check_is_newest(self.get())
                 else:
                     migrate(self.get())
@@ -269,7 +278,7 @@ class Connections:
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
             _distrust(connection)
             return connection
-        connection = apsw.Connection(str(self.path))
+        connection = apsw.Connection(sqlite_name(self.path))
         try:
             self._set_up(connection, state)
             self._fill_holes()
@@ -280,12 +289,14 @@ class Connections:
 
     def _set_up(self, connection: apsw.Connection, state: _State) -> None:
         _distrust(connection)
-        connection.set_busy_handler(state.wait)
+        connection.set_busy_handler(state.wait_within)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
         deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
         # SQLite does not wait by itself where two connections turn a new database to WAL at once.
         while True:
             try:
+                if self._identity is None:  # the first: another program's file is left as it is
+                    check_is_catalog(connection, self.path)
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 break
             except apsw.BusyError:
@@ -313,15 +324,23 @@ class Connections:
 class _State:
     """What goes with one connection: a weak reference to the guard of its open transaction, and how it waits."""
 
-    __slots__ = ("_deadline", "guard", "is_patient")
+    __slots__ = ("_deadline", "guard", "is_beginning", "is_patient")
 
     def __init__(self) -> None:
         self.guard: weakref.ref[_Guard] | None = None
+        self.is_beginning = False
         self.is_patient = True
         self._deadline = 0.0
 
+    def wait_within(self, count: int) -> bool:
+        """What SQLite asks in the middle of a statement while another connection has the lock.
+
+        Not while a transaction begins: a signal's handler that used the connection now would end that.
+        """
+        return not self.is_beginning and self.wait(count)
+
     def wait(self, count: int) -> bool:
-        """What SQLite asks while another connection has the lock; in Python, so that Ctrl-C ends the wait."""
+        """Wait for another connection; False when that has been long enough. In Python, so that Ctrl-C ends it."""
         if not self.is_patient:
             return False
         if count == 0:
@@ -330,7 +349,7 @@ class _State:
         return time.monotonic() < self._deadline
 
 
-class _Guard:
+class _Guard(Uncopied):
     """Ends its transaction where that is still open when nothing refers to the guard any more."""
 
     _reference: weakref.ref[_Guard] | None = None
@@ -340,17 +359,32 @@ class _Guard:
         self._state = state
 
     def begin(self, sql: str, path: Path, *, is_patient: bool) -> None:
-        """Begin the transaction. Raises StoreError within another of this thread, apsw.Error."""
-        if self._connection.in_transaction:
-            if self._state.guard is not None and self._state.guard() is not None:
-                raise StoreError(
-                    f"{path} is in the middle of a transaction of the same thread; a signal's handler or a callback "
-                    "may use the store when that is done"
-                )
-            _roll_back(self._connection)  # what a second interrupt has kept from being ended
-        self._state.is_patient = is_patient
-        self._state.guard = self._reference = weakref.ref(self)
-        self._connection.execute(sql)
+        """Begin the transaction. Raises StoreError within another of this thread, apsw.Error.
+
+        While it waits for another connection, a signal's handler may use this one.
+        """
+        for count in itertools.count():
+            self._check_is_outermost(path)
+            self._state.is_patient = is_patient
+            self._state.guard = self._reference = weakref.ref(self)
+            try:
+                self._state.is_beginning = True
+                self._connection.execute(sql)
+                self._state.guard = self._reference  # which a handler may have changed since
+                return
+            except apsw.BusyError:
+                if not self._state.wait(count):
+                    raise
+            finally:
+                self._state.is_beginning = False
+
+    def _check_is_outermost(self, path: Path) -> None:
+        """Raises StoreError in the middle of another transaction of this thread, whose rows this one would end."""
+        if not self._connection.in_transaction:
+            return
+        if self._state.guard is not None and self._state.guard() is not None:
+            raise _nested(path)
+        _roll_back(self._connection)  # what a second interrupt has kept from being ended
 
     def end(self) -> None:
         """Roll back what is still open of this transaction; nothing where a later one has begun."""
@@ -362,7 +396,7 @@ class _Guard:
         self.end()
 
 
-class Transaction:
+class Transaction(Uncopied):
     """A transaction of this thread's connection for one `with` block, ended when that is left, whatever happens.
 
     A signal's handler may raise between any two instructions. What that does in `__enter__` is undone there. But what
@@ -425,6 +459,16 @@ def _roll_back(connection: apsw.Connection) -> None:
             connection.execute("ROLLBACK")
 
 
+def check_file(path: Path) -> None:
+    """Raise StoreError where a file of another program's stands in the place of a catalog, and leave it as it is."""
+    with translated_errors(path):
+        connection = apsw.Connection(sqlite_name(path), flags=apsw.SQLITE_OPEN_READWRITE)  # or its log would stay
+        try:
+            check_is_catalog(connection, path)
+        finally:
+            connection.close()
+
+
 def _distrust(connection: apsw.Connection) -> None:
     """A stranger's catalog may hold more than tables: triggers of its own do not run, and no view is read."""
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -462,10 +506,16 @@ os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end_in_parent, aft
 
 
 _CLOSED = (apsw.ConnectionClosedError, apsw.CursorClosedError, apsw.ThreadingViolationError, apsw.InterruptError)
-# Every statement fits the schema, and every text is UTF-8, unless the pages that say so are damaged.
-_DAMAGE = (
-    *(apsw.NotADBError, apsw.CorruptError, apsw.SQLError, apsw.MismatchError, apsw.ConstraintError),
-    UnicodeDecodeError,
+# Another process was faster, in a moment that SQLite does not wait through by itself.
+_OVERTAKEN = (apsw.BusyError, apsw.ProtocolError, apsw.SchemaChangeError)
+# Every statement fits the schema, keeps its constraints, and reads UTF-8, unless the pages that say so are damaged.
+_DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError, UnicodeDecodeError)
+# SQLite has one kind of error for all that is wrong with a statement. These are said of a schema that is not as it was
+# made, or of what stands in rows; the others, such as too many variables, of the statement alone. Temporary tables are
+# not in the file.
+_MISFIT = re.compile(
+    r"no such (table|column|index): (?!temp\.)|has no column|has \d+ columns but|already exists|duplicate column|"
+    r"malformed|integer overflow|access to view|is a view"
 )
 
 
@@ -482,7 +532,7 @@ def translated_errors(path: Path) -> Iterator[None]:
 
 def _translated(path: Path, error: BaseException) -> Exception | None:
     """The error that says what to do; None for one that is not SQLite's."""
-    if isinstance(error, apsw.BusyError):
+    if isinstance(error, _OVERTAKEN):
         return StoreLocked(f"{path} is being written to by another process; try again")
     if isinstance(error, apsw.FullError):
         return OSError(errno.ENOSPC, _full(path), str(path))
@@ -505,9 +555,25 @@ def _translated(path: Path, error: BaseException) -> Exception | None:
         return _unwritable(path, error)
     if isinstance(error, _CLOSED):
         return _closed(path)
-    if isinstance(error, _DAMAGE):
+    if isinstance(error, apsw.NoMemError):
+        return OSError(errno.ENOMEM, "not enough memory for what the catalog was asked", str(path))
+    if isinstance(error, apsw.LockedError):
+        return _nested(path)
+    if isinstance(error, _DAMAGE) or (isinstance(error, apsw.SQLError) and _MISFIT.search(str(error))):
         return damaged(path, str(error))
+    if isinstance(error, apsw.Error):
+        return StoreError(
+            f"SQLite did not do what it was asked of {path} ({type(error).__name__}: {error}). Nothing was changed, "
+            "and nothing says that the catalog is damaged; if it happens again, please report it with this message"
+        )
     return None
+
+
+def _nested(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is in the middle of a transaction of the same thread; a signal's handler or a callback may use the "
+        "store when that is done, and nothing of what it wanted was saved: let it set a flag, and save after that"
+    )
 
 
 def _full(path: Path) -> str:

@@ -218,9 +218,7 @@ class References:
             sql = "SELECT name, version, path, file.digest FROM file JOIN version ON id = version_id ORDER BY 1, 2, 3"
             found: Iterable[Any] = connection.execute(sql)
             return [
-                (decoding.tag(name, version), decoding.typed(path, str, "a path"))
-                for name, version, path, digest in found
-                if digest in damaged
+                (decoding.tag(name, version), _path(path)) for name, version, path, digest in found if digest in damaged
             ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import apsw
 
-from casstore.errors import SQLiteTooOld, StoreTooNew, StoreUnwritable
+from casstore.errors import SQLiteTooOld, StoreError, StoreTooNew, StoreUnwritable
 
 # Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
 MINIMUM_SQLITE = (3, 51, 3)
@@ -164,6 +166,20 @@ def check_sqlite() -> None:
             f"apsw brings SQLite {apsw.sqlite_lib_version()}, which can corrupt a catalog that several processes "
             f"write to; casstore needs {'.'.join(map(str, MINIMUM_SQLITE))} or newer: pip install --upgrade apsw"
         )
+
+
+def check_is_catalog(connection: apsw.Connection, path: Path) -> None:
+    """Raise StoreError for a file that SQLite knows and another program has made. An empty one is fine."""
+    if connection.execute("PRAGMA application_id").get == APPLICATION_ID:
+        return
+    table = connection.execute("SELECT name FROM sqlite_schema ORDER BY rowid LIMIT 1").fetchone()
+    if table is None:
+        return
+    raise StoreError(
+        f"{path} is an SQLite file of another program, with {table[0]!r} in it, and no catalog of casstore; choose "
+        "another store with --home or CASSTORE_HOME, or move it away. If it stands in the place of a lost catalog, "
+        "`casstore repair --rebuild-catalog` puts it into quarantine/ and makes one from the files beside it"
+    )
 
 
 def migrate(connection: apsw.Connection) -> None:

@@ -15,9 +15,10 @@ from pathlib import Path
 from casstore.storage import access, files
 from casstore.storage.files import Lock
 from casstore.storage.layout import Layout, is_session_id, new_id
+from casstore.storage.uncopied import Uncopied
 
 
-class Session:
+class Session(Uncopied):
     """A running piece of work. Close it; what it left is otherwise reaped by gc once the process is gone."""
 
     def __init__(self, layout: Layout) -> None:

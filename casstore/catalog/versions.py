@@ -32,8 +32,10 @@ from casstore.storage.manifest import (
     check_description,
     entry_path,
     file_entry,
+    files_section,
     parsed_description,
 )
+from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
 from casstore.tag import LATEST, WINDOWS_DEVICE, Tag
 
@@ -226,9 +228,16 @@ class Versions:
         if name is not None:
             conditions.append("name = ?")
             parameters.append(name)
-        for key, value in (labels or {}).items():
+        if labels:
+            # The first by its index; the others, however many, in one condition: SQLite takes 1,000 at most.
             conditions.append("id IN (SELECT version_id FROM label WHERE key = ? AND value = ?)")
-            parameters += [key, value]
+            parameters += [*next(iter(labels.items()))]
+        if labels and len(labels) > 1:
+            conditions.append(
+                "NOT EXISTS (SELECT 1 FROM json_each(?) AS wanted WHERE NOT EXISTS (SELECT 1 FROM label"
+                " WHERE version_id = version.id AND label.key = wanted.key AND label.value = wanted.value))"
+            )
+            parameters.append(json.dumps(labels))
         where = " WHERE " + " AND ".join(conditions) if conditions else ""
         return self._select(where + " ORDER BY name, ordered_at DESC, id DESC", parameters)
 
@@ -253,8 +262,7 @@ class Versions:
         """The same, compared with the version's digest. Raises IntegrityError; none where it has been deleted."""
         try:
             files = self.files(row.id)
-            listed = [[[f.path, f.executable, f.size, f.digest] for f in files], row.directory_paths()]
-            is_sound = Digest.of(msgpack.packb(listed)) == row.digest
+            is_sound = Digest.of(msgpack.packb(files_section(files, row.directory_paths()))) == row.digest
         except (TypeError, ValueError, IntegrityError):
             is_sound = False
         if is_sound:
@@ -358,7 +366,7 @@ class Versions:
                 "UPDATE version SET digest = ?, size = ?, file_count = ?, created_at = ?, description = ?,"
                 " directories = ?, base_name = ?, base_version = ?, base_digest = ?, casstore_version = ? WHERE id = ?",
                 (manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-                + (canonical_json(manifest.description), json.dumps(manifest.directories))
+                + (canonical_json(manifest.description), _directories(manifest))
                 + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
                 + (manifest.casstore_version, version_id),
             )
@@ -512,7 +520,7 @@ def insert_version(
         _parts(manifest.tag)
         + (manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
         + (ordered_at, canonical_json(manifest.description))
-        + (json.dumps(manifest.directories),)
+        + (_directories(manifest),)
         + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
         + (manifest.casstore_version, opened_at),
     )
@@ -521,11 +529,15 @@ def insert_version(
     return version_id
 
 
+def _directories(manifest: Manifest) -> str:
+    return json.dumps([as_stored(path) for path in manifest.directories])
+
+
 def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:
     """The rows that a version has in other tables."""
     connection.executemany(
         "INSERT INTO file(version_id, path, executable, size, digest) VALUES (?,?,?,?,?)",
-        ((version_id, f.path, f.executable, f.size, f.digest) for f in manifest.files),
+        ((version_id, as_stored(f.path), f.executable, f.size, f.digest) for f in manifest.files),
     )
     connection.executemany(
         "INSERT INTO label VALUES (?,?,?)",

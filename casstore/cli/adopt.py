@@ -36,7 +36,7 @@ def adopt(options: Options, directory: Path, move: bool) -> None:
     When DIR is the home of the store itself, its models/ are taken over where they stand. BentoML goes on reading
     them, and since it sees nothing else, every version keeps its directory from then on (the setting materialize).
     """
-    with options.open_store() as store, progress_bar(options) as progress:
+    with options.open_store(create=True) as store, progress_bar(options) as progress:
         report = store.adopt(directory, move=move, progress=progress)
         is_elsewhere = store.home.resolve() not in (directory.resolve(), *directory.resolve().parents)
     if options.json:

@@ -34,10 +34,7 @@ def _completions(ctx: click.Context, incomplete: str, *, names_only: bool) -> li
     """What begins like `incomplete`; nothing when the store cannot say, for a shell shows no errors here."""
     try:
         options = ctx.ensure_object(Options)
-        home = options.home or os.environ.get("CASSTORE_HOME") or os.path.expanduser("~/.casstore")
-        if not os.path.isdir(home):
-            return []  # opening would make a store
-        with casstore.Store(home) as store:
+        with casstore.Store(options.home, create=False) as store:
             # Names first; versions once a name is complete, so that ten thousand of them do not fill the screen.
             names = store.names()
             near = [name for name in names if name.startswith(incomplete)]
@@ -48,10 +45,19 @@ def _completions(ctx: click.Context, incomplete: str, *, names_only: bool) -> li
     return [shell_completion.CompletionItem(value) for value in near]
 
 
+def as_text(argument: str) -> str:
+    """An argument that is text, not a path: UTF-8, or else what the encoding of the locale makes of it."""
+    try:
+        return os.fsencode(argument).decode("utf-8")
+    except UnicodeError:
+        return argument
+
+
 def parse_pairs(option: str, pairs: Iterable[str]) -> dict[str, str]:
     """K=V as given to `option`, each key once. Raises click.UsageError."""
     parsed: dict[str, str] = {}
-    for pair in pairs:
+    for each in pairs:
+        pair = as_text(each)
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise click.UsageError(f"{option} takes KEY=VALUE, not {pair!r}", click.get_current_context())

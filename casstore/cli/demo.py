@@ -75,6 +75,7 @@ def demo(options: Options, keep: Path | None) -> None:
     touched. Exit code 1 when a check fails.
     """
     with tempfile.TemporaryDirectory(prefix="casstore-demo-") as scratch:
+        keep = None if keep is None else keep.expanduser()
         home = Path(scratch, "store") if keep is None else keep
         if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
             raise click.UsageError(f"{keep} is there already and not empty; --keep wants a new directory")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import casstore
-from casstore.cli.output import utc
+from casstore.cli.output import file_name, utc
 
 
 def summary(model: casstore.Model) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def everything(model: casstore.Model) -> dict[str, Any]:
         "casstore_version": model.casstore_version,
         "base": None if base is None else {"tag": str(base.tag), "digest": str(base.digest)},
         "files": [
-            {"path": f.path, "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}
+            {"path": file_name(f.path), "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}
             for f in model.files
         ],
     }

@@ -39,6 +39,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
     (casstore.TagExists, ExitCode.EXISTS),
     (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
+    (casstore.StoreNotFound, ExitCode.NOT_FOUND),
 )
 
 

@@ -49,7 +49,7 @@ def import_archive(
     expands out of proportion or is damaged is refused. A .casmodel whose import was cut short goes on from there when
     it is imported again.
     """
-    with options.open_store() as store, progress_bar(options) as progress:
+    with options.open_store(create=True) as store, progress_bar(options) as progress:
         imported = store.import_archive(
             sys.stdin.buffer if path == "-" else path,
             format=archive_format,

@@ -41,7 +41,10 @@ def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -
     """
     with options.open_store() as store:
         models = store.list(name, labels=parse_pairs("--label", labels))
-        models.sort(key=lambda model: model.created_at, reverse=True)
+        if name is None:
+            # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
+            places = {tag: place for place, tag in enumerate(store.tags())}
+            models.sort(key=lambda model: places.get(str(model.tag), -1))
         if options.json:
             show_json({"versions": [summary(model) for model in models]})
             return

@@ -34,6 +34,7 @@ from casstore.cli.report import report_error, show_warnings
 from casstore.cli.save import save
 from casstore.cli.show import show
 from casstore.cli.stats import stats
+from casstore.cli.streams import open_missing
 from casstore.cli.sync_tree import sync_tree
 from casstore.cli.verify import verify
 
@@ -53,7 +54,7 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 \b
 Exit codes:
     0  done                          11  the store is locked by another process
-    1  failed, or damage was found   12  no such version, or the tag is ambiguous
+    1  failed, or damage was found   12  no such version or store, or the tag is ambiguous
     2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
     3  partly done                  130  interrupted
 """
@@ -100,6 +101,7 @@ for _verb in (
 
 def main() -> None:
     """Run the command line of this process, and exit."""
+    open_missing()
     code = run(sys.argv[1:])
     # To look through all modules for garbage on the way out takes a tenth of the time of a short command.
     freeze()
@@ -128,7 +130,7 @@ def run(arguments: Sequence[str]) -> int:
         report_error(Interrupted("interrupted"), as_json=as_json)
         return ExitCode.INTERRUPTED
     except (click.ClickException, casstore.CasstoreError, OSError) as error:
-        report_error(error, as_json=as_json)
+        report_error(error, as_json=as_json, home=options.home)
         return exit_code(error)
     return ExitCode.DONE
 

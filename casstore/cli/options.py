@@ -24,8 +24,12 @@ class Options:
     quiet: bool = False
     no_progress: bool = False
 
-    def open_store(self) -> casstore.Store:
-        return casstore.Store(self.home, auto_gc=os.environ.get(AUTO_GC_VARIABLE) != "0")
+    def open_store(self, *, create: bool = False) -> casstore.Store:
+        """The store that is meant; with `create`, for verbs that save, it is made where none stands.
+
+        Raises StoreNotFound, and what casstore.Store raises.
+        """
+        return casstore.Store(self.home, auto_gc=os.environ.get(AUTO_GC_VARIABLE) != "0", create=create)
 
     @property
     def may_hint(self) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import click
 from casstore.cli.options import Options
 
 _MAX_NAME_CHARACTERS = 32  # longer ones stand out of line rather than push all values to the right
+_COMMAND = re.compile("`casstore ([^`]+`)")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -59,6 +62,11 @@ def plural(count: int, noun: str) -> str:
 def printable(text: str) -> str:
     """`text` on one line with whatever could steer a terminal escaped: control, direction and unassigned characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def file_name(path: str) -> str:
+    """The path of a file as what it says, whatever the encoding of the locale, by which Python has read it."""
+    return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def utc(moment: datetime) -> str:
@@ -124,9 +132,17 @@ def show_fields(fields: Mapping[str, Any]) -> None:
 
 
 def hint(options: Options, text: str) -> None:
-    """Tell a person, if one is there, what may come next."""
+    """Tell a person, if one is there, what may come next. A `casstore ...` in it gets the `--home` that was given."""
     if options.may_hint:
-        click.echo(styled(printable(text), dim=True), err=True)
+        click.echo(styled(printable(with_home(text, options.home)), dim=True), err=True)
+
+
+def with_home(text: str, home: str | None) -> str:
+    """`text` with `--home` in every command that is to be typed: in backticks, and without one so far."""
+    if home is None:
+        return text
+    option = f"casstore --home {shlex.quote(home)} "
+    return _COMMAND.sub(lambda found: found[0] if "--home" in found[0] else option.join(("`", found[1])), text)
 
 
 def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from casstore.cli.arguments import complete_tag
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import is_screen, printable, show_json
+from casstore.cli.output import file_name, is_screen, printable, show_json
 
 _EXAMPLES = """\b
 Examples:
@@ -28,6 +30,6 @@ def path(options: Options, tag: str) -> None:
         model = store.get(tag)
         directory = model.path
     if options.json:
-        show_json({"tag": str(model.tag), "path": directory})
+        show_json({"tag": str(model.tag), "path": file_name(directory)})
     else:
-        click.echo(printable(directory) if is_screen() else directory)
+        click.echo(printable(file_name(directory)) if is_screen() else os.fsencode(directory))

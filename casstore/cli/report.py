@@ -9,15 +9,16 @@ from typing import TextIO
 import click
 
 from casstore.cli.exits import as_document, message
-from casstore.cli.output import printable, styled
+from casstore.cli.output import printable, styled, with_home
 
 
-def report_error(error: BaseException, *, as_json: bool) -> None:
-    """Tell of an error. A usage error also says where the help is."""
+def report_error(error: BaseException, *, as_json: bool, home: str | None = None) -> None:
+    """Tell of an error. A usage error also says where the help is. `home`: as given with `--home`."""
+    text = with_home(message(error), home)
     if as_json:
-        click.echo(json.dumps({"error": as_document(error)}), err=True)
+        click.echo(json.dumps({"error": {**as_document(error), "message": text}}), err=True)
         return
-    click.echo(styled("error: ", fg="red", bold=True) + printable(message(error)), err=True)
+    click.echo(styled("error: ", fg="red", bold=True) + printable(text), err=True)
     if isinstance(error, click.UsageError) and error.ctx is not None:
         click.echo(f"see `{error.ctx.command_path} --help`", err=True)
 

@@ -137,7 +137,7 @@ def save(
     for key, value in parsed_metadata.items():
         if isinstance(value, str) and _is_number(value):
             hint(options, f"{key}={value} is kept as text; for a number write -m {key}:={value}")
-    with options.open_store() as store, progress_bar(options) as progress:
+    with options.open_store(create=path is not None) as store, progress_bar(options) as progress:
         if path is None:
             model = store.save_draft(
                 draft_id or "", tag, labels=parsed_labels, metadata=parsed_metadata, base=base, durability=durability,
@@ -195,7 +195,8 @@ def _show(options: Options, model: casstore.Model, *, is_new: bool) -> None:
         show_table((), [(str(model.tag), Bytes(model.size), model.file_count)])
     hint(
         options,
-        f'open it with `casstore path {model.tag}`, or in Python: casstore.Store().get("{model.tag}").path',
+        f"open it with `casstore path {model.tag}`, or in Python: "
+        f'casstore.Store({"" if options.home is None else repr(options.home)}).get("{model.tag}").path',
     )
 
 

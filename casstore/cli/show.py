@@ -12,7 +12,7 @@ import casstore
 from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import everything
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, is_screen, show_fields, show_json, show_table
+from casstore.cli.output import Bytes, Column, file_name, is_screen, show_fields, show_json, show_table
 from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
@@ -45,7 +45,7 @@ def show(options: Options, tag: str) -> None:
             show_json({**everything(model), **state, "usage": usage_document(usage)})
             return
         show_fields(_fields(model, usage))
-        rows = [(f.path, Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
+        rows = [(file_name(f.path), Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
     if is_screen():
         click.echo()
         show_table(_COLUMNS, rows)

@@ -7,7 +7,7 @@ import click
 import casstore
 from casstore.cli.exits import ExitCode
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import hint, human_bytes, plural, printable, show_json
+from casstore.cli.output import file_name, hint, human_bytes, plural, printable, show_json
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -39,7 +39,7 @@ def verify(options: Options, quick: bool) -> None:
                 "chunks": report.chunks,
                 "read_bytes": report.read_bytes,
                 "damaged_tags": report.damaged_tags,
-                "damaged_files": [{"tag": damage.tag, "path": damage.path} for damage in report.damage],
+                "damaged_files": [{"tag": damage.tag, "path": file_name(damage.path)} for damage in report.damage],
                 "damaged_copies": list(report.damaged_copies),
                 "damaged_records": list(report.damaged_records),
                 "reasons": list(report.reasons),
@@ -58,7 +58,7 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
     if report.mixed:
         click.echo(report.mixed)
     for damage in report.damage:
-        click.echo(f"damaged: {damage.tag} {printable(damage.path)}")
+        click.echo(f"damaged: {damage.tag} {printable(file_name(damage.path))}")
     for path in report.damaged_copies:
         click.echo(f"damaged copy, no version is lost: {printable(path)}")
     for tag in report.damaged_records:

@@ -122,7 +122,7 @@ class Model:
         changed = copy(self)
         changed._info = self._info.with_options(**options)
         changed._options = {**self._options, **options}
-        changed._loaded = None
+        changed._custom_objects = self._custom_objects
         return changed
 
     def export(
@@ -139,6 +139,11 @@ class Model:
         """As `export_model`."""
         target = urls.build(path, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath)
         return self._store.export(self.tag, target, format=output_format)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was loaded from a saved version is loaded again where a pickle or a copy of this is used."""
+        loaded = {} if isinstance(self._kept, Draft) else {"_custom_objects": None}
+        return {**self.__dict__, **loaded, "_loaded": None}
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Model) and self.tag == other.tag

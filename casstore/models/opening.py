@@ -16,7 +16,7 @@ class _Process:
 
     def begin(self) -> None:
         """A forked child goes on with its parent's stores, but not with a lock that another thread may have held."""
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()  # a signal's handler may come here, too
 
 
 _process = _Process()

@@ -13,6 +13,7 @@ import shutil
 import signal
 import stat
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
@@ -23,6 +24,7 @@ from casstore.errors import StoreError, StoreLocked
 from casstore.storage import access, denials
 from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
 from casstore.storage.removal import NO_LINK, Removal
+from casstore.storage.uncopied import Uncopied
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -634,7 +636,7 @@ def _leave(lock: Lock, *_: object) -> None:
     lock.release()
 
 
-class Lock:
+class Lock(Uncopied):
     """A flock(2) on a file of its own, exclusive unless `shared`. The kernel drops it when the process dies.
 
     flock works between two descriptors of one process as between processes; the descriptor is closed on exec.
@@ -664,6 +666,7 @@ class Lock:
                     return False
                 if self._still_names(file.fileno()):
                     if self._is_own:
+                        file.holder = (os.fspath(self.path), threading.get_ident())
                         _own_locks.add(file)
                     self._file = file
                     return True
@@ -712,6 +715,18 @@ class Lock:
             self.release()
             raise
 
+    def check_not_mine(self, what: str) -> None:
+        """Raise StoreLocked where this very thread holds the lock, as when a signal's handler interrupts what does.
+
+        It would wait for itself.
+        """
+        holder = (os.fspath(self.path), threading.get_ident())
+        if any(file.holder == holder and not file.closed for file in list(_own_locks)):
+            raise StoreLocked(
+                f"{what} is locked by this very thread, in the middle of something else; a signal's handler or a "
+                "callback may use it when that is done: let it set a flag, and act on that later"
+            )
+
     def release(self, *, remove: bool = False) -> None:
         """Let go; with `remove`, unlink the file first, while the lock still holds. Harmless when not held."""
         if self._file is None or self._file.closed:
@@ -752,7 +767,7 @@ class Lock:
     __exit__ = _Exit()
 
 
-class _Guard:
+class _Guard(Uncopied):
     """Lets go of a lock when nothing refers to the guard any more."""
 
     def __init__(self, lock: Lock) -> None:

@@ -17,6 +17,7 @@ from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
 from casstore.storage.entropy import decompress_document
 from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.names import as_opened, as_stored
 from casstore.storage.recipe import Recipe
 from casstore.storage.unpacking import Unpacking
 from casstore.tag import Tag
@@ -61,7 +62,10 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a version: `/`-separated path, executable bit, size in bytes, digest of its content."""
+    """One file of a version: `/`-separated path, executable bit, size in bytes, digest of its content.
+
+    The path is as this process opens it: where the locale's encoding is not UTF-8, not what is stored (see names.py).
+    """
 
     path: str
     executable: bool
@@ -202,7 +206,13 @@ class Manifest:
                 raise ValueError(f"the recipe of {file.path!r} does not add up to its size")
 
     def _files_section(self) -> list[Any]:
-        return [[[f.path, f.executable, f.size, f.digest] for f in self.files], list(self.directories)]
+        return files_section(self.files, self.directories)
+
+
+def files_section(files: Iterable[FileEntry], directories: Iterable[str]) -> list[Any]:
+    """What the digest of a version is of: its files, sorted by path, and its empty directories, as they are stored."""
+    rows = [[as_stored(file.path), file.executable, file.size, file.digest] for file in files]
+    return [rows, [as_stored(path) for path in directories]]
 
 
 def read_manifest_file(path: Path) -> bytes:
@@ -269,11 +279,14 @@ def _refuse_constant(text: str) -> NoReturn:
 
 
 def entry_path(path: str) -> str:
-    """A path that stays below a version's directory. Raises ValueError for any other, TypeError for what is no text."""
+    """A stored path that stays below a version's directory, as this process opens it.
+
+    Raises ValueError for any other, TypeError for what is no text.
+    """
     _checked(path, str)
     if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ValueError(f"nothing in a version can be called {path!r}")
-    return path
+    return as_opened(path)
 
 
 def _tag(name: str, version: str) -> Tag:

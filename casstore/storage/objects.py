@@ -25,6 +25,7 @@ from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.delta import decode_deltas
 from casstore.storage.layout import Layout
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
+from casstore.storage.uncopied import Uncopied
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
@@ -58,7 +59,7 @@ def _groupings(chain: list[tuple[Digest, Location]], homes: Mapping[Digest, Loca
     return {grouping for grouping in named if grouping is not None and grouping in homes}
 
 
-class _Open:
+class _Open(Uncopied):
     """An open container; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
@@ -82,7 +83,7 @@ def _unlock_in_child() -> None:
 os.register_at_fork(after_in_child=_unlock_in_child)
 
 
-class Objects:
+class Objects(Uncopied):
     """Reads chunks and blobs of a store. Threads may share it.
 
     Chunks are read from their homes, so that an error tells of damage; blobs, which are read to be handed out, are
@@ -362,7 +363,7 @@ def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
     return raw
 
 
-class BlobReader(io.RawIOBase):
+class BlobReader(Uncopied, io.RawIOBase):
     """The raw stream under `Objects.open_blob`: holds the chunk it stands in. One thread at a time."""
 
     def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
