@@ -26,6 +26,7 @@ from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
+from casstore.storage.writers import open_here, writer_of
 
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
 # entries are the same case; FAT's 2 s are the coarsest clock there is.
@@ -61,8 +62,8 @@ class StagedFile:
 @dataclass(slots=True)
 class Staging:
     """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`). Without `materialize`
-    they are only read, and the draft stays empty. `only_closed`: refuse a file that somebody holds open for writing,
-    where the system tells; otherwise it is copied as it stands."""
+    they are only read, and the draft stays empty. A file that somebody holds open for writing is refused where the
+    system tells, if it is to be taken, or with `only_closed`; otherwise it is copied as it stands."""
 
     workspace: Workspace
     session: Session
@@ -84,12 +85,15 @@ class Staging:
     _seen: set[int] = field(default_factory=set)  # homes
     _stale: set[int] = field(default_factory=set)  # those of them that nobody has read for long
     _may_link: bool = field(init=False)
+    _may_reflink: bool = field(init=False)
     _user: int = field(init=False)
+    _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
     _kept_bytes: int = 0
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
+        self._may_reflink = not self._may_link and self.workspace.may_reflink()
         self._user = os.geteuid()
         self._freshness = Freshness.of(self.workspace)
         self.gc_epoch = self.workspace.catalog.index.gc_epoch()
@@ -153,8 +157,10 @@ class Staging:
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
-        if self.only_closed:
-            _check_closed(file.location)
+        # What is taken is gone from where its writer has it.
+        is_taken = self.take and file.is_direct
+        if self.only_closed or (is_taken and known is not None):
+            self._check_closed(file.location)
         if not self.materialize:
             return self._read(file, known)
         target = f"{self.draft}/{file.path}"
@@ -180,6 +186,8 @@ class Staging:
         if recipe is None:
             opened, before = open_as_found(file.location, is_direct=file.is_direct)
             with opened as descriptor:
+                if self.take and file.is_direct:
+                    self._check_written(file.location, descriptor, before)
                 recipe = self._known_or_hashed(file, descriptor, before)
                 self._remember(descriptor, before, recipe)
         else:
@@ -194,8 +202,8 @@ class Staging:
             self.fingerprints[Fingerprint.of(status)] = recipe.blob
 
     def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
-        """Put a hardlink of the store's loose file at `target`, if the store has one."""
-        if recipe.size < LINK_FROM_BYTES or not self._may_link:
+        """Put a hardlink, or a reflink, of the store's loose file at `target`, if the store has one."""
+        if recipe.size < LINK_FROM_BYTES or not (self._may_link or self._may_reflink):
             return None
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
         if self._stale and any(self.homes[digest] in self._stale for digest in recipe.digests):
@@ -203,7 +211,10 @@ class Staging:
             candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target
         place = target if is_free else str(self.session.new_path())
-        stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
+        if self._may_link:
+            stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
+        else:
+            stamp = self.workspace.reflink_loose(candidates, place, hash_first=False, noted=self.fingerprints)
         if stamp is None:
             return None
         linked = os.lstat(place)
@@ -213,7 +224,8 @@ class Staging:
             files.remove_file(place)
             linked = check_linked(target, linked, target)
         self.fingerprints[Fingerprint.of(linked)] = recipe.blob
-        return StagedFile(file.path, executable, recipe, stamp, True, target, seen=self._watched(linked))
+        is_linked = self._may_link
+        return StagedFile(file.path, executable, recipe, stamp, is_linked, target, seen=self._watched(linked))
 
     def _is_as_good(self, loose: LooseFile, file: SourceFile) -> bool:
         """Whether a loose file was read lately, or is the very file that is being saved."""
@@ -235,8 +247,7 @@ class Staging:
             seen = _freeze(descriptor, self.workspace.file_mode(executable))
             if files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
-                if self.only_closed and files.is_open_for_writing(descriptor):
-                    raise _in_use(file.location)
+                self._check_written(file.location, descriptor, found)
                 return None
             if files.hand_over(descriptor, self.workspace.layout.home):
                 seen = os.fstat(descriptor)
@@ -257,6 +268,8 @@ class Staging:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
         opened, before = open_as_found(file.location, is_direct=file.is_direct)
         with opened as descriptor:
+            if self.take and file.is_direct:
+                self._check_written(file.location, descriptor, before)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
             known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
@@ -278,6 +291,26 @@ class Staging:
                 copied = check_linked(target, copied, target)
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+
+    def _check_closed(self, path: str) -> None:
+        with opened(path, os.O_RDONLY) as descriptor:
+            self._check_written(path, descriptor, os.fstat(descriptor))
+
+    def _check_written(self, path: str, descriptor: int, status: os.stat_result) -> None:
+        """Raise FileChanged where the file is certainly open for writing: what is written later would be lost.
+
+        `descriptor` must be open for reading only. Where no lease tells of all processes, this one is looked at.
+        """
+        is_open = files.is_open_for_writing(descriptor)
+        if not is_open and files.is_writable_by_others(descriptor):
+            if self._open_here is None:
+                self._open_here = open_here()
+            is_open = (status.st_dev, status.st_ino) in self._open_here
+        if is_open:
+            raise FileChanged(
+                f"{path} is still open for writing in {writer_of(status)}, and what is written to it later would be "
+                "lost; close it before it is saved (file.close(), or `with open(...) as file:`), and save again"
+            )
 
     def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
         """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""
@@ -320,16 +353,6 @@ class Staging:
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
             raise changed(path)
-
-
-def _check_closed(path: str) -> None:
-    with opened(path, os.O_RDONLY) as descriptor:
-        if files.is_open_for_writing(descriptor):
-            raise _in_use(path)
-
-
-def _in_use(path: str) -> FileChanged:
-    return FileChanged(f"{path} is open for writing in some process; try again when it is complete")
 
 
 def _freeze(descriptor: int, mode: int) -> os.stat_result:
