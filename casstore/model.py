@@ -67,7 +67,8 @@ class Model:
         """
         self._workspace.leasing.take(self._row)  # before looking whether the directory stands
         directory = str(materialize(self._workspace, self._row, SILENT))
-        guard(self._workspace, self._row)
+        if self._row.id not in self._workspace.guarded:
+            guard(self._workspace, self._row)
         return directory
 
     @property

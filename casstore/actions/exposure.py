@@ -18,8 +18,6 @@ _told: set[Path] = set()  # homes of stores of which this process has been told
 def guard(workspace: Workspace, row: VersionRow) -> None:
     """Look once at a directory that is being handed out: make copies of hardlinks where the setting `link_mode` wants
     none, or say, once in a process, what a write by this user would do. Raises as `materialize` does."""
-    if row.id in workspace.guarded:
-        return
     workspace.guarded.add(row.id)
     home = workspace.layout.home
     is_linking = workspace.may_link()

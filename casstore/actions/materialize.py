@@ -144,15 +144,24 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
 def _is_as_recorded(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> bool:
     """Whether the directory is the recorded one, and holds just the files that were put there, by stat."""
     directory = str(workspace.layout.model(row.tag))
-    entries, times = _unpacked(recorded)
-    if _inode(directory) != recorded.inode or len(entries) != row.file_count + 1:
-        return False
-    if not all(_stamp(f"{directory}/{path}") == stamp for path, stamp in entries.items()):
-        return False
-    # A name that is added or removed changes the time of the directory that it stands in.
-    if times and all(_mtime_ns(f"{directory}/{path}") == time_ns for path, time_ns in times.items()):
-        return True
-    return not _additions(workspace, row, entries.keys())
+    try:
+        rows = msgpack.unpackb(recorded.entries)
+        times = rows.pop() if type(rows[-1]) is dict else {}
+        now = os.lstat(directory)
+        if now.st_ino != recorded.inode or len(rows) != row.file_count + 1:
+            return False
+        time_ns = now.st_mtime_ns
+        for path, inode, size, mtime_ns in rows:
+            now = os.lstat(f"{directory}/{path}")
+            if now.st_mtime_ns != mtime_ns or now.st_ino != inode or now.st_size != size:
+                return False
+        # A name that is added or removed changes the time of the directory that it stands in.
+        is_same = times.pop("", None) == time_ns
+        if is_same and (not times or all(_mtime_ns(f"{directory}/{path}") == then for path, then in times.items())):
+            return True
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException):
+        return False  # also what a damaged catalog says
+    return not _additions(workspace, row, {path for path, *_ in rows})
 
 
 def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
@@ -178,18 +187,14 @@ def added_files(workspace: Workspace, row: VersionRow) -> list[str]:
 
 def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
     """The stamps of a directory's files as the catalog has them; none where that is damaged."""
-    return _unpacked(recorded)[0]
-
-
-def _unpacked(recorded: DirectoryRow) -> tuple[dict[str, FileStamp], dict[str, int]]:
-    """The stamps of a directory's files, and the times of the directories that hold them, where they were recorded."""
     try:
         rows = msgpack.unpackb(recorded.entries)
-        times = rows.pop() if rows and type(rows[-1]) is dict else {}
+        if rows and type(rows[-1]) is dict:  # the times of directories
+            rows.pop()
         found = {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
-        return (found, times) if all(type(path) is str for path in found) else ({}, {})
+        return found if all(type(path) is str for path in found) else {}
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
-        return {}, {}
+        return {}
 
 
 def _entries_of(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> dict[str, FileStamp]:

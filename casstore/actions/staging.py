@@ -36,6 +36,11 @@ _KEEP_BYTES = 64 << 20
 # Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
 _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
+# A write(2) that has set the file's time so long ago has ended, unless the machine stands still.
+_UNDER_WAY_NS = 1_000_000_000
+_PAUSE_S, _PAUSES = 0.01, 25
+# A time of whole hundredths of a second tells of a clock as coarse as FAT's.
+_COARSE_NS = 10_000_000
 
 
 @dataclass(slots=True)
@@ -186,9 +191,16 @@ class Staging:
         if recipe is None:
             opened, before = open_as_found(file.location, is_direct=file.is_direct)
             with opened as descriptor:
-                if self.take and file.is_direct:
+                is_taken = self.take and file.is_direct
+                if is_taken:
                     self._check_written(file.location, descriptor, before)
+                else:
+                    before = _wait_until_told(descriptor, before)
+                began_ns = time.time_ns()
                 recipe = self._known_or_hashed(file, descriptor, before)
+                if not is_taken and (self._is_written(file, descriptor, before) or not _is_told(before, began_ns)):
+                    self._check_same(file.location, descriptor, recipe)
+                    self._check_unchanged(file.location, descriptor, before)
                 self._remember(descriptor, before, recipe)
         else:
             self.progress.advance(recipe.size)
@@ -277,11 +289,11 @@ class Staging:
             if linked is not None:
                 return linked
             temporary = self.session.new_path()
+            self._is_written(file, descriptor, before)
             with files.create_file(temporary) as copy:
                 files.copy_file(descriptor, copy)
                 self._check_unchanged(file.location, descriptor, before)
-                if chunking.scan_file(copy).blob != recipe.blob:
-                    raise changed(file.location)
+                self._check_same(file.location, copy, recipe)
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 copied = os.fstat(copy)
             if self._known is None:
@@ -350,9 +362,49 @@ class Staging:
         self._check_unchanged(path, descriptor, before)
         return recipe
 
+    def _is_written(self, file: SourceFile, descriptor: int, before: os.stat_result) -> bool:
+        """Whether a file that was read once is open for writing, so that it must be read again.
+
+        A write that is under way may have set the file's time before that was looked at. It is given time to go on, or
+        a second reading would find it where the first did. Raises FileChanged.
+        """
+        if not files.is_open_for_writing(descriptor):
+            return False
+        if time.time_ns() - before.st_mtime_ns < _UNDER_WAY_NS:
+            for _ in range(_PAUSES):
+                time.sleep(_PAUSE_S)
+                self._check_unchanged(file.location, descriptor, before)
+                if not files.is_open_for_writing(descriptor):
+                    break
+        return True
+
+    def _check_same(self, path: str, descriptor: int, recipe: Recipe) -> None:
+        try:
+            is_same = chunking.scan_file(descriptor).blob == recipe.blob
+        except EOFError:
+            is_same = False
+        if not is_same:
+            raise changed(path)
+
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
             raise changed(path)
+
+
+def _is_told(status: os.stat_result, now_ns: int) -> bool:
+    """Whether a write to the file from now on will change its times."""
+    coarse_ns = _SETTLED_NS if status.st_mtime_ns % _COARSE_NS == 0 else int(_TICK_S * _TICKS * 1e9)
+    return abs(now_ns - max(status.st_mtime_ns, status.st_ctime_ns)) >= coarse_ns
+
+
+def _wait_until_told(descriptor: int, status: os.stat_result) -> os.stat_result:
+    """Let stand a large file that was written to in this tick of the clock; a smaller one costs less to read again."""
+    for _ in range(_TICKS):
+        if status.st_size < _WAIT_FROM_BYTES or _is_told(status, time.time_ns()):
+            break
+        time.sleep(_TICK_S)
+        status = os.fstat(descriptor)
+    return status
 
 
 def _freeze(descriptor: int, mode: int) -> os.stat_result:
