@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 
 from casstore.actions import descriptor, model_yaml, resolve
+from casstore.actions.exposure import guard
 from casstore.actions.materialize import materialize
 from casstore.actions.pinning import is_pinned
 from casstore.actions.read_only import ReadOnlyDict
@@ -95,10 +96,14 @@ class Model:
 
         gc leaves it alone from now on until the store is closed or the process ends, and for some days after that
         (the setting `keep_days`). Raises IntegrityError when the bytes are damaged, TagNotFound when the version
-        has been deleted.
+        has been deleted. Where this process may write to read-only files, as root may, and they share their bytes with
+        the store, the log says once what a write would do.
         """
         self._workspace.leasing.take(self._row)  # before looking whether the directory stands
-        return str(materialize(self._workspace, self._row, SILENT))
+        directory = str(materialize(self._workspace, self._row, SILENT))
+        if self._row.id not in self._workspace.guarded:
+            guard(self._workspace, self._row)
+        return directory
 
     @property
     def is_pinned(self) -> bool:

@@ -44,9 +44,12 @@ SETTINGS: Mapping[str, Setting] = {
         "hardlink",
         "reflink",
         "copy",
-        meaning="how larger files come into directories. auto: hardlinks, copies where links fail; hardlink: the same, "
-        "refused where the file system has none; reflink: copies that share blocks until they are written to, refused "
-        "where the file system has none; copy: full copies",
+        "protect",
+        meaning="how larger files come into directories. auto: hardlinks, copies where links fail, and for who may "
+        "write to read-only files, as root may, reflinks where there are any; hardlink: hardlinks, refused where the "
+        "file system has none; reflink: copies that share blocks until they are written to, refused where the file "
+        "system has none; copy: full copies; protect: reflinks or else copies, so that no write into a directory harms "
+        "what is saved",
     ),
     "materialize": _one_of(
         "newest",

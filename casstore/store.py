@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 from casstore.actions import adopt as adopt_action
 from casstore.actions import backup as backup_action
+from casstore.actions import checkout as checkout_action
 from casstore.actions import collect as gc_action
-from casstore.actions import configure, descriptor, exporting, importing, pinning, resolve
+from casstore.actions import configure, descriptor, exporting, importing, lost, pinning, resolve
 from casstore.actions import delete as delete_action
 from casstore.actions import drafts as drafts_action
 from casstore.actions import materialize as materialize_action
@@ -216,14 +217,16 @@ class Store:
             draft.take_from(Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf)
         return draft.model
 
-    def get(self, tag: str | Tag) -> Model:
+    def get(self, tag: str | Tag, *, check: bool = True) -> Model:
         """The version of that tag: exact, a name alone or `name:latest` for the newest, or a unique prefix.
 
-        An exact match wins over prefixes. Raises TagNotFound, AmbiguousTag, InvalidTag, and IntegrityError when
-        its directory has been altered and cannot be mended.
+        An exact match wins over prefixes. What is found changed in its directory goes to quarantine, is named in the
+        log, and is mended; without `check` nobody looks. Raises TagNotFound, AmbiguousTag, InvalidTag, and
+        IntegrityError when its directory has been altered and cannot be mended.
         """
         row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
-        materialize_action.mend(self._workspace, row, SILENT)
+        if check:
+            materialize_action.mend(self._workspace, row, SILENT)
         return Model(self._workspace, row)
 
     def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> _Models:
@@ -234,6 +237,14 @@ class Store:
         checked = None if name is None else resolve.name(name)
         wanted = descriptor.plain_labels(labels)
         return [Model(self._workspace, row) for row in self._workspace.catalog.versions.select(checked, wanted)]
+
+    def damaged_tags(self) -> Sequence[str]:
+        """The tags of versions that need bytes which are gone or have been written over, as far as stat tells.
+
+        It reads only files that were written to since they were stored; `verify` reads all, and says what of it can
+        still be read from a copy. Raises OSError.
+        """
+        return sorted(map(str, lost.damaged_tags(self._workspace)))
 
     def tags(self) -> Sequence[str]:
         """Every tag as text, newest first."""
@@ -285,6 +296,19 @@ class Store:
         rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
         chosen = None if format is None else Format.parse(format)
         return exporting.export(self._workspace, list(rows.values()), target, chosen, progress)
+
+    def checkout(
+        self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
+    ) -> str:
+        """Copy a version's files, and its `model.yaml`, into a directory of the caller's own; returns its path.
+
+        It is new or empty, and is there as a whole or not at all. Its files may be written to: they share blocks with
+        the store where the file system can, and no file. `link`: they are read-only hardlinks of the store's instead,
+        on its file system. Raises TagNotFound, AmbiguousTag, InvalidTag, FileExistsError where something is in
+        `directory`, InvalidSource where it is inside a store or no link can be had, IntegrityError, OSError.
+        """
+        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
 
     def import_archive(
         self,

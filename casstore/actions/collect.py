@@ -298,15 +298,17 @@ class _Gc:
         return GcStep("stray files", count, skipped=skipped)
 
     def quarantine(self) -> GcStep:
-        """Remove, `keep_days` later, strays that a gc has moved to quarantine, manifests of pruned versions, drafts."""
+        """Remove, `keep_days` later, strays that a gc has moved to quarantine, manifests of pruned versions, kept
+        drafts, and what was found changed in directories."""
         count = freed = 0
         keep_ns = keeping.keep_ns(self._workspace)
         strays, pruned = (
             keeping.overdue(parent, keep_ns, dry_run=self._dry_run)
             for parent in (self._layout.quarantined_strays, self._layout.pruned_manifests)
         )
+        changed = keeping.overdue(self._layout.changed_files, keep_ns, dry_run=self._dry_run)
         self._held = Held(self._workspace, set(pruned))
-        for directory in (*strays, *pruned):
+        for directory in (*strays, *pruned, *changed):
             count += sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(directory), lambda _: None))
             freed += _tree_bytes(directory)
             if not self._dry_run:

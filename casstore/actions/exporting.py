@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import posixpath
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -142,28 +142,41 @@ def _write_folder(workspace: Workspace, row: VersionRow, target: Location, progr
     unfinished = path.parent / f".{new_id()}.part"
     files.make_directory(unfinished, parents=True)
     try:
-        _fill_folder(workspace, row, unfinished, progress)
+        fill_folder(workspace, row, unfinished, progress)
         files.rename(unfinished, path)
     except BaseException:
         files.remove_tree(unfinished)
         raise
 
 
-def _fill_folder(workspace: Workspace, row: VersionRow, directory: Path, progress: Progress) -> None:
+def fill_folder(
+    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, *, what: str = "export",
+    clone: Callable[[FileEntry, Path], bool] = lambda _, __: False,
+) -> None:  # fmt: skip
+    """Write the version's files and `model.yaml` into an empty directory, writable, as this process's umask has it.
+
+    `clone`: makes a file of the right bytes if it can, and says so. Raises TagNotFound, IntegrityError, OSError.
+    """
     entries = resolve.files(workspace.catalog, row)
     recipes = workspace.catalog.index.recipes({file.digest for file in entries})
     descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
     files.write_new_file(directory / DESCRIPTOR_NAME, descriptor, 0o666 & ~workspace.umask)
     for each in row.directory_paths():
         files.make_directory(directory / each, parents=True)
-    progress.start("export", row.size)
+    progress.start(what, row.size)
     try:
         for file in entries:
             path = directory / file.path
             files.make_directory(path.parent, parents=True)
+            mode = (0o777 if file.executable else 0o666) & ~workspace.umask
+            if clone(file, path):
+                with files.open_regular(path) as target:
+                    files.set_mode(target, mode)
+                progress.advance(file.size)
+                continue
             recipe = recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
             with files.create_file(path) as target:
                 workspace.objects.write_blob(recipe, target, progress.advance)
-                files.set_mode(target, (0o777 if file.executable else 0o666) & ~workspace.umask)
+                files.set_mode(target, mode)
     finally:
         progress.finish()

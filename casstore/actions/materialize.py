@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import replace
 from enum import Enum, auto
 from pathlib import Path, PurePosixPath
@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import msgpack
 
 from casstore.actions import model_yaml
+from casstore.actions.changed import ChangedShelf, additions, parents
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, check_as_found
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
@@ -33,7 +34,7 @@ from casstore.storage.walking import holds_a_file
 
 
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
-    """The version's directory, made or mended if need be. Files that nobody recorded there are left alone.
+    """The version's directory, made or mended if need be: what was changed or added there goes to quarantine first.
 
     It stays until somebody evicts it: lease it first to keep it. Raises TagNotFound when the version has been
     deleted, IntegrityError when its bytes are damaged, StoreError when something else stands in its place.
@@ -61,13 +62,33 @@ def mend(workspace: Workspace, row: VersionRow, progress: Progress) -> None:
         _build_or_mend(workspace, row, progress, only_mend=True)
 
 
-def _build_or_mend(workspace: Workspace, row: VersionRow, progress: Progress, *, only_mend: bool) -> None:
+def linked_paths(workspace: Workspace, row: VersionRow) -> list[str]:
+    """The files in the version's directory that are hardlinks of loose files."""
+    directory = workspace.layout.model(row.tag)
+    found = []
+    for file in workspace.catalog.versions.files(row.id):
+        status = _status(directory / file.path) if file.size >= LINK_FROM_BYTES else None
+        if status is not None and status.st_nlink > 1:
+            candidates = workspace.find_loose(file.digest, file.executable)
+            if link_among(workspace, str(directory / file.path), candidates) is not None:
+                found.append(file.path)
+    return found
+
+
+def unshare(workspace: Workspace, row: VersionRow, progress: Progress) -> None:
+    """Replace the hardlinks in the version's directory, if one stands, by files of its own; raises as `materialize`."""
+    _build_or_mend(workspace, row, progress, only_mend=True, is_linked=True)
+
+
+def _build_or_mend(
+    workspace: Workspace, row: VersionRow, progress: Progress, *, only_mend: bool, is_linked: bool = False
+) -> None:
     with workspace.name_lock(row.name):
         current = workspace.catalog.versions.find(row.tag)
         if current is None or current.id != row.id:
             raise TagNotFound(f"{row.tag} has been deleted meanwhile")
         # While this waited for the lock, another may have made the directory, or gc taken it away.
-        if is_whole(workspace, row) or (only_mend and not _is_standing(workspace, row)):
+        if (is_whole(workspace, row) and not is_linked) or (only_mend and not _is_standing(workspace, row)):
             return
         with workspace.session() as session:
             _Builder(workspace, session, row, progress).run()
@@ -105,12 +126,12 @@ def _is_standing(workspace: Workspace, row: VersionRow) -> bool:
 
 
 def is_whole(workspace: Workspace, row: VersionRow) -> bool:
-    """Whether the version's directory stands, and every file in it is the one that was put there.
+    """Whether the version's directory stands, every file in it is the one that was put there, and there is no other.
 
     By stat, except in the first look after a reboot: what had not been synced is hashed then.
     """
     recorded = workspace.catalog.directories.find(row.id)
-    if recorded is None or recorded.evicting or _altered(workspace, row, recorded):
+    if recorded is None or recorded.evicting or not _is_as_recorded(workspace, row, recorded):
         return False
     if recorded.boot_id == workspace.catalog.boot_id:
         return True
@@ -121,25 +142,58 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
     return True
 
 
+def _is_as_recorded(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> bool:
+    """Whether the directory is the recorded one, and holds just the files that were put there, by stat."""
+    directory = str(workspace.layout.model(row.tag))
+    try:
+        rows = msgpack.unpackb(recorded.entries)
+        times = rows.pop() if type(rows[-1]) is dict else {}
+        now = os.lstat(directory)
+        if now.st_ino != recorded.inode or len(rows) != row.file_count + 1:
+            return False
+        time_ns = now.st_mtime_ns
+        for path, inode, size, mtime_ns in rows:
+            now = os.lstat(f"{directory}/{as_opened(path)}")
+            if now.st_mtime_ns != mtime_ns or now.st_ino != inode or now.st_size != size:
+                return False
+        # A name that is added or removed changes the time of the directory that it stands in.
+        is_same = times.pop("", None) == time_ns
+        if is_same and (
+            not times or all(_mtime_ns(f"{directory}/{as_opened(path)}") == then for path, then in times.items())
+        ):
+            return True
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException):
+        return False  # also what a damaged catalog says
+    return not _additions(workspace, row, {as_opened(path) for path, *_ in rows})
+
+
 def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
     """The recorded files that are not what they were; every one when the directory itself is another or gone."""
     directory = str(workspace.layout.model(row.tag))
-    entries = unpacked_entries(recorded)
-    try:
-        is_ours = os.lstat(directory).st_ino == recorded.inode
-    except (FileNotFoundError, NotADirectoryError):
-        is_ours = False
-    is_complete = is_ours and len(entries) == row.file_count + 1
-    if is_complete and all(_stamp(f"{directory}/{path}") == stamp for path, stamp in entries.items()):
-        return []
+    is_ours = _inode(directory) == recorded.inode
     entries = _entries_of(workspace, row, recorded)
     return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp]
+
+
+def _additions(workspace: Workspace, row: VersionRow, own_files: Collection[str]) -> list[str]:
+    leaves = [f"{path}/" for path in row.directory_paths()]
+    return additions(workspace.layout.model(row.tag), own_files, parents((*own_files, *leaves)))
+
+
+def added_files(workspace: Workspace, row: VersionRow) -> list[str]:
+    """What stands in the version's directory and is not the version's; none where no directory counts as standing."""
+    recorded = workspace.catalog.directories.find(row.id)
+    if recorded is None or recorded.evicting or standing(workspace, row) not in (Standing.OWN, Standing.COPY):
+        return []
+    return _additions(workspace, row, _entries_of(workspace, row, recorded))
 
 
 def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
     """The stamps of a directory's files as the catalog has them; none where that is damaged."""
     try:
         rows = msgpack.unpackb(recorded.entries)
+        if rows and type(rows[-1]) is dict:  # the times of directories
+            rows.pop()
         found = {as_opened(path): FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
         return found if all(type(path) is str for path in found) else {}
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
@@ -270,6 +324,11 @@ def _inode(path: str) -> int | None:
     return None if stamp is None else stamp.inode
 
 
+def _mtime_ns(path: str) -> int | None:
+    stamp = _stamp(path)
+    return None if stamp is None else stamp.mtime_ns
+
+
 def _stamp(path: str) -> FileStamp | None:
     try:
         return FileStamp.of(os.lstat(path))
@@ -395,7 +454,7 @@ class _Builder:
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
         self._known: dict[Fingerprint, Digest] = {}  # linked files, as the link has left them
         self._is_unfinished = workspace.layout.pending_manifest(row.manifest_id).exists()
-        self._is_doubtful = False  # what is not as recorded may be somebody's only copy
+        self._shelf = ChangedShelf(workspace, row.tag)
         self._home = workspace.layout.model(row.tag).parent
         files.make_directory(self._home)
 
@@ -418,27 +477,32 @@ class _Builder:
                 f"{target} is in the way and was not made by casstore; `casstore sync-tree` takes over what other "
                 "tools have put there, and `casstore repair` moves it to quarantine"
             )
-        if whose is Standing.COPY:
-            self._mend_copy(target)
-        elif whose is Standing.OWN and recorded is not None:
-            self._mend(target, recorded)
-        else:
-            self._build()
+        try:
+            if whose is Standing.COPY:
+                self._mend_copy(target)
+            elif whose is Standing.OWN and recorded is not None:
+                self._mend(target, recorded)
+            else:
+                self._build()
+        finally:
+            self._shelf.tell()
 
     def _make_directories(self, target: Path) -> None:
+        """Make the version's directories that are missing, and take away what was added."""
+        own_files = [*(file.path for file in self._files), DESCRIPTOR_NAME]
+        for path in _additions(self._workspace, self._row, own_files):
+            self._shelf.take_addition(target, path)
         for directory in self._directories():
             standing = target / directory
-            if standing.is_symlink():
-                files.rename(standing, self._new_path())  # it would lead what is written out of the store
-            elif os.path.lexists(standing) and not standing.is_dir():
-                self._keep(standing)
+            if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
+                self._shelf.take(target, directory)  # a link would lead what is written out of the store
+                files.remove_file(standing)
             files.make_directory(standing)
 
     def _mend_copy(self, target: Path) -> None:
         """Make a copy of the version's directory its own: what has the right bytes stays, what has others goes to
         quarantine and is made again."""
         self._make_directories(target)
-        self._is_doubtful = True
         stamps = {}
         self._progress.start("compare", sum(file.size for file in self._files))
         try:
@@ -452,7 +516,7 @@ class _Builder:
         stamps |= self._make(target, [file for file in self._files if file.path not in stamps], mend=True)
         expected = Digest.of(_rendered(self._workspace, self._row))
         if not _has_digest(target / DESCRIPTOR_NAME, expected):
-            self._keep_doubtful(target / DESCRIPTOR_NAME, expected)
+            self._keep_changed(target, DESCRIPTOR_NAME, expected)
             self._write_descriptor(target)
         self._record(target, stamps)
 
@@ -479,33 +543,32 @@ class _Builder:
         return stamp
 
     def _mend(self, target: Path, recorded: DirectoryRow) -> None:
-        """Replace what is not as recorded, file by file; what else stands there is not ours to touch."""
+        """Replace what is not as recorded, file by file."""
         self._make_directories(target)
         bad = set(_altered(self._workspace, self._row, recorded))
-        # Not one file is as it was put there, so this may be another directory, which has got the inode numbers of one
-        # that was removed; or its adoption was cut short, and has replaced nothing yet.
-        self._is_doubtful = len(bad) == len(self._files) + 1 or self._is_unfinished
         if recorded.boot_id != self._workspace.catalog.boot_id:
             bad.update(_damaged_since_boot(self._workspace, self._row))
+        if not self._may_link:
+            bad.update(linked_paths(self._workspace, self._row))
         stamps = _entries_of(self._workspace, self._row, recorded)
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:
-            self._keep_doubtful(target / DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
+            self._keep_changed(target, DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
             self._write_descriptor(target)
         del stamps[DESCRIPTOR_NAME]
         self._record(target, stamps)
 
-    def _keep_doubtful(self, path: Path, digest: Digest) -> None:
-        """Move what is about to be replaced to quarantine, where it may be somebody's: what is no file, such as a
-        directory or a pipe, and, of a directory that may be somebody's as a whole, a file with other bytes."""
-        if not os.path.lexists(path) or path.is_symlink():
+    def _keep_changed(self, root: Path, path: str, digest: Digest) -> None:
+        """Keep in quarantine what is about to be replaced and is not a file of these bytes: it may be somebody's."""
+        standing = root / path
+        if not os.path.lexists(standing):
             return
-        if not path.is_file() or (self._is_doubtful and not _has_digest(path, digest)):
-            self._keep(path)
-
-    def _keep(self, path: Path) -> None:
-        if not path.is_dir() or not files.remove_empty_directory(path):
-            files.move(path, self._workspace.quarantined(self._row.tag, path.name))
+        try:
+            is_same = not standing.is_symlink() and _has_digest(standing, digest)
+        except PermissionError:
+            is_same = False
+        if not is_same:
+            self._shelf.take(root, path)
 
     def _build(self) -> None:
         draft = self._new_path()
@@ -571,7 +634,7 @@ class _Builder:
                 temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
                 if mend:
-                    self._keep_doubtful(target, file.digest)
+                    self._keep_changed(directory, file.path, file.digest)
                     files.rename_into(temporary, target)
         finally:
             self._progress.finish()

@@ -6,9 +6,11 @@ import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgpack
 
+from casstore.actions.changed import parents
 from casstore.actions.source import Source, is_unchanged
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import DirectoryRow
@@ -23,13 +25,17 @@ from casstore.tag import Tag
 def directory_row(
     workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], *, stands_as: Source | None = None
 ) -> DirectoryRow:
-    """The row that describes a version's directory: its inode, and the stamp of every file in it.
+    """The row that describes a version's directory: its inode, the stamp of every file in it, and the times of the
+    directories that hold them, which tell where nothing has been added.
 
-    `stands_as`: another directory, which the files of `directory` are about to be moved to.
+    `stands_as`: another directory, which the files of `directory` are about to be moved to; its times will be others.
     """
-    entries = [[as_stored(path), stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
+    entries: list[Any] = [[as_stored(path), stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
     rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
     entries.append([DESCRIPTOR_NAME, rendered.inode, rendered.size, rendered.mtime_ns])
+    if stands_as is None:
+        folders = ("", *sorted(parents(stamps)))
+        entries.append({as_stored(path): os.lstat(directory / path).st_mtime_ns for path in folders})
     root = directory if stands_as is None else stands_as.root
     return DirectoryRow(os.lstat(root).st_ino, workspace.catalog.boot_id, msgpack.packb(entries))
 

@@ -511,6 +511,7 @@ class _Save:
             copied = os.fstat(copy)
         self._check_file(file)
         self._note_linked(file, check_linked(file.location, before, file.location))
+        self._fingerprints[Fingerprint.of(copied)] = file.recipe.blob
         return copied
 
     def _check_file(self, file: StagedFile) -> None:

@@ -26,6 +26,7 @@ from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
+from casstore.storage.writers import open_here, writer_of
 
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
 # entries are the same case; FAT's 2 s are the coarsest clock there is.
@@ -35,6 +36,11 @@ _KEEP_BYTES = 64 << 20
 # Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
 _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
+# A write(2) that has set the file's time so long ago has ended, unless the machine stands still.
+_UNDER_WAY_NS = 1_000_000_000
+_PAUSE_S, _PAUSES = 0.01, 25
+# A time of whole hundredths of a second tells of a clock as coarse as FAT's.
+_COARSE_NS = 10_000_000
 
 
 @dataclass(slots=True)
@@ -61,8 +67,8 @@ class StagedFile:
 @dataclass(slots=True)
 class Staging:
     """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`). Without `materialize`
-    they are only read, and the draft stays empty. `only_closed`: refuse a file that somebody holds open for writing,
-    where the system tells; otherwise it is copied as it stands."""
+    they are only read, and the draft stays empty. A file that somebody holds open for writing is refused where the
+    system tells, if it is to be taken, or with `only_closed`; otherwise it is copied as it stands."""
 
     workspace: Workspace
     session: Session
@@ -84,12 +90,15 @@ class Staging:
     _seen: set[int] = field(default_factory=set)  # homes
     _stale: set[int] = field(default_factory=set)  # those of them that nobody has read for long
     _may_link: bool = field(init=False)
+    _may_reflink: bool = field(init=False)
     _user: int = field(init=False)
+    _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
     _kept_bytes: int = 0
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._may_link = self.workspace.may_link()
+        self._may_reflink = not self._may_link and self.workspace.may_reflink()
         self._user = os.geteuid()
         self._freshness = Freshness.of(self.workspace)
         self.gc_epoch = self.workspace.catalog.index.gc_epoch()
@@ -153,8 +162,10 @@ class Staging:
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
-        if self.only_closed:
-            _check_closed(file.location)
+        # What is taken is gone from where its writer has it.
+        is_taken = self.take and file.is_direct
+        if self.only_closed or (is_taken and known is not None):
+            self._check_closed(file.location)
         if not self.materialize:
             return self._read(file, known)
         target = f"{self.draft}/{file.path}"
@@ -180,7 +191,16 @@ class Staging:
         if recipe is None:
             opened, before = open_as_found(file.location, is_direct=file.is_direct)
             with opened as descriptor:
+                is_taken = self.take and file.is_direct
+                if is_taken:
+                    self._check_written(file.location, descriptor, before)
+                else:
+                    before = _wait_until_told(descriptor, before)
+                began_ns = time.time_ns()
                 recipe = self._known_or_hashed(file, descriptor, before)
+                if not is_taken and (self._is_written(file, descriptor, before) or not _is_told(before, began_ns)):
+                    self._check_same(file.location, descriptor, recipe)
+                    self._check_unchanged(file.location, descriptor, before)
                 self._remember(descriptor, before, recipe)
         else:
             self.progress.advance(recipe.size)
@@ -194,8 +214,8 @@ class Staging:
             self.fingerprints[Fingerprint.of(status)] = recipe.blob
 
     def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
-        """Put a hardlink of the store's loose file at `target`, if the store has one."""
-        if recipe.size < LINK_FROM_BYTES or not self._may_link:
+        """Put a hardlink, or a reflink, of the store's loose file at `target`, if the store has one."""
+        if recipe.size < LINK_FROM_BYTES or not (self._may_link or self._may_reflink):
             return None
         candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
         if self._stale and any(self.homes[digest] in self._stale for digest in recipe.digests):
@@ -203,7 +223,10 @@ class Staging:
             candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target
         place = target if is_free else str(self.session.new_path())
-        stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
+        if self._may_link:
+            stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
+        else:
+            stamp = self.workspace.reflink_loose(candidates, place, hash_first=False, noted=self.fingerprints)
         if stamp is None:
             return None
         linked = os.lstat(place)
@@ -213,7 +236,8 @@ class Staging:
             files.remove_file(place)
             linked = check_linked(target, linked, target)
         self.fingerprints[Fingerprint.of(linked)] = recipe.blob
-        return StagedFile(file.path, executable, recipe, stamp, True, target, seen=self._watched(linked))
+        is_linked = self._may_link
+        return StagedFile(file.path, executable, recipe, stamp, is_linked, target, seen=self._watched(linked))
 
     def _is_as_good(self, loose: LooseFile, file: SourceFile) -> bool:
         """Whether a loose file was read lately, or is the very file that is being saved."""
@@ -235,8 +259,7 @@ class Staging:
             seen = _freeze(descriptor, self.workspace.file_mode(executable))
             if files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
-                if self.only_closed and files.is_open_for_writing(descriptor):
-                    raise _in_use(file.location)
+                self._check_written(file.location, descriptor, found)
                 return None
             if files.hand_over(descriptor, self.workspace.layout.home):
                 seen = os.fstat(descriptor)
@@ -257,6 +280,8 @@ class Staging:
         """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
         opened, before = open_as_found(file.location, is_direct=file.is_direct)
         with opened as descriptor:
+            if self.take and file.is_direct:
+                self._check_written(file.location, descriptor, before)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
             known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
@@ -264,11 +289,11 @@ class Staging:
             if linked is not None:
                 return linked
             temporary = self.session.new_path()
+            self._is_written(file, descriptor, before)
             with files.create_file(temporary) as copy:
                 files.copy_file(descriptor, copy)
                 self._check_unchanged(file.location, descriptor, before)
-                if chunking.scan_file(copy).blob != recipe.blob:
-                    raise changed(file.location)
+                self._check_same(file.location, copy, recipe)
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 copied = os.fstat(copy)
             if self._known is None:
@@ -278,6 +303,26 @@ class Staging:
                 copied = check_linked(target, copied, target)
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+
+    def _check_closed(self, path: str) -> None:
+        with opened(path, os.O_RDONLY) as descriptor:
+            self._check_written(path, descriptor, os.fstat(descriptor))
+
+    def _check_written(self, path: str, descriptor: int, status: os.stat_result) -> None:
+        """Raise FileChanged where the file is certainly open for writing: what is written later would be lost.
+
+        `descriptor` must be open for reading only. Where no lease tells of all processes, this one is looked at.
+        """
+        is_open = files.is_open_for_writing(descriptor)
+        if not is_open and files.is_writable_by_others(descriptor):
+            if self._open_here is None:
+                self._open_here = open_here()
+            is_open = (status.st_dev, status.st_ino) in self._open_here
+        if is_open:
+            raise FileChanged(
+                f"{path} is still open for writing in {writer_of(status)}, and what is written to it later would be "
+                "lost; close it before it is saved (file.close(), or `with open(...) as file:`), and save again"
+            )
 
     def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
         """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""
@@ -317,19 +362,49 @@ class Staging:
         self._check_unchanged(path, descriptor, before)
         return recipe
 
+    def _is_written(self, file: SourceFile, descriptor: int, before: os.stat_result) -> bool:
+        """Whether a file that was read once is open for writing, so that it must be read again.
+
+        A write that is under way may have set the file's time before that was looked at. It is given time to go on, or
+        a second reading would find it where the first did. Raises FileChanged.
+        """
+        if not files.is_open_for_writing(descriptor):
+            return False
+        if time.time_ns() - before.st_mtime_ns < _UNDER_WAY_NS:
+            for _ in range(_PAUSES):
+                time.sleep(_PAUSE_S)
+                self._check_unchanged(file.location, descriptor, before)
+                if not files.is_open_for_writing(descriptor):
+                    break
+        return True
+
+    def _check_same(self, path: str, descriptor: int, recipe: Recipe) -> None:
+        try:
+            is_same = chunking.scan_file(descriptor).blob == recipe.blob
+        except EOFError:
+            is_same = False
+        if not is_same:
+            raise changed(path)
+
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
             raise changed(path)
 
 
-def _check_closed(path: str) -> None:
-    with opened(path, os.O_RDONLY) as descriptor:
-        if files.is_open_for_writing(descriptor):
-            raise _in_use(path)
+def _is_told(status: os.stat_result, now_ns: int) -> bool:
+    """Whether a write to the file from now on will change its times."""
+    coarse_ns = _SETTLED_NS if status.st_mtime_ns % _COARSE_NS == 0 else int(_TICK_S * _TICKS * 1e9)
+    return abs(now_ns - max(status.st_mtime_ns, status.st_ctime_ns)) >= coarse_ns
 
 
-def _in_use(path: str) -> FileChanged:
-    return FileChanged(f"{path} is open for writing in some process; try again when it is complete")
+def _wait_until_told(descriptor: int, status: os.stat_result) -> os.stat_result:
+    """Let stand a large file that was written to in this tick of the clock; a smaller one costs less to read again."""
+    for _ in range(_TICKS):
+        if status.st_size < _WAIT_FROM_BYTES or _is_told(status, time.time_ns()):
+            break
+        time.sleep(_TICK_S)
+        status = os.fstat(descriptor)
+    return status
 
 
 def _freeze(descriptor: int, mode: int) -> os.stat_result:

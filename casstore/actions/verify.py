@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from casstore.actions.changed import kept_files
 from casstore.actions.collect import standing_manifests
-from casstore.actions.materialize import altered_files, damaged_files
+from casstore.actions.materialize import added_files, altered_files, damaged_files
 from casstore.actions.missing import what_is_gone
 from casstore.actions.moments import describe
 from casstore.actions.takeup import holders
@@ -56,6 +57,8 @@ class VerifyReport:
     `mixed`: one line where catalog and files seem to be from different moments, empty where they are from one.
     No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
     `missing_directories`, tags of versions whose directory somebody has taken away.
+    No damage either: `added_files`, paths of what stands in versions' directories and was not saved with them, and
+    `kept_files`, directories in quarantine/ with what was found changed or added, which gc removes after `keep_days`.
     """
 
     chunks: int
@@ -67,6 +70,8 @@ class VerifyReport:
     unknown_directories: tuple[str, ...] = ()
     missing_directories: tuple[str, ...] = ()
     mixed: str = ""
+    added_files: tuple[str, ...] = ()
+    kept_files: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -82,13 +87,15 @@ class Findings:
     """What is wrong with a store. Each maps what is wrong to the reason.
 
     `chunks`: whose bytes cannot be read. `files`: loose files with a damaged or missing part that is a mere copy.
-    `directories`: versions with the files of their directories that are not what was put there.
+    `directories`: versions with the files of their directories that are not what was put there; `additions`: with
+    what else is in them, which harms nothing.
     `manifests`: versions whose manifest is missing or damaged. `records`: versions whose rows differ from it.
     """
 
     chunks: dict[Digest, str] = field(default_factory=dict)
     files: dict[Container, str] = field(default_factory=dict)
     directories: dict[Tag, list[str]] = field(default_factory=dict)
+    additions: dict[Tag, list[str]] = field(default_factory=dict)
     manifests: dict[Tag, str] = field(default_factory=dict)
     records: dict[Tag, str] = field(default_factory=dict)
     read_chunks: int = 0
@@ -105,7 +112,10 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
     for tag, paths in found.directories.items():
         for path in paths:
             standing = str(layout.model(tag) / path)
-            copies[standing] = f"{standing} is not what was put there; the next `get` of {tag} makes it anew"
+            copies[standing] = (
+                f"{standing} is not what was put there; the next `get` of {tag} moves it to {layout.changed_files} and "
+                "makes it again"
+            )
     for tag, reason in found.manifests.items():
         copies[f"{layout.manifests / tag.name}/{tag.version}"] = reason
     return VerifyReport(
@@ -124,6 +134,8 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
         tuple(map(str, tree.foreign)),
         tuple(str(row.tag) for row in tree.missing),
         describe(workspace),
+        tuple(str(layout.model(tag) / path) for tag, paths in found.additions.items() for path in paths),
+        tuple(map(str, kept_files(layout))),
     )
 
 
@@ -229,6 +241,9 @@ def inspect_directories(workspace: Workspace, found: Findings, *, quick: bool) -
             altered = find(workspace, row) and find(workspace, row)
             if altered:
                 found.directories[row.tag] = altered
+            added = added_files(workspace, row) and added_files(workspace, row)
+            if added:
+                found.additions[row.tag] = added
 
 
 def threads() -> int:

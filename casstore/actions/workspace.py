@@ -46,7 +46,8 @@ class Workspace(Uncopied, _Referable):
     """The open parts of a store that actions share. `umask` is the process's when the store was opened.
 
     `auto_gc`: whether commits may start a gc where the store's setting allows it. `made`: the store's own directories
-    that were missing, and have been made again.
+    that were missing, and have been made again. `guarded`: versions whose directories have been looked at for
+    hardlinks.
     """
 
     layout: Layout
@@ -56,6 +57,7 @@ class Workspace(Uncopied, _Referable):
     umask: int
     auto_gc: bool = True
     made: list[str] = field(default_factory=list)
+    guarded: set[int] = field(default_factory=set)
 
     def close(self) -> None:
         """Close files and connections of all threads, and give leases back."""
@@ -112,10 +114,18 @@ class Workspace(Uncopied, _Referable):
         return files.stored_mode(executable, self.mask)
 
     def may_link(self) -> bool:
-        return self.catalog.setting("link_mode") in ("auto", "hardlink")
+        """Whether the larger files of directories are hardlinks of loose files."""
+        mode = self.catalog.setting("link_mode")
+        return mode == "hardlink" or (mode == "auto" and not (access.ignores_modes() and self._has_reflinks()))
 
     def may_reflink(self) -> bool:
-        return self.catalog.setting("link_mode") == "reflink"
+        """Whether they are copies that share blocks. If neither, they are full copies."""
+        mode = self.catalog.setting("link_mode")
+        is_wanted = mode == "protect" or (mode == "auto" and access.ignores_modes())
+        return mode == "reflink" or (is_wanted and self._has_reflinks())
+
+    def _has_reflinks(self) -> bool:
+        return files.has_reflinks(self.layout.sessions)
 
     def find_loose(self, digest: Digest, executable: bool) -> list[LooseFile]:
         return self.catalog.index.loose_files([digest]).get((digest, executable), [])
@@ -148,15 +158,22 @@ class Workspace(Uncopied, _Referable):
                 self._discard(loose, path)  # a bad sector in a copy; the chunks may be elsewhere
         return None
 
-    def reflink_loose(self, candidates: list[LooseFile], target: files.StrPath) -> FileStamp | None:
+    def reflink_loose(
+        self,
+        candidates: list[LooseFile],
+        target: files.StrPath,
+        *,
+        hash_first: bool = True,
+        noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
+    ) -> FileStamp | None:
         """Make `target` a new file that shares the blocks of the first of these loose files that is sound.
 
-        None when there is no such file, or it cannot be done.
+        `hash_first` and `noted` are as in `link_loose`. None when there is no such file, or it cannot be done.
         """
         for loose in candidates:
             path = loose.container.path(self.layout)
             try:
-                if not self._is_unchanged(loose, path, True, _NOTHING_NOTED):
+                if not self._is_unchanged(loose, path, hash_first, noted):
                     self._discard(loose, path)
                     continue
                 with open(path, "rb") as source, files.create_file(target) as descriptor:

@@ -252,6 +252,11 @@ class Index:
             found.setdefault((decoding.digest(row[2]), bool(row[3])), []).append(file)
         return found
 
+    def homes(self) -> list[LooseFile]:
+        """Every live container that a chunk is at home in, packs too, with its stamp as far as there is one."""
+        is_home = "EXISTS (SELECT 1 FROM chunk WHERE container = container.id)"
+        return [_loose(*row) for row in self.rows(f"{_LOOSE} WHERE state = {LIVE} AND {is_home}")]
+
     def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:
         """What is known of the files with those (device, inode) pairs."""
         wanted = set(inodes)

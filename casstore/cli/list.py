@@ -26,6 +26,9 @@ _COLUMNS = (
 )
 
 
+_MARK = ("damaged",)
+
+
 @click.command("list", epilog=_EXAMPLES)
 @click.argument("name", metavar="[NAME]", shell_complete=complete_name, required=False)
 @click.option(
@@ -36,8 +39,9 @@ _COLUMNS = (
 def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -> None:
     """List versions, newest first; with NAME, those of one model.
 
-    In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short. With
-    --json also digest and metadata, where null stands for NaN and infinities, which JSON does not have.
+    In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short. A version
+    whose stored bytes are gone or have been written over is marked as damaged, at the end of its line. With --json
+    also digest and metadata, where null stands for NaN and infinities, which JSON does not have.
     """
     with options.open_store() as store:
         models = store.list(name, labels=parse_pairs("--label", labels))
@@ -45,11 +49,18 @@ def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -
             # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
             places = {tag: place for place, tag in enumerate(store.tags())}
             models.sort(key=lambda model: places.get(str(model.tag), -1))
+        damaged = set(store.damaged_tags()) if models else set()
         if options.json:
-            show_json({"versions": [summary(model) for model in models]})
+            show_json({"versions": [{**summary(m), "is_damaged": str(m.tag) in damaged} for m in models]})
             return
         if models:
-            show_table(_COLUMNS, [(m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels) for m in models])
+            rows = [
+                (m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels, *_MARK[: str(m.tag) in damaged])
+                for m in models
+            ]
+            show_table((*_COLUMNS, *[Column("STATE", fixed=True)][: bool(damaged)]), rows)
+            if damaged:
+                hint(options, "`casstore verify` says what is damaged, and `casstore repair` heals what can be")
         elif name is None and not labels:
             hint(options, f"the store {store.home} is empty; fill it with `casstore save NAME:VERSION PATH`")
         else:

@@ -15,6 +15,7 @@ from click import shell_completion
 import casstore
 from casstore.cli.adopt import adopt
 from casstore.cli.backup import backup
+from casstore.cli.checkout import checkout
 from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
 from casstore.cli.delete import delete
@@ -93,7 +94,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup,
+    save, drafts, list_versions, show, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin, delete,
+    gc, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

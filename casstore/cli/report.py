@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from typing import TextIO
 
 import click
 
 from casstore.cli.exits import as_document, message
+from casstore.cli.options import Options
 from casstore.cli.output import printable, styled, with_home
 
 
@@ -26,6 +28,7 @@ def report_error(error: BaseException, *, as_json: bool, home: str | None = None
 def show_warnings(*, as_json: bool) -> None:
     """Have the library's warnings shown, each text once, without the place in the code where they arose."""
     seen: set[str] = set()
+    logging.getLogger("casstore").handlers = [_Log(as_json=as_json)]
 
     def show(
         message: Warning | str,
@@ -39,10 +42,29 @@ def show_warnings(*, as_json: bool) -> None:
         if text in seen:
             return
         seen.add(text)
-        if as_json:
-            click.echo(json.dumps({"warning": text}), err=True)
-        else:
-            click.echo(styled("warning: ", fg="yellow", bold=True) + printable(text), err=True)
+        _show_warning(text, as_json=as_json)
 
     warnings.filterwarnings("always", category=UserWarning)
     warnings.showwarning = show
+
+
+class _Log(logging.Handler):
+    """What the library logs, shown as its warnings are."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__(logging.WARNING)
+        self._as_json = as_json
+
+    def emit(self, record: logging.LogRecord) -> None:
+        context = click.get_current_context(silent=True)
+        options = None if context is None else context.find_object(Options)
+        if getattr(record, "is_hint", False) and (options is None or not options.may_hint):
+            return
+        _show_warning(record.getMessage(), as_json=self._as_json)
+
+
+def _show_warning(text: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"warning": text}), err=True)
+    else:
+        click.echo(styled("warning: ", fg="yellow", bold=True) + printable(text), err=True)

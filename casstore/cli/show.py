@@ -38,13 +38,15 @@ def show(options: Options, tag: str) -> None:
     for its newest version.
     """
     with options.open_store() as store:
-        model = store.get(tag)
+        model = store.get(tag, check=False)  # one that has lost its bytes is shown, too
+        is_damaged = str(model.tag) in store.damaged_tags()
         usage = store.stats(model.tag)
         if options.json:
-            state = {"materialized": usage.materialized, "pinned": usage.pinned}
+            state = {"materialized": usage.materialized, "pinned": usage.pinned, "is_damaged": is_damaged}
             show_json({**everything(model), **state, "usage": usage_document(usage)})
             return
-        show_fields(_fields(model, usage))
+        mark = {"damaged": "bytes are gone or written over; see `casstore verify`"} if is_damaged else {}
+        show_fields({**_fields(model, usage), **mark})
         rows = [(file_name(f.path), Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
     if is_screen():
         click.echo()

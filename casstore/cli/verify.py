@@ -28,7 +28,8 @@ def verify(options: Options, quick: bool) -> None:
 
     Every stored byte is compared with its digest, and the catalog with the manifests beside it. Changes nothing. Exit
     code 1 when there is damage; `casstore repair` heals what can be. What other tools have put into models/ or removed
-    there is named, and is no damage: see `casstore sync-tree`.
+    there is named, and is no damage: see `casstore sync-tree`. So is what was added to a version's directory, and
+    what was found changed in one and is kept in quarantine/changed/.
     """
     with options.open_store() as store, progress_bar(options) as progress:
         report = store.verify(quick=quick, progress=progress)
@@ -46,6 +47,8 @@ def verify(options: Options, quick: bool) -> None:
                 "mixed": report.mixed,
                 "unknown_directories": list(report.unknown_directories),
                 "missing_directories": list(report.missing_directories),
+                "added_files": list(report.added_files),
+                "kept_files": list(report.kept_files),
             }
         )
     else:
@@ -67,12 +70,21 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
         click.echo(f"not made by casstore: {printable(path)}")
     for tag in report.missing_directories:
         click.echo(f"directory was removed: {tag}")
+    for path in report.added_files:
+        click.echo(f"added to a version's directory, not saved with it: {printable(path)}")
+    for path in report.kept_files:
+        click.echo(f"found changed in a version's directory, kept in quarantine: {printable(path)}")
     if options.quiet:
         return
     for reason in report.reasons:
         click.echo(f"reason: {printable(reason)}")
     if report.unknown_directories or report.missing_directories:
         hint(options, "`casstore sync-tree` takes up what other tools have done to models/")
+    if report.kept_files:
+        hint(
+            options,
+            "gc removes what is kept there after `keep_days`; save what you need under a tag of its own",
+        )
     read = f"{plural(report.chunks, 'chunk')} checked, {human_bytes(report.read_bytes)} read"
     if report.is_sound:
         click.echo("nothing is missing, cut short or written to; no content was read" if quick else f"sound: {read}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 from dataclasses import dataclass
@@ -52,6 +53,23 @@ class Access:
     def owner(self) -> tuple[int, int]:
         """The user id, -1 where only root could set it, and the group id of what is made."""
         return (self.uid if os.geteuid() == 0 else -1), self.gid
+
+
+_OVERRIDE = 1 << 1  # CAP_DAC_OVERRIDE, from linux/capability.h
+
+
+def ignores_modes() -> bool:
+    """Whether this process may write to files that are read-only: capabilities(7) tell, elsewhere being root does."""
+    return _ignores_modes(os.geteuid())
+
+
+@functools.cache
+def _ignores_modes(uid: int) -> bool:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return any(int(line.split()[1], 16) & _OVERRIDE for line in lines if line.startswith("CapEff:"))
+    except (OSError, ValueError, IndexError):
+        return uid == 0
 
 
 # The homes that this process follows, but for the ordinary ones: those cost nothing then. It is not handed down from

@@ -487,6 +487,23 @@ def try_reflink(source: int, target: int) -> bool:
     return True
 
 
+def has_reflinks(directory: Path) -> bool:
+    """Whether files in a directory can share blocks: tried once with files that have no name."""
+    try:
+        return _has_reflinks(str(directory), os.stat(directory).st_dev)
+    except OSError:
+        return False
+
+
+@functools.cache
+def _has_reflinks(directory: str, device: int) -> bool:  # noqa: ARG001 - another file system may be mounted there
+    if sys.platform != "linux":
+        return False
+    flags = os.O_TMPFILE | os.O_RDWR
+    with opened(directory, flags, 0o600) as source, opened(directory, flags, 0o600) as target:
+        return try_reflink(source, target)
+
+
 def copy_file(source: int, target: int, advance: Callable[[int], None] = lambda _: None) -> None:
     """Copy all bytes between two descriptors: a reflink where the file system shares extents."""
     if try_reflink(source, target):

@@ -73,6 +73,7 @@ class Layout:
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"
         self.pruned_manifests = self.quarantine / "pruned"
+        self.changed_files = self.quarantine / "changed"
         self.locks = home / "locks"
         self.rooms = [
             str(directory)

@@ -271,7 +271,7 @@ def test_a_file_that_comes_between_the_mark_and_the_rename_is_left_alone(store, 
     assert step(store.gc()).skipped == 1
     assert (home / "models/m/1/just now").read_bytes() == b"mine"
     assert store.get("m:1").path
-    assert (home / "models/m/1/just now").exists()
+    assert [path.read_bytes() for path in (home / "quarantine").rglob("just now")] == [b"mine"]
 
 
 def test_directories_that_are_gone_already_are_forgotten(store, home, save, age, sql, contents):

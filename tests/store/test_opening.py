@@ -193,11 +193,12 @@ def test_a_directory_that_was_harmed_is_mended(store, model, expected, contents,
     assert stamps == {path: path.stat().st_mtime_ns for path in root.rglob("*")}, "mended once"
 
 
-def test_files_that_somebody_added_are_left_alone(store, model, contents):
+def test_files_that_somebody_added_are_kept_in_quarantine(store, model):
     root = Path(model.path)
     (root / "notes.txt").write_bytes(b"mine")
     (root / "mid").unlink()
-    assert (Path(store.get("m:v1").path) / "notes.txt").read_bytes() == b"mine"
+    assert not (Path(store.get("m:v1").path) / "notes.txt").exists()
+    assert [path.read_bytes() for path in (store.home / "quarantine").rglob("notes.txt")] == [b"mine"]
     assert (root / "mid").exists()
 
 

@@ -221,7 +221,7 @@ def test_what_stands_where_casstore_writes(store, home, save, noise, kind, name,
         store.gc()
     assert store.tags() == []
     if kind == "directory":
-        assert len(list((home / "quarantine").glob("*/note"))) == 2
+        assert len(list((home / "quarantine").rglob("note"))) == 2
     assert not (home / "models/m").exists()
 
 

@@ -230,20 +230,6 @@ def test_a_large_new_file_is_adopted_without_copying(store, home, noise):
     assert store.stats().stored_bytes == BIG
 
 
-def test_a_file_held_open_for_writing_is_copied(store, noise, contents):
-    with store.create("m:1") as draft:
-        path = Path(draft.path, "w.bin")
-        writer = open(path, "wb", buffering=0)  # noqa: SIM115 - it outlives the draft
-        writer.write(noise(BIG))
-        inode = path.stat().st_ino
-    with writer:
-        writer.seek(0)
-        writer.write(b"too late")
-    assert Path(draft.model.path, "w.bin").stat().st_ino != inode
-    assert contents(draft.model) == {"w.bin": noise(BIG)}
-    assert store.verify().is_sound
-
-
 def test_small_files_go_into_one_pack(store, home, plant, contents):
     files = {f"{number:03}.txt": f"file {number}".encode() * 50 for number in range(200)}
     with store.create("m:1") as draft:

@@ -1,0 +1,123 @@
+"""What is found in a version's directory and is not as it was saved: it goes to quarantine/changed/, is named in the
+log, and is kept there for `keep_days`, since it may be somebody's work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+from casstore.actions import keeping
+from casstore.actions.workspace import Workspace
+from casstore.errors import StoreError
+from casstore.storage import files
+from casstore.storage.layout import Layout
+from casstore.tag import Tag
+
+_log = logging.getLogger(__name__)
+_MOST_NAMED = 5  # files in one line of the log; quarantine has them all
+
+
+def parents(paths: Iterable[str]) -> set[str]:
+    """Every directory above these `/`-separated relative paths, but the root itself, which is ""."""
+    found: set[str] = set()
+    for path in paths:
+        above = path.rpartition("/")[0]
+        while above and above not in found:
+            found.add(above)
+            above = above.rpartition("/")[0]
+    return found
+
+
+def additions(root: Path, own_files: Collection[str], own_directories: Collection[str]) -> list[str]:
+    """What stands below `root` and is not the version's, by relative path; of a directory only that itself.
+
+    What cannot be looked at counts as nothing.
+    """
+    found, pending = [], [""]
+    while pending:
+        below = pending.pop()
+        try:
+            with os.scandir(f"{root}/{below}") as entries:
+                listed = [(f"{below}{entry.name}", entry.is_dir(follow_symlinks=False)) for entry in entries]
+        except OSError:
+            continue
+        for path, is_directory in listed:
+            if is_directory and path in own_directories:
+                pending.append(f"{path}/")
+            elif path not in own_files and path not in own_directories:
+                found.append(path)
+    return sorted(found)
+
+
+class ChangedShelf:
+    """The directory in quarantine/ that takes what one mending finds; made when the first comes."""
+
+    def __init__(self, workspace: Workspace, tag: Tag) -> None:
+        self._workspace = workspace
+        self._tag = tag
+        self._directory: Path | None = None
+        self._taken: list[str] = []
+        self._stuck: list[str] = []
+
+    def take(self, root: Path, path: str) -> None:
+        """Keep what stands at `path` in the version's directory `root`; empty directories are removed.
+
+        A file may be left standing, with another link in quarantine, for the saved one to be renamed over it: readers
+        then find one or the other. Raises OSError.
+        """
+        standing = root / path
+        status = os.lstat(standing)
+        if stat.S_ISDIR(status.st_mode) and files.remove_empty_directory(standing):
+            return
+        target = self._place(path)
+        if not (stat.S_ISREG(status.st_mode) and files.try_link(standing, target)):
+            files.move(standing, target)
+        self._taken.append(path)
+
+    def take_addition(self, root: Path, path: str) -> None:
+        """Move away what was added. It stays where this user may not move it: no reason not to serve the version."""
+        try:
+            self.take(root, path)
+            files.remove_file(root / path)
+        except (OSError, StoreError):
+            if os.path.lexists(root / path):
+                self._stuck.append(path)
+
+    def _place(self, path: str) -> Path:
+        if self._directory is None:
+            layout = self._workspace.layout
+            made = keeping.new_directory(layout.changed_files)
+            self._directory = made / f"{self._tag.name}.{self._tag.version}"
+            files.make_directory(self._directory)
+        target = self._directory / path
+        for directory in reversed(PurePosixPath(path).parents[:-1]):
+            files.make_directory(self._directory / directory)
+        return target
+
+    def tell(self) -> None:
+        """Name in the log what was taken, where it is, and what could not be moved."""
+        if self._taken:
+            days = self._workspace.catalog.setting("keep_days")
+            _log.warning(
+                "%s was written to in its directory: %s moved to %s, kept for %s days; the directory holds what was "
+                "saved. To keep a change, save it under a tag of its own: casstore save NAME:VERSION PATH",
+                self._tag, _named(self._taken), self._directory, days,
+            )  # fmt: skip
+        if self._stuck:
+            _log.warning(
+                "%s has in its directory what was not saved and cannot be moved away by this user: %s",
+                self._tag, _named(self._stuck),
+            )  # fmt: skip
+
+
+def _named(paths: list[str]) -> str:
+    rest = len(paths) - _MOST_NAMED
+    return ", ".join(paths[:_MOST_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def kept_files(layout: Layout) -> list[Path]:
+    """What has been found changed and is kept, oldest first: a directory for each version and time."""
+    return [path for each in keeping.kept(layout.changed_files) for path in sorted(each.iterdir())]

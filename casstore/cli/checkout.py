@@ -1,0 +1,41 @@
+"""casstore checkout"""
+
+from __future__ import annotations
+
+import click
+
+from casstore.cli.arguments import complete_tag
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import is_screen, printable, show_json
+from casstore.cli.progress import progress_bar
+
+_EXAMPLES = """\b
+Examples:
+  casstore checkout bert work/                 the newest version, to change and to save again
+  casstore save bert:v2 work/
+  casstore checkout bert:v1 /models/bert       a volume of a container, if it is empty
+  casstore checkout bert:v1 serve/ --link      takes no space; to be read only
+"""
+
+
+@click.command(short_help="Copy a version's files into a directory of your own.", epilog=_EXAMPLES)
+@click.argument("tag", metavar="TAG", shell_complete=complete_tag)
+@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
+@click.option("--link", is_flag=True, help="Read-only hardlinks, on the store's own file system.")
+@common_options
+@pass_options
+def checkout(options: Options, tag: str, directory: str, link: bool) -> None:
+    """Copy a version's files into a directory of your own, to change them or to carry them away.
+
+    DIR is new or empty, and is there when it is complete. The files can be written to and share nothing with the store
+    that a write could harm: they share blocks with it where the file system can, and are full copies elsewhere. Every
+    byte is checked on its way. With --link they are hardlinks of the store's own files: a write into one, as root can,
+    destroys the version.
+    """
+    with options.open_store() as store, progress_bar(options) as progress:
+        model = store.get(tag, check=False)
+        path = store.checkout(model.tag, directory, link=link, progress=progress)
+    if options.json:
+        show_json({"tag": str(model.tag), "path": path, "size_bytes": model.size, "file_count": model.file_count})
+    else:
+        click.echo(printable(path) if is_screen() else path)
