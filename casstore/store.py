@@ -35,6 +35,7 @@ from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
 from casstore.catalog.usage import Usage
 from casstore.draft import Draft
+from casstore.errors import InvalidTag
 from casstore.model import Imported, Model
 from casstore.progress import SILENT, Progress
 from casstore.settings import check_setting
@@ -150,6 +151,22 @@ class Store:
         materialize_action.mend(self._workspace, row, SILENT)
         return Model(self._workspace, row)
 
+    def exists(self, tag: str | Tag) -> bool:
+        """Whether that very version is saved; for a name alone, or `name:latest`, whether any version of it is.
+
+        Unlike `get` it takes no beginning of a version for the version. Also written `tag in store`, which is false
+        for what cannot be a tag. Raises InvalidTag.
+        """
+        return resolve.exists(self._workspace.catalog, TagQuery.parse(tag))
+
+    def __contains__(self, tag: object) -> bool:
+        if not isinstance(tag, str | Tag):
+            return False
+        try:
+            return self.exists(tag)
+        except InvalidTag:
+            return False
+
     def list(self, name: str | None = None, *, labels: Mapping[str, str] | None = None) -> _Models:
         """All versions, or those of one name, by name and newest first; with `labels`, those that have them all.
 
@@ -157,6 +174,14 @@ class Store:
         """
         checked = None if name is None else resolve.name(name)
         return [Model(self._workspace, row) for row in self._workspace.catalog.versions.select(checked, labels)]
+
+    def exact(self, tag: str | Tag) -> Model:
+        """The version of exactly that tag, as `delete` takes it, without a look at its directory.
+
+        Raises TagNotFound, and InvalidTag for what may mean another version tomorrow: a name alone, or `latest`.
+        """
+        exact = resolve.exact(self._workspace.catalog, tag)
+        return Model(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(exact)))
 
     def tags(self) -> Sequence[str]:
         """Every tag as text, newest first."""

@@ -55,7 +55,9 @@ SOURCES = {module_name(path): path.read_text(encoding="utf-8") for path in sorte
 
 
 def room(module: str) -> str:
-    """The part below `casstore`; empty for the package itself."""
+    """The part below `casstore`; empty for the package itself. `python -m casstore` is the command line."""
+    if module == "casstore.__main__":
+        return "cli"
     return module.split(".")[1] if "." in module else ""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import time
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from casstore.actions.homes import check_holds_none, check_source
 from casstore.actions.leavings import take_away
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
-from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
+from casstore.actions.source import Source, SourceFile, check_as_found, check_removable, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.trust import Trust, is_untrusted, objects_of
 from casstore.actions.unchanged import (
@@ -98,6 +99,8 @@ def save(
     source = find_source(source_root) if found is None else found
     if not in_place:
         check_holds_none(source_root, (file.path for file in source.files))
+        if take and not is_standing:
+            check_removable(source)
     if source.descriptor is not None:
         model_yaml.check_replaceable(source.descriptor)
     if not allow_empty and not source.files:
@@ -119,8 +122,11 @@ def save(
         if not work.is_committed:
             staging.undo()
         raise
-    if take and not in_place and not is_standing:
-        remove_source(source)
+    if take and not in_place and not is_standing and (left := remove_source(source)):
+        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+        warnings.warn(
+            f"{new.tag} is saved, but {left[0]}{more} could not be taken away and is still there", stacklevel=2
+        )
     return version_id
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -98,18 +97,49 @@ def check_as_found(source: Source) -> None:
         raise FileChanged(f"{source.root} was written to while it was being saved; save again when it is complete")
 
 
-def remove_source(source: Source) -> None:
+def check_removable(source: Source) -> None:
+    """Raise InvalidSource, before anything is saved, where `move=True` could not take the files away afterwards."""
+    owners = {file.location: file.status.st_uid for file in source.files if file.is_direct}
+    owners |= {path: os.lstat(path).st_uid for path in source.links}
+    me = os.geteuid()
+    modes: dict[str, os.stat_result] = {}
+    for path, owner in owners.items():
+        directory = os.path.dirname(path) or "."
+        if directory not in modes:
+            modes[directory] = os.stat(directory)
+            if not os.access(directory, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise InvalidSource(f"nothing can be taken away from {directory}, which may not be written to; {_KEEP}")
+        status = modes[directory]
+        if status.st_mode & stat.S_ISVTX and me not in (0, owner, status.st_uid):
+            raise InvalidSource(f"{path} belongs to another user, who alone may take it away; {_KEEP}")
+
+
+_KEEP = "save without --move (in Python: move=True), which leaves the files there"
+
+
+def remove_source(source: Source) -> list[str]:
     """After `move=True`: take away what has been saved, links themselves rather than what they lead to.
 
-    A `model.yaml` stays, as its labels and what else it says may not have been saved.
+    A `model.yaml` stays, as its labels and what else it says may not have been saved. Returns what else is left: what
+    somebody has replaced, or written to after it was copied, and what cannot be removed.
     """
-    # Not what somebody has put in its place, or written to a file that was copied, meanwhile.
-    doomed = [file.location for file in source.files if file.is_direct and _is_as_found(file)] + source.links
-    for path in doomed:
-        with contextlib.suppress(OSError):
-            files.remove_file(path)
+    left = [
+        file.location
+        for file in source.files
+        if file.is_direct and not (_is_as_found(file) and _is_removed(file.location))
+    ]
+    left += [path for path in source.links if not _is_removed(path)]
     for directory, _, _ in os.walk(source.root, topdown=False):
         files.remove_empty_directory(Path(directory))
+    return [path for path in left if os.path.lexists(path)]
+
+
+def _is_removed(path: str) -> bool:
+    try:
+        files.remove_file(path)
+    except OSError:
+        return False
+    return True
 
 
 def is_unchanged(now: os.stat_result | None, found: os.stat_result | None) -> bool:

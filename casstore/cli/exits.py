@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from enum import IntEnum
 from typing import Any
 
@@ -28,6 +29,7 @@ class Interrupted(click.ClickException):
     """Ctrl-C, with a message that says in what state it left things."""
 
 
+_NEWLINE = re.compile(r"\s*\n\s*")
 _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (Interrupted, ExitCode.INTERRUPTED),
     (click.UsageError, ExitCode.USAGE),
@@ -48,7 +50,7 @@ def exit_code(error: BaseException) -> ExitCode:
 def message(error: BaseException) -> str:
     """What to tell the user; says what to do next."""
     if isinstance(error, click.ClickException):
-        return error.format_message()
+        return _NEWLINE.sub(" ", error.format_message())  # click lists choices on lines of their own
     if isinstance(error, OSError) and not isinstance(error, casstore.CasstoreError):
         return _os_message(error)
     return str(error)

@@ -8,6 +8,7 @@ import click
 
 from casstore.cli.arguments import complete_tag
 from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.order import tag_first
 from casstore.cli.output import hint, show_json
 from casstore.cli.progress import progress_bar
 
@@ -61,7 +62,8 @@ def export(
             if not tags:
                 tags = [tag]  # and export says what there is
         target = sys.stdout.buffer if path == "-" else path
-        written = store.export(tags, target, format=archive_format, progress=progress)
+        with tag_first(context, store, tag, path):
+            written = store.export(tags, target, format=archive_format, progress=progress)
     if path == "-":
         return
     if options.json:

@@ -66,6 +66,18 @@ def utc(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+_AGES = (("day", 86_400), ("hour", 3600), ("minute", 60))
+
+
+def age(moment: datetime) -> str:
+    """How long ago that was: "just now", "3 hours ago", "12 days ago"."""
+    seconds = (datetime.now(timezone.utc) - moment).total_seconds()
+    for unit, size in _AGES:
+        if seconds >= size:
+            return f"{plural(int(seconds // size), unit)} ago"
+    return "just now"
+
+
 def styled(text: str, **style: Any) -> str:
     """`text` in a colour or weight, unless the user wants none (https://no-color.org)."""
     return text if os.environ.get("NO_COLOR") else click.style(text, **style)

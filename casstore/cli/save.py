@@ -13,7 +13,8 @@ from casstore.cli.arguments import complete_tag, parse_pairs
 from casstore.cli.describe import summary
 from casstore.cli.exits import Interrupted
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, show_json, show_table
+from casstore.cli.order import path_after_tag
+from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, show_json, show_table
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -30,7 +31,7 @@ Examples:
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", metavar="PATH", type=click.Path(path_type=Path), required=False)
 @click.option("-l", "--label", "labels", metavar="K=V", multiple=True, help="A label, text to text. Repeatable.")
 @click.option(
     "-m",
@@ -65,7 +66,12 @@ Examples:
     is_flag=True,
     help="Make no directory until one is asked for; all that is new is encoded and packed at once, as gc would later.",
 )
-@click.option("--move", is_flag=True, help="Take the files over instead of copying them; PATH is empty afterwards.")
+@click.option(
+    "--move",
+    is_flag=True,
+    help="Take the files over instead of copying them: they are removed from PATH, and PATH too if nothing else is in "
+    "it. What links lead to stays, and so does a model.yaml. Refused where files may not be removed.",
+)
 @click.option(
     "--from-hf",
     is_flag=True,
@@ -83,7 +89,7 @@ Examples:
 def save(
     options: Options,
     tag: str,
-    path: Path,
+    path: Path | None,
     labels: tuple[str, ...],
     metadata: tuple[str, ...],
     metadata_file: IO[str] | None,
@@ -101,6 +107,7 @@ def save(
     TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
     that exists is an error. Either everything is saved or nothing is.
     """
+    path = path_after_tag(click.get_current_context(), tag, path)
     parsed_labels = parse_pairs("--label", labels)
     parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
     context = _context(frameworks)
@@ -125,16 +132,17 @@ def save(
                 raise Interrupted(f"interrupted, but {draft.tag} was saved already") from error
             raise Interrupted("interrupted; nothing was saved") from error
         model = draft.model
-    _show(options, model)
+    _show(options, model, path if move else None)
 
 
-def _show(options: Options, model: casstore.Model) -> None:
+def _show(options: Options, model: casstore.Model, moved: Path | None) -> None:
     if options.json:
         show_json(summary(model))
     elif options.quiet:
         click.echo(str(model.tag))
     elif is_screen():
-        click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
+        where = "" if moved is None else f"; taken over, and gone from {printable(str(moved))}"
+        click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}{where}")
     else:
         show_table((), [(str(model.tag), Bytes(model.size), model.file_count)])
     hint(

@@ -65,3 +65,9 @@ def test_no_color_is_heeded(untouched):
     untouched = dataclasses.replace(untouched, extra_environment={"NO_COLOR": "1"})
     assert "\x1b[2m" not in untouched.on_terminal("show", "bert")
     assert "\x1b[31m" not in untouched.on_terminal("show", "bret", code=12)
+
+
+def test_a_move_says_what_it_took_away(cli, files):
+    screen = cli.on_terminal("save", "bert:v1", files, "--move", columns=400)
+    assert f"taken over, and gone from {files}" in screen
+    assert not files.exists()
