@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 
 from casstore.actions import autogc, descriptor, snapshot
+from casstore.actions.ignoring import Rules
 from casstore.actions.save import NewVersion, save
 from casstore.actions.trust import Trust
 from casstore.actions.unchanged import displaced
@@ -68,6 +69,9 @@ class Draft:
         self._directory: Path | None = None
         self._source: tuple[Path, bool, bool] | None = None
         self._model: Model | None = None
+        self._rules: Rules | None = None
+        self._new_bytes = 0
+        self._left_behind: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -83,8 +87,33 @@ class Draft:
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._model
 
-    def take_from(self, path: Path, *, move: bool, allow_empty: bool, from_hf: bool = False) -> None:
+    @property
+    def new_bytes(self) -> int:
+        """Once it is saved, how many of its bytes the store had not, before they are compressed."""
+        return self._new_bytes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """After `take_from`, what a `.casstoreignore` and the like have left out of the version."""
+        return () if self._rules is None else tuple(self._rules.left_out)
+
+    @property
+    def left_behind(self) -> tuple[str, ...]:
+        """After `take_from` with `move`, the files that are still there: replaced meanwhile, or kept by the system."""
+        return self._left_behind
+
+    def take_from(
+        self,
+        path: Path,
+        *,
+        move: bool,
+        allow_empty: bool,
+        from_hf: bool = False,
+        exclude: str | Iterable[str] = (),
+        ignore: bool = True,
+    ) -> None:
         """Save the files at `path` instead of the draft directory's; for `Store.save`. Raises InvalidSource."""
+        self._rules = Rules.of(exclude, ignore)
         if from_hf:
             self.metadata["huggingface"] = snapshot.origin(path)
         self._source = (path, move, allow_empty)
@@ -145,7 +174,7 @@ class Draft:
             self.tag, description, self._base, durability == "full", self._materialize, __version__,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
         )  # fmt: skip
-        save(
+        saved = save(
             self._workspace,
             session,
             draft,
@@ -155,7 +184,9 @@ class Draft:
             allow_empty=allow_empty,
             custom_objects=custom_objects,
             progress=self._progress,
+            rules=self._rules,
         )
+        self._new_bytes, self._left_behind = saved
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
             self._model = Model(self._workspace, row)

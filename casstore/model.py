@@ -18,6 +18,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
+from casstore.notebook import MOST_ROWS, Size, fields, table
 from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
@@ -56,6 +57,16 @@ class Model:
         return self._row.tag
 
     @property
+    def name(self) -> str:
+        """The part of its tag before the colon."""
+        return self._row.tag.name
+
+    @property
+    def version(self) -> str:
+        """The part of its tag after the colon."""
+        return self._row.tag.version
+
+    @property
     def path(self) -> str:
         """The version's directory: read-only files, and `model.yaml`. Made or mended first if need be.
 
@@ -65,6 +76,10 @@ class Model:
         """
         self._workspace.leasing.take(self._row)  # before looking whether the directory stands
         return str(materialize(self._workspace, self._row, SILENT))
+
+    def __fspath__(self) -> str:
+        """`path`, for whatever takes a path: `Path(model)`, `os.listdir(model)`, `Net.from_pretrained(model)`."""
+        return self.path
 
     @property
     def is_pinned(self) -> bool:
@@ -206,3 +221,18 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.tag)!r})"
+
+    def _repr_html_(self) -> str:
+        shown = {
+            "size": Size(self.size), "files": self.file_count, "created": self.created_at, "digest": self.digest,
+            "base": None if self.base is None else self.base.tag, "labels": self.labels, "metadata": self.metadata,
+        }  # fmt: skip
+        return fields(str(self.tag), shown)
+
+
+class Models(list[Model]):
+    """What `Store.list` gives: a list, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [(m.tag, Size(m.size), m.file_count, m.created_at, m.labels) for m in self[:MOST_ROWS]]
+        return table(("tag", "size", "files", "created", "labels"), rows, len(self))

@@ -16,7 +16,7 @@ import casstore.models
 
 PACKAGE = Path(casstore.__file__).parent
 
-VOCABULARY = {"errors", "tag", "digest", "progress", "settings", "release"}
+VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
 ROOMS = ["storage", "archive", "catalog", "actions", "model", "draft", "store"]
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them

@@ -6,16 +6,16 @@ import contextlib
 import errno
 import os
 import time
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from casstore.actions import descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
+from casstore.actions.ignoring import Rules
 from casstore.actions.leavings import take_away
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
@@ -68,6 +68,13 @@ class NewVersion:
     trust: Trust = Trust.AS_KNOWN
 
 
+class Saved(NamedTuple):
+    """What came of a save: how many bytes the store had not, and the files that `take` could not take away."""
+
+    new_bytes: int
+    left_behind: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Stored:
     """What one attempt has written: containers to be committed, and files to be removed if it fails."""
@@ -82,12 +89,14 @@ class _Stored:
 def save(
     workspace: Workspace, session: Session, draft: Path, source_root: Path, new: NewVersion, *, take: bool,
     allow_empty: bool, custom_objects: bytes | None, progress: Progress, found: Source | None = None,
-) -> int:  # fmt: skip
-    """Save what is below `source_root` through the directory `draft`; returns the version's row id.
+    rules: Rules | None = None,
+) -> Saved:  # fmt: skip
+    """Save what is below `source_root` through the directory `draft`.
 
     `take`: the source files may be adopted, and are gone from `source_root` afterwards. `found`: what is there, all of
     which must still be the same at the commit, and not be open for writing; if it then stands where the version's
-    directory is to be, and `take` is set, it becomes that directory, file by file, and is never away.
+    directory is to be, and `take` is set, it becomes that directory, file by file, and is never away. `rules`: what of
+    a directory to leave out.
     On any exception nothing is visible and the sources are as they were.
     Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
@@ -96,13 +105,18 @@ def save(
     if not in_place:
         # What becomes the version's directory where it stands is not taken away.
         check_source(workspace.layout, source_root, take=take and not is_standing)
-    source = find_source(source_root) if found is None else found
+    source = find_source(source_root, rules) if found is None else found
     if not in_place:
         check_holds_none(source_root, (file.path for file in source.files))
         if take and not is_standing:
             check_removable(source)
     if source.descriptor is not None:
         model_yaml.check_replaceable(source.descriptor)
+    if not allow_empty and not source.files and rules is not None and rules.left_out:
+        raise InvalidSource(
+            f"nothing is left of {source_root} without {rules}; give other patterns, or --no-ignore "
+            "(in Python: ignore=False)"
+        )
     if not allow_empty and not source.files:
         raise InvalidSource(
             f"{source_root} holds no files; check the path, or ask for an empty version with --allow-empty "
@@ -117,17 +131,13 @@ def save(
     staging = Staging(workspace, session, draft, take, new.materialize, progress, only_closed=found is not None)
     work = _Save(workspace, session, draft, new, found, progress, is_standing=is_standing)
     try:
-        version_id = work.run(source, staging.stage(source), staging)
+        work.run(source, staging.stage(source), staging)
     except BaseException:
         if not work.is_committed:
             staging.undo()
         raise
-    if take and not in_place and not is_standing and (left := remove_source(source)):
-        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
-        warnings.warn(
-            f"{new.tag} is saved, but {left[0]}{more} could not be taken away and is still there", stacklevel=2
-        )
-    return version_id
+    is_taken = take and not in_place and not is_standing
+    return Saved(work.new_bytes, tuple(remove_source(source)) if is_taken else ())
 
 
 def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> int:
@@ -187,6 +197,7 @@ class _Save:
         self._paths: list[str] = []
         self._rendered: os.stat_result | None = None
         self.is_committed = False
+        self.new_bytes = 0
 
     def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
         self._fingerprints = staging.fingerprints
@@ -240,6 +251,7 @@ class _Save:
         try:
             self._store(staged, relied_on, homes, stored)
             brought = [chunk for new in stored.containers for chunk in new.chunks]
+            self.new_bytes = sum(chunk.raw_bytes for chunk in brought)
             relied_on |= {base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None}
             relied_on |= self._catalog.index.bases_of(relied_on - {chunk.digest for chunk in brought})
             self._sync(relied_on, stored)
@@ -513,9 +525,23 @@ class _Save:
             if new.synced and new.digest is not None
         ]
         homes = [home.path(self._layout) for home in stored.synced_homes]
+        if adopted or homes:
+            self._progress.start("sync to disk", None)
+        try:
+            self._sync_files(adopted, stored.synced_homes, homes)
+        finally:
+            if adopted or homes:
+                self._progress.finish()
+        directories = {os.path.dirname(path) for path in [*adopted, *homes]}
+        if any(new.digest is None for new in stored.containers):
+            directories.add(str(self._layout.packs))
+        for directory in sorted(directories):
+            files.sync_directory(directory)
+
+    def _sync_files(self, adopted: Sequence[str], synced_homes: Sequence[Container], homes: Sequence[str]) -> None:
         for path in adopted:
             files.sync_file(path)
-        for home, path in zip(stored.synced_homes, homes, strict=True):
+        for home, path in zip(synced_homes, homes, strict=True):
             try:
                 files.sync_file(path)
             except FileNotFoundError:
@@ -524,11 +550,6 @@ class _Save:
                 # A later fsync would succeed and prove nothing.
                 self._catalog.index.distrust(home)
                 raise
-        directories = {os.path.dirname(path) for path in [*adopted, *homes]}
-        if any(new.digest is None for new in stored.containers):
-            directories.add(str(self._layout.packs))
-        for directory in sorted(directories):
-            files.sync_directory(directory)
 
 
 def find_lost(

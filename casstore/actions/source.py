@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from casstore.actions.ignoring import Rules
 from casstore.errors import FileChanged, InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
@@ -46,6 +47,7 @@ class Source:
     changed_ns: int = 0  # when anything in it last changed, its status included (ctime)
     scanned: dict[str, Recipe] = field(default_factory=dict)  # of files that have been hashed as they were found
     visits: dict[tuple[int, int], int] = field(default_factory=dict)  # of directories, by (device, inode)
+    rules: Rules | None = None  # what is left out
 
     @property
     def size(self) -> int:
@@ -58,8 +60,8 @@ class Source:
         return frozenset([*self.visits, *root])
 
 
-def find_source(root: Path) -> Source:
-    """Walk a directory, or take a single file. Links are followed.
+def find_source(root: Path, rules: Rules | None = None) -> Source:
+    """Walk a directory, or take a single file. Links are followed. What `rules` leave out is not looked at.
 
     A `model.yaml` at the top is not among the files: it is reported as `descriptor`.
     Raises InvalidSource, naming what cannot be saved and why.
@@ -71,6 +73,9 @@ def find_source(root: Path) -> Source:
         raise _cannot_read(root, error) from error
     source.status, source.changed_ns = status, status.st_ctime_ns
     if stat.S_ISDIR(status.st_mode):
+        if rules is not None:
+            rules.read(root)
+            source.rules = rules
         _walk(source, str(root), "", [(status.st_dev, status.st_ino)], is_direct=not root.is_symlink())
     else:
         _check_name(root.name, str(root))
@@ -173,6 +178,8 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
     for entry in found:
         path = prefix + entry.name
         location = entry.path
+        if source.rules is not None and source.rules.leaves_out(entry, prefix):
+            continue
         _check_name(entry.name, location)
         is_link = entry.is_symlink()
         if is_link and is_direct:

@@ -6,10 +6,11 @@ store has already is linked from there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,8 @@ _KEEP_BYTES = 64 << 20
 # Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
 _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
+# Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
+_SHOWN_COPY_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -86,6 +89,7 @@ class Staging:
     _may_link: bool = field(init=False)
     _user: int = field(init=False)
     _kept_bytes: int = 0
+    _left_bytes: int = 0  # of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,6 +107,7 @@ class Staging:
                 files.make_directory(f"{self.draft}/{path}", parents=True)
         recognised = self._recognise(source, in_place)
         self._scanned = source.scanned
+        self._left_bytes = source.size
         self.progress.start("hash", source.size)
         try:
             return [self._stage(file, recognised.get(file.path)) for file in source.files]
@@ -153,6 +158,7 @@ class Staging:
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        self._left_bytes -= file.status.st_size
         if self.only_closed:
             _check_closed(file.location)
         if not self.materialize:
@@ -264,10 +270,10 @@ class Staging:
             if linked is not None:
                 return linked
             temporary = self.session.new_path()
-            with files.create_file(temporary) as copy:
-                files.copy_file(descriptor, copy)
+            with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
+                files.copy_file(descriptor, copy, advance)
                 self._check_unchanged(file.location, descriptor, before)
-                if chunking.scan_file(copy).blob != recipe.blob:
+                if chunking.scan_file(copy, advance).blob != recipe.blob:
                     raise changed(file.location)
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 copied = os.fstat(copy)
@@ -278,6 +284,20 @@ class Staging:
                 copied = check_linked(target, copied, target)
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+
+    @contextlib.contextmanager
+    def _copying(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Around the copying of a large file, and the reading of the copy: a step of its own amid the hashing."""
+        if size < _SHOWN_COPY_BYTES:
+            yield lambda _: None
+            return
+        self.progress.finish()
+        self.progress.start("copy", 2 * size)
+        try:
+            yield self.progress.advance
+        finally:
+            self.progress.finish()
+            self.progress.start("hash", self._left_bytes)
 
     def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
         """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""

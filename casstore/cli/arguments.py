@@ -30,11 +30,32 @@ def complete_name(
     return _completions(ctx, incomplete, names_only=True)
 
 
+def complete_file(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[shell_completion.CompletionItem]:
+    """Files of the version whose tag stands before."""
+    try:
+        home = _home(ctx)
+        if not os.path.isdir(home):
+            return []
+        with casstore.Store(home) as store:
+            paths = [file.path for file in store.get(str(ctx.params.get("tag"))).files]
+    except (casstore.CasstoreError, OSError):
+        return []
+    return [shell_completion.CompletionItem(path) for path in paths if path.startswith(incomplete)]
+
+
+def _home(ctx: click.Context) -> str:
+    options = ctx.ensure_object(Options)
+    return options.home or os.environ.get("CASSTORE_HOME") or os.path.expanduser("~/.casstore")
+
+
 def _completions(ctx: click.Context, incomplete: str, *, names_only: bool) -> list[shell_completion.CompletionItem]:
     """What begins like `incomplete`; nothing when the store cannot say, for a shell shows no errors here."""
     try:
-        options = ctx.ensure_object(Options)
-        home = options.home or os.environ.get("CASSTORE_HOME") or os.path.expanduser("~/.casstore")
+        home = _home(ctx)
         if not os.path.isdir(home):
             return []  # opening would make a store
         with casstore.Store(home) as store:

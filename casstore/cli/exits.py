@@ -29,6 +29,10 @@ class Interrupted(click.ClickException):
     """Ctrl-C, with a message that says in what state it left things."""
 
 
+class NotFound(click.ClickException):
+    """A version has no such file."""
+
+
 _NEWLINE = re.compile(r"\s*\n\s*")
 _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (Interrupted, ExitCode.INTERRUPTED),
@@ -37,6 +41,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.InvalidSetting, ExitCode.USAGE),
     (casstore.InvalidMetadata, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
+    (NotFound, ExitCode.NOT_FOUND),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
     (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
 )

@@ -16,12 +16,13 @@ Examples:
   casstore list bert | head -1 | cut -f1       the newest tag
   casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
 """
+# Where the screen is narrow: labels are cut, FILES goes, the time of day, labels, the day, and last the size.
 _COLUMNS = (
-    Column("TAG"),
-    Column("SIZE", right=True),
-    Column("FILES", right=True),
-    Column("CREATED", fixed=True),
-    Column("LABELS"),
+    Column("TAG", narrow=((0, 48),)),
+    Column("SIZE", right=True, narrow=((7, 0),)),
+    Column("FILES", right=True, narrow=((2, 0),)),
+    Column("CREATED", fixed=True, narrow=((3, 16), (4, 10), (6, 0))),
+    Column("LABELS", narrow=((1, 12), (5, 0))),
 )
 
 
@@ -39,6 +40,8 @@ def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -
     """
     with options.open_store() as store:
         models = store.list(name, labels=parse_pairs("--label", labels))
+        if not models and name is not None and not store.exists(name):
+            store.get(name)  # which raises TagNotFound with the nearest name
         models.sort(key=lambda model: model.created_at, reverse=True)
         if options.json:
             show_json({"versions": [summary(model) for model in models]})

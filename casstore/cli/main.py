@@ -14,6 +14,7 @@ from click import shell_completion
 import casstore
 from casstore.cli.adopt import adopt
 from casstore.cli.backup import backup
+from casstore.cli.cat import cat
 from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
 from casstore.cli.delete import delete
@@ -24,6 +25,7 @@ from casstore.cli.gc import gc
 from casstore.cli.importing import import_archive
 from casstore.cli.init import init
 from casstore.cli.list import list_versions
+from casstore.cli.ls import ls
 from casstore.cli.options import Options, common_options
 from casstore.cli.path import path
 from casstore.cli.pin import pin, unpin
@@ -53,7 +55,7 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 \b
 Exit codes:
     0  done                          11  the store is locked by another process
-    1  failed, or damage was found   12  no such version, or the tag is ambiguous
+    1  failed, or damage was found   12  no such version or file, or it is ambiguous
     2  wrong use, an invalid tag    130  interrupted
     3  partly done
 """
@@ -124,8 +126,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, list_versions, show, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup, verify,
-    repair, stats, config, init, demo, completion,
+    save, list_versions, show, ls, cat, path, export, import_archive, adopt, sync_tree, pin, unpin, delete, gc, backup,
+    verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 
 import click
 
+from casstore.cli import narrow
+from casstore.cli.narrow import Shape
 from casstore.cli.options import Options
 
 _MAX_NAME_CHARACTERS = 32  # longer ones stand out of line rather than push all values to the right
@@ -28,11 +31,15 @@ class Share(float):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold."""
+    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold.
+
+    A table in which a column says how it may be made `narrow` has one line for each row: see casstore.cli.narrow.
+    """
 
     title: str
     right: bool = False
     fixed: bool = False
+    narrow: tuple[tuple[int, int], ...] = ()
 
 
 def human_bytes(count: int) -> str:
@@ -115,7 +122,9 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, for_
 
     `for_people`: readable columns in a pipe too.
     """
-    if is_screen():
+    if is_screen() and any(column.narrow for column in columns):
+        _show_narrow(columns, rows)
+    elif is_screen():
         _show_rich_table(columns, rows)
     elif for_people:
         _show_aligned(columns, rows)
@@ -139,6 +148,15 @@ def hint(options: Options, text: str) -> None:
     """Tell a person, if one is there, what may come next."""
     if options.may_hint:
         click.echo(styled(printable(text), dim=True), err=True)
+
+
+def _show_narrow(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    texts = [[column.title for column in columns], *([as_text(v, for_screen=True) for v in row] for row in rows)]
+    shapes = [Shape(column.right, not column.fixed, column.narrow) for column in columns]
+    head, *lines = narrow.lines(shapes, texts, shutil.get_terminal_size().columns)
+    click.echo(styled(head, bold=True))
+    for line in lines:
+        click.echo(line)
 
 
 def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_a_move_that_cannot_be_is_refused_before(shared, child, plant, mode, own
     assert (source / "sub/w.bin").read_bytes() == b"w" * 100_000
 
 
-def test_what_is_left_after_a_move_is_told(store, tmp_path, plant, contents):
+def test_what_is_left_after_a_move_is_told(store, tmp_path, plant, contents, caplog):
     """What somebody writes anew while it is saved is his, and stays."""
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000})
 
@@ -76,8 +77,8 @@ def test_what_is_left_after_a_move_is_told(store, tmp_path, plant, contents):
                 (source / "a.bin").unlink()
                 (source / "a.bin").write_bytes(b"new")
 
-    with pytest.warns(UserWarning, match=r"m:1 is saved, but .*/out/a.bin could not be taken away"):
-        model = store.save("m:1", source, move=True, progress=Writer())
+    model = store.save("m:1", source, move=True, progress=Writer())
+    assert f"m:1 is saved, and these are still there: {source}/a.bin" in caplog.text
     assert contents(model)["a.bin"] == b"a" * 100_000
     assert [(path.name, path.read_bytes()) for path in source.iterdir()] == [("a.bin", b"new")]
 
@@ -90,3 +91,19 @@ def test_a_move_takes_links_and_leaves_what_they_lead_to(store, tmp_path, plant,
     assert sorted(contents(model)) == ["a.bin", "link.bin"]
     assert not source.exists()
     assert (elsewhere / "w.bin").exists()
+
+
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
+@as_root
+def test_a_directory_that_keeps_its_files(store, tmp_path, plant):
+    """Root may write to it whatever its mode, and not where an attribute forbids it."""
+    source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "sub/b.bin": b"b" * 100_000})
+    if subprocess.run(["chattr", "+i", source / "sub"], capture_output=True, check=False).returncode:
+        pytest.skip("this file system has no immutable directories")
+    try:
+        with pytest.raises(casstore.InvalidSource, match="nothing can be taken away from .*/out/sub"):
+            store.save("m:1", source, move=True)
+    finally:
+        subprocess.run(["chattr", "-i", source / "sub"], check=True)
+    assert store.tags() == []
+    assert (source / "a.bin").exists()
