@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ import cloudpickle
 
 from casstore.actions import autogc, descriptor, drafts, snapshot, unsaved
 from casstore.actions.checked import Checked
+from casstore.actions.ignoring import Rules
 from casstore.actions.save import NewVersion, save
 from casstore.actions.trust import Trust
 from casstore.actions.unchanged import displaced
@@ -86,6 +87,9 @@ class Draft(Uncopied):
         self._directory: Path | None = None
         self._source: tuple[Path, bool, bool] | None = None
         self._model: Model | None = None
+        self._rules: Rules | None = None
+        self._new_bytes = 0
+        self._left_behind: tuple[str, ...] = ()
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -151,8 +155,33 @@ class Draft(Uncopied):
         """False when the very same version was saved already, which only `exist_ok` allows."""
         return self._is_new
 
-    def take_from(self, path: Path, *, move: bool, allow_empty: bool, from_hf: bool = False) -> None:
+    @property
+    def new_bytes(self) -> int:
+        """Once it is saved, how many of its bytes the store had not, before they are compressed."""
+        return self._new_bytes
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """After `take_from`, what a `.casstoreignore` and the like have left out of the version."""
+        return () if self._rules is None else tuple(self._rules.left_out)
+
+    @property
+    def left_behind(self) -> tuple[str, ...]:
+        """After `take_from` with `move`, the files that are still there: replaced meanwhile, or kept by the system."""
+        return self._left_behind
+
+    def take_from(
+        self,
+        path: Path,
+        *,
+        move: bool,
+        allow_empty: bool,
+        from_hf: bool = False,
+        exclude: str | Iterable[str] = (),
+        ignore: bool = True,
+    ) -> None:
         """Save the files at `path` instead of the draft directory's; for `Store.save`. Raises InvalidSource."""
+        self._rules = Rules.of(exclude, ignore)
         if from_hf:
             self.metadata["huggingface"] = snapshot.origin(path)
         self._source = (path, move, allow_empty)
@@ -280,7 +309,7 @@ class Draft(Uncopied):
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
             said_context=descriptor.plain_mapping("context", self.context) if self._exist_ok else None,
         )  # fmt: skip
-        save(
+        saved = save(
             self._workspace,
             session,
             draft,
@@ -290,7 +319,9 @@ class Draft(Uncopied):
             allow_empty=allow_empty,
             custom_objects=custom_objects,
             progress=self._progress,
+            rules=self._rules,
         )
+        self._new_bytes, self._left_behind = saved
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
             self._model = Model(self._workspace, row)

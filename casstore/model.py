@@ -21,6 +21,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
+from casstore.notebook import MOST_ROWS, Size, fields, table
 from casstore.progress import SILENT
 from casstore.storage import not_finite
 from casstore.storage.layout import DESCRIPTOR_NAME
@@ -91,6 +92,16 @@ class Model:
         return self._row.tag if self._sent is None else self._sent.tag
 
     @property
+    def name(self) -> str:
+        """The part of its tag before the colon."""
+        return self._row.tag.name
+
+    @property
+    def version(self) -> str:
+        """The part of its tag after the colon."""
+        return self._row.tag.version
+
+    @property
     def path(self) -> str:
         """The version's directory: read-only files, and `model.yaml`. Made or mended first if need be.
 
@@ -104,6 +115,10 @@ class Model:
         if self._row.id not in self._workspace.guarded:
             guard(self._workspace, self._row)
         return directory
+
+    def __fspath__(self) -> str:
+        """`path`, for whatever takes a path: `Path(model)`, `os.listdir(model)`, `Net.from_pretrained(model)`."""
+        return self.path
 
     @property
     def is_pinned(self) -> bool:
@@ -251,3 +266,18 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.tag)!r})"
+
+    def _repr_html_(self) -> str:
+        shown = {
+            "size": Size(self.size), "files": self.file_count, "created": self.created_at, "digest": self.digest,
+            "base": None if self.base is None else self.base.tag, "labels": self.labels, "metadata": self.metadata,
+        }  # fmt: skip
+        return fields(str(self.tag), shown)
+
+
+class Models(list[Model]):
+    """What `Store.list` gives: a list, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        rows = [(m.tag, Size(m.size), m.file_count, m.created_at, m.labels) for m in self[:MOST_ROWS]]
+        return table(("tag", "size", "files", "created", "labels"), rows, len(self))

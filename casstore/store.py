@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -42,15 +44,18 @@ from casstore.archive.formats import Format
 from casstore.catalog.usage import Usage
 from casstore.draft import Draft
 from casstore.errors import InvalidTag
-from casstore.model import Imported, Model
+from casstore.model import Imported, Model, Models
+from casstore.notebook import MOST_ROWS, table
 from casstore.progress import SILENT, Progress
 from casstore.settings import check_setting
 from casstore.storage import not_finite
 from casstore.tag import Tag, TagQuery
 
-# Names outside the class, whose own `list` hides the type.
-_Models = list[Model]
+# A name outside the class, whose own `list` hides the type.
 _Imports = list[Imported]
+
+
+_log = logging.getLogger("casstore")
 
 
 class Store:
@@ -188,6 +193,8 @@ class Store:
         move: bool = False,
         allow_empty: bool = False,
         from_hf: bool = False,
+        exclude: str | Iterable[str] = (),
+        ignore: bool = True,
         labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
@@ -206,15 +213,24 @@ class Store:
 
         The files stay as they are; with `move` they are taken over where possible, not copied, and are gone from
         `path` afterwards. `from_hf`: `path` is a snapshot in the cache of huggingface_hub; its repository and revision
-        are recorded as `metadata["huggingface"]`. Raises as `create` does, and InvalidSource for a directory without
-        files unless `allow_empty`.
+        are recorded as `metadata["huggingface"]`.
+        Left out of a directory are `.git`, `__pycache__` and `.cache/huggingface`, what the patterns in its
+        `.casstoreignore` match (as in a .gitignore; `!pattern` takes in again), unless `ignore=False`, and what those
+        in `exclude` match. The logger `casstore` names it, and what `move` had to leave.
+        Raises as `create` does, and InvalidSource for a directory without files unless `allow_empty`.
         """
         with self.create(
             tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
             signatures=signatures, options=options, context=context, custom_objects=custom_objects,
             durability=durability, materialize=materialize, exist_ok=exist_ok, progress=progress,
         ) as draft:  # fmt: skip
-            draft.take_from(Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf)
+            draft.take_from(
+                Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf, exclude=exclude, ignore=ignore
+            )
+        if draft.left_out:
+            _log.info("%s: left out of %s: %s", draft.tag, path, ", ".join(draft.left_out))
+        if draft.left_behind:
+            _log.warning("%s is saved, and these are still there: %s", draft.tag, ", ".join(draft.left_behind))
         return draft.model
 
     def get(self, tag: str | Tag, *, check: bool = True) -> Model:
@@ -229,14 +245,31 @@ class Store:
             materialize_action.mend(self._workspace, row, SILENT)
         return Model(self._workspace, row)
 
-    def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> _Models:
+    def exists(self, tag: str | Tag) -> bool:
+        """Whether that very version is saved; for a name alone, or `name:latest`, whether any version of it is.
+
+        Unlike `get` it takes no beginning of a version for the version. Also written `tag in store`, which is false
+        for what cannot be a tag. Raises InvalidTag.
+        """
+        return resolve.exists(self._workspace.catalog, TagQuery.parse(tag))
+
+    def __contains__(self, tag: object) -> bool:
+        if not isinstance(tag, str | Tag):
+            return False
+        try:
+            return self.exists(tag)
+        except InvalidTag:
+            return False
+
+    def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> Models:
         """All versions, or those of one name, by name and newest first; with `labels`, those that have them all.
 
         Raises InvalidTag, InvalidMetadata. A name without versions gives an empty list.
         """
         checked = None if name is None else resolve.name(name)
         wanted = descriptor.plain_labels(labels)
-        return [Model(self._workspace, row) for row in self._workspace.catalog.versions.select(checked, wanted)]
+        rows = self._workspace.catalog.versions.select(checked, wanted)
+        return Models(Model(self._workspace, row) for row in rows)
 
     def damaged_tags(self) -> Sequence[str]:
         """The tags of versions that need bytes which are gone or have been written over, as far as stat tells.
@@ -245,6 +278,14 @@ class Store:
         still be read from a copy. Raises OSError.
         """
         return sorted(map(str, lost.damaged_tags(self._workspace)))
+
+    def exact(self, tag: str | Tag) -> Model:
+        """The version of exactly that tag, as `delete` takes it, without a look at its directory.
+
+        Raises TagNotFound, and InvalidTag for what may mean another version tomorrow: a name alone, or `latest`.
+        """
+        exact = resolve.exact(self._workspace.catalog, tag)
+        return Model(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(exact)))
 
     def tags(self) -> Sequence[str]:
         """Every tag as text, newest first."""
@@ -282,20 +323,24 @@ class Store:
         target: str | os.PathLike[str] | BinaryIO = "",
         *,
         format: str | None = None,
+        default: str = "casmodel",
         progress: Progress = SILENT,
     ) -> str:
         """Write a version to an archive, in one pass, each byte checked on its way; returns where it is.
 
         `target` is a file, a directory (the file in it is named after the version), a stream, or with `fsspec`
         installed any URL that it knows. `format`: bentomodel (tar in xz, BentoML's own), tar, gz, xz, bz2, zst, zip,
-        folder, or casmodel, which alone holds several versions and takes least; by default what the name says.
+        folder, or casmodel, which alone holds several versions and takes least; by default what the name says, and
+        where that says nothing, `default`.
         An existing file is replaced when the new one is complete.
         Raises TagNotFound, AmbiguousTag, InvalidTag, InvalidSource, IntegrityError, OSError.
         """
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
         rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
         chosen = None if format is None else Format.parse(format)
-        return exporting.export(self._workspace, list(rows.values()), target, chosen, progress)
+        return exporting.export(
+            self._workspace, list(rows.values()), target, chosen, progress, default=Format.parse(default)
+        )
 
     def checkout(
         self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
@@ -412,13 +457,26 @@ class Store:
             lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all, rewrite=rewrite),
         )
 
-    def verify(self, *, quick: bool = False, progress: Progress = SILENT) -> VerifyReport:
+    def verify(
+        self,
+        tags: str | Tag | Iterable[str | Tag] | None = None,
+        *,
+        quick: bool = False,
+        progress: Progress = SILENT,
+    ) -> VerifyReport:
         """Read everything, compare it with its digests and the catalog with the manifests; report what is damaged.
 
+        With `tags`, each all that `get` takes, only what these versions need: their chunks wherever they stand, their
+        copies, directories, manifests and rows. Raises TagNotFound, AmbiguousTag, InvalidTag.
         With `quick` no file's content is read but the manifests': what has gone, was cut short or was written to is
         found, a flipped bit is not. Raises CatalogDamaged when the catalog itself is damaged.
         """
-        return verify_action.verify(self._workspace, progress, quick=quick)
+        rows = None
+        if tags is not None:
+            wanted = [tags] if isinstance(tags, str | Tag) else tags
+            found = (resolve.find(self._workspace.catalog, TagQuery.parse(tag)) for tag in wanted)
+            rows = list({row.id: row for row in found}.values())
+        return verify_action.verify(self._workspace, progress, quick=quick, rows=rows)
 
     def repair(self, sources: Iterable[str | os.PathLike[str]] = (), *, progress: Progress = SILENT) -> RepairReport:
         """Read everything, and heal what is damaged from other copies in the store or anywhere below `sources`.
@@ -517,6 +575,11 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({str(self.home)!r})"
+
+    def _repr_html_(self) -> str:
+        counts = self._workspace.catalog.versions.counts()
+        rows = list(counts.items())
+        return f"<p>{escape(repr(self))}</p>{table(('model', 'versions'), rows[:MOST_ROWS], len(rows))}"
 
 
 def _copy(field: str, value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import casstore.models
 
 PACKAGE = Path(casstore.__file__).parent
 
-VOCABULARY = {"errors", "tag", "digest", "progress", "settings", "release"}
+VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
 ROOMS = ["storage", "archive", "catalog", "actions", "model", "draft", "store"]
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
@@ -55,7 +55,9 @@ SOURCES = {module_name(path): path.read_text(encoding="utf-8") for path in sorte
 
 
 def room(module: str) -> str:
-    """The part below `casstore`; empty for the package itself."""
+    """The part below `casstore`; empty for the package itself. `python -m casstore` is the command line."""
+    if module == "casstore.__main__":
+        return "cli"
     return module.split(".")[1] if "." in module else ""
 
 

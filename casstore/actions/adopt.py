@@ -30,6 +30,7 @@ from casstore.actions.trust import Trust
 from casstore.actions.workspace import Workspace
 from casstore.catalog.sessions import Session
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
+from casstore.notebook import Shown
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.layout import LATEST_NAME
@@ -53,7 +54,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class AdoptReport:
+class AdoptReport(Shown):
     """What `adopt` did.
 
     `adopted`: tags of versions that are new in the store; `present`: of those that were there already, the very same.

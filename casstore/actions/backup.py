@@ -31,6 +31,7 @@ from casstore.catalog.index import Fingerprint
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError
+from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import descriptors, files, pack
 from casstore.storage.container import Container
@@ -45,7 +46,7 @@ _CONTAINER_NAME = re.compile(r"[0-9a-z]{16}-[0-9]+\.pack|[0-9a-f]{64}\.[0-9a-z]{
 
 
 @dataclass(frozen=True, slots=True)
-class BackupReport:
+class BackupReport(Shown):
     """What a backup holds, and what this run did for it.
 
     `versions`, `containers`, `stored_bytes`: all that is in it; containers are packs and loose files. `copied_bytes`,

@@ -32,6 +32,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
 from casstore.catalog.sessions import Session, session_of
 from casstore.errors import InvalidTag, StoreError, StoreLocked, StoreUnwritable
+from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import Layout
@@ -68,7 +69,7 @@ class GcStep:
 
 
 @dataclass(frozen=True, slots=True)
-class GcReport:
+class GcReport(Shown):
     """The steps of one gc in order; none when it was not due.
 
     `altered`: the versions whose directories would have gone, were not something in them altered or added.

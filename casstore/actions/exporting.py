@@ -32,17 +32,18 @@ _EXTENSIONS = {Format.GZ: "tar.gz", Format.XZ: "tar.xz", Format.BZ2: "tar.bz2", 
 
 
 def export(
-    workspace: Workspace, rows: Sequence[VersionRow], target: Location, format: Format | None, progress: Progress
-) -> str:
+    workspace: Workspace, rows: Sequence[VersionRow], target: Location, format: Format | None, progress: Progress,
+    *, default: Format = Format.CASMODEL,
+) -> str:  # fmt: skip
     """Write versions, more than one only as `.casmodel`, to a file, stream or URL; returns where they are.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
-    one is complete. Without a format the name's extension decides, `.bentomodel` where that says nothing.
+    one is complete. Without a format the name's extension decides, `default` where that says nothing.
     Raises InvalidSource, IntegrityError, OSError; then no file is left.
     """
     if not rows:
         raise InvalidSource("there is nothing to export; name a version, or several")
-    target, chosen = _resolved(target, format, rows)
+    target, chosen = _resolved(target, format, default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is none")
     path = location.local_path(target)
@@ -59,9 +60,11 @@ def export(
     return location.name_of(target)
 
 
-def _resolved(target: Location, format: Format | None, rows: Sequence[VersionRow]) -> tuple[Location, Format]:
-    """Where to write to and how, by BentoML's rules: a directory gets a file named after the version."""
-    default = Format.BENTOMODEL if len(rows) == 1 else Format.CASMODEL
+def _resolved(
+    target: Location, format: Format | None, default: Format, rows: Sequence[VersionRow]
+) -> tuple[Location, Format]:
+    """Where to write to and how: a directory gets a file named after the version."""
+    default = default if len(rows) == 1 else Format.CASMODEL
     if not isinstance(target, str | os.PathLike):
         return target, format or default
     text = os.fspath(target)

@@ -28,6 +28,7 @@ from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreLocked
+from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
@@ -44,7 +45,7 @@ _UNKNOWN_BOOT = ""
 
 
 @dataclass(frozen=True, slots=True)
-class RebuildReport:
+class RebuildReport(Shown):
     """What a new catalog was made from. `tags`: the versions in it. `unreadable`: one line for each manifest, pack or
     loose file that could not be used. `containers`: packs and loose files taken in. `recovered`: those of `tags` that
     are new, of versions found beside others of the same tag: deletions, or saves, that were cut short."""

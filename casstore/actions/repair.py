@@ -35,6 +35,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, StoreLocked, TagNotFound
+from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.codec import encode
@@ -47,7 +48,7 @@ from casstore.tag import Tag
 
 
 @dataclass(frozen=True, slots=True)
-class RepairReport:
+class RepairReport(Shown):
     """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
     still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
     paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.

@@ -34,11 +34,25 @@ def find(catalog: Catalog, query: TagQuery) -> VersionRow:
     return candidates[0]
 
 
+def exists(catalog: Catalog, query: TagQuery) -> bool:
+    """Whether exactly that version is saved; for a name alone, or with `latest`, whether any version of it is."""
+    if query.version is None or query.wants_newest:
+        return catalog.versions.newest(query.name) is not None
+    return catalog.versions.find(Tag(query.name, query.version)) is not None
+
+
 def exact(catalog: Catalog, text: str | Tag) -> Tag:
     """A tag that names one version in full, for what cannot be undone. Raises InvalidTag, TagNotFound."""
     query = TagQuery.parse(text)
     if query.version is None:
-        raise InvalidTag(f"{text} names no version; say which one to delete, such as {query.name}:VERSION")
+        rows = catalog.versions.with_prefix(query.name, "")
+        if not rows:
+            raise InvalidTag(f"{text} names no version, and there is none of that name in this store")
+        has = f"it has {len(rows):,}, {rows[0].tag}" + (" being the newest" if len(rows) > 1 else "")
+        raise InvalidTag(
+            f"{text} names no version: {has}; say which one to delete, "
+            f"or `casstore delete --all-versions-of {query.name}`"
+        )
     if query.version == LATEST:
         newest = catalog.versions.newest(query.name)
         hint = f", now {newest.tag}" if newest is not None else ""

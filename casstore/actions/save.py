@@ -9,16 +9,17 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from casstore.actions import comparing, descriptor, model_yaml
 from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
+from casstore.actions.ignoring import Rules
 from casstore.actions.leavings import take_away
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
-from casstore.actions.source import Source, SourceFile, check_as_found, find_source, remove_source
+from casstore.actions.source import Source, SourceFile, check_as_found, check_removable, find_source, remove_source
 from casstore.actions.staging import StagedFile, Staging
 from casstore.actions.trust import Trust, is_untrusted, objects_of
 from casstore.actions.unchanged import (
@@ -69,6 +70,13 @@ class NewVersion:
     said_context: Mapping[str, Any] | None = None
 
 
+class Saved(NamedTuple):
+    """What came of a save: how many bytes the store had not, and the files that `take` could not take away."""
+
+    new_bytes: int
+    left_behind: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Stored:
     """What one attempt has written: containers to be committed, and files to be removed if it fails."""
@@ -83,12 +91,14 @@ class _Stored:
 def save(
     workspace: Workspace, session: Session, draft: Path, source_root: Path, new: NewVersion, *, take: bool,
     allow_empty: bool, custom_objects: bytes | None, progress: Progress, found: Source | None = None,
-) -> int:  # fmt: skip
-    """Save what is below `source_root` through the directory `draft`; returns the version's row id.
+    rules: Rules | None = None,
+) -> Saved:  # fmt: skip
+    """Save what is below `source_root` through the directory `draft`.
 
     `take`: the source files may be adopted, and are gone from `source_root` afterwards. `found`: what is there, all of
     which must still be the same at the commit, and not be open for writing; if it then stands where the version's
-    directory is to be, and `take` is set, it becomes that directory, file by file, and is never away.
+    directory is to be, and `take` is set, it becomes that directory, file by file, and is never away. `rules`: what of
+    a directory to leave out.
     On any exception nothing is visible and the sources are as they were.
     Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
@@ -97,11 +107,18 @@ def save(
     if not in_place:
         # What becomes the version's directory where it stands is not taken away.
         check_source(workspace.layout, source_root, take=take and not is_standing)
-    source = find_source(source_root) if found is None else found
+    source = find_source(source_root, rules) if found is None else found
     if not in_place:
         check_holds_none(source_root, (file.path for file in source.files))
+        if take and not is_standing:
+            check_removable(source)
     if source.descriptor is not None and new.created_at_ns is None:  # else it has been read, and is kept
         model_yaml.check_replaceable(source.descriptor)
+    if not allow_empty and not source.files and rules is not None and rules.left_out:
+        raise InvalidSource(
+            f"nothing is left of {source_root} without {rules}; give other patterns, or --no-ignore "
+            "(in Python: ignore=False)"
+        )
     if not allow_empty and not source.files:
         raise InvalidSource(
             f"{source_root} holds no files; check the path, or ask for an empty version with --allow-empty "
@@ -109,11 +126,8 @@ def save(
         )
     if custom_objects is not None:
         _add_custom_objects(source, custom_objects, session)
-    present = _same_version(workspace, source, new)
-    if present is not None:
-        if take and not in_place:
-            remove_source(source)
-        return present
+    if _is_same_version(workspace, source, new):
+        return Saved(0, tuple(remove_source(source)) if take and not in_place else ())
     if in_place and source.links and new.materialize:
         # Links become files of their own in a fresh draft, which the files that stand here move to.
         draft = session.new_path()
@@ -121,27 +135,22 @@ def save(
     staging = Staging(workspace, session, draft, take, new.materialize, progress, only_closed=found is not None)
     work = _Save(workspace, session, draft, new, found, progress, is_standing=is_standing)
     try:
-        version_id = work.run(source, staging.stage(source), staging)
+        work.run(source, staging.stage(source), staging)
     except BaseException as error:
         if not work.is_committed:
             staging.undo()
-        present = _same_version(workspace, source, new) if isinstance(error, TagExists) else None
-        if present is None:
+        # Somebody may have been faster.
+        if not isinstance(error, TagExists) or not _is_same_version(workspace, source, new):
             raise
-        version_id = present  # somebody was faster
-    if take and not in_place and not is_standing:
-        remove_source(source)
-    return version_id
+    is_taken = take and not in_place and not is_standing
+    return Saved(work.new_bytes, tuple(remove_source(source)) if is_taken else ())
 
 
-def _same_version(workspace: Workspace, source: Source, new: NewVersion) -> int | None:
-    """The version with the tag of the new one, where it may be the same; None where there is none, or it may not.
-
-    Raises TagExists where it is another.
-    """
+def _is_same_version(workspace: Workspace, source: Source, new: NewVersion) -> bool:
+    """Whether the version is saved already, where that is fine. Raises TagExists where another has its tag."""
     row = None if new.said_context is None else workspace.catalog.versions.find(new.tag)
     if row is None:
-        return None
+        return False
     context = {**row.described()["context"], **(new.said_context or {})}
     described = model_yaml.Descriptor(new.tag, {**new.description, "context": context}, row.created_at_ns)
     difference = comparing.difference(workspace, row, source, described)
@@ -150,7 +159,7 @@ def _same_version(workspace: Workspace, source: Source, new: NewVersion) -> int 
             f"another {new.tag} is saved already ({difference}), and saved versions never change; choose another "
             "version"
         )
-    return row.id
+    return True
 
 
 def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> int:
@@ -210,6 +219,7 @@ class _Save:
         self._paths: list[str] = []
         self._rendered: os.stat_result | None = None
         self.is_committed = False
+        self.new_bytes = 0
 
     def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
         self._fingerprints = staging.fingerprints
@@ -263,6 +273,7 @@ class _Save:
         try:
             self._store(staged, relied_on, homes, stored)
             brought = [chunk for new in stored.containers for chunk in new.chunks]
+            self.new_bytes = sum(chunk.raw_bytes for chunk in brought)
             relied_on |= {base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None}
             relied_on |= self._catalog.index.bases_of(relied_on - {chunk.digest for chunk in brought})
             self._sync(relied_on, stored)
@@ -537,9 +548,23 @@ class _Save:
             if new.synced and new.digest is not None
         ]
         homes = [home.path(self._layout) for home in stored.synced_homes]
+        if adopted or homes:
+            self._progress.start("sync to disk", None)
+        try:
+            self._sync_files(adopted, stored.synced_homes, homes)
+        finally:
+            if adopted or homes:
+                self._progress.finish()
+        directories = {os.path.dirname(path) for path in [*adopted, *homes]}
+        if any(new.digest is None for new in stored.containers):
+            directories.add(str(self._layout.packs))
+        for directory in sorted(directories):
+            files.sync_directory(directory)
+
+    def _sync_files(self, adopted: Sequence[str], synced_homes: Sequence[Container], homes: Sequence[str]) -> None:
         for path in adopted:
             files.sync_file(path)
-        for home, path in zip(stored.synced_homes, homes, strict=True):
+        for home, path in zip(synced_homes, homes, strict=True):
             try:
                 files.sync_file(path)
             except FileNotFoundError:
@@ -548,11 +573,6 @@ class _Save:
                 # A later fsync would succeed and prove nothing.
                 self._catalog.index.distrust(home)
                 raise
-        directories = {os.path.dirname(path) for path in [*adopted, *homes]}
-        if any(new.digest is None for new in stored.containers):
-            directories.add(str(self._layout.packs))
-        for directory in sorted(directories):
-            files.sync_directory(directory)
 
 
 def find_lost(

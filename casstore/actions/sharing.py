@@ -10,6 +10,7 @@ from pathlib import Path
 
 from casstore.actions.home import is_of_bentoml, open_workspace
 from casstore.errors import InvalidSetting, StoreUnwritable
+from casstore.notebook import Shown
 from casstore.storage import access, denials, sharing
 from casstore.storage.layout import Layout
 
@@ -18,7 +19,7 @@ _MODES = {"group": 0o2770, "all": 0o2775}
 
 
 @dataclass(frozen=True, slots=True)
-class InitReport:
+class InitReport(Shown):
     """What `Store.init` has found or made at `home`.
 
     `shared`: "group" where the members of `group` may write to it, "all" where everybody may read it too, or None.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from casstore.actions.ignoring import Rules
 from casstore.errors import FileChanged, InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
@@ -48,6 +48,7 @@ class Source:
     changed_ns: int = 0  # when anything in it last changed, its status included (ctime)
     scanned: dict[str, Recipe] = field(default_factory=dict)  # of files that have been hashed as they were found
     visits: dict[tuple[int, int], int] = field(default_factory=dict)  # of directories, by (device, inode)
+    rules: Rules | None = None  # what is left out
 
     @property
     def size(self) -> int:
@@ -60,8 +61,8 @@ class Source:
         return frozenset([*self.visits, *root])
 
 
-def find_source(root: Path) -> Source:
-    """Walk a directory, or take a single file. Links are followed.
+def find_source(root: Path, rules: Rules | None = None) -> Source:
+    """Walk a directory, or take a single file. Links are followed. What `rules` leave out is not looked at.
 
     A `model.yaml` at the top is not among the files: it is reported as `descriptor`.
     Raises InvalidSource, naming what cannot be saved and why.
@@ -73,6 +74,9 @@ def find_source(root: Path) -> Source:
         raise _cannot_read(root, error) from error
     source.status, source.changed_ns = status, status.st_ctime_ns
     if stat.S_ISDIR(status.st_mode):
+        if rules is not None:
+            rules.read(root)
+            source.rules = rules
         _walk(source, str(root), "", [(status.st_dev, status.st_ino)], is_direct=not root.is_symlink())
     else:
         _check_name(root.name, str(root))
@@ -99,18 +103,49 @@ def check_as_found(source: Source) -> None:
         raise FileChanged(f"{source.root} was written to while it was being saved; save again when it is complete")
 
 
-def remove_source(source: Source) -> None:
+def check_removable(source: Source) -> None:
+    """Raise InvalidSource, before anything is saved, where `move=True` could not take the files away afterwards."""
+    owners = {file.location: file.status.st_uid for file in source.files if file.is_direct}
+    owners |= {path: os.lstat(path).st_uid for path in source.links}
+    me = os.geteuid()
+    modes: dict[str, os.stat_result] = {}
+    for path, owner in owners.items():
+        directory = os.path.dirname(path) or "."
+        if directory not in modes:
+            modes[directory] = os.stat(directory)
+            if not os.access(directory, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise InvalidSource(f"nothing can be taken away from {directory}, which may not be written to; {_KEEP}")
+        status = modes[directory]
+        if status.st_mode & stat.S_ISVTX and me not in (0, owner, status.st_uid):
+            raise InvalidSource(f"{path} belongs to another user, who alone may take it away; {_KEEP}")
+
+
+_KEEP = "save without --move (in Python: move=True), which leaves the files there"
+
+
+def remove_source(source: Source) -> list[str]:
     """After `move=True`: take away what has been saved, links themselves rather than what they lead to.
 
-    A `model.yaml` stays, as its labels and what else it says may not have been saved.
+    A `model.yaml` stays, as its labels and what else it says may not have been saved. Returns what else is left: what
+    somebody has replaced, or written to after it was copied, and what cannot be removed.
     """
-    # Not what somebody has put in its place, or written to a file that was copied, meanwhile.
-    doomed = [file.location for file in source.files if file.is_direct and _is_as_found(file)] + source.links
-    for path in doomed:
-        with contextlib.suppress(OSError):
-            files.remove_file(path)
+    left = [
+        file.location
+        for file in source.files
+        if file.is_direct and not (_is_as_found(file) and _is_removed(file.location))
+    ]
+    left += [path for path in source.links if not _is_removed(path)]
     for directory, _, _ in os.walk(source.root, topdown=False):
         files.remove_empty_directory(Path(directory))
+    return [path for path in left if os.path.lexists(path)]
+
+
+def _is_removed(path: str) -> bool:
+    try:
+        files.remove_file(path)
+    except OSError:
+        return False
+    return True
 
 
 def is_unchanged(now: os.stat_result | None, found: os.stat_result | None) -> bool:
@@ -144,6 +179,8 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
     for entry in found:
         path = prefix + entry.name
         location = entry.path
+        if source.rules is not None and source.rules.leaves_out(entry, prefix):
+            continue
         _check_name(entry.name, location)
         is_link = entry.is_symlink()
         if is_link and is_direct:

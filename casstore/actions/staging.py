@@ -6,10 +6,11 @@ store has already is linked from there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,8 @@ _UNDER_WAY_NS = 1_000_000_000
 _PAUSE_S, _PAUSES = 0.01, 25
 # A time of whole hundredths of a second tells of a clock as coarse as FAT's.
 _COARSE_NS = 10_000_000
+# Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
+_SHOWN_COPY_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
@@ -94,6 +97,7 @@ class Staging:
     _user: int = field(init=False)
     _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
     _kept_bytes: int = 0
+    _left_bytes: int = 0  # of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,6 +116,7 @@ class Staging:
                 files.make_directory(f"{self.draft}/{path}", parents=True)
         recognised = self._recognise(source, in_place)
         self._scanned = source.scanned
+        self._left_bytes = source.size
         self.progress.start("hash", source.size)
         try:
             return [self._stage(file, recognised.get(file.path)) for file in source.files]
@@ -164,6 +169,7 @@ class Staging:
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
         # What is taken is gone from where its writer has it.
         is_taken = self.take and file.is_direct
+        self._left_bytes -= file.status.st_size
         if self.only_closed or (is_taken and known is not None):
             self._check_closed(file.location)
         if not self.materialize:
@@ -290,10 +296,10 @@ class Staging:
                 return linked
             temporary = self.session.new_path()
             self._is_written(file, descriptor, before)
-            with files.create_file(temporary) as copy:
-                files.copy_file(descriptor, copy)
+            with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
+                files.copy_file(descriptor, copy, advance)
                 self._check_unchanged(file.location, descriptor, before)
-                self._check_same(file.location, copy, recipe)
+                self._check_same(file.location, copy, recipe, advance)
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 copied = os.fstat(copy)
             if self._known is None:
@@ -323,6 +329,20 @@ class Staging:
                 f"{path} is still open for writing in {writer_of(status)}, and what is written to it later would be "
                 "lost; close it before it is saved (file.close(), or `with open(...) as file:`), and save again"
             )
+
+    @contextlib.contextmanager
+    def _copying(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Around the copying of a large file, and the reading of the copy: a step of its own amid the hashing."""
+        if size < _SHOWN_COPY_BYTES:
+            yield lambda _: None
+            return
+        self.progress.finish()
+        self.progress.start("copy", 2 * size)
+        try:
+            yield self.progress.advance
+        finally:
+            self.progress.finish()
+            self.progress.start("hash", self._left_bytes)
 
     def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
         """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""
@@ -378,9 +398,11 @@ class Staging:
                     break
         return True
 
-    def _check_same(self, path: str, descriptor: int, recipe: Recipe) -> None:
+    def _check_same(
+        self, path: str, descriptor: int, recipe: Recipe, advance: Callable[[int], None] = lambda _: None
+    ) -> None:
         try:
-            is_same = chunking.scan_file(descriptor).blob == recipe.blob
+            is_same = chunking.scan_file(descriptor, advance).blob == recipe.blob
         except EOFError:
             is_same = False
         if not is_same:

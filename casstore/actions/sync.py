@@ -18,12 +18,13 @@ from casstore.actions.tree import Disagreement, disagreement, is_missing, tag_at
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound
+from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
 
 
 @dataclass(frozen=True, slots=True)
-class SyncReport:
+class SyncReport(Shown):
     """How `models/` and the catalog differed, and what was done about it; with `dry_run`, what would be.
 
     `adopted`: tags of directories that some other tool made. `refused`: those left alone. `missing`: versions whose

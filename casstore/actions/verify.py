@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,12 @@ from casstore.actions.materialize import added_files, altered_files, damaged_fil
 from casstore.actions.missing import what_is_gone
 from casstore.actions.moments import describe
 from casstore.actions.takeup import holders
-from casstore.actions.tree import disagreement
+from casstore.actions.tree import disagreement, is_missing
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import CatalogDamaged, IntegrityError, StoreError
+from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files, pack
 from casstore.storage.container import Container
@@ -44,7 +45,7 @@ class Damage:
 
 
 @dataclass(frozen=True, slots=True)
-class VerifyReport:
+class VerifyReport(Shown):
     """What verify read and found.
 
     `damage`: files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
@@ -55,6 +56,7 @@ class VerifyReport:
     for each file, unknown to the catalog, that holds what is missing.
     `chunks`, `read_bytes`: what has been read, 0 if quick.
     `mixed`: one line where catalog and files seem to be from different moments, empty where they are from one.
+    `tags`: the versions that were asked for, which all this is about then; none where it was everything.
     No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
     `missing_directories`, tags of versions whose directory somebody has taken away.
     No damage either: `added_files`, paths of what stands in versions' directories and was not saved with them, and
@@ -72,6 +74,7 @@ class VerifyReport:
     mixed: str = ""
     added_files: tuple[str, ...] = ()
     kept_files: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -102,11 +105,48 @@ class Findings:
     read_bytes: int = 0
 
 
-def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> VerifyReport:
-    """Check every chunk, redundant loose file, directory, manifest and row; see `inspect`."""
-    found = inspect(workspace, progress, quick=quick)
-    tree = disagreement(workspace)
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Versions to be looked at alone: their `chunks`, with all that decoding these needs, their `blobs`, and the
+    `containers`, with their sizes, in which some of that stands."""
+
+    rows: tuple[VersionRow, ...]
+    chunks: Set[Digest]
+    blobs: Set[Digest]
+    containers: Sequence[tuple[Container, int]]
+
+    @classmethod
+    def of(cls, workspace: Workspace, rows: Iterable[VersionRow]) -> Scope:
+        rows = tuple(rows)
+        index = workspace.catalog.index
+        chunks: set[Digest] = set()
+        blobs: set[Digest] = set()
+        for row in rows:
+            # What cannot be read of the catalog is found when it is compared with the manifest.
+            with contextlib.suppress(IntegrityError, ValueError):
+                listed = {file.digest for file in workspace.catalog.versions.files(row.id) if file.size}
+                recipes = index.recipes(listed)
+                chunks |= {digest for recipe in recipes.values() for digest in recipe.digests}
+                chunks |= listed - recipes.keys()
+                blobs |= listed
+        chunks |= index.bases_of(chunks)
+        homes = {home.container.id for home in index.locate(chunks).values()}
+        copies = {each.container.id for found in index.loose_files(blobs).values() for each in found}
+        return cls(rows, chunks, blobs, index.containers(homes | copies))
+
+
+def verify(
+    workspace: Workspace, progress: Progress, *, quick: bool = False, rows: Iterable[VersionRow] | None = None
+) -> VerifyReport:
+    """Check every chunk, redundant loose file, directory, manifest and row, or those of these rows; see `inspect`."""
+    scope = None if rows is None else Scope.of(workspace, rows)
+    found = inspect(workspace, progress, quick=quick, scope=scope)
     layout = workspace.layout
+    if scope is None:
+        tree = disagreement(workspace)
+        foreign, missing, mixed = tree.foreign, tree.missing, describe(workspace)
+    else:
+        foreign, missing, mixed = (), tuple(row for row in scope.rows if is_missing(workspace, row)), ""
     gone = what_is_gone(layout, workspace.catalog)
     copies = {container.path(layout): reason for container, reason in found.files.items()}
     for tag, paths in found.directories.items():
@@ -118,10 +158,11 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
             )
     for tag, reason in found.manifests.items():
         copies[f"{layout.manifests / tag.name}/{tag.version}"] = reason
+    tags = () if scope is None else tuple(str(row.tag) for row in scope.rows)
     return VerifyReport(
         found.read_chunks,
         found.read_bytes,
-        tuple(lost_files(workspace, found)),
+        tuple(damage for damage in lost_files(workspace, found) if scope is None or damage.tag in tags),
         tuple(copies),
         tuple(sorted(map(str, found.records))),
         (
@@ -131,11 +172,12 @@ def verify(workspace: Workspace, progress: Progress, *, quick: bool = False) -> 
             *found.records.values(),
             *_unknown_holders(workspace, found),
         ),
-        tuple(map(str, tree.foreign)),
-        tuple(str(row.tag) for row in tree.missing),
-        describe(workspace),
+        tuple(map(str, foreign)),
+        tuple(str(row.tag) for row in missing),
+        mixed,
         tuple(str(layout.model(tag) / path) for tag, paths in found.additions.items() for path in paths),
         tuple(map(str, kept_files(layout))),
+        tags,
     )
 
 
@@ -153,36 +195,43 @@ def lost_files(workspace: Workspace, found: Findings) -> list[Damage]:
     return [Damage(str(tag), path) for tag, path in affected]
 
 
-def inspect(workspace: Workspace, progress: Progress, *, quick: bool) -> Findings:
-    """Look for damage. With `quick` no content is read but manifests: containers and directories are checked by what
-    stat says of them, and the catalog by itself.
+def inspect(workspace: Workspace, progress: Progress, *, quick: bool, scope: Scope | None = None) -> Findings:
+    """Look for damage, everywhere or in the versions of a scope. With `quick` no content is read but manifests:
+    containers and directories are checked by what stat says of them, and the catalog by itself.
 
     Raises CatalogDamaged when the catalog's pages are, OSError.
     """
     found = Findings()
-    workspace.catalog.check(quick=quick)
-    inspect_records(workspace, found)
-    found.records |= _forgotten(workspace)
-    inspect_directories(workspace, found, quick=quick)
-    inspect_containers(workspace, found, progress, quick=quick)
+    rows = None if scope is None else scope.rows
+    workspace.catalog.check(quick=quick or scope is not None)
+    inspect_records(workspace, found, rows)
+    if scope is None:
+        found.records |= _forgotten(workspace)
+    inspect_directories(workspace, found, quick=quick, rows=rows)
+    inspect_containers(workspace, found, progress, quick=quick, scope=scope)
     return found
 
 
-def inspect_containers(workspace: Workspace, found: Findings, progress: Progress, *, quick: bool) -> None:
+def inspect_containers(
+    workspace: Workspace, found: Findings, progress: Progress, *, quick: bool, scope: Scope | None = None
+) -> None:
     """Look for chunks that are damaged or missing, and for damaged copies of them."""
     workspace.objects.close()  # a container held open would still read well after its file is gone
-    missing = workspace.catalog.references.missing_chunks()
+    if scope is None:
+        missing: Collection[Digest] = workspace.catalog.references.missing_chunks()
+    else:
+        missing = scope.chunks - workspace.catalog.index.locate(scope.chunks).keys()
     found.chunks = {digest: f"chunk {digest} is missing from the store" for digest in sorted(missing)}
     if quick:
-        _stat_containers(workspace, found)
+        _stat_containers(workspace, found, scope)
     else:
-        _read_containers(workspace, found, progress)
+        _read_containers(workspace, found, progress, scope)
         found.chunks = _still_bad(workspace, found.chunks)
 
 
-def inspect_records(workspace: Workspace, found: Findings) -> None:
-    """Compare every version's rows with its manifest."""
-    for row in list(workspace.catalog.versions.select()):
+def inspect_records(workspace: Workspace, found: Findings, rows: Sequence[VersionRow] | None = None) -> None:
+    """Compare the rows of every version, or of some, with their manifests."""
+    for row in list(workspace.catalog.versions.select()) if rows is None else rows:
         manifest_reason = record_reason = ""
         try:
             manifest = read_manifest(workspace, row)
@@ -229,12 +278,15 @@ def _is_manifest_of(path: Path, tag: Tag) -> bool:
         return False
 
 
-def inspect_directories(workspace: Workspace, found: Findings, *, quick: bool) -> None:
-    """Compare every standing directory with what was put there: by stat, and unless `quick` by its bytes.
+def inspect_directories(
+    workspace: Workspace, found: Findings, *, quick: bool, rows: Sequence[VersionRow] | None = None
+) -> None:
+    """Compare every standing directory, or those of some versions, with what was put there: by stat, and unless
+    `quick` by its bytes.
 
     Where the catalog's record is damaged nobody knows what that was.
     """
-    for row in list(workspace.catalog.versions.select()):
+    for row in list(workspace.catalog.versions.select()) if rows is None else rows:
         if row.tag not in found.records:
             find = altered_files if quick else damaged_files
             # Twice: gc, a deletion, or somebody who mends it, may be at it.
@@ -251,9 +303,9 @@ def threads() -> int:
     return max(2, min(_MOST_THREADS, os.cpu_count() or 1))
 
 
-def _stat_containers(workspace: Workspace, found: Findings) -> None:
+def _stat_containers(workspace: Workspace, found: Findings, scope: Scope | None) -> None:
     references = workspace.catalog.references
-    for container, size in references.containers():
+    for container, size in references.containers() if scope is None else scope.containers:
         path = container.path(workspace.layout)
         try:
             status = os.stat(path)
@@ -264,30 +316,35 @@ def _stat_containers(workspace: Workspace, found: Findings) -> None:
             files.raise_unless_damage(error)
             reason = f"{path}: {error.strerror}"
         if reason and _is_still_named(workspace, container):
-            chunks = references.chunks_of(container)
+            chunks = _chunks_of(workspace, container, scope)
             found.chunks.update((digest, reason) for digest, _ in chunks)
             if not chunks:
                 found.files[container] = reason
 
 
-def _read_containers(workspace: Workspace, found: Findings, progress: Progress) -> None:
+def _chunks_of(workspace: Workspace, container: Container, scope: Scope | None) -> list[tuple[Digest, int]]:
+    chunks = workspace.catalog.references.chunks_of(container)
+    return chunks if scope is None else [chunk for chunk in chunks if chunk[0] in scope.chunks]
+
+
+def _read_containers(workspace: Workspace, found: Findings, progress: Progress, scope: Scope | None) -> None:
     """Every chunk where it stands, then what loose files hold beside the chunks that are at home in them: copies,
     which directories link to. What is sound is noted as read."""
-    references = workspace.catalog.references
     began_ns = time.time_ns()
-    containers = references.containers()
+    containers = workspace.catalog.references.containers() if scope is None else scope.containers
     homed: dict[Container, int] = {}
 
     def chunks() -> Iterator[tuple[Digest, int]]:
         for container, _ in containers:
-            for digest, length in references.chunks_of(container):
+            for digest, length in _chunks_of(workspace, container, scope):
                 homed[container] = homed.get(container, 0) + length
                 by_digest[digest] = container, length
                 yield digest, length
 
     by_digest: dict[Digest, tuple[Container, int]] = {}
     damaged: set[Container] = set()
-    progress.start("verify", sum(size for _, size in containers))
+    # Of a scope's packs, only what it needs is read.
+    progress.start("verify", sum(size for each, size in containers if scope is None or each.digest in scope.blobs))
     try:
         for digest, future in workspace.objects.read_ahead((digest for digest, _ in chunks()), threads()):
             container, length = by_digest.pop(digest)
@@ -306,7 +363,10 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress) 
         copies = [
             (container, size)
             for container, size in containers
-            if container.digest is not None and homed.get(container, 0) < size and container not in damaged
+            if container.digest is not None
+            and (scope is None or container.digest in scope.blobs)
+            and homed.get(container, 0) < size
+            and container not in damaged
         ]
         with ThreadPoolExecutor(threads()) as pool:
             checks = pool.map(lambda copy: _check_copy(workspace, copy[0]), copies)
@@ -317,7 +377,8 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress) 
                 progress.advance(size - homed.get(container, 0))
     finally:
         progress.finish()
-    _note_read(workspace, (c.id for c, _ in containers if c not in damaged and c not in found.files), began_ns)
+    if scope is None:
+        _note_read(workspace, (c.id for c, _ in containers if c not in damaged and c not in found.files), began_ns)
 
 
 def _note_read(workspace: Workspace, sound: Iterable[int], at_ns: int) -> None:

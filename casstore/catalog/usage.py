@@ -15,6 +15,7 @@ from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
+from casstore.notebook import Shown
 from casstore.storage.codec import Encoding
 from casstore.storage.recipe import Recipe
 
@@ -30,7 +31,7 @@ class EncodingUsage(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Shown):
     """Bytes of a store, of one model or of one version.
 
     Each of these steps makes less of the same content:

@@ -244,6 +244,11 @@ class Versions:
     def names(self) -> list[str]:
         return [decoding.name(row[0]) for row in self._rows("SELECT DISTINCT name FROM version ORDER BY name")]
 
+    def counts(self) -> dict[str, int]:
+        """How many versions each name has."""
+        rows = self._rows("SELECT name, count(*) FROM version GROUP BY name ORDER BY name")
+        return {decoding.name(row[0]): row[1] for row in rows}
+
     def tags(self) -> list[str]:
         """Every tag as text, for suggestions and shell completion; newest first."""
         return [f"{row[0]}:{row[1]}" for row in self._rows("SELECT name, version FROM version" + _NEWEST_FIRST)]

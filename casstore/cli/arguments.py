@@ -30,11 +30,28 @@ def complete_name(
     return _completions(ctx, incomplete, names_only=True)
 
 
+def complete_file(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[shell_completion.CompletionItem]:
+    """Files of the version whose tag stands before."""
+    try:
+        with casstore.Store(_home(ctx), create=False) as store:
+            paths = [file.path for file in store.get(str(ctx.params.get("tag"))).files]
+    except (casstore.CasstoreError, OSError):
+        return []
+    return [shell_completion.CompletionItem(path) for path in paths if path.startswith(incomplete)]
+
+
+def _home(ctx: click.Context) -> str | None:
+    return ctx.ensure_object(Options).home
+
+
 def _completions(ctx: click.Context, incomplete: str, *, names_only: bool) -> list[shell_completion.CompletionItem]:
     """What begins like `incomplete`; nothing when the store cannot say, for a shell shows no errors here."""
     try:
-        options = ctx.ensure_object(Options)
-        with casstore.Store(options.home, create=False) as store:
+        with casstore.Store(_home(ctx), create=False) as store:
             # Names first; versions once a name is complete, so that ten thousand of them do not fill the screen.
             names = store.names()
             near = [name for name in names if name.startswith(incomplete)]

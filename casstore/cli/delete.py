@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import click
 
@@ -10,7 +11,17 @@ import casstore
 from casstore.cli import exits
 from casstore.cli.arguments import complete_name, complete_tag
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import hint, is_screen, plural, printable, show_json
+from casstore.cli.output import (
+    age,
+    as_text,
+    hint,
+    human_bytes,
+    is_screen,
+    plural,
+    printable,
+    show_json,
+    styled,
+)
 from casstore.cli.report import report_error
 
 _EXAMPLES = """\b
@@ -34,8 +45,9 @@ _MAX_LISTED = 10
 def delete(context: click.Context, options: Options, tags: tuple[str, ...], name: str | None, yes: bool) -> None:
     """Delete versions, each by its full tag.
 
-    Their directories go at once, their bytes at the next `casstore gc`. A version that others share bytes with
-    can be deleted: the others keep what they need. Exit code 3: some were deleted and some were not.
+    It shows what would go (size, age, labels, pins) and asks. Directories go at once, bytes at the next `casstore gc`.
+    A version that others share bytes with can be deleted: the others keep what they need. Exit code 3: some were
+    deleted and some were not.
     """
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
@@ -43,9 +55,14 @@ def delete(context: click.Context, options: Options, tags: tuple[str, ...], name
         raise click.UsageError("delete asks first, and here is no terminal to ask on; add --yes", context)
     with options.open_store() as store:
         doomed = list(dict.fromkeys([*tags, *_versions_of(store, name)]))
-        if not yes and not _confirm(doomed):
-            raise click.ClickException("nothing was deleted")
+        refused: dict[str, Exception] = {}
+        if not yes:
+            models, refused = _look(store, doomed)
+            doomed = [tag for tag in doomed if tag in models]
+            if models and not _confirm(list(models.values()), refused):
+                raise click.ClickException("nothing was deleted")
         deleted, quarantined, failures = _delete(store, doomed)
+        failures = {**refused, **failures}
     if options.json:
         failed = [{"tag": tag, **exits.as_document(error)} for tag, error in failures.items()]
         show_json({"deleted": deleted, "quarantined": quarantined, "failed": failed})
@@ -73,12 +90,37 @@ def _versions_of(store: casstore.Store, name: str | None) -> list[str]:
     return [str(model.tag) for model in models]
 
 
-def _confirm(tags: list[str]) -> bool:
-    for tag in tags[:_MAX_LISTED]:
-        click.echo(f"  {printable(tag)}", err=True)
-    if len(tags) > _MAX_LISTED:
-        click.echo(f"  and {len(tags) - _MAX_LISTED:,} more", err=True)
-    return click.confirm(f"Delete {'this version' if len(tags) == 1 else f'these {len(tags):,} versions'}?", err=True)
+def _look(store: casstore.Store, tags: list[str]) -> tuple[dict[str, casstore.Model], dict[str, Exception]]:
+    """The versions of those tags, and why others cannot be deleted."""
+    models: dict[str, casstore.Model] = {}
+    refused: dict[str, Exception] = {}
+    for tag in tags:
+        try:
+            models[tag] = store.exact(tag)
+        except casstore.CasstoreError as error:
+            refused[tag] = error
+    return models, refused
+
+
+def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception]) -> bool:
+    """Show what would go, and ask."""
+    for error in refused.values():
+        click.echo(f"not deleted: {printable(exits.message(error))}", err=True)
+    rows = [(str(m.tag), human_bytes(m.size), f"saved {age(m.created_at)}", as_text(m.labels, for_screen=True))
+            for m in models[:_MAX_LISTED]]  # fmt: skip
+    tags, sizes, ages, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for tag, size, saved, labels in rows:
+        click.echo(f"  {tag:<{tags}}  {size:>{sizes}}  {saved:<{ages}}  {labels}".rstrip(), err=True)
+    if len(models) > _MAX_LISTED:
+        more = sum(model.size for model in models[_MAX_LISTED:])
+        click.echo(f"  and {len(models) - _MAX_LISTED:,} more, {human_bytes(more)}", err=True)
+    pinned = [str(model.tag) for model in models if model.is_pinned]
+    if pinned:
+        more_pinned = f" and {len(pinned) - _MAX_LISTED:,} more" if len(pinned) > _MAX_LISTED else ""
+        text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so somebody wants to keep it at hand"
+        click.echo(styled("warning: ", fg="yellow", bold=True) + text, err=True)
+    question = "this version" if len(models) == 1 else f"these {len(models):,} versions"
+    return click.confirm(f"Delete {question}?", err=True)
 
 
 def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str], dict[str, Exception]]:

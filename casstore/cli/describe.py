@@ -45,8 +45,13 @@ def everything(model: casstore.Model) -> dict[str, Any]:
         "context": model.context,
         "casstore_version": model.casstore_version,
         "base": None if base is None else {"tag": str(base.tag), "digest": str(base.digest)},
-        "files": [
-            {"path": file_name(f.path), "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}
-            for f in model.files
-        ],
+        "files": files(model),
     }
+
+
+def files(model: casstore.Model) -> list[dict[str, Any]]:
+    """What `show` and `ls` tell of each file."""
+    return [
+        {"path": file_name(f.path), "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}
+        for f in model.files
+    ]

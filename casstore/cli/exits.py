@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from enum import IntEnum
 from typing import Any
 
@@ -29,6 +30,11 @@ class Interrupted(click.ClickException):
     """Ctrl-C, with a message that says in what state it left things."""
 
 
+class NotFound(click.ClickException):
+    """A version has no such file."""
+
+
+_NEWLINE = re.compile(r"\s*\n\s*")
 _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (Interrupted, ExitCode.INTERRUPTED),
     (click.UsageError, ExitCode.USAGE),
@@ -36,6 +42,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.InvalidSetting, ExitCode.USAGE),
     (casstore.InvalidMetadata, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
+    (NotFound, ExitCode.NOT_FOUND),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
     (casstore.TagExists, ExitCode.EXISTS),
     (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
@@ -51,7 +58,7 @@ def exit_code(error: BaseException) -> ExitCode:
 def message(error: BaseException) -> str:
     """What to tell the user; says what to do next."""
     if isinstance(error, click.ClickException):
-        return error.format_message()
+        return _NEWLINE.sub(" ", error.format_message())  # click lists choices on lines of their own
     if isinstance(error, OSError) and not isinstance(error, casstore.CasstoreError):
         return _os_message(error)
     return str(error)

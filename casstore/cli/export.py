@@ -8,15 +8,17 @@ import click
 
 from casstore.cli.arguments import complete_tag
 from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.order import tag_first
 from casstore.cli.output import hint, show_json
 from casstore.cli.progress import progress_bar
 
 FORMATS = click.Choice(["bentomodel", "tar", "tar.gz", "tar.xz", "tar.bz2", "tar.zst", "zip", "folder", "casmodel"])
 _EXAMPLES = """\b
 Examples:
-  casstore export bert                         the newest version, as ./bert-VERSION.bentomodel
+  casstore export bert                         the newest version, as ./bert-VERSION.casmodel
   casstore export bert:v1 /backup/             into a directory
   casstore export bert:v1 bert.tar.zst         the name says the format
+  casstore export bert:v1 bert.bentomodel      for BentoML
   casstore export bert runs.casmodel --all     every version, in the least space
   casstore export bert:v1 - --format tar | ssh host casstore import -
 """
@@ -25,7 +27,7 @@ Examples:
 @click.command(short_help="Write versions to an archive.", epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
 @click.argument("path", metavar="[PATH]", default="")
-@click.option("--format", "archive_format", type=FORMATS, help="[default: what PATH's name says]")
+@click.option("--format", "archive_format", type=FORMATS, help="[default: what PATH's name says, else casmodel]")
 @click.option(
     "--with",
     "others",
@@ -43,9 +45,10 @@ def export(
     """Write a version to an archive, which `casstore import` and, but for .casmodel and .tar.zst, BentoML read.
 
     PATH is a file, a directory (the file in it is named after the version), a URL such as s3://bucket/bert.tar if the
-    Python package fsspec is installed, or - for stdout; by default the current directory. A .bentomodel is BentoML's
-    own format. A .casmodel holds one or several versions, each chunk once, as differences between versions where that
-    takes less. Every byte is checked on its way; a file is there once it is complete.
+    Python package fsspec is installed, or - for stdout; by default the current directory. A .casmodel holds one or
+    several versions, each chunk once, as differences between versions where that takes less, and is the fastest to
+    write. A .bentomodel is BentoML's own format, a tar in xz. Every byte is checked on its way; a file is there once it
+    is complete.
     """
     context = click.get_current_context()
     if path == "-" and sys.stdout.isatty():
@@ -61,7 +64,8 @@ def export(
             if not tags:
                 tags = [tag]  # and export says what there is
         target = sys.stdout.buffer if path == "-" else path
-        written = store.export(tags, target, format=archive_format, progress=progress)
+        with tag_first(context, store, tag, path):
+            written = store.export(tags, target, format=archive_format, progress=progress)
     if path == "-":
         return
     if options.json:

@@ -17,12 +17,13 @@ Examples:
   casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
   casstore list bert --json | jq -r '.versions | max_by(.metadata.accuracy).tag'
 """
+# Where the screen is narrow: labels are cut, FILES goes, the time of day, labels, the day, and last the size.
 _COLUMNS = (
-    Column("TAG"),
-    Column("SIZE", right=True),
-    Column("FILES", right=True),
-    Column("CREATED", fixed=True),
-    Column("LABELS"),
+    Column("TAG", narrow=((0, 48),)),
+    Column("SIZE", right=True, narrow=((7, 0),)),
+    Column("FILES", right=True, narrow=((2, 0),)),
+    Column("CREATED", fixed=True, narrow=((3, 16), (4, 10), (6, 0))),
+    Column("LABELS", narrow=((1, 12), (5, 0))),
 )
 
 
@@ -45,6 +46,8 @@ def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -
     """
     with options.open_store() as store:
         models = store.list(name, labels=parse_pairs("--label", labels))
+        if not models and name is not None and not store.exists(name):
+            store.get(name)  # which raises TagNotFound with the nearest name
         if name is None:
             # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
             places = {tag: place for place, tag in enumerate(store.tags())}

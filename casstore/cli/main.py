@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from click import shell_completion
 import casstore
 from casstore.cli.adopt import adopt
 from casstore.cli.backup import backup
+from casstore.cli.cat import cat
 from casstore.cli.checkout import checkout
 from casstore.cli.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.config import config
@@ -27,6 +27,7 @@ from casstore.cli.gc import gc
 from casstore.cli.importing import import_archive
 from casstore.cli.init import init
 from casstore.cli.list import list_versions
+from casstore.cli.ls import ls
 from casstore.cli.options import Options, common_options
 from casstore.cli.path import path
 from casstore.cli.pin import pin, unpin
@@ -38,6 +39,7 @@ from casstore.cli.stats import stats
 from casstore.cli.streams import open_missing
 from casstore.cli.sync_tree import sync_tree
 from casstore.cli.verify import verify
+from casstore.cli.words import ALIASES, advice
 
 _EPILOG = """\b
 Examples:
@@ -46,6 +48,7 @@ Examples:
   casstore list bert                           what there is, newest first
   python predict.py "$(casstore path bert)"    use the newest version
   casstore delete bert:v1 && casstore gc       give its space back
+  casstore help save                           all about a verb, with examples
 
 \b
 Results go to stdout; hints and progress go to stderr, and only to a terminal. In a pipe, tables are lines with
@@ -55,26 +58,58 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 \b
 Exit codes:
     0  done                          11  the store is locked by another process
-    1  failed, or damage was found   12  no such version or store, or the tag is ambiguous
+    1  failed, or damage was found   12  no such version, file or store, or it is ambiguous
     2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
     3  partly done                  130  interrupted
 """
 
 
 class Verbs(click.Group):
-    """Verbs in the order in which one meets them; an unknown one gets the nearest suggested."""
+    """Verbs in the order in which one meets them; for a word that is none of them, what to type is said."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        unlisted = _UNLISTED.get(cmd_name)
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name)) if unlisted is None else unlisted
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         verb = args[0]
-        if verb not in self.commands and not verb.startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(verb, self.commands, n=1)
-            ctx.fail(f"there is no verb {verb!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        return super().resolve_command(ctx, args)
+        command = self.get_command(ctx, verb)
+        if command is None and not verb.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(advice(verb, self.commands))
+        name, command, rest = super().resolve_command(ctx, args)
+        return (name if command is None else command.name), command, rest
+
+
+@click.command("help")
+@click.argument("words", metavar="[VERB]...", nargs=-1)
+@click.pass_context
+def _help(context: click.Context, words: tuple[str, ...]) -> None:
+    """Explain a verb, or list all; as --help does."""
+    above = context.find_root()
+    command: click.Command = above.command
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        name, found, _ = command.resolve_command(above, [word])
+        if found is None:  # pragma: no cover - resolve_command fails first
+            break
+        above = click.Context(found, info_name=name, parent=above)
+        command = found
+    click.echo(command.get_help(above))
+
+
+@click.command("version")
+def _version() -> None:
+    """Print the version of casstore, as --version does."""
+    click.echo(f"{PROGRAM}, version {casstore.__version__}")
+
+
+_UNLISTED = {"help": _help, "version": _version}
 
 
 @click.group(
@@ -83,7 +118,7 @@ class Verbs(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(casstore.__version__, prog_name=PROGRAM)
+@click.version_option(casstore.__version__, "-V", "--version", prog_name=PROGRAM)
 @common_options
 @click.pass_context
 def cli(context: click.Context) -> None:
@@ -94,8 +129,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin, delete,
-    gc, backup,
+    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
+    delete, gc, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 import click
 
+from casstore.cli import narrow
+from casstore.cli.narrow import Shape
 from casstore.cli.options import Options
 
 _MAX_NAME_CHARACTERS = 32  # longer ones stand out of line rather than push all values to the right
@@ -31,11 +34,15 @@ class Share(float):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold."""
+    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold.
+
+    A table in which a column says how it may be made `narrow` has one line for each row: see casstore.cli.narrow.
+    """
 
     title: str
     right: bool = False
     fixed: bool = False
+    narrow: tuple[tuple[int, int], ...] = ()
 
 
 def human_bytes(count: int) -> str:
@@ -72,6 +79,18 @@ def file_name(path: str) -> str:
 def utc(moment: datetime) -> str:
     """ISO-8601 in UTC, ending in Z, to the microsecond."""
     return moment.astimezone(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+_AGES = (("day", 86_400), ("hour", 3600), ("minute", 60))
+
+
+def age(moment: datetime) -> str:
+    """How long ago that was: "just now", "3 hours ago", "12 days ago"."""
+    seconds = (datetime.now(timezone.utc) - moment).total_seconds()
+    for unit, size in _AGES:
+        if seconds >= size:
+            return f"{plural(int(seconds // size), unit)} ago"
+    return "just now"
 
 
 def styled(text: str, **style: Any) -> str:
@@ -111,7 +130,9 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, for_
 
     `for_people`: readable columns in a pipe too.
     """
-    if is_screen():
+    if is_screen() and any(column.narrow for column in columns):
+        _show_narrow(columns, rows)
+    elif is_screen():
         _show_rich_table(columns, rows)
     elif for_people:
         _show_aligned(columns, rows)
@@ -143,6 +164,15 @@ def with_home(text: str, home: str | None) -> str:
         return text
     option = f"casstore --home {shlex.quote(home)} "
     return _COMMAND.sub(lambda found: found[0] if "--home" in found[0] else option.join(("`", found[1])), text)
+
+
+def _show_narrow(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+    texts = [[column.title for column in columns], *([as_text(v, for_screen=True) for v in row] for row in rows)]
+    shapes = [Shape(column.right, not column.fixed, column.narrow) for column in columns]
+    head, *lines = narrow.lines(shapes, texts, shutil.get_terminal_size().columns)
+    click.echo(styled(head, bold=True))
+    for line in lines:
+        click.echo(line)
 
 
 def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:

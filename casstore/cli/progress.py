@@ -60,7 +60,7 @@ class Bar:
         self._task = None
 
     def _show(self) -> None:
-        if not self._is_visible or time.monotonic() - self._began < _SHOW_AFTER_S:
+        if not self._is_visible or self._total == 0 or time.monotonic() - self._began < _SHOW_AFTER_S:
             return
         if self._display is None:
             self._display = _display()
@@ -83,14 +83,36 @@ def progress_bar(options: Options) -> Iterator[casstore.Progress]:
 def _display() -> rich.progress.Progress:
     # Imported when a bar is due; see _SHOW_AFTER_S.
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.text import Text
+
+    class Either(ProgressColumn):
+        """One column for a step of known length, another, or none, for one that takes as long as it takes."""
+
+        def __init__(self, known: ProgressColumn, unknown: ProgressColumn | None = None) -> None:
+            super().__init__()
+            self._known, self._unknown = known, unknown
+
+        def render(self, task: Task) -> Text:
+            column = self._known if task.total is not None else self._unknown
+            return Text() if column is None else Text.assemble(column.render(task))  # type: ignore[arg-type]
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True),
+        Either(DownloadColumn(binary_units=True)),
+        Either(TransferSpeedColumn()),
+        Either(TimeRemainingColumn(compact=True), TimeElapsedColumn()),
         console=Console(stderr=True),
         transient=True,
     )

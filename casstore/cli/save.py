@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,9 +13,10 @@ import click
 import casstore
 from casstore.cli.arguments import complete_tag, parse_pairs
 from casstore.cli.describe import summary
-from casstore.cli.exits import Interrupted
+from casstore.cli.exits import ExitCode, Interrupted
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, show_json, show_table
+from casstore.cli.order import path_after_tag
+from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, show_json, show_table, styled
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -28,8 +30,10 @@ Examples:
   casstore save tiny:v1 model.gguf             a single file
   casstore save minilm --from-hf ~/.cache/huggingface/hub/models--org--minilm/snapshots/c9745ed...
   casstore save bert:v4 --draft 0k3f9w2d       what could not be saved, and is kept
+  casstore save bert out/ --exclude '*.log' --exclude 'checkpoint-*/'
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
+_MOST_NAMED = 5
 
 
 @click.command(epilog=_EXAMPLES)
@@ -77,12 +81,29 @@ Examples:
     is_flag=True,
     help="Make no directory until one is asked for; all that is new is encoded and packed at once, as gc would later.",
 )
-@click.option("--move", is_flag=True, help="Take the files over instead of copying them; PATH is empty afterwards.")
+@click.option(
+    "--move",
+    is_flag=True,
+    help="Take the files over instead of copying them: they are removed from PATH, and PATH too if nothing else is in "
+    "it. What links lead to stays, and so does a model.yaml. Refused where files may not be removed.",
+)
 @click.option(
     "--from-hf",
     is_flag=True,
     help="PATH is a snapshot in the cache of huggingface_hub (.../models--ORG--NAME/snapshots/REVISION): its links are "
     "followed, and repository and revision go into the metadata.",
+)
+@click.option(
+    "--exclude",
+    metavar="GLOB",
+    multiple=True,
+    help="Leave out what matches, as in a .gitignore: '*.log', 'checkpoints/', '/top.txt'. Repeatable.",
+)
+@click.option(
+    "--no-ignore",
+    is_flag=True,
+    help="Leave out only what --exclude names, not .git, __pycache__, .cache/huggingface and what PATH/.casstoreignore "
+    "names.",
 )
 @click.option("--allow-empty", is_flag=True, help="Save a directory without files, for its metadata alone.")
 @click.option(
@@ -117,6 +138,8 @@ def save(
     no_materialize: bool,
     move: bool,
     from_hf: bool,
+    exclude: tuple[str, ...],
+    no_ignore: bool,
     allow_empty: bool,
     as_slug: bool,
     exist_ok: bool,
@@ -126,9 +149,15 @@ def save(
 
     TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
     that exists is an error (exit code 13), unless it is the same with --exist-ok. Either everything is saved or
-    nothing is.
+    nothing is. Exit code 3: it is saved, and --move has left files where they were.
+
+    Left out of a directory, and named, are .git, __pycache__, .cache/huggingface, and what the patterns in its
+    .casstoreignore match, which are those of a .gitignore.
     """
-    _check_source(path, draft_id, has_more=from_hf or bool(module) or bool(frameworks))
+    if draft_id is None:
+        path = path_after_tag(click.get_current_context(), tag, path)
+    else:
+        _check_draft(path, has_more=from_hf or bool(module) or bool(frameworks))
     if as_slug:
         tag = casstore.slug(tag)
     parsed_labels = parse_pairs("--label", labels)
@@ -143,7 +172,7 @@ def save(
                 draft_id or "", tag, labels=parsed_labels, metadata=parsed_metadata, base=base, durability=durability,
                 materialize=False if no_materialize else None, exist_ok=exist_ok, progress=progress,
             )  # fmt: skip
-            _show(options, model, is_new=True)
+            _show(options, model, None, None)
             return
         draft = store.create(
             tag,
@@ -159,45 +188,65 @@ def save(
         )
         try:
             with draft:
-                draft.take_from(path, move=move, allow_empty=allow_empty, from_hf=from_hf)
+                draft.take_from(
+                    path, move=move, allow_empty=allow_empty, from_hf=from_hf, exclude=exclude, ignore=not no_ignore
+                )
         except KeyboardInterrupt as error:
             # It may have come just after the one moment from which on the version is there.
             if str(draft.tag) in store.tags():
                 raise Interrupted(f"interrupted, but {draft.tag} was saved already") from error
             raise Interrupted("interrupted; nothing was saved") from error
         model = draft.model
-    _show(options, model, is_new=draft.is_new)
+    _show(options, model, draft, path if move else None)
+    if draft.left_behind:
+        raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
 
 
-def _check_source(path: Path | None, draft_id: str | None, *, has_more: bool) -> None:
-    """One of the two. `has_more`: what a draft has of its own is given too. Raises click.UsageError."""
+def _check_draft(path: Path | None, *, has_more: bool) -> None:
+    """`has_more`: what a draft has of its own is given too. Raises click.UsageError."""
     context = click.get_current_context()
-    if path is None and draft_id is None:
-        raise click.MissingParameter(
-            ctx=context, param=next(each for each in context.command.params if each.name == "path")
-        )
-    if path is not None and draft_id is not None:
+    if path is not None:
         raise click.UsageError("give a PATH, or a draft with --draft, not both", context)
-    if draft_id is not None and has_more:
+    if has_more:
         raise click.UsageError("--module, --framework and --from-hf do not go with --draft, which has its own", context)
 
 
-def _show(options: Options, model: casstore.Model, *, is_new: bool) -> None:
+def _show(options: Options, model: casstore.Model, draft: casstore.Draft | None, moved: Path | None) -> None:
+    """Say what was saved. `draft`: what it came of, where it was not a kept one. `moved`: what it was taken from."""
+    is_new = draft is None or draft.is_new
+    left_behind = () if draft is None else draft.left_behind
+    left_out = () if draft is None else draft.left_out
     if options.json:
-        show_json({**summary(model), "is_new": is_new})
+        new_bytes = {} if draft is None else {"new_bytes": draft.new_bytes}
+        left = {"left_out": list(left_out), "left_behind": list(left_behind)}
+        show_json({**summary(model), "is_new": is_new, **new_bytes, **left})
     elif options.quiet:
         click.echo(str(model.tag))
     elif is_screen() and not is_new:
         click.echo(f"{model.tag} is saved already, the very same; nothing was changed")
     elif is_screen():
-        click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
+        new = ""
+        if draft is not None and model.size:
+            new = f", {human_bytes(draft.new_bytes) if draft.new_bytes else 'none'} of it new"
+        where = "" if moved is None or left_behind else f"; taken over, and gone from {printable(str(moved))}"
+        click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}{new}{where}")
     else:
         show_table((), [(str(model.tag), Bytes(model.size), model.file_count)])
+    if left_behind and not options.json:
+        text = f"saved, but not taken away, and still there: {_first(left_behind)}"
+        click.echo(styled("warning: ", fg="yellow", bold=True) + text, err=True)
+    if left_out and not (options.json or options.quiet):
+        click.echo(f"note: left out {_first(left_out)} (see --exclude and --no-ignore)", err=True)
     hint(
         options,
         f"open it with `casstore path {model.tag}`, or in Python: "
         f'casstore.Store({"" if options.home is None else repr(options.home)}).get("{model.tag}").path',
     )
+
+
+def _first(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _MOST_NAMED:,} more" if len(paths) > _MOST_NAMED else ""
+    return printable(", ".join(paths[:_MOST_NAMED])) + more
 
 
 def _read_metadata(file: IO[str] | None) -> dict[str, Any]:

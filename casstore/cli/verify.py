@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import casstore
+from casstore.cli.arguments import complete_tag
 from casstore.cli.exits import ExitCode
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import file_name, hint, human_bytes, plural, printable, show_json
@@ -14,29 +15,33 @@ _EXAMPLES = """\b
 Examples:
   casstore verify
   casstore verify --quick
+  casstore verify bert:v1 bert:v2              these alone
   casstore verify --json | jq -r '.damaged_tags[]'
   casstore verify -q || mail -s "damaged models" ops@example.com
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Read everything and name what is damaged.", epilog=_EXAMPLES)
+@click.argument("tags", metavar="[TAG]...", shell_complete=complete_tag, nargs=-1)
 @common_options
 @click.option("--quick", is_flag=True, help="Only look for what is gone, cut short or written to: reads no content.")
 @pass_options
-def verify(options: Options, quick: bool) -> None:
-    """Read everything and name what is damaged.
+def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
+    """Read everything, or all that some versions need, and name what is damaged.
 
     Every stored byte is compared with its digest, and the catalog with the manifests beside it. Changes nothing. Exit
-    code 1 when there is damage; `casstore repair` heals what can be. What other tools have put into models/ or removed
-    there is named, and is no damage: see `casstore sync-tree`. So is what was added to a version's directory, and
-    what was found changed in one and is kept in quarantine/changed/.
+    code 1 when there is damage; `casstore repair` heals what can be. With TAGs only what these versions need is looked
+    at, a name alone being its newest version. What other tools have put into models/ or removed there is named, and is
+    no damage: see `casstore sync-tree`. So is what was added to a version's directory, and what was found changed in
+    one and is kept in quarantine/changed/.
     """
     with options.open_store() as store, progress_bar(options) as progress:
-        report = store.verify(quick=quick, progress=progress)
+        report = store.verify(tags or None, quick=quick, progress=progress)
     if options.json:
         show_json(
             {
                 "is_sound": report.is_sound,
+                "tags": list(report.tags),
                 "chunks": report.chunks,
                 "read_bytes": report.read_bytes,
                 "damaged_tags": report.damaged_tags,
@@ -87,7 +92,9 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
         )
     read = f"{plural(report.chunks, 'chunk')} checked, {human_bytes(report.read_bytes)} read"
     if report.is_sound:
-        click.echo("nothing is missing, cut short or written to; no content was read" if quick else f"sound: {read}")
+        of = f" of {', '.join(report.tags)}" if report.tags else ""
+        is_whole = f"nothing{of} is missing, cut short or written to; no content was read"
+        click.echo(is_whole if quick else f"sound: {read}{of and ', all' + of}")
         return
     parts = []
     if report.damage:
@@ -98,6 +105,6 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
     if report.damaged_records:
         parts.append(f"{plural(len(report.damaged_records), 'record')} damaged")
     if not report.damage:
-        parts.append("every version is whole")
+        parts.append("every version is whole" if not report.tags else f"{', '.join(report.tags)}: no file is lost")
     click.echo("; ".join([", ".join(parts), read]))
     hint(options, "`casstore repair` heals what else has the bytes, also from a directory given with --from")

@@ -138,7 +138,7 @@ class Model:
     ) -> str:
         """As `export_model`."""
         target = urls.build(path, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath)
-        return self._store.export(self.tag, target, format=output_format)
+        return self._store.export(self.tag, target, format=output_format, default="bentomodel")
 
     def __getstate__(self) -> dict[str, Any]:
         """What was loaded from a saved version is loaded again where a pickle or a copy of this is used."""

@@ -51,7 +51,9 @@ class Cli:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("CASSTORE", "_CASSTORE"))}
+        # pytest's workers are told a width of the screen, which would be taken for that of each terminal here.
+        unwanted = ("CASSTORE", "_CASSTORE", "COLUMNS", "LINES")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(unwanted)}
         return {
             **kept,
             "CASSTORE_HOME": str(self.home),

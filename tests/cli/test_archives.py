@@ -138,3 +138,12 @@ def test_a_snapshot_of_the_hugging_face_cache(cli, tmp_path):
     assert (snapshot / "model.safetensors").is_symlink()
     assert (repository / "blobs/b1").exists()
     assert "no snapshot in a Hugging Face cache" in cli("save", "tiny:v2", "--from-hf", repository, code=1).err
+
+
+def test_the_name_says_the_format_and_casmodel_is_the_default(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert saved("export", "bert:v1").out == "bert-v1.casmodel\n"
+    assert saved("export", "bert:v1", "copy").out == "copy.casmodel\n"
+    assert saved("export", "bert:v1", "copy.bentomodel").out == "copy.bentomodel\n"
+    assert (tmp_path / "copy.bentomodel").read_bytes()[:6] == b"\xfd7zXZ\0"
+    assert (tmp_path / "bert-v1.casmodel").read_bytes()[:8] == b"casmodel"

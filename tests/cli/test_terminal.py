@@ -65,3 +65,69 @@ def test_no_color_is_heeded(untouched):
     untouched = dataclasses.replace(untouched, extra_environment={"NO_COLOR": "1"})
     assert "\x1b[2m" not in untouched.on_terminal("show", "bert")
     assert "\x1b[31m" not in untouched.on_terminal("show", "bret", code=12)
+
+
+def test_a_move_says_what_it_took_away(cli, files):
+    screen = cli.on_terminal("save", "bert:v1", files, "--move", columns=400)
+    assert f"taken over, and gone from {files}" in screen
+    assert not files.exists()
+
+
+def test_syncing_is_a_step_of_its_own(store, plant, noise, tmp_path):
+    """It takes long, and hashing is over by then."""
+    steps = []
+
+    class Steps:
+        def start(self, step, total_bytes):
+            steps.append((step, total_bytes))
+
+        def advance(self, done_bytes):
+            pass
+
+        def finish(self):
+            steps.append("finished")
+
+    source = plant(tmp_path / "out", {"w.bin": noise(2_000_000)})
+    store.save("m:1", source, progress=Steps())
+    assert steps == [
+        ("hash", 2_000_000), "finished", ("store", 2_000_000), "finished", ("sync to disk", None), "finished",
+    ]  # fmt: skip
+    steps.clear()
+    store.save("m:2", source, progress=Steps())
+    assert ("sync to disk", None) not in steps, "nothing is new"
+
+
+def test_a_save_says_how_much_was_new(cli, files):
+    assert "2 files, 2.00 MiB, 1.00 MiB of it new" in cli.on_terminal("save", "bert:v1", files)
+    (files / "config.json").write_text('{"hidden": 8}')
+    assert "2 files, 2.00 MiB, 13 B of it new" in cli.on_terminal("save", "bert:v2", files)
+    assert cli("save", "bert:v3", files, "--json").json["new_bytes"] == 0
+    assert cli("save", "bert:v4", files).out == "bert:v4\t2097165\t2\n"
+
+
+def test_copying_a_large_file_is_a_step_of_its_own(store, tmp_path):
+    """Hashing is over by then, and would stand at 100%."""
+    done = []
+
+    class Steps:
+        def start(self, step, total_bytes):
+            done.append([step, total_bytes, 0])
+
+        def advance(self, done_bytes):
+            done[-1][2] += done_bytes
+
+        def finish(self):
+            pass
+
+    size = 65 << 20
+    (tmp_path / "out").mkdir()
+    for name, tail in (("a.bin", b"a"), ("b.bin", b"b")):
+        with (tmp_path / "out" / name).open("wb") as file:
+            file.truncate(size - 1)  # sparse
+            file.seek(size - 1)
+            file.write(tail)
+    store.save("m:1", tmp_path / "out", progress=Steps(), durability="relaxed")
+    assert done == [
+        ["hash", 2 * size, size], ["copy", 2 * size, 2 * size], ["hash", size, size], ["copy", 2 * size, 2 * size],
+        ["hash", 0, 0], ["store", 2 * size, 2 * size],
+    ]  # fmt: skip

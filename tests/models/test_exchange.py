@@ -87,3 +87,10 @@ def test_urls_from_their_parts(path, parts, expected):
 def test_a_url_and_parts_of_one(part):
     with pytest.raises(ValueError, match="whole URL"):
         urls.build("s3://bucket/m.tar", **{part: {} if part == "params" else ""})
+
+
+def test_bentoml_s_own_format_is_the_default_here(tmp_path):
+    with models.create("tiny:v1") as model:
+        Path(model.path_of("w")).write_text("w")
+    assert models.export_model("tiny:v1", str(tmp_path)) == f"{tmp_path}/tiny-v1.bentomodel"
+    assert models.export_model("tiny:v1", str(tmp_path / "x.casmodel")) == f"{tmp_path}/x.casmodel"

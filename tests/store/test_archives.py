@@ -342,15 +342,17 @@ def test_where_an_export_goes(store, save, tmp_path, monkeypatch):
     save("m:2", {"w": b"v"})
     (tmp_path / "to").mkdir()
     to = tmp_path / "to"
-    assert store.export("m:1", to) == f"{to}/m-1.bentomodel"
-    assert store.export("m:1", f"{to}/") == f"{to}/m-1.bentomodel"
+    assert store.export("m:1", to) == f"{to}/m-1.casmodel"
+    assert store.export("m:1", f"{to}/") == f"{to}/m-1.casmodel"
+    assert store.export("m:1", to, default="bentomodel") == f"{to}/m-1.bentomodel"
+    assert store.export("m:1", to / "named.zip", default="bentomodel") == f"{to}/named.zip"
     for name in ARCHIVES:
         assert store.export("m:1", to, format=name) == f"{to}/m-1.{EXTENSIONS.get(name, name)}"
     assert store.export("m:1", to, format="casmodel") == f"{to}/m-1.casmodel"
     assert store.export(["m:1", "m:2"], to / "both") == f"{to}/both.casmodel"
     assert store.export(["m:1", "m:1", "m"], to / "both") == f"{to}/both.casmodel"
-    assert store.export("m:1", to / "plain") == f"{to}/plain.bentomodel"
-    assert store.export("m:1", to / "v1.5") == f"{to}/v1.5.bentomodel"
+    assert store.export("m:1", to / "plain") == f"{to}/plain.casmodel"
+    assert store.export("m:1", to / "v1.5") == f"{to}/v1.5.casmodel"
     for name, magic in {"a.tar": b"m", "a.tgz": b"\x1f\x8b", "a.tar.zst": b"\x28\xb5", "a.ZIP": b"PK"}.items():
         written = store.export("m:1", to / name)
         assert written == f"{to}/{name}"
@@ -362,10 +364,10 @@ def test_where_an_export_goes(store, save, tmp_path, monkeypatch):
     assert store.export("m:1", f"file://{to}/url.tar") == f"file://{to}/url.tar"
     assert tarfile.is_tarfile(to / "url.tar")
     monkeypatch.chdir(to)
-    assert store.export("m:2") == "m-2.bentomodel"
-    assert (to / "m-2.bentomodel").exists()
+    assert store.export("m:2") == "m-2.casmodel"
+    assert (to / "m-2.casmodel").exists()
     assert not [path.name for path in to.iterdir() if path.name.startswith(".")]
-    assert (to / "plain.bentomodel").stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert (to / "plain.casmodel").stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
 def _umask():
@@ -602,8 +604,8 @@ def test_through_fsspec(store, other, rich, contents, tmp_path):
         assert store.export("bert:v1", url, format=name) == url
         (imported,) = other.import_archive(url, as_tag=f"m:{name}")
         assert contents(imported.model) == contents(model)
-    assert store.export("bert:v1", "memory://casstore-tests/") == "memory://casstore-tests/bert-v1.bentomodel"
-    assert store.export("bert:v1", "memory://casstore-tests/no-extension").endswith("no-extension.bentomodel")
+    assert store.export("bert:v1", "memory://casstore-tests/") == "memory://casstore-tests/bert-v1.casmodel"
+    assert store.export("bert:v1", "memory://casstore-tests/no-extension").endswith("no-extension.casmodel")
     with pytest.raises(casstore.InvalidSource, match="to this machine only"):
         store.export("bert:v1", "memory://casstore-tests/folder", format="folder")
     with pytest.raises(casstore.InvalidSource, match="memory://casstore-tests/missing does not exist"):

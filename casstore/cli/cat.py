@@ -1,0 +1,64 @@
+"""casstore cat"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+import click
+
+import casstore
+from casstore.cli.arguments import complete_file, complete_tag
+from casstore.cli.exits import NotFound
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.order import tag_first
+
+_EXAMPLES = """\b
+Examples:
+  casstore cat bert config.json
+  casstore cat bert:v1 config.json | jq .hidden_size
+  casstore cat bert:v1 weights.bin > copy.bin
+  casstore cat bert:v1 model.yaml              what BentoML reads of it
+"""
+_PIECE_BYTES = 1 << 20
+
+
+@click.command(short_help="Write a file of a version to stdout.", epilog=_EXAMPLES)
+@click.argument("tag", metavar="TAG", shell_complete=complete_tag)
+@click.argument("file", metavar="FILE", shell_complete=complete_file)
+@common_options
+@pass_options
+def cat(options: Options, tag: str, file: str) -> None:
+    """Write one file of a version to stdout, its bytes as they are.
+
+    FILE is its path in the version, as `casstore ls TAG` lists it. It is read straight from the store, every byte
+    checked on its way; no directory is made.
+    """
+    context = click.get_current_context()
+    if options.json:
+        raise click.UsageError("a file's bytes are not JSON; `casstore ls TAG --json` lists the files", context)
+    with options.open_store() as store:
+        with tag_first(context, store, tag, file):
+            model = store.get(tag)
+        try:
+            reader = model.open(file)
+        except FileNotFoundError as error:
+            raise _not_there(model, file) from error
+        with reader:
+            head = reader.read(_PIECE_BYTES)
+            if sys.stdout.isatty() and b"\0" in head:
+                raise click.UsageError(
+                    f"{file} is binary, which is nothing for a terminal; redirect it: casstore cat TAG FILE > COPY",
+                    context,
+                )
+            piece = head
+            while piece:
+                sys.stdout.buffer.write(piece)
+                piece = reader.read(_PIECE_BYTES)
+
+
+def _not_there(model: casstore.Model, file: str) -> NotFound:
+    paths = [each.path for each in model.files]
+    near = difflib.get_close_matches(file, paths, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"`casstore ls {model.tag}` lists what it has"
+    return NotFound(f"{model.tag} has no file {file}; {advice}")

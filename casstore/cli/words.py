@@ -1,0 +1,59 @@
+"""Words that people type for a verb: those that mean one beyond doubt, and what to use instead of the others."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+ALIASES = {"rm": "delete", "remove": "delete", "info": "show"}
+
+_SAVE = "`casstore save TAG PATH` keeps a directory or file as a version"
+_LIST = "`casstore list` lists versions, newest first; `casstore list NAME -l K=V` those with a label"
+_PATH = "`casstore path TAG` prints the directory of a version, and `casstore export TAG PATH` writes it elsewhere"
+_NO_REMOTES = (
+    "there are no remotes yet: `casstore export` and `casstore import` carry versions between stores, "
+    "`casstore backup DIR` copies a whole one"
+)
+_GC = "`casstore gc` gives back the space of deleted versions and idle directories"
+_VERIFY = "`casstore verify` reads everything and names what is damaged"
+_REPAIR = "`casstore repair` heals what is damaged"
+_SHOW = "`casstore show TAG` tells all about a version"
+_DELETE = "`casstore delete TAG` deletes a version"
+_STATS = "`casstore stats` shows what versions hold and take"
+_SYNC = "`casstore sync-tree` says what other tools have done to models/"
+_IMPORT = "`casstore import PATH` saves the versions of an archive"
+_NEW_TAG = 'a tag never moves: `casstore save NEW-TAG "$(casstore path TAG)"` saves a version under another one'
+_RESTORE = (
+    "`casstore import` saves a version from an archive again, and `casstore sync-tree --restore TAG` one that "
+    "sync-tree --prune has deleted"
+)
+
+_INSTEAD = {
+    **dict.fromkeys(("add", "commit", "create", "put", "store", "log-model"), _SAVE),
+    **dict.fromkeys(("find", "grep", "history", "log", "models", "query", "search", "tags", "versions"), _LIST),
+    **dict.fromkeys(("fetch", "get", "load", "open", "use", "where"), _PATH),
+    **dict.fromkeys(("clone", "download", "login", "pull", "push", "remote", "sync", "upload"), _NO_REMOTES),
+    **dict.fromkeys(("clean", "cleanup", "collect", "evict", "prune", "purge"), _GC),
+    **dict.fromkeys(("check", "fsck", "scrub", "validate"), _VERIFY),
+    **dict.fromkeys(("doctor", "fix", "heal", "recover"), _REPAIR),
+    **dict.fromkeys(("describe", "inspect", "metadata", "view"), _SHOW),
+    **dict.fromkeys(("del", "drop", "erase"), _DELETE),
+    **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
+    **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
+    **dict.fromkeys(("restore", "undelete", "undo"), _RESTORE),
+    "extract": _PATH,
+    "status": _SYNC,
+    "unpack": _IMPORT,
+    "settings": "`casstore config` lists the store's settings",
+    "setup": "`casstore init` makes a store, and so does the first `casstore save`",
+}  # fmt: skip
+
+
+def advice(word: str, verbs: Collection[str]) -> str:
+    """What to say of a verb that is not there: what does what it means, or what it may be a slip for."""
+    said = f"there is no verb {word!r}"
+    instead = _INSTEAD.get(word.lower())
+    if instead is not None:
+        return f"{said}; {instead}"
+    near = difflib.get_close_matches(word.lower(), [*verbs, *ALIASES], n=1)
+    return f"{said}; did you mean {near[0]!r}?" if near else f"{said}; `casstore help` lists those there are"

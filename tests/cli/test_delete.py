@@ -1,0 +1,41 @@
+"""What delete says before it asks."""
+
+import casstore
+
+
+def test_it_shows_what_would_go(saved):
+    screen = saved.on_terminal("delete", "bert:v1", "bert:v2", typed="n\n", code=1)
+    for line, label in ((screen.splitlines()[0], "stage=dev"), (screen.splitlines()[1], "stage=prod")):
+        assert "2.00 MiB" in line
+        assert "saved just now" in line
+        assert label in line
+    assert "pinned" not in screen
+    saved("pin", "bert:v2")
+    screen = saved.on_terminal("delete", "--all-versions-of", "bert", typed="n\n", code=1)
+    assert "bert:v2: pinned" in screen
+    assert screen.index("pinned") < screen.index("Delete these 2 versions?")
+    assert len(saved("list").out.splitlines()) == 2
+
+
+def test_a_name_alone_is_refused_before_it_asks(saved):
+    for done in (saved.on_terminal("delete", "bert", code=2), saved("delete", "bert", "-y", code=2).err):
+        assert "bert names no version: it has 2, bert:v2 being the newest" in done
+        assert "casstore delete --all-versions-of bert" in done
+        assert "Delete" not in done
+    assert "none of that name" in saved.on_terminal("delete", "other", code=2)
+    assert "did you mean" in saved.on_terminal("delete", "bert:v9", code=12)
+
+
+def test_what_cannot_be_deleted_is_said_before_the_rest_is_asked_for(saved):
+    screen = saved.on_terminal("delete", "bert", "bert:v1", typed="y\n", code=3)
+    assert screen.index("bert names no version") < screen.index("Delete this version?")
+    assert [line.split("\t")[0] for line in saved("list").out.splitlines()] == ["bert:v2"]
+
+
+def test_many_are_counted(cli, files):
+    with casstore.Store(cli.home) as store:
+        for number in range(12):
+            store.save(f"bert:{number}", files, durability="relaxed")
+    screen = cli.on_terminal("delete", "--all-versions-of", "bert", typed="n\n", code=1)
+    assert "and 2 more, 4.00 MiB" in screen
+    assert "Delete these 12 versions?" in screen

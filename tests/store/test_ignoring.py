@@ -1,0 +1,166 @@
+"""What a save of a directory leaves out, and that a draft is saved whole."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pathspec import GitIgnoreSpec
+
+import casstore
+from casstore.actions.ignoring import DEFAULT_PATTERNS, Rules
+
+TREE = {
+    "config.json": b"{}",
+    "train.log": b"log",
+    ".git/HEAD": b"ref",
+    ".git/objects/ab/cd": b"object",
+    "sub/.git": b"gitdir: elsewhere",
+    "sub/__pycache__/m.pyc": b"pyc",
+    "sub/keep.log": b"keep",
+    ".cache/huggingface/download/x.lock": b"",
+    ".cache/other": b"other",
+    "huggingface/x": b"x",
+    ".gitignore": b"*.log",
+}
+DEFAULTS = {".git/", "sub/.git", "sub/__pycache__/", ".cache/huggingface/"}
+
+
+@pytest.fixture
+def source(tmp_path, plant):
+    return plant(tmp_path / "out", TREE)
+
+
+def saved(model):
+    return {file.path for file in model.files}
+
+
+def kept(*without):
+    return {path for path in TREE if not path.startswith(tuple(DEFAULTS)) and path not in without}
+
+
+def test_defaults(store, source, caplog):
+    with caplog.at_level(logging.INFO, logger="casstore"):
+        assert saved(store.save("m:1", source)) == kept()
+    assert all(each in caplog.text for each in DEFAULTS)
+
+
+def test_no_ignore(store, source):
+    (source / ".casstoreignore").write_text("*.log\n")
+    assert saved(store.save("m:1", source, ignore=False)) == {*TREE, ".casstoreignore"}
+    assert saved(store.save("m:2", source, ignore=False, exclude="*.log")) == {
+        path for path in [*TREE, ".casstoreignore"] if not path.endswith(".log")
+    }
+
+
+def test_a_draft_is_saved_whole(store, plant):
+    with store.create("m:1") as draft:
+        plant(draft.path, {**TREE, ".casstoreignore": b"*"})
+    assert saved(draft.model) == {*TREE, ".casstoreignore"}
+    assert draft.left_out == ()
+
+
+def test_patterns(store, source):
+    (source / ".casstoreignore").write_text("\ufeff# logs\n\n*.log\n!/sub/keep.log\nhugging*/\n!.git\n", "utf-8")
+    expected = {path for path in TREE if "__pycache__" not in path and not path.startswith((".cache/hu", "hugg"))}
+    expected |= {".casstoreignore"}
+    expected -= {"train.log"}
+    assert saved(store.save("m:1", source)) == expected
+    assert saved(store.save("m:2", source, exclude=["keep.log", "/.git"])) == {
+        path for path in expected if not path.startswith(".git/") and path != "sub/keep.log"
+    }
+
+
+@pytest.mark.parametrize("pattern", ["sub/", "/sub", "sub/**", "sub/*"])
+def test_a_directory_that_is_left_out_is_gone_as_a_whole(store, source, pattern):
+    model = store.save("m:1", source, exclude=[pattern])
+    assert not any(path.startswith("sub") for path in saved(model))
+    assert not os.path.exists(f"{model.path}/sub")
+
+
+def test_what_is_left_out_is_not_looked_at(store, source):
+    """Nor entered: what could not be saved may be there."""
+    os.mkfifo(source / ".git/pipe")
+    os.mkfifo(source / "other.pipe")
+    os.symlink("nowhere", source / "broken.pipe")
+    os.symlink("loop.pipe", source / "loop.pipe")
+    (source / os.fsdecode(b"\xff.pipe")).write_bytes(b"")
+    with pytest.raises(casstore.InvalidSource):
+        store.save("m:1", source)
+    assert saved(store.save("m:1", source, exclude="*.pipe")) == kept()
+
+
+def test_a_moved_directory_keeps_what_was_left_out(store, source):
+    assert saved(store.save("m:1", source, move=True, exclude="*.log")) == kept("train.log", "sub/keep.log")
+    left = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    assert left == set(TREE) - kept("train.log", "sub/keep.log")
+
+
+def test_a_link_to_a_directory_is_one(store, source, tmp_path, plant):
+    plant(tmp_path / "data", {"x": b"x"})
+    (source / "linked").symlink_to(tmp_path / "data")
+    assert "linked/x" in saved(store.save("m:1", source))
+    assert "linked/x" not in saved(store.save("m:2", source, exclude="linked/"))
+
+
+def test_nothing_left_is_an_error(store, source):
+    with pytest.raises(casstore.InvalidSource, match=r"nothing is left of .*--no-ignore"):
+        store.save("m:1", source, exclude="*")
+    assert saved(store.save("m:1", source, exclude="*", allow_empty=True)) == set()
+
+
+def test_a_bad_pattern_is_named(store, source):
+    with pytest.raises(casstore.InvalidSource, match="is not a pattern"):
+        store.save("m:1", source, exclude="!")
+    (source / ".casstoreignore").write_text("*.log\n!\n")
+    with pytest.raises(casstore.InvalidSource, match="is not a pattern"):
+        store.save("m:1", source)
+    assert store.tags() == []
+
+
+def test_a_casstoreignore_that_is_no_file(store, source):
+    os.mkfifo(source / ".casstoreignore")
+    with pytest.raises(casstore.InvalidSource, match=r"\.casstoreignore is a named pipe"):
+        store.save("m:1", source)
+    os.unlink(source / ".casstoreignore")
+    (source / ".casstoreignore").mkdir()
+    assert saved(store.save("m:1", source)) == kept()
+    os.rmdir(source / ".casstoreignore")
+    (source / ".casstoreignore").write_bytes(b"#" * (1 << 20) + b"##")
+    with pytest.raises(casstore.InvalidSource, match=r"\.casstoreignore has more than"):
+        store.save("m:2", source)
+
+
+def test_a_single_file_is_saved_whatever_its_name(store, source):
+    assert saved(store.save("m:1", source / "sub/.git", exclude="*")) == {".git"}
+
+
+class Entry:
+    """An entry of a directory, of that kind."""
+
+    def __init__(self, name: str, is_directory: bool) -> None:
+        self.name = name
+        self._is_directory = is_directory
+
+    def is_dir(self) -> bool:
+        return self._is_directory
+
+
+NAMES = st.sampled_from([".git", ".gitx", "__pycache__", ".cache", "huggingface", "x.cache", "a"])
+
+
+@given(st.lists(NAMES, max_size=4), NAMES, st.booleans())
+def test_the_names_say_what_the_patterns_say(parents, name, is_directory):
+    plain, by_patterns = Rules(), Rules()
+    by_patterns._spec = GitIgnoreSpec.from_lines(DEFAULT_PATTERNS)
+    entry = Entry(name, is_directory)
+    prefix = ""
+    for parent in parents:  # what stands in a directory that is left out is not asked for
+        if plain.leaves_out(Entry(parent, True), prefix):
+            return
+        prefix += f"{parent}/"
+    assert plain.leaves_out(entry, prefix) == by_patterns.leaves_out(entry, prefix)
+    assert plain.left_out == by_patterns.left_out
