@@ -31,6 +31,11 @@ def explained(error: PermissionError) -> StoreUnwritable | None:
 
 def advice(home: Path, *paths: str | os.PathLike[str]) -> str:
     """What denies this user the change of one of the paths in the store at `home`, and what to do."""
+    if home.is_dir() and os.statvfs(home).f_flag & os.ST_RDONLY:  # for which every permission seems to be denied
+        return (
+            f"{home} is mounted read-only; mount it so that it can be written to, or choose another store with --home "
+            "or CASSTORE_HOME"
+        )
     denying = next((found for path in paths if (found := _denying(Path(path))) is not None), None)
     if denying is None:
         return (
