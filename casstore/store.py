@@ -436,6 +436,7 @@ class Store:
         dry_run: bool = False,
         evict_all: bool = False,
         rewrite: bool = False,
+        empty_quarantine: bool = False,
         auto: bool = False,
         progress: Progress = SILENT,
     ) -> GcReport:
@@ -445,6 +446,8 @@ class Store:
         for its `path`), or was saved or opened in the last `keep_days` days, or `materialize` is set to "all";
         with `evict_all` unless it is pinned or leased. The version stays, and makes its directory anew when asked.
         A pack is rewritten once less than half of it is needed; with `rewrite`, each that gets smaller by it.
+        With `empty_quarantine` what was found damaged goes as well, and what stood in deleted versions' directories
+        and was not theirs: look through quarantine/ first.
         With `auto`, as saves start it: nothing happens, and the report has no steps, where automatic gc is switched
         off, another gc runs, or too little could be given back.
 
@@ -452,9 +455,9 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
+        wishes = gc_action.Wishes(evict_all, rewrite, empty_quarantine)
         return in_any_room(
-            self._workspace,
-            lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, evict_all=evict_all, rewrite=rewrite),
+            self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )
 
     def verify(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import os
 import re
 import stat
 import time
@@ -79,6 +81,7 @@ class GcReport(Shown):
     not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in deleted versions'
     directories and was not theirs.
 
+    `quarantine_bytes`: what stays in quarantine/ and drafts/.
     What a gc with `evict_all` would do besides (0 after one): `evictable_bytes` would be free at once, and of
     `packable_bytes`, which directories in recent use keep from being packed, most where versions are alike.
     """
@@ -92,6 +95,7 @@ class GcReport(Shown):
     quarantined: tuple[str, ...] = ()
     evictable_bytes: int = 0
     packable_bytes: int = 0
+    quarantine_bytes: int = 0
 
     @property
     def freed_bytes(self) -> int:
@@ -109,9 +113,16 @@ class GcReport(Shown):
         return sum(step.healed for step in self.steps)
 
 
-def collect(
-    workspace: Workspace, progress: Progress, *, dry_run: bool, evict_all: bool = False, rewrite: bool = False
-) -> GcReport:
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a gc may be asked to do besides what it does by itself; see `Store.gc`."""
+
+    evict_all: bool = False
+    rewrite: bool = False
+    empty_quarantine: bool = False
+
+
+def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, wishes: Wishes) -> GcReport:
     """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone, or
     when a file is missing or cut short that a version needs."""
@@ -119,7 +130,7 @@ def collect(
     with gc_lock(workspace.layout) as lock:
         if not lock.try_acquire():
             raise StoreLocked("another gc is running in this store; wait until it is done")
-        return _Gc(workspace, progress, dry_run, evict_all, rewrite).run()
+        return _Gc(workspace, progress, dry_run, wishes).run()
 
 
 def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
@@ -130,7 +141,7 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     workspace.check_writable()
     with gc_lock(workspace.layout) as lock:
         if autogc.is_on(workspace) and lock.try_acquire() and autogc.is_worthwhile(workspace):
-            return _Gc(workspace, progress, dry_run=False, evict_all=False, rewrite=False).run()
+            return _Gc(workspace, progress, dry_run=False, wishes=Wishes()).run()
     return GcReport((), dry_run=False)
 
 
@@ -154,14 +165,14 @@ def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
 
 
 class _Gc:
-    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool, evict_all: bool, rewrite: bool) -> None:
+    def __init__(self, workspace: Workspace, progress: Progress, dry_run: bool, wishes: Wishes) -> None:
         self._workspace = workspace
         self._layout = workspace.layout
         self._catalog = workspace.catalog
         self._progress = progress
         self._dry_run = dry_run
-        self._evict_all = evict_all
-        self._rewrite_all = rewrite
+        self._wishes = wishes
+        self._quarantine_bytes = 0
         self._would_free = (0, 0)
         self._altered: tuple[Tag, ...] = ()
         self._redundancy = Redundancy(workspace)
@@ -195,6 +206,7 @@ class _Gc:
         return GcReport(
             steps, self._dry_run, self._altered, self._strays_kept_in,
             tuple(self._left), tuple(self._foreign), tuple(self._quarantined), *self._would_free,
+            self._quarantine_bytes,
         )  # fmt: skip
 
     def check_catalog_is_current(self) -> None:
@@ -269,7 +281,7 @@ class _Gc:
 
     def directories(self) -> GcStep:
         """Take away the directories of versions that nobody uses."""
-        rule = eviction_rule(self._workspace, evict_all=self._evict_all)
+        rule = eviction_rule(self._workspace, evict_all=self._wishes.evict_all)
         if rule is None:
             return GcStep("idle directories", 0)
         self._progress.start("evict", None)
@@ -309,22 +321,30 @@ class _Gc:
         )
         changed = keeping.overdue(self._layout.changed_files, keep_ns, dry_run=self._dry_run)
         self._held = Held(self._workspace, set(pruned))
-        for directory in (*strays, *pruned, *changed):
-            count += sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(directory), lambda _: None))
-            freed += _tree_bytes(directory)
-            if not self._dry_run:
-                try:
-                    files.remove_tree(directory)
-                except OSError as error:
-                    self._note_left(error)
+        others = self._with_no_time() if self._wishes.empty_quarantine else []
+        for path in (*strays, *pruned, *changed, *others):
+            count += sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(path), lambda _: None))
+            count += not path.is_dir()
+            freed += _tree_bytes(path)
+            self._remove(functools.partial(_remove, path))
         for size, remove in drafts.remove_overdue(self._workspace, dry_run=self._dry_run):
             count, freed = count + 1, freed + size
-            if not self._dry_run:
-                try:
-                    remove()
-                except OSError as error:
-                    self._note_left(error)
+            self._remove(remove)
+        kept = _tree_bytes(self._layout.quarantine) + _tree_bytes(self._layout.drafts)
+        self._quarantine_bytes = kept - (freed if self._dry_run else 0)
         return GcStep("quarantine", count, freed)
+
+    def _with_no_time(self) -> list[Path]:
+        """What was found damaged, or in deleted versions' directories, and stays until somebody asks for this."""
+        timed = {self._layout.quarantined_strays, self._layout.pruned_manifests, self._layout.changed_files}
+        return [path for path in self._layout.quarantine.iterdir() if path not in timed]
+
+    def _remove(self, remove: Callable[[], object]) -> None:
+        if not self._dry_run:
+            try:
+                remove()
+            except OSError as error:
+                self._note_left(error)
 
     def objects(self) -> tuple[GcStep, ...]:
         """What goes by one marking of what is needed."""
@@ -332,7 +352,7 @@ class _Gc:
             unneeded = self.containers()
             rewritten = self._if_room("rewritten", unneeded, self.rewrite)
             packed = self._if_room("packed", unneeded, self.pack)
-            if not self._evict_all:
+            if not self._wishes.evict_all:
                 self._would_free = self._see_what_eviction_frees()
             return unneeded, rewritten, packed
 
@@ -387,7 +407,7 @@ class _Gc:
 
     def rewrite(self) -> GcStep:
         """Rewrite packs that are mostly dead, or with `rewrite` all that hold dead bytes, and merge small ones."""
-        packs = sparse_packs(self._workspace, rewrite_all=self._rewrite_all)
+        packs = sparse_packs(self._workspace, rewrite_all=self._wishes.rewrite)
         if self._dry_run:
             return GcStep("rewritten", len(packs), max(0, sum(pack.size - needed_bytes(pack) for pack in packs)))
         reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
@@ -409,9 +429,20 @@ def _is_live(file_id: str, alive: set[str]) -> bool:
     return session_of(file_id) in alive
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        files.remove_tree(path)
+    else:
+        files.remove_file(path)
+
+
 def _tree_bytes(path: Path) -> int:
-    """What deleting a directory frees: the bytes of its files that no other link keeps."""
+    """What deleting a file or directory frees: the bytes of its files that no other link keeps."""
     total = 0
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            return status.st_size
     for _, status in walk(str(path), lambda _: None):
         total += status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
     return total

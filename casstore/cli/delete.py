@@ -12,6 +12,7 @@ from casstore.cli import exits
 from casstore.cli.arguments import complete_name, complete_tag
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import (
+    Bytes,
     age,
     as_text,
     hint,
@@ -19,6 +20,7 @@ from casstore.cli.output import (
     is_screen,
     plural,
     printable,
+    show_fields,
     show_json,
     styled,
 )
@@ -27,6 +29,7 @@ from casstore.cli.report import report_error
 _EXAMPLES = """\b
 Examples:
   casstore delete bert:v1
+  casstore delete bert:v1 bert:v2 --dry-run    what both together would free
   casstore delete bert:v1 bert:v2 --yes
   casstore delete --all-versions-of bert --yes && casstore gc
 """
@@ -38,11 +41,14 @@ _MAX_LISTED = 10
 @click.option(
     "--all-versions-of", "name", metavar="NAME", shell_complete=complete_name, help="Every version of this model."
 )
+@click.option("--dry-run", is_flag=True, help="Only say what would go, and what that would free.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
 @common_options
 @pass_options
 @click.pass_context
-def delete(context: click.Context, options: Options, tags: tuple[str, ...], name: str | None, yes: bool) -> None:
+def delete(
+    context: click.Context, options: Options, tags: tuple[str, ...], name: str | None, dry_run: bool, yes: bool
+) -> None:
     """Delete versions, each by its full tag.
 
     It shows what would go (size, age, labels, pins) and asks. Directories go at once, bytes at the next `casstore gc`.
@@ -51,10 +57,13 @@ def delete(context: click.Context, options: Options, tags: tuple[str, ...], name
     """
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
-    if not yes and not sys.stdin.isatty():
+    if not yes and not dry_run and not sys.stdin.isatty():
         raise click.UsageError("delete asks first, and here is no terminal to ask on; add --yes", context)
     with options.open_store() as store:
         doomed = list(dict.fromkeys([*tags, *_versions_of(store, name)]))
+        if dry_run:
+            _show_plan(options, store, doomed)
+            return
         refused: dict[str, Exception] = {}
         if not yes:
             models, refused = _look(store, doomed)
@@ -102,10 +111,34 @@ def _look(store: casstore.Store, tags: list[str]) -> tuple[dict[str, casstore.Mo
     return models, refused
 
 
+def _show_plan(options: Options, store: casstore.Store, tags: list[str]) -> None:
+    models = [store.exact(tag) for tag in tags]
+    usage = store.stats(tags)
+    freed, later = usage.frees_bytes or 0, usage.frees_at_rewrite_bytes or 0
+    if options.json:
+        names = [str(model.tag) for model in models]
+        show_json({"would_delete": names, "frees_bytes": freed, "frees_at_rewrite_bytes": later})
+        return
+    if is_screen():
+        _list(models)
+    show_fields({"versions": len(models), "frees": Bytes(freed), "frees.later": Bytes(later)})
+    hint(
+        options,
+        "frees: in all, with the next `casstore gc`; later: of that, what only `casstore gc --rewrite` frees now",
+    )
+
+
 def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception]) -> bool:
     """Show what would go, and ask."""
     for error in refused.values():
         click.echo(f"not deleted: {printable(exits.message(error))}", err=True)
+    _list(models)
+    question = "this version" if len(models) == 1 else f"these {len(models):,} versions"
+    return click.confirm(f"Delete {question}?", err=True)
+
+
+def _list(models: list[casstore.Model]) -> None:
+    """Show versions with what may make one think again."""
     rows = [(str(m.tag), human_bytes(m.size), f"saved {age(m.created_at)}", as_text(m.labels, for_screen=True))
             for m in models[:_MAX_LISTED]]  # fmt: skip
     tags, sizes, ages, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
@@ -119,8 +152,6 @@ def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception]) -> 
         more_pinned = f" and {len(pinned) - _MAX_LISTED:,} more" if len(pinned) > _MAX_LISTED else ""
         text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so somebody wants to keep it at hand"
         click.echo(styled("warning: ", fg="yellow", bold=True) + text, err=True)
-    question = "this version" if len(models) == 1 else f"these {len(models):,} versions"
-    return click.confirm(f"Delete {question}?", err=True)
 
 
 def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str], dict[str, Exception]]:

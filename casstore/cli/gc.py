@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 
 import click
 
@@ -38,6 +39,12 @@ _UNKNOWN_UNTIL_DONE = "packed"
     help="Rewrite every pack that gets smaller by it, so that what `casstore stats` calls trapped is free.",
 )
 @click.option(
+    "--empty-quarantine",
+    is_flag=True,
+    help="Remove also what was found damaged, or in a deleted version's directory, and was moved to quarantine/. Look "
+    "through it first.",
+)
+@click.option(
     "--auto",
     is_flag=True,
     help="As saves start it: at low priority, and only where the setting auto_gc is on, CASSTORE_AUTO_GC is not 0, "
@@ -46,7 +53,15 @@ _UNKNOWN_UNTIL_DONE = "packed"
 @common_options
 @pass_options
 @click.pass_context
-def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool, rewrite: bool, auto: bool) -> None:
+def gc(
+    context: click.Context,
+    options: Options,
+    dry_run: bool,
+    evict_all: bool,
+    rewrite: bool,
+    empty_quarantine: bool,
+    auto: bool,
+) -> None:
     """Give back space: what no version needs, and idle directories.
 
     A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
@@ -67,18 +82,19 @@ def gc(context: click.Context, options: Options, dry_run: bool, evict_all: bool,
     Others may save, read and delete meanwhile; interrupting it is safe. A dry run cannot tell what packing frees:
     its bytes for that are 0, and those of rewriting an estimate. In a pipe: step, count and bytes freed.
     """
-    if auto and (dry_run or evict_all or rewrite):
+    wishes = {"evict_all": evict_all, "rewrite": rewrite, "empty_quarantine": empty_quarantine}
+    if auto and (dry_run or any(wishes.values())):
         raise click.UsageError("--auto decides by itself; it goes with no other option that says what to do", context)
     if auto:
         with contextlib.suppress(OSError):
             os.nice(_LOWEST_PRIORITY)
     with options.open_store() as store, progress_bar(options) as progress:
-        report = store.gc(dry_run=dry_run, evict_all=evict_all, rewrite=rewrite, auto=auto, progress=progress)
+        report = store.gc(dry_run=dry_run, auto=auto, progress=progress, **wishes)
     if options.json:
         _show_as_json(report)
     elif report.steps:
         _show_as_table(report)
-    _hint(options, report, evict_all, rewrite)
+    _hint(options, report, wishes)
 
 
 def _show_as_json(report: casstore.GcReport) -> None:
@@ -103,6 +119,7 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "left": list(report.left),
             "foreign": list(report.foreign),
             "quarantined": list(report.quarantined),
+            "quarantine_bytes": report.quarantine_bytes,
             "evictable_bytes": report.evictable_bytes,
             "packable_bytes": report.packable_bytes,
         }
@@ -116,7 +133,7 @@ def _show_as_table(report: casstore.GcReport) -> None:
     show_table((Column("STEP"), Column("COUNT", right=True), freed), [*rows, total])
 
 
-def _hint(options: Options, report: casstore.GcReport, evict_all: bool, rewrite: bool) -> None:
+def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool]) -> None:
     if report.altered:
         count = len(report.altered)
         tags = ", ".join(map(str, report.altered[:_MAX_LISTED]))
@@ -143,8 +160,14 @@ def _hint(options: Options, report: casstore.GcReport, evict_all: bool, rewrite:
     if report.dry_run:
         if any(step.count for step in report.steps if step.name == _UNKNOWN_UNTIL_DONE):
             hint(options, "what packing frees shows when it is done")
-        flags = " --evict-all" * evict_all + " --rewrite" * rewrite
+        flags = "".join(f" --{name.replace('_', '-')}" for name, is_wished in wishes.items() if is_wished)
         hint(options, f"nothing was changed; `casstore gc{flags}` does it")
+    if report.quarantine_bytes >= _WORTH_SAYING_BYTES:
+        hint(
+            options,
+            f"quarantine/ and drafts/ hold {human_bytes(report.quarantine_bytes)}: what gc or sync-tree moved there, "
+            "and kept drafts, for keep_days; the rest until `casstore gc --empty-quarantine`",
+        )
     would = report.evictable_bytes + report.packable_bytes
     if would >= _WORTH_SAYING_BYTES:
         at_once, packed = human_bytes(report.evictable_bytes), human_bytes(report.packable_bytes)

@@ -140,6 +140,7 @@ def test_auto_decides_by_itself(saved):
         "left": [],
         "foreign": [],
         "quarantined": [],
+        "quarantine_bytes": 0,
         "evictable_bytes": 0,
         "packable_bytes": 0,
     }
@@ -201,3 +202,34 @@ def test_what_stands_twice_for_fast_opening_is_said(saved, cli, tmp_path):
     answer = saved("gc", "--json").json
     assert (answer["evictable_bytes"], answer["packable_bytes"] >= 3 << 20) == (0, True)
     assert "--evict-all" not in saved.on_terminal("gc", "--evict-all", "--rewrite", columns=80)
+
+
+def test_what_nobody_else_empties(saved):
+    """What was found damaged stays in quarantine/ until somebody asks for it to go, and is counted meanwhile."""
+    damaged = saved.home / "quarantine" / "abc.pack"
+    damaged.write_bytes(b"d" * (2 << 20))
+    (saved.home / "quarantine" / "dir").mkdir()
+    (saved.home / "quarantine" / "dir" / "file").write_bytes(b"d" * 1000)
+    answer = saved("gc", "--json").json
+    assert (answer["freed_bytes"], answer["quarantine_bytes"]) == (0, (2 << 20) + 1000)
+    assert "gc --empty-quarantine" in " ".join(saved.on_terminal("gc", columns=80).split())
+    planned = saved("gc", "--dry-run", "--empty-quarantine", "--json").json
+    assert damaged.exists()
+    done = saved("gc", "--empty-quarantine", "--json").json
+    assert (counts(planned)["quarantine"], planned["freed_bytes"]) == (2, (2 << 20) + 1000)
+    assert (counts(done)["quarantine"], done["freed_bytes"], done["quarantine_bytes"]) == (2, (2 << 20) + 1000, 0)
+    assert planned["quarantine_bytes"] == 0
+    assert not any((saved.home / "quarantine").iterdir())
+
+
+def test_what_a_deletion_would_free(saved):
+    versions = saved("list", "bert").out
+    answer = saved("delete", "--dry-run", "bert:v1", "bert:v2", "--json").json
+    assert answer["would_delete"] == ["bert:v1", "bert:v2"]
+    assert answer["frees_bytes"] > 0
+    assert "frees" in saved("delete", "--dry-run", "bert:v1").out
+    assert "frees" in saved.on_terminal("delete", "--dry-run", "bert:v1", columns=80)
+    assert saved("delete", "--dry-run", "bert:v9", code=12).out == ""
+    assert saved("list", "bert").out == versions
+    saved("delete", "bert:v1", "bert:v2", "-y")
+    assert saved("gc", "--json").json["freed_bytes"] == pytest.approx(answer["frees_bytes"], rel=0.05, abs=2000)
