@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,10 +58,8 @@ class Draft(Uncopied):
         keep_on_error: bool = False,
         exist_ok: bool = False,
     ) -> None:
-        descriptor.check(
-            labels=labels, metadata=metadata, module=module, api_version=api_version, signatures=signatures,
-            options=options, context=context,
-        )  # fmt: skip
+        said = {"module": module, "api_version": api_version, "signatures": signatures, "options": options}
+        descriptor.check(**said, context=context)
         _pickled(custom_objects)
         self.tag = tag
         # Weakly: a traceback holds on to whatever the training had in memory.
@@ -114,27 +112,22 @@ class Draft(Uncopied):
 
     def _checked(self, field: str, values: Any, check: Callable[[Any, Any], Any]) -> Checked:
         def checked(key: Any, value: Any) -> Any:
-            with self._noting_slips():
-                try:
-                    return check(key, value)
-                except CasstoreError:
-                    raise
-                except Exception as error:  # values may raise anything when they are looked at
-                    raise InvalidMetadata(
-                        f"{field}: {key!r} cannot be read: {type(error).__name__}: {error}"
-                    ) from error
+            try:
+                return check(key, value)
+            except InvalidMetadata as error:
+                self._slips.add(error)
+                raise
+            except Exception as error:  # values may raise anything when they are looked at
+                slip = InvalidMetadata(f"{field}: {key!r} cannot be read: {type(error).__name__}: {error}")
+                self._slips.add(slip)
+                raise slip from error
 
-        with self._noting_slips():
-            given = descriptor.mapping(field, values)
-        return Checked(checked, given)
-
-    @contextlib.contextmanager
-    def _noting_slips(self) -> Iterator[None]:
         try:
-            yield
+            given = descriptor.mapping(field, values)
         except InvalidMetadata as error:
             self._slips.add(error)
             raise
+        return Checked(checked, given)
 
     @property
     def path(self) -> str:

@@ -44,18 +44,19 @@ def describe(
     plain_signatures = {
         name: _signature(name, signature) for name, signature in mapping("signatures", signatures).items()
     }
-    plain_metadata, places = not_finite.marked(plain_mapping("metadata", metadata, may_be_nan=True))
     description = {
         "labels": plain_labels(labels),
-        "metadata": plain_metadata,
+        "metadata": plain_mapping("metadata", metadata, may_be_nan=True),
         "module": module,
         "api_version": api_version,
         "signatures": plain_signatures,
         "options": _plain("options", mapping("options", options)),
         "context": _context(context),
-        **({not_finite.KEY: places} if places else {}),
     }
-    text = canonical_json(description)
+    try:
+        text = canonical_json(description)
+    except ValueError:  # for what is not finite, which is rare
+        text = canonical_json(not_finite.marked(description))
     if len(text) > MAX_DESCRIPTION_CHARACTERS:
         raise InvalidMetadata("labels, metadata and what else is said of a version take 16 MB at most; use a file")
     # As it will be read back, in the same order: what is rendered from either must be the same bytes.
@@ -109,14 +110,11 @@ def label(key: Any, value: Any) -> str:
     return plain
 
 
-def check(
-    *, labels: Any = None, metadata: Any = None, module: Any = "", api_version: Any = "v1", signatures: Any = None,
-    options: Any = None, context: Any = None,
-) -> None:  # fmt: skip
-    """Raise InvalidMetadata where `describe` would; of what is not given it costs nothing."""
-    if labels or metadata or signatures or options or context or (module, api_version) != ("", "v1"):
+def check(*, module: Any, api_version: Any, signatures: Any, options: Any, context: Any) -> None:
+    """Raise InvalidMetadata where `describe` would; where none of these is given it costs nothing."""
+    if signatures or options or context or (module, api_version) != ("", "v1"):
         describe(
-            labels=labels, metadata=metadata, module=module, api_version=api_version, signatures=signatures,
+            labels=None, metadata=None, module=module, api_version=api_version, signatures=signatures,
             options=options, context=context,
         )  # fmt: skip
 

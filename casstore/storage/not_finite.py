@@ -16,10 +16,10 @@ _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _Place = list[str | int]
 
 
-def marked(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Place]]:
-    """Metadata of JSON's types and floats, with text in place of what is not finite, and the places of that."""
-    places = list(_places(metadata, []))
-    return (_as_text(metadata) if places else dict(metadata)), places
+def marked(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with text in place of what is not finite in its metadata, and the places of that."""
+    metadata = description["metadata"]
+    return {**description, "metadata": _as_text(metadata), KEY: list(_places(metadata, []))}
 
 
 def restored(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("field", "key", "value", "message"), REFUSED)
 def test_what_cannot_be_recorded_is_refused_at_once(store, home, field, key, value, message):
-    with pytest.raises((casstore.InvalidMetadata, RuntimeError), match=message.rpartition(": ")[2]):
+    with pytest.raises(casstore.InvalidMetadata, match=message):
         store.create("m:v1", **{field: {key: value}})
     with store.create("m:v1") as draft:
         here = getattr(draft, field)
@@ -186,7 +186,6 @@ def test_what_cannot_be_recorded_is_refused_at_once(store, home, field, key, val
     [
         {"module": 5}, {"api_version": 1}, {"signatures": {"f": {"speed": 1}}}, {"options": {"a": Opaque()}},
         {"context": {"framework_name": 1}}, {"custom_objects": {"a": (n for n in ())}},
-        {"metadata": {"a": "x" * 17_000_000}},
     ],
     ids=lambda given_field: next(iter(given_field)),
 )  # fmt: skip
