@@ -108,7 +108,7 @@ class ChangedShelf:
             )  # fmt: skip
         if self._stuck:
             _log.warning(
-                "%s has in its directory what was not saved and cannot be moved away by this user: %s",
+                "%s has in its directory what was not saved with it and cannot be moved away: %s",
                 self._tag, _named(self._stuck),
             )  # fmt: skip
 

@@ -171,6 +171,10 @@ def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> l
     """The recorded files that are not what they were; every one when the directory itself is another or gone."""
     directory = str(workspace.layout.model(row.tag))
     is_ours = _inode(directory) == recorded.inode
+    entries = unpacked_entries(recorded)
+    is_complete = is_ours and len(entries) == row.file_count + 1
+    if is_complete and all(_stamp(f"{directory}/{path}") == stamp for path, stamp in entries.items()):
+        return []
     entries = _entries_of(workspace, row, recorded)
     return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp]
 

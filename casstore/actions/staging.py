@@ -39,7 +39,7 @@ _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
 # A write(2) that has set the file's time so long ago has ended, unless the machine stands still.
 _UNDER_WAY_NS = 1_000_000_000
-_PAUSE_S, _PAUSES = 0.01, 25
+_PAUSE_S, _PAUSES = 0.01, 25  # of one save: logs that are open and were just written to may be many
 # A time of whole hundredths of a second tells of a clock as coarse as FAT's.
 _COARSE_NS = 10_000_000
 # Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
@@ -96,6 +96,7 @@ class Staging:
     _may_reflink: bool = field(init=False)
     _user: int = field(init=False)
     _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
+    _pauses: int = _PAUSES
     _kept_bytes: int = 0
     _left_bytes: int = 0  # of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
@@ -391,7 +392,8 @@ class Staging:
         if not files.is_open_for_writing(descriptor):
             return False
         if time.time_ns() - before.st_mtime_ns < _UNDER_WAY_NS:
-            for _ in range(_PAUSES):
+            while self._pauses:
+                self._pauses -= 1
                 time.sleep(_PAUSE_S)
                 self._check_unchanged(file.location, descriptor, before)
                 if not files.is_open_for_writing(descriptor):
