@@ -26,7 +26,7 @@ from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
-from casstore.storage.names import as_opened
+from casstore.storage.names import IS_UTF8, as_opened
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 from casstore.storage.walking import holds_a_file
@@ -140,9 +140,11 @@ def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
     """The stamps of a directory's files as the catalog has them; none where that is damaged."""
     try:
         rows = msgpack.unpackb(recorded.entries)
-        found = {as_opened(path): FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
-        return found if all(type(path) is str for path in found) else {}
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
+        found = {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
+        if not all(type(path) is str for path in found):
+            return {}
+        return found if IS_UTF8 else {as_opened(path): stamp for path, stamp in found.items()}
+    except (ValueError, TypeError, msgpack.UnpackException):
         return {}
 
 
