@@ -228,35 +228,10 @@ def _manifests(
         files.rename(each.path, layout.quarantine / f"{new_id()}.{each.path.name}")
         found[tag] = _Standing(each.manifest_id, target, False, manifest)
         recovered.append(str(tag))
-    moments = _moments({tag: each.manifest for tag, each in found.items()})
-    return [(found[tag].manifest_id, found[tag].manifest) for tag in sorted(found, key=lambda tag: (moments[tag], tag))]
-
-
-def _moments(manifests: Mapping[Tag, Manifest]) -> dict[Tag, int]:
-    """When each version was saved, by which they are ordered: after the one of its name that it came from.
-
-    Where a clock was ahead, that has a later time of creation.
-    """
-    moments: dict[Tag, int] = {}
-    for start in manifests:
-        chain: dict[Tag, Tag | None] = {}
-        tag: Tag | None = start
-        while tag is not None and tag not in moments and tag not in chain:
-            chain[tag] = before = _predecessor(manifests, tag)
-            tag = before
-        for each, before in reversed(chain.items()):
-            created_at_ns = manifests[each].created_at_ns
-            moments[each] = created_at_ns if before is None else max(created_at_ns, moments.get(before, 0) + 1)
-    return moments
-
-
-def _predecessor(manifests: Mapping[Tag, Manifest], tag: Tag) -> Tag | None:
-    """The version of the same name that one came from, unless another has that tag now."""
-    base = manifests[tag].base
-    if base is None or base.tag.name != tag.name or base.tag not in manifests:
-        return None
-    is_later = manifests[base.tag].created_at_ns > manifests[tag].created_at_ns
-    return None if is_later and manifests[base.tag].digest != base.digest else base.tag
+    return [
+        (each.manifest_id, each.manifest)
+        for each in sorted(found.values(), key=lambda each: (each.manifest.created_at_ns, each.manifest.tag))
+    ]
 
 
 def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:

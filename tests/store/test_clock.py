@@ -55,20 +55,3 @@ def test_gc_takes_nothing_from_a_running_save_whatever_the_clock_says(store, hom
         other.gc(evict_all=True)
     assert contents(store.get("m:1")) == {"w": noise(200_000), "x": noise(200_000, 1)}
     assert store.verify().is_sound
-
-
-def test_latest_is_what_was_saved_last_also_in_a_catalog_that_was_rebuilt(store, home, clock, noise):
-    """Only times of creation and bases tell it then."""
-    for number, year in enumerate([0, 10, 1, 2, -5]):
-        clock(year)
-        for name in ("m", "other"):
-            with store.create(f"{name}:{number}") as draft:
-                Path(draft.path, "w").write_bytes(noise(100, number))
-    before = store.tags()
-    store.close()
-    casstore.Store.rebuild_catalog(home)
-    with casstore.Store(home) as again:
-        for name in ("m", "other"):
-            listed = [str(model.tag) for model in again.list(name)]
-            assert listed == [tag for tag in before if tag.startswith(f"{name}:")]
-            assert listed[0] == str(again.get(name).tag) == f"{name}:4"
