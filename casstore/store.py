@@ -526,7 +526,7 @@ class Store:
         Raises StoreError where the directory holds anything else, or versions that this store has not and has not
         deleted; StoreLocked while it is in use; CatalogDamaged, OSError.
         """
-        return backup_action.backup(self._workspace, Path(directory), progress, copy=copy)
+        return backup_action.backup(self._workspace, Path(os.path.expanduser(directory)), progress, copy=copy)
 
     def stats(self, name: str | Tag | Collection[str | Tag] | None = None) -> Usage:
         """Bytes of the store; of one model's versions, given its name; of one version, given its tag; of several

@@ -27,7 +27,7 @@ from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
-from casstore.storage.names import as_opened
+from casstore.storage.names import IS_UTF8, as_opened
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 from casstore.storage.walking import holds_a_file
@@ -198,8 +198,10 @@ def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
         rows = msgpack.unpackb(recorded.entries)
         if rows and type(rows[-1]) is dict:  # the times of directories
             rows.pop()
-        found = {as_opened(path): FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
-        return found if all(type(path) is str for path in found) else {}
+        found = {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
+        if not all(type(path) is str for path in found):
+            return {}
+        return found if IS_UTF8 else {as_opened(path): stamp for path, stamp in found.items()}
     except (ValueError, TypeError, AttributeError, msgpack.UnpackException):
         return {}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-_IS_UTF8 = sys.getfilesystemencoding().lower() in ("utf-8", "utf8")
+IS_UTF8 = sys.getfilesystemencoding().lower() in ("utf-8", "utf8")
 
 
 def as_stored(name: str) -> str:
@@ -18,9 +18,9 @@ def as_stored(name: str) -> str:
 
     Raises UnicodeError for a name that is not UTF-8, where the encoding of the locale is another.
     """
-    return name if _IS_UTF8 or name.isascii() else os.fsencode(name).decode("utf-8")
+    return name if IS_UTF8 or name.isascii() else os.fsencode(name).decode("utf-8")
 
 
 def as_opened(name: str) -> str:
     """A name, or a path, as this process opens it, of the one that is stored. Raises UnicodeError for no Unicode."""
-    return name if _IS_UTF8 or name.isascii() else os.fsdecode(name.encode("utf-8"))
+    return name if IS_UTF8 or name.isascii() else os.fsdecode(name.encode("utf-8"))

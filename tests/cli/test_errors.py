@@ -78,10 +78,12 @@ def test_a_warning_is_one_line_said_once(cli, files):
 
 def test_a_home_that_cannot_be_is_one_line(cli, tmp_path):
     (tmp_path / "file").write_text("x")
-    assert "error: " in cli("--home", tmp_path / "file" / "below", "list", code=1).err
+    assert "error: " in cli("--home", tmp_path / "file" / "below", "list", code=12).err
+    assert "error: " in cli("--home", tmp_path / "file" / "below", "init", code=1).err
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    assert "thesis.tex" in cli("--home", tmp_path / "full", "list", code=1).err
+    assert "thesis.tex" in cli("--home", tmp_path / "full", "list", code=12).err
+    assert "thesis.tex" in cli("--home", tmp_path / "full", "init", code=1).err
 
 
 def test_gc_while_another_gc_runs_is_locked(saved):
@@ -107,7 +109,7 @@ def test_ctrl_c_in_a_save_leaves_nothing(cli, tmp_path):
     large = tmp_path / "large.bin"
     with large.open("wb") as file:
         file.truncate(512 << 20)  # sparse: it costs no disk here
-    cli("list")
+    cli("init")
     process = cli.start("save", "big:v1", large)
     deadline = time.monotonic() + 20
     while not any((cli.home / "sessions").iterdir()) and time.monotonic() < deadline:

@@ -39,12 +39,6 @@ def test_the_error_of_a_store_that_is_not_there_is_json_where_that_is_wanted(cli
     assert "`casstore init`" in error["message"], "the store of the environment needs no --home"
 
 
-def test_completion_makes_no_store(cli):
-    cli.extra_environment |= {"_CASSTORE_COMPLETE": "bash_complete", "COMP_WORDS": "casstore show b"}
-    assert cli().out.strip() == ""
-    assert not cli.home.exists()
-
-
 @pytest.mark.parametrize("verb", ["save", "import", "adopt", "init", "demo"])
 def test_what_saves_makes_a_store(saved, files, tmp_path, verb):
     tree, archive, home = tmp_path / "tree", tmp_path / "bert.tar", tmp_path / "new" / "store"
@@ -106,6 +100,8 @@ def test_a_tilde_is_the_home_directory(cli, files, tmp_path, how, monkeypatch):
         with casstore.Store(home, create=False) as store:
             assert store.tags() == ["bert:v1"]
             assert store.home == tmp_path / "me/x/store"
+            assert store.backup("~/backup").directory == str(tmp_path / "me/backup")
+    assert not (tmp_path / "~").exists()
 
 
 def test_a_user_who_is_not_there_is_named(cli):

@@ -23,6 +23,7 @@ def test_a_narrow_screen_loses_no_tag(untouched):
 
 
 def test_hints_come_on_a_terminal_only(cli, files):
+    cli("init")
     assert "save NAME:VERSION" in cli.on_terminal("list")
     assert cli("list").err == ""
     assert "casstore path bert:v1" in cli.on_terminal("save", "bert:v1", files)

@@ -108,6 +108,7 @@ def test_what_a_deletion_frees_comes_back(saved, files):
 
 
 def test_an_empty_store(cli):
+    cli("init")
     answer = cli("stats", "--json").json
     assert (answer["ratio"], answer["versions"], answer["models"]) == (None, 0, [])
     assert fields(cli("stats").out)["ratio"] == ""

@@ -191,6 +191,7 @@ def test_verify_names_damage(saved):
 
 
 def test_config(cli):
+    cli("init")
     assert "durability\tfull\tfull\t" in cli("config").out
     cli("config", "set", "durability", "relaxed")
     assert cli("config", "get", "durability").out == "relaxed\n"
@@ -214,6 +215,7 @@ def test_config(cli):
     ],
 )
 def test_config_of_gc(cli, key, default, value, bad, takes):
+    cli("init")
     assert cli("config", "get", key).out == f"{default}\n"
     assert cli("config", "set", key, value, "--json").json == {"key": key, "value": value}
     assert cli("config", "get", key).out == f"{value}\n"
@@ -253,6 +255,7 @@ def test_demo_can_keep_its_store(cli, tmp_path):
 
 def test_global_options_work_before_and_after_the_verb(saved, tmp_path):
     other = tmp_path / "other"
+    saved("--home", other, "init")
     assert saved("--home", other, "list").out == saved("list", "--home", other).out == ""
     assert saved("--home", other, "list", "--home", saved.home).out.count("\n") == 2
     assert saved("--json", "list").out == saved("list", "--json").out
