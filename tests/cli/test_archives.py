@@ -61,7 +61,7 @@ def test_bad_exports_and_imports_say_what_to_do(saved, cli, tmp_path):
     (tmp_path / "text").write_text("hello")
     assert f"{tmp_path / 'text'}: the source is no archive" in saved("import", tmp_path / "text", code=1).err
     saved("export", "bert:v1", tmp_path / "a.tar")
-    assert "--as NAME:VERSION" in saved("import", tmp_path / "a.tar", "--as", "bert:v2", code=1).err
+    assert "--as NAME:VERSION" in saved("import", tmp_path / "a.tar", "--as", "bert:v2", code=13).err
     assert len(saved("list").out.splitlines()) == 2
 
 

@@ -24,6 +24,7 @@ def kept(cli):
 
 
 def test_no_draft_is_kept(cli):
+    cli("init")
     assert cli("drafts").out == ""
     assert cli("drafts", "--json").json == {"drafts": []}
     assert "no draft is kept" in cli.on_terminal("drafts")
