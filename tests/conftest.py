@@ -40,8 +40,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30
-# Besides the crash tests: each has a test that takes many processes.
-_LONG = {"test_docs.py", "test_backup_page.py"}
+# Besides the crash tests: each has a test of many seconds.
+_LONG = {"test_docs.py", "test_backup_page.py", "test_state_machine.py"}
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,6 +17,12 @@ from tests.crash import tracer
 MOST_LINKS = 65_600
 
 
+@pytest.fixture
+def tmp_path(disk):
+    """In memory a file may have any number of links."""
+    return disk
+
+
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="seccomp of x86-64 Linux")
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK], ids=errno.errorcode.get)
 def test_no_store_is_made_where_there_are_no_locks(home, child, error):
