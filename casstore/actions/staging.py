@@ -22,7 +22,7 @@ from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
-from casstore.progress import Progress
+from casstore.progress import SILENT, Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import opened
@@ -38,6 +38,7 @@ _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
 # Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
 _SHOWN_COPY_BYTES = 64 << 20
+_UNSHOWN = contextlib.nullcontext(SILENT.advance)
 
 
 @dataclass(slots=True)
@@ -285,12 +286,12 @@ class Staging:
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
 
+    def _copying(self, size: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        return _UNSHOWN if size < _SHOWN_COPY_BYTES else self._shown_copying(size)
+
     @contextlib.contextmanager
-    def _copying(self, size: int) -> Iterator[Callable[[int], None]]:
+    def _shown_copying(self, size: int) -> Iterator[Callable[[int], None]]:
         """Around the copying of a large file, and the reading of the copy: a step of its own amid the hashing."""
-        if size < _SHOWN_COPY_BYTES:
-            yield lambda _: None
-            return
         self.progress.finish()
         self.progress.start("copy", 2 * size)
         try:

@@ -101,7 +101,7 @@ def test_a_directory_that_keeps_its_files(store, tmp_path, plant):
     if subprocess.run(["chattr", "+i", source / "sub"], capture_output=True, check=False).returncode:
         pytest.skip("this file system has no immutable directories")
     try:
-        with pytest.raises(casstore.InvalidSource, match="nothing can be taken away from .*/out/sub"):
+        with pytest.raises(casstore.InvalidSource, match=r"nothing can be taken away from .*/out/sub"):
             store.save("m:1", source, move=True)
     finally:
         subprocess.run(["chattr", "-i", source / "sub"], check=True)
