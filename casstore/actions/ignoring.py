@@ -18,7 +18,6 @@ IGNORE_FILE = ".casstoreignore"
 # Both say the same. Names are compared where there are no other patterns, which spares loading a library for them.
 DEFAULT_PATTERNS = (".git", "__pycache__", "**/.cache/huggingface")
 _NAMES = frozenset((".git", "__pycache__"))
-_HUGGINGFACE = "huggingface", ".cache/"
 _MOST_BYTES = 1 << 20  # of an IGNORE_FILE
 _MOST_NAMED = 3
 
@@ -51,16 +50,12 @@ class Rules:
 
     def leaves_out(self, entry: os.DirEntry[str], prefix: str) -> bool:
         """Whether to leave out what stands at `prefix`, which is empty or ends in "/"; notes it then."""
-        if self._spec is not None:
-            path = f"{prefix}{entry.name}{'/' if _is_directory(entry) else ''}"
-            is_out = self._spec.match_file(path)
+        if self._spec is None:
+            is_out = self.ignore and (entry.name in _NAMES or _is_huggingface(entry.name, prefix))
         else:
-            name, parent = _HUGGINGFACE
-            is_huggingface = entry.name == name and f"/{prefix}".endswith(f"/{parent}")
-            is_out = self.ignore and (entry.name in _NAMES or is_huggingface)
-            path = f"{prefix}{entry.name}{'/' if is_out and _is_directory(entry) else ''}"
+            is_out = self._spec.match_file(_path(entry, prefix))
         if is_out:
-            self.left_out.append(path)
+            self.left_out.append(_path(entry, prefix))
         return is_out
 
     def __str__(self) -> str:
@@ -98,9 +93,14 @@ def _compiled(patterns: list[str], root: Path) -> GitIgnoreSpec:
     return GitIgnoreSpec.from_lines(patterns)
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a directory, or a link to one."""
+def _is_huggingface(name: str, prefix: str) -> bool:
+    return name == "huggingface" and f"/{prefix}".endswith("/.cache/")
+
+
+def _path(entry: os.DirEntry[str], prefix: str) -> str:
+    """Its path, with a "/" at the end for a directory, or a link to one."""
     try:
-        return entry.is_dir()
+        is_directory = entry.is_dir()
     except OSError:  # for whoever looks at it to say
-        return False
+        is_directory = False
+    return f"{prefix}{entry.name}{'/' if is_directory else ''}"

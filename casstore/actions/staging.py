@@ -22,7 +22,7 @@ from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
-from casstore.progress import Progress
+from casstore.progress import SILENT, Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import opened
@@ -44,6 +44,7 @@ _PAUSE_S, _PAUSES = 0.01, 25  # of one save: logs that are open and were just wr
 _COARSE_NS = 10_000_000
 # Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
 _SHOWN_COPY_BYTES = 64 << 20
+_UNSHOWN = contextlib.nullcontext(SILENT.advance)
 
 
 @dataclass(slots=True)
@@ -331,12 +332,12 @@ class Staging:
                 "lost; close it before it is saved (file.close(), or `with open(...) as file:`), and save again"
             )
 
+    def _copying(self, size: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        return _UNSHOWN if size < _SHOWN_COPY_BYTES else self._shown_copying(size)
+
     @contextlib.contextmanager
-    def _copying(self, size: int) -> Iterator[Callable[[int], None]]:
+    def _shown_copying(self, size: int) -> Iterator[Callable[[int], None]]:
         """Around the copying of a large file, and the reading of the copy: a step of its own amid the hashing."""
-        if size < _SHOWN_COPY_BYTES:
-            yield lambda _: None
-            return
         self.progress.finish()
         self.progress.start("copy", 2 * size)
         try:

@@ -8,7 +8,7 @@ from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import files
 from casstore.cli.list import list_versions
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, file_name, hint, show_json, show_table
+from casstore.cli.output import file_name, hint, human_bytes, is_screen, printable, show_json
 
 _EXAMPLES = """\b
 Examples:
@@ -17,7 +17,7 @@ Examples:
   casstore ls bert:v1 | sort -n | tail -1      its largest file
   casstore ls                                  the versions, as `casstore list`
 """
-_COLUMNS = (Column("SIZE", right=True), Column("FILE"))
+_SIZE_CHARACTERS = len("1023 MiB")
 
 
 @click.command(short_help="List the files of a version.", epilog=_EXAMPLES)
@@ -38,6 +38,11 @@ def ls(context: click.Context, options: Options, tag: str | None) -> None:
         if options.json:
             show_json({"tag": str(model.tag), "files": files(model)})
             return
-        show_table(_COLUMNS, [(Bytes(each.size), file_name(each.path)) for each in model.files])
+        for each in model.files:
+            # Long paths are left to the terminal to break, which it puts together again when they are copied.
+            if is_screen():
+                click.echo(f"{human_bytes(each.size):>{_SIZE_CHARACTERS}}  {printable(file_name(each.path))}")
+            else:
+                click.echo(f"{each.size}\t{printable(file_name(each.path))}")
         if ":" not in tag:
             hint(options, f"these are the files of {model.tag}; `casstore list {model.tag.name}` lists its versions")

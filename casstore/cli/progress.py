@@ -29,12 +29,18 @@ class Bar:
         self._step = ""
         self._total: int | None = None
         self._done = 0
+        self._is_under_way = False
         self._display: rich.progress.Progress | None = None
         self._task: rich.progress.TaskID | None = None
+        # For a step that tells nothing of its progress, such as a sync.
+        self._clock = threading.Timer(_SHOW_AFTER_S, self._remind)
+        self._clock.daemon = True
+        if is_visible:
+            self._clock.start()
 
     def start(self, step: str, total_bytes: int | None) -> None:
         with self._lock:
-            self._step, self._total, self._done = step, total_bytes, 0
+            self._step, self._total, self._done, self._is_under_way = step, total_bytes, 0, True
             self._drop_task()
             self._show()
 
@@ -45,14 +51,22 @@ class Bar:
 
     def finish(self) -> None:
         with self._lock:
+            self._is_under_way = False
             self._drop_task()
 
     def close(self) -> None:
         """Take the bar off the screen."""
+        self._clock.cancel()
         with self._lock:
+            self._is_under_way = False
             if self._display is not None:
                 self._display.stop()
                 self._display = None
+
+    def _remind(self) -> None:
+        with self._lock:
+            if self._is_under_way:
+                self._show()
 
     def _drop_task(self) -> None:
         if self._display is not None and self._task is not None:

@@ -70,6 +70,14 @@ def test_stats_keeps_the_models(many, columns):
     assert all(len(line) <= columns for line in screen)
 
 
+def test_ls_breaks_no_path_itself(cli, tmp_path, plant):
+    path = "checkpoints/" + "a" * 60 + "/model.safetensors"
+    plant(tmp_path / "out", {path: b"w" * 2000, "few": b"x"})
+    cli("save", "m:1", tmp_path / "out")
+    screen = plain(cli.on_terminal("ls", "m:1", columns=40))
+    assert screen[:2] == [f"1.95 KiB  {path}", "     1 B  few"]
+
+
 TEXT = st.text(st.sampled_from("ab-: é日\u0301"), max_size=30)
 
 

@@ -1,7 +1,11 @@
 """What the screen shows: tables, bars, questions; and that no name can steer it."""
 
 import dataclasses
+import os
+import pty
 import re
+import subprocess
+import sys
 
 
 def test_tables_have_headings_human_sizes_and_local_times(untouched):
@@ -132,3 +136,26 @@ def test_copying_a_large_file_is_a_step_of_its_own(store, tmp_path):
         ["hash", 2 * size, size], ["copy", 2 * size, 2 * size], ["hash", size, size], ["copy", 2 * size, 2 * size],
         ["hash", 0, 0], ["store", 2 * size, 2 * size],
     ]  # fmt: skip
+
+
+def test_a_step_that_tells_nothing_is_shown_all_the_same():
+    """Such as a sync, which here lasts until its bar has been seen."""
+    text = """
+import sys
+from casstore.cli.options import Options
+from casstore.cli.progress import progress_bar
+with progress_bar(Options()) as bar:
+    bar.start("sync to disk", None)
+    sys.stdin.read()
+    bar.finish()
+"""
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm"}
+    process = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stderr=child, env=environment)
+    os.close(child)
+    screen = b""
+    while b"sync to disk" not in screen:
+        screen += os.read(parent, 1 << 16)
+    process.communicate(timeout=60)
+    os.close(parent)
+    assert process.returncode == 0
