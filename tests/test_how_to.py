@@ -237,7 +237,9 @@ def test_words_in_the_text_are_real(page: Path) -> None:
             assert anchor in _anchors(target), anchor
 
 
-_OF_OTHERS = {"--help", "--upgrade", "--no-deps", "--user", "--find-links", "--no-cache-dir"}  # of click, pip, docker
+_OF_OTHERS = {
+    "--help", "--upgrade", "--no-deps", "--only-binary", "--force-reinstall", "--user",
+}  # of click, pip and docker  # fmt: skip
 
 
 def _commands(command: click.Command) -> Iterator[click.Command]:
