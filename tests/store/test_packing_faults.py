@@ -25,7 +25,7 @@ from casstore.actions.reclaim import Reclaim
 from casstore.actions.workspace import Workspace
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
-from casstore.catalog.schema import MIGRATIONS
+from casstore.catalog.schema import APPLICATION_ID, MIGRATIONS
 from casstore.storage import files as storage_files
 from casstore.storage.pack import PackWriter
 
@@ -526,7 +526,7 @@ def test_a_store_of_the_first_format_is_migrated_and_packed(store, home, busy, h
     connection.execute("PRAGMA foreign_keys = OFF; BEGIN")
     connection.execute(MIGRATIONS[0])
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    connection.execute("COMMIT; PRAGMA user_version = 1")
+    connection.execute(f"COMMIT; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1").fetchall()
     connection.execute(f"ATTACH '{new}' AS new").fetchall()
     for table in tables:
         if not table.startswith("sqlite_"):
