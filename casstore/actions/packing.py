@@ -177,6 +177,9 @@ class Packing:
     def _put(self, digest: Digest, raw: bytes, element: Element, link: Link | None, generation: int) -> None:
         if len(raw) < _NOT_WORTH_A_THREAD_BYTES:
             encoded = encode_chunk(self._workspace, digest, raw, element, link)
+            if not self._ahead:
+                self._note(self._builder.add(encoded, generation))
+                return
             self._ahead.append((encoded, generation))
         else:
             self._pool = self._pool or ThreadPoolExecutor(ENCODE_THREADS)

@@ -406,7 +406,7 @@ class _Save:
                 key = (file.recipe.blob, file.executable)
                 is_known = have.issuperset(file.recipe.digests)
                 new = {} if is_known else {c.digest: c for c in file.recipe.chunks() if c.digest not in have}
-                new_bytes = sum(chunk.length for chunk in new.values())
+                new_bytes = sum(chunk.length for chunk in new.values()) if new else 0
                 into_pack = bool(new) and (
                     not self._new.materialize
                     or file.recipe.size < SMALL_FILE_BYTES

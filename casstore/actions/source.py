@@ -189,7 +189,8 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
             status = entry.stat()
         except OSError as error:
             raise _cannot_read(location, error) from error
-        source.changed_ns = max(source.changed_ns, status.st_ctime_ns)
+        if status.st_ctime_ns > source.changed_ns:
+            source.changed_ns = status.st_ctime_ns
         if stat.S_ISDIR(status.st_mode):
             if path == DESCRIPTOR_NAME:
                 raise InvalidSource(f"{location} stands where casstore writes its descriptor; rename your directory")
@@ -251,10 +252,11 @@ def _cannot_read(path: files.StrPath, error: OSError) -> InvalidSource:
 
 
 def _check_name(name: str, location: str) -> None:
-    try:
-        as_stored(name).encode("utf-8")
-    except UnicodeError as error:
-        raise InvalidSource(f"the name of {os.fsencode(location)!r} is not UTF-8; rename the file") from error
+    if not name.isascii():
+        try:
+            as_stored(name).encode("utf-8")
+        except UnicodeError as error:
+            raise InvalidSource(f"the name of {os.fsencode(location)!r} is not UTF-8; rename the file") from error
     if not _NOT_ON_WINDOWS.isdisjoint(name) or name[-1] in ". ":
         warnings.warn(f"Windows cannot hold a file named {name!r}; the version will not open there", stacklevel=2)
 
@@ -270,10 +272,13 @@ def check_collisions(paths: Iterable[str]) -> None:
                 if path.isascii()
                 else unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
             )
-            other = seen.setdefault(folded, path)
-            if other != path:
+            other = seen.get(folded)
+            if other == path:  # then so have been the directories above it
+                break
+            if other is not None:
                 raise InvalidSource(
                     f"{other!r} and {path!r} differ only by case or Unicode form, and many file systems "
                     "hold only one of them; rename one"
                 )
+            seen[folded] = path
             path = path.rpartition("/")[0]

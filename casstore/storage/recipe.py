@@ -49,7 +49,9 @@ class Recipe:
     def of_one_chunk(cls, blob: Digest, size: int) -> Recipe:
         """The recipe, never stored, of a blob that is one chunk (or empty): its digest is the chunk's."""
         segments = (RecipeSegment(((blob, size),)),) if size else ()
-        return cls(blob, size, "whole/1", segments)
+        made = cls(blob, size, "whole/1", segments)
+        made.__dict__["digests"] = [blob] if size else []  # where the property keeps them, which is slow for one
+        return made
 
     @property
     def is_stored(self) -> bool:
