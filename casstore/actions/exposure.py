@@ -30,7 +30,7 @@ def guard(workspace: Workspace, row: VersionRow) -> None:
     _told.add(home)
     _log.warning(
         "this user may write to read-only files, and those in %s share their bytes with the store: a write into one "
-        "destroys %s. Write to a copy (casstore checkout %s DIR), or have directories made of copies (casstore config "
-        "set link_mode protect)",
+        "can destroy %s. Write to a copy (casstore checkout %s DIR), or have directories made of copies "
+        "(casstore config set link_mode protect)",
         workspace.layout.model(row.tag), row.tag, row.tag, extra={"is_hint": True},
     )  # fmt: skip

@@ -120,7 +120,7 @@ def check_removable(source: Source) -> None:
             raise InvalidSource(f"{path} belongs to another user, who alone may take it away; {_KEEP}")
 
 
-_KEEP = "save without --move (in Python: move=True), which leaves the files there"
+_KEEP = "save without --move (in Python: without move=True), which leaves the files there"
 
 
 def remove_source(source: Source) -> list[str]:

@@ -7,6 +7,7 @@ store has already is linked from there.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 import time
@@ -37,6 +38,7 @@ _KEEP_BYTES = 64 << 20
 # Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
 _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
+_ONE_CALL_BYTES = io.DEFAULT_BUFFER_SIZE
 # A write(2) that has set the file's time so long ago has ended, unless the machine stands still.
 _UNDER_WAY_NS = 1_000_000_000
 _PAUSE_S, _PAUSES = 0.01, 25  # of one save: logs that are open and were just written to may be many
@@ -98,6 +100,7 @@ class Staging:
     _user: int = field(init=False)
     _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
     _pauses: int = _PAUSES
+    _leases: int = 16  # on small files
     _kept_bytes: int = 0
     _left_bytes: int = 0  # of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
@@ -202,11 +205,12 @@ class Staging:
                 is_taken = self.take and file.is_direct
                 if is_taken:
                     self._check_written(file.location, descriptor, before)
-                else:
+                is_watched = not is_taken and _may_be_torn(before)
+                if is_watched:
                     before = _wait_until_told(descriptor, before)
-                began_ns = time.time_ns()
+                    began_ns = time.time_ns()
                 recipe = self._known_or_hashed(file, descriptor, before)
-                if not is_taken and (self._is_written(file, descriptor, before) or not _is_told(before, began_ns)):
+                if is_watched and (self._is_written(file, descriptor, before) or not _is_told(before, began_ns)):
                     self._check_same(file.location, descriptor, recipe)
                     self._check_unchanged(file.location, descriptor, before)
                 self._remember(descriptor, before, recipe)
@@ -297,7 +301,8 @@ class Staging:
             if linked is not None:
                 return linked
             temporary = self.session.new_path()
-            self._is_written(file, descriptor, before)
+            if _may_be_torn(before):
+                self._is_written(file, descriptor, before)
             with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
                 files.copy_file(descriptor, copy, advance)
                 self._check_unchanged(file.location, descriptor, before)
@@ -321,8 +326,11 @@ class Staging:
 
         `descriptor` must be open for reading only. Where no lease tells of all processes, this one is looked at.
         """
-        is_open = files.is_open_for_writing(descriptor)
-        if not is_open and files.is_writable_by_others(descriptor):
+        # For many small files one look at what this process has open is less work than a lease on each.
+        is_small = not (self.materialize or self.only_closed or _may_be_torn(status))
+        self._leases -= is_small
+        is_open = None if is_small and self._leases < 0 else files.is_written_to(descriptor)
+        if is_open is None:
             if self._open_here is None:
                 self._open_here = open_here()
             is_open = (status.st_dev, status.st_ino) in self._open_here
@@ -414,6 +422,11 @@ class Staging:
     def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
         if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
             raise changed(path)
+
+
+def _may_be_torn(status: os.stat_result) -> bool:
+    """Whether a file may be found half written: programs write a small one with one call, after making it empty."""
+    return not 0 < status.st_size < _ONE_CALL_BYTES
 
 
 def _is_told(status: os.stat_result, now_ns: int) -> bool:

@@ -29,8 +29,8 @@ def checkout(options: Options, tag: str, directory: str, link: bool) -> None:
 
     DIR is new or empty, and is there when it is complete. The files can be written to and share nothing with the store
     that a write could harm: they share blocks with it where the file system can, and are full copies elsewhere. Every
-    byte is checked on its way. With --link they are hardlinks of the store's own files: a write into one, as root can,
-    destroys the version.
+    byte is checked on its way. With --link they are hardlinks of the store's own files: a write into one, as
+    root may do, destroys the version.
     """
     with options.open_store() as store, progress_bar(options) as progress:
         model = store.get(tag, check=False)

@@ -15,7 +15,7 @@ class Shape:
 
     `steps`: (rank, width), what it is cut to where the screen is too narrow, 0 for leaving it out. The steps of all
     columns are taken in the order of their ranks until all fits. Of the first column, which is what a row is about and
-    never cut: the room that others make for it. A cell that needs more than is there has a line of its own.
+    never cut: the room for which others are left out. A cell that needs more than is there has a line of its own.
     """
 
     right: bool = False
@@ -51,21 +51,22 @@ def cells(text: str) -> int:
 
 def _widths(shapes: Sequence[Shape], natural: Sequence[int], screen: int) -> list[int]:
     widths = list(natural)
-    first = min([natural[0], *(width for _, width in shapes[0].steps)])
+    wanted = min([natural[0], *(width for _, width in shapes[0].steps)])
 
-    def spare() -> int:
+    def spare(first: int) -> int:
         return screen - first - sum(width + _GAP for width in widths[1:] if width)
 
     steps = sorted(
         (rank, column, width) for column, shape in enumerate(shapes) for rank, width in shape.steps if column
     )
     for _, column, width in steps:
-        if spare() >= 0:
-            break
-        widths[column] = min(widths[column], width)
+        # Others are cut for all that the first column needs, and left out for what it must have.
+        if spare(natural[0] if width else wanted) < 0:
+            widths[column] = min(widths[column], width)
+    first = min(natural[0], wanted + max(0, spare(wanted)))
     for column, shape in enumerate(shapes):
         if column and shape.flexible and widths[column]:
-            widths[column] += max(0, min(natural[column] - widths[column], spare()))
+            widths[column] += max(0, min(natural[column] - widths[column], spare(first)))
     return widths
 
 

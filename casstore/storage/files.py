@@ -525,16 +525,7 @@ def is_writable_by_others(descriptor: int) -> bool:
     `descriptor` must be open for reading only. On Linux a read lease is granted only while nobody holds the file
     open for writing (fcntl(2), F_SETLEASE); elsewhere nothing tells, and the answer is True: copy it.
     """
-    if sys.platform != "linux":
-        return True
-    try:
-        # A lease that somebody breaks in the moment it stands sends SIGIO, which would end the process.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError:
-        return True
-    return False
+    return is_written_to(descriptor) is not False
 
 
 def is_open_for_writing(descriptor: int) -> bool:
@@ -542,14 +533,20 @@ def is_open_for_writing(descriptor: int) -> bool:
 
     Asked by a read lease, as in `is_writable_by_others`: that one is for what must be certain to be closed.
     """
+    return is_written_to(descriptor) is True
+
+
+def is_written_to(descriptor: int) -> bool | None:
+    """Whether some process holds this file open for writing; None where the system does not tell."""
     if sys.platform != "linux":
-        return False
+        return None
     try:
+        # A lease that somebody breaks in the moment it stands sends SIGIO, which would end the process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError as error:
-        return error.errno == errno.EAGAIN
+        return True if error.errno == errno.EAGAIN else None
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from pathlib import Path
 
@@ -11,13 +12,20 @@ _WRITING = os.O_WRONLY | os.O_RDWR
 
 def open_here() -> frozenset[tuple[int, int]]:
     """Every file that this process holds open for writing, by (device, inode); none where the system does not tell."""
-    return frozenset(_written_by("self"))
+    found = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # of the listing itself, closed by now
+                if fcntl.fcntl(int(name), fcntl.F_GETFL) & _WRITING:
+                    status = os.fstat(int(name))
+                    found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 def writer_of(status: os.stat_result) -> str:
     """The process that holds this file open for writing, this one first; "some process" where nothing tells."""
     wanted = (status.st_dev, status.st_ino)
-    if wanted in _written_by("self"):
+    if wanted in open_here():
         return "this process"
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc"):

@@ -70,6 +70,12 @@ def test_stats_keeps_the_models(many, columns):
     assert all(len(line) <= columns for line in screen)
 
 
+def test_the_first_column_has_its_room_before_others_grow():
+    shapes = (Shape(steps=((0, 5),)), Shape(steps=((1, 6),)))
+    shown = list(lines(shapes, [("name", "labels"), ("a" * 12, "stage=production")], 24))
+    assert shown == ["name          labels", f"{'a' * 12}  stage=pro…"]
+
+
 def test_ls_breaks_no_path_itself(cli, tmp_path, plant):
     path = "checkpoints/" + "a" * 60 + "/model.safetensors"
     plant(tmp_path / "out", {path: b"w" * 2000, "few": b"x"})

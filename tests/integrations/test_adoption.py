@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -82,6 +83,9 @@ def described(directory):
     """What a model.yaml says, as far as BentoML goes."""
     document = yaml.safe_load((directory / "model.yaml").read_text(encoding="utf-8"))
     document["context"].pop("casstore_version", None)
+    loss = document["metadata"].get("loss")
+    if loss is not None and math.isnan(loss):  # which is not equal to itself
+        document["metadata"]["loss"] = "no number"
     return document
 
 
@@ -98,13 +102,13 @@ def test_all_comes_over(way, filled, work, home, contents):
         report = store.adopt(filled, move=way == "move")
         assert report.adopted == ("bert:v1", "bert:v2", "other:x")
         assert report.refused == ()
-        assert len(report.notes) == 2
+        assert len(report.notes) == 1
         assert all(note.startswith("other:x: metadata") for note in report.notes)
         assert str(store.get("bert").tag) == "bert:v2"
         assert contents(store.get("bert:v1")) == {"w.bin": b"1" * 1_500_000, "sub/small": b"s"}
         assert contents(store.get("bert:v2")) == {"w.bin": b"1" * 1_500_000 + b"2"}
         assert store.get("other:x").load_custom_objects() == {"f": {1, 2}}
-        before[Path("other/x")]["metadata"] = {"loss": "nan", "raw": "AAE="}
+        before[Path("other/x")]["metadata"] = {"loss": "no number", "raw": "AAE="}
         for tag in store.tags():
             model = store.get(tag)
             assert described(Path(model.path)) == before[Path(tag.replace(":", "/"))]

@@ -453,7 +453,7 @@ def test_metadata_that_json_cannot_hold(tree, take, store, bento):
     bento(tree, "m:v1", {"w": b"1"}, fields={"metadata": metadata, "labels": {"n": 1}})
     report = take()
     assert report.adopted == ("m:v1",)
-    assert store.get("m:v1").metadata == {"loss": "nan", "key": "AAE=", "7": "n", "at": "2024-01-01"}
+    assert store.get("m:v1").metadata == {"loss": math.nan, "key": "AAE=", "7": "n", "at": "2024-01-01"}
     assert store.get("m:v1").labels == {"n": "1"}
     assert len(report.notes) >= 3
     assert take().refused == ()

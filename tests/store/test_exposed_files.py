@@ -43,7 +43,7 @@ def test_a_plain_write_is_foretold_once(store, home, save, noise, caplog):
         assert store.get(tag).path
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for part in (str(home / "models/m/1"), "destroys m:1", "casstore checkout m:1", "link_mode protect"):
+    for part in (str(home / "models/m/1"), "can destroy m:1", "casstore checkout m:1", "link_mode protect"):
         assert part in record.getMessage()
 
 
@@ -68,7 +68,7 @@ def test_path_says_it_on_a_terminal_only(store, home, save, noise, cli, quiet):
     os.close(above)
     assert process.communicate()[0].decode().strip() == str(home / "models/m/1")
     assert process.returncode == 0
-    assert (b"destroys" in said) == (not quiet)
+    assert (b"can destroy" in said) == (not quiet)
 
 
 def test_a_changed_file_is_named_by_path(store, home, save, cli):
