@@ -70,7 +70,9 @@ def test_a_list_may_be_asked_for_by_any_number_of_labels(store, save):
     assert [str(model.tag) for model in store.list("m", labels={"label-0": "0", "label-1": "1"})] == ["m:2", "m:1"]
     assert store.list("n", labels=many) == []
     assert store.list(labels={**many, "one more": ""}) == []
-    assert store.list(labels={"label-0": "0", 'quoted "\\': "\udcff"}) == []
+    assert store.list(labels={"label-0": "0", 'quoted "\\': "\u20ac"}) == []
+    with pytest.raises(casstore.InvalidMetadata, match="not Unicode"):
+        store.list(labels={"label-0": "\udcff"})
 
 
 def interrupting(monkeypatch, module, name, action):
