@@ -240,8 +240,8 @@ def _plain(field: str, value: Any, depth: int = 0, *, may_be_nan: bool = False) 
         names = [each.name for each in dataclasses.fields(value)]
         return {name: within(f"{field}.{name}", getattr(value, name, None)) for name in names}
     raise InvalidMetadata(
-        f"{field} is a {type(value).__name__}, {_shown(value)}, which JSON cannot hold; use text, numbers, lists and "
-        "dicts, or custom_objects for Python objects"
+        f"{field} is of the type {type(value).__name__}, {_shown(value)}, which JSON cannot hold; use text, numbers, "
+        "lists and dicts, or custom_objects for Python objects"
     )
 
 

@@ -70,7 +70,7 @@ POWER = [
         "a new store's directories are not synced", "full", (home._make, "files.sync_directory(parent)", "pass")
     ),
     _mutant(
-        "adopted files are not synced", "full", (save._Save._sync, "in adopted:\n", "in []:\n")
+        "adopted files are not synced", "full", (save._Save._sync_files, "in adopted:\n", "in []:\n")
     ),
     _mutant(
         "what was saved relaxed is not synced", "full",
@@ -188,11 +188,11 @@ INTERLEAVED = [
     _mutant(
         "a save does not check that its deltas' bases stand", "gc takes a base before a commit",
         (versions.Versions.commit, "epoch != new.gc_epoch and not", "False and not"),
-        (versions.Versions._insert_container, "chunk.base is not None and not", "False and not"),
+        (versions.Versions._insert_container, "if not may_be_delta", "if False and not may_be_delta"),
     ),
     _mutant(
         "a save makes a delta of what others are stored against", "a delta upon the same chunk before a commit",
-        (versions.Versions._insert_container, "chunk.base is not None and not", "False and not"),
+        (versions.Versions._insert_container, "if not may_be_delta", "if False and not may_be_delta"),
     ),
     _mutant(
         "gc makes a delta of what others are stored against", "a delta upon a chunk before gc moves it",

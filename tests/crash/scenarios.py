@@ -63,7 +63,10 @@ def copy_store(template: Path, home: Path) -> None:
             for version, inode, packed in connection.execute(
                 "SELECT version_id, inode, entries FROM directory"
             ).fetchall():
-                entries = [[path, inodes.get(old, 0), *rest] for path, old, *rest in msgpack.unpackb(packed)]
+                rows = msgpack.unpackb(packed)
+                times = rows[-1:] if type(rows[-1]) is dict else []  # of directories, which a copy keeps
+                files = rows[: len(rows) - len(times)]
+                entries = [[path, inodes.get(old, 0), *rest] for path, old, *rest in files] + times
                 connection.execute(
                     "UPDATE directory SET inode = ?, entries = ? WHERE version_id = ?",
                     (inodes.get(inode, 0), msgpack.packb(entries), version),
