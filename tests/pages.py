@@ -8,6 +8,8 @@ Of a page's fenced blocks
 * `python` is run in one interpreter for the whole page; a `text` block that follows is what it prints.
 * any language with a `title="PATH"` is a file, written there.
 
+Pages show what a user without privileges sees: what only root is told of files that it may write to is left out.
+
 A block of any other kind is a mistake: nothing would hold it to be true. `sh` blocks are left to the test of the page.
 """
 
@@ -31,6 +33,7 @@ _FENCE = re.compile(
 )
 _PROMPT = re.compile(r"^(?:(?P<user>[a-z]*)\$|(?P<root>#)) (?P<line>.*)$")
 _ALARMS = re.compile(r"^(error|warning|\w*Error|Traceback)\b.*", re.MULTILINE)
+_TOLD_ROOT = re.compile(r"^(?:warning: )?this user may write to read-only files, .*\n", re.MULTILINE)
 _END = "\x1eend of the block\x1e"  # which no page prints
 # Typed line by line, as at a prompt: there a block ends with an empty line, and not with the next statement.
 _INTERPRETER = f"""
@@ -200,7 +203,7 @@ class Reader:
     def _as_on_the_page(self, text: str) -> str:
         for example, real in self._places.items():
             text = text.replace(real, example)
-        return text.replace(str(self.home), "/home/ann")
+        return _TOLD_ROOT.sub("", text.replace(str(self.home), "/home/ann"))
 
     def _in_a_terminal(self, line: Sequence[str]) -> tuple[int, str]:
         ours, theirs = pty.openpty()
