@@ -82,6 +82,7 @@ class Connections(Uncopied):
         self._states: dict[threading.Thread, _State] = {}
         self._kept: set[threading.Thread] = set()
         self._identity: tuple[int, int] | None = None
+        self._is_closed = False
         self._owes_room = False
 
     def get(self) -> apsw.Connection:
@@ -102,6 +103,7 @@ class Connections(Uncopied):
     def _opened(self) -> apsw.Connection:
         state = _State()
         with self._lock:  # a fork waits for it
+            self._is_closed = False
             self._show_that_it_is_open()
             with translated_errors(self.path):
                 self._local.version = self._version()
@@ -138,6 +140,8 @@ class Connections(Uncopied):
             return
         named = self._named()
         if named is None or named != self._identity:
+            if self._is_closed:  # meanwhile, by another thread
+                raise _closed(self.path)
             raise StoreError(
                 f"{self.path} {'is gone' if named is None else 'is another file'} since this process opened it: the "
                 "store was removed, renamed or replaced under it. Nothing was saved or deleted; see that the right "
@@ -173,6 +177,7 @@ class Connections(Uncopied):
                 else:
                     del self._open[thread]
             self._states.clear()
+            self._is_closed = True
             self._identity = None
             if self._open_lock is not None:
                 self._open_lock.release()
