@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import unicodedata
 import warnings
@@ -21,6 +22,8 @@ from casstore.storage.recipe import Recipe
 
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _NOT_ON_WINDOWS = frozenset('<>:"|?*\\') | {chr(code) for code in range(32)}
+# The names of a directory, with slashes between them, none of which needs a closer look.
+_PLAIN_NAMES = re.compile(r"(?:[ !#-)+-.0-9;=@-\[\]-{}~]*[!#-)+,\-0-9;=@-\[\]-{}~](?:/|$))*")
 _MAX_VISITS = 100  # of one directory: links that branch at each level multiply
 _MAX_DEPTH = 200  # of directories; a path that deep is near PATH_MAX already
 
@@ -176,12 +179,14 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
         raise _cannot_read(directory, error) from error
     if not found and prefix:
         source.empty_directories.append(prefix.removesuffix("/"))
+    has_plain_names = _PLAIN_NAMES.fullmatch("/".join([entry.name for entry in found])) is not None
     for entry in found:
         path = prefix + entry.name
         location = entry.path
         if source.rules is not None and source.rules.leaves_out(entry, prefix):
             continue
-        _check_name(entry.name, location)
+        if not has_plain_names:
+            _check_name(entry.name, location)
         is_link = entry.is_symlink()
         if is_link and is_direct:
             source.links.append(location)
@@ -263,6 +268,23 @@ def _check_name(name: str, location: str) -> None:
 
 def check_collisions(paths: Iterable[str]) -> None:
     """Refuse names that a case-insensitive or normalizing file system could not keep apart. Raises InvalidSource."""
+    leaves = list(paths)
+    if not _are_plainly_distinct(leaves):
+        _check_each(leaves)
+
+
+def _are_plainly_distinct(leaves: list[str]) -> bool:
+    """Whether these paths and the directories above them are ASCII, and differ otherwise than by case."""
+    folders = {leaf.rpartition("/")[0] for leaf in leaves}
+    above = [folder.rpartition("/")[0] for folder in folders]
+    while not folders.issuperset(above):
+        folders.update(above)
+        above = [folder.rpartition("/")[0] for folder in above]
+    names = [DESCRIPTOR_NAME, *leaves, *(folders - {""})]
+    return all(map(str.isascii, names)) and len(set(map(str.lower, names))) == len(names)
+
+
+def _check_each(paths: Iterable[str]) -> None:
     seen = {DESCRIPTOR_NAME: DESCRIPTOR_NAME}
     for each in paths:
         path = as_stored(each)

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from casstore.digest import Digest
 from casstore.storage.recipe import Recipe, RecipeSegment
-from casstore.storage.tensors import Segment, find_segments
+from casstore.storage.tensors import Segment, find_segments, may_have_segments
 
 MAX_CHUNK = 1 << 20
 GRID_BYTES = MAX_CHUNK
@@ -76,7 +76,9 @@ def scan_bytes(data: bytes) -> Recipe:
     if size > MAX_CHUNK:
         raise ValueError(f"{size} bytes are more than one chunk holds")
     digest = Digest.of(data)
-    found = find_segments(lambda offset, length: data[offset : offset + length], size)
+    found = None
+    if may_have_segments(data):
+        found = find_segments(lambda offset, length: data[offset : offset + length], size)
     if found is None:
         return Recipe.of_one_chunk(digest, size)
     kind, segments = found

@@ -12,6 +12,11 @@ __all__ = ["BYTES", "Element", "ReadAt", "Segment", "element_of", "find_segments
 _MAGIC_BYTES = 9
 
 
+def may_have_segments(data: bytes) -> bool:
+    """Whether a file that begins so may be one of these; quicker than looking for its segments."""
+    return data[8:9] == b"{" or data.startswith((b"GGUF", b"PK\x03\x04"))
+
+
 def find_segments(read: ReadAt, size: int) -> tuple[str, list[Segment]] | None:
     """("safetensors" | "gguf" | "torch" | "npz", segments) of a file of `size` bytes.
 
