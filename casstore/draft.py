@@ -233,11 +233,14 @@ class Draft(Uncopied):
 
     def _is_slip(self, error: BaseException) -> bool:
         """Whether the block has ended in what this draft said of its labels or metadata, perhaps in other words."""
-        seen: BaseException | None = error
-        while seen is not None:
-            if any(seen is slip for slip in self._slips):
+        chain: list[BaseException] = []
+        while error not in chain:  # causes may go round in a circle
+            if any(error is slip for slip in self._slips):
                 return True
-            seen = seen.__cause__ or seen.__context__
+            chain.append(error)
+            if (before := error.__cause__ or error.__context__) is None:
+                break
+            error = before
         return False
 
     def _keep(self, session: Session, error: BaseException) -> bool:

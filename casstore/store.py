@@ -173,9 +173,10 @@ class Store:
                 progress=progress,
             ) as new:  # fmt: skip
                 new.take_objects(drafts_action.objects_of(kept))
-                new.take_from(Path(kept.path), move=True, allow_empty=True)
-            with contextlib.suppress(OSError):  # the version is saved, whatever is left of the draft
-                drafts_action.remove(self._workspace, kept)
+                new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)
+            if not new.left_behind:
+                with contextlib.suppress(OSError):  # the version is saved, whatever is left of the draft
+                    drafts_action.remove(self._workspace, kept)
         return new.model
 
     def remove_draft(self, draft: str | KeptDraft) -> KeptDraft:

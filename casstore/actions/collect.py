@@ -337,7 +337,12 @@ class _Gc:
     def _with_no_time(self) -> list[Path]:
         """What was found damaged, or in deleted versions' directories, and stays until somebody asks for this."""
         timed = {self._layout.quarantined_strays, self._layout.pruned_manifests, self._layout.changed_files}
-        return [path for path in self._layout.quarantine.iterdir() if path not in timed]
+        # What this gc has just moved there has been seen by nobody.
+        return [
+            path
+            for path in self._layout.quarantine.iterdir()
+            if path not in timed and str(path) not in self._quarantined
+        ]
 
     def _remove(self, remove: Callable[[], object]) -> None:
         if not self._dry_run:

@@ -41,6 +41,7 @@ def describe(
     for field, value in (("module", module), ("api_version", api_version)):
         if not isinstance(value, str):
             raise InvalidMetadata(f"{field} is text, not {type(value).__name__}")
+        _text(field, value)
     plain_signatures = {
         name: _signature(name, signature) for name, signature in mapping("signatures", signatures).items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -109,7 +110,7 @@ def base_of(workspace: Workspace, record: Record) -> Tag | None:
 def objects_of(draft: KeptDraft) -> bytes | None:
     """The pickled Python objects that were to be saved with a draft. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
-        return files.read_file(draft.directory / OBJECTS, _MOST_RECORD_BYTES, follow=False)
+        return files.read_file(draft.directory / OBJECTS, sys.maxsize, follow=False)
     return None
 
 

@@ -91,6 +91,8 @@ def layout_of(home: str | os.PathLike[str] | None) -> Layout:
     if home is None:
         # The one place that reads the environment: Python and the command line must mean the same store.
         home = os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME
+    if not os.fspath(home):
+        raise StoreError("the path of the store is empty; give one, or None for that of the environment")
     layout = Layout(Path(os.path.abspath(_expanded(os.fspath(home)))))
     try:
         sqlite_name(layout.catalog)

@@ -35,9 +35,11 @@ def take_away(
     directory = workspace.layout.model(tag)
     own = _Own(workspace, tag, manifest_id, recorded)
     kept = [_keep(workspace, tag, path) for path in _strangers(str(directory), own)]
+    doomed = workspace.set_aside(directory, session)
+    # Once more, where nobody finds it any longer: somebody may have written there meanwhile.
+    kept += [_keep(workspace, tag, path) for path in _strangers(str(doomed), own)]
     if kept:
         files.sync_directory(workspace.layout.quarantine)
-    doomed = workspace.set_aside(directory, session)
     with contextlib.suppress(OSError):  # gc reaps what is left, and says what it cannot remove
         files.remove_tree(doomed)
     return kept

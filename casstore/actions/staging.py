@@ -100,7 +100,6 @@ class Staging:
     _user: int = field(init=False)
     _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
     _pauses: int = _PAUSES
-    _leases: int = 16  # on small files
     _kept_bytes: int = 0
     _left_bytes: int = 0  # of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
@@ -326,10 +325,7 @@ class Staging:
 
         `descriptor` must be open for reading only. Where no lease tells of all processes, this one is looked at.
         """
-        # For many small files one look at what this process has open is less work than a lease on each.
-        is_small = not (self.materialize or self.only_closed or _may_be_torn(status))
-        self._leases -= is_small
-        is_open = None if is_small and self._leases < 0 else files.is_written_to(descriptor)
+        is_open = files.is_written_to(descriptor)
         if is_open is None:
             if self._open_here is None:
                 self._open_here = open_here()

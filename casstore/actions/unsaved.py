@@ -46,8 +46,9 @@ def holds_files(draft: Path) -> bool:
     """Whether there is anything in a draft's directory to be kept, besides the descriptor that a save has put there."""
     if draft.is_symlink() or not draft.is_dir():  # what a link leads to stays where it is
         return False
-    paths = (path for path, status in walk(str(draft), lambda _: None) if not stat.S_ISDIR(status.st_mode))
-    return any(path != DESCRIPTOR_NAME or not _is_descriptor(draft / path) for path in paths)
+    unknown: list[OSError] = []
+    paths = (path for path, status in walk(str(draft), unknown.append) if not stat.S_ISDIR(status.st_mode))
+    return any(path != DESCRIPTOR_NAME or not _is_descriptor(draft / path) for path in paths) or bool(unknown)
 
 
 def _is_descriptor(path: Path) -> bool:
@@ -97,7 +98,8 @@ def tell(error: BaseException, kept: Kept) -> None:
     elif isinstance(error, CasstoreError) or add_note is None:
         error.args = (f"{error.args[0]}; {kept.advice}", *error.args[1:])
     else:
-        add_note(kept.advice)
+        with contextlib.suppress(AttributeError, TypeError):
+            add_note(kept.advice)
 
 
 def _stays(path: Path, error: Exception) -> str:
@@ -154,10 +156,20 @@ class _Moving:
             _lead_to(self.draft, self.target / FILES)
 
     def _describe(self) -> None:
-        if self.stage.is_dir():
-            self._write(RECORD, json.dumps(asdict(self.record)).encode())
-            if self.objects is not None:
+        if not self.stage.is_dir():
+            return
+        record = asdict(self.record)
+        if self.objects is not None:
+            try:
                 self._write(OBJECTS, self.objects)
+            except OSError as error:
+                record["left_out"].append(f"custom_objects could not be kept: {error.strerror}")
+        try:
+            self._write(RECORD, json.dumps(record).encode())
+        except OSError as error:
+            lost = f"labels, metadata and the like could not be kept: {error.strerror}"
+            record |= {"description": Record().description, "left_out": [*record["left_out"], lost]}
+            self._write(RECORD, json.dumps(record).encode())
 
     def _write(self, name: str, data: bytes) -> None:
         files.write_file(self.stage / name, data, 0o600, temporary=self.stage / f".{name}")

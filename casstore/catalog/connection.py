@@ -82,7 +82,6 @@ class Connections(Uncopied):
         self._states: dict[threading.Thread, _State] = {}
         self._kept: set[threading.Thread] = set()
         self._identity: tuple[int, int] | None = None
-        self._is_closed = False
         self._owes_room = False
 
     def get(self) -> apsw.Connection:
@@ -103,7 +102,6 @@ class Connections(Uncopied):
     def _opened(self) -> apsw.Connection:
         state = _State()
         with self._lock:  # a fork waits for it
-            self._is_closed = False
             self._show_that_it_is_open()
             with translated_errors(self.path):
                 self._local.version = self._version()
@@ -113,7 +111,7 @@ class Connections(Uncopied):
             if not self.read_only and self._identity is None and before in (None, self._named()):
                 self._identity = self._named()
             try:
-                self.check_is_standing()
+                self.check_is_standing(is_opening=True)
             except BaseException:
                 connection.close()
                 raise
@@ -128,9 +126,12 @@ class Connections(Uncopied):
 
     def with_state(self) -> tuple[apsw.Connection, _State]:
         """This thread's connection, and what goes with it."""
-        return self.get(), self._local.state
+        connection, state = self.get(), getattr(self._local, "state", None)
+        if state is None:  # closed by another thread just now
+            raise _closed(self.path)
+        return connection, state
 
-    def check_is_standing(self) -> None:
+    def check_is_standing(self, *, is_opening: bool = False) -> None:
         """Raises StoreError where the path no longer names the file that is open.
 
         A home that was removed, renamed, restored from a backup or led elsewhere by a link is seen by the same look,
@@ -138,9 +139,9 @@ class Connections(Uncopied):
         """
         if self.read_only:  # opened anew when it changes
             return
-        named = self._named()
-        if named is None or named != self._identity:
-            if self._is_closed:  # meanwhile, by another thread
+        named, identity = self._named(), self._identity
+        if named is None or named != identity:
+            if identity is None and not is_opening:  # closed by another thread meanwhile
                 raise _closed(self.path)
             raise StoreError(
                 f"{self.path} {'is gone' if named is None else 'is another file'} since this process opened it: the "
@@ -177,7 +178,6 @@ class Connections(Uncopied):
                 else:
                     del self._open[thread]
             self._states.clear()
-            self._is_closed = True
             self._identity = None
             if self._open_lock is not None:
                 self._open_lock.release()

@@ -20,6 +20,7 @@ from casstore.cli.output import (
     is_screen,
     plural,
     printable,
+    say,
     show_fields,
     show_json,
     styled,
@@ -131,7 +132,7 @@ def _show_plan(options: Options, store: casstore.Store, tags: list[str]) -> None
 def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception]) -> bool:
     """Show what would go, and ask."""
     for error in refused.values():
-        click.echo(f"not deleted: {printable(exits.message(error))}", err=True)
+        say(f"not deleted: {printable(exits.message(error))}")
     _list(models)
     question = "this version" if len(models) == 1 else f"these {len(models):,} versions"
     return click.confirm(f"Delete {question}?", err=True)
@@ -143,15 +144,15 @@ def _list(models: list[casstore.Model]) -> None:
             for m in models[:_MAX_LISTED]]  # fmt: skip
     tags, sizes, ages, _ = (max(map(len, column)) for column in zip(*rows, strict=True))
     for tag, size, saved, labels in rows:
-        click.echo(f"  {tag:<{tags}}  {size:>{sizes}}  {saved:<{ages}}  {labels}".rstrip(), err=True)
+        say(f"  {tag:<{tags}}  {size:>{sizes}}  {saved:<{ages}}  {labels}".rstrip())
     if len(models) > _MAX_LISTED:
         more = sum(model.size for model in models[_MAX_LISTED:])
-        click.echo(f"  and {len(models) - _MAX_LISTED:,} more, {human_bytes(more)}", err=True)
+        say(f"  and {len(models) - _MAX_LISTED:,} more, {human_bytes(more)}")
     pinned = [str(model.tag) for model in models if model.is_pinned]
     if pinned:
         more_pinned = f" and {len(pinned) - _MAX_LISTED:,} more" if len(pinned) > _MAX_LISTED else ""
         text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so somebody wants to keep it at hand"
-        click.echo(styled("warning: ", fg="yellow", bold=True) + text, err=True)
+        say(styled("warning: ", fg="yellow", bold=True) + text)
 
 
 def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str], dict[str, Exception]]:

@@ -10,7 +10,7 @@ import casstore
 from casstore.cli.describe import summary
 from casstore.cli.export import FORMATS
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, show_json, show_table
+from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, say, show_json, show_table
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -64,7 +64,7 @@ def import_archive(
     for each in imported:
         _show(options, each)
     for note in (f"{each.model.tag}: {note}" for each in imported for note in each.notes):
-        click.echo(f"note: {printable(note)}", err=True)
+        say(f"note: {printable(note)}")
     if any(each.model.is_untrusted for each in imported):
         hint(options, "its Python objects are not unpickled unless a program says so, or it is imported with --trust")
 

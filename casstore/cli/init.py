@@ -7,7 +7,7 @@ import click
 import casstore
 from casstore.cli.exits import ExitCode
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import plural, printable, show_json
+from casstore.cli.output import plural, printable, say, show_json
 
 _EXAMPLES = """\b
 Examples:
@@ -63,4 +63,4 @@ def _show(report: casstore.InitReport) -> None:
     if report.opened and not report.is_new:
         click.echo(f"opened {plural(report.opened, 'file or directory').replace('directorys', 'directories')} to them")
     for path in report.left:
-        click.echo(f"{printable(path)} belongs to another user, who has to run this command too, or root", err=True)
+        say(f"{printable(path)} belongs to another user, who has to run this command too, or root")

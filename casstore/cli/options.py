@@ -54,6 +54,8 @@ def common_options(function: _Function) -> _Function:
 
 def _note(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     # A verb's option that is not given must not undo the one given before the verb.
+    if parameter.name == "home" and value == "":
+        raise click.BadParameter("a path is empty; is a variable unset?", context, parameter)
     if value and parameter.name is not None:
         setattr(context.ensure_object(Options), parameter.name, value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -155,7 +156,13 @@ def show_fields(fields: Mapping[str, Any]) -> None:
 def hint(options: Options, text: str) -> None:
     """Tell a person, if one is there, what may come next. A `casstore ...` in it gets the `--home` that was given."""
     if options.may_hint:
-        click.echo(styled(printable(with_home(text, options.home)), dim=True), err=True)
+        say(styled(printable(with_home(text, options.home)), dim=True))
+
+
+def say(text: str) -> None:
+    """Write a line to stderr. Where nobody can read it, as on a full disk, that decides nothing."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True)
 
 
 def with_home(text: str, home: str | None) -> str:

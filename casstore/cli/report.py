@@ -11,18 +11,18 @@ import click
 
 from casstore.cli.exits import as_document, message
 from casstore.cli.options import Options
-from casstore.cli.output import printable, styled, with_home
+from casstore.cli.output import printable, say, styled, with_home
 
 
 def report_error(error: BaseException, *, as_json: bool, home: str | None = None) -> None:
     """Tell of an error. A usage error also says where the help is. `home`: as given with `--home`."""
     text = with_home(message(error), home)
     if as_json:
-        click.echo(json.dumps({"error": {**as_document(error), "message": text}}), err=True)
+        say(json.dumps({"error": {**as_document(error), "message": text}}))
         return
-    click.echo(styled("error: ", fg="red", bold=True) + printable(text), err=True)
+    say(styled("error: ", fg="red", bold=True) + printable(text))
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        click.echo(f"see `{error.ctx.command_path} --help`", err=True)
+        say(f"see `{error.ctx.command_path} --help`")
 
 
 def show_warnings(*, as_json: bool) -> None:
@@ -65,6 +65,6 @@ class _Log(logging.Handler):
 
 def _show_warning(text: str, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"warning": text}), err=True)
+        say(json.dumps({"warning": text}))
     else:
-        click.echo(styled("warning: ", fg="yellow", bold=True) + printable(text), err=True)
+        say(styled("warning: ", fg="yellow", bold=True) + printable(text))

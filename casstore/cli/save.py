@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,18 @@ from casstore.cli.describe import summary
 from casstore.cli.exits import ExitCode, Interrupted
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.order import path_after_tag
-from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, show_json, show_table, styled
+from casstore.cli.output import (
+    Bytes,
+    hint,
+    human_bytes,
+    is_screen,
+    plural,
+    printable,
+    say,
+    show_json,
+    show_table,
+    styled,
+)
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -154,12 +166,12 @@ def save(
     Left out of a directory, and named, are .git, __pycache__, .cache/huggingface, and what the patterns in its
     .casstoreignore match, which are those of a .gitignore.
     """
+    if as_slug:
+        tag = casstore.slug(tag)
     if draft_id is None:
         path = path_after_tag(click.get_current_context(), tag, path)
     else:
         _check_draft(path, has_more=from_hf or bool(module) or bool(frameworks))
-    if as_slug:
-        tag = casstore.slug(tag)
     parsed_labels = parse_pairs("--label", labels)
     parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
     context = _context(frameworks)
@@ -223,20 +235,22 @@ def _show(options: Options, model: casstore.Model, draft: casstore.Draft | None,
     elif options.quiet:
         click.echo(str(model.tag))
     elif is_screen() and not is_new:
-        click.echo(f"{model.tag} is saved already, the very same; nothing was changed")
+        gone = "" if moved is None or os.path.lexists(moved) else f"; {printable(str(moved))} is gone, as --move asks"
+        click.echo(f"{model.tag} is saved already, the very same{gone or '; nothing was changed'}")
     elif is_screen():
         new = ""
         if draft is not None and model.size:
             new = f", {human_bytes(draft.new_bytes) if draft.new_bytes else 'none'} of it new"
-        where = "" if moved is None or left_behind else f"; taken over, and gone from {printable(str(moved))}"
+        is_gone = moved is not None and not os.path.lexists(moved)
+        where = f"; taken over, and gone from {printable(str(moved))}" if is_gone else ""
         click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}{new}{where}")
     else:
         show_table((), [(str(model.tag), Bytes(model.size), model.file_count)])
     if left_behind and not options.json:
         text = f"saved, but not taken away, and still there: {_first(left_behind)}"
-        click.echo(styled("warning: ", fg="yellow", bold=True) + text, err=True)
+        say(styled("warning: ", fg="yellow", bold=True) + text)
     if left_out and not (options.json or options.quiet):
-        click.echo(f"note: left out {_first(left_out)} (see --exclude and --no-ignore)", err=True)
+        say(f"note: left out {_first(left_out)} (see --exclude and --no-ignore)")
     hint(
         options,
         f"open it with `casstore path {model.tag}`, or in Python: "

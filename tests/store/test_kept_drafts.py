@@ -676,3 +676,25 @@ def test_a_users_own_model_yaml_is_kept_and_can_be_renamed(store):
     path = Path(caught.value.draft_path)
     (path / "model.yaml").rename(path / "architecture.yaml")
     assert store.save_draft(store.drafts()[0]).open("architecture.yaml").read() == own
+
+
+def test_a_kept_draft_is_saved_whole(store):
+    """Also what a directory that is saved by a user leaves out."""
+    names = ["w.bin", "__pycache__/x.pyc", ".git/HEAD", ".cache/huggingface/x", "run.log"]
+    with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
+        for name in names:
+            path = Path(draft.path, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("x")
+        Path(draft.path, ".casstoreignore").write_text("*.log\n")
+        draft.metadata["x"] = object()
+    model = store.save_draft(store.drafts()[0])
+    assert sorted(file.path for file in model.files) == sorted([*names, ".casstoreignore"])
+    assert store.drafts() == []
+
+
+def test_an_error_that_is_its_own_cause(store):
+    with pytest.raises(ValueError, match="round"), store.create("m:v1"):
+        error, other = ValueError("round"), TypeError()
+        error.__cause__, other.__cause__ = other, error
+        raise error
