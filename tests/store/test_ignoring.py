@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pathspec import GitIgnoreSpec
 
 import casstore
-from casstore.actions.ignoring import DEFAULT_PATTERNS, Rules
+from casstore.actions.ignoring import DEFAULT_PATTERNS, Rules, translated
+from casstore.actions.source import find_source
 
 TREE = {
     "config.json": b"{}",
@@ -138,6 +141,83 @@ def test_a_single_file_is_saved_whatever_its_name(store, source):
     assert saved(store.save("m:1", source / "sub/.git", exclude="*")) == {".git"}
 
 
+@pytest.mark.parametrize(
+    ("patterns", "files", "expected"),
+    [
+        (["*", "!*/", "!*.bin"], ["top.bin", "shards/1.bin", "run.log"], {"top.bin", "shards/1.bin"}),
+        (["ckpt/**", "!ckpt/best.bin"], ["ckpt/best.bin", "ckpt/a"], {"ckpt/best.bin"}),
+        (["ckpt/", "!ckpt/best.bin"], ["ckpt/best.bin", "a"], {"a"}),
+        (["logs/**", "!logs/**/", "!*.txt"], ["logs/a/b.txt", "logs/a/b"], {"logs/a/b.txt"}),
+        (["secrets/", "!conf"], ["conf/secrets/key", "conf/a"], {"conf/a"}),
+        (["build", "!/conf/"], ["conf/build/x", "conf/a"], {"conf/a"}),
+        (["[!a]x", "\\!y", "a\\ "], ["bx", "ax", "!y", "a ", "y"], {"ax", "y"}),
+    ],
+)
+def test_a_pattern_speaks_of_what_it_matches_alone(store, tmp_path, plant, patterns, files, expected):
+    source = plant(tmp_path / "out", dict.fromkeys(files, b"x"))
+    assert saved(store.save("m:1", source, exclude=patterns)) == expected
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_as_git_does(tmp_path):
+    """Random patterns, and random files."""
+    rng = random.Random(5)
+    names = ["a", "b", "conf", "x.log", "y.bin", "a.b"]
+    patterns = [
+        "*",
+        "!*/",
+        "!*.bin",
+        "a",
+        "!a",
+        "a/",
+        "!a/",
+        "/a",
+        "!/a",
+        "a/*",
+        "a/**",
+        "!a/b",
+        "**/a",
+        "!**/a",
+        "**/a/**",
+        "a/**/b",
+        "*.log",
+        "!*.log",
+        "conf",
+        "!conf",
+        "?",
+        "[ab]",
+        "[!a]",
+        "x.*",
+        "a*",
+        "*a",
+        "!/conf/",
+        "b/a/",
+        "**",
+        "!**/",
+        "a/**/",
+        "/*",
+        "!/b",
+        "[a-c]*",
+        "\\a",
+        "conf/**",
+        "!conf/*/",
+    ]
+    for number in range(60):
+        root = tmp_path / str(number)
+        subprocess.run(["git", "init", "-q", root], check=True)
+        for _ in range(rng.randint(3, 10)):
+            path = root.joinpath(*(rng.choice(names) for _ in range(rng.randint(1, 3))))
+            if not any(above.is_file() for above in path.parents) and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("x")
+        chosen = [rng.choice(patterns) for _ in range(rng.randint(1, 5))]
+        (tmp_path / "patterns").write_text("\n".join(chosen) + "\n")
+        command = ["git", "-C", root, "ls-files", "-o", "--exclude-from", tmp_path / "patterns"]
+        git = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        shutil.rmtree(root / ".git")
+        assert sorted(file.path for file in find_source(root, Rules.of(chosen, False)).files) == sorted(git), chosen
+
+
 class Entry:
     """An entry of a directory, of that kind."""
 
@@ -155,7 +235,7 @@ NAMES = st.sampled_from([".git", ".gitx", "__pycache__", ".cache", "huggingface"
 @given(st.lists(NAMES, max_size=4), NAMES, st.booleans())
 def test_the_names_say_what_the_patterns_say(parents, name, is_directory):
     plain, by_patterns = Rules(), Rules()
-    by_patterns._spec = GitIgnoreSpec.from_lines(DEFAULT_PATTERNS)
+    by_patterns._patterns = list(map(translated, DEFAULT_PATTERNS))
     entry = Entry(name, is_directory)
     prefix = ""
     for parent in parents:  # what stands in a directory that is left out is not asked for
