@@ -207,12 +207,13 @@ class Draft(Uncopied):
                 return
             if error is not None:
                 if self._keep_on_error or self._is_slip(error):
-                    is_unmoved = self._keep(session, error)
+                    is_unmoved = unsaved.persisting(lambda: self._keep(session, error))
                 return
             try:
                 self._commit(session)
             except BaseException as failure:
-                is_unmoved = self._keep(session, failure)
+                reason = failure
+                is_unmoved = unsaved.persisting(lambda: self._keep(session, reason))
                 raise
         finally:
             # What cannot be removed, as where somebody goes on writing into it, is left to gc: it is no reason to fail

@@ -154,6 +154,8 @@ class _Moving:
         in_any_room(self._move)
         with contextlib.suppress(OSError):
             _lead_to(self.draft, self.target / FILES)
+        with contextlib.suppress(OSError):
+            _unshare(self.target / FILES, self.target / ".copy")
 
     def _describe(self) -> None:
         if not self.stage.is_dir():
@@ -179,6 +181,19 @@ class _Moving:
             files.rename(self.draft, self.stage / FILES)
         if self.stage.exists():
             files.rename(self.stage, self.target)
+
+
+def _unshare(root: Path, temporary: Path) -> None:
+    """Make copies of files that the save had linked to stored ones: who mends a draft must not change those."""
+    shared = [
+        path for path, status in walk(str(root), lambda _: None) if stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+    ]
+    for path in shared:
+        files.remove_file(temporary)
+        with files.open_regular(root / path) as source, files.create_file(temporary) as copy:
+            files.copy_file(source, copy)
+            files.set_mode(copy, stat.S_IMODE(os.fstat(source).st_mode) | stat.S_IWUSR)
+        files.rename(temporary, root / path)
 
 
 def _lead_to(old: Path, new: Path) -> None:

@@ -698,3 +698,41 @@ def test_an_error_that_is_its_own_cause(store):
         error, other = ValueError("round"), TypeError()
         error.__cause__, other.__cause__ = other, error
         raise error
+
+
+def test_a_kept_draft_shares_no_file_with_a_version(store, noise):
+    """Though its saving had come so far as to link what the store has."""
+    with store.create("m:v1") as draft:
+        Path(draft.path, "w").write_bytes(noise(1_000_000))
+    first, second = store.create("m:v2"), store.create("m:v2")
+    with pytest.raises(casstore.TagExists) as caught, first:
+        Path(first.path, "w").write_bytes(noise(1_000_000))
+        with second:
+            Path(second.path, "x").write_text("x")
+    kept = Path(caught.value.draft_path, "w")
+    assert kept.stat().st_nlink == 1
+    kept.write_bytes(b"mended")
+    assert store.verify().is_sound
+    assert store.get("m:v1").open("w").read() == noise(1_000_000)
+    assert [path.name for path in kept.parent.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("where", ["_is_saved", "_record"])
+def test_an_impatient_user_keeps_the_draft(store, monkeypatch, where):
+    """Who presses Ctrl-C once more while it is being kept."""
+    pressed = []
+    real = getattr(casstore.Draft, where)
+
+    def press(self, *arguments):
+        if not pressed:
+            pressed.append(True)
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(casstore.Draft, where, press)
+    with pytest.raises(casstore.InvalidMetadata) as caught, store.create("m:v1") as draft:
+        Path(draft.path, "w").write_bytes(b"weights")
+        draft.metadata["x"] = []
+        draft.metadata["x"].append(object())
+    assert pressed
+    assert Path(caught.value.draft_path, "w").read_bytes() == b"weights"
