@@ -46,9 +46,8 @@ def holds_files(draft: Path) -> bool:
     """Whether there is anything in a draft's directory to be kept, besides the descriptor that a save has put there."""
     if draft.is_symlink() or not draft.is_dir():  # what a link leads to stays where it is
         return False
-    unknown: list[OSError] = []
-    paths = (path for path, status in walk(str(draft), unknown.append) if not stat.S_ISDIR(status.st_mode))
-    return any(path != DESCRIPTOR_NAME or not _is_descriptor(draft / path) for path in paths) or bool(unknown)
+    paths = (path for path, status in walk(str(draft), lambda _: None) if not stat.S_ISDIR(status.st_mode))
+    return any(path != DESCRIPTOR_NAME or not _is_descriptor(draft / path) for path in paths)
 
 
 def _is_descriptor(path: Path) -> bool:
@@ -71,7 +70,7 @@ def keep(
     try:
         persisting(lambda: moving.run(lambda move: in_any_room(workspace, move)))
     except (OSError, CasstoreError) as error:
-        if not moving.target.exists():
+        if not os.path.exists(moving.target):  # false also where nothing can be told
             _unmoved.append(session)
             return Kept(str(moving.standing), _stays(moving.standing, error), is_unmoved=True)
     return Kept(str(moving.target / FILES), _how_to_save(workspace.layout, moving.target, save_as))
@@ -142,7 +141,7 @@ class _Moving:
     @property
     def standing(self) -> Path:
         """Where the files are now."""
-        return next((path for path in (self.target / FILES, self.stage / FILES) if path.exists()), self.draft)
+        return next((path for path in (self.target / FILES, self.stage / FILES) if os.path.exists(path)), self.draft)
 
     def run(self, in_any_room: Callable[[Callable[[], None]], None]) -> None:
         if self.target.exists():
