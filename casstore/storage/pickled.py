@@ -72,7 +72,7 @@ def find_storages(pickle: bytes) -> dict[str, tuple[str | None, int]]:
         for storage in _walk(pickle):
             described = storage.dtype, storage.elements
             found[storage.key] = described if found.get(storage.key, described) == described else (None, 0)
-    except ValueError:
+    except (ValueError, Warning):  # pickletools warns of escapes that Python does not have, which some turn into errors
         return {}
     return found
 
