@@ -142,5 +142,6 @@ def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path, script):
 
 def test_a_pickle_with_an_escape_that_python_does_not_have():
     """Of which Python warns, and here a warning is an error."""
-    name = b"X\x07\x00\x00\x00storagec\\\x00torch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ\x01\x00\x00\x00tQe."
+    name = b"X\x07\x00\x00\x00storagec\\\x00torch\nFloatStorage\nX\x01\x00\x00\x000"
+    name += b"X\x03\x00\x00\x00cpuJ\x01\x00\x00\x00tQe."
     assert try_one(PARSERS["pickles of PyTorch"], b"\x80\x02]((" + name)
