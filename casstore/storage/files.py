@@ -290,14 +290,19 @@ def make_file(path: StrPath) -> None:
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
-    """Write all of `data`, at `offset` or at the descriptor's position. Raises OSError, such as ENOSPC."""
+    """Write all of `data`, at `offset` or at the descriptor's position. Raises OSError that names the file (ENOSPC)."""
     view = memoryview(data)
-    while view:
-        if offset is None:
-            view = view[os.write(descriptor, view) :]
-        else:
-            done = os.pwrite(descriptor, view, offset)
-            view, offset = view[done:], offset + done
+    try:
+        while view:
+            if offset is None:
+                view = view[os.write(descriptor, view) :]
+            else:
+                done = os.pwrite(descriptor, view, offset)
+                view, offset = view[done:], offset + done
+    except OSError as error:
+        with contextlib.suppress(OSError):  # a system without /proc
+            error.filename = os.readlink(f"/proc/self/fd/{descriptor}")
+        raise
 
 
 @_explained

@@ -722,3 +722,15 @@ def test_a_forked_child_that_abandons_a_lock_leaves_it_to_its_parent(tmp_path: P
     lock.release()
     with contextlib.closing(os.fdopen(os.open(tmp_path / "lock", os.O_RDWR))) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("offset", [None, 0])
+def test_a_write_that_finds_no_room_names_the_file(offset):
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="/dev/full") as caught:
+            files.write_all(descriptor, b"x", offset)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
+    finally:
+        os.close(descriptor)
