@@ -246,13 +246,19 @@ class Draft(Uncopied):
 
     def _keep(self, session: Session, error: BaseException) -> bool:
         """Keep what the block has written, and have the error say so; whether it has to stay in the session."""
-        if self._source is not None or self._is_saved(session) or not unsaved.holds_files(Path(self.path)):
+        if self._source is not None or self._is_saved(session):
+            return False
+        content = unsaved.content(Path(self.path))
+        if content is unsaved.Content.NOTHING:
             return False
         record, objects = unsaved.persisting(lambda: self._record(error))
         kept = unsaved.keep(
             self._workspace, session, Path(self.path), record, objects,
             save_as=self.tag.name if isinstance(error, TagExists) else str(self.tag),
+            has_files=content is unsaved.Content.FILES,
         )  # fmt: skip
+        if kept is None:
+            return False
         unsaved.tell(error, kept)
         return kept.is_unmoved
 

@@ -163,6 +163,7 @@ class Store:
             said = record.description
             if tag is None and not record.tag:
                 raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
+            drafts_action.check_open(kept)
             with self.create(
                 tag or record.tag, labels={**said.get("labels", {}), **_copy("labels", labels)},
                 metadata={**not_finite.restored(said), **_copy("metadata", metadata)},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 from casstore.actions import keeping, model_yaml, resolve
 from casstore.actions.workspace import Workspace
-from casstore.errors import CasstoreError, StoreLocked, TagNotFound
+from casstore.errors import CasstoreError, InvalidSource, StoreLocked, TagNotFound
 from casstore.storage import files
 from casstore.storage.manifest import check_description
 from casstore.storage.walking import walk
@@ -98,6 +100,34 @@ def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
             yield _record(draft.directory)
         finally:
             lock.release(remove=True)
+
+
+def open_up(root: Path) -> None:
+    """Let this user list and change all directories of a draft, which some programs make read-only, as far as that can
+    be: they stand in the store to be saved or removed, and no version records their modes."""
+    with contextlib.suppress(OSError):
+        files.open_up(root)
+    for path, status in walk(str(root), lambda _: None):
+        if stat.S_ISDIR(status.st_mode):
+            with contextlib.suppress(OSError):
+                files.open_up(root / path)
+
+
+def check_open(draft: KeptDraft) -> None:
+    """Raise InvalidSource where a directory of a kept draft cannot be opened up, since it is another user's."""
+    open_up(Path(draft.path))
+    for path, status in walk(draft.path, lambda _: None):
+        location = f"{draft.path}/{path}"
+        if stat.S_ISDIR(status.st_mode) and not may_use(location, os.R_OK | os.W_OK | os.X_OK):
+            raise InvalidSource(
+                f"{location} belongs to another user, and cannot be taken over: make it yours with "
+                f"`sudo chown -R {os.geteuid()} {shlex.quote(draft.path)}`, and save the draft {draft.id} again"
+            )
+
+
+def may_use(directory: str, what: int) -> bool:
+    """Whether access(2) lets this process have `what` of a directory."""
+    return os.access(directory, what, effective_ids=os.access in os.supports_effective_ids)
 
 
 def base_of(workspace: Workspace, record: Record) -> Tag | None:

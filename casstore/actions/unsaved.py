@@ -7,17 +7,19 @@ session, which gc reaps, or kept.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shlex
 import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import TypeVar
 
 from casstore.actions import keeping, model_yaml
-from casstore.actions.drafts import FILES, OBJECTS, RECORD, Record, id_of
+from casstore.actions.drafts import FILES, OBJECTS, RECORD, Record, id_of, may_use, open_up
 from casstore.actions.home import layout_of
 from casstore.actions.reserved import in_any_room
 from casstore.actions.workspace import Workspace
@@ -42,12 +44,32 @@ class Kept:
     is_unmoved: bool = False
 
 
-def holds_files(draft: Path) -> bool:
-    """Whether there is anything in a draft's directory to be kept, besides the descriptor that a save has put there."""
+class Content(Enum):
+    """What there is in a draft to be kept. UNTOLD: perhaps something, as where the process has no descriptor left."""
+
+    NOTHING = auto()
+    FILES = auto()
+    UNTOLD = auto()
+
+
+def content(draft: Path) -> Content:
+    """Whether a draft's directory holds files, or what is closed to this user, besides a save's own descriptor."""
     if draft.is_symlink() or not draft.is_dir():  # what a link leads to stays where it is
-        return False
-    paths = (path for path, status in walk(str(draft), lambda _: None) if not stat.S_ISDIR(status.st_mode))
-    return any(path != DESCRIPTOR_NAME or not _is_descriptor(draft / path) for path in paths)
+        return Content.NOTHING
+    open_up(draft)
+    errors: list[OSError] = []
+    paths = (path for path, status in walk(str(draft), errors.append) if not stat.S_ISDIR(status.st_mode))
+    if any(path != DESCRIPTOR_NAME or not _is_descriptor(draft / path) for path in paths):
+        return Content.FILES
+    if any(map(_tells_of_content, errors)):
+        return Content.FILES
+    return Content.UNTOLD if errors else Content.NOTHING
+
+
+def _tells_of_content(error: OSError) -> bool:
+    """Whether it is the directory that cannot be listed: another user's, or one too deep for a path."""
+    is_closed = error.errno == errno.EACCES and not may_use(error.filename, os.R_OK | os.X_OK)
+    return is_closed or error.errno == errno.ENAMETOOLONG
 
 
 def _is_descriptor(path: Path) -> bool:
@@ -59,18 +81,21 @@ def _is_descriptor(path: Path) -> bool:
 
 
 def keep(
-    workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None, *, save_as: str
-) -> Kept:
+    workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None, *, save_as: str,
+    has_files: bool,
+) -> Kept | None:  # fmt: skip
     """Move a draft, which stands in its session, to where gc leaves it for `keep_days`.
 
     `record` and the pickled `objects` are kept beside it where there is room. `save_as`: the tag or name to be advised.
-    Where it cannot be moved it stays where it is until the process ends.
+    Where it cannot be moved it stays where it is until the process ends; None where it is not known to have files.
     """
     moving = _Moving(workspace.layout, session.new_path(), draft, keeping.new_name(), record, objects)
     try:
         persisting(lambda: moving.run(lambda move: in_any_room(workspace, move)))
     except (OSError, CasstoreError) as error:
         if not os.path.exists(moving.target):  # false also where nothing can be told
+            if not has_files:  # where every call fails nothing can be kept, be it a session
+                return None
             _unmoved.append(session)
             return Kept(str(moving.standing), _stays(moving.standing, error), is_unmoved=True)
     return Kept(str(moving.target / FILES), _how_to_save(workspace.layout, moving.target, save_as))

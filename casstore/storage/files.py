@@ -437,6 +437,17 @@ def _open_directory(name: str, within: int | None) -> OpenDirectory:
     return directory
 
 
+def open_up(path: StrPath) -> None:
+    """Let a directory's owner list and change it; what else its mode says stays. Raises OSError, also for a link."""
+    mode = stat.S_IMODE(os.lstat(path).st_mode)
+    if mode & 0o700 != 0o700:
+        directory = _open_directory(os.fspath(path), None)
+        try:
+            os.fchmod(directory[0], mode | 0o700)
+        finally:
+            directory.close()
+
+
 def read_file(path: StrPath, most_bytes: int, *, follow: bool = True) -> bytes:
     """The bytes of a regular file; waits for no pipe, and reads no device.
 
