@@ -230,9 +230,11 @@ class _Gc:
     def sessions(self) -> GcStep:
         """Reap the directories of processes that died, and drop the leases of those that have ended."""
         dead = sessions.dead_ids(self._layout)
-        freed = sum(_tree_bytes(self._layout.session(session_id)) for session_id in dead)
+        paths = [self._layout.session(session_id) for session_id in dead]
+        freed = sum(map(_tree_bytes, paths))
         if not self._dry_run:
             dead = [session_id for session_id in dead if self._reap(session_id)]
+            freed -= sum(map(_tree_bytes, paths))
             leases = self._catalog.leases
             leases.drop([each for each in leases.sessions() if not sessions.is_live(self._layout, each)])
         return GcStep("dead sessions", len(dead), freed)
@@ -323,13 +325,14 @@ class _Gc:
         self._held = Held(self._workspace, set(pruned))
         others = self._with_no_time() if self._wishes.empty_quarantine else []
         for path in (*strays, *pruned, *changed, *others):
-            count += sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(path), lambda _: None))
-            count += not path.is_dir()
-            freed += _tree_bytes(path)
-            self._remove(functools.partial(_remove, path))
-        for size, remove in drafts.remove_overdue(self._workspace, dry_run=self._dry_run):
-            count, freed = count + 1, freed + size
-            self._remove(remove)
+            files_there, bytes_there = _file_count(path), _tree_bytes(path)
+            if not self._remove(functools.partial(_remove, path)):
+                files_there, bytes_there = files_there - _file_count(path), bytes_there - _tree_bytes(path)
+            count, freed = count + files_there, freed + bytes_there
+        for draft in drafts.overdue(self._workspace, dry_run=self._dry_run):
+            size = _tree_bytes(Path(draft.path))
+            if self._remove(functools.partial(drafts.remove_unless_held, self._workspace, draft)):
+                count, freed = count + 1, freed + size
         kept = _tree_bytes(self._layout.quarantine) + _tree_bytes(self._layout.drafts)
         self._quarantine_bytes = kept - (freed if self._dry_run else 0)
         return GcStep("quarantine", count, freed)
@@ -344,12 +347,15 @@ class _Gc:
             if path not in timed and str(path) not in self._quarantined
         ]
 
-    def _remove(self, remove: Callable[[], object]) -> None:
-        if not self._dry_run:
-            try:
-                remove()
-            except OSError as error:
-                self._note_left(error)
+    def _remove(self, remove: Callable[[], bool]) -> bool:
+        """Whether it is gone, or would be in a run that is not dry."""
+        if self._dry_run:
+            return True
+        try:
+            return remove()
+        except OSError as error:
+            self._note_left(error)
+            return False
 
     def objects(self) -> tuple[GcStep, ...]:
         """What goes by one marking of what is needed."""
@@ -434,11 +440,19 @@ def _is_live(file_id: str, alive: set[str]) -> bool:
     return session_of(file_id) in alive
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path) -> bool:
     if path.is_dir() and not path.is_symlink():
         files.remove_tree(path)
     else:
         files.remove_file(path)
+    return True
+
+
+def _file_count(path: Path) -> int:
+    """How many files, links and the like a path stands for: itself, or those below a directory."""
+    if path.is_symlink() or not path.is_dir():
+        return int(os.path.lexists(path))
+    return sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(path), lambda _: None))
 
 
 def _tree_bytes(path: Path) -> int:

@@ -8,7 +8,7 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
@@ -152,16 +152,31 @@ def remove(workspace: Workspace, draft: KeptDraft) -> None:
         files.remove_tree(doomed)
 
 
-def remove_overdue(workspace: Workspace, *, dry_run: bool) -> Iterator[tuple[int, Callable[[], None]]]:
-    """For each draft that has been kept for `keep_days`: its bytes, and what removes it. Raises OSError."""
+def overdue(workspace: Workspace, *, dry_run: bool) -> Iterator[KeptDraft]:
+    """The drafts that have been kept for `keep_days`, but those that a process has for itself. Raises OSError."""
     for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace), dry_run=dry_run):
         draft = _read(directory)
-        yield draft.size, lambda draft=draft: _remove_unless_held(workspace, draft)  # type: ignore[misc]
+        if not _is_held(workspace, draft):
+            yield draft
 
 
-def _remove_unless_held(workspace: Workspace, draft: KeptDraft) -> None:
+def remove_unless_held(workspace: Workspace, draft: KeptDraft) -> bool:
+    """Take a draft away, unless another process has it for itself or has taken it. Raises OSError."""
     with contextlib.suppress(StoreLocked, TagNotFound), held(workspace, draft):
         remove(workspace, draft)
+        return True
+    return False
+
+
+def _is_held(workspace: Workspace, draft: KeptDraft) -> bool:
+    path = workspace.layout.draft_lock(draft.id)
+    if not path.exists():
+        return False
+    with files.Lock(path) as lock:
+        if not lock.try_acquire():
+            return True
+        lock.release(remove=True)  # of a process that was killed
+    return False
 
 
 def id_of(directory: Path) -> str:
