@@ -281,6 +281,7 @@ class Draft(Uncopied):
         record = drafts.Record(
             tag=str(self.tag), reason=f"{type(error).__name__}: {error}", left_out=faults, description=description,
             base="" if self._base is None else str(self._base.tag), materialize=self._materialize,
+            durability=self._durability or "",
         )  # fmt: skip
         return record, objects
 

@@ -169,7 +169,8 @@ class Store:
                 metadata={**not_finite.restored(said), **_copy("metadata", metadata)},
                 base=base or drafts_action.base_of(self._workspace, record), module=said.get("module", ""),
                 api_version=said.get("api_version", "v1"), signatures=said.get("signatures"),
-                options=said.get("options"), context=said.get("context"), durability=durability,
+                options=said.get("options"), context=said.get("context"),
+                durability=durability or record.durability or None,
                 materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
                 progress=progress,
             ) as new:  # fmt: skip

@@ -16,7 +16,8 @@ from typing import Any
 
 from casstore.actions import keeping, model_yaml, resolve
 from casstore.actions.workspace import Workspace
-from casstore.errors import CasstoreError, InvalidSource, StoreLocked, TagNotFound
+from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
+from casstore.settings import check_setting
 from casstore.storage import files
 from casstore.storage.manifest import check_description
 from casstore.storage.walking import walk
@@ -54,7 +55,8 @@ class KeptDraft:
 class Record:
     """What is known of a draft besides its files: what it was to be saved as, and why it was not.
 
-    `description` is as in a manifest, of what could be kept; `base` a tag, or empty.
+    `description` is as in a manifest, of what could be kept; `base` a tag, or empty; `durability` empty where the
+    store's setting was to hold.
     """
 
     tag: str = ""
@@ -63,6 +65,7 @@ class Record:
     description: dict[str, Any] = field(default_factory=dict)
     base: str = ""
     materialize: bool = True
+    durability: str = ""
 
 
 _NOTHING = Record()
@@ -200,8 +203,17 @@ def _read(directory: Path) -> KeptDraft:
 def _record(directory: Path) -> Record:
     """What stands beside a draft, as far as a full disk has let it be written."""
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
-        found = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
+        # An older casstore has not recorded a durability.
+        read = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
+        found = {"durability": "", **read}
+        found["durability"] = _durability(found["durability"])
         record = Record(**{each.name: found[each.name] for each in fields(Record)})
         if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):
             return replace(record, description=check_description(record.description))
     return _NOTHING
+
+
+def _durability(value: Any) -> str:
+    with contextlib.suppress(InvalidSetting):
+        return check_setting("durability", value)
+    return ""

@@ -88,6 +88,7 @@ class Staging:
     gc_epoch: int = field(init=False)
     homes: dict[Digest, int] = field(default_factory=dict)
     _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    _frozen_in_place: list[tuple[str, os.stat_result]] = field(default_factory=list)
     # Of a draft that the caller knows, the directories in it; None of one that nobody else knows.
     _known: frozenset[tuple[int, int]] | None = None
     _directories: set[str] = field(default_factory=set)
@@ -132,10 +133,14 @@ class Staging:
             self.progress.finish()
 
     def undo(self) -> None:
-        """Give frozen source files their modes back, so that a failed `move=True` leaves them as they were."""
+        """Give frozen files their modes back, so that a failed `move=True` leaves its source as it was, and a draft
+        that is kept can be written to."""
         for path, status in self._frozen:
             files.restore_owner(path, status)
             files.restore_mode(path, status)
+        for path, status in self._frozen_in_place:
+            with contextlib.suppress(OSError):
+                files.restore_mode(path, status, unless_linked=True)
 
     def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
         """The files whose content is known and stored already, by path: no need to read them."""
@@ -265,8 +270,8 @@ class Staging:
                 raise changed(file.location)  # before its mode is
             if found.st_uid != self._user or found.st_nlink != 1:
                 return None
-            if file.location != target:  # a draft's own file may become a link to a stored one, whose mode must stay
-                self._frozen.append((file.location, found))
+            # A draft's own file may become a link to a stored one, whose mode must stay.
+            (self._frozen_in_place if file.location == target else self._frozen).append((file.location, found))
             seen = _freeze(descriptor, self.workspace.file_mode(executable))
             if files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, stat.S_IMODE(found.st_mode))

@@ -89,7 +89,7 @@ def keep(
     `record` and the pickled `objects` are kept beside it where there is room. `save_as`: the tag or name to be advised.
     Where it cannot be moved it stays where it is until the process ends; None where it is not known to have files.
     """
-    moving = _Moving(workspace.layout, session.new_path(), draft, keeping.new_name(), record, objects)
+    moving = _Moving(workspace.layout, session.new_path(), draft, keeping.new_name(), record, objects, workspace.mask)
     try:
         persisting(lambda: moving.run(lambda move: in_any_room(workspace, move)))
     except (OSError, CasstoreError) as error:
@@ -158,6 +158,7 @@ class _Moving:
     name: str
     record: Record
     objects: bytes | None
+    mask: int  # the permissions that nothing made in the store gets
 
     @property
     def target(self) -> Path:
@@ -179,7 +180,7 @@ class _Moving:
         with contextlib.suppress(OSError):
             _lead_to(self.draft, self.target / FILES)
         with contextlib.suppress(OSError):
-            _unshare(self.target / FILES, self.target / ".copy")
+            _unshare(self.target / FILES, self.target / ".copy", self.mask)
 
     def _describe(self) -> None:
         if not self.stage.is_dir():
@@ -207,7 +208,7 @@ class _Moving:
             files.rename(self.stage, self.target)
 
 
-def _unshare(root: Path, temporary: Path) -> None:
+def _unshare(root: Path, temporary: Path, mask: int) -> None:
     """Make copies of files that the save had linked to stored ones: who mends a draft must not change those."""
     shared = [
         path for path, status in walk(str(root), lambda _: None) if stat.S_ISREG(status.st_mode) and status.st_nlink > 1
@@ -216,7 +217,7 @@ def _unshare(root: Path, temporary: Path) -> None:
         files.remove_file(temporary)
         with files.open_regular(root / path) as source, files.create_file(temporary) as copy:
             files.copy_file(source, copy)
-            files.set_mode(copy, stat.S_IMODE(os.fstat(source).st_mode) | stat.S_IWUSR)
+            files.set_mode(copy, (0o777 if files.is_executable(os.fstat(source)) else 0o666) & ~mask)
         files.rename(temporary, root / path)
 
 

@@ -125,11 +125,15 @@ def set_mode(descriptor: int, mode: int) -> None:
     os.fchmod(descriptor, mode)
 
 
-def restore_mode(path: StrPath, before: os.stat_result) -> None:
-    """Give a file the mode that it had; fine if it is gone, or another file or a link stands in its place."""
+def restore_mode(path: StrPath, before: os.stat_result, *, unless_linked: bool = False) -> None:
+    """Give a file the mode that it had; fine if it is gone, or another file or a link stands in its place.
+
+    `unless_linked`: one with other hardlinks, such as a stored one, stays as it is.
+    """
     try:
         with opened(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK) as descriptor:
-            if os.path.samestat(os.fstat(descriptor), before):
+            now = os.fstat(descriptor)
+            if os.path.samestat(now, before) and not (unless_linked and now.st_nlink > 1):
                 os.chmod(descriptor, stat.S_IMODE(before.st_mode))
     except OSError as error:
         if error.errno not in _ANOTHER:

@@ -1,0 +1,93 @@
+"""A kept draft is what its program wrote, and is saved as its program said."""
+
+# ruff: noqa: PT012 - what is refused is refused at the end of a with block
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import casstore
+
+
+@pytest.fixture
+def keep(store):
+    """keep(files, ...): have a draft be kept since its tag is taken, which is seen when all else is done."""
+
+    def run(files, modes=None, **options):
+        with pytest.raises(casstore.TagExists), store.create("m:v1", **options) as draft:
+            for name, content in files.items():
+                Path(draft.path, name).write_bytes(content)
+                Path(draft.path, name).chmod((modes or {}).get(name, 0o644))
+            if not store.exists("m:v1"):
+                store.save("m:v1", __file__)
+        return store.drafts()[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(("said", "of_store"), [("full", "relaxed"), ("relaxed", "full"), (None, "relaxed")])
+def test_its_durability_is_that_which_was_said(store, sql, keep, noise, said, of_store):
+    store.set_setting("durability", of_store)
+    kept = keep({"w": noise(100_000)}, durability=said, materialize=False)
+    before = {row[0] for row in sql("SELECT id FROM container")}
+    store.save_draft(kept, "m:v2")
+    [synced] = [row[1] for row in sql("SELECT id, synced FROM container") if row[0] not in before]
+    assert synced == ((said or of_store) == "full")
+
+
+def test_another_durability_may_be_said_when_it_is_saved(store, sql, keep, noise):
+    kept = keep({"w": noise(100_000)}, durability="full", materialize=False)
+    before = {row[0] for row in sql("SELECT id FROM container")}
+    store.save_draft(kept, "m:v2", durability="relaxed")
+    [synced] = [row[1] for row in sql("SELECT id, synced FROM container") if row[0] not in before]
+    assert synced == 0
+
+
+@pytest.mark.parametrize("durability", [None, "", "eternal", 5])
+def test_a_record_that_says_nothing_of_it(store, keep, durability):
+    """As one of an older casstore does."""
+    path = keep({"w": b"w"}, labels={"a": "b"}).directory / "draft.json"
+    record = json.loads(path.read_text())
+    del record["durability"]
+    if durability is not None:
+        record["durability"] = durability
+    path.write_text(json.dumps(record))
+    assert store.save_draft(store.drafts()[0], "m:v2").labels == {"a": "b"}
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_its_files_have_the_modes_that_they_had(keep, noise, materialize):
+    modes = {"new": 0o644, "own": 0o600, "run": 0o755, "group": 0o664, "read": 0o444, "small": 0o640}
+    files = {name: noise(100 if name == "small" else 2_000_000, number) for number, name in enumerate(modes)}
+    files["twin"] = files["new"]
+    kept = keep(files, {**modes, "twin": 0o644}, materialize=materialize)
+    found = {name: Path(kept.path, name).stat() for name in files}
+    assert {status.st_nlink for status in found.values()} == {1}
+    assert {name: found[name].st_mode & 0o777 for name in modes} == modes
+    assert found["twin"].st_mode & 0o777 == 0o644
+    assert {name: Path(kept.path, name).read_bytes() for name in files} == files
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home, noise, umask, mode):
+    """Of those the draft held links to stored files, which are read-only."""
+    before = os.umask(umask)
+    try:
+        with casstore.Store(home) as store:
+            (home.parent / "source").write_bytes(noise(2_000_000))
+            store.save("m:v0", home.parent / "source")
+            with pytest.raises(casstore.TagExists), store.create("m:v1") as draft:
+                Path(draft.path, "w").write_bytes(noise(2_000_000))
+                Path(draft.path, "run").write_bytes(noise(2_000_000, 1))
+                Path(draft.path, "run").chmod(0o700)
+                store.save("m:v1", __file__)
+            [kept] = store.drafts()
+            assert Path(kept.path, "w").stat().st_mode & 0o777 == mode
+            assert Path(kept.path, "run").stat().st_mode & 0o777 == 0o700
+            stored = store.get("m:v0").path
+            assert Path(stored, "source").stat().st_mode & 0o222 == 0
+    finally:
+        os.umask(before)
