@@ -62,7 +62,7 @@ class Store:
     """A store of models at `home` (default: `$CASSTORE_HOME`, else `~/.casstore`), made if it is not there.
 
     A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it. It may
-    be pickled, and copied: the store is opened again where that is first used.
+    be pickled, and copied, with what a subclass has put on it: the store is opened again where that is first used.
     `auto_gc=False`: saves through it never start a gc in a process of its own, as they do when much could be given
     back and the setting `auto_gc` is on. `create=False`: where no store stands, none is made, and StoreNotFound says
     so. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
@@ -79,7 +79,7 @@ class Store:
         return self._address.open()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_address": self._address}
+        return {name: value for name, value in vars(self).items() if name != "_workspace"}
 
     @property
     def home(self) -> Path:

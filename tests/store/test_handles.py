@@ -9,6 +9,7 @@ import gc
 import multiprocessing
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -200,6 +201,74 @@ def test_a_model_whose_version_is_gone_says_so_where_it_is_used(store, save, hom
     store.delete("m:1")
     back = save("m:1", {"a": b"1"})
     assert pickle.loads(sent).files == back.files
+
+
+@pytest.mark.parametrize("now", [{"labels": {"stage": "prod"}}, {"metadata": {"acc": 0.9}}, {"options": {"a": 1}}, {}])
+def test_a_model_whose_labels_or_the_like_are_others_now_says_so(store, save, now):
+    before = {"labels": {"stage": "dev"}, "metadata": {"acc": 0.5}}
+    sent = pickle.dumps(save("m:1", {"a": b"1"}, **before))
+    store.delete("m:1")
+    save("m:1", {"a": b"1"}, **{**before, **now})
+    again = pickle.loads(sent)
+    if not now:
+        assert (again.labels, again.metadata) == (before["labels"], before["metadata"])
+        return
+    with pytest.raises(casstore.TagNotFound, match="deleted and saved again"):
+        again.files  # noqa: B018
+
+
+def test_a_model_arrives_at_an_import_of_the_very_same(store, save, home, tmp_path):
+    """As on another machine, with its store at the same path."""
+    sent = pickle.dumps(save("m:1", {"a": b"1"}, labels={"stage": "dev"}, custom_objects={"n": 1}))
+    store.export("m:1", tmp_path / "m.casmodel")
+    store.close()
+    home.rename(tmp_path / "elsewhere")
+    with casstore.Store(home) as other:
+        other.import_archive(tmp_path / "m.casmodel")
+        again = pickle.loads(sent)
+        assert again.labels == {"stage": "dev"}
+        assert again.open("a").read() == b"1"
+        assert again.is_untrusted
+
+
+def test_a_model_that_arrives_in_a_store_that_was_replaced(home, save):
+    """While another lives that came from the store before it."""
+    with casstore.Store(home) as first:
+        sent = pickle.dumps(save("m:1", {"a": b"1"}, into=first))
+    old = pickle.loads(sent)
+    assert old.open("a").read() == b"1"
+    shutil.rmtree(home)
+    with casstore.Store(home) as second:
+        model = save("m:2", {"a": b"2"}, into=second)
+        again = pickle.loads(pickle.dumps(model))
+        assert again.open("a").read() == b"2"
+        assert again.labels == {}
+        with pytest.raises(casstore.TagNotFound, match="no m:1"):
+            pickle.loads(sent).labels  # noqa: B018
+        with pytest.raises(casstore.StoreError, match="open it again"):
+            old.files  # noqa: B018
+
+
+class Registry(casstore.Store):
+    """A store with more to say."""
+
+    team = "all"
+
+    def __init__(self, home: Any, team: str) -> None:
+        super().__init__(home)
+        self.team = team
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_what_a_subclass_has_of_its_own_travels(home, save, make):
+    with Registry(home, "vision") as store:
+        store.note = ["of the program's"]  # type: ignore[attr-defined]
+        save("m:1", {"a": b"1"}, into=store)
+        with make(store) as again:
+            assert type(again) is Registry
+            assert (again.team, again.note) == ("vision", ["of the program's"])
+            assert again.tags() == ["m:1"]
+            assert again._workspace is not store._workspace
 
 
 def test_a_model_or_store_whose_store_is_gone_makes_none(store, save, home, tmp_path):
