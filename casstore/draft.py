@@ -57,6 +57,7 @@ class Draft(Uncopied):
         progress: Progress,
         keep_on_error: bool = False,
         exist_ok: bool = False,
+        is_base_said: bool = False,
     ) -> None:
         said = {"module": module, "api_version": api_version, "signatures": signatures, "options": options}
         descriptor.check(**said, context=context)
@@ -79,6 +80,7 @@ class Draft(Uncopied):
         self._progress = progress
         self._keep_on_error = keep_on_error
         self._exist_ok = exist_ok
+        self._is_base_said = is_base_said
         self._is_new = True
         self._pickled_objects: bytes | None = None
         self._session: Session | None = None
@@ -179,9 +181,10 @@ class Draft(Uncopied):
             self.metadata["huggingface"] = snapshot.origin(path)
         self._source = (path, move, allow_empty)
 
-    def take_objects(self, pickled: bytes | None) -> None:
-        """Save Python objects that are pickled already; for `Store.save_draft`."""
-        self._pickled_objects = pickled
+    def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:
+        """Save Python objects that are pickled already, and a base that somebody has said, or not; for
+        `Store.save_draft`."""
+        self._pickled_objects, self._is_base_said = objects, is_base_said
 
     def __enter__(self) -> Draft:
         if self._session is not None or self._model is not None:
@@ -312,6 +315,7 @@ class Draft(Uncopied):
             self.tag, description, self._base, durability == "full", self._materialize, __version__,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
             said_context=descriptor.plain_mapping("context", self.context) if self._exist_ok else None,
+            is_base_said=self._is_base_said,
         )  # fmt: skip
         saved = save(
             self._workspace,

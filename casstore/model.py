@@ -229,7 +229,8 @@ class Model:
             loaded = cloudpickle.load(file)
         if not isinstance(loaded, dict):
             raise CasstoreError(
-                f"{descriptor.CUSTOM_OBJECTS_NAME} of {self.tag} holds a {type(loaded).__name__}, not a dict"
+                f"{descriptor.CUSTOM_OBJECTS_NAME} of {self.tag} holds a value of type {type(loaded).__name__}, not a "
+                "dict"
             )
         return loaded
 

@@ -116,7 +116,7 @@ class Store:
         the newest of the same name): what changed since is stored as the difference from it.
         Where the saving fails, and with `keep_on_error` where the block does, the files are kept for `keep_days`: the
         error says where (`error.draft_path`), `drafts` lists them, `save_draft` saves them after all.
-        `exist_ok`: where that tag is saved already with the same files, labels, metadata and whatever else is said,
+        `exist_ok`: where that tag is saved already with the same files, labels, metadata and all else that is said,
         nothing is saved and all is well, as when a training is resumed; where it differs that is TagExists at the end.
         `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.
         `materialize=False` for a version that will not be opened soon, such as each checkpoint of a run: it is encoded
@@ -132,7 +132,7 @@ class Store:
             module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
             signatures=_copy("signatures", signatures), options=options, context=context,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
-            progress=progress, keep_on_error=keep_on_error, exist_ok=exist_ok,
+            progress=progress, keep_on_error=keep_on_error, exist_ok=exist_ok, is_base_said=base is not None,
         )  # fmt: skip
 
     def drafts(self) -> Sequence[KeptDraft]:
@@ -174,7 +174,7 @@ class Store:
                 materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
                 progress=progress,
             ) as new:  # fmt: skip
-                new.take_objects(drafts_action.objects_of(kept))
+                new.take_kept(drafts_action.objects_of(kept), is_base_said=base is not None)
                 new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)
             if not new.left_behind:
                 with contextlib.suppress(OSError):  # the version is saved, whatever is left of the draft

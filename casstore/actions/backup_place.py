@@ -12,6 +12,7 @@ from casstore.catalog import backups, sessions
 from casstore.errors import StoreError, StoreLocked
 from casstore.storage import files
 from casstore.storage.layout import Layout
+from casstore.storage.working import check_working_directory
 
 _OWNER_ONLY = 0o700
 _MARK_MODE = 0o644
@@ -25,6 +26,7 @@ def reserved(source: Layout, directory: Path, instance: str) -> Iterator[Layout]
     It is new or empty, or holds a store, or a backup of the same store that was cut short. Raises StoreError for
     anything else and for places in a store, StoreLocked where somebody uses it, CatalogDamaged, OSError.
     """
+    check_working_directory(directory)
     target = Layout(Path(os.path.abspath(directory)))
     _check_place(source, target)
     if not target.catalog.exists():

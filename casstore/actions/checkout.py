@@ -18,6 +18,7 @@ from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, new_id
 from casstore.storage.manifest import FileEntry
+from casstore.storage.working import check_working_directory
 
 
 def checkout(workspace: Workspace, row: VersionRow, target: Path, progress: Progress, *, link: bool) -> Path:
@@ -28,6 +29,7 @@ def checkout(workspace: Workspace, row: VersionRow, target: Path, progress: Prog
     Raises FileExistsError for what is there already, unless it is an empty directory, InvalidSource for a place inside
     a store and where no hardlinks can be had, TagNotFound, IntegrityError, OSError; then nothing is left at `target`.
     """
+    check_working_directory(target)
     path = Path(os.path.realpath(target))
     check_target(path)
     with _appearing(path) as unfinished:

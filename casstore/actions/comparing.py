@@ -11,6 +11,7 @@ from casstore.actions.source import Source
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
 from casstore.storage import files, not_finite
+from casstore.storage.manifest import Base
 
 
 def difference(
@@ -44,6 +45,16 @@ def difference(
         if (hash_file(file.location) if scanned is None else scanned.blob) != saved[path].digest:
             return f"{path} differs"
     return None
+
+
+def difference_of_base(row: VersionRow, base: Base) -> str | None:
+    """What tells the base of a saved version from another, in words; None when nothing does."""
+    saved = None if row.base_name is None else f"{row.base_name}:{row.base_version}"
+    if saved is None:
+        return f"it has no base, unlike this, which comes from {base.tag}"
+    if saved != str(base.tag):
+        return f"its base is {saved}, not {base.tag}"
+    return None if row.base_digest == base.digest else f"its base is another {saved}, which has been deleted"
 
 
 def completed(description: Mapping[str, Any]) -> dict[str, Any]:

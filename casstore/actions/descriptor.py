@@ -241,7 +241,7 @@ def _plain(field: str, value: Any, depth: int = 0, *, may_be_nan: bool = False) 
         names = [each.name for each in dataclasses.fields(value)]
         return {name: within(f"{field}.{name}", getattr(value, name, None)) for name in names}
     raise InvalidMetadata(
-        f"{field} is a {type(value).__name__}, {_shown(value)}, which JSON cannot hold; use text, numbers, "
+        f"{field} is of type {type(value).__name__}, {_shown(value)}, which JSON cannot hold; use text, numbers, "
         "lists and dicts, or custom_objects for Python objects"
     )
 
@@ -267,7 +267,7 @@ def _shown(value: Any) -> str:
     try:
         return reprlib.repr(value)
     except Exception:  # noqa: BLE001 - objects may raise anything
-        return f"a {type(value).__name__}"
+        return f"<{type(value).__name__}>"
 
 
 def _text(field: str, text: str) -> str:

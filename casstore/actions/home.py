@@ -22,6 +22,7 @@ from casstore.errors import CatalogDamaged, StoreError, StoreNotFound, StoreUnwr
 from casstore.storage import access, denials, files, reserve
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
+from casstore.storage.working import check_working_directory
 
 HOME_VARIABLE = "CASSTORE_HOME"
 _DEFAULT_HOME = "~/.casstore"
@@ -86,14 +87,23 @@ def _settled(layout: Layout, catalog: Catalog) -> list[str]:
 def layout_of(home: str | os.PathLike[str] | None) -> Layout:
     """The paths of the store at `home`, by default that of the environment; `~` is a home directory.
 
-    Raises StoreError where none is known, or SQLite could not open a catalog there.
+    Raises StoreError where none is known, where it is relative to a directory that is gone, or SQLite could not open a
+    catalog there.
     """
     if home is None:
         # The one place that reads the environment: Python and the command line must mean the same store.
         home = os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME
     if not os.fspath(home):
         raise StoreError("the path of the store is empty; give one, or None for that of the environment")
-    layout = Layout(Path(os.path.abspath(_expanded(os.fspath(home)))))
+    expanded = _expanded(os.fspath(home))
+    try:
+        check_working_directory(expanded)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"where {os.fspath(home)} is cannot be told: the directory that this process works in is gone; `cd` to one "
+            f"that is there, or give the store's whole path with --home or {HOME_VARIABLE}"
+        ) from error
+    layout = Layout(Path(os.path.abspath(expanded)))
     try:
         sqlite_name(layout.catalog)
     except UnicodeError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from casstore.errors import InvalidSource
 from casstore.storage.layout import Layout
+from casstore.storage.working import check_working_directory
 
 _MODELS, _SESSIONS, _DRAFTS = "models", "sessions", "drafts"
 _PARTS = {
@@ -27,6 +28,7 @@ def is_home(directory: str | os.PathLike[str]) -> bool:
 
 def check_target(path: Path) -> None:
     """Raise InvalidSource for a path that is to be written to and is in a store, through whatever links."""
+    check_working_directory(path)
     for home, parts in homes_above(path):
         # Beside the store's own directories there may be others, as in a home of BentoML's.
         if len(parts) < 2 or _is_own(parts[0]):
@@ -37,6 +39,7 @@ def check_target(path: Path) -> None:
 
 def check_source(layout: Layout, path: Path, *, take: bool) -> None:
     """Raise InvalidSource for a path that is to be saved and is a store, holds this one, or is a part of one."""
+    check_working_directory(path)
     own, real = Path(os.path.realpath(layout.home)), Path(os.path.realpath(path))
     if real == own or real in own.parents or is_home(real):
         home = real if is_home(real) else layout.home
@@ -53,6 +56,7 @@ def check_part(layout: Layout, path: Path, *, take: bool) -> None:
     What stands under models/, and a draft, may be copied. With `take`, which takes it away, nothing but this store's
     own drafts may.
     """
+    check_working_directory(path)
     own, real = Path(os.path.realpath(layout.home)), Path(os.path.realpath(path))
     for home, parts in homes_above(real):
         is_file_of_home = len(parts) == 1 and not os.path.isdir(real)

@@ -57,7 +57,7 @@ class NewVersion:
     directory is to stand at once; otherwise all that is new goes encoded into packs. `created_at_ns`: when it was made,
     if not now; it takes its place among the versions of its name by that. `trust`: whether its Python objects may be
     unpickled unasked. `said_context`: where the very same version may be saved already, what the caller says of the
-    context, of which the rest tells nothing."""
+    context, of which the rest tells nothing; `is_base_said`: whether the caller says the base, too."""
 
     tag: Tag
     description: Mapping[str, Any]
@@ -68,6 +68,7 @@ class NewVersion:
     created_at_ns: int | None = None
     trust: Trust = Trust.AS_KNOWN
     said_context: Mapping[str, Any] | None = None
+    is_base_said: bool = False
 
 
 class Saved(NamedTuple):
@@ -154,6 +155,8 @@ def _is_same_version(workspace: Workspace, source: Source, new: NewVersion) -> b
     context = {**row.described()["context"], **(new.said_context or {})}
     described = model_yaml.Descriptor(new.tag, {**new.description, "context": context}, row.created_at_ns)
     difference = comparing.difference(workspace, row, source, described)
+    if difference is None and new.is_base_said and new.base is not None:
+        difference = comparing.difference_of_base(row, new.base)
     if difference is not None:
         raise TagExists(
             f"another {new.tag} is saved already ({difference}), and saved versions never change; choose another "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator
@@ -54,7 +55,9 @@ def _looks_like_path(text: str) -> bool:
 
 def _name_for(path: str) -> str:
     """A name that a directory or file may be saved under: its own, if that can be one."""
-    name = os.path.basename(os.path.abspath(path)).lower()
+    name = ""
+    with contextlib.suppress(FileNotFoundError):  # the working directory, which may be gone
+        name = os.path.basename(os.path.abspath(path)).lower()
     return name if _is_tag(name) and ":" not in name else "NAME"
 
 

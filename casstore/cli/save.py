@@ -268,7 +268,9 @@ def _read_metadata(file: IO[str] | None) -> dict[str, Any]:
         return {}
     context = click.get_current_context()
     try:
-        document = json.load(file)
+        document = json.load(file, parse_float=_finite)
+    except _TooLarge as error:
+        raise click.UsageError(f"--metadata-file {file.name}: {error}", context) from error
     except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--metadata-file {file.name} is not JSON: {error}", context) from error
     if not isinstance(document, dict):
@@ -294,7 +296,7 @@ def _as_meant(text: str) -> Any:
     So a Git hash such as 7e10 and a version such as 1.10 stay what they are.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite)
     except (ValueError, RecursionError):
         return text
     if isinstance(value, float) and not math.isfinite(value):
@@ -312,11 +314,24 @@ def _is_number(text: str) -> bool:
 
 def _as_json(key: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, parse_float=_finite)
+    except _TooLarge as error:
+        raise click.UsageError(f"--metadata {key}:={text}: {error}", click.get_current_context()) from error
     except (ValueError, RecursionError) as error:
         raise click.UsageError(
             f"--metadata {key}:={text} is not JSON ({error}); for text write {key}={text}", click.get_current_context()
         ) from error
+
+
+class _TooLarge(ValueError):
+    """A number of which Python would make an infinity."""
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise _TooLarge(f"the number {text} is too large; put it in quotes to keep it as text, or write Infinity")
+    return number
 
 
 def _context(frameworks: tuple[str, ...]) -> dict[str, Any]:

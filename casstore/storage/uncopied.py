@@ -13,6 +13,6 @@ class Uncopied:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Raises TypeError."""
         raise TypeError(
-            f"a {type(self).__name__} cannot be copied or pickled: it owns open files; hand on the Store or the Model, "
-            "which are opened again where they arrive"
+            f"this {type(self).__name__} cannot be copied or pickled: it owns open files; hand on the Store or the "
+            "Model, which are opened again where they arrive"
         )

@@ -35,7 +35,7 @@ def test_drafts_are_listed(cli, kept):
     draft_id, moment, size, tag, reason = line.split("\t")
     assert (draft_id, size, tag) == (kept.id, "5000", "bert:v1")
     assert moment.endswith("Z")
-    assert reason.startswith("InvalidMetadata: metadata.loss is a object")
+    assert reason.startswith("InvalidMetadata: metadata.loss is of type object")
     [document] = cli("drafts", "--json").json["drafts"]
     assert (document["id"], document["path"], document["tag"]) == (kept.id, kept.path, "bert:v1")
     assert (document["size_bytes"], document["file_count"]) == (5000, 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore.cli.save import _parse_metadata
+from casstore.cli.save import _parse_metadata, _read_metadata
 
 MEANT = [
     ("7e10", "7e10"), ("1234e56", "1234e56"), ("80e5005", "80e5005"), ("1.10", "1.10"), ("1.0", 1.0), ("0.93", 0.93),
@@ -50,6 +51,19 @@ def test_with_a_colon_it_is_json(text, value):
 def test_with_a_colon_it_must_be_json(text):
     with click.Context(click.Command("save")), pytest.raises(click.UsageError, match=f"write key={text}"):
         _parse_metadata((f"key:={text}",))
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", '{"a": [1, 2e308]}', "1" + "0" * 400 + ".0"])
+def test_with_a_colon_no_number_becomes_an_infinity(text, tmp_path):
+    document = tmp_path / "metadata.json"
+    document.write_text(f'{{"key": {text}}}')
+    with click.Context(click.Command("save")):
+        with pytest.raises(click.UsageError, match=r"key:=.*the number .* is too large; .*quotes.*Infinity"):
+            _parse_metadata((f"key:={text}",))
+        with document.open() as file, pytest.raises(click.UsageError, match=r"metadata.json: the number .* too large"):
+            _read_metadata(file)
+        assert _parse_metadata((f"key={text}",)) == {"key": text}, "all that is not plainly JSON is text"
+        assert math.isinf(_parse_metadata(("key:=Infinity",))["key"])
 
 
 def test_json_has_the_metadata_and_is_json(cli, files):

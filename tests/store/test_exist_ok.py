@@ -79,6 +79,44 @@ def test_another_version_of_that_tag_stays_an_error(store, plant, first, kind):
     assert store.save_draft(store.drafts()[0], "m:v2").tag.version == "v2"
 
 
+def test_a_base_that_is_said_must_be_the_same(store, plant, first):
+    base = store.save("base:v1", __file__)
+    other = store.save("other:v1", __file__)
+
+    def save(tag, **options):
+        with store.create(tag, exist_ok=True, **SAID, **options) as draft:
+            plant(draft.path, FILES)
+        return draft
+
+    made = save("n:v1", base="base:v1")
+    assert made.is_new
+    assert not save("n:v1", base=base.tag).is_new
+    assert not save("n:v1").is_new, "nothing is said of it"
+    with pytest.raises(casstore.TagExists, match="its base is base:v1, not other:v1"):
+        save("n:v1", base=other.tag)
+    with pytest.raises(casstore.TagExists, match="it has no base, unlike this, which comes from base:v1"):
+        save("m:v1", base=base.tag)
+    store.delete("base:v1")
+    with pytest.raises(casstore.TagNotFound):
+        save("n:v1", base=base.tag)
+    store.save("base:v1", store.get("other:v1").path, exclude="*.py", allow_empty=True)
+    with pytest.raises(casstore.TagExists, match="its base is another base:v1"):
+        save("n:v1", base=base.tag)
+    assert store.get("n:v1") == made.model
+
+
+def test_a_kept_draft_whose_base_was_the_newest_then(store, plant):
+    """Which nobody has said."""
+    store.save("m:v0", __file__)
+    with pytest.raises(casstore.TagExists), store.create("m:v1") as draft:
+        plant(draft.path, FILES)
+        store.save("m:v0b", __file__)
+        with store.create("m:v1") as other:
+            plant(other.path, FILES)
+    assert other.model.base.tag.version == "v0b"
+    assert store.save_draft(store.drafts()[0], exist_ok=True) == other.model
+
+
 def test_a_draft_that_differs_and_is_then_the_same(store, plant, tmp_path):
     source = plant(tmp_path / "out", FILES)
     with pytest.raises(casstore.TagExists), store.create("m:v1") as draft:

@@ -84,7 +84,7 @@ def test_no_owner_of_a_descriptor_can_be_copied_and_none_is_closed_by_an_attempt
 def test_the_error_of_a_draft_says_what_to_hand_on(store):
     with store.create("m:1") as draft:
         Path(draft.path, "a").write_bytes(b"1")
-        with pytest.raises(TypeError, match=r"a Draft cannot be copied or pickled.*the Store or the Model"):
+        with pytest.raises(TypeError, match=r"this Draft cannot be copied or pickled.*the Store or the Model"):
             copy.deepcopy(draft)
     assert draft.model.files
 

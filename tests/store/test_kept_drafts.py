@@ -103,10 +103,10 @@ def _bad_name(draft):
 
 
 SLIPS = {
-    _bad_metadata: (casstore.InvalidMetadata, r"metadata\.loss is a Opaque"),
+    _bad_metadata: (casstore.InvalidMetadata, r"metadata\.loss is of type Opaque"),
     _bad_label: (casstore.InvalidMetadata, "'stage' maps to None"),
-    _bad_whole: (casstore.InvalidMetadata, r"metadata\.loss is a Opaque"),
-    _bad_later: (casstore.InvalidMetadata, r"metadata\.history\[0\] is a Opaque"),
+    _bad_whole: (casstore.InvalidMetadata, r"metadata\.loss is of type Opaque"),
+    _bad_later: (casstore.InvalidMetadata, r"metadata\.history\[0\] is of type Opaque"),
     _bad_device: (casstore.InvalidMetadata, "device-side assert"),
     _bad_module: (casstore.InvalidMetadata, "module is text"),
     _bad_signatures: (casstore.InvalidMetadata, "'speed'"),

@@ -97,7 +97,7 @@ def test_a_device_and_a_class_that_is_only_called_dtype(store):
         pass
 
     Other.__name__ = "dtype"
-    with pytest.raises(casstore.InvalidMetadata, match=r"metadata\.x is a dtype"):
+    with pytest.raises(casstore.InvalidMetadata, match=r"metadata\.x is of type dtype"):
         store.create("m", metadata={"x": Other()})
 
 
@@ -140,14 +140,14 @@ REFUSED = [
     ("metadata", "tensor", Broken(), "'tensor' cannot be read: RuntimeError: device-side assert"),
     ("labels", "tensor", Broken(), "'tensor' cannot be read: RuntimeError: device-side assert"),
     pytest.param("metadata", "huge", 10**5000, "more than 4,000 digits", id="huge"),  # which has no text
-    ("metadata", "loss", Opaque(), r"metadata\.loss is a Opaque, <opaque>"),
-    ("metadata", "loss", Rude(), r"metadata\.loss is a Rude"),
-    ("metadata", "deep", {"a": [0, Opaque()]}, r"metadata\.deep\.a\[1\] is a Opaque, <opaque>"),
-    ("metadata", "config", Config, r"metadata\.config is a type"),
+    ("metadata", "loss", Opaque(), r"metadata\.loss is of type Opaque, <opaque>"),
+    ("metadata", "loss", Rude(), r"metadata\.loss is of type Rude, <Rude "),
+    ("metadata", "deep", {"a": [0, Opaque()]}, r"metadata\.deep\.a\[1\] is of type Opaque, <opaque>"),
+    ("metadata", "config", Config, r"metadata\.config is of type type"),
     ("metadata", "id2label", {0: "cat"}, r"metadata\.id2label has the key 0 \(with 'cat'\); keys are text"),
     ("metadata", 5, "five", r"metadata has the key 5 \(with 'five'\)"),
-    ("metadata", "raw", b"x", r"metadata\.raw is a bytes"),
-    ("metadata", "z", 1j, r"metadata\.z is a complex, 1j"),
+    ("metadata", "raw", b"x", r"metadata\.raw is of type bytes"),
+    ("metadata", "z", 1j, r"metadata\.z is of type complex, 1j"),
     ("metadata", "text", "\ud800", "not Unicode"),
     ("labels", "stage", None, "'stage' maps to None"),
     ("labels", "stages", ["a"], r"'stages' maps to \['a'\]"),
