@@ -84,6 +84,7 @@ class Draft(Uncopied):
         self._is_new = True
         self._pickled_objects: bytes | None = None
         self._session: Session | None = None
+        self._moving: unsaved.Moving | None = None
         self._directory: Path | None = None
         self._source: tuple[Path, bool, bool] | None = None
         self._model: Model | None = None
@@ -204,31 +205,36 @@ class Draft(Uncopied):
         session = self._session
         if session is None:
             return
-        is_unmoved = False
         try:
             if session.is_inherited:
                 return
-            if error is not None:
-                if self._keep_on_error or self._is_slip(error):
-                    is_unmoved = unsaved.persisting(lambda: self._keep(session, error))
-                return
-            try:
-                self._commit(session)
-            except BaseException as failure:
-                reason = failure
-                is_unmoved = unsaved.persisting(lambda: self._keep(session, reason))
-                raise
+            self._end(session, error)
         finally:
             # What cannot be removed, as where somebody goes on writing into it, is left to gc: it is no reason to fail
             # once the version is saved, and not the one why it was not.
-            if is_unmoved:
+            if unsaved.stays(session):
                 self._session = self._directory = None
             with contextlib.suppress(OSError):
-                self._close()
+                if self._moving is None:
+                    self._close()
+                else:  # an interrupt would get out in place of the error that says where the draft is
+                    unsaved.persisting(self._close)
         if self._model is not None:
             # The version is saved, whatever becomes of this.
             with contextlib.suppress(CasstoreError, OSError):
                 autogc.start_if_due(self._workspace)
+
+    def _end(self, session: Session, error: BaseException | None) -> None:
+        """Save the version, or keep what the block has written. Whatever is raised then says where that is."""
+        try:
+            if error is None:
+                self._commit(session)
+            elif self._keep_on_error or self._is_slip(error):
+                unsaved.persisting(lambda: self._keep(session, error))
+        except BaseException as failure:
+            reason = failure
+            unsaved.persisting(lambda: self._keep(session, reason))
+            raise
 
     def _close(self) -> None:
         if self._session is not None:
@@ -247,23 +253,23 @@ class Draft(Uncopied):
             error = before
         return False
 
-    def _keep(self, session: Session, error: BaseException) -> bool:
-        """Keep what the block has written, and have the error say so; whether it has to stay in the session."""
-        if self._source is not None or self._is_saved(session):
-            return False
-        content = unsaved.content(Path(self.path))
-        if content is unsaved.Content.NOTHING:
-            return False
-        record, objects = unsaved.persisting(lambda: self._record(error))
-        kept = unsaved.keep(
-            self._workspace, session, Path(self.path), record, objects,
-            save_as=self.tag.name if isinstance(error, TagExists) else str(self.tag),
-            has_files=content is unsaved.Content.FILES,
-        )  # fmt: skip
-        if kept is None:
-            return False
-        unsaved.tell(error, kept)
-        return kept.is_unmoved
+    def _keep(self, session: Session, error: BaseException) -> None:
+        """Keep what the block has written, and have the error say so; all of it again where that was interrupted."""
+        if self._moving is None:
+            if self._source is not None or self._is_saved(session):
+                return
+            content = unsaved.content(Path(self.path))
+            if content is unsaved.Content.NOTHING:
+                return
+            record, objects = unsaved.persisting(lambda: self._record(error))
+            self._moving = unsaved.moving_of(
+                self._workspace, session, Path(self.path), record, objects,
+                has_files=content is unsaved.Content.FILES,
+            )  # fmt: skip
+        save_as = self.tag.name if isinstance(error, TagExists) else str(self.tag)
+        kept = unsaved.keep(self._workspace, session, self._moving, save_as=save_as)
+        if kept is not None:
+            unsaved.tell(error, kept)
 
     def _record(self, error: BaseException) -> tuple[drafts.Record, bytes | None]:
         """What of this draft's description can be kept beside it, and its Python objects."""

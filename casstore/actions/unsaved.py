@@ -37,11 +37,10 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where the files of a draft stand now, and how to go on, in words for the user. `is_unmoved`: in its session."""
+    """Where the files of a draft stand now, and how to go on, in words for the user."""
 
     path: str
     advice: str
-    is_unmoved: bool = False
 
 
 class Content(Enum):
@@ -80,25 +79,37 @@ def _is_descriptor(path: Path) -> bool:
     return True
 
 
-def keep(
-    workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None, *, save_as: str,
-    has_files: bool,
-) -> Kept | None:  # fmt: skip
-    """Move a draft, which stands in its session, to where gc leaves it for `keep_days`.
+def moving_of(
+    workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None, *, has_files: bool
+) -> Moving:
+    """What moves a draft, which stands in its session, to where gc leaves it for `keep_days`.
 
-    `record` and the pickled `objects` are kept beside it where there is room. `save_as`: the tag or name to be advised.
+    `record` and the pickled `objects` are kept beside it where there is room. `has_files`: it is known to have some.
+    """
+    stage, name = session.new_path(), keeping.new_name()
+    return Moving(workspace.layout, stage, draft, name, record, objects, workspace.mask, has_files)
+
+
+def keep(workspace: Workspace, session: Session, moving: Moving, *, save_as: str) -> Kept | None:
+    """Move the draft, be it again where that was cut short. `save_as`: the tag or name to be advised.
+
     Where it cannot be moved it stays where it is until the process ends; None where it is not known to have files.
     """
-    moving = _Moving(workspace.layout, session.new_path(), draft, keeping.new_name(), record, objects, workspace.mask)
     try:
         persisting(lambda: moving.run(lambda move: in_any_room(workspace, move)))
     except (OSError, CasstoreError) as error:
         if not os.path.exists(moving.target):  # false also where nothing can be told
-            if not has_files:  # where every call fails nothing can be kept, be it a session
+            if not moving.has_files:  # where every call fails nothing can be kept, be it a session
                 return None
-            _unmoved.append(session)
-            return Kept(str(moving.standing), _stays(moving.standing, error), is_unmoved=True)
+            if session not in _unmoved:
+                _unmoved.append(session)
+            return Kept(str(moving.standing), _stays(moving.standing, error))
     return Kept(str(moving.target / FILES), _how_to_save(workspace.layout, moving.target, save_as))
+
+
+def stays(session: Session) -> bool:
+    """Whether a draft stands in this session until the process ends."""
+    return session in _unmoved
 
 
 def persisting(action: Callable[[], _Result]) -> _Result:
@@ -111,9 +122,12 @@ def persisting(action: Callable[[], _Result]) -> _Result:
 
 
 def tell(error: BaseException, kept: Kept) -> None:
-    """Have an error say what has become of the draft: in its message, and as its `draft_path`."""
+    """Have an error say what has become of the draft, if it does not yet: in its message, and as its `draft_path`."""
     with contextlib.suppress(AttributeError, TypeError):  # of another library's making
         error.draft_path = kept.path  # type: ignore[attr-defined]
+    said = (getattr(error, "strerror", None), *error.args[:1], *getattr(error, "__notes__", ()))
+    if any(kept.advice in str(each) for each in said):
+        return
     add_note = getattr(error, "add_note", None)  # new in Python 3.11
     if isinstance(error, OSError) and error.strerror:
         error.strerror = f"{error.strerror}; {kept.advice}"
@@ -149,7 +163,7 @@ def home_option(layout: Layout) -> str:
 
 
 @dataclass(slots=True)
-class _Moving:
+class Moving:
     """One draft's way into drafts/. Each step sees what has been done, so that all may be done again at any point."""
 
     layout: Layout
@@ -159,6 +173,7 @@ class _Moving:
     record: Record
     objects: bytes | None
     mask: int  # the permissions that nothing made in the store gets
+    has_files: bool
 
     @property
     def target(self) -> Path:
@@ -170,13 +185,12 @@ class _Moving:
         return next((path for path in (self.target / FILES, self.stage / FILES) if os.path.exists(path)), self.draft)
 
     def run(self, in_any_room: Callable[[Callable[[], None]], None]) -> None:
-        if self.target.exists():
-            return
-        in_any_room(lambda: files.make_directory(self.layout.drafts))
-        in_any_room(lambda: files.make_directory(self.stage))
-        with contextlib.suppress(OSError):  # without it the files are all there is, and they are what took the time
-            in_any_room(self._describe)
-        in_any_room(self._move)
+        if not self.target.exists():
+            in_any_room(lambda: files.make_directory(self.layout.drafts))
+            in_any_room(lambda: files.make_directory(self.stage))
+            with contextlib.suppress(OSError):  # without it the files are all there is, and they are what took the time
+                in_any_room(self._describe)
+            in_any_room(self._move)
         with contextlib.suppress(OSError):
             _lead_to(self.draft, self.target / FILES)
         with contextlib.suppress(OSError):
@@ -213,12 +227,15 @@ def _unshare(root: Path, temporary: Path, mask: int) -> None:
     shared = [
         path for path, status in walk(str(root), lambda _: None) if stat.S_ISREG(status.st_mode) and status.st_nlink > 1
     ]
+    files.remove_file(temporary)  # which may be left of an attempt that was cut short
     for path in shared:
-        files.remove_file(temporary)
-        with files.open_regular(root / path) as source, files.create_file(temporary) as copy:
-            files.copy_file(source, copy)
-            files.set_mode(copy, (0o777 if files.is_executable(os.fstat(source)) else 0o666) & ~mask)
-        files.rename(temporary, root / path)
+        try:
+            with files.open_regular(root / path) as source, files.create_file(temporary) as copy:
+                files.copy_file(source, copy)
+                files.set_mode(copy, (0o777 if files.is_executable(os.fstat(source)) else 0o666) & ~mask)
+            files.rename(temporary, root / path)
+        finally:
+            files.remove_file(temporary)
 
 
 def _lead_to(old: Path, new: Path) -> None:
