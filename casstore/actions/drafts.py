@@ -209,7 +209,8 @@ def _record(directory: Path) -> Record:
         found["durability"] = _durability(found["durability"])
         record = Record(**{each.name: found[each.name] for each in fields(Record)})
         if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):
-            return replace(record, description=check_description(record.description))
+            # Empty where there was no room for it.
+            return replace(record, description=check_description(record.description) if record.description else {})
     return _NOTHING
 
 

@@ -271,8 +271,13 @@ class Staging:
             if found.st_uid != self._user or found.st_nlink != 1:
                 return None
             # A draft's own file may become a link to a stored one, whose mode must stay.
-            (self._frozen_in_place if file.location == target else self._frozen).append((file.location, found))
-            seen = _freeze(descriptor, self.workspace.file_mode(executable))
+            frozen = self._frozen_in_place if file.location == target else self._frozen
+            frozen.append((file.location, found))
+            try:
+                seen = _freeze(descriptor, self.workspace.file_mode(executable))
+            except PermissionError:  # an attribute of the file forbids it, as chattr +i does
+                frozen.pop()
+                return None
             if files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
                 self._check_written(file.location, descriptor, found)

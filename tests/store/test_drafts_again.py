@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 import casstore
+from casstore.actions import drafts as drafts_action
 
 
 @pytest.fixture
@@ -91,3 +94,60 @@ def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home, noise, uma
             assert Path(stored, "source").stat().st_mode & 0o222 == 0
     finally:
         os.umask(before)
+
+
+def test_its_objects_may_be_of_any_size(store):
+    """As tensors that were put into custom_objects."""
+    size = (256 << 20) + 4096
+    with pytest.raises(casstore.InvalidMetadata), store.create("m:v1", custom_objects={"a": 1}) as draft:
+        Path(draft.path, "w").write_bytes(b"w")
+        draft.metadata["loss"] = object()
+    [kept] = store.drafts()
+    path = kept.directory / "custom_objects.pkl"
+    os.truncate(path, size)  # zeros that take no room, in place of so many bytes of an array
+    found = drafts_action.objects_of(kept)
+    assert found is not None
+    assert len(found) == size
+
+
+SHORT = """
+import errno, os, pathlib, subprocess, sys
+import casstore
+
+mount = pathlib.Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", mount], check=True)
+store = casstore.Store(mount / "store")
+ballast = mount / "ballast"
+said = {"labels": {"stage": "dev"}, "metadata": {"history": "x" * 3_000_000}}
+try:
+    with store.create("m:v1", custom_objects={"o": bytes(3_000_000)}, durability="relaxed", **said) as draft:
+        pathlib.Path(draft.path, "w").write_bytes(b"weights")
+        with open(ballast, "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+            os.truncate(ballast, os.path.getsize(ballast) - 200_000)
+except OSError as error:
+    assert error.errno == errno.ENOSPC, repr(error)
+    assert "--draft" in str(error), str(error)
+[kept] = store.drafts()
+assert str(kept.tag) == "m:v1", kept
+assert "No space left" in kept.reason, kept
+lost = [each.partition(" could")[0] for each in kept.left_out]
+assert lost == ["custom_objects", "labels, metadata and the like"], kept.left_out
+assert sorted(path.name for path in kept.directory.iterdir()) == ["draft.json", "files"]
+ballast.unlink()
+model = store.save_draft(kept.id, labels={"why": "late"})
+assert (model.labels, model.metadata, model.custom_objects) == ({"why": "late"}, {}, {})
+assert model.open("w").read() == b"weights"
+print("done")
+"""
+
+
+def test_on_a_full_disk_a_short_record_says_what_is_lost(tmp_path, script):
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
+        pytest.skip("needs to mount a file system in a namespace of its own")
+    done = script(SHORT, tmp_path, before=("unshare", "-m", "--propagation", "private"), check=False)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -107,3 +107,33 @@ def test_a_directory_that_keeps_its_files(store, tmp_path, plant):
         subprocess.run(["chattr", "-i", source / "sub"], check=True)
     assert store.tags() == []
     assert (source / "a.bin").exists()
+
+
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
+@as_root
+def test_a_file_that_nobody_may_change_is_copied_and_told(store, tmp_path, plant, contents, caplog):
+    source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000})
+    if subprocess.run(["chattr", "+i", source / "b.bin"], capture_output=True, check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+
+    class Interrupting:
+        def start(self, step, _total_bytes):
+            if step == "store":
+                raise KeyboardInterrupt
+
+        def advance(self, done_bytes):
+            pass
+
+        def finish(self):
+            pass
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.save("m:1", source, move=True, progress=Interrupting())
+        assert (source / "a.bin").stat().st_mode & 0o777 == 0o644
+        model = store.save("m:1", source, move=True)
+    finally:
+        subprocess.run(["chattr", "-i", source / "b.bin"], check=True)
+    assert f"m:1 is saved, and these are still there: {source}/b.bin" in caplog.text
+    assert contents(model) == {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000}
+    assert [path.name for path in source.iterdir()] == ["b.bin"]

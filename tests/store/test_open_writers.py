@@ -101,6 +101,37 @@ def test_another_process_is_named(store, child):
             os.close(each)
 
 
+def test_another_process_that_writes_one_of_many_small_files(store, child, noise):
+    """All that are packed are asked for writers, however many there are."""
+    read, write = os.pipe()
+    told, tell = os.pipe()
+    writers = []
+
+    def begin(path):
+        def work():
+            with open(Path(path, "19.json"), "wb", buffering=0) as file:
+                file.write(b'{"half": ')
+                os.write(tell, b".")
+                os.close(write)
+                os.read(read, 1)  # until the parent has closed its end
+                file.write(b"1}")
+            return 0
+
+        for number in range(19):
+            Path(path, f"{number:02}.json").write_bytes(noise(100, number))
+        writers.append(child(work))
+        os.read(told, 1)
+
+    try:
+        assert "19.json is still open" in refused(store, begin, who=r"process \d+ \(", materialize=False)
+    finally:
+        os.close(write)
+        assert writers[0].wait() == 0
+        for each in (read, told, tell):
+            os.close(each)
+    assert store.save_draft(store.drafts()[0]).open("19.json").read() == b'{"half": 1}'
+
+
 def test_a_file_that_is_mapped_for_writing(store):
     kept = []
 
