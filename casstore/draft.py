@@ -227,6 +227,14 @@ class Draft(Uncopied):
     def _end(self, session: Session, error: BaseException | None) -> None:
         """Save the version, or keep what the block has written. Whatever is raised then says where that is."""
         try:
+            self._save_or_keep(session, error)
+        except KeyboardInterrupt as interrupt:  # perhaps one of several at once, that came between two attempts
+            reason = interrupt
+            unsaved.persisting(lambda: self._keep(session, reason))
+            raise
+
+    def _save_or_keep(self, session: Session, error: BaseException | None) -> None:
+        try:
             if error is None:
                 self._commit(session)
             elif self._keep_on_error or self._is_slip(error):

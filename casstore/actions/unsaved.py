@@ -116,8 +116,10 @@ def persisting(action: Callable[[], _Result]) -> _Result:
     """Do it, and again where Ctrl-C comes: an impatient user presses it more than once, and wants the draft all the
     same."""
     for _ in range(_ATTEMPTS):
-        with contextlib.suppress(KeyboardInterrupt):
+        try:  # contextlib.suppress is code in which another may come
             return action()
+        except KeyboardInterrupt:
+            continue
     return action()
 
 
