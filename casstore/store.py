@@ -176,7 +176,13 @@ class Store:
             ) as new:  # fmt: skip
                 new.take_kept(drafts_action.objects_of(kept), is_base_said=base is not None)
                 new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)
-            if not new.left_behind:
+            if new.left_behind:
+                _log.warning(
+                    "%s is saved, and the draft %s stays, for what cannot be taken away: %s; "
+                    "`casstore drafts --remove %s` removes it when that can be",
+                    new.tag, kept.id, ", ".join(new.left_behind), kept.id,
+                )  # fmt: skip
+            else:
                 with contextlib.suppress(OSError):  # the version is saved, whatever is left of the draft
                     drafts_action.remove(self._workspace, kept)
         return new.model

@@ -110,6 +110,23 @@ def test_its_objects_may_be_of_any_size(store):
     assert len(found) == size
 
 
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
+def test_what_cannot_be_taken_out_of_it_is_told(store, keep, caplog):
+    kept = keep({"w": b"w" * 100_000, "v": b"v"})
+    stuck = Path(kept.path, "w")
+    if subprocess.run(["chattr", "+i", stuck], capture_output=True, check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+    try:
+        model = store.save_draft(kept, "m:v2")
+        assert f"m:v2 is saved, and the draft {kept.id} stays, for what cannot be taken away: {stuck}" in caplog.text
+        assert f"casstore drafts --remove {kept.id}" in caplog.text
+        assert model.file_count == 2
+        assert [draft.id for draft in store.drafts()] == [kept.id]
+    finally:
+        subprocess.run(["chattr", "-i", stuck], check=True)
+    store.remove_draft(kept)
+
+
 SHORT = """
 import errno, os, pathlib, subprocess, sys
 import casstore
