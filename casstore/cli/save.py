@@ -286,17 +286,21 @@ def _parse_metadata(pairs: tuple[str, ...]) -> dict[str, Any]:
         if key in metadata or not key:
             problem = f"gives {key!r} twice" if key else f"takes KEY:=JSON, not {name}={text!r}"
             raise click.UsageError(f"--metadata {problem}", click.get_current_context())
-        metadata[key] = _as_meant(text) if key == name else _as_json(key, text)
+        metadata[key] = _as_meant(key, text) if key == name else _as_json(key, text)
     return metadata
 
 
-def _as_meant(text: str) -> Any:
+def _as_meant(key: str, text: str) -> Any:
     """JSON in brackets or quotes, true, false, and a number that is written as JSON writes it; all else is text.
 
     So a Git hash such as 7e10 and a version such as 1.10 stay what they are.
     """
     try:
         value = json.loads(text, parse_float=_finite)
+    except _TooLarge as error:
+        if text.lstrip()[0] in "[{":
+            raise click.UsageError(f"--metadata {key}={text}: {error}", click.get_current_context()) from error
+        return text
     except (ValueError, RecursionError):
         return text
     if isinstance(value, float) and not math.isfinite(value):
