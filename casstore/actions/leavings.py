@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from casstore.actions import model_yaml
 from casstore.actions.workspace import Workspace, hash_file
@@ -36,13 +36,32 @@ def take_away(
     own = _Own(workspace, tag, manifest_id, recorded)
     kept = [_keep(workspace, tag, path) for path in _strangers(str(directory), own)]
     doomed = workspace.set_aside(directory, session)
-    # Once more, where nobody finds it any longer: somebody may have written there meanwhile.
-    kept += [_keep(workspace, tag, path) for path in _strangers(str(doomed), own)]
+    kept += [_keep(workspace, tag, path) for path in _late(doomed, own)]
     if kept:
         files.sync_directory(workspace.layout.quarantine)
     with contextlib.suppress(OSError):  # gc reaps what is left, and says what it cannot remove
         files.remove_tree(doomed)
     return kept
+
+
+def late(
+    workspace: Workspace, tag: Tag, manifest_id: str, recorded: Mapping[str, FileStamp], doomed: Path
+) -> list[str]:  # fmt: skip
+    """What has come into a version's directory until it was set aside, to `doomed`: paths of what is not its own.
+
+    `doomed` itself where something else stood in its place, or it cannot be looked through. `recorded` is as in
+    `take_away`.
+    """
+    return _late(doomed, _Own(workspace, tag, manifest_id, recorded))
+
+
+def _late(doomed: Path, own: _Own) -> list[str]:
+    try:
+        if stat.S_ISDIR(os.lstat(doomed).st_mode):
+            return _strangers(str(doomed), own)
+    except OSError:  # rather kept as a whole than lost
+        pass
+    return [str(doomed)]
 
 
 def _strangers(root: str, own: _Own) -> list[str]:

@@ -14,7 +14,7 @@ import msgpack
 from casstore.actions import model_yaml
 from casstore.actions.changed import ChangedShelf, additions, parents
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
-from casstore.actions.source import Source, check_as_found
+from casstore.actions.source import Source, check_as_found, is_unchanged
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.instances import INHERITED
@@ -501,8 +501,7 @@ class _Builder:
         for directory in self._directories():
             standing = target / directory
             if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
-                self._shelf.take(target, directory)  # a link would lead what is written out of the store
-                files.remove_file(standing)
+                self._shelf.take(standing, directory)  # a link would lead what is written out of the store
             files.make_directory(standing)
 
     def _mend_copy(self, target: Path) -> None:
@@ -515,18 +514,16 @@ class _Builder:
             for file in self._files:
                 before = _status(target / file.path)
                 if before is not None and _is_file(target, file, is_read=True):
-                    stamps[file.path] = self._kept(file, target / file.path, before)
+                    stamps[file.path] = self._kept(file, target, before)
                 self._progress.advance(file.size)
         finally:
             self._progress.finish()
         stamps |= self._make(target, [file for file in self._files if file.path not in stamps], mend=True)
-        expected = Digest.of(_rendered(self._workspace, self._row))
-        if not _has_digest(target / DESCRIPTOR_NAME, expected):
-            self._keep_changed(target, DESCRIPTOR_NAME, expected)
-            self._write_descriptor(target)
+        if not _has_digest(target / DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row))):
+            self._mend_descriptor(target)
         self._record(target, stamps)
 
-    def _kept(self, file: FileEntry, path: Path, before: os.stat_result) -> FileStamp:
+    def _kept(self, file: FileEntry, root: Path, before: os.stat_result) -> FileStamp:
         """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none.
 
         `before`: what stat said when it had not been read yet.
@@ -534,6 +531,7 @@ class _Builder:
         if not self._may_link or file.size < LINK_FROM_BYTES:
             return FileStamp.of(before)
         candidates = self._workspace.find_loose(file.digest, file.executable)
+        path = root / file.path
         loose = link_among(self._workspace, str(path), candidates)
         if loose is not None:
             if loose.stamp != FileStamp.of(before):
@@ -544,7 +542,7 @@ class _Builder:
         stamp = self._workspace.link_loose(candidates, temporary, hash_first=True)
         if stamp is None:
             return FileStamp.of(before)
-        files.rename(temporary, path)
+        self._put(temporary, root, file.path, before)
         self._known[Fingerprint.of(os.lstat(path))] = file.digest
         return stamp
 
@@ -559,22 +557,34 @@ class _Builder:
         stamps = _entries_of(self._workspace, self._row, recorded)
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:
-            self._keep_changed(target, DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
-            self._write_descriptor(target)
+            self._mend_descriptor(target)
         del stamps[DESCRIPTOR_NAME]
         self._record(target, stamps)
 
-    def _keep_changed(self, root: Path, path: str, digest: Digest) -> None:
-        """Keep in quarantine what is about to be replaced and is not a file of these bytes: it may be somebody's."""
+    def _keep_changed(self, root: Path, path: str, digest: Digest) -> os.stat_result | None:
+        """Keep in quarantine what is about to be replaced and is not a file of these bytes: it may be somebody's.
+
+        Returns what stood there, None where nothing did.
+        """
         standing = root / path
-        if not os.path.lexists(standing):
-            return
+        before = _status(standing)
+        if before is None:
+            return None
         try:
             is_same = not standing.is_symlink() and _has_digest(standing, digest)
         except PermissionError:
             is_same = False
         if not is_same:
-            self._shelf.take(root, path)
+            self._shelf.take(standing, path, stays=True)
+        return before
+
+    def _put(self, made: Path, root: Path, path: str, before: os.stat_result | None) -> None:
+        """Put a file that has been made in its place, and keep what has come there since `before` was seen there."""
+        if files.swap_into(made, root / path):
+            if is_unchanged(os.lstat(made), before):
+                files.remove_file(made)
+            else:
+                self._shelf.take(made, path)
 
     def _build(self) -> None:
         draft = self._new_path()
@@ -595,7 +605,7 @@ class _Builder:
         for directory in self._directories():
             files.make_directory(draft / directory)
         stamps = self._make(draft, self._files, mend=False)
-        self._write_descriptor(draft)
+        self._write_descriptor(draft / DESCRIPTOR_NAME)
         return stamps
 
     def _directories(self) -> list[str]:
@@ -626,10 +636,15 @@ class _Builder:
         row = replace(directory_row(self._workspace, directory, stamps), evicting=is_coming)
         self._workspace.catalog.directories.record(self._row.id, row)
 
-    def _write_descriptor(self, directory: Path) -> None:
-        mode = self._workspace.file_mode(executable=False)
+    def _write_descriptor(self, path: Path) -> None:
         data = _rendered(self._workspace, self._row)
-        files.write_file(directory / DESCRIPTOR_NAME, data, mode, temporary=self._new_path())
+        files.write_new_file(path, data, self._workspace.file_mode(executable=False))
+
+    def _mend_descriptor(self, directory: Path) -> None:
+        made = self._new_path()
+        self._write_descriptor(made)
+        before = self._keep_changed(directory, DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
+        self._put(made, directory, DESCRIPTOR_NAME, before)
 
     def _make(self, directory: Path, wanted: Sequence[FileEntry], *, mend: bool) -> dict[str, FileStamp]:
         made = {}
@@ -640,8 +655,8 @@ class _Builder:
                 temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
                 if mend:
-                    self._keep_changed(directory, file.path, file.digest)
-                    files.rename_into(temporary, target)
+                    before = self._keep_changed(directory, file.path, file.digest)
+                    self._put(temporary, directory, file.path, before)
         finally:
             self._progress.finish()
         return made

@@ -150,7 +150,7 @@ def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool
         more = f" and {len(report.foreign) - _MAX_LISTED:,} more" if len(report.foreign) > _MAX_LISTED else ""
         hint(options, f"left alone what is not casstore's: {names}{more}")
     for path in report.quarantined:
-        hint(options, f"kept in {path}, since it was not the deleted version's own")
+        hint(options, f"kept in {path}, since it was not the version's own")
     if report.damaged:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")
