@@ -36,6 +36,7 @@ def parents(paths: Iterable[str]) -> set[str]:
 def additions(root: Path, own_files: Collection[str], own_directories: Collection[str]) -> list[str]:
     """What stands below `root` and is not the version's, by relative path; of a directory only that itself.
 
+    That includes what is no directory and stands where the version has one, but not what stands where it has a file.
     What cannot be looked at counts as nothing.
     """
     found, pending = [], [""]
@@ -49,7 +50,7 @@ def additions(root: Path, own_files: Collection[str], own_directories: Collectio
         for path, is_directory in listed:
             if is_directory and path in own_directories:
                 pending.append(f"{path}/")
-            elif path not in own_files and path not in own_directories:
+            elif path not in own_files:
                 found.append(path)
     return sorted(found)
 

@@ -27,7 +27,7 @@ from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
-from casstore.storage.names import IS_UTF8, as_opened
+from casstore.storage.names import IS_UTF8, as_opened, as_stored
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 from casstore.storage.walking import holds_a_file
@@ -102,7 +102,8 @@ def copied_row(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) ->
         return recorded
     directory = workspace.layout.model(row.tag)
     listed = workspace.catalog.versions.files(row.id)
-    return directory_row(workspace, directory, {f.path: FileStamp.of(os.lstat(directory / f.path)) for f in listed})
+    stamps = {file.path: FileStamp.of(os.lstat(directory / file.path)) for file in listed}
+    return directory_row(workspace, directory, stamps, row.directory_paths())
 
 
 def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress: Progress) -> None:
@@ -143,7 +144,7 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
 
 
 def _is_as_recorded(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> bool:
-    """Whether the directory is the recorded one, and holds just the files that were put there, by stat."""
+    """Whether the directory is the recorded one, and holds just what was put there, by stat."""
     directory = str(workspace.layout.model(row.tag))
     try:
         rows = msgpack.unpackb(recorded.entries)
@@ -158,25 +159,39 @@ def _is_as_recorded(workspace: Workspace, row: VersionRow, recorded: DirectoryRo
                 return False
         # A name that is added or removed changes the time of the directory that it stands in.
         is_same = times.pop("", None) == time_ns
-        if is_same and (
+        if is_same and _has_empty(row, times) and (
             not times or all(_mtime_ns(f"{directory}/{as_opened(path)}") == then for path, then in times.items())
-        ):
+        ):  # fmt: skip
             return True
     except (OSError, ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException):
         return False  # also what a damaged catalog says
-    return not _additions(workspace, row, {as_opened(path) for path, *_ in rows})
+    return not (_additions(workspace, row, {as_opened(path) for path, *_ in rows}) or _lost_directories(workspace, row))
+
+
+def _has_empty(row: VersionRow, times: Collection[str]) -> bool:
+    """Whether the times of the version's empty directories have been recorded, which were not always."""
+    return row.directories == "[]" or all(as_stored(path) in times for path in row.directory_paths())
+
+
+def _lost_directories(workspace: Workspace, row: VersionRow) -> list[str]:
+    """The version's empty directories that do not stand, or have something else in their place."""
+    root = workspace.layout.model(row.tag)
+    found = {path: _status(root / path) for path in row.directory_paths()}
+    return [path for path, status in found.items() if status is None or not stat.S_ISDIR(status.st_mode)]
 
 
 def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
-    """The recorded files that are not what they were; every one when the directory itself is another or gone."""
+    """The recorded files that are not what they were, and the empty directories that do not stand; every file when the
+    directory itself is another or gone."""
     directory = str(workspace.layout.model(row.tag))
     is_ours = _inode(directory) == recorded.inode
     entries = unpacked_entries(recorded)
     is_complete = is_ours and len(entries) == row.file_count + 1
+    lost = _lost_directories(workspace, row)
     if is_complete and all(_stamp(f"{directory}/{path}") == stamp for path, stamp in entries.items()):
-        return []
+        return lost
     entries = _entries_of(workspace, row, recorded)
-    return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp]
+    return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp] + lost
 
 
 def _additions(workspace: Workspace, row: VersionRow, own_files: Collection[str]) -> list[str]:
@@ -300,7 +315,8 @@ def _holds_some(workspace: Workspace, row: VersionRow) -> bool:
 
 
 def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) -> list[str]:
-    """The files of the version that do not stand in its directory as they were saved, whatever was recorded of them.
+    """The files of the version that do not stand in its directory as they were saved, whatever was recorded of them,
+    and the empty directories that do not stand.
 
     Their kind, size and executable bit are compared, and their bytes; where `is_quick`, those of small files only.
     """
@@ -312,7 +328,7 @@ def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) ->
     ]
     if not _has_digest(directory / DESCRIPTOR_NAME, Digest.of(_rendered(workspace, row))):
         differing.append(DESCRIPTOR_NAME)
-    return differing
+    return differing + _lost_directories(workspace, row)
 
 
 def _is_file(directory: Path, file: FileEntry, *, is_read: bool) -> bool:
@@ -633,7 +649,8 @@ class _Builder:
         if self._rebuilt:
             self._workspace.catalog.index.add_loose(self._rebuilt)
         self._workspace.catalog.index.remember(self._known)
-        row = replace(directory_row(self._workspace, directory, stamps), evicting=is_coming)
+        described = directory_row(self._workspace, directory, stamps, self._row.directory_paths())
+        row = replace(described, evicting=is_coming)
         self._workspace.catalog.directories.record(self._row.id, row)
 
     def _write_descriptor(self, path: Path) -> None:

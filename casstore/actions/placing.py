@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from casstore.tag import Tag
 
 
 def directory_row(
-    workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], *, stands_as: Source | None = None
-) -> DirectoryRow:
+    workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], empty: Collection[str], *,
+    stands_as: Source | None = None,
+) -> DirectoryRow:  # fmt: skip
     """The row that describes a version's directory: its inode, the stamp of every file in it, and the times of the
-    directories that hold them, which tell where nothing has been added.
+    directories below it, which tell where nothing has been added. `empty`: those of them that hold nothing.
 
     `stands_as`: another directory, which the files of `directory` are about to be moved to; its times will be others.
     """
@@ -34,7 +35,7 @@ def directory_row(
     rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
     entries.append([DESCRIPTOR_NAME, rendered.inode, rendered.size, rendered.mtime_ns])
     if stands_as is None:
-        folders = ("", *sorted(parents(stamps)))
+        folders = ("", *sorted(parents((*stamps, *(f"{path}/" for path in empty)))))
         entries.append({as_stored(path): os.lstat(directory / path).st_mtime_ns for path in folders})
     root = directory if stands_as is None else stands_as.root
     return DirectoryRow(os.lstat(root).st_ino, workspace.catalog.boot_id, msgpack.packb(entries))

@@ -293,7 +293,7 @@ class _Save:
                 synced_homes=stored.synced_homes,
                 lost_homes=stored.lost_homes,
                 lost_chunks=stored.lost_chunks,
-                directory=self._directory_row(staged),
+                directory=self._directory_row(staged, manifest.directories),
                 fingerprints=self._fingerprints,
                 place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
                 untrusted=objects_of(manifest.files) if manifest.description.get("untrusted") else None,
@@ -328,12 +328,12 @@ class _Save:
                 publish(self._workspace, manifest.tag, manifest_id, draft)
         return version_id
 
-    def _directory_row(self, staged: list[StagedFile]) -> DirectoryRow | None:
+    def _directory_row(self, staged: list[StagedFile], empty: Sequence[str]) -> DirectoryRow | None:
         if not self._new.materialize:
             return None
         stamps = {file.path: file.stamp for file in staged}
         self._check_places([])
-        return directory_row(self._workspace, self._draft, stamps, stands_as=self._standing)
+        return directory_row(self._workspace, self._draft, stamps, empty, stands_as=self._standing)
 
     def _check_still(self, staged: list[StagedFile]) -> None:
         """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
