@@ -16,7 +16,7 @@ from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
 from casstore.actions.ignoring import Rules
-from casstore.actions.leavings import take_away
+from casstore.actions.leavings import make_way
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, SourceFile, check_as_found, check_removable, find_source, remove_source
@@ -380,7 +380,7 @@ class _Save:
             )
         for manifest_id, tag in self._catalog.versions.tombstones():
             if tag == self._new.tag:
-                take_away(self._workspace, self._session, tag, manifest_id)
+                make_way(self._workspace, self._session, tag, manifest_id)
                 return
 
     def _store(
