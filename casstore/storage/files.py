@@ -672,6 +672,19 @@ def _open_lock(path: Path) -> Descriptor:
             raise error from None
 
 
+def try_lock(descriptor: int) -> bool | None:
+    """Lock what is open until it is closed; False where another has it locked, None where it can have no lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (*_NO_LOCK, errno.EBADF):  # EBADF: NFS, of what is open for reading
+            return None
+        raise
+    return True
+
+
 class _Exit:
     """A lock's `__exit__`: fetched before the block begins, and let go of when the interpreter has left the block.
 
