@@ -27,6 +27,12 @@ class Held:
             yield manifest
 
 
+def kept_manifests(workspace: Workspace) -> Iterator[Manifest]:
+    """Those that a gc would keep now."""
+    overdue = keeping.overdue(workspace.layout.pruned_manifests, keeping.keep_ns(workspace), dry_run=True)
+    return (manifest for _, manifest in held_manifests(workspace, set(overdue)))
+
+
 def held_manifests(workspace: Workspace, but: Set[Path] = frozenset()) -> Iterator[tuple[Path, Manifest]]:
     """The kept manifests with their paths, oldest first, but those in some directories."""
     for directory in keeping.kept(workspace.layout.pruned_manifests):
