@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from casstore.actions import repair
 from casstore.actions.materialize import _Builder
 from casstore.actions.workspace import Workspace
 
@@ -175,3 +176,28 @@ def test_mending_keeps_what_comes_late_where_nothing_stood(
     store.get("m:1")
     assert (path / "w").read_bytes() == b"weights"
     assert _kept(home) == [("w", b"late")]
+
+
+def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save, home, noise, monkeypatch):
+    """Of a version that has lost a file, so that its directory cannot be mended."""
+    path = Path(save("m:1", {"big": noise(300_000), "w": b"weights", "d/x": b"x"}).path)
+    for each in (home / "objects").rglob("*"):
+        if each.is_file():
+            each.unlink()
+    (path / "big").unlink()
+    (path / "big").write_bytes(b"mine")
+    real = repair.unaltered_files
+
+    def unaltered_files(workspace, row):
+        found = real(workspace, row)
+        (path / "w").unlink()
+        (path / "w").write_bytes(b"late")
+        return found
+
+    monkeypatch.setattr(repair, "unaltered_files", unaltered_files)
+    report = store.repair()
+    assert not path.exists()
+    kept = [each.read_bytes() for each in (home / "quarantine").rglob("*") if each.is_file()]
+    assert b"late" in kept
+    assert b"x" not in kept
+    assert all(Path(each).exists() for each in report.quarantined)
