@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore.actions import repair
+from casstore.actions import placing, repair
 from casstore.actions.materialize import _Builder
 from casstore.actions.workspace import Workspace
 
@@ -201,3 +201,25 @@ def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save,
     assert b"late" in kept
     assert b"x" not in kept
     assert all(Path(each).exists() for each in report.quarantined)
+
+
+@pytest.mark.parametrize("has_exchange", [True, False])
+def test_adopting_in_place_keeps_what_comes_late(store, home, bento, monkeypatch, has_exchange):
+    """When the files have been looked at for the last time, and the descriptor is about to be replaced."""
+    bento(home / "models", "m:1", {"w.bin": b"w"})
+    target = home / "models/m/1/model.yaml"
+    if not has_exchange:
+        monkeypatch.setattr("casstore.storage.files.rename_at", lambda *_: False)
+    real = placing.files.swap_into
+
+    def swap_into(mine, theirs):
+        if str(theirs) == str(target):
+            target.unlink()
+            target.write_bytes(b"late")
+        return real(mine, theirs)
+
+    monkeypatch.setattr(placing.files, "swap_into", swap_into)
+    store.sync_tree()
+    assert target.read_bytes() != b"late"
+    kept = [each.read_bytes() for each in (home / "quarantine").iterdir() if each.is_file()]
+    assert kept == [b"late"]
