@@ -39,7 +39,8 @@ def delete(workspace: Workspace, tag: Tag) -> list[str]:
                 workspace.write_latest(tag.name)
             reason = f"{error.filename}: {error.strerror}" if error.filename else error
             _log.warning(
-                "%s is deleted, but not all that it left could be taken away: %s; after that `casstore gc` does",
+                "%s is deleted, but not all that it left could be taken away (%s); `casstore gc` takes the rest away "
+                "when that is mended",
                 tag, reason,
             )  # fmt: skip
             return []

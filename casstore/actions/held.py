@@ -3,6 +3,7 @@ that they need."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Set
 from pathlib import Path
 
@@ -28,9 +29,11 @@ class Held:
 
 
 def kept_manifests(workspace: Workspace) -> Iterator[Manifest]:
-    """Those that a gc would keep now."""
-    overdue = keeping.overdue(workspace.layout.pruned_manifests, keeping.keep_ns(workspace), dry_run=True)
-    return (manifest for _, manifest in held_manifests(workspace, set(overdue)))
+    """Those that a gc would keep now, as far as this user may read them."""
+    with contextlib.suppress(PermissionError):
+        overdue = keeping.overdue(workspace.layout.pruned_manifests, keeping.keep_ns(workspace), dry_run=True)
+        for _, manifest in held_manifests(workspace, set(overdue)):
+            yield manifest
 
 
 def held_manifests(workspace: Workspace, but: Set[Path] = frozenset()) -> Iterator[tuple[Path, Manifest]]:

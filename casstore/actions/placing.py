@@ -78,9 +78,13 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
         for name in names:
             path = name if below == "." else f"{below}/{name}"
             mine, theirs = f"{draft}/{path}", f"{standing.root}/{path}"
-            if os.path.lexists(theirs) and os.path.samestat(os.lstat(theirs), os.lstat(mine)):
-                continue
-            # Looked at when it is out of the way: until then somebody may write there.
+            if os.path.lexists(theirs):
+                now = os.lstat(theirs)
+                if os.path.samestat(now, os.lstat(mine)):
+                    continue
+                if theirs not in links and not is_unchanged(now, found.get(theirs)):
+                    files.move(theirs, workspace.quarantined(tag, name))
+            # And once more when it is out of the way: until then somebody may write there.
             if files.swap_into(mine, theirs):
                 if theirs in links or is_unchanged(os.lstat(mine), found.get(theirs)):
                     files.remove_file(mine)
