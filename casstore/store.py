@@ -30,6 +30,7 @@ from casstore.actions.adopt import AdoptReport
 from casstore.actions.backup import BackupReport
 from casstore.actions.collect import GcReport
 from casstore.actions.drafts import KeptDraft
+from casstore.actions.held import kept_manifests
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.rebuild import RebuildReport
 from casstore.actions.reopening import Address
@@ -547,13 +548,14 @@ class Store:
         catalog = self._workspace.catalog
         if name is not None and not isinstance(name, str | Tag):
             exact = [resolve.exact(catalog, tag) for tag in name]
-            return catalog.usage.of_versions([resolve.find(catalog, TagQuery.parse(tag)) for tag in exact])
+            rows = [resolve.find(catalog, TagQuery.parse(tag)) for tag in exact]
+            return catalog.usage.of_versions(rows, kept_manifests(self._workspace))
         if name is None:
-            return catalog.usage.of_store()
+            return catalog.usage.of_store(kept_manifests(self._workspace))
         query = TagQuery.parse(name)
         if query.version is None:
             return catalog.usage.of_model(resolve.known_name(catalog, query.name))
-        return catalog.usage.of_version(resolve.find(catalog, query))
+        return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
 
     def names(self) -> Sequence[str]:
         """The names of all models."""

@@ -3,6 +3,8 @@ log, and is kept there for `keep_days`, since it may be somebody's work."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import stat
@@ -34,6 +36,7 @@ def parents(paths: Iterable[str]) -> set[str]:
 def additions(root: Path, own_files: Collection[str], own_directories: Collection[str]) -> list[str]:
     """What stands below `root` and is not the version's, by relative path; of a directory only that itself.
 
+    That includes what is no directory and stands where the version has one, but not what stands where it has a file.
     What cannot be looked at counts as nothing.
     """
     found, pending = [], [""]
@@ -47,55 +50,57 @@ def additions(root: Path, own_files: Collection[str], own_directories: Collectio
         for path, is_directory in listed:
             if is_directory and path in own_directories:
                 pending.append(f"{path}/")
-            elif path not in own_files and path not in own_directories:
+            elif path not in own_files:
                 found.append(path)
     return sorted(found)
 
 
 class ChangedShelf:
-    """The directory in quarantine/ that takes what one mending finds; made when the first comes."""
+    """The directory in quarantine/ that takes what one mending finds; made when the first comes.
+
+    `kept`: the paths in quarantine/ of what it has taken.
+    """
 
     def __init__(self, workspace: Workspace, tag: Tag) -> None:
         self._workspace = workspace
         self._tag = tag
-        self._directory: Path | None = None
+        self._directories: list[Path] = []
+        self.kept: list[str] = []
         self._taken: list[str] = []
         self._stuck: list[str] = []
 
-    def take(self, root: Path, path: str) -> None:
-        """Keep what stands at `path` in the version's directory `root`; empty directories are removed.
+    def take(self, standing: Path, path: str, *, stays: bool = False) -> None:
+        """Keep what stands at `standing` and was at `path` in the version's directory.
 
-        A file may be left standing, with another link in quarantine, for the saved one to be renamed over it: readers
-        then find one or the other. Raises OSError.
+        An empty directory is removed. With `stays` a file may be left standing, with another link in
+        quarantine, for the saved one to be put in its place: readers then find one or the other. Raises OSError.
         """
-        standing = root / path
         status = os.lstat(standing)
         if stat.S_ISDIR(status.st_mode) and files.remove_empty_directory(standing):
             return
         target = self._place(path)
-        if not (stat.S_ISREG(status.st_mode) and files.try_link(standing, target)):
+        if not (stays and stat.S_ISREG(status.st_mode) and files.try_link(standing, target)):
             files.move(standing, target)
-        self._taken.append(path)
+        if path not in self._taken:
+            self._taken.append(path)
+        self.kept.append(str(target))
 
     def take_addition(self, root: Path, path: str) -> None:
         """Move away what was added. It stays where this user may not move it: no reason not to serve the version."""
         try:
-            self.take(root, path)
-            files.remove_file(root / path)
+            self.take(root / path, path)
         except (OSError, StoreError):
             if os.path.lexists(root / path):
                 self._stuck.append(path)
 
     def _place(self, path: str) -> Path:
-        if self._directory is None:
-            layout = self._workspace.layout
-            made = keeping.new_directory(layout.changed_files)
-            self._directory = made / f"{self._tag.name}.{self._tag.version}"
-            files.make_directory(self._directory)
-        target = self._directory / path
-        for directory in reversed(PurePosixPath(path).parents[:-1]):
-            files.make_directory(self._directory / directory)
-        return target
+        if self._directories:
+            with contextlib.suppress(FileExistsError, NotADirectoryError):  # it has been changed once more
+                return _place_in(self._directories[-1], path)
+        made = keeping.new_directory(self._workspace.layout.changed_files)
+        self._directories.append(made / f"{self._tag.name}.{self._tag.version}")
+        files.make_directory(self._directories[-1])
+        return _place_in(self._directories[-1], path)
 
     def tell(self) -> None:
         """Name in the log what was taken, where it is, and what could not be moved."""
@@ -104,13 +109,22 @@ class ChangedShelf:
             _log.warning(
                 "%s was written to in its directory: %s moved to %s, kept for %s days; the directory holds what was "
                 "saved. To keep a change, save it under a tag of its own: casstore save NAME:VERSION PATH",
-                self._tag, _named(self._taken), self._directory, days,
+                self._tag, _named(self._taken), ", ".join(map(str, self._directories)), days,
             )  # fmt: skip
         if self._stuck:
             _log.warning(
                 "%s has in its directory what was not saved with it and cannot be moved away: %s",
                 self._tag, _named(self._stuck),
             )  # fmt: skip
+
+
+def _place_in(directory: Path, path: str) -> Path:
+    for above in reversed(PurePosixPath(path).parents[:-1]):
+        files.make_directory(directory / above)
+    target = directory / path
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, "something is kept there", str(target))
+    return target
 
 
 def _named(paths: list[str]) -> str:

@@ -15,8 +15,8 @@ from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidSource
 from casstore.progress import Progress
-from casstore.storage import files
-from casstore.storage.layout import DESCRIPTOR_NAME, new_id
+from casstore.storage import files, unfinished
+from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.working import check_working_directory
 
@@ -32,48 +32,49 @@ def checkout(workspace: Workspace, row: VersionRow, target: Path, progress: Prog
     check_working_directory(target)
     path = Path(os.path.realpath(target))
     check_target(path)
-    with _appearing(path) as unfinished:
+    with _appearing(path) as part:
         if link:
-            _link_all(workspace, row, unfinished, progress)
+            _link_all(workspace, row, part, progress)
         else:
-            cloner = _Cloner(workspace, unfinished)
-            fill_folder(workspace, row, unfinished, progress, what="checkout", clone=cloner.clone)
+            cloner = _Cloner(workspace, part)
+            fill_folder(workspace, row, part, progress, what="checkout", clone=cloner.clone)
     return path
 
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
     """A new directory that is at `path` when the block has ended, and nowhere where that raises."""
+    for place in (path, path.parent):
+        unfinished.remove_leftovers(place)
     is_there = os.path.lexists(path)
     if is_there and (not path.is_dir() or any(path.iterdir())):
         what = "it is not empty" if path.is_dir() else "a file stands there"
         raise FileExistsError(errno.EEXIST, f"{what}; name a directory that is new, or an empty one", str(path))
     # What is mounted, as in a container, cannot be renamed over, and a shell would be left in a directory that is gone.
     is_kept = is_there and (os.path.ismount(path) or os.path.samefile(path, os.curdir))
-    unfinished = (path if is_kept else path.parent) / f".{new_id()}.part"
-    files.make_directory(unfinished, parents=True)
-    try:
-        yield unfinished
-        if is_kept:
-            _move_up(unfinished, path)
-        else:
-            if is_there:
-                files.set_directory_mode(unfinished, path.stat().st_mode & 0o7777)
-            files.rename(unfinished, path)
-    except BaseException:
-        files.remove_tree(unfinished)
-        raise
+    with unfinished.directory_in(path if is_kept else path.parent) as part:
+        try:
+            yield part
+            if is_kept:
+                _move_up(part, path)
+            else:
+                if is_there:
+                    files.set_directory_mode(part, path.stat().st_mode & 0o7777)
+                files.rename(part, path)
+        except BaseException:
+            files.remove_tree(part)
+            raise
 
 
-def _move_up(unfinished: Path, path: Path) -> None:
+def _move_up(part: Path, path: Path) -> None:
     moved: list[Path] = []
     try:
-        for each in sorted(unfinished.iterdir()):
+        for each in sorted(part.iterdir()):
             if os.path.lexists(path / each.name):
                 raise FileExistsError(errno.EEXIST, "it has come meanwhile", str(path / each.name))
             files.rename(each, path / each.name)
             moved.append(path / each.name)
-        files.remove_empty_directory(unfinished)
+        files.remove_empty_directory(part)
     except BaseException:
         for each in moved:
             files.remove_tree(each)

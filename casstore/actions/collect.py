@@ -78,8 +78,8 @@ class GcReport(Shown):
     `strays_kept_in`: the directory of quarantine/ that took the stray files, empty if there were none. A gc that runs
     `keep_days` later removes it.
     `left`: one line for each thing that could not be removed. `foreign`: paths among the store's own files that are
-    not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in deleted versions'
-    directories and was not theirs.
+    not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in directories of
+    deleted versions, or was written into others while these were taken away, and was not the versions' own.
 
     `quarantine_bytes`: what stays in quarantine/ and drafts/.
     What a gc with `evict_all` would do besides (0 after one): `evictable_bytes` would be free at once, and of
@@ -294,6 +294,7 @@ class _Gc:
         finally:
             self._progress.finish()
         self._altered = tuple(evicted.altered)
+        self._quarantined += evicted.quarantined
         self._leaving.update(evicted.version_ids, evicted.gone_ids)
         count, damaged, healed = len(evicted.version_ids), *self._news()
         return GcStep("idle directories", count, evicted.freed_bytes, len(evicted.altered), damaged, healed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Mapping
 
@@ -15,9 +16,11 @@ from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.tag import Tag
 
+_log = logging.getLogger(__name__)
+
 
 def delete(workspace: Workspace, tag: Tag) -> list[str]:
-    """Delete one version. Raises TagNotFound. What fails after the commit, gc finishes.
+    """Delete one version. Raises TagNotFound. What fails after the commit is named in the log, and gc finishes it.
 
     Returns the paths in quarantine/ of what somebody has put into its directory, or changed there.
     """
@@ -29,9 +32,18 @@ def delete(workspace: Workspace, tag: Tag) -> list[str]:
         if row is None:
             raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
         stamps = {} if recorded is None else unpacked_entries(recorded)
-        with contextlib.suppress(OSError):
+        try:
             return sweep(workspace, session, row.manifest_id, tag, stamps)
-        return []
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                workspace.write_latest(tag.name)
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error
+            _log.warning(
+                "%s is deleted, but not all that it left could be taken away (%s); `casstore gc` takes the rest away "
+                "when that is mended",
+                tag, reason,
+            )  # fmt: skip
+            return []
 
 
 def sweep(

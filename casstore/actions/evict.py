@@ -8,10 +8,12 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from casstore.actions.changed import ChangedShelf
+from casstore.actions.leavings import late
 from casstore.actions.materialize import Standing, copied_row, standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog import sessions
@@ -33,13 +35,15 @@ _BATCH = 50
 class Evicted:
     """What was taken away, or would be: versions' directories, and the bytes of their files that have no other link,
     since a hardlink frees nothing by itself. `gone_ids`: the versions whose directories somebody else had taken away.
-    `altered`: left alone, for something in them is not as it was made.
+    `altered`: left alone, for something in them is not as it was made. `quarantined`: paths in quarantine/ of what was
+    written into directories while they were taken away.
     """
 
     version_ids: list[int] = field(default_factory=list)
     gone_ids: list[int] = field(default_factory=list)
     freed_bytes: int = 0
     altered: list[Tag] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
 
     def note(self, candidate: Candidate, found: _Found) -> None:
         """Count one directory by what was found in its place."""
@@ -80,14 +84,15 @@ def evict(
                 continue
             for candidate in unleased(workspace, batch):
                 _is_safe(workspace, candidate, may_go)  # now, so that nobody waits for it while the lock is held
-            doomed: list[Path] = []
+            doomed: list[_Doomed] = []
             with files.Lock(workspace.layout.name_lock(name)) as lock:
                 # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
                 if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, rule, evicted, may_go)
-            for path in doomed:
+            for each in doomed:
+                evicted.quarantined += _keep_late(workspace, each)
                 with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
-                    files.remove_tree(path)
+                    files.remove_tree(each.path)
     return evicted
 
 
@@ -135,12 +140,12 @@ def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Cand
 def _take_away(
     workspace: Workspace, session: Session, batch: Sequence[Candidate], rule: EvictionRule, evicted: Evicted,
     may_go: Callable[[VersionRow], bool],
-) -> list[Path]:  # fmt: skip
+) -> list[_Doomed]:  # fmt: skip
     """Evict one batch; returns what is left to be deleted. The name's lock must be held."""
     directories = workspace.catalog.directories
     is_alive = functools.partial(sessions.is_live, workspace.layout)
     begun = directories.begin_eviction((each.version_id for each in batch), rule, is_alive)
-    doomed, kept = [], []
+    doomed, kept = list[_Doomed](), []
     for candidate in batch:
         if candidate.version_id not in begun:
             continue
@@ -153,7 +158,8 @@ def _take_away(
         if found.is_altered:
             kept.append(candidate.version_id)
         elif not found.is_gone:
-            doomed.append(workspace.set_aside(workspace.layout.model(candidate.tag), session))
+            path = workspace.set_aside(workspace.layout.model(candidate.tag), session)
+            doomed.append(_Doomed(path, candidate.tag, found.manifest_id, found.stamps))
     if doomed:
         # Without its row a directory that comes back would be a stranger, in the way of the version's own.
         files.sync_directory(workspace.layout.model(batch[0].tag).parent)
@@ -164,11 +170,43 @@ def _take_away(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What stands in a version's place. `lone_bytes`: of files without another link."""
+    """What stands in a version's place. `lone_bytes`: of files without another link. Of what is as it was made:
+    `stamps` of its files, and `manifest_id` of the version."""
 
     lone_bytes: int = 0
     is_gone: bool = False
     is_altered: bool = False
+    manifest_id: str = ""
+    stamps: Mapping[str, FileStamp] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """A directory that has been set aside, and what it held just before."""
+
+    path: Path
+    tag: Tag
+    manifest_id: str
+    stamps: Mapping[str, FileStamp]
+
+
+def _keep_late(workspace: Workspace, doomed: _Doomed) -> list[str]:
+    """Move to quarantine what somebody has written into a directory in the moment before it was set aside."""
+    found = late(workspace, doomed.tag, doomed.manifest_id, doomed.stamps, doomed.path)
+    if not found:
+        return []
+    shelf = ChangedShelf(workspace, doomed.tag)
+    try:
+        for path in map(Path, found):
+            shelf.take(path, doomed.tag.version if path == doomed.path else str(path.relative_to(doomed.path)))
+        files.sync_directory(workspace.layout.changed_files)
+    except OSError:  # such as of a full disk, where a rename still works; what stays goes with the session
+        whole = workspace.quarantined(doomed.tag, doomed.path.name)
+        files.move(doomed.path, whole)
+        return [*shelf.kept, str(whole)]
+    finally:
+        shelf.tell()
+    return shelf.kept
 
 
 def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
@@ -196,7 +234,8 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
             lone_bytes += status.st_size if stamp is not None and status.st_nlink == 1 else 0
     except OSError:  # closed to us, or changing under our eyes: not as it was made
         return _Found(is_altered=True)
-    return _Found(lone_bytes, is_altered=inode != recorded.inode or bool(expected))
+    is_altered = inode != recorded.inode or bool(expected)
+    return _Found(lone_bytes, False, is_altered, row.manifest_id, stamps)
 
 
 def _parents(names: Iterable[str], directories: Sequence[str]) -> set[str]:

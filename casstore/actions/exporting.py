@@ -22,8 +22,8 @@ from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, UnsafeArchive
 from casstore.progress import Progress
-from casstore.storage import files
-from casstore.storage.layout import DESCRIPTOR_NAME, new_id
+from casstore.storage import files, unfinished
+from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
@@ -142,14 +142,14 @@ def _write_folder(workspace: Workspace, row: VersionRow, target: Location, progr
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty; name a directory that is new, or remove what is in it")
     path = Path(os.path.abspath(path))
-    unfinished = path.parent / f".{new_id()}.part"
-    files.make_directory(unfinished, parents=True)
-    try:
-        fill_folder(workspace, row, unfinished, progress)
-        files.rename(unfinished, path)
-    except BaseException:
-        files.remove_tree(unfinished)
-        raise
+    unfinished.remove_leftovers(path.parent)
+    with unfinished.directory_in(path.parent) as part:
+        try:
+            fill_folder(workspace, row, part, progress)
+            files.rename(part, path)
+        except BaseException:
+            files.remove_tree(part)
+            raise
 
 
 def fill_folder(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from casstore.actions import model_yaml
 from casstore.actions.workspace import Workspace, hash_file
@@ -19,6 +20,7 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.tag import Tag
 
+_log = logging.getLogger(__name__)
 _NOTHING_RECORDED: Mapping[str, FileStamp] = {}
 
 
@@ -30,19 +32,57 @@ def take_away(
 
     What the version does not have, or has otherwise, goes to quarantine first; returns those paths. `recorded`: the
     stamps of the files that were put there, as far as they are known; what differs from them is compared with the
-    manifest. The name's lock must be held. Raises OSError; then the directory stands.
+    manifest. The name's lock must be held. Raises OSError; then the directory stands, and what was moved by then is
+    named in the log.
     """
     directory = workspace.layout.model(tag)
     own = _Own(workspace, tag, manifest_id, recorded)
-    kept = [_keep(workspace, tag, path) for path in _strangers(str(directory), own)]
-    doomed = workspace.set_aside(directory, session)
-    # Once more, where nobody finds it any longer: somebody may have written there meanwhile.
-    kept += [_keep(workspace, tag, path) for path in _strangers(str(doomed), own)]
-    if kept:
-        files.sync_directory(workspace.layout.quarantine)
+    kept: list[str] = []
+    try:
+        _keep_all(workspace, tag, _strangers(str(directory), own), kept)
+        doomed = workspace.set_aside(directory, session)
+        try:
+            _keep_all(workspace, tag, _late(doomed, own), kept)
+        except OSError:  # as of a read-only directory; what stays goes with the session
+            _keep_all(workspace, tag, [str(doomed)], kept)
+        if kept:
+            files.sync_directory(workspace.layout.quarantine)
+    except OSError:
+        _tell(tag, kept)
+        raise
     with contextlib.suppress(OSError):  # gc reaps what is left, and says what it cannot remove
         files.remove_tree(doomed)
     return kept
+
+
+def make_way(workspace: Workspace, session: Session, tag: Tag, manifest_id: str) -> None:
+    """As `take_away`, for a version that comes after the deleted one; what is kept is named in the log."""
+    _tell(tag, take_away(workspace, session, tag, manifest_id))
+
+
+def _tell(tag: Tag, kept: list[str]) -> None:
+    if kept:
+        _log.warning("%s: kept in %s, since it was not the deleted version's own", tag, ", ".join(kept))
+
+
+def late(
+    workspace: Workspace, tag: Tag, manifest_id: str, recorded: Mapping[str, FileStamp], doomed: Path
+) -> list[str]:  # fmt: skip
+    """What has come into a version's directory until it was set aside, to `doomed`: paths of what is not its own.
+
+    `doomed` itself where something else stood in its place, or it cannot be looked through. `recorded` is as in
+    `take_away`.
+    """
+    return _late(doomed, _Own(workspace, tag, manifest_id, recorded))
+
+
+def _late(doomed: Path, own: _Own) -> list[str]:
+    try:
+        if stat.S_ISDIR(os.lstat(doomed).st_mode):
+            return _strangers(str(doomed), own)
+    except OSError:  # rather kept as a whole than lost
+        pass
+    return [str(doomed)]
 
 
 def _strangers(root: str, own: _Own) -> list[str]:
@@ -69,10 +109,12 @@ def _is_empty(directory: str) -> bool:
         return next(entries, None) is None
 
 
-def _keep(workspace: Workspace, tag: Tag, path: str) -> str:
-    target = workspace.quarantined(tag, os.path.basename(path))
-    files.move(path, target)
-    return str(target)
+def _keep_all(workspace: Workspace, tag: Tag, paths: list[str], kept: list[str]) -> None:
+    """Move these to quarantine, and add where to `kept`, one by one: also where that fails in the middle."""
+    for path in paths:
+        target = workspace.quarantined(tag, os.path.basename(path))
+        files.move(path, target)
+        kept.append(str(target))
 
 
 class _Own:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from casstore.errors import InvalidSource
-from casstore.storage import files
-from casstore.storage.layout import new_id
+from casstore.storage import files, unfinished
 
 # Of directories that may be written to and not read, and of file systems that sync no directories.
 _NO_DIRECTORY_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP}
@@ -101,17 +100,18 @@ def _writing_file(path: Path, mode: int) -> Iterator[BinaryIO]:
     path = Path(os.path.realpath(path))  # nor shall it replace a link
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(path.parent))
-    unfinished = path.with_name(f".{new_id()}.part")
+    unfinished.remove_leftovers(path.parent)
+    part, created = unfinished.file_in(path.parent)
     try:
-        with files.create_file(unfinished) as descriptor:
+        with created as descriptor:
             with open(descriptor, "wb", closefd=False) as file:
                 yield file
             files.set_mode(descriptor, mode)
             # The file that it replaces, or the version itself, may be gone by the time the power is.
             files.sync_descriptor(descriptor)
-        files.rename(unfinished, path)
+            files.rename(part, path)
     except BaseException as error:
-        files.remove_file(unfinished)
+        files.remove_file(part)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
             error.filename = str(path)  # it is not the store's disk that is full
         raise

@@ -14,7 +14,7 @@ import msgpack
 from casstore.actions import model_yaml
 from casstore.actions.changed import ChangedShelf, additions, parents
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
-from casstore.actions.source import Source, check_as_found
+from casstore.actions.source import Source, check_as_found, is_unchanged
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.instances import INHERITED
@@ -27,7 +27,7 @@ from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
-from casstore.storage.names import IS_UTF8, as_opened
+from casstore.storage.names import IS_UTF8, as_opened, as_stored
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 from casstore.storage.walking import holds_a_file
@@ -102,7 +102,8 @@ def copied_row(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) ->
         return recorded
     directory = workspace.layout.model(row.tag)
     listed = workspace.catalog.versions.files(row.id)
-    return directory_row(workspace, directory, {f.path: FileStamp.of(os.lstat(directory / f.path)) for f in listed})
+    stamps = {file.path: FileStamp.of(os.lstat(directory / file.path)) for file in listed}
+    return directory_row(workspace, directory, stamps, row.directory_paths())
 
 
 def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress: Progress) -> None:
@@ -143,7 +144,7 @@ def is_whole(workspace: Workspace, row: VersionRow) -> bool:
 
 
 def _is_as_recorded(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> bool:
-    """Whether the directory is the recorded one, and holds just the files that were put there, by stat."""
+    """Whether the directory is the recorded one, and holds just what was put there, by stat."""
     directory = str(workspace.layout.model(row.tag))
     try:
         rows = msgpack.unpackb(recorded.entries)
@@ -158,25 +159,39 @@ def _is_as_recorded(workspace: Workspace, row: VersionRow, recorded: DirectoryRo
                 return False
         # A name that is added or removed changes the time of the directory that it stands in.
         is_same = times.pop("", None) == time_ns
-        if is_same and (
+        if is_same and _has_empty(row, times) and (
             not times or all(_mtime_ns(f"{directory}/{as_opened(path)}") == then for path, then in times.items())
-        ):
+        ):  # fmt: skip
             return True
     except (OSError, ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException):
         return False  # also what a damaged catalog says
-    return not _additions(workspace, row, {as_opened(path) for path, *_ in rows})
+    return not (_additions(workspace, row, {as_opened(path) for path, *_ in rows}) or _lost_directories(workspace, row))
+
+
+def _has_empty(row: VersionRow, times: Collection[str]) -> bool:
+    """Whether the times of the version's empty directories have been recorded, which were not always."""
+    return row.directories == "[]" or all(as_stored(path) in times for path in row.directory_paths())
+
+
+def _lost_directories(workspace: Workspace, row: VersionRow) -> list[str]:
+    """The version's empty directories that do not stand, or have something else in their place."""
+    root = workspace.layout.model(row.tag)
+    found = {path: _status(root / path) for path in row.directory_paths()}
+    return [path for path, status in found.items() if status is None or not stat.S_ISDIR(status.st_mode)]
 
 
 def _altered(workspace: Workspace, row: VersionRow, recorded: DirectoryRow) -> list[str]:
-    """The recorded files that are not what they were; every one when the directory itself is another or gone."""
+    """The recorded files that are not what they were, and the empty directories that do not stand; every file when the
+    directory itself is another or gone."""
     directory = str(workspace.layout.model(row.tag))
     is_ours = _inode(directory) == recorded.inode
     entries = unpacked_entries(recorded)
     is_complete = is_ours and len(entries) == row.file_count + 1
+    lost = _lost_directories(workspace, row)
     if is_complete and all(_stamp(f"{directory}/{path}") == stamp for path, stamp in entries.items()):
-        return []
+        return lost
     entries = _entries_of(workspace, row, recorded)
-    return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp]
+    return [path for path, stamp in entries.items() if not is_ours or _stamp(f"{directory}/{path}") != stamp] + lost
 
 
 def _additions(workspace: Workspace, row: VersionRow, own_files: Collection[str]) -> list[str]:
@@ -300,7 +315,8 @@ def _holds_some(workspace: Workspace, row: VersionRow) -> bool:
 
 
 def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) -> list[str]:
-    """The files of the version that do not stand in its directory as they were saved, whatever was recorded of them.
+    """The files of the version that do not stand in its directory as they were saved, whatever was recorded of them,
+    and the empty directories that do not stand.
 
     Their kind, size and executable bit are compared, and their bytes; where `is_quick`, those of small files only.
     """
@@ -312,7 +328,7 @@ def differing_files(workspace: Workspace, row: VersionRow, *, is_quick: bool) ->
     ]
     if not _has_digest(directory / DESCRIPTOR_NAME, Digest.of(_rendered(workspace, row))):
         differing.append(DESCRIPTOR_NAME)
-    return differing
+    return differing + _lost_directories(workspace, row)
 
 
 def _is_file(directory: Path, file: FileEntry, *, is_read: bool) -> bool:
@@ -501,8 +517,7 @@ class _Builder:
         for directory in self._directories():
             standing = target / directory
             if os.path.lexists(standing) and (standing.is_symlink() or not standing.is_dir()):
-                self._shelf.take(target, directory)  # a link would lead what is written out of the store
-                files.remove_file(standing)
+                self._shelf.take(standing, directory)  # a link would lead what is written out of the store
             files.make_directory(standing)
 
     def _mend_copy(self, target: Path) -> None:
@@ -515,18 +530,16 @@ class _Builder:
             for file in self._files:
                 before = _status(target / file.path)
                 if before is not None and _is_file(target, file, is_read=True):
-                    stamps[file.path] = self._kept(file, target / file.path, before)
+                    stamps[file.path] = self._kept(file, target, before)
                 self._progress.advance(file.size)
         finally:
             self._progress.finish()
         stamps |= self._make(target, [file for file in self._files if file.path not in stamps], mend=True)
-        expected = Digest.of(_rendered(self._workspace, self._row))
-        if not _has_digest(target / DESCRIPTOR_NAME, expected):
-            self._keep_changed(target, DESCRIPTOR_NAME, expected)
-            self._write_descriptor(target)
+        if not _has_digest(target / DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row))):
+            self._mend_descriptor(target)
         self._record(target, stamps)
 
-    def _kept(self, file: FileEntry, path: Path, before: os.stat_result) -> FileStamp:
+    def _kept(self, file: FileEntry, root: Path, before: os.stat_result) -> FileStamp:
         """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none.
 
         `before`: what stat said when it had not been read yet.
@@ -534,6 +547,7 @@ class _Builder:
         if not self._may_link or file.size < LINK_FROM_BYTES:
             return FileStamp.of(before)
         candidates = self._workspace.find_loose(file.digest, file.executable)
+        path = root / file.path
         loose = link_among(self._workspace, str(path), candidates)
         if loose is not None:
             if loose.stamp != FileStamp.of(before):
@@ -544,7 +558,7 @@ class _Builder:
         stamp = self._workspace.link_loose(candidates, temporary, hash_first=True)
         if stamp is None:
             return FileStamp.of(before)
-        files.rename(temporary, path)
+        self._put(temporary, root, file.path, before)
         self._known[Fingerprint.of(os.lstat(path))] = file.digest
         return stamp
 
@@ -559,22 +573,34 @@ class _Builder:
         stamps = _entries_of(self._workspace, self._row, recorded)
         stamps |= self._make(target, [file for file in self._files if file.path in bad], mend=True)
         if DESCRIPTOR_NAME in bad:
-            self._keep_changed(target, DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
-            self._write_descriptor(target)
+            self._mend_descriptor(target)
         del stamps[DESCRIPTOR_NAME]
         self._record(target, stamps)
 
-    def _keep_changed(self, root: Path, path: str, digest: Digest) -> None:
-        """Keep in quarantine what is about to be replaced and is not a file of these bytes: it may be somebody's."""
+    def _keep_changed(self, root: Path, path: str, digest: Digest) -> os.stat_result | None:
+        """Keep in quarantine what is about to be replaced and is not a file of these bytes: it may be somebody's.
+
+        Returns what stood there, None where nothing did.
+        """
         standing = root / path
-        if not os.path.lexists(standing):
-            return
+        before = _status(standing)
+        if before is None:
+            return None
         try:
             is_same = not standing.is_symlink() and _has_digest(standing, digest)
         except PermissionError:
             is_same = False
         if not is_same:
-            self._shelf.take(root, path)
+            self._shelf.take(standing, path, stays=True)
+        return before
+
+    def _put(self, made: Path, root: Path, path: str, before: os.stat_result | None) -> None:
+        """Put a file that has been made in its place, and keep what has come there since `before` was seen there."""
+        if files.swap_into(made, root / path):
+            if is_unchanged(os.lstat(made), before):
+                files.remove_file(made)
+            else:
+                self._shelf.take(made, path)
 
     def _build(self) -> None:
         draft = self._new_path()
@@ -595,7 +621,7 @@ class _Builder:
         for directory in self._directories():
             files.make_directory(draft / directory)
         stamps = self._make(draft, self._files, mend=False)
-        self._write_descriptor(draft)
+        self._write_descriptor(draft / DESCRIPTOR_NAME)
         return stamps
 
     def _directories(self) -> list[str]:
@@ -623,13 +649,19 @@ class _Builder:
         if self._rebuilt:
             self._workspace.catalog.index.add_loose(self._rebuilt)
         self._workspace.catalog.index.remember(self._known)
-        row = replace(directory_row(self._workspace, directory, stamps), evicting=is_coming)
+        described = directory_row(self._workspace, directory, stamps, self._row.directory_paths())
+        row = replace(described, evicting=is_coming)
         self._workspace.catalog.directories.record(self._row.id, row)
 
-    def _write_descriptor(self, directory: Path) -> None:
-        mode = self._workspace.file_mode(executable=False)
+    def _write_descriptor(self, path: Path) -> None:
         data = _rendered(self._workspace, self._row)
-        files.write_file(directory / DESCRIPTOR_NAME, data, mode, temporary=self._new_path())
+        files.write_new_file(path, data, self._workspace.file_mode(executable=False))
+
+    def _mend_descriptor(self, directory: Path) -> None:
+        made = self._new_path()
+        self._write_descriptor(made)
+        before = self._keep_changed(directory, DESCRIPTOR_NAME, Digest.of(_rendered(self._workspace, self._row)))
+        self._put(made, directory, DESCRIPTOR_NAME, before)
 
     def _make(self, directory: Path, wanted: Sequence[FileEntry], *, mend: bool) -> dict[str, FileStamp]:
         made = {}
@@ -640,8 +672,8 @@ class _Builder:
                 temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
                 if mend:
-                    self._keep_changed(directory, file.path, file.digest)
-                    files.rename_into(temporary, target)
+                    before = self._keep_changed(directory, file.path, file.digest)
+                    self._put(temporary, directory, file.path, before)
         finally:
             self._progress.finish()
         return made

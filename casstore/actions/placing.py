@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,11 @@ from casstore.tag import Tag
 
 
 def directory_row(
-    workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], *, stands_as: Source | None = None
-) -> DirectoryRow:
+    workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], empty: Collection[str], *,
+    stands_as: Source | None = None,
+) -> DirectoryRow:  # fmt: skip
     """The row that describes a version's directory: its inode, the stamp of every file in it, and the times of the
-    directories that hold them, which tell where nothing has been added.
+    directories below it, which tell where nothing has been added. `empty`: those of them that hold nothing.
 
     `stands_as`: another directory, which the files of `directory` are about to be moved to; its times will be others.
     """
@@ -34,7 +35,7 @@ def directory_row(
     rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
     entries.append([DESCRIPTOR_NAME, rendered.inode, rendered.size, rendered.mtime_ns])
     if stands_as is None:
-        folders = ("", *sorted(parents(stamps)))
+        folders = ("", *sorted(parents((*stamps, *(f"{path}/" for path in empty)))))
         entries.append({as_stored(path): os.lstat(directory / path).st_mtime_ns for path in folders})
     root = directory if stands_as is None else stands_as.root
     return DirectoryRow(os.lstat(root).st_ino, workspace.catalog.boot_id, msgpack.packb(entries))
@@ -81,9 +82,14 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
                 now = os.lstat(theirs)
                 if os.path.samestat(now, os.lstat(mine)):
                     continue
-                if theirs not in links and not (theirs in found and is_unchanged(now, found[theirs])):
+                if theirs not in links and not is_unchanged(now, found.get(theirs)):
                     files.move(theirs, workspace.quarantined(tag, name))
-            files.rename_into(mine, theirs)
+            # And once more when it is out of the way: until then somebody may write there.
+            if files.swap_into(mine, theirs):
+                if theirs in links or is_unchanged(os.lstat(mine), found.get(theirs)):
+                    files.remove_file(mine)
+                else:
+                    files.move(mine, workspace.quarantined(tag, name))
     files.share_directories(standing.root, workspace.layout.home)
 
 

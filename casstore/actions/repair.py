@@ -39,11 +39,12 @@ from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.codec import encode
-from casstore.storage.container import Container
+from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import new_id
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors import BYTES, Element, element_of
+from casstore.storage.walking import walk
 from casstore.tag import Tag
 
 
@@ -317,15 +318,27 @@ class _Repair:
     def _take_away(self, row: VersionRow) -> None:
         """Take away a directory that cannot be mended, so that what is left of the version can be had."""
         standing = self._workspace.layout.model(row.tag)
-        with self._workspace.name_lock(row.name):
+        with self._workspace.name_lock(row.name), self._workspace.session() as session:
+            before = {path: FileStamp.of(status) for path, status in walk(str(standing), lambda _: None)}
             for path in unaltered_files(self._workspace, row):
-                files.remove_file(standing / path)
+                aside = self._workspace.on_device_of(standing.parent, session.new_path())
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    if path in before:  # not by a link, to what is not the store's
+                        files.rename(standing / path, aside)
+                        self._drop(row, path, aside, before[path])
             for directory, _, _ in os.walk(standing, topdown=False):
                 files.remove_empty_directory(Path(directory))
             with contextlib.suppress(FileNotFoundError):  # unless somebody has put something there
                 self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}")
             self._catalog.directories.forget(row.id)
             self._restored.discard(row.tag)
+
+    def _drop(self, row: VersionRow, path: str, aside: Path, before: FileStamp) -> None:
+        """Remove a file that has been set aside, unless it has been put in its place since it was looked at."""
+        if FileStamp.of(os.lstat(aside)) == before:
+            files.remove_file(aside)
+        else:
+            self._set_aside(aside, self._workspace.quarantined(row.tag, os.path.basename(path)).name)
 
     def _take_out(self, row: VersionRow, path: str, inodes: set[tuple[int, int]]) -> None:
         """Take a bad file out of a directory: to quarantine, unless it is there by another name."""

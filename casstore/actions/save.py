@@ -16,7 +16,7 @@ from casstore.actions.bases import tensor_files
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
 from casstore.actions.ignoring import Rules
-from casstore.actions.leavings import take_away
+from casstore.actions.leavings import make_way
 from casstore.actions.packing import Packing
 from casstore.actions.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.source import Source, SourceFile, check_as_found, check_removable, find_source, remove_source
@@ -296,7 +296,7 @@ class _Save:
                 synced_homes=stored.synced_homes,
                 lost_homes=stored.lost_homes,
                 lost_chunks=stored.lost_chunks,
-                directory=self._directory_row(staged),
+                directory=self._directory_row(staged, manifest.directories),
                 fingerprints=self._fingerprints,
                 place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
                 untrusted=objects_of(manifest.files) if manifest.description.get("untrusted") else None,
@@ -331,12 +331,12 @@ class _Save:
                 publish(self._workspace, manifest.tag, manifest_id, draft)
         return version_id
 
-    def _directory_row(self, staged: list[StagedFile]) -> DirectoryRow | None:
+    def _directory_row(self, staged: list[StagedFile], empty: Sequence[str]) -> DirectoryRow | None:
         if not self._new.materialize:
             return None
         stamps = {file.path: file.stamp for file in staged}
         self._check_places([])
-        return directory_row(self._workspace, self._draft, stamps, stands_as=self._standing)
+        return directory_row(self._workspace, self._draft, stamps, empty, stands_as=self._standing)
 
     def _check_still(self, staged: list[StagedFile]) -> None:
         """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
@@ -383,7 +383,7 @@ class _Save:
             )
         for manifest_id, tag in self._catalog.versions.tombstones():
             if tag == self._new.tag:
-                take_away(self._workspace, self._session, tag, manifest_id)
+                make_way(self._workspace, self._session, tag, manifest_id)
                 return
 
     def _store(

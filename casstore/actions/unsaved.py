@@ -245,6 +245,17 @@ def _lead_to(old: Path, new: Path) -> None:
     for directory, folders, names in os.walk(new):
         for name in [*folders, *names]:
             link = Path(directory, name)
-            if link.is_symlink() and (leads := Path(os.readlink(link))).is_relative_to(old):
+            below = _below(old, Path(os.readlink(link))) if link.is_symlink() else None
+            if below is not None:
                 files.remove_file(link)
-                os.symlink(os.path.relpath(new / leads.relative_to(old), directory), link)
+                os.symlink(os.path.relpath(new / below, directory), link)
+
+
+def _below(old: Path, path: Path) -> Path | None:
+    """Where a path leads below `old`, which is gone; None for any other. Where the store's home is reached through a
+    link, `old` has another path too."""
+    for above in (path, *path.parents) if path.is_absolute() else ():
+        with contextlib.suppress(OSError):
+            if above.name == old.name and os.path.samefile(above.parent, old.parent):
+                return path.relative_to(above)
+    return None

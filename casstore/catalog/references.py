@@ -50,7 +50,7 @@ class References:
     def hold(self, manifests: Iterable[Manifest]) -> None:
         """Note also what versions need that are deleted and may be brought back, by their manifests."""
         with translated_errors(self._connections.path):
-            _mark_manifests(self._connections.get(), manifests)
+            mark_manifests(self._connections.get(), manifests)
 
     def unreferenced(self) -> list[tuple[Container, int]]:
         """Containers, with their sizes, that no marked chunk and no file of any version needs."""
@@ -74,7 +74,7 @@ class References:
         for start in range(0, len(containers), _CONDEMN_BATCH):
             with self._connections.write() as connection:
                 mark(connection, "id > ?", (last_id,), fresh=False)
-                _mark_manifests(connection, held())
+                mark_manifests(connection, held())
                 for container in containers[start : start + _CONDEMN_BATCH]:
                     if not connection.execute(UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
                         continue
@@ -303,7 +303,7 @@ def mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any],
     _mark_bases(connection)
 
 
-def _mark_manifests(connection: apsw.Connection, manifests: Iterable[Manifest]) -> None:
+def mark_manifests(connection: apsw.Connection, manifests: Iterable[Manifest]) -> None:
     """Add what the versions of these manifests need, whether or not the catalog knows them."""
     is_any = False
     for manifest in manifests:

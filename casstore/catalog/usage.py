@@ -12,11 +12,12 @@ import apsw
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
-from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark
+from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark, mark_manifests
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
 from casstore.notebook import Shown
 from casstore.storage.codec import Encoding
+from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
 
 BLOCK_BYTES = 4096  # what the usual file systems give a file at least, and round it up to
@@ -56,6 +57,8 @@ class Usage(Shown):
     - `trapped_bytes`: what no version needs in containers that hold needed chunks too; it comes back when gc rewrites
       packs, and packs what loose files hold
     - `overhead_bytes`: what packs need beside chunks, and records in them that another home has replaced
+    - `kept_bytes`: chunks that only versions need which `sync-tree --prune` has deleted and that may be brought back;
+      dead or trapped `keep_days` later
 
     Of versions only (None otherwise): `frees_bytes` is what deleting them takes from the store's `stored_bytes`. Of
     that, `frees_at_rewrite_bytes` are in packs that hold needed chunks too, and come back when gc rewrites these, once
@@ -79,6 +82,7 @@ class Usage(Shown):
     dead_bytes: int = 0
     trapped_bytes: int = 0
     overhead_bytes: int = 0
+    kept_bytes: int = 0
     encodings: Mapping[str, EncodingUsage] = field(default_factory=dict)
     frees_bytes: int | None = None
     frees_at_rewrite_bytes: int | None = None
@@ -120,13 +124,16 @@ class UsageReport:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    def of_store(self) -> Usage:
-        """Bytes of the whole store."""
+    def of_store(self, kept: Iterable[Manifest] = ()) -> Usage:
+        """Bytes of the whole store. `kept`: of versions that are deleted and may be brought back."""
         with self._connections.read() as connection:
             mark(connection, "1", (), fresh=True)
+            usage = _usage(connection, "1")
+            mark_manifests(connection, kept)
+            (needed,) = _row(connection, _NEEDED)
             stored, loose, packs, redundant, dead, trapped, overhead = _row(connection, _CONTAINERS)
             return replace(
-                _usage(connection, "1"),
+                usage,
                 stored_bytes=stored,
                 loose_bytes=loose,
                 packs_bytes=packs,
@@ -134,6 +141,7 @@ class UsageReport:
                 dead_bytes=dead,
                 trapped_bytes=trapped,
                 overhead_bytes=overhead,
+                kept_bytes=needed - usage.encoded_bytes,
             )
 
     def of_model(self, name: str) -> Usage:
@@ -142,26 +150,34 @@ class UsageReport:
             mark(connection, "name = ?", (name,), fresh=True)
             return _usage(connection, "name = ?", name)
 
-    def of_version(self, row: VersionRow) -> Usage:
-        """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted."""
+    def of_version(self, row: VersionRow, kept: Iterable[Manifest]) -> Usage:
+        """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted.
+
+        `kept` is as in `of_store`: what these versions need is not freed.
+        """
         with self._connections.read() as connection:
-            usage = _usage_and_freed(connection, [row])
+            usage = _usage_and_freed(connection, [row], kept)
             materialized, pinned = _row(connection, _STATE, row.id)
             return replace(usage, materialized=bool(materialized), pinned=bool(pinned))
 
-    def of_versions(self, rows: Collection[VersionRow]) -> Usage:
-        """Bytes of some versions together, and what deleting them all would free. Raises TagNotFound."""
+    def of_versions(self, rows: Collection[VersionRow], kept: Iterable[Manifest]) -> Usage:
+        """Bytes of some versions together, and what deleting them all would free. Raises TagNotFound.
+
+        `kept` is as in `of_version`.
+        """
         with self._connections.read() as connection:
-            return _usage_and_freed(connection, {row.id: row for row in rows}.values())
+            return _usage_and_freed(connection, {row.id: row for row in rows}.values(), kept)
 
 
-def _usage_and_freed(connection: apsw.Connection, rows: Collection[VersionRow]) -> Usage:
+def _usage_and_freed(
+    connection: apsw.Connection, rows: Collection[VersionRow], kept: Iterable[Manifest]
+) -> Usage:  # fmt: skip
     ids = json.dumps([row.id for row in rows])
     mark(connection, _AMONG, (ids,), fresh=True)
     usage = _usage(connection, _AMONG, ids)
     if usage.versions < len(rows):
         raise TagNotFound(f"{', '.join(str(row.tag) for row in rows)}: deleted meanwhile")
-    at_once, at_rewrite = _freed(connection, ids)
+    at_once, at_rewrite = _freed(connection, ids, kept)
     return replace(usage, frees_bytes=at_once + at_rewrite, frees_at_rewrite_bytes=at_rewrite)
 
 
@@ -226,7 +242,7 @@ def _raw_bytes_of_mere_bases(connection: apsw.Connection) -> int:
     return _row(connection, "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.mere_base USING (digest)")[0]
 
 
-def _freed(connection: apsw.Connection, ids: str) -> tuple[int, int]:
+def _freed(connection: apsw.Connection, ids: str, kept: Iterable[Manifest]) -> tuple[int, int]:
     """What deleting the versions, which have been marked, frees at the next gc, and what when gc rewrites packs.
 
     Marking what all others need would tell, and takes a second in a store of 100,000 chunks. So the question is put
@@ -237,9 +253,12 @@ def _freed(connection: apsw.Connection, ids: str) -> tuple[int, int]:
     connection.execute(_OTHERS_BLOBS, (ids,))
     for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
         connection.executemany(
-            "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.asked WHERE digest = ?",
+            _NEED_IF_ASKED,
             ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
+    for manifest in kept:
+        for file in manifest.files:
+            connection.executemany(_NEED_IF_ASKED, ((chunk,) for chunk in manifest.recipe_of(file).digests))
     _until_unchanged(connection, *_ADD_BASES)
     connection.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
     connection.execute("INSERT INTO temp.leaving SELECT value FROM json_each(?)", (ids,))
@@ -270,6 +289,7 @@ SELECT encoding, count(*), sum(raw_bytes), sum(length),
 FROM temp.needed CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
 GROUP BY encoding ORDER BY encoding
 """
+_NEEDED = "SELECT coalesce(sum(length), 0) FROM temp.needed CROSS JOIN chunk USING (digest)"
 # A loose file that is the home of chunks need not be that of all of its own: some were stored before it.
 _NOT_HOMED = "size - (SELECT coalesce(sum(length), 0) FROM chunk WHERE chunk.container = container.id)"
 _REDUNDANT = f"""
@@ -323,6 +343,7 @@ _ADD_BASES = tuple(
     f" WHERE +{column} IN (SELECT digest FROM temp.asked)"
     for column in _LINKS
 )
+_NEED_IF_ASKED = "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.asked WHERE digest = ?"
 _OTHERS_BLOBS = """
 INSERT INTO temp.needed_blob SELECT DISTINCT digest FROM file WHERE version_id NOT IN (SELECT value FROM json_each(?));
 INSERT INTO temp.needed

@@ -61,7 +61,7 @@ def delete(
     if not yes and not dry_run and not sys.stdin.isatty():
         raise click.UsageError("delete asks first, and here is no terminal to ask on; add --yes", context)
     with options.open_store() as store:
-        doomed = list(dict.fromkeys([*tags, *_versions_of(store, name)]))
+        doomed = _distinct([*tags, *_versions_of(store, name)])
         if dry_run:
             _show_plan(options, store, doomed)
             return
@@ -89,6 +89,14 @@ def delete(
         codes = {exits.exit_code(error) for error in failures.values()}
         alone = codes.pop() if len(codes) == 1 else exits.ExitCode.FAILED
         raise click.exceptions.Exit(exits.ExitCode.PARTLY_DONE if deleted else alone)
+
+
+def _distinct(tags: list[str]) -> list[str]:
+    """Each once, as it was first typed: upper case makes no other tag."""
+    found: dict[str, str] = {}
+    for tag in tags:
+        found.setdefault(tag.lower(), tag)
+    return list(found.values())
 
 
 def _versions_of(store: casstore.Store, name: str | None) -> list[str]:

@@ -150,7 +150,7 @@ def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool
         more = f" and {len(report.foreign) - _MAX_LISTED:,} more" if len(report.foreign) > _MAX_LISTED else ""
         hint(options, f"left alone what is not casstore's: {names}{more}")
     for path in report.quarantined:
-        hint(options, f"kept in {path}, since it was not the deleted version's own")
+        hint(options, f"kept in {path}, since it was not the version's own")
     if report.damaged:
         what = "a damaged chunk" if report.damaged == 1 else f"{report.damaged:,} damaged chunks"
         hint(options, f"left {what} alone; `casstore verify` names the files that need what is damaged")
@@ -170,9 +170,11 @@ def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool
         )
     would = report.evictable_bytes + report.packable_bytes
     if would >= _WORTH_SAYING_BYTES:
-        at_once, packed = human_bytes(report.evictable_bytes), human_bytes(report.packable_bytes)
+        held = f"hold {human_bytes(report.evictable_bytes)} that stands elsewhere too"
+        kept = f"keep {human_bytes(report.packable_bytes)} from being packed"
+        they = [text for text, size in ((held, report.evictable_bytes), (kept, report.packable_bytes)) if size]
         hint(
             options,
-            f"directories in recent use hold {at_once} that stands elsewhere too, and keep {packed} from being packed; "
-            "`casstore gc --evict-all` takes them away, and each is made again when asked for",
+            f"directories in recent use {', and '.join(they)}; `casstore gc --evict-all` takes them away, and each is "
+            "made again when asked for",
         )

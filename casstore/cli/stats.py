@@ -40,6 +40,7 @@ _MEANINGS = {
     "dead": "what no version needs; `casstore gc` frees it",
     "trapped": "the same, beside needed chunks; free when gc rewrites those",
     "overhead": "headers and indexes of packs",
+    "kept": "what sync-tree --prune has deleted and can bring back",
 }
 
 
@@ -70,13 +71,15 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
     trapped    the same, in packs and files that hold needed chunks too: free
                when gc rewrites them
     overhead   headers and indexes of packs
+    kept       if any: what only versions need that sync-tree --prune has
+               deleted, and can bring back for the days of keep_days
     frees      what deleting the version frees in all, and later: of that, what
                stays in packs with needed chunks until gc rewrites them
     held       materialized: its directory stands; packed: all its bytes are in
                packs; not materialized: neither
 
-    What the store has stored is the sum of needed, redundant, dead, trapped and
-    overhead. Models share chunks, so theirs may add up to more than needed.
+    What the store has stored is the sum of needed, redundant, dead, trapped,
+    overhead and kept. Models share chunks, so theirs may add up to more than needed.
     """
     if name is not None and by_model:
         raise click.UsageError("give NAME or --by-model, not both", context)
@@ -139,6 +142,7 @@ def _parts(usage: casstore.Usage) -> dict[str, Bytes]:
         "dead": Bytes(usage.dead_bytes),
         "trapped": Bytes(usage.trapped_bytes),
         "overhead": Bytes(usage.overhead_bytes),
+        **({"kept": Bytes(usage.kept_bytes)} if usage.kept_bytes else {}),
     }
 
 

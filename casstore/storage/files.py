@@ -24,6 +24,7 @@ from casstore.errors import StoreError, StoreLocked
 from casstore.storage import access, denials
 from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
 from casstore.storage.removal import NO_LINK, Removal
+from casstore.storage.swapping import EXCHANGE, NO_REPLACE, rename_at
 from casstore.storage.uncopied import Uncopied
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
@@ -372,6 +373,41 @@ def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[
 
 
 @_explained
+def swap_into(source: StrPath, target: StrPath) -> bool:
+    """As `rename_into`, but what stood at `target` is at `source` then; False where nothing did.
+
+    So what another process has put there a moment ago is not lost. There is a moment without it where system or file
+    system cannot exchange two names. Raises NotADirectoryError, FileNotFoundError, OSError.
+    """
+    opened_directory = OpenDirectory(os.path.dirname(target), NO_LINK | getattr(os, "O_PATH", 0))
+    try:
+        return _swap(os.fspath(source), os.path.basename(target), opened_directory[0])
+    finally:
+        opened_directory.close()
+
+
+def _swap(source: str, name: str, directory: int) -> bool:
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            if not rename_at(source, name, directory, EXCHANGE):
+                break
+            return True
+        with contextlib.suppress(FileExistsError):  # it has come meanwhile
+            if not rename_at(source, name, directory, NO_REPLACE):
+                break
+            return False
+    aside = f"{source}.old"
+    try:
+        os.rename(name, aside, src_dir_fd=directory)
+    except FileNotFoundError:
+        os.rename(source, name, dst_dir_fd=directory)
+        return False
+    os.rename(source, name, dst_dir_fd=directory)
+    os.rename(aside, source)
+    return True
+
+
+@_explained
 def move(source: StrPath, target: StrPath) -> None:
     """Rename, or from another file system copy and remove. Raises OSError."""
     try:
@@ -649,6 +685,19 @@ def _open_lock(path: Path) -> Descriptor:
             return opened(path, os.O_RDONLY)
         except OSError:
             raise error from None
+
+
+def try_lock(descriptor: int) -> bool | None:
+    """Lock what is open until it is closed; False where another has it locked, None where it can have no lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno in (*_NO_LOCK, errno.EBADF):  # EBADF: NFS, of what is open for reading
+            return None
+        raise
+    return True
 
 
 class _Exit:

@@ -39,3 +39,9 @@ def test_many_are_counted(cli, files):
     screen = cli.on_terminal("delete", "--all-versions-of", "bert", typed="n\n", code=1)
     assert "and 2 more, 4.00 MiB" in screen
     assert "Delete these 12 versions?" in screen
+
+
+def test_a_version_that_is_named_twice_is_one(saved):
+    assert saved("delete", "bert:v1", "BERT:V1", "--dry-run", "--json").json["would_delete"] == ["bert:v1"]
+    assert "Delete this version?" in saved.on_terminal("delete", "bert:V1", "bert:v1", typed="n\n", code=1)
+    assert saved("delete", "bert:v1", "bert:V1", "--all-versions-of", "bert", "--yes", "--json").json["failed"] == []

@@ -198,6 +198,8 @@ def test_what_stands_twice_for_fast_opening_is_said(saved, cli, tmp_path):
     (tmp_path / "w").write_bytes(random.Random(1).randbytes(3 << 20))
     saved("save", "big:v1", tmp_path / "w")
     shown = " ".join(saved.on_terminal("gc", columns=80).split())
+    assert "directories in recent use keep" in shown
+    assert " 0 B" not in shown[shown.index("directories in recent use") :]
     assert "from being packed; `casstore gc --evict-all`" in shown
     answer = saved("gc", "--json").json
     assert (answer["evictable_bytes"], answer["packable_bytes"] >= 3 << 20) == (0, True)

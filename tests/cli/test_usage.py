@@ -1,6 +1,7 @@
 """What stats and show tell of bytes: the same figures in JSON, in a pipe and on a screen."""
 
 import re
+import shutil
 
 import pytest
 
@@ -129,3 +130,15 @@ def test_a_screen_of_80_columns_holds_all(cli, files, tag):
         assert "2.00 MiB" in screen
         # The digest is longer than a line; a terminal breaks it by itself.
         assert all(len(line) <= 80 for line in lines if not line.startswith("digest"))
+
+
+def test_stats_shows_what_a_prune_keeps(saved):
+    assert "kept" not in fields(saved("stats").out)
+    shutil.rmtree(saved.home / "models/bert/v1")
+    saved("sync-tree", "--prune")
+    answer, told = saved("stats", "--json").json, fields(saved("stats").out)
+    assert answer["kept_bytes"] == int(told["kept"]) > 0
+    assert answer["stored_bytes"] == sum(int(told[part]) for part in (
+        "needed", "redundant", "dead", "trapped", "overhead", "kept",
+    ))  # fmt: skip
+    assert "can bring back" in saved.on_terminal("stats", columns=100)

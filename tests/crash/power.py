@@ -29,7 +29,7 @@ import apsw
 import pytest
 
 from casstore.actions import instance
-from casstore.storage import reserve
+from casstore.storage import files, reserve
 
 ROOT = 1 << 40  # inode numbers of the model begin here, above any real one
 
@@ -187,6 +187,7 @@ class Recorder:
             ):
                 _patch(patch, name, self._logged(getattr(os, name), before, after))
             patch.setattr(fcntl, "ioctl", _no_clone)
+            patch.setattr(files, "rename_at", lambda *_: False)  # as where two names cannot be exchanged at once
             self.stamps.install(patch)
             vfs = _Vfs(self)
             try:
@@ -288,8 +289,10 @@ class Recorder:
     def _after_chmod(self, _: None, path: Any, mode: int, *, dir_fd: int | None = None, **__: Any) -> None:
         self._chmod(self._of(path) if isinstance(path, int) else self.inode(path, dir_fd), mode)
 
-    def _before_rename(self, source: Any, target: Any, *, dst_dir_fd: int | None = None) -> tuple[Any, Any, int | None]:
-        return self.place(source), self.place(target, dst_dir_fd), self.inode(target, dst_dir_fd)
+    def _before_rename(
+        self, source: Any, target: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None
+    ) -> tuple[Any, Any, int | None]:
+        return self.place(source, src_dir_fd), self.place(target, dst_dir_fd), self.inode(target, dst_dir_fd)
 
     def _after_rename(self, places: tuple[Any, Any, int | None], *_: Any, **__: Any) -> None:
         from_place, to_place, replaced = places

@@ -280,7 +280,7 @@ def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, lefto
     two.delete("m:2")
     monkeypatch.undo()
     assert (home / "models/m/2/two.bin").exists()
-    assert (home / "models/m/latest").read_text() == "2"
+    assert (home / "models/m/latest").read_text() == "1"
     model = save(two, plant, "m:2", {"again": b"again"})
     two.gc()
     assert contents(model) == {"again": b"again"}

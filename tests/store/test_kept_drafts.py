@@ -392,6 +392,25 @@ def test_links_into_the_draft_lead_into_it_again(store, plant, files, standing):
     assert standing(model.path) == expected
 
 
+@pytest.mark.parametrize("is_real", [True, False])
+def test_links_into_the_draft_lead_into_it_again_where_the_home_is_a_link(
+    store, home, plant, files, standing, tmp_path, is_real
+):
+    """The draft has two paths then, and a link may name either."""
+    (tmp_path / "linked").symlink_to(home)
+    with casstore.Store(home if is_real else tmp_path / "linked") as opened:
+        with pytest.raises(casstore.InvalidMetadata), opened.create("m:v1") as draft:
+            plant(draft.path, files)
+            path = draft.path.replace(str(home), str(tmp_path / "linked")) if is_real else os.path.realpath(draft.path)
+            assert path != draft.path
+            os.symlink(f"{path}/w.bin", f"{draft.path}/deep/best.bin")
+            os.symlink(f"{path}/deep", f"{draft.path}/also")
+            draft.metadata["loss"] = Opaque()
+    (tmp_path / "linked").unlink()
+    found = standing(store.save_draft(store.drafts()[0]).path)
+    assert found["deep/best.bin"] == found["also/best.bin"] == files["w.bin"]
+
+
 def test_a_draft_that_a_link_has_replaced_is_left_where_it_is(store, tmp_path, plant, files):
     elsewhere = plant(tmp_path / "elsewhere", files)
     with pytest.raises(casstore.InvalidSource, match="replaced by a link"), store.create("m:v1") as draft:

@@ -64,7 +64,7 @@ def test_what_is_the_versions_own_goes_as_ever(store, home, save, noise):
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
-def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, noise, monkeypatch, has_manifest):
+def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, noise, monkeypatch, caplog, has_manifest):
     """gc, or the next save of that tag, ends it: by then the catalog knows nothing of the version's files."""
     for tag in ("m:1", "n:1"):
         save(tag, {"w.bin": noise(BIG), "s.txt": b"small", "e": None})
@@ -77,6 +77,7 @@ def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, noise,
         for path in home.glob("manifests/?/*"):
             path.unlink()
     save("n:1", {"w.bin": b"another"})
+    assert caplog.text.count("note.txt") == 1
     report = store.gc()
     assert len(report.quarantined) == (1 if has_manifest else len(report.quarantined))
     texts = sorted(path.read_text() for path in (home / "quarantine").rglob("*note.txt"))

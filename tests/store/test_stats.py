@@ -375,9 +375,9 @@ def test_a_version_that_is_deleted_between_look_up_and_sum(store, save, noise, m
     alone(store, save, noise)
     real = casstore.catalog.usage.UsageReport.of_version
 
-    def of_version(self, row):
+    def of_version(self, row, kept):
         store.delete(row.tag)
-        return real(self, row)
+        return real(self, row, kept)
 
     monkeypatch.setattr(casstore.catalog.usage.UsageReport, "of_version", of_version)
     with pytest.raises(casstore.TagNotFound, match="meanwhile"):
