@@ -213,7 +213,7 @@ class Reader:
             assert path.parent.name == name[:2]
             assert digest_of(self.loose[blob]) == blob
         in_loose = dict(self.loose)
-        for manifest in self.manifests().values():
+        for manifest in [*self.manifests().values(), *self.deleted().values()]:
             for blob, packed in manifest["recipes"]:
                 for digest, offset, length in chunks_of(packed):
                     if blob in self.loose:
@@ -224,12 +224,17 @@ class Reader:
     def manifests(self) -> dict[str, dict[str, Any]]:
         found = {}
         for path in (self.home / "manifests").glob("*/*"):
-            if path.parent.name != ".pending":
-                version, _, _ = path.name.rpartition(".")
+            version, _, manifest_id = path.name.rpartition(".")
+            if not path.parent.name.startswith(".") and manifest_id not in self.deleted():
                 frame = path.read_bytes()
                 assert zstandard.get_frame_parameters(frame).has_checksum
                 found[f"{path.parent.name}:{version}"] = msgpack.unpackb(unzstd(frame))
         return found
+
+    def deleted(self) -> dict[str, dict[str, Any]]:
+        """What `.deleted` says of how loose files are cut, by id."""
+        paths = (self.home / "manifests/.deleted").glob("*")
+        return {path.name: msgpack.unpackb(unzstd(path.read_bytes())) for path in paths}
 
     def read(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         """The files of a version."""
@@ -459,6 +464,33 @@ def test_a_training_run_is_rebuilt_from_deltas(tmp_path: Path) -> None:
             assert tuple(packs.encoded[digest][:3]) == element
     # The tensor of nothing but zeros: its planes take nothing.
     assert packs.encoded[segments["zeros"][3]] == b"\4" + b"\2\0\0\0\0" * 4
+
+
+_DELETE = """
+import sys, casstore
+with casstore.Store(sys.argv[1]) as store:
+    store.save("a:1", sys.argv[2] + "/a")
+    store.save("b:1", sys.argv[2] + "/b", materialize=False)
+    store.delete("a:1")
+    store.save("c:1", sys.argv[2] + "/b", materialize=False)
+"""
+
+
+def test_a_chunk_in_a_loose_file_of_a_deleted_version_is_read(tmp_path: Path) -> None:
+    """It stands there until gc packs it, and only the deleted version's manifest says where."""
+    noise = random.Random(22)
+    shared = np.frombuffer(noise.randbytes(300_000), "f4")
+    contents = {}
+    for name in "ab":
+        other = np.frombuffer(noise.randbytes(2 * MIB), "f4")
+        contents[name] = safetensors_bytes({"other": ("F32", other), "shared": ("F32", shared)})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(contents[name])
+    subprocess.run([sys.executable, "-c", _DELETE, str(tmp_path / "store"), str(tmp_path)], check=True)
+    reader = Reader(tmp_path / "store")
+    found = {tag: reader.read(manifest) for tag, manifest in reader.manifests().items()}
+    assert found == {tag: {"model.safetensors": contents["b"]} for tag in ("b:1", "c:1")}
+    assert digest_of(shared.tobytes()) not in reader.packs.rows
 
 
 @pytest.mark.parametrize("name", ["format-1.pack", "format-1-deltas.pack"])

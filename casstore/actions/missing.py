@@ -54,7 +54,7 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
     objects = layout.loose.parent
     made: list[Path] = []
     for directory in (
-        *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests),
+        *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests, layout.deleted_manifests),
         *(layout.sessions, layout.quarantine, layout.locks, *([layout.models] if models else [])),
     ):
         # What else somebody has put there, such as a link to a disk that is not mounted, whoever needs it will say.
@@ -73,8 +73,9 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
             made.append(layout.loose / name)
     for parent in sorted({directory.parent for directory in made}):
         files.sync_directory(parent)  # or a power cut could take away what is saved there
-    # Of the 256 in it, the one that they are in is named.
-    named = dict.fromkeys(layout.loose if each.parent == layout.loose else each for each in made)
+    # Of the 256 in it, the one that they are in is named. In stores of earlier releases `.deleted` was not missing.
+    told = [each for each in made if each != layout.deleted_manifests]
+    named = dict.fromkeys(layout.loose if each.parent == layout.loose else each for each in told)
     return [f"{directory.relative_to(layout.home)}/" for directory in named]
 
 
