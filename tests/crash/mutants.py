@@ -157,6 +157,7 @@ POWER = [
     ),
     _mutant(
         "a deleted version's manifest may come back", "gc",
+        (deleted.keep, "files.sync_directory(layout.deleted_manifests if", "str(layout.deleted_manifests if"),
         (deleted.keep, "files.sync_directory(final.parent)", "pass"),
     ),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A store of format 1 as it was written once, with one thing of each kind (tests/data/make_store.py), stays readable."""
+"""A store of format 1 as it was written once, with one thing of each kind (tests/data/make_store.py), is still read."""
 
 from __future__ import annotations
 
