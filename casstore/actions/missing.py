@@ -12,6 +12,7 @@ from casstore.catalog.catalog import Catalog
 from casstore.errors import StoreError
 from casstore.storage import files
 from casstore.storage.layout import Layout
+from casstore.storage.reserve import FULL
 
 _FAN_OUT = tuple(f"{byte:02x}" for byte in range(256))
 
@@ -64,7 +65,12 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
             continue
         if directory == layout.models:
             catalog.instances.forget_directories()
-        files.make_directory(directory)
+        try:
+            files.make_directory(directory)
+        except OSError as error:
+            if directory != layout.deleted_manifests or error.errno not in FULL:
+                raise
+            continue  # in a store of an earlier release on a full disk: a deletion that frees room goes without it
         made.append(directory)
     if layout.loose.is_dir():
         missing = set(_FAN_OUT).difference(os.listdir(layout.loose))

@@ -249,6 +249,27 @@ def test_killed_anywhere_in_the_deletion(store, home, save, two, child, tmp_path
     assert number > 5
 
 
+def test_a_store_of_an_earlier_release_on_a_full_disk(store, home, save, part, monkeypatch):
+    """It lacks the directory: versions are deleted as they were then."""
+    save("m:1", part(1), materialize=False)
+    save("m:2", part(2), materialize=False)
+    (home / "manifests/.deleted").rmdir()
+    real = storage_files.make_directory
+
+    def full(path, *arguments, **named):
+        if str(path).endswith("/.deleted"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, *arguments, **named)
+
+    monkeypatch.setattr(storage_files, "make_directory", full)
+    store.delete("m:1")
+    assert not list((home / "manifests/m").glob("1.*"))
+    assert store.gc().freed_bytes >= 300_000
+    monkeypatch.undo()
+    store.delete("m:2")
+    assert len(kept(home)) == 1
+
+
 def test_a_backup_has_it(store, home, orphaned, tmp_path, monkeypatch, streamed):
     store.backup(tmp_path / "copy")
     assert kept(tmp_path / "copy") == kept(home)
