@@ -125,6 +125,21 @@ def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(store, home, orphaned, m
         assert streamed(again.get("b:1")) == orphaned
 
 
+def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(
+    store, home, orphaned, sql, monkeypatch, streamed
+):
+    """A catalog does not know the file, as one of another moment would not."""
+    ((row_id, blob),) = sql("SELECT id, digest FROM container WHERE digest IS NOT NULL")
+    sql("DELETE FROM chunk WHERE container = ?", (row_id,))
+    sql("DELETE FROM container WHERE id = ?", (row_id,))
+    sql("DELETE FROM blob WHERE digest = ?", (blob,))
+    cut_otherwise(monkeypatch)
+    report = store.repair()
+    assert (report.damage, len(report.taken_up)) == ((), 1)
+    assert store.verify().is_sound
+    assert streamed(store.get("b:1")) == orphaned
+
+
 def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store, home, orphaned, streamed):
     """It has no such manifest: the loose file is cut again."""
     store.close()
