@@ -6,6 +6,7 @@ This module imports nothing of casstore: the store is made by another process.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,9 +28,11 @@ import pytest
 import yaml
 import zstandard
 from blake3 import blake3
-from pyfastcdc.py.constants import GEAR
 
 MIB = 1 << 20
+DOCUMENT = Path(__file__).parents[1].joinpath("docs/format.md").read_text(encoding="utf-8")
+# "FastCDC".
+GEAR = [int.from_bytes(hashlib.md5(bytes([value]) * 64).digest()[:8], "big") for value in range(256)]
 
 
 def digest_of(data: bytes) -> bytes:
@@ -213,7 +217,7 @@ class Reader:
             assert path.parent.name == name[:2]
             assert digest_of(self.loose[blob]) == blob
         in_loose = dict(self.loose)
-        for manifest in self.manifests().values():
+        for manifest in [*self.manifests().values(), *self.deleted().values()]:
             for blob, packed in manifest["recipes"]:
                 for digest, offset, length in chunks_of(packed):
                     if blob in self.loose:
@@ -224,12 +228,17 @@ class Reader:
     def manifests(self) -> dict[str, dict[str, Any]]:
         found = {}
         for path in (self.home / "manifests").glob("*/*"):
-            if path.parent.name != ".pending":
-                version, _, _ = path.name.rpartition(".")
+            version, _, manifest_id = path.name.rpartition(".")
+            if not path.parent.name.startswith(".") and manifest_id not in self.deleted():
                 frame = path.read_bytes()
                 assert zstandard.get_frame_parameters(frame).has_checksum
                 found[f"{path.parent.name}:{version}"] = msgpack.unpackb(unzstd(frame))
         return found
+
+    def deleted(self) -> dict[str, dict[str, Any]]:
+        """What `.deleted` says of how loose files are cut, by id."""
+        paths = (self.home / "manifests/.deleted").glob("*")
+        return {path.name: msgpack.unpackb(unzstd(path.read_bytes())) for path in paths}
 
     def read(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
         """The files of a version."""
@@ -459,6 +468,110 @@ def test_a_training_run_is_rebuilt_from_deltas(tmp_path: Path) -> None:
             assert tuple(packs.encoded[digest][:3]) == element
     # The tensor of nothing but zeros: its planes take nothing.
     assert packs.encoded[segments["zeros"][3]] == b"\4" + b"\2\0\0\0\0" * 4
+
+
+_DELETE = """
+import sys, casstore
+with casstore.Store(sys.argv[1]) as store:
+    store.save("a:1", sys.argv[2] + "/a")
+    store.save("b:1", sys.argv[2] + "/b", materialize=False)
+    store.delete("a:1")
+    store.save("c:1", sys.argv[2] + "/b", materialize=False)
+"""
+
+
+def test_a_chunk_in_a_loose_file_of_a_deleted_version_is_read(tmp_path: Path) -> None:
+    """It stands there until gc packs it, and only the deleted version's manifest says where."""
+    noise = random.Random(22)
+    shared = np.frombuffer(noise.randbytes(300_000), "f4")
+    contents = {}
+    for name in "ab":
+        other = np.frombuffer(noise.randbytes(2 * MIB), "f4")
+        contents[name] = safetensors_bytes({"other": ("F32", other), "shared": ("F32", shared)})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(contents[name])
+    subprocess.run([sys.executable, "-c", _DELETE, str(tmp_path / "store"), str(tmp_path)], check=True)
+    reader = Reader(tmp_path / "store")
+    found = {tag: reader.read(manifest) for tag, manifest in reader.manifests().items()}
+    assert found == {tag: {"model.safetensors": contents["b"]} for tag in ("b:1", "c:1")}
+    assert digest_of(shared.tobytes()) not in reader.packs.rows
+
+
+def vector(name: str) -> bytes:
+    """What the document gives in hexadecimal under that name."""
+    _, _, rest = DOCUMENT.partition(f"<!-- vector: {name} -->\n```\n")
+    return bytes.fromhex(rest.partition("```")[0])
+
+
+def test_the_gear_table_is_as_documented() -> None:
+    packed = struct.pack("<256Q", *GEAR)
+    assert digest_of(packed).hex() in DOCUMENT
+    assert f"`{GEAR[0]:#x}`, `{GEAR[1]:#x}`" in DOCUMENT
+
+
+def test_the_documents_pack_is_read() -> None:
+    pack = vector("pack")
+    (row,) = read_index(pack)
+    assert list(walk_records(pack)) == [row]
+    assert (row.digest, row.offset, row.raw_bytes, row.encoding) == (digest_of(b"abc"), 16, 3, 0)
+    assert read_record(pack, row.offset) == (row, b"abc")
+
+
+def test_the_documents_manifest_is_read() -> None:
+    manifest = msgpack.unpackb(unzstd(vector("manifest")))
+    assert zstandard.get_frame_parameters(vector("manifest")).has_checksum
+    blob = digest_of(b"abc")
+    ((of, recipe),) = manifest.pop("recipes")
+    assert of == blob
+    assert list(chunks_of(recipe)) == [(digest_of(b"ab"), 0, 2), (digest_of(b"c"), 2, 1)]
+    assert manifest == {
+        "format": 1, "requires": [], "hash": "blake3-256", "name": "m", "version": "1", "base": None, "casstore": "0",
+        "created_at": 1_700_000_000 * 10**9, "files": [["a", False, 3, blob]], "directories": ["d"],
+        "description": '{"api_version":"v1","context":{},"labels":{},"metadata":{"x":1.5},"module":"","options":{},'
+        '"signatures":{}}',
+    }  # fmt: skip
+    section = msgpack.packb([manifest["files"], manifest["directories"]])
+    assert section == vector("version digest of")
+    assert digest_of(section) == vector("version digest")
+
+
+def test_the_documents_delta_is_decoded() -> None:
+    decoded = decode_delta(vector("delta"), vector("delta base"), vector("delta grouping"))
+    assert decoded == vector("delta chunk")
+    assert len(decoded) == 17
+
+
+def test_the_golden_store_is_read(tmp_path: Path) -> None:
+    """Without its catalog; it has one thing of each kind (tests/data/make_store.py)."""
+    data = Path(__file__).parent / "data"
+    with tarfile.open(data / "store-format-1.tar.xz") as archive:
+        archive.extractall(tmp_path, **({"filter": "tar"} if sys.version_info >= (3, 12) else {}))  # type: ignore[arg-type]
+    expected = json.loads((data / "store-format-1.json").read_text(encoding="utf-8"))["versions"]
+    reader = Reader(tmp_path / "store")
+    manifests = reader.manifests()
+    found = {
+        tag: {
+            path: [executable, size, hashlib.sha256(content[path]).hexdigest()]
+            for path, executable, size, _ in manifest["files"]
+        }
+        for tag, manifest in manifests.items()
+        for content in [reader.read(manifest)]
+    }
+    assert found == {tag: version["files"] for tag, version in expected.items()}
+    rows = reader.packs.rows.values()
+    assert {row.encoding for row in rows} == {0, 1, 2, 3}
+    assert {row.base == row.grouping for row in rows if row.encoding == 3} == {True, False}
+    # A chunk is in the loose file of a deleted version alone.
+    named = {digest for m in manifests.values() for _, recipe in m["recipes"] for digest, _, _ in chunks_of(recipe)}
+    own = {blob for m in manifests.values() for _, _, _, blob in m["files"]}
+    orphans = {
+        digest
+        for manifest in reader.deleted().values()
+        for blob, recipe in manifest["recipes"]
+        for digest, _, _ in chunks_of(recipe)
+        if blob in reader.loose.keys() - own
+    }
+    assert orphans & named - reader.packs.rows.keys()
 
 
 @pytest.mark.parametrize("name", ["format-1.pack", "format-1-deltas.pack"])

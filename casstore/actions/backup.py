@@ -15,7 +15,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from casstore.actions.backup_place import reserved
 from casstore.actions.collect import gc_lock, standing_manifests
+from casstore.actions.deleted import kept_ids
 from casstore.actions.workspace import Workspace
 from casstore.catalog import backups
 from casstore.catalog.backups import CatalogCopy
@@ -36,7 +37,7 @@ from casstore.progress import Progress
 from casstore.storage import descriptors, files, pack
 from casstore.storage.container import Container
 from casstore.storage.layout import Layout, new_id
-from casstore.storage.manifest import Manifest
+from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.tag import Tag
 
 _ROUNDS_BESIDE_GC = 8  # after so many gc has to wait, or a store that never rests would never be copied
@@ -144,6 +145,7 @@ class _Backup:
         for manifest_id, tag in self._new_manifests(copy):
             if manifest_id not in self._damaged and not self._bring_manifest(manifest_id, tag):
                 absent[manifest_id] = f"the manifest of {tag} is missing"
+        self._bring_deleted(copy)
         missing = [each for each in copy.containers() if not self._has(*each)]
         self._progress.start("copy", sum(size for _, size in missing))
         try:
@@ -183,6 +185,22 @@ class _Backup:
             files.rename(temporary, self._target.pending_manifest(manifest_id))
             return True
         return False
+
+    def _bring_deleted(self, copy: CatalogCopy) -> None:
+        """Bring the manifests of deleted versions that alone explain a loose file which the copy names."""
+        listed: dict[str, Tag | None] = {**dict.fromkeys(kept_ids(self._source)), **copy.deleted}
+        there = {manifest_id for _, manifest_id, _ in standing_manifests(self._target)}
+        for manifest_id, tag in listed.items():
+            kept, pending = self._source.deleted_manifest(manifest_id), self._source.pending_manifest(manifest_id)
+            places = [kept] if tag is None else [self._source.manifest(tag, manifest_id), pending, kept]
+            target = self._target.deleted_manifest(manifest_id)
+            if manifest_id in there or target.exists():
+                continue
+            data = next(filter(None, map(_read_if_there, places)), None)
+            if data is not None and _explains(copy, data):
+                temporary = self._session.new_path()
+                files.write_new_file(temporary, data, self._workspace.file_mode(executable=False), durable=True)
+                files.rename(temporary, target)
 
     def _has(self, container: Container, size: int) -> bool:
         try:
@@ -285,18 +303,27 @@ class _Backup:
         target = self._target
         containers, manifests = copy.containers(), copy.manifests()
         doomed = [each for each in standing_manifests(target) if each[1] not in manifests]
+        explaining = {path for _, _, path in doomed if _explains(copy, _read_if_there(path))}
+        unneeded = [
+            path
+            for path in map(target.deleted_manifest, kept_ids(target))
+            if path.name in manifests or not _explains(copy, _read_if_there(path))
+        ]
         copy.finish(self._instance, ((manifest_id, tag) for tag, manifest_id, _ in doomed))
         files.sync_file(copy.path)
-        self._sync({*(str(each.parent) for each in target.directories()), str(target.pending_manifests)})
+        rooms = map(str, (target.pending_manifests, target.deleted_manifests))
+        self._sync({*(str(each.parent) for each in target.directories()), *rooms})
         for suffix in (*SIDE_FILES, "-journal"):
             files.remove_file(f"{target.catalog}{suffix}")
         files.sync_directory(target.home)  # a log that came back would be applied to the new catalog
         files.rename(copy.path, target.catalog)
         files.sync_directory(target.home)
         self._name_manifests(manifests)
-        self._drop_manifests(path for _, _, path in doomed)
+        self._drop_manifests([path for _, _, path in doomed], explaining)
         self._set_models_aside()
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
+        for path in unneeded if not self._damaged else ():
+            files.remove_file(path)
         if files.remove_file(target.unfinished_backup):
             files.sync_directory(target.home)
         return BackupReport(
@@ -324,11 +351,14 @@ class _Backup:
         self._sync()
         files.sync_directory(pending)  # last: no name shall be gone before the other is there
 
-    def _drop_manifests(self, doomed: Iterable[Path]) -> None:
+    def _drop_manifests(self, paths: Collection[Path], explaining: Collection[Path]) -> None:
         """Remove the manifests of versions that are gone, then the tombstones that explain them until then."""
-        paths = list(doomed)
         for path in paths:
+            if path in explaining:
+                files.rename(path, self._target.deleted_manifest(path.name.rpartition(".")[2]))
             files.remove_file(path)
+        if explaining:
+            files.sync_directory(self._target.deleted_manifests)
         for directory in {path.parent for path in paths}:
             files.sync_directory(directory)
             files.remove_empty_directory(directory)
@@ -354,3 +384,19 @@ class _Backup:
                     sizes.append(entry.stat(follow_symlinks=False).st_size)
                     files.remove_file(entry.path)
         return sizes
+
+
+def _read_if_there(path: Path) -> bytes | None:
+    try:
+        return read_manifest_file(path)
+    except OSError as error:
+        files.raise_unless_damage(error)
+        return None
+
+
+def _explains(copy: CatalogCopy, manifest: bytes | None) -> bool:
+    """Whether that is a manifest which alone says how a loose file is cut that the copied catalog names."""
+    try:
+        return manifest is not None and copy.has_unexplained_chunks(Manifest.unpack(manifest).recipes)
+    except IntegrityError:
+        return False

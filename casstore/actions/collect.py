@@ -15,6 +15,7 @@ from pathlib import Path
 
 from casstore.actions import autogc, drafts, keeping
 from casstore.actions.delete import sweep
+from casstore.actions.deleted import drop_unneeded
 from casstore.actions.evict import evict, eviction_rule, finish_evictions, unleased
 from casstore.actions.finish import finish_saves
 from casstore.actions.held import Held
@@ -153,7 +154,7 @@ def gc_lock(layout: Layout) -> files.Lock:
 def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
     """Every manifest that has its final name: the tag and the id that the name says, and its path."""
     for directory in layout.manifests.iterdir() if layout.manifests.is_dir() else ():
-        if directory != layout.pending_manifests and directory.is_dir():
+        if not directory.name.startswith(".") and directory.is_dir():
             paths: list[Path] = []
             with contextlib.suppress(FileNotFoundError):  # its last version is being deleted
                 paths = list(directory.iterdir())
@@ -199,6 +200,7 @@ class _Gc:
             *self.objects(),
         )
         if not self._dry_run:
+            self._remove(functools.partial(drop_unneeded, self._workspace))
             self._redundancy.note()
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
             autogc.note_collected(self._workspace, deleted_bytes)
@@ -279,7 +281,8 @@ class _Gc:
         try:
             self._quarantined += sweep(self._workspace, session, manifest_id, tag)
         except OSError as error:
-            self._note_left(error)
+            if error.errno not in FULL:  # the name in `.deleted` may need a block; there is room when gc is done
+                self._note_left(error)
 
     def directories(self) -> GcStep:
         """Take away the directories of versions that nobody uses."""

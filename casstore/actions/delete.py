@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 
+from casstore.actions.deleted import keep
 from casstore.actions.leavings import take_away
 from casstore.actions.materialize import directory_inode, unpacked_entries
 from casstore.actions.workspace import Workspace
@@ -62,12 +63,6 @@ def sweep(
     workspace.write_latest(tag.name)
     # The tombstone may only go once neither directory nor manifest can come back.
     files.sync_directory(directory.parent if directory.parent.exists() else workspace.layout.models)
-    manifest = workspace.layout.manifest(tag, manifest_id)
-    files.remove_file(workspace.layout.pending_manifest(manifest_id))
-    files.remove_file(manifest)
-    if manifest.parent.exists():  # also where it was gone already: whoever removed it may have been cut short
-        files.sync_directory(manifest.parent)
-        files.remove_empty_directory(manifest.parent)
-    files.sync_directory(workspace.layout.pending_manifests)
+    keep(workspace.layout, tag, manifest_id)
     workspace.catalog.versions.forget_tombstone(manifest_id)
     return kept

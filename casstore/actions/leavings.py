@@ -160,7 +160,8 @@ class _Own:
 
     def _read(self) -> Manifest | None:
         layout = self._workspace.layout
-        for path in (layout.manifest(self._tag, self._manifest_id), layout.pending_manifest(self._manifest_id)):
+        name = self._manifest_id
+        for path in (layout.manifest(self._tag, name), layout.pending_manifest(name), layout.deleted_manifest(name)):
             try:
                 manifest = Manifest.unpack(read_manifest_file(path))
             except (IntegrityError, OSError) as error:

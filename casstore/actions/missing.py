@@ -12,6 +12,7 @@ from casstore.catalog.catalog import Catalog
 from casstore.errors import StoreError
 from casstore.storage import files
 from casstore.storage.layout import Layout
+from casstore.storage.reserve import FULL
 
 _FAN_OUT = tuple(f"{byte:02x}" for byte in range(256))
 
@@ -54,7 +55,7 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
     objects = layout.loose.parent
     made: list[Path] = []
     for directory in (
-        *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests),
+        *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests, layout.deleted_manifests),
         *(layout.sessions, layout.quarantine, layout.locks, *([layout.models] if models else [])),
     ):
         # What else somebody has put there, such as a link to a disk that is not mounted, whoever needs it will say.
@@ -64,7 +65,12 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
             continue
         if directory == layout.models:
             catalog.instances.forget_directories()
-        files.make_directory(directory)
+        try:
+            files.make_directory(directory)
+        except OSError as error:
+            if directory != layout.deleted_manifests or error.errno not in FULL:
+                raise
+            continue  # in a store of an earlier release on a full disk: a deletion that frees room goes without it
         made.append(directory)
     if layout.loose.is_dir():
         missing = set(_FAN_OUT).difference(os.listdir(layout.loose))
@@ -73,8 +79,9 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
             made.append(layout.loose / name)
     for parent in sorted({directory.parent for directory in made}):
         files.sync_directory(parent)  # or a power cut could take away what is saved there
-    # Of the 256 in it, the one that they are in is named.
-    named = dict.fromkeys(layout.loose if each.parent == layout.loose else each for each in made)
+    # Of the 256 in it, the one that they are in is named. In stores of earlier releases `.deleted` was not missing.
+    told = [each for each in made if each != layout.deleted_manifests]
+    named = dict.fromkeys(layout.loose if each.parent == layout.loose else each for each in told)
     return [f"{directory.relative_to(layout.home)}/" for directory in named]
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import msgpack
 
 from casstore.actions.collect import gc_lock, standing_manifests
+from casstore.actions.deleted import kept_ids, kept_manifests
 from casstore.actions.instance import adopt_instance
 from casstore.actions.takeup import bring_back
 from casstore.actions.verify import threads
@@ -54,6 +55,18 @@ class RebuildReport(Shown):
     containers: int
     unreadable: tuple[str, ...]
     recovered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that could not be used, and why; `kept`: where in quarantine/ it has been moved to, if it has."""
+
+    path: Path
+    reason: str
+    kept: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}{f', now {self.kept}' if self.kept else ''}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +129,12 @@ def _replace(layout: Layout, rebuilt: Path) -> None:
 
 
 def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progress) -> RebuildReport:
-    unreadable: list[str] = []
+    unreadable: list[Unreadable] = []
     recovered: list[str] = []
     manifests = _manifests(layout, session, unreadable, recovered)
     told = _recipes(manifest for _, manifest in manifests)
-    found, chooser, homes = _contents(layout, told, progress, unreadable)
+    of_deleted = _recipes(manifest for _, manifest in kept_manifests(layout))
+    found, chooser, homes = _contents(layout, told, of_deleted, progress, unreadable)
     disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
     chooser.close()
     catalog = Catalog(path, files.boot_id())
@@ -130,10 +144,11 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             known = _by_right_recipes(manifest, disputed)
             catalog.restoring.add_version(known, manifest_id, _directory(layout, manifest))
         taken_in = {manifest_id for manifest_id, _ in manifests}
+        not_read = {each.path for each in unreadable}
         catalog.restoring.add_tombstones(
             (manifest_id, tag)
             for tag, manifest_id, path in standing_manifests(layout)
-            if manifest_id not in taken_in and not any(line.startswith(f"{path}: ") for line in unreadable)
+            if manifest_id not in taken_in and path not in not_read
         )
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         adopt_instance(layout, catalog)
@@ -141,18 +156,27 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     finally:
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
-    return RebuildReport(tags, len(found), tuple(unreadable), tuple(recovered))
+    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered))
 
 
 def _contents(
-    layout: Layout, told: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[str]
+    layout: Layout,
+    told: Mapping[Digest, list[Recipe]],
+    of_deleted: Mapping[Digest, list[Recipe]],
+    progress: Progress,
+    unreadable: list[Unreadable],
 ) -> tuple[list[_Found], _Homes, dict[str, list[tuple[NewChunk, int]]]]:
     """The containers, and the homes of chunks in them. Strays that an earlier gc has moved to quarantine are brought
     back where they hold what has no other home."""
-    first = {blob: recipes[0] for blob, recipes in told.items() if recipes}
+    # What a deleted version says of a file holds of it as much: other versions may need chunks of that cut.
+    cuts = {
+        blob: list(dict.fromkeys((*told.get(blob, ()), *of_deleted.get(blob, ()))))
+        for blob in told.keys() | of_deleted.keys()
+    }
+    first = {blob: recipes[0] for blob, recipes in cuts.items() if recipes}
     while True:
-        reasons: list[str] = []
-        found = [*_loose_files(layout, told, progress, reasons), *_packs(layout, reasons)]
+        reasons: list[Unreadable] = []
+        found = [*_loose_files(layout, cuts, progress, reasons), *_packs(layout, reasons)]
         chooser = _Homes(layout, found)
         homes = chooser.choose()
         unreadable += (reason for reason in reasons if reason not in unreadable)
@@ -201,7 +225,7 @@ class _Standing:
 
 
 def _manifests(
-    layout: Layout, session: sessions.Session, unreadable: list[str], recovered: list[str]
+    layout: Layout, session: sessions.Session, unreadable: list[Unreadable], recovered: list[str]
 ) -> list[tuple[str, Manifest]]:
     """Every version's (manifest id, manifest), oldest first.
 
@@ -235,32 +259,34 @@ def _manifests(
     ]
 
 
-def _readable(layout: Layout, unreadable: list[str]) -> Iterator[_Standing]:
+def _readable(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Standing]:
+    deleted = set(kept_ids(layout))
     standing = [(manifest_id, path, tag) for tag, manifest_id, path in standing_manifests(layout)]
     pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if is_file_id(path.name)]
     for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:
+        if manifest_id in deleted:  # a power cut has brought the name back
+            continue
         try:
             manifest = Manifest.unpack(read_manifest_file(path))
             if tag not in (None, manifest.tag):
                 raise IntegrityError(f"it is that of {manifest.tag}")
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
-            where, advice = "", "; put a sound copy in its place, or move it away: gc does not run while it stands"
+            kept, advice = None, "; put a sound copy in its place, or move it away: gc does not run while it stands"
             if tag is None:  # where gc would take it for something that a crash has left
-                kept = layout.quarantine / f"{new_id()}.{manifest_id}"
+                kept, advice = layout.quarantine / f"{new_id()}.{manifest_id}", ""
                 files.rename(path, kept)
-                where, advice = f", now {kept}", ""
-            unreadable.append(f"{path}{where}: {error}{advice}")
+            unreadable.append(Unreadable(path, f"{error}{advice}", kept))
             continue
         yield _Standing(manifest_id, path, tag is None, manifest)
 
 
-def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
+def _packs(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Found]:
     for path in sorted(layout.packs.iterdir()):
         if path.suffix != ".pack" or not path.is_file():
             continue
         if not is_container_name(path):
-            unreadable.append(f"{path}: it has no name that casstore gives to a pack; it was left alone")
+            unreadable.append(Unreadable(path, "it has no name that casstore gives to a pack; it was left alone"))
             continue
         files.sync_file(path)
         try:
@@ -270,7 +296,7 @@ def _packs(layout: Layout, unreadable: list[str]) -> Iterator[_Found]:
             # Where gc would take it for something that a crash has left.
             kept = layout.quarantine / f"{new_id()}.{path.name}"
             files.rename(path, kept)
-            unreadable.append(f"{path}, now {kept}: {error}")
+            unreadable.append(Unreadable(path, str(error), kept))
             continue
         chunks = tuple(
             NewChunk(e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base, e.grouping) for e in entries
@@ -287,7 +313,7 @@ def _entries(path: Path) -> list[pack.PackEntry]:
 
 
 def _loose_files(
-    layout: Layout, recipes: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[str]
+    layout: Layout, recipes: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[Unreadable]
 ) -> list[_Found]:
     """The loose files that some version has, read and compared with their digests."""
     paths = []
@@ -301,7 +327,7 @@ def _loose_files(
             found = list(pool.map(lambda each: _loose_file(each[0], each[1], each[2], progress), paths))
     finally:
         progress.finish()
-    unreadable += [f"{each.path}: {each.reason}" for each in found if each.reason]
+    unreadable += [Unreadable(each.path, each.reason) for each in found if each.reason]
     return [each.found for each in found]
 
 
@@ -422,11 +448,13 @@ def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
     if root.is_symlink() or not root.is_dir():
         return None
     entries = []
-    for path in (*(file.path for file in manifest.files), DESCRIPTOR_NAME):
+    executable = {file.path: file.executable for file in manifest.files}
+    for path in (*executable, DESCRIPTOR_NAME):
         try:
             status = os.lstat(root / path)
+            is_like = files.is_executable(status) == executable.get(path, files.is_executable(status))
             # What is no file, such as a link to one elsewhere, is made anew, as what is not there.
-            stamp = FileStamp.of(status) if stat.S_ISREG(status.st_mode) else FileStamp(0, 0, 0)
+            stamp = FileStamp.of(status) if stat.S_ISREG(status.st_mode) and is_like else FileStamp(0, 0, 0)
         except OSError as error:
             files.raise_unless_damage(error)
             stamp = FileStamp(0, 0, 0)

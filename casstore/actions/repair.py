@@ -191,6 +191,8 @@ class _Repair:
             mode = self._workspace.file_mode(executable=False)
             files.write_file(path, manifest.pack(), mode, temporary=session.new_path(), durable=True)
             files.sync_directory(path.parent.parent)
+            if files.remove_file(self._workspace.layout.deleted_manifest(row.manifest_id)):  # of after that catalog
+                files.sync_directory(self._workspace.layout.deleted_manifests)
         self._restored.add(tag)
 
     def _heal(self, wanted: set[Digest]) -> tuple[set[Digest], set[Digest]]:

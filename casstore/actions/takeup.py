@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from casstore.actions.deleted import kept_manifests
 from casstore.actions.strays import file_id, place_of, quarantined_files, unnamed_files
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import NewChunk, NewContainer
@@ -67,7 +68,14 @@ def holders(workspace: Workspace, wanted: Collection[Digest], *, thorough: bool 
 
 def _recipes_for(workspace: Workspace, paths: Iterable[Path]) -> dict[Digest, Recipe]:
     """The recipes of the blobs that the names of loose files tell."""
-    return workspace.catalog.index.recipes({blob for path in paths if (blob := _blob(path)) is not None})
+    blobs = {blob for path in paths if (blob := _blob(path)) is not None}
+    of_deleted = {
+        blob: recipe
+        for _, manifest in kept_manifests(workspace.layout)
+        for blob, recipe in manifest.recipes.items()
+        if blob in blobs
+    }
+    return of_deleted | workspace.catalog.index.recipes(blobs)
 
 
 def _blob(path: Path) -> Digest | None:

@@ -149,7 +149,10 @@ class Workspace(Uncopied, _Referable):
                 if not self._is_unchanged(loose, path, hash_first, noted):
                     self._discard(loose, path)
                 elif files.try_link(path, target):
-                    return FileStamp.of(os.lstat(target))
+                    status = os.lstat(target)
+                    if files.is_executable(status) == loose.container.executable:
+                        return FileStamp.of(status)
+                    files.remove_file(target)  # a copy of the store has lost its mode, or somebody has changed it
             except FileNotFoundError:
                 self._discard(loose, path)
             except OSError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,9 +12,12 @@ import apsw
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, sqlite_name, translated_errors
+from casstore.catalog.references import has_unexplained_chunks
 from casstore.catalog.schema import APPLICATION_ID
+from casstore.digest import Digest
 from casstore.errors import StoreError
 from casstore.storage.container import Container
+from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
 _PAGES = 2048  # copied at once: an interrupt is heeded after some milliseconds
@@ -78,6 +81,7 @@ class CatalogCopy:
     """A copied catalog that is being made ready; nobody else knows of it. Close it before it is moved.
 
     `unsynced`: row ids of the containers that were not known to be on disk where the catalog was copied from.
+    `deleted`: the tags of versions whose deletion was not finished there, by the ids of their manifests.
     """
 
     def __init__(self, connection: apsw.Connection, path: Path, boot_id: str) -> None:
@@ -89,6 +93,8 @@ class CatalogCopy:
             connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
             connection.execute("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").fetchall()
             self.unsynced = {row[0] for row in connection.execute("SELECT id FROM container WHERE NOT synced")}
+            found = connection.execute("SELECT manifest_id, name, version FROM tombstone").fetchall()
+            self.deleted = {decoding.typed(row[0], str, "an id"): decoding.tag(*row[1:]) for row in found}
             with connection:
                 connection.execute(_MAKE_TRUE)
                 # Once copied they are synced; but what an earlier boot left unsynced may be torn.
@@ -125,6 +131,11 @@ class CatalogCopy:
     def manifests(self) -> dict[str, Tag]:
         """The tag of every version by the id of its manifest."""
         return {row[0]: decoding.tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
+
+    def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
+        """See `References.has_unexplained_chunks`."""
+        with translated_errors(self.path):
+            return has_unexplained_chunks(self._connection, recipes)
 
     def _rows(self, sql: str) -> list[Any]:
         with translated_errors(self.path):

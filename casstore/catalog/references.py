@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apsw
@@ -89,6 +89,22 @@ class References:
         with self._connections.write() as connection:
             connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM file)")
             return connection.changes()
+
+    def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
+        """Whether a loose file of one of these blobs is the home of a chunk that its recipe names, and no version's
+        recipe of that blob does."""
+        with self._connections.read() as connection:
+            return has_unexplained_chunks(connection, recipes)
+
+    def has_orphans(self) -> bool:
+        """Whether a chunk is at home in a loose file that is no version's any more."""
+        sql = (
+            f"SELECT 1 FROM container WHERE state = {LIVE} AND digest IS NOT NULL"
+            " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)"
+            f" AND NOT EXISTS ({_OF_A_VERSION.format('container.digest')}) LIMIT 1"
+        )
+        with self._connections.read() as connection:
+            return connection.execute(sql).fetchone() is not None
 
     def dead_containers(self) -> list[tuple[Container, int]]:
         """Condemned containers, with their sizes, whose files may still stand. Raises CatalogDamaged."""
@@ -254,6 +270,8 @@ IS_LINKED = (
     " WHERE file.digest = container.digest AND file.size >= 65536"
     " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
+# Smaller files have no loose files, and no entry in the index.
+_OF_A_VERSION = "SELECT 1 FROM file WHERE file.digest = {} AND file.size >= 65536"
 # Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
 # for stored when their content is saved again.
 _DELETE_CHUNKS = """
@@ -301,6 +319,21 @@ def mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any],
             ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
     _mark_bases(connection)
+
+
+def has_unexplained_chunks(connection: apsw.Connection, recipes: Mapping[Digest, Recipe]) -> bool:
+    """See `References.has_unexplained_chunks`."""
+    homed = (
+        "SELECT chunk.digest FROM container JOIN chunk ON chunk.container = container.id"
+        f" WHERE container.digest = ? AND state = {LIVE}"
+    )
+    known = f"SELECT recipe FROM blob WHERE digest = ?1 AND EXISTS ({_OF_A_VERSION.format('?1')})"
+    for blob, recipe in recipes.items():
+        chunks = {decoding.digest(row[0]) for row in connection.execute(homed, (blob,))}.intersection(recipe.digests)
+        told = connection.execute(known, (blob,)).get if chunks else None
+        if chunks - set(() if told is None else Recipe.unpack(blob, told).digests):
+            return True
+    return False
 
 
 def mark_manifests(connection: apsw.Connection, manifests: Iterable[Manifest]) -> None:

@@ -65,8 +65,9 @@ class Layout:
         self.loose = home / "objects" / "loose"
         self.packs = home / "objects" / "packs"
         self.manifests = home / "manifests"
-        # The dot keeps it apart from a model that is named "pending".
+        # The dot keeps them apart from models of these names.
         self.pending_manifests = self.manifests / ".pending"
+        self.deleted_manifests = self.manifests / ".deleted"
         self.models = home / "models"
         self.sessions = home / "sessions"
         self.drafts = home / "drafts"  # made when there is one to be kept
@@ -78,7 +79,7 @@ class Layout:
         self.rooms = [
             str(directory)
             for directory in (
-                *(self.loose, self.packs, self.manifests, self.pending_manifests),
+                *(self.loose, self.packs, self.manifests, self.pending_manifests, self.deleted_manifests),
                 *(self.models, self.sessions, self.quarantine, self.locks),
             )
         ]
@@ -93,6 +94,7 @@ class Layout:
             self.packs,
             self.manifests,
             self.pending_manifests,
+            self.deleted_manifests,
             self.models,
             self.sessions,
             self.quarantine,
@@ -108,6 +110,9 @@ class Layout:
 
     def pending_manifest(self, manifest_id: str) -> Path:
         return self.pending_manifests / _named(manifest_id)
+
+    def deleted_manifest(self, manifest_id: str) -> Path:
+        return self.deleted_manifests / _named(manifest_id)
 
     def manifest(self, tag: Tag, manifest_id: str) -> Path:
         return self.manifests / tag.name / f"{tag.version}.{_named(manifest_id)}"

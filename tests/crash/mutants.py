@@ -13,6 +13,7 @@ import pytest
 from casstore.actions import (
     casmodel_import,
     delete,
+    deleted,
     evict,
     home,
     materialize,
@@ -156,7 +157,8 @@ POWER = [
     ),
     _mutant(
         "a deleted version's manifest may come back", "gc",
-        (delete.sweep, "files.sync_directory(manifest.parent)", "pass"),
+        (deleted.keep, "files.sync_directory(layout.deleted_manifests if", "str(layout.deleted_manifests if"),
+        (deleted.keep, "files.sync_directory(final.parent)", "pass"),
     ),
 ]  # fmt: skip
 

@@ -179,7 +179,8 @@ def leftovers(home: Path) -> list[str]:
     named = {row[0] for row in sql(home, "SELECT file_id FROM container")}
     manifests = {row[0] for row in sql(home, "SELECT manifest_id FROM version")}
     versions = {f"{name}/{version}" for name, version in sql(home, "SELECT name, version FROM version")}
-    stray = [*(home / "sessions").iterdir(), *(home / "manifests/.pending").iterdir()]
+    rooms = (home / "sessions", home / "manifests/.pending", home / "manifests/.deleted")
+    stray = [path for room in rooms if room.is_dir() for path in room.iterdir()]
     stray += [path for path in (home / "objects/packs").iterdir() if path.stem not in named]
     stray += [path for path in (home / "objects/loose").rglob("*.*") if path.suffix[1:] not in named]
     stray += [path for path in (home / "manifests").glob("[!.]*/*") if path.name.rpartition(".")[2] not in manifests]

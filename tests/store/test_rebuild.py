@@ -376,3 +376,18 @@ def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store,
     removed = done.index(("remove_file", f"{home}/catalog.db-wal"))
     renamed = done.index(("rename", f"{home}/catalog.db"))
     assert ("sync_directory", str(home)) in done[removed:renamed]
+
+
+def test_which_manifests_gc_may_remove_does_not_depend_on_what_is_said_of_them(store, home, save, part, monkeypatch):
+    save("m:1", part(1))
+    save("m:2", part(2))
+    store.close()
+    (path,) = (home / "manifests/m").glob("1.*")
+    path.chmod(0o644)
+    path.write_bytes(b"damaged")
+    monkeypatch.setattr(rebuild.Unreadable, "__str__", lambda _: "in other words")
+    assert casstore.Store.rebuild_catalog(home).unreadable == ("in other words",)
+    with casstore.Store(home) as again:
+        with pytest.raises(casstore.StoreError, match="manifest of a saved version"):
+            again.gc()
+        assert path.read_bytes() == b"damaged"

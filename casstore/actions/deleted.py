@@ -1,0 +1,86 @@
+"""Manifests of deleted versions, kept in manifests/.deleted/ while a loose file is left that they alone explain.
+
+A loose file does not say how it is cut into chunks; the manifests of its versions do. Another version may need a chunk
+of it when the last of these is deleted, until gc has packed that chunk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from casstore.actions.workspace import Workspace
+from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage import files
+from casstore.storage.layout import Layout, is_file_id
+from casstore.storage.manifest import Manifest, read_manifest_file
+from casstore.tag import Tag
+
+
+def keep(layout: Layout, tag: Tag, manifest_id: str) -> None:
+    """Move the manifest of a deleted version to where it is no version's; on disk when this returns. Raises OSError."""
+    kept, pending = layout.deleted_manifest(manifest_id), layout.pending_manifest(manifest_id)
+    final = layout.manifest(tag, manifest_id)
+    for path in (final, pending) if is_file_id(manifest_id) else ():  # a damaged catalog may say anything
+        with contextlib.suppress(FileNotFoundError):
+            files.rename(path, kept)
+            break
+    for path in (final, pending):
+        files.remove_file(path)
+    # A power cut may bring the name in `.pending` back. What is here says that it is no version's.
+    files.sync_directory(layout.deleted_manifests if kept.exists() else layout.pending_manifests)
+    if final.parent.exists():  # also where it was gone already: whoever removed it may have been cut short
+        files.sync_directory(final.parent)
+        files.remove_empty_directory(final.parent)
+
+
+def kept_ids(layout: Layout) -> list[str]:
+    """The ids of the manifests that are kept. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):  # in stores of earlier releases there is no such directory
+        return sorted(path.name for path in layout.deleted_manifests.iterdir() if is_file_id(path.name))
+    return []
+
+
+def kept_manifests(layout: Layout) -> Iterator[tuple[str, Manifest]]:
+    """The kept manifests that can be read, with their ids. Raises OSError."""
+    for manifest_id in kept_ids(layout):
+        with contextlib.suppress(IntegrityError, FileNotFoundError):
+            yield manifest_id, _read(layout, manifest_id)
+
+
+def _read(layout: Layout, manifest_id: str) -> Manifest:
+    """Raises IntegrityError for one that is damaged, FileNotFoundError, OSError."""
+    try:
+        return Manifest.unpack(read_manifest_file(layout.deleted_manifest(manifest_id)))
+    except OSError as error:
+        files.raise_unless_damage(error)
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise IntegrityError(f"a manifest cannot be read: {error}") from error
+
+
+def drop_unneeded(workspace: Workspace) -> None:
+    """Remove the kept manifests without which every loose file can be read. Raises OSError."""
+    layout = workspace.layout
+    unneeded = [manifest_id for manifest_id in kept_ids(layout) if not _is_needed(workspace, manifest_id)]
+    if unneeded:
+        files.sync_directory(layout.pending_manifests)  # see `keep`
+    for manifest_id in unneeded:
+        files.remove_file(layout.deleted_manifest(manifest_id))
+
+
+def _is_needed(workspace: Workspace, manifest_id: str) -> bool:
+    references = workspace.catalog.references
+    try:
+        manifest = _read(workspace.layout, manifest_id)
+    except FileNotFoundError:
+        return False
+    except UnsupportedFormat:
+        return True
+    except IntegrityError:  # a disk may read later what it cannot now
+        return references.has_orphans()
+    row = workspace.catalog.versions.find(manifest.tag)
+    if row is not None and row.manifest_id == manifest_id:
+        # An older catalog has been put back; `repair` makes the manifest again.
+        return not workspace.layout.manifest(manifest.tag, manifest_id).exists()
+    return references.has_unexplained_chunks(manifest.recipes)
