@@ -18,12 +18,12 @@ from pathlib import Path
 from casstore.actions import comparing, model_yaml
 from casstore.actions.ahead import LookAhead
 from casstore.actions.descriptor import describe
+from casstore.actions.durability import secure
 from casstore.actions.finish import finish_saves
 from casstore.actions.homes import check_part, is_home
 from casstore.actions.importing import Arrival, Wishes, take_in
 from casstore.actions.materialize import mend, take_over
 from casstore.actions.model_yaml import Descriptor
-from casstore.actions.securing import secure
 from casstore.actions.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.tree import Tree, foreign_among, survey, tag_at
 from casstore.actions.trust import Trust

@@ -9,17 +9,17 @@ that somebody else has moved, or needs as it is, stays where it is.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
 from casstore.actions.bases import choose_link, predecessors, tensor_files
+from casstore.actions.durability import bring_to_disk
 from casstore.actions.packing import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Link
@@ -31,7 +31,7 @@ from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.codec import Against, Encoding, encode
-from casstore.storage.container import MAX_LINKS, Container
+from casstore.storage.container import MAX_LINKS
 from casstore.storage.delta import Grouping
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
@@ -189,32 +189,20 @@ class Mover:
         if new is None:
             return
         files.sync_directory(self._workspace.layout.packs)
-        bases = self._sync_bases(new)
-        self._workspace.catalog.repacking.move(new, self._homes, bases, verbatim=self._verbatim)
+        index = self._workspace.catalog.index
+        # The pack counts as synced, so durable versions may rely on it from now on without another look.
+        named = {digest for chunk in new.chunks for digest in (chunk.base, chunk.grouping) if digest is not None}
+        bases = (named | index.bases_of(named)) - self._homes.keys()
+        synced = bring_to_disk(self._workspace, index.unsynced_homes(bases))
+        if index.distrusted(bases):  # what stands on them stays where it is
+            new = replace(new, chunks=[chunk for chunk in new.chunks if chunk.base is None])
+        self._workspace.catalog.repacking.move(new, self._homes, synced, verbatim=self._verbatim)
         self.moved.bytes += new.size
         sources = set(self._homes.values())
         self._sources |= sources
         self.moved.files = len(self._sources)
         self._homes = {}
         self._reclaim(sources)
-
-    def _sync_bases(self, new: NewContainer) -> list[Container]:
-        """Bring to disk what the new pack's deltas need and was saved as relaxed; returns these containers.
-
-        The pack counts as synced, so durable versions may rely on it from now on without another look.
-        """
-        index = self._workspace.catalog.index
-        named = {digest for chunk in new.chunks for digest in (chunk.base, chunk.grouping) if digest is not None}
-        synced, directories = [], set()
-        for container in index.unsynced_homes((named | index.bases_of(named)) - self._homes.keys()):
-            path = container.path(self._workspace.layout)
-            with contextlib.suppress(FileNotFoundError):  # damage, which verify reports
-                files.sync_file(path)
-                synced.append(container)
-                directories.add(os.path.dirname(path))
-        for directory in sorted(directories):
-            files.sync_directory(directory)
-        return synced
 
 
 def _plan(workspace: Workspace) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from casstore.actions import comparing, descriptor, model_yaml
 from casstore.actions.bases import tensor_files
+from casstore.actions.durability import bring_to_disk
 from casstore.actions.freshness import Freshness
 from casstore.actions.homes import check_holds_none, check_source
 from casstore.actions.ignoring import Rules
@@ -544,38 +545,26 @@ class _Save:
             return
         # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
         brought = {chunk.digest for new in stored.containers for chunk in new.chunks}
-        stored.synced_homes = self._catalog.index.unsynced_homes(relied_on - brought)
+        unsynced = self._catalog.index.unsynced_homes(relied_on - brought)
         adopted = [
             self._layout.loose_file(new.digest, new.file_id)
             for new in stored.containers
             if new.synced and new.digest is not None
         ]
-        homes = [home.path(self._layout) for home in stored.synced_homes]
-        if adopted or homes:
+        if adopted or unsynced:
             self._progress.start("sync to disk", None)
         try:
-            self._sync_files(adopted, stored.synced_homes, homes)
+            for path in adopted:
+                files.sync_file(path)
+            stored.synced_homes = bring_to_disk(self._workspace, unsynced)
         finally:
-            if adopted or homes:
+            if adopted or unsynced:
                 self._progress.finish()
-        directories = {os.path.dirname(path) for path in [*adopted, *homes]}
+        directories = {os.path.dirname(path) for path in adopted}
         if any(new.digest is None for new in stored.containers):
             directories.add(str(self._layout.packs))
         for directory in sorted(directories):
             files.sync_directory(directory)
-
-    def _sync_files(self, adopted: Sequence[str], synced_homes: Sequence[Container], homes: Sequence[str]) -> None:
-        for path in adopted:
-            files.sync_file(path)
-        for home, path in zip(synced_homes, homes, strict=True):
-            try:
-                files.sync_file(path)
-            except FileNotFoundError:
-                pass  # gc took it: the commit will find its chunks gone
-            except OSError:
-                # A later fsync would succeed and prove nothing.
-                self._catalog.index.distrust(home)
-                raise
 
 
 def find_lost(

@@ -205,12 +205,21 @@ class Index:
             return bool(connection.changes())
 
     def unsynced_homes(self, digests: Collection[Digest]) -> list[Container]:
-        """The containers among those chunks' homes that have never been fsynced."""
+        """The containers among those chunks' homes that have never been fsynced, but for those that are distrusted."""
         sql = (
             "SELECT DISTINCT container.id, file_id, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({}) AND NOT synced"
+            f" AND boot_id <> '{_NOT_SYNCED}'"
         )
         return list({row[0]: _container(*row) for row in self._batched(sql, digests)}.values())
+
+    def distrusted(self, digests: Collection[Digest]) -> set[Digest]:
+        """Those of the chunks whose home could not be fsynced."""
+        sql = (
+            "SELECT chunk.digest FROM chunk JOIN container ON container.id = chunk.container"
+            f" WHERE chunk.digest IN ({{}}) AND NOT synced AND boot_id = '{_NOT_SYNCED}'"
+        )
+        return {decoding.digest(row[0]) for row in self._batched(sql, digests)}
 
     def recipes(self, digests: Collection[Digest]) -> dict[Digest, Recipe]:
         """The stored recipes among those blobs' (a blob of one chunk has none)."""
@@ -291,11 +300,12 @@ class Index:
                 (stamp.inode, stamp.mtime_ns, self._boot_id, container.id, _NOT_SYNCED, time.time_ns()),
             )
 
-    def distrust(self, container: Container) -> None:
-        """Record that a container could not be fsynced: what relies on it is stored anew."""
+    def distrust(self, containers: Iterable[Container]) -> None:
+        """Record that containers could not be fsynced: what relies on them is stored again."""
         with self._connections.write() as connection:
-            connection.execute(
-                "UPDATE container SET boot_id = ? WHERE id = ? AND NOT synced", (_NOT_SYNCED, container.id)
+            connection.executemany(
+                "UPDATE container SET boot_id = ? WHERE id = ? AND NOT synced",
+                ((_NOT_SYNCED, container.id) for container in containers),
             )
 
     def add_loose(self, rebuilt: Iterable[tuple[str, Digest, bool, FileStamp]]) -> None:

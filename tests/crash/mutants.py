@@ -71,7 +71,7 @@ POWER = [
         "a new store's directories are not synced", "full", (home._make, "files.sync_directory(parent)", "pass")
     ),
     _mutant(
-        "adopted files are not synced", "full", (save._Save._sync_files, "in adopted:\n", "in []:\n")
+        "adopted files are not synced", "full", (save._Save._sync, "for path in adopted:", "for path in []:")
     ),
     _mutant(
         "what was saved relaxed is not synced", "full",
@@ -133,13 +133,14 @@ POWER = [
     ),
     _mutant(
         "gc does not sync what its deltas stand on", "gc",
-        (repack.Mover._sync_bases, "index.unsynced_homes((named | index.bases_of(named)) - self._homes.keys())", "[]"),
+        (repack.Mover._complete, "index.unsynced_homes(bases)", "[]"),
     ),
     _mutant(
         "gc unlinks what it has moved before the move is committed", "gc",
         (
-            repack.Mover._complete, "bases = self._sync_bases(new)",
-            ("bases = self._sync_bases(new); [files.remove_file(each.path(self._workspace.layout)) for each, _ in"
+            repack.Mover._complete, "synced = bring_to_disk(self._workspace, index.unsynced_homes(bases))",
+            ("synced = bring_to_disk(self._workspace, index.unsynced_homes(bases)); "
+            "[files.remove_file(each.path(self._workspace.layout)) for each, _ in"
             " self._workspace.catalog.index.containers(set(self._homes.values()))]"),
         ),
     ),

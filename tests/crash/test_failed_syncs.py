@@ -57,6 +57,42 @@ def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home, 
 
 
 @traced
+def test_gc_does_not_sync_again_what_could_not_be_synced(home, weights, safetensors, ground):
+    """It would record as safe what the kernel may have dropped, and durable versions would rely on it."""
+    # Without a chunk in common, or the second save would bring it to disk.
+    steps = {
+        f"m:{step}": {
+            "w.safetensors": safetensors(
+                {"w": ("F32", weights("F32", 1, step, 330_000)), f"of {step}": ("F32", weights("F32", 2, step, 9))}
+            )
+        }
+        for step in (0, 1)
+    }
+    put(ground / "template", "m:0", steps["m:0"], materialize=False, durability="relaxed")
+    put(ground / "template", "m:1", steps["m:1"])
+    (pack,) = (ground / "template/objects/packs").iterdir()
+
+    def collect_twice():
+        for _ in range(2):
+            with contextlib.suppress(OSError), casstore.Store(home, auto_gc=False) as store:
+                store.gc(evict_all=True)
+
+    def run(fail_at=None):
+        shutil.rmtree(home, ignore_errors=True)
+        copy_store(ground / "template", home)
+        return tracer.run(collect_twice, below=home, fail_at=fail_at, error=errno.EIO)
+
+    calls = map(str, run().calls)
+    number = next(number for number, call in enumerate(calls, 1) if call == f"fsync {home}/objects/packs/{pack.name}")
+    assert run(number).repeated_syncs == []
+    assert sql(home, f"SELECT synced FROM container WHERE file_id = '{pack.stem}'") == [(0,)]
+    assert sql(home, "SELECT count(*) FROM chunk WHERE base IS NOT NULL") == [(0,)]
+    check_versions(home, Scenario(open_store, open_store, before=steps), acknowledged=True)
+    with casstore.Store(home, auto_gc=False) as store:
+        assert store.verify().is_sound
+
+
+@traced
 @pytest.mark.parametrize("fails", ["once", "twice", "for ever"])
 def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_whole(home, noise, ground, fails):
     """Recovery of the log brings back what stands in it, whether or not the commit was told to have failed."""
