@@ -200,7 +200,7 @@ class _Gc:
             *self.objects(),
         )
         if not self._dry_run:
-            self._remove(functools.partial(drop_unneeded, self._workspace))
+            self._drop_manifests()
             self._redundancy.note()
             self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
             autogc.note_collected(self._workspace, deleted_bytes)
@@ -210,6 +210,13 @@ class _Gc:
             tuple(self._left), tuple(self._foreign), tuple(self._quarantined), *self._would_free,
             self._quarantine_bytes,
         )  # fmt: skip
+
+    def _drop_manifests(self) -> None:
+        """Remove the manifests of deleted versions that explain no loose file any more."""
+        try:
+            drop_unneeded(self._workspace)
+        except OSError as error:
+            self._note_left(error)
 
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
