@@ -1,14 +1,14 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
-from casstore.actions.adopt import AdoptReport, Refused
-from casstore.actions.backup import BackupReport
-from casstore.actions.collect import GcReport, GcStep
-from casstore.actions.drafts import KeptDraft
-from casstore.actions.rebuild import RebuildReport
-from casstore.actions.repair import RepairReport
+from casstore.actions.exchange.adopt import AdoptReport, Refused
+from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.gc.collect import GcReport, GcStep
+from casstore.actions.saving.drafts import KeptDraft
+from casstore.actions.health.rebuild import RebuildReport
+from casstore.actions.health.repair import RepairReport
 from casstore.actions.sharing import InitReport
-from casstore.actions.sync import SyncReport
-from casstore.actions.verify import Damage, VerifyReport
+from casstore.actions.exchange.sync_tree import SyncReport
+from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft

@@ -11,14 +11,18 @@ from typing import Any
 
 import cloudpickle
 
-from casstore.actions import autogc, descriptor, drafts, snapshot, unsaved
-from casstore.actions.checked import Checked
-from casstore.actions.ignoring import Rules
-from casstore.actions.save import NewVersion, save
-from casstore.actions.trust import Trust
-from casstore.actions.unchanged import displaced
+from casstore.actions.gc import autogc
+from casstore.actions.describing import descriptor
+from casstore.actions.saving import drafts
+from casstore.actions.sources import snapshot
+from casstore.actions.saving import unsaved
+from casstore.actions.describing.checked import Checked
+from casstore.actions.sources.ignoring import Rules
+from casstore.actions.saving.save import NewVersion, save
+from casstore.actions.saving.trust import Trust
+from casstore.actions.saving.unchanged import displaced
 from casstore.actions.workspace import Workspace
-from casstore.catalog.sessions import Session, session_of
+from casstore.storage.sessions import Session, session_of
 from casstore.errors import CasstoreError, InvalidMetadata, TagExists
 from casstore.model import Model
 from casstore.progress import Progress

@@ -25,8 +25,9 @@ import pytest
 from hypothesis import settings
 
 import casstore
-from casstore.actions import autogc, model_yaml
-from casstore.catalog import sessions
+from casstore.actions.gc import autogc
+from casstore.actions.describing import model_yaml
+from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
 
 # No test is timed: what a busy machine delays is no failure.

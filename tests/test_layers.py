@@ -307,13 +307,13 @@ def test_the_checker_finds_private_names() -> None:
     ],
 )
 def test_the_checker_finds_file_calls(source: str) -> None:
-    assert len(file_faults("casstore.actions.save", source)) == 1
+    assert len(file_faults("casstore.actions.saving.save", source)) == 1
     assert file_faults("casstore.storage.files", source) == []
 
 
 def test_the_checker_leaves_other_calls_alone() -> None:
     source = "import os\nfrom casstore.storage import files\nfiles.rename(a, b)\n'a'.replace('b', 'c')\nos.stat(a)"
-    assert file_faults("casstore.actions.save", source) == []
+    assert file_faults("casstore.actions.saving.save", source) == []
 
 
 @pytest.mark.parametrize(
@@ -329,10 +329,10 @@ def test_the_checker_leaves_other_calls_alone() -> None:
     ],
 )
 def test_the_checker_finds_sql(source: str) -> None:
-    assert len(sql_faults("casstore.actions.save", source)) == 1
+    assert len(sql_faults("casstore.actions.saving.save", source)) == 1
     assert sql_faults("casstore.catalog.index", source) == []
 
 
 def test_the_checker_knows_prose_from_sql() -> None:
     source = '"""INSERT INTO a table."""\nx = "select a model from the store, update it, delete from disk"'
-    assert sql_faults("casstore.actions.save", source) == []
+    assert sql_faults("casstore.actions.saving.save", source) == []

@@ -9,12 +9,12 @@ import shlex
 import warnings
 from pathlib import Path
 
-from casstore.actions.collect import standing_manifests
+from casstore.actions.gc.collect import standing_manifests
 from casstore.actions.instance import check_only_name, settle_instance
 from casstore.actions.leasing import Leasing
 from casstore.actions.missing import make_missing
-from casstore.actions.moments import glance
-from casstore.actions.rescuing import Copies
+from casstore.actions.consistency.moments import glance
+from casstore.actions.consistency.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import check_file, sqlite_name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from casstore.catalog import sessions
+from casstore.storage import sessions
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.instances import Instance

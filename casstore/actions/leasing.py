@@ -7,9 +7,9 @@ import os
 import threading
 import time
 
-from casstore.catalog import sessions
+from casstore.storage import sessions
 from casstore.catalog.leases import Leases
-from casstore.catalog.sessions import SharedSession
+from casstore.storage.sessions import SharedSession
 from casstore.catalog.versions import VersionRow
 from casstore.errors import StoreUnwritable
 from casstore.storage.layout import Layout

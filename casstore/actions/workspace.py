@@ -14,7 +14,7 @@ from casstore.actions.leasing import Leasing
 from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.catalog.sessions import Session
+from casstore.storage.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files

@@ -8,7 +8,7 @@ from collections import defaultdict
 from casstore.archive.limits import Budget
 from casstore.archive.links import Resolver
 from casstore.archive.names import clean, show
-from casstore.archive.tree import DESCRIPTOR_NAME, Tree
+from casstore.archive.unpacked_tree import DESCRIPTOR_NAME, Tree
 from casstore.errors import UnsafeArchive
 from casstore.storage import files
 from casstore.storage.descriptors import opened

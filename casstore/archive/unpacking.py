@@ -13,7 +13,7 @@ from casstore.archive.decompression import Read, Stream
 from casstore.archive.formats import Format, sniff
 from casstore.archive.limits import Budget
 from casstore.archive.tar import BLOCK_BYTES, TarReader
-from casstore.archive.tree import Tree
+from casstore.archive.unpacked_tree import Tree
 from casstore.archive.zips import read_zip
 from casstore.errors import InvalidSource
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from casstore.archive.limits import Budget
 from casstore.archive.names import decode, show
-from casstore.archive.tree import Tree
+from casstore.archive.unpacked_tree import Tree
 from casstore.errors import UnsafeArchive
 
 # zipfile reads the whole central directory, and keeps 350 to 700 bytes of an entry, which takes 46 bytes and its name:

@@ -16,7 +16,7 @@ from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark, mark_mani
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
 from casstore.notebook import Shown
-from casstore.storage.codec import Encoding
+from casstore.storage.coding.codec import Encoding
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
 

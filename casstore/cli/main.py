@@ -12,33 +12,33 @@ import click
 from click import shell_completion
 
 import casstore
-from casstore.cli.adopt import adopt
-from casstore.cli.backup import backup
-from casstore.cli.cat import cat
-from casstore.cli.checkout import checkout
-from casstore.cli.completion import PROGRAM, VARIABLE, completion
-from casstore.cli.config import config
-from casstore.cli.delete import delete
-from casstore.cli.demo import demo
-from casstore.cli.drafts import drafts
+from casstore.cli.verbs.adopt import adopt
+from casstore.cli.verbs.backup import backup
+from casstore.cli.verbs.cat import cat
+from casstore.cli.verbs.checkout import checkout
+from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
+from casstore.cli.verbs.config import config
+from casstore.cli.verbs.delete import delete
+from casstore.cli.verbs.demo import demo
+from casstore.cli.verbs.drafts import drafts
 from casstore.cli.exits import ExitCode, Interrupted, exit_code
-from casstore.cli.export import export
-from casstore.cli.gc import gc
-from casstore.cli.importing import import_archive
-from casstore.cli.init import init
-from casstore.cli.list import list_versions
-from casstore.cli.ls import ls
+from casstore.cli.verbs.export import export
+from casstore.cli.verbs.gc import gc
+from casstore.cli.verbs.import_ import import_archive
+from casstore.cli.verbs.init import init
+from casstore.cli.verbs.list import list_versions
+from casstore.cli.verbs.ls import ls
 from casstore.cli.options import Options, common_options
-from casstore.cli.path import path
-from casstore.cli.pin import pin, unpin
-from casstore.cli.repair import repair
+from casstore.cli.verbs.path import path
+from casstore.cli.verbs.pin import pin, unpin
+from casstore.cli.verbs.repair import repair
 from casstore.cli.report import report_error, show_warnings
-from casstore.cli.save import save
-from casstore.cli.show import show
-from casstore.cli.stats import stats
+from casstore.cli.verbs.save import save
+from casstore.cli.verbs.show import show
+from casstore.cli.verbs.stats import stats
 from casstore.cli.streams import open_missing
-from casstore.cli.sync_tree import sync_tree
-from casstore.cli.verify import verify
+from casstore.cli.verbs.sync_tree import sync_tree
+from casstore.cli.verbs.verify import verify
 from casstore.cli.words import ALIASES, advice
 
 _EPILOG = """\b

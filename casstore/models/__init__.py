@@ -6,7 +6,7 @@ docs/bentoml.md says call by call what differs from BentoML, and why.
 
 from casstore.models.calls import create, delete, export_model, get, import_model, list, pull, push
 from casstore.models.info import ModelContext, ModelInfo, ModelOptions, ModelSignature
-from casstore.models.model import Model
+from casstore.models.bento_model import Model
 
 __all__ = [
     "Model",

@@ -13,7 +13,7 @@ import cloudpickle
 from casstore import InvalidMetadata, InvalidTag, NoRemote, Store, Tag, TagNotFound
 from casstore.models import urls
 from casstore.models.info import ModelInfo, ModelSignature, as_dict
-from casstore.models.model import Model
+from casstore.models.bento_model import Model
 from casstore.models.opening import store_at_home
 
 

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from casstore.digest import Digest
 from casstore.storage.recipe import Recipe, RecipeSegment
-from casstore.storage.tensors import Segment, find_segments, may_have_segments
+from casstore.storage.tensors.elements import Segment, find_segments, may_have_segments
 
 MAX_CHUNK = 1 << 20
 GRID_BYTES = MAX_CHUNK

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore.cli.save import _parse_metadata, _read_metadata
+from casstore.cli.verbs.save import _parse_metadata, _read_metadata
 
 MEANT = [
     ("7e10", "7e10"), ("1234e56", "1234e56"), ("80e5005", "80e5005"), ("1.10", "1.10"), ("1.0", 1.0), ("0.93", 0.93),

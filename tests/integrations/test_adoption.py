@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import casstore
-from casstore.actions import adopt
+from casstore.actions.exchange import adopt
 
 bentoml = pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
 

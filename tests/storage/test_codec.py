@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.codec import Encoding, _encode_planes, decode, encode
+from casstore.storage.coding.codec import Encoding, _encode_planes, decode, encode
 from casstore.storage.recipe import MAX_CHUNK_BYTES
-from casstore.storage.tensors import BYTES, Element, element_of
+from casstore.storage.tensors.elements import BYTES, Element, element_of
 
 raw_bytes = st.one_of(
     st.binary(max_size=300),

@@ -15,12 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore import tag
-from casstore.actions import casmodel_import, descriptor, model_yaml, source, workspace
+from casstore.actions import workspace
+from casstore.actions.exchange import casmodel_import
+from casstore.actions.describing import descriptor
+from casstore.actions.describing import model_yaml
+from casstore.actions.sources import source
 from casstore.archive import casmodel, limits
 from casstore.digest import Digest
 from casstore.storage import manifest as manifests
 from casstore.storage import pack, recipe
-from casstore.storage.delta import decode_deltas
+from casstore.storage.coding.delta import decode_deltas
 from casstore.storage.manifest import Manifest, canonical_json
 
 DOCUMENT = Path(__file__).parents[2].joinpath("docs/format.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casstore.errors import IntegrityError
-from casstore.storage import entropy
-from casstore.storage.entropy import Stream, decode_stream, decompress, encode_stream
+from casstore.storage.coding import entropy
+from casstore.storage.coding.entropy import Stream, decode_stream, decompress, encode_stream
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 
 KINDS = ["zeros", "few", "half", "mostly set", "skewed", "equal", "text", "noise"]

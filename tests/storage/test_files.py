@@ -23,7 +23,7 @@ import pytest
 
 from casstore.errors import StoreLocked
 from casstore.storage import files
-from casstore.storage.files import Lock
+from casstore.storage.locks import Lock
 
 NOBODY = 65534
 
@@ -649,7 +649,7 @@ def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
     script = """if True:
         import sys, time
         from pathlib import Path
-        from casstore.storage.files import Lock
+        from casstore.storage.locks import Lock
         lock = Lock(Path(sys.argv[1]))
         assert lock.try_acquire()
         print("held", flush=True)

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import objects as objects_module
-from casstore.storage.codec import Encoding, encode
+from casstore.storage.coding.codec import Encoding, encode
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
-from casstore.storage.delta import Grouping, encode_delta
+from casstore.storage.coding.delta import Grouping, encode_delta
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.pack import EncodedChunk, PackWriter
 from casstore.storage.recipe import Recipe, RecipeSegment
-from casstore.storage.segments import Element, element_of
+from casstore.storage.tensors.segments import Element, element_of
 
 
 def whole(raw: bytes) -> EncodedChunk:

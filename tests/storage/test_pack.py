@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.codec import Encoding, decode, encode
-from casstore.storage.delta import Grouping, decode_deltas, encode_delta
+from casstore.storage.coding.codec import Encoding, decode, encode
+from casstore.storage.coding.delta import Grouping, decode_deltas, encode_delta
 from casstore.storage.pack import EncodedChunk, PackEntry, PackWriter, read_entries, read_record
-from casstore.storage.tensors import Element, element_of
+from casstore.storage.tensors.elements import Element, element_of
 
 # Never replaced: a format that changes gets a golden of its own beside these, and all stay readable. The first was
 # written before there were deltas: its index has six columns, and no plane of it is of zeros. The second

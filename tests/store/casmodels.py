@@ -12,12 +12,12 @@ import numpy as np
 import casstore
 from casstore.archive import casmodel
 from casstore.digest import Digest
-from casstore.storage.codec import Against, Encoding, encode
-from casstore.storage.delta import Grouping
+from casstore.storage.coding.codec import Against, Encoding, encode
+from casstore.storage.coding.delta import Grouping
 from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.pack import EncodedChunk, PackStream
 from casstore.storage.recipe import Recipe, RecipeSegment
-from casstore.storage.tensors import Element
+from casstore.storage.tensors.elements import Element
 from casstore.tag import Tag
 
 FLOATS = Element(4, 23, 8)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import casstore
-from casstore.actions import adopt
+from casstore.actions.exchange import adopt
 from casstore.storage.container import MAX_LINKS
 
 DTYPES = {"F32": "f4", "F16": "f2", "BF16": "u2"}

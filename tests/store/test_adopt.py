@@ -17,8 +17,11 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import adopt, placing, save, staging
-from casstore.actions import materialize as materialize_action
+from casstore.actions.exchange import adopt
+from casstore.actions.directories import placing
+from casstore.actions.saving import save
+from casstore.actions.saving import staging
+from casstore.actions.directories import materialize as materialize_action
 from casstore.storage import files as storage_files
 
 BIG = 1_300_000

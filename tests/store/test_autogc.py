@@ -14,9 +14,9 @@ import apsw
 import pytest
 
 import casstore
-from casstore.actions import autogc
+from casstore.actions.gc import autogc
 from casstore.catalog import upkeep
-from casstore.storage.files import Lock
+from casstore.storage.locks import Lock
 
 # The fixture of all tests that keeps saves from starting gc replaces the name in the module.
 START_IF_DUE = autogc.start_if_due

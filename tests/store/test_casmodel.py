@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import casmodel_import
+from casstore.actions.exchange import casmodel_import
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
 from tests.store import casmodels
@@ -459,7 +459,7 @@ def test_a_directory_that_cannot_be_made_is_no_failure(store, run_of, archive, m
         raise OSError(28, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("casstore.actions.importing.materialize", fail)
+        patch.setattr("casstore.actions.exchange.importing.materialize", fail)
         (imported,) = store.import_archive(io.BytesIO(archive(files)))
     assert imported.is_new
     assert "could not be made: [Errno 28] No space left" in imported.notes[0]

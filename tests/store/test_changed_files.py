@@ -45,7 +45,7 @@ def kept(home: Path) -> dict[str, bytes | str | None]:
 
 def said(caplog):
     """What the log says of changed files; root is told of other things too."""
-    return [record for record in caplog.records if record.name == "casstore.actions.changed"]
+    return [record for record in caplog.records if record.name == "casstore.actions.directories.changed"]
 
 
 def test_a_file_that_was_replaced_is_kept_and_named(store, home, model, noise, contents, caplog):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import checkout as checkout_action
+from casstore.actions.exchange import checkout as checkout_action
 from casstore.storage import files as file_system
 
 BIG = 3_000_000

@@ -218,7 +218,7 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store, plant, monkeypatc
         found = real(self)
         if not calls:
             calls.append(True)
-            monkeypatch.setattr("casstore.actions.delete.sweep", lambda *_: None)
+            monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: None)
             store.delete("m:1")
             monkeypatch.undo()
         return found

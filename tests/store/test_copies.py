@@ -212,7 +212,7 @@ def test_a_directory_is_compared_once(copy, monkeypatch):
         def read(*_):
             pytest.fail("a directory was read again")
 
-        monkeypatch.setattr("casstore.actions.materialize.hash_file", read)
+        monkeypatch.setattr("casstore.actions.directories.materialize.hash_file", read)
         monkeypatch.setattr("casstore.actions.workspace.hash_file", read)
         begin_with_path(store)
         store.verify(quick=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import casstore
-from casstore.actions import deleted
+from casstore.actions.consistency import deleted
 from casstore.storage import chunking
 from casstore.storage import files as storage_files
 from casstore.storage.manifest import Manifest
@@ -83,8 +83,8 @@ def test_it_goes_where_another_version_says_the_same(store, home, save, two):
 
 def test_it_stays_while_the_loose_file_does(store, home, orphaned, monkeypatch):
     """gc could not pack this time."""
-    monkeypatch.setattr("casstore.actions.collect.cold_files", lambda _: (0, 0))
-    monkeypatch.setattr("casstore.actions.collect._Gc.pack", lambda _: casstore.GcStep("packed", 0))
+    monkeypatch.setattr("casstore.actions.gc.collect.cold_files", lambda _: (0, 0))
+    monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda _: casstore.GcStep("packed", 0))
     store.gc()
     assert len(kept(home)) == len(loose(home)) == 1
     monkeypatch.undo()
@@ -98,7 +98,7 @@ def test_a_damaged_one_stays_as_long_as_it_might_be_needed(store, home, orphaned
     path = home / "manifests/.deleted" / name
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-9] if is_damaged else b"")
-    monkeypatch.setattr("casstore.actions.collect._Gc.pack", lambda _: casstore.GcStep("packed", 0))
+    monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda _: casstore.GcStep("packed", 0))
     store.gc()
     assert kept(home) == [name]
     monkeypatch.undo()
@@ -320,7 +320,7 @@ def test_a_backup_keeps_it_as_long_as_the_store_needs_it(store, home, save, two,
 def test_a_backup_brings_that_of_a_deletion_that_is_not_finished(store, home, save, two, tmp_path, monkeypatch):
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
-    monkeypatch.setattr("casstore.actions.delete.sweep", lambda *_: [])
+    monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: [])
     store.delete("a:1")
     monkeypatch.undo()
     assert kept(home) == []

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions import model_yaml
-from casstore.storage import plain_yaml
+from casstore.actions.describing import model_yaml
+from casstore.storage import bounded_yaml as plain_yaml
 
 FULL = {
     "labels": {"stage": "dev", "quote": 'it\'s "so": #1'},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import drafts as drafts_action
+from casstore.actions.saving import drafts as drafts_action
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from casstore.actions import repack
+from casstore.actions.packs import repack
 
 MIB = 1 << 20
 

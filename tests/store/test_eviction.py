@@ -284,7 +284,7 @@ def test_directories_that_are_gone_already_are_forgotten(store, home, save, age,
 
 
 def test_many_of_one_name_go_in_batches(store, home, plant, age, standing, monkeypatch):
-    monkeypatch.setattr("casstore.actions.evict._BATCH", 3)
+    monkeypatch.setattr("casstore.actions.directories.evict._BATCH", 3)
     for number in range(10):
         with store.create(f"m:{number}", durability="relaxed") as draft:
             plant(draft.path, {"a": b"a"})

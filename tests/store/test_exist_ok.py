@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import descriptor
+from casstore.actions.describing import descriptor
 
 FILES = {"w.bin": b"w" * 100_000, "deep/s": b"s", "run!": b"#!", "nothing": None}
 SAID = {

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import casstore
-from casstore.actions.collect import _Gc
+from casstore.actions.gc.collect import _Gc
 from casstore.catalog import catalog
 from casstore.storage import objects
-from casstore.storage.files import Lock
+from casstore.storage.locks import Lock
 
 CANNOT = "close the store before forking"
 

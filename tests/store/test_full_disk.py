@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 import casstore
-from casstore.actions import unsaved
+from casstore.actions.saving import unsaved
 
 ALLOCATING = ("write", "pwrite", "link", "mkdir", "rename", "fsync", "fchmod")
 EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "5"))

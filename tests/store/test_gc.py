@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.catalog.index import Index
 from casstore.catalog.versions import Versions
-from casstore.storage.files import Lock
+from casstore.storage.locks import Lock
 
 BIG = 2_500_000
 
@@ -211,7 +211,7 @@ def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, plant, noise, 
 
 def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(two, home, plant, monkeypatch):
     """gc has looked which sessions live; then a save begins, and writes its manifest."""
-    from casstore.catalog import sessions
+    from casstore.storage import sessions
 
     real = sessions.live_ids
     opened = []
@@ -274,7 +274,7 @@ def test_beside_versions_no_empty_catalog_is_made(two, home):
 
 
 def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, leftovers, plant, contents):
-    from casstore.actions import delete
+    from casstore.actions.saving import delete
 
     monkeypatch.setattr(delete, "sweep", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
     two.delete("m:2")

@@ -25,7 +25,7 @@ import zstandard
 
 import casstore
 from casstore.archive import limits
-from casstore.catalog import sessions
+from casstore.storage import sessions
 
 EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 DESCRIPTOR = b"name: evil\nversion: '1'\ncreation_time: '2026-01-01T00:00:00+00:00'\n"

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions.ignoring import DEFAULT_PATTERNS, Rules, translated
-from casstore.actions.source import find_source
+from casstore.actions.sources.ignoring import DEFAULT_PATTERNS, Rules, translated
+from casstore.actions.sources.source import find_source
 
 TREE = {
     "config.json": b"{}",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import unsaved
+from casstore.actions.saving import unsaved
 from casstore.storage import files
 
 

@@ -24,7 +24,7 @@ import pytest
 import casstore
 from casstore.actions import leasing
 from casstore.catalog import connection as connections
-from casstore.catalog import sessions
+from casstore.storage import sessions
 from casstore.progress import Progress
 from casstore.storage import descriptors, files
 

@@ -18,8 +18,8 @@ import pytest
 
 import casstore
 from casstore import models
-from casstore.actions import drafts as drafts_action
-from casstore.actions import save as save_action
+from casstore.actions.saving import drafts as drafts_action
+from casstore.actions.saving import save as save_action
 from casstore.progress import Progress
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from casstore.actions import placing, repair
-from casstore.actions.materialize import _Builder
+from casstore.actions.directories import placing
+from casstore.actions.health import repair
+from casstore.actions.directories.materialize import _Builder
 from casstore.actions.workspace import Workspace
 
 
@@ -44,7 +45,7 @@ def test_what_gc_has_just_rescued_is_not_emptied_out(store, save, home, monkeypa
     (Path(store.get("m:1").path) / "mine").write_bytes(b"mine")
     (home / "quarantine/old").write_bytes(b"damaged")
     with monkeypatch.context() as patch:
-        patch.setattr("casstore.actions.delete.sweep", _fail)
+        patch.setattr("casstore.actions.saving.delete.sweep", _fail)
         store.delete("m:1")
     report = store.gc(empty_quarantine=True)
     assert [Path(path).read_bytes() for path in report.quarantined] == [b"mine"]

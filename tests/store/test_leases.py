@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 import casstore
-from casstore.catalog import sessions
+from casstore.storage import sessions
 
 FILES = {"a.txt": b"a", "w.bin": b"w" * 100_000}
 
@@ -242,7 +242,7 @@ def test_many_threads_take_leases_at_once(store, plant, evict, leases):
 
 
 def test_a_lease_stands_before_the_directory_is_looked_at(store, model, monkeypatch, leases):
-    from casstore.actions import materialize
+    from casstore.actions.directories import materialize
 
     seen = []
     real = materialize.is_whole

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions import model_yaml
+from casstore.actions.describing import model_yaml
 from casstore.storage import not_finite
 
 

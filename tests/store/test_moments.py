@@ -16,9 +16,11 @@ import apsw
 import pytest
 
 import casstore
-from casstore.actions import keeping, moments, takeup
-from casstore.actions.strays import StrayShelf
-from casstore.storage.files import Lock
+from casstore.actions import keeping
+from casstore.actions.consistency import moments
+from casstore.actions.consistency import takeup
+from casstore.actions.consistency.strays import StrayShelf
+from casstore.storage.locks import Lock
 from casstore.storage.layout import Layout
 
 BIG = 1_300_000

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import staging
+from casstore.actions.saving import staging
 
 MEDIUM, BIG = 300_000, 2_500_000
 

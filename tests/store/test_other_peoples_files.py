@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import delete as delete_action
-from casstore.actions.donors import Donors
-from casstore.catalog import sessions
+from casstore.actions.saving import delete as delete_action
+from casstore.actions.health.donors import Donors
+from casstore.storage import sessions
 
 BIG = 300_000
 DESKTOP = (".DS_Store", "._note", "Thumbs.db", "desktop.ini", ".nfs000000000003f2a100000001", "lost+found/#17", "a b")

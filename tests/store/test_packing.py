@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions.packing import Packing
+from casstore.actions.packs.builder import Packing
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.storage.container import MAX_LINKS
@@ -379,7 +379,7 @@ def test_packing_where_nothing_is_linked(store, save, checkpoint, contents, sett
 
 def test_in_what_order_gc_writes_and_takes_away(store, save, checkpoint, part, home, monkeypatch):
     """A pack is on disk, by name too, before it is the home of anything; a file is condemned before it is unlinked."""
-    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 1_000_000)
+    monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 1_000_000)
     for step in range(3):
         save(f"m:{step}", checkpoint(step))
     save("x:1", part(1, 2, 3, 4), materialize=False)
@@ -418,7 +418,7 @@ def test_in_what_order_gc_writes_and_takes_away(store, save, checkpoint, part, h
 
 def test_gc_holds_no_file_open_that_it_has_unlinked(store, save, checkpoint, monkeypatch):
     """On a full disk, what it has taken away must make room for what it writes next."""
-    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 1_000_000)
+    monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 1_000_000)
     for step in range(4):
         save(f"m:{step}", checkpoint(step))
     real = References.forget_containers

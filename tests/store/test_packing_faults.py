@@ -20,8 +20,8 @@ import apsw
 import pytest
 
 import casstore
-from casstore.actions.packing import PackBuilder
-from casstore.actions.reclaim import Reclaim
+from casstore.actions.packs.builder import PackBuilder
+from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.workspace import Workspace
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
@@ -37,9 +37,9 @@ CALLS = ("write", "pwrite", "link", "rename", "unlink", "rmdir", "mkdir", "fsync
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch):
     """Everything happens with small files too: adoption, packing into several packs, merging of small ones."""
-    monkeypatch.setattr("casstore.actions.save.SMALL_FILE_BYTES", 64 << 10)
-    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 150_000)
-    monkeypatch.setattr("casstore.actions.repack._SMALL_PACK_BYTES", 30_000)
+    monkeypatch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 64 << 10)
+    monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 150_000)
+    monkeypatch.setattr("casstore.actions.packs.repack._SMALL_PACK_BYTES", 30_000)
 
 
 @pytest.fixture

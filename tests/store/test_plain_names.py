@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions import source
+from casstore.actions.sources import source
 
 names = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=6) | st.text(
     st.sampled_from("aB9-_. ~:*\\\u00e4"), min_size=1, max_size=4

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import casstore
-from casstore.actions import sync
+from casstore.actions.exchange import sync_tree as sync
 from casstore.catalog.references import References
 from casstore.storage import files as storage_files
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import rebuild
-from casstore.actions import save as save_action
-from casstore.catalog import sessions
+from casstore.actions.health import rebuild
+from casstore.actions.saving import save as save_action
+from casstore.storage import sessions
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import save as save_action
-from casstore.actions.repair import _Repair
+from casstore.actions.saving import save as save_action
+from casstore.actions.health.repair import _Repair
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 
@@ -255,7 +255,7 @@ def test_a_source_that_is_not_there(store, two, tmp_path):
 
 
 def test_not_while_gc_runs(store, home, two):
-    from casstore.storage.files import Lock
+    from casstore.storage.locks import Lock
 
     with Lock(home / "locks/.gc.lock") as lock:
         assert lock.try_acquire()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import casstore
-from casstore.actions import repack
+from casstore.actions.packs import repack
 from casstore.catalog.repacking import Repacking
 
 
@@ -111,7 +111,7 @@ def test_deltas_are_moved_as_they_are(store, home, save, weights, safetensors, s
 
 
 def test_new_packs_are_begun_where_one_is_full(store, home, save, part, streamed, settled, monkeypatch, checkpoint):
-    monkeypatch.setattr("casstore.actions.packing.MAX_PACK_BYTES", 700_000)
+    monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 700_000)
     monkeypatch.setattr(repack, "_SMALL_PACK_BYTES", 310_000)
     for number in range(8):
         save(f"m:{number}", part(number), materialize=False)

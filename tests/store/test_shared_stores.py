@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions import adopt
+from casstore.actions.exchange import adopt
 from casstore.cli.main import run
 from tests.conftest import Child
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import casstore
-from casstore.actions import repack
+from casstore.actions.packs import repack
 
 MIB = 1 << 20
 # What a chunk costs in a pack besides its bytes, at most: the record's header and its entry in the index.

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from casstore.actions import repack
+from casstore.actions.packs import repack
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import casstore
-from casstore.actions import staging
+from casstore.actions.saving import staging
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of a file that is open for writing")
 SIZE = 300_000

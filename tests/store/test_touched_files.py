@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore.actions import staging
+from casstore.actions.saving import staging
 
 BIG = 2_500_000
 

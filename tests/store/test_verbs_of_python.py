@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.adopt import Refused
+from casstore.actions.exchange.adopt import Refused
 from casstore.notebook import Size, fields, table
 
 

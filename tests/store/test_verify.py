@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore.actions import save as save_action
+from casstore.actions.saving import save as save_action
 from casstore.catalog.references import References
 
 BIG = 2_500_000

@@ -1,0 +1,251 @@
+"""Eviction: take away directories that nobody uses. The versions stay, and make their directories anew when asked."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from casstore.actions.directories.changed import ChangedShelf
+from casstore.actions.directories.leavings import late
+from casstore.actions.directories.materialize import Standing, copied_row, standing, unpacked_entries
+from casstore.actions.workspace import Workspace
+from casstore.storage import sessions
+from casstore.catalog.directories import Candidate, EvictionRule
+from casstore.storage.sessions import Session
+from casstore.catalog.versions import VersionRow
+from casstore.storage import files
+from casstore.storage.container import FileStamp
+from casstore.storage.walking import walk
+from casstore.tag import Tag
+
+_DAY_NS = 24 * 3600 * 1_000_000_000
+# Directories of one name that go with one hold of its lock and two commits: a commit is an fsync, and one for each
+# of thousands of versions would take minutes. Readers of the name wait for the renames of a batch, not for deletions.
+_BATCH = 50
+
+
+@dataclass(slots=True)
+class Evicted:
+    """What was taken away, or would be: versions' directories, and the bytes of their files that have no other link,
+    since a hardlink frees nothing by itself. `gone_ids`: the versions whose directories somebody else had taken away.
+    `altered`: left alone, for something in them is not as it was made. `quarantined`: paths in quarantine/ of what was
+    written into directories while they were taken away.
+    """
+
+    version_ids: list[int] = field(default_factory=list)
+    gone_ids: list[int] = field(default_factory=list)
+    freed_bytes: int = 0
+    altered: list[Tag] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
+
+    def note(self, candidate: Candidate, found: _Found) -> None:
+        """Count one directory by what was found in its place."""
+        if found.is_altered:
+            self.altered.append(candidate.tag)
+        elif found.is_gone:
+            self.gone_ids.append(candidate.version_id)
+        else:
+            self.version_ids.append(candidate.version_id)
+            self.freed_bytes += found.lone_bytes
+
+
+def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | None:
+    """Which directories the settings let go; None when they keep all."""
+    if not evict_all and workspace.catalog.setting("materialize") == "all":
+        return None
+    keep_ns = int(workspace.catalog.setting("keep_days")) * _DAY_NS
+    return EvictionRule(evict_all, time.time_ns(), keep_ns)
+
+
+def evict(
+    workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run: bool, may_go: Callable[[VersionRow], bool]
+) -> Evicted:
+    """Take away the directories that may go by this rule; with `dry_run` only say which. `may_go` is asked of each
+    whether what stands there is sound elsewhere.
+
+    Each is marked as evicting, in a transaction that finds neither pin nor lease; compared with what was made;
+    renamed into the session; and its row is dropped. A reader leases before it looks for the mark, so one of the
+    two sees the other; one that sees the mark waits for the name's lock and makes the directory anew. A kill at any
+    point leaves a mark, which `finish_evictions` or the next reader settles, and files of a dead session.
+    """
+    evicted = Evicted()
+    for name, candidates in itertools.groupby(workspace.catalog.directories.candidates(rule), lambda c: c.name):
+        while batch := list(itertools.islice(candidates, _BATCH)):
+            if dry_run:
+                for candidate in unleased(workspace, batch):
+                    evicted.note(candidate, _survey(workspace, candidate))
+                continue
+            for candidate in unleased(workspace, batch):
+                _is_safe(workspace, candidate, may_go)  # now, so that nobody waits for it while the lock is held
+            doomed: list[_Doomed] = []
+            with files.Lock(workspace.layout.name_lock(name)) as lock:
+                # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
+                if lock.try_acquire():
+                    doomed = _take_away(workspace, session, batch, rule, evicted, may_go)
+            for each in doomed:
+                evicted.quarantined += _keep_late(workspace, each)
+                with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
+                    files.remove_tree(each.path)
+    return evicted
+
+
+def _is_safe(workspace: Workspace, candidate: Candidate, may_go: Callable[[VersionRow], bool]) -> bool:
+    row = workspace.catalog.versions.by_id(candidate.version_id)
+    return row is None or may_go(row)
+
+
+def finish_evictions(workspace: Workspace, *, dry_run: bool) -> Evicted:
+    """Settle the directories that a gc which was killed had marked.
+
+    What still stands (the answer's `version_ids`) counts again, until a gc decides anew; what is gone loses its row.
+    """
+    settled = Evicted()
+    for candidate in workspace.catalog.directories.evicting():
+        with contextlib.nullcontext() if dry_run else workspace.name_lock(candidate.name):
+            _settle(workspace, candidate, settled, dry_run=dry_run)
+    return settled
+
+
+def _settle(workspace: Workspace, candidate: Candidate, settled: Evicted, *, dry_run: bool) -> None:
+    directories = workspace.catalog.directories
+    recorded = directories.find(candidate.version_id)
+    if recorded is None or not recorded.evicting:
+        return  # a reader was faster
+    row = workspace.catalog.versions.by_id(candidate.version_id)
+    if row is not None and standing(workspace, row) in (Standing.OWN, Standing.COPY):
+        settled.version_ids.append(candidate.version_id)
+        if not dry_run:
+            directories.undo_evictions([candidate.version_id])
+    else:
+        settled.gone_ids.append(candidate.version_id)
+        if not dry_run:
+            directories.end_evictions([candidate.version_id])
+
+
+def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those versions whose directories no living session leases just now."""
+    leases = workspace.catalog.leases
+    alive = [each for each in leases.sessions() if sessions.is_live(workspace.layout, each)]
+    leased = leases.versions(alive)
+    return [candidate for candidate in candidates if candidate.version_id not in leased]
+
+
+def _take_away(
+    workspace: Workspace, session: Session, batch: Sequence[Candidate], rule: EvictionRule, evicted: Evicted,
+    may_go: Callable[[VersionRow], bool],
+) -> list[_Doomed]:  # fmt: skip
+    """Evict one batch; returns what is left to be deleted. The name's lock must be held."""
+    directories = workspace.catalog.directories
+    is_alive = functools.partial(sessions.is_live, workspace.layout)
+    begun = directories.begin_eviction((each.version_id for each in batch), rule, is_alive)
+    doomed, kept = list[_Doomed](), []
+    for candidate in batch:
+        if candidate.version_id not in begun:
+            continue
+        if not _is_safe(workspace, candidate, may_go):
+            kept.append(candidate.version_id)
+            continue
+        # Compared now and not before the mark, which may have had to wait: what somebody puts there must not go.
+        found = _survey(workspace, candidate)
+        evicted.note(candidate, found)
+        if found.is_altered:
+            kept.append(candidate.version_id)
+        elif not found.is_gone:
+            path = workspace.set_aside(workspace.layout.model(candidate.tag), session)
+            doomed.append(_Doomed(path, candidate.tag, found.manifest_id, found.stamps))
+    if doomed:
+        # Without its row a directory that comes back would be a stranger, in the way of the version's own.
+        files.sync_directory(workspace.layout.model(batch[0].tag).parent)
+    directories.undo_evictions(kept)
+    directories.end_evictions([each for each in begun if each not in kept])
+    return doomed
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What stands in a version's place. `lone_bytes`: of files without another link. Of what is as it was made:
+    `stamps` of its files, and `manifest_id` of the version."""
+
+    lone_bytes: int = 0
+    is_gone: bool = False
+    is_altered: bool = False
+    manifest_id: str = ""
+    stamps: Mapping[str, FileStamp] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Doomed:
+    """A directory that has been set aside, and what it held just before."""
+
+    path: Path
+    tag: Tag
+    manifest_id: str
+    stamps: Mapping[str, FileStamp]
+
+
+def _keep_late(workspace: Workspace, doomed: _Doomed) -> list[str]:
+    """Move to quarantine what somebody has written into a directory in the moment before it was set aside."""
+    found = late(workspace, doomed.tag, doomed.manifest_id, doomed.stamps, doomed.path)
+    if not found:
+        return []
+    shelf = ChangedShelf(workspace, doomed.tag)
+    try:
+        for path in map(Path, found):
+            shelf.take(path, doomed.tag.version if path == doomed.path else str(path.relative_to(doomed.path)))
+        files.sync_directory(workspace.layout.changed_files)
+    except OSError:  # such as of a full disk, where a rename still works; what stays goes with the session
+        whole = workspace.quarantined(doomed.tag, doomed.path.name)
+        files.move(doomed.path, whole)
+        return [*shelf.kept, str(whole)]
+    finally:
+        shelf.tell()
+    return shelf.kept
+
+
+def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
+    """Compare a version's directory, by stat, with what was made: the same files and directories and no others.
+
+    In a store that was copied stat tells nothing, and the bytes are compared.
+    """
+    row = workspace.catalog.versions.find(candidate.tag)
+    recorded = workspace.catalog.directories.find(candidate.version_id)
+    if row is None or recorded is None:
+        return _Found(is_gone=True)
+    path = workspace.layout.model(candidate.tag)
+    inode = _inode(path)
+    if inode is None:
+        return _Found(is_gone=True)
+    recorded = copied_row(workspace, row, recorded)
+    stamps = unpacked_entries(recorded)
+    expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
+    lone_bytes = 0
+    try:
+        for name, status in walk(str(path)):
+            stamp = None if stat.S_ISDIR(status.st_mode) else FileStamp.of(status)
+            if name not in expected or expected.pop(name) != stamp:
+                return _Found(is_altered=True)
+            lone_bytes += status.st_size if stamp is not None and status.st_nlink == 1 else 0
+    except OSError:  # closed to us, or changing under our eyes: not as it was made
+        return _Found(is_altered=True)
+    is_altered = inode != recorded.inode or bool(expected)
+    return _Found(lone_bytes, False, is_altered, row.manifest_id, stamps)
+
+
+def _parents(names: Iterable[str], directories: Sequence[str]) -> set[str]:
+    """All directories below the version's own: those that hold something, and those given, which hold nothing."""
+    found = {str(parent) for name in (*names, *directories) for parent in PurePosixPath(name).parents}
+    return (found | set(directories)) - {"."}
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_ino
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,421 @@
+"""Taking over models that stand as directories: a BentoML home, or any directory of `name/version/`.
+
+One version after the other, oldest first, each atomically: who is cut short runs it again, and what is there already
+is only compared. In the store's own tree a directory becomes the version's where it stands, and is never away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from casstore.actions.saving import comparing
+from casstore.actions.describing import model_yaml
+from casstore.actions.exchange.look_ahead import LookAhead
+from casstore.actions.describing.descriptor import describe
+from casstore.actions.packs.durability import secure
+from casstore.actions.saving.finish import finish_saves
+from casstore.actions.sources.homes import check_part, is_home
+from casstore.actions.exchange.importing import Arrival, Wishes, take_in
+from casstore.actions.directories.materialize import mend, take_over
+from casstore.actions.describing.model_yaml import Descriptor
+from casstore.actions.sources.source import Source, check_as_found, find_source, is_unchanged, remove_source
+from casstore.actions.directories.survey import Tree, foreign_among, survey, tag_at
+from casstore.actions.saving.trust import Trust
+from casstore.actions.workspace import Workspace
+from casstore.storage.sessions import Session
+from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
+from casstore.notebook import Shown
+from casstore.progress import SILENT, Progress
+from casstore.storage import files
+from casstore.storage.layout import LATEST_NAME
+from casstore.tag import Tag
+
+# A directory in which nothing has changed for so long is not being copied to. BentoML gives a directory its name
+# first, and then copies file by file; each is open for writing while it is copied, which a lease tells. This is for the
+# moments between two files.
+QUIET_NS = 1_000_000_000
+_TIMEOUT_S = 24 * 3600.0  # of the wait for another adoption, of perhaps a terabyte
+# What a system call says of a file that is not there any more, or that this user may not read.
+_OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A directory that was left as it is, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptReport(Shown):
+    """What `adopt` did.
+
+    `adopted`: tags of versions that are new in the store; `present`: of those that were there already, the very same.
+    `refused`: directories that were left alone. `notes`: what could not be kept as it stood, and what is no version.
+    `logical_bytes`: of the adopted versions' files. `added_bytes`: what the store's own files have grown by.
+    """
+
+    adopted: tuple[str, ...]
+    present: tuple[str, ...]
+    refused: tuple[Refused, ...]
+    notes: tuple[str, ...]
+    logical_bytes: int
+    added_bytes: int
+
+    @property
+    def shared_bytes(self) -> int:
+        """What plain copies would have taken and the store does not."""
+        return max(0, self.logical_bytes - self.added_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A directory that is to become a version. It is looked at again when its turn comes."""
+
+    path: Path
+    tag: Tag
+    created_at_ns: int
+    size: int
+    changed_ns: int
+
+
+@dataclass(slots=True)
+class Adoption:
+    """Adopts directories one by one, and keeps account. `move`: what is adopted goes from where it stood, unless that
+    is in the store's own tree."""
+
+    workspace: Workspace
+    durable: bool
+    move: bool
+    progress: Progress
+    adopted: list[str] = field(default_factory=list)
+    present: list[str] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    conflicts: list[Path] = field(default_factory=list)  # those refused because their tag is another version's
+    logical_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        # What is taken away here must be certain to be there.
+        self.durable = self.durable or self.move
+
+    def find(self, paths: Sequence[Path]) -> list[_Found]:
+        """What these directories hold, oldest first. Those that cannot be adopted are refused; of those that somebody
+        has changed a moment ago, it is waited whether he goes on."""
+        found, fresh = [], []
+        for path in paths:
+            source = self._look(path)
+            if source is not None and time.time_ns() - source.changed_ns < QUIET_NS:
+                fresh.append((path, source))
+            elif source is not None:
+                found.append(self._described(path, source))
+        if fresh:
+            time.sleep(QUIET_NS / 1e9)
+        for path, before in fresh:
+            source = self._look(path)
+            if source is not None and source.changed_ns == before.changed_ns:
+                found.append(self._described(path, source))
+            elif source is not None:
+                self.refuse(path, _being_written(path))
+        return sorted(filter(None, found), key=lambda each: (each.created_at_ns, each.tag))
+
+    def _look(self, path: Path) -> Source | None:
+        for directory in (path, path.parent):
+            if is_home(directory):
+                self.refuse(path, f"{directory} is a store of casstore's own, or a part of one")
+                return None
+        try:
+            return find_source(path)
+        except InvalidSource as error:
+            self.refuse(path, str(error))
+        return None
+
+    def _described(self, path: Path, source: Source) -> _Found | None:
+        try:
+            tag = self._tag_of(path)
+            if self._is_remains(tag, source):
+                remove_source(source)
+                return None
+            described = describe_source(source, tag)
+        except (InvalidSource, InvalidTag) as error:
+            self.refuse(path, str(error))
+            return None
+        return _Found(path, tag, described.created_at_ns, source.size, source.changed_ns)
+
+    def refuse(self, path: Path, reason: str) -> None:
+        self.refused.append(Refused(str(path), reason))
+
+    def _tag_of(self, path: Path) -> Tag:
+        tag = tag_at(path)
+        if self.is_in_tree(path) and path != self.workspace.layout.model(tag):
+            raise InvalidTag(f"tags are in lower case; rename the directory to {self.workspace.layout.model(tag)}")
+        return tag
+
+    def is_in_tree(self, path: Path) -> bool:
+        """Whether a directory stands in the store's own tree."""
+        return path.parent.parent == self.workspace.layout.models
+
+    def take_all(self, found: Sequence[_Found]) -> None:
+        """Adopt what has been found. In the store's tree all keep their directory; else the newest of each name get
+        one, or with the setting `materialize` all."""
+        keeps_all = self.workspace.catalog.setting("materialize") == "all"
+        newest = {each.tag.name: each.path for each in found}
+        self.progress.start("adopt", sum(each.size for each in found))
+        try:
+            with self.workspace.session() as session, LookAhead() as ahead:
+                looks: dict[Path, Future[Source]] = {}
+                for number, each in enumerate(found):
+                    for coming in found[number : number + 2]:
+                        if coming.path not in looks:
+                            # What is taken over is hashed when nobody else can write to it any more.
+                            is_taken = self.move and (keeps_all or newest[coming.tag.name] == coming.path)
+                            is_hashed = not is_taken and not self.is_in_tree(coming.path)
+                            looks[coming.path] = ahead.look(coming.path, is_hashed=is_hashed)
+                    materialize = keeps_all or self.is_in_tree(each.path) or newest[each.tag.name] == each.path
+                    hashing = _Hashing(self.progress)
+                    self._take(session, each, looks.pop(each.path), materialize, hashing)
+                    self.progress.advance(max(0, each.size - hashing.done_bytes))
+        finally:
+            self.progress.finish()
+
+    def _take(
+        self, session: Session, each: _Found, look: Future[Source], materialize: bool, progress: Progress
+    ) -> None:
+        """Adopt one, or say why not. Raises OSError and StoreError of the store itself."""
+        is_in_tree = self.is_in_tree(each.path)
+        # What stands here is the user's own, who would unpickle it as well from where it stands.
+        wishes = Wishes(each.tag, trust=Trust.AS_KNOWN, durable=self.durable, materialize=materialize)
+        try:
+            source = look.result()
+            if source.changed_ns > each.changed_ns:
+                raise FileChanged(_being_written(each.path))
+            described = describe_source(source, each.tag)
+            draft = session.new_path()
+            if materialize:
+                files.make_directory(draft)
+            try:
+                arrival = take_in(
+                    self.workspace, session, draft, source, described, wishes, take=self.move, progress=progress,
+                    is_others=True, may_be_part=self.move and not is_in_tree,
+                )  # fmt: skip
+            finally:
+                files.remove_tree(draft)
+            if is_in_tree and arrival.is_new:
+                mend(self.workspace, arrival.row, SILENT)  # where models/ is on another file system
+            elif is_in_tree:
+                take_over(self.workspace, arrival.row, source, SILENT)
+            elif self.move and not is_in_tree:
+                self._remove(source, arrival)
+        except CasstoreError as error:
+            if isinstance(error, StoreError):
+                raise
+            if isinstance(error, TagExists):
+                self.conflicts.append(each.path)
+            self.refuse(each.path, str(error))
+            return
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE or not str(error.filename).startswith(f"{each.path}"):
+                raise
+            self.refuse(each.path, f"{error.filename}: {error.strerror}")
+            return
+        self.notes += [f"{arrival.row.tag}: {note}" for note in arrival.notes]
+        if arrival.is_new:
+            self.adopted.append(str(arrival.row.tag))
+            self.logical_bytes += arrival.row.size
+        else:
+            self.present.append(str(arrival.row.tag))
+
+    def _remove(self, source: Source, arrival: Arrival) -> None:
+        """Take away, from another tree, a directory that has been adopted or holds nothing that is not saved."""
+        if not arrival.is_new:
+            secure(self.workspace, arrival.row)
+            check_as_found(source)
+            remove_source(source)
+        if source.descriptor is not None:
+            with contextlib.suppress(FileNotFoundError):
+                if is_unchanged(os.lstat(source.descriptor), source.descriptor_status):
+                    files.remove_file(source.descriptor)
+        files.remove_empty_directory(source.root)
+
+    def _is_remains(self, tag: Tag, source: Source) -> bool:
+        """Whether a directory is what a move that was cut short has left of a saved version: empty directories."""
+        is_bare = not source.files and not source.links and source.descriptor is None
+        is_moved = self.move and not self.is_in_tree(source.root)
+        return is_bare and is_moved and self.workspace.catalog.versions.find(tag) is not None
+
+    def preview(self, found: Sequence[_Found]) -> list[_Found]:
+        """Those that would be adopted; of the others it is said why not. Changes nothing."""
+        return [each for each in found if not self._is_refused(each)]
+
+    def _is_refused(self, each: _Found) -> bool:
+        row = self.workspace.catalog.versions.find(each.tag)
+        try:
+            source = find_source(each.path)
+            described = describe_source(source, each.tag)
+            self.notes += [f"{each.tag}: {note}" for note in described.notes]
+            difference = None if row is None else comparing.difference(self.workspace, row, source, described)
+        except CasstoreError as error:
+            if isinstance(error, StoreError):
+                raise
+            self.refuse(each.path, str(error))
+            return True
+        except OSError as error:
+            self.refuse(each.path, f"{error.filename}: {error.strerror}")
+            return True
+        if difference is not None:
+            self.conflicts.append(each.path)
+            self.refuse(each.path, f"another {each.tag} is saved already ({difference})")
+        return difference is not None
+
+
+def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, progress: Progress) -> AdoptReport:
+    """Make a version of each directory `name/version` in `directory`, or in `models/` there.
+
+    With `move` the files are taken over where they can be, and are gone from `directory`. In the store's own tree they
+    always are, and from then on every version keeps its directory (the setting `materialize`), unless set otherwise.
+    Raises InvalidSource when there is no such directory, OSError; what has been adopted by then stays.
+    """
+    workspace.check_writable()
+    workspace.make_missing(models=True)
+    with adopting(workspace):
+        return _adopt(workspace, directory, move=move, durable=durable, progress=progress)
+
+
+@contextlib.contextmanager
+def adopting(workspace: Workspace) -> Iterator[None]:
+    """Have only one adoption at a time work in the store: others wait. Raises StoreLocked."""
+    with files.Lock(workspace.layout.locks / ".adopt.lock") as lock:
+        lock.acquire("the adoption of directories", timeout_s=_TIMEOUT_S)
+        yield
+
+
+def _adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, progress: Progress) -> AdoptReport:
+    layout = workspace.layout
+    root = directory / "models" if (directory / "models").is_dir() else directory
+    if not root.is_dir():
+        raise InvalidSource(f"{directory} is no directory")
+    in_place = os.path.samefile(root, layout.models)
+    if in_place:
+        root = layout.models
+        finish_saves(workspace, dry_run=False)
+    elif layout.home.resolve() in [root.resolve(), *root.resolve().parents]:
+        raise InvalidSource(f"{directory} is a working part of the store {layout.home}; adopt another directory")
+    adoption = Adoption(workspace, durable, move or in_place, progress)
+    if not in_place:
+        if is_home(directory):
+            raise InvalidSource(
+                f"{directory} is a store of casstore's own; carry its versions over with `casstore export` and `import`"
+            )
+        check_part(layout, root, take=move)
+    tree = survey(root)
+    paths = foreign_among(workspace, tree.versions) if in_place else tree.versions
+    if not paths and tree.strays and not in_place:
+        raise InvalidSource(
+            f"{root} holds no directories NAME/VERSION; check the path, or save it with `casstore save NAME {root}`"
+        )
+    note_tree(adoption, tree)
+    latest = _latest(root, tree)
+    found = adoption.find(paths)
+    if in_place and found and not workspace.catalog.is_set("materialize"):
+        # First of all, or gc might take directories away if this is cut short.
+        workspace.catalog.set_setting("materialize", "all")
+    stored_before = workspace.catalog.usage.of_store().stored_bytes
+    adoption.take_all(found)
+    if move and not in_place:
+        _remove_empty_names(tree.names)
+    _note_latest(adoption, latest)
+    return AdoptReport(
+        tuple(adoption.adopted), tuple(adoption.present), tuple(adoption.refused), tuple(adoption.notes),
+        adoption.logical_bytes, max(0, workspace.catalog.usage.of_store().stored_bytes - stored_before),
+    )  # fmt: skip
+
+
+def _being_written(path: Path) -> str:
+    return f"{path} is being written to; try again when it is complete"
+
+
+def note_tree(adoption: Adoption, tree: Tree) -> None:
+    """Name what cannot be adopted, or is no version."""
+    adoption.notes += tree.strays
+    for path, reason in tree.unreadable:
+        adoption.refuse(path, reason)
+
+
+def describe_source(source: Source, tag: Tag) -> Descriptor:
+    """What the `model.yaml` of a directory says; of one that has none, what its files tell.
+
+    The directory's own name is right where the two differ. Raises InvalidSource.
+    """
+    path = source.root
+    notes: list[str] = []
+    if (path.parent.name, path.name) != (tag.name, tag.version):
+        notes.append(f"it stands as {path.parent.name}/{path.name}, and is kept as {tag}")
+    if source.descriptor is not None:
+        described = model_yaml.load(source.descriptor)
+        if described.tag != tag:
+            notes.append(f"its model.yaml calls it {described.tag}; it stands, and is kept, as {tag}")
+        return replace(described, tag=tag, notes=(*described.notes, *notes))
+    if not source.files:
+        raise InvalidSource(f"{path} holds no files; remove it")
+    description = describe(
+        labels={}, metadata={}, module="", api_version="v1", signatures={}, options={},
+        context={"bentoml_version": "", "python_version": ""},
+    )  # fmt: skip
+    newest_ns = min(time.time_ns(), max(file.status.st_mtime_ns for file in source.files))
+    return Descriptor(tag, description, newest_ns, tuple(notes))
+
+
+def _latest(root: Path, tree: Tree) -> dict[str, str]:
+    """What `latest` of each name says, before anything is adopted."""
+    found = {}
+    for name in {path.parent.name for path in tree.versions}:
+        with contextlib.suppress(OSError):
+            found[name] = files.read_file(root / name / LATEST_NAME, 200).decode(errors="replace").strip()
+    return found
+
+
+def _note_latest(adoption: Adoption, latest: dict[str, str]) -> None:
+    """Say where another version is the latest now."""
+    for name, version in sorted(latest.items()):
+        newest = adoption.workspace.catalog.versions.newest(name)
+        if newest is not None and newest.version != version:
+            adoption.notes.append(
+                f"{name}: `latest` was {version!r}; here it is {newest.version}, the newest by its creation time"
+            )
+
+
+def _remove_empty_names(directories: Iterable[Path]) -> None:
+    """Remove those of these directories of names in which nothing but `latest` is left, or nothing."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            if os.listdir(directory) in ([], [LATEST_NAME]):
+                files.remove_file(directory / LATEST_NAME)
+                files.remove_empty_directory(directory)
+
+
+class _Hashing:
+    """Progress of many saves as one: what each has hashed counts, what it does with it then does not."""
+
+    def __init__(self, whole: Progress) -> None:
+        self._whole = whole
+        self._counts = False
+        self.done_bytes = 0
+
+    def start(self, step: str, total_bytes: int | None) -> None:  # noqa: ARG002 - as Progress has it
+        self._counts = step == "hash"
+
+    def advance(self, done_bytes: int) -> None:
+        if self._counts:
+            self.done_bytes += done_bytes
+            self._whole.advance(done_bytes)
+
+    def finish(self) -> None:
+        self._counts = False

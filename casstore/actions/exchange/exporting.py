@@ -1,0 +1,187 @@
+"""Versions to elsewhere: into one archive, in one pass, each byte checked on its way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import posixpath
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from casstore.actions import resolve
+from casstore.archive import location
+from casstore.actions.describing import model_yaml
+from casstore.actions.exchange.casmodel_export import export_versions
+from casstore.actions.sources.homes import check_target
+from casstore.archive.location import Location
+from casstore.actions.workspace import Workspace
+from casstore.archive import formats
+from casstore.archive.formats import Format
+from casstore.archive.writing import open_writer
+from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
+from casstore.errors import InvalidSource, UnsafeArchive
+from casstore.progress import Progress
+from casstore.storage import files, unfinished
+from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.manifest import FileEntry
+from casstore.storage.names import as_stored
+from casstore.storage.recipe import Recipe
+
+_EXTENSIONS = {Format.GZ: "tar.gz", Format.XZ: "tar.xz", Format.BZ2: "tar.bz2", Format.ZST: "tar.zst"}
+
+
+def export(
+    workspace: Workspace, rows: Sequence[VersionRow], target: Location, format: Format | None, progress: Progress,
+    *, default: Format = Format.CASMODEL,
+) -> str:  # fmt: skip
+    """Write versions, more than one only as `.casmodel`, to a file, stream or URL; returns where they are.
+
+    `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
+    one is complete. Without a format the name's extension decides, `default` where that says nothing.
+    Raises InvalidSource, IntegrityError, OSError; then no file is left.
+    """
+    if not rows:
+        raise InvalidSource("there is nothing to export; name a version, or several")
+    target, chosen = _resolved(target, format, default, rows)
+    if len(rows) > 1 and chosen is not Format.CASMODEL:
+        raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is none")
+    path = location.local_path(target)
+    if path is not None and not location.is_device(path):
+        check_target(path)
+    if chosen is Format.FOLDER:
+        _write_folder(workspace, rows[0], target, progress)
+        return location.name_of(target)
+    with location.writing(target, 0o666 & ~workspace.umask) as sink:
+        if chosen is Format.CASMODEL:
+            export_versions(workspace, rows, sink, progress)
+        else:
+            _write_archive(workspace, rows[0], sink, chosen, progress)
+    return location.name_of(target)
+
+
+def _resolved(
+    target: Location, format: Format | None, default: Format, rows: Sequence[VersionRow]
+) -> tuple[Location, Format]:
+    """Where to write to and how: a directory gets a file named after the version."""
+    default = default if len(rows) == 1 else Format.CASMODEL
+    if not isinstance(target, str | os.PathLike):
+        return target, format or default
+    text = os.fspath(target)
+    path = location.local_path(target)
+    if not text or text.endswith("/") or (path is not None and path.is_dir()):
+        chosen = format or default
+        name = f"{rows[0].name}-{rows[0].version}"
+        # BentoML writes a folder into the directory that is named, and an archive beside what is in it.
+        if chosen is not Format.FOLDER:
+            text = posixpath.join(text, f"{name}.{_EXTENSIONS.get(chosen, chosen.value)}")
+        return text, chosen
+    chosen = format or formats.guess(text, default)
+    is_named = chosen not in (Format.BENTOMODEL, Format.CASMODEL) or text.endswith(f".{chosen.value}")
+    if not is_named and not (path is not None and location.is_device(path)):
+        text += f".{chosen.value}"
+    return text, chosen
+
+
+def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format: Format, progress: Progress) -> None:
+    entries = resolve.files(workspace.catalog, row)
+    recipes = workspace.catalog.index.recipes({file.digest for file in entries})
+    descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+    progress.start("export", row.size)
+    try:
+        with open_writer(format, sink, mtime_s=max(0, row.created_at_ns // 1_000_000_000)) as archive:
+            archive.add_file(DESCRIPTOR_NAME, len(descriptor), False, io.BytesIO(descriptor))
+            for directory in row.directory_paths():
+                archive.add_directory(as_stored(directory))
+            for file in entries:
+                with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
+                    content = _Content(chunks, progress)
+                    archive.add_file(as_stored(file.path), file.size, file.executable, content)  # type: ignore[arg-type]
+    except UnsafeArchive as error:  # a store takes names that no archive should hold, such as those with a backslash
+        raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
+    finally:
+        progress.finish()
+
+
+def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Recipe]) -> Generator[bytes, None, None]:
+    recipe = recipes.get(file.digest)
+    if recipe is not None:
+        yield from workspace.objects.read_blob(recipe)
+    elif file.size:
+        yield workspace.objects.serve_chunk(file.digest, file.digest)
+
+
+class _Content(io.RawIOBase):
+    """The chunks of a blob as a stream that is read once, from front to back."""
+
+    def __init__(self, chunks: Iterator[bytes], progress: Progress) -> None:
+        self._chunks = chunks
+        self._progress = progress
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes, as many as are at hand; none at the end."""
+        if not self._rest:
+            chunk = next(self._chunks, b"")
+            self._progress.advance(len(chunk))
+            if size < 0 or len(chunk) <= size:
+                return chunk
+            self._rest = memoryview(chunk)
+        data = bytes(self._rest[:size])
+        self._rest = self._rest[size:]
+        return data
+
+
+def _write_folder(workspace: Workspace, row: VersionRow, target: Location, progress: Progress) -> None:
+    path = location.local_path(target)
+    if path is None:
+        raise InvalidSource(f"a folder can be exported to this machine only, not to {location.name_of(target)}")
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is not empty; name a directory that is new, or remove what is in it")
+    path = Path(os.path.abspath(path))
+    unfinished.remove_leftovers(path.parent)
+    with unfinished.directory_in(path.parent) as part:
+        try:
+            fill_folder(workspace, row, part, progress)
+            files.rename(part, path)
+        except BaseException:
+            files.remove_tree(part)
+            raise
+
+
+def fill_folder(
+    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, *, what: str = "export",
+    clone: Callable[[FileEntry, Path], bool] = lambda _, __: False,
+) -> None:  # fmt: skip
+    """Write the version's files and `model.yaml` into an empty directory, writable, as this process's umask has it.
+
+    `clone`: makes a file of the right bytes if it can, and says so. Raises TagNotFound, IntegrityError, OSError.
+    """
+    entries = resolve.files(workspace.catalog, row)
+    recipes = workspace.catalog.index.recipes({file.digest for file in entries})
+    descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+    files.write_new_file(directory / DESCRIPTOR_NAME, descriptor, 0o666 & ~workspace.umask)
+    for each in row.directory_paths():
+        files.make_directory(directory / each, parents=True)
+    progress.start(what, row.size)
+    try:
+        for file in entries:
+            path = directory / file.path
+            files.make_directory(path.parent, parents=True)
+            mode = (0o777 if file.executable else 0o666) & ~workspace.umask
+            if clone(file, path):
+                with files.open_regular(path) as target:
+                    files.set_mode(target, mode)
+                progress.advance(file.size)
+                continue
+            recipe = recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+            with files.create_file(path) as target:
+                workspace.objects.write_blob(recipe, target, progress.advance)
+                files.set_mode(target, mode)
+    finally:
+        progress.finish()

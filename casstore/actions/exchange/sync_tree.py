@@ -1,0 +1,169 @@
+"""Making `models/` and the catalog agree again, after other tools have worked in that tree."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from casstore.actions.exchange.adopt import Adoption, Refused, adopting, note_tree
+from casstore.actions.saving.delete import delete
+from casstore.actions.saving.finish import finish_saves
+from casstore.actions.directories.materialize import directory_inode, materialize
+from casstore.actions.directories.presence import settle_directories, was_certain
+from casstore.actions.exchange.pruned import keep
+from casstore.actions.directories.survey import Disagreement, disagreement, is_missing, tag_at
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import VersionRow
+from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound
+from casstore.notebook import Shown
+from casstore.progress import Progress
+from casstore.storage import files
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport(Shown):
+    """How `models/` and the catalog differed, and what was done about it; with `dry_run`, what would be.
+
+    `adopted`: tags of directories that some other tool made. `refused`: those left alone. `missing`: versions whose
+    directory somebody has taken away, be it that he has put another in its place. `deleted`: those of them that were
+    deleted, for which `prune` asks; `Store.restore_pruned` brings them back for `keep_days`. `made`: versions that
+    were given a directory, since the setting `materialize` is
+    "all". `notes`: what could not be kept as it stood, and what in the tree is no version.
+    """
+
+    adopted: tuple[str, ...]
+    refused: tuple[Refused, ...]
+    missing: tuple[str, ...]
+    deleted: tuple[str, ...]
+    made: tuple[str, ...]
+    notes: tuple[str, ...]
+    dry_run: bool
+
+
+def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
+    """Adopt what other tools have put into `models/`; see to the versions whose directories they took away.
+
+    Those are deleted with `prune` only, each after its manifest has been put into quarantine, from where
+    `pruned.restore` brings it back until `keep_days` have passed; then a directory that was put in the place of one is
+    adopted. Without, they stay, and get their directory back if the setting `materialize` is "all", as then has every
+    version that lacks one.
+    Raises OSError, StoreError; that also with `prune` where models/ is gone as a whole.
+    """
+    workspace.check_writable()
+    with contextlib.nullcontext() if dry_run else adopting(workspace):
+        return _sync_tree(workspace, prune=prune, dry_run=dry_run, durable=durable, progress=progress)
+
+
+def _sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
+    if not dry_run:
+        finish_saves(workspace, dry_run=False)
+        settle_directories(workspace)
+    found = disagreement(workspace)
+    if found.tree is None and prune:
+        raise StoreError(
+            f"{workspace.layout.models} is gone as a whole, which deletes no version; without prune (--prune) it is "
+            "made anew"
+        )
+    sync = _Sync(workspace, found, Adoption(workspace, durable, True, progress), prune, dry_run)
+    sync.run(progress)
+    adoption = sync.adoption
+    return SyncReport(
+        tuple(adoption.adopted + adoption.present), tuple(adoption.refused), tuple(sync.missing), tuple(sync.deleted),
+        tuple(sync.made), tuple(adoption.notes), dry_run,
+    )  # fmt: skip
+
+
+class _Sync:
+    def __init__(
+        self, workspace: Workspace, found: Disagreement, adoption: Adoption, prune: bool, dry_run: bool
+    ) -> None:
+        self._workspace = workspace
+        self._found = found
+        self.adoption = adoption
+        self._prune = prune
+        self._dry_run = dry_run
+        self.missing = [str(row.tag) for row in found.missing]
+        self.deleted: list[str] = []
+        self.made: list[str] = []
+
+    def run(self, progress: Progress) -> None:
+        for row in self._found.missing if self._prune else ():
+            self._delete(row)
+        if self._found.tree is not None:
+            note_tree(self.adoption, self._found.tree)
+        elif not self._dry_run:
+            files.make_directory(self._workspace.layout.models)
+        self._adopt(self._found.foreign)
+        if self._workspace.catalog.setting("materialize") == "all":
+            self._make_all(progress)
+        if not self._dry_run:
+            for name in self._workspace.catalog.versions.names():
+                if self._workspace.is_latest_stale(name):
+                    with self._workspace.name_lock(name):
+                        self._workspace.write_latest(name)
+
+    def _delete(self, row: VersionRow, *, is_replaced: bool = False) -> None:
+        """Delete a version whose directory is still missing, or still replaced."""
+        if not self._dry_run:
+            with self._workspace.name_lock(row.name):
+                is_still = self._is_replaced(row) if is_replaced else is_missing(self._workspace, row)
+            if not is_still:
+                return
+            keep(self._workspace, row)
+            with contextlib.suppress(TagNotFound):
+                delete(self._workspace, row.tag)
+        self.deleted.append(str(row.tag))
+
+    def _adopt(self, paths: Sequence[Path]) -> None:
+        replaced = [row for row in map(self._row_at, paths) if row is not None and self._is_replaced(row)]
+        self._adopt_all(paths)
+        taken_away = [row for row in replaced if self._workspace.layout.model(row.tag) in self.adoption.conflicts]
+        self.missing += [str(row.tag) for row in taken_away]
+        if not (taken_away and self._prune):
+            return
+        for row in taken_away:
+            self._delete(row, is_replaced=True)
+        again = [self._workspace.layout.model(row.tag) for row in taken_away if str(row.tag) in self.deleted]
+        self.adoption.refused = [each for each in self.adoption.refused if Path(each.path) not in again]
+        self._adopt_all(again)
+
+    def _adopt_all(self, paths: Sequence[Path]) -> None:
+        found = self.adoption.find(paths)
+        if self._dry_run:
+            known = [each for each in found if str(each.tag) not in self.deleted]
+            fresh = [each for each in found if str(each.tag) in self.deleted]
+            self.adoption.adopted += [str(each.tag) for each in [*self.adoption.preview(known), *fresh]]
+        else:
+            self.adoption.take_all(found)
+
+    def _row_at(self, path: Path) -> VersionRow | None:
+        with contextlib.suppress(InvalidTag):
+            return self._workspace.catalog.versions.find(tag_at(path))
+        return None
+
+    def _is_replaced(self, row: VersionRow) -> bool:
+        """Whether the version had a directory, and another stands there. One whose files were altered is no other."""
+        recorded = self._workspace.catalog.directories.find(row.id)
+        has_had_one = recorded is not None and not recorded.evicting and was_certain(self._workspace, recorded)
+        is_other = directory_inode(self._workspace, row) is None
+        return has_had_one and is_other and os.path.lexists(self._workspace.layout.model(row.tag))
+
+    def _make_all(self, progress: Progress) -> None:
+        """Give every version a directory that has none."""
+        for row in list(self._workspace.catalog.versions.select()):
+            target = self._workspace.layout.model(row.tag)
+            if os.path.lexists(target) or str(row.tag) in self.deleted:
+                continue
+            try:
+                if not self._dry_run:
+                    materialize(self._workspace, row, progress)
+                self.made.append(str(row.tag))
+            except StoreError:
+                raise
+            except TagNotFound:
+                continue  # deleted meanwhile
+            except CasstoreError as error:
+                self.adoption.refuse(target, str(error))

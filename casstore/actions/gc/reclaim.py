@@ -1,0 +1,49 @@
+"""Taking containers away that nothing needs: condemned in the catalog first, unlinked when that is durable."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from casstore.actions.consistency.held import Held
+from casstore.actions.gc.redundancy import Redundancy
+from casstore.actions.workspace import Workspace
+from casstore.progress import SILENT, Progress
+from casstore.storage import files
+from casstore.storage.container import Container
+
+
+@dataclass(slots=True)
+class Reclaim:
+    """Counts what it unlinks. `last_id` is the newest version that `References.mark` has seen, `held` what
+    `References.hold` has; `redundancy` says which copies may go."""
+
+    workspace: Workspace
+    last_id: int
+    redundancy: Redundancy
+    held: Held
+    containers: int = 0
+    freed_bytes: int = 0
+
+    def condemn(self, candidates: Collection[Container], progress: Progress = SILENT) -> None:
+        """Condemn those of the containers that nothing needs, and unlink all that are condemned."""
+        references = self.workspace.catalog.references
+        references.condemn(self.redundancy.removable(candidates, progress), self.last_id, self.held.unseen)
+        dead = references.dead_containers()
+        gone = []
+        progress.start("unlink", sum(size for _, size in dead))
+        try:
+            for container, size in dead:
+                if files.remove_file(container.path(self.workspace.layout)):
+                    self.freed_bytes += size
+                gone.append(container)
+                progress.advance(size)
+        finally:
+            progress.finish()
+            self.workspace.objects.close()  # a file that is held open keeps its room
+        references.forget_containers(gone)
+        self.containers += len(gone)
+
+    def condemn_rows(self, row_ids: Collection[int]) -> None:
+        """The same for containers given by their row ids."""
+        self.condemn([container for container, _ in self.workspace.catalog.index.containers(row_ids)])

@@ -1,0 +1,359 @@
+"""repair: heal what is damaged from whatever else holds it, and move what is damaged out of the way.
+
+In this order, so that it may be killed anywhere and run again: rows and manifests are made to agree, files that the
+catalog does not know are taken up where they hold what is missing, healed chunks and the sound ones beside damaged ones
+get new homes, damaged files go to `quarantine/`, and only then what is lost is
+forgotten. No version is ever dropped; a file of one that is lost stays listed, and reading it says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from casstore.actions.gc.collect import gc_lock
+from casstore.actions.health.donors import Donors
+from casstore.actions.directories.materialize import Standing, linked_files, mend, standing, unaltered_files
+from casstore.actions.missing import make_missing
+from casstore.actions.packs.builder import PackBuilder
+from casstore.actions.packs.repack import Moved, Mover
+from casstore.actions.consistency.takeup import take_up
+from casstore.actions.health.verify import Damage, Findings, check_known, inspect_containers, inspect_directories, inspect_records, lost_files, read_manifest
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import NewContainer, VersionRow
+from casstore.digest import Digest
+from casstore.errors import IntegrityError, InvalidSource, StoreLocked, TagNotFound
+from casstore.notebook import Shown
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.coding.codec import encode
+from casstore.storage.container import Container, FileStamp
+from casstore.storage.layout import new_id
+from casstore.storage.pack import EncodedChunk
+from casstore.storage.recipe import Recipe
+from casstore.storage.tensors.elements import BYTES, Element, element_of
+from casstore.storage.walking import walk
+from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class RepairReport(Shown):
+    """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
+    still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
+    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.
+    `made`: directories of the store itself that were missing, and have been made again. `taken_up`: files that hold
+    what versions need and that the catalog did not know, or that gc had moved to quarantine as strays: now it knows
+    them. `unread`: one line for each thing below the sources that could not be searched."""
+
+    healed: tuple[Damage, ...]
+    damage: tuple[Damage, ...]
+    restored: tuple[str, ...]
+    quarantined: tuple[str, ...]
+    healed_chunks: int
+    made: tuple[str, ...] = ()
+    taken_up: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is damaged any more."""
+        return not self.damage
+
+
+def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) -> RepairReport:
+    """Read everything, and repair what is damaged, also from files anywhere below `sources`.
+
+    Others may read and save meanwhile. Raises StoreLocked while gc runs, CatalogDamaged, InvalidSource for a source
+    that is not there, OSError; then nothing is lost, and it can be run again.
+    """
+    for source in sources:
+        if not source.exists():
+            raise InvalidSource(f"{source} is not there; give a directory, or a file, that holds what is missing")
+    if not workspace.catalog.read_only:
+        workspace.made.extend(make_missing(workspace.layout, workspace.catalog, models=True, even_needed=True))
+    workspace.check_writable()
+    with gc_lock(workspace.layout) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked("gc is running in this store; repair when it is done")
+        return _Repair(workspace, sources, progress).run()
+
+
+class _Repair:
+    def __init__(self, workspace: Workspace, sources: Sequence[Path], progress: Progress) -> None:
+        self._workspace = workspace
+        self._catalog = workspace.catalog
+        self._sources = sources
+        self._progress = progress
+        self._quarantined: list[str] = []
+        self._restored: set[Tag] = set()
+        self._unread: dict[str, None] = {}  # each once, in the order they were met
+
+    def run(self) -> RepairReport:
+        self._catalog.check()
+        found = Findings()
+        check_known(self._workspace)
+        inspect_records(self._workspace, found)
+        self._restore_records(found)
+        self._restore_manifests(found)
+        found.records.clear()
+        taken = take_up(self._workspace)
+        brought = self._catalog.references.dependents(set(taken.chunks), set())
+        inspected = {row.id for row in self._catalog.versions.select()}
+        inspect_directories(self._workspace, found, quick=False)
+        inspect_containers(self._workspace, found, self._progress, quick=False)
+        damaged_before = dict.fromkeys(Damage(str(tag), path) for tag, path in brought)
+        damaged_before |= dict.fromkeys(lost_files(self._workspace, found))
+        homes = self._catalog.index.locate(found.chunks)
+        healed, lost = self._heal(set(found.chunks))
+        # Not those of deltas that are readable again now that their bases are.
+        damaged = {home.container for digest, home in homes.items() if digest in healed | lost} | found.files.keys()
+        for container in damaged:
+            self._move_sound(container, lost)
+        inodes = self._quarantine(damaged)
+        if lost or damaged:
+            gone = {digest: homes[digest].container for digest in lost if digest in homes}
+            self._catalog.repacking.give_up(gone, damaged)
+            lost -= self._catalog.index.locate(lost).keys()  # a save has brought these meanwhile
+        self._mend(found.directories, inspected, inodes)
+        damage = self._catalog.references.dependents(lost, set())
+        self._catalog.mending.note_lost(self._catalog.references.missing_chunks())
+        still = tuple(Damage(str(tag), path) for tag, path in damage)
+        return RepairReport(
+            healed=tuple(each for each in damaged_before if each not in still),
+            damage=still,
+            restored=tuple(sorted(map(str, self._restored))),
+            quarantined=tuple(self._quarantined),
+            healed_chunks=len(healed),
+            made=tuple(dict.fromkeys(self._workspace.made)),
+            taken_up=tuple(map(str, taken.paths)),
+            unread=tuple(self._unread),
+        )
+
+    def _restore_records(self, found: Findings) -> None:
+        """The manifest is right where the catalog differs: it is checksummed, and never written twice."""
+        for tag in found.records:
+            with self._workspace.name_lock(tag.name):  # or somebody may delete it meanwhile
+                row = self._catalog.versions.find(tag)
+                if row is not None:
+                    self._restore_record(row, found)
+
+    def _restore_record(self, row: VersionRow, found: Findings) -> None:
+        """But where both say what a blob is made of, and differ, its bytes tell: a stranger may have written it."""
+        manifest = read_manifest(self._workspace, row)
+        told = {file.digest: manifest.recipe_of(file) for file in manifest.files if file.size}
+        right = {blob: self._right_recipe(blob, recipe) for blob, recipe in told.items()}
+        if right != told:
+            found.manifests[row.tag] = f"the manifest of {row.tag} does not say what its files are made of"
+            manifest = replace(manifest, recipes={blob: each for blob, each in right.items() if each.is_stored})
+        self._catalog.versions.restore(row.id, manifest)
+        self._restored.add(row.tag)
+
+    def _right_recipe(self, blob: Digest, told: Recipe) -> Recipe:
+        """What the catalog says, where that differs and gives the blob; else what the manifest says."""
+        try:
+            known = self._catalog.index.as_known({blob: told})[blob]
+        except IntegrityError:
+            return told
+        return known if known != told and self._workspace.objects.is_sound(known) else told
+
+    def _restore_manifests(self, found: Findings) -> None:
+        for tag, reason in found.manifests.items():
+            with self._workspace.name_lock(tag.name):
+                self._restore_manifest(tag, reason)
+
+    def _restore_manifest(self, tag: Tag, reason: str) -> None:
+        row = self._catalog.versions.find(tag)
+        if row is None:
+            return
+        recipes = self._catalog.index.recipes({file.digest for file in self._catalog.versions.files(row.id)})
+        manifest = self._catalog.versions.manifest(row, recipes)
+        if manifest.digest != row.digest:
+            raise IntegrityError(f"{reason}; the catalog's record of {tag} is damaged too, so it stays as it is")
+        path = self._workspace.layout.manifest(tag, row.manifest_id)
+        with self._workspace.session() as session:
+            files.make_directory(path.parent)
+            pending = self._workspace.layout.pending_manifest(row.manifest_id)
+            for standing in (path, pending):  # gc would give one in `.pending` the name of that which is made here
+                if standing.exists():
+                    self._set_aside(standing, f"{tag.name}.{path.name}.{new_id()}")
+            mode = self._workspace.file_mode(executable=False)
+            files.write_file(path, manifest.pack(), mode, temporary=session.new_path(), durable=True)
+            files.sync_directory(path.parent.parent)
+            if files.remove_file(self._workspace.layout.deleted_manifest(row.manifest_id)):  # of after that catalog
+                files.sync_directory(self._workspace.layout.deleted_manifests)
+        self._restored.add(tag)
+
+    def _heal(self, wanted: set[Digest]) -> tuple[set[Digest], set[Digest]]:
+        """Store what donors have of these chunks in new packs; returns those, and those that nobody has."""
+        if not wanted:
+            return set(), set()
+        recipes = self._catalog.references.recipes_with(wanted)
+        elements = _elements(recipes)
+        recipes += [Recipe.of_one_chunk(f.digest, f.size) for _, f in self._catalog.references.files_of(wanted)]
+        healed: set[Digest] = set()
+        with self._workspace.session() as session:
+            builder = PackBuilder(self._workspace, session, durable=True, announce=lambda _: None)
+
+            def store(digest: Digest, raw: bytes) -> None:
+                healed.add(digest)
+                encoding, data = encode(raw, elements.get(digest, BYTES))
+                self._rehome(builder.add(EncodedChunk(digest, len(raw), encoding, data)))
+
+            try:
+                # What one search finds may be what deltas in the next need.
+                lost, needed, before = wanted, set[Digest](), None
+                while lost and (lost, needed) != before:
+                    before = lost, set(needed)
+                    donors = Donors(self._workspace, lost | needed, recipes, store)
+                    donors.search(self._sources, self._progress)
+                    self._unread |= dict.fromkeys(donors.unread)
+                    needed = (needed | donors.needed) - healed
+                    self._rehome(builder.finish())
+                    lost = {digest for digest in lost - healed if not self._is_readable(digest)}
+            except BaseException:
+                builder.abort()
+                raise
+        return healed, lost
+
+    def _is_readable(self, digest: Digest) -> bool:
+        try:
+            self._workspace.objects.read_chunk(digest)
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            return False
+        return True
+
+    def _rehome(self, new: NewContainer | None) -> None:
+        if new is not None:
+            files.sync_directory(self._workspace.layout.packs)
+            self._catalog.repacking.rehome(new)
+            self._workspace.objects.close()
+
+    def _move_sound(self, container: Container, lost: set[Digest]) -> None:
+        """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
+        digests = [digest for digest, _ in self._catalog.references.chunks_of(container) if digest not in lost]
+        homes = self._catalog.index.locate(digests)
+        blob = [] if container.digest is None else [container.digest]
+        elements = _elements(self._catalog.index.recipes(blob).values())
+        with self._workspace.session() as session:
+            mover = Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack)
+            try:
+                for digest, future in self._workspace.objects.read_ahead(digests):
+                    raw = future.result()
+                    if container.is_pack:
+                        record = self._workspace.objects.copy_record(digest, homes[digest])
+                        mover.copy(digest, record, container.id)
+                    else:
+                        encoding, data = encode(raw, elements.get(digest, BYTES))
+                        mover.add(EncodedChunk(digest, len(raw), encoding, data), 0, container.id)
+                mover.finish()
+            except BaseException:
+                mover.abort()
+                raise
+
+    def _quarantine(self, containers: Iterable[Container]) -> set[tuple[int, int]]:
+        """Move these files to quarantine; returns their devices and inodes, by which links to them are known."""
+        self._workspace.objects.close()
+        inodes, parents = set[tuple[int, int]](), {str(self._workspace.layout.quarantine)}
+        for container in containers:
+            path = container.path(self._workspace.layout)
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+                inodes.add((status.st_dev, status.st_ino))
+                self._set_aside(path, os.path.basename(path))
+                parents.add(os.path.dirname(path))
+        # Without its row a file that comes back would be taken for something that a crash has left.
+        for parent in sorted(parents):
+            files.sync_directory(parent)
+        return inodes
+
+    def _set_aside(self, path: files.StrPath, name: str) -> None:
+        target = self._workspace.layout.quarantine / name
+        files.move(path, target)
+        self._quarantined.append(str(target))
+
+    def _mend(self, altered: Mapping[Tag, Sequence[str]], inspected: set[int], inodes: set[tuple[int, int]]) -> None:
+        """Make files of directories anew that are altered, or hardlinks of what is in quarantine now.
+
+        `inspected`: the versions of which that was found, since another may have got a tag meanwhile.
+        """
+        for row in list(self._catalog.versions.select()):
+            with self._workspace.name_lock(row.name):
+                if self._is_another(row):
+                    self._set_aside(self._workspace.layout.model(row.tag), f"{row.name}.{row.version}.{new_id()}")
+                    self._catalog.directories.forget(row.id)
+                    self._restored.add(row.tag)
+                    continue
+            with self._workspace.name_lock(row.name):
+                if self._catalog.versions.by_id(row.id) is None:
+                    continue  # deleted meanwhile, and perhaps another version has its tag
+                listed = altered.get(row.tag, ()) if row.id in inspected else ()
+                bad = {*listed, *linked_files(self._workspace, row, inodes)}
+                for path in sorted(bad):
+                    self._take_out(row, path, inodes)
+            if bad:
+                self._restored.add(row.tag)
+            if bad or standing(self._workspace, row) is Standing.COPY:
+                try:
+                    with contextlib.suppress(TagNotFound):
+                        mend(self._workspace, row, self._progress)
+                except IntegrityError:  # that file is among what the report says is lost
+                    self._take_away(row)
+
+    def _is_another(self, row: VersionRow) -> bool:
+        """Whether another directory stands where the catalog says that the version's own does."""
+        recorded = self._catalog.directories.find(row.id)
+        return recorded is not None and standing(self._workspace, row) is Standing.FOREIGN
+
+    def _take_away(self, row: VersionRow) -> None:
+        """Take away a directory that cannot be mended, so that what is left of the version can be had."""
+        standing = self._workspace.layout.model(row.tag)
+        with self._workspace.name_lock(row.name), self._workspace.session() as session:
+            before = {path: FileStamp.of(status) for path, status in walk(str(standing), lambda _: None)}
+            for path in unaltered_files(self._workspace, row):
+                aside = self._workspace.on_device_of(standing.parent, session.new_path())
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    if path in before:  # not by a link, to what is not the store's
+                        files.rename(standing / path, aside)
+                        self._drop(row, path, aside, before[path])
+            for directory, _, _ in os.walk(standing, topdown=False):
+                files.remove_empty_directory(Path(directory))
+            with contextlib.suppress(FileNotFoundError):  # unless somebody has put something there
+                self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}")
+            self._catalog.directories.forget(row.id)
+            self._restored.discard(row.tag)
+
+    def _drop(self, row: VersionRow, path: str, aside: Path, before: FileStamp) -> None:
+        """Remove a file that has been set aside, unless it has been put in its place since it was looked at."""
+        if FileStamp.of(os.lstat(aside)) == before:
+            files.remove_file(aside)
+        else:
+            self._set_aside(aside, self._workspace.quarantined(row.tag, os.path.basename(path)).name)
+
+    def _take_out(self, row: VersionRow, path: str, inodes: set[tuple[int, int]]) -> None:
+        """Take a bad file out of a directory: to quarantine, unless it is there by another name."""
+        root = self._workspace.layout.model(row.tag)
+        standing = root / path
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for parent in reversed(standing.relative_to(root).parents):
+                if parent != Path() and (root / parent).is_symlink():  # what it leads to is not the store's
+                    self._set_aside(root / parent, f"{row.name}.{row.version}.{new_id()}.link")
+                    return
+            status = os.lstat(standing)
+            if (status.st_dev, status.st_ino) in inodes:
+                files.remove_file(standing)
+            else:
+                self._set_aside(standing, self._workspace.quarantined(row.tag, standing.name).name)
+
+
+def _elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:
+    """What the chunks of these recipes are made of."""
+    return {
+        digest: element_of(segment.dtype)
+        for recipe in recipes
+        for segment in recipe.segments
+        for digest, _ in segment.chunks
+    }

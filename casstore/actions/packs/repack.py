@@ -1,0 +1,381 @@
+"""The part of gc that moves bytes: cold loose files into packs, and out of packs that hold little that is needed.
+
+Each pack is a step of its own. It is complete and fsynced before one transaction makes it the home of its chunks, and
+only after that are the files it replaces condemned and unlinked. Killed anywhere, gc leaves a pack that no row names,
+which the next one removes, or a moved chunk's old home, which it condemns. Others save and read meanwhile: a chunk
+that somebody else has moved, or needs as it is, stays where it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
+
+from casstore.actions.packs.bases import choose_link, predecessors, tensor_files
+from casstore.actions.packs.durability import bring_to_disk
+from casstore.actions.packs.builder import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
+from casstore.actions.workspace import Workspace
+from casstore.catalog.index import Link
+from casstore.catalog.repacking import PlannedChunk, SparsePack
+from casstore.storage.sessions import Session, live_ids, session_of
+from casstore.catalog.versions import NewContainer, VersionRow
+from casstore.digest import Digest
+from casstore.errors import IntegrityError
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.coding.codec import Against, Encoding, encode
+from casstore.storage.container import MAX_LINKS
+from casstore.storage.coding.delta import Grouping
+from casstore.storage.pack import EncodedChunk
+from casstore.storage.recipe import Recipe
+from casstore.storage.tensors.elements import Element, element_of
+
+# A pack is rewritten when less than this share of it is needed: each byte rewritten then frees one at least.
+_SPARSE_BELOW = 0.5
+# Where somebody asks for that, each that gets noticeably smaller.
+_REWRITE_BELOW = 0.99
+# What a pack takes besides its records: an entry in the index for each, and header and trailer.
+_ENTRY_BYTES, _PACK_BYTES = 120, 200
+# Packs below this size are merged once there are so many of them; merging that many at once keeps the number of
+# times that a byte is rewritten to the logarithm of the store's size.
+_SMALL_PACK_BYTES = MAX_PACK_BYTES // 16
+_MERGE_FROM = 8
+# Encoded chunks waiting to be written, and columns being encoded: what bounds memory.
+_CHUNKS_AHEAD = 16
+_COLUMNS_AHEAD = 4
+_PLAN_BATCH = 2000
+# Raw chunks of a column kept at hand as bases for the next: the longest chain, and the one it grows from.
+_HELD_CHUNKS = MAX_LINKS + 2
+
+
+@dataclass(slots=True)
+class Moved:
+    """What was moved: from how many files, and what the new packs take. `damaged` chunks stay where they are."""
+
+    files: int = 0
+    bytes: int = 0
+    damaged: int = 0
+
+
+Reclaim = Callable[[Collection[int]], None]
+"""Called after each pack with the row ids of the containers that it took from: what is empty now may be condemned."""
+
+
+def cold_files(workspace: Workspace) -> tuple[int, int]:
+    """What packing would read: how many cold loose files hold what nothing else does, and how many bytes of it.
+
+    `References.mark` comes first.
+    """
+    return workspace.catalog.repacking.begin()
+
+
+def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Moved:
+    """Move what only cold loose files hold into packs. `References.mark` comes first.
+
+    Raises OSError (ENOSPC); what has been moved by then stays moved.
+    """
+    moved = Moved()
+    _, total = workspace.catalog.repacking.begin()
+    if not total:
+        return moved
+    _plan(workspace)
+    with workspace.session() as session:
+        progress.start("pack", total)
+        try:
+            _Packer(workspace, Mover(workspace, session, reclaim, moved, verbatim=False), progress).run()
+        finally:
+            progress.finish()
+    return moved
+
+
+def sparse_packs(workspace: Workspace, *, rewrite_all: bool) -> list[SparsePack]:
+    """The packs worth rewriting: mostly dead ones, small ones where there are many. `References.mark` comes first.
+
+    With `rewrite_all` each that gets noticeably smaller.
+    """
+    below = _REWRITE_BELOW if rewrite_all else _SPARSE_BELOW
+    packs = workspace.catalog.repacking.packs()
+    # An import that runs fills packs with what no version needs yet. Listed before the sessions.
+    alive = live_ids(workspace.layout)
+    packs = [pack for pack in packs if session_of(pack.container.file_id) not in alive]
+    sparse = [pack for pack in packs if needed_bytes(pack) < pack.size * below]
+    small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
+    # What gc makes of the sparse ones, and then of cold files, may be a small pack each. Counted now, they do not make
+    # the next gc merge what this one has left alone.
+    coming = bool(sparse) + (cold_files(workspace)[0] > 0)
+    return sparse + small if small and len(small) + coming >= _MERGE_FROM else sparse
+
+
+def needed_bytes(pack: SparsePack) -> int:
+    """About the size of a pack with nothing but what is needed."""
+    return pack.needed_bytes + pack.needed_chunks * _ENTRY_BYTES + _PACK_BYTES
+
+
+def rewrite_sparse(workspace: Workspace, packs: Sequence[SparsePack], progress: Progress, reclaim: Reclaim) -> Moved:
+    """Copy what is needed out of these packs, record by record, into new ones.
+
+    Raises OSError (ENOSPC); what has been moved by then stays moved.
+    """
+    moved = Moved()
+    if not packs:
+        return moved
+    progress.start("rewrite", sum(pack.needed_bytes for pack in packs))
+    try:
+        with workspace.session() as session:
+            mover = Mover(workspace, session, reclaim, moved, verbatim=True)
+            try:
+                for pack in packs:
+                    _copy_needed(workspace, pack, mover, progress)
+                mover.finish()
+            except BaseException:
+                mover.abort()
+                raise
+    finally:
+        progress.finish()
+    return moved
+
+
+def _copy_needed(workspace: Workspace, pack: SparsePack, mover: Mover, progress: Progress) -> None:
+    needed = workspace.catalog.repacking.needed_in(pack.container)
+    homes = workspace.catalog.index.locate(needed)
+    for digest, future in workspace.objects.read_ahead(needed):
+        home = homes.get(digest)
+        if home is None or home.container.id != pack.container.id:
+            continue
+        try:
+            future.result()  # raises for a damaged chunk, which a copy of its record would only spread
+            mover.copy(digest, workspace.objects.copy_record(digest, home), pack.container.id)
+        except (IntegrityError, FileNotFoundError):
+            mover.moved.damaged += 1
+        progress.advance(home.length)
+
+
+class Mover:
+    """Fills packs, and makes each the home of its chunks once it is on disk."""
+
+    def __init__(
+        self, workspace: Workspace, session: Session, reclaim: Reclaim, moved: Moved, *, verbatim: bool
+    ) -> None:
+        self.moved = moved
+        self._workspace = workspace
+        self._reclaim = reclaim
+        self._verbatim = verbatim
+        self._builder = PackBuilder(workspace, session, durable=True, announce=lambda _: None)
+        self._homes: dict[Digest, int] = {}
+        self._sources: set[int] = set()
+
+    def add(self, chunk: EncodedChunk, generation: int, home: int) -> None:
+        self._homes[chunk.digest] = home
+        self._complete(self._builder.add(chunk, generation))
+
+    def copy(self, digest: Digest, record: bytes, home: int) -> None:
+        self._homes[digest] = home
+        self._complete(self._builder.copy(record))
+
+    def finish(self) -> None:
+        self._complete(self._builder.finish())
+
+    def abort(self) -> None:
+        self._builder.abort()
+
+    def _complete(self, new: NewContainer | None) -> None:
+        if new is None:
+            return
+        files.sync_directory(self._workspace.layout.packs)
+        index = self._workspace.catalog.index
+        # The pack counts as synced, so durable versions may rely on it from now on without another look.
+        named = {digest for chunk in new.chunks for digest in (chunk.base, chunk.grouping) if digest is not None}
+        bases = (named | index.bases_of(named)) - self._homes.keys()
+        synced = bring_to_disk(self._workspace, index.unsynced_homes(bases))
+        if index.distrusted(bases):  # what stands on them stays where it is
+            new = replace(new, chunks=[chunk for chunk in new.chunks if chunk.base is None])
+        self._workspace.catalog.repacking.move(new, self._homes, synced, verbatim=self._verbatim)
+        self.moved.bytes += new.size
+        sources = set(self._homes.values())
+        self._sources |= sources
+        self.moved.files = len(self._sources)
+        self._homes = {}
+        self._reclaim(sources)
+
+
+def _plan(workspace: Workspace) -> None:
+    """Bring the cold chunks into columns: the same place in versions that came from one another."""
+    repacking = workspace.catalog.repacking
+    recent: OrderedDict[int, list[tuple[str, Recipe]]] = OrderedDict()
+
+    def files_of(row: VersionRow) -> list[tuple[str, Recipe]]:
+        found = recent.pop(row.id, None)
+        recent[row.id] = tensor_files(workspace, row) if found is None else found
+        while len(recent) > 2:  # a version and the one before it
+            recent.popitem(last=False)
+        return recent[row.id]
+
+    for version_id in repacking.cold_versions():
+        row = workspace.catalog.versions.by_id(version_id)
+        if row is None:
+            continue
+        before = workspace.catalog.versions.base_of(row)
+        old = [] if before is None else files_of(before)
+        new = files_of(row)
+        repacking.add(_places(new, predecessors(new, old)))
+    if repacking.unplanned():
+        for digest, packed in repacking.needed_recipes():
+            repacking.add(_places([("", Recipe.unpack(digest, packed))], {}))
+        repacking.add_rest()
+
+
+def _places(
+    files_of_version: list[tuple[str, Recipe]], before: dict[Digest, Digest]
+) -> Iterator[tuple[Digest, str | None, Digest | None]]:
+    for _, recipe in files_of_version:
+        for segment in recipe.segments:
+            for digest, _ in segment.chunks:
+                yield digest, segment.dtype, before.get(digest)
+
+
+def _planned(workspace: Workspace) -> Iterator[PlannedChunk]:
+    after = (0, 0)
+    while batch := workspace.catalog.repacking.planned(after, _PLAN_BATCH):
+        yield from batch
+        after = (batch[-1].column, batch[-1].number)
+
+
+def _columns(workspace: Workspace) -> Iterator[list[PlannedChunk]]:
+    for _, column in groupby(_planned(workspace), attrgetter("column")):
+        yield list(column)
+
+
+class _Stopped(Exception):
+    """The packs cannot be written any more; whoever encodes for them may go home."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    chunk: EncodedChunk
+    generation: int
+    home: int
+
+
+class _Packer:
+    """Encodes columns in a few threads, and writes what they yield in this one."""
+
+    def __init__(self, workspace: Workspace, mover: Mover, progress: Progress) -> None:
+        self._workspace = workspace
+        self._mover = mover
+        self._progress = progress
+        # None ends a column.
+        self._encoded: queue.Queue[_Encoded | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        columns = _columns(self._workspace)
+        running = 0
+        with ThreadPoolExecutor(ENCODE_THREADS) as pool:
+            try:
+                while True:
+                    while running < _COLUMNS_AHEAD and (column := next(columns, None)) is not None:
+                        pool.submit(self._encode_column, column)
+                        running += 1
+                    if running == 0:
+                        break
+                    self._take(item := self._encoded.get())
+                    running -= item is None
+                self._mover.finish()
+            except BaseException:
+                self._stop.set()
+                self._mover.abort()
+                raise
+
+    def _take(self, item: _Encoded | BaseException | None) -> None:
+        if isinstance(item, IntegrityError):
+            self._mover.moved.damaged += 1
+        elif isinstance(item, BaseException):
+            raise item
+        elif item is not None:
+            self._mover.add(item.chunk, item.generation, item.home)
+            self._progress.advance(item.chunk.raw_bytes)
+
+    def _put(self, item: _Encoded | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._encoded.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+            return
+        raise _Stopped
+
+    def _encode_column(self, column: list[PlannedChunk]) -> None:
+        with contextlib.suppress(_Stopped):
+            try:
+                _Column(self._workspace, column, self._put).encode()
+                self._put(None)
+            except _Stopped:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it is raised where packs are written
+                self._put(error)
+
+
+class _Column:
+    """Encodes the chunks of one column in order, each against those before it. They share bytes and groupings."""
+
+    def __init__(
+        self, workspace: Workspace, column: list[PlannedChunk], put: Callable[[_Encoded | BaseException], None]
+    ) -> None:
+        self._workspace = workspace
+        self._column = column
+        self._put = put
+        inside = {chunk.digest for chunk in column}
+        outside = {chunk.predecessor for chunk in column if chunk.predecessor} - inside
+        self._links = workspace.catalog.index.chains(outside)
+        self._held: OrderedDict[Digest, bytes] = OrderedDict()
+        self._grouping: tuple[Digest, Element, Grouping] | None = None
+
+    def encode(self) -> None:
+        for chunk in self._column:
+            try:
+                raw = self._read(chunk.digest)
+            except IntegrityError as error:
+                self._put(error)
+                continue
+            encoded, generation = self._encode(chunk, raw)
+            depth = 0 if encoded.base is None else self._links[encoded.base].depth + 1
+            self._links[chunk.digest] = Link(chunk.digest, encoded.base, encoded.grouping, depth, generation)
+            self._put(_Encoded(encoded, generation, chunk.home))
+
+    def _encode(self, chunk: PlannedChunk, raw: bytes) -> tuple[EncodedChunk, int]:
+        element = element_of(chunk.dtype)
+        predecessor = None if chunk.is_base else chunk.predecessor
+        link = None if predecessor is None else choose_link(predecessor, self._links)
+        against = None if link is None else self._against(link, element, len(raw))
+        encoding, data = encode(raw, element, against)
+        if encoding is not Encoding.DELTA or link is None or predecessor is None:
+            return EncodedChunk(chunk.digest, len(raw), encoding, data), 0
+        encoded = EncodedChunk(chunk.digest, len(raw), encoding, data, link.digest, link.grouping or link.digest)
+        return encoded, self._links[predecessor].generation + 1
+
+    def _against(self, link: Link, element: Element, length: int) -> Against | None:
+        """The base's bytes and the grouping; None where they are damaged: then the chunk stands alone."""
+        by = link.grouping or link.digest
+        try:
+            base = self._read(link.digest)
+            if len(base) != length:
+                return None
+            if self._grouping is None or self._grouping[:2] != (by, element):
+                self._grouping = (by, element, Grouping(self._read(by), element))
+        except IntegrityError:
+            return None
+        return Against(base, self._grouping[2]) if self._grouping[2].raw_bytes == length else None
+
+    def _read(self, digest: Digest) -> bytes:
+        raw = self._held.pop(digest, None)
+        self._held[digest] = self._workspace.objects.read_chunk(digest) if raw is None else raw
+        while len(self._held) > _HELD_CHUNKS:
+            self._held.popitem(last=False)
+        return self._held[digest]

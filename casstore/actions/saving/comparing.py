@@ -1,0 +1,62 @@
+"""Whether files that are to be saved are those of a version that is saved already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from casstore.actions.describing import model_yaml
+from casstore.actions.describing.model_yaml import Descriptor
+from casstore.actions.sources.source import Source
+from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.versions import VersionRow
+from casstore.storage import files, not_finite
+from casstore.storage.manifest import Base
+
+
+def difference(
+    workspace: Workspace, row: VersionRow, source: Source, described: Descriptor, *, may_be_part: bool = False
+) -> str | None:
+    """What tells these files and their descriptor from a saved version, in words; None when nothing does.
+
+    `may_be_part`: what is not there is no difference, as of a directory whose removal was cut short.
+    """
+    saved = {file.path: file for file in workspace.catalog.versions.checked_files(row)}
+    given = {file.path: file for file in source.files}
+    for path in sorted(given.keys() - saved.keys() if may_be_part else given.keys() ^ saved.keys()):
+        return f"the saved version has {'a' if path in saved else 'no'} file {path}"
+    for path, file in given.items():
+        if file.status.st_size != saved[path].size or files.is_executable(file.status) != saved[path].executable:
+            return f"{path} differs"
+    if not may_be_part and sorted(row.directory_paths()) != source.empty_directories:
+        return "its empty directories differ"
+    ours = completed(row.described())
+    for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
+        if ours[field] != described.description[field]:
+            return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
+    if ours.get(not_finite.KEY) != described.description.get(not_finite.KEY):
+        return "its metadata differ"
+    is_of_files = source.descriptor is None and may_be_part  # of those that are still there, which may be older
+    is_known = not described.is_from_the_future and not is_of_files
+    if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:
+        return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
+    for path, file in given.items():
+        scanned = source.scanned.get(path)
+        if (hash_file(file.location) if scanned is None else scanned.blob) != saved[path].digest:
+            return f"{path} differs"
+    return None
+
+
+def difference_of_base(row: VersionRow, base: Base) -> str | None:
+    """What tells the base of a saved version from another, in words; None when nothing does."""
+    saved = None if row.base_name is None else f"{row.base_name}:{row.base_version}"
+    if saved is None:
+        return f"it has no base, unlike this, which comes from {base.tag}"
+    if saved != str(base.tag):
+        return f"its base is {saved}, not {base.tag}"
+    return None if row.base_digest == base.digest else f"its base is another {saved}, which has been deleted"
+
+
+def completed(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with what the first versions do not have."""
+    return {**description, "context": {"bentoml_version": "", "python_version": "", **description["context"]}}

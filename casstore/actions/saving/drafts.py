@@ -1,0 +1,221 @@
+"""Drafts that could not be saved: kept in drafts/ for `keep_days`, to be saved later, with what is known of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from casstore.actions import keeping, resolve
+from casstore.actions.describing import model_yaml
+from casstore.actions.workspace import Workspace
+from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
+from casstore.settings import check_setting
+from casstore.storage import files
+from casstore.storage.manifest import check_description
+from casstore.storage.walking import walk
+from casstore.tag import Tag, TagQuery
+
+# In the directory of a kept draft. As deep in the store as a draft is, so that links out of it lead where they did.
+FILES, RECORD, OBJECTS = "files", "draft.json", "custom_objects.pkl"
+_MOST_RECORD_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDraft:
+    """A draft that was not saved since something went wrong, and is kept for `keep_days` (a setting of the store).
+
+    `path`: the directory with its files, `size` their bytes. `tag`: that it was to have, None where the record is lost.
+    `reason`: the error, in words. `left_out`: what could not be kept of labels, metadata and so on, in words.
+    """
+
+    id: str
+    path: str
+    kept_at: datetime
+    size: int
+    file_count: int
+    tag: Tag | None
+    reason: str
+    left_out: tuple[str, ...]
+
+    @property
+    def directory(self) -> Path:
+        """What holds files and record."""
+        return Path(self.path).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a draft besides its files: what it was to be saved as, and why it was not.
+
+    `description` is as in a manifest, of what could be kept; `base` a tag, or empty; `durability` empty where the
+    store's setting was to hold.
+    """
+
+    tag: str = ""
+    reason: str = ""
+    left_out: list[str] = field(default_factory=list)
+    description: dict[str, Any] = field(default_factory=dict)
+    base: str = ""
+    materialize: bool = True
+    durability: str = ""
+
+
+_NOTHING = Record()
+
+
+def kept_drafts(workspace: Workspace) -> list[KeptDraft]:
+    """The drafts that are kept, oldest first."""
+    return [_read(directory) for directory in keeping.kept(workspace.layout.drafts)]
+
+
+def find(workspace: Workspace, draft_id: str) -> KeptDraft:
+    """The draft of that id, or of a unique beginning of one. Raises TagNotFound."""
+    directories = keeping.kept(workspace.layout.drafts)
+    found = [each for each in directories if draft_id and id_of(each).startswith(draft_id)]
+    if len(found) == 1:
+        return _read(found[0])
+    if found:
+        raise TagNotFound(f"several drafts are kept whose ids begin with {draft_id!r}; type more of it")
+    raise TagNotFound(f"no draft {draft_id!r} is kept; `casstore drafts` lists those that are")
+
+
+@contextlib.contextmanager
+def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
+    """Have a draft for oneself, for a `with` block, and what the record says of it.
+
+    Raises StoreLocked where another process has it, TagNotFound where one has saved or removed it meanwhile.
+    """
+    workspace.check_writable()
+    with files.Lock(workspace.layout.draft_lock(draft.id)) as lock:
+        if not lock.try_acquire():
+            raise StoreLocked(f"another process is saving or removing the draft {draft.id}")
+        try:
+            if not draft.directory.is_dir():
+                raise TagNotFound(f"the draft {draft.id} is not kept any more: another process has taken it")
+            yield _record(draft.directory)
+        finally:
+            lock.release(remove=True)
+
+
+def open_up(root: Path) -> None:
+    """Let this user list and change all directories of a draft, which some programs make read-only, as far as that can
+    be: they stand in the store to be saved or removed, and no version records their modes."""
+    with contextlib.suppress(OSError):
+        files.open_up(root)
+    for path, status in walk(str(root), lambda _: None):
+        if stat.S_ISDIR(status.st_mode):
+            with contextlib.suppress(OSError):
+                files.open_up(root / path)
+
+
+def check_open(draft: KeptDraft) -> None:
+    """Raise InvalidSource where a directory of a kept draft cannot be opened up, since it is another user's."""
+    open_up(Path(draft.path))
+    for path, status in walk(draft.path, lambda _: None):
+        location = f"{draft.path}/{path}"
+        if stat.S_ISDIR(status.st_mode) and not may_use(location, os.R_OK | os.W_OK | os.X_OK):
+            raise InvalidSource(
+                f"{location} belongs to another user, and cannot be taken over: make it yours with "
+                f"`sudo chown -R {os.geteuid()} {shlex.quote(draft.path)}`, and save the draft {draft.id} again"
+            )
+
+
+def may_use(directory: str, what: int) -> bool:
+    """Whether access(2) lets this process have `what` of a directory."""
+    return os.access(directory, what, effective_ids=os.access in os.supports_effective_ids)
+
+
+def base_of(workspace: Workspace, record: Record) -> Tag | None:
+    """The version that a draft was to come from, if it still stands."""
+    with contextlib.suppress(CasstoreError):
+        return resolve.find(workspace.catalog, TagQuery.parse(record.base)).tag
+    return None
+
+
+def objects_of(draft: KeptDraft) -> bytes | None:
+    """The pickled Python objects that were to be saved with a draft. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError):
+        return files.read_file(draft.directory / OBJECTS, sys.maxsize, follow=False)
+    return None
+
+
+def remove(workspace: Workspace, draft: KeptDraft) -> None:
+    """Take a draft away for good; it must be `held`. Raises OSError where not all of it can go."""
+    with workspace.session() as session:
+        doomed = session.new_path()
+        files.rename(draft.directory, doomed)
+        files.remove_tree(doomed)
+
+
+def overdue(workspace: Workspace, *, dry_run: bool) -> Iterator[KeptDraft]:
+    """The drafts that have been kept for `keep_days`, but those that a process has for itself. Raises OSError."""
+    for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace), dry_run=dry_run):
+        draft = _read(directory)
+        if not _is_held(workspace, draft):
+            yield draft
+
+
+def remove_unless_held(workspace: Workspace, draft: KeptDraft) -> bool:
+    """Take a draft away, unless another process has it for itself or has taken it. Raises OSError."""
+    with contextlib.suppress(StoreLocked, TagNotFound), held(workspace, draft):
+        remove(workspace, draft)
+        return True
+    return False
+
+
+def _is_held(workspace: Workspace, draft: KeptDraft) -> bool:
+    path = workspace.layout.draft_lock(draft.id)
+    if not path.exists():
+        return False
+    with files.Lock(path) as lock:
+        if not lock.try_acquire():
+            return True
+        lock.release(remove=True)  # of a process that was killed
+    return False
+
+
+def id_of(directory: Path) -> str:
+    """The id of the draft in a directory of drafts/."""
+    return directory.name.rpartition("-")[2]
+
+
+def _read(directory: Path) -> KeptDraft:
+    record = _record(directory)
+    statuses = [status for _, status in walk(str(directory / FILES), lambda _: None)]
+    sizes = [status.st_size for status in statuses if stat.S_ISREG(status.st_mode)]
+    tag = None
+    with contextlib.suppress(CasstoreError):
+        tag = Tag.parse(record.tag)
+    return KeptDraft(
+        id_of(directory), str(directory / FILES), model_yaml.timestamp(keeping.made_at_ns(directory) or 0),
+        sum(sizes), len(sizes), tag, record.reason, tuple(map(str, record.left_out)),
+    )  # fmt: skip
+
+
+def _record(directory: Path) -> Record:
+    """What stands beside a draft, as far as a full disk has let it be written."""
+    with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        # An older casstore has not recorded a durability.
+        read = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
+        found = {"durability": "", **read}
+        found["durability"] = _durability(found["durability"])
+        record = Record(**{each.name: found[each.name] for each in fields(Record)})
+        if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):
+            # Empty where there was no room for it.
+            return replace(record, description=check_description(record.description) if record.description else {})
+    return _NOTHING
+
+
+def _durability(value: Any) -> str:
+    with contextlib.suppress(InvalidSetting):
+        return check_setting("durability", value)
+    return ""

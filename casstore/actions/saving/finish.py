@@ -1,0 +1,49 @@
+"""Finishing saves that were cut short after their commit: the name of the manifest, the directory, `latest`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from casstore.actions.directories.materialize import mend
+from casstore.actions.workspace import Workspace
+from casstore.storage import sessions
+from casstore.storage.sessions import session_of
+from casstore.errors import IntegrityError, StoreError, TagNotFound
+from casstore.progress import SILENT
+from casstore.storage import files
+from casstore.storage.layout import is_file_id
+from casstore.tag import Tag
+
+
+def finish_saves(workspace: Workspace, *, dry_run: bool) -> int:
+    """See to the manifests that dead sessions have left without a name; returns how many there are.
+
+    Those of no version go. Another's directory, if it never came to stand, is recorded as not there, so that nobody
+    takes it for one that was removed; one that stands is made what was recorded.
+    """
+    # Before the sessions: a later one is not in it.
+    listed = [path for path in workspace.layout.pending_manifests.iterdir() if is_file_id(path.name)]
+    alive = sessions.live_ids(workspace.layout)
+    pending = [path.name for path in listed if session_of(path.name) not in alive]
+    committed = workspace.catalog.versions.by_manifest(pending)
+    for manifest_id in () if dry_run else pending:
+        if manifest_id in committed:
+            _finish(workspace, committed[manifest_id], manifest_id)
+        else:
+            files.remove_file(workspace.layout.pending_manifest(manifest_id))
+    return len(pending)
+
+
+def _finish(workspace: Workspace, tag: Tag, manifest_id: str) -> None:
+    with workspace.name_lock(tag.name):
+        row = workspace.catalog.versions.find(tag)
+        if row is not None and row.manifest_id == manifest_id and not os.path.lexists(workspace.layout.model(tag)):
+            workspace.catalog.directories.forget(row.id)
+    if row is not None:
+        # What is damaged, or in the way, is for others to say.
+        with contextlib.suppress(TagNotFound, IntegrityError, StoreError):
+            mend(workspace, row, SILENT)
+    with workspace.name_lock(tag.name), contextlib.suppress(FileNotFoundError):
+        workspace.file_pending_manifest(tag, manifest_id)
+        workspace.write_latest(tag.name)

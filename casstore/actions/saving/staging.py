@@ -1,0 +1,470 @@
+"""First half of a save: every source file becomes a read-only file of known content in the draft.
+
+A draft's own file is frozen where it stands. What the caller keeps, or may still write to, is copied; what the
+store has already is linked from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casstore.actions.packs.freshness import Freshness
+from casstore.actions.sources.source import Source, SourceFile, is_unchanged
+from casstore.actions.saving.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
+from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.catalog.index import Fingerprint, LooseFile
+from casstore.storage.sessions import Session
+from casstore.digest import Digest
+from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
+from casstore.progress import SILENT, Progress
+from casstore.storage import chunking, files
+from casstore.storage.container import FileStamp
+from casstore.storage.descriptors import opened
+from casstore.storage.recipe import Recipe
+from casstore.storage.writers import open_here, writer_of
+
+# A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
+# entries are the same case; FAT's 2 s are the coarsest clock there is.
+_SETTLED_NS = 2_000_000_000
+# Contents of small files held in memory between hashing and packing.
+_KEEP_BYTES = 64 << 20
+# Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
+_WAIT_FROM_BYTES = 8 << 20
+_TICK_S, _TICKS = 0.001, 20
+_ONE_CALL_BYTES = io.DEFAULT_BUFFER_SIZE
+# A write(2) that has set the file's time so long ago has ended, unless the machine stands still.
+_UNDER_WAY_NS = 1_000_000_000
+_PAUSE_S, _PAUSES = 0.01, 25  # of one save: logs that are open and were just written to may be many
+# A time of whole hundredths of a second tells of a clock as coarse as FAT's.
+_COARSE_NS = 10_000_000
+# Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
+_SHOWN_COPY_BYTES = 64 << 20
+_UNSHOWN = contextlib.nullcontext(SILENT.advance)
+
+
+@dataclass(slots=True)
+class StagedFile:
+    """A file of the version-to-be: it stands in the draft at `path`, read-only, with this content.
+
+    `is_linked`: it is a hardlink of one of the store's loose files already. `content`: of a small file, its bytes.
+    `location` is where its bytes can be read: in the draft, or, where nothing is to stand there, at the source.
+    `seen`: of a file that others know by a path, what stat last said of it, which must hold until the commit.
+    `is_racy`: stat may not tell of a write to it, so it is read once more.
+    """
+
+    path: str
+    executable: bool
+    recipe: Recipe
+    stamp: FileStamp
+    is_linked: bool
+    location: str
+    content: bytes | None = None
+    seen: os.stat_result | None = None
+    is_racy: bool = False
+
+
+@dataclass(slots=True)
+class Staging:
+    """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`). Without `materialize`
+    they are only read, and the draft stays empty. A file that somebody holds open for writing is refused where the
+    system tells, if it is to be taken, or with `only_closed`; otherwise it is copied as it stands."""
+
+    workspace: Workspace
+    session: Session
+    draft: Path
+    take: bool
+    materialize: bool
+    progress: Progress
+    only_closed: bool = False
+    fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
+    # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
+    gc_epoch: int = field(init=False)
+    homes: dict[Digest, int] = field(default_factory=dict)
+    _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    _frozen_in_place: list[tuple[str, os.stat_result]] = field(default_factory=list)
+    # Of a draft that the caller knows, the directories in it; None of one that nobody else knows.
+    _known: frozenset[tuple[int, int]] | None = None
+    _directories: set[str] = field(default_factory=set)
+    _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
+    _freshness: Freshness = field(init=False)
+    _seen: set[int] = field(default_factory=set)  # homes
+    _stale: set[int] = field(default_factory=set)  # those of them that nobody has read for long
+    _may_link: bool = field(init=False)
+    _may_reflink: bool = field(init=False)
+    _user: int = field(init=False)
+    _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
+    _pauses: int = _PAUSES
+    _kept_bytes: int = 0
+    _left_bytes: int = 0  # of the files that have yet to be staged
+    _scanned: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._may_link = self.workspace.may_link()
+        self._may_reflink = not self._may_link and self.workspace.may_reflink()
+        self._user = os.geteuid()
+        self._freshness = Freshness.of(self.workspace)
+        self.gc_epoch = self.workspace.catalog.index.gc_epoch()
+
+    def stage(self, source: Source) -> list[StagedFile]:
+        """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
+        in_place = source.root == self.draft
+        self._known = source.directories if in_place else None
+        if not in_place and self.materialize:
+            for path in source.empty_directories:
+                files.make_directory(f"{self.draft}/{path}", parents=True)
+        recognised = self._recognise(source, in_place)
+        self._scanned = source.scanned
+        self._left_bytes = source.size
+        self.progress.start("hash", source.size)
+        try:
+            return [self._stage(file, recognised.get(file.path)) for file in source.files]
+        except StoreUnwritable:
+            raise
+        except PermissionError as error:
+            raise InvalidSource(f"{error.filename or source.root} cannot be read: {error.strerror}") from error
+        finally:
+            self.progress.finish()
+
+    def undo(self) -> None:
+        """Give frozen files their modes back, so that a failed `move=True` leaves its source as it was, and a draft
+        that is kept can be written to."""
+        for path, status in self._frozen:
+            files.restore_owner(path, status)
+            files.restore_mode(path, status)
+        for path, status in self._frozen_in_place:
+            with contextlib.suppress(OSError):
+                files.restore_mode(path, status, unless_linked=True)
+
+    def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
+        """The files whose content is known and stored already, by path: no need to read them."""
+        index = self.workspace.catalog.index
+        # A draft's own file of one link can be neither a loose file of ours nor known from before.
+        unknown = [file for file in source.files if not (in_place and file.is_direct and file.status.st_nlink == 1)]
+        if not unknown:
+            return {}
+        # Of loose files too, which casstore notes when it links them: inode numbers, sizes and times of writing may be
+        # another file's where a store has been restored from a backup.
+        known = index.fingerprints({(f.status.st_dev, f.status.st_ino) for f in unknown})
+        digests: dict[str, Digest] = {}
+        for file in unknown:
+            if (fingerprint := Fingerprint.of(file.status)) in known:
+                digests[file.path] = known[fingerprint]
+        sizes = {digests[file.path]: file.status.st_size for file in unknown if file.path in digests}
+        recipes = self._stored(sizes)
+        self._loose = index.loose_files({digest for digest in recipes if sizes[digest] >= LINK_FROM_BYTES})
+        return {path: recipes[digest] for path, digest in digests.items() if digest in recipes}
+
+    def _stored(self, sizes: Mapping[Digest, int]) -> dict[Digest, Recipe]:
+        """Those of the blobs, given with their sizes, that are stored whole and can be relied on."""
+        index = self.workspace.catalog.index
+        recipes = index.recipes(sizes)
+        for digest, size in sizes.items():
+            recipes.setdefault(digest, Recipe.of_one_chunk(digest, size))
+        chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
+        usable = index.usable_homes(chunks)
+        self.homes |= usable
+        if unseen := set(usable.values()) - self._seen:
+            self._seen |= unseen
+            self._stale |= self._freshness.stale(unseen)
+        return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
+
+    def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        # What is taken is gone from where its writer has it.
+        is_taken = self.take and file.is_direct
+        self._left_bytes -= file.status.st_size
+        if self.only_closed or (is_taken and known is not None):
+            self._check_closed(file.location)
+        if not self.materialize:
+            return self._read(file, known)
+        target = f"{self.draft}/{file.path}"
+        if file.location != target and (parent := os.path.dirname(target)) not in self._directories:
+            files.make_directory(parent, parents=True)
+            self._directories.add(parent)
+        executable = files.is_executable(file.status)
+        if known is not None:
+            linked = self._link(file, target, executable, known)
+            if linked is not None:
+                self.progress.advance(file.status.st_size)
+                return linked
+        if self.take and file.is_direct and file.status.st_uid == self._user and file.status.st_nlink == 1:
+            taken = self._take(file, target, executable)
+            if taken is not None:
+                return taken
+        return self._copy(file, target, executable)
+
+    def _read(self, file: SourceFile, known: Recipe | None) -> StagedFile:
+        """Hash a file where it is, unless its content is known. Whoever packs its chunks checks each digest again."""
+        executable = files.is_executable(file.status)
+        recipe = known
+        if recipe is None:
+            opened, before = open_as_found(file.location, is_direct=file.is_direct)
+            with opened as descriptor:
+                is_taken = self.take and file.is_direct
+                if is_taken:
+                    self._check_written(file.location, descriptor, before)
+                is_watched = not is_taken and _may_be_torn(before)
+                if is_watched:
+                    before = _wait_until_told(descriptor, before)
+                    began_ns = time.time_ns()
+                recipe = self._known_or_hashed(file, descriptor, before)
+                if is_watched and (self._is_written(file, descriptor, before) or not _is_told(before, began_ns)):
+                    self._check_same(file.location, descriptor, recipe)
+                    self._check_unchanged(file.location, descriptor, before)
+                self._remember(descriptor, before, recipe)
+        else:
+            self.progress.advance(recipe.size)
+        return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.location)
+
+    def _remember(self, descriptor: int, status: os.stat_result, recipe: Recipe) -> None:
+        """Note a hashed source file's fingerprint, so that it need not be read the next time."""
+        is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED_NS
+        # Writes through a mapping that is dirty already leave the times as they are until it is written back.
+        if is_settled and not files.is_writable_by_others(descriptor):
+            self.fingerprints[Fingerprint.of(status)] = recipe.blob
+
+    def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
+        """Put a hardlink, or a reflink, of the store's loose file at `target`, if the store has one."""
+        if recipe.size < LINK_FROM_BYTES or not (self._may_link or self._may_reflink):
+            return None
+        candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
+        if self._stale and any(self.homes[digest] in self._stale for digest in recipe.digests):
+            # Nobody has read what is stored for long: the file's own bytes are kept.
+            candidates = [each for each in candidates if self._is_as_good(each, file)]
+        is_free = file.location != target
+        place = target if is_free else str(self.session.new_path())
+        if self._may_link:
+            stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
+        else:
+            stamp = self.workspace.reflink_loose(candidates, place, hash_first=False, noted=self.fingerprints)
+        if stamp is None:
+            return None
+        linked = os.lstat(place)
+        if not is_free:
+            self._put(file.status, place, target)
+            # rename(2) of a link onto another link of the same file does nothing and leaves both.
+            files.remove_file(place)
+            linked = check_linked(target, linked, target)
+        self.fingerprints[Fingerprint.of(linked)] = recipe.blob
+        is_linked = self._may_link
+        return StagedFile(file.path, executable, recipe, stamp, is_linked, target, seen=self._watched(linked))
+
+    def _is_as_good(self, loose: LooseFile, file: SourceFile) -> bool:
+        """Whether a loose file was read lately, or is the very file that is being saved."""
+        if self._freshness.is_fresh(loose.read_at_ns):
+            return True
+        standing = lstat_or_none(loose.container.path(self.workspace.layout))
+        return standing is not None and os.path.samestat(standing, file.status)
+
+    def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
+        """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
+        opened, found = open_as_found(file.location, is_direct=True)
+        with opened as descriptor:
+            if found.st_ino != file.status.st_ino or found.st_dev != file.status.st_dev:
+                raise changed(file.location)  # before its mode is
+            if found.st_uid != self._user or found.st_nlink != 1:
+                return None
+            # A draft's own file may become a link to a stored one, whose mode must stay.
+            frozen = self._frozen_in_place if file.location == target else self._frozen
+            frozen.append((file.location, found))
+            try:
+                seen = _freeze(descriptor, self.workspace.file_mode(executable))
+            except PermissionError:  # an attribute of the file forbids it, as chattr +i does
+                frozen.pop()
+                return None
+            if files.is_writable_by_others(descriptor):
+                files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
+                self._check_written(file.location, descriptor, found)
+                return None
+            if files.hand_over(descriptor, self.workspace.layout.home):
+                seen = os.fstat(descriptor)
+            content = self._small_content(file.location, descriptor, seen)
+            recipe = self._hash(file.location, descriptor, seen) if content is None else chunking.scan_bytes(content)
+            if file.location != target:  # a link changes the last of its times, which tells most
+                self._check_unchanged(file.location, descriptor, seen)
+        racy = is_racy(seen)
+        if file.location != target:
+            linked = link(file.location, target, seen)
+            if linked is None:
+                return None
+            seen = linked
+        stamp = FileStamp.of(seen)
+        return StagedFile(file.path, executable, recipe, stamp, False, target, content, seen, racy)
+
+    def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
+        """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
+        opened, before = open_as_found(file.location, is_direct=file.is_direct)
+        with opened as descriptor:
+            if self.take and file.is_direct:
+                self._check_written(file.location, descriptor, before)
+            recipe = self._known_or_hashed(file, descriptor, before)
+            self._remember(descriptor, before, recipe)
+            known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
+            linked = None if known is None else self._link(file, target, executable, known)
+            if linked is not None:
+                return linked
+            temporary = self.session.new_path()
+            if _may_be_torn(before):
+                self._is_written(file, descriptor, before)
+            with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
+                files.copy_file(descriptor, copy, advance)
+                self._check_unchanged(file.location, descriptor, before)
+                self._check_same(file.location, copy, recipe, advance)
+                files.set_mode(copy, self.workspace.file_mode(executable))
+                copied = os.fstat(copy)
+            if self._known is None:
+                files.rename(temporary, target)
+            else:
+                self._put(before, temporary, target)
+                copied = check_linked(target, copied, target)
+        stamp = FileStamp.of(copied)
+        return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+
+    def _check_closed(self, path: str) -> None:
+        with opened(path, os.O_RDONLY) as descriptor:
+            self._check_written(path, descriptor, os.fstat(descriptor))
+
+    def _check_written(self, path: str, descriptor: int, status: os.stat_result) -> None:
+        """Raise FileChanged where the file is certainly open for writing: what is written later would be lost.
+
+        `descriptor` must be open for reading only. Where no lease tells of all processes, this one is looked at.
+        """
+        is_open = files.is_written_to(descriptor)
+        if is_open is None:
+            if self._open_here is None:
+                self._open_here = open_here()
+            is_open = (status.st_dev, status.st_ino) in self._open_here
+        if is_open:
+            raise FileChanged(
+                f"{path} is still open for writing in {writer_of(status)}, and what is written to it later would be "
+                "lost; close it before it is saved (file.close(), or `with open(...) as file:`), and save again"
+            )
+
+    def _copying(self, size: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        return _UNSHOWN if size < _SHOWN_COPY_BYTES else self._shown_copying(size)
+
+    @contextlib.contextmanager
+    def _shown_copying(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Around the copying of a large file, and the reading of the copy: a step of its own amid the hashing."""
+        self.progress.finish()
+        self.progress.start("copy", 2 * size)
+        try:
+            yield self.progress.advance
+        finally:
+            self.progress.finish()
+            self.progress.start("hash", self._left_bytes)
+
+    def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
+        """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""
+        if not is_unchanged(lstat_or_none(target), found):
+            raise changed(target)
+        put(temporary, target, self._known)
+
+    def _watched(self, status: os.stat_result) -> os.stat_result | None:
+        """What must hold until the commit of a file that this save has made: nothing where nobody else knows it."""
+        return None if self._known is None else status
+
+    def _small_content(self, path: str, descriptor: int, before: os.stat_result) -> bytes | None:
+        """The bytes of a small frozen file, kept so that packing them does not read it again; None for others."""
+        size = before.st_size
+        if size >= LINK_FROM_BYTES or self._kept_bytes + size > _KEEP_BYTES:
+            return None
+        content = os.pread(descriptor, size + 1, 0)
+        if len(content) != size:
+            raise changed(path)
+        self._kept_bytes += size
+        self.progress.advance(size)
+        return content
+
+    def _known_or_hashed(self, file: SourceFile, descriptor: int, before: os.stat_result) -> Recipe:
+        """The recipe that was found when the file was looked at, if it has not changed since; else a new one."""
+        recipe = self._scanned.get(file.path)
+        if recipe is None or Fingerprint.of(before) != Fingerprint.of(file.status):
+            return self._hash(file.location, descriptor, before)
+        self.progress.advance(recipe.size)
+        return recipe
+
+    def _hash(self, path: str, descriptor: int, before: os.stat_result) -> Recipe:
+        try:
+            recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size)
+        except EOFError as error:
+            raise changed(path) from error
+        self._check_unchanged(path, descriptor, before)
+        return recipe
+
+    def _is_written(self, file: SourceFile, descriptor: int, before: os.stat_result) -> bool:
+        """Whether a file that was read once is open for writing, so that it must be read again.
+
+        A write that is under way may have set the file's time before that was looked at. It is given time to go on, or
+        a second reading would find it where the first did. Raises FileChanged.
+        """
+        if not files.is_open_for_writing(descriptor):
+            return False
+        if time.time_ns() - before.st_mtime_ns < _UNDER_WAY_NS:
+            while self._pauses:
+                self._pauses -= 1
+                time.sleep(_PAUSE_S)
+                self._check_unchanged(file.location, descriptor, before)
+                if not files.is_open_for_writing(descriptor):
+                    break
+        return True
+
+    def _check_same(
+        self, path: str, descriptor: int, recipe: Recipe, advance: Callable[[int], None] = lambda _: None
+    ) -> None:
+        try:
+            is_same = chunking.scan_file(descriptor, advance).blob == recipe.blob
+        except EOFError:
+            is_same = False
+        if not is_same:
+            raise changed(path)
+
+    def _check_unchanged(self, path: str, descriptor: int, before: os.stat_result) -> None:
+        if Fingerprint.of(os.fstat(descriptor)) != Fingerprint.of(before):
+            raise changed(path)
+
+
+def _may_be_torn(status: os.stat_result) -> bool:
+    """Whether a file may be found half written: programs write a small one with one call, after making it empty."""
+    return not 0 < status.st_size < _ONE_CALL_BYTES
+
+
+def _is_told(status: os.stat_result, now_ns: int) -> bool:
+    """Whether a write to the file from now on will change its times."""
+    coarse_ns = _SETTLED_NS if status.st_mtime_ns % _COARSE_NS == 0 else int(_TICK_S * _TICKS * 1e9)
+    return abs(now_ns - max(status.st_mtime_ns, status.st_ctime_ns)) >= coarse_ns
+
+
+def _wait_until_told(descriptor: int, status: os.stat_result) -> os.stat_result:
+    """Let stand a large file that was written to in this tick of the clock; a smaller one costs less to read again."""
+    for _ in range(_TICKS):
+        if status.st_size < _WAIT_FROM_BYTES or _is_told(status, time.time_ns()):
+            break
+        time.sleep(_TICK_S)
+        status = os.fstat(descriptor)
+    return status
+
+
+def _freeze(descriptor: int, mode: int) -> os.stat_result:
+    """Make a file read-only; returns its status from then on.
+
+    A large one that was written to in this tick of the clock is let stand until the next, for a write that comes later
+    to be told by its times. A smaller one is read again before the commit, which costs less.
+    """
+    files.set_mode(descriptor, mode)
+    status = os.fstat(descriptor)
+    if status.st_size < _WAIT_FROM_BYTES:
+        return status
+    for _ in range(_TICKS):
+        if not is_racy(status):
+            break
+        time.sleep(_TICK_S)
+        files.set_mode(descriptor, mode)
+        status = os.fstat(descriptor)
+    return status

@@ -1,0 +1,55 @@
+"""Whose Python objects may be unpickled unasked: those that came in an archive not, whatever version they are in now.
+
+The mark is of the bytes: a version that brings them gets it, and it counts until somebody says that they are trusted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from enum import Enum, auto
+from pathlib import Path
+
+from casstore.actions.describing.descriptor import CUSTOM_OBJECTS_NAME
+from casstore.actions.sources.homes import homes_above
+from casstore.actions.workspace import Workspace
+from casstore.digest import Digest
+from casstore.errors import IntegrityError
+from casstore.storage.layout import Layout
+from casstore.storage.manifest import FileEntry, Manifest
+
+
+class Trust(Enum):
+    """What the caller says of Python objects that a save brings."""
+
+    NONE = auto()  # they come in an archive
+    GIVEN = auto()  # they do, and are to be trusted, here and wherever the same bytes are saved from now on
+    AS_KNOWN = auto()  # they stand in files of the user's own, unless these bytes are known to be others'
+    MADE_NOW = auto()  # the caller has just pickled them
+
+
+def objects_of(files: Iterable[FileEntry]) -> Digest | None:
+    """The digest of a version's Python objects; None where it has none."""
+    return next((file.digest for file in files if file.path == CUSTOM_OBJECTS_NAME), None)
+
+
+def is_untrusted(workspace: Workspace, objects: Digest, source: Path | None) -> bool:
+    """Whether these bytes, from that place, are in an untrusted version of this store, or were, or of another's."""
+    if workspace.catalog.trust.is_untrusted(objects):
+        return True
+    return source is not None and _is_untrusted_there(workspace.layout, objects, source)
+
+
+def _is_untrusted_there(own: Layout, objects: Digest, source: Path) -> bool:
+    """Whether a directory is an untrusted version's in another store."""
+    for home, parts in homes_above(source):
+        if len(parts) < 3 or parts[0] != "models" or home == Path(os.path.realpath(own.home)):
+            continue
+        manifests = Layout(home).manifests / parts[1]
+        for path in manifests.glob(f"{parts[2]}.*"):
+            with contextlib.suppress(OSError, IntegrityError):
+                manifest = Manifest.unpack(path.read_bytes())
+                if manifest.description.get("untrusted") and objects_of(manifest.files) == objects:
+                    return True
+    return False

@@ -1,0 +1,81 @@
+"""casstore import"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+import casstore
+from casstore.cli.describe import summary
+from casstore.cli.verbs.export import FORMATS
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, say, show_json, show_table
+from casstore.cli.progress import progress_bar
+
+_EXAMPLES = """\b
+Examples:
+  casstore import bert.bentomodel              from BentoML, or casstore
+  casstore import runs.casmodel                every version in it
+  casstore import bert.tar --as bert:other     under another tag
+  ssh host casstore export bert:v1 - --format casmodel | casstore import -
+"""
+
+
+@click.command("import", short_help="Save the versions of an archive.", epilog=_EXAMPLES)
+@click.argument("path", metavar="PATH")
+@click.option("--as", "as_tag", metavar="TAG", help="The tag to save it under, instead of the one it comes with.")
+@click.option("--format", "archive_format", type=FORMATS, help="[default: what the content says]")
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="You trust whoever made it: it may expand to more than 100 times its size, and its Python objects may be "
+    "unpickled when a program asks for them.",
+)
+@click.option("--no-materialize", is_flag=True, help="Make no directory until one is asked for; pack it at once.")
+@common_options
+@pass_options
+def import_archive(
+    options: Options, path: str, as_tag: str | None, archive_format: str | None, trust: bool, no_materialize: bool
+) -> None:
+    """Save the version that an archive holds, or every version of a .casmodel.
+
+    PATH is an archive of any format that `casstore export` or `bentoml models export` writes, a directory with a
+    model.yaml, a URL if the Python package fsspec is installed, or - for stdin. A version keeps its tag, labels,
+    metadata and creation time, and takes its place among the versions of its name by that time. The very same version
+    imported twice is no error; another one under a tag that is taken is, and changes nothing.
+
+    Nothing is unpacked outside the store, and what an archive claims is checked: one that would write elsewhere,
+    expands out of proportion or is damaged is refused. A .casmodel whose import was cut short goes on from there when
+    it is imported again.
+    """
+    with options.open_store(create=True) as store, progress_bar(options) as progress:
+        imported = store.import_archive(
+            sys.stdin.buffer if path == "-" else path,
+            format=archive_format,
+            as_tag=as_tag,
+            trust=trust,
+            materialize=not no_materialize,
+            progress=progress,
+        )
+    if options.json:
+        show_json([{**summary(each.model), "is_new": each.is_new, "notes": list(each.notes)} for each in imported])
+        return
+    for each in imported:
+        _show(options, each)
+    for note in (f"{each.model.tag}: {note}" for each in imported for note in each.notes):
+        say(f"note: {printable(note)}")
+    if any(each.model.is_untrusted for each in imported):
+        hint(options, "its Python objects are not unpickled unless a program says so, or it is imported with --trust")
+
+
+def _show(options: Options, each: casstore.Imported) -> None:
+    model = each.model
+    if options.quiet:
+        click.echo(str(model.tag))
+    elif not is_screen():
+        show_table((), [(str(model.tag), Bytes(model.size), model.file_count, "new" if each.is_new else "present")])
+    elif each.is_new:
+        click.echo(f"imported {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
+    else:
+        click.echo(f"{model.tag} is saved already, the very same; nothing was changed")

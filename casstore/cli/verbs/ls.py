@@ -1,0 +1,48 @@
+"""casstore ls"""
+
+from __future__ import annotations
+
+import click
+
+from casstore.cli.arguments import complete_tag
+from casstore.cli.describe import files
+from casstore.cli.verbs.list import list_versions
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import file_name, hint, human_bytes, is_screen, printable, show_json
+
+_EXAMPLES = """\b
+Examples:
+  casstore ls bert:v1
+  casstore ls bert                             the files of the newest version
+  casstore ls bert:v1 | sort -n | tail -1      its largest file
+  casstore ls                                  the versions, as `casstore list`
+"""
+_SIZE_CHARACTERS = len("1023 MiB")
+
+
+@click.command(short_help="List the files of a version.", epilog=_EXAMPLES)
+@click.argument("tag", metavar="[TAG]", shell_complete=complete_tag, required=False)
+@common_options
+@pass_options
+@click.pass_context
+def ls(context: click.Context, options: Options, tag: str | None) -> None:
+    """List the files of a version: size and path. Without TAG, list versions, as `casstore list` does.
+
+    In a pipe: one file per line, a tab between bytes and path. `casstore cat TAG FILE` writes one of them to stdout.
+    """
+    if tag is None:
+        context.invoke(list_versions, name=None, labels=())
+        return
+    with options.open_store() as store:
+        model = store.get(tag)
+        if options.json:
+            show_json({"tag": str(model.tag), "files": files(model)})
+            return
+        for each in model.files:
+            # Long paths are left to the terminal to break, which it puts together again when they are copied.
+            if is_screen():
+                click.echo(f"{human_bytes(each.size):>{_SIZE_CHARACTERS}}  {printable(file_name(each.path))}")
+            else:
+                click.echo(f"{each.size}\t{printable(file_name(each.path))}")
+        if ":" not in tag:
+            hint(options, f"these are the files of {model.tag}; `casstore list {model.tag.name}` lists its versions")

@@ -1,0 +1,207 @@
+"""Tensors in zip archives: PyTorch's checkpoints and numpy's .npz.
+
+A `torch.save` file is an archive of stored entries: `<root>/data.pkl`, a pickle that names storages by key,
+and the storages' bytes under `<root>/data/<key>` (torch/serialization.py, `_save`).
+An .npz is an archive of .npy files (numpy/lib/format.py, "Format Version 1.0").
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+from math import prod
+
+from casstore.storage.tensors.pickled import find_storages
+from casstore.storage.tensors.segments import ELEMENT_BITS, MAX_TENSORS, HeaderError, ReadAt, Segment, check_shape, cover, read_exactly
+
+# An entry takes about 80 bytes here, and 700 once zipfile has parsed it: 100,000 tensors, and under 150 MB.
+MAX_DIRECTORY_BYTES = 8 << 20
+# A tensor takes about 100 bytes of pickle, so this is more than the directory holds.
+MAX_PICKLE_BYTES = 16 << 20
+# numpy's own limit, _MAX_HEADER_SIZE. A plain array's header takes 118.
+MAX_NPY_HEADER_BYTES = 10_000
+
+_LOCAL_HEADER = struct.Struct("<4s4xH16xHH")
+_FLAG_ENCRYPTED = 0x1
+_FLAG_UTF8 = 0x800
+# What numpy writes for a plain array, the keys sorted. A pattern, as a general parser of literals would bring
+# limits of its own, different in each version of Python; other texts are of structures, objects or strings.
+_NPY_HEADER = re.compile(
+    r"\{'descr': ?'([<>|][biufc]([0-9]{1,2}))', ?'fortran_order': ?(?:True|False), "
+    r"?'shape': ?\(([0-9, ]*)\),? ?\}\s*"
+)
+_NPY_DTYPES = {
+    "|b1": "BOOL",
+    "|u1": "U8",
+    "|i1": "I8",
+    "<u2": "U16",
+    "<i2": "I16",
+    "<f2": "F16",
+    "<u4": "U32",
+    "<i4": "I32",
+    "<f4": "F32",
+    "<u8": "U64",
+    "<i8": "I64",
+    "<f8": "F64",
+    "<c8": "C64",
+    "<c16": "C128",
+}
+
+
+def find_zip(read: ReadAt, size: int) -> tuple[str, list[Segment]]:
+    """("torch" or "npz", its segments). Raises HeaderError or another ValueError.
+
+    A storage's name is "data/<key>", its shape the number of its elements; an array's is that of its entry
+    without ".npy". Compressed entries, and arrays of objects or structures, are unnamed.
+    """
+    entries = _list_entries(read, size)
+    names = [entry.orig_filename for entry in entries]
+    if len(set(names)) != len(names):
+        raise HeaderError("two entries have one name")
+    roots = [name[: -len("data.pkl")] for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    if len(roots) == 1:
+        return "torch", cover(_torch_storages(read, size, entries, roots[0]), size)
+    if names and all(name.endswith(".npy") for name in names):
+        arrays = [part for entry in entries for part in _npz_array(read, size, entry)]
+        return "npz", cover(arrays, size)
+    raise HeaderError("an archive of neither PyTorch nor numpy")
+
+
+class _ReadError(Exception):
+    """Carries an OSError through zipfile, which would take it for a sign of a malformed archive."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class _BoundedFile:
+    """The file as zipfile reads it: to its end, and never much at a time.
+
+    zipfile reads the central directory in one piece, of the size that the archive declares.
+    """
+
+    def __init__(self, read: ReadAt, size: int) -> None:
+        self._read = read
+        self._size = size
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        position = offset + (0, self._position, self._size)[whence]
+        if position < 0:
+            # What a real file does; zipfile expects it.
+            raise OSError("a seek to before the beginning of the file")
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, length: int = -1, /) -> bytes:
+        available = max(self._size - self._position, 0)
+        length = available if length < 0 else min(length, available)
+        if length > MAX_DIRECTORY_BYTES:
+            raise HeaderError("the central directory is too large")
+        try:
+            data = self._read(self._position, length)
+        except OSError as error:
+            raise _ReadError(error) from error
+        self._position += len(data)
+        return data
+
+
+def _list_entries(read: ReadAt, size: int) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(_BoundedFile(read, size)) as archive:
+            entries = archive.infolist()
+    except _ReadError as failed:
+        raise failed.error from None
+    except Exception as error:
+        # Which exceptions zipfile lets out of a hostile directory differs between versions of Python.
+        raise HeaderError("not a readable zip archive") from error
+    if len(entries) > MAX_TENSORS:
+        raise HeaderError("too many entries")
+    return entries
+
+
+def _is_stored(entry: zipfile.ZipInfo) -> bool:
+    return entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & _FLAG_ENCRYPTED
+
+
+def _data_offset(read: ReadAt, size: int, entry: zipfile.ZipInfo) -> int:
+    """Where the entry's bytes begin; they may still reach beyond the file, which `cover` refuses.
+
+    Raises HeaderError when the local header contradicts the central directory.
+    """
+    head = read_exactly(read, size, entry.header_offset, _LOCAL_HEADER.size)
+    signature, method, name_length, extra_length = _LOCAL_HEADER.unpack(head)
+    raw_name = read_exactly(read, size, entry.header_offset + len(head), name_length)
+    name = raw_name.decode("utf-8" if entry.flag_bits & _FLAG_UTF8 else "cp437")
+    if (signature, name, method) != (b"PK\x03\x04", entry.orig_filename, entry.compress_type):
+        raise HeaderError("a local header contradicts the central directory")
+    if _is_stored(entry) and entry.compress_size != entry.file_size:
+        raise HeaderError("a stored entry has two sizes")
+    start: int = entry.header_offset + len(head) + name_length + extra_length
+    return start
+
+
+def _torch_storages(read: ReadAt, size: int, entries: list[zipfile.ZipInfo], root: str) -> list[Segment]:
+    storages = _torch_dtypes(read, size, {entry.orig_filename: entry for entry in entries}, root)
+    prefix = root + "data/"
+    found = []
+    for entry in entries:
+        key = entry.orig_filename[len(prefix) :]
+        if not entry.orig_filename.startswith(prefix) or not key or not _is_stored(entry):
+            continue
+        start, length = _data_offset(read, size, entry), entry.file_size
+        dtype, elements = storages.get(key, (None, 0))
+        if dtype is not None and elements * ELEMENT_BITS[dtype] == length * 8:
+            found.append(Segment(start, length, f"data/{key}", dtype, (elements,)))
+        else:
+            found.append(Segment(start, length, f"data/{key}"))
+    return found
+
+
+def _torch_dtypes(
+    read: ReadAt, size: int, entries: dict[str, zipfile.ZipInfo], root: str
+) -> dict[str, tuple[str | None, int]]:
+    """Key to (dtype, number of elements); empty when that is not to be learnt."""
+
+    def content(name: str, limit: int) -> bytes:
+        entry = entries[root + name]
+        if not _is_stored(entry) or entry.file_size > limit:
+            return b""
+        return read_exactly(read, size, _data_offset(read, size, entry), entry.file_size)
+
+    # Written since PyTorch 2.1; before it, all files are little-endian.
+    if root + "byteorder" in entries and content("byteorder", 6) != b"little":
+        return {}
+    return find_storages(content("data.pkl", MAX_PICKLE_BYTES))
+
+
+def _npz_array(read: ReadAt, size: int, entry: zipfile.ZipInfo) -> list[Segment]:
+    """The parts of one entry; a compressed one, or no plain array, is a part of its own without a name."""
+    start, length = _data_offset(read, size, entry), entry.compress_size
+    whole = [Segment(start, length)]
+    if not _is_stored(entry) or length < 12:
+        return whole
+    # Two bytes of length in version 1.0, four in 2.0 and 3.0.
+    head = read_exactly(read, size, start, 12)
+    length_bytes = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4, b"\x93NUMPY\x03\x00": 4}.get(head[:8])
+    if length_bytes is None:
+        return whole
+    data_offset = 8 + length_bytes + int.from_bytes(head[8 : 8 + length_bytes], "little")
+    if data_offset > min(MAX_NPY_HEADER_BYTES, length):
+        return whole
+    text = read_exactly(read, size, start + 8 + length_bytes, data_offset - 8 - length_bytes)
+    header = _NPY_HEADER.fullmatch(text.decode("latin-1"))
+    if header is None:
+        return whole
+    descr, item_bytes, dimensions = header.groups()
+    shape = check_shape(int(dimension) for dimension in dimensions.split(",") if dimension.strip())
+    data_length = length - data_offset
+    if prod(shape) * int(item_bytes) != data_length:
+        raise HeaderError("an array's data do not match its type and shape")
+    name = entry.orig_filename[: -len(".npy")]
+    return [Segment(start + data_offset, data_length, name, _NPY_DTYPES.get(descr), shape)]
