@@ -39,9 +39,7 @@ import numpy as np
 import peers
 import zstandard
 
-from casstore.storage.coding import codec
-from casstore.storage.coding import delta
-from casstore.storage.coding import entropy
+from casstore.storage.coding import codec, delta, entropy
 from casstore.storage.tensors.segments import Element, element_of
 
 try:

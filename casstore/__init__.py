@@ -2,13 +2,13 @@
 
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.gc.collect import GcReport, GcStep
-from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
-from casstore.actions.sharing import InitReport
-from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.health.verify import Damage, VerifyReport
+from casstore.actions.saving.drafts import KeptDraft
+from casstore.actions.sharing import InitReport
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft

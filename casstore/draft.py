@@ -11,24 +11,23 @@ from typing import Any
 
 import cloudpickle
 
-from casstore.actions.gc import autogc
 from casstore.actions.describing import descriptor
-from casstore.actions.saving import drafts
-from casstore.actions.sources import snapshot
-from casstore.actions.saving import unsaved
 from casstore.actions.describing.checked import Checked
-from casstore.actions.sources.ignoring import Rules
+from casstore.actions.gc import autogc
+from casstore.actions.saving import drafts, unsaved
 from casstore.actions.saving.save import NewVersion, save
 from casstore.actions.saving.trust import Trust
 from casstore.actions.saving.unchanged import displaced
+from casstore.actions.sources import snapshot
+from casstore.actions.sources.ignoring import Rules
 from casstore.actions.workspace import Workspace
-from casstore.storage.sessions import Session, session_of
 from casstore.errors import CasstoreError, InvalidMetadata, TagExists
 from casstore.model import Model
 from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.manifest import Base
+from casstore.storage.sessions import Session, session_of
 from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
 

@@ -11,12 +11,11 @@ from typing import Any
 import cloudpickle
 
 from casstore.actions import resolve
-from casstore.actions.describing import descriptor
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import descriptor, model_yaml
+from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.directories.pinning import is_pinned
-from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.reopening import Sent
 from casstore.actions.saving.trust import objects_of
 from casstore.actions.workspace import Workspace

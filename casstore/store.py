@@ -12,39 +12,38 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from casstore.actions import configure, resolve
+from casstore.actions import sharing as sharing_action
+from casstore.actions.consistency import lost
+from casstore.actions.consistency.held import kept_manifests
+from casstore.actions.describing import descriptor
+from casstore.actions.directories import materialize as materialize_action
+from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
 from casstore.actions.exchange import backup as backup_action
 from casstore.actions.exchange import checkout as checkout_action
-from casstore.actions.gc import collect as gc_action
-from casstore.actions import configure, resolve
-from casstore.actions.describing import descriptor
-from casstore.actions.exchange import exporting
-from casstore.actions.exchange import importing
-from casstore.actions.consistency import lost
-from casstore.actions.directories import pinning
-from casstore.actions.saving import delete as delete_action
-from casstore.actions.saving import drafts as drafts_action
-from casstore.actions.directories import materialize as materialize_action
+from casstore.actions.exchange import exporting, importing
 from casstore.actions.exchange import pruned as pruned_action
-from casstore.actions.health import rebuild as rebuild_action
-from casstore.actions.health import repair as repair_action
-from casstore.actions import sharing as sharing_action
 from casstore.actions.exchange import sync_tree as sync_action
-from casstore.actions.health import verify as verify_action
 from casstore.actions.exchange.adopt import AdoptReport
 from casstore.actions.exchange.backup import BackupReport
-from casstore.actions.gc.collect import GcReport
-from casstore.actions.saving.drafts import KeptDraft
-from casstore.actions.consistency.held import kept_manifests
-from casstore.actions.home import layout_of, open_workspace
-from casstore.actions.health.rebuild import RebuildReport
-from casstore.actions.reopening import Address
-from casstore.actions.health.repair import RepairReport
-from casstore.actions.reserved import in_any_room
-from casstore.actions.sharing import InitReport
 from casstore.actions.exchange.sync_tree import SyncReport
-from casstore.actions.saving.trust import Trust
+from casstore.actions.gc import collect as gc_action
+from casstore.actions.gc.collect import GcReport
+from casstore.actions.health import rebuild as rebuild_action
+from casstore.actions.health import repair as repair_action
+from casstore.actions.health import verify as verify_action
+from casstore.actions.health.rebuild import RebuildReport
+from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
+from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.reopening import Address
+from casstore.actions.reserved import in_any_room
+from casstore.actions.saving import delete as delete_action
+from casstore.actions.saving import drafts as drafts_action
+from casstore.actions.saving.drafts import KeptDraft
+from casstore.actions.saving.trust import Trust
+from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
 from casstore.catalog.usage import Usage

@@ -25,8 +25,8 @@ import pytest
 from hypothesis import settings
 
 import casstore
-from casstore.actions.gc import autogc
 from casstore.actions.describing import model_yaml
+from casstore.actions.gc import autogc
 from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
 

@@ -18,10 +18,34 @@ PACKAGE = Path(casstore.__file__).parent
 
 VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
-ROOMS = ["storage", "archive", "catalog", "actions", "model", "draft", "store"]
+ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "store"]
+# The same within these rooms, by module or folder.
+INNER = {
+    "storage": [
+        *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine", "not_finite"],
+        *["recipe", "swapping", "uncopied", "walking", "working", "writers", "descriptors", "denials", "removal"],
+        *["files", "locks", "unfinished", "reserve", "sharing"],
+        *["tensors", "coding", "chunking", "pack", "manifest", "objects", "sessions"],
+    ],
+    "archive": [
+        *["casmodel", "limits", "location", "names", "pathset", "compression", "decompression", "links"],
+        *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
+    ],
+    "catalog": [
+        *["decoding", "schema", "connection", "trust", "leases", "index", "instances", "upkeep"],
+        *["references", "backups", "versions", "usage", "directories", "mending", "repacking", "restoring", "catalog"],
+    ],
+    "actions": [
+        *["instance", "leasing", "missing", "resolve", "describing", "sources"],
+        *["workspace", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
+        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+    ],
+}
+# How many pairs of the folders of `actions` know each other. A new pair is worth a thought.
+MOST_ARROWS = 27
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
-FACES = {"cli", "integrations", "models", "remote", "web"}
+FACES = {"cli", "integrations", "models", "web"}
 PUBLIC = {"casstore", "casstore.models"}
 
 ONLY_IN_FILES = {
@@ -114,6 +138,35 @@ def may_import(module: str, target: str, is_for_types: bool) -> bool:
     return ROOMS.index(theirs) <= ROOMS.index(mine)
 
 
+def inner(module: str) -> str:
+    """The folder or module of its room that a module is in; empty for the room itself."""
+    parts = module.split(".")
+    return parts[2] if len(parts) > 2 else ""
+
+
+def inner_fault(module: str, target: str) -> bool:
+    """Whether an import goes upwards within one room."""
+    order = INNER.get(room(module), [])
+    mine, theirs = inner(module), inner(target)
+    if room(module) != room(target) or not order or "" in (mine, theirs):
+        return False
+    return theirs not in order or mine not in order or order.index(theirs) > order.index(mine)
+
+
+def arrows(sources: dict[str, str], name: str) -> set[tuple[str, str]]:
+    """Which folders of a room import which."""
+    modules = set(sources)
+    folders = {inner(module) for module in modules if room(module) == name and module.count(".") > 2}
+    return {
+        (inner(module), inner(found.target))
+        for module in modules
+        if room(module) == name
+        for found in imports(module, ast.parse(sources[module]), modules)
+        if room(found.target) == name and {inner(module), inner(found.target)} <= folders
+        if inner(module) != inner(found.target)
+    }
+
+
 def import_faults(sources: dict[str, str]) -> list[str]:
     faults = []
     graph: dict[str, set[str]] = {}
@@ -127,6 +180,8 @@ def import_faults(sources: dict[str, str]) -> list[str]:
             where = f"{module}:{found.line}"
             if not may_import(module, found.target, found.is_for_types):
                 faults.append(f"{where}: may not import {found.target}")
+            elif inner_fault(module, found.target):
+                faults.append(f"{where}: imports {found.target} upwards")
             if found.is_late and room(module) not in FACES:
                 faults.append(f"{where}: imports {found.target} late")
             if not found.is_for_types and not found.is_late and found.target != module:
@@ -151,9 +206,13 @@ def private_names(sources: dict[str, str], public: dict[str, set[str]]) -> list[
     ]
 
 
+def is_package(module: str) -> bool:
+    return any(other.startswith(f"{module}.") for other in SOURCES)
+
+
 def file_faults(module: str, source: str) -> list[str]:
-    """Syncs, renames, links, copies, locks and changes of mode outside the one module for them."""
-    if module == "casstore.storage.files":
+    """Syncs, renames, links, copies, locks and changes of mode outside the modules for them."""
+    if module in ("casstore.storage.files", "casstore.storage.locks"):
         return []
     tree = ast.parse(source)
     names = {}
@@ -205,6 +264,21 @@ def sql_faults(module: str, source: str) -> list[str]:
 
 def test_imports_go_downwards_early_and_without_cycles() -> None:
     assert import_faults(SOURCES) == []
+
+
+def test_folders_of_actions_know_few_others() -> None:
+    found = arrows(SOURCES, "actions")
+    assert 0 < len(found) <= MOST_ARROWS, sorted(found)
+
+
+@pytest.mark.parametrize("name", [*INNER, "cli", "models", "integrations"])
+def test_rooms_say_what_they_are(name: str) -> None:
+    """Each folder has a docstring that states its rule."""
+    packages = [
+        f"casstore.{name}",
+        *(module for module in SOURCES if f"casstore.{name}." in module and is_package(module)),
+    ]
+    assert [module for module in packages if not ast.get_docstring(ast.parse(SOURCES[module]))] == []
 
 
 def test_faces_see_public_names_only() -> None:
@@ -277,6 +351,9 @@ def test_the_checker_accepts_what_it_should() -> None:
         ("casstore.catalog.index", "x = lambda: importlib.import_module('casstore.storage.pack')", "late"),
         ("casstore.storage.files", "from casstore.storage.pack import x", "a cycle: "),
         ("casstore.newroom", "", "casstore.newroom: has no place"),
+        ("casstore.storage.files", "from casstore.storage.locks import Lock", "imports casstore.storage.locks upwards"),
+        ("casstore.storage.new", "from casstore.storage import files", "imports casstore.storage.files upwards"),
+        ("casstore.catalog.index", "from casstore.actions.gc import plan", "may not import casstore.actions.gc"),
     ],
 )
 def test_the_checker_finds_bad_imports(module: str, source: str, fault: str) -> None:

@@ -9,17 +9,16 @@ import shlex
 import warnings
 from pathlib import Path
 
-from casstore.actions.gc.collect import standing_manifests
+from casstore.actions.consistency.moments import glance
+from casstore.actions.consistency.rescuing import Copies
 from casstore.actions.instance import check_only_name, settle_instance
 from casstore.actions.leasing import Leasing
 from casstore.actions.missing import make_missing
-from casstore.actions.consistency.moments import glance
-from casstore.actions.consistency.rescuing import Copies
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import check_file, sqlite_name
 from casstore.errors import CatalogDamaged, StoreError, StoreNotFound, StoreUnwritable
-from casstore.storage import access, denials, files, reserve
+from casstore.storage import access, denials, files, machine, reserve
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 from casstore.storage.working import check_working_directory
@@ -40,7 +39,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *,
     CatalogDamaged where versions stand and no catalog, and StoreError for a directory full of other things.
     """
     layout = layout_of(home)
-    network = files.network_file_system(layout.home)
+    network = machine.network_file_system(layout.home)
     if network is not None:
         warnings.warn(
             f"{layout.home} is on a network file system ({network}), where locks and the catalog's log cannot be "
@@ -56,7 +55,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *,
             check_file(layout.catalog)
         if os.access(layout.catalog, os.W_OK):
             check_only_name(layout)
-        catalog = Catalog(layout.catalog, files.boot_id(), layout.open_lock)
+        catalog = Catalog(layout.catalog, machine.boot_id(), layout.open_lock)
         made = [] if catalog.read_only else _settled(layout, catalog)
     except OSError as error:
         if isinstance(error, StoreError) or error.errno in reserve.FULL:
@@ -68,7 +67,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *,
     if amiss:
         warnings.warn(amiss, RuntimeWarning, stacklevel=4)
     objects = Objects(layout, catalog.index.locate, Copies(layout, catalog))
-    return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), files.umask(), auto_gc, made)
+    return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), machine.umask(), auto_gc, made)
 
 
 def _settled(layout: Layout, catalog: Catalog) -> list[str]:
@@ -174,7 +173,7 @@ def _make(layout: Layout, *, create: bool) -> None:
         access.follow(layout.home)
         for path in missing:
             files.sync_directory(path.parent)
-    if layout.manifests.is_dir() and any(standing_manifests(layout)):
+    if layout.manifests.is_dir() and any(layout.standing_manifests()):
         raise CatalogDamaged(
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
         )

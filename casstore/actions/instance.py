@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from casstore.storage import sessions
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.instances import Instance
 from casstore.errors import StoreError
-from casstore.storage import files
+from casstore.storage import files, sessions
 from casstore.storage.layout import Layout, new_id
 
 

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 
-from casstore.storage import sessions
 from casstore.catalog.leases import Leases
-from casstore.storage.sessions import SharedSession
 from casstore.catalog.versions import VersionRow
 from casstore.errors import StoreUnwritable
+from casstore.storage import sessions
 from casstore.storage.layout import Layout
+from casstore.storage.sessions import SharedSession
 from casstore.storage.uncopied import Uncopied
 
 # How exact a version's time of last use is: opening one over and over writes once an hour.

@@ -8,8 +8,8 @@ import os
 import weakref
 from typing import NamedTuple
 
-from casstore.actions.saving.comparing import completed
 from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.saving.comparing import completed
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest

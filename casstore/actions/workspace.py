@@ -14,16 +14,17 @@ from casstore.actions.leasing import Leasing
 from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.storage.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id
+from casstore.storage.locks import Lock
 from casstore.storage.names import as_opened
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
 from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
 
@@ -94,7 +95,7 @@ class Workspace(Uncopied, _Referable):
     def name_lock(self, name: str) -> Descriptor:
         """Take the lock under which everything under models/<name>/ changes, for a `with` block. Raises StoreLocked."""
         self.check_writable()
-        lock = files.Lock(self.layout.name_lock(name))
+        lock = Lock(self.layout.name_lock(name))
         try:
             lock.check_not_mine(f"model {name!r}")
             # Whoever makes a directory of many gigabytes holds it that long.

@@ -1,0 +1,5 @@
+"""SQL, all of it: the tags, files, chunks and containers that are committed, and what is known of directories.
+
+Every statement stands in this folder, and every row is checked as it is decoded. Nothing here opens a file of the
+store but the catalog.
+"""

@@ -21,8 +21,8 @@ import apsw
 from casstore.catalog.schema import check_is_catalog, check_is_newest, check_sqlite, migrate
 from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
 from casstore.storage import denials, reserve
-from casstore.storage.locks import Lock
 from casstore.storage.layout import RESERVE_NAME
+from casstore.storage.locks import Lock
 from casstore.storage.uncopied import Uncopied
 
 _BUSY_TIMEOUT_MS = 60_000

@@ -12,6 +12,10 @@ import click
 from click import shell_completion
 
 import casstore
+from casstore.cli.exits import ExitCode, Interrupted, exit_code
+from casstore.cli.options import Options, common_options
+from casstore.cli.report import report_error, show_warnings
+from casstore.cli.streams import open_missing
 from casstore.cli.verbs.adopt import adopt
 from casstore.cli.verbs.backup import backup
 from casstore.cli.verbs.cat import cat
@@ -21,22 +25,18 @@ from casstore.cli.verbs.config import config
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.drafts import drafts
-from casstore.cli.exits import ExitCode, Interrupted, exit_code
 from casstore.cli.verbs.export import export
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
 from casstore.cli.verbs.init import init
 from casstore.cli.verbs.list import list_versions
 from casstore.cli.verbs.ls import ls
-from casstore.cli.options import Options, common_options
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
 from casstore.cli.verbs.repair import repair
-from casstore.cli.report import report_error, show_warnings
 from casstore.cli.verbs.save import save
 from casstore.cli.verbs.show import show
 from casstore.cli.verbs.stats import stats
-from casstore.cli.streams import open_missing
 from casstore.cli.verbs.sync_tree import sync_tree
 from casstore.cli.verbs.verify import verify
 from casstore.cli.words import ALIASES, advice

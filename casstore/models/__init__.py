@@ -4,9 +4,9 @@ BentoML need not be installed. The store is the one at `$CASSTORE_HOME` unless `
 docs/bentoml.md says call by call what differs from BentoML, and why.
 """
 
+from casstore.models.bento_model import Model
 from casstore.models.calls import create, delete, export_model, get, import_model, list, pull, push
 from casstore.models.info import ModelContext, ModelInfo, ModelOptions, ModelSignature
-from casstore.models.bento_model import Model
 
 __all__ = [
     "Model",

@@ -12,8 +12,8 @@ import cloudpickle
 
 from casstore import InvalidMetadata, InvalidTag, NoRemote, Store, Tag, TagNotFound
 from casstore.models import urls
-from casstore.models.info import ModelInfo, ModelSignature, as_dict
 from casstore.models.bento_model import Model
+from casstore.models.info import ModelInfo, ModelSignature, as_dict
 from casstore.models.opening import store_at_home
 
 

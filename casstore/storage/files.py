@@ -1,4 +1,4 @@
-"""The only module that syncs, renames, links, copies, locks and changes modes of files."""
+"""The only module that syncs, renames, links, copies and changes modes of files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ import errno
 import fcntl
 import functools
 import os
-import re
-import secrets
 import shutil
 import signal
 import stat
 import sys
-import threading
-import time
-import weakref
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from casstore.errors import StoreError, StoreLocked
 from casstore.storage import access, denials
 from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
 from casstore.storage.removal import NO_LINK, Removal
 from casstore.storage.swapping import EXCHANGE, NO_REPLACE, rename_at
-from casstore.storage.uncopied import Uncopied
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]
@@ -35,10 +28,6 @@ _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
 _READ_BYTES = 256 << 10  # of a file that is held in memory as a whole
 _SYNC_FILE_RANGE_WRITE = 2  # from linux/fs.h; start writing, wait for nothing
-_NETWORK_FILE_SYSTEMS = {
-    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),
-    *("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.davfs"),
-}
 # What says of this process, or of the whole file system, that it lacks something, and nothing of a file's bytes.
 _SHORTAGES = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
@@ -52,15 +41,13 @@ _ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 # What open(2) says of a link that is not followed or leads nowhere, a socket, a device without a driver.
 _NO_FILE = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR}
 _MOST_REMOVALS = 100  # of one tree, which others move or remove at the same time
-# What flock(2) says on a file system that has none, such as some FUSE and network mounts.
-_NO_LOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 
 
-def _explained(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+def explained(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Where a store's permissions are in the way, raise StoreUnwritable, which says what to type about them."""
 
     @functools.wraps(function)
@@ -68,10 +55,10 @@ def _explained(function: Callable[_Parameters, _Result]) -> Callable[_Parameters
         try:
             return function(*args, **kwargs)
         except PermissionError as error:
-            explained = denials.explained(error)
-            if explained is None:
+            denial = denials.explained(error)
+            if denial is None:
                 raise
-            raise explained from error
+            raise denial from error
 
     return call
 
@@ -82,7 +69,7 @@ def raise_unless_damage(error: Exception) -> None:
         raise error
 
 
-@_explained
+@explained
 def sync_file(path: StrPath) -> None:
     """fsync a file's bytes and size. Raises OSError."""
     with opened(path, os.O_RDONLY) as descriptor:
@@ -208,7 +195,7 @@ def _ignored(code: int) -> Iterator[None]:
             raise
 
 
-@_explained
+@explained
 def sync_directory(path: StrPath) -> None:
     """fsync a directory, so that names made or removed in it survive a power cut. Raises OSError."""
     opened_directory = OpenDirectory(path)
@@ -235,7 +222,7 @@ def sync_file_system(path: StrPath) -> None:
         directory.close()
 
 
-@_explained
+@explained
 def write_file(path: Path, data: bytes, mode: int, *, temporary: StrPath, durable: bool = False) -> None:
     """Make `path` hold `data`, or leave it as it was: temporary file, write, fsync, rename, fsync of the directory.
 
@@ -270,11 +257,11 @@ def write_new_file(path: StrPath, data: bytes, mode: int, *, durable: bool = Fal
 
 def create_file(path: StrPath) -> Descriptor:
     """A descriptor of a new file, open for reading and writing. Raises FileExistsError if the name is taken."""
-    return _create(path, 0o600)
+    return create(path, 0o600)
 
 
-@_explained
-def _create(path: StrPath, mode: int) -> Descriptor:
+@explained
+def create(path: StrPath, mode: int) -> Descriptor:
     """A new file, open; in a shared store all who share it may write to it, until it gets another mode."""
     file = opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     follows = access.around(path)
@@ -291,7 +278,7 @@ def _create(path: StrPath, mode: int) -> Descriptor:
 def make_file(path: StrPath) -> None:
     """Make an empty file that is written to in place; fine if it is there. Raises OSError."""
     with contextlib.suppress(FileExistsError):
-        _create(path, 0o666).close()
+        create(path, 0o666).close()
 
 
 def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = None) -> None:
@@ -310,7 +297,7 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
         raise
 
 
-@_explained
+@explained
 def make_directory(path: StrPath, mode: int = 0o777, *, parents: bool = False) -> None:
     """mkdir; fine if it is there. Raises OSError."""
     follows = access.around(path)
@@ -348,13 +335,13 @@ def open_directory(path: StrPath, above: int | None = None) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | no_link, dir_fd=above)
 
 
-@_explained
+@explained
 def rename(source: StrPath, target: StrPath) -> None:
     """rename(2): on one file system, replacing a file (or an empty directory) at `target` at once."""
     os.rename(source, target)
 
 
-@_explained
+@explained
 def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[int, int]] | None = None) -> None:
     """rename(2) to a path whose last directory is a directory, and no link to one: what a link leads to stays as it is.
 
@@ -372,7 +359,7 @@ def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[
         opened_directory.close()
 
 
-@_explained
+@explained
 def swap_into(source: StrPath, target: StrPath) -> bool:
     """As `rename_into`, but what stood at `target` is at `source` then; False where nothing did.
 
@@ -407,7 +394,7 @@ def _swap(source: str, name: str, directory: int) -> bool:
     return True
 
 
-@_explained
+@explained
 def move(source: StrPath, target: StrPath) -> None:
     """Rename, or from another file system copy and remove. Raises OSError."""
     try:
@@ -418,7 +405,7 @@ def move(source: StrPath, target: StrPath) -> None:
         shutil.move(source, target)
 
 
-@_explained
+@explained
 def remove_file(path: StrPath) -> bool:
     """Unlink; False when it was already gone."""
     try:
@@ -503,7 +490,7 @@ def read_file(path: StrPath, most_bytes: int, *, follow: bool = True) -> bytes:
         return bytes(found)
 
 
-@_explained
+@explained
 def open_regular(path: StrPath, *, follow: bool = True) -> Descriptor:
     """A regular file open for reading. Raises FileNotFoundError also where something else stands; OSError."""
     try:
@@ -606,20 +593,6 @@ def is_written_to(descriptor: int) -> bool | None:
     return False
 
 
-def umask() -> int:
-    """The process's umask, read where possible without changing it, since other threads create files too."""
-    with (
-        contextlib.suppress(OSError),
-        open("/proc/self/status", encoding="ascii", errors="replace") as status,
-    ):
-        for line in status:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def stored_mode(executable: bool, mask: int) -> int:
     """The mode of a file that the store keeps: read-only, executable or not."""
     return (0o555 if executable else 0o444) & ~mask
@@ -627,234 +600,3 @@ def stored_mode(executable: bool, mask: int) -> int:
 
 def is_executable(status: os.stat_result) -> bool:
     return bool(status.st_mode & stat.S_IXUSR)
-
-
-def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
-    """The type of the file system that `path` is on where that is one of the network (proc(5), mountinfo)."""
-    try:
-        lines = os.fsdecode(mounts.read_bytes()).splitlines()
-    except OSError:
-        return None
-    found, longest = "", -1
-    for line in lines:
-        fields = line.split(" ")
-        if "-" not in fields[6:]:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-        if path.is_relative_to(point) and len(point) >= longest:
-            found, longest = fields[fields.index("-", 6) + 1], len(point)
-    return found if found in _NETWORK_FILE_SYSTEMS else None
-
-
-def boot_id() -> str:
-    """What tells one boot of the machine from the next; unique per process where the system does not say."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return _UNKNOWN_BOOT
-
-
-_UNKNOWN_BOOT = secrets.token_hex(16)
-
-
-_own_locks: weakref.WeakSet[Descriptor] = weakref.WeakSet()
-
-
-def _abandon_in_child() -> None:
-    """Or a child would hold gc's and models' locks for its whole life where its parent is killed."""
-    for file in list(_own_locks):
-        file.close()
-
-
-os.register_at_fork(after_in_child=_abandon_in_child)
-
-
-@_explained
-def _open_lock(path: Path) -> Descriptor:
-    try:
-        if access.around(path) is None:
-            return opened(path, os.O_RDWR | os.O_CREAT, 0o666)
-        while True:
-            with contextlib.suppress(FileExistsError):
-                return _create(path, 0o666)
-            with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
-                return opened(path, os.O_RDWR)
-    except PermissionError as error:
-        try:
-            # Another user has made it for themselves alone; flock(2) does not ask for more than reading.
-            return opened(path, os.O_RDONLY)
-        except OSError:
-            raise error from None
-
-
-def try_lock(descriptor: int) -> bool | None:
-    """Lock what is open until it is closed; False where another has it locked, None where it can have no lock."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in (*_NO_LOCK, errno.EBADF):  # EBADF: NFS, of what is open for reading
-            return None
-        raise
-    return True
-
-
-class _Exit:
-    """A lock's `__exit__`: fetched before the block begins, and let go of when the interpreter has left the block.
-
-    So a guard that goes with it lets go of the lock where an interrupt comes at the first instruction of what is called
-    at the end, whose frame, and the lock with it, may live on in a traceback.
-    """
-
-    def __get__(self, lock: Lock | None, _: type[Lock]) -> Callable[..., None]:
-        if lock is None:  # as contextlib.ExitStack asks for it
-            return _leave
-        leave = functools.partial(_leave, lock)
-        leave.__dict__["guard"] = _Guard(lock)
-        return leave
-
-
-def _leave(lock: Lock, *_: object) -> None:
-    lock.release()
-
-
-class Lock(Uncopied):
-    """A flock(2) on a file of its own, exclusive unless `shared`. The kernel drops it when the process dies.
-
-    flock works between two descriptors of one process as between processes; the descriptor is closed on exec.
-    """
-
-    _file: Descriptor | None = None
-
-    def __init__(self, path: Path, *, shared: bool = False, is_shared_with_children: bool = False) -> None:
-        self.path = path
-        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._is_own = not is_shared_with_children
-
-    @property
-    def is_held(self) -> bool:
-        return self._file is not None and not self._file.closed
-
-    def try_acquire(self) -> bool:
-        """Take the lock if it is free. The file is made if need be, and made again if its holder removed it.
-
-        An interrupt leaves it free. Raises StoreError where the file system has no locks, OSError.
-        """
-        while True:
-            file = self._open()
-            try:
-                if not self._is_taken(file.fileno()):
-                    file.close()
-                    return False
-                if self._still_names(file.fileno()):
-                    if self._is_own:
-                        file.holder = (os.fspath(self.path), threading.get_ident())
-                        _own_locks.add(file)
-                    self._file = file
-                    return True
-            except BaseException:
-                self._file = None
-                file.close()
-                raise
-            file.close()
-
-    def _is_taken(self, descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, self._kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno in _NO_LOCK:
-                raise StoreError(
-                    f"{self.path.parent} is on a file system without locks (flock: {error.strerror}), where "
-                    "processes could not keep out of each other's way; keep the store on a local file system"
-                ) from error
-            raise
-        return True
-
-    def _open(self) -> Descriptor:
-        try:
-            return _open_lock(self.path)
-        except FileNotFoundError:
-            # Directories that hold only locks may be missing in a copy of a store, or be removed; not what they are in.
-            make_directory(self.path.parent)
-            return _open_lock(self.path)
-
-    def acquire(self, what: str, timeout_s: float = 60.0) -> None:
-        """Wait for the lock. Raises StoreLocked, naming `what` it guards, after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        pause_s = 0.001
-        try:
-            while not self.try_acquire():
-                if time.monotonic() > deadline:
-                    raise StoreLocked(
-                        f"{what} has been locked by another process for {timeout_s:.0f} s; "
-                        "try again when it is done, or end that process"
-                    )
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.05)
-        except BaseException:
-            self.release()
-            raise
-
-    def check_not_mine(self, what: str) -> None:
-        """Raise StoreLocked where this very thread holds the lock, as when a signal's handler interrupts what does.
-
-        It would wait for itself.
-        """
-        holder = (os.fspath(self.path), threading.get_ident())
-        if any(file.holder == holder and not file.closed for file in list(_own_locks)):
-            raise StoreLocked(
-                f"{what} is locked by this very thread, in the middle of something else; a signal's handler or a "
-                "callback may use it when that is done: let it set a flag, and act on that later"
-            )
-
-    def release(self, *, remove: bool = False) -> None:
-        """Let go; with `remove`, unlink the file first, while the lock still holds. Harmless when not held."""
-        if self._file is None or self._file.closed:
-            return
-        with self._file as descriptor:  # known to this object until it is closed
-            try:
-                if remove:
-                    remove_file(self.path)
-            finally:
-                # Closing alone would leave it locked while a forked child has a copy of the descriptor.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-    def abandon(self) -> None:
-        """In a forked child: forget the lock, which stays the parent's, and close this copy of its descriptor.
-
-        Closing does not unlock: flock belongs to the open file description, which the parent still holds.
-        """
-        if self._file is not None:
-            self._file.close()
-
-    @property
-    def held(self) -> Descriptor:
-        """What holds the lock from now on: for a `with` block, whose beginning and end no interrupt can come into."""
-        if self._file is None:
-            raise ValueError(f"{self.path} is not locked")
-        return self._file
-
-    def _still_names(self, descriptor: int) -> bool:
-        try:
-            named = os.stat(self.path)
-        except FileNotFoundError:
-            return False
-        return os.path.samestat(named, os.fstat(descriptor))
-
-    def __enter__(self) -> Lock:
-        return self
-
-    __exit__ = _Exit()
-
-
-class _Guard(Uncopied):
-    """Lets go of a lock when nothing refers to the guard any more."""
-
-    def __init__(self, lock: Lock) -> None:
-        self._lock = lock
-
-    def __del__(self) -> None:
-        self._lock.release()

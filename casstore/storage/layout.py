@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from casstore.digest import Digest
+from casstore.errors import InvalidTag
 from casstore.tag import Tag
 
 DESCRIPTOR_NAME = "model.yaml"
@@ -17,6 +20,7 @@ _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
 # file system or fsck leaves: it is left alone.
 _SESSION_ID = re.compile("[0-9a-z]{16}")
 _FILE_ID = re.compile("[0-9a-z]{16}(-[0-9]{1,20})?")
+_MANIFEST_ID = re.compile("[0-9a-z]{16}-[0-9]+")
 _FAN_OUT = re.compile("[0-9a-f]{2}")
 _LOOSE_STEM = re.compile("[0-9a-f]{64}")
 
@@ -141,6 +145,11 @@ class Layout:
         return self.locks / ".open.lock"
 
     @property
+    def gc_lock(self) -> Path:
+        """Held by gc while it runs, and by whoever else takes containers away."""
+        return self.locks / ".gc.lock"
+
+    @property
     def reserve(self) -> Path:
         """Room that is kept for a full disk."""
         return self.locks / RESERVE_NAME
@@ -150,3 +159,16 @@ class Layout:
 
     def session_lock(self, session_id: str) -> Path:
         return self.sessions / f"{session_id}.lock"
+
+    def standing_manifests(self) -> Iterator[tuple[Tag, str, Path]]:
+        """Every manifest that has its final name: the tag and the id that the name says, and its path."""
+        for directory in self.manifests.iterdir() if self.manifests.is_dir() else ():
+            if directory != self.pending_manifests and directory.is_dir():
+                paths: list[Path] = []
+                with contextlib.suppress(FileNotFoundError):  # its last version is being deleted
+                    paths = list(directory.iterdir())
+                for path in paths:
+                    version, _, manifest_id = path.name.rpartition(".")
+                    with contextlib.suppress(InvalidTag):  # what somebody has put there
+                        if path.name == path.name.lower() and _MANIFEST_ID.fullmatch(manifest_id):
+                            yield Tag(directory.name, version), manifest_id, path

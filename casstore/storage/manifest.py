@@ -15,11 +15,11 @@ import zstandard
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
+from casstore.storage.bounded_msgpack import Unpacking
 from casstore.storage.coding.entropy import decompress_document
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.names import as_opened, as_stored
 from casstore.storage.recipe import Recipe
-from casstore.storage.bounded_msgpack import Unpacking
 from casstore.tag import Tag
 
 FORMAT = 1

@@ -21,8 +21,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
 from casstore.storage.coding.codec import decode
-from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.coding.delta import decode_deltas
+from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.layout import Layout
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
 from casstore.storage.uncopied import Uncopied

@@ -24,9 +24,9 @@ import zstandard
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
+from casstore.storage.bounded_msgpack import Unpacking
 from casstore.storage.coding import entropy
 from casstore.storage.recipe import MAX_CHUNK_BYTES
-from casstore.storage.bounded_msgpack import Unpacking
 
 FORMAT = 1
 _HASH_BLAKE3_256 = 1

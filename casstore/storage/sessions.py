@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from casstore.storage import access, files
-from casstore.storage.locks import Lock
 from casstore.storage.layout import Layout, is_session_id, new_id
+from casstore.storage.locks import Lock
 from casstore.storage.uncopied import Uncopied
 
 

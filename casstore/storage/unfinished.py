@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from casstore.storage import files
+from casstore.storage import files, locks, machine
 from casstore.storage.descriptors import Descriptor, OpenDirectory
 from casstore.storage.layout import new_id
 
@@ -23,7 +23,7 @@ def file_in(directory: Path) -> tuple[Path, Descriptor]:
     while True:
         path = _new_path(directory)
         file = files.create_file(path)
-        if files.try_lock(file.fileno()) is not False and path.exists():
+        if locks.try_lock(file.fileno()) is not False and path.exists():
             return path, file
         file.close()  # taken for a leftover, before it was locked
 
@@ -39,7 +39,7 @@ def directory_in(directory: Path) -> Iterator[Path]:
         except FileNotFoundError:
             continue
         try:
-            if files.try_lock(lock[0]) is not False and path.exists():
+            if locks.try_lock(lock[0]) is not False and path.exists():
                 yield path
                 return
         finally:
@@ -54,7 +54,7 @@ def remove_leftovers(directory: Path) -> None:
     """Remove what killed processes have left in `directory`. What cannot be looked at, or locked, stays."""
     with contextlib.suppress(OSError):
         found = [name for name in os.listdir(directory) if _NAME.fullmatch(name)]
-        if found and files.network_file_system(directory) is None:  # where locks may not reach other machines
+        if found and machine.network_file_system(directory) is None:  # where locks may not reach other machines
             for name in found:
                 _remove_if_left(directory / name)
 
@@ -63,7 +63,7 @@ def _remove_if_left(path: Path) -> None:
     with contextlib.suppress(OSError):
         opened = OpenDirectory(path, _ANY)
         try:
-            if files.try_lock(opened[0]):
+            if locks.try_lock(opened[0]):
                 files.remove_tree(path)
         finally:
             opened.close()

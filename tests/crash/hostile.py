@@ -27,13 +27,12 @@ from casstore.archive import casmodel
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource
 from casstore.storage import pack
-from casstore.storage.coding import codec
-from casstore.storage.coding import delta
-from casstore.storage.tensors import pickled
+from casstore.storage.coding import codec, delta
 from casstore.storage.manifest import Base, FileEntry, Manifest
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Recipe, RecipeSegment
-from casstore.storage.tensors.segments import Element
+from casstore.storage.tensors import pickled
 from casstore.storage.tensors.elements import find_segments
+from casstore.storage.tensors.segments import Element
 from casstore.tag import Tag
 from tests.storage.test_tensors import EXAMPLES, PROTOCOL_4, pickle_of, storage_id
 

@@ -11,16 +11,12 @@ from typing import Any
 import pytest
 
 from casstore.actions import home
+from casstore.actions.consistency import deleted, strays
+from casstore.actions.directories import evict, materialize, presence
 from casstore.actions.exchange import casmodel_import
-from casstore.actions.saving import delete
-from casstore.actions.consistency import deleted
-from casstore.actions.directories import evict
-from casstore.actions.directories import materialize
-from casstore.actions.directories import presence
 from casstore.actions.gc import reclaim
 from casstore.actions.packs import repack
-from casstore.actions.saving import save
-from casstore.actions.consistency import strays
+from casstore.actions.saving import delete, save
 from casstore.catalog import connection, index, references, repacking, versions
 from casstore.storage import files, pack
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.storage import files as storage_files
+from casstore.storage import machine
 from tests.crash import tracer
 from tests.crash.conftest import EVERY, spread
 from tests.crash.power import Disk, Mark, Operation, Recorder, Sync
@@ -179,7 +179,7 @@ def test_the_power_goes(ground, noise, monkeypatch):
         store.delete("b:1")
         store.gc(evict_all=True)
         back_up("second")
-    monkeypatch.setattr(storage_files, "boot_id", lambda: "the boot after")
+    monkeypatch.setattr(machine, "boot_id", lambda: "the boot after")
     log = recorder.log
     done, under_way, seen = [], "", set()
     disk, points, counted = Disk(), _power_points(log), Counter()

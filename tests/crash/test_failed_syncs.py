@@ -17,6 +17,7 @@ import pytest
 import casstore
 from casstore.catalog.catalog import Catalog
 from casstore.storage import files as storage_files
+from casstore.storage import machine
 from tests.crash import tracer
 from tests.crash.power import Disk, Recorder
 from tests.crash.scenarios import Scenario, check_versions, copy_store, open_store, put, sql
@@ -226,7 +227,7 @@ def test_a_deletion_that_gc_finishes_is_on_disk_before_it_is_forgotten(ground, m
         root.mkdir()
         with monkeypatch.context() as patch:
             image.mount(root).install(patch)
-            patch.setattr(storage_files, "boot_id", lambda: "the boot after")
+            patch.setattr(machine, "boot_id", lambda: "the boot after")
             with casstore.Store(root / "store", auto_gc=False) as store:
                 assert store.tags() == ["m:2"]
                 store.gc()
@@ -243,6 +244,6 @@ def test_a_store_in_directories_that_are_made_for_it(ground, monkeypatch):
         root.mkdir()
         with monkeypatch.context() as patch:
             image.mount(root).install(patch)
-            patch.setattr(storage_files, "boot_id", lambda: "the boot after")
+            patch.setattr(machine, "boot_id", lambda: "the boot after")
             with casstore.Store(root / place, auto_gc=False) as store:
                 assert store.get("m:1").open("a").read() == b"m:1"

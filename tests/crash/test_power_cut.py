@@ -24,7 +24,7 @@ import casstore
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
-from casstore.storage import files as storage_files
+from casstore.storage import machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
@@ -282,7 +282,7 @@ def check(home: Path, image: Image, promises: Promises) -> None:
     stamps = image.mount(home)
     with pytest.MonkeyPatch.context() as patch:
         stamps.install(patch)
-        patch.setattr(storage_files, "boot_id", lambda: "the boot after")
+        patch.setattr(machine, "boot_id", lambda: "the boot after")
         if (home / "store").exists() or promises.versions:
             number = int(image.digest, 16)
             _check_store(home / "store", promises, gc_first=number % 2 == 0, prune_first=number % 3 == 0)

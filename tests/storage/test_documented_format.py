@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from casstore import tag
 from casstore.actions import workspace
+from casstore.actions.describing import descriptor, model_yaml
 from casstore.actions.exchange import casmodel_import
-from casstore.actions.describing import descriptor
-from casstore.actions.describing import model_yaml
 from casstore.actions.sources import source
 from casstore.archive import casmodel, limits
 from casstore.digest import Digest

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from casstore.errors import StoreLocked
-from casstore.storage import files
+from casstore.storage import files, machine
 from casstore.storage.locks import Lock
 
 NOBODY = 65534
@@ -298,20 +298,20 @@ def test_umask(monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = os.umask(0o027)
     try:
-        assert files.umask() == 0o027
+        assert machine.umask() == 0o027
         monkeypatch.setattr(files, "open", no_proc, raising=False)
-        assert files.umask() == 0o027
-        assert files.umask() == 0o027
+        assert machine.umask() == 0o027
+        assert machine.umask() == 0o027
     finally:
         os.umask(before)
 
 
 def test_the_boot_is_the_same_for_all_processes() -> None:
-    script = "from casstore.storage import files; print(files.boot_id())"
+    script = "from casstore.storage import machine; print(machine.boot_id())"
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert files.boot_id() == files.boot_id() != ""
+    assert machine.boot_id() == machine.boot_id() != ""
     if sys.platform == "linux":
-        assert other.stdout.strip() == files.boot_id()
+        assert other.stdout.strip() == machine.boot_id()
 
 
 def test_removing_what_may_be_gone(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import objects as objects_module
 from casstore.storage.coding.codec import Encoding, encode
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.coding.delta import Grouping, encode_delta
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.pack import EncodedChunk, PackWriter

@@ -16,11 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casstore.storage.tensors import gguf
-from casstore.storage.tensors import pickled
-from casstore.storage.tensors import safetensors
-from casstore.storage.tensors import segments
-from casstore.storage.tensors import zips
+from casstore.storage.tensors import gguf, pickled, safetensors, segments, zips
 from casstore.storage.tensors.elements import Element, ReadAt, Segment, element_of, find_segments
 
 if TYPE_CHECKING:

@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.exchange import adopt
-from casstore.actions.directories import placing
-from casstore.actions.saving import save
-from casstore.actions.saving import staging
 from casstore.actions.directories import materialize as materialize_action
+from casstore.actions.directories import placing
+from casstore.actions.exchange import adopt
+from casstore.actions.saving import save, staging
 from casstore.storage import files as storage_files
 
 BIG = 1_300_000

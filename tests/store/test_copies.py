@@ -16,6 +16,7 @@ import zstandard
 
 import casstore
 from casstore.storage import files as storage_files
+from casstore.storage import machine
 
 GOLDEN = Path(__file__).parents[1] / "data/store-format-2.tar.zst"
 BIG = 1_100_000  # above which a file is adopted as it is
@@ -253,7 +254,7 @@ def test_what_tells_a_copy(original, sql, monkeypatch, sign):
     else:
         sql("UPDATE store SET value = json_replace(value, '$[1]', 12345) WHERE key = 'instance'")
         if "later" in sign:
-            monkeypatch.setattr(storage_files, "boot_id", lambda: "the boot after")
+            monkeypatch.setattr(machine, "boot_id", lambda: "the boot after")
     casstore.Store(original).close()
     is_same = sign == "other device, later boot"
     assert (instance(original) == was) == is_same

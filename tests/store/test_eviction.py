@@ -13,6 +13,7 @@ import casstore
 from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Directories
 from casstore.storage import files as storage_files
+from casstore.storage.locks import Lock
 
 FILES = {"w.bin": b"weights" * 30_000, "sub/small.txt": b"small", "run": b"#!/bin/sh"}
 SMALL_BYTES = len(b"small") + len(b"#!/bin/sh")
@@ -297,7 +298,7 @@ def test_many_of_one_name_go_in_batches(store, home, plant, age, standing, monke
 def test_a_name_that_is_busy_is_left_to_the_next_gc(store, save, age, standing):
     save("m:1", "m:2", "n:1", "n:2")
     age(30)
-    lock = storage_files.Lock(store.home / "locks/m.lock")
+    lock = Lock(store.home / "locks/m.lock")
     assert lock.try_acquire()
     begun = time.monotonic()
     assert step(store.gc()).count == 1

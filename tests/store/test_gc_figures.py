@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.saving import drafts as drafts_action
 from casstore.actions import keeping
+from casstore.actions.saving import drafts as drafts_action
 
 BYTES = 100_000
 

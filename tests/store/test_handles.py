@@ -23,9 +23,9 @@ import pytest
 import casstore
 from casstore import models
 from casstore.catalog.connection import Connections
-from casstore.storage.sessions import Session
 from casstore.storage.descriptors import OpenDirectory, opened
 from casstore.storage.locks import Lock
+from casstore.storage.sessions import Session
 
 COPIES = [copy.copy, copy.deepcopy, *(partial(pickle.dumps, protocol=each) for each in range(6)), cloudpickle.dumps]
 

@@ -24,9 +24,8 @@ import pytest
 import casstore
 from casstore.actions import leasing
 from casstore.catalog import connection as connections
-from casstore.storage import sessions
 from casstore.progress import Progress
-from casstore.storage import descriptors, files
+from casstore.storage import descriptors, files, sessions
 
 TRACED = {module.__file__ for module in (connections, sessions, leasing, files, descriptors)}
 EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "7"))

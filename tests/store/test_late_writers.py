@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from casstore.actions.directories import placing
-from casstore.actions.health import repair
 from casstore.actions.directories.materialize import _Builder
+from casstore.actions.health import repair
 from casstore.actions.workspace import Workspace
 
 

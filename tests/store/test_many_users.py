@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.storage import files
+from casstore.storage import machine
 
 ONE, TWO, GROUP = 61_001, 61_002, 61_003
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -171,11 +171,11 @@ MOUNTS = """\
 def test_which_file_system_it_is(tmp_path, path, expected):
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS, encoding="ascii")
-    assert files.network_file_system(Path(path), mounts) == expected
+    assert machine.network_file_system(Path(path), mounts) == expected
 
 
 def test_a_network_file_system_is_warned_of(home, monkeypatch):
-    monkeypatch.setattr(files, "network_file_system", lambda _: "nfs4")
+    monkeypatch.setattr(machine, "network_file_system", lambda _: "nfs4")
     with pytest.warns(RuntimeWarning, match="network file system .nfs4."):
         casstore.Store(home).close()
     monkeypatch.undo()

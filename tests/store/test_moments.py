@@ -17,11 +17,10 @@ import pytest
 
 import casstore
 from casstore.actions import keeping
-from casstore.actions.consistency import moments
-from casstore.actions.consistency import takeup
+from casstore.actions.consistency import moments, takeup
 from casstore.actions.consistency.strays import StrayShelf
-from casstore.storage.locks import Lock
 from casstore.storage.layout import Layout
+from casstore.storage.locks import Lock
 
 BIG = 1_300_000
 DAY_S = 24 * 3600

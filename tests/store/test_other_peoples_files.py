@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.saving import delete as delete_action
 from casstore.actions.health.donors import Donors
+from casstore.actions.saving import delete as delete_action
 from casstore.storage import sessions
 
 BIG = 300_000

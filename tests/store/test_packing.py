@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions.packs.builder import Packing
+from casstore.actions.saving.packing import SavePacker
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.storage.container import MAX_LINKS
@@ -318,7 +318,7 @@ def test_a_tag_that_is_taken_is_refused_without_a_directory_too(store, save, che
 def test_a_source_that_changes_while_it_is_packed(store, plant, checkpoint, tmp_path, monkeypatch, picture):
     source = plant(tmp_path / "out", checkpoint(1))
     before = picture()
-    real = Packing.add
+    real = SavePacker.add
 
     def add(self, file, wanted, advance):
         if file.path == "model.safetensors":
@@ -327,7 +327,7 @@ def test_a_source_that_changes_while_it_is_packed(store, plant, checkpoint, tmp_
                 other.write(b"changed")
         return real(self, file, wanted, advance)
 
-    monkeypatch.setattr(Packing, "add", add)
+    monkeypatch.setattr(SavePacker, "add", add)
     with pytest.raises(casstore.FileChanged, match=r"model\.safetensors"):
         store.save("m:1", source, materialize=False)
     assert picture() == before

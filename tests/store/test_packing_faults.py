@@ -20,8 +20,8 @@ import apsw
 import pytest
 
 import casstore
-from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.gc.reclaim import Reclaim
+from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.workspace import Workspace
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking

@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.actions.exchange import sync_tree as sync
 from casstore.catalog.references import References
-from casstore.storage import files as storage_files
+from casstore.storage import machine
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -40,7 +40,7 @@ def rebooted(store, home, monkeypatch):
 
     def run():
         store.close()
-        monkeypatch.setattr(storage_files, "boot_id", lambda: "the boot after")
+        monkeypatch.setattr(machine, "boot_id", lambda: "the boot after")
         opened.append(casstore.Store(home, auto_gc=False))
         return opened[-1]
 

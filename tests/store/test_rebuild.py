@@ -12,9 +12,9 @@ import pytest
 import casstore
 from casstore.actions.health import rebuild
 from casstore.actions.saving import save as save_action
-from casstore.storage import sessions
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
+from casstore.storage import sessions
 
 BIG = 2_500_000
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.saving import save as save_action
 from casstore.actions.health.repair import _Repair
+from casstore.actions.saving import save as save_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 

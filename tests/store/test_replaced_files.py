@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.saving import save
-from casstore.actions.saving import staging
+from casstore.actions.saving import save, staging
 from casstore.storage import chunking
 
 SIZES = {"small": 1000, "linked": 100_000, "adopted": 2_500_000}

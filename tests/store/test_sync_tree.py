@@ -11,11 +11,11 @@ import msgpack
 import pytest
 
 import casstore
-from casstore.actions.saving import delete as delete_action
 from casstore.actions.directories import materialize as materialize_action
-from casstore.actions.saving import save as save_action
-from casstore.actions.exchange import sync_tree as sync
 from casstore.actions.directories import survey as tree
+from casstore.actions.exchange import sync_tree as sync
+from casstore.actions.saving import delete as delete_action
+from casstore.actions.saving import save as save_action
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")

@@ -1,0 +1,3 @@
+"""Whether files and catalog belong together: what is there that no row explains, or is missed, from another moment or
+lost. Looked at when a store is opened, before gc takes anything, and by repair.
+"""

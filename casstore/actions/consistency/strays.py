@@ -11,10 +11,9 @@ from pathlib import Path
 
 from casstore.actions import keeping
 from casstore.actions.workspace import Workspace
-from casstore.storage import sessions
-from casstore.storage.sessions import session_of
-from casstore.storage import files
+from casstore.storage import files, sessions
 from casstore.storage.layout import Layout, is_container_name, is_fan_out
+from casstore.storage.sessions import session_of
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 

@@ -17,8 +17,8 @@ import yaml
 
 from casstore.actions.describing.descriptor import SIGNATURE_FIELDS, describe
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
-from casstore.storage import files, not_finite
 from casstore.storage import bounded_yaml as plain_yaml
+from casstore.storage import files, not_finite
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, canonical_json
 from casstore.tag import Tag

@@ -16,12 +16,12 @@ from casstore.actions.directories.changed import ChangedShelf
 from casstore.actions.directories.leavings import late
 from casstore.actions.directories.materialize import Standing, copied_row, standing, unpacked_entries
 from casstore.actions.workspace import Workspace
-from casstore.storage import sessions
 from casstore.catalog.directories import Candidate, EvictionRule
-from casstore.storage.sessions import Session
 from casstore.catalog.versions import VersionRow
-from casstore.storage import files
+from casstore.storage import files, sessions
 from casstore.storage.container import FileStamp
+from casstore.storage.locks import Lock
+from casstore.storage.sessions import Session
 from casstore.storage.walking import walk
 from casstore.tag import Tag
 
@@ -85,7 +85,7 @@ def evict(
             for candidate in unleased(workspace, batch):
                 _is_safe(workspace, candidate, may_go)  # now, so that nobody waits for it while the lock is held
             doomed: list[_Doomed] = []
-            with files.Lock(workspace.layout.name_lock(name)) as lock:
+            with Lock(workspace.layout.name_lock(name)) as lock:
                 # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
                 if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, rule, evicted, may_go)

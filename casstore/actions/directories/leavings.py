@@ -11,13 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from casstore.actions.describing import model_yaml
 from casstore.actions.workspace import Workspace, hash_file
-from casstore.storage.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, read_manifest_file
+from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)

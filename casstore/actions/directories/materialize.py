@@ -18,7 +18,6 @@ from casstore.actions.sources.source import Source, check_as_found, is_unchanged
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.instances import INHERITED
-from casstore.storage.sessions import Session
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, InvalidTag, StoreError, StoreUnwritable, TagNotFound
@@ -30,6 +29,7 @@ from casstore.storage.manifest import FileEntry
 from casstore.storage.names import IS_UTF8, as_opened, as_stored
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
 from casstore.storage.walking import holds_a_file
 
 

@@ -10,6 +10,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Unsynced
 from casstore.catalog.versions import DirectoryRow
 from casstore.storage import files
+from casstore.storage.locks import Lock
 
 
 def was_certain(workspace: Workspace, recorded: DirectoryRow) -> bool:
@@ -47,7 +48,7 @@ def _sync(path: Path) -> bool:
 
 def _forget(workspace: Workspace, lost: Unsynced) -> None:
     """Drop the row of a directory that is as if never made, unless somebody is making it now."""
-    lock = files.Lock(workspace.layout.name_lock(lost.name))
+    lock = Lock(workspace.layout.name_lock(lost.name))
     if lock.try_acquire():
         with lock:
             recorded = workspace.catalog.directories.find(lost.version_id)

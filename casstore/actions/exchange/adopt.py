@@ -15,26 +15,27 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casstore.actions.saving import comparing
 from casstore.actions.describing import model_yaml
-from casstore.actions.exchange.look_ahead import LookAhead
 from casstore.actions.describing.descriptor import describe
-from casstore.actions.packs.durability import secure
-from casstore.actions.saving.finish import finish_saves
-from casstore.actions.sources.homes import check_part, is_home
-from casstore.actions.exchange.importing import Arrival, Wishes, take_in
-from casstore.actions.directories.materialize import mend, take_over
 from casstore.actions.describing.model_yaml import Descriptor
-from casstore.actions.sources.source import Source, check_as_found, find_source, is_unchanged, remove_source
+from casstore.actions.directories.materialize import mend, take_over
 from casstore.actions.directories.survey import Tree, foreign_among, survey, tag_at
+from casstore.actions.exchange.importing import Arrival, Wishes, take_in
+from casstore.actions.exchange.look_ahead import LookAhead
+from casstore.actions.packs.durability import secure
+from casstore.actions.saving import comparing
+from casstore.actions.saving.finish import finish_saves
 from casstore.actions.saving.trust import Trust
+from casstore.actions.sources.homes import check_part, is_home
+from casstore.actions.sources.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.workspace import Workspace
-from casstore.storage.sessions import Session
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
 from casstore.notebook import Shown
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.layout import LATEST_NAME
+from casstore.storage.locks import Lock
+from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 # A directory in which nothing has changed for so long is not being copied to. BentoML gives a directory its name
@@ -292,7 +293,7 @@ def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, p
 @contextlib.contextmanager
 def adopting(workspace: Workspace) -> Iterator[None]:
     """Have only one adoption at a time work in the store: others wait. Raises StoreLocked."""
-    with files.Lock(workspace.layout.locks / ".adopt.lock") as lock:
+    with Lock(workspace.layout.locks / ".adopt.lock") as lock:
         lock.acquire("the adoption of directories", timeout_s=_TIMEOUT_S)
         yield
 

@@ -21,15 +21,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from casstore.actions.exchange.backup_place import reserved
-from casstore.actions.gc.collect import gc_lock, standing_manifests
 from casstore.actions.consistency.deleted import kept_ids
+from casstore.actions.exchange.backup_place import reserved
 from casstore.actions.workspace import Workspace
 from casstore.catalog import backups
 from casstore.catalog.backups import CatalogCopy
 from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.index import Fingerprint
-from casstore.storage.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError
 from casstore.notebook import Shown
@@ -37,7 +35,9 @@ from casstore.progress import Progress
 from casstore.storage import descriptors, files, pack
 from casstore.storage.container import Container
 from casstore.storage.layout import Layout, new_id
+from casstore.storage.locks import Lock
 from casstore.storage.manifest import Manifest, read_manifest_file
+from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 _ROUNDS_BESIDE_GC = 8  # after so many gc has to wait, or a store that never rests would never be copied
@@ -110,7 +110,7 @@ class _Backup:
         with contextlib.ExitStack() as held:
             for number in itertools.count():
                 if number == _ROUNDS_BESIDE_GC and not self._workspace.catalog.read_only:
-                    lock = gc_lock(self._source)
+                    lock = Lock(self._source.gc_lock)
                     lock.acquire("gc", _GC_TIMEOUT_S)
                     held.enter_context(lock)
                 with self._copy_catalog() as copy:
@@ -161,7 +161,7 @@ class _Backup:
         return absent
 
     def _new_manifests(self, copy: CatalogCopy) -> Iterator[tuple[str, Tag]]:
-        there = {manifest_id for _, manifest_id, _ in standing_manifests(self._target)}
+        there = {manifest_id for _, manifest_id, _ in self._target.standing_manifests()}
         there.update(path.name for path in self._target.pending_manifests.iterdir())
         return ((manifest_id, tag) for manifest_id, tag in copy.manifests().items() if manifest_id not in there)
 
@@ -189,7 +189,7 @@ class _Backup:
     def _bring_deleted(self, copy: CatalogCopy) -> None:
         """Bring the manifests of deleted versions that alone explain a loose file which the copy names."""
         listed: dict[str, Tag | None] = {**dict.fromkeys(kept_ids(self._source)), **copy.deleted}
-        there = {manifest_id for _, manifest_id, _ in standing_manifests(self._target)}
+        there = {manifest_id for _, manifest_id, _ in self._target.standing_manifests()}
         for manifest_id, tag in listed.items():
             kept, pending = self._source.deleted_manifest(manifest_id), self._source.pending_manifest(manifest_id)
             places = [kept] if tag is None else [self._source.manifest(tag, manifest_id), pending, kept]
@@ -302,7 +302,7 @@ class _Backup:
         """Put the copied catalog in its place, and make what stands beside it what the catalog says."""
         target = self._target
         containers, manifests = copy.containers(), copy.manifests()
-        doomed = [each for each in standing_manifests(target) if each[1] not in manifests]
+        doomed = [each for each in target.standing_manifests() if each[1] not in manifests]
         explaining = {path for _, _, path in doomed if _explains(copy, _read_if_there(path))}
         unneeded = [
             path

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from casstore.catalog import backups
-from casstore.storage import sessions
 from casstore.errors import StoreError, StoreLocked
-from casstore.storage import files
+from casstore.storage import files, sessions
 from casstore.storage.layout import Layout
+from casstore.storage.locks import Lock
 from casstore.storage.working import check_working_directory
 
 _OWNER_ONLY = 0o700
@@ -34,7 +34,7 @@ def reserved(source: Layout, directory: Path, instance: str) -> Iterator[Layout]
         _begin(source, target, instance)
     for each in target.directories():
         files.make_directory(each)
-    lock = files.Lock(target.open_lock)
+    lock = Lock(target.open_lock)
     if not lock.try_acquire():
         raise StoreLocked(f"{target.home} is in use, by a backup or as a store; try again when that is done")
     with lock:

@@ -15,19 +15,18 @@ from typing import BinaryIO
 
 import blake3
 
-from casstore.actions.saving import comparing
-from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.describing.descriptor import describe
-from casstore.actions.packs.freshness import Freshness
+from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
+from casstore.actions.packs.freshness import Freshness
+from casstore.actions.saving import comparing
 from casstore.actions.saving.save import commit_stored, find_lost
-from casstore.actions.sources.source import check_collisions
 from casstore.actions.saving.trust import Trust
+from casstore.actions.sources.source import check_collisions
 from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
 from casstore.catalog.index import Link
-from casstore.storage.sessions import Session
 from casstore.catalog.versions import ChunkVanished, NewChunk, NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
@@ -41,6 +40,7 @@ from casstore.storage.names import as_stored
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
 from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
 from casstore.storage.tensors.elements import Element, element_of
 from casstore.tag import Tag
 

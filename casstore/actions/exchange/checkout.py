@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from casstore.actions.directories.materialize import materialize
 from casstore.actions.exchange.exporting import fill_folder
 from casstore.actions.sources.homes import check_target
-from casstore.actions.directories.materialize import materialize
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidSource

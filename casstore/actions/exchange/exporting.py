@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from casstore.actions import resolve
-from casstore.archive import location
 from casstore.actions.describing import model_yaml
 from casstore.actions.exchange.casmodel_export import export_versions
 from casstore.actions.sources.homes import check_target
-from casstore.archive.location import Location
 from casstore.actions.workspace import Workspace
-from casstore.archive import formats
+from casstore.archive import formats, location
 from casstore.archive.formats import Format
+from casstore.archive.location import Location
 from casstore.archive.writing import open_writer
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest

@@ -12,27 +12,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 from casstore.actions import resolve
-from casstore.actions.saving import comparing
-from casstore.archive import location
 from casstore.actions.describing import model_yaml
-from casstore.actions.exchange.casmodel_import import import_versions
-from casstore.archive.location import Location
-from casstore.actions.directories.materialize import materialize
 from casstore.actions.describing.model_yaml import Descriptor
+from casstore.actions.directories.materialize import materialize
+from casstore.actions.exchange.casmodel_import import import_versions
+from casstore.actions.saving import comparing
 from casstore.actions.saving.save import NewVersion, save
-from casstore.actions.sources.source import Source, find_source
 from casstore.actions.saving.trust import Trust, objects_of
+from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
-from casstore.archive import casmodel
+from casstore.archive import casmodel, location
 from casstore.archive.formats import Format
+from casstore.archive.location import Location
 from casstore.archive.unpacking import unpack
-from casstore.storage.sessions import Session
 from casstore.catalog.versions import ChunkVanished, VersionRow
 from casstore.errors import CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
 from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 _TRIES = 3  # where gc runs beside an import and takes what it counted on

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casstore.actions.exchange.adopt import Adoption, Refused, adopting, note_tree
-from casstore.actions.saving.delete import delete
-from casstore.actions.saving.finish import finish_saves
 from casstore.actions.directories.materialize import directory_inode, materialize
 from casstore.actions.directories.presence import settle_directories, was_certain
-from casstore.actions.exchange.pruned import keep
 from casstore.actions.directories.survey import Disagreement, disagreement, is_missing, tag_at
+from casstore.actions.exchange.adopt import Adoption, Refused, adopting, note_tree
+from casstore.actions.exchange.pruned import keep
+from casstore.actions.saving.delete import delete
+from casstore.actions.saving.finish import finish_saves
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound

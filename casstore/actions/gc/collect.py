@@ -6,43 +6,39 @@ import contextlib
 import errno
 import functools
 import os
-import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from casstore.actions import keeping
-from casstore.actions.gc import autogc
-from casstore.actions.saving import drafts
-from casstore.actions.saving.delete import sweep
 from casstore.actions.consistency.deleted import drop_unneeded
-from casstore.actions.directories.evict import evict, eviction_rule, finish_evictions, unleased
-from casstore.actions.saving.finish import finish_saves
 from casstore.actions.consistency.held import Held
 from casstore.actions.consistency.moments import check_nothing_is_missing
+from casstore.actions.consistency.strays import StrayShelf, foreign_files, unnamed_files
+from casstore.actions.directories.evict import evict, eviction_rule, finish_evictions, unleased
 from casstore.actions.directories.presence import settle_directories
+from casstore.actions.gc import autogc
 from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.packs.repack import cold_files, needed_bytes, pack_cold, rewrite_sparse, sparse_packs
-from casstore.actions.consistency.strays import StrayShelf, foreign_files, unnamed_files
+from casstore.actions.saving import drafts
+from casstore.actions.saving.delete import sweep
+from casstore.actions.saving.finish import finish_saves
 from casstore.actions.workspace import Workspace
-from casstore.storage import sessions
-from casstore.storage.sessions import Session, session_of
-from casstore.errors import InvalidTag, StoreError, StoreLocked, StoreUnwritable
+from casstore.errors import StoreError, StoreLocked, StoreUnwritable
 from casstore.notebook import Shown
 from casstore.progress import Progress
-from casstore.storage import files
-from casstore.storage.layout import Layout
+from casstore.storage import files, sessions
+from casstore.storage.locks import Lock
 from casstore.storage.reserve import FULL
+from casstore.storage.sessions import Session, session_of
 from casstore.storage.walking import walk
 from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
 # A dot keeps the lock apart from those of models.
-_MANIFEST_ID = re.compile("[0-9a-z]{16}-[0-9]+")
-_LOCK_NAME = ".gc.lock"
 # What would be said of the next thing as well.
 _OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -124,7 +120,7 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, wishes: 
     StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone, or
     when a file is missing or cut short that a version needs."""
     workspace.check_writable()
-    with gc_lock(workspace.layout) as lock:
+    with Lock(workspace.layout.gc_lock) as lock:
         if not lock.try_acquire():
             raise StoreLocked("another gc is running in this store; wait until it is done")
         return _Gc(workspace, progress, dry_run, wishes).run()
@@ -136,29 +132,10 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     Raises StoreError as `collect` does.
     """
     workspace.check_writable()
-    with gc_lock(workspace.layout) as lock:
+    with Lock(workspace.layout.gc_lock) as lock:
         if autogc.is_on(workspace) and lock.try_acquire() and autogc.is_worthwhile(workspace):
             return _Gc(workspace, progress, dry_run=False, wishes=Wishes()).run()
     return GcReport((), dry_run=False)
-
-
-def gc_lock(layout: Layout) -> files.Lock:
-    """What gc holds while it runs: nobody else takes containers away."""
-    return files.Lock(layout.locks / _LOCK_NAME)
-
-
-def standing_manifests(layout: Layout) -> Iterator[tuple[Tag, str, Path]]:
-    """Every manifest that has its final name: the tag and the id that the name says, and its path."""
-    for directory in layout.manifests.iterdir() if layout.manifests.is_dir() else ():
-        if not directory.name.startswith(".") and directory.is_dir():
-            paths: list[Path] = []
-            with contextlib.suppress(FileNotFoundError):  # its last version is being deleted
-                paths = list(directory.iterdir())
-            for path in paths:
-                version, _, manifest_id = path.name.rpartition(".")
-                with contextlib.suppress(InvalidTag):  # what somebody has put there
-                    if path.name == path.name.lower() and _MANIFEST_ID.fullmatch(manifest_id):
-                        yield Tag(directory.name, version), manifest_id, path
 
 
 class _Gc:
@@ -217,7 +194,7 @@ class _Gc:
     def check_catalog_is_current(self) -> None:
         """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
         unknown = []
-        for tag, manifest_id, path in list(standing_manifests(self._layout)):  # listed before the catalog is read
+        for tag, manifest_id, path in list(self._layout.standing_manifests()):  # listed before the catalog is read
             row = self._catalog.versions.find(tag)
             if row is None or row.manifest_id != manifest_id:
                 unknown.append((manifest_id, path))

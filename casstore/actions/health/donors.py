@@ -13,8 +13,8 @@ from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
 from casstore.storage.coding.codec import decode
-from casstore.storage.container import MAX_LINKS
 from casstore.storage.coding.delta import decode_deltas
+from casstore.storage.container import MAX_LINKS
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 from casstore.storage.walking import walk

@@ -18,12 +18,10 @@ from pathlib import Path
 
 import msgpack
 
-from casstore.actions.gc.collect import gc_lock, standing_manifests
 from casstore.actions.consistency.deleted import kept_ids, kept_manifests
-from casstore.actions.instance import adopt_instance
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.verify import threads
-from casstore.storage import sessions
+from casstore.actions.instance import adopt_instance
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
@@ -31,10 +29,11 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.notebook import Shown
 from casstore.progress import Progress
-from casstore.storage import chunking, files, pack
+from casstore.storage import chunking, files, machine, pack, sessions
 from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
 from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
+from casstore.storage.locks import Lock
 from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.storage.names import as_stored
 from casstore.storage.objects import Objects
@@ -93,7 +92,7 @@ def rebuild_catalog(layout: Layout, progress: Progress) -> RebuildReport:
     for directory in layout.directories():
         files.make_directory(directory)
     in_use = StoreLocked(f"{layout.home} is in use; end the processes that use it, and try again")
-    with gc_lock(layout) as lock, files.Lock(layout.open_lock) as nobody_else:
+    with Lock(layout.gc_lock) as lock, Lock(layout.open_lock) as nobody_else:
         if not lock.try_acquire() or not nobody_else.try_acquire() or sessions.live_ids(layout):
             raise in_use
         return _rebuild(layout, progress)
@@ -137,7 +136,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     found, chooser, homes = _contents(layout, told, of_deleted, progress, unreadable)
     disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
     chooser.close()
-    catalog = Catalog(path, files.boot_id())
+    catalog = Catalog(path, machine.boot_id())
     try:
         catalog.restoring.add_containers((each.new, homes.get(each.new.file_id, ())) for each in found)
         for manifest_id, manifest in manifests:
@@ -147,7 +146,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         not_read = {each.path for each in unreadable}
         catalog.restoring.add_tombstones(
             (manifest_id, tag)
-            for tag, manifest_id, path in standing_manifests(layout)
+            for tag, manifest_id, path in layout.standing_manifests()
             if manifest_id not in taken_in and path not in not_read
         )
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
@@ -261,7 +260,7 @@ def _manifests(
 
 def _readable(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Standing]:
     deleted = set(kept_ids(layout))
-    standing = [(manifest_id, path, tag) for tag, manifest_id, path in standing_manifests(layout)]
+    standing = [(manifest_id, path, tag) for tag, manifest_id, path in layout.standing_manifests()]
     pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if is_file_id(path.name)]
     for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:
         if manifest_id in deleted:  # a power cut has brought the name back

@@ -14,14 +14,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from casstore.actions.gc.collect import gc_lock
-from casstore.actions.health.donors import Donors
+from casstore.actions.consistency.takeup import take_up
 from casstore.actions.directories.materialize import Standing, linked_files, mend, standing, unaltered_files
+from casstore.actions.health.donors import Donors
+from casstore.actions.health.verify import (
+    Damage,
+    Findings,
+    check_known,
+    inspect_containers,
+    inspect_directories,
+    inspect_records,
+    lost_files,
+    read_manifest,
+)
 from casstore.actions.missing import make_missing
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.repack import Moved, Mover
-from casstore.actions.consistency.takeup import take_up
-from casstore.actions.health.verify import Damage, Findings, check_known, inspect_containers, inspect_directories, inspect_records, lost_files, read_manifest
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
@@ -32,6 +40,7 @@ from casstore.storage import files
 from casstore.storage.coding.codec import encode
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import new_id
+from casstore.storage.locks import Lock
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import BYTES, Element, element_of
@@ -75,7 +84,7 @@ def repair(workspace: Workspace, sources: Sequence[Path], progress: Progress) ->
     if not workspace.catalog.read_only:
         workspace.made.extend(make_missing(workspace.layout, workspace.catalog, models=True, even_needed=True))
     workspace.check_writable()
-    with gc_lock(workspace.layout) as lock:
+    with Lock(workspace.layout.gc_lock) as lock:
         if not lock.try_acquire():
             raise StoreLocked("gc is running in this store; repair when it is done")
         return _Repair(workspace, sources, progress).run()

@@ -14,13 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from casstore.actions.directories.changed import kept_files
-from casstore.actions.gc.collect import standing_manifests
-from casstore.actions.directories.materialize import added_files, altered_files, damaged_files
-from casstore.actions.missing import what_is_gone
 from casstore.actions.consistency.moments import describe
 from casstore.actions.consistency.takeup import holders
+from casstore.actions.directories.changed import kept_files
+from casstore.actions.directories.materialize import added_files, altered_files, damaged_files
 from casstore.actions.directories.survey import disagreement, is_missing
+from casstore.actions.missing import what_is_gone
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -258,7 +257,7 @@ def check_known(workspace: Workspace) -> None:
 
 def _forgotten(workspace: Workspace) -> dict[Tag, str]:
     found = {}
-    for tag, manifest_id, path in list(standing_manifests(workspace.layout)):
+    for tag, manifest_id, path in list(workspace.layout.standing_manifests()):
         row = workspace.catalog.versions.find(tag)
         if row is None or row.manifest_id != manifest_id:
             dead = {each for each, _ in workspace.catalog.versions.tombstones()}

@@ -1,0 +1,1 @@
+"""Chunks into packs, whoever brings them: what they are stored against, the writing of packs, and their fsyncs."""

@@ -14,8 +14,8 @@ from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage.coding.codec import Against, encode
-from casstore.storage.container import MAX_LINKS
 from casstore.storage.coding.delta import Grouping
+from casstore.storage.container import MAX_LINKS
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.storage.tensors.elements import Element

@@ -19,22 +19,22 @@ from itertools import groupby
 from operator import attrgetter
 
 from casstore.actions.packs.bases import choose_link, predecessors, tensor_files
-from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.packs.builder import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
+from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Link
 from casstore.catalog.repacking import PlannedChunk, SparsePack
-from casstore.storage.sessions import Session, live_ids, session_of
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.coding.codec import Against, Encoding, encode
-from casstore.storage.container import MAX_LINKS
 from casstore.storage.coding.delta import Grouping
+from casstore.storage.container import MAX_LINKS
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session, live_ids, session_of
 from casstore.storage.tensors.elements import Element, element_of
 
 # A pack is rewritten when less than this share of it is needed: each byte rewritten then frees one at least.

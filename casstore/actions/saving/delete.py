@@ -11,10 +11,10 @@ from casstore.actions.consistency.deleted import keep
 from casstore.actions.directories.leavings import take_away
 from casstore.actions.directories.materialize import directory_inode, unpacked_entries
 from casstore.actions.workspace import Workspace
-from casstore.storage.sessions import Session
 from casstore.errors import TagNotFound
 from casstore.storage import files
 from casstore.storage.container import FileStamp
+from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)

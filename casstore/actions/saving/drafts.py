@@ -20,6 +20,7 @@ from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
 from casstore.settings import check_setting
 from casstore.storage import files
+from casstore.storage.locks import Lock
 from casstore.storage.manifest import check_description
 from casstore.storage.walking import walk
 from casstore.tag import Tag, TagQuery
@@ -95,7 +96,7 @@ def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
     Raises StoreLocked where another process has it, TagNotFound where one has saved or removed it meanwhile.
     """
     workspace.check_writable()
-    with files.Lock(workspace.layout.draft_lock(draft.id)) as lock:
+    with Lock(workspace.layout.draft_lock(draft.id)) as lock:
         if not lock.try_acquire():
             raise StoreLocked(f"another process is saving or removing the draft {draft.id}")
         try:
@@ -176,7 +177,7 @@ def _is_held(workspace: Workspace, draft: KeptDraft) -> bool:
     path = workspace.layout.draft_lock(draft.id)
     if not path.exists():
         return False
-    with files.Lock(path) as lock:
+    with Lock(path) as lock:
         if not lock.try_acquire():
             return True
         lock.release(remove=True)  # of a process that was killed

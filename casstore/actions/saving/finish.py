@@ -7,12 +7,11 @@ import os
 
 from casstore.actions.directories.materialize import mend
 from casstore.actions.workspace import Workspace
-from casstore.storage import sessions
-from casstore.storage.sessions import session_of
 from casstore.errors import IntegrityError, StoreError, TagNotFound
 from casstore.progress import SILENT
-from casstore.storage import files
+from casstore.storage import files, sessions
 from casstore.storage.layout import is_file_id
+from casstore.storage.sessions import session_of
 from casstore.tag import Tag
 
 

@@ -11,24 +11,37 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from casstore.actions.saving import comparing
-from casstore.actions.describing import descriptor
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import descriptor, model_yaml
+from casstore.actions.directories.leavings import make_way
+from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.packs.bases import tensor_files
 from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.packs.freshness import Freshness
-from casstore.actions.sources.homes import check_holds_none, check_source
-from casstore.actions.sources.ignoring import Rules
-from casstore.actions.directories.leavings import make_way
-from casstore.actions.packs.builder import Packing
-from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
-from casstore.actions.sources.source import Source, SourceFile, check_as_found, check_removable, find_source, remove_source
+from casstore.actions.saving import comparing
+from casstore.actions.saving.packing import SavePacker
 from casstore.actions.saving.staging import StagedFile, Staging
 from casstore.actions.saving.trust import Trust, is_untrusted, objects_of
-from casstore.actions.saving.unchanged import check_directories, check_linked, check_still, is_untouched, link, open_as_found, put
+from casstore.actions.saving.unchanged import (
+    check_directories,
+    check_linked,
+    check_still,
+    is_untouched,
+    link,
+    open_as_found,
+    put,
+)
+from casstore.actions.sources.homes import check_holds_none, check_source
+from casstore.actions.sources.ignoring import Rules
+from casstore.actions.sources.source import (
+    Source,
+    SourceFile,
+    check_as_found,
+    check_removable,
+    find_source,
+    remove_source,
+)
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.storage.sessions import Session
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists
@@ -38,6 +51,7 @@ from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry, Manifest
 from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 # Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
@@ -393,7 +407,7 @@ class _Save:
         have = homes.keys() - stored.lost_chunks
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
-        packs = Packing(
+        packs = SavePacker(
             self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files,
             unstored=relied_on - have,
         )  # fmt: skip

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from casstore.actions.packs.freshness import Freshness
-from casstore.actions.sources.source import Source, SourceFile, is_unchanged
 from casstore.actions.saving.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
+from casstore.actions.sources.source import Source, SourceFile, is_unchanged
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.storage.sessions import Session
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
 from casstore.progress import SILENT, Progress
@@ -28,6 +27,7 @@ from casstore.storage import chunking, files
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
 from casstore.storage.writers import open_here, writer_of
 
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"

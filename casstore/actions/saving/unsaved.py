@@ -20,14 +20,14 @@ from typing import TypeVar
 
 from casstore.actions import keeping
 from casstore.actions.describing import model_yaml
-from casstore.actions.saving.drafts import FILES, OBJECTS, RECORD, Record, id_of, may_use, open_up
 from casstore.actions.home import layout_of
 from casstore.actions.reserved import in_any_room
+from casstore.actions.saving.drafts import FILES, OBJECTS, RECORD, Record, id_of, may_use, open_up
 from casstore.actions.workspace import Workspace
-from casstore.storage.sessions import Session
 from casstore.errors import CasstoreError, InvalidSource
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout
+from casstore.storage.sessions import Session
 from casstore.storage.walking import walk
 
 _ATTEMPTS = 5  # where a user presses Ctrl-C again and again

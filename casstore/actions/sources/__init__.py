@@ -1,0 +1,1 @@
+"""What a save is given: files of the caller, before anything of the store is touched."""

@@ -1,0 +1,1 @@
+"""One module a command. Each parses, calls the public interface, and prints."""

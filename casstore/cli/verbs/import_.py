@@ -8,10 +8,10 @@ import click
 
 import casstore
 from casstore.cli.describe import summary
-from casstore.cli.verbs.export import FORMATS
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, say, show_json, show_table
 from casstore.cli.progress import progress_bar
+from casstore.cli.verbs.export import FORMATS
 
 _EXAMPLES = """\b
 Examples:

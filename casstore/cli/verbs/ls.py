@@ -6,9 +6,9 @@ import click
 
 from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import files
-from casstore.cli.verbs.list import list_versions
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import file_name, hint, human_bytes, is_screen, printable, show_json
+from casstore.cli.verbs.list import list_versions
 
 _EXAMPLES = """\b
 Examples:

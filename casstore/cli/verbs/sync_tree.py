@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 import casstore
-from casstore.cli.verbs.adopt import refusals_as_json, show_refusals
 from casstore.cli.exits import ExitCode
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import hint, printable, show_json
 from casstore.cli.progress import progress_bar
+from casstore.cli.verbs.adopt import refusals_as_json, show_refusals
 
 _EXAMPLES = """\b
 Examples:

@@ -1,0 +1,1 @@
+"""How the bytes of a chunk are encoded in a pack: compressed, in planes, or as a delta upon another chunk."""

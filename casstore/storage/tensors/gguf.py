@@ -10,7 +10,16 @@ from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
-from casstore.storage.tensors.segments import MAX_NAME_BYTES, MAX_TENSORS, HeaderError, ReadAt, Segment, check_shape, cover, read_exactly
+from casstore.storage.tensors.segments import (
+    MAX_NAME_BYTES,
+    MAX_TENSORS,
+    HeaderError,
+    ReadAt,
+    Segment,
+    check_shape,
+    cover,
+    read_exactly,
+)
 
 # The largest vocabularies in use (260,000 tokens, 500,000 merges) make about 20 MB.
 MAX_HEADER_BYTES = 64 << 20

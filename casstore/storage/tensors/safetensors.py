@@ -5,7 +5,18 @@ from __future__ import annotations
 import json
 from typing import NoReturn
 
-from casstore.storage.tensors.segments import MAX_DTYPE_CHARACTERS, MAX_NAME_BYTES, MAX_TENSORS, HeaderError, ReadAt, Segment, check_shape, cover, fits, read_exactly
+from casstore.storage.tensors.segments import (
+    MAX_DTYPE_CHARACTERS,
+    MAX_NAME_BYTES,
+    MAX_TENSORS,
+    HeaderError,
+    ReadAt,
+    Segment,
+    check_shape,
+    cover,
+    fits,
+    read_exactly,
+)
 
 # The format allows 100 MB, which as Python objects can take gigabytes. A tensor takes about 100 bytes of
 # header, so this is more than MAX_TENSORS need, and whatever it holds stays within the memory of a save.

@@ -13,7 +13,16 @@ import zipfile
 from math import prod
 
 from casstore.storage.tensors.pickled import find_storages
-from casstore.storage.tensors.segments import ELEMENT_BITS, MAX_TENSORS, HeaderError, ReadAt, Segment, check_shape, cover, read_exactly
+from casstore.storage.tensors.segments import (
+    ELEMENT_BITS,
+    MAX_TENSORS,
+    HeaderError,
+    ReadAt,
+    Segment,
+    check_shape,
+    cover,
+    read_exactly,
+)
 
 # An entry takes about 80 bytes here, and 700 once zipfile has parsed it: 100,000 tensors, and under 150 MB.
 MAX_DIRECTORY_BYTES = 8 << 20

@@ -1,0 +1,134 @@
+"""What a save puts into packs: its smaller files, and the chunks of larger ones that are not kept as files."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from casstore.actions.packs.bases import choose_link, encode_chunk, predecessors
+from casstore.actions.packs.builder import ENCODE_THREADS, PackBuilder
+from casstore.actions.saving.staging import StagedFile
+from casstore.actions.saving.unchanged import changed, open_as_found
+from casstore.actions.workspace import Workspace
+from casstore.catalog.index import Link
+from casstore.catalog.versions import NewContainer
+from casstore.digest import Digest
+from casstore.storage import files
+from casstore.storage.pack import EncodedChunk
+from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
+from casstore.storage.tensors.elements import BYTES, Element, element_of
+
+# Chunks being encoded, or encoded and not written yet: some 16 MiB, 256 at the format's hard limit.
+_CHUNKS_AHEAD = 16
+_NOT_WORTH_A_THREAD_BYTES = 64 << 10
+
+
+class SavePacker:
+    """The packs of one save. Each new pack's path is appended to `paths` before it exists, its row to `containers`.
+
+    `base_files` are the files of the version that this one came from, looked at when first needed. `unstored` are the
+    chunks that the save stores: none of them is a base, not even where an older home of it can be read still.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        session: Session,
+        durable: bool,
+        paths: list[files.StrPath],
+        containers: list[NewContainer],
+        base_files: Callable[[], list[tuple[str, Recipe]]],
+        unstored: Set[Digest],
+    ) -> None:
+        self._workspace = workspace
+        self._builder = PackBuilder(workspace, session, durable, paths.append)
+        self._containers = containers
+        self._find_base_files = base_files
+        self._unstored = unstored
+        self._base_files: list[tuple[str, Recipe]] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: deque[tuple[Future[EncodedChunk] | EncodedChunk, int]] = deque()
+
+    def add(self, file: StagedFile, wanted: set[Digest], advance: Callable[[int], None]) -> None:
+        """Encode the wanted chunks of the staged file, each once. Raises FileChanged, OSError."""
+        recipe = file.recipe
+        if file.content is not None and not recipe.is_stored:
+            self._put(recipe.blob, file.content, BYTES, None, 0)
+            advance(recipe.size)
+            return
+        before, chains = self._possible_bases(file, wanted)
+        opened, _ = open_as_found(file.location, is_direct=False)
+        with opened as descriptor:
+            offset = 0
+            for segment in recipe.segments:
+                element = element_of(segment.dtype)
+                for digest, length in segment.chunks:
+                    if digest in wanted:
+                        wanted.discard(digest)
+                        raw = os.pread(descriptor, length, offset)
+                        if Digest.of(raw) != digest:
+                            raise changed(file.location)
+                        predecessor = before.get(digest)
+                        link = None if predecessor is None else choose_link(predecessor, chains)
+                        generation = chains[predecessor].generation + 1 if predecessor in chains else 0
+                        self._put(digest, raw, element, link, generation)
+                    offset += length
+                    advance(length)
+
+    def _possible_bases(self, file: StagedFile, wanted: set[Digest]) -> tuple[dict[Digest, Digest], dict[Digest, Link]]:
+        if all(segment.name is None for segment in file.recipe.segments):
+            return {}, {}
+        if self._base_files is None:
+            self._base_files = self._find_base_files()
+        before = predecessors([(file.path, file.recipe)], self._base_files)
+        # What deltas stand on already stays whole, also where its home is lost and it is stored anew.
+        whole = self._workspace.catalog.index.with_dependents(wanted)
+        before = {
+            digest: base
+            for digest, base in before.items()
+            if digest in wanted and digest not in whole and base not in self._unstored
+        }
+        return before, self._workspace.catalog.index.chains(set(before.values()))
+
+    def _put(self, digest: Digest, raw: bytes, element: Element, link: Link | None, generation: int) -> None:
+        if len(raw) < _NOT_WORTH_A_THREAD_BYTES:
+            encoded = encode_chunk(self._workspace, digest, raw, element, link)
+            if not self._ahead:
+                self._note(self._builder.add(encoded, generation))
+                return
+            self._ahead.append((encoded, generation))
+        else:
+            self._pool = self._pool or ThreadPoolExecutor(ENCODE_THREADS)
+            future = self._pool.submit(encode_chunk, self._workspace, digest, raw, element, link)
+            self._ahead.append((future, generation))
+        if len(self._ahead) >= _CHUNKS_AHEAD:
+            self._write_next()
+
+    def _write_next(self) -> None:
+        chunk, generation = self._ahead.popleft()
+        self._note(self._builder.add(chunk if isinstance(chunk, EncodedChunk) else chunk.result(), generation))
+
+    def _note(self, finished: NewContainer | None) -> None:
+        if finished is not None:
+            self._containers.append(finished)
+
+    def finish(self) -> None:
+        """Complete the pack that is being written, if there is one. Raises OSError."""
+        while self._ahead:
+            self._write_next()
+        self._note(self._builder.finish())
+        self._stop()
+
+    def abort(self) -> None:
+        """Remove the pack that is being written, if there is one."""
+        self._stop()
+        self._builder.abort()
+
+    def _stop(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        self._ahead.clear()

@@ -1,0 +1,56 @@
+"""What is true of the machine and the process: its boot, its umask, and what kind of file system a path is on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from pathlib import Path
+
+_NETWORK_FILE_SYSTEMS = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),
+    *("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.davfs"),
+}
+
+
+def umask() -> int:
+    """The process's umask, read where possible without changing it, since other threads create files too."""
+    with (
+        contextlib.suppress(OSError),
+        open("/proc/self/status", encoding="ascii", errors="replace") as status,
+    ):
+        for line in status:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The type of the file system that `path` is on where that is one of the network (proc(5), mountinfo)."""
+    try:
+        lines = os.fsdecode(mounts.read_bytes()).splitlines()
+    except OSError:
+        return None
+    found, longest = "", -1
+    for line in lines:
+        fields = line.split(" ")
+        if "-" not in fields[6:]:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+        if path.is_relative_to(point) and len(point) >= longest:
+            found, longest = fields[fields.index("-", 6) + 1], len(point)
+    return found if found in _NETWORK_FILE_SYSTEMS else None
+
+
+def boot_id() -> str:
+    """What tells one boot of the machine from the next; unique per process where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return _UNKNOWN_BOOT
+
+
+_UNKNOWN_BOOT = secrets.token_hex(16)
