@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
-import random
-import select
 import shutil
 import signal
 import stat
-import subprocess
 import sys
 import tempfile
-import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +23,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.gc import autogc
 from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
+from tests.kit import Reader
 
 # No test is timed: what a busy machine delays is no failure.
 settings.register_profile("casstore", deadline=None)
@@ -101,58 +96,6 @@ def home(tmp_path: Path) -> Path:
 def store(home: Path) -> Iterator[casstore.Store]:
     with casstore.Store(home) as opened:
         yield opened
-
-
-@pytest.fixture
-def noise() -> Callable[..., bytes]:
-    """noise(size, seed): bytes that neither shrink nor repeat, the same at every call."""
-    return _noise
-
-
-@functools.lru_cache(64)
-def _noise(size: int, seed: int = 0) -> bytes:
-    return random.Random(seed).randbytes(size)
-
-
-@pytest.fixture
-def plant() -> Callable[[Path | str, dict[str, bytes | None]], Path]:
-    """plant(root, files): write files; None makes an empty directory, a name that ends in ! an executable."""
-
-    def write(root: Path | str, files: dict[str, bytes | None]) -> Path:
-        root = Path(root)
-        root.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            path = root / name.removesuffix("!")
-            if content is None:
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            path.chmod(0o755 if name.endswith("!") else 0o644)
-        return root
-
-    return write
-
-
-@pytest.fixture
-def contents() -> Callable[[casstore.Model], dict[str, bytes]]:
-    """contents(model): every file, checked to be the same in the directory and straight from the chunks."""
-
-    def read(model: casstore.Model) -> dict[str, bytes]:
-        root = Path(model.path)
-        standing = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        standing.pop("model.yaml")
-        assert list(standing.keys() | set()) or not model.files
-        streamed = {}
-        for file in model.files:
-            with model.open(file.path) as reader:
-                streamed[file.path] = reader.read()
-            assert casstore.Digest.of(streamed[file.path]) == file.digest
-            assert len(streamed[file.path]) == file.size
-        assert streamed == standing
-        return streamed
-
-    return read
 
 
 def _rows(home: Path) -> dict[str, list[Any]]:
@@ -248,50 +191,6 @@ def leftovers(home: Path, sql: Callable[..., list[Any]]) -> Callable[[], list[st
     return find
 
 
-class Child:
-    """A forked process that runs one function; a real one, that can be killed."""
-
-    def __init__(self, function: Callable[[], object]) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: fork with threads; none of ours is running
-            self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                code = int(function() or 0)  # type: ignore[call-overload]
-            except BaseException:  # noqa: BLE001 - the child must not go on as pytest
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-
-    def wait(self) -> int:
-        """The exit code; the negative number of a signal that ended it."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-    def kill(self) -> int:
-        os.kill(self.pid, 9)
-        return self.wait()
-
-
-@pytest.fixture
-def child() -> type[Child]:
-    """child(function): run it in a forked process."""
-    return Child
-
-
-@pytest.fixture
-def script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """script(text, *arguments): run Python code in a new process."""
-
-    def run(text: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        command = [*options.pop("before", ()), sys.executable, "-c", text, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
-
-    return run
-
-
 def _overwrite(path: Path, data: bytes) -> None:
     """Write into a file so that no stat tells."""
     status = path.stat()
@@ -321,39 +220,6 @@ def age(home: Path, sql: Callable[..., list[Any]]) -> Callable[..., None]:
                     _overwrite(rendered, model_yaml.render(older))
 
     return make_older
-
-
-class Reader(Child):
-    """A process that has asked for a version's directory, and holds it until told to end."""
-
-    def __init__(self, home: Path, tag: str, files: dict[str, bytes]) -> None:
-        self._has_path = False
-        self._ready, ready = os.pipe()
-        hold, self._hold = os.pipe()
-
-        def read() -> None:
-            os.close(self._hold)
-            with casstore.Store(home) as store:
-                path = Path(store.get(tag).path)
-                os.write(ready, b"r")
-                while True:
-                    assert {name: (path / name).read_bytes() for name in files} == files
-                    if select.select([hold], [], [], 0.001)[0]:
-                        return
-
-        super().__init__(read)
-        os.close(ready)
-        os.close(hold)
-
-    def wait_for_path(self) -> None:
-        if not self._has_path:
-            assert os.read(self._ready, 1) == b"r", "the reader failed"
-            self._has_path = True
-
-    def end(self) -> None:
-        os.close(self._hold)
-        os.close(self._ready)
-        assert self.wait() == 0
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,6 +21,7 @@ import casstore
 from casstore.cli.exits import ExitCode
 from casstore.cli.main import cli
 from casstore.cli.usage import usage_document, usage_fields, version_fields
+from tests.kit import noise, plant
 from tests.pages import ROOT, Reader, blocks
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -96,7 +97,8 @@ Path("resumed/model.bin").write_bytes(b"more")
 
 
 def test_backup_and_restore(
-    home: Path, places: dict[str, str], noise: Callable[..., bytes], plant: Callable[..., Path]
+    home: Path,
+    places: dict[str, str],
 ) -> None:
     page = text_of("how-to/backup-and-restore.md")
     files = {"w.bin": noise(1_200_000), "config.json": b"{}"}

@@ -18,28 +18,6 @@ from casstore.archive.unpacking import Unpacked, unpack
 Tree = dict[str, "bytes | None"]
 
 
-class Pipe(io.RawIOBase):
-    """Gives some bytes at a time, as a pipe does, and cannot seek."""
-
-    def __init__(self, data: bytes, step: int = 10_007) -> None:
-        self._data = memoryview(data)
-        self._step = step
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = min(len(buffer), self._step, len(self._data))
-        buffer[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
-
-
-@pytest.fixture(scope="session")
-def pipe() -> type[Pipe]:
-    return Pipe
-
-
 def _look(root: Path) -> Tree:
     """Every file with its bytes, an executable's name ending in !, and every empty directory with None."""
     found: Tree = {}

@@ -16,6 +16,7 @@ import zstandard
 
 from casstore.archive import limits
 from casstore.errors import UnsafeArchive
+from tests.kit import Pipe
 
 NOISE = bytes(byte for seed in range(40) for byte in zlib.compress(bytes([seed, seed ^ 91, 17]) * 700))
 
@@ -43,7 +44,7 @@ each = pytest.mark.parametrize("name", COMPRESS)
 
 
 @each
-def test_streams_may_be_joined_and_padded(read: Callable[..., Any], pipe: Any, name: str) -> None:
+def test_streams_may_be_joined_and_padded(read: Callable[..., Any], name: str) -> None:
     tar = plain()
     parts = [COMPRESS[name](tar[start : start + 1000]) for start in range(0, len(tar), 1000)]
     for archive in (
@@ -53,7 +54,7 @@ def test_streams_may_be_joined_and_padded(read: Callable[..., Any], pipe: Any, n
         b"".join(part + COMPRESS[name](b"") for part in parts),
     ):
         assert read(archive)[1] == {"f": NOISE}
-        assert read(pipe(archive, 7))[1] == {"f": NOISE}
+        assert read(Pipe(archive, 7))[1] == {"f": NOISE}
 
 
 def test_frames_that_zstd_skips(read: Callable[..., Any]) -> None:

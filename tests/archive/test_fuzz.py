@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casstore.errors import InvalidSource
+from tests.kit import Pipe
 
 
 def tar(form: int) -> bytes:
@@ -122,7 +123,7 @@ def seal(data: bytes) -> bytes:
 @pytest.mark.parametrize("seed", SEEDS)
 @settings(max_examples=60)
 @given(edits=EDITS, is_sealed=st.booleans())
-def test_changed_archives(read: Callable[..., Any], pipe: Any, seed: str, edits: Any, is_sealed: bool) -> None:
+def test_changed_archives(read: Callable[..., Any], seed: str, edits: Any, is_sealed: bool) -> None:
     archive = edit(SEEDS[seed], edits)
     if is_sealed:
         archive = seal(archive)
@@ -131,9 +132,9 @@ def test_changed_archives(read: Callable[..., Any], pipe: Any, seed: str, edits:
     except InvalidSource as error:
         assert str(error)
         with pytest.raises(InvalidSource):
-            read(pipe(archive, 100), spool=tempfile.TemporaryFile)
+            read(Pipe(archive, 100), spool=tempfile.TemporaryFile)
     else:
-        assert read(pipe(archive, 100), spool=tempfile.TemporaryFile) == whole
+        assert read(Pipe(archive, 100), spool=tempfile.TemporaryFile) == whole
 
 
 @pytest.mark.parametrize("compress", [lzma.compress, gzip.compress, bz2.compress, zstandard.compress])

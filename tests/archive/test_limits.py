@@ -20,6 +20,9 @@ import zstandard
 from casstore.archive import limits
 from casstore.archive.unpacking import unpack
 from casstore.errors import UnsafeArchive
+from tests.kit import script
+
+pytestmark = pytest.mark.crash
 
 MIB = 1 << 20
 
@@ -162,7 +165,7 @@ def sparse_bomb(kind: str) -> tuple[bytes, str]:
     ("kind", "most_mib"),
     [("xz", 20), ("gz", 15), ("bz2", 20), ("zst", 170), ("zip", 15), ("header", 5), ("members", 3)],
 )
-def test_memory_is_bounded(tmp_path: Path, script: Callable[..., Any], kind: str, most_mib: int) -> None:
+def test_memory_is_bounded(tmp_path: Path, kind: str, most_mib: int) -> None:
     archive, message = sparse_bomb(kind)
     (tmp_path / "bomb").write_bytes(archive)
     (tmp_path / "place").mkdir()

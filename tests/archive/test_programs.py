@@ -17,6 +17,7 @@ import pytest
 
 from casstore.archive.formats import Format, guess
 from casstore.archive.writing import open_writer
+from tests.kit import Pipe, plant
 
 ARCHIVES = [form for form in Format if form not in (Format.FOLDER, Format.CASMODEL)]
 
@@ -37,7 +38,7 @@ FILES: dict[str, bytes | None] = {
 
 
 @pytest.fixture
-def model(tmp_path: Path, plant: Callable[..., Path]) -> Path:
+def model(tmp_path: Path) -> Path:
     root = plant(tmp_path / "model", FILES)
     (root / "link").symlink_to("weights")
     (root / "d/up").symlink_to("../e")
@@ -62,11 +63,11 @@ def run(command: str, directory: Path, **options: Any) -> bytes:
 @needs("tar")
 @pytest.mark.parametrize("form", ["gnu", "oldgnu", "posix", "ustar", "v7"])
 @pytest.mark.parametrize("what", [".", "*"])
-def test_archives_of_gnu_tar(model: Path, read: Callable[..., Any], pipe: Any, form: str, what: str) -> None:
+def test_archives_of_gnu_tar(model: Path, read: Callable[..., Any], form: str, what: str) -> None:
     name = "n" * (60 if form in ("ustar", "v7") else 150)
     (model / "d" / ("n" * 150)).rename(model / "d" / name)
     archive = run(f"tar --format={form} -cf - {what}", model)
-    unpacked, tree = read(pipe(archive))
+    unpacked, tree = read(Pipe(archive))
     assert unpacked.descriptor == FILES["model.yaml"]
     assert tree == {path.replace("n" * 150, name): content for path, content in EXPECTED.items()}
 
@@ -84,9 +85,9 @@ def test_archives_of_gnu_tar(model: Path, read: Callable[..., Any], pipe: Any, f
         pytest.param("zstd -c -19 --no-check", marks=needs("tar", "zstd")),
     ],
 )
-def test_compressed_archives(model: Path, read: Callable[..., Any], pipe: Any, command: str) -> None:
+def test_compressed_archives(model: Path, read: Callable[..., Any], command: str) -> None:
     archive = run(f"tar -cf - . | {command}", model)
-    assert read(pipe(archive))[1] == EXPECTED
+    assert read(Pipe(archive))[1] == EXPECTED
 
 
 @pytest.mark.parametrize(

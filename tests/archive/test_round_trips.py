@@ -16,6 +16,7 @@ from casstore.archive.formats import Format
 from casstore.archive.names import fold
 from casstore.archive.writing import open_writer
 from casstore.errors import InvalidSource, UnsafeArchive
+from tests.kit import Pipe, noise
 
 ARCHIVES = [form for form in Format if form not in (Format.FOLDER, Format.CASMODEL)]
 Tree = dict[str, "bytes | None"]
@@ -74,24 +75,24 @@ def trees(draw: st.DrawFn) -> Tree:
 @pytest.mark.parametrize("form", ARCHIVES)
 @settings(max_examples=15)
 @given(data=st.data())
-def test_any_tree_comes_back(read: Callable[..., Any], pipe: Any, form: Format, data: st.DataObject) -> None:
+def test_any_tree_comes_back(read: Callable[..., Any], form: Format, data: st.DataObject) -> None:
     tree = data.draw(trees())
     archive = write(form, tree)
     assert write(form, tree, WriteOnly()) == archive
     unpacked, found = read(archive, format=form)
     assert found == tree
     assert unpacked.descriptor is None
-    assert read(pipe(archive, data.draw(st.integers(1, 3000))), spool=tempfile.TemporaryFile)[1] == tree
+    assert read(Pipe(archive, data.draw(st.integers(1, 3000))), spool=tempfile.TemporaryFile)[1] == tree
 
 
 @pytest.mark.parametrize("form", ARCHIVES)
-def test_large_files_come_back(read: Callable[..., Any], pipe: Any, noise: Callable[..., bytes], form: Format) -> None:
+def test_large_files_come_back(read: Callable[..., Any], form: Format) -> None:
     """Larger than a block that is compressed, and than a piece that is read."""
     tree: Tree = {"weights": noise((4 << 20) + 1), "zeros": bytes(1_100_001), "empty": b"", "run!": b"#!/bin/sh"}
     archive = write(form, tree, WriteOnly())
     assert read(archive)[1] == tree
     counts: list[int] = []
-    assert read(pipe(archive, 1 << 17), spool=tempfile.TemporaryFile, advance=counts.append)[1] == tree
+    assert read(Pipe(archive, 1 << 17), spool=tempfile.TemporaryFile, advance=counts.append)[1] == tree
     assert sum(counts) == len(archive)
     assert len(counts) > 3
 
@@ -120,20 +121,20 @@ def test_a_source_is_read_from_where_it_stands(read: Callable[..., Any], form: F
     assert read(source)[1] == {"a": b"1"}
 
 
-def test_a_zip_from_a_pipe_needs_a_place(read: Callable[..., Any], pipe: Any) -> None:
+def test_a_zip_from_a_pipe_needs_a_place(read: Callable[..., Any]) -> None:
     archive = write(Format.ZIP, {"a": b"1"})
     with pytest.raises(InvalidSource, match="cannot be read from a pipe; save it to a file first"):
-        read(pipe(archive))
+        read(Pipe(archive))
     spools = []
 
     def spool() -> Any:
         spools.append(io.BytesIO())
         return spools[-1]
 
-    assert read(pipe(archive), spool=spool)[1] == {"a": b"1"}
+    assert read(Pipe(archive), spool=spool)[1] == {"a": b"1"}
     assert spools[0].closed
     read(io.BytesIO(archive), spool=spool)
-    read(pipe(write(Format.TAR, {})), spool=spool)
+    read(Pipe(write(Format.TAR, {})), spool=spool)
     assert len(spools) == 1
 
 
@@ -169,9 +170,7 @@ def test_other_sources_are_named(read: Callable[..., Any], data: bytes, message:
 
 
 @pytest.mark.parametrize("form", [form for form in ARCHIVES if form is not Format.TAR])
-def test_every_byte_that_changed_is_noticed(
-    read: Callable[..., Any], noise: Callable[..., bytes], form: Format
-) -> None:
+def test_every_byte_that_changed_is_noticed(read: Callable[..., Any], form: Format) -> None:
     """By check sums of the format, also where bytes do not compress and stand there as they are."""
     archive = bytearray(write(form, {"f": noise(20_000)}))
     for position in range(3000, 18_000, 500):

@@ -13,6 +13,7 @@ from casstore.archive import compression
 from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
 from casstore.errors import IntegrityError, InvalidSource, UnsafeArchive
+from tests.kit import noise
 
 ARCHIVES = [form for form in Format if form not in (Format.FOLDER, Format.CASMODEL)]
 each = pytest.mark.parametrize("form", ARCHIVES)
@@ -29,9 +30,7 @@ def test_what_is_no_archive_is_not_written(form: Format) -> None:
 
 
 @each
-def test_equal_input_gives_equal_bytes(
-    monkeypatch: pytest.MonkeyPatch, noise: Callable[..., bytes], form: Format
-) -> None:
+def test_equal_input_gives_equal_bytes(monkeypatch: pytest.MonkeyPatch, form: Format) -> None:
     """However many threads there are, and however the content comes."""
     monkeypatch.setattr(compression, "BLOCK_BYTES", 1 << 16)
     content = noise(300_000) + bytes(600_000) + noise(100_000, 1)
@@ -111,9 +110,7 @@ class Full:
 
 @each
 @pytest.mark.parametrize("size", [0, 100, 1 << 19])
-def test_errors_of_the_sink_come_through(
-    monkeypatch: pytest.MonkeyPatch, noise: Callable[..., bytes], form: Format, size: int
-) -> None:
+def test_errors_of_the_sink_come_through(monkeypatch: pytest.MonkeyPatch, form: Format, size: int) -> None:
     monkeypatch.setattr(compression, "BLOCK_BYTES", 1 << 16)
     content = noise(1 << 20)
     with pytest.raises(OSError, match="No space left"), open_writer(form, Full(size)) as writer:  # type: ignore[arg-type]

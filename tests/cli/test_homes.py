@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.cli import main
+from tests.kit import Child
 
 READING = [
     ("list",), ("list", "bert"), ("show", "bert"), ("path", "bert"), ("delete", "-y", "bert:v1"), ("gc",), ("verify",),
@@ -110,7 +111,7 @@ def test_a_user_who_is_not_there_is_named(cli):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("arguments", [["list"], ["save", "bert:v1", "/etc/hostname"], ["init"]], ids=" ".join)
-def test_without_a_home_directory_it_says_what_to_set(child, tmp_path, arguments):
+def test_without_a_home_directory_it_says_what_to_set(tmp_path, arguments):
     said = os.open(tmp_path / "said", os.O_RDWR | os.O_CREAT)
 
     def run_as_nobody():
@@ -123,7 +124,7 @@ def test_without_a_home_directory_it_says_what_to_set(child, tmp_path, arguments
         sys.stderr.flush()
         return code
 
-    assert child(run_as_nobody).wait() == 1
+    assert Child(run_as_nobody).wait() == 1
     os.close(said)
     text = (tmp_path / "said").read_text()
     assert "Traceback" not in text

@@ -88,6 +88,7 @@ def check(home, tag, expected):
         return version.digest
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
 def test_a_version_is_the_same_whatever_the_locale(cli, run, model, tmp_path, locale):
     expected = tree(model)
@@ -112,6 +113,7 @@ def test_a_version_is_the_same_whatever_the_locale(cli, run, model, tmp_path, lo
     catalog.close()
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
 @pytest.mark.parametrize("form", ["tar.gz", "zip", "casmodel", "folder"])
 def test_archives_hold_the_names_in_utf8_whatever_the_locale(cli, run, model, tmp_path, locale, form):

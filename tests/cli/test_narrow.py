@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.cli.narrow import Shape, cells, lines
+from tests.kit import plant
 
 
 def plain(screen: str) -> list[str]:
@@ -76,7 +77,7 @@ def test_the_first_column_has_its_room_before_others_grow():
     assert shown == ["name          labels", f"{'a' * 12}  stage=pro…"]
 
 
-def test_ls_breaks_no_path_itself(cli, tmp_path, plant):
+def test_ls_breaks_no_path_itself(cli, tmp_path):
     path = "checkpoints/" + "a" * 60 + "/model.safetensors"
     plant(tmp_path / "out", {path: b"w" * 2000, "few": b"x"})
     cli("save", "m:1", tmp_path / "out")

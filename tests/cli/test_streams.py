@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import script
 
 CLOSINGS = [closed for count in (1, 2, 3) for closed in itertools.combinations(range(3), count)]
 
@@ -34,6 +35,7 @@ def test_a_save_saves_whatever_is_closed(cli, files, closed):
         assert store.verify().is_sound
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
 @pytest.mark.parametrize(
     ("arguments", "code"),
@@ -54,7 +56,7 @@ def test_no_verb_minds(saved, closed, arguments, code):
         assert store.verify().is_sound
 
 
-def test_the_library_holds_no_file_under_the_number_of_a_stream(home, script):
+def test_the_library_holds_no_file_under_the_number_of_a_stream(home):
     """What C code and children write to standard error would go into it."""
     done = script(
         """
@@ -95,7 +97,7 @@ os.write(out, b" sound")
     assert "/store" not in held
 
 
-def test_a_closed_stream_is_dev_null_for_the_children_too(script):
+def test_a_closed_stream_is_dev_null_for_the_children_too():
     done = script(
         """
 import os, subprocess, sys

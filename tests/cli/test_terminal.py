@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+from tests.kit import noise, plant
+
 
 def test_tables_have_headings_human_sizes_and_local_times(untouched):
     screen = untouched.on_terminal("list")
@@ -78,7 +80,7 @@ def test_a_move_says_what_it_took_away(cli, files):
     assert not files.exists()
 
 
-def test_syncing_is_a_step_of_its_own(store, plant, noise, tmp_path):
+def test_syncing_is_a_step_of_its_own(store, tmp_path):
     """It takes long, and hashing is over by then."""
     steps = []
 

@@ -16,13 +16,13 @@ import casstore
 from casstore.archive.casmodel import Reader
 from tests.crash import tracer
 from tests.crash.scenarios import Scenario, copy_store, leftovers, open_store, put, to_first_schema, write
-from tests.store.conftest import bento, checkpoint, quiet, safetensors, weights
+from tests.kit import EVERY, bento, checkpoint, noise
+from tests.store.conftest import quiet
 
-__all__ = ["bento", "checkpoint", "quiet", "safetensors", "weights"]
+__all__ = ["quiet"]
 
 Operation = Callable[[Path], object]
 LARGE = 1_300_000
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
 _MEMORY = Path("/dev/shm")
 
 
@@ -45,7 +45,7 @@ def ground(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def scenario(request, noise, checkpoint, ground, bento, quiet) -> Scenario:
+def scenario(request, ground, quiet) -> Scenario:
     """The scenario of that name; all of them are small, since every call of each is one run."""
     a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
     steps = [checkpoint(step, size=20_000) for step in range(4)]

@@ -18,13 +18,14 @@ import pytest
 import casstore
 from casstore.storage import machine
 from tests.crash import tracer
-from tests.crash.conftest import EVERY, spread
+from tests.crash.conftest import spread
 from tests.crash.power import Disk, Mark, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, put, remove, sql
 from tests.crash.test_killed import points_of
 from tests.crash.test_power_cut import write
+from tests.kit import EVERY, noise
 
-pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
+pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 # By default, how many calls it is killed at, and how many are made to fail.
 POINTS = 20
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EROFS]
@@ -34,7 +35,7 @@ FAILURES = 4
 class Case:
     """A store with a backup, or none, of an earlier state of it; and what is expected of either state."""
 
-    def __init__(self, ground: Path, noise, *, is_first: bool) -> None:
+    def __init__(self, ground: Path, *, is_first: bool) -> None:
         self.ground, self.home, self.target = ground, ground / "store", ground / "backup"
         self.old = {"a:1": {"w.bin": noise(1_200_000, 1), "s": b"1"}, "b:1": {"mid": noise(90_000, 2)}}
         for tag, files in self.old.items():
@@ -101,8 +102,8 @@ class Case:
 
 
 @pytest.mark.parametrize("which", ["first", "next"])
-def test_killed(ground, noise, which):
-    case = Case(ground, noise, is_first=which == "first")
+def test_killed(ground, which):
+    case = Case(ground, is_first=which == "first")
     case.reset()
     whole = tracer.run(case.back_up, below=ground)
     assert whole.acknowledged
@@ -123,8 +124,8 @@ def test_killed(ground, noise, which):
 
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("which", ["first", "next"])
-def test_an_error_at_a_call(ground, noise, which, for_ever):
-    case = Case(ground, noise, is_first=which == "first")
+def test_an_error_at_a_call(ground, which, for_ever):
+    case = Case(ground, is_first=which == "first")
     case.reset()
     length = len(tracer.run(case.back_up, below=ground, calls=tracer.ALL).calls)
 
@@ -148,7 +149,7 @@ def test_an_error_at_a_call(ground, noise, which, for_ever):
             assert case.check(is_complete=True) == "new", what
 
 
-def test_the_power_goes(ground, noise, monkeypatch):
+def test_the_power_goes(ground, monkeypatch):
     """While a first and a later backup are made: what has returned is there after a reboot, and nothing is torn."""
     versions = {
         "a:1": {"w.bin": noise(1_100_000, 1), "s": b"1"},

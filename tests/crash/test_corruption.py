@@ -16,8 +16,10 @@ import pytest
 import casstore
 from casstore.storage import pack
 from tests.crash.scenarios import copy_store, write
+from tests.kit import EVERY, checkpoint, noise
 
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+pytestmark = pytest.mark.crash
+
 EDGE = 64  # bytes at both ends of a file, and of each record, where headers and footers are
 PAYLOAD_FLIPS = 400 if EVERY else 1
 FLIPS = None if EVERY else 4  # of a file's headers and footers
@@ -26,7 +28,7 @@ PAGE = 4096
 
 
 @pytest.fixture
-def versions(noise, checkpoint):
+def versions():
     """tag: files, of which some are shared, some deltas of others, some small."""
     steps = {f"run:{step}": checkpoint(step) for step in range(3)}
     return {**steps, "a:1": {"w.bin": noise(300_000, 1), "few/x.txt": b"x", "empty": b""}, "b:1": {"x": b"x"}}

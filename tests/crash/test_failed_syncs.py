@@ -22,6 +22,9 @@ from tests.crash import tracer
 from tests.crash.power import Disk, Recorder
 from tests.crash.scenarios import Scenario, check_versions, copy_store, open_store, put, sql
 from tests.crash.test_power_cut import write
+from tests.kit import Child, noise, safetensors, weights
+
+pytestmark = pytest.mark.crash
 
 traced = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
 
@@ -32,7 +35,7 @@ def home(ground):
 
 
 @traced
-def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home, noise, ground):
+def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home, ground):
     """The kernel may have dropped what it could not write, and a second fsync would succeed."""
     put(ground / "template", "m:1", {"w.bin": noise(300_000)}, materialize=False, durability="relaxed")
 
@@ -58,7 +61,7 @@ def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home, 
 
 
 @traced
-def test_gc_does_not_sync_again_what_could_not_be_synced(home, weights, safetensors, ground):
+def test_gc_does_not_sync_again_what_could_not_be_synced(home, ground):
     """It would record as safe what the kernel may have dropped, and durable versions would rely on it."""
     # Without a chunk in common, or the second save would bring it to disk.
     steps = {
@@ -95,7 +98,7 @@ def test_gc_does_not_sync_again_what_could_not_be_synced(home, weights, safetens
 
 @traced
 @pytest.mark.parametrize("fails", ["once", "twice", "for ever"])
-def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_whole(home, noise, ground, fails):
+def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_whole(home, ground, fails):
     """Recovery of the log brings back what stands in it, whether or not the commit was told to have failed."""
     put(ground / "template", "m:1", {"a": b"1"})
     new = {"w.bin": noise(300_000)}
@@ -125,7 +128,7 @@ def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_who
 
 
 @traced
-def test_a_redundant_copy_that_cannot_be_read_is_passed_over(home, noise, ground):
+def test_a_redundant_copy_that_cannot_be_read_is_passed_over(home, ground):
     put(ground / "template", "m:1", {"w.bin": noise(300_000)})
     shutil.rmtree(ground / "template/models/m")
 
@@ -150,7 +153,7 @@ def test_a_redundant_copy_that_cannot_be_read_is_passed_over(home, noise, ground
     assert run(reads[0]).acknowledged
 
 
-def test_too_many_open_files_are_said_to_be_that(store, home, child):
+def test_too_many_open_files_are_said_to_be_that(store, home):
     put(home, "m:1", {"a": b"1"})
 
     def read(free):
@@ -179,7 +182,7 @@ def test_too_many_open_files_are_said_to_be_that(store, home, child):
         thread.join()
         return 0 if not problems else 2 if problems[0].errno == errno.EMFILE else 1
 
-    codes = [child(lambda free=free: attempt(free)).wait() for free in range(6)]
+    codes = [Child(lambda free=free: attempt(free)).wait() for free in range(6)]
     assert codes == sorted(codes, reverse=True)
     assert set(codes) == {0, 2}
 

@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.crash.hostile import PARSERS, try_one
+from tests.kit import EVERY, script
 
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+pytestmark = pytest.mark.crash
+
 NUMBERS = [0, 1, 0x7F, 0xFF, 1 << 31, (1 << 32) - 1, 1 << 60, 1 << 63, (1 << 64) - 1]
 
 
@@ -110,7 +112,7 @@ print("done")
 """
 
 
-def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path, script):
+def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path):
     """Saved, opened, verified, collected, repaired and rebuilt, in Python and on the command line."""
     source, trace = tmp_path / "out", tmp_path / "it was run"
     source.mkdir()

@@ -13,13 +13,14 @@ from itertools import chain, count
 import pytest
 
 from tests.crash import tracer
-from tests.crash.conftest import EVERY, NAMES, spread
+from tests.crash.conftest import NAMES, spread
 from tests.crash.scenarios import check, copy_store, remove
 from tests.crash.tracer import Call
+from tests.kit import EVERY
 
 # By default, how many calls of an operation it is killed at.
 POINTS = 12
-pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
+pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 
 
 @pytest.mark.parametrize("scenario", NAMES, indirect=True)

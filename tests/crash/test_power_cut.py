@@ -28,8 +28,10 @@ from casstore.storage import machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
+from tests.kit import EVERY, noise, safetensors, weights
 
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+pytestmark = pytest.mark.crash
+
 SAMPLES = 8 if EVERY else 1  # states of a crash point besides the extremes
 POINTS = 3  # crash points of a scenario by default
 PARTS = 4 if EVERY else 1  # of a scenario, each a test
@@ -149,7 +151,7 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def step_files(weights, safetensors) -> Callable[..., Files]:
+def step_files() -> Callable[..., Files]:
     """A step of a training run: tensors that change a little, and one that does not."""
 
     def files(step: int, seed: int = 0) -> Files:
@@ -163,7 +165,7 @@ def step_files(weights, safetensors) -> Callable[..., Files]:
 
 
 @pytest.fixture
-def scenarios(noise, weights, safetensors, step_files, tmp_path) -> dict[str, Scenario]:
+def scenarios(step_files, tmp_path) -> dict[str, Scenario]:
     def mixed(seed: int) -> Files:
         return {
             "adopted.bin": noise(150_000, seed),
@@ -496,7 +498,7 @@ def once(monkeypatch):
     return arrange
 
 
-def gc_before_a_commit(store, other, once, noise, step_files):
+def gc_before_a_commit(store, other, once, step_files):
     old, new = {"w.bin": noise(150_000, 1)}, {"w.bin": noise(150_000, 1), "new.bin": noise(150_000, 2), "few": b"few"}
     _save(store, "old:1", old)
     store.delete("old:1")
@@ -505,14 +507,14 @@ def gc_before_a_commit(store, other, once, noise, step_files):
     return {"m:1": new}
 
 
-def gc_before_a_commit_of_what_is_new(store, other, once, noise, step_files):
+def gc_before_a_commit_of_what_is_new(store, other, once, step_files):
     new = {"new.bin": noise(150_000, 2), "few": b"few"}
     once(Versions, "commit", other.gc)
     _save(store, "m:1", new)
     return {"m:1": new}
 
 
-def a_commit_before_gc_condemns(store, other, once, noise, step_files):
+def a_commit_before_gc_condemns(store, other, once, step_files):
     files = {"w.bin": noise(150_000, 1)}
     _save(store, "old:1", files, materialize=False)
     store.delete("old:1")
@@ -536,7 +538,7 @@ def a_commit_before_gc_condemns(store, other, once, noise, step_files):
     return {"m:1": files}
 
 
-def gc_takes_a_base_before_a_commit(store, other, once, noise, step_files):
+def gc_takes_a_base_before_a_commit(store, other, once, step_files):
     _save(store, "base:0", step_files(0))
 
     def take():
@@ -548,7 +550,7 @@ def gc_takes_a_base_before_a_commit(store, other, once, noise, step_files):
     return {"m:1": step_files(1)}
 
 
-def a_delta_upon_the_same_chunk_before_a_commit(store, other, once, noise, step_files):
+def a_delta_upon_the_same_chunk_before_a_commit(store, other, once, step_files):
     _save(store, "m:0", step_files(0))
 
     def stack():
@@ -560,7 +562,7 @@ def a_delta_upon_the_same_chunk_before_a_commit(store, other, once, noise, step_
     return {"m:0": step_files(0), "m:1": step_files(1), "n:1": step_files(1), "n:2": step_files(2)}
 
 
-def a_delta_upon_a_chunk_before_gc_moves_it(store, other, once, noise, step_files):
+def a_delta_upon_a_chunk_before_gc_moves_it(store, other, once, step_files):
     for step in range(2):
         _save(store, f"m:{step}", step_files(step))
     once(Repacking, "move", lambda: _save(other, "n:2", step_files(2), base="m:1", materialize=False))
@@ -581,10 +583,10 @@ INTERLEAVINGS = {
 }
 
 
-def interleave(name, home, once, noise, step_files):
+def interleave(name, home, once, step_files):
     """Two stores at once, one stopped in the middle of what it does; then all must be there and read right."""
     with casstore.Store(home, auto_gc=False) as store, casstore.Store(home, auto_gc=False) as other:
-        expected = INTERLEAVINGS[name](store, other, once, noise, step_files)
+        expected = INTERLEAVINGS[name](store, other, once, step_files)
     with casstore.Store(home, auto_gc=False) as store:
         for tag, files in expected.items():
             _check_version(store, tag, Version(files, durable=True), with_directory=False)
@@ -595,13 +597,13 @@ def interleave(name, home, once, noise, step_files):
 
 
 @pytest.mark.parametrize("name", INTERLEAVINGS)
-def test_one_stopped_where_another_might_harm_it(name, home, once, noise, step_files):
-    interleave(name, home, once, noise, step_files)
+def test_one_stopped_where_another_might_harm_it(name, home, once, step_files):
+    interleave(name, home, once, step_files)
 
 
 @pytest.mark.parametrize("mutant", INTERLEAVED, ids=lambda mutant: mutant.name)
-def test_what_working_at_once_needs_is_missed(mutant, home, once, noise, step_files, monkeypatch):
+def test_what_working_at_once_needs_is_missed(mutant, home, once, step_files, monkeypatch):
     mutant.apply(monkeypatch)
     with pytest.raises((casstore.CasstoreError, AssertionError)) as caught:
-        interleave(mutant.scenario, home, once, noise, step_files)
+        interleave(mutant.scenario, home, once, step_files)
     print(f"caught: {mutant.name}: {str(caught.value).splitlines()[0]}")

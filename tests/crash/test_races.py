@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 import casstore
+from tests.kit import Child
+
+pytestmark = pytest.mark.crash
 
 ROUNDS = 1000
 
 
-def test_one_winner_a_round(home, store, child, settled_store):
+def test_one_winner_a_round(home, store, settled_store):
     """Two processes save different content under the same tag, a thousand times."""
     gates = [os.pipe() for _ in range(2)]
     answers, answer = os.pipe()
@@ -28,7 +33,7 @@ def test_one_winner_a_round(home, store, child, settled_store):
                     pass
                 os.write(answer, b"%d" % mine + won)
 
-    children = [child(lambda mine=mine: save(mine)) for mine in range(2)]
+    children = [Child(lambda mine=mine: save(mine)) for mine in range(2)]
     winners = []
     for _ in range(ROUNDS):
         for _, gate in gates:

@@ -13,7 +13,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 import casstore
+from tests.kit import Child
+
+pytestmark = pytest.mark.crash
 
 SECONDS = 60 * float(os.environ.get("CASSTORE_SOAK_MINUTES", "0.2"))
 PROCESSES = 8
@@ -117,7 +122,7 @@ def do_one(store: casstore.Store, journal: Journal, rng: random.Random, number: 
     journal.note("did", verb)
 
 
-def test_soak(store, home, child, tmp_path, settled_store):
+def test_soak(store, home, tmp_path, settled_store):
     path = tmp_path / "journal"
     journal = Journal(path)
     rng = random.Random(1)
@@ -128,7 +133,7 @@ def test_soak(store, home, child, tmp_path, settled_store):
     while time.monotonic() < until:
         while len(running) < PROCESSES:
             started += 1
-            running.append(child(lambda number=started: work(home, journal, number)))
+            running.append(Child(lambda number=started: work(home, journal, number)))
         time.sleep(rng.uniform(0.05, 0.6))
         victim = rng.choice(running)
         if rng.random() < 0.5:

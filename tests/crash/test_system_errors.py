@@ -17,10 +17,11 @@ import pytest
 
 import casstore
 from tests.crash import tracer
-from tests.crash.conftest import EVERY, NAMES, READING, spread
+from tests.crash.conftest import NAMES, READING, spread
 from tests.crash.scenarios import Scenario, check, check_versions, copy_store, hold, let_go, remove
+from tests.kit import EVERY
 
-pytestmark = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
+pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.EROFS, errno.EACCES]
 # By default, how many calls of an operation are made to fail.
 POINTS = 4

@@ -15,6 +15,7 @@ import yaml
 
 import casstore
 from casstore.actions.exchange import adopt
+from tests.kit import contents
 
 bentoml = pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
 
@@ -93,7 +94,7 @@ LIST = "print(sorted(str(m.tag) for m in bentoml.models.list()), bentoml.models.
 
 
 @pytest.mark.parametrize("way", ["elsewhere", "move", "in place"])
-def test_all_comes_over(way, filled, work, home, contents):
+def test_all_comes_over(way, filled, work, home):
     before = {path.parent.relative_to(filled / "models"): described(path.parent) for path in filled.rglob("model.yaml")}
     seen = work(LIST)
     others = {path.name for path in filled.iterdir()} - {"models"}
@@ -123,7 +124,7 @@ def test_all_comes_over(way, filled, work, home, contents):
         assert work(LIST) == seen
 
 
-def test_bentoml_goes_on_in_a_home_adopted_in_place(filled, work, run, contents, monkeypatch):
+def test_bentoml_goes_on_in_a_home_adopted_in_place(filled, work, run, monkeypatch):
     """It makes versions, deletes them, makes one again with other content, imports one: all of it comes over."""
     monkeypatch.setattr(adopt, "QUIET_NS", 0)
     monkeypatch.setenv("BENTOML_HOME", str(filled))

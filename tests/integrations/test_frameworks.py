@@ -16,6 +16,7 @@ import pytest
 import casstore
 from casstore import models
 from casstore.integrations import bentoml as integration
+from tests.kit import script
 
 pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
 pytest.importorskip("sklearn", reason="needs scikit-learn")
@@ -60,7 +61,7 @@ def test_casstore_models_loads_by_bentomls_modules(store, installed):
         models.import_model(archive).load_model()
 
 
-def test_another_process_loads_it(store, script):
+def test_another_process_loads_it(store):
     save = """
 from casstore.integrations.bentoml import install
 install()

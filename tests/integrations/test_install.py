@@ -12,6 +12,7 @@ import pytest
 
 from casstore import models
 from casstore.integrations import bentoml as integration
+from tests.kit import script
 
 needs_bentoml = pytest.mark.skipif(
     "bentoml" not in {each.metadata["Name"] for each in importlib.metadata.distributions()},
@@ -263,7 +264,7 @@ def test_the_command_line_without_a_store(run, tmp_path):
 
 
 @needs_bentoml
-def test_two_processes_save_at_once(store, script):
+def test_two_processes_save_at_once(store):
     code = """
 import sys, pathlib
 from casstore.integrations.bentoml import install

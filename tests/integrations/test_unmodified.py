@@ -14,6 +14,7 @@ import yaml
 
 import casstore
 from casstore import models
+from tests.kit import Child, script
 
 pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
 
@@ -70,7 +71,7 @@ def test_nothing_foreign_stands_below_models(home):
     }  # fmt: skip
 
 
-def test_python_reads_it(home, script):
+def test_python_reads_it(home):
     fill(home)
     code = """
 import bentoml
@@ -128,7 +129,7 @@ def test_the_command_line(home, run, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_an_ordinary_user(child):
+def test_an_ordinary_user():
     """For whom read-only is read-only. Not by the command, as he may be unable to reach this Python."""
     from bentoml._internal.models import ModelStore
 
@@ -152,6 +153,6 @@ def test_an_ordinary_user(child):
         home.mkdir()
         root.chmod(0o755)
         os.chown(home, SOMEBODY, SOMEBODY)
-        assert child(work).wait() == 0
+        assert Child(work).wait() == 0
     finally:
         shutil.rmtree(root)

@@ -13,6 +13,7 @@ import pytest
 import casstore
 from casstore import models
 from casstore.models import opening
+from tests.kit import Child, script
 
 
 def make(tag, **description):
@@ -188,7 +189,7 @@ def test_threads_share_one_store(monkeypatch):
     assert len(opened) == 1
 
 
-def test_nothing_is_opened_at_import(script, home):
+def test_nothing_is_opened_at_import(home):
     done = script("import sys; from casstore import models; print('bentoml' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
     assert not home.exists()
@@ -215,7 +216,7 @@ def test_equal_tags_are_equal_models(tmp_path):
     assert there != "m:v1"
 
 
-def test_code_of_external_modules_goes_along(script, monkeypatch):
+def test_code_of_external_modules_goes_along(monkeypatch):
     module = types.ModuleType("nowhere_else")
     exec("class Token:\n    def __init__(self, text): self.text = text", vars(module))
     monkeypatch.setitem(sys.modules, "nowhere_else", module)
@@ -251,12 +252,12 @@ def test_push_and_pull_say_what_to_do():
             call("m:v1", force=True)
 
 
-def test_a_forked_child_goes_on(child):
+def test_a_forked_child_goes_on():
     make("m:v1")
 
     def work():
         assert [str(model.tag) for model in models.list()] == ["m:v1"]
         make("m:v2")
 
-    assert child(work).wait() == 0
+    assert Child(work).wait() == 0
     assert str(models.get("m").tag) == "m:v2"

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.catalog.versions import Versions
+from tests.kit import Child, contents, noise, streamed
 from tests.store.test_full_disk import _fail_at as fail_at
 
 SINGLE = ["bentomodel", "tar", "gz", "xz", "bz2", "zst", "zip", "folder", "casmodel"]
@@ -36,7 +37,7 @@ def other(tmp_path):
 
 
 @pytest.fixture
-def rich(store, save, noise):
+def rich(store, save):
     """rich(tag): a version with all that one can have."""
 
     def make(tag="bert:v1", into=store):
@@ -68,7 +69,7 @@ def described(model):
     }  # fmt: skip
 
 
-def test_every_format_there_and_back(store, other, rich, contents, tmp_path, settled):
+def test_every_format_there_and_back(store, other, rich, tmp_path, settled):
     model = rich()
     expected = contents(model)
     for number, name in enumerate(SINGLE):
@@ -173,7 +174,7 @@ def test_the_latest_is_by_creation_time(store, other, home, save, tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel"])
-def test_gc_leaves_the_directory_of_an_old_version_that_has_just_come(store, other, save, tmp_path, name, counts):
+def test_gc_leaves_the_directory_of_an_old_version_that_has_just_come(store, other, save, tmp_path, name):
     save("m:1", {"w": b"one"})
     target = store.export("m:1", tmp_path / "out", format=name)
     save("m:2", {"w": b"two"}, into=other)
@@ -188,7 +189,7 @@ def test_gc_leaves_the_directory_of_an_old_version_that_has_just_come(store, oth
     assert Path(imported.model.path, "w").read_bytes() == b"one"
 
 
-def test_without_a_directory(store, other, save, tmp_path, streamed):
+def test_without_a_directory(store, other, save, tmp_path):
     save("m:1", {"w": b"one"})
     for name in ("zip", "casmodel"):
         target = store.export("m:1", tmp_path / "out", format=name)
@@ -249,7 +250,7 @@ class Unseekable(io.RawIOBase):
 
 
 @pytest.mark.parametrize("name", [*ARCHIVES, "casmodel"])
-def test_through_streams(store, other, rich, contents, name):
+def test_through_streams(store, other, rich, name):
     """Into one that can only be written to, out of one that can only be read from, and out of the middle of a file."""
     model = rich()
 
@@ -277,7 +278,7 @@ def test_through_streams(store, other, rich, contents, name):
 
 
 @pytest.mark.parametrize("name", ["tar", "zst", "zip", "casmodel"])
-def test_through_a_pipe(store, other, rich, contents, name):
+def test_through_a_pipe(store, other, rich, name):
     model = rich()
     read_end, write_end = os.pipe()
 
@@ -403,8 +404,9 @@ def test_exports_that_cannot_be(store, save, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "store"]
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_failing_export_leaves_no_file(store, save, noise, tmp_path, name, sql):
+def test_a_failing_export_leaves_no_file(store, save, tmp_path, name, sql):
     save("m:1", {"a": b"a", "w.bin": noise(1_500_000), "z": b"z"}, materialize=False)
     to = tmp_path / "to"
     to.mkdir()
@@ -577,7 +579,7 @@ def test_what_was_saved_by_an_earlier_release_is_the_same_when_it_comes_back(sto
             assert not reopened.import_archive(target)[0].is_new, name
 
 
-def test_two_at_once_import_the_same(store, home, save, noise, tmp_path, child):
+def test_two_at_once_import_the_same(store, home, save, tmp_path):
     save("m:1", {"w": noise(1_200_000), "s": b"s"}, into=store)
     for name in ("tar", "casmodel"):
         target = store.export("m:1", tmp_path / "out", format=name)
@@ -587,7 +589,7 @@ def test_two_at_once_import_the_same(store, home, save, noise, tmp_path, child):
                 (imported,) = there.import_archive(target)
                 assert str(imported.model.tag) == "m:1"
 
-        children = [child(run) for _ in range(3)]
+        children = [Child(run) for _ in range(3)]
         assert [each.wait() for each in children] == [0, 0, 0]
         with casstore.Store(tmp_path / f"other-{name}") as there:
             assert there.verify().is_sound
@@ -595,7 +597,7 @@ def test_two_at_once_import_the_same(store, home, save, noise, tmp_path, child):
             assert there.get("m:1").digest == store.get("m:1").digest
 
 
-def test_through_fsspec(store, other, rich, contents, tmp_path):
+def test_through_fsspec(store, other, rich, tmp_path):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     model = rich()
@@ -617,7 +619,7 @@ def test_through_fsspec(store, other, rich, contents, tmp_path):
     memory.rm("/casstore-tests", recursive=True)
 
 
-def test_a_failing_export_to_a_url(store, save, sql, noise):
+def test_a_failing_export_to_a_url(store, save, sql):
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     save("m:1", {"w.bin": noise(1_500_000)}, materialize=False)

@@ -18,11 +18,14 @@ import apsw
 import pytest
 
 import casstore
+from tests.kit import Child, contents, every, noise, plant
+
+pytestmark = pytest.mark.crash
 
 CALLS = (
     "write", "pwrite", "link", "rename", "unlink", "mkdir", "rmdir", "fsync", "open", "fchmod", "chmod",
 )  # fmt: skip
-EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "6"))
+STEP = every(6)
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def counted(monkeypatch):
 
 
 @pytest.fixture
-def files(noise):
+def files():
     """A save that takes every path: adopted, small, known, mostly known, executable, nested, empty."""
     return lambda seed: {
         "known.bin": noise(1_500_000),
@@ -67,7 +70,7 @@ def files(noise):
 
 
 @pytest.fixture
-def first(store, plant, files, noise):
+def first(store, files):
     with store.create("m:first") as draft:
         plant(draft.path, {**files(0), "mostly.bin": noise(4_500_000, 1)})
     return store
@@ -81,7 +84,7 @@ class Ends(BaseException):
     pass
 
 
-def test_an_exception_leaves_nothing(first, picture, plant, files):
+def test_an_exception_leaves_nothing(first, picture, files):
     before = picture()
     for error in (ValueError, KeyboardInterrupt, SystemExit, Ends, GeneratorExit):
         with pytest.raises(error), first.create("m:second") as draft:
@@ -92,7 +95,7 @@ def test_an_exception_leaves_nothing(first, picture, plant, files):
         plant(draft.path, files(1))
 
 
-def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(store, plant, picture):
+def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(store, picture):
     before = picture()
     with pytest.raises(KeyError), store.create("m:1") as draft:
         plant(draft.path, {"a/b/c": b"c"})
@@ -103,16 +106,16 @@ def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(stor
 
 
 @pytest.mark.parametrize("how", ["draft", "save", "move"])
-def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path, picture, plant, files, contents, how):
+def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path, picture, files, how):
     """KeyboardInterrupt at the n-th call for every n; with move=True the source is as it was, or gone, and what was
     written in a block that has ended is kept."""
     baseline = None
-    for stop in range(1, 400, EVERY):
+    for stop in range(1, 400, STEP):
         tag = f"m:{how}{stop}"
         baseline = baseline or picture()
         source = plant(tmp_path / f"{how}{stop}", files(1)) if how != "draft" else None
         modes = source and {path: (path.stat().st_mode, path.stat().st_nlink) for path in source.rglob("*")}
-        was_reached, error = _interrupt(stop, functools.partial(_save, first, tag, how, plant, source, files(1)))
+        was_reached, error = _interrupt(stop, functools.partial(_save, first, tag, how, source, files(1)))
         if not was_reached:
             assert stop > 25
             return
@@ -142,7 +145,7 @@ def _without_epoch(picture):
     return paths, {name: table for name, table in rows.items() if name != "store"}
 
 
-def _save(store, tag, how, plant, source, files):
+def _save(store, tag, how, source, files):
     if how == "draft":
         with store.create(tag) as draft:
             plant(draft.path, files)
@@ -181,7 +184,7 @@ def _interrupt(stop, action):
     return count >= stop, error
 
 
-def _killed_at(child, stop, home, counted, action):
+def _killed_at(stop, home, counted, action):
     """Run action(store) in a child that SIGKILLs itself at call `stop`; False when it never came that far."""
 
     def run():
@@ -200,21 +203,21 @@ def _killed_at(child, stop, home, counted, action):
             count = 0
             action(own)
 
-    code = child(run).wait()
+    code = Child(run).wait()
     assert code in (0, -9)
     return code == -9
 
 
-def test_a_save_that_is_killed_at_every_call(first, home, child, counted, plant, files, contents, leftovers):
+def test_a_save_that_is_killed_at_every_call(first, home, counted, files, leftovers):
     outcomes = []
-    for number, stop in enumerate(range(1, 400, EVERY)):
+    for number, stop in enumerate(range(1, 400, STEP)):
         tag = f"m:k{stop}"
 
         def save(store, tag=tag, stop=stop):
             with store.create(tag) as draft:
                 plant(draft.path, files(stop))
 
-        was_killed = _killed_at(child, stop, home, counted, save)
+        was_killed = _killed_at(stop, home, counted, save)
         saved = tag in first.tags()
         outcomes.append(saved)
         if saved:
@@ -237,19 +240,17 @@ def test_a_save_that_is_killed_at_every_call(first, home, child, counted, plant,
             break
     assert not was_killed
     assert outcomes == sorted(outcomes), "before the commit point never, after it always"
-    assert outcomes.count(True) * EVERY > 3
-    assert outcomes.count(False) * EVERY > 25
+    assert outcomes.count(True) * STEP > 3
+    assert outcomes.count(False) * STEP > 25
     first.gc()
     assert first.verify().is_sound
     assert contents(first.get("m:first"))
 
 
 @pytest.mark.parametrize("verb", ["delete", "gc", "evict", "path"])
-def test_other_verbs_that_are_killed_at_every_call(
-    first, home, child, counted, plant, files, contents, leftovers, verb
-):
+def test_other_verbs_that_are_killed_at_every_call(first, home, counted, files, leftovers, verb):
     # To evict is to pack as well, which takes many calls; test_packing_faults.py kills packing at each.
-    for number, stop in enumerate(range(1, 2000, EVERY * 5 if verb == "evict" else EVERY)):
+    for number, stop in enumerate(range(1, 2000, STEP * 5 if verb == "evict" else STEP)):
         with first.create("m:doomed") as draft:
             plant(draft.path, files(1))
         if verb == "gc":
@@ -268,7 +269,7 @@ def test_other_verbs_that_are_killed_at_every_call(
             else:
                 assert store.get("m:doomed").path
 
-        was_killed = _killed_at(child, stop, home, counted, act)
+        was_killed = _killed_at(stop, home, counted, act)
         if "m:doomed" in first.tags():
             assert verb != "gc"
             assert contents(first.get("m:doomed")) == named(files(1))
@@ -288,7 +289,7 @@ def test_other_verbs_that_are_killed_at_every_call(
     assert contents(first.get("m:first"))
 
 
-def test_saves_that_are_killed_at_random_moments(first, home, child, plant, files, contents, leftovers):
+def test_saves_that_are_killed_at_random_moments(first, home, files, leftovers):
     clock = random.Random(5)
     saved = []
     for number in range(16):
@@ -298,7 +299,7 @@ def test_saves_that_are_killed_at_random_moments(first, home, child, plant, file
             with casstore.Store(home) as store, store.create(tag) as draft:
                 plant(draft.path, files(number))
 
-        victim = child(save)
+        victim = Child(save)
         time.sleep(clock.uniform(0.005, 0.12))
         victim.kill()
         if tag in first.tags():
@@ -312,18 +313,18 @@ def test_saves_that_are_killed_at_random_moments(first, home, child, plant, file
     assert first.verify().is_sound
 
 
-def test_a_forked_child_leaves_the_draft_to_its_parent(first, child, plant, files, contents):
+def test_a_forked_child_leaves_the_draft_to_its_parent(first, files):
     with first.create("m:forked") as draft:
         plant(draft.path, files(3))
 
-        assert child(lambda: draft.__exit__(None, None, None)).wait() == 0
-        assert child(lambda: draft.__exit__(ValueError, ValueError(), None)).wait() == 0
+        assert Child(lambda: draft.__exit__(None, None, None)).wait() == 0
+        assert Child(lambda: draft.__exit__(ValueError, ValueError(), None)).wait() == 0
         assert "m:forked" not in first.tags()
         assert os.path.exists(draft.path)
     assert contents(draft.model) == named(files(3))
 
 
-def test_a_forked_child_may_use_the_store(first, child, plant):
+def test_a_forked_child_may_use_the_store(first):
     first.list()
 
     def work():
@@ -331,7 +332,7 @@ def test_a_forked_child_may_use_the_store(first, child, plant):
             plant(draft.path, {"a": b"child"})
         first.verify()
 
-    assert child(work).wait() == 0
+    assert Child(work).wait() == 0
     with first.create("m:parent") as draft:
         plant(draft.path, {"a": b"parent"})
     with first.get("m:child").open("a") as file:
@@ -339,7 +340,7 @@ def test_a_forked_child_may_use_the_store(first, child, plant):
     assert first.verify().is_sound
 
 
-def test_durable_saves_are_on_disk_before_they_are_committed(store, home, plant, noise, monkeypatch):
+def test_durable_saves_are_on_disk_before_they_are_committed(store, home, monkeypatch):
     """Every object that the version needs, its directory and its manifest are fsynced before COMMIT."""
     with store.create("m:relaxed", durability="relaxed") as draft:
         plant(draft.path, {"old.bin": noise(2_000_000, 9), "old.txt": b"old"})

@@ -17,6 +17,7 @@ import casstore
 from casstore.actions.gc import autogc
 from casstore.catalog import upkeep
 from casstore.storage.locks import Lock
+from tests.kit import contents, noise, plant, script
 
 # The fixture of all tests that keeps saves from starting gc replaces the name in the module.
 START_IF_DUE = autogc.start_if_due
@@ -35,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.fixture
-def save(store, plant, noise, sql):
+def save(store, sql):
     """save(tag, size): a version of that size, long after another was saved."""
 
     def run(tag: str, size: int = 1000, into: casstore.Store = store, *, soon: bool = False) -> casstore.Model:
@@ -203,7 +204,7 @@ def test_a_claim_waits_for_no_other_writer(store, save, started, home):
     ("owner", "name"), [(autogc, "start"), (upkeep.Upkeep, "growth"), (upkeep.Upkeep, "considered_at_ns")]
 )
 @pytest.mark.parametrize("error", [OSError(11, "no process can be had"), casstore.StoreLocked("busy")])
-def test_a_save_does_not_fail_through_it(store, save, started, monkeypatch, owner, name, error, contents, noise):
+def test_a_save_does_not_fail_through_it(store, save, started, monkeypatch, owner, name, error):
     waste(store, save)
     tried = []
 
@@ -284,7 +285,7 @@ print(len(autogc._started))
 """
 
 
-def test_a_save_starts_a_gc_that_outlives_its_process(home, script, tmp_path):
+def test_a_save_starts_a_gc_that_outlives_its_process(home, tmp_path):
     """With nothing replaced: what is deleted is a hole of 300 MiB, which costs no disk here."""
     with (tmp_path / "zeros").open("wb") as file:
         file.truncate(300 * MIB)

@@ -16,6 +16,7 @@ import casstore
 from casstore.catalog.index import Fingerprint
 from tests.crash.scenarios import leftovers as leftovers_of
 from tests.crash.scenarios import sql as sql_of
+from tests.kit import Child, checkpoint, noise, part, plant
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def inodes(target: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def filled(store, save, part, checkpoint):
+def filled(store, save):
     """A store with all kinds of containers: loose files, packs, deltas, and redundant copies."""
     save("a:1", {"big.bin": part(1)["1.bin"] * 5, "small": b"s", "dir/x": b"x"}, labels={"k": "v"}, metadata={"n": 1})
     for step in range(3):
@@ -95,7 +96,7 @@ def test_a_backup_is_the_whole_store(filled, target, home, sql):
     assert filled.verify().is_sound
 
 
-def test_the_next_one_brings_what_is_new_and_drops_what_is_gone(filled, target, save, part):
+def test_the_next_one_brings_what_is_new_and_drops_what_is_gone(filled, target, save):
     filled.backup(target)
     before = inodes(target)
     again = filled.backup(target)
@@ -144,7 +145,7 @@ def test_another_file_system(filled, elsewhere):
     check(target, streamed(filled))
 
 
-def test_a_linked_file_need_not_be_read_again_by_the_next_save(store, home, target, save, part):
+def test_a_linked_file_need_not_be_read_again_by_the_next_save(store, home, target, save):
     """A link changes the time by which casstore tells that nobody has touched a file."""
     save("a:1", {"big.bin": part(1)["1.bin"] * 5})
     index = store._workspace.catalog.index
@@ -206,7 +207,7 @@ def test_what_gc_takes_away_between_opening_and_linking(filled, target, monkeypa
     check(target, before)
 
 
-def test_a_manifest_whose_version_goes_before_it_is_copied(filled, target, monkeypatch, save, part):
+def test_a_manifest_whose_version_goes_before_it_is_copied(filled, target, monkeypatch, save):
     """Between the catalog and the manifests too."""
     copies = type(filled._workspace.catalog.backups)
     real = copies.copy
@@ -226,7 +227,7 @@ def test_a_manifest_whose_version_goes_before_it_is_copied(filled, target, monke
     check(target, streamed(filled))
 
 
-def test_a_store_that_never_rests_is_copied_while_gc_waits(store, target, save, noise):
+def test_a_store_that_never_rests_is_copied_while_gc_waits(store, target, save):
     locked = []
 
     def churn(number):
@@ -247,7 +248,7 @@ def test_a_store_that_never_rests_is_copied_while_gc_waits(store, target, save, 
     store.gc()
 
 
-def test_beside_processes_that_save_delete_and_collect(store, home, target, child, noise, plant, tmp_path):
+def test_beside_processes_that_save_delete_and_collect(store, home, target, tmp_path):
     def content(tag: str) -> dict[str, bytes]:
         seed = sum(tag.encode())
         return {"own.bin": noise(200_000, seed), "shared.bin": noise(1_200_000, seed % 2), "tag": tag.encode()}
@@ -274,7 +275,7 @@ def test_beside_processes_that_save_delete_and_collect(store, home, target, chil
     for tag in ("kept:1", "kept:2"):
         with store.create(tag) as draft:
             plant(draft.path, content(tag))
-    children = [child(lambda name=name: work(name)) for name in ("x", "y")] + [child(collect)]
+    children = [Child(lambda name=name: work(name)) for name in ("x", "y")] + [Child(collect)]
     try:
         for number in range(4):
             there = tmp_path / f"backup{number % 2}"
@@ -310,7 +311,7 @@ def overwrite(path: Path, data: bytes, offset: int = 0) -> None:
     path.chmod(0o444)
 
 
-def test_a_lost_file_does_not_keep_the_rest_from_being_saved(filled, home, target, save, part):
+def test_a_lost_file_does_not_keep_the_rest_from_being_saved(filled, home, target, save):
     filled.backup(target, copy=True)
     there = inodes(target)
     save("new:1", part(8))
@@ -380,7 +381,7 @@ def test_a_damaged_catalog_replaces_no_backup(filled, home, target):
     check(target, expected)
 
 
-def test_what_was_torn_before_stays_in_doubt(store, target, save, part, sql):
+def test_what_was_torn_before_stays_in_doubt(store, target, save, sql):
     """Relaxed saves of an earlier boot; those of this one have been brought to disk."""
     save("m:1", part(1), durability="relaxed")
     save("m:2", part(2), durability="relaxed")
@@ -389,7 +390,7 @@ def test_what_was_torn_before_stays_in_doubt(store, target, save, part, sql):
     assert sql_of(target, "SELECT synced, boot_id FROM container ORDER BY id") == [(1, None), (0, "earlier")]
 
 
-def test_places_that_are_refused(store, home, target, tmp_path, plant):
+def test_places_that_are_refused(store, home, target, tmp_path):
     plant(target, {"photos.zip": b"mine"})
     with pytest.raises(casstore.StoreError, match=r"holds other things, such as 'photos\.zip'"):
         store.backup(target)
@@ -423,7 +424,7 @@ def refused(store: casstore.Store, target: Path, tag: str) -> None:
     assert inodes(target) == before
 
 
-def test_another_store_is_never_written_over(filled, target, tmp_path, part, plant):
+def test_another_store_is_never_written_over(filled, target, tmp_path):
     with casstore.Store(tmp_path / "other") as other:
         other.save("their:1", plant(tmp_path / "x", part(7)))
         other.backup(target)
@@ -432,14 +433,14 @@ def test_another_store_is_never_written_over(filled, target, tmp_path, part, pla
         refused(filled, tmp_path / "other", "their:1")
 
 
-def test_a_backup_that_has_been_saved_into_is_a_store(filled, target, tmp_path, part, plant):
+def test_a_backup_that_has_been_saved_into_is_a_store(filled, target, tmp_path):
     filled.backup(target)
     with casstore.Store(target) as copy:
         copy.save("late:1", plant(tmp_path / "x", part(7)))
     refused(filled, target, "late:1")
 
 
-def test_a_store_that_was_put_back_does_not_take_newer_versions_from_the_backup(filled, home, target, tmp_path, part):
+def test_a_store_that_was_put_back_does_not_take_newer_versions_from_the_backup(filled, home, target, tmp_path):
     """As a snapshot of a virtual machine does, after which it is saved into again or not."""
     filled.close()
     earlier = tmp_path / "earlier"
@@ -546,7 +547,7 @@ def test_what_was_done_to_the_backup_is_undone(filled, target):
     check(target, streamed(filled))
 
 
-def test_a_backup_left_by_a_killed_user_of_it(filled, target, child, save, part):
+def test_a_backup_left_by_a_killed_user_of_it(filled, target, save):
     """Its log beside it belongs to it, and not to the next catalog."""
     filled.backup(target)
 
@@ -556,7 +557,7 @@ def test_a_backup_left_by_a_killed_user_of_it(filled, target, child, save, part)
         store.pin("p:1")
         os.kill(os.getpid(), 9)
 
-    assert child(use).wait() == -9
+    assert Child(use).wait() == -9
     assert (target / "catalog.db-wal").stat().st_size
     save("p:2", part(4))
     filled.backup(target)
@@ -565,7 +566,7 @@ def test_a_backup_left_by_a_killed_user_of_it(filled, target, child, save, part)
 
 
 @pytest.mark.parametrize("how", ["copied", "in place", "backed up"])
-def test_restoring(filled, target, home, tmp_path, how, part, plant):
+def test_restoring(filled, target, home, tmp_path, how):
     expected = streamed(filled)
     filled.backup(target, copy=True)
     filled.close()
@@ -628,7 +629,7 @@ def test_a_store_that_can_only_be_read(filled, home, tmp_path, target):
     check(target, expected)
 
 
-def test_threads_may_use_the_store_meanwhile(filled, target, save, part):
+def test_threads_may_use_the_store_meanwhile(filled, target, save):
     done = []
 
     def use(number):

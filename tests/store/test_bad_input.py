@@ -13,12 +13,13 @@ import numpy
 import pytest
 
 import casstore
+from tests.kit import contents, noise, plant
 
 BIG = 2_500_000
 
 
 @pytest.fixture
-def unchanged(store, picture, plant, noise):
+def unchanged(store, picture):
     """A context in which the store, which holds one version, must stay what it is, but for drafts that are kept."""
     import contextlib
 
@@ -46,7 +47,7 @@ INVALID = [
 
 @pytest.mark.filterwarnings("ignore:.*lower case")
 @pytest.mark.parametrize("tag", INVALID)
-def test_invalid_and_reserved_tags(store, unchanged, tmp_path, plant, tag):
+def test_invalid_and_reserved_tags(store, unchanged, tmp_path, tag):
     source = plant(tmp_path / "out", {"a": b"a"})
     with unchanged():
         with pytest.raises(casstore.InvalidTag):
@@ -74,7 +75,7 @@ def test_upper_case_is_lowered_with_a_warning(store):
         store.create("bert:v1")
 
 
-def test_an_existing_tag(store, unchanged, tmp_path, plant):
+def test_an_existing_tag(store, unchanged, tmp_path):
     source = plant(tmp_path / "out", {"a": b"other"})
     with unchanged():
         with pytest.raises(casstore.TagExists, match="never change"):
@@ -84,7 +85,7 @@ def test_an_existing_tag(store, unchanged, tmp_path, plant):
     assert (source / "a").read_bytes() == b"other"
 
 
-def test_a_tag_that_is_taken_while_the_draft_is_written(store, plant, noise):
+def test_a_tag_that_is_taken_while_the_draft_is_written(store):
     """The loser's draft may hold hardlinks of stored files by then; their modes must stay as they are."""
     files = {"w.bin": noise(BIG), "mid": noise(100_000, 1), "small": b"s"}
     with store.create("m:v1") as draft:
@@ -207,7 +208,7 @@ BAD_SOURCES = {
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_SOURCES.items())
-def test_sources_that_cannot_be_saved(store, unchanged, tmp_path, plant, noise, make, message):
+def test_sources_that_cannot_be_saved(store, unchanged, tmp_path, make, message):
     source = plant(tmp_path / "out", {"new.bin": noise(BIG, 7), "small": b"new"})
     make(source)
     described = {"custom_objects": {"a": 1}} if make is _make_custom_objects else {}
@@ -235,7 +236,7 @@ def test_a_device_as_the_source_itself(store, unchanged):
         store.save("m:1", "/dev/zero")
 
 
-def test_names_that_only_windows_cannot_hold_warn(store, plant, contents):
+def test_names_that_only_windows_cannot_hold_warn(store):
     with pytest.warns(UserWarning, match="Windows"), store.create("m:1") as draft:
         plant(draft.path, {"a:b": b"1", "line\nbreak": b"2", "dot.": b"3"})
     assert contents(draft.model) == {"a:b": b"1", "line\nbreak": b"2", "dot.": b"3"}
@@ -261,7 +262,7 @@ def _give(path: Path) -> None:
         os.chown(path, 65534, 65534)
 
 
-def test_unreadable_files_and_directories(tmp_path, plant, home):
+def test_unreadable_files_and_directories(tmp_path, home):
     _give(tmp_path)
     with _As(), casstore.Store(home) as store:
         source = plant(tmp_path / "out", {"a": b"a", "sub/b": b"b"})
@@ -278,7 +279,7 @@ def test_unreadable_files_and_directories(tmp_path, plant, home):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs files of another user")
-def test_files_of_another_user_are_copied(tmp_path, plant, noise, home):
+def test_files_of_another_user_are_copied(tmp_path, home):
     _give(tmp_path)
     source = plant(tmp_path / "out", {"w.bin": noise(BIG), "mid": noise(100_000)})
     os.chmod(source, 0o777)
@@ -307,7 +308,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a store of another user")
-def test_a_store_of_another_user(tmp_path, home, store, plant):
+def test_a_store_of_another_user(tmp_path, home, store):
     with store.create("m:1") as draft:
         plant(draft.path, {"a": b"a"})
     store.close()
@@ -318,7 +319,7 @@ def test_a_store_of_another_user(tmp_path, home, store, plant):
     assert os.listdir(home / "sessions") == []
 
 
-def test_a_home_that_is_full_of_other_things(tmp_path, plant):
+def test_a_home_that_is_full_of_other_things(tmp_path):
     plant(tmp_path / "projects", {"thesis.tex": b"42"})
     with pytest.raises(casstore.StoreError, match=r"thesis\.tex"):
         casstore.Store(tmp_path / "projects")
@@ -398,7 +399,7 @@ BAD_DESCRIPTIONS = [
 
 
 @pytest.mark.parametrize(("described", "message"), BAD_DESCRIPTIONS, ids=[message for _, message in BAD_DESCRIPTIONS])
-def test_what_cannot_be_recorded(store, unchanged, plant, noise, described, message):
+def test_what_cannot_be_recorded(store, unchanged, described, message):
     with unchanged(), pytest.raises(casstore.InvalidMetadata, match=message):
         with store.create("m:1", **described) as draft:
             plant(draft.path, {"w.bin": noise(BIG, 5)})
@@ -412,7 +413,7 @@ def test_descriptions_that_go_bad_in_the_draft(store, unchanged):
 
 @pytest.mark.parametrize("header", [b"\xff" * 8, (100).to_bytes(8, "little") + b"{" * 100, b"GGUF\xff\xff\xff\xff"])
 @pytest.mark.parametrize("name", ["m.safetensors", "m.gguf", "m.npz", "m.pt"])
-def test_malformed_headers_are_saved_as_plain_bytes(store, plant, contents, noise, name, header):
+def test_malformed_headers_are_saved_as_plain_bytes(store, name, header):
     content = header + noise(BIG, 3)
     with store.create("m:1") as draft:
         plant(draft.path, {name: content, "zip.pt": b"PK\x03\x04" + content, "cut.npz": b"PK\x05\x06"})
@@ -421,7 +422,7 @@ def test_malformed_headers_are_saved_as_plain_bytes(store, plant, contents, nois
 
 
 @pytest.mark.parametrize("move", [False, True])
-def test_a_file_that_changes_while_it_is_saved(store, unchanged, tmp_path, noise, move):
+def test_a_file_that_changes_while_it_is_saved(store, unchanged, tmp_path, move):
     path = tmp_path / "out" / "growing.bin"
     path.parent.mkdir()
     path.write_bytes(noise(30_000_000))
@@ -445,7 +446,7 @@ def test_a_file_that_changes_while_it_is_saved(store, unchanged, tmp_path, noise
     assert path.stat().st_mode & 0o200, "still the caller's to write to"
 
 
-def test_a_file_that_shrinks_while_it_is_saved(store, unchanged, tmp_path, noise, monkeypatch):
+def test_a_file_that_shrinks_while_it_is_saved(store, unchanged, tmp_path, monkeypatch):
     path = tmp_path / "shrinking.bin"
     path.write_bytes(noise(20_000_000))
     real = os.preadv
@@ -468,7 +469,7 @@ def test_a_source_that_holds_the_store_itself(store, unchanged, tmp_path):
                     store.save("m:1", source, move=move)
 
 
-def test_a_foreign_directory_where_the_version_would_stand(store, unchanged, plant, noise):
+def test_a_foreign_directory_where_the_version_would_stand(store, unchanged):
     plant(store.home / "models/m/1", {"mine": b"mine"})
     plant(store.home / "models", {"file": b"a file where a model's directory would stand"})
     with unchanged():

@@ -9,10 +9,11 @@ import pytest
 import casstore
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
+from tests.kit import checkpoint, plant, safetensors, streamed, weights
 
 
 @pytest.fixture
-def one(weights, safetensors):
+def one():
     """one(step, seed): a file of one tensor of one chunk, which is packed as it is saved."""
 
     def files(step, seed=0):
@@ -22,7 +23,7 @@ def one(weights, safetensors):
 
 
 @pytest.fixture
-def two(weights, safetensors):
+def two():
     """two(first, second): two tensors, given as (seed, step)."""
 
     def files(first, second):
@@ -38,7 +39,7 @@ def reboot(sql):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_base_whose_version_is_deleted(store, save, checkpoint, streamed, settled, order):
+def test_a_base_whose_version_is_deleted(store, save, settled, order):
     for step in range(4):
         save(f"m:{step}", checkpoint(step))
     store.gc(evict_all=True)
@@ -71,7 +72,7 @@ def test_a_base_that_nobody_else_needs_goes_with_its_last_delta(store, save, one
 @pytest.mark.parametrize("how", ["draft", "save"])
 @pytest.mark.parametrize("materialize", [True, False])
 def test_a_delta_whose_base_has_gone_is_not_taken_for_stored(
-    store, save, plant, two, streamed, check_catalog, settled, tmp_path, materialize, how
+    store, save, two, check_catalog, settled, tmp_path, materialize, how
 ):
     """Two versions are deleted; one pack, and with it the base, goes; in the other the delta stays beside what is
     needed. A new version with the same content must not rely on that delta."""
@@ -95,7 +96,7 @@ def test_a_delta_whose_base_has_gone_is_not_taken_for_stored(
     assert streamed(store.get("m:2")) == files
 
 
-def test_a_chunk_that_is_stored_anew_is_no_base_in_the_same_save(store, save, two, streamed, check_catalog, sql):
+def test_a_chunk_that_is_stored_anew_is_no_base_in_the_same_save(store, save, two, check_catalog, sql):
     """After a power cut the old home of a chunk counts no more. The version that brings it again, elsewhere, also
     brings a successor at the old place: neither may end up as a delta against the other."""
     save("z:0", two((9, 0), (0, 0)), materialize=False)
@@ -110,7 +111,7 @@ def test_a_chunk_that_is_stored_anew_is_no_base_in_the_same_save(store, save, tw
 
 
 @pytest.fixture
-def lone(weights, safetensors):
+def lone():
     """lone(step): a file whose tensor changes with the step, and of which no other step has any chunk."""
 
     def files(step):
@@ -192,7 +193,7 @@ def _delete_base_and_gc(store):
 
 @pytest.mark.parametrize("meanwhile", [_gc, _delete_base_and_gc])
 def test_a_base_that_is_moved_or_condemned_between_look_up_and_commit(
-    store, save, weights, safetensors, streamed, settled, monkeypatch, meanwhile, deltas
+    store, save, settled, monkeypatch, meanwhile, deltas
 ):
     def files(step):
         return {"w.safetensors": safetensors({"w": ("F32", weights("F32", 6, step, 500_000))})}
@@ -215,9 +216,7 @@ def test_a_base_that_is_moved_or_condemned_between_look_up_and_commit(
     settled()
 
 
-def test_a_base_that_becomes_a_delta_between_look_up_and_commit(
-    store, save, weights, safetensors, streamed, settled, monkeypatch, check_catalog
-):
+def test_a_base_that_becomes_a_delta_between_look_up_and_commit(store, save, settled, monkeypatch, check_catalog):
     """gc packs it against the version before; the save finds that it groups nothing any more, and looks again."""
 
     def files(step):
@@ -243,9 +242,7 @@ def test_a_base_that_becomes_a_delta_between_look_up_and_commit(
     settled()
 
 
-def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(
-    store, save, weights, safetensors, streamed, settled, monkeypatch, check_catalog
-):
+def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(store, save, settled, monkeypatch, check_catalog):
     """gc has encoded it as a delta; before its move a save is committed that stands on it."""
 
     def files(step):
@@ -275,7 +272,7 @@ def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(
 
 
 @pytest.mark.parametrize("how", ["gc", "save"])
-def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(store, save, lone, sql, streamed, how):
+def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(store, save, lone, sql, how):
     """The new chunk stands on a link further down."""
     save("m:0", lone(0), materialize=False)
     save("m:1", lone(1), materialize=False)
@@ -287,7 +284,7 @@ def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(store, save, lone,
     assert [streamed(store.get(f"m:{step}")) for step in range(3)] == [lone(step) for step in range(3)]
 
 
-def test_a_chain_that_gets_as_long_as_can_be_while_gc_packs(store, save, lone, sql, streamed, monkeypatch):
+def test_a_chain_that_gets_as_long_as_can_be_while_gc_packs(store, save, lone, sql, monkeypatch):
     """What would make it longer stays where it is, until the next gc finds another base."""
     save("m:0", lone(0), materialize=False)
     save("m:1", lone(1), materialize=False)

@@ -15,6 +15,7 @@ import casstore
 from casstore.actions.exchange import casmodel_import
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
+from tests.kit import Child, checkpoint, contents, noise, streamed
 from tests.store import casmodels
 from tests.store.test_bases import reboot
 
@@ -27,7 +28,7 @@ def source(tmp_path):
 
 
 @pytest.fixture
-def run_of(source, save, checkpoint):
+def run_of(source, save):
     """run_of(steps, ...): a run of checkpoints in `source`, and their files by tag."""
 
     def make(steps=4, how="packed", size=60_000):
@@ -64,7 +65,7 @@ def take(store):
 
 
 @pytest.mark.parametrize("how", ["loose", "packed", "mixed"])
-def test_several_versions_there_and_back(source, store, run_of, archive, take, contents, settled, how, sql):
+def test_several_versions_there_and_back(source, store, run_of, archive, take, settled, how, sql):
     files = run_of(how=how, size=150_000)
     data = archive(files)
     alone = [len(archive([tag])) for tag in files]
@@ -94,7 +95,7 @@ def test_only_the_newest_has_a_directory(store, source, save, run_of, archive, t
     assert (store.home / "models/m/latest").read_text() == "new"
 
 
-def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, streamed, settled, tmp_path):
+def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, settled, tmp_path):
     files = run_of(6)
     for number, tags in enumerate((["run:5"], ["run:1", "run:4"], ["run:0", "run:2", "run:3"])):
         with casstore.Store(tmp_path / f"alone-{number}") as fresh:
@@ -106,7 +107,7 @@ def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, 
     settled()
 
 
-def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, streamed, settled, sql):
+def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, settled, sql):
     files = run_of(30, size=9_000)
     take(archive(files))
     depths = [row[0] for row in sql("SELECT depth FROM chunk")]
@@ -115,7 +116,7 @@ def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, str
     settled()
 
 
-def test_onto_a_part_of_the_run(store, source, run_of, archive, take, pack_bytes, streamed, settled):
+def test_onto_a_part_of_the_run(store, source, run_of, archive, take, pack_bytes, settled):
     """What the store has is not written again, however it has it: packed, loose, or as a delta against something."""
     files = run_of(6)
     take(archive(["run:0", "run:1"]))
@@ -134,7 +135,7 @@ def test_onto_a_part_of_the_run(store, source, run_of, archive, take, pack_bytes
     settled()
 
 
-def test_what_would_stand_too_deep_is_stored_whole(store, take, streamed, settled, check_catalog, sql):
+def test_what_would_stand_too_deep_is_stored_whole(store, take, settled, check_catalog, sql):
     """A chain longer than the limit in the archive, and one that would get too long in this store."""
     steps = casmodels.steps(MAX_LINKS + 3)
     versions = [casmodels.manifest(f"m:{n}", {"w": step}) for n, step in enumerate(steps)]
@@ -154,7 +155,7 @@ def test_what_would_stand_too_deep_is_stored_whole(store, take, streamed, settle
     settled()
 
 
-def test_a_delta_grouped_by_what_is_a_delta_here(store, take, streamed, settled, check_catalog):
+def test_a_delta_grouped_by_what_is_a_delta_here(store, take, settled, check_catalog):
     """The archive has the grouping whole, this store as a delta; then the delta cannot be kept as it is."""
     a, b, c = casmodels.steps(3)
     first = casmodels.build(
@@ -170,7 +171,7 @@ def test_a_delta_grouped_by_what_is_a_delta_here(store, take, streamed, settled,
     settled()
 
 
-def test_small_files_and_none(source, store, save, archive, take, streamed, contents, settled):
+def test_small_files_and_none(source, store, save, archive, take, settled):
     files = {"empty": b"", "one": b"1", "hollow": None, "same": b"1", "kilo": b"k" * 1000}
     save("m:1", files, into=source)
     save("m:2", {"empty": b""}, into=source)
@@ -197,7 +198,7 @@ def test_a_full_import_is_on_disk_when_it_returns(run_of, archive, store, monkey
     assert sql("SELECT DISTINCT synced FROM container") == [(1,)]
 
 
-def test_what_is_lost_in_the_store_comes_back(store, run_of, archive, take, streamed, settled, check_catalog):
+def test_what_is_lost_in_the_store_comes_back(store, run_of, archive, take, settled, check_catalog):
     """Packs that are gone or cut short are stored anew, also for versions that are here already."""
     files = run_of(4)
     data = archive(files)
@@ -217,7 +218,7 @@ def test_what_is_lost_in_the_store_comes_back(store, run_of, archive, take, stre
     settled()
 
 
-def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(store, source, save, archive, take, noise, sql):
+def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(store, source, save, archive, take, sql):
     save("m:1", {"w": noise(300_000)}, into=source)
     data = archive(["m:1"])
     take(data)
@@ -238,7 +239,7 @@ def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(store, sourc
 
 
 def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
-    store, source, save, checkpoint, archive, take, sql, streamed, check_catalog, settled
+    store, source, save, archive, take, sql, check_catalog, settled
 ):
     """The archive has as a delta what this store has whole, with deltas upon it, and cannot rely on any more."""
     one, two, three = (checkpoint(step, size=30_000) for step in (1, 2, 3))
@@ -254,7 +255,7 @@ def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
 
 
 @pytest.mark.parametrize("place", [0.15, 0.5, 0.8, 0.97, 0.999])
-def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, streamed, settled, place, monkeypatch):
+def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, settled, place, monkeypatch):
     files = run_of(3, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
@@ -307,7 +308,7 @@ def test_a_failing_stream(store, run_of, archive, take, pack_bytes, settled):
     settled()
 
 
-def test_killed_in_between(store, home, run_of, archive, take, child, sql, pack_bytes, streamed, settled, monkeypatch):
+def test_killed_in_between(store, home, run_of, archive, take, sql, pack_bytes, settled, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
@@ -318,7 +319,7 @@ def test_killed_in_between(store, home, run_of, archive, take, child, sql, pack_
         with casstore.Store(home) as there, open(read_end, "rb") as stream:
             there.import_archive(stream, durability="relaxed")
 
-    importing = child(run)
+    importing = Child(run)
     os.close(read_end)
     with open(write_end, "wb") as sink:
         sink.write(data[: len(data) * 3 // 4])
@@ -361,7 +362,7 @@ class Watched(io.BytesIO):
 
 
 @pytest.mark.parametrize("seekable", [True, False])
-def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, streamed, settled, seekable, monkeypatch):
+def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settled, seekable, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
@@ -373,7 +374,7 @@ def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, strea
     settled()
 
 
-def test_beside_gc_in_another_process(store, home, run_of, archive, take, child, streamed, settled, monkeypatch):
+def test_beside_gc_in_another_process(store, home, run_of, archive, take, settled, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
@@ -391,7 +392,7 @@ def test_beside_gc_in_another_process(store, home, run_of, archive, take, child,
                 except BlockingIOError:
                     pass
 
-    collecting = child(collect)
+    collecting = Child(collect)
     os.close(stop)
     for number in range(4):
         pause = Watched(data, lambda: time.sleep(0.004), every=5)
@@ -412,7 +413,7 @@ def test_beside_gc_in_another_process(store, home, run_of, archive, take, child,
 
 
 @pytest.mark.parametrize("seekable", [True, False])
-def test_gc_takes_what_an_import_had_counted_on(store, home, run_of, archive, take, streamed, settled, seekable):
+def test_gc_takes_what_an_import_had_counted_on(store, home, run_of, archive, take, settled, seekable):
     """Another version that had it was deleted meanwhile: read again where that can be, otherwise the user is told."""
     files = run_of(3)
     take(archive(["run:0"]), as_tag="here:1")
@@ -466,7 +467,7 @@ def test_a_directory_that_cannot_be_made_is_no_failure(store, run_of, archive, m
     assert Path(imported.model.path, "step.txt").read_bytes() == files["run:0"]["step.txt"]
 
 
-def test_in_two_threads_at_once(store, run_of, archive, streamed, settled):
+def test_in_two_threads_at_once(store, run_of, archive, settled):
     files = run_of(3)
     data = archive(files)
     failures = []

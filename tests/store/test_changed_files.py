@@ -11,12 +11,13 @@ import pytest
 
 import casstore
 from casstore.actions import keeping
+from tests.kit import contents, counts, everything, noise
 
 BIG = 3_000_000
 
 
 @pytest.fixture
-def model(save, noise, store):
+def model(save, store):
     """m:1, written to by nobody yet."""
     save("m:1", {"model.safetensors": noise(BIG), "sub/config.json": b"{}", "sub/deep/x": b"x", "empty": None})
     return store.get("m:1")
@@ -48,7 +49,7 @@ def said(caplog):
     return [record for record in caplog.records if record.name == "casstore.actions.directories.changed"]
 
 
-def test_a_file_that_was_replaced_is_kept_and_named(store, home, model, noise, contents, caplog):
+def test_a_file_that_was_replaced_is_kept_and_named(store, home, model, caplog):
     root = Path(model.path)
     replaced(root / "model.safetensors", b"an hour's work")
     replaced(root / "sub/config.json", b'{"mine": 1}')
@@ -78,7 +79,7 @@ def test_a_file_that_was_replaced_is_kept_and_named(store, home, model, noise, c
 
 
 @pytest.mark.parametrize("is_glance", [True, False])
-def test_what_was_added_is_moved_and_named(store, home, model, contents, caplog, is_glance, sql, everything):
+def test_what_was_added_is_moved_and_named(store, home, model, caplog, is_glance, sql):
     """By the directory's time alone, too: every file that was saved is as it was."""
     root = Path(model.path)
     files = contents(model)
@@ -103,7 +104,7 @@ def test_what_was_added_is_moved_and_named(store, home, model, contents, caplog,
     assert store.gc(evict_all=True).altered == ()
 
 
-def test_gc_leaves_it_and_verify_names_it(store, home, model, save, noise):
+def test_gc_leaves_it_and_verify_names_it(store, home, model, save):
     root = Path(model.path)
     (root / "notes.txt").write_text("mine")
     replaced(root / "sub/config.json", b"other")
@@ -123,7 +124,7 @@ def test_gc_leaves_it_and_verify_names_it(store, home, model, save, noise):
     assert (Path(path) / "notes.txt").read_text() == "mine"
 
 
-def test_other_things_than_files_are_kept(store, home, model, tmp_path, contents):
+def test_other_things_than_files_are_kept(store, home, model, tmp_path):
     root = Path(model.path)
     files = contents(model)
     (tmp_path / "elsewhere").mkdir()
@@ -142,7 +143,7 @@ def test_other_things_than_files_are_kept(store, home, model, tmp_path, contents
     }
 
 
-def test_what_was_only_touched_is_not_kept(store, home, model, noise, contents, caplog):
+def test_what_was_only_touched_is_not_kept(store, home, model, caplog):
     root = Path(model.path)
     replaced(root / "model.safetensors", noise(BIG))
     os.utime(root / "sub/config.json", ns=(1, 1))
@@ -151,7 +152,7 @@ def test_what_was_only_touched_is_not_kept(store, home, model, noise, contents, 
     assert not said(caplog)
 
 
-def test_it_is_kept_for_keep_days(store, home, model, counts, monkeypatch):
+def test_it_is_kept_for_keep_days(store, home, model, monkeypatch):
     replaced(Path(model.path) / "sub/config.json", b"other")
     store.get("m:1")
     assert counts(store.gc())["quarantine"] == 0
@@ -173,7 +174,7 @@ def test_several_slips_are_all_kept(store, home, model):
     ]  # fmt: skip
 
 
-def test_repair_can_use_what_is_kept(store, home, model, noise, contents):
+def test_repair_can_use_what_is_kept(store, home, model):
     """The bytes of another version may be there."""
     replaced(Path(model.path) / "sub/config.json", noise(BIG, 7))
     store.get("m:1")

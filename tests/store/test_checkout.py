@@ -12,12 +12,13 @@ import pytest
 import casstore
 from casstore.actions.exchange import checkout as checkout_action
 from casstore.storage import files as file_system
+from tests.kit import Child, everything, noise
 
 BIG = 3_000_000
 
 
 @pytest.fixture
-def files(noise):
+def files():
     """Small and large files, an executable, and an empty directory."""
     return {"w.bin": noise(BIG), "sub/c.json": b"{}", "sub/deep/mid": noise(300_000, 1), "run.sh!": b"#!", "e/f": None}
 
@@ -79,7 +80,7 @@ def test_links_are_the_stores_own_files(saved, home, files, tmp_path):
 
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("kind", ["full", "file", "link to a file", "in the store"])
-def test_what_is_there_is_never_touched(store, home, save, files, tmp_path, kind, link, everything):
+def test_what_is_there_is_never_touched(store, home, save, files, tmp_path, kind, link):
     save("m:1", files)
     target = tmp_path / "there/out"
     target.parent.mkdir()
@@ -145,14 +146,14 @@ def test_an_interrupt_leaves_nothing(store, save, files, tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["store"]
 
 
-def test_a_killed_one_leaves_no_directory(store, save, files, tmp_path, child, monkeypatch, home):
+def test_a_killed_one_leaves_no_directory(store, save, files, tmp_path, monkeypatch, home):
     save("m:1", files)
 
     def die():
         monkeypatch.setattr(checkout_action.files, "rename", lambda *_: os._exit(7))
         casstore.Store(home).checkout("m:1", tmp_path / "out")
 
-    assert child(die).wait() == 7
+    assert Child(die).wait() == 7
     assert not (tmp_path / "out").exists()
     store.checkout("m:1", tmp_path / "out")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import contents, noise
 
 YEAR = 365 * 24 * 3600
 NOW = 1_700_000_000
@@ -26,7 +27,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("years", [(0, 10, -10), (0, -10, 10), (30, 0, 15), (-20, -30, -25)])
-def test_latest_is_what_was_saved_last(store, clock, years, noise, contents):
+def test_latest_is_what_was_saved_last(store, clock, years):
     for number, year in enumerate(years):
         clock(year)
         with store.create(f"m:{number}") as draft:
@@ -44,7 +45,7 @@ def test_latest_is_what_was_saved_last(store, clock, years, noise, contents):
 
 
 @pytest.mark.parametrize("jump", [-20, 20])
-def test_gc_takes_nothing_from_a_running_save_whatever_the_clock_says(store, home, clock, jump, noise, contents):
+def test_gc_takes_nothing_from_a_running_save_whatever_the_clock_says(store, home, clock, jump):
     clock(0)
     with casstore.Store(home, auto_gc=False) as other, store.create("m:1") as draft:
         Path(draft.path, "w").write_bytes(noise(200_000))

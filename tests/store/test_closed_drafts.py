@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import Child
 
 USER, OTHER = 61_001, 61_002
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -29,7 +30,7 @@ def place():
 
 
 @pytest.fixture
-def run_as_user(child):
+def run_as_user():
     """run_as_user(function): in a process of one whom modes keep from files, unlike root."""
 
     def run(function):
@@ -43,7 +44,7 @@ def run_as_user(child):
         # What is imported late, where Python is below a directory of root's.
         time.strptime("1", "%d")
         codecs.lookup("ascii")
-        assert child(become).wait() == 0
+        assert Child(become).wait() == 0
 
     return run
 
@@ -167,7 +168,7 @@ def test_what_has_too_long_a_path(store):
     assert os.listdir(store.home / "drafts") == []
 
 
-def test_a_process_with_no_descriptor_left(home, child):
+def test_a_process_with_no_descriptor_left(home):
     """Which can neither save nor look, but move the draft."""
 
     def run():
@@ -181,7 +182,7 @@ def test_a_process_with_no_descriptor_left(home, child):
         [kept] = store.drafts()
         assert store.save_draft(kept, "m:v1").open("w").read() == b"weights"
 
-    assert child(run).wait() == 0
+    assert Child(run).wait() == 0
 
 
 def test_empty_directories_alone_are_nothing_to_keep(place, run_as_user):

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import Child, noise, plant
+
+pytestmark = pytest.mark.crash
 
 SIZE = 300_000
 
 
-def content_of(tag: str, noise) -> dict[str, bytes]:
+def content_of(tag: str) -> dict[str, bytes]:
     """What a version holds follows from its tag, so that any process can check any version whole."""
     seed = sum(tag.encode())
     return {
@@ -27,13 +30,13 @@ def content_of(tag: str, noise) -> dict[str, bytes]:
     }
 
 
-def check(model, noise) -> None:
-    for name, content in content_of(str(model.tag), noise).items():
+def check(model) -> None:
+    for name, content in content_of(str(model.tag)).items():
         with model.open(name) as file:
             assert file.read() == content
 
 
-def work(store, seed: int, until: float, plant, noise) -> None:
+def work(store, seed: int, until: float) -> None:
     """Random verbs; anything but the errors that a race explains is a failure."""
     chance = random.Random(seed)
     mine = 0
@@ -44,7 +47,7 @@ def work(store, seed: int, until: float, plant, noise) -> None:
                 tag = f"m{chance.randrange(2)}:{'s' if chance.random() < 0.5 else f'w{seed}-'}{mine % 4}"
                 mine += 1
                 with store.create(tag, durability=chance.choice(["full", "relaxed"])) as draft:
-                    plant(draft.path, content_of(tag, noise))
+                    plant(draft.path, content_of(tag))
                 continue
             if verb == "gc":
                 store.gc()
@@ -62,7 +65,7 @@ def work(store, seed: int, until: float, plant, noise) -> None:
                 root = Path(store.get(model.tag).path)
                 assert (root / "tag.txt").read_bytes() == str(model.tag).encode()
             else:
-                check(model, noise)
+                check(model)
         except (casstore.TagExists, casstore.TagNotFound):
             pass
         except casstore.StoreLocked as error:
@@ -74,14 +77,14 @@ def work(store, seed: int, until: float, plant, noise) -> None:
                 raise
 
 
-def settle(store, noise, leftovers) -> None:
+def settle(store, leftovers) -> None:
     store.gc()
     report = store.verify()
     assert report.is_sound, report
     for model in store.list():
-        check(model, noise)
+        check(model)
         names = {path.name for path in Path(model.path).iterdir()}
-        assert names == {*content_of(str(model.tag), noise), "model.yaml"}
+        assert names == {*content_of(str(model.tag)), "model.yaml"}
     for name in store.names():
         assert (store.home / "models" / name / "latest").read_text() == store.get(name).tag.version
     assert leftovers() == []
@@ -92,46 +95,46 @@ def settle(store, noise, leftovers) -> None:
     assert usage.logical_bytes == sum(model.size for model in store.list())
 
 
-def test_threads_that_share_a_store(store, plant, noise, leftovers):
+def test_threads_that_share_a_store(store, leftovers):
     until = time.monotonic() + 2.5
     with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(work, store, seed, until, plant, noise) for seed in range(4)]:
+        for future in [pool.submit(work, store, seed, until) for seed in range(4)]:
             future.result()
-    settle(store, noise, leftovers)
+    settle(store, leftovers)
 
 
-def test_processes(store, home, child, plant, noise, leftovers):
+def test_processes(store, home, leftovers):
     until = time.monotonic() + 3
 
     def run(seed):
         with casstore.Store(home) as own:
-            work(own, seed, until, plant, noise)
+            work(own, seed, until)
 
-    children = [child(lambda seed=seed: run(seed)) for seed in range(10, 14)]
+    children = [Child(lambda seed=seed: run(seed)) for seed in range(10, 14)]
     assert [each.wait() for each in children] == [0] * 4
-    settle(store, noise, leftovers)
+    settle(store, leftovers)
 
 
-def test_processes_of_which_some_are_killed(store, home, child, plant, noise, leftovers):
+def test_processes_of_which_some_are_killed(store, home, leftovers):
     chance = random.Random(1)
     until = time.monotonic() + 2.5
 
     def run(seed):
         with casstore.Store(home) as own:
-            work(own, seed, until, plant, noise)
+            work(own, seed, until)
 
-    survivors = [child(lambda seed=seed: run(seed)) for seed in (20, 21)]
+    survivors = [Child(lambda seed=seed: run(seed)) for seed in (20, 21)]
     number = 30
     while time.monotonic() < until - 0.5:
         number += 1
-        victim = child(lambda seed=number: run(seed))
+        victim = Child(lambda seed=number: run(seed))
         time.sleep(chance.uniform(0.05, 0.3))
         victim.kill()
     assert [each.wait() for each in survivors] == [0, 0]
-    settle(store, noise, leftovers)
+    settle(store, leftovers)
 
 
-def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home, child, plant, noise):
+def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home):
     """Exactly one wins, the other gets TagExists, and the directory holds only the winner's files."""
     rounds = 25
 
@@ -150,7 +153,7 @@ def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home, child
         Path(home.parent, f"wins-{who}").write_text(str(wins))
 
     pipes = {who: (os.pipe(), os.pipe()) for who in "ab"}
-    children = [child(lambda who=who: run(who, pipes[who][0][1], pipes[who][1][0])) for who in "ab"]
+    children = [Child(lambda who=who: run(who, pipes[who][0][1], pipes[who][1][0])) for who in "ab"]
     for _ in range(rounds):
         for who in "ab":
             assert os.read(pipes[who][0][0], 1) == b"r"
@@ -170,7 +173,7 @@ def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home, child
     assert os.listdir(home / "sessions") == []
 
 
-def test_processes_that_make_one_store_at_the_same_moment(tmp_path, child):
+def test_processes_that_make_one_store_at_the_same_moment(tmp_path):
     for number in range(6):
         home = tmp_path / f"store{number}"
 
@@ -178,13 +181,13 @@ def test_processes_that_make_one_store_at_the_same_moment(tmp_path, child):
             with casstore.Store(home) as own, own.create(f"m:{os.getpid()}"):
                 pass
 
-        children = [child(run) for _ in range(4)]
+        children = [Child(run) for _ in range(4)]
         assert [each.wait() for each in children] == [0] * 4
         with casstore.Store(home) as opened:
             assert len(opened.list()) == 4
 
 
-def test_threads_that_end_give_their_connections_back(store, plant):
+def test_threads_that_end_give_their_connections_back(store):
     with store.create("m:1") as draft:
         plant(draft.path, {"a": b"a"})
 
@@ -206,7 +209,7 @@ def test_threads_that_end_give_their_connections_back(store, plant):
     assert open_files() <= before + 3
 
 
-def test_a_gc_while_another_deletes_sees_no_old_catalog(store, plant, monkeypatch):
+def test_a_gc_while_another_deletes_sees_no_old_catalog(store, monkeypatch):
     """A manifest whose row is gone and whose tombstone came after gc read the tombstones is no sign of one."""
     with store.create("m:1"):
         pass
@@ -229,7 +232,7 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store, plant, monkeypatc
 
 
 @pytest.mark.parametrize("verb", ["get", "path"])
-def test_reading_while_the_tag_is_deleted_and_saved_again(store, plant, noise, verb):
+def test_reading_while_the_tag_is_deleted_and_saved_again(store, verb):
     def write(version):
         with store.create("m:1", durability="relaxed") as draft:
             plant(draft.path, {"a.bin": noise(100_000, version), "b.bin": noise(100_000, version)})

@@ -17,6 +17,7 @@ import zstandard
 import casstore
 from casstore.storage import files as storage_files
 from casstore.storage import machine
+from tests.kit import Child, bento, contents, everything, noise, plant
 
 GOLDEN = Path(__file__).parents[1] / "data/store-format-2.tar.zst"
 BIG = 1_100_000  # above which a file is adopted as it is
@@ -24,7 +25,7 @@ WHEN_NS = 1_700_000_000_123_456_789
 
 
 @pytest.fixture
-def expected(noise):
+def expected():
     """By tag: a version that stands, one that gc has packed, one that is pinned, and one that was not synced."""
     return {
         "packed:1": {"w.bin": noise(BIG, 1), "mid": noise(100_000, 9)},
@@ -180,7 +181,7 @@ BEGINNINGS = [
         *((in_place, begin) for begin in (begin_with_verify, begin_with_saving)),
     ],
 )
-def test_a_copy_just_works(original, tmp_path, expected, contents, how, begin):
+def test_a_copy_just_works(original, tmp_path, expected, how, begin):
     """Whatever comes first; no directory is in the way, nothing goes to quarantine, and the disk is not filled."""
     copy = tmp_path / "copy"
     how(original, copy)
@@ -264,7 +265,7 @@ def test_what_tells_a_copy(original, sql, monkeypatch, sign):
 
 
 @pytest.mark.parametrize("killed_at", ["before", "after"])
-def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path, child, expected, contents, killed_at):
+def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path, expected, killed_at):
     copy = tmp_path / "copy"
     with_cp_a(original, copy)
     real = storage_files.write_file
@@ -278,7 +279,7 @@ def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path, chil
         storage_files.write_file = die
         casstore.Store(copy)
 
-    assert child(open_it).wait() == -9
+    assert Child(open_it).wait() == -9
     with casstore.Store(copy) as store:
         begin_with_saving(store)
         assert {tag: contents(store.get(tag)) for tag in expected} == expected
@@ -288,7 +289,7 @@ def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path, chil
     assert instance(copy) == now
 
 
-def test_processes_that_open_a_copy_at_once(original, tmp_path, child, expected):
+def test_processes_that_open_a_copy_at_once(original, tmp_path, expected):
     copy = tmp_path / "copy"
     with_cp_a(original, copy)
     ready, go = os.pipe()
@@ -300,7 +301,7 @@ def test_processes_that_open_a_copy_at_once(original, tmp_path, child, expected)
             for tag in expected:
                 assert Path(store.get(tag).path, "hollow").is_dir()
 
-    children = [child(open_it) for _ in range(4)]
+    children = [Child(open_it) for _ in range(4)]
     os.close(ready)
     os.close(go)
     assert [each.wait() for each in children] == [0] * 4
@@ -351,7 +352,7 @@ def deal_inodes_anew(home):
     ("begin", "is_whole"),
     [*((each, True) for each in BEGINNINGS), (begin_with_saving, False), (begin_with_path, False)],
 )
-def test_inode_numbers_dealt_anew_to_other_files(original, expected, contents, begin, is_whole):
+def test_inode_numbers_dealt_anew_to_other_files(original, expected, begin, is_whole):
     """Equal sizes, equal times, another file's number: never another version's bytes. Also where only objects/ and
     models/ were put back, so that the catalog sees no sign of it."""
     deal_inodes_anew(original)
@@ -368,7 +369,7 @@ def test_inode_numbers_dealt_anew_to_other_files(original, expected, contents, b
         begin_with_verify(store)
 
 
-def test_what_was_altered_in_a_copy_is_mended_and_kept(original, tmp_path, expected, contents):
+def test_what_was_altered_in_a_copy_is_mended_and_kept(original, tmp_path, expected):
     """Nothing is destroyed: what has other bytes, and what somebody has added, goes to quarantine."""
     copy = tmp_path / "copy"
     with_cp_r(original, copy)
@@ -393,7 +394,7 @@ def test_what_was_altered_in_a_copy_is_mended_and_kept(original, tmp_path, expec
         begin_with_verify(store)
 
 
-def test_what_somebody_else_put_into_a_copy_is_still_in_the_way(original, tmp_path, bento, everything):
+def test_what_somebody_else_put_into_a_copy_is_still_in_the_way(original, tmp_path):
     copy = tmp_path / "copy"
     with_cp_r(original, copy)
     shutil.rmtree(copy / "models/m/2")
@@ -414,7 +415,7 @@ def test_what_somebody_else_put_into_a_copy_is_still_in_the_way(original, tmp_pa
         begin_with_verify(store)
 
 
-def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(original, tmp_path, child, plant):
+def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(original, tmp_path):
     """The number that the deleted version's directory had may be anybody's here."""
     with casstore.Store(original) as store:
 
@@ -425,7 +426,7 @@ def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(origina
             casstore.actions.delete.sweep = die
             store.delete("m:2")
 
-        assert child(delete).wait() == -9
+        assert Child(delete).wait() == -9
     copy = tmp_path / "copy"
     with_cp_a(original, copy)
     inode = (original / "models/m/2").stat().st_ino
@@ -454,7 +455,7 @@ def test_a_durable_save_in_a_copy_relies_on_nothing_unsynced(original, tmp_path,
 
 
 @pytest.mark.parametrize("which", ["catalog.db", "catalog.db-wal"])
-def test_a_copy_made_of_hardlinks_is_refused(original, tmp_path, which, script):
+def test_a_copy_made_of_hardlinks_is_refused(original, tmp_path, which):
     """Two paths of one database have a log each, and damage it."""
     copy = tmp_path / "copy"
     if which == "catalog.db-wal":

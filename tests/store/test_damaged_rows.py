@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import contents, noise, streamed
 
 BIG = 1_500_000
 
@@ -39,7 +40,7 @@ def flip_row_number(home, sql, index, row):
 
 
 @pytest.mark.parametrize("index", ["sqlite_autoindex_blob_1", "sqlite_autoindex_version_1"])
-def test_an_index_that_leads_to_another_row_is_never_followed(store, home, sql, save, noise, index):
+def test_an_index_that_leads_to_another_row_is_never_followed(store, home, sql, save, index):
     expected = {f"m:{number}": {"w.bin": noise(BIG, number)} for number in range(1, 4)}
     for tag, files in expected.items():
         save(tag, files, materialize=False)
@@ -62,7 +63,7 @@ def test_an_index_that_leads_to_another_row_is_never_followed(store, home, sql, 
         assert store.get(tag).open("w.bin").read() == files["w.bin"]
 
 
-def test_a_path_with_a_flipped_bit_leads_out_of_no_store(store, home, save, streamed, contents, tmp_path):
+def test_a_path_with_a_flipped_bit_leads_out_of_no_store(store, home, save, tmp_path):
     """`.` and `/` differ in one bit."""
     target = tmp_path / "outside"
     files = {"." + str(target)[1:]: b"payload", "other": b"other"}
@@ -136,7 +137,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_row_that_has_changed(store, home, sql, save, noise, what):
+def test_a_row_that_has_changed(store, home, sql, save, what):
     """Whatever is asked for comes right or as an error of casstore's, also after repair; the files bring all back."""
     files = {"w.bin": noise(BIG), "s.txt": b"hello"}
     save("m:1", files)

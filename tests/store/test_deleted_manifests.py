@@ -15,12 +15,13 @@ from casstore.actions.consistency import deleted
 from casstore.storage import chunking
 from casstore.storage import files as storage_files
 from casstore.storage.manifest import Manifest
+from tests.kit import Child, noise, part, safetensors, streamed
 
 SHARED = 300_000
 
 
 @pytest.fixture
-def two(noise, safetensors):
+def two():
     """Of two files with a tensor in common, by name."""
     shared = np.frombuffer(noise(SHARED, 1), "u1")
     return {
@@ -47,9 +48,7 @@ def loose(home):
     return sorted((home / "objects/loose").glob("*/*"))
 
 
-def test_a_deleted_versions_manifest_is_kept_until_gc_has_packed_what_it_explains(
-    store, home, orphaned, streamed, leftovers
-):
+def test_a_deleted_versions_manifest_is_kept_until_gc_has_packed_what_it_explains(store, home, orphaned, leftovers):
     (name,) = kept(home)
     manifest = Manifest.unpack((home / "manifests/.deleted" / name).read_bytes())
     assert str(manifest.tag) == "a:1"
@@ -64,7 +63,7 @@ def test_a_deleted_versions_manifest_is_kept_until_gc_has_packed_what_it_explain
     assert streamed(store.get("b:1")) == orphaned
 
 
-def test_it_goes_with_the_next_gc_where_no_loose_file_is_left(store, home, save, part):
+def test_it_goes_with_the_next_gc_where_no_loose_file_is_left(store, home, save):
     save("m:1", part(1), materialize=False)
     store.delete("m:1")
     assert len(kept(home)) == 1
@@ -112,7 +111,7 @@ def cut_otherwise(monkeypatch):
     monkeypatch.setattr(chunking, "GRID_BYTES", 100_000)
 
 
-def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(store, home, orphaned, monkeypatch, streamed):
+def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(store, home, orphaned, monkeypatch):
     store.close()
     cut_otherwise(monkeypatch)
     report = casstore.Store.rebuild_catalog(home)
@@ -125,9 +124,7 @@ def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(store, home, orphaned, m
         assert streamed(again.get("b:1")) == orphaned
 
 
-def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(
-    store, home, orphaned, sql, monkeypatch, streamed
-):
+def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(store, home, orphaned, sql, monkeypatch):
     """A catalog does not know the file, as one of another moment would not."""
     ((row_id, blob),) = sql("SELECT id, digest FROM container WHERE digest IS NOT NULL")
     sql("DELETE FROM chunk WHERE container = ?", (row_id,))
@@ -140,7 +137,7 @@ def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(
     assert streamed(store.get("b:1")) == orphaned
 
 
-def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store, home, orphaned, streamed):
+def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store, home, orphaned):
     """It has no such manifest: the loose file is cut again."""
     store.close()
     shutil.rmtree(home / "manifests/.deleted")
@@ -151,7 +148,7 @@ def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store, home, orphane
 
 
 @pytest.mark.parametrize("room", ["a", ".pending"])
-def test_a_name_that_a_power_cut_brought_back_is_no_version(store, home, orphaned, room, streamed):
+def test_a_name_that_a_power_cut_brought_back_is_no_version(store, home, orphaned, room):
     (name,) = kept(home)
     target = home / "manifests" / room / (name if room == ".pending" else f"1.{name}")
     target.parent.mkdir(exist_ok=True)
@@ -185,7 +182,7 @@ def test_the_name_in_pending_goes_for_certain_before_what_proves_the_deletion(st
     ]
 
 
-def test_a_catalog_of_before_the_deletion_makes_it_a_version_again(store, home, save, two, streamed):
+def test_a_catalog_of_before_the_deletion_makes_it_a_version_again(store, home, save, two):
     save("a:1", two["a"])
     save("z:1", {"small": b"1"})
     store.close()
@@ -202,7 +199,7 @@ def test_a_catalog_of_before_the_deletion_makes_it_a_version_again(store, home, 
     assert casstore.Store.rebuild_catalog(home).tags == ("a:1", "z:1")
 
 
-def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(store, home, save, part, monkeypatch):
+def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(store, home, save, monkeypatch):
     save("m:1", part(1), materialize=False)
     save("m:2", part(2), materialize=False)
     real = storage_files.rename
@@ -223,7 +220,7 @@ def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(store, home
     assert not list((home / "manifests/m").glob("1.*"))
 
 
-def test_killed_anywhere_in_the_deletion(store, home, save, two, child, tmp_path, monkeypatch, streamed):
+def test_killed_anywhere_in_the_deletion(store, home, save, two, tmp_path, monkeypatch):
     """Nothing that b:1 needs is lost, nor is the deletion, once it is finished."""
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
@@ -250,7 +247,7 @@ def test_killed_anywhere_in_the_deletion(store, home, save, two, child, tmp_path
             with casstore.Store(home) as killed:
                 killed.delete("a:1")
 
-        code = child(doomed).wait()
+        code = Child(doomed).wait()
         with monkeypatch.context() as later:
             cut_otherwise(later)
             assert "b:1" in casstore.Store.rebuild_catalog(home).tags
@@ -264,7 +261,7 @@ def test_killed_anywhere_in_the_deletion(store, home, save, two, child, tmp_path
     assert number > 5
 
 
-def test_a_store_of_an_earlier_release_on_a_full_disk(store, home, save, part, monkeypatch):
+def test_a_store_of_an_earlier_release_on_a_full_disk(store, home, save, monkeypatch):
     """It lacks the directory: versions are deleted as they were then."""
     save("m:1", part(1), materialize=False)
     save("m:2", part(2), materialize=False)
@@ -285,7 +282,7 @@ def test_a_store_of_an_earlier_release_on_a_full_disk(store, home, save, part, m
     assert len(kept(home)) == 1
 
 
-def test_a_backup_has_it(store, home, orphaned, tmp_path, monkeypatch, streamed):
+def test_a_backup_has_it(store, home, orphaned, tmp_path, monkeypatch):
     store.backup(tmp_path / "copy")
     assert kept(tmp_path / "copy") == kept(home)
     cut_otherwise(monkeypatch)

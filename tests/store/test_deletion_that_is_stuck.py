@@ -14,12 +14,13 @@ import pytest
 
 import casstore
 from casstore.actions.workspace import Workspace
+from tests.kit import Child
 
 SOMEBODY = 61_004
 
 
 @pytest.fixture
-def as_somebody(child):
+def as_somebody():
     """as_somebody(function): in a process of a user to whom permissions mean something, given a home of theirs."""
     root = Path(tempfile.mkdtemp())
     os.chown(root, SOMEBODY, SOMEBODY)
@@ -33,7 +34,7 @@ def as_somebody(child):
 
         codecs.lookup("ascii")  # where Python is below root's own directory, other users can import nothing more
         time.strptime("1", "%d")
-        assert child(become).wait() == 0
+        assert Child(become).wait() == 0
 
     yield run
     shutil.rmtree(root)

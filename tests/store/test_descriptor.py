@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import casstore
 from casstore.actions.describing import model_yaml
 from casstore.storage import bounded_yaml as plain_yaml
+from tests.kit import plant
 
 FULL = {
     "labels": {"stage": "dev", "quote": 'it\'s "so": #1'},
@@ -33,7 +34,7 @@ WITHOUT_NULLS = {**FULL["metadata"], "n": [1, "null", True]}
 
 
 @pytest.fixture
-def model(store, plant):
+def model(store):
     with store.create("bert:v1", **FULL) as draft:
         plant(draft.path, {"w.bin": b"w" * 100_000})
     return draft.model
@@ -273,7 +274,7 @@ def test_a_models_own_descriptor_may_be_saved_again(store, model, tmp_path):
     assert again.digest == model.digest
 
 
-def test_bentoml_reads_a_store(store, plant):
+def test_bentoml_reads_a_store(store):
     pytest.importorskip("bentoml", minversion="1.4")
     from bentoml._internal.models.model import ModelStore
 

@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.actions.saving import drafts as drafts_action
+from tests.kit import noise, script
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def keep(store):
 
 
 @pytest.mark.parametrize(("said", "of_store"), [("full", "relaxed"), ("relaxed", "full"), (None, "relaxed")])
-def test_its_durability_is_that_which_was_said(store, sql, keep, noise, said, of_store):
+def test_its_durability_is_that_which_was_said(store, sql, keep, said, of_store):
     store.set_setting("durability", of_store)
     kept = keep({"w": noise(100_000)}, durability=said, materialize=False)
     before = {row[0] for row in sql("SELECT id FROM container")}
@@ -41,7 +42,7 @@ def test_its_durability_is_that_which_was_said(store, sql, keep, noise, said, of
     assert synced == ((said or of_store) == "full")
 
 
-def test_another_durability_may_be_said_when_it_is_saved(store, sql, keep, noise):
+def test_another_durability_may_be_said_when_it_is_saved(store, sql, keep):
     kept = keep({"w": noise(100_000)}, durability="full", materialize=False)
     before = {row[0] for row in sql("SELECT id FROM container")}
     store.save_draft(kept, "m:v2", durability="relaxed")
@@ -62,7 +63,7 @@ def test_a_record_that_says_nothing_of_it(store, keep, durability):
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_its_files_have_the_modes_that_they_had(keep, noise, materialize):
+def test_its_files_have_the_modes_that_they_had(keep, materialize):
     modes = {"new": 0o644, "own": 0o600, "run": 0o755, "group": 0o664, "read": 0o444, "small": 0o640}
     files = {name: noise(100 if name == "small" else 2_000_000, number) for number, name in enumerate(modes)}
     files["twin"] = files["new"]
@@ -75,7 +76,7 @@ def test_its_files_have_the_modes_that_they_had(keep, noise, materialize):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
-def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home, noise, umask, mode):
+def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home, umask, mode):
     """Of those the draft held links to stored files, which are read-only."""
     before = os.umask(umask)
     try:
@@ -163,7 +164,7 @@ print("done")
 """
 
 
-def test_on_a_full_disk_a_short_record_says_what_is_lost(tmp_path, script):
+def test_on_a_full_disk_a_short_record_says_what_is_lost(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")
     done = script(SHORT, tmp_path, before=("unshare", "-m", "--propagation", "private"), check=False)

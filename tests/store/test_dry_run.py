@@ -8,12 +8,13 @@ import shutil
 import pytest
 
 from casstore.actions.packs import repack
+from tests.kit import noise, plant
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def save(store, plant, noise):
+def save(store):
     def run(tag, *seeds, materialize=True, **small):
         with store.create(tag, materialize=materialize, durability="relaxed") as draft:
             plant(draft.path, {**{f"{seed}.bin": noise(MIB, seed) for seed in seeds}, **small})
@@ -44,7 +45,7 @@ def check(store, picture, *, evict_all):
 
 
 @pytest.mark.parametrize("evict_all", [False, True])
-def test_every_step_at_once(store, home, save, age, plant, picture, sql, monkeypatch, evict_all):
+def test_every_step_at_once(store, home, save, age, picture, sql, monkeypatch, evict_all):
     save("m:1", 1, 2)
     save("m:2", 1, 3)
     save("m:3", 1, 4)

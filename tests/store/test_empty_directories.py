@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 import casstore
+from tests.kit import everything
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def _by_a_link(root, name):
 @pytest.mark.parametrize("is_old", [True, False])
 @pytest.mark.parametrize("change", [_put, _remove, _by_a_file, _by_a_link])
 @pytest.mark.parametrize("name", ["empty", "sub/also/empty"])
-def test_a_change_is_noticed_and_mended(store, home, root, as_before, everything, is_old, change, name):
+def test_a_change_is_noticed_and_mended(store, home, root, as_before, is_old, change, name):
     own = everything(root)
     if is_old:
         as_before()
@@ -76,7 +77,7 @@ def test_a_change_is_noticed_and_mended(store, home, root, as_before, everything
 
 
 @pytest.mark.parametrize("change", [_remove, _by_a_file, _by_a_link])
-def test_repair_makes_it_again(store, root, everything, change):
+def test_repair_makes_it_again(store, root, change):
     own = everything(root)
     change(root, "empty")
     assert store.verify().damaged_copies == (str(root / "empty"),)

@@ -14,13 +14,14 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Directories
 from casstore.storage import files as storage_files
 from casstore.storage.locks import Lock
+from tests.kit import Child, contents, plant
 
 FILES = {"w.bin": b"weights" * 30_000, "sub/small.txt": b"small", "run": b"#!/bin/sh"}
 SMALL_BYTES = len(b"small") + len(b"#!/bin/sh")
 
 
 @pytest.fixture
-def save(store, plant):
+def save(store):
     def run(*tags):
         for tag in tags:
             with store.create(tag) as draft:
@@ -39,7 +40,7 @@ def step(report):
     return next(step for step in report.steps if step.name == "idle directories")
 
 
-def test_old_directories_go_and_versions_stay(store, home, save, age, standing, contents, sql):
+def test_old_directories_go_and_versions_stay(store, home, save, age, standing, sql):
     save("m:1", "m:2", "m:3", "n:1")
     age(30)
     before = {tag: contents(store.get(tag)) for tag in ("m:1", "m:2", "m:3")}
@@ -102,7 +103,7 @@ def test_times_ahead_of_the_clock(store, save, age, standing, sql, column, ahead
     assert standing() == (["m:2"] if goes else ["m:1", "m:2"])
 
 
-def test_all_of_them(store, home, save, standing, contents, reader):
+def test_all_of_them(store, home, save, standing, reader):
     save("m:1", "m:2", "n:1", "n:2")
     store.pin("n:1")
     holder = reader("n:2", FILES)
@@ -275,7 +276,7 @@ def test_a_file_that_comes_between_the_mark_and_the_rename_is_left_alone(store, 
     assert [path.read_bytes() for path in (home / "quarantine").rglob("just now")] == [b"mine"]
 
 
-def test_directories_that_are_gone_already_are_forgotten(store, home, save, age, sql, contents):
+def test_directories_that_are_gone_already_are_forgotten(store, home, save, age, sql):
     save("m:1", "m:2")
     age(30)
     shutil.rmtree(home / "models/m")
@@ -284,7 +285,7 @@ def test_directories_that_are_gone_already_are_forgotten(store, home, save, age,
     assert contents(store.get("m:1"))
 
 
-def test_many_of_one_name_go_in_batches(store, home, plant, age, standing, monkeypatch):
+def test_many_of_one_name_go_in_batches(store, home, age, standing, monkeypatch):
     monkeypatch.setattr("casstore.actions.directories.evict._BATCH", 3)
     for number in range(10):
         with store.create(f"m:{number}", durability="relaxed") as draft:
@@ -309,7 +310,7 @@ def test_a_name_that_is_busy_is_left_to_the_next_gc(store, save, age, standing):
     assert standing() == ["m:2", "n:2"]
 
 
-def test_a_models_directory_on_another_device(store, home, save, age, standing, contents, elsewhere):
+def test_a_models_directory_on_another_device(store, home, save, age, standing, elsewhere):
     (home / "models").rmdir()
     (home / "models").symlink_to(elsewhere)
     save("m:1", "m:2")
@@ -355,7 +356,7 @@ def at_point(monkeypatch, point, action):
 @pytest.mark.parametrize("then", ["gc", "get", "path", "delete"])
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_a_gc_that_is_killed_while_it_evicts(
-    store, home, save, age, child, monkeypatch, point, then, contents, leftovers, standing, sql
+    store, home, save, age, monkeypatch, point, then, leftovers, standing, sql
 ):
     save("m:1", "m:2")
     age(30)
@@ -365,7 +366,7 @@ def test_a_gc_that_is_killed_while_it_evicts(
         with casstore.Store(home) as other:
             other.gc()
 
-    assert child(run).wait() == -9
+    assert Child(run).wait() == -9
     assert "m:2" in standing()
     if then == "delete":
         store.delete("m:1")
@@ -424,7 +425,7 @@ def test_a_pin_that_comes_after_gc_has_listed_candidates(store, home, save, age,
     assert standing() == ["m:1", "m:2"]
 
 
-def test_get_makes_no_directory_that_gc_has_just_taken(store, home, save, age, monkeypatch, child, standing):
+def test_get_makes_no_directory_that_gc_has_just_taken(store, home, save, age, monkeypatch, standing):
     save("m:1", "m:2")
     age(30)
     getters = []
@@ -433,7 +434,7 @@ def test_get_makes_no_directory_that_gc_has_just_taken(store, home, save, age, m
         with casstore.Store(home) as other:
             other.get("m:1")
 
-    at_point(monkeypatch, POINTS[1], lambda: (getters.append(child(get)), time.sleep(0.1)))
+    at_point(monkeypatch, POINTS[1], lambda: (getters.append(Child(get)), time.sleep(0.1)))
     store.gc()
     assert getters[0].wait() == 0
     assert standing() == ["m:2"]
@@ -449,7 +450,7 @@ def test_a_check_after_a_reboot_does_not_undo_a_mark(store, save, sql):
     assert directories.find(1).evicting
 
 
-def test_two_gcs_at_once(store, home, save, age, child, standing, leftovers):
+def test_two_gcs_at_once(store, home, save, age, standing, leftovers):
     save(*(f"m:{number}" for number in range(8)))
     age(30)
 
@@ -461,13 +462,13 @@ def test_two_gcs_at_once(store, home, save, age, child, standing, leftovers):
                 return 0
         return 0
 
-    for process in [child(run) for _ in range(4)]:
+    for process in [Child(run) for _ in range(4)]:
         assert process.wait() == 0
     assert standing() == ["m:7"]
     assert leftovers() == []
 
 
-def test_readers_and_evictions_without_pause(store, home, save, child, leftovers, contents):
+def test_readers_and_evictions_without_pause(store, home, save, leftovers):
     """Whoever has a path finds every file under it, whatever gc does meanwhile."""
     tags = [f"m:{number}" for number in range(3)]
     save(*tags)
@@ -489,8 +490,8 @@ def test_readers_and_evictions_without_pause(store, home, save, child, leftovers
                 count += step(other.gc(evict_all=True)).count
         return 0 if count else 1
 
-    evicting = child(evict)
-    readers = [child(lambda seed=seed: read(seed)) for seed in range(3)]
+    evicting = Child(evict)
+    readers = [Child(lambda seed=seed: read(seed)) for seed in range(3)]
     assert [process.wait() for process in readers] == [0, 0, 0]
     for tag in tags:
         assert store.get(tag).path

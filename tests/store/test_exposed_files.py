@@ -14,6 +14,7 @@ import pytest
 
 import casstore
 from casstore.storage import access
+from tests.kit import Child, contents, noise, part, plant
 
 BIG = 3_000_000
 needs_root = pytest.mark.skipif(not access.ignores_modes(), reason="may not write to read-only files")
@@ -31,7 +32,7 @@ def cli(home):
 
 
 @needs_root
-def test_a_plain_write_is_foretold_once(store, home, save, noise, caplog):
+def test_a_plain_write_is_foretold_once(store, home, save, caplog):
     for number in (1, 2):
         save(f"m:{number}", {"w.bin": noise(BIG, number)})
     store.get("m:1")
@@ -43,13 +44,13 @@ def test_a_plain_write_is_foretold_once(store, home, save, noise, caplog):
         assert store.get(tag).path
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for part in (str(home / "models/m/1"), "can destroy m:1", "casstore checkout m:1", "link_mode protect"):
-        assert part in record.getMessage()
+    for piece in (str(home / "models/m/1"), "can destroy m:1", "casstore checkout m:1", "link_mode protect"):
+        assert piece in record.getMessage()
 
 
 @needs_root
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
-def test_path_says_it_on_a_terminal_only(store, home, save, noise, cli, quiet):
+def test_path_says_it_on_a_terminal_only(store, home, save, cli, quiet):
     model = save("m:1", {"w.bin": noise(BIG)})
     if os.stat(Path(model.path, "w.bin")).st_nlink == 1:
         pytest.skip("files share blocks here")
@@ -87,9 +88,7 @@ def test_a_changed_file_is_named_by_path(store, home, save, cli):
 
 
 @pytest.mark.parametrize("is_set_later", [True, False])
-def test_protect_keeps_what_is_saved_from_any_write(
-    store, save, noise, streamed, contents, is_set_later, plant, tmp_path
-):
+def test_protect_keeps_what_is_saved_from_any_write(store, save, is_set_later, tmp_path):
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
     source = plant(tmp_path / "source", files)
     if not is_set_later:
@@ -113,7 +112,7 @@ def test_protect_keeps_what_is_saved_from_any_write(
     assert contents(store.get("m:3")) == files
 
 
-def test_protect_makes_directories_of_copies(store, save, noise, contents):
+def test_protect_makes_directories_of_copies(store, save):
     files = {"w.bin": noise(BIG)}
     save("m:1", files)
     store.close()
@@ -132,7 +131,7 @@ def written_over(path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [BIG, 1000])
-def test_a_version_that_is_lost_is_marked(store, home, save, noise, cli, size):
+def test_a_version_that_is_lost_is_marked(store, home, save, cli, size):
     save("m:1", {"w.bin": noise(BIG), "c.json": b"{}"})
     save("m:2", {"w.bin": noise(BIG, 1)})
     save("n:1", {"other/w.bin": noise(BIG)})
@@ -157,7 +156,7 @@ def test_a_version_that_is_lost_is_marked(store, home, save, noise, cli, size):
         assert ("casstore verify" in cli("show", tag).stdout) == (tag == "m:1")
 
 
-def test_a_version_whose_container_is_gone_is_marked(store, home, save, noise, part):
+def test_a_version_whose_container_is_gone_is_marked(store, home, save):
     save("m:1", {"w.bin": noise(BIG)})
     save("n:1", part(1))
     save("o:1", part(2))
@@ -171,13 +170,13 @@ def test_a_version_whose_container_is_gone_is_marked(store, home, save, noise, p
 
 
 @needs_root
-def test_who_may_not_write_to_read_only_files(child, tmp_path):
+def test_who_may_not_write_to_read_only_files(tmp_path):
     def look():
         os.setgid(65534)
         os.setuid(65534)
         return int(access.ignores_modes())
 
-    assert child(look).wait() == 0
+    assert Child(look).wait() == 0
     assert access.ignores_modes()
 
 

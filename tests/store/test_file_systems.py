@@ -12,6 +12,7 @@ import pytest
 
 import casstore
 from tests.crash import tracer
+from tests.kit import Child, contents, noise, part
 
 # Above the limits of ext4 (65,000), ext3 (32,000) and Btrfs (65,535 in one directory).
 MOST_LINKS = 65_600
@@ -25,19 +26,19 @@ def tmp_path(disk):
 
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="seccomp of x86-64 Linux")
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK], ids=errno.errorcode.get)
-def test_no_store_is_made_where_there_are_no_locks(home, child, error):
+def test_no_store_is_made_where_there_are_no_locks(home, error):
     def run():
         tracer.refuse({"flock"}, error)
         with pytest.raises(casstore.StoreError, match=r"without locks.*keep the store on a local file system"):
             casstore.Store(home)
 
-    assert child(run).wait() == 0
+    assert Child(run).wait() == 0
     with casstore.Store(home) as store:  # on a file system that has them
         assert store.tags() == []
 
 
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="seccomp of x86-64 Linux")
-def test_a_store_that_was_moved_to_where_there_are_no_locks(home, store, save, part, child, picture, leftovers):
+def test_a_store_that_was_moved_to_where_there_are_no_locks(home, store, save, picture, leftovers):
     """Nothing is done with it."""
     save("m:1", part(1))
     store.close()
@@ -49,13 +50,13 @@ def test_a_store_that_was_moved_to_where_there_are_no_locks(home, store, save, p
             with pytest.raises(casstore.StoreError, match="without locks"):
                 verb(home)
 
-    assert child(run).wait() == 0
+    assert Child(run).wait() == 0
     assert picture()[1] == before
     store.gc()
     assert leftovers() == []
 
 
-def test_the_last_link_that_a_file_system_gives(store, home, noise, save, contents, tmp_path):
+def test_the_last_link_that_a_file_system_gives(store, home, save, tmp_path):
     """More versions share a file than it can have names."""
     data = {"w.bin": noise(70_000, 1)}
     save("m:1", data)

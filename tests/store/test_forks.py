@@ -15,12 +15,13 @@ from casstore.actions.gc.collect import _Gc
 from casstore.catalog import catalog
 from casstore.storage import objects
 from casstore.storage.locks import Lock
+from tests.kit import Child, noise, streamed
 
 CANNOT = "close the store before forking"
 
 
 @pytest.fixture
-def forked(child):
+def forked():
     """forked(function): the exit code of a child that runs it, of a signal where it does not come to an end."""
 
     def run(function):
@@ -28,12 +29,12 @@ def forked(child):
             signal.alarm(10)
             function()
 
-        return child(bounded).wait()
+        return Child(bounded).wait()
 
     return run
 
 
-def test_what_a_child_saves_stays_when_its_parent_closes_the_store(store, save, home, child, streamed):
+def test_what_a_child_saves_stays_when_its_parent_closes_the_store(store, save, home):
     save("m:0", {"a": b"parent"})
     (seen, has_seen), (closed, is_closed) = os.pipe(), os.pipe()
 
@@ -44,7 +45,7 @@ def test_what_a_child_saves_stays_when_its_parent_closes_the_store(store, save, 
         save("m:1", {"a": b"child"})
         assert store.tags() == ["m:1", "m:0"]
 
-    forked = child(work)
+    forked = Child(work)
     os.read(seen, 1)
     store.close()
     os.write(is_closed, b"x")
@@ -128,7 +129,7 @@ def test_children_that_are_forked_while_a_thread_reads_end_by_themselves(store, 
     assert not any(codes)
 
 
-def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(store, save, noise, forked, monkeypatch):
+def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(store, save, forked, monkeypatch):
     model = save("m:1", {"w": noise(2000)}, materialize=False)
     assert model.open("w").read() == noise(2000)
     inside, go_on = threading.Event(), threading.Event()
@@ -153,7 +154,7 @@ def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(store, sav
     assert code == 0
 
 
-def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(store, save, child, monkeypatch):
+def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(store, save, monkeypatch):
     """Such as a worker of a data loader, which goes on for hours."""
     save("m:1", {"a": b"1"})
     hold, is_over = os.pipe()
@@ -167,7 +168,7 @@ def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(store, save, c
 
     with monkeypatch.context() as patch:
         patch.setattr(_Gc, "strays", fork_and_die)
-        killed = child(store.gc)
+        killed = Child(store.gc)
     assert killed.wait() == -signal.SIGKILL
     try:
         store.gc()

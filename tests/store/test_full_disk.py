@@ -13,9 +13,12 @@ import pytest
 
 import casstore
 from casstore.actions.saving import unsaved
+from tests.kit import contents, every, noise, plant
+
+pytestmark = pytest.mark.crash
 
 ALLOCATING = ("write", "pwrite", "link", "mkdir", "rename", "fsync", "fchmod")
-EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "5"))
+STEP = every(5)
 
 
 def _fail_at(patch, stop):
@@ -39,7 +42,7 @@ def _fail_at(patch, stop):
 
 
 @pytest.fixture
-def files(noise):
+def files():
     return lambda seed: {
         "known.bin": noise(1_500_000),
         "new.bin": noise(1_500_000, seed),
@@ -62,14 +65,14 @@ def _check_kept(home, error, files):
 
 
 @pytest.mark.parametrize("how", ["draft", "save", "move", "copy"])
-def test_no_room_at_every_call(store, home, tmp_path, picture, plant, contents, files, how):
+def test_no_room_at_every_call(store, home, tmp_path, picture, files, how):
     with store.create("m:first") as draft:
         plant(draft.path, files(0))
     if how == "copy":
         store.set_setting("link_mode", "copy")
     failures = 0
     baseline = None
-    for stop in range(1, 400, EVERY):
+    for stop in range(1, 400, STEP):
         tag = f"m:{how}{stop}"
         source = tmp_path / f"{how}{stop}"
         plant(source, files(stop))
@@ -101,7 +104,7 @@ def test_no_room_at_every_call(store, home, tmp_path, picture, plant, contents, 
         if count[0] < stop:
             break
     assert count[0] < stop
-    assert failures * EVERY > 10
+    assert failures * STEP > 10
     assert store.verify().is_sound
     store.gc()
     assert store.verify().is_sound
@@ -109,7 +112,7 @@ def test_no_room_at_every_call(store, home, tmp_path, picture, plant, contents, 
 
 
 @pytest.mark.parametrize("statement", ["INSERT INTO version", "INSERT OR IGNORE INTO blob", "COMMIT"])
-def test_no_room_for_the_catalog(store, home, picture, plant, files, contents, monkeypatch, statement):
+def test_no_room_for_the_catalog(store, home, picture, files, monkeypatch, statement):
     before = picture()
 
     class Connection(apsw.Connection):

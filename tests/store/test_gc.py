@@ -12,21 +12,22 @@ import casstore
 from casstore.catalog.index import Index
 from casstore.catalog.versions import Versions
 from casstore.storage.locks import Lock
+from tests.kit import Child, contents, noise, plant
 
 BIG = 2_500_000
 
 
-def save(store, plant, tag, files):
+def save(store, tag, files):
     with store.create(tag) as draft:
         plant(draft.path, files)
     return draft.model
 
 
 @pytest.fixture
-def two(store, plant, noise):
+def two(store):
     shared = {"shared.bin": noise(BIG), "shared.txt": b"shared" * 100}
-    save(store, plant, "m:1", {**shared, "one.bin": noise(BIG, 1), "one.txt": b"one" * 100})
-    save(store, plant, "m:2", {**shared, "two.bin": noise(BIG, 2), "two.txt": b"two" * 100})
+    save(store, "m:1", {**shared, "one.bin": noise(BIG, 1), "one.txt": b"one" * 100})
+    save(store, "m:2", {**shared, "two.bin": noise(BIG, 2), "two.txt": b"two" * 100})
     return store
 
 
@@ -34,7 +35,7 @@ def counts(report):
     return {step.name: step.count for step in report.steps}
 
 
-def test_what_other_versions_need_survives(two, contents, noise, leftovers):
+def test_what_other_versions_need_survives(two, leftovers):
     two.delete("m:1")
     report = two.gc()
     assert report.freed_bytes >= BIG
@@ -62,7 +63,7 @@ def test_a_second_gc_has_nothing_to_do(two, picture):
     assert picture() == before
 
 
-def test_a_dry_run_says_what_gc_would_do_and_changes_nothing(two, picture, home, plant):
+def test_a_dry_run_says_what_gc_would_do_and_changes_nothing(two, picture, home):
     two.delete("m:1")
     plant(home / "sessions", {"0123456789abcdef/1/big": b"x" * 1000, "0123456789abcdef.lock": b""})
     (home / "objects/packs/0123456789abcdef-1.pack").write_bytes(b"stray")
@@ -77,14 +78,14 @@ def test_a_dry_run_says_what_gc_would_do_and_changes_nothing(two, picture, home,
     assert set(counts(two.gc(dry_run=True)).values()) == {0}
 
 
-def test_what_dead_processes_left_is_taken_and_what_living_ones_hold_is_not(two, home, child, plant, picture):
+def test_what_dead_processes_left_is_taken_and_what_living_ones_hold_is_not(two, home, picture):
     def die():
         with casstore.Store(home) as store, store.create("m:3") as draft:
             plant(draft.path, {"a/b/c": b"x" * 5000})
             os.chmod(f"{draft.path}/a/b", 0o500)
             os.kill(os.getpid(), 9)
 
-    assert child(die).wait() == -9
+    assert Child(die).wait() == -9
     with two.create("m:4") as draft:
         plant(draft.path, {"mine": b"mine"})
         report = two.gc()
@@ -96,7 +97,7 @@ def test_what_dead_processes_left_is_taken_and_what_living_ones_hold_is_not(two,
     assert "m:4" in two.tags()
 
 
-def test_files_without_rows_are_taken(two, home, contents):
+def test_files_without_rows_are_taken(two, home):
     kept = contents(two.get("m:2"))
     (home / "objects/loose/ab" / f"{'ab' * 32}.0123456789abcdef-7").write_bytes(b"stray")
     (home / "objects/packs/0123456789abcdef-8.pack").write_bytes(b"stray")
@@ -118,11 +119,11 @@ def test_one_gc_at_a_time(two, monkeypatch):
 @pytest.mark.parametrize("size", [100, 100_000, BIG])
 @pytest.mark.parametrize("how", ["draft", "save"])
 def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
-    store, plant, noise, contents, monkeypatch, tmp_path, leftovers, size, how
+    store, monkeypatch, tmp_path, leftovers, size, how
 ):
     """The last version that needs them is deleted, and gc'd, just when a save has decided to rely on them."""
     files = {"w.bin": noise(size), "other.txt": b"new"}
-    save(store, plant, "m:old", {"w.bin": noise(size)})
+    save(store, "m:old", {"w.bin": noise(size)})
     fired = []
     real = Versions.commit
 
@@ -136,10 +137,7 @@ def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
         return real(self, new)
 
     monkeypatch.setattr(Versions, "commit", commit)
-    if how == "draft":
-        saved = save(store, plant, "n:new", files)
-    else:
-        saved = store.save("n:new", plant(tmp_path / "out", files))
+    saved = save(store, "n:new", files) if how == "draft" else store.save("n:new", plant(tmp_path / "out", files))
     assert fired
     assert contents(saved) == files
     assert store.verify().is_sound
@@ -148,9 +146,9 @@ def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
     assert contents(saved) == files
 
 
-def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(store, plant, noise, monkeypatch, contents):
-    save(store, plant, "m:old", {"known.bin": noise(BIG)})
-    save(store, plant, "x:dead", {"w.bin": noise(BIG, 5)})
+def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(store, monkeypatch):
+    save(store, "m:old", {"known.bin": noise(BIG)})
+    save(store, "x:dead", {"w.bin": noise(BIG, 5)})
     attempts = []
     real = Versions.commit
 
@@ -163,12 +161,12 @@ def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(store, plant, n
         return real(self, new)
 
     monkeypatch.setattr(Versions, "commit", commit)
-    saved = save(store, plant, "m:new", {"known.bin": noise(BIG), "new.bin": noise(BIG, 6), "small": b"s"})
+    saved = save(store, "m:new", {"known.bin": noise(BIG), "new.bin": noise(BIG, 6), "small": b"s"})
     assert len(attempts) == 1, "what it relies on still stands"
     assert len(contents(saved)) == 3
 
 
-def test_chunks_that_vanish_after_every_look_up(store, plant, noise, contents, monkeypatch):
+def test_chunks_that_vanish_after_every_look_up(store, monkeypatch):
     files = {"w.bin": noise(BIG), "twin.bin": noise(BIG), "t.txt": b"t" * 999}
     real = Index.gc_epoch
     rounds = []
@@ -178,18 +176,18 @@ def test_chunks_that_vanish_after_every_look_up(store, plant, noise, contents, m
         if self is mine and len(rounds) < 4:
             rounds.append(real(self))
             with casstore.Store(store.home) as other:
-                save(other, plant, "x:1", files)
+                save(other, "x:1", files)
                 other.delete("x:1")
                 other.gc()
             return rounds[-1]
         return real(self)
 
     monkeypatch.setattr(Index, "gc_epoch", gc_epoch)
-    assert contents(save(store, plant, "n:new", files)) == files
+    assert contents(save(store, "n:new", files)) == files
     assert store.verify().is_sound
 
 
-def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, plant, noise, monkeypatch, contents):
+def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, monkeypatch):
     from casstore.catalog.references import References
 
     real = References.unreferenced
@@ -200,7 +198,7 @@ def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, plant, noise, 
         found = real(self)
         if "m:late" not in two.tags():
             with casstore.Store(two.home) as other:
-                save(other, plant, "m:late", files)
+                save(other, "m:late", files)
         return found
 
     monkeypatch.setattr(References, "unreferenced", unreferenced)
@@ -209,7 +207,7 @@ def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, plant, noise, 
     assert two.verify().is_sound
 
 
-def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(two, home, plant, monkeypatch):
+def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(two, home, monkeypatch):
     """gc has looked which sessions live; then a save begins, and writes its manifest."""
     from casstore.storage import sessions
 
@@ -236,12 +234,12 @@ def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(two, home, p
     opened[0].close()
 
 
-def test_an_old_catalog_that_was_put_back_stops_gc(two, home, plant, noise, contents):
+def test_an_old_catalog_that_was_put_back_stops_gc(two, home):
     two.close()
     old = home.parent / "old.db"
     shutil.copy(home / "catalog.db", old)
     with casstore.Store(home) as store:
-        save(store, plant, "m:3", {"three.bin": noise(BIG, 3)})
+        save(store, "m:3", {"three.bin": noise(BIG, 3)})
     for name in ("catalog.db-wal", "catalog.db-shm"):
         (home / name).unlink(missing_ok=True)
     newest = home.parent / "newest.db"
@@ -273,7 +271,7 @@ def test_beside_versions_no_empty_catalog_is_made(two, home):
     assert not list(home.glob("catalog.db*"))
 
 
-def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, leftovers, plant, contents):
+def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, leftovers):
     from casstore.actions.saving import delete
 
     monkeypatch.setattr(delete, "sweep", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
@@ -281,14 +279,14 @@ def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, lefto
     monkeypatch.undo()
     assert (home / "models/m/2/two.bin").exists()
     assert (home / "models/m/latest").read_text() == "1"
-    model = save(two, plant, "m:2", {"again": b"again"})
+    model = save(two, "m:2", {"again": b"again"})
     two.gc()
     assert contents(model) == {"again": b"again"}
     assert leftovers() == []
     assert (home / "models/m/latest").read_text() == "2"
 
 
-def test_readers_are_not_cut_off(two, noise):
+def test_readers_are_not_cut_off(two):
     with two.get("m:1").open("one.bin") as file:
         assert file.read(10) == noise(BIG, 1)[:10]
         two.delete("m:1")
@@ -297,8 +295,8 @@ def test_readers_are_not_cut_off(two, noise):
             file.read()
 
 
-def test_a_version_that_is_deleted_while_manifests_are_looked_at(two, home, plant, monkeypatch):
-    save(two, plant, "x:1", {"a": b"1"})
+def test_a_version_that_is_deleted_while_manifests_are_looked_at(two, home, monkeypatch):
+    save(two, "x:1", {"a": b"1"})
     real = Path.is_dir
 
     def is_dir(self, **options):

@@ -14,6 +14,7 @@ import pytest
 import casstore
 from casstore.actions import keeping
 from casstore.actions.saving import drafts as drafts_action
+from tests.kit import Child, noise
 
 BYTES = 100_000
 
@@ -31,7 +32,7 @@ def figures(store):
 
 
 @pytest.fixture
-def overdue(store, noise):
+def overdue(store):
     """overdue(seed): a kept draft whose time is up."""
 
     def run(seed):
@@ -89,7 +90,7 @@ def test_a_lock_that_nobody_holds_keeps_no_draft(store, overdue, figures):
     assert not lock.exists()
 
 
-def test_a_file_that_cannot_be_removed_from_quarantine(store, noise, figures, immutable):
+def test_a_file_that_cannot_be_removed_from_quarantine(store, figures, immutable):
     parent = store.home / "quarantine/strays"
     parent.mkdir(parents=True, exist_ok=True)
     old = parent / keeping.new_name()
@@ -104,7 +105,7 @@ def test_a_file_that_cannot_be_removed_from_quarantine(store, noise, figures, im
     assert figures("quarantine") == (1, BYTES, 0)
 
 
-def test_a_session_that_cannot_be_reaped(store, home, child, noise, figures, immutable):
+def test_a_session_that_cannot_be_reaped(store, home, figures, immutable):
     def die():
         session = casstore.Store(home)._workspace.session()
         (session.path / "goes").write_bytes(noise(BYTES, 1))
@@ -112,7 +113,7 @@ def test_a_session_that_cannot_be_reaped(store, home, child, noise, figures, imm
         os._exit(0)
 
     before = set((home / "sessions").iterdir())
-    assert child(die).wait() == 0
+    assert Child(die).wait() == 0
     [path] = {path for path in set((home / "sessions").iterdir()) - before if path.is_dir()}
     with immutable(path / "stays"):
         assert figures("dead sessions", dry_run=True)[:2] == (1, 2 * BYTES)

@@ -26,6 +26,7 @@ from casstore.catalog.connection import Connections
 from casstore.storage.descriptors import OpenDirectory, opened
 from casstore.storage.locks import Lock
 from casstore.storage.sessions import Session
+from tests.kit import streamed
 
 COPIES = [copy.copy, copy.deepcopy, *(partial(pickle.dumps, protocol=each) for each in range(6)), cloudpickle.dumps]
 
@@ -66,7 +67,7 @@ def owners(store: casstore.Store, tmp_path: Path, model: casstore.Model) -> dict
     }
 
 
-def test_no_owner_of_a_descriptor_can_be_copied_and_none_is_closed_by_an_attempt(store, save, tmp_path, streamed):
+def test_no_owner_of_a_descriptor_can_be_copied_and_none_is_closed_by_an_attempt(store, save, tmp_path):
     model = save("m:1", {"a": b"1" * 2_000_000})
     streamed(model)
     os.fspath(model.path)

@@ -26,8 +26,10 @@ import zstandard
 import casstore
 from casstore.archive import limits
 from casstore.storage import sessions
+from tests.kit import EVERY, plant, script
 
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+pytestmark = pytest.mark.crash
+
 DESCRIPTOR = b"name: evil\nversion: '1'\ncreation_time: '2026-01-01T00:00:00+00:00'\n"
 REFUSALS = (casstore.InvalidSource, casstore.IntegrityError)
 
@@ -537,7 +539,7 @@ assert more < 150 << 10
 """
 
 
-def test_a_real_bomb(home, script):
+def test_a_real_bomb(home):
     """2 TiB, of which it may write what is free to all, here mostly less: in little memory, and nothing stays."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     result = script(BOMB, home, limits.FREE_BYTES if EVERY else 64 << 20, env=environment)
@@ -576,7 +578,7 @@ def test_cut_and_flipped_anywhere(ground, name):
     print(name, outcomes)
 
 
-def test_folders(ground, tmp_path, plant):
+def test_folders(ground, tmp_path):
     """A directory with a descriptor is read by the same rules; what it leads to is taken as in a save."""
     root = plant(tmp_path / "folder", {"w": b"w"})
     for text, message in [

@@ -21,9 +21,11 @@ from casstore.storage.coding.codec import Encoding
 from casstore.storage.manifest import Base
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.tag import Tag
+from tests.kit import EVERY, contents, noise, script, streamed
 from tests.store.casmodels import DESCRIPTION, against, build, manifest, recipe, steps, whole
 
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+pytestmark = pytest.mark.crash
+
 A, B, C = steps(3)
 HELLO = b"hello"
 UNSAFE = (casstore.IntegrityError, casstore.InvalidSource)
@@ -304,7 +306,7 @@ def test_nothing_of_the_refused_stays_for_long(victim):
     assert victim.verify().is_sound
 
 
-def test_sound_ones_pass(store, streamed, settled):
+def test_sound_ones_pass(store, settled):
     """What the cases above are made of is refused for what is changed, and for nothing else."""
     take(store, one())
     take(store, one("m:2", files={"w": recipe([A, B])}, chunks=[whole(A), whole(B)]))
@@ -317,7 +319,7 @@ def test_sound_ones_pass(store, streamed, settled):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "order" in name or "two recipes" in name])
-def test_the_right_file_is_right_after_a_wrong_recipe_of_it(store, save, contents, settled, name):
+def test_the_right_file_is_right_after_a_wrong_recipe_of_it(store, save, settled, name):
     """The catalog keeps one recipe of each blob. Were a wrong one to get there, every save of it would be lost."""
     with pytest.raises(UNSAFE):
         take(store, CASES[name][0]())
@@ -333,9 +335,7 @@ def test_the_right_file_is_right_after_a_wrong_recipe_of_it(store, save, content
 @pytest.mark.parametrize("first", ["import", "save"])
 @pytest.mark.parametrize("size", [700_000, 2_000_000])
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_file_that_is_cut_into_other_chunks_elsewhere(
-    store, save, contents, streamed, settled, noise, first, home, size, count
-):
+def test_a_file_that_is_cut_into_other_chunks_elsewhere(store, save, settled, first, home, size, count):
     """As by another release: it is one blob all the same, and has one recipe here, whichever came first."""
     raw = noise(size)
     parts = [raw[:1000], raw[1000:300_000], raw[300_000:]] if count == 3 else [raw]
@@ -401,7 +401,7 @@ def test_a_time_that_has_not_come(store, save):
     assert not take(store, one(created_at_ns=(1 << 61)))[0].is_new
 
 
-def test_a_base_that_is_no_such_version(store, streamed, settled):
+def test_a_base_that_is_no_such_version(store, settled):
     """Itself, one that came after it, one that was never here."""
     chunks = [whole(A), against(B, A)]
     for number, base in enumerate(["m:0", "m:2", "never:1"]):
@@ -556,7 +556,7 @@ assert os.listdir(f"{home}/sessions") == []
 @pytest.mark.parametrize(
     "case", ["descriptions", "records", *(["recipes", "newer fields", "files", "index", "chunks"] if EVERY else [])]
 )
-def test_memory_is_bounded(home, script, case):
+def test_memory_is_bounded(home, case):
     """However much a small archive says that it holds."""
     result = script(BOUNDED, home, case, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
     print(result.stdout)

@@ -11,6 +11,7 @@ import zstandard
 
 import casstore
 from casstore.storage.manifest import Manifest
+from tests.kit import plant, script
 
 # In a process of its own, which is killed where it reads on: nothing of the test's own could stop it.
 SAVE = """
@@ -28,7 +29,7 @@ with casstore.Store(home) as store:
 
 
 @pytest.fixture
-def refused(script, home, tmp_path):
+def refused(home, tmp_path):
     """refused(): what a save of tmp_path / "source" says against it."""
 
     def run():
@@ -41,7 +42,7 @@ def refused(script, home, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.yaml", "w.bin", "sub/model.yaml"])
 @pytest.mark.parametrize("kind", ["zero", "fifo", "linked fifo", "directory"])
-def test_what_is_no_file_is_not_read(refused, plant, tmp_path, kind, name):
+def test_what_is_no_file_is_not_read(refused, tmp_path, kind, name):
     source = plant(tmp_path / "source", {"x": b"x", "sub/y": b"y"})
     if kind == "zero":
         (source / name).symlink_to("/dev/zero")

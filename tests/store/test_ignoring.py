@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import casstore
 from casstore.actions.sources.ignoring import DEFAULT_PATTERNS, Rules, translated
 from casstore.actions.sources.source import find_source
+from tests.kit import plant
 
 TREE = {
     "config.json": b"{}",
@@ -33,7 +34,7 @@ DEFAULTS = {".git/", "sub/.git", "sub/__pycache__/", ".cache/huggingface/"}
 
 
 @pytest.fixture
-def source(tmp_path, plant):
+def source(tmp_path):
     return plant(tmp_path / "out", TREE)
 
 
@@ -59,7 +60,7 @@ def test_no_ignore(store, source):
     }
 
 
-def test_a_draft_is_saved_whole(store, plant):
+def test_a_draft_is_saved_whole(store):
     with store.create("m:1") as draft:
         plant(draft.path, {**TREE, ".casstoreignore": b"*"})
     assert saved(draft.model) == {*TREE, ".casstoreignore"}
@@ -102,7 +103,7 @@ def test_a_moved_directory_keeps_what_was_left_out(store, source):
     assert left == set(TREE) - kept("train.log", "sub/keep.log")
 
 
-def test_a_link_to_a_directory_is_one(store, source, tmp_path, plant):
+def test_a_link_to_a_directory_is_one(store, source, tmp_path):
     plant(tmp_path / "data", {"x": b"x"})
     (source / "linked").symlink_to(tmp_path / "data")
     assert "linked/x" in saved(store.save("m:1", source))
@@ -153,7 +154,7 @@ def test_a_single_file_is_saved_whatever_its_name(store, source):
         (["[!a]x", "\\!y", "a\\ "], ["bx", "ax", "!y", "a ", "y"], {"ax", "y"}),
     ],
 )
-def test_a_pattern_speaks_of_what_it_matches_alone(store, tmp_path, plant, patterns, files, expected):
+def test_a_pattern_speaks_of_what_it_matches_alone(store, tmp_path, patterns, files, expected):
     source = plant(tmp_path / "out", dict.fromkeys(files, b"x"))
     assert saved(store.save("m:1", source, exclude=patterns)) == expected
 

@@ -11,6 +11,9 @@ import pytest
 import casstore
 from casstore.actions.saving import unsaved
 from casstore.storage import files
+from tests.kit import noise
+
+pytestmark = pytest.mark.crash
 
 
 @pytest.fixture
@@ -35,7 +38,7 @@ def pressed(monkeypatch):
     return arrange
 
 
-def _fail(store, noise, **options):
+def _fail(store, **options):
     """Have a draft be kept, two files of which are links to stored ones by then; returns the error."""
     with store.create("m:v0") as draft:
         Path(draft.path, "a").write_bytes(noise(300_000))
@@ -47,7 +50,7 @@ def _fail(store, noise, **options):
     return caught.value
 
 
-def _check(store, noise, error):
+def _check(store, error):
     [kept] = store.drafts()
     assert error.draft_path == kept.path
     said = "\n".join([str(error), *getattr(error, "__notes__", ())])
@@ -78,7 +81,7 @@ SEAMS = {
 
 @pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("seam", SEAMS)
-def test_the_user_learns_where_it_is(store, noise, pressed, monkeypatch, seam, times):
+def test_the_user_learns_where_it_is(store, pressed, monkeypatch, seam, times):
     where, name, after = SEAMS[seam]
     error = None
     with store.create("x") as draft:  # so that nothing is opened first below
@@ -92,10 +95,10 @@ def test_the_user_learns_where_it_is(store, noise, pressed, monkeypatch, seam, t
 
     presses = []
     monkeypatch.setattr(store, "save", save)
-    error = _fail(store, noise)
+    error = _fail(store)
     monkeypatch.undo()
     assert len(presses[0]) >= 1, "Ctrl-C has come"
-    _check(store, noise, error)
+    _check(store, error)
 
 
 def test_while_it_is_asked_whether_it_is_to_be_kept(store, pressed):

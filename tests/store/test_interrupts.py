@@ -26,9 +26,12 @@ from casstore.actions import leasing
 from casstore.catalog import connection as connections
 from casstore.progress import Progress
 from casstore.storage import descriptors, files, sessions
+from tests.kit import Child, every, noise, plant
+
+pytestmark = pytest.mark.crash
 
 TRACED = {module.__file__ for module in (connections, sessions, leasing, files, descriptors)}
-EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "7"))
+STEP = every(7)
 # After these CPython looks for signals, besides at the start of a function, but never before it returns.
 LOOKS = ("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "RESUME")
 RETURNS = {"RETURN_VALUE", "RETURN_CONST"}
@@ -112,11 +115,11 @@ STEPS = {"write": 3, "read": 3, "get": 5, "path": 17, "save": 47, "delete": 29, 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts CPython's instructions")
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_interrupt_before_any_instruction_leaves_nothing_open(store, home, tmp_path, plant, noise, verb):
+def test_an_interrupt_before_any_instruction_leaves_nothing_open(store, home, tmp_path, verb):
     source = plant(tmp_path / "source", {"w": noise(200_000), "s": b"small"})
     act = VERBS[verb]
     gc.collect()
-    for stop in range(1, 100_000, 1 if EVERY == 1 else STEPS[verb]):
+    for stop in range(1, 100_000, 1 if STEP == 1 else STEPS[verb]):
         if "m:1" not in store.tags():
             store.save("m:1", source, durability="relaxed")
         store.close()
@@ -149,7 +152,7 @@ def test_an_interrupt_while_a_store_is_opened_and_closed_leaves_nothing_open(sto
         with casstore.Store(home) as own:
             own.tags()
 
-    for stop in range(1, 100_000, 97 if EVERY > 1 else 1):
+    for stop in range(1, 100_000, 97 if STEP > 1 else 1):
         was_reached, error = _interrupted(stop, open_and_close)
         _can_write_at_once(home)
         del error
@@ -227,7 +230,7 @@ class _Calling(Progress):
 
 
 @pytest.mark.parametrize("step", ["unlink", "pack"])
-def test_a_fork_in_a_callback_of_gc(store, save, noise, child, step):
+def test_a_fork_in_a_callback_of_gc(store, save, step):
     for number in range(3):
         save(f"m:{number}", {"w": noise(1_500_000, number), "x": noise(1_500_000, number + 50)})
     store.delete("m:0")
@@ -237,14 +240,14 @@ def test_a_fork_in_a_callback_of_gc(store, save, noise, child, step):
         with pytest.raises(casstore.StoreError, match=CANNOT):
             store.tags()
 
-    report = store.gc(evict_all=True, progress=_Calling(step, lambda: codes.append(child(use).wait())))
+    report = store.gc(evict_all=True, progress=_Calling(step, lambda: codes.append(Child(use).wait())))
     assert codes == [0]
     assert [entry.count > 0 for entry in report.steps if entry.name in ("unneeded objects", "packed")] == [True, True]
     assert store.verify().is_sound
-    assert child(lambda: not store.verify().is_sound).wait() == 0, "when gc is done, children may use the store again"
+    assert Child(lambda: not store.verify().is_sound).wait() == 0, "when gc is done, children may use the store again"
 
 
-def test_a_callback_that_raises_leaves_gc_free_to_run_again(store, save, noise, home):
+def test_a_callback_that_raises_leaves_gc_free_to_run_again(store, save, home):
     for number in range(2):
         save(f"m:{number}", {"w": noise(1_500_000, number)})
 
@@ -260,7 +263,7 @@ def test_a_callback_that_raises_leaves_gc_free_to_run_again(store, save, noise, 
     assert store.verify().is_sound
 
 
-def test_a_store_that_is_closed_while_another_thread_uses_it(store, save, noise, home):
+def test_a_store_that_is_closed_while_another_thread_uses_it(store, save, home):
     """In a transaction, and in a gc, whose notes go with the connection."""
     save("m:1", {"w": noise(1_500_000)})
     closed = []
@@ -318,7 +321,7 @@ def test_a_transaction_that_two_interrupts_have_left_is_ended_by_the_next(store)
     assert store.settings()["keep_days"] == "2"
 
 
-def test_draft_directories_hold_nothing_open_after_an_error(store, plant, noise):
+def test_draft_directories_hold_nothing_open_after_an_error(store):
     gc.collect()
     store.tags()
     before = _descriptors()

@@ -21,10 +21,11 @@ from casstore import models
 from casstore.actions.saving import drafts as drafts_action
 from casstore.actions.saving import save as save_action
 from casstore.progress import Progress
+from tests.kit import Child, noise, plant, script
 
 
 @pytest.fixture
-def files(noise):
+def files():
     return {"w.bin": noise(1_500_000), "mid": noise(100_000, 1), "deep/small": b"s", "run!": b"#!"}
 
 
@@ -118,7 +119,7 @@ SLIPS = {
 
 
 @pytest.mark.parametrize("slip", SLIPS, ids=[slip.__name__ for slip in SLIPS])
-def test_a_slip_keeps_the_draft(store, plant, files, standing, leftovers, slip):
+def test_a_slip_keeps_the_draft(store, files, standing, leftovers, slip):
     kind, message = SLIPS[slip]
     with (
         pytest.raises(kind, match=message) as caught,
@@ -147,7 +148,7 @@ def test_a_slip_keeps_the_draft(store, plant, files, standing, leftovers, slip):
     assert store.verify().is_sound
 
 
-def test_the_error_names_what_could_not_be_kept(store, plant, files):
+def test_the_error_names_what_could_not_be_kept(store, files):
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
         plant(draft.path, files)
         draft.metadata |= {"steps": 900, "history": (history := [1.5])}
@@ -163,7 +164,7 @@ def test_the_error_names_what_could_not_be_kept(store, plant, files):
     assert not model.is_untrusted
 
 
-def test_a_slip_that_the_program_survives_is_none(store, plant, files):
+def test_a_slip_that_the_program_survives_is_none(store, files):
     with store.create("m:v1") as draft:
         plant(draft.path, files)
         with pytest.raises(casstore.InvalidMetadata):
@@ -173,7 +174,7 @@ def test_a_slip_that_the_program_survives_is_none(store, plant, files):
     assert store.drafts() == []
 
 
-def test_a_slip_in_other_words_keeps_the_draft(store, plant, files):
+def test_a_slip_in_other_words_keeps_the_draft(store, files):
     with pytest.raises(RuntimeError, match="callback") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         try:
@@ -183,7 +184,7 @@ def test_a_slip_in_other_words_keeps_the_draft(store, plant, files):
     assert caught.value.draft_path == store.drafts()[0].path
 
 
-def test_an_error_of_the_program_removes_the_draft(store, plant, files, leftovers):
+def test_an_error_of_the_program_removes_the_draft(store, files, leftovers):
     with pytest.raises(ValueError, match="no") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         raise ValueError("no")
@@ -193,7 +194,7 @@ def test_an_error_of_the_program_removes_the_draft(store, plant, files, leftover
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), OSError(errno.ENOSPC, "full")])
-def test_keep_on_error_keeps_it(store, plant, files, standing, error):
+def test_keep_on_error_keeps_it(store, files, standing, error):
     with pytest.raises(type(error)) as caught, store.create("m:v1", keep_on_error=True) as draft:
         plant(draft.path, files)
         draft.metadata["steps"] = 5
@@ -216,7 +217,7 @@ def test_nothing_is_kept_of_a_draft_without_files(store):
     assert store.drafts() == []
 
 
-def test_a_tag_that_is_taken_meanwhile(store, plant, files, standing):
+def test_a_tag_that_is_taken_meanwhile(store, files, standing):
     with pytest.raises(casstore.TagExists, match="`casstore save m --draft") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         store.save("m:v1", __file__)
@@ -230,7 +231,7 @@ def test_a_tag_that_is_taken_meanwhile(store, plant, files, standing):
     assert store.drafts() == []
 
 
-def test_of_what_the_store_has_only_the_names_are_kept(store, plant, files, standing, leftovers):
+def test_of_what_the_store_has_only_the_names_are_kept(store, files, standing, leftovers):
     """By the time of the error the draft's files are links to stored ones, or have been put into packs."""
     store.create("m:v0").__enter__()
     with store.create("m:v1") as draft:
@@ -264,7 +265,7 @@ class _Interrupting(Progress):
 
 
 @pytest.mark.parametrize("step", ["hash", "store"])
-def test_ctrl_c_while_it_is_saved(store, plant, files, standing, leftovers, step):
+def test_ctrl_c_while_it_is_saved(store, files, standing, leftovers, step):
     with pytest.raises(KeyboardInterrupt, match="--draft") as caught:
         with store.create("m:v1", progress=_Interrupting(step)) as draft:
             plant(draft.path, files)
@@ -273,7 +274,7 @@ def test_ctrl_c_while_it_is_saved(store, plant, files, standing, leftovers, step
     assert standing(store.save_draft(store.drafts()[0]).path) == _plain(files)
 
 
-def test_ctrl_c_again_and_again(store, plant, files, standing, monkeypatch):
+def test_ctrl_c_again_and_again(store, files, standing, monkeypatch):
     presses = []
 
     def pressed(real):
@@ -296,7 +297,7 @@ def test_ctrl_c_again_and_again(store, plant, files, standing, monkeypatch):
     assert store.save_draft(store.drafts()[0]).file_count == len(files)
 
 
-def test_ctrl_c_just_after_the_commit_keeps_nothing(store, plant, files, monkeypatch):
+def test_ctrl_c_just_after_the_commit_keeps_nothing(store, files, monkeypatch):
     def publish(*_):
         raise KeyboardInterrupt
 
@@ -346,14 +347,14 @@ print("done")
 """
 
 
-def test_a_disk_that_is_full(tmp_path, script):
+def test_a_disk_that_is_full(tmp_path):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")
     done = script(FULL, tmp_path, before=("unshare", "-m", "--propagation", "private"), check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_one_that_cannot_be_moved_stays_until_the_process_ends(store, home, plant, files, standing, script):
+def test_one_that_cannot_be_moved_stays_until_the_process_ends(store, home, files, standing):
     text = """
 import pathlib, sys
 import casstore
@@ -381,7 +382,7 @@ print(path)
     assert not path.exists(), "its process has ended"
 
 
-def test_links_into_the_draft_lead_into_it_again(store, plant, files, standing):
+def test_links_into_the_draft_lead_into_it_again(store, files, standing):
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
         plant(draft.path, files)
         os.symlink(f"{draft.path}/w.bin", f"{draft.path}/deep/best.bin")
@@ -394,7 +395,7 @@ def test_links_into_the_draft_lead_into_it_again(store, plant, files, standing):
 
 @pytest.mark.parametrize("is_real", [True, False])
 def test_links_into_the_draft_lead_into_it_again_where_the_home_is_a_link(
-    store, home, plant, files, standing, tmp_path, is_real
+    store, home, files, standing, tmp_path, is_real
 ):
     """The draft has two paths then, and a link may name either."""
     (tmp_path / "linked").symlink_to(home)
@@ -411,7 +412,7 @@ def test_links_into_the_draft_lead_into_it_again_where_the_home_is_a_link(
     assert found["deep/best.bin"] == found["also/best.bin"] == files["w.bin"]
 
 
-def test_a_draft_that_a_link_has_replaced_is_left_where_it_is(store, tmp_path, plant, files):
+def test_a_draft_that_a_link_has_replaced_is_left_where_it_is(store, tmp_path, files):
     elsewhere = plant(tmp_path / "elsewhere", files)
     with pytest.raises(casstore.InvalidSource, match="replaced by a link"), store.create("m:v1") as draft:
         os.rmdir(draft.path)
@@ -428,7 +429,7 @@ def _make_older(kept, days):
 
 
 @pytest.fixture
-def keep(store, plant, files):
+def keep(store, files):
     """keep(tag): have a draft kept."""
 
     def run(tag="m:v1", **options):
@@ -523,7 +524,7 @@ def test_it_may_be_copied_by_path(store, keep, files, standing):
     assert standing(kept.path) == _plain(files)
 
 
-def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, plant, standing, child):
+def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, standing):
     """SIGKILL before each call that changes the disk, from the error on."""
     files = {"w": b"w", "deep/small": b"s"}
     names = ("mkdir", "rename", "open", "unlink", "rmdir")
@@ -554,7 +555,7 @@ def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, plant, sta
     store.close()
     outcomes = set()
     for stop in range(1, 200):
-        code = child(lambda stop=stop: run(stop)).wait()
+        code = Child(lambda stop=stop: run(stop)).wait()
         with casstore.Store(home) as own:
             sessions = list((home / "sessions").glob("*/[0-9]*"))
             kept = own.drafts()
@@ -573,7 +574,7 @@ def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, plant, sta
     assert outcomes == {"kept", "in its session"}
 
 
-def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(store, home, keep, files, standing, child):
+def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(store, home, keep, files, standing):
     kept = keep()
     store.close()
 
@@ -590,7 +591,7 @@ def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(store, home,
         with casstore.Store(home) as own:
             own.save_draft(kept.id, progress=Dying())
 
-    assert child(run).wait() == -signal.SIGKILL
+    assert Child(run).wait() == -signal.SIGKILL
     with casstore.Store(home) as own:
         own.gc()
         assert own.tags() == []
@@ -598,7 +599,7 @@ def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(store, home,
         assert standing(own.save_draft(kept.id).path) == _plain(files)
 
 
-def test_a_forked_child_keeps_nothing(store, plant, files, child):
+def test_a_forked_child_keeps_nothing(store, files):
     with store.create("m:v1", keep_on_error=True) as draft:
         plant(draft.path, files)
 
@@ -606,7 +607,7 @@ def test_a_forked_child_keeps_nothing(store, plant, files, child):
             with pytest.raises(ValueError, match="no"), draft_again(draft):
                 raise ValueError("no")
 
-        assert child(leave).wait() == 0
+        assert Child(leave).wait() == 0
         assert Path(draft.path, "w.bin").exists()
     assert (store.drafts(), store.tags()) == ([], ["m:v1"])
 
@@ -622,7 +623,7 @@ class draft_again:  # noqa: N801 - stands in for the with block that a child lea
         return self.draft.__exit__(*error)
 
 
-def test_save_keeps_nothing_since_the_caller_has_the_files(store, tmp_path, plant, files):
+def test_save_keeps_nothing_since_the_caller_has_the_files(store, tmp_path, files):
     source = plant(tmp_path / "out", files)
     for move in (False, True):
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -665,7 +666,7 @@ def _info_gone(model):
 
 
 @pytest.mark.parametrize("slip", [_info_metadata, _info_rebound, _info_signatures, _info_gone])
-def test_a_slip_in_bentomls_words(store, plant, files, standing, slip):
+def test_a_slip_in_bentomls_words(store, files, standing, slip):
     with pytest.raises(casstore.InvalidMetadata) as caught:
         with models.create("m:v1", labels={"a": "b"}, _model_store=store) as model:
             plant(model.path, files)
@@ -719,7 +720,7 @@ def test_an_error_that_is_its_own_cause(store):
         raise error
 
 
-def test_a_kept_draft_shares_no_file_with_a_version(store, noise):
+def test_a_kept_draft_shares_no_file_with_a_version(store):
     """Though its saving had come so far as to link what the store has."""
     with store.create("m:v1") as draft:
         Path(draft.path, "w").write_bytes(noise(1_000_000))

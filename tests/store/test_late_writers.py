@@ -10,6 +10,7 @@ from casstore.actions.directories import placing
 from casstore.actions.directories.materialize import _Builder
 from casstore.actions.health import repair
 from casstore.actions.workspace import Workspace
+from tests.kit import bento, noise
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_mending_keeps_what_comes_late_where_nothing_stood(
     assert _kept(home) == [("w", b"late")]
 
 
-def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save, home, noise, monkeypatch):
+def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save, home, monkeypatch):
     """Of a version that has lost a file, so that its directory cannot be mended."""
     path = Path(save("m:1", {"big": noise(300_000), "w": b"weights", "d/x": b"x"}).path)
     for each in (home / "objects").rglob("*"):
@@ -205,7 +206,7 @@ def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save,
 
 
 @pytest.mark.parametrize("has_exchange", [True, False])
-def test_adopting_in_place_keeps_what_comes_late(store, home, bento, monkeypatch, has_exchange):
+def test_adopting_in_place_keeps_what_comes_late(store, home, monkeypatch, has_exchange):
     """When the files have been looked at for the last time, and the descriptor is about to be replaced."""
     bento(home / "models", "m:1", {"w.bin": b"w"})
     target = home / "models/m/1/model.yaml"

@@ -13,12 +13,13 @@ import pytest
 
 import casstore
 from casstore.storage import sessions
+from tests.kit import Child, plant, script
 
 FILES = {"a.txt": b"a", "w.bin": b"w" * 100_000}
 
 
 @pytest.fixture
-def model(store, plant):
+def model(store):
     with store.create("m:1") as draft:
         plant(draft.path, FILES)
     return draft.model
@@ -122,7 +123,7 @@ def test_stores_of_one_process_share_a_session(store, model, home, leases):
     assert os.listdir(home / "sessions") == []
 
 
-def test_a_store_that_is_never_closed_holds_on(home, model, evict, script, store):
+def test_a_store_that_is_never_closed_holds_on(home, model, evict, store):
     """As in `path = Store().get("m").path`: the store is gone at once, the path in use."""
     for _ in range(50):
         assert casstore.Store(home).get("m:1").path
@@ -171,7 +172,7 @@ def test_opening_over_and_over_leaves_one_row(home, model, leases):
     assert len(leases()) == 1
 
 
-def test_a_forked_child_has_leases_of_its_own(store, model, home, child, evict, leases):
+def test_a_forked_child_has_leases_of_its_own(store, model, home, evict, leases):
     path = model.path
     (mine,) = leases()
 
@@ -182,16 +183,16 @@ def test_a_forked_child_has_leases_of_its_own(store, model, home, child, evict, 
         store.close()
         assert not (home / "sessions" / f"{rows[0][1]}.lock").exists()
 
-    assert child(work).wait() == 0
+    assert Child(work).wait() == 0
     assert (home / "sessions" / f"{mine[1]}.lock").exists(), "a child does not end what is its parent's"
     assert evict() == 0
-    assert child(store.close).wait() == 0
+    assert Child(store.close).wait() == 0
     assert evict() == 0
     store.close()
     assert evict() == 1
 
 
-def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, plant, home, child, monkeypatch):
+def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, home, monkeypatch):
     """What the other thread has locked stays locked in the child, SQLite's own locks among it: it is told so."""
     for number in range(2):
         with store.create(f"m:{number}") as draft:
@@ -215,7 +216,7 @@ def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, plant, home
             with pytest.raises(casstore.StoreError, match="close the store before forking"):
                 store.get("m:1")
 
-        forked = child(read)
+        forked = Child(read)
         code = None
         deadline = time.monotonic() + 20
         while code is None and time.monotonic() < deadline:
@@ -229,7 +230,7 @@ def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, plant, home
     assert code == 0
 
 
-def test_many_threads_take_leases_at_once(store, plant, evict, leases):
+def test_many_threads_take_leases_at_once(store, evict, leases):
     for number in range(4):
         with store.create(f"m:{number}", durability="relaxed") as draft:
             plant(draft.path, FILES)
@@ -261,7 +262,7 @@ def test_a_deleted_version_takes_its_leases_along(store, model, leases):
     assert leases() == []
 
 
-def test_a_store_made_anew_at_the_same_place(home, plant, evict, leases):
+def test_a_store_made_anew_at_the_same_place(home, evict, leases):
     """What was held of the old one is nothing to the new."""
     import shutil
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import contents, noise, plant, streamed
 
 BIG = 3_000_000
 
@@ -26,7 +27,7 @@ def overwrite(path):
 
 
 @pytest.mark.parametrize("mode", ["auto", "hardlink"])
-def test_a_write_through_a_hardlink_is_found_and_never_spread(store, save, noise, streamed, contents, mode):
+def test_a_write_through_a_hardlink_is_found_and_never_spread(store, save, mode):
     store.set_setting("link_mode", mode)
     files = {"w.bin": noise(BIG)}
     save("a:1", files)
@@ -51,7 +52,7 @@ def test_a_write_through_a_hardlink_is_found_and_never_spread(store, save, noise
     assert store.verify().is_sound
 
 
-def test_a_write_that_leaves_no_trace_is_found_by_verify(store, save, noise, streamed):
+def test_a_write_that_leaves_no_trace_is_found_by_verify(store, save):
     save("a:1", {"w.bin": noise(BIG)})
     overwrite(Path(store.get("a:1").path) / "w.bin")
     with pytest.raises(casstore.IntegrityError, match=r"w\.bin of a:1"):
@@ -60,7 +61,7 @@ def test_a_write_that_leaves_no_trace_is_found_by_verify(store, save, noise, str
     assert store.verify().damaged_tags == ["a:1"]
 
 
-def test_a_write_that_its_times_tell_is_found_at_get(store, save, noise, tmp_path, plant, contents):
+def test_a_write_that_its_times_tell_is_found_at_get(store, save, tmp_path):
     save("a:1", {"w.bin": noise(BIG)})
     path = Path(store.get("a:1").path) / "w.bin"
     path.chmod(0o644)
@@ -72,7 +73,7 @@ def test_a_write_that_its_times_tell_is_found_at_get(store, save, noise, tmp_pat
     assert contents(store.get("a:1")) == {"w.bin": noise(BIG)}
 
 
-def test_gc_does_not_pack_what_was_written_to(store, save, noise, streamed):
+def test_gc_does_not_pack_what_was_written_to(store, save):
     save("a:1", {"w.bin": noise(BIG)})
     save("a:2", {"w.bin": noise(BIG, 1)})
     overwrite(Path(store.get("a:1").path) / "w.bin")

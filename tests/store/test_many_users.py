@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.storage import machine
+from tests.kit import Child, noise
 
 ONE, TWO, GROUP = 61_001, 61_002, 61_003
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -28,7 +29,7 @@ def shared():
 
 
 @pytest.fixture
-def run_as(child):
+def run_as():
     """run_as(user, function): in a process of that user and the group, with a umask for groups."""
 
     def run(user, function):
@@ -40,7 +41,7 @@ def run_as(child):
             function()
 
         codecs.lookup("ascii")  # where Python is below root's own directory, other users can import nothing more
-        assert child(become).wait() == 0
+        assert Child(become).wait() == 0
 
     return run
 
@@ -53,7 +54,7 @@ def save(home, tag, data, **options):
 
 
 @as_root
-def test_a_group_shares_a_store(shared, run_as, noise):
+def test_a_group_shares_a_store(shared, run_as):
     home = shared / "store"
     home.mkdir()
     os.chown(home, -1, GROUP)
@@ -90,7 +91,7 @@ def test_a_group_shares_a_store(shared, run_as, noise):
 
 
 @as_root
-def test_a_store_that_can_only_be_read(shared, run_as, noise):
+def test_a_store_that_can_only_be_read(shared, run_as):
     home = shared / "store"
     save(home, "m:1", noise(300_000, 1), labels={"k": "v"})
     save(home, "m:2", noise(300_000, 2), materialize=False)
@@ -121,7 +122,7 @@ def test_a_store_that_can_only_be_read(shared, run_as, noise):
 
 
 @as_root
-def test_a_reader_sees_what_its_owner_saves(shared, child, noise):
+def test_a_reader_sees_what_its_owner_saves(shared):
     """Also while the owner has the store open, and its log stands."""
     home = shared / "store"
     save(home, "m:1", noise(1000, 1))
@@ -136,7 +137,7 @@ def test_a_reader_sees_what_its_owner_saves(shared, child, noise):
             while os.read(asked, 1) == b"?":
                 os.write(answer, b"%d" % len(store.tags()))
 
-    reader = child(read)
+    reader = Child(read)
 
     def seen():
         os.write(ask, b"?")

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import casstore
 from casstore.cli.main import cli
+from tests.kit import contents, noise
 
 DERIVED = [
     "models",
@@ -26,7 +27,7 @@ DERIVED = [
 
 
 @pytest.fixture
-def expected(noise):
+def expected():
     return {
         "m:1": {"w.bin": noise(1_100_000, 1), "small": b"1"},
         "m:2": {"w.bin": noise(1_100_000, 2), "sub/small": b"2"},
@@ -86,7 +87,7 @@ VERBS = {
 }
 
 
-def check(store, expected, contents):
+def check(store, expected):
     for tag, files in expected.items():
         if tag in store.tags():
             assert contents(store.get(tag)) == files
@@ -101,25 +102,25 @@ def check(store, expected, contents):
 
 @pytest.mark.parametrize("which", DERIVED)
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_holds_nothing_is_made_again_when_a_store_is_opened(saved, home, expected, contents, which, verb):
+def test_what_holds_nothing_is_made_again_when_a_store_is_opened(saved, home, expected, which, verb):
     take_away(home, which)
     with casstore.Store(home) as store:
         VERBS[verb](store)
-        check(store, expected, contents)
+        check(store, expected)
 
 
 @pytest.mark.parametrize("which", DERIVED)
 @pytest.mark.parametrize("verb", ["path", "save", "gc --evict-all", "repair", "adopt"])
-def test_also_when_it_is_removed_under_an_open_store(saved, home, expected, contents, which, verb):
+def test_also_when_it_is_removed_under_an_open_store(saved, home, expected, which, verb):
     with casstore.Store(home) as store:
         assert len(store.list()) == 3
         take_away(home, which)
         VERBS[verb](store)
-        check(store, expected, contents)
+        check(store, expected)
 
 
 @pytest.mark.parametrize("which", DERIVED)
-def test_a_catalog_is_rebuilt(saved, home, expected, contents, which):
+def test_a_catalog_is_rebuilt(saved, home, expected, which):
     take_away(home, which)
     assert set(casstore.Store.rebuild_catalog(home).tags) == set(expected)
     with casstore.Store(home) as store:
@@ -129,17 +130,17 @@ def test_a_catalog_is_rebuilt(saved, home, expected, contents, which):
         assert store.verify().is_sound
 
 
-def test_a_view_that_is_gone_as_a_whole_deletes_nothing(saved, home, expected, contents):
+def test_a_view_that_is_gone_as_a_whole_deletes_nothing(saved, home, expected):
     """No version counts as having a directory that somebody has removed."""
     shutil.rmtree(home / "models")
     with casstore.Store(home) as store:
         report = store.sync_tree(prune=True)
         assert (report.deleted, report.missing) == ((), ())
-        check(store, expected, contents)
+        check(store, expected)
         assert len(store.tags()) == 3
 
 
-def test_a_view_behind_a_link_that_leads_nowhere_is_left(saved, home, tmp_path, expected, contents):
+def test_a_view_behind_a_link_that_leads_nowhere_is_left(saved, home, tmp_path, expected):
     """As while a disk is not mounted: reading and saving work, and the link stays."""
     (home / "models").rename(tmp_path / "disk")
     (home / "models").symlink_to(tmp_path / "unmounted")
@@ -153,7 +154,7 @@ def test_a_view_behind_a_link_that_leads_nowhere_is_left(saved, home, tmp_path, 
         (home / "models").symlink_to(tmp_path / "disk")
         assert store.sync_tree(prune=True).deleted == ()
         assert contents(store.get("new:1")) == {"w": b"w"}
-        check(store, expected, contents)
+        check(store, expected)
 
 
 @pytest.mark.parametrize("which", ["models", "sessions", "manifests/.pending", "objects/loose/*"])
@@ -170,7 +171,7 @@ GONE = ["objects", "objects/packs", "objects/loose", "manifests"]
 
 @pytest.mark.parametrize("which", GONE)
 @pytest.mark.parametrize("is_open", [False, True])
-def test_what_versions_need_is_missed(saved, home, tmp_path, expected, contents, which, is_open):
+def test_what_versions_need_is_missed(saved, home, tmp_path, expected, which, is_open):
     """It is told as what it is, by all that writes; nothing is made in its place that would look like a sound store."""
     before = casstore.Store(home)
     if is_open:
@@ -189,11 +190,11 @@ def test_what_versions_need_is_missed(saved, home, tmp_path, expected, contents,
         for quick in (True, False):
             assert not store.verify(quick=quick).is_sound
         (tmp_path / "away").rename(home / which)
-        check(store, expected, contents)
+        check(store, expected)
 
 
 @pytest.mark.parametrize("which", GONE)
-def test_repair_makes_again_what_can_be(saved, home, expected, contents, which):
+def test_repair_makes_again_what_can_be(saved, home, expected, which):
     """Manifests from the catalog, larger files from their directories; of the rest it says that it is lost."""
     shutil.rmtree(home / which)
     with casstore.Store(home) as store:
@@ -204,7 +205,7 @@ def test_repair_makes_again_what_can_be(saved, home, expected, contents, which):
         assert report.damage == ()
         assert bool(report.healed) == (which != "manifests")
         assert is_lost or which == "manifests" or report.healed_chunks
-        check(store, expected, contents)
+        check(store, expected)
 
 
 def test_what_is_empty_is_needed_by_nothing(home, tmp_path):

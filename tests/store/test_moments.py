@@ -21,13 +21,14 @@ from casstore.actions.consistency import moments, takeup
 from casstore.actions.consistency.strays import StrayShelf
 from casstore.storage.layout import Layout
 from casstore.storage.locks import Lock
+from tests.kit import Child, counts, noise, safetensors, script, streamed, weights
 
 BIG = 1_300_000
 DAY_S = 24 * 3600
 
 
 @pytest.fixture
-def run(noise, weights, safetensors):
+def run():
     """run(step): the files of one step: large and small ones, some of which never change."""
 
     def files(step):
@@ -77,7 +78,7 @@ def copy_rest(home: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def refused_then_healed(streamed, counts):
+def refused_then_healed():
     """refused_then_healed(home, expected): gc removes nothing, repair makes every version whole, and gc works again."""
 
     def check(home, expected, *, gc_refuses=True):
@@ -163,7 +164,7 @@ def test_the_catalog_and_manifests_of_yesterday_over_the_objects_of_today(
     refused_then_healed(home, three)
 
 
-def test_the_log_is_deleted_after_a_gc(home, store, three, script, refused_then_healed):
+def test_the_log_is_deleted_after_a_gc(home, store, three, refused_then_healed):
     store.close()
     program = (
         "import casstore, os, sys\n"
@@ -180,7 +181,7 @@ def test_the_log_is_deleted_after_a_gc(home, store, three, script, refused_then_
     assert refused_then_healed(home, three).taken_up
 
 
-def test_a_rebuilt_catalog_takes_all_up(store, home, three, tmp_path, streamed, counts):
+def test_a_rebuilt_catalog_takes_all_up(store, home, three, tmp_path):
     target = tmp_path / "restored"
     copy_catalog(home, target)
     store.gc(evict_all=True)
@@ -194,7 +195,7 @@ def test_a_rebuilt_catalog_takes_all_up(store, home, three, tmp_path, streamed, 
 
 
 @pytest.mark.parametrize("how", ["repair", "rebuild"])
-def test_what_an_earlier_gc_has_moved_to_quarantine_comes_back(store, home, three, sql, streamed, how):
+def test_what_an_earlier_gc_has_moved_to_quarantine_comes_back(store, home, three, sql, how):
     """As a gc of another release, or one beside a catalog that did not know the files, may have left it."""
     store.gc(evict_all=True)
     shelf = keeping.new_directory(home / "quarantine/strays")
@@ -218,7 +219,7 @@ def test_what_an_earlier_gc_has_moved_to_quarantine_comes_back(store, home, thre
     assert store.verify().is_sound
 
 
-def test_rows_that_are_gone_are_made_again_from_the_files(store, home, three, sql, streamed, check_catalog, deltas):
+def test_rows_that_are_gone_are_made_again_from_the_files(store, home, three, sql, check_catalog, deltas):
     store.gc(evict_all=True)
     before = deltas()
     assert before
@@ -238,7 +239,7 @@ def test_rows_that_are_gone_are_made_again_from_the_files(store, home, three, sq
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut short"])
-def test_what_no_file_holds_is_given_up_by_repair_and_not_by_gc(store, home, save, run, harm, streamed, counts):
+def test_what_no_file_holds_is_given_up_by_repair_and_not_by_gc(store, home, save, run, harm):
     for step in range(2):
         save(f"m:{step}", run(step), materialize=False)
     lost = max((home / "objects/packs").iterdir(), key=lambda path: path.stat().st_size)
@@ -266,7 +267,7 @@ def test_what_no_file_holds_is_given_up_by_repair_and_not_by_gc(store, home, sav
     assert store.verify().is_sound
 
 
-def test_what_was_given_up_and_has_turned_up_stops_gc(store, home, save, run, streamed):
+def test_what_was_given_up_and_has_turned_up_stops_gc(store, home, save, run):
     save("m:1", run(1), materialize=False)
     packs = list((home / "objects/packs").iterdir())
     aside = home.parent / "aside"
@@ -286,7 +287,7 @@ def test_what_was_given_up_and_has_turned_up_stops_gc(store, home, save, run, st
     store.gc()
 
 
-def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(store, home, save, noise, sql, streamed):
+def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(store, home, save, sql):
     files = {f"{number}": noise(20_000, number) for number in range(20)}
     save("m:1", files, materialize=False)
     (path,) = (home / "objects/packs").iterdir()
@@ -305,7 +306,7 @@ def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(store, h
             assert reader.read() == files[other]
 
 
-def test_strays_are_kept_for_keep_days(store, home, save, noise, counts, monkeypatch):
+def test_strays_are_kept_for_keep_days(store, home, save, monkeypatch):
     save("m:1", {"a": noise(5000)})
     stray = home / "objects/packs/0123456789abcdef-8.pack"
     stray.write_bytes(b"stray")
@@ -328,7 +329,7 @@ def test_strays_are_kept_for_keep_days(store, home, save, noise, counts, monkeyp
     assert list((home / "quarantine/strays").iterdir()) == []
 
 
-def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, counts, monkeypatch):
+def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, monkeypatch):
     """A clock that was wrong neither keeps them for good nor has them go at once."""
     shelf = home / "quarantine/strays/20990101T000000.000000Z-00000000"
     shelf.mkdir(parents=True)
@@ -341,7 +342,7 @@ def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, counts
     assert (moved / "x.pack").read_bytes() == b"x"
 
 
-def test_what_others_put_beside_the_strays_is_left_alone(store, home, save, counts):
+def test_what_others_put_beside_the_strays_is_left_alone(store, home, save):
     store.set_setting("keep_days", "0")
     (home / "quarantine/strays/mine").mkdir(parents=True)
     (home / "quarantine/strays/99999999T999999.000000Z-00000000").mkdir()
@@ -350,7 +351,7 @@ def test_what_others_put_beside_the_strays_is_left_alone(store, home, save, coun
     assert len(list((home / "quarantine/strays").iterdir())) == 3
 
 
-def test_a_take_up_that_is_killed_is_done_again(store, home, three, tmp_path, child, streamed):
+def test_a_take_up_that_is_killed_is_done_again(store, home, three, tmp_path):
     target = tmp_path / "restored"
     copy_catalog(home, target)
     store.gc(evict_all=True)
@@ -367,7 +368,7 @@ def test_a_take_up_that_is_killed_is_done_again(store, home, three, tmp_path, ch
             restored.repair()
 
     store.close()
-    assert child(die).wait() == -9
+    assert Child(die).wait() == -9
     with casstore.Store(target) as restored:
         with pytest.raises(casstore.StoreError, match="removed nothing"):
             restored.gc()
@@ -384,9 +385,7 @@ def test_repair_and_gc_are_not_in_each_others_way(store, home, three):
             store.repair()
 
 
-def test_rows_of_another_moment_of_one_chunk_do_not_make_a_chain_that_is_none(
-    store, home, save, run, tmp_path, streamed
-):
+def test_rows_of_another_moment_of_one_chunk_do_not_make_a_chain_that_is_none(store, home, save, run, tmp_path):
     """A chunk that was whole, and that others stood upon, is a delta in the file that holds it now."""
     for step in range(3):
         save(f"m:{step}", run(step), materialize=False)
@@ -444,7 +443,7 @@ def test_opening_tells_of_a_manifest_that_is_not_there(store, home, save):
     assert quietly(home) == [], "a save that was cut short"
 
 
-def test_opening_says_nothing_of_what_a_power_cut_may_take(store, home, save, noise):
+def test_opening_says_nothing_of_what_a_power_cut_may_take(store, home, save):
     save("m:1", {"w.bin": noise(BIG), "mid": noise(200_000, 1)}, durability="relaxed")
     for path in (home / "objects").rglob("*"):
         if path.is_file():
@@ -460,7 +459,7 @@ def test_opening_a_damaged_catalog_raises_nothing_new(store, home, save, sql):
     quietly(home)
 
 
-def test_a_gc_beside_it_is_not_told_as_damage(store, home, save, noise, monkeypatch):
+def test_a_gc_beside_it_is_not_told_as_damage(store, home, save, monkeypatch):
     """gc takes a container away between the look at the catalog and the look at the file."""
     save("m:1", {"w.bin": noise(BIG)}, materialize=False)
     save("m:2", {"v.bin": noise(BIG, 1)}, materialize=False)

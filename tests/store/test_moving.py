@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import Child, contents, plant
 
 USER, OTHER = 61_004, 61_005
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -34,7 +35,7 @@ def shared():
         (0o1777, OTHER, "out/sub/w.bin belongs to another user"),
     ],
 )
-def test_a_move_that_cannot_be_is_refused_before(shared, child, plant, mode, owner, text):
+def test_a_move_that_cannot_be_is_refused_before(shared, mode, owner, text):
     source = plant(shared / "out", {"a.bin": b"a" * 100_000, "sub/w.bin": b"w" * 100_000})
     for path in (source, source / "a.bin"):
         os.chown(path, USER, USER)
@@ -55,13 +56,13 @@ def test_a_move_that_cannot_be_is_refused_before(shared, child, plant, mode, own
 
     codecs.lookup("ascii")  # where Python is below root's own directory, other users can import nothing more
     before = os.stat(source / "a.bin")
-    assert child(run).wait() == 0
+    assert Child(run).wait() == 0
     after = os.stat(source / "a.bin")
     assert (after.st_mode, after.st_mtime_ns, after.st_nlink) == (before.st_mode, before.st_mtime_ns, 1)
     assert (source / "sub/w.bin").read_bytes() == b"w" * 100_000
 
 
-def test_what_is_left_after_a_move_is_told(store, tmp_path, plant, contents, caplog):
+def test_what_is_left_after_a_move_is_told(store, tmp_path, caplog):
     """What somebody writes anew while it is saved is his, and stays."""
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000})
 
@@ -83,7 +84,7 @@ def test_what_is_left_after_a_move_is_told(store, tmp_path, plant, contents, cap
     assert [(path.name, path.read_bytes()) for path in source.iterdir()] == [("a.bin", b"new")]
 
 
-def test_a_move_takes_links_and_leaves_what_they_lead_to(store, tmp_path, plant, contents):
+def test_a_move_takes_links_and_leaves_what_they_lead_to(store, tmp_path):
     elsewhere = plant(tmp_path / "elsewhere", {"w.bin": b"w" * 100_000})
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000})
     (source / "link.bin").symlink_to(elsewhere / "w.bin")
@@ -95,7 +96,7 @@ def test_a_move_takes_links_and_leaves_what_they_lead_to(store, tmp_path, plant,
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 @as_root
-def test_a_directory_that_keeps_its_files(store, tmp_path, plant):
+def test_a_directory_that_keeps_its_files(store, tmp_path):
     """Root may write to it whatever its mode, and not where an attribute forbids it."""
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "sub/b.bin": b"b" * 100_000})
     if subprocess.run(["chattr", "+i", source / "sub"], capture_output=True, check=False).returncode:
@@ -111,7 +112,7 @@ def test_a_directory_that_keeps_its_files(store, tmp_path, plant):
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 @as_root
-def test_a_file_that_nobody_may_change_is_copied_and_told(store, tmp_path, plant, contents, caplog):
+def test_a_file_that_nobody_may_change_is_copied_and_told(store, tmp_path, caplog):
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000})
     if subprocess.run(["chattr", "+i", source / "b.bin"], capture_output=True, check=False).returncode:
         pytest.skip("this file system has no immutable files")

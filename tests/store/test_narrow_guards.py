@@ -11,11 +11,12 @@ import pytest
 
 import casstore
 from casstore.actions.saving import staging
+from tests.kit import contents, noise, safetensors, streamed, weights
 
 MEDIUM, BIG = 300_000, 2_500_000
 
 
-def test_what_only_groups_a_delta_is_needed(store, save, weights, safetensors, streamed, sql):
+def test_what_only_groups_a_delta_is_needed(store, save, sql):
     """The middle of a chain is stored whole again: its start is nobody's base any more, and still orders the end."""
 
     def files(step):
@@ -40,7 +41,7 @@ def test_what_only_groups_a_delta_is_needed(store, save, weights, safetensors, s
         assert store.verify().is_sound
 
 
-def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_synced(store, save, noise, sql, home):
+def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_synced(store, save, sql, home):
     """Its bytes are right, in memory. Whether they are on disk nobody knows after a failed fsync."""
     content = {"w.bin": noise(BIG)}
     save("m:1", content, durability="relaxed")
@@ -57,7 +58,7 @@ def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_sync
 
 
 @pytest.fixture
-def rotten_copy(store, save, noise, home, rot):
+def rotten_copy(store, save, home, rot):
     """m:1, whose one file is packed, with a loose copy of it in which a bit has flipped; its directory is gone."""
     save("m:1", {"w.bin": noise(MEDIUM)})
     (loose,) = (home / "objects/loose").rglob("*.*")
@@ -66,14 +67,14 @@ def rotten_copy(store, save, noise, home, rot):
     return loose
 
 
-def test_a_directory_is_made_of_what_was_hashed(store, rotten_copy, noise):
+def test_a_directory_is_made_of_what_was_hashed(store, rotten_copy):
     assert (Path(store.get("m:1").path) / "w.bin").read_bytes() == noise(MEDIUM)
     assert not rotten_copy.exists()
     assert [path.name for path in (store.home / "quarantine").iterdir()] == [rotten_copy.name]
 
 
 @pytest.mark.parametrize("how", ["another boot", "another time", "another inode"])
-def test_a_save_links_what_is_not_as_it_was_only_when_it_was_hashed(store, save, rotten_copy, noise, sql, how):
+def test_a_save_links_what_is_not_as_it_was_only_when_it_was_hashed(store, save, rotten_copy, sql, how):
     if how == "another boot":
         sql("UPDATE container SET boot_id = 'another boot' WHERE boot_id IS NOT NULL")
     elif how == "another time":
@@ -88,7 +89,7 @@ def test_a_save_links_what_is_not_as_it_was_only_when_it_was_hashed(store, save,
 @pytest.mark.parametrize("materialize", [True, False])
 @pytest.mark.parametrize("is_settled", [True, False])
 def test_a_file_written_a_moment_ago_is_not_recognised_by_its_times(
-    store, noise, tmp_path, monkeypatch, sql, is_settled, materialize
+    store, tmp_path, monkeypatch, sql, is_settled, materialize
 ):
     """It may be written to again within one tick of the clock. How long a moment is, is for the test to say."""
     assert staging._SETTLED_NS >= 2_000_000_000, "FAT's tick"
@@ -101,7 +102,7 @@ def test_a_file_written_a_moment_ago_is_not_recognised_by_its_times(
     assert len(known) == is_settled
 
 
-def test_the_directory_of_a_version_is_not_that_of_a_deleted_one_of_its_tag(store, save, noise, sql, contents):
+def test_the_directory_of_a_version_is_not_that_of_a_deleted_one_of_its_tag(store, save, sql):
     """A deletion was cut short, the directory went, and the next version's got its inode number."""
     files = {"w.bin": noise(MEDIUM), "small": b"small"}
     model = save("m:1", files)

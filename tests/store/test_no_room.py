@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.crash
+
 FULL = """
 import errno, json, os, pathlib, random, subprocess, sys
 mount, kind, options = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]

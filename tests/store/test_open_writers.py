@@ -12,6 +12,7 @@ import pytest
 
 import casstore
 from casstore.storage import files
+from tests.kit import Child, contents, noise, plant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells")
 
@@ -36,7 +37,7 @@ def refused(store, block, who="this process", **options):
 
 
 @pytest.mark.parametrize("size", [10, 320_000, 3_000_000])
-def test_a_file_object_that_nobody_closed(store, materialize, size, noise):
+def test_a_file_object_that_nobody_closed(store, materialize, size):
     kept = []
 
     def write(path):
@@ -51,7 +52,7 @@ def test_a_file_object_that_nobody_closed(store, materialize, size, noise):
         assert reader.read() == noise(size)
 
 
-def test_a_thread_that_goes_on_writing(store, noise):
+def test_a_thread_that_goes_on_writing(store):
     may_end, has_begun = threading.Event(), threading.Event()
 
     def work(path):
@@ -75,7 +76,7 @@ def test_a_thread_that_goes_on_writing(store, noise):
         threads[0].join()
 
 
-def test_another_process_is_named(store, child):
+def test_another_process_is_named(store):
     read, write = os.pipe()
     told, tell = os.pipe()
     processes = []
@@ -89,7 +90,7 @@ def test_another_process_is_named(store, child):
                 os.read(read, 1)  # until the parent has closed its end
             return 0
 
-        processes.append(child(work))
+        processes.append(Child(work))
         os.read(told, 1)
 
     try:
@@ -101,7 +102,7 @@ def test_another_process_is_named(store, child):
             os.close(each)
 
 
-def test_another_process_that_writes_one_of_many_small_files(store, child, noise):
+def test_another_process_that_writes_one_of_many_small_files(store):
     """All that are packed are asked for writers, however many there are."""
     read, write = os.pipe()
     told, tell = os.pipe()
@@ -119,7 +120,7 @@ def test_another_process_that_writes_one_of_many_small_files(store, child, noise
 
         for number in range(19):
             Path(path, f"{number:02}.json").write_bytes(noise(100, number))
-        writers.append(child(work))
+        writers.append(Child(work))
         os.read(told, 1)
 
     try:
@@ -155,7 +156,7 @@ def test_a_file_with_another_name_too(store, tmp_path):
     kept[0].close()
 
 
-def test_moving_what_is_still_written_to(store, tmp_path, plant, noise):
+def test_moving_what_is_still_written_to(store, tmp_path):
     source = plant(tmp_path / "source", {"a": b"a", "w.bin": noise(300_000)})
     with open(source / "w.bin", "ab"), pytest.raises(casstore.FileChanged, match=r"w\.bin is still open"):
         store.save("m:1", source, move=True)
@@ -164,7 +165,7 @@ def test_moving_what_is_still_written_to(store, tmp_path, plant, noise):
     store.save("m:1", source, move=True)
 
 
-def test_what_stays_where_it_is_is_copied_as_it_stands(store, tmp_path, plant, contents):
+def test_what_stays_where_it_is_is_copied_as_it_stands(store, tmp_path):
     """Such as the log of a run that goes on."""
     source = plant(tmp_path / "source", {"log": b"so far"})
     with open(source / "log", "ab"):
@@ -172,7 +173,7 @@ def test_what_stays_where_it_is_is_copied_as_it_stands(store, tmp_path, plant, c
     assert contents(store.get("m:1")) == {"log": b"so far"}
 
 
-def test_what_is_open_for_reading_is_no_writer(store, contents, noise):
+def test_what_is_open_for_reading_is_no_writer(store):
     kept = []
     with store.create("m:1") as draft:
         path = Path(draft.path, "w.bin")

@@ -12,18 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
+from tests.kit import contents, noise, plant, script
 
 BIG = 2_500_000
 FILES = ("w.bin", "mid", "small", "run")
 
 
 @pytest.fixture
-def files(noise):
+def files():
     return {"w.bin": noise(BIG), "mid": noise(100_000, 1), "sub/small": b"s", "run!": b"#!/bin/sh", "empty": b""}
 
 
 @pytest.fixture
-def model(store, plant, files):
+def model(store, files):
     with store.create("m:v1") as draft:
         plant(draft.path, {**files, "hollow": None})
     return draft.model
@@ -101,7 +102,7 @@ def test_deleting_takes_an_exact_tag(store, model):
     assert store.tags() == ["m:v1"]
 
 
-def test_a_deleted_version_is_gone_and_its_tag_free(store, model, home, plant, contents):
+def test_a_deleted_version_is_gone_and_its_tag_free(store, model, home):
     path = model.path
     store.delete("m:v1")
     assert not os.path.exists(path)
@@ -176,7 +177,7 @@ def _alter_the_descriptor(root):
         _alter_a_small_file, _alter_the_descriptor,
     ],
 )  # fmt: skip
-def test_a_directory_that_was_harmed_is_mended(store, model, expected, contents, tmp_path, harm):
+def test_a_directory_that_was_harmed_is_mended(store, model, expected, tmp_path, harm):
     described = Path(model.path, "model.yaml").read_bytes()
     harm(Path(model.path))
     got = store.get("m:v1")
@@ -215,7 +216,7 @@ def test_a_foreign_directory_in_the_place_of_a_version(store, model):
     assert store.get("m:v1").path == str(root)  # one that is empty is nobody's
 
 
-def test_deleting_a_version_leaves_a_foreign_directory(store, model, plant):
+def test_deleting_a_version_leaves_a_foreign_directory(store, model):
     root = Path(model.path)
     root.rename(root.parent.parent / "moved")  # kept, so that its inode number is not given to the next
     plant(root, {"mine": b"mine"})
@@ -233,7 +234,7 @@ def digest_of(model, path):
 
 
 @pytest.mark.parametrize("harm", ["alter", "cut", "remove"])
-def test_an_object_that_is_the_only_copy_and_is_harmed(store, model, home, noise, harm):
+def test_an_object_that_is_the_only_copy_and_is_harmed(store, model, home, harm):
     loose = loose_of(home, digest_of(model, "w.bin"))
     loose.chmod(0o644)
     if harm == "alter":
@@ -257,7 +258,7 @@ def test_an_object_that_is_the_only_copy_and_is_harmed(store, model, home, noise
 
 
 @pytest.mark.parametrize("harm", ["alter", "remove"])
-def test_a_redundant_object_that_is_harmed_is_rebuilt(store, model, home, expected, contents, harm):
+def test_a_redundant_object_that_is_harmed_is_rebuilt(store, model, home, expected, harm):
     """`mid` lives in a pack; its loose file is a copy that directories link to."""
     loose = loose_of(home, digest_of(model, "mid"))
     if harm == "alter":
@@ -270,7 +271,7 @@ def test_a_redundant_object_that_is_harmed_is_rebuilt(store, model, home, expect
     assert not store.verify().damage
 
 
-def test_reading_after_the_directory_is_gone(store, model, expected, noise):
+def test_reading_after_the_directory_is_gone(store, model, expected):
     shutil.rmtree(store.home / "models")
     (store.home / "models").mkdir()
     with model.open("w.bin") as file:
@@ -301,7 +302,7 @@ def test_the_descriptor_reads_the_same_from_the_catalog(store, model):
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, BIG + 10), st.integers(-1, 300_000)), max_size=6))
-def test_any_seeks_and_reads_give_what_a_file_would(model, noise, moves):
+def test_any_seeks_and_reads_give_what_a_file_would(model, moves):
     content = noise(BIG)
     with model.open("w.bin") as file:
         for offset, size in moves:
@@ -309,7 +310,7 @@ def test_any_seeks_and_reads_give_what_a_file_would(model, noise, moves):
             assert file.read(size) == (content[offset:] if size < 0 else content[offset : offset + size])
 
 
-def test_after_another_boot_what_was_not_synced_is_checked(store, home, plant, noise, sql, contents, files, expected):
+def test_after_another_boot_what_was_not_synced_is_checked(store, home, sql, files, expected):
     with store.create("m:v1", durability="relaxed") as draft:
         plant(draft.path, files)
     root = Path(draft.model.path)
@@ -324,7 +325,7 @@ def test_after_another_boot_what_was_not_synced_is_checked(store, home, plant, n
     assert contents(store.get("m:v1")) == expected
 
 
-def test_after_another_boot_a_full_save_relies_on_nothing_that_may_be_lost(store, home, noise, sql, contents):
+def test_after_another_boot_a_full_save_relies_on_nothing_that_may_be_lost(store, home, sql):
     with store.create("m:v1", durability="relaxed") as draft:
         Path(draft.path, "w.bin").write_bytes(noise(BIG))
     reboot(sql)
@@ -337,7 +338,7 @@ def test_after_another_boot_a_full_save_relies_on_nothing_that_may_be_lost(store
     assert not store.verify().damage
 
 
-def test_a_descriptor_that_a_power_cut_emptied(store, model, sql, contents, expected):
+def test_a_descriptor_that_a_power_cut_emptied(store, model, sql, expected):
     path = Path(model.path, "model.yaml")
     status, text = path.stat(), path.read_bytes()
     path.chmod(0o644)
@@ -348,7 +349,7 @@ def test_a_descriptor_that_a_power_cut_emptied(store, model, sql, contents, expe
     assert path.read_bytes() == text
 
 
-def test_a_power_cut_that_shortened_one_file_and_emptied_another(store, model, sql, contents, expected):
+def test_a_power_cut_that_shortened_one_file_and_emptied_another(store, model, sql, expected):
     path = Path(model.path, "model.yaml")
     status, size = path.stat(), path.stat().st_size
     path.chmod(0o644)
@@ -368,7 +369,7 @@ def reboot(sql):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP])
-def test_where_hardlinks_fail_files_are_copied(store, monkeypatch, plant, files, expected, contents, tmp_path, code):
+def test_where_hardlinks_fail_files_are_copied(store, monkeypatch, files, expected, tmp_path, code):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
@@ -388,7 +389,7 @@ def test_where_hardlinks_fail_files_are_copied(store, monkeypatch, plant, files,
     assert contents(store.get("m:v2")) == expected
 
 
-def test_a_link_limit_is_no_error(store, monkeypatch, plant, files, expected, contents):
+def test_a_link_limit_is_no_error(store, monkeypatch, files, expected):
     real, count = os.link, [0]
 
     def limited(source, target, **options):
@@ -408,7 +409,7 @@ def test_a_link_limit_is_no_error(store, monkeypatch, plant, files, expected, co
     assert store.verify().is_sound
 
 
-def test_link_mode_copy_links_nothing(store, home, plant, files, expected, contents):
+def test_link_mode_copy_links_nothing(store, home, files, expected):
     store.set_setting("link_mode", "copy")
     for tag in ("m:v1", "m:v2"):
         with store.create(tag) as draft:
@@ -448,7 +449,7 @@ print("done")
 """
 
 
-def test_a_real_file_system_without_hardlinks(tmp_path, script):
+def test_a_real_file_system_without_hardlinks(tmp_path):
     import subprocess
 
     if os.geteuid() or not shutil.which("mkfs.vfat") or not shutil.which("unshare"):

@@ -16,6 +16,7 @@ import casstore
 from casstore.actions.health.donors import Donors
 from casstore.actions.saving import delete as delete_action
 from casstore.storage import sessions
+from tests.kit import Child, counts, noise, part
 
 BIG = 300_000
 DESKTOP = (".DS_Store", "._note", "Thumbs.db", "desktop.ini", ".nfs000000000003f2a100000001", "lost+found/#17", "a b")
@@ -36,7 +37,7 @@ def opened(path):
     return path
 
 
-def test_a_note_in_a_versions_directory_outlives_it(store, home, save, noise, counts):
+def test_a_note_in_a_versions_directory_outlives_it(store, home, save):
     save("m:1", {"w.bin": noise(BIG), "sub/s.txt": b"small", "empty": None})
     root = Path(store.get("m:1").path)
     (opened(root) / "note.txt").write_text("never to be lost")
@@ -54,7 +55,7 @@ def test_a_note_in_a_versions_directory_outlives_it(store, home, save, noise, co
     assert counts(store.gc())["unfinished work"] == 0
 
 
-def test_what_is_the_versions_own_goes_as_ever(store, home, save, noise):
+def test_what_is_the_versions_own_goes_as_ever(store, home, save):
     save("m:1", {"w.bin": noise(BIG), "s.txt": b"small", "run.sh!": b"#!", "a/b/c": b"deep", "e/f": None})
     root = Path(store.get("m:1").path)
     os.utime(root / "s.txt", ns=(1, 1))  # its stamp is another, and its bytes are not
@@ -64,7 +65,7 @@ def test_what_is_the_versions_own_goes_as_ever(store, home, save, noise):
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
-def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, noise, monkeypatch, caplog, has_manifest):
+def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, monkeypatch, caplog, has_manifest):
     """gc, or the next save of that tag, ends it: by then the catalog knows nothing of the version's files."""
     for tag in ("m:1", "n:1"):
         save(tag, {"w.bin": noise(BIG), "s.txt": b"small", "e": None})
@@ -110,7 +111,7 @@ def run_cli():
 
 
 @pytest.mark.parametrize("name", DESKTOP)
-def test_what_a_desktop_leaves_stays_and_stops_nothing(store, home, save, noise, name):
+def test_what_a_desktop_leaves_stays_and_stops_nothing(store, home, save, name):
     save("m:1", {"w.bin": noise(BIG)})
     inside = ["objects/packs", "objects/loose", "objects/loose/ab", "sessions", "manifests", "manifests/.pending"]
     inside += ["manifests/m", "locks", "quarantine", "models/m", "models", "objects", "."]
@@ -135,7 +136,7 @@ def test_what_a_desktop_leaves_stays_and_stops_nothing(store, home, save, noise,
     assert [directory for directory in inside if not (home / directory / name).exists()] == []
 
 
-def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save, child, part, counts):
+def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save):
     """A directory a thousand deep, which is, and an immutable file, which is not; another session is reaped."""
     save("m:1", part(1))
     dead = []
@@ -148,7 +149,7 @@ def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save, ch
             os._exit(0)
 
         before = set((home / "sessions").iterdir())
-        assert child(die).wait() == 0
+        assert Child(die).wait() == 0
         (path,) = {path for path in set((home / "sessions").iterdir()) - before if path.is_dir()}
         dead.append(path)
     deep, stuck, _ = dead
@@ -175,7 +176,7 @@ def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save, ch
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "link to a device", "link to nothing", "socket", "large"])
 @pytest.mark.parametrize("name", ["model.yaml", "latest"])
-def test_what_stands_where_casstore_writes(store, home, save, noise, kind, name, alarm):
+def test_what_stands_where_casstore_writes(store, home, save, kind, name, alarm):
     """No verb waits for a pipe, reads a device, or stops; what was put there is kept."""
     save("m:1", {"w.bin": noise(BIG), "s.txt": b"small"})
     model = store.get("m:1")
@@ -264,7 +265,7 @@ def test_a_file_that_only_says_that_it_is_empty(store, tmp_path, materialize, is
     assert store.tags() == []
 
 
-def test_a_search_for_lost_bytes_ends(store, home, save, noise, tmp_path, alarm, child):
+def test_a_search_for_lost_bytes_ends(store, home, save, tmp_path, alarm):
     """Beside what has them: a file of 8 TiB of nothing, a pipe, loops, directories and links that are closed."""
     save("m:1", {"w.bin": noise(2_000_000)})
     store.gc(evict_all=True)
@@ -328,7 +329,7 @@ def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path):
         shutil.rmtree(shared)
 
 
-def test_verify_beside_others_finds_no_damage(store, home, save, noise, child):
+def test_verify_beside_others_finds_no_damage(store, home, save):
     """Saves, deletions, gc and eviction go on while it reads."""
     save("kept:1", {"w.bin": noise(BIG), "s.txt": b"small"})
     read, write = os.pipe()
@@ -351,7 +352,7 @@ def test_verify_beside_others_finds_no_damage(store, home, save, noise, child):
                 other.gc()
         return 0
 
-    process = child(work)
+    process = Child(work)
     os.close(read)
     try:
         for number in range(12):
@@ -363,7 +364,7 @@ def test_verify_beside_others_finds_no_damage(store, home, save, noise, child):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory"])
-def test_a_manifest_that_is_no_file(store, home, save, part, kind, alarm):
+def test_a_manifest_that_is_no_file(store, home, save, kind, alarm):
     save("m:1", part(1))
     (path,) = home.glob("manifests/m/*")
     path.unlink()

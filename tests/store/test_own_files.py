@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import contents, everything, noise
 
 
 @pytest.fixture
-def other(tmp_path, noise):
+def other(tmp_path):
     """Another store with a version; closed, as most are."""
     with casstore.Store(tmp_path / "other") as opened:
         for number in (1, 2):
@@ -48,7 +49,7 @@ def places(home):
 
 @pytest.mark.parametrize("whose", ["own", "other", "other, linked", "other, without a catalog"])
 @pytest.mark.parametrize("name", ["tar", "casmodel", "folder"])
-def test_nothing_is_exported_into_a_store(store, other, save, sound, everything, tmp_path, whose, name):
+def test_nothing_is_exported_into_a_store(store, other, save, sound, tmp_path, whose, name):
     save("m:1", {"w": b"w", "big": bytes(range(256)) * 5000})
     home = store.home if whose == "own" else other
     if whose == "other, without a catalog":
@@ -93,7 +94,7 @@ def test_an_export_beside_a_hardlink_of_the_store_s_replaces_the_name_alone(stor
 
 @pytest.mark.parametrize("move", [False, True])
 @pytest.mark.parametrize("whose", ["own", "other"])
-def test_working_parts_are_not_saved(store, other, save, sound, everything, whose, move):
+def test_working_parts_are_not_saved(store, other, save, sound, whose, move):
     save("m:1", {"w": b"w", "big": bytes(range(256)) * 5000})
     home = store.home if whose == "own" else other
     before = everything(home)
@@ -111,7 +112,7 @@ def test_working_parts_are_not_saved(store, other, save, sound, everything, whos
 
 @pytest.mark.parametrize("depth", ["", "deep/er/"])
 @pytest.mark.parametrize("without", [None, "catalog.db"])
-def test_a_directory_with_another_store_somewhere_in_it(store, other, save, tmp_path, everything, depth, without):
+def test_a_directory_with_another_store_somewhere_in_it(store, other, save, tmp_path, depth, without):
     """Also one that its catalog was lost of, and that is reached by a link."""
     save("m:1", {"w": b"w"})
     holder = tmp_path / "holder"
@@ -129,7 +130,7 @@ def test_a_directory_with_another_store_somewhere_in_it(store, other, save, tmp_
     assert everything(holder) == before
 
 
-def test_versions_of_any_store_may_be_copied_and_not_moved(store, other, save, sound, contents, tmp_path, everything):
+def test_versions_of_any_store_may_be_copied_and_not_moved(store, other, save, sound, tmp_path):
     save("m:1", {"w": b"w"})
     (tmp_path / "link").symlink_to(other / "models/x/2")
     before = everything(other)
@@ -158,7 +159,7 @@ def test_versions_of_any_store_may_be_copied_and_not_moved(store, other, save, s
     sound()
 
 
-def test_drafts_are_sources_as_any_directory(store, tmp_path, contents):
+def test_drafts_are_sources_as_any_directory(store, tmp_path):
     with casstore.Store(tmp_path / "other") as second, store.create("m:1") as draft, second.create("y:1") as theirs:
         Path(draft.path, "w").write_bytes(b"w")
         Path(draft.path, "part").mkdir()

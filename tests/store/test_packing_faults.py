@@ -28,9 +28,12 @@ from casstore.catalog.repacking import Repacking
 from casstore.catalog.schema import APPLICATION_ID, MIGRATIONS
 from casstore.storage import files as storage_files
 from casstore.storage.pack import PackWriter
+from tests.kit import Child, contents, counts, every, noise, safetensors, streamed, weights
 
-EVERY = int(os.environ.get("CASSTORE_TEST_EVERY", "17"))
-PACE = 5 if EVERY == 1 else 1
+pytestmark = pytest.mark.crash
+
+STEP = every(17)
+PACE = 5 if STEP == 1 else 1
 CALLS = ("write", "pwrite", "link", "rename", "unlink", "rmdir", "mkdir", "fsync", "fchmod", "chmod")
 
 
@@ -43,7 +46,7 @@ def small_sizes(monkeypatch):
 
 
 @pytest.fixture
-def step_files(weights, safetensors):
+def step_files():
     def files(step, seed=0):
         tensors = {f"t{n}": ("BF16", weights("BF16", seed + n, step, 40_000)) for n in range(2)}
         return {"w.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
@@ -52,7 +55,7 @@ def step_files(weights, safetensors):
 
 
 @pytest.fixture
-def busy(store, save, step_files, noise):
+def busy(store, save, step_files):
     """busy(): a store in which gc has everything to do; returns what its versions hold."""
 
     def fill():
@@ -92,7 +95,7 @@ def empty(store):
 
 
 @pytest.fixture
-def holds(store, streamed):
+def holds(store):
     """holds(expected): the store has these versions, and they read so."""
 
     def check(expected):
@@ -133,7 +136,7 @@ def install(patch, tick):
     patch.setattr(apsw, "Connection", Connection)
 
 
-def killed_at(child, home, stop, action):
+def killed_at(home, stop, action):
     """Run action(store) in a child that kills itself at call number `stop`; False when it ended before."""
 
     def run():
@@ -151,16 +154,16 @@ def killed_at(child, home, stop, action):
                 count = 0
                 action(own)
 
-    code = child(run).wait()
+    code = Child(run).wait()
     assert code in (0, -9)
     return code == -9
 
 
-def test_a_gc_that_is_killed_at_every_call(store, home, child, busy, empty, holds, leftovers, counts, check_catalog):
+def test_a_gc_that_is_killed_at_every_call(store, home, busy, empty, holds, leftovers, check_catalog):
     stop = 1
     while True:
         expected = busy()
-        was_killed = killed_at(child, home, stop, lambda own: own.gc(evict_all=True))
+        was_killed = killed_at(home, stop, lambda own: own.gc(evict_all=True))
         check_catalog()
         holds(expected)
         report = store.gc(evict_all=True)
@@ -175,15 +178,15 @@ def test_a_gc_that_is_killed_at_every_call(store, home, child, busy, empty, hold
         assert store.verify().is_sound
         assert store.stats().loose_bytes == 0
         empty()
-        stop += EVERY
+        stop += STEP
     assert stop > 150, "it came past packing and rewriting"
 
 
-def test_a_gc_that_is_killed_again_and_again(store, home, child, busy, holds, settled, check_catalog):
+def test_a_gc_that_is_killed_again_and_again(store, home, busy, holds, settled, check_catalog):
     """Each is killed some calls further than the last: whatever they leave between them, the next one goes on."""
     expected = busy()
     stop = 5
-    while killed_at(child, home, stop, lambda own: own.gc(evict_all=True)):
+    while killed_at(home, stop, lambda own: own.gc(evict_all=True)):
         check_catalog()
         holds(expected)
         stop += 7
@@ -192,18 +195,18 @@ def test_a_gc_that_is_killed_again_and_again(store, home, child, busy, holds, se
 
 
 def test_a_save_without_a_directory_that_is_killed_at_every_call(
-    store, home, child, save, step_files, streamed, leftovers, counts, check_catalog
+    store, home, save, step_files, leftovers, check_catalog
 ):
     save("m:0", step_files(0))
     store.gc(evict_all=True)
     outcomes = []
     for number in range(200):
-        stop = 1 + number * max(1, EVERY // 3)
+        stop = 1 + number * max(1, STEP // 3)
 
         def act(own):
             save("m:1", step_files(1), materialize=False, into=own)
 
-        was_killed = killed_at(child, home, stop, act)
+        was_killed = killed_at(home, stop, act)
         outcomes.append("m:1" in store.tags())
         check_catalog()
         if outcomes[-1]:
@@ -218,7 +221,7 @@ def test_a_save_without_a_directory_that_is_killed_at_every_call(
             break
     assert not was_killed
     assert outcomes == sorted(outcomes)
-    assert outcomes.count(False) * max(1, EVERY // 3) > 8
+    assert outcomes.count(False) * max(1, STEP // 3) > 8
 
 
 def test_one_gc_at_a_time_while_it_packs(store, home, busy, monkeypatch, holds, settled):
@@ -292,7 +295,7 @@ def at_point(monkeypatch, point, action):
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_others_save_read_and_delete_at_every_step(
-    store, home, busy, save, step_files, streamed, contents, monkeypatch, holds, settled, check_catalog, point, noise
+    store, home, busy, save, step_files, monkeypatch, holds, settled, check_catalog, point
 ):
     """What they save is a successor of what is being packed, the same content again, and what gc is about to take."""
     expected = busy()
@@ -383,9 +386,7 @@ def _fill(patch, disk):
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
-    store, home, busy, empty, holds, leftovers, counts, check_catalog, interrupt
-):
+def test_no_room_or_ctrl_c_at_every_call_of_a_gc(store, home, busy, empty, holds, leftovers, check_catalog, interrupt):
     stop, failures = 1, 0
     while True:
         expected = busy()
@@ -413,7 +414,7 @@ def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
         assert set(counts(store.gc(evict_all=True)).values()) == {0}, stop
         assert store.verify().is_sound
         empty()
-        stop += EVERY
+        stop += STEP
     assert failures > 2
 
 
@@ -421,10 +422,10 @@ def apart_from_sessions(files):
     return {path: seen for path, seen in files.items() if not path.startswith("sessions/")}
 
 
-def test_no_room_at_every_call_of_a_save_without_a_directory(store, save, step_files, picture, streamed):
+def test_no_room_at_every_call_of_a_save_without_a_directory(store, save, step_files, picture):
     save("m:0", step_files(0))
     failures = 0
-    for stop in range(1, 300, max(1, EVERY // 6)):
+    for stop in range(1, 300, max(1, STEP // 6)):
         before = picture()
         error = None
         with pytest.MonkeyPatch.context() as patch:
@@ -577,7 +578,7 @@ def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(store, busy, hol
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_processes_that_save_read_delete_and_pack_at_once(
-    store, home, child, save, step_files, streamed, holds, settled, check_catalog, kill
+    store, home, save, step_files, holds, settled, check_catalog, kill
 ):
     """What a version holds follows from its tag, so that any process can check any version whole."""
     until = time.monotonic() + 2.5 * PACE
@@ -624,12 +625,12 @@ def test_processes_that_save_read_delete_and_pack_at_once(
                         if model is None or model in own.list():
                             raise
 
-    workers = [child(lambda seed=seed: work(seed)) for seed in range(3)]
+    workers = [Child(lambda seed=seed: work(seed)) for seed in range(3)]
     chance = random.Random(9)
     number = 100
     while kill and time.monotonic() < until - 0.5:
         number += 1
-        victim = child(lambda seed=number: work(seed))
+        victim = Child(lambda seed=number: work(seed))
         time.sleep(chance.uniform(0.05, 0.4))
         victim.kill()
     assert [worker.wait() for worker in workers] == [0] * 3

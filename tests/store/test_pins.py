@@ -7,10 +7,11 @@ import os
 import pytest
 
 import casstore
+from tests.kit import plant
 
 
 @pytest.fixture
-def filled(store, plant, age):
+def filled(store, age):
     for number in range(3):
         with store.create(f"m:v{number}") as draft:
             plant(draft.path, {"a": str(number).encode()})

@@ -12,6 +12,7 @@ import casstore
 from casstore.actions.exchange import sync_tree as sync
 from casstore.catalog.references import References
 from casstore.storage import machine
+from tests.kit import Child, bento, checkpoint, contents, counts, noise, streamed
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -53,7 +54,7 @@ def kept(home):
     return sorted(path.name for path in (home / "quarantine/pruned").glob("*/*"))
 
 
-def test_a_directory_that_a_power_cut_has_taken_deletes_nothing(store, models, save, sql, rebooted, contents):
+def test_a_directory_that_a_power_cut_has_taken_deletes_nothing(store, models, save, sql, rebooted):
     for number in range(2):
         save(f"m:{number}", {"w": b"%d" % number})
     shutil.rmtree(models / "m/1")
@@ -81,7 +82,7 @@ def test_a_directory_whose_name_was_synced_and_that_is_gone_was_removed(store, m
     assert store.sync_tree(prune=True).deleted == ("m:1",)
 
 
-def test_a_directory_that_was_made_again_has_to_be_synced_again(store, models, save, sql, contents):
+def test_a_directory_that_was_made_again_has_to_be_synced_again(store, models, save, sql):
     save("m:1", {"w": b"1"})
     store.gc()
     shutil.rmtree(models / "m/1")
@@ -91,7 +92,7 @@ def test_a_directory_that_was_made_again_has_to_be_synced_again(store, models, s
     assert sql("SELECT synced FROM directory") == [(1,)]
 
 
-def test_another_directory_in_the_place_of_one_that_a_power_cut_has_taken(store, models, save, bento, rebooted):
+def test_another_directory_in_the_place_of_one_that_a_power_cut_has_taken(store, models, save, rebooted):
     save("m:1", {"w": b"old"})
     shutil.rmtree(models / "m/1")
     bento(models, "m:1", {"w": b"new"})
@@ -101,7 +102,7 @@ def test_another_directory_in_the_place_of_one_that_a_power_cut_has_taken(store,
     assert store.tags() == ["m:1"]
 
 
-def test_gc_forgets_what_a_power_cut_has_taken(store, models, save, sql, rebooted, counts):
+def test_gc_forgets_what_a_power_cut_has_taken(store, models, save, sql, rebooted):
     save("m:1", {"w": b"1"})
     shutil.rmtree(models / "m/1")
     store = rebooted()
@@ -111,7 +112,7 @@ def test_gc_forgets_what_a_power_cut_has_taken(store, models, save, sql, reboote
     assert set(counts(store.gc()).values()) == {0}
 
 
-def test_what_was_pruned_comes_back(store, home, models, save, noise, contents, settled):
+def test_what_was_pruned_comes_back(store, home, models, save, settled):
     expected = {"w.bin": noise(BIG), "mid": noise(90_000, 1), "few": b"few", "run!": b"#!", "empty": b""}
     save("m:1", expected, labels={"k": "v"}, metadata={"n": [1, 2.5]})
     save("m:2", {"w.bin": noise(BIG)[:1_000_000] + noise(300_000, 2)})
@@ -133,7 +134,7 @@ def test_what_was_pruned_comes_back(store, home, models, save, noise, contents, 
     settled()
 
 
-def test_after_keep_days_the_bytes_go(store, home, models, save, noise, days_later, counts, settled):
+def test_after_keep_days_the_bytes_go(store, home, models, save, days_later, settled):
     save("m:1", {"w.bin": noise(BIG)})
     save("n:1", {"w": b"1"})
     shutil.rmtree(models / "m/1")
@@ -182,7 +183,7 @@ def test_of_two_that_were_pruned_the_last_comes_back_first(store, home, models, 
         assert file.read() == b"2"
 
 
-def test_deltas_and_what_they_stand_upon_are_kept(store, models, save, checkpoint, streamed, deltas, check_catalog):
+def test_deltas_and_what_they_stand_upon_are_kept(store, models, save, deltas, check_catalog):
     expected = {f"m:{step}": checkpoint(step) for step in range(3)}
     for tag, files in expected.items():
         save(tag, files)
@@ -202,7 +203,7 @@ def test_deltas_and_what_they_stand_upon_are_kept(store, models, save, checkpoin
     assert store.verify().is_sound
 
 
-def test_what_is_saved_and_pruned_while_gc_marks_is_kept(store, home, models, save, noise, monkeypatch):
+def test_what_is_saved_and_pruned_while_gc_marks_is_kept(store, home, models, save, monkeypatch):
     save("m:1", {"w": b"1"})
     files = {"w.bin": noise(BIG, 3), "mid": noise(100_000, 4)}
     save("old:1", files)
@@ -226,7 +227,7 @@ def test_what_is_saved_and_pruned_while_gc_marks_is_kept(store, home, models, sa
             assert file.read() == data
 
 
-def test_a_prune_that_is_killed_before_it_deletes(store, home, models, save, child, contents):
+def test_a_prune_that_is_killed_before_it_deletes(store, home, models, save):
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
     shutil.rmtree(models / "m/1")
@@ -236,7 +237,7 @@ def test_a_prune_that_is_killed_before_it_deletes(store, home, models, save, chi
         with casstore.Store(home) as other:
             other.sync_tree(prune=True)
 
-    assert child(prune_and_die).wait() == -9
+    assert Child(prune_and_die).wait() == -9
     assert kept(home) == ["m.1"]
     assert sorted(store.tags()) == ["m:1", "m:2"]
     store.gc()
@@ -244,7 +245,7 @@ def test_a_prune_that_is_killed_before_it_deletes(store, home, models, save, chi
     assert contents(store.restore_pruned("m:1")) == {"w": b"1"}
 
 
-def test_a_damaged_manifest_is_made_from_the_catalog(store, home, models, save, noise, contents):
+def test_a_damaged_manifest_is_made_from_the_catalog(store, home, models, save):
     save("m:1", {"w.bin": noise(BIG)}, labels={"k": "v"})
     save("m:2", {"w": b"2"})
     (path,) = (home / "manifests/m").glob("1.*")
@@ -258,7 +259,7 @@ def test_a_damaged_manifest_is_made_from_the_catalog(store, home, models, save, 
     assert contents(restored) == {"w.bin": noise(BIG)}
 
 
-def test_a_kept_manifest_that_cannot_be_read_is_in_nobodys_way(store, home, models, save, counts):
+def test_a_kept_manifest_that_cannot_be_read_is_in_nobodys_way(store, home, models, save):
     save("m:1", {"w": b"1"})
     shutil.rmtree(models / "m/1")
     (models / "m/other").mkdir()

@@ -15,6 +15,7 @@ from casstore.actions.saving import save as save_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 from casstore.storage import sessions
+from tests.kit import Child, checkpoint, contents, noise, part, plant, streamed
 
 BIG = 2_500_000
 
@@ -44,7 +45,7 @@ def told(store):
 
 
 @pytest.fixture
-def full(store, save, plant, noise, checkpoint):
+def full(store, save):
     """A store with each kind of container and of description."""
     save("a:1", {"w.bin": noise(BIG), "small": b"x" * 500, "run.sh!": b"#!/bin/sh", "void": None, "nothing": b""})
     save(
@@ -67,7 +68,7 @@ def full(store, save, plant, noise, checkpoint):
 
 
 @pytest.fixture
-def expected(full, streamed):
+def expected(full):
     return {str(model.tag): streamed(model) for model in full.list()}
 
 
@@ -86,7 +87,7 @@ def cut_catalog(home):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("harm", [drop_catalog, damage_catalog, cut_catalog])
-def test_everything_comes_back(full, home, expected, streamed, contents, leftovers, harm, packed):
+def test_everything_comes_back(full, home, expected, leftovers, harm, packed):
     if packed:
         full.gc(evict_all=True)
     before = told(full)
@@ -111,7 +112,7 @@ def test_everything_comes_back(full, home, expected, streamed, contents, leftove
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_what_is_saved_again_afterwards_costs_nothing(full, home, expected, noise, plant):
+def test_what_is_saved_again_afterwards_costs_nothing(full, home, expected):
     stored = full.stats().stored_bytes
     full.gc()
     full.close()
@@ -123,7 +124,7 @@ def test_what_is_saved_again_afterwards_costs_nothing(full, home, expected, nois
         assert store.stats().stored_bytes <= stored
 
 
-def test_directories_that_stand_are_taken_back_only_when_sound(full, home, expected, contents):
+def test_directories_that_stand_are_taken_back_only_when_sound(full, home, expected):
     altered = Path(full.get("a:2").path) / "w.bin"
     foreign = Path(full.get("a:1").path) / "notes.txt"
     foreign.write_text("mine")
@@ -162,7 +163,7 @@ def test_where_no_store_is(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_manifest_costs_its_version_only(full, home, expected, streamed):
+def test_a_damaged_manifest_costs_its_version_only(full, home, expected):
     full.close()
     (path,) = (home / "manifests/a").glob("1.*")
     path.chmod(0o644)
@@ -178,7 +179,7 @@ def test_a_damaged_manifest_costs_its_version_only(full, home, expected, streame
         assert path.exists()
 
 
-def test_an_old_catalog_that_was_put_back(full, home, save, expected, streamed, noise):
+def test_an_old_catalog_that_was_put_back(full, home, save, expected):
     full.gc()
     shutil.copy(home / "catalog.db", home.parent / "old.db")
     save("new:1", {"n": noise(BIG, 20)})
@@ -193,7 +194,7 @@ def test_an_old_catalog_that_was_put_back(full, home, save, expected, streamed, 
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_a_pack_whose_index_is_damaged_is_read_by_its_records(full, home, expected, streamed):
+def test_a_pack_whose_index_is_damaged_is_read_by_its_records(full, home, expected):
     full.gc(evict_all=True)
     full.close()
     for path in (home / "objects/packs").iterdir():
@@ -207,7 +208,7 @@ def test_a_pack_whose_index_is_damaged_is_read_by_its_records(full, home, expect
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_with_damage_beside_it(full, home, expected, streamed, noise, plant, tmp_path):
+def test_with_damage_beside_it(full, home, expected, tmp_path):
     """A damaged loose file keeps its sound chunks, is never linked to, and is healed by repair."""
     path = max((home / "objects/loose").rglob("*.*"), key=lambda each: each.stat().st_size)
     full.close()
@@ -230,7 +231,7 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(store, save, home, child, noise, streamed):
+def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(store, save, home):
     """gc was packing when the power went, and the old containers stand beside the new pack."""
     save("m:1", {"w.bin": noise(BIG)})
     store.close()
@@ -245,7 +246,7 @@ def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(sto
         storage_files.sync_descriptor = sync
         store.gc(evict_all=True)
 
-    assert child(pack).wait() == -signal.SIGKILL
+    assert Child(pack).wait() == -signal.SIGKILL
     (path,) = (home / "objects/packs").iterdir()
     with open(path, "r+b") as file:
         file.seek(500_000)
@@ -259,7 +260,7 @@ def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(sto
         assert again.verify().is_sound
 
 
-def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, child, streamed, leftovers):
+def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, leftovers):
     """Only the catalog knew which of them had been committed."""
     store.close()
 
@@ -268,7 +269,7 @@ def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, child, str
             setattr(owner, name, die)
             save("m:1", {"a": data})
 
-        assert child(run).wait() == -signal.SIGKILL
+        assert Child(run).wait() == -signal.SIGKILL
 
     killed(Versions, "commit", b"never committed")
     killed(save_action, "publish", b"committed")
@@ -288,7 +289,7 @@ def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, child, str
         assert leftovers() == []
 
 
-def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(store, save, home, streamed):
+def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(store, save, home):
     save("m:1", {"a": b"1"}, materialize=False)
     store.close()
     os.truncate(home / "catalog.db", 0)
@@ -299,7 +300,7 @@ def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(s
         assert streamed(again.get("m:1")) == {"a": b"1"}
 
 
-def test_not_while_a_store_is_open_that_does_nothing(full, home, child, save):
+def test_not_while_a_store_is_open_that_does_nothing(full, home, save):
     def rebuild():
         with pytest.raises(casstore.StoreLocked, match="in use"):
             casstore.Store.rebuild_catalog(home)
@@ -308,7 +309,7 @@ def test_not_while_a_store_is_open_that_does_nothing(full, home, child, save):
     full.close()
     with casstore.Store(home) as idle:
         rebuild()
-        assert child(rebuild).wait() == 0
+        assert Child(rebuild).wait() == 0
         assert (home / "catalog.db").stat().st_ino == before
         save("after:1", {"a": b"1"}, into=idle)
     with casstore.Store(home) as again:
@@ -353,7 +354,7 @@ def test_an_attempt_that_fails_lets_go_of_the_store(store, save, home, monkeypat
     assert casstore.Store.rebuild_catalog(home).tags == ("m:1",)
 
 
-def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store, save, home, child, monkeypatch):
+def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store, save, home, monkeypatch):
     """Or it would be applied to the new catalog after a power cut in between."""
 
     def save_and_die():
@@ -361,7 +362,7 @@ def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store,
         die()
 
     store.close()
-    assert child(save_and_die).wait() == -signal.SIGKILL
+    assert Child(save_and_die).wait() == -signal.SIGKILL
     assert (home / "catalog.db-wal").stat().st_size
     done = []
     for name in ("remove_file", "sync_directory", "rename"):
@@ -378,7 +379,7 @@ def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store,
     assert ("sync_directory", str(home)) in done[removed:renamed]
 
 
-def test_which_manifests_gc_may_remove_does_not_depend_on_what_is_said_of_them(store, home, save, part, monkeypatch):
+def test_which_manifests_gc_may_remove_does_not_depend_on_what_is_said_of_them(store, home, save, monkeypatch):
     save("m:1", part(1))
     save("m:2", part(2))
     store.close()

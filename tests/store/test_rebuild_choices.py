@@ -14,6 +14,7 @@ import zstandard
 
 import casstore
 from casstore.storage import pack
+from tests.kit import checkpoint, contents, noise, part, streamed
 
 BIG = 2_500_000
 
@@ -32,7 +33,7 @@ def rebuild(store, home):
 
 
 @pytest.fixture
-def whole(store, streamed, contents):
+def whole(store):
     """whole(expected): every version reads right, chunks and directory, before and after gc."""
 
     def check(expected):
@@ -62,7 +63,7 @@ def manifest(home, tag):
     return path
 
 
-def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same(store, save, noise, rebuild, whole):
+def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same(store, save, rebuild, whole):
     other = {"w.bin": noise(BIG)[:2_000_000] + noise(900_000, 5)}
     save("a:1", {"w.bin": noise(BIG)})
     save("a:2", other, materialize=False)
@@ -74,7 +75,7 @@ def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same
 @pytest.mark.parametrize("is_delta", [False, True])
 @pytest.mark.parametrize("damaged_is_first", [False, True])
 def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
-    store, home, save, checkpoint, deltas, rebuild, whole, is_delta, damaged_is_first
+    store, home, save, deltas, rebuild, whole, is_delta, damaged_is_first
 ):
     expected = {f"m:{step}": checkpoint(step, size=150_000) for step in range(2)}
     for tag, files in expected.items():
@@ -93,7 +94,7 @@ def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
 
 
 @pytest.mark.parametrize("bit", range(0, 64, 7))
-def test_a_flipped_bit_in_the_header_of_a_pack(store, home, save, part, rebuild, whole, streamed, bit):
+def test_a_flipped_bit_in_the_header_of_a_pack(store, home, save, rebuild, whole, bit):
     """verify names it, a rebuilding reads the pack all the same, and repair writes it anew."""
     files = part(1, 2)
     save("a:1", files, materialize=False)
@@ -116,7 +117,7 @@ def test_a_flipped_bit_in_the_header_of_a_pack(store, home, save, part, rebuild,
 
 @pytest.mark.parametrize("pending", [(), ("old",), ("new",), ("old", "new")])
 def test_a_second_manifest_of_a_tag_is_recovered_under_a_tag_of_its_own(
-    store, home, save, part, rebuild, whole, tmp_path, streamed, pending
+    store, home, save, rebuild, whole, tmp_path, pending
 ):
     """A deletion that was cut short, and then a save: which of the two is the version, only the old catalog knew."""
     kept = {}
@@ -146,7 +147,7 @@ def test_a_second_manifest_of_a_tag_is_recovered_under_a_tag_of_its_own(
     whole(found)
 
 
-def test_a_manifest_that_stands_twice_is_one_version(store, home, save, part, rebuild, whole):
+def test_a_manifest_that_stands_twice_is_one_version(store, home, save, rebuild, whole):
     save("m:1", part(1))
     path = manifest(home, "m:1")
     shutil.copy2(path, home / "manifests/.pending/0123456789abcdef-1")
@@ -156,7 +157,7 @@ def test_a_manifest_that_stands_twice_is_one_version(store, home, save, part, re
     assert list((home / "manifests/.pending").iterdir()) == []
 
 
-def test_a_damaged_pending_manifest_goes_to_quarantine(store, home, save, part, rebuild, whole):
+def test_a_damaged_pending_manifest_goes_to_quarantine(store, home, save, rebuild, whole):
     save("a:1", part(1))
     save("b:1", part(2))
     standing = manifest(home, "b:1")
@@ -200,7 +201,7 @@ DESCRIPTION = (
         lambda document: document.update(description=DESCRIPTION % ("{}", '{"a":%s}' % ("9" * 4000))),
     ],
 )
-def test_a_manifest_of_odd_content_does_not_stop_a_rebuilding(store, home, save, noise, rebuild, streamed, change):
+def test_a_manifest_of_odd_content_does_not_stop_a_rebuilding(store, home, save, rebuild, change):
     save("m:0", {"g": noise(1000, 1)})
     save("m:1", {"f": noise(1000)})
     path = manifest(home, "m:1")
@@ -219,7 +220,7 @@ def test_a_manifest_of_odd_content_does_not_stop_a_rebuilding(store, home, save,
 
 
 @pytest.mark.parametrize("name", ["m/notes to self.txt", "m/.hidden.txt", "m/README.md", "m/no-ending", "README"])
-def test_what_somebody_has_put_among_the_manifests_is_in_nobodys_way(store, home, save, part, rebuild, whole, name):
+def test_what_somebody_has_put_among_the_manifests_is_in_nobodys_way(store, home, save, rebuild, whole, name):
     save("m:1", part(1))
     stray = home / "manifests" / name
     stray.write_text("mine")
@@ -230,7 +231,7 @@ def test_what_somebody_has_put_among_the_manifests_is_in_nobodys_way(store, home
     assert stray.read_text() == "mine"
 
 
-def test_an_older_catalog_that_was_put_back_is_found(store, home, save, part, whole, tmp_path):
+def test_an_older_catalog_that_was_put_back_is_found(store, home, save, whole, tmp_path):
     save("m:1", part(1))
     store.close()
     shutil.copy(home / "catalog.db", tmp_path)
@@ -249,7 +250,7 @@ def test_an_older_catalog_that_was_put_back_is_found(store, home, save, part, wh
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "fifo", "directory"])
-def test_what_is_no_file_in_a_directory_is_made_anew(store, home, save, noise, rebuild, whole, tmp_path, kind):
+def test_what_is_no_file_in_a_directory_is_made_anew(store, home, save, rebuild, whole, tmp_path, kind):
     """A link to a file of the same bytes too: somebody may change that file."""
     files = {"w.bin": noise(BIG), "small": noise(500)}
     save("m:1", files)
@@ -272,7 +273,7 @@ def test_what_is_no_file_in_a_directory_is_made_anew(store, home, save, noise, r
     whole({"m:1": files})
 
 
-def test_a_fifo_among_the_packs_is_not_waited_for(store, home, save, part, rebuild, whole):
+def test_a_fifo_among_the_packs_is_not_waited_for(store, home, save, rebuild, whole):
     save("m:1", part(1))
     os.mkfifo(home / "objects/packs/0123456789abcdef-1.pack")
     rebuild()

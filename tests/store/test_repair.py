@@ -14,6 +14,7 @@ from casstore.actions.health.repair import _Repair
 from casstore.actions.saving import save as save_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
+from tests.kit import Child, checkpoint, contents, noise, part, plant, script, streamed
 
 BIG = 2_500_000
 
@@ -32,7 +33,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.fixture
-def two(save, noise):
+def two(save):
     """a:1 with a large adopted file, and small ones in a pack; b:1 shares the large one."""
     save("a:1", {"w.bin": noise(BIG), "small": noise(500, 9)}, labels={"k": "v"}, metadata={"n": [1, {"x": 2.5}]})
     save("b:1", {"copy/w.bin": noise(BIG), "mid": noise(100_000, 4)})
@@ -51,7 +52,7 @@ def large(store):
 
 
 @pytest.fixture
-def whole(store, streamed, contents, settled):
+def whole(store, settled):
     """whole(expected): every version reads right, chunks and directory, and nothing is left to repair."""
 
     def check(expected):
@@ -79,7 +80,7 @@ def test_a_sound_store_is_left_alone(store, two, picture):
 
 
 @pytest.mark.parametrize("offset", [0, BIG // 2, BIG - 1])
-def test_from_files_that_are_given(store, two, whole, plant, tmp_path, noise, offset):
+def test_from_files_that_are_given(store, two, whole, tmp_path, offset):
     path = large(store)
     flip(path, offset)
     lost = store.repair()
@@ -124,7 +125,7 @@ def test_from_a_directory_of_copies(store, two, whole, sql):
     whole(two)
 
 
-def test_from_a_redundant_loose_file(store, save, whole, noise):
+def test_from_a_redundant_loose_file(store, save, whole):
     save("a:1", {"mid": noise(500_000)})
     (pack,) = containers(store, "packs")
     flip(pack, 200_000)
@@ -135,7 +136,7 @@ def test_from_a_redundant_loose_file(store, save, whole, noise):
     whole({"a:1": {"mid": noise(500_000)}})
 
 
-def test_a_redundant_loose_file_that_is_damaged(store, save, whole, noise):
+def test_a_redundant_loose_file_that_is_damaged(store, save, whole):
     save("a:1", {"mid": noise(500_000)})
     (loose,) = containers(store)
     flip(loose, 200_000)
@@ -146,7 +147,7 @@ def test_a_redundant_loose_file_that_is_damaged(store, save, whole, noise):
     whole({"a:1": {"mid": noise(500_000)}})
 
 
-def test_sound_chunks_beside_damaged_ones_are_kept(store, save, streamed, noise):
+def test_sound_chunks_beside_damaged_ones_are_kept(store, save):
     """One flipped bit in a pack of many files costs the one file."""
     files = {f"{number}": noise(20_000, number) for number in range(30)}
     save("a:1", files, materialize=False)
@@ -166,7 +167,7 @@ def test_sound_chunks_beside_damaged_ones_are_kept(store, save, streamed, noise)
 
 
 @pytest.mark.parametrize("backup", ["files", "store"])
-def test_deltas_whose_base_is_damaged(store, save, whole, checkpoint, deltas, tmp_path, plant, backup):
+def test_deltas_whose_base_is_damaged(store, save, whole, deltas, tmp_path, backup):
     expected = {f"m:{step}": checkpoint(step) for step in range(4)}
     for tag, files in expected.items():
         save(tag, files, materialize=False)
@@ -238,7 +239,7 @@ def test_an_altered_file_of_a_directory_is_kept_aside(store, two, whole):
     whole(two)
 
 
-def test_a_write_through_a_hardlink(store, two, whole, noise, tmp_path, plant):
+def test_a_write_through_a_hardlink(store, two, whole, tmp_path):
     path = Path(store.get("a:1").path) / "w.bin"
     path.chmod(0o644)
     with open(path, "r+b") as file:
@@ -264,7 +265,7 @@ def test_not_while_gc_runs(store, home, two):
 
 
 @pytest.fixture
-def meanwhile(child, monkeypatch):
+def meanwhile(monkeypatch):
     """meanwhile(owner, name, function): just before that call, once, another process runs the function to its end, or
     with `must_wait` begins to. Returns what waits for it and gives its exit code."""
     processes = []
@@ -275,7 +276,7 @@ def meanwhile(child, monkeypatch):
         def call(*args, **options):
             if not processes:
                 ended, is_running = os.pipe()
-                processes.append(child(function))
+                processes.append(Child(function))
                 os.close(is_running)
                 select.select([ended], [], [], 0.2 if must_wait else 60)
                 os.close(ended)
@@ -287,7 +288,7 @@ def meanwhile(child, monkeypatch):
     return arrange
 
 
-def test_what_is_saved_anew_meanwhile_is_not_given_up(store, save, streamed, part, meanwhile, settled):
+def test_what_is_saved_anew_meanwhile_is_not_given_up(store, save, meanwhile, settled):
     save("m:1", part(1), materialize=False)
     containers(store, "packs")[0].unlink()
 
@@ -326,7 +327,7 @@ def test_a_version_that_is_deleted_while_its_rows_are_made_anew_stays_deleted(st
     settled()
 
 
-def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save, home, meanwhile, contents):
+def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save, home, meanwhile):
     save("m:1", {"a": b"1"})
     path = home / "models/m/1/a"
     path.chmod(0o644)
@@ -342,12 +343,12 @@ def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save
     assert contents(store.get("m:1")) == {"a": b"another"}
 
 
-def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, child, whole):
+def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, whole):
     def save_and_die():
         save_action.publish = lambda *_: os.kill(os.getpid(), 9)
         save("m:1", {"a": b"1"})
 
-    assert child(save_and_die).wait() == -9
+    assert Child(save_and_die).wait() == -9
     (pending,) = (home / "manifests/.pending").iterdir()
     flip(pending, 30)
     assert store.repair().restored == ("m:1",)
@@ -357,7 +358,7 @@ def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, 
     whole({"m:1": {"a": b"1"}})
 
 
-def test_sources_that_hold_a_store_which_is_open(store, save, noise, tmp_path, script):
+def test_sources_that_hold_a_store_which_is_open(store, save, tmp_path):
     """Closing a file drops every lock that the process has on it, those of SQLite among them."""
     use = "import casstore, sys\nwith casstore.Store(sys.argv[1]) as store: print(*store.tags())"
     with casstore.Store(tmp_path / "other") as other:
@@ -381,7 +382,7 @@ def test_an_altered_file_with_the_longest_of_names(store, save, home, whole):
     whole({"m:1": {name: b"1"}})
 
 
-def test_what_a_link_in_a_directory_leads_to_is_not_touched(store, save, home, tmp_path, plant, whole):
+def test_what_a_link_in_a_directory_leads_to_is_not_touched(store, save, home, tmp_path, whole):
     save("m:1", {"sub/a": b"1"})
     outside = plant(tmp_path / "outside", {"a": b"mine"})
     shutil.rmtree(home / "models/m/1/sub")
@@ -392,7 +393,7 @@ def test_what_a_link_in_a_directory_leads_to_is_not_touched(store, save, home, t
     whole({"m:1": {"sub/a": b"1"}})
 
 
-def test_another_directory_in_the_place_of_a_versions_own(store, save, home, plant, whole):
+def test_another_directory_in_the_place_of_a_versions_own(store, save, home, whole):
     save("m:1", {"a": b"1"})
     standing = home / "models/m/1"
     standing.rename(home.parent / "elsewhere")

@@ -15,6 +15,7 @@ import zstandard
 
 import casstore
 from casstore.storage import pack
+from tests.kit import checkpoint, contents, noise, part, plant, streamed
 
 
 def overwrite(path, offset, data):
@@ -44,7 +45,7 @@ def altered(path):
 
 
 @pytest.fixture
-def whole(store, streamed, contents):
+def whole(store):
     """whole(expected): every version reads right, chunks and directory, and neither verify nor repair finds damage."""
 
     def check(expected):
@@ -59,7 +60,7 @@ def whole(store, streamed, contents):
 
 
 @pytest.fixture
-def lost(store, home, save, noise):
+def lost(store, home, save):
     """A store of which one chunk is damaged: the only one of w.bin of m:1."""
     save("m:1", {"w.bin": noise(300_000)}, materialize=False)
     ((path, entry),) = records(home)
@@ -68,9 +69,7 @@ def lost(store, home, save, noise):
 
 
 @pytest.mark.parametrize("is_repaired_first", [False, True])
-def test_a_delta_whose_base_comes_from_a_later_source(
-    store, home, save, checkpoint, whole, plant, tmp_path, is_repaired_first
-):
+def test_a_delta_whose_base_comes_from_a_later_source(store, home, save, whole, tmp_path, is_repaired_first):
     """A repair that has nothing to heal from takes nothing from the next that has."""
     save("m:0", checkpoint(0, size=150_000), materialize=False)
     save("m:1", checkpoint(1, size=150_000), materialize=False)
@@ -112,7 +111,7 @@ def test_deltas_that_need_each_other_take_bounded_work(store, lost, tmp_path, mo
 
 
 @pytest.mark.parametrize("row", [[b"d" * 32, 16, 64, 16, 0, None, None], None, [], {}, "ab", [[]] * 7, [[]] * 15])
-def test_an_index_that_says_more_than_its_pack_can_hold_is_not_unpacked(store, lost, tmp_path, noise, row):
+def test_an_index_that_says_more_than_its_pack_can_hold_is_not_unpacked(store, lost, tmp_path, row):
     """Some kilobytes that would take hundreds of megabytes of memory."""
     packed = msgpack.packb(row)
     rows = (32 << 20) // len(packed)
@@ -157,7 +156,7 @@ def short_file():
     pytest.skip("no file here reads short")
 
 
-def test_a_source_that_reads_short_is_passed_over(store, lost, whole, tmp_path, noise):
+def test_a_source_that_reads_short_is_passed_over(store, lost, whole, tmp_path):
     backup = tmp_path / "backup"
     backup.mkdir()
     (backup / "a").symlink_to(short_file())
@@ -167,7 +166,7 @@ def test_a_source_that_reads_short_is_passed_over(store, lost, whole, tmp_path, 
     whole({"m:1": {"w.bin": noise(300_000)}})
 
 
-def test_the_store_itself_is_a_source_and_stays_open(store, home, lost, whole, save, part, noise):
+def test_the_store_itself_is_a_source_and_stays_open(store, home, lost, whole, save):
     """Its catalog is not read as a file: closing that would drop the locks that SQLite holds on it."""
     (home / "quarantine/kept").write_bytes(noise(300_000))
     assert named(store.repair([home]).healed) == [("m:1", "w.bin")]
@@ -203,7 +202,7 @@ def test_a_damaged_file_of_a_long_name_goes_to_quarantine(store, save, whole, na
     whole({"model:1": {name: b"hello"}})
 
 
-def test_models_on_another_file_system(store, home, save, part, whole, elsewhere):
+def test_models_on_another_file_system(store, home, save, whole, elsewhere):
     """What is moved to quarantine from there is copied."""
     (home / "models").rmdir()
     (home / "models").symlink_to(elsewhere)
@@ -223,7 +222,7 @@ def test_models_on_another_file_system(store, home, save, part, whole, elsewhere
 
 
 @pytest.mark.parametrize("is_rebuilt", [False, True])
-def test_a_copied_store(store, home, save, part, noise, contents, tmp_path, is_rebuilt):
+def test_a_copied_store(store, home, save, tmp_path, is_rebuilt):
     """Every inode is another; repair and a rebuilding find nothing damaged, and move nothing to quarantine."""
     expected = {"m:1": {**part(1), "w.bin": noise(2_500_000)}, "n:1": {"small": b"small"}}
     for tag, files in expected.items():
@@ -264,7 +263,7 @@ def spoil_index(path):
 
 
 @pytest.mark.parametrize("harm", [grow, cut_index, cut_trailer, spoil_index])
-def test_a_pack_whose_chunks_are_all_sound_is_written_anew(store, home, save, part, whole, streamed, harm):
+def test_a_pack_whose_chunks_are_all_sound_is_written_anew(store, home, save, whole, harm):
     """Nothing is lost, but a rebuilding needs what is damaged: verify says it, and repair ends it."""
     save("m:1", part(1, 2, 3), materialize=False)
     (path,) = packs(home)
@@ -279,7 +278,7 @@ def test_a_pack_whose_chunks_are_all_sound_is_written_anew(store, home, save, pa
     whole({"m:1": part(1, 2, 3)})
 
 
-def test_a_loose_file_that_has_grown(store, home, save, noise, whole):
+def test_a_loose_file_that_has_grown(store, home, save, whole):
     save("m:1", {"w.bin": noise(2_500_000)})
     (path,) = (path for path in (home / "objects/loose").rglob("*") if path.is_file())
     grow(path)

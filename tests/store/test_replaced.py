@@ -11,6 +11,7 @@ import pytest
 
 import casstore
 from casstore.catalog import versions
+from tests.kit import plant
 
 REPLACED = "open it again"
 
@@ -47,7 +48,7 @@ CHANGES = [_removed, _removed_and_made_again, _renamed, _restored, _catalog_remo
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_verb_says_so(store, save, home, tmp_path, plant, change):
+def test_every_verb_says_so(store, save, home, tmp_path, change):
     save("m:1", {"a": b"1"})
     source = plant(tmp_path / "source", {"b": b"2"})
     change(home)
@@ -68,7 +69,7 @@ def test_every_verb_says_so(store, save, home, tmp_path, plant, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, plant, tmp_path, monkeypatch, change):
+def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, tmp_path, monkeypatch, change):
     """The transaction has begun, and what the version needs is stored."""
     source = plant(tmp_path / "source", {"a": b"a" * 100_000})
     real = versions.insert_fingerprints
@@ -87,7 +88,7 @@ def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, plan
     assert (source / "a").read_bytes() == b"a" * 100_000
 
 
-def test_a_link_that_is_led_to_another_store(tmp_path, plant):
+def test_a_link_that_is_led_to_another_store(tmp_path):
     for name in ("first", "second"):
         casstore.Store(tmp_path / name).close()
     link = tmp_path / "home"

@@ -15,6 +15,7 @@ import pytest
 import casstore
 from casstore.actions.saving import save, staging
 from casstore.storage import chunking
+from tests.kit import contents, noise, plant, streamed
 
 SIZES = {"small": 1000, "linked": 100_000, "adopted": 2_500_000}
 SIZE = {**SIZES, "copied": 2_000_000}
@@ -31,7 +32,7 @@ def state(root):
 
 
 @pytest.fixture
-def outside(tmp_path, plant, noise):
+def outside(tmp_path):
     """A tree that is no part of any draft, and that must be afterwards what it was before."""
     root = plant(tmp_path / "outside", {"w.bin": noise(SIZES["adopted"], 7), "sub/w.bin": b"outside", "sub/x!": b"x"})
     (root / "sub").chmod(0o755)
@@ -122,7 +123,7 @@ def moment_of(moment, size):
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("size", [*SIZES, "copied"])
-def test_a_file_of_a_draft(store, at, outside, noise, leftovers, picture, contents, size, moment, how):
+def test_a_file_of_a_draft(store, at, outside, leftovers, picture, size, moment, how):
     if size == "copied":
         store.set_setting("link_mode", "copy")
     before = picture()
@@ -147,7 +148,7 @@ def test_a_file_of_a_draft(store, at, outside, noise, leftovers, picture, conten
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("size", ["small", "adopted"])
-def test_a_file_that_is_moved_in(store, at, outside, noise, plant, leftovers, streamed, contents, size, moment, how):
+def test_a_file_that_is_moved_in(store, at, outside, leftovers, size, moment, how):
     files = {"w.bin": noise(SIZES[size]), "z": b"z"}
     source = plant(outside.parent / "source", files)
     path = source / "w.bin"
@@ -175,7 +176,7 @@ def test_a_file_that_is_moved_in(store, at, outside, noise, plant, leftovers, st
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged"])
 @pytest.mark.parametrize("size", ["small", "adopted"])
-def test_a_file_of_a_draft_without_a_directory(store, at, outside, noise, streamed, leftovers, size, moment, how):
+def test_a_file_of_a_draft_without_a_directory(store, at, outside, leftovers, size, moment, how):
     try:
         with store.create("m:1", materialize=False) as draft:
             path = Path(draft.path, "w.bin")
@@ -194,7 +195,7 @@ def test_a_file_of_a_draft_without_a_directory(store, at, outside, noise, stream
 @pytest.mark.parametrize("how", ["replaced", "written", "written, times put back"])
 @pytest.mark.parametrize("moment", ["found", "staged", "stored"])
 @pytest.mark.parametrize("kind", ["linked here", "known", "twin"])
-def test_a_file_of_a_draft_whose_content_is_known(store, at, save, outside, noise, streamed, kind, moment, how):
+def test_a_file_of_a_draft_whose_content_is_known(store, at, save, outside, kind, moment, how):
     """It is replaced by a link to what the store has, unless it is another by then."""
     if how in IN_PLACE and moment != "found" and kind != "twin":
         pytest.skip("it is the store's own file by then")
@@ -220,7 +221,7 @@ def test_a_file_of_a_draft_whose_content_is_known(store, at, save, outside, nois
     assert streamed(store.get("known:1")) == {"w.bin": content}
 
 
-def test_a_writer_that_goes_on_leaves_no_version_that_cannot_be_read(store, streamed):
+def test_a_writer_that_goes_on_leaves_no_version_that_cannot_be_read(store):
     """Each acknowledged version holds one checkpoint in full, and its directory the same."""
     size = 300_000
     saved = 0
@@ -275,7 +276,7 @@ def test_a_draft_that_has_become_a_link(store, outside, picture, materialize):
     assert picture() == before
 
 
-def test_a_draft_whose_directory_is_made_again_is_saved(store, outside, contents):
+def test_a_draft_whose_directory_is_made_again_is_saved(store, outside):
     with store.create("m:1") as draft:
         os.rmdir(draft.path)
         shutil.copytree(outside, draft.path)
@@ -286,9 +287,7 @@ def test_a_draft_whose_directory_is_made_again_is_saved(store, outside, contents
 @pytest.mark.parametrize("below", ["", "sub"])
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("kind", ["another", "the same, moved"])
-def test_a_directory_of_a_draft_that_becomes_a_link(
-    store, at, save, plant, outside, noise, picture, moment, below, kind, known
-):
+def test_a_directory_of_a_draft_that_becomes_a_link(store, at, save, outside, picture, moment, below, kind, known):
     files = {"sub/w.bin": noise(SIZES["adopted"]), "sub/small": b"s", "w.bin": noise(SIZES["linked"], 1)}
     if known:
         save("known:1", {"a": files["sub/w.bin"]})
@@ -327,7 +326,7 @@ def test_a_version_whose_directory_is_a_link_is_deleted_without_what_it_leads_to
 
 
 @pytest.mark.parametrize("how", ["replaced", "linked", "piped"])
-def test_a_failed_move_gives_nobody_else_s_file_a_mode(store, at, plant, outside, noise, how):
+def test_a_failed_move_gives_nobody_else_s_file_a_mode(store, at, outside, how):
     source = plant(outside.parent / "source", {"a.bin": noise(SIZES["adopted"]), "w.bin": noise(SIZES["adopted"], 1)})
 
     def swap():

@@ -7,13 +7,14 @@ import pytest
 import casstore
 from casstore.actions.packs import repack
 from casstore.catalog.repacking import Repacking
+from tests.kit import checkpoint, counts, noise, part, safetensors, streamed, weights
 
 
 def packs(home):
     return {path.name: path.stat().st_size for path in (home / "objects/packs").iterdir()}
 
 
-def test_a_pack_that_is_mostly_dead_is_rewritten(store, home, save, part, streamed, settled, counts):
+def test_a_pack_that_is_mostly_dead_is_rewritten(store, home, save, settled):
     save("m:1", part(1, 2, 3, 4, 5), materialize=False)
     save("m:2", part(5), materialize=False)
     (before,) = packs(home)
@@ -29,7 +30,7 @@ def test_a_pack_that_is_mostly_dead_is_rewritten(store, home, save, part, stream
     settled()
 
 
-def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, part, counts, settled):
+def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, settled):
     save("m:1", part(1, 2, 3), materialize=False)
     save("m:2", part(2, 3), materialize=False)
     before = packs(home)
@@ -39,7 +40,7 @@ def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, part, counts
     settled()
 
 
-def test_what_is_trapped_is_freed_on_request(store, home, save, part, counts, streamed, settled):
+def test_what_is_trapped_is_freed_on_request(store, home, save, settled):
     save("m:1", part(1, 2, 3), materialize=False)
     save("m:2", part(2, 3), materialize=False)
     store.delete("m:1")
@@ -57,7 +58,7 @@ def test_what_is_trapped_is_freed_on_request(store, home, save, part, counts, st
     settled()
 
 
-def test_what_does_not_shrink_counts_as_nothing(store, save, noise):
+def test_what_does_not_shrink_counts_as_nothing(store, save):
     """Packing noise adds headers."""
     save("m:1", {"w": noise(2_000_000, 1)})
     report = store.gc(evict_all=True)
@@ -65,7 +66,7 @@ def test_what_does_not_shrink_counts_as_nothing(store, save, noise):
     assert report.freed_bytes == 0
 
 
-def test_small_packs_are_merged_once_they_are_many(store, home, save, part, streamed, settled, counts):
+def test_small_packs_are_merged_once_they_are_many(store, home, save, settled):
     for number in range(7):
         save(f"m:{number}", part(number), materialize=False)
     assert counts(store.gc())["rewritten"] == 0
@@ -80,7 +81,7 @@ def test_small_packs_are_merged_once_they_are_many(store, home, save, part, stre
 
 
 @pytest.mark.parametrize("small", [5, 6, 7])
-def test_one_gc_does_all_there_is_to_do(store, home, save, part, checkpoint, settled, small):
+def test_one_gc_does_all_there_is_to_do(store, home, save, settled, small):
     """Also where the pack that it makes of cold files, or of one that was mostly dead, is one small pack more."""
     for number in range(small):
         save(f"m:{number}", part(number), materialize=False)
@@ -92,7 +93,7 @@ def test_one_gc_does_all_there_is_to_do(store, home, save, part, checkpoint, set
     settled()
 
 
-def test_deltas_are_moved_as_they_are(store, home, save, weights, safetensors, streamed, settled, sql, monkeypatch):
+def test_deltas_are_moved_as_they_are(store, home, save, settled, sql, monkeypatch):
     def files(step):
         return {"w.safetensors": safetensors({"w": ("BF16", weights("BF16", 90, step, 100_000))})}
 
@@ -110,7 +111,7 @@ def test_deltas_are_moved_as_they_are(store, home, save, weights, safetensors, s
     settled()
 
 
-def test_new_packs_are_begun_where_one_is_full(store, home, save, part, streamed, settled, monkeypatch, checkpoint):
+def test_new_packs_are_begun_where_one_is_full(store, home, save, settled, monkeypatch):
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 700_000)
     monkeypatch.setattr(repack, "_SMALL_PACK_BYTES", 310_000)
     for number in range(8):
@@ -126,7 +127,7 @@ def test_new_packs_are_begun_where_one_is_full(store, home, save, part, streamed
 
 
 def test_a_chunk_that_gets_another_home_while_it_is_copied_keeps_that(
-    store, save, part, weights, safetensors, streamed, settled, sql, monkeypatch, check_catalog
+    store, save, settled, sql, monkeypatch, check_catalog
 ):
     """After a reboot a relaxed chunk is stored anew, as a delta this time, just when gc has copied it as it was."""
 

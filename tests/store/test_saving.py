@@ -14,6 +14,7 @@ import pytest
 
 import casstore
 from tests.crash import tracer
+from tests.kit import contents, noise, plant
 
 BIG = 2_500_000
 
@@ -28,7 +29,7 @@ def loose_inodes(home: Path) -> dict[int, str]:
     return {path.stat().st_ino: path.name for path in (home / "objects/loose").rglob("*") if path.is_file()}
 
 
-def test_what_is_written_into_a_draft_is_saved(store, plant, contents, noise):
+def test_what_is_written_into_a_draft_is_saved(store):
     files = {
         "config.json": b'{"a": 1}',
         "weights.bin": noise(BIG),
@@ -53,7 +54,7 @@ def test_what_is_written_into_a_draft_is_saved(store, plant, contents, noise):
     assert not any(path.stat().st_mode & 0o222 for path in root.rglob("*") if path.is_file())
 
 
-def test_empty_directories_are_made_again(store, plant):
+def test_empty_directories_are_made_again(store):
     with store.create("m:1") as draft:
         plant(draft.path, {"a/b/c": None, "d": None, "e/file": b"1"})
     path = Path(draft.model.path)
@@ -154,7 +155,7 @@ def test_custom_objects_are_unpickled_only_when_asked_for(store, tmp_path):
     assert draft.model.digest != store.get("m:2").digest
 
 
-def test_symbolic_links_are_followed(store, tmp_path, plant, contents):
+def test_symbolic_links_are_followed(store, tmp_path):
     outside = plant(tmp_path / "outside", {"w.bin": b"w" * 100_000, "dir/a": b"a", "dir/b": b"b"})
     with store.create("m:1") as draft:
         os.symlink(outside / "w.bin", f"{draft.path}/link.bin")
@@ -169,7 +170,7 @@ def test_symbolic_links_are_followed(store, tmp_path, plant, contents):
     assert contents(draft.model) == expected
 
 
-def test_a_hardlink_in_a_draft_does_not_freeze_or_expose_the_callers_file(store, tmp_path, noise, contents):
+def test_a_hardlink_in_a_draft_does_not_freeze_or_expose_the_callers_file(store, tmp_path):
     mine = tmp_path / "mine.bin"
     mine.write_bytes(noise(BIG))
     with store.create("m:1") as draft:
@@ -180,7 +181,7 @@ def test_a_hardlink_in_a_draft_does_not_freeze_or_expose_the_callers_file(store,
 
 
 @pytest.mark.parametrize("size", [0, 10, 100_000, BIG])
-def test_a_single_file_is_saved(store, tmp_path, noise, contents, size):
+def test_a_single_file_is_saved(store, tmp_path, size):
     path = tmp_path / "weights.bin"
     path.write_bytes(noise(size))
     model = store.save("m:1", path)
@@ -188,7 +189,7 @@ def test_a_single_file_is_saved(store, tmp_path, noise, contents, size):
     assert path.read_bytes() == noise(size)
 
 
-def test_save_leaves_the_source_as_it_is_and_move_takes_it(store, tmp_path, plant, noise, contents, home):
+def test_save_leaves_the_source_as_it_is_and_move_takes_it(store, tmp_path, home):
     files = {"w.bin": noise(BIG), "sub/small": b"s", "x!": b"x"}
     source = plant(tmp_path / "out", files)
     before = {p: (p.stat().st_mode, p.stat().st_mtime_ns, p.read_bytes()) for p in source.rglob("*") if p.is_file()}
@@ -205,7 +206,7 @@ def test_save_leaves_the_source_as_it_is_and_move_takes_it(store, tmp_path, plan
     assert contents(moved) == {**expected, "w.bin": noise(BIG, 2)}
 
 
-def test_move_removes_links_and_not_what_they_lead_to(store, tmp_path, plant, contents):
+def test_move_removes_links_and_not_what_they_lead_to(store, tmp_path):
     outside = plant(tmp_path / "outside", {"a": b"a", "d/b": b"b"})
     source = plant(tmp_path / "out", {"own": b"own"})
     os.symlink(outside / "a", source / "a")
@@ -217,7 +218,7 @@ def test_move_removes_links_and_not_what_they_lead_to(store, tmp_path, plant, co
     assert (outside / "d/b").read_bytes() == b"b"
 
 
-def test_a_large_new_file_is_adopted_without_copying(store, home, noise):
+def test_a_large_new_file_is_adopted_without_copying(store, home):
     with store.create("m:1") as draft:
         path = Path(draft.path, "w.bin")
         path.write_bytes(noise(BIG))
@@ -230,7 +231,7 @@ def test_a_large_new_file_is_adopted_without_copying(store, home, noise):
     assert store.stats().stored_bytes == BIG
 
 
-def test_small_files_go_into_one_pack(store, home, plant, contents):
+def test_small_files_go_into_one_pack(store, home):
     files = {f"{number:03}.txt": f"file {number}".encode() * 50 for number in range(200)}
     with store.create("m:1") as draft:
         plant(draft.path, files)
@@ -239,7 +240,7 @@ def test_small_files_go_into_one_pack(store, home, plant, contents):
     assert contents(draft.model) == files
 
 
-def test_a_mostly_known_file_goes_into_a_pack(store, home, noise, contents):
+def test_a_mostly_known_file_goes_into_a_pack(store, home):
     with store.create("m:1") as draft:
         Path(draft.path, "w.bin").write_bytes(noise(8_000_000))
     changed = noise(8_000_000)[:-100] + bytes(100)
@@ -253,7 +254,7 @@ def test_a_mostly_known_file_goes_into_a_pack(store, home, noise, contents):
     assert contents(store.get("m:2")) == {"w.bin": changed}
 
 
-def test_equal_files_are_stored_once_within_and_across_models(store, home, plant, noise, contents):
+def test_equal_files_are_stored_once_within_and_across_models(store, home):
     files = {"a.bin": noise(BIG), "b.bin": noise(BIG), "c/small": b"s" * 1000, "d/small": b"s" * 1000}
     with store.create("one:1") as draft:
         plant(draft.path, files)
@@ -272,7 +273,7 @@ def test_equal_files_are_stored_once_within_and_across_models(store, home, plant
     assert contents(draft.model) == contents(other.model) == files
 
 
-def test_the_executable_bit_is_kept_apart_for_equal_bytes(store, plant, noise, contents):
+def test_the_executable_bit_is_kept_apart_for_equal_bytes(store):
     with store.create("m:1") as draft:
         plant(draft.path, {"plain": noise(BIG), "run!": noise(BIG)})
     model = store.get("m:1")
@@ -284,7 +285,7 @@ def test_the_executable_bit_is_kept_apart_for_equal_bytes(store, plant, noise, c
     assert store.verify().is_sound
 
 
-def test_saving_a_versions_own_directory_again_stores_nothing(store, plant, noise, contents):
+def test_saving_a_versions_own_directory_again_stores_nothing(store):
     with store.create("m:1") as draft:
         plant(draft.path, {"w.bin": noise(BIG), "small": b"s", "mid": noise(100_000, 1), "hollow": None})
     before = store.stats()
@@ -299,9 +300,7 @@ def test_saving_a_versions_own_directory_again_stores_nothing(store, plant, nois
     assert store.verify().is_sound
 
 
-def test_an_unchanged_source_is_recognised_without_reading_and_a_changed_one_is_not(
-    store, tmp_path, plant, noise, contents, monkeypatch
-):
+def test_an_unchanged_source_is_recognised_without_reading_and_a_changed_one_is_not(store, tmp_path, monkeypatch):
     source = plant(tmp_path / "out", {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)})
     old = time.time() - 100
     os.utime(source / "w.bin", (old, old))
@@ -320,7 +319,7 @@ def test_an_unchanged_source_is_recognised_without_reading_and_a_changed_one_is_
     assert contents(store.save("m:3", source))["w.bin"] == b"!" + noise(BIG)[1:]
 
 
-def test_a_source_written_through_a_mapping_is_never_mistaken_for_the_old_one(store, tmp_path, plant, noise, contents):
+def test_a_source_written_through_a_mapping_is_never_mistaken_for_the_old_one(store, tmp_path):
     """A write to a page that is dirty already changes no time stamp, so nothing but the writer gives it away."""
     import mmap
 
@@ -333,7 +332,7 @@ def test_a_source_written_through_a_mapping_is_never_mistaken_for_the_old_one(st
         assert contents(store.save("m:2", source))["w.bin"] == bytes(mapped)
 
 
-def test_equal_content_has_an_equal_digest_whatever_the_tag(store, plant, noise):
+def test_equal_content_has_an_equal_digest_whatever_the_tag(store):
     for tag, size in (("a:1", BIG), ("b:7", BIG), ("c:1", BIG - 1)):
         with store.create(tag, labels={"tag": tag}) as draft:
             plant(draft.path, {"w.bin": noise(size), "x!": b"x"})
@@ -394,7 +393,7 @@ def test_drafts_are_for_one_use_and_tell_so(store):
         _ = draft.path
 
 
-def test_progress_adds_up(store, plant, noise):
+def test_progress_adds_up(store):
     class Counting:
         def __init__(self):
             self.steps = []
@@ -437,7 +436,7 @@ class AtStart:
         pass
 
 
-def test_move_leaves_what_was_put_in_place_of_a_file_meanwhile(store, tmp_path, plant, noise, contents):
+def test_move_leaves_what_was_put_in_place_of_a_file_meanwhile(store, tmp_path):
     """Such as the next checkpoint of a training run that goes on."""
     files = {"model.ckpt": noise(BIG), "config.json": b"{}"}
     source = plant(tmp_path / "run", files)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import noise, plant
 
 
 def test_settings_are_kept_for_all_who_open_the_store(store, home):
@@ -20,7 +21,7 @@ def test_settings_are_kept_for_all_who_open_the_store(store, home):
     assert store.settings()["durability"] == "full"
 
 
-def test_the_durability_setting_is_the_default_of_saves(store, plant, sql):
+def test_the_durability_setting_is_the_default_of_saves(store, sql):
     def synced():
         return sql("SELECT synced FROM container ORDER BY id DESC LIMIT 1")[0][0]
 
@@ -44,7 +45,7 @@ def test_the_home_comes_from_the_environment(tmp_path, monkeypatch):
         assert store.home == tmp_path / ".casstore"
 
 
-def test_a_relative_home_stays_where_it_was_opened(tmp_path, monkeypatch, plant):
+def test_a_relative_home_stays_where_it_was_opened(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with casstore.Store("here/store") as store:
         monkeypatch.chdir("/")
@@ -62,7 +63,7 @@ def test_a_new_home_is_private_and_a_given_one_keeps_its_mode(tmp_path):
     assert stat.S_IMODE((tmp_path / "group").stat().st_mode) == 0o2770
 
 
-def test_the_umask_holds_for_what_is_stored(tmp_path, plant, noise):
+def test_the_umask_holds_for_what_is_stored(tmp_path):
     before = os.umask(0o027)
     try:
         with casstore.Store(tmp_path / "store") as store, store.create("m:1") as draft:

@@ -20,7 +20,7 @@ import pytest
 import casstore
 from casstore.actions.exchange import adopt
 from casstore.cli.main import run
-from tests.conftest import Child
+from tests.kit import Child
 
 ONE, TWO, GROUP = 61_011, 61_012, 61_013
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -11,6 +11,7 @@ import pytest
 import casstore
 from casstore.catalog import versions
 from casstore.catalog.connection import translated_errors
+from tests.kit import contents
 
 DAMAGE = {apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError}
 LOCKED = {apsw.BusyError, apsw.ProtocolError, apsw.SchemaChangeError}
@@ -99,7 +100,7 @@ def interrupting(monkeypatch, module, name, action):
     return outcome
 
 
-def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot(store, save, contents, monkeypatch):
+def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot(store, save, monkeypatch):
     outcome = interrupting(monkeypatch, versions, "insert_version", lambda: save("other:1", {"a": b"handler"}))
     model = save("m:1", {"a": b"1"})
     assert contents(model) == {"a": b"1"}
@@ -110,7 +111,7 @@ def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot
     assert contents(save("other:1", {"a": b"handler"})) == {"a": b"handler"}
 
 
-def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(store, save, contents, monkeypatch):
+def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(store, save, monkeypatch):
     commit = store._workspace.catalog.versions.commit
     outcome = []
 
@@ -136,7 +137,7 @@ def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(st
     assert store.verify().is_sound
 
 
-def test_a_save_that_interrupts_the_wait_for_another_process_works(store, save, home, contents):
+def test_a_save_that_interrupts_the_wait_for_another_process_works(store, save, home):
     """The handler's use of the connection must not end what waits in the middle of a statement."""
     save("m:0", {"a": b"0"})
     other = apsw.Connection(str(home / "catalog.db"))

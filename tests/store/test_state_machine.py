@@ -23,10 +23,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import casstore
 from casstore.storage.layout import DESCRIPTOR_NAME
 from tests.crash.scenarios import leftovers, sql
-from tests.store.conftest import _safetensors as safetensors
-from tests.store.conftest import _weights as weights
+from tests.kit import EVERY, safetensors, weights
 
-EVERY = bool(os.environ.get("CASSTORE_TEST_EVERY"))
+pytestmark = pytest.mark.crash
+
 Files = Mapping[str, bytes]
 NAMES = st.sampled_from(["a", "b"])
 # A handful, so that versions share files and chunks, and so that what is lost is saved again.

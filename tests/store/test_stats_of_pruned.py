@@ -8,13 +8,14 @@ import time
 import pytest
 
 from casstore.actions.packs import repack
+from tests.kit import checkpoint, noise
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
-def pruned(store, home, save, noise):
+def pruned(store, home, save):
     """pruned(tag, files): a version that has been saved, and deleted by sync-tree --prune."""
 
     def run(tag, files):
@@ -32,7 +33,7 @@ def object_bytes(home):
     return lambda: sum(path.stat().st_size for path in (home / "objects").rglob("*") if path.is_file())
 
 
-def test_it_is_not_dead(store, pruned, save, noise, object_bytes):
+def test_it_is_not_dead(store, pruned, save, object_bytes):
     save("n:1", {"w": noise(BIG)[:700_000]})
     pruned("m:1", {"w.bin": noise(BIG), "few": b"few"})
     save("m:2", {"x.bin": noise(BIG, 2)})
@@ -49,7 +50,7 @@ def test_it_is_not_dead(store, pruned, save, noise, object_bytes):
         assert freed == [usage.dead_bytes] >= [BIG]
 
 
-def test_a_deletion_does_not_free_what_it_needs(store, pruned, save, noise, object_bytes):
+def test_a_deletion_does_not_free_what_it_needs(store, pruned, save, object_bytes):
     files = {"w.bin": noise(BIG)}
     save("n:1", {**files, "own.bin": noise(400_000, 3)}, materialize=False)
     assert store.stats("n:1").frees_bytes > BIG
@@ -65,7 +66,7 @@ def test_a_deletion_does_not_free_what_it_needs(store, pruned, save, noise, obje
     assert abs(before - object_bytes() - usage.frees_bytes) < 1000
 
 
-def test_deltas_need_their_bases(store, home, pruned, save, checkpoint, deltas, monkeypatch, object_bytes):
+def test_deltas_need_their_bases(store, home, pruned, save, deltas, monkeypatch, object_bytes):
     monkeypatch.setattr(repack, "MIN_PACK_BYTES", 1, raising=False)
     for step in range(2):
         save(f"n:{step}", checkpoint(step))
@@ -84,7 +85,7 @@ def test_deltas_need_their_bases(store, home, pruned, save, checkpoint, deltas, 
     assert abs(before - object_bytes()) < 5000
 
 
-def test_it_is_dead_when_its_time_is_up(store, pruned, noise, monkeypatch):
+def test_it_is_dead_when_its_time_is_up(store, pruned, monkeypatch):
     pruned("m:1", {"w.bin": noise(BIG)})
     assert store.stats().dead_bytes == 0
     real = time.time_ns

@@ -18,6 +18,9 @@ from casstore.storage import pack
 from casstore.storage.layout import new_id
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe, RecipeSegment
+from tests.kit import checkpoint, noise, part
+
+pytestmark = pytest.mark.crash
 
 BIG = 1_500_000
 VERBS = {
@@ -87,7 +90,7 @@ CRAFTED = {
 
 @pytest.mark.parametrize("is_removed", [False, True])
 @pytest.mark.parametrize("what", CRAFTED)
-def test_crafted_paths_lead_nowhere(store, home, sql, save, noise, tmp_path, canary, what, is_removed):
+def test_crafted_paths_lead_nowhere(store, home, sql, save, tmp_path, canary, what, is_removed):
     """Neither where the directory is to be made, nor where it is to be taken away."""
     for tag in ("m:1", "m:2"):
         save(tag, {"w.bin": noise(BIG), "s.txt": b"hello", "e": None})
@@ -126,7 +129,7 @@ def msgpack_list(text):
     return json.loads(text)
 
 
-def test_a_trigger_of_a_strangers_catalog_does_nothing(store, home, sql, save, noise):
+def test_a_trigger_of_a_strangers_catalog_does_nothing(store, home, sql, save):
     for tag in ("m:1", "n:1"):
         save(tag, {"w.bin": noise(BIG, len(tag))})
     store.close()
@@ -141,7 +144,7 @@ def test_a_trigger_of_a_strangers_catalog_does_nothing(store, home, sql, save, n
         assert again.get("n:1").open("w.bin").read() == noise(BIG, 3)
 
 
-def test_a_view_in_place_of_a_table_is_damage(store, home, sql, save, part):
+def test_a_view_in_place_of_a_table_is_damage(store, home, sql, save):
     save("m:1", part(1))
     store.close()
     sql("ALTER TABLE lease RENAME TO other; CREATE VIEW lease AS SELECT * FROM other")
@@ -195,7 +198,7 @@ def lying(kind):
 @pytest.mark.parametrize("materialize", [True, False])
 @pytest.mark.parametrize("is_older", [True, False])
 @pytest.mark.parametrize("kind", ["its own blob", "another order", "no such chunk"])
-def test_a_manifest_that_lies_of_a_blob_harms_no_other(store, home, save, noise, kind, is_older, materialize):
+def test_a_manifest_that_lies_of_a_blob_harms_no_other(store, home, save, kind, is_older, materialize):
     content = {"w.bin": noise(3 * BIG), "s.txt": b"small"}
     save("good:1", content, materialize=materialize)
     store.close()
@@ -222,7 +225,7 @@ def test_a_manifest_that_lies_of_a_blob_harms_no_other(store, home, save, noise,
 
 @pytest.mark.parametrize("column", [1, 2, 3, 4])
 @pytest.mark.parametrize("value", [1 << 63, (1 << 64) - 1, -1, 1 << 40, 0, True, None, "7", 0.5])
-def test_a_number_in_a_packs_index_that_cannot_be(store, home, save, part, column, value):
+def test_a_number_in_a_packs_index_that_cannot_be(store, home, save, column, value):
     """Its records say what stands in it."""
     save("m:1", part(1, 2), materialize=False)
     save("n:1", part(3), materialize=False)
@@ -260,7 +263,7 @@ TABLES = ("container", "chunk", "blob", "version", "file", "directory", "tombsto
 
 
 @pytest.fixture
-def template(store, home, save, noise, tmp_path, checkpoint):
+def template(store, home, save, tmp_path):
     """A store with deltas, loose files, a tombstone and a lease, its tables without any check."""
     store.set_setting("keep_days", "0")
     for step in (1, 2):

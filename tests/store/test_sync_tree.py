@@ -16,6 +16,7 @@ from casstore.actions.directories import survey as tree
 from casstore.actions.exchange import sync_tree as sync
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import save as save_action
+from tests.kit import Child, bento, contents, everything, noise, plant
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -55,7 +56,7 @@ def nothing(report):
     return report == casstore.SyncReport((), (), (), (), (), (), report.dry_run)
 
 
-def test_what_was_put_there_is_adopted(store, models, bento, synced, noise, contents):
+def test_what_was_put_there_is_adopted(store, models, synced):
     bento(models, "m:v1", {"w.bin": noise(BIG), "sub/x": b"x"}, created=1)
     bento(models, "m:v2", {"w.bin": noise(BIG, 1)}, created=2)
     report = synced()
@@ -71,7 +72,7 @@ def test_what_was_put_there_is_adopted(store, models, bento, synced, noise, cont
     assert (models / "m/latest").read_text() == "v2"
 
 
-def test_what_was_taken_away_is_reported_and_only_pruned_when_asked(store, models, save, synced, contents):
+def test_what_was_taken_away_is_reported_and_only_pruned_when_asked(store, models, save, synced):
     for number in range(3):
         save(f"m:{number}", {"w": b"%d" % number})
     shutil.rmtree(models / "m/2")
@@ -112,7 +113,7 @@ def test_what_has_no_directory_by_its_own_will_is_not_missing(store, models, sav
     assert len(store.tags()) == 4
 
 
-def test_all_directories_are_made_where_the_setting_says_so(store, models, save, synced, contents):
+def test_all_directories_are_made_where_the_setting_says_so(store, models, save, synced):
     store.set_setting("materialize", "all")
     save("m:0", {"w": b"0"}, materialize=False)
     for number in range(1, 4):
@@ -128,7 +129,7 @@ def test_all_directories_are_made_where_the_setting_says_so(store, models, save,
     assert not (models / "m/2").exists()
 
 
-def test_put_back_as_it_was(store, models, save, synced, contents, noise, tmp_path):
+def test_put_back_as_it_was(store, models, save, synced, tmp_path):
     """As by a restored backup: other inodes, the same content."""
     save("m:1", {"w.bin": noise(BIG), "sub/x": b"x"})
     shutil.copytree(models / "m/1", tmp_path / "backup")
@@ -144,7 +145,7 @@ def test_put_back_as_it_was(store, models, save, synced, contents, noise, tmp_pa
 
 
 @pytest.mark.parametrize("had", ["a directory", "none"])
-def test_made_again_with_other_content(store, models, save, bento, synced, contents, everything, tmp_path, had):
+def test_made_again_with_other_content(store, models, save, synced, tmp_path, had):
     save("m:1", {"w": b"old"})
     store.close()
     # Before the other is removed, or it might get the same inode numbers.
@@ -173,7 +174,7 @@ def test_made_again_with_other_content(store, models, save, bento, synced, conte
     assert store.verify().is_sound
 
 
-def test_made_again_under_the_same_inode_number(store, models, save, bento, synced, home, sql, everything):
+def test_made_again_under_the_same_inode_number(store, models, save, synced, home, sql):
     """A file system gives the numbers of what was removed to what is made next."""
     save("m:1", {"w": b"old", "x": b"x"})
     shutil.rmtree(models / "m/1")
@@ -190,7 +191,7 @@ def test_made_again_under_the_same_inode_number(store, models, save, bento, sync
         assert file.read() == b"new"
 
 
-def test_made_again_under_every_inode_number(store, models, save, bento, synced, home, sql, everything, tmp_path):
+def test_made_again_under_every_inode_number(store, models, save, synced, home, sql, tmp_path):
     """Where no number tells what casstore made from what came after it, the time of its creation does."""
     save("m:1", {"w": b"old"})
     again = bento(tmp_path / "elsewhere", "m:1", {"w": b"new"})
@@ -220,7 +221,7 @@ def test_what_reused_every_inode_number_is_kept(store, models, save, home, sql):
     assert kept == {b"new, of w", b"new, of model.yaml"}
 
 
-def test_a_file_altered_in_a_directory_of_ours(store, models, save, synced, contents):
+def test_a_file_altered_in_a_directory_of_ours(store, models, save, synced):
     """It is the version's directory still, whatever prune is asked for; the next get mends it."""
     save("m:1", {"w": b"1", "x": b"x"})
     path = models / "m/1/w"
@@ -230,7 +231,7 @@ def test_a_file_altered_in_a_directory_of_ours(store, models, save, synced, cont
     assert contents(store.get("m:1")) == {"w": b"1", "x": b"x"}
 
 
-def test_every_file_altered_in_a_directory_of_ours(store, models, save, synced, everything):
+def test_every_file_altered_in_a_directory_of_ours(store, models, save, synced):
     """The same files, written to: no other directory was put in its place, so prune deletes nothing."""
     save("m:1", {"w": b"1", "x": b"x"})
     for path in (models / "m/1").iterdir():
@@ -242,7 +243,7 @@ def test_every_file_altered_in_a_directory_of_ours(store, models, save, synced, 
     assert store.tags() == ["m:1"]
 
 
-def test_what_is_no_version_is_named_and_left(store, models, synced, bento):
+def test_what_is_no_version_is_named_and_left(store, models, synced):
     bento(models, "m:v1", {"w": b"1"})
     synced()
     (models / "README").write_text("x")
@@ -259,7 +260,7 @@ def test_what_is_no_version_is_named_and_left(store, models, synced, bento):
 
 
 @pytest.mark.parametrize("materialize", ["newest", "all"])
-def test_a_tree_that_is_gone_as_a_whole_deletes_nothing(store, models, save, synced, materialize, contents):
+def test_a_tree_that_is_gone_as_a_whole_deletes_nothing(store, models, save, synced, materialize):
     """models/ is a view, and its disk may not be mounted."""
     store.set_setting("materialize", materialize)
     for number in range(2):
@@ -274,7 +275,7 @@ def test_a_tree_that_is_gone_as_a_whole_deletes_nothing(store, models, save, syn
     assert contents(store.get("m:1")) == {"w": b"1"}
 
 
-def test_verify_names_what_differs_and_it_is_no_damage(store, models, save, bento):
+def test_verify_names_what_differs_and_it_is_no_damage(store, models, save):
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
     shutil.rmtree(models / "m/1")
@@ -290,7 +291,7 @@ def test_verify_names_what_differs_and_it_is_no_damage(store, models, save, bent
     assert (report.unknown_directories, report.missing_directories) == ((), ())
 
 
-def test_a_store_that_can_only_be_read(store, models, save, bento, monkeypatch):
+def test_a_store_that_can_only_be_read(store, models, save, monkeypatch):
     save("m:1", {"w": b"1"})
     bento(models, "n:1", {"w": b"1"})
     monkeypatch.setattr(type(store._workspace.catalog), "read_only", True)
@@ -304,7 +305,7 @@ def test_a_store_that_can_only_be_read(store, models, save, bento, monkeypatch):
 @pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize("killed_at", ["publish", "rename"])
 def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
-    store, save, models, synced, child, contents, collected, killed_at
+    store, save, models, synced, collected, killed_at
 ):
     """It is committed, and its directory never came to stand: nobody has removed it."""
     save("m:0", {"w": b"0"})
@@ -319,7 +320,7 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
             casstore.actions.workspace.Workspace.file_pending_manifest = die
         save("m:1", {"w": b"1"})
 
-    assert child(save_and_die).wait() == -9
+    assert Child(save_and_die).wait() == -9
     if killed_at == "rename":
         # As after a power cut, which the rename has not survived either.
         shutil.rmtree(models / "m/1")
@@ -334,9 +335,7 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
 
 @pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize("killed_at", ["publish", "sync_directory"])
-def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(
-    store, save, models, synced, child, contents, collected, killed_at
-):
+def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(store, save, models, synced, collected, killed_at):
     save("m:0", {"w": b"0"}, materialize=False)
 
     def die(*_):
@@ -347,7 +346,7 @@ def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(
         setattr(module, killed_at, die)
         assert store.get("m:0").path
 
-    assert child(open_and_die).wait() == -9
+    assert Child(open_and_die).wait() == -9
     if killed_at == "sync_directory":
         shutil.rmtree(models / "m/0")  # the rename did not survive a power cut
     if collected:
@@ -356,7 +355,7 @@ def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(
     assert contents(store.get("m:0")) == {"w": b"0"}
 
 
-def test_what_comes_back_before_it_is_pruned_stays(store, save, models, bento, monkeypatch):
+def test_what_comes_back_before_it_is_pruned_stays(store, save, models, monkeypatch):
     """BentoML makes the version again between the look and the deletion."""
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
@@ -374,7 +373,7 @@ def test_what_comes_back_before_it_is_pruned_stays(store, save, models, bento, m
     assert store.sync_tree().adopted == ("m:1",)
 
 
-def test_many_at_once(store, home, models, bento, noise, contents, child):
+def test_many_at_once(store, home, models):
     """Threads and processes, each of which syncs, while gc takes directories and others save."""
     expected = {}
     for number in range(12):
@@ -395,7 +394,7 @@ def test_many_at_once(store, home, models, bento, noise, contents, child):
                 for row in mine.list():
                     assert Path(row.path).is_dir()
 
-    children = [child(run), child(run), child(collect)]
+    children = [Child(run), Child(run), Child(collect)]
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -409,7 +408,7 @@ def test_many_at_once(store, home, models, bento, noise, contents, child):
     assert store.verify().is_sound
 
 
-def test_only_directories_of_depth_two_are_looked_at(models, store, plant):
+def test_only_directories_of_depth_two_are_looked_at(models, store):
     plant(models, {"a/b/c/d": b"x", "file": b"x"})
     found = tree.survey(models)
     assert [str(path.relative_to(models)) for path in found.versions] == ["a/b"]

@@ -8,13 +8,14 @@ import pytest
 
 import casstore
 from casstore.actions.saving import staging
+from tests.kit import contents
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of a file that is open for writing")
 SIZE = 300_000
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_a_write_that_is_under_way_is_waited_for(store, tmp_path, materialize, monkeypatch, contents):
+def test_a_write_that_is_under_way_is_waited_for(store, tmp_path, materialize, monkeypatch):
     """The kernel sets a file's time when a write begins: half of it may come when that has been looked at."""
     path = tmp_path / "source" / "w.bin"
     path.parent.mkdir()
@@ -30,7 +31,7 @@ def test_a_write_that_is_under_way_is_waited_for(store, tmp_path, materialize, m
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_a_file_that_is_open_and_rests_is_saved(store, tmp_path, materialize, contents):
+def test_a_file_that_is_open_and_rests_is_saved(store, tmp_path, materialize):
     path = tmp_path / "source" / "log"
     path.parent.mkdir()
     path.write_bytes(b"so far")

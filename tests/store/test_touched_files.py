@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from casstore.actions.saving import staging
+from tests.kit import contents, noise, plant, streamed
 
 BIG = 2_500_000
 
@@ -43,7 +44,7 @@ def settled(monkeypatch):
 
 
 @pytest.fixture
-def touched(store, save, noise):
+def touched(store, save):
     """m:1 with a hardlink of its loose file, which somebody has written to."""
     store.set_setting("link_mode", "auto")
     save("m:1", {"w.bin": noise(BIG)})
@@ -56,9 +57,7 @@ def touched(store, save, noise):
 
 @pytest.mark.parametrize("is_reopened", [False, True])
 @pytest.mark.parametrize("how", ["copy", "move", "draft", "streamed", "link"])
-def test_the_same_content_is_stored_from_what_the_caller_has(
-    store, touched, plant, noise, tmp_path, streamed, contents, how, is_reopened
-):
+def test_the_same_content_is_stored_from_what_the_caller_has(store, touched, tmp_path, how, is_reopened):
     if is_reopened:
         store.close()
     files = {"sub/w.bin": noise(BIG), "small": b"small"}
@@ -80,9 +79,7 @@ def test_the_same_content_is_stored_from_what_the_caller_has(
 
 
 @pytest.mark.parametrize("materialize", [False, True])
-def test_what_shares_chunks_is_stored_from_what_the_caller_has(
-    store, touched, save, noise, streamed, contents, materialize
-):
+def test_what_shares_chunks_is_stored_from_what_the_caller_has(store, touched, save, materialize):
     files = {"other.bin": noise(BIG)[:2_000_000] + noise(900_000, 5)}
     save("m:2", files, materialize=materialize)
     assert streamed(store.get("m:2")) == files
@@ -91,7 +88,7 @@ def test_what_shares_chunks_is_stored_from_what_the_caller_has(
     assert streamed(store.get("m:2")) == files
 
 
-def test_a_directory_that_was_written_to_is_saved_as_it_stands(store, touched, noise, streamed, contents):
+def test_a_directory_that_was_written_to_is_saved_as_it_stands(store, touched):
     """What stands there is what is saved; the version that it was written through does not become right by it."""
     written = touched.read_bytes()
     store.save("m:2", touched.parent)
@@ -101,9 +98,7 @@ def test_a_directory_that_was_written_to_is_saved_as_it_stands(store, touched, n
 
 
 @pytest.mark.parametrize("link_mode", ["auto", "hardlink"])
-def test_what_nobody_touched_is_not_read_again(
-    store, plant, noise, tmp_path, settled, reads, contents, link_mode, home
-):
+def test_what_nobody_touched_is_not_read_again(store, tmp_path, settled, reads, link_mode, home):
     store.set_setting("link_mode", link_mode)
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
     source = plant(tmp_path / "source", files)
@@ -122,7 +117,10 @@ def test_what_nobody_touched_is_not_read_again(
 
 
 def test_saves_go_on_after_gc_has_taken_every_directory(
-    store, plant, noise, tmp_path, settled, reads, streamed, contents
+    store,
+    tmp_path,
+    settled,
+    reads,
 ):
     """gc takes links away, which touches the files: they are read once more at most."""
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
@@ -141,7 +139,7 @@ def test_saves_go_on_after_gc_has_taken_every_directory(
     assert store.verify().is_sound
 
 
-def test_a_write_after_gc_and_another_save_is_found_too(store, plant, noise, tmp_path, settled, streamed, contents):
+def test_a_write_after_gc_and_another_save_is_found_too(store, tmp_path, settled):
     files = {"w.bin": noise(BIG)}
     source = plant(tmp_path / "source", files)
     store.save("m:1", source)

@@ -10,6 +10,7 @@ import pytest
 
 import casstore
 from casstore.storage import files as file_system
+from tests.kit import Child
 
 
 def _checkout(store, target):
@@ -25,7 +26,7 @@ def _export_file(store, target):
 
 
 @pytest.fixture
-def stopped(child, home, monkeypatch):
+def stopped(home, monkeypatch):
     """stopped(write, target): a process that writes there, and has come to the end but for the last rename."""
     started = []
 
@@ -41,7 +42,7 @@ def stopped(child, home, monkeypatch):
             with casstore.Store(home) as store:
                 write(store, target)
 
-        process = child(work)
+        process = Child(work)
         assert os.read(reading, 1) == b"!"
         started.append(process)
         return process
@@ -73,7 +74,7 @@ def test_what_a_killed_one_left_goes(store, save, stopped, tmp_path, write):
     assert os.waitpid(alive.pid, os.WNOHANG) == (0, 0)
 
 
-def test_the_directory_that_one_is_in_can_be_filled_again(store, save, child, home, tmp_path, monkeypatch):
+def test_the_directory_that_one_is_in_can_be_filled_again(store, save, home, tmp_path, monkeypatch):
     save("m:1", {"w": b"weights"})
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
@@ -83,7 +84,7 @@ def test_the_directory_that_one_is_in_can_be_filled_again(store, save, child, ho
         file_system.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         casstore.Store(home).checkout("m:1", ".")
 
-    assert child(die).wait() == -signal.SIGKILL
+    assert Child(die).wait() == -signal.SIGKILL
     assert _left(Path())
     store.checkout("m:1", ".")
     assert sorted(os.listdir()) == ["model.yaml", "w"]

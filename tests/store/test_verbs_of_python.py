@@ -11,10 +11,11 @@ import pytest
 import casstore
 from casstore.actions.exchange.adopt import Refused
 from casstore.notebook import Size, fields, table
+from tests.kit import noise, plant
 
 
 @pytest.fixture
-def filled(store, plant, noise):
+def filled(store):
     for tag in ("bert:v1", "bert:v2", "albert:v10"):
         with store.create(tag, labels={"by": "<script>alert(1)</script>"}, metadata={"a": ["<b>"] * 500}) as draft:
             plant(draft.path, {"w.bin": noise(100_000, 1), "few": b"x"})

@@ -9,6 +9,7 @@ import pytest
 
 from casstore.actions.saving import save as save_action
 from casstore.catalog.references import References
+from tests.kit import Child, noise, part, plant
 
 BIG = 2_500_000
 
@@ -27,7 +28,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.fixture
-def three(store, plant, noise):
+def three(store):
     for tag, files in {
         "a:1": {"w.bin": noise(BIG), "small": noise(500, 9)},
         "b:1": {"copy/of/w.bin": noise(BIG), "own": noise(5000, 8)},
@@ -115,7 +116,7 @@ def test_a_redundant_copy_that_is_damaged_is_not_a_lost_version(three, harm):
     assert len(report.reasons) == 1
 
 
-def test_the_part_of_a_loose_file_whose_chunks_live_elsewhere_is_read_too(store, plant, noise):
+def test_the_part_of_a_loose_file_whose_chunks_live_elsewhere_is_read_too(store):
     """Directories link to the whole file, so a bit flipped in the part that is only a copy matters as well."""
     with store.create("m:1") as draft:
         plant(draft.path, {"w.bin": noise(BIG)})
@@ -134,7 +135,7 @@ def test_chunks_without_a_row(three, sql):
     assert named(three.verify()) == [("a:1", "small")]
 
 
-def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, plant, noise, monkeypatch):
+def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, monkeypatch):
     """gc takes a chunk between its look-up and its reading; by the end of verify a new version has it again."""
     files = {"w.bin": noise(BIG)}
     with store.create("m:1") as draft:
@@ -162,14 +163,14 @@ def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, plant, no
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save, part, child, monkeypatch, quick):
+def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save, monkeypatch, quick):
     """gc unlinks files before it drops their rows, and may be killed in between."""
     save("m:1", part(1, 2, 3))
     real = References.containers
 
     def containers(self):
         found = list(real(self))
-        assert child(collect).wait() == -9
+        assert Child(collect).wait() == -9
         return found
 
     def collect():
@@ -184,12 +185,12 @@ def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save
     assert (report.reasons, report.is_sound) == ((), True)
 
 
-def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(store, save, home, child, monkeypatch):
+def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(store, save, home, monkeypatch):
     def save_and_die():
         save_action.publish = lambda *_: os.kill(os.getpid(), 9)
         save("m:1", {"a": b"1"})
 
-    assert child(save_and_die).wait() == -9
+    assert Child(save_and_die).wait() == -9
     (pending,) = (home / "manifests/.pending").iterdir()
     real = Path.read_bytes
 

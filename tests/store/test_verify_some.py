@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import noise, plant
 
 BIG = 2_500_000
 
 
 @pytest.fixture
-def three(store, plant, noise):
+def three(store):
     """a and b share a large file; c shares nothing; d is packed, as differences from c."""
     changed = bytearray(noise(BIG, 3))
     changed[1_200_000:1_200_100] = bytes(100)
