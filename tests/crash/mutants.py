@@ -12,7 +12,7 @@ import pytest
 
 from casstore.actions import home
 from casstore.actions.consistency import deleted, strays
-from casstore.actions.directories import evict, materialize, presence
+from casstore.actions.directories import evict, materialize, presence, standing
 from casstore.actions.exchange import casmodel_import
 from casstore.actions.gc import reclaim
 from casstore.actions.packs import repack
@@ -108,13 +108,13 @@ POWER = [
     ),
     _mutant(
         "directories are trusted after a reboot", "full",
-        (materialize.is_whole, "recorded.boot_id == workspace.catalog.boot_id", "True"),
+        (standing.Standing.is_whole, "if self.is_of_this_boot:", "if True:"),
     ),
     _mutant(
         "after a reboot only what stat tells is mended", "full",
         (
-            materialize._Builder._mend, "if recorded.boot_id != self._workspace.catalog.boot_id:",
-            "if recorded.boot_id != self._workspace.catalog.boot_id and not bad:",
+            materialize._Builder._mend, "if not standing.is_of_this_boot:",
+            "if not standing.is_of_this_boot and not bad:",
         ),
     ),
     _mutant(

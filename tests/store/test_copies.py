@@ -214,7 +214,7 @@ def test_a_directory_is_compared_once(copy, monkeypatch):
         def read(*_):
             pytest.fail("a directory was read again")
 
-        monkeypatch.setattr("casstore.actions.directories.materialize.hash_file", read)
+        monkeypatch.setattr("casstore.actions.directories.standing.hash_file", read)
         monkeypatch.setattr("casstore.actions.workspace.hash_file", read)
         begin_with_path(store)
         store.verify(quick=True)
@@ -423,7 +423,7 @@ def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(origina
             os.kill(os.getpid(), 9)
 
         def delete():
-            casstore.actions.delete.sweep = die
+            casstore.actions.saving.delete.sweep = die
             store.delete("m:2")
 
         assert Child(delete).wait() == -9

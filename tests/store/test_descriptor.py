@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.actions.describing import model_yaml
-from casstore.storage import bounded_yaml as plain_yaml
+from casstore.storage import bounded_yaml
 from tests.kit import plant
 
 FULL = {
@@ -107,7 +107,7 @@ documents = st.recursive(
 def test_yaml_is_read_as_by_pyyaml(document):
     for style in (None, True, False):
         text = yaml.safe_dump(document, default_flow_style=style, allow_unicode=True).encode()
-        assert plain_yaml.load(text) == yaml.safe_load(text)
+        assert bounded_yaml.load(text) == yaml.safe_load(text)
 
 
 @example("=")
@@ -154,7 +154,7 @@ def test_yaml_is_read_as_by_pyyaml(document):
 @given(st.text(max_size=60) | st.text("-:[]{},&*!?|>'\"%@`# \n01.ae", max_size=40))
 def test_any_text_is_yaml_as_pyyaml_has_it_or_refused(text):
     try:
-        mine = plain_yaml.load(text.encode("utf-8", "replace"))
+        mine = bounded_yaml.load(text.encode("utf-8", "replace"))
     except ValueError:
         return
     theirs = yaml.load(text.encode("utf-8", "replace"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -165,8 +165,8 @@ def test_what_an_alias_stands_for_is_counted():
     levels = [f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]" for n in range(1, 12)]
     bomb = "\n".join(["k0: &k0 [x]", *levels]).encode()
     with pytest.raises(ValueError, match="more than 1,000,000 values"):
-        plain_yaml.load(bomb)
-    shared = plain_yaml.load(b"a: &x [1, 2]\nb: *x\n")
+        bounded_yaml.load(bomb)
+    shared = bounded_yaml.load(b"a: &x [1, 2]\nb: *x\n")
     assert shared == {"a": [1, 2], "b": [1, 2]}
 
 
@@ -188,7 +188,7 @@ def test_what_an_alias_stands_for_is_counted():
 )
 def test_yaml_that_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
-        plain_yaml.load(text.encode())
+        bounded_yaml.load(text.encode())
 
 
 def descriptor_text(**changes):

@@ -8,7 +8,7 @@ import pytest
 
 from casstore.actions.directories import placing
 from casstore.actions.directories.materialize import _Builder
-from casstore.actions.health import repair
+from casstore.actions.directories.standing import Standing
 from casstore.actions.workspace import Workspace
 from tests.kit import bento, noise
 
@@ -188,15 +188,15 @@ def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save,
             each.unlink()
     (path / "big").unlink()
     (path / "big").write_bytes(b"mine")
-    real = repair.unaltered_files
+    real = Standing.unaltered
 
-    def unaltered_files(workspace, row):
-        found = real(workspace, row)
+    def unaltered(standing):
+        found = real(standing)
         (path / "w").unlink()
         (path / "w").write_bytes(b"late")
         return found
 
-    monkeypatch.setattr(repair, "unaltered_files", unaltered_files)
+    monkeypatch.setattr(Standing, "unaltered", unaltered)
     report = store.repair()
     assert not path.exists()
     kept = [each.read_bytes() for each in (home / "quarantine").rglob("*") if each.is_file()]

@@ -243,11 +243,11 @@ def test_many_threads_take_leases_at_once(store, evict, leases):
 
 
 def test_a_lease_stands_before_the_directory_is_looked_at(store, model, monkeypatch, leases):
-    from casstore.actions.directories import materialize
+    from casstore.actions.directories.standing import Standing
 
     seen = []
-    real = materialize.is_whole
-    monkeypatch.setattr(materialize, "is_whole", lambda *args: seen.append(leases()) or real(*args))
+    real = Standing.is_whole
+    monkeypatch.setattr(Standing, "is_whole", lambda *args: seen.append(leases()) or real(*args))
     assert model.path
     assert seen
     assert all(len(rows) == 1 for rows in seen)

@@ -17,8 +17,7 @@ import yaml
 
 from casstore.actions.describing.descriptor import SIGNATURE_FIELDS, describe
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
-from casstore.storage import bounded_yaml as plain_yaml
-from casstore.storage import files, not_finite
+from casstore.storage import bounded_yaml, files, not_finite
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest, canonical_json
 from casstore.tag import Tag
@@ -108,7 +107,7 @@ def check_replaceable(path: Path) -> None:
     try:
         if path.stat().st_size <= MAX_DESCRIPTOR_BYTES:
             missing = set(_IN_EVERY)
-            for key in plain_yaml.top_level_keys(files.read_file(path, MAX_DESCRIPTOR_BYTES)):
+            for key in bounded_yaml.top_level_keys(files.read_file(path, MAX_DESCRIPTOR_BYTES)):
                 missing.discard(key)
                 if not missing:
                     return
@@ -145,8 +144,8 @@ def read(data: bytes, name: str = DESCRIPTOR_NAME) -> Descriptor:
     Raises InvalidSource; UnsafeArchive when it asks for Python objects.
     """
     try:
-        return _Reading(plain_yaml.load(data)).result()
-    except plain_yaml.ForeignObject as error:
+        return _Reading(bounded_yaml.load(data)).result()
+    except bounded_yaml.ForeignObject as error:
         raise UnsafeArchive(f"{name} is not read: {error}") from error
     except (InvalidTag, InvalidMetadata, ValueError, RecursionError) as error:
         raise InvalidSource(f"{name} is no descriptor of a model: {error}") from error

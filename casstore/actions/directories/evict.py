@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from casstore.actions.directories.changed import ChangedShelf
 from casstore.actions.directories.leavings import late
-from casstore.actions.directories.materialize import Standing, copied_row, standing, unpacked_entries
+from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Candidate, EvictionRule
 from casstore.catalog.versions import VersionRow
@@ -119,7 +119,7 @@ def _settle(workspace: Workspace, candidate: Candidate, settled: Evicted, *, dry
     if recorded is None or not recorded.evicting:
         return  # a reader was faster
     row = workspace.catalog.versions.by_id(candidate.version_id)
-    if row is not None and standing(workspace, row) in (Standing.OWN, Standing.COPY):
+    if row is not None and Standing(workspace, row).is_ours:
         settled.version_ids.append(candidate.version_id)
         if not dry_run:
             directories.undo_evictions([candidate.version_id])
@@ -215,14 +215,14 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
     In a store that was copied stat tells nothing, and the bytes are compared.
     """
     row = workspace.catalog.versions.find(candidate.tag)
-    recorded = workspace.catalog.directories.find(candidate.version_id)
-    if row is None or recorded is None:
+    if row is None:
         return _Found(is_gone=True)
-    path = workspace.layout.model(candidate.tag)
+    standing = Standing(workspace, row)
+    path = standing.path
     inode = _inode(path)
-    if inode is None:
+    recorded = None if inode is None else standing.as_copied()
+    if recorded is None:
         return _Found(is_gone=True)
-    recorded = copied_row(workspace, row, recorded)
     stamps = unpacked_entries(recorded)
     expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
     lone_bytes = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from casstore.actions.directories.materialize import linked_paths, unshare
+from casstore.actions.directories.materialize import unshare
+from casstore.actions.directories.standing import Standing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.progress import SILENT
@@ -21,7 +22,7 @@ def guard(workspace: Workspace, row: VersionRow) -> None:
     workspace.guarded.add(row.id)
     home = workspace.layout.home
     is_linking = workspace.may_link()
-    if (is_linking and (home in _told or not access.ignores_modes())) or not linked_paths(workspace, row):
+    if (is_linking and (home in _told or not access.ignores_modes())) or not Standing(workspace, row).linked():
         return
     if not is_linking:
         if not workspace.catalog.read_only:

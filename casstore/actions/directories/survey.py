@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from casstore.actions.directories.materialize import Standing, standing
 from casstore.actions.directories.presence import was_certain
+from casstore.actions.directories.standing import Standing
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidTag
@@ -119,10 +119,10 @@ def _is_own(workspace: Workspace, path: Path) -> bool:
     if path != workspace.layout.model(tag):
         return False
     row = workspace.catalog.versions.find(tag)
-    recorded = None if row is None else workspace.catalog.directories.find(row.id)
-    if row is not None and recorded is not None:
+    standing = None if row is None else Standing(workspace, row)
+    if row is not None and standing is not None and standing.recorded is not None:
         # One that is being adopted may hold none of the version's own files yet.
-        is_coming = recorded.inode == inode and workspace.layout.pending_manifest(row.manifest_id).exists()
-        if is_coming or standing(workspace, row) in (Standing.OWN, Standing.COPY):
+        is_coming = standing.recorded.inode == inode and workspace.layout.pending_manifest(row.manifest_id).exists()
+        if is_coming or standing.is_ours:
             return True
     return workspace.catalog.versions.is_deleted_directory(tag, inode)

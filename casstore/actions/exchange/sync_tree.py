@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from casstore.actions.directories.materialize import directory_inode, materialize
+from casstore.actions.directories.materialize import materialize
 from casstore.actions.directories.presence import settle_directories, was_certain
+from casstore.actions.directories.standing import Standing
 from casstore.actions.directories.survey import Disagreement, disagreement, is_missing, tag_at
 from casstore.actions.exchange.adopt import Adoption, Refused, adopting, note_tree
 from casstore.actions.exchange.pruned import keep
@@ -148,7 +149,7 @@ class _Sync:
         """Whether the version had a directory, and another stands there. One whose files were altered is no other."""
         recorded = self._workspace.catalog.directories.find(row.id)
         has_had_one = recorded is not None and not recorded.evicting and was_certain(self._workspace, recorded)
-        is_other = directory_inode(self._workspace, row) is None
+        is_other = Standing(self._workspace, row).inode() is None
         return has_had_one and is_other and os.path.lexists(self._workspace.layout.model(row.tag))
 
     def _make_all(self, progress: Progress) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
-from casstore.actions.directories.materialize import link_among
+from casstore.actions.directories.standing import link_among
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.versions import NewContainer, VersionRow

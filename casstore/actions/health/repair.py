@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from casstore.actions.consistency.takeup import take_up
-from casstore.actions.directories.materialize import Standing, linked_files, mend, standing, unaltered_files
+from casstore.actions.directories.materialize import mend
+from casstore.actions.directories.standing import Standing, Whose
 from casstore.actions.health.donors import Donors
 from casstore.actions.health.verify import (
     Damage,
@@ -300,12 +301,12 @@ class _Repair:
                 if self._catalog.versions.by_id(row.id) is None:
                     continue  # deleted meanwhile, and perhaps another version has its tag
                 listed = altered.get(row.tag, ()) if row.id in inspected else ()
-                bad = {*listed, *linked_files(self._workspace, row, inodes)}
+                bad = {*listed, *Standing(self._workspace, row).links_to(inodes)}
                 for path in sorted(bad):
                     self._take_out(row, path, inodes)
             if bad:
                 self._restored.add(row.tag)
-            if bad or standing(self._workspace, row) is Standing.COPY:
+            if bad or Standing(self._workspace, row).whose() is Whose.COPY:
                 try:
                     with contextlib.suppress(TagNotFound):
                         mend(self._workspace, row, self._progress)
@@ -314,15 +315,15 @@ class _Repair:
 
     def _is_another(self, row: VersionRow) -> bool:
         """Whether another directory stands where the catalog says that the version's own does."""
-        recorded = self._catalog.directories.find(row.id)
-        return recorded is not None and standing(self._workspace, row) is Standing.FOREIGN
+        standing = Standing(self._workspace, row)
+        return standing.recorded is not None and standing.whose() is Whose.FOREIGN
 
     def _take_away(self, row: VersionRow) -> None:
         """Take away a directory that cannot be mended, so that what is left of the version can be had."""
         standing = self._workspace.layout.model(row.tag)
         with self._workspace.name_lock(row.name), self._workspace.session() as session:
             before = {path: FileStamp.of(status) for path, status in walk(str(standing), lambda _: None)}
-            for path in unaltered_files(self._workspace, row):
+            for path in Standing(self._workspace, row).unaltered():
                 aside = self._workspace.on_device_of(standing.parent, session.new_path())
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                     if path in before:  # not by a link, to what is not the store's

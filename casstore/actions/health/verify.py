@@ -17,7 +17,7 @@ from pathlib import Path
 from casstore.actions.consistency.moments import describe
 from casstore.actions.consistency.takeup import holders
 from casstore.actions.directories.changed import kept_files
-from casstore.actions.directories.materialize import added_files, altered_files, damaged_files
+from casstore.actions.directories.standing import Standing
 from casstore.actions.directories.survey import disagreement, is_missing
 from casstore.actions.missing import what_is_gone
 from casstore.actions.workspace import Workspace, hash_file
@@ -287,14 +287,18 @@ def inspect_directories(
     """
     for row in list(workspace.catalog.versions.select()) if rows is None else rows:
         if row.tag not in found.records:
-            find = altered_files if quick else damaged_files
             # Twice: gc, a deletion, or somebody who mends it, may be at it.
-            altered = find(workspace, row) and find(workspace, row)
+            altered = _altered(workspace, row, quick) and _altered(workspace, row, quick)
             if altered:
                 found.directories[row.tag] = altered
-            added = added_files(workspace, row) and added_files(workspace, row)
+            added = Standing(workspace, row).added() and Standing(workspace, row).added()
             if added:
                 found.additions[row.tag] = added
+
+
+def _altered(workspace: Workspace, row: VersionRow, quick: bool) -> list[str]:
+    standing = Standing(workspace, row)
+    return standing.altered() if quick else standing.damaged()
 
 
 def threads() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from casstore.actions.consistency.deleted import keep
 from casstore.actions.directories.leavings import take_away
-from casstore.actions.directories.materialize import directory_inode, unpacked_entries
+from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.errors import TagNotFound
 from casstore.storage import files
@@ -27,11 +27,11 @@ def delete(workspace: Workspace, tag: Tag) -> list[str]:
     """
     with workspace.session() as session, workspace.name_lock(tag.name):
         row = workspace.catalog.versions.find(tag)
-        inode = None if row is None else directory_inode(workspace, row)
-        recorded = None if row is None else workspace.catalog.directories.find(row.id)
-        row = workspace.catalog.versions.delete(tag, inode)
+        standing = None if row is None else Standing(workspace, row)
+        row = workspace.catalog.versions.delete(tag, None if standing is None else standing.inode())
         if row is None:
             raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
+        recorded = None if standing is None else standing.recorded
         stamps = {} if recorded is None else unpacked_entries(recorded)
         try:
             return sweep(workspace, session, row.manifest_id, tag, stamps)
