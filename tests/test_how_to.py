@@ -24,6 +24,8 @@ from casstore.cli.usage import usage_document, usage_fields, version_fields
 from tests.kit import noise, plant
 from tests.pages import ROOT, Reader, blocks
 
+pytestmark = pytest.mark.crash
+
 STAND_INS = Path(__file__).parent / "stand_ins"
 HOW_TO = ROOT / "docs/how-to"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"

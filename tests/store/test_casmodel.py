@@ -107,6 +107,7 @@ def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, 
     settled()
 
 
+@pytest.mark.crash
 def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, settled, sql):
     files = run_of(30, size=9_000)
     take(archive(files))
@@ -254,6 +255,7 @@ def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
     assert streamed(store.get("m:3")) == three
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("place", [0.15, 0.5, 0.8, 0.97, 0.999])
 def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, settled, place, monkeypatch):
     files = run_of(3, size=100_000)
@@ -361,6 +363,7 @@ class Watched(io.BytesIO):
         return super().read(size)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("seekable", [True, False])
 def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settled, seekable, monkeypatch):
     files = run_of(4, size=100_000)
@@ -374,6 +377,7 @@ def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settl
     settled()
 
 
+@pytest.mark.crash
 def test_beside_gc_in_another_process(store, home, run_of, archive, take, settled, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)

@@ -13,6 +13,8 @@ import casstore
 from casstore.storage.manifest import Manifest
 from tests.kit import plant, script
 
+pytestmark = pytest.mark.crash
+
 # In a process of its own, which is killed where it reads on: nothing of the test's own could stop it.
 SAVE = """
 import resource, signal, sys

@@ -205,6 +205,7 @@ def daily_work(home, mine, theirs, seed):
 SET_UPS = [made_by_hand, made_by_init, shared_later]
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize(
     ("set_up", "masks"),
     [
@@ -258,6 +259,7 @@ def test_what_is_made_follows_the_home(place, run_as):
             assert {modes[path] for path in kept if path.is_file()} == {stored}
 
 
+@pytest.mark.crash
 def test_root_leaves_a_users_store_usable(place, run_as):
     home = place / "store"
     home.mkdir(mode=0o700)
@@ -355,6 +357,7 @@ def killed_draft(home, user, mask):
     process.kill()
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 @pytest.mark.parametrize("set_up", SET_UPS)
 def test_a_killed_members_draft_keeps_nobody_from_collecting(place, run_as, set_up, mask):
