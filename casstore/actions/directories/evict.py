@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from casstore.actions.directories.changed import ChangedShelf
+from casstore.actions.directories.changed import ChangedShelf, parents
 from casstore.actions.directories.leavings import late
+from casstore.actions.directories.presence import inode_of
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Candidate, EvictionRule
@@ -219,12 +219,13 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
         return _Found(is_gone=True)
     standing = Standing(workspace, row)
     path = standing.path
-    inode = _inode(path)
+    inode = inode_of(path)
     recorded = None if inode is None else standing.as_copied()
     if recorded is None:
         return _Found(is_gone=True)
     stamps = unpacked_entries(recorded)
-    expected: dict[str, FileStamp | None] = {**dict.fromkeys(_parents(stamps, row.directory_paths())), **stamps}
+    own_directories = parents((*stamps, *(f"{path}/" for path in row.directory_paths())))
+    expected: dict[str, FileStamp | None] = {**dict.fromkeys(own_directories), **stamps}
     lone_bytes = 0
     try:
         for name, status in walk(str(path)):
@@ -236,16 +237,3 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
         return _Found(is_altered=True)
     is_altered = inode != recorded.inode or bool(expected)
     return _Found(lone_bytes, False, is_altered, row.manifest_id, stamps)
-
-
-def _parents(names: Iterable[str], directories: Sequence[str]) -> set[str]:
-    """All directories below the version's own: those that hold something, and those given, which hold nothing."""
-    found = {str(parent) for name in (*names, *directories) for parent in PurePosixPath(name).parents}
-    return (found | set(directories)) - {"."}
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return os.lstat(path).st_ino
-    except FileNotFoundError:
-        return None

@@ -7,9 +7,10 @@ import logging
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from casstore.actions.describing import model_yaml
+from casstore.actions.directories.changed import parents
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -125,7 +126,7 @@ class _Own:
         self._tag = tag
         self._manifest_id = manifest_id
         self._recorded = recorded
-        self._folders = _parents(recorded)
+        self._folders = parents(recorded)
         self._digests: dict[str, Digest] | None = None
 
     def has_directory(self, path: str) -> bool:
@@ -153,8 +154,7 @@ class _Own:
             self._digests = {}
             if manifest is not None:
                 self._digests = {file.path: file.digest for file in manifest.files}
-                self._folders |= _parents(self._digests) | set(manifest.directories)
-                self._folders |= _parents(dict.fromkeys(manifest.directories))
+                self._folders |= parents((*self._digests, *(f"{path}/" for path in manifest.directories)))
                 self._digests[DESCRIPTOR_NAME] = Digest.of(model_yaml.render(manifest))
         return self._digests
 
@@ -170,7 +170,3 @@ class _Own:
             if manifest.tag == self._tag:
                 return manifest
         return None
-
-
-def _parents(paths: Mapping[str, object]) -> set[str]:
-    return {str(parent) for path in paths for parent in PurePosixPath(path).parents} - {"."}

@@ -28,7 +28,7 @@ def settle_directories(workspace: Workspace) -> None:
     standing: dict[Path, list[Unsynced]] = {}
     for each in unsynced:
         path = workspace.layout.model(each.tag)
-        if _inode(path) == each.inode:
+        if inode_of(path) == each.inode:
             standing.setdefault(path.parent, []).append(each)
         elif each.boot_id != workspace.catalog.boot_id and not os.path.lexists(path):
             _forget(workspace, each)
@@ -56,7 +56,8 @@ def _forget(workspace: Workspace, lost: Unsynced) -> None:
                 workspace.catalog.directories.forget(lost.version_id)
 
 
-def _inode(path: Path) -> int | None:
+def inode_of(path: Path) -> int | None:
+    """The inode number of what stands there; None where nothing does. Raises OSError."""
     try:
         return os.lstat(path).st_ino
     except (FileNotFoundError, NotADirectoryError):
