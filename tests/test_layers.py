@@ -23,8 +23,19 @@ ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft",
 INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine", "not_finite"],
-        *["recipe", "swapping", "uncopied", "walking", "working", "writers", "descriptors", "denials", "removal"],
-        *["files", "locks", "unfinished", "reserve", "sharing"],
+        *[
+            "recipe",
+            "swapping",
+            "uncopied",
+            "walking",
+            "window",
+            "working",
+            "writers",
+            "descriptors",
+            "denials",
+            "removal",
+        ],
+        *["descriptors", "denials", "removal", "files", "locks", "unfinished", "reserve", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "objects", "sessions"],
     ],
     "archive": [

@@ -14,6 +14,7 @@ from casstore.archive.limits import Budget
 from casstore.archive.names import decode, show
 from casstore.archive.unpacked_tree import Tree
 from casstore.errors import UnsafeArchive
+from casstore.storage.window import ReadError, Window
 
 # zipfile reads the whole central directory, and keeps 350 to 700 bytes of an entry, which takes 46 bytes and its name:
 # 357,000 entries of 47 bytes took 130 MB, these many with what is kept of them here stay below that.
@@ -29,41 +30,18 @@ _IS_UTF8 = 0x800
 _UNIX = 3
 
 
-class _ReadError(Exception):
-    """Carries an OSError through zipfile, which would take it for a sign of a malformed archive."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-class _Window:
+class _Window(Window):
     """The archive as zipfile reads it, from where the stream stood; never much at a time."""
 
     def __init__(self, source: BinaryIO, start: int, report: Callable[[int], None]) -> None:
+        super().__init__(source.seek(0, 2) - start)
         self._source = source
         self._start = start
         self._report = report
-        self._position = 0
-        self._unreported = self.size = source.seek(0, 2) - start
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        position = offset + (0, self._position, self.size)[whence]
-        if position < 0:
-            # What a real file does; zipfile expects it.
-            raise OSError("a seek to before the beginning of the file")
-        self._position = position
-        return position
-
-    def tell(self) -> int:
-        return self._position
+        self._unreported = self.size
 
     def read(self, length: int = -1, /) -> bytes:
-        available = max(self.size - self._position, 0)
-        length = available if length < 0 else min(length, available)
+        length = self._available(length)
         if length > MAX_DIRECTORY_BYTES:
             raise UnsafeArchive(
                 f"the central directory of the zip archive takes more than {MAX_DIRECTORY_BYTES:,} bytes; use tar"
@@ -72,7 +50,7 @@ class _Window:
             self._source.seek(self._start + self._position)
             data = self._source.read(length)
         except OSError as error:
-            raise _ReadError(error) from error
+            raise ReadError(error) from error
         if length > 2 * _PIECE_BYTES and data.count(_ENTRY_MAGIC) > MAX_ENTRIES:
             raise UnsafeArchive(f"the zip archive has more than {MAX_ENTRIES:,} members; use tar")
         self._position += len(data)
@@ -98,7 +76,7 @@ def read_zip(source: BinaryIO, start: int, tree: Tree, budget: Budget, report: C
             _check_places(window, archive)
             for info in archive.infolist():
                 _unpack(archive, info, tree, budget)
-    except _ReadError as error:
+    except ReadError as error:
         raise error.error from error
     window.report_up_to(window.size)
 

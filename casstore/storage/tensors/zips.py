@@ -23,6 +23,7 @@ from casstore.storage.tensors.segments import (
     cover,
     read_exactly,
 )
+from casstore.storage.window import ReadError, Window
 
 # An entry takes about 80 bytes here, and 700 once zipfile has parsed it: 100,000 tensors, and under 150 MB.
 MAX_DIRECTORY_BYTES = 8 << 20
@@ -77,45 +78,24 @@ def find_zip(read: ReadAt, size: int) -> tuple[str, list[Segment]]:
     raise HeaderError("an archive of neither PyTorch nor numpy")
 
 
-class _ReadError(Exception):
-    """Carries an OSError through zipfile, which would take it for a sign of a malformed archive."""
-
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-class _BoundedFile:
+class _BoundedFile(Window):
     """The file as zipfile reads it: to its end, and never much at a time.
 
     zipfile reads the central directory in one piece, of the size that the archive declares.
     """
 
     def __init__(self, read: ReadAt, size: int) -> None:
+        super().__init__(size)
         self._read = read
-        self._size = size
-        self._position = 0
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        position = offset + (0, self._position, self._size)[whence]
-        if position < 0:
-            # What a real file does; zipfile expects it.
-            raise OSError("a seek to before the beginning of the file")
-        self._position = position
-        return position
-
-    def tell(self) -> int:
-        return self._position
 
     def read(self, length: int = -1, /) -> bytes:
-        available = max(self._size - self._position, 0)
-        length = available if length < 0 else min(length, available)
+        length = self._available(length)
         if length > MAX_DIRECTORY_BYTES:
             raise HeaderError("the central directory is too large")
         try:
             data = self._read(self._position, length)
         except OSError as error:
-            raise _ReadError(error) from error
+            raise ReadError(error) from error
         self._position += len(data)
         return data
 
@@ -124,7 +104,7 @@ def _list_entries(read: ReadAt, size: int) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(_BoundedFile(read, size)) as archive:
             entries = archive.infolist()
-    except _ReadError as failed:
+    except ReadError as failed:
         raise failed.error from None
     except Exception as error:
         # Which exceptions zipfile lets out of a hostile directory differs between versions of Python.
