@@ -48,7 +48,7 @@ INNER = {
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
-        *["workspace", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
+        *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
         *["directories", "saving", "reopening", "gc", "health", "exchange"],
     ],
 }

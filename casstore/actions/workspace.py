@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from casstore.actions.leasing import Leasing
 from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
 from casstore.catalog.catalog import Catalog
-from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
-from casstore.storage.container import Container, FileStamp
+from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.locks import Lock
@@ -32,8 +30,6 @@ from casstore.tag import Tag
 # some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
 LINK_FROM_BYTES = 64 << 10
 _NAME_LOCK_TIMEOUT_S = 3600.0
-_MOST_LATEST_BYTES = 4096  # a version is at most 63; what is larger is something else
-_NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 
 
 class _Referable:
@@ -128,120 +124,6 @@ class Workspace(Uncopied, _Referable):
     def _has_reflinks(self) -> bool:
         return files.has_reflinks(self.layout.sessions)
 
-    def find_loose(self, digest: Digest, executable: bool) -> list[LooseFile]:
-        return self.catalog.index.loose_files([digest]).get((digest, executable), [])
-
-    def link_loose(
-        self,
-        candidates: list[LooseFile],
-        target: files.StrPath,
-        *,
-        hash_first: bool = False,
-        noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
-    ) -> FileStamp | None:
-        """Make `target` a hardlink of the first of these loose files that is what it was when it was stored.
-
-        With `hash_first`, or when it was not synced and comes from another boot, or somebody has touched it, it is
-        hashed first. None when there is no such file or no link can be had. `noted`: what the caller has linked.
-        """
-        for loose in candidates:
-            path = loose.container.path(self.layout)
-            try:
-                if not self._is_unchanged(loose, path, hash_first, noted):
-                    self._discard(loose, path)
-                elif files.try_link(path, target):
-                    status = os.lstat(target)
-                    if files.is_executable(status) == loose.container.executable:
-                        return FileStamp.of(status)
-                    files.remove_file(target)  # a copy of the store has lost its mode, or somebody has changed it
-            except FileNotFoundError:
-                self._discard(loose, path)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                self._discard(loose, path)  # a bad sector in a copy; the chunks may be elsewhere
-        return None
-
-    def reflink_loose(
-        self,
-        candidates: list[LooseFile],
-        target: files.StrPath,
-        *,
-        hash_first: bool = True,
-        noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
-    ) -> FileStamp | None:
-        """Make `target` a new file that shares the blocks of the first of these loose files that is sound.
-
-        `hash_first` and `noted` are as in `link_loose`. None when there is no such file, or it cannot be done.
-        """
-        for loose in candidates:
-            path = loose.container.path(self.layout)
-            try:
-                if not self._is_unchanged(loose, path, hash_first, noted):
-                    self._discard(loose, path)
-                    continue
-                with open(path, "rb") as source, files.create_file(target) as descriptor:
-                    if files.try_reflink(source.fileno(), descriptor):
-                        files.set_mode(descriptor, self.file_mode(loose.container.executable))
-                        return FileStamp.of(os.fstat(descriptor))
-                files.remove_file(target)
-                return None
-            except FileNotFoundError:
-                self._discard(loose, path)
-        return None
-
-    def _discard(self, loose: LooseFile, path: str) -> None:
-        """Forget a damaged or missing copy, so that it is made anew; what is left of it goes into quarantine."""
-        if self.catalog.index.forget_redundant(loose.container):
-            with contextlib.suppress(FileNotFoundError):
-                files.rename(path, self.layout.quarantine / os.path.basename(path))
-
-    def _is_unchanged(self, loose: LooseFile, path: str, hash_first: bool, noted: Mapping[Fingerprint, Digest]) -> bool:
-        status = os.lstat(path)
-        stamp = FileStamp.of(status)
-        is_as_stored = stamp == loose.stamp and (loose.synced or loose.boot_id == self.catalog.boot_id)
-        if is_as_stored and not hash_first and self._is_untouched(status, loose.container, noted):
-            return True
-        if stamp.size != loose.stamp.size or hash_file(path) != loose.container.digest:
-            return False
-        if not is_as_stored:
-            self.catalog.index.restamp_loose(loose.container, stamp)
-        return True
-
-    def is_intact(self, container: Container, size: int, noted: Mapping[Fingerprint, Digest]) -> bool:
-        """Whether a container's file is there, whole, and, of a loose file, not written to.
-
-        One that was touched is read. `noted`: what the caller has linked.
-        """
-        path = container.path(self.layout)
-        try:
-            if container.digest is None:
-                return os.stat(path).st_size == size
-            status = os.stat(path)
-            found = self.find_loose(container.digest, container.executable)
-            stamps = {loose.container.id: loose.stamp for loose in found}
-            is_as_stored = stamps.get(container.id) == FileStamp.of(status)
-            if is_as_stored and self._is_untouched(status, container, noted):
-                return True
-            if status.st_size != size or hash_file(path) != container.digest:
-                return False
-        except FileNotFoundError:
-            return False
-        if not is_as_stored:
-            self.catalog.index.restamp_loose(container, FileStamp.of(status))
-        self.catalog.index.remember({Fingerprint.of(status): container.digest})
-        return True
-
-    def _is_untouched(self, status: os.stat_result, container: Container, noted: Mapping[Fingerprint, Digest]) -> bool:
-        """Whether a loose file has not even been touched since casstore last linked or read it.
-
-        Somebody may have written to it and put its times back. A link that gc or a user has taken away counts too:
-        then it is read once more.
-        """
-        now = Fingerprint.of(status)
-        known = noted if now in noted else self.catalog.index.fingerprints([(now.device, now.inode)])
-        return known.get(now) == container.digest
-
     def write_file(
         self,
         recipe: Recipe,
@@ -258,27 +140,6 @@ class Workspace(Uncopied, _Referable):
         except BaseException:
             files.remove_file(target)
             raise
-
-    def is_latest_stale(self, name: str) -> bool:
-        """Whether models/<name>/latest, where there is such a directory, does not say what the catalog says."""
-        newest = self.catalog.versions.newest(name)
-        path = self.layout.latest(name)
-        return newest is not None and path.parent.is_dir() and _read_latest(path) != newest.version
-
-    def write_latest(self, name: str) -> None:
-        """Make models/<name>/latest say what the catalog says. The name's lock must be held."""
-        newest = self.catalog.versions.newest(name)
-        path = self.layout.latest(name)
-        if _read_latest(path) is None and os.path.lexists(path):
-            files.move(path, self.layout.quarantine / f"{name}.{new_id()}.{path.name}")
-        if newest is None:
-            files.remove_file(path)
-            files.remove_empty_directory(path.parent)
-        elif self.is_latest_stale(name):
-            # Not beside it: other tools read models/. The name's lock makes the fixed name ours.
-            temporary = self.on_device_of(path.parent, self.layout.locks / f"{name}.{path.name}")
-            # Writable by its owner, unlike all else: BentoML writes into it when it saves or deletes a version.
-            files.write_file(path, newest.version.encode(), 0o666 & ~self.mask, temporary=temporary)
 
     def on_device_of(self, directory: Path, path: Path) -> Path:
         """`path`, or a hidden name in `directory` if that is on another device, as where models/ is a link."""
@@ -314,11 +175,3 @@ def hash_file(path: files.StrPath) -> Digest:
             return chunking.scan_file(descriptor).blob
         except EOFError as error:
             raise OSError(errno.EIO, str(error), str(path)) from error
-
-
-def _read_latest(path: Path) -> str | None:
-    """What a `latest` says; None where none stands, or something that is none."""
-    try:
-        return files.read_file(path, _MOST_LATEST_BYTES, follow=False).decode("utf-8", errors="replace")
-    except FileNotFoundError:
-        return None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from casstore.actions import loose_files
 from casstore.actions.directories.changed import ChangedShelf
 from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.directories.standing import (
@@ -192,7 +193,7 @@ class _Builder:
         """
         if not self._may_link or file.size < LINK_FROM_BYTES:
             return FileStamp.of(before)
-        candidates = self._workspace.find_loose(file.digest, file.executable)
+        candidates = loose_files.find(self._workspace, file.digest, file.executable)
         path = root / file.path
         loose = link_among(self._workspace, str(path), candidates)
         if loose is not None:
@@ -201,7 +202,7 @@ class _Builder:
             self._known[Fingerprint.of(before)] = file.digest
             return FileStamp.of(before)
         temporary = self._new_path()
-        stamp = self._workspace.link_loose(candidates, temporary, hash_first=True)
+        stamp = loose_files.link(self._workspace, candidates, temporary, hash_first=True)
         if stamp is None:
             return FileStamp.of(before)
         self._put(temporary, root, file.path, before)
@@ -327,15 +328,15 @@ class _Builder:
 
     def _make_file(self, file: FileEntry, target: Path) -> FileStamp:
         if self._may_link and file.size >= LINK_FROM_BYTES:
-            candidates = self._workspace.find_loose(file.digest, file.executable)
-            stamp = self._workspace.link_loose(candidates, target, hash_first=True)
+            candidates = loose_files.find(self._workspace, file.digest, file.executable)
+            stamp = loose_files.link(self._workspace, candidates, target, hash_first=True)
             if stamp is not None:
                 self._known[Fingerprint.of(os.lstat(target))] = file.digest
                 self._progress.advance(file.size)
                 return stamp
         elif self._may_reflink and file.size >= LINK_FROM_BYTES:
-            candidates = self._workspace.find_loose(file.digest, file.executable)
-            stamp = self._workspace.reflink_loose(candidates, target)
+            candidates = loose_files.find(self._workspace, file.digest, file.executable)
+            stamp = loose_files.reflink(self._workspace, candidates, target)
             if stamp is not None:
                 self._progress.advance(file.size)
                 return stamp

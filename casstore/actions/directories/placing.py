@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 
+from casstore.actions.directories import latest
 from casstore.actions.directories.changed import parents
 from casstore.actions.sources.source import Source, is_unchanged
 from casstore.actions.workspace import Workspace
@@ -53,7 +54,7 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
         files.share_directories(draft, workspace.layout.home)
         files.rename(draft, target)
     workspace.file_pending_manifest(tag, manifest_id)
-    workspace.write_latest(tag.name)
+    latest.write(workspace, tag.name)
 
 
 def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgpack
 
+from casstore.actions import loose_files
 from casstore.actions.describing import model_yaml
 from casstore.actions.directories.changed import additions, parents
 from casstore.actions.directories.placing import directory_row
@@ -188,7 +189,7 @@ class Standing:
         for file in self._files():
             status = status_of(self.path / file.path) if file.size >= LINK_FROM_BYTES else None
             if status is not None and status.st_nlink > 1:
-                candidates = self._workspace.find_loose(file.digest, file.executable)
+                candidates = loose_files.find(self._workspace, file.digest, file.executable)
                 if link_among(self._workspace, str(self.path / file.path), candidates) is not None:
                     found.append(file.path)
         return found

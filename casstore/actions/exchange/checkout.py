@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from casstore.actions import loose_files
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.exchange.exporting import fill_folder
 from casstore.actions.sources.homes import check_target
@@ -94,8 +95,8 @@ class _Cloner:
         """False where the file has to be written. Raises OSError."""
         if not self._may_clone or file.size < LINK_FROM_BYTES:
             return False
-        candidates = self._workspace.find_loose(file.digest, file.executable)
-        return self._workspace.reflink_loose(candidates, path) is not None
+        candidates = loose_files.find(self._workspace, file.digest, file.executable)
+        return loose_files.reflink(self._workspace, candidates, path) is not None
 
 
 def _link_all(workspace: Workspace, row: VersionRow, directory: Path, progress: Progress) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.directories.presence import settle_directories, was_certain
 from casstore.actions.directories.standing import Standing
@@ -102,9 +103,9 @@ class _Sync:
             self._make_all(progress)
         if not self._dry_run:
             for name in self._workspace.catalog.versions.names():
-                if self._workspace.is_latest_stale(name):
+                if latest.is_stale(self._workspace, name):
                     with self._workspace.name_lock(name):
-                        self._workspace.write_latest(name)
+                        latest.write(self._workspace, name)
 
     def _delete(self, row: VersionRow, *, is_replaced: bool = False) -> None:
         """Delete a version whose directory is still missing, or still replaced."""

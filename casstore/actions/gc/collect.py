@@ -17,6 +17,7 @@ from casstore.actions.consistency.deleted import drop_unneeded
 from casstore.actions.consistency.held import Held
 from casstore.actions.consistency.moments import check_nothing_is_missing
 from casstore.actions.consistency.strays import StrayShelf, foreign_files, unnamed_files
+from casstore.actions.directories import latest
 from casstore.actions.directories.evict import evict, eviction_rule, finish_evictions, unleased
 from casstore.actions.directories.presence import settle_directories
 from casstore.actions.gc import autogc
@@ -250,11 +251,11 @@ class _Gc:
                         self._sweep(session, manifest_id, tag)
         count += finish_saves(self._workspace, dry_run=self._dry_run)
         for name in self._catalog.versions.names():
-            if self._workspace.is_latest_stale(name):
+            if latest.is_stale(self._workspace, name):
                 count += 1
                 if not self._dry_run:
                     with self._workspace.name_lock(name):
-                        self._workspace.write_latest(name)
+                        latest.write(self._workspace, name)
         return GcStep("unfinished work", count)
 
     def _sweep(self, session: Session, manifest_id: str, tag: Tag) -> None:

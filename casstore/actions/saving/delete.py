@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from casstore.actions.consistency.deleted import keep
+from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
@@ -37,7 +38,7 @@ def delete(workspace: Workspace, tag: Tag) -> list[str]:
             return sweep(workspace, session, row.manifest_id, tag, stamps)
         except OSError as error:
             with contextlib.suppress(OSError):
-                workspace.write_latest(tag.name)
+                latest.write(workspace, tag.name)
             reason = f"{error.filename}: {error.strerror}" if error.filename else error
             _log.warning(
                 "%s is deleted, but not all that it left could be taken away (%s); `casstore gc` takes the rest away "
@@ -60,7 +61,7 @@ def sweep(
     with contextlib.suppress(FileNotFoundError):
         if workspace.catalog.versions.is_deleted_directory(tag, os.lstat(directory).st_ino):
             kept = take_away(workspace, session, tag, manifest_id, recorded or {})
-    workspace.write_latest(tag.name)
+    latest.write(workspace, tag.name)
     # The tombstone may only go once neither directory nor manifest can come back.
     files.sync_directory(directory.parent if directory.parent.exists() else workspace.layout.models)
     keep(workspace.layout, tag, manifest_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
+from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import mend
 from casstore.actions.workspace import Workspace
 from casstore.errors import IntegrityError, StoreError, TagNotFound
@@ -45,4 +46,4 @@ def _finish(workspace: Workspace, tag: Tag, manifest_id: str) -> None:
             mend(workspace, row, SILENT)
     with workspace.name_lock(tag.name), contextlib.suppress(FileNotFoundError):
         workspace.file_pending_manifest(tag, manifest_id)
-        workspace.write_latest(tag.name)
+        latest.write(workspace, tag.name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from casstore.actions import loose_files
 from casstore.actions.describing import descriptor, model_yaml
 from casstore.actions.directories.leavings import make_way
 from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
@@ -481,7 +482,7 @@ class _Save:
         if twin is not None or loose:
             temporary = self._session.new_path()
             if twin is None:
-                stamp = self._workspace.link_loose(loose, temporary, noted=self._fingerprints)
+                stamp = loose_files.link(self._workspace, loose, temporary, noted=self._fingerprints)
             elif files.try_link(twin, temporary):
                 stamp = FileStamp.of(os.lstat(temporary))
         if stamp is None:
@@ -590,7 +591,7 @@ def find_lost(
     bases = index.bases_of(homes.keys())
     homes = {**index.usable_homes(bases), **homes}
     containers = index.containers(set(homes.values()))
-    lost_homes = {each.id for each, size in containers if not workspace.is_intact(each, size, noted)}
+    lost_homes = {each.id for each, size in containers if not loose_files.is_intact(workspace, each, size, noted)}
     lost = {digest for digest, home in homes.items() if home in lost_homes} | (bases - homes.keys())
     lost |= _unreadable(workspace, [digest for digest in homes if digest in doubted and digest not in lost])
     if bases and lost:

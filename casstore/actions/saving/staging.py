@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from casstore.actions import loose_files
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
 from casstore.actions.sources.source import Source, SourceFile, is_unchanged
@@ -233,16 +234,18 @@ class Staging:
         """Put a hardlink, or a reflink, of the store's loose file at `target`, if the store has one."""
         if recipe.size < LINK_FROM_BYTES or not (self._may_link or self._may_reflink):
             return None
-        candidates = self._loose.get((recipe.blob, executable)) or self.workspace.find_loose(recipe.blob, executable)
+        candidates = self._loose.get((recipe.blob, executable)) or loose_files.find(
+            self.workspace, recipe.blob, executable
+        )
         if self._stale and any(self.homes[digest] in self._stale for digest in recipe.digests):
             # Nobody has read what is stored for long: the file's own bytes are kept.
             candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target
         place = target if is_free else str(self.session.new_path())
         if self._may_link:
-            stamp = self.workspace.link_loose(candidates, place, noted=self.fingerprints)
+            stamp = loose_files.link(self.workspace, candidates, place, noted=self.fingerprints)
         else:
-            stamp = self.workspace.reflink_loose(candidates, place, hash_first=False, noted=self.fingerprints)
+            stamp = loose_files.reflink(self.workspace, candidates, place, hash_first=False, noted=self.fingerprints)
         if stamp is None:
             return None
         linked = os.lstat(place)

@@ -1,0 +1,158 @@
+"""How far a loose file is trusted, and links of those that are: a file with other links may be written through them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.index import Fingerprint, LooseFile
+from casstore.digest import Digest
+from casstore.storage import files
+from casstore.storage.container import Container, FileStamp
+
+_log = logging.getLogger(__name__)
+_NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
+
+
+def find(workspace: Workspace, digest: Digest, executable: bool) -> list[LooseFile]:
+    """The loose files of a blob, executable or plain."""
+    return workspace.catalog.index.loose_files([digest]).get((digest, executable), [])
+
+
+def link(
+    workspace: Workspace,
+    candidates: list[LooseFile],
+    target: files.StrPath,
+    *,
+    hash_first: bool = False,
+    noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
+) -> FileStamp | None:
+    """Make `target` a hardlink of the first of these loose files that is what it was when it was stored.
+
+    It is hashed first where `hash_first` says so, where it was not synced and comes from another boot, and where it has
+    been touched. None when there is no such file or no link can be had. `noted`: what the caller has linked.
+    """
+    for loose, path in _sound(workspace, candidates, hash_first, noted):
+        try:
+            is_linked = files.try_link(path, target)
+        except FileNotFoundError:
+            _discard(workspace, loose, path, "it is gone")
+            continue
+        if is_linked:
+            status = os.lstat(target)
+            if files.is_executable(status) == loose.container.executable:
+                return FileStamp.of(status)
+            files.remove_file(target)  # a copy of the store has lost its mode, or a user has changed it
+    return None
+
+
+def reflink(
+    workspace: Workspace,
+    candidates: list[LooseFile],
+    target: files.StrPath,
+    *,
+    hash_first: bool = True,
+    noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
+) -> FileStamp | None:
+    """Make `target` a new file that shares the blocks of the first of these loose files that is sound.
+
+    `hash_first` and `noted` are as in `link`. None when there is no such file, or it cannot be done.
+    """
+    for loose, path in _sound(workspace, candidates, hash_first, noted):
+        try:
+            with open(path, "rb") as source, files.create_file(target) as descriptor:
+                if files.try_reflink(source.fileno(), descriptor):
+                    files.set_mode(descriptor, workspace.file_mode(loose.container.executable))
+                    return FileStamp.of(os.fstat(descriptor))
+        except FileNotFoundError:
+            _discard(workspace, loose, path, "it is gone")
+            continue
+        files.remove_file(target)
+        return None
+    return None
+
+
+def is_intact(workspace: Workspace, container: Container, size: int, noted: Mapping[Fingerprint, Digest]) -> bool:
+    """Whether a container's file is there, whole, and, of a loose file, not written to.
+
+    One that was touched is read. `noted`: what the caller has linked.
+    """
+    path = container.path(workspace.layout)
+    index = workspace.catalog.index
+    try:
+        if container.digest is None:
+            return os.stat(path).st_size == size
+        status = os.stat(path)
+        stamps = {loose.container.id: loose.stamp for loose in find(workspace, container.digest, container.executable)}
+        is_as_stored = stamps.get(container.id) == FileStamp.of(status)
+        if is_as_stored and _is_untouched(workspace, status, container, noted):
+            return True
+        if status.st_size != size or hash_file(path) != container.digest:
+            return False
+    except FileNotFoundError:
+        return False
+    if not is_as_stored:
+        index.restamp_loose(container, FileStamp.of(status))
+    index.remember({Fingerprint.of(status): container.digest})
+    return True
+
+
+def _sound(
+    workspace: Workspace, candidates: list[LooseFile], hash_first: bool, noted: Mapping[Fingerprint, Digest]
+) -> Iterator[tuple[LooseFile, str]]:
+    """Those of the loose files that can be trusted, with their paths; the others are given up."""
+    for loose in candidates:
+        path = loose.container.path(workspace.layout)
+        try:
+            if _is_unchanged(workspace, loose, path, hash_first, noted):
+                yield loose, path
+            else:
+                _discard(workspace, loose, path, "its bytes are not what was stored")
+        except FileNotFoundError:
+            _discard(workspace, loose, path, "it is gone")
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            _discard(workspace, loose, path, "it cannot be read")  # a bad sector; the chunks may be elsewhere
+
+
+def _discard(workspace: Workspace, loose: LooseFile, path: str, reason: str) -> None:
+    """Forget a damaged or missing copy, so that it is made again; what is left of it goes into quarantine."""
+    if workspace.catalog.index.forget_redundant(loose.container):
+        kept = workspace.layout.quarantine / os.path.basename(path)
+        with contextlib.suppress(FileNotFoundError):
+            files.rename(path, kept)
+            _log.warning("a copy of stored bytes is given up, %s: kept as %s", reason, kept)
+
+
+def _is_unchanged(
+    workspace: Workspace, loose: LooseFile, path: str, hash_first: bool, noted: Mapping[Fingerprint, Digest]
+) -> bool:
+    status = os.lstat(path)
+    stamp = FileStamp.of(status)
+    is_as_stored = stamp == loose.stamp and (loose.synced or loose.boot_id == workspace.catalog.boot_id)
+    if is_as_stored and not hash_first and _is_untouched(workspace, status, loose.container, noted):
+        return True
+    if stamp.size != loose.stamp.size or hash_file(path) != loose.container.digest:
+        return False
+    if not is_as_stored:
+        workspace.catalog.index.restamp_loose(loose.container, stamp)
+    return True
+
+
+def _is_untouched(
+    workspace: Workspace, status: os.stat_result, container: Container, noted: Mapping[Fingerprint, Digest]
+) -> bool:
+    """Whether a loose file has not even been touched since casstore last linked or read it.
+
+    A user may have written to it and put its times back. A link that gc or a user has taken away counts too: then it
+    is read once more.
+    """
+    now = Fingerprint.of(status)
+    known = noted if now in noted else workspace.catalog.index.fingerprints([(now.device, now.inode)])
+    return known.get(now) == container.digest
