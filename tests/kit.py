@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
@@ -34,13 +34,43 @@ def every(step: int) -> int:
     return 1 if EVERY else step
 
 
+Check = Callable[[], None]
+Leftovers = Callable[[], list[str]]
+Picture = Callable[[], tuple[dict[str, Any], dict[str, list[Any]]]]
+Files = Mapping[str, bytes | None]
+
+
+class Save(Protocol):
+    """What the fixture `save` is; the options are those of Store.create, and `into` another store."""
+
+    def __call__(self, tag: str, files: Files, **options: Any) -> casstore.Model: ...
+
+
+class Sql(Protocol):
+    """What the fixture `sql` is."""
+
+    def __call__(self, statement: str, parameters: tuple[Any, ...] = (), /) -> list[Any]: ...
+
+
+class Age(Protocol):
+    """What the fixture `age` is."""
+
+    def __call__(self, days: float, tag: str | None = None, /) -> None: ...
+
+
+class Rot(Protocol):
+    """What the fixture `rot` is."""
+
+    def __call__(self, path: Path, offset: int | None = None, /) -> None: ...
+
+
 @functools.lru_cache(64)
 def noise(size: int, seed: int = 0) -> bytes:
     """Bytes that neither shrink nor repeat, the same at every call."""
     return random.Random(seed).randbytes(size)
 
 
-def plant(root: Path | str, files: Mapping[str, bytes | None]) -> Path:
+def plant(root: Path | str, files: Files) -> Path:
     """Write files; None makes an empty directory, a name that ends in ! an executable."""
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -154,7 +184,7 @@ def checkpoint(step: int, dtype: str = "F32", seed: int = 0, size: int = 330_000
 
 
 def bento(
-    tree: Path, tag: str, files: dict[str, bytes | None], *, created: int = 1, fields: Any = MappingProxyType({})
+    tree: Path, tag: str, files: Files, *, created: int = 1, fields: Any = MappingProxyType({})
 ) -> Path:
     """A directory as BentoML 1.4 writes it, in a tree of NAME/VERSION/; returns it.
 
