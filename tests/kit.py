@@ -183,9 +183,7 @@ def checkpoint(step: int, dtype: str = "F32", seed: int = 0, size: int = 330_000
     return {"model.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
 
 
-def bento(
-    tree: Path, tag: str, files: Files, *, created: int = 1, fields: Any = MappingProxyType({})
-) -> Path:
+def bento(tree: Path, tag: str, files: Files, *, created: int = 1, fields: Any = MappingProxyType({})) -> Path:
     """A directory as BentoML 1.4 writes it, in a tree of NAME/VERSION/; returns it.
 
     `created`: a day of January 2024. `fields`: of model.yaml, instead of what it has; None for no model.yaml.

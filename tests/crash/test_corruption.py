@@ -35,7 +35,7 @@ def versions():
 
 
 @pytest.fixture
-def template(versions, ground):
+def template(versions, ground: Path):
     """A store with packs of whole chunks and of deltas, a loose file, and directories."""
     home = ground / "template"
     with casstore.Store(home, auto_gc=False) as store:
@@ -46,7 +46,7 @@ def template(versions, ground):
 
 
 @pytest.fixture
-def trial(template, versions, ground):
+def trial(template, versions, ground: Path):
     """trial(path, change): what becomes of a copy of the store whose file's bytes were changed so."""
     home = ground / "store"
 
@@ -126,7 +126,7 @@ def files_of(template):
 
 
 @pytest.mark.parametrize("kind", ["pack", "loose", "manifest"])
-def test_flipped_bits(kind, template, trial):
+def test_flipped_bits(kind, template, trial) -> None:
     rng = random.Random(kind)
     outcomes: Counter[str] = Counter()
     for path, starts in files_of(template)[kind]:
@@ -143,7 +143,7 @@ def test_flipped_bits(kind, template, trial):
 
 
 @pytest.mark.parametrize("kind", ["pack", "loose", "manifest"])
-def test_cut_short(kind, template, trial):
+def test_cut_short(kind, template, trial) -> None:
     rng = random.Random(kind)
     outcomes: Counter[str] = Counter()
     for path, starts in files_of(template)[kind]:
@@ -159,7 +159,7 @@ def test_cut_short(kind, template, trial):
 
 @pytest.mark.filterwarnings("ignore:the (name|version)")  # one that is damaged may have capitals
 @pytest.mark.parametrize("change", ["flip", "cut", "zero"])
-def test_a_damaged_catalog(change, template, versions, ground):
+def test_a_damaged_catalog(change, template, versions, ground: Path) -> None:
     """Bytes are right or refused; verify tells; a catalog that is made anew has every version whole."""
     rng = random.Random(change)
     size = (template / "catalog.db").stat().st_size

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, count
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, rea
 
 
 @pytest.mark.parametrize("scenario", NAMES, indirect=True)
-def test_killed_at_every_call(scenario, ground, request):
+def test_killed_at_every_call(scenario, ground: Path, request: pytest.FixtureRequest) -> None:
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
 

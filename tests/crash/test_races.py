@@ -15,7 +15,7 @@ pytestmark = pytest.mark.crash
 ROUNDS = 1000
 
 
-def test_one_winner_a_round(home, store, settled_store):
+def test_one_winner_a_round(home: Path, store: casstore.Store, settled_store) -> None:
     """Two processes save different content under the same tag, a thousand times."""
     gates = [os.pipe() for _ in range(2)]
     answers, answer = os.pipe()

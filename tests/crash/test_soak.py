@@ -122,7 +122,7 @@ def do_one(store: casstore.Store, journal: Journal, rng: random.Random, number: 
     journal.note("did", verb)
 
 
-def test_soak(store, home, tmp_path, settled_store):
+def test_soak(store: casstore.Store, home: Path, tmp_path: Path, settled_store) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
     rng = random.Random(1)

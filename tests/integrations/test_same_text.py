@@ -29,7 +29,7 @@ CREATED = datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, datetime.timezone.utc)
         {"signatures": {"p": {"batchable": False, "batch_dim": 1}, "q": {"batchable": True, "input_spec": {"x": 1}}}},
     ],
 )
-def test_the_text_of_a_description(given):
+def test_the_text_of_a_description(given) -> None:
     from bentoml import Tag
     from bentoml._internal.models.model import ModelContext, ModelInfo
 
@@ -43,7 +43,7 @@ def test_the_text_of_a_description(given):
     assert ours.to_dict() == theirs.to_dict()
 
 
-def test_the_text_of_a_saved_version(store):
+def test_the_text_of_a_saved_version(store: casstore.Store) -> None:
     from bentoml._internal.models.model import Model
 
     with models.create(
@@ -61,7 +61,7 @@ def test_the_text_of_a_saved_version(store):
     assert repr(theirs) == repr(model)
 
 
-def test_bentomls_own_objects_are_taken():
+def test_bentomls_own_objects_are_taken() -> None:
     import attr
     import bentoml
     from bentoml.models import ModelContext, ModelOptions
@@ -83,7 +83,7 @@ def test_bentomls_own_objects_are_taken():
     assert found.info.context.bentoml_version == ModelContext("x", {}).bentoml_version
 
 
-def test_options_made_with_attrs():
+def test_options_made_with_attrs() -> None:
     import attr
 
     @attr.define
@@ -94,7 +94,7 @@ def test_options_made_with_attrs():
     assert Options(3).with_options(size=4) == Options(4)
 
 
-def test_bentoml_archives_are_taken_and_given(store, tmp_path):
+def test_bentoml_archives_are_taken_and_given(store: casstore.Store, tmp_path: Path) -> None:
     """From BentoML without casstore, through a file, and back."""
     import bentoml
     from bentoml._internal.models import ModelStore
@@ -118,7 +118,7 @@ def test_bentoml_archives_are_taken_and_given(store, tmp_path):
         models.delete(model.tag)
 
 
-def test_equal_files_in_bentomls_own_export(store, tmp_path):
+def test_equal_files_in_bentomls_own_export(store: casstore.Store, tmp_path: Path) -> None:
     """In a casstore directory they are one file with two names, which tar keeps, and BentoML refuses to take back."""
     from bentoml._internal.models.model import Model
 

@@ -35,7 +35,7 @@ def vector(name):
     return bytes.fromhex(rest.partition("```")[0])
 
 
-def test_the_documents_pack_is_what_casstore_writes(tmp_path):
+def test_the_documents_pack_is_what_casstore_writes(tmp_path: Path) -> None:
     path = tmp_path / "pack"
     path.write_bytes(vector("pack"))
     (entry,) = pack.read_entries(path)
@@ -48,14 +48,14 @@ def test_the_documents_pack_is_what_casstore_writes(tmp_path):
     assert b"".join(written)[: 16 + entry.length] == path.read_bytes()[: 16 + entry.length]
 
 
-def test_the_documents_manifest_is_what_casstore_writes():
+def test_the_documents_manifest_is_what_casstore_writes() -> None:
     manifest = Manifest.unpack(vector("manifest"))
     assert manifest.digest == vector("version digest")
     unpacked = [zstandard.ZstdDecompressor().decompress(frame) for frame in (manifest.pack(), vector("manifest"))]
     assert unpacked[0] == unpacked[1]
 
 
-def test_the_documents_delta_is_decoded():
+def test_the_documents_delta_is_decoded() -> None:
     decoded = decode_deltas(vector("delta base"), [vector("delta")], vector("delta grouping"))
     assert decoded == vector("delta chunk")
 
@@ -111,7 +111,7 @@ SCALARS = st.none() | st.booleans() | TEXTS | st.integers() | st.floats(allow_na
         SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=8
     )
 )
-def test_canonical_json_is_as_documented(value):
+def test_canonical_json_is_as_documented(value) -> None:
     assert canonical_json(value) == written(value)
     assert canonical_json(json.loads(canonical_json(value))) == canonical_json(value)
 
@@ -119,12 +119,12 @@ def test_canonical_json_is_as_documented(value):
 @pytest.mark.parametrize(
     "value", [0.0001, 0.00001, 1e15, 1e16, 1.5e16, 1.0, -0.0, 5e-324, 2.0**-24, 2.0**63, 123456789.123]
 )
-def test_numbers_are_as_documented(value):
+def test_numbers_are_as_documented(value) -> None:
     assert canonical_json(value) == written(value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused(value):
+def test_what_is_not_finite_is_refused(value) -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(value)
 
@@ -161,7 +161,7 @@ LIMITS = {
 }  # fmt: skip
 
 
-def test_the_limits_are_those_of_the_code():
+def test_the_limits_are_those_of_the_code() -> None:
     section = DOCUMENT.partition("## Limits")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE))
     rows = {what: said for what, said in rows.items() if what not in ("what", "---")}
@@ -172,7 +172,7 @@ def test_the_limits_are_those_of_the_code():
     assert found == LIMITS
 
 
-def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path):
+def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path: Path) -> None:
     path = tmp_path / "twice"
     writer = pack.PackWriter(path)
     for _ in range(2):
@@ -186,7 +186,7 @@ def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path):
     assert [entry.digest for entry in pack.read_entries(path)] == [*[Digest.of(b"abc")] * 2, Digest.of(b"")]
 
 
-def test_a_manifest_of_a_feature_that_nobody_knows_is_refused():
+def test_a_manifest_of_a_feature_that_nobody_knows_is_refused() -> None:
     document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(vector("manifest")))
     document["requires"] = ["sparse"]
     with pytest.raises(manifests.UnsupportedFormat):

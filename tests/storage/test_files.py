@@ -726,7 +726,7 @@ def test_a_forked_child_that_abandons_a_lock_leaves_it_to_its_parent(tmp_path: P
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("offset", [None, 0])
-def test_a_write_that_finds_no_room_names_the_file(offset):
+def test_a_write_that_finds_no_room_names_the_file(offset) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
         with pytest.raises(OSError, match="/dev/full") as caught:

@@ -18,7 +18,7 @@ import apsw
 import pytest
 
 import casstore
-from tests.kit import Child, contents, every, noise, plant
+from tests.kit import Child, Leftovers, Picture, contents, every, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -29,7 +29,7 @@ STEP = every(6)
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def counted(monkeypatch: pytest.MonkeyPatch):
     """counted(tick): have tick(name) called before each system call that changes files, and around each SQL call."""
 
     def start(tick):
@@ -70,7 +70,7 @@ def files():
 
 
 @pytest.fixture
-def first(store, files):
+def first(store: casstore.Store, files):
     with store.create("m:first") as draft:
         plant(draft.path, {**files(0), "mostly.bin": noise(4_500_000, 1)})
     return store
@@ -84,7 +84,7 @@ class Ends(BaseException):
     pass
 
 
-def test_an_exception_leaves_nothing(first, picture, files):
+def test_an_exception_leaves_nothing(first, picture: Picture, files) -> None:
     before = picture()
     for error in (ValueError, KeyboardInterrupt, SystemExit, Ends, GeneratorExit):
         with pytest.raises(error), first.create("m:second") as draft:
@@ -95,7 +95,9 @@ def test_an_exception_leaves_nothing(first, picture, files):
         plant(draft.path, files(1))
 
 
-def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(store, picture):
+def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(
+    store: casstore.Store, picture: Picture
+) -> None:
     before = picture()
     with pytest.raises(KeyError), store.create("m:1") as draft:
         plant(draft.path, {"a/b/c": b"c"})
@@ -106,7 +108,9 @@ def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(stor
 
 
 @pytest.mark.parametrize("how", ["draft", "save", "move"])
-def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path, picture, files, how):
+def test_an_interrupt_at_every_call_leaves_nothing_or_everything(
+    first, tmp_path: Path, picture: Picture, files, how
+) -> None:
     """KeyboardInterrupt at the n-th call for every n; with move=True the source is as it was, or gone, and what was
     written in a block that has ended is kept."""
     baseline = None
@@ -208,7 +212,7 @@ def _killed_at(stop, home, counted, action):
     return code == -9
 
 
-def test_a_save_that_is_killed_at_every_call(first, home, counted, files, leftovers):
+def test_a_save_that_is_killed_at_every_call(first, home: Path, counted, files, leftovers: Leftovers) -> None:
     outcomes = []
     for number, stop in enumerate(range(1, 400, STEP)):
         tag = f"m:k{stop}"
@@ -248,7 +252,9 @@ def test_a_save_that_is_killed_at_every_call(first, home, counted, files, leftov
 
 
 @pytest.mark.parametrize("verb", ["delete", "gc", "evict", "path"])
-def test_other_verbs_that_are_killed_at_every_call(first, home, counted, files, leftovers, verb):
+def test_other_verbs_that_are_killed_at_every_call(
+    first, home: Path, counted, files, leftovers: Leftovers, verb
+) -> None:
     # To evict is to pack as well, which takes many calls; test_packing_faults.py kills packing at each.
     for number, stop in enumerate(range(1, 2000, STEP * 5 if verb == "evict" else STEP)):
         with first.create("m:doomed") as draft:
@@ -289,7 +295,7 @@ def test_other_verbs_that_are_killed_at_every_call(first, home, counted, files, 
     assert contents(first.get("m:first"))
 
 
-def test_saves_that_are_killed_at_random_moments(first, home, files, leftovers):
+def test_saves_that_are_killed_at_random_moments(first, home: Path, files, leftovers: Leftovers) -> None:
     clock = random.Random(5)
     saved = []
     for number in range(16):
@@ -313,7 +319,7 @@ def test_saves_that_are_killed_at_random_moments(first, home, files, leftovers):
     assert first.verify().is_sound
 
 
-def test_a_forked_child_leaves_the_draft_to_its_parent(first, files):
+def test_a_forked_child_leaves_the_draft_to_its_parent(first, files) -> None:
     with first.create("m:forked") as draft:
         plant(draft.path, files(3))
 
@@ -324,7 +330,7 @@ def test_a_forked_child_leaves_the_draft_to_its_parent(first, files):
     assert contents(draft.model) == named(files(3))
 
 
-def test_a_forked_child_may_use_the_store(first):
+def test_a_forked_child_may_use_the_store(first) -> None:
     first.list()
 
     def work():
@@ -340,7 +346,9 @@ def test_a_forked_child_may_use_the_store(first):
     assert first.verify().is_sound
 
 
-def test_durable_saves_are_on_disk_before_they_are_committed(store, home, monkeypatch):
+def test_durable_saves_are_on_disk_before_they_are_committed(
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every object that the version needs, its directory and its manifest are fsynced before COMMIT."""
     with store.create("m:relaxed", durability="relaxed") as draft:
         plant(draft.path, {"old.bin": noise(2_000_000, 9), "old.txt": b"old"})
@@ -394,7 +402,7 @@ def _digest(content: bytes) -> str:
     return casstore.Digest.of(content).hex()
 
 
-def test_a_new_stores_directories_are_on_disk(home, monkeypatch):
+def test_a_new_stores_directories_are_on_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = set()
     real = os.fsync
 

@@ -13,7 +13,7 @@ import pytest
 
 import casstore
 from casstore.actions.saving import unsaved
-from tests.kit import contents, every, noise, plant
+from tests.kit import Picture, contents, every, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -65,7 +65,7 @@ def _check_kept(home, error, files):
 
 
 @pytest.mark.parametrize("how", ["draft", "save", "move", "copy"])
-def test_no_room_at_every_call(store, home, tmp_path, picture, files, how):
+def test_no_room_at_every_call(store: casstore.Store, home: Path, tmp_path: Path, picture: Picture, files, how) -> None:
     with store.create("m:first") as draft:
         plant(draft.path, files(0))
     if how == "copy":
@@ -112,7 +112,9 @@ def test_no_room_at_every_call(store, home, tmp_path, picture, files, how):
 
 
 @pytest.mark.parametrize("statement", ["INSERT INTO version", "INSERT OR IGNORE INTO blob", "COMMIT"])
-def test_no_room_for_the_catalog(store, home, picture, files, monkeypatch, statement):
+def test_no_room_for_the_catalog(
+    store: casstore.Store, home: Path, picture: Picture, files, monkeypatch: pytest.MonkeyPatch, statement
+) -> None:
     before = picture()
 
     class Connection(apsw.Connection):
@@ -189,7 +191,7 @@ print("done", outcomes.count(False))
 """
 
 
-def test_a_real_file_system_that_fills_up(tmp_path):
+def test_a_real_file_system_that_fills_up(tmp_path: Path) -> None:
     probe = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False) if _has_unshare() else None
     if probe is None or probe.returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")

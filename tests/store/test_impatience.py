@@ -17,7 +17,7 @@ pytestmark = pytest.mark.crash
 
 
 @pytest.fixture
-def pressed(monkeypatch):
+def pressed(monkeypatch: pytest.MonkeyPatch):
     """pressed(where, name, times, after): Ctrl-C comes as that function is called, or has done its work."""
     presses = []
 
@@ -81,7 +81,9 @@ SEAMS = {
 
 @pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("seam", SEAMS)
-def test_the_user_learns_where_it_is(store, pressed, monkeypatch, seam, times):
+def test_the_user_learns_where_it_is(
+    store: casstore.Store, pressed, monkeypatch: pytest.MonkeyPatch, seam, times
+) -> None:
     where, name, after = SEAMS[seam]
     error = None
     with store.create("x") as draft:  # so that nothing is opened first below
@@ -101,7 +103,7 @@ def test_the_user_learns_where_it_is(store, pressed, monkeypatch, seam, times):
     _check(store, error)
 
 
-def test_while_it_is_asked_whether_it_is_to_be_kept(store, pressed):
+def test_while_it_is_asked_whether_it_is_to_be_kept(store: casstore.Store, pressed) -> None:
     """Of which nothing is known then, so it is."""
     with pytest.raises(KeyboardInterrupt, match="--draft") as caught, store.create("m:v1") as draft:
         Path(draft.path, "w").write_bytes(b"w")
@@ -110,7 +112,7 @@ def test_while_it_is_asked_whether_it_is_to_be_kept(store, pressed):
     assert Path(caught.value.draft_path, "w").read_bytes() == b"w"
 
 
-def test_one_that_cannot_be_moved_stays_however_often(store, home, pressed):
+def test_one_that_cannot_be_moved_stays_however_often(store: casstore.Store, home: Path, pressed) -> None:
     (home / "drafts").write_bytes(b"in the way")
     with pytest.raises(casstore.InvalidMetadata, match="until this process ends") as caught, store.create("m") as draft:
         Path(draft.path, "w").write_bytes(b"w")
@@ -122,7 +124,7 @@ def test_one_that_cannot_be_moved_stays_however_often(store, home, pressed):
     unsaved._unmoved.pop().close()
 
 
-def test_ctrl_c_at_the_end_of_a_save_that_is_done(store, pressed):
+def test_ctrl_c_at_the_end_of_a_save_that_is_done(store: casstore.Store, pressed) -> None:
     with pytest.raises(KeyboardInterrupt) as caught, store.create("m:v1") as draft:
         Path(draft.path, "w").write_bytes(b"w")
         pressed(casstore.Draft, "_close", after=True)

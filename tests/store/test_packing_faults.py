@@ -28,7 +28,22 @@ from casstore.catalog.repacking import Repacking
 from casstore.catalog.schema import APPLICATION_ID, MIGRATIONS
 from casstore.storage import files as storage_files
 from casstore.storage.pack import PackWriter
-from tests.kit import Child, contents, counts, every, noise, safetensors, streamed, weights
+from tests.kit import (
+    Age,
+    Check,
+    Child,
+    Leftovers,
+    Picture,
+    Save,
+    Sql,
+    contents,
+    counts,
+    every,
+    noise,
+    safetensors,
+    streamed,
+    weights,
+)
 
 pytestmark = pytest.mark.crash
 
@@ -38,7 +53,7 @@ CALLS = ("write", "pwrite", "link", "rename", "unlink", "rmdir", "mkdir", "fsync
 
 
 @pytest.fixture(autouse=True)
-def small_sizes(monkeypatch):
+def small_sizes(monkeypatch: pytest.MonkeyPatch):
     """Everything happens with small files too: adoption, packing into several packs, merging of small ones."""
     monkeypatch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 64 << 10)
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 150_000)
@@ -55,7 +70,7 @@ def step_files():
 
 
 @pytest.fixture
-def busy(store, save, step_files):
+def busy(store: casstore.Store, save: Save, step_files):
     """busy(): a store in which gc has everything to do; returns what its versions hold."""
 
     def fill():
@@ -82,7 +97,7 @@ def busy(store, save, step_files):
 
 
 @pytest.fixture
-def empty(store):
+def empty(store: casstore.Store):
     """empty(): take everything out of the store again."""
 
     def clear():
@@ -95,7 +110,7 @@ def empty(store):
 
 
 @pytest.fixture
-def holds(store):
+def holds(store: casstore.Store):
     """holds(expected): the store has these versions, and they read so."""
 
     def check(expected):
@@ -159,7 +174,9 @@ def killed_at(home, stop, action):
     return code == -9
 
 
-def test_a_gc_that_is_killed_at_every_call(store, home, busy, empty, holds, leftovers, check_catalog):
+def test_a_gc_that_is_killed_at_every_call(
+    store: casstore.Store, home: Path, busy, empty, holds, leftovers: Leftovers, check_catalog: Check
+) -> None:
     stop = 1
     while True:
         expected = busy()
@@ -182,7 +199,9 @@ def test_a_gc_that_is_killed_at_every_call(store, home, busy, empty, holds, left
     assert stop > 150, "it came past packing and rewriting"
 
 
-def test_a_gc_that_is_killed_again_and_again(store, home, busy, holds, settled, check_catalog):
+def test_a_gc_that_is_killed_again_and_again(
+    store: casstore.Store, home: Path, busy, holds, settled: Check, check_catalog: Check
+) -> None:
     """Each is killed some calls further than the last: whatever they leave between them, the next one goes on."""
     expected = busy()
     stop = 5
@@ -195,8 +214,8 @@ def test_a_gc_that_is_killed_again_and_again(store, home, busy, holds, settled, 
 
 
 def test_a_save_without_a_directory_that_is_killed_at_every_call(
-    store, home, save, step_files, leftovers, check_catalog
-):
+    store: casstore.Store, home: Path, save: Save, step_files, leftovers: Leftovers, check_catalog: Check
+) -> None:
     save("m:0", step_files(0))
     store.gc(evict_all=True)
     outcomes = []
@@ -224,7 +243,9 @@ def test_a_save_without_a_directory_that_is_killed_at_every_call(
     assert outcomes.count(False) * max(1, STEP // 3) > 8
 
 
-def test_one_gc_at_a_time_while_it_packs(store, home, busy, monkeypatch, holds, settled):
+def test_one_gc_at_a_time_while_it_packs(
+    store: casstore.Store, home: Path, busy, monkeypatch: pytest.MonkeyPatch, holds, settled: Check
+) -> None:
     expected = busy()
     refused = []
     real = Repacking.move
@@ -295,8 +316,17 @@ def at_point(monkeypatch, point, action):
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_others_save_read_and_delete_at_every_step(
-    store, home, busy, save, step_files, monkeypatch, holds, settled, check_catalog, point
-):
+    store: casstore.Store,
+    home: Path,
+    busy,
+    save: Save,
+    step_files,
+    monkeypatch: pytest.MonkeyPatch,
+    holds,
+    settled: Check,
+    check_catalog: Check,
+    point,
+) -> None:
     """What they save is a successor of what is being packed, the same content again, and what gc is about to take."""
     expected = busy()
     opened = store.get("run:3").open("w.safetensors")
@@ -386,7 +416,9 @@ def _fill(patch, disk):
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_no_room_or_ctrl_c_at_every_call_of_a_gc(store, home, busy, empty, holds, leftovers, check_catalog, interrupt):
+def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
+    store: casstore.Store, home: Path, busy, empty, holds, leftovers: Leftovers, check_catalog: Check, interrupt
+) -> None:
     stop, failures = 1, 0
     while True:
         expected = busy()
@@ -422,7 +454,9 @@ def apart_from_sessions(files):
     return {path: seen for path, seen in files.items() if not path.startswith("sessions/")}
 
 
-def test_no_room_at_every_call_of_a_save_without_a_directory(store, save, step_files, picture):
+def test_no_room_at_every_call_of_a_save_without_a_directory(
+    store: casstore.Store, save: Save, step_files, picture: Picture
+) -> None:
     save("m:0", step_files(0))
     failures = 0
     for stop in range(1, 300, max(1, STEP // 6)):
@@ -497,7 +531,7 @@ print("done")
 """
 
 
-def test_a_real_file_system_that_fills_up_while_gc_packs(tmp_path):
+def test_a_real_file_system_that_fills_up_while_gc_packs(tmp_path: Path) -> None:
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")
     result = subprocess.run(
@@ -513,7 +547,9 @@ def test_a_real_file_system_that_fills_up_while_gc_packs(tmp_path):
 # Other formats.
 
 
-def test_a_store_of_a_newer_format_is_refused(store, home, busy, sql, picture, holds):
+def test_a_store_of_a_newer_format_is_refused(
+    store: casstore.Store, home: Path, busy, sql: Sql, picture: Picture, holds
+) -> None:
     expected = busy()
     store.close()
     sql(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -525,7 +561,9 @@ def test_a_store_of_a_newer_format_is_refused(store, home, busy, sql, picture, h
     holds(expected)
 
 
-def test_a_store_of_the_first_format_is_migrated_and_packed(store, home, busy, holds, sql, settled, deltas, age):
+def test_a_store_of_the_first_format_is_migrated_and_packed(
+    store: casstore.Store, home: Path, busy, holds, sql: Sql, settled: Check, deltas, age: Age
+) -> None:
     """Its catalog is made by the first migration alone, and holds what such a store knew of its versions."""
     expected = busy()
     assert deltas() == 0
@@ -556,7 +594,9 @@ def test_a_store_of_the_first_format_is_migrated_and_packed(store, home, busy, h
     settled()
 
 
-def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(store, busy, holds, monkeypatch, settled):
+def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(
+    store: casstore.Store, busy, holds, monkeypatch: pytest.MonkeyPatch, settled: Check
+) -> None:
     """gc is stopped between its commit and the unlink."""
     expected = busy()
     real = storage_files.remove_file
@@ -578,8 +618,8 @@ def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(store, busy, hol
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_processes_that_save_read_delete_and_pack_at_once(
-    store, home, save, step_files, holds, settled, check_catalog, kill
-):
+    store: casstore.Store, home: Path, save: Save, step_files, holds, settled: Check, check_catalog: Check, kill
+) -> None:
     """What a version holds follows from its tag, so that any process can check any version whole."""
     until = time.monotonic() + 2.5 * PACE
 

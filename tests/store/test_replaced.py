@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import apsw
 import pytest
 
 import casstore
 from casstore.catalog import versions
-from tests.kit import plant
+from tests.kit import Save, plant
 
 REPLACED = "open it again"
 
@@ -48,7 +49,7 @@ CHANGES = [_removed, _removed_and_made_again, _renamed, _restored, _catalog_remo
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_verb_says_so(store, save, home, tmp_path, change):
+def test_every_verb_says_so(store: casstore.Store, save: Save, home: Path, tmp_path: Path, change) -> None:
     save("m:1", {"a": b"1"})
     source = plant(tmp_path / "source", {"b": b"2"})
     change(home)
@@ -69,7 +70,9 @@ def test_every_verb_says_so(store, save, home, tmp_path, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, tmp_path, monkeypatch, change):
+def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(
+    store: casstore.Store, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change
+) -> None:
     """The transaction has begun, and what the version needs is stored."""
     source = plant(tmp_path / "source", {"a": b"a" * 100_000})
     real = versions.insert_fingerprints
@@ -88,7 +91,7 @@ def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, tmp_
     assert (source / "a").read_bytes() == b"a" * 100_000
 
 
-def test_a_link_that_is_led_to_another_store(tmp_path):
+def test_a_link_that_is_led_to_another_store(tmp_path: Path) -> None:
     for name in ("first", "second"):
         casstore.Store(tmp_path / name).close()
     link = tmp_path / "home"
@@ -111,7 +114,7 @@ def test_a_link_that_is_led_to_another_store(tmp_path):
         assert second.verify().is_sound
 
 
-def test_a_store_opened_again_is_the_one_that_stands_there(store, save, home):
+def test_a_store_opened_again_is_the_one_that_stands_there(store: casstore.Store, save: Save, home: Path) -> None:
     save("m:1", {"a": b"1"})
     _removed_and_made_again(home)
     with pytest.raises(casstore.StoreError, match=REPLACED):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,9 @@ SIZE = 300_000
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_a_write_that_is_under_way_is_waited_for(store, tmp_path, materialize, monkeypatch):
+def test_a_write_that_is_under_way_is_waited_for(
+    store: casstore.Store, tmp_path: Path, materialize, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel sets a file's time when a write begins: half of it may come when that has been looked at."""
     path = tmp_path / "source" / "w.bin"
     path.parent.mkdir()
@@ -31,7 +34,7 @@ def test_a_write_that_is_under_way_is_waited_for(store, tmp_path, materialize, m
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_a_file_that_is_open_and_rests_is_saved(store, tmp_path, materialize):
+def test_a_file_that_is_open_and_rests_is_saved(store: casstore.Store, tmp_path: Path, materialize) -> None:
     path = tmp_path / "source" / "log"
     path.parent.mkdir()
     path.write_bytes(b"so far")
@@ -42,7 +45,9 @@ def test_a_file_that_is_open_and_rests_is_saved(store, tmp_path, materialize):
 
 @pytest.mark.parametrize("size", [SIZE, 9_000_000])
 @pytest.mark.parametrize("materialize", [True, False])
-def test_a_write_in_the_same_tick_of_the_clock_is_found(store, tmp_path, materialize, monkeypatch, size):
+def test_a_write_in_the_same_tick_of_the_clock_is_found(
+    store: casstore.Store, tmp_path: Path, materialize, monkeypatch: pytest.MonkeyPatch, size
+) -> None:
     """Between the first reading of a new file and the next the writer comes again, and is gone."""
     path = tmp_path / "source" / "w.bin"
     path.parent.mkdir()
