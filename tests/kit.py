@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import yaml
@@ -29,11 +29,23 @@ import casstore
 EVERY = os.environ.get("CASSTORE_TEST_EVERY", "") not in ("", "0")
 
 
+def known(value: T | None) -> T:
+    """The value, of which the test knows that it is there."""
+    assert value is not None
+    return value
+
+
+def draft_of(error: BaseException) -> str:
+    """Where an error, of whichever class, says that a draft is kept."""
+    return str(vars(error)["draft_path"])
+
+
 def every(step: int) -> int:
     """By how much to count what is tried one after another: `step`, or 1 with CASSTORE_TEST_EVERY=1."""
     return 1 if EVERY else step
 
 
+T = TypeVar("T")
 Check = Callable[[], None]
 Leftovers = Callable[[], list[str]]
 Picture = Callable[[], tuple[dict[str, Any], dict[str, list[Any]]]]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.cli.conftest import Cli
+from tests.cli.conftest import COMMAND, Cli
 
 
 def test_a_version_goes_through_a_file(saved: Cli, cli: Cli, tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_version_goes_through_a_pipe(saved: Cli, cli: Cli, tmp_path: Path) -> 
     other = type(cli)(tmp_path / "other")
     with saved.start("export", "bert:v2", "-", "--format", "casmodel") as source:
         done = subprocess.run(
-            [*source.args[:3], "import", "-", "-q"], env=other.environment, stdin=source.stdout, capture_output=True,
+            [*COMMAND, "import", "-", "-q"], env=other.environment, stdin=source.stdout, capture_output=True,
             text=True, check=False,
         )  # fmt: skip
     assert (source.returncode, done.returncode, done.stdout, done.stderr) == (0, 0, "bert:v2\n", "")

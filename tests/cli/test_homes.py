@@ -46,7 +46,13 @@ def test_what_saves_makes_a_store(saved: Cli, files: Path, tmp_path: Path, verb)
     tree, archive, home = tmp_path / "tree", tmp_path / "bert.tar", tmp_path / "new" / "store"
     (tree / "bert").mkdir(parents=True)
     saved("export", "bert:v1", archive)
-    arguments = {"save": ["bert:v1", files], "import": [archive], "adopt": [tree], "init": [], "demo": ["--keep", home]}
+    arguments: dict[str, list[str | Path]] = {
+        "save": ["bert:v1", files],
+        "import": [archive],
+        "adopt": [tree],
+        "init": [],
+        "demo": ["--keep", home],
+    }
     saved("--home", home, verb, *arguments[verb])
     assert saved("--home", home, "list").err == ""
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import casstore
 from tests.cli.conftest import Cli
@@ -85,7 +86,7 @@ def test_a_move_says_what_it_took_away(cli: Cli, files: Path) -> None:
 
 def test_syncing_is_a_step_of_its_own(store: casstore.Store, tmp_path: Path) -> None:
     """It takes long, and hashing is over by then."""
-    steps = []
+    steps: list[Any] = []
 
     class Steps:
         def start(self, step, total_bytes):

@@ -183,7 +183,7 @@ def test_the_power_goes(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "boot_id", lambda: "the boot after")
     log = recorder.log
     done, under_way, seen = [], "", set()
-    disk, points, counted = Disk(), _power_points(log), Counter()
+    disk, points, counted = Disk(), _power_points(log), Counter[str]()
     for number, operation in enumerate(log, 1):
         disk.apply(operation)
         if isinstance(operation, Mark):

@@ -10,6 +10,7 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,7 +118,7 @@ def flip(bit):
 
 def files_of(template):
     """Each kind of file: (path below the home, offsets where something begins)."""
-    found = {"pack": [], "loose": [], "manifest": []}
+    found: dict[str, list[Any]] = {"pack": [], "loose": [], "manifest": []}
     for path in sorted((template / "objects/packs").iterdir()):
         found["pack"].append((path.relative_to(template), [entry.offset for entry in pack.read_entries(path)]))
     found["loose"] = [(p.relative_to(template), [0]) for p in sorted((template / "objects/loose").glob("*/*.*"))]
@@ -151,8 +152,8 @@ def test_cut_short(kind, template, trial) -> None:
         cuts = {each + beside for each in (0, size, *starts) for beside in (-1, 0, 1)}
         if kind == "manifest":
             cuts = set(range(size))
-        cuts = sorted(each for each in cuts if 0 <= each < size)
-        outcomes.update(trial(path, lambda data, end=cut: data[:end]) for cut in sample(rng, cuts, CUTS))
+        inside = sorted(each for each in cuts if 0 <= each < size)
+        outcomes.update(trial(path, lambda data, end=cut: data[:end]) for cut in sample(rng, inside, CUTS))
     print(f"cut short, {kind}: {sum(outcomes.values())} cuts, {dict(outcomes)}")
     assert outcomes
 

@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_who
 
     def operation():
         if fails == "twice":  # the second time where the first is to be written over
-            Catalog.write_over_failed = lambda _: False
+            pytest.MonkeyPatch().setattr(Catalog, "write_over_failed", lambda _: False)
         store = casstore.Store(home, auto_gc=False)
         with contextlib.suppress(OSError), store.create("m:2", materialize=False) as draft:
             write(Path(draft.path), new)
@@ -184,7 +185,7 @@ def test_too_many_open_files_are_said_to_be_that(store: casstore.Store, home: Pa
         thread.join()
         return 0 if not problems else 2 if problems[0].errno == errno.EMFILE else 1
 
-    codes = [Child(lambda free=free: attempt(free)).wait() for free in range(6)]
+    codes = [Child(partial(attempt, free)).wait() for free in range(6)]
     assert codes == sorted(codes, reverse=True)
     assert set(codes) == {0, 2}
 

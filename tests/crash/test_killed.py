@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_killed_at_every_call(scenario, ground: Path, request: pytest.FixtureReq
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
 
-    def attempt(**options: object) -> tracer.Traced:
+    def attempt(**options: Any) -> tracer.Traced:
         remove(home)
         if template.exists():
             copy_store(template, home)

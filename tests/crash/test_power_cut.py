@@ -445,7 +445,7 @@ def adverse_points(log: list[Operation]) -> Iterator[list[int]]:
     yield [number for number in every if isinstance(log[number - 1], Mark)]
     catalog = {each.made for each in log if isinstance(each, Name) and each.changes[0][1].startswith("catalog.db")}
     syncs = [number for number in every if isinstance(log[number - 1], Sync)]
-    commits = {number for number in syncs if log[number - 1].inode in catalog}
+    commits = {number for number in syncs if isinstance(sync := log[number - 1], Sync) and sync.inode in catalog}
     yield sorted({*commits, *(number - 1 for number in commits)})
     yield [number - 1 for number in syncs if number not in commits]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,11 +73,11 @@ def test_bentomls_own_objects_are_taken() -> None:
         size: int = 1
 
     with models.create(
-        bentoml.Tag("bert", "v1"), options=Options(3), signatures={"p": ModelSignature(True, (0, 1))},  # type: ignore[arg-type]
+        bentoml.Tag("bert", "v1"), options=Options(3), signatures={"p": ModelSignature(True, (0, 1))},
         context=ModelContext("torch", {"torch": "2"}),
     ) as model:  # fmt: skip
         assert model.info.options == Options(3)
-    found = models.get(bentoml.Tag("bert"))  # type: ignore[arg-type]
+    found = models.get(bentoml.Tag("bert"))
     assert found.info.options.to_dict() == {"size": 3}
     assert found.info.signatures == {"p": models.ModelSignature(True, (0, 1))}
     assert found.info.context.framework_name == "torch"
@@ -90,8 +91,9 @@ def test_options_made_with_attrs() -> None:
     class Options(models.ModelOptions):
         size: int = 1
 
-    assert Options(3).to_dict() == {"size": 3}
-    assert Options(3).with_options(size=4) == Options(4)
+    make: Any = Options
+    assert make(3).to_dict() == {"size": 3}
+    assert make(3).with_options(size=4) == make(4)
 
 
 def test_bentoml_archives_are_taken_and_given(store: casstore.Store, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,8 +86,9 @@ def test_urls_from_their_parts(path, parts, expected) -> None:
 
 @pytest.mark.parametrize("part", ["protocol", "user", "passwd", "params", "subpath"])
 def test_a_url_and_parts_of_one(part) -> None:
+    parts: dict[str, Any] = {part: {} if part == "params" else ""}
     with pytest.raises(ValueError, match="whole URL"):
-        urls.build("s3://bucket/m.tar", **{part: {} if part == "params" else ""})
+        urls.build("s3://bucket/m.tar", **parts)
 
 
 def test_bentoml_s_own_format_is_the_default_here(tmp_path: Path) -> None:

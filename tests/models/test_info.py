@@ -217,7 +217,7 @@ def test_models_that_no_module_can_load() -> None:
 
 def test_what_the_store_refuses_is_refused() -> None:
     for bad in ({"labels": {"a": [1]}}, {"metadata": {"x": object()}}, {"metadata": {1: "x"}}, {"labels": ["a"]}):
-        with pytest.raises(casstore.InvalidMetadata), models.create("m", **bad):  # type: ignore[arg-type]
+        with pytest.raises(casstore.InvalidMetadata), models.create("m", **bad):
             pass
     assert models.list() == []
 

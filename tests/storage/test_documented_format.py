@@ -21,6 +21,7 @@ from casstore.actions.exchange import casmodel_import
 from casstore.actions.sources import source
 from casstore.archive import casmodel, limits
 from casstore.digest import Digest
+from casstore.errors import UnsupportedFormat
 from casstore.storage import manifest as manifests
 from casstore.storage import pack, recipe
 from casstore.storage.coding.delta import decode_deltas
@@ -73,8 +74,9 @@ def number(value):
     if type(value) is int:
         return f"{value:d}"
     digits = next(text for places in range(17) if (text := nearest(value, places)))
-    sign, mantissa, exponent = "-" if digits[0] == "-" else "", *digits.lstrip("-").split("e")
-    exponent = int(exponent)
+    sign = "-" if digits[0] == "-" else ""
+    mantissa, power = digits.lstrip("-").split("e")
+    exponent = int(power)
     mantissa = mantissa.replace(".", "")
     if not -4 <= exponent <= 15:
         fraction = f".{mantissa[1:]}" if len(mantissa) > 1 else ""
@@ -189,5 +191,5 @@ def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path: Path) -> None:
 def test_a_manifest_of_a_feature_that_nobody_knows_is_refused() -> None:
     document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(vector("manifest")))
     document["requires"] = ["sparse"]
-    with pytest.raises(manifests.UnsupportedFormat):
+    with pytest.raises(UnsupportedFormat):
         Manifest.unpack(zstandard.compress(msgpack.packb(document)))

@@ -12,7 +12,10 @@ import stat
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,8 @@ from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import placing
 from casstore.actions.exchange import adopt
 from casstore.actions.saving import save, staging
+from casstore.actions.saving.staging import Staging
+from casstore.actions.sources.source import check_as_found
 from casstore.storage import files as storage_files
 from tests.kit import Age, Child, Save, Sql, bento, contents, everything, noise, streamed
 
@@ -197,7 +202,7 @@ def test_the_home_may_be_spelled_in_any_way(
     bento(home / "models", "m:v1", parts)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(home)
-    ways = {
+    ways: dict[str, str | Path] = {
         "relative": "store",
         "through a link": tmp_path / "link",
         "its models": home / "models",
@@ -345,7 +350,7 @@ def test_files_of_somebody_else(way, tree, take, parts, plain, intact, home: Pat
 
 @pytest.fixture
 def somebody(save: Save):
-    """somebody(function): in a process of an ordinary user, with a directory of his own, `place`, as its argument.
+    """somebody.run(function): in a process of an ordinary user, with a directory of his own, `place`, as its argument.
 
     Something has been saved by then, as he may be unable to reach the modules that that takes.
     """
@@ -365,8 +370,7 @@ def somebody(save: Save):
 
         assert Child(become).wait() == 0
 
-    run.place = mine
-    yield run
+    yield SimpleNamespace(run=run, place=mine)
     shutil.rmtree(root)
 
 
@@ -398,7 +402,7 @@ def test_what_an_ordinary_user_may_not_read_or_replace(somebody) -> None:
             assert set(store.adopt(mine / "store").adopted) == {"a:unreadable", "a:closed", "a:fixed", "b:hidden"}
             assert store.verify().is_sound
 
-    somebody(work)
+    somebody.run(work)
 
 
 @as_root
@@ -416,9 +420,9 @@ def test_an_ordinary_user_whose_directory_holds_files_of_others(somebody) -> Non
     def prepare(mine):
         bento(mine / "store/models", "m:v1", {"w.bin": noise(BIG, 3), "x": b"x"})
 
-    somebody(prepare)
+    somebody.run(prepare)
     os.chown(somebody.place / "store/models/m/v1/w.bin", 0, 0)
-    somebody(work)
+    somebody.run(work)
 
 
 def test_a_version_without_model_yaml(tree, take, store: casstore.Store, intact) -> None:
@@ -571,7 +575,7 @@ def test_another_version_has_the_tag(
     if way == "in place":
         shutil.rmtree(home / "models/m/v1")
     changed = dict(parts)
-    fields = {}
+    fields: dict[Any, Any] = {}
     if what == "bytes":
         changed["w.bin"] = b"X" + parts["w.bin"][1:]
     elif what == "a file more":
@@ -636,7 +640,7 @@ class _Boom(BaseException):
 
 
 STEPS = [
-    (save, "find_lost"), (save.Staging, "stage"), (save._Save, "_store"), (save._Save, "_sync"),
+    (save, "find_lost"), (Staging, "stage"), (save._Save, "_store"), (save._Save, "_sync"),
     (save._Save, "_clear_the_way"), (save, "settle"), (save, "publish"), (save, "remove_source"),
     (adopt, "take_in"), (adopt.Adoption, "_remove"), (adopt, "_remove_empty_names"), (adopt, "_note_latest"),
     (staging.Staging, "_take"), (staging.Staging, "_copy"), (adopt, "finish_saves"), (materialize_action, "settle"),
@@ -697,7 +701,7 @@ def test_killed_before_any_file_has_become_the_version_s(store: casstore.Store, 
     before = everything(directory)
 
     def die():
-        save.settle = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(save, "settle", lambda *_: os.kill(os.getpid(), 9))
         store.adopt(home)
 
     assert Child(die).wait() == -9
@@ -705,7 +709,7 @@ def test_killed_before_any_file_has_become_the_version_s(store: casstore.Store, 
     assert store.tags() == ["m:v1"]
     (directory / "sub/b").chmod(0o644)
     (directory / "sub/b").write_bytes(b"and somebody goes on")
-    run = {
+    run: dict[str, Callable[[], object]] = {
         "get": lambda: store.get("m:v1"),
         "gc": store.gc,
         "adopt": lambda: store.adopt(home),
@@ -742,7 +746,7 @@ def test_what_is_added_meanwhile_stays(
     """Before the commit the directory is refused; after it, what has come stays, or in a version's own directory is
     kept in quarantine."""
     directory = bento(tree, "m:v1", parts)
-    real = save.check_as_found
+    real = check_as_found
     monkeypatch.setattr(
         save, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
     )
@@ -773,7 +777,7 @@ def test_what_is_rewritten_meanwhile_is_not_lost(
         (directory / "new").write_bytes(text)
         (directory / "new").rename(directory / name)
 
-    real = save.check_as_found
+    real = check_as_found
     monkeypatch.setattr(save, "check_as_found", lambda source: (rewrite(), real(source)))
     report = take()
     assert report.adopted == ()

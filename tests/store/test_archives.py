@@ -14,6 +14,7 @@ import threading
 import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +106,7 @@ def test_a_version_that_differs_is_refused_and_changes_nothing(
     options = {"labels": {"a": "b"}, "metadata": {"n": 1}}
     save("m:1", files, **options)
     target = store.export("m:1", tmp_path / "out", format=name)
-    differing = [
+    differing: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({**files, "w.bin": b"two"}, options), ({**files, "more": b""}, options),
         ({"w.bin": b"one", "run!": b"#!"}, options), ({"w.bin": b"one", "hollow": None, "run": b"#!"}, options),
         (files, {**options, "labels": {}}), (files, {**options, "metadata": {"n": 2}}),
@@ -507,7 +508,7 @@ def test_sources_that_are_no_archives(store: casstore.Store, save: Save, tmp_pat
         archive.add(tmp_path / "text", "w")
     with zipfile.ZipFile(tmp_path / "bare.zip", "w") as archive:
         archive.writestr("deeper/model.yaml", "name: m")
-    cases = [
+    cases: list[tuple[str | Path, str | None, str]] = [
         (tmp_path / "missing", None, "missing does not exist"), (tmp_path / "missing", "folder", "does not exist"),
         (tmp_path / "hollow", None, "has no model.yaml"), (tmp_path / "plain", None, "has no model.yaml"),
         (tmp_path / "empty", None, "nothing"), (tmp_path / "text", None, "no archive of a known format"),

@@ -13,6 +13,7 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -36,16 +37,16 @@ def counted(monkeypatch: pytest.MonkeyPatch):
         _install(monkeypatch, tick)
 
         class Connection(apsw.Connection):
-            def execute(self, sql, *args, **kwargs):
+            def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
                 # Temporary tables go with the process, so being killed beside them is nothing new.
-                is_writing = "temp." not in sql and sql.startswith(
+                is_writing = "temp." not in statements and statements.startswith(
                     ("BEGIN IMMEDIATE", "COMMIT", "INSERT INTO version", "DELETE")
                 )
                 if is_writing:
-                    tick(sql[:24])
-                result = super().execute(sql, *args, **kwargs)
+                    tick(statements[:24])
+                result = super().execute(statements, *args, **kwargs)
                 if is_writing:
-                    tick(f"after {sql[:24]}")
+                    tick(f"after {statements[:24]}")
                 return result
 
         monkeypatch.setattr(apsw, "Connection", Connection)
@@ -129,7 +130,7 @@ def test_an_interrupt_at_every_call_leaves_nothing_or_everything(
             baseline = None
         else:
             assert error is not None
-            if modes:
+            if source and modes:
                 assert modes == {path: (path.stat().st_mode, path.stat().st_nlink) for path in source.rglob("*")}
             for kept in first.drafts():
                 assert error.draft_path == kept.path
@@ -360,12 +361,12 @@ def test_durable_saves_are_on_disk_before_they_are_committed(
         return real_fsync(descriptor)
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql.startswith("INSERT INTO version"):
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements.startswith("INSERT INTO version"):
                 log.append("version")
-            if sql == "COMMIT":
+            if statements == "COMMIT":
                 log.append("COMMIT")
-            return real_execute(self, sql, *args, **kwargs)
+            return real_execute(self, statements, *args, **kwargs)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(apsw, "Connection", Connection)

@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ def target(tmp_path: Path) -> Path:
 
 def streamed(store: casstore.Store) -> dict[str, dict[str, bytes]]:
     """Every version's files, by tag."""
-    found = {}
+    found: dict[Any, Any] = {}
     for model in store.list():
         found[str(model.tag)] = {}
         for file in model.files:
@@ -194,7 +196,7 @@ def test_what_gc_takes_away_between_catalog_and_files(filled, target) -> None:
 @pytest.mark.parametrize("kind", ["packs", "loose"])
 def test_what_gc_takes_away_between_opening_and_linking(filled, target, monkeypatch: pytest.MonkeyPatch, kind) -> None:
     real = os.link
-    taken = []
+    taken: list[Any] = []
 
     def link(source, *arguments, **options):
         if not taken and f"/objects/{kind}/" in str(source):
@@ -281,7 +283,7 @@ def test_beside_processes_that_save_delete_and_collect(
     for tag in ("kept:1", "kept:2"):
         with store.create(tag) as draft:
             plant(draft.path, content(tag))
-    children = [Child(lambda name=name: work(name)) for name in ("x", "y")] + [Child(collect)]
+    children = [Child(partial(work, name)) for name in ("x", "y")] + [Child(collect)]
     try:
         for number in range(4):
             there = tmp_path / f"backup{number % 2}"
@@ -624,7 +626,7 @@ def test_a_store_that_can_only_be_read(filled, home: Path, tmp_path: Path, targe
     filled.close()
     mounted = tmp_path / "mounted"
     mounted.mkdir()
-    bind = ["mount", "--bind", home, mounted]
+    bind: list[str | Path] = ["mount", "--bind", home, mounted]
     if subprocess.run(bind, capture_output=True, check=False).returncode:
         pytest.skip("mounting wants root")
     try:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -211,7 +212,7 @@ BAD_SOURCES = {
 def test_sources_that_cannot_be_saved(store: casstore.Store, unchanged, tmp_path: Path, make, message) -> None:
     source = plant(tmp_path / "out", {"new.bin": noise(BIG, 7), "small": b"new"})
     make(source)
-    described = {"custom_objects": {"a": 1}} if make is _make_custom_objects else {}
+    described: dict[str, Any] = {"custom_objects": {"a": 1}} if make is _make_custom_objects else {}
     before = {path: (path.lstat().st_mode, path.lstat().st_ino) for path in source.rglob("*")}
     with unchanged():
         for move in (False, True):
@@ -356,8 +357,8 @@ class Opaque:
     pass
 
 
-def _cycle() -> dict:
-    loop: dict = {}
+def _cycle() -> dict[str, Any]:
+    loop: dict[str, Any] = {}
     loop["self"] = loop
     return loop
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -264,7 +265,7 @@ def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(
     save("m:0", files(0))
     save("m:1", files(1))
     real = Repacking.move
-    saved = []
+    saved: list[Any] = []
 
     def move(self, *args, **kwargs):
         if not saved:

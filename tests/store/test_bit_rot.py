@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import Check, Rot, Save, Sql, checkpoint, contents, noise, streamed
+from tests.kit import Check, Rot, Save, Sql, checkpoint, contents, known, noise, streamed
 
 SMALL, LARGE, LARGEST = 20_000, 300_000, 3_000_000  # without a loose file, packed as it is saved, adopted
 ALL_SIZES = [SMALL, LARGE, LARGEST]
@@ -59,7 +59,7 @@ def served(store: casstore.Store, tmp_path: Path):
         store.export(tag, folder, format="folder")
         store.export(tag, casmodel)
         with tarfile.open(archive) as members:
-            assert {name: members.extractfile(name).read() for name in found} == found
+            assert {name: known(members.extractfile(name)).read() for name in found} == found
         assert {name: (folder / name).read_bytes() for name in found} == found
         with casstore.Store(tmp_path / "other") as other:
             other.import_archive(casmodel)
@@ -94,9 +94,9 @@ def test_a_copy_is_served_while_the_home_is_rotten_and_gc_brings_it_home(
     assert [(each.tag, each.path) for each in report.damage] == [("m:1", "w.bin"), ("m:2", "w.bin")]
     store.close()
     with casstore.Store(home) as again:  # no lease is held
-        report = again.gc(evict_all=True)
-        assert report.healed == 1
-        assert report.damaged == 0
+        collected = again.gc(evict_all=True)
+        assert collected.healed == 1
+        assert collected.damaged == 0
         assert not any(path.is_dir() for path in (home / "models").glob("*/*"))
         for tag in ("m:1", "m:2"):
             assert {file.path: again.get(tag).open(file.path).read() for file in again.get(tag).files} == files
@@ -262,8 +262,8 @@ def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(
     assert len(store.verify().damage) == 2 * (3 - step)
     assert store.gc(evict_all=True).damaged == 0
     check_catalog()
-    for tag in store.list():
-        assert streamed(tag) == expected[f"m:{tag.tag.version}"]
+    for model in store.list():
+        assert streamed(model) == expected[f"m:{model.tag.version}"]
     assert store.verify().is_sound
     assert deltas() > 0
 

@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import casmodel_import
+from casstore.actions.saving.save import commit_stored
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
 from tests.kit import Check, Child, Leftovers, Save, Sql, checkpoint, contents, noise, streamed
@@ -480,7 +481,7 @@ def test_what_is_new_is_told_also_when_it_took_two_tries(
     store: casstore.Store, run_of, archive, take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = run_of(3)
-    real, calls = casmodel_import.commit_stored, []
+    real, calls = commit_stored, []
 
     def commit(workspace, session, manifest, **options):
         calls.append(manifest.tag)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 import casstore
-from casstore.actions import keeping
-from tests.kit import Save, Sql, contents, counts, everything, noise
+from tests.kit import Save, Sql, contents, counts, everything, known, noise
 
 BIG = 3_000_000
 
@@ -26,7 +26,7 @@ def model(save: Save, store: casstore.Store):
 def replaced(path: Path, content: bytes | None) -> None:
     """Put a file in the place of another as a normal user's `save_file` does, which renames."""
     temporary = path.with_name(".temporary")
-    temporary.write_bytes(content)
+    temporary.write_bytes(known(content))
     temporary.rename(path)
 
 
@@ -163,8 +163,8 @@ def test_it_is_kept_for_keep_days(store: casstore.Store, home: Path, model, monk
     store.get("m:1")
     assert counts(store.gc())["quarantine"] == 0
     assert kept(home)
-    now_ns = keeping.time.time_ns() + 8 * 24 * 3600 * 10**9
-    monkeypatch.setattr(keeping.time, "time_ns", lambda: now_ns)
+    now_ns = time.time_ns() + 8 * 24 * 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
     assert counts(store.gc(dry_run=True))["quarantine"] == 1
     assert counts(store.gc())["quarantine"] == 1
     assert kept(home) == {}

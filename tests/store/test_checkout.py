@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.exchange import checkout as checkout_action
 from casstore.storage import files as file_system
+from casstore.storage import files as storage_files
 from tests.kit import Child, Picture, Rot, Save, everything, noise
 
 BIG = 3_000_000
@@ -167,7 +167,7 @@ def test_a_killed_one_leaves_no_directory(
     save("m:1", files)
 
     def die():
-        monkeypatch.setattr(checkout_action.files, "rename", lambda *_: os._exit(7))
+        monkeypatch.setattr(storage_files, "rename", lambda *_: os._exit(7))
         casstore.Store(home).checkout("m:1", tmp_path / "out")
 
     assert Child(die).wait() == 7

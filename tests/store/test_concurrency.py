@@ -7,7 +7,9 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -110,7 +112,7 @@ def test_processes(store: casstore.Store, home: Path, leftovers: Leftovers) -> N
         with casstore.Store(home) as own:
             work(own, seed, until)
 
-    children = [Child(lambda seed=seed: run(seed)) for seed in range(10, 14)]
+    children = [Child(partial(run, seed)) for seed in range(10, 14)]
     assert [each.wait() for each in children] == [0] * 4
     settle(store, leftovers)
 
@@ -123,11 +125,11 @@ def test_processes_of_which_some_are_killed(store: casstore.Store, home: Path, l
         with casstore.Store(home) as own:
             work(own, seed, until)
 
-    survivors = [Child(lambda seed=seed: run(seed)) for seed in (20, 21)]
+    survivors = [Child(partial(run, seed)) for seed in (20, 21)]
     number = 30
     while time.monotonic() < until - 0.5:
         number += 1
-        victim = Child(lambda seed=number: run(seed))
+        victim = Child(partial(run, number))
         time.sleep(chance.uniform(0.05, 0.3))
         victim.kill()
     assert [each.wait() for each in survivors] == [0, 0]
@@ -153,7 +155,7 @@ def test_two_processes_that_commit_one_tag_at_the_same_moment(store: casstore.St
         Path(home.parent, f"wins-{who}").write_text(str(wins))
 
     pipes = {who: (os.pipe(), os.pipe()) for who in "ab"}
-    children = [Child(lambda who=who: run(who, pipes[who][0][1], pipes[who][1][0])) for who in "ab"]
+    children = [Child(partial(run, who, pipes[who][0][1], pipes[who][1][0])) for who in "ab"]
     for _ in range(rounds):
         for who in "ab":
             assert os.read(pipes[who][0][0], 1) == b"r"
@@ -215,7 +217,7 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store: casstore.Store, m
         pass
     versions = type(store._workspace.catalog.versions)
     real = versions.tombstones
-    calls = []
+    calls: list[Any] = []
 
     def tombstones(self):
         found = real(self)

@@ -9,12 +9,14 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 import zstandard
 
 import casstore
+from casstore.actions.saving import delete as delete_action
 from casstore.storage import files as storage_files
 from casstore.storage import machine
 from tests.kit import Age, Child, Save, Sql, bento, contents, everything, noise, plant
@@ -75,7 +77,8 @@ def with_tar(home, copy):
 
 def extract(archive, target):
     with tarfile.open(archive) as tar:
-        tar.extractall(target, **({"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}))
+        options: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(target, **options)
 
 
 def with_rsync(home, copy):
@@ -423,7 +426,7 @@ def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(origina
             os.kill(os.getpid(), 9)
 
         def delete():
-            casstore.actions.delete.sweep = die
+            pytest.MonkeyPatch().setattr(delete_action, "sweep", die)
             store.delete("m:2")
 
         assert Child(delete).wait() == -9

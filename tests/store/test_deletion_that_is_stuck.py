@@ -108,7 +108,7 @@ def test_a_read_only_directory_that_is_added_late(as_somebody, verb) -> None:
         with casstore.Store(home, auto_gc=False) as store:
             with store.create("m:1") as draft:
                 Path(draft.path, "w").write_bytes(b"weights")
-            Workspace.set_aside = set_aside
+            pytest.MonkeyPatch().setattr(Workspace, "set_aside", set_aside)
             kept = store.delete("m:1") if verb == "delete" else store.gc(evict_all=True).quarantined
             assert not (home / "models/m/1").exists()
             assert b"mine" in [path.read_bytes() for each in kept for path in Path(each).rglob("note")]

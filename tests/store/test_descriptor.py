@@ -6,6 +6,7 @@ import datetime
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from casstore.actions.describing import model_yaml
 from casstore.storage import bounded_yaml as plain_yaml
 from tests.kit import plant
 
-FULL = {
+FULL: dict[str, Any] = {
     "labels": {"stage": "dev", "quote": 'it\'s "so": #1'},
     "metadata": {"acc": 0.5, "n": [1, None, True], "deep": {"yes": "no", "date-like": "2024-01-01", "num": "1.0"}},
     "module": "bentoml.sklearn",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Directories
 from casstore.storage import files as storage_files
 from casstore.storage.locks import Lock
-from tests.kit import Age, Child, Leftovers, Picture, Sql, contents, plant
+from tests.kit import Age, Child, Leftovers, Picture, Sql, contents, known, plant
 
 FILES = {"w.bin": b"weights" * 30_000, "sub/small.txt": b"small", "run": b"#!/bin/sh"}
 SMALL_BYTES = len(b"small") + len(b"#!/bin/sh")
@@ -481,10 +482,10 @@ def test_a_check_after_a_reboot_does_not_undo_a_mark(store: casstore.Store, save
     """It writes the row without holding the name's lock."""
     save("m:1")
     directories = store._workspace.catalog.directories
-    row = directories.find(1)
+    row = known(directories.find(1))
     sql("UPDATE directory SET evicting = 1")
     directories.confirm(1, row)
-    assert directories.find(1).evicting
+    assert known(directories.find(1)).evicting
 
 
 def test_two_gcs_at_once(store: casstore.Store, home: Path, save, age: Age, standing, leftovers: Leftovers) -> None:
@@ -528,7 +529,7 @@ def test_readers_and_evictions_without_pause(store: casstore.Store, home: Path, 
         return 0 if count else 1
 
     evicting = Child(evict)
-    readers = [Child(lambda seed=seed: read(seed)) for seed in range(3)]
+    readers = [Child(partial(read, seed)) for seed in range(3)]
     assert [process.wait() for process in readers] == [0, 0, 0]
     for tag in tags:
         assert store.get(tag).path

@@ -8,10 +8,12 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
+from casstore import settings
 from casstore.actions.gc.collect import _Gc
 from casstore.catalog import catalog
 from casstore.storage import objects
@@ -67,7 +69,7 @@ def test_a_child_that_was_forked_while_a_thread_writes_is_told_so(
 ) -> None:
     save("m:1", {"a": b"1"})
     inside, go_on = threading.Event(), threading.Event()
-    real = catalog.check_setting
+    real = settings.check_setting
 
     def check_setting(key, value):
         inside.set()
@@ -128,7 +130,7 @@ def test_children_that_are_forked_while_a_thread_reads_end_by_themselves(
 
     with ThreadPoolExecutor() as pool:
         reader = pool.submit(read)
-        codes = []
+        codes: list[Any] = []
         while len(codes) < 20 and not any(codes):
             codes.append(forked(work))
         is_done.set()

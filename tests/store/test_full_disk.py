@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 import casstore
 from casstore.actions.saving import unsaved
-from tests.kit import Picture, contents, every, noise, plant
+from tests.kit import Picture, contents, draft_of, every, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -120,13 +121,13 @@ def test_no_room_for_the_catalog(
     class Connection(apsw.Connection):
         full = True
 
-        def execute(self, sql, *args, **kwargs):
-            self._refuse(sql)
-            return super().execute(sql, *args, **kwargs)
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            self._refuse(statements)
+            return super().execute(statements, *args, **kwargs)
 
-        def executemany(self, sql, *args, **kwargs):
-            self._refuse(sql)
-            return super().executemany(sql, *args, **kwargs)
+        def executemany(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            self._refuse(statements)
+            return super().executemany(statements, *args, **kwargs)
 
         def _refuse(self, sql):
             if Connection.full and sql.startswith(statement):
@@ -139,7 +140,7 @@ def test_no_room_for_the_catalog(
         assert caught.value.errno == errno.ENOSPC
         Connection.full = False
         [kept] = other.drafts()
-        assert caught.value.draft_path == other.remove_draft(kept).path
+        assert draft_of(caught.value) == other.remove_draft(kept).path
         (home / "drafts").rmdir()
         assert picture() == before
         with other.create("m:1") as draft:

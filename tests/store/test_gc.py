@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
     """The last version that needs them is deleted, and gc'd, just when a save has decided to rely on them."""
     files = {"w.bin": noise(size), "other.txt": b"new"}
     save(store, "m:old", {"w.bin": noise(size)})
-    fired = []
+    fired: list[Any] = []
     real = Versions.commit
 
     def commit(self, new):
@@ -171,7 +172,7 @@ def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(
 def test_chunks_that_vanish_after_every_look_up(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"w.bin": noise(BIG), "twin.bin": noise(BIG), "t.txt": b"t" * 999}
     real = Index.gc_epoch
-    rounds = []
+    rounds: list[Any] = []
     mine = store._workspace.catalog.index
 
     def gc_epoch(self):
@@ -216,7 +217,7 @@ def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(
     from casstore.storage import sessions
 
     real = sessions.live_ids
-    opened = []
+    opened: list[Any] = []
 
     def live_ids(layout):
         alive = real(layout)

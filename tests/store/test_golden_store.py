@@ -9,6 +9,7 @@ import stat
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ EXPECTED = json.loads((HERE / f"{NAME}.json").read_text(encoding="utf-8"))
 def home(tmp_path: Path):
     """The golden store, unpacked: every inode number and change time is another than when it was written."""
     with tarfile.open(HERE / f"{NAME}.tar.xz") as archive:
-        archive.extractall(tmp_path, **({"filter": "tar"} if sys.version_info >= (3, 12) else {}))
+        options: Any = {"filter": "tar"} if sys.version_info >= (3, 12) else {}
+        archive.extractall(tmp_path, **options)
     return tmp_path / "store"
 
 

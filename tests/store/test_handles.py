@@ -271,7 +271,7 @@ def test_what_a_subclass_has_of_its_own_travels(home: Path, save: Save, make) ->
         save("m:1", {"a": b"1"}, into=store)
         with make(store) as again:
             assert type(again) is Registry
-            assert (again.team, again.note) == ("vision", ["of the program's"])
+            assert (again.team, vars(again)["note"]) == ("vision", ["of the program's"])
             assert again.tags() == ["m:1"]
             assert again._workspace is not store._workspace
 

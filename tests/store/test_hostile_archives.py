@@ -19,6 +19,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -378,7 +379,7 @@ def left_in_sessions(store):
 def everything(store):
     """All that is around the store, and in it but for its catalog and locks: kinds, modes, times, content."""
     root = store.home.parent.parent
-    found = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for directory, folders, names in os.walk(root):
         for name in folders + names:
             path = Path(directory, name)
@@ -396,12 +397,11 @@ def everything(store):
 def attempt(store, data, outcome, **options):
     """Import these bytes, and hold the store to what is promised."""
     before, tags = everything(store), store.tags()
+    refusal = None
     try:
         (imported,) = store.import_archive(io.BytesIO(data), durability="relaxed", materialize=False, **options)
     except REFUSALS as error:
         refusal = str(error)
-    else:
-        refusal = None
     assert left_in_sessions(store) == []
     assert not Path(Bomb.trace).exists()
     if refusal is None:

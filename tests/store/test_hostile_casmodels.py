@@ -6,8 +6,8 @@ import io
 import os
 import struct
 import time
-from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -29,6 +29,10 @@ pytestmark = pytest.mark.crash
 A, B, C = steps(3)
 HELLO = b"hello"
 UNSAFE = (casstore.IntegrityError, casstore.InvalidSource)
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
 
 
 def one(tag="m:1", files=None, chunks=None, **changes):
@@ -225,7 +229,7 @@ CASES = {
     "labels that are no text": (lambda: described(labels={"a": 1}), "cannot be read"),
     "metadata that is a list": (lambda: described(metadata=[1]), "cannot be read"),
     "metadata 70 deep": (
-        lambda: described(metadata={"a": reduce(lambda x, _: [x], range(70), 1)}),
+        lambda: described(metadata={"a": nested(70)}),
         "nested more than 64 deep",
     ),
     "signatures with unknown fields": (lambda: described(signatures={"f": {"evil": 1}}), "unknown field 'evil'"),
@@ -378,7 +382,8 @@ def test_a_file_that_is_cut_into_other_chunks_elsewhere(
 
 def test_untrusted_is_not_for_the_archive_to_say(store: casstore.Store) -> None:
     """It may claim what it likes: Python objects that come in one are not unpickled unasked."""
-    for number, claim in enumerate([{}, {"untrusted": False}, {"untrusted": None}, {"untrusted": True}]):
+    claims: list[dict[str, Any]] = [{}, {"untrusted": False}, {"untrusted": None}, {"untrusted": True}]
+    for number, claim in enumerate(claims):
         data = one(
             f"m:{number}", files={"custom_objects.pkl": b"\x80\x04}."}, chunks=[whole(b"\x80\x04}.")],
             description={**DESCRIPTION, **claim},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -160,7 +161,7 @@ def test_a_manifest_that_claims_to_have_shrunk_a_thousandfold_is_not_decompresse
 def test_what_is_said_of_a_version_has_a_limit(store: casstore.Store, save: Save, picture: Picture, field) -> None:
     """Of 16 MB of text, which is no place for data: a manifest is read whole wherever its version is looked at."""
     before = picture()
-    values = {"a": "x" * 16_000_000}
+    values: dict[str, Any] = {"a": "x" * 16_000_000}
     if field == "signatures":
         values = {"predict": {"input_spec": values}}
     with pytest.raises(casstore.InvalidMetadata, match="16 MB at most"):

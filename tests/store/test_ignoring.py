@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -216,7 +217,7 @@ def test_as_git_does(tmp_path: Path) -> None:
                 path.write_text("x")
         chosen = [rng.choice(patterns) for _ in range(rng.randint(1, 5))]
         (tmp_path / "patterns").write_text("\n".join(chosen) + "\n")
-        command = ["git", "-C", root, "ls-files", "-o", "--exclude-from", tmp_path / "patterns"]
+        command: list[str | Path] = ["git", "-C", root, "ls-files", "-o", "--exclude-from", tmp_path / "patterns"]
         git = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         shutil.rmtree(root / ".git")
         assert sorted(file.path for file in find_source(root, Rules.of(chosen, False)).files) == sorted(git), chosen
@@ -240,10 +241,11 @@ NAMES = st.sampled_from([".git", ".gitx", "__pycache__", ".cache", "huggingface"
 def test_the_names_say_what_the_patterns_say(parents, name, is_directory) -> None:
     plain, by_patterns = Rules(), Rules()
     by_patterns._patterns = list(map(translated, DEFAULT_PATTERNS))
-    entry = Entry(name, is_directory)
+    entry: Any = Entry(name, is_directory)
     prefix = ""
     for parent in parents:  # what stands in a directory that is left out is not asked for
-        if plain.leaves_out(Entry(parent, True), prefix):
+        above: Any = Entry(parent, True)
+        if plain.leaves_out(above, prefix):
             return
         prefix += f"{parent}/"
     assert plain.leaves_out(entry, prefix) == by_patterns.leaves_out(entry, prefix)

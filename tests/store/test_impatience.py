@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
 from casstore.actions.saving import unsaved
 from casstore.storage import files
-from tests.kit import noise
+from tests.kit import draft_of, noise
 
 pytestmark = pytest.mark.crash
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.crash
 @pytest.fixture
 def pressed(monkeypatch: pytest.MonkeyPatch):
     """pressed(where, name, times, after): Ctrl-C comes as that function is called, or has done its work."""
-    presses = []
+    presses: list[Any] = []
 
     def arrange(where, name, *, times=1, after=False):
         real = getattr(where, name)
@@ -95,7 +96,7 @@ def test_the_user_learns_where_it_is(
         presses.append(pressed(where, name, times=times, after=after))
         return done
 
-    presses = []
+    presses: list[Any] = []
     monkeypatch.setattr(store, "save", save)
     error = _fail(store)
     monkeypatch.undo()
@@ -109,7 +110,7 @@ def test_while_it_is_asked_whether_it_is_to_be_kept(store: casstore.Store, press
         Path(draft.path, "w").write_bytes(b"w")
         pressed(casstore.Draft, "_is_slip")
         raise ValueError
-    assert Path(caught.value.draft_path, "w").read_bytes() == b"w"
+    assert Path(draft_of(caught.value), "w").read_bytes() == b"w"
 
 
 def test_one_that_cannot_be_moved_stays_however_often(store: casstore.Store, home: Path, pressed) -> None:
@@ -119,7 +120,7 @@ def test_one_that_cannot_be_moved_stays_however_often(store: casstore.Store, hom
         pressed(unsaved, "keep", after=True)
         draft.metadata["x"] = object()
     assert str(caught.value).count("until this process ends") == 1
-    assert Path(caught.value.draft_path, "w").read_bytes() == b"w"
+    assert Path(draft_of(caught.value), "w").read_bytes() == b"w"
     assert len(unsaved._unmoved) == 1
     unsaved._unmoved.pop().close()
 

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -26,7 +27,7 @@ from casstore.actions import leasing
 from casstore.catalog import connection as connections
 from casstore.progress import Progress
 from casstore.storage import descriptors, files, sessions
-from tests.kit import Child, Save, every, noise, plant
+from tests.kit import Child, Save, every, known, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -41,7 +42,7 @@ CANNOT = "close the store before forking"
 def _interrupted(stop, action):
     """Run it with a KeyboardInterrupt before the instruction of that number; returns whether it came, and the error."""
     count = 0
-    last = {}  # the name of the instruction before, by frame
+    last: dict[Any, Any] = {}  # the name of the instruction before, by frame
 
     def local(frame, event, _argument):
         nonlocal count
@@ -190,13 +191,13 @@ def test_ctrl_c_while_another_process_has_the_catalogs_lock(store: casstore.Stor
         [sys.executable, "-c", WAITS, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert waiter.stdout.readline() == "open\n"
+        assert known(waiter.stdout).readline() == "open\n"
         holder = apsw.Connection(str(home / "catalog.db"))
         holder.execute("BEGIN IMMEDIATE")
         print("locked", file=waiter.stdin, flush=True)
-        assert waiter.stdout.readline() == "waiting\n"
-        answer = threading.Thread(target=lambda: said.append(waiter.stdout.readline()))
-        said = []
+        assert known(waiter.stdout).readline() == "waiting\n"
+        answer = threading.Thread(target=lambda: said.append(known(waiter.stdout).readline()))
+        said: list[Any] = []
         answer.start()
         while answer.is_alive():  # until it comes while the process waits for the lock, which nobody lets go
             waiter.send_signal(signal.SIGINT)
@@ -206,7 +207,7 @@ def test_ctrl_c_while_another_process_has_the_catalogs_lock(store: casstore.Stor
         holder.close()
         store.set_setting("keep_days", "7")
         print("free", file=waiter.stdin, flush=True)
-        assert waiter.stdout.readline() == "done\n"
+        assert known(waiter.stdout).readline() == "done\n"
         store.set_setting("keep_days", "8")
     finally:
         waiter.kill()

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from casstore import models
 from casstore.actions.saving import drafts as drafts_action
 from casstore.actions.saving import save as save_action
 from casstore.progress import Progress
-from tests.kit import Child, Leftovers, noise, plant, script
+from tests.kit import Child, Leftovers, draft_of, known, noise, plant, script
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_a_slip_keeps_the_draft(store: casstore.Store, files, standing, leftover
 def test_the_error_names_what_could_not_be_kept(store: casstore.Store, files) -> None:
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
         plant(draft.path, files)
-        draft.metadata |= {"steps": 900, "history": (history := [1.5])}
+        draft.metadata |= {"steps": 900, "history": (history := list[Any]([1.5]))}
         draft.custom_objects["answer"] = 42
         draft.signatures = {"predict": {"batchable": True}, "bad": 5}
         history.append(Opaque())
@@ -181,7 +183,7 @@ def test_a_slip_in_other_words_keeps_the_draft(store: casstore.Store, files) -> 
             draft.metadata["loss"] = Opaque()
         except casstore.InvalidMetadata as error:
             raise RuntimeError("callback failed") from error
-    assert caught.value.draft_path == store.drafts()[0].path
+    assert draft_of(caught.value) == store.drafts()[0].path
 
 
 def test_an_error_of_the_program_removes_the_draft(store: casstore.Store, files, leftovers: Leftovers) -> None:
@@ -271,13 +273,13 @@ def test_ctrl_c_while_it_is_saved(store: casstore.Store, files, standing, leftov
     with pytest.raises(KeyboardInterrupt, match="--draft") as caught:
         with store.create("m:v1", progress=_Interrupting(step)) as draft:
             plant(draft.path, files)
-    assert standing(caught.value.draft_path) == _plain(files)
+    assert standing(draft_of(caught.value)) == _plain(files)
     assert leftovers() == []
     assert standing(store.save_draft(store.drafts()[0]).path) == _plain(files)
 
 
 def test_ctrl_c_again_and_again(store: casstore.Store, files, standing, monkeypatch: pytest.MonkeyPatch) -> None:
-    presses = []
+    presses: list[Any] = []
 
     def pressed(real):
         def call(*args, **kwargs):
@@ -295,7 +297,7 @@ def test_ctrl_c_again_and_again(store: casstore.Store, files, standing, monkeypa
             monkeypatch.setattr(os, "rename", pressed(os.rename))
     monkeypatch.undo()
     assert len(presses) == 4
-    assert standing(caught.value.draft_path) == _plain(files)
+    assert standing(draft_of(caught.value)) == _plain(files)
     assert store.save_draft(store.drafts()[0]).file_count == len(files)
 
 
@@ -500,7 +502,7 @@ def test_its_base_and_how_it_was_to_be_saved_are_known(store: casstore.Store, ke
     base = store.save("base:v1", __file__)
     kept = keep("m:v1", base="base:v1", materialize=False)
     model = store.save_draft(kept)
-    assert model.base.tag == base.tag
+    assert known(model.base).tag == base.tag
     assert not Path(store.home, "models/m/v1").exists()
 
 
@@ -563,7 +565,7 @@ def test_killed_at_any_call_it_is_in_its_session_or_kept(store: casstore.Store, 
     store.close()
     outcomes = set()
     for stop in range(1, 200):
-        code = Child(lambda stop=stop: run(stop)).wait()
+        code = Child(partial(run, stop)).wait()
         with casstore.Store(home) as own:
             sessions = list((home / "sessions").glob("*/[0-9]*"))
             kept = own.drafts()
@@ -683,7 +685,7 @@ def test_a_slip_in_bentomls_words(store: casstore.Store, files, standing, slip) 
         with models.create("m:v1", labels={"a": "b"}, _model_store=store) as model:
             plant(model.path, files)
             slip(model)
-    assert standing(caught.value.draft_path) == _plain(files)
+    assert standing(draft_of(caught.value)) == _plain(files)
     assert store.save_draft(store.drafts()[0]).labels == {"a": "b"}
 
 
@@ -705,7 +707,7 @@ def test_a_users_own_model_yaml_is_kept_and_can_be_renamed(store: casstore.Store
     own = b"name: mine\nversion: 3\ncreation_time: yesterday\n"
     with pytest.raises(casstore.InvalidSource, match="rename your file") as caught, store.create("m:v1") as draft:
         Path(draft.path, "model.yaml").write_bytes(own)
-    path = Path(caught.value.draft_path)
+    path = Path(draft_of(caught.value))
     (path / "model.yaml").rename(path / "architecture.yaml")
     assert store.save_draft(store.drafts()[0]).open("architecture.yaml").read() == own
 
@@ -741,7 +743,7 @@ def test_a_kept_draft_shares_no_file_with_a_version(store: casstore.Store) -> No
         Path(first.path, "w").write_bytes(noise(1_000_000))
         with second:
             Path(second.path, "x").write_text("x")
-    kept = Path(caught.value.draft_path, "w")
+    kept = Path(draft_of(caught.value), "w")
     assert kept.stat().st_nlink == 1
     kept.write_bytes(b"mended")
     assert store.verify().is_sound
@@ -752,7 +754,7 @@ def test_a_kept_draft_shares_no_file_with_a_version(store: casstore.Store) -> No
 @pytest.mark.parametrize("where", ["_is_saved", "_record"])
 def test_an_impatient_user_keeps_the_draft(store: casstore.Store, monkeypatch: pytest.MonkeyPatch, where) -> None:
     """Who presses Ctrl-C once more while it is being kept."""
-    pressed = []
+    pressed: list[Any] = []
     real = getattr(casstore.Draft, where)
 
     def press(self, *arguments):
@@ -767,4 +769,4 @@ def test_an_impatient_user_keeps_the_draft(store: casstore.Store, monkeypatch: p
         draft.metadata["x"] = []
         draft.metadata["x"].append(object())
     assert pressed
-    assert Path(caught.value.draft_path, "w").read_bytes() == b"weights"
+    assert Path(draft_of(caught.value), "w").read_bytes() == b"weights"

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.directories import placing
+from casstore.actions.directories import materialize
 from casstore.actions.directories.materialize import _Builder
 from casstore.actions.health import repair
 from casstore.actions.workspace import Workspace
+from casstore.storage import files
 from tests.kit import Save, bento, noise
 
 
@@ -209,7 +210,7 @@ def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(
             each.unlink()
     (path / "big").unlink()
     (path / "big").write_bytes(b"mine")
-    real = repair.unaltered_files
+    real = materialize.unaltered_files
 
     def unaltered_files(workspace, row):
         found = real(workspace, row)
@@ -235,7 +236,7 @@ def test_adopting_in_place_keeps_what_comes_late(
     target = home / "models/m/1/model.yaml"
     if not has_exchange:
         monkeypatch.setattr("casstore.storage.files.rename_at", lambda *_: False)
-    real = placing.files.swap_into
+    real = files.swap_into
 
     def swap_into(mine, theirs):
         if str(theirs) == str(target):
@@ -243,7 +244,7 @@ def test_adopting_in_place_keeps_what_comes_late(
             target.write_bytes(b"late")
         return real(mine, theirs)
 
-    monkeypatch.setattr(placing.files, "swap_into", swap_into)
+    monkeypatch.setattr(files, "swap_into", swap_into)
     store.sync_tree()
     assert target.read_bytes() != b"late"
     kept = [each.read_bytes() for each in (home / "quarantine").iterdir() if each.is_file()]

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -70,10 +71,10 @@ def test_a_repeated_path_writes_nothing(store: casstore.Store, model, monkeypatc
     real = apsw.Connection.execute
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql.startswith("BEGIN IMMEDIATE"):
-                written.append(sql)
-            return real(self, sql, *args, **kwargs)
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements.startswith("BEGIN IMMEDIATE"):
+                written.append(statements)
+            return real(self, statements, *args, **kwargs)
 
     monkeypatch.setattr(apsw, "Connection", Connection)
     with casstore.Store(store.home) as other:

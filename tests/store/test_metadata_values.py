@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy
 import pytest
@@ -162,8 +163,9 @@ REFUSED = [
 def test_what_cannot_be_recorded_is_refused_at_once(
     store: casstore.Store, home: Path, field, key, value, message
 ) -> None:
+    given: dict[str, Any] = {field: {key: value}}
     with pytest.raises(casstore.InvalidMetadata, match=message):
-        store.create("m:v1", **{field: {key: value}})
+        store.create("m:v1", **given)
     with store.create("m:v1") as draft:
         here = getattr(draft, field)
 
@@ -188,7 +190,7 @@ def test_what_cannot_be_recorded_is_refused_at_once(
     "given_field",
     [
         {"module": 5}, {"api_version": 1}, {"signatures": {"f": {"speed": 1}}}, {"options": {"a": Opaque()}},
-        {"context": {"framework_name": 1}}, {"custom_objects": {"a": (n for n in ())}},
+        {"context": {"framework_name": 1}}, {"custom_objects": {"a": (n for n in [1])}},
     ],
     ids=lambda given_field: next(iter(given_field)),
 )  # fmt: skip

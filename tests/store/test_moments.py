@@ -11,6 +11,7 @@ import subprocess
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -84,7 +85,8 @@ def refused_then_healed():
     def check(home, expected, *, gc_refuses=True):
         before = objects_of(home)
         with casstore.Store(home, auto_gc=False) as store:
-            for options in ({"dry_run": True}, {}, {"evict_all": True}) if gc_refuses else ():
+            ways: list[dict[str, Any]] = [{"dry_run": True}, {}, {"evict_all": True}] if gc_refuses else []
+            for options in ways:
                 with pytest.raises(casstore.StoreError, match=r"gc removed nothing.*casstore repair"):
                     store.gc(**options)
             assert objects_of(home) == before
@@ -379,7 +381,7 @@ def test_a_take_up_that_is_killed_is_done_again(store: casstore.Store, home: Pat
     def die():
         from casstore.catalog.mending import Mending
 
-        Mending.take_up = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(Mending, "take_up", lambda *_: os.kill(os.getpid(), 9))
         with casstore.Store(target) as restored:
             restored.repair()
 

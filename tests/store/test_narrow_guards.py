@@ -50,7 +50,7 @@ def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_sync
     index = store._workspace.catalog.index
     (digest,) = (file.digest for file in store.get("m:1").files)
     ((loose,),) = index.loose_files([digest]).values()
-    index.distrust(loose.container)
+    index.distrust([loose.container])
     shutil.rmtree(home / "models/m/1")
     assert (Path(store.get("m:1").path) / "w.bin").read_bytes() == content["w.bin"]
     save("m:2", content, durability="full")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from casstore.storage import files
 from tests.kit import Child, contents, noise, plant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells")
@@ -68,7 +69,7 @@ def test_a_thread_that_goes_on_writing(store: casstore.Store) -> None:
         threads.append(thread)
         assert has_begun.wait(60)
 
-    threads = []
+    threads: list[Any] = []
     try:
         assert "/log is" in refused(store, begin)
     finally:
@@ -188,14 +189,14 @@ def test_what_is_open_for_reading_is_no_writer(store: casstore.Store) -> None:
 
 def test_without_leases_this_process_is_looked_at(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on NFS, or where the file is another user's."""
-    real = files.fcntl.fcntl
+    real = fcntl.fcntl
 
     def without(descriptor, command, *rest):
-        if command == files.fcntl.F_SETLEASE:
+        if command == fcntl.F_SETLEASE:
             raise OSError(22, "Invalid argument")
         return real(descriptor, command, *rest)
 
-    monkeypatch.setattr(files.fcntl, "fcntl", without)
+    monkeypatch.setattr(fcntl, "fcntl", without)
     kept = []
 
     def write(path):

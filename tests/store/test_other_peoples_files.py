@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -164,7 +165,7 @@ def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store: casstore.Store
     for _ in range(1000):
         at = at / "d"
         at.mkdir()
-    chattr = shutil.which("chattr")
+    chattr = shutil.which("chattr") or ""
     locked = chattr and not subprocess.run([chattr, "+i", stuck / "2/file"], capture_output=True).returncode
     try:
         report = store.gc()
@@ -318,7 +319,7 @@ def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path: Path) -> No
                 if os.geteuid() == 0:
                     os.setgid(65534)
                     os.setuid(65534)
-                donors = Donors(None, set(), [], lambda *_: None)
+                donors = Donors(cast(Any, None), set(), [], lambda *_: None)
                 found = sorted(path.name for path in donors._files_below(shared))
                 os.write(write, repr((found, sorted(donors.unread))).encode())
             finally:

@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -32,12 +34,14 @@ from tests.kit import (
     Age,
     Check,
     Child,
+    Files,
     Leftovers,
     Picture,
     Save,
     Sql,
     contents,
     counts,
+    draft_of,
     every,
     noise,
     safetensors,
@@ -139,12 +143,12 @@ def install(patch, tick):
         return real_open(path, flags, *args, **kwargs)
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql not in ("BEGIN IMMEDIATE", "COMMIT"):
-                return super().execute(sql, *args, **kwargs)
-            tick(sql)
-            result = super().execute(sql, *args, **kwargs)
-            tick(f"after {sql}")
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements not in ("BEGIN IMMEDIATE", "COMMIT"):
+                return super().execute(statements, *args, **kwargs)
+            tick(statements)
+            result = super().execute(statements, *args, **kwargs)
+            tick(f"after {statements}")
             return result
 
     patch.setattr(os, "open", open_)
@@ -252,7 +256,8 @@ def test_one_gc_at_a_time_while_it_packs(
 
     def move(self, *args, **kwargs):
         with casstore.Store(home) as other:
-            for options in ({"evict_all": True}, {"dry_run": True}):
+            ways: list[dict[str, Any]] = [{"evict_all": True}, {"dry_run": True}]
+            for options in ways:
                 with pytest.raises(casstore.StoreLocked, match="another gc"):
                     other.gc(**options)
             assert other.gc(auto=True).steps == ()
@@ -295,7 +300,7 @@ def at_point(monkeypatch, point, action):
     """Have `action` called each time gc comes to that point."""
     owner, name, moment = point
     real = getattr(owner, name)
-    busy = []
+    busy: list[Any] = []
 
     def meet():
         if not busy:  # not when the action itself comes there
@@ -331,7 +336,7 @@ def test_others_save_read_and_delete_at_every_step(
     expected = busy()
     opened = store.get("run:3").open("w.safetensors")
     held = opened.read(1000)
-    visits = []
+    visits: list[Any] = []
 
     def visit():
         number = len(visits)
@@ -340,7 +345,7 @@ def test_others_save_read_and_delete_at_every_step(
             return
         with casstore.Store(home) as other:
             assert {str(model.tag): streamed(model) for model in other.list()} == expected
-            news = {
+            news: dict[str, tuple[Files, dict[str, Any]]] = {
                 f"new{number}:1": (step_files(4 + number), {"base": "run:3", "materialize": False}),
                 f"new{number}:2": (step_files(2), {"base": "run:3"}),
                 f"new{number}:0": ({"gone.bin": noise(100_000, 300)}, {"materialize": number % 2 == 1}),
@@ -407,10 +412,10 @@ def _fill(patch, disk):
     patch.setattr(os, "open", wrap(os.open, lambda args: args[1] & os.O_CREAT))
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql == "COMMIT" and disk.is_full():
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements == "COMMIT" and disk.is_full():
                 raise apsw.FullError("database or disk is full")
-            return super().execute(sql, *args, **kwargs)
+            return super().execute(statements, *args, **kwargs)
 
     patch.setattr(apsw, "Connection", Connection)
 
@@ -438,7 +443,7 @@ def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
             assert reached < stop
             break
         failures += 1
-        assert interrupt or error.errno == errno.ENOSPC
+        assert interrupt or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
         store.gc(evict_all=True)
         check_catalog()
         holds(expected)
@@ -477,7 +482,7 @@ def test_no_room_at_every_call_of_a_save_without_a_directory(
         # Where not even a rename works, the draft is kept in its session.
         now, was = ((apart_from_sessions(files), rows) for files, rows in (picture(), before))
         assert now == was, stop
-        written = {name: Path(error.draft_path, name).read_bytes() for name in step_files(1)}
+        written = {name: Path(draft_of(error), name).read_bytes() for name in step_files(1)}
         assert written == step_files(1)
     assert error is None
     assert failures > 3
@@ -665,12 +670,12 @@ def test_processes_that_save_read_delete_and_pack_at_once(
                         if model is None or model in own.list():
                             raise
 
-    workers = [Child(lambda seed=seed: work(seed)) for seed in range(3)]
+    workers = [Child(partial(work, seed)) for seed in range(3)]
     chance = random.Random(9)
     number = 100
     while kill and time.monotonic() < until - 0.5:
         number += 1
-        victim = Child(lambda seed=number: work(seed))
+        victim = Child(partial(work, number))
         time.sleep(chance.uniform(0.05, 0.4))
         victim.kill()
     assert [worker.wait() for worker in workers] == [0] * 3

@@ -250,7 +250,7 @@ def test_a_prune_that_is_killed_before_it_deletes(store: casstore.Store, home: P
     shutil.rmtree(models / "m/1")
 
     def prune_and_die():
-        sync.delete = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(sync, "delete", lambda *_: os.kill(os.getpid(), 9))
         with casstore.Store(home) as other:
             other.sync_tree(prune=True)
 

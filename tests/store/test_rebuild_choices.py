@@ -110,9 +110,9 @@ def test_a_flipped_bit_in_the_header_of_a_pack(
     assert report.damaged_copies == (str(path),)
     assert rebuild().unreadable == ()
     assert streamed(store.get("a:1")) == files
-    report = store.repair()
-    assert report.damage == ()
-    assert report.quarantined == (str(home / "quarantine" / path.name),)
+    repaired = store.repair()
+    assert repaired.damage == ()
+    assert repaired.quarantined == (str(home / "quarantine" / path.name),)
     assert packs(home) != [path]
     whole({"a:1": files})
     rebuild()

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -270,7 +271,7 @@ def test_not_while_gc_runs(store: casstore.Store, home: Path, two) -> None:
 def meanwhile(monkeypatch: pytest.MonkeyPatch):
     """meanwhile(owner, name, function): just before that call, once, another process runs the function to its end, or
     with `must_wait` begins to. Returns what waits for it and gives its exit code."""
-    processes = []
+    processes: list[Any] = []
 
     def arrange(owner, name, function, *, must_wait=False):
         real = getattr(owner, name)
@@ -357,7 +358,7 @@ def test_a_damaged_manifest_that_has_not_been_given_its_name(
     store: casstore.Store, save: Save, home: Path, whole
 ) -> None:
     def save_and_die():
-        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(save_action, "publish", lambda *_: os.kill(os.getpid(), 9))
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

@@ -284,9 +284,9 @@ def test_a_pack_whose_chunks_are_all_sound_is_written_anew(
     assert (report.damage, report.is_sound) == ((), False)
     assert report.damaged_copies == (str(path),)
     assert streamed(store.get("m:1")) == part(1, 2, 3)
-    report = store.repair()
-    assert (report.healed, report.damage) == ((), ())
-    assert report.quarantined == (str(home / "quarantine" / path.name),)
+    repaired = store.repair()
+    assert (repaired.healed, repaired.damage) == ((), ())
+    assert repaired.quarantined == (str(home / "quarantine" / path.name),)
     whole({"m:1": part(1, 2, 3)})
 
 

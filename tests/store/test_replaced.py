@@ -6,12 +6,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 import casstore
 from casstore.catalog import versions
+from casstore.catalog.index import insert_fingerprints
 from tests.kit import Save, plant
 
 REPLACED = "open it again"
@@ -75,8 +77,8 @@ def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(
 ) -> None:
     """The transaction has begun, and what the version needs is stored."""
     source = plant(tmp_path / "source", {"a": b"a" * 100_000})
-    real = versions.insert_fingerprints
-    done = []
+    real = insert_fingerprints
+    done: list[Any] = []
 
     def insert(connection, fingerprints):
         if not done:

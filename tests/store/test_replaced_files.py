@@ -9,6 +9,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def at(monkeypatch: pytest.MonkeyPatch):
     """at(moment, act): do it once, when a save has come so far."""
 
     def install(moment, act):
-        done = []
+        done: list[Any] = []
 
         def once():
             if not done:

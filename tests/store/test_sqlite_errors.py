@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -79,7 +80,7 @@ def test_a_list_may_be_asked_for_by_any_number_of_labels(store: casstore.Store, 
 def interrupting(monkeypatch, module, name, action):
     """Have `action` run once, in a signal's handler, at a call of that function."""
     real, handlers = getattr(module, name), []
-    outcome = []
+    outcome: list[Any] = []
 
     def handler(*_):
         try:
@@ -117,7 +118,7 @@ def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(
     store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = store._workspace.catalog.versions.commit
-    outcome = []
+    outcome: list[Any] = []
 
     def handler(*_):
         with pytest.raises(casstore.StoreLocked, match=r"model 'm' is locked by this very thread") as caught:
@@ -150,7 +151,7 @@ def test_a_save_that_interrupts_the_wait_for_another_process_works(
     other.execute("BEGIN IMMEDIATE")
     workspace = store._workspace
     state = workspace.catalog._connections.with_state()[1]
-    seen = []
+    seen: list[Any] = []
 
     def let_go_and_save(*_):
         seen.append(store.tags())

@@ -10,7 +10,7 @@ import pytest
 
 import casstore
 from casstore.actions.packs import repack
-from tests.kit import Save, checkpoint, noise
+from tests.kit import Save, checkpoint, known, noise
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
@@ -55,11 +55,11 @@ def test_it_is_not_dead(store: casstore.Store, pruned, save: Save, object_bytes)
 def test_a_deletion_does_not_free_what_it_needs(store: casstore.Store, pruned, save: Save, object_bytes) -> None:
     files = {"w.bin": noise(BIG)}
     save("n:1", {**files, "own.bin": noise(400_000, 3)}, materialize=False)
-    assert store.stats("n:1").frees_bytes > BIG
+    assert known(store.stats("n:1").frees_bytes) > BIG
     pruned("m:1", files)
     usage = store.stats("n:1")
     assert usage.frees_bytes == store.stats(["n:1"]).frees_bytes
-    assert 400_000 <= usage.frees_bytes < BIG
+    assert 400_000 <= known(usage.frees_bytes) < BIG
     store.gc()
     before = object_bytes()
     store.delete("n:1")
@@ -85,7 +85,7 @@ def test_deltas_need_their_bases(
     before, frees = object_bytes(), store.stats("n:0").frees_bytes
     store.delete("n:0")
     store.gc(evict_all=True, rewrite=True)
-    assert frees < 1000
+    assert known(frees) < 1000
     assert abs(before - object_bytes()) < 5000
 
 

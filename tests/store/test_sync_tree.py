@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -13,9 +14,12 @@ import pytest
 import casstore
 from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import survey as tree
+from casstore.actions.directories.survey import disagreement
 from casstore.actions.exchange import sync_tree as sync
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import save as save_action
+from casstore.actions.workspace import Workspace
+from casstore.storage import files as storage_files
 from tests.kit import Child, Save, Sql, bento, contents, everything, noise, plant
 
 BIG = 1_300_000
@@ -309,7 +313,8 @@ def test_a_store_that_can_only_be_read(
     save("m:1", {"w": b"1"})
     bento(models, "n:1", {"w": b"1"})
     monkeypatch.setattr(type(store._workspace.catalog), "read_only", True)
-    for options in ({}, {"dry_run": True}, {"prune": True}):
+    ways: list[dict[str, Any]] = [{}, {"dry_run": True}, {"prune": True}]
+    for options in ways:
         with pytest.raises(casstore.StoreUnwritable):
             store.sync_tree(**options)
     with pytest.raises(casstore.StoreUnwritable):
@@ -329,9 +334,9 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
 
     def save_and_die():
         if killed_at == "publish":
-            save_action.publish = die
+            pytest.MonkeyPatch().setattr(save_action, "publish", die)
         else:
-            casstore.actions.workspace.Workspace.file_pending_manifest = die
+            pytest.MonkeyPatch().setattr(Workspace, "file_pending_manifest", die)
         save("m:1", {"w": b"1"})
 
     assert Child(save_and_die).wait() == -9
@@ -358,7 +363,7 @@ def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(
         os.kill(os.getpid(), 9)
 
     def open_and_die():
-        module = materialize_action if killed_at == "publish" else materialize_action.files
+        module = materialize_action if killed_at == "publish" else storage_files
         setattr(module, killed_at, die)
         assert store.get("m:0").path
 
@@ -378,7 +383,7 @@ def test_what_comes_back_before_it_is_pruned_stays(
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
     shutil.rmtree(models / "m/1")
-    real = sync.disagreement
+    real = disagreement
     monkeypatch.setattr(sync, "disagreement", lambda w: (real(w), bento(models, "m:1", {"w": b"new"}))[0])
     assert store.sync_tree(prune=True).deleted == ()
     assert store.tags() == ["m:2", "m:1"]
@@ -398,7 +403,7 @@ def test_many_at_once(store: casstore.Store, home: Path, models) -> None:
         files = {"w.bin": noise(100_000, number), "n": b"%d" % number}
         bento(models, f"m{number % 2}:v{number}", files, created=1 + number)
         expected[f"m{number % 2}:v{number}"] = files
-    reports = []
+    reports: list[Any] = []
 
     def run():
         with casstore.Store(home) as mine:

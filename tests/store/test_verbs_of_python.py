@@ -72,7 +72,9 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.text = [], set(), ""
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
         self.feed(text)
         self.close()
         assert self.open == []

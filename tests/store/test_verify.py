@@ -179,8 +179,9 @@ def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(
         return found
 
     def collect():
-        References.containers = real
-        References.forget_containers = lambda *_: os.kill(os.getpid(), 9)
+        patch = pytest.MonkeyPatch()
+        patch.setattr(References, "containers", real)
+        patch.setattr(References, "forget_containers", lambda *_: os.kill(os.getpid(), 9))
         store.gc(evict_all=True)
 
     with monkeypatch.context() as patch:
@@ -194,7 +195,7 @@ def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(
     store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save_and_die():
-        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(save_action, "publish", lambda *_: os.kill(os.getpid(), 9))
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

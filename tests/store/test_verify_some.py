@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from tests.kit import Picture, Sql, noise, plant
+from tests.kit import Files, Picture, Sql, noise, plant
 
 BIG = 2_500_000
 
@@ -18,12 +19,13 @@ def three(store: casstore.Store):
     """a and b share a large file; c shares nothing; d is packed, as differences from c."""
     changed = bytearray(noise(BIG, 3))
     changed[1_200_000:1_200_100] = bytes(100)
-    for tag, files, options in (
+    versions: list[tuple[str, Files, dict[str, Any]]] = [
         ("a:1", {"w.bin": noise(BIG), "small": noise(500, 9)}, {}),
         ("b:1", {"copy/of/w.bin": noise(BIG), "own": noise(5000, 8)}, {}),
         ("c:1", {"else.bin": noise(BIG, 3), "mid": noise(100_000, 4)}, {}),
         ("d:1", {"else.bin": bytes(changed)}, {"base": "c:1", "materialize": False}),
-    ):
+    ]
+    for tag, files, options in versions:
         with store.create(tag, **options) as draft:
             plant(draft.path, files)
     return store

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import Save, noise
+from tests.kit import Save, known, noise
 
 
 def test_what_gc_says_of_evicting_all_is_what_that_frees(store: casstore.Store, home: Path, save: Save) -> None:
@@ -44,7 +44,7 @@ def test_versions_that_share_bytes_free_them_together(store: casstore.Store, sav
     save("m:1", {"w": shared, "a": noise(70_000, 2)}, materialize=False)
     save("m:2", {"w": shared}, materialize=False)
     save("m:3", {"w": noise(1_000_000, 3)}, materialize=False)
-    assert store.stats("m:1").frees_bytes < 80_000
+    assert known(store.stats("m:1").frees_bytes) < 80_000
     assert store.stats(["m:1"]).frees_bytes == store.stats("m:1").frees_bytes
     both = store.stats(["m:2", "m:1", "m:2"])
     assert (both.versions, both.logical_bytes) == (2, 6_070_000)

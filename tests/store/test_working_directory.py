@@ -46,6 +46,7 @@ def test_other_relative_paths(store: casstore.Store, home: Path, gone, tmp_path:
     ):
         with pytest.raises((OSError, casstore.CasstoreError), match="works in is gone") as caught:
             use()
+        assert isinstance(caught.value, OSError)
         assert caught.value.filename in ("out", "m.zip", "backup")
     assert store.tags() == ["m:1"]
     assert store.export("m:1", tmp_path / "m.zip")
