@@ -23,7 +23,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.gc import autogc
 from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
-from tests.kit import Reader
+from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
 # No test is timed: what a busy machine delays is no failure.
 settings.register_profile("casstore", deadline=None)
@@ -133,7 +133,7 @@ def _files(home: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def picture(home: Path) -> Callable[[], tuple[dict[str, Any], dict[str, list[Any]]]]:
+def picture(home: Path) -> Picture:
     """picture(): every path of the store with mode, links and content, and every row of its catalog.
 
     Kept drafts are not in it, since a save that fails may leave one.
@@ -147,7 +147,7 @@ def picture(home: Path) -> Callable[[], tuple[dict[str, Any], dict[str, list[Any
 
 
 @pytest.fixture
-def sql(home: Path) -> Callable[..., list[Any]]:
+def sql(home: Path) -> Sql:
     """sql(statement, parameters): run it on the store's catalog, behind the store's back."""
 
     def run(statement: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
@@ -162,7 +162,7 @@ def sql(home: Path) -> Callable[..., list[Any]]:
 
 
 @pytest.fixture
-def leftovers(home: Path, sql: Callable[..., list[Any]]) -> Callable[[], list[str]]:
+def leftovers(home: Path, sql: Sql) -> Leftovers:
     """leftovers(): files of the store that no row explains; of a store at rest there are none.
 
     The session in which this process holds its leases, until it closes the store, is not among them.
@@ -201,7 +201,7 @@ def _overwrite(path: Path, data: bytes) -> None:
 
 
 @pytest.fixture
-def age(home: Path, sql: Callable[..., list[Any]]) -> Callable[..., None]:
+def age(home: Path, sql: Sql) -> Age:
     """age(days, tag): make a version, or all, look as if saved, and last opened if ever, so many days earlier."""
 
     def make_older(days: float, tag: str | None = None) -> None:

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import yaml
@@ -29,9 +29,51 @@ import casstore
 EVERY = os.environ.get("CASSTORE_TEST_EVERY", "") not in ("", "0")
 
 
+def known(value: T | None) -> T:
+    """The value, of which the test knows that it is there."""
+    assert value is not None
+    return value
+
+
+def draft_of(error: BaseException) -> str:
+    """Where an error, of whichever class, says that a draft is kept."""
+    return str(vars(error)["draft_path"])
+
+
 def every(step: int) -> int:
     """By how much to count what is tried one after another: `step`, or 1 with CASSTORE_TEST_EVERY=1."""
     return 1 if EVERY else step
+
+
+T = TypeVar("T")
+Check = Callable[[], None]
+Leftovers = Callable[[], list[str]]
+Picture = Callable[[], tuple[dict[str, Any], dict[str, list[Any]]]]
+Files = Mapping[str, bytes | None]
+
+
+class Save(Protocol):
+    """What the fixture `save` is; the options are those of Store.create, and `into` another store."""
+
+    def __call__(self, tag: str, files: Files, **options: Any) -> casstore.Model: ...
+
+
+class Sql(Protocol):
+    """What the fixture `sql` is."""
+
+    def __call__(self, statement: str, parameters: tuple[Any, ...] = (), /) -> list[Any]: ...
+
+
+class Age(Protocol):
+    """What the fixture `age` is."""
+
+    def __call__(self, days: float, tag: str | None = None, /) -> None: ...
+
+
+class Rot(Protocol):
+    """What the fixture `rot` is."""
+
+    def __call__(self, path: Path, offset: int | None = None, /) -> None: ...
 
 
 @functools.lru_cache(64)
@@ -40,7 +82,7 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def plant(root: Path | str, files: Mapping[str, bytes | None]) -> Path:
+def plant(root: Path | str, files: Files) -> Path:
     """Write files; None makes an empty directory, a name that ends in ! an executable."""
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -153,9 +195,7 @@ def checkpoint(step: int, dtype: str = "F32", seed: int = 0, size: int = 330_000
     return {"model.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
 
 
-def bento(
-    tree: Path, tag: str, files: dict[str, bytes | None], *, created: int = 1, fields: Any = MappingProxyType({})
-) -> Path:
+def bento(tree: Path, tag: str, files: Files, *, created: int = 1, fields: Any = MappingProxyType({})) -> Path:
     """A directory as BentoML 1.4 writes it, in a tree of NAME/VERSION/; returns it.
 
     `created`: a day of January 2024. `fields`: of model.yaml, instead of what it has; None for no model.yaml.

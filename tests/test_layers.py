@@ -123,8 +123,8 @@ def imports(module: str, tree: ast.Module, modules: set[str]) -> Iterator[Import
             for child in node.orelse:
                 yield from walk(child, is_late, is_for_types)
         else:
-            for child in ast.iter_child_nodes(node):
-                yield from walk(child, is_late, is_for_types)
+            for each in ast.iter_child_nodes(node):
+                yield from walk(each, is_late, is_for_types)
 
     for found in walk(tree, False, False):
         if found.target == "casstore" or found.target.startswith("casstore."):

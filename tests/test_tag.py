@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import warnings
 
 import pytest
@@ -158,16 +159,16 @@ def test_generated_versions_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> Non
     made = []
     # From 1970 to 3050: the last digit of the milliseconds, and every carry above it.
     for milliseconds in (0, 1, 31, 32, 1_700_000_000_000, 1_700_000_000_001, 34_000_000_000_000):
-        monkeypatch.setattr(tag_module.time, "time_ns", lambda at=milliseconds: at * 1_000_000)
+        monkeypatch.setattr(time, "time_ns", lambda at=milliseconds: at * 1_000_000)
         made.append(generate_version())
     assert made == sorted(made)
 
 
 def test_generated_versions_increase_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tag_module, "_last_generated", 0)
-    monkeypatch.setattr(tag_module.time, "time_ns", lambda: 1_700_000_000_000_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
     before = generate_version()
-    monkeypatch.setattr(tag_module.time, "time_ns", lambda: 1_600_000_000_000_000_000)
+    monkeypatch.setattr(time, "time_ns", lambda: 1_600_000_000_000_000_000)
     assert before < generate_version() < generate_version()
 
 

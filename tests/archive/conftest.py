@@ -16,6 +16,7 @@ import pytest
 from casstore.archive.unpacking import Unpacked, unpack
 
 Tree = dict[str, "bytes | None"]
+Read = Callable[..., tuple[Unpacked, Tree]]
 
 
 def _look(root: Path) -> Tree:
@@ -37,7 +38,7 @@ def _look(root: Path) -> Tree:
 
 
 @pytest.fixture(scope="session")
-def read(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Unpacked, Tree]]:
+def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
     """read(archive, **options): unpack bytes or a stream; what came out. Nothing beside the directory may appear."""
     root = tmp_path_factory.mktemp("archives")
     numbers = itertools.count()

@@ -6,13 +6,15 @@ import os
 import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 
 import casstore
+from tests.cli.conftest import COMMAND, Cli
 
 
-def test_a_version_goes_through_a_file(saved, cli, tmp_path):
+def test_a_version_goes_through_a_file(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     written = saved("export", "bert:v1", tmp_path / "a.tar").out.strip()
     assert written == str(tmp_path / "a.tar")
     with tarfile.open(written) as archive:
@@ -27,17 +29,17 @@ def test_a_version_goes_through_a_file(saved, cli, tmp_path):
     assert saved("show", "bert:v1", "--json").json["digest"] == answer["digest"]
 
 
-def test_a_version_goes_through_a_pipe(saved, cli, tmp_path):
+def test_a_version_goes_through_a_pipe(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     other = type(cli)(tmp_path / "other")
     with saved.start("export", "bert:v2", "-", "--format", "casmodel") as source:
         done = subprocess.run(
-            [*source.args[:3], "import", "-", "-q"], env=other.environment, stdin=source.stdout, capture_output=True,
+            [*COMMAND, "import", "-", "-q"], env=other.environment, stdin=source.stdout, capture_output=True,
             text=True, check=False,
         )  # fmt: skip
     assert (source.returncode, done.returncode, done.stdout, done.stderr) == (0, 0, "bert:v2\n", "")
 
 
-def test_every_version_of_a_name_goes_into_one_casmodel(saved, cli, tmp_path):
+def test_every_version_of_a_name_goes_into_one_casmodel(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     answer = saved("export", "bert", tmp_path / "all", "--all", "--format", "casmodel", "--json").json
     assert answer == {"path": str(tmp_path / "all.casmodel"), "tags": ["bert:v2", "bert:v1"]}
     other = type(cli)(tmp_path / "other")
@@ -50,7 +52,7 @@ def test_every_version_of_a_name_goes_into_one_casmodel(saved, cli, tmp_path):
     assert not (tmp_path / "x.tar").exists()
 
 
-def test_bad_exports_and_imports_say_what_to_do(saved, cli, tmp_path):
+def test_bad_exports_and_imports_say_what_to_do(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     assert "did you mean bert" in saved("export", "berd", tmp_path, code=12).err
     assert "'rar' is not one of" in saved("export", "bert", tmp_path, "--format", "rar", code=2).err
     assert (
@@ -66,16 +68,16 @@ def test_bad_exports_and_imports_say_what_to_do(saved, cli, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_a_full_disk_is_told_apart_from_the_store(saved):
+def test_a_full_disk_is_told_apart_from_the_store(saved: Cli) -> None:
     told = saved("export", "bert:v1", "/dev/full", "--format", "tar", code=1).err
     assert "No space left on device; free some space there" in told
 
 
-def test_a_terminal_gets_no_archive(untouched):
+def test_a_terminal_gets_no_archive(untouched: Cli) -> None:
     assert "nothing for a terminal" in untouched.on_terminal("export", "bert", "-", code=2)
 
 
-def test_adopt_tells_what_is_shared_and_goes_on_past_a_bad_one(saved, cli, tmp_path):
+def test_adopt_tells_what_is_shared_and_goes_on_past_a_bad_one(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     for version in ("v1", "v2"):
         saved("export", f"bert:{version}", tmp_path / f"old/models/bert/{version}", "--format", "folder")
     shutil.copytree(tmp_path / "old/models/bert/v1", tmp_path / "old/models/bad name/v1")
@@ -91,7 +93,7 @@ def test_adopt_tells_what_is_shared_and_goes_on_past_a_bad_one(saved, cli, tmp_p
     assert other("adopt", tmp_path / "old/models/bert/v1", code=1).err.count("NAME/VERSION") == 1
 
 
-def test_sync_tree_says_what_others_have_done(saved, tmp_path):
+def test_sync_tree_says_what_others_have_done(saved: Cli, tmp_path: Path) -> None:
     models = saved.home / "models/bert"
     saved("export", "bert:v1", tmp_path / "v0", "--format", "folder")
     (tmp_path / "v0").rename(models / "v0")
@@ -114,7 +116,7 @@ def test_sync_tree_says_what_others_have_done(saved, tmp_path):
     assert [line.split("\t")[0] for line in saved("list").out.splitlines()] == ["bert:v1", "bert:v0"]
 
 
-def test_a_snapshot_of_the_hugging_face_cache(cli, tmp_path):
+def test_a_snapshot_of_the_hugging_face_cache(cli: Cli, tmp_path: Path) -> None:
     repository = tmp_path / "hub/models--org--tiny"
     snapshot = repository / "snapshots/0123abcd"
     (repository / "blobs").mkdir(parents=True)
@@ -140,7 +142,9 @@ def test_a_snapshot_of_the_hugging_face_cache(cli, tmp_path):
     assert "no snapshot in a Hugging Face cache" in cli("save", "tiny:v2", "--from-hf", repository, code=1).err
 
 
-def test_the_name_says_the_format_and_casmodel_is_the_default(saved, tmp_path, monkeypatch):
+def test_the_name_says_the_format_and_casmodel_is_the_default(
+    saved: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert saved("export", "bert:v1").out == "bert-v1.casmodel\n"
     assert saved("export", "bert:v1", "copy").out == "copy.casmodel\n"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import casstore
+from tests.cli.conftest import Cli
 
 
-def test_what_it_tells(saved, tmp_path):
+def test_what_it_tells(saved: Cli, tmp_path: Path) -> None:
     target = tmp_path / "backup"
     first = saved("backup", target, "--json").json
     assert first["directory"] == str(target)
@@ -25,7 +28,7 @@ def test_what_it_tells(saved, tmp_path):
     assert f"casstore --home {tmp_path}/seen verify" in screen
 
 
-def test_damage_is_partly_done(saved, tmp_path):
+def test_damage_is_partly_done(saved: Cli, tmp_path: Path) -> None:
     lost = next(path for path in (saved.home / "objects").rglob("*.*") if path.is_file())
     lost.unlink()
     result = saved("backup", tmp_path / "backup", code=3)
@@ -34,7 +37,7 @@ def test_damage_is_partly_done(saved, tmp_path):
     assert "nothing was removed" in saved.on_terminal("backup", tmp_path / "seen", code=3)
 
 
-def test_refusals(saved, tmp_path):
+def test_refusals(saved: Cli, tmp_path: Path) -> None:
     assert "choose another directory" in saved("backup", saved.home / "backup", code=1).err
     assert saved("backup", code=2).err
     saved("backup", tmp_path / "backup")

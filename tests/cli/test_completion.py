@@ -3,8 +3,11 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import Cli
 
 
 def complete(cli, line: str) -> list[str]:
@@ -17,17 +20,17 @@ def complete(cli, line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_scripts_name_the_command(cli, shell):
+def test_scripts_name_the_command(cli: Cli, shell) -> None:
     assert "_CASSTORE_COMPLETE" in cli("completion", shell).out
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=cli("completion", shell).out, text=True, check=True)
 
 
-def test_unknown_shell_is_a_usage_error(cli):
+def test_unknown_shell_is_a_usage_error(cli: Cli) -> None:
     assert "bash" in cli("completion", "tcsh", code=2).err
 
 
-def test_verbs_tags_names_and_settings_are_completed(saved, files):
+def test_verbs_tags_names_and_settings_are_completed(saved: Cli, files: Path) -> None:
     saved("save", "albert:v1", files)
     assert complete(saved, "casstore st") == ["stats"]
     assert sorted(complete(saved, "casstore show ")) == ["albert", "bert"]
@@ -38,7 +41,7 @@ def test_verbs_tags_names_and_settings_are_completed(saved, files):
     assert complete(saved, f"casstore --home {saved.home} list al") == ["albert"]
 
 
-def test_completion_makes_no_store_and_raises_nothing(cli, tmp_path):
+def test_completion_makes_no_store_and_raises_nothing(cli: Cli, tmp_path: Path) -> None:
     assert complete(cli, "casstore show b") == []
     assert not cli.home.exists()
     (tmp_path / "junk").mkdir()
@@ -47,7 +50,7 @@ def test_completion_makes_no_store_and_raises_nothing(cli, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_a_tag_although_it_splits_words_at_colons(saved, tmp_path):
+def test_bash_completes_a_tag_although_it_splits_words_at_colons(saved: Cli, tmp_path: Path) -> None:
     program = tmp_path / "casstore"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m casstore.cli "$@"\n')
     program.chmod(0o755)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.cli.conftest import Cli
 
 
 @pytest.fixture
-def kept(cli):
+def kept(cli: Cli):
     with (
         casstore.Store(cli.home) as store,
         pytest.raises(casstore.InvalidMetadata),
@@ -23,14 +24,14 @@ def kept(cli):
     return store.drafts()[0]
 
 
-def test_no_draft_is_kept(cli):
+def test_no_draft_is_kept(cli: Cli) -> None:
     cli("init")
     assert cli("drafts").out == ""
     assert cli("drafts", "--json").json == {"drafts": []}
     assert "no draft is kept" in cli.on_terminal("drafts")
 
 
-def test_drafts_are_listed(cli, kept):
+def test_drafts_are_listed(cli: Cli, kept) -> None:
     [line] = cli("drafts").out.splitlines()
     draft_id, moment, size, tag, reason = line.split("\t")
     assert (draft_id, size, tag) == (kept.id, "5000", "bert:v1")
@@ -46,7 +47,7 @@ def test_drafts_are_listed(cli, kept):
     assert f"casstore save bert:v1 --draft {kept.id}" in screen
 
 
-def test_a_draft_is_saved(cli, kept):
+def test_a_draft_is_saved(cli: Cli, kept) -> None:
     done = cli("save", "bert:v2", "--draft", kept.id[:6], "-m", "loss=0.25", "-l", "stage=prod", "--json")
     assert (done.json["tag"], done.json["labels"], done.json["size_bytes"]) == ("bert:v2", {"stage": "prod"}, 5000)
     assert cli("show", "bert:v2", "--json").json["metadata"] == {"acc": 0.5, "loss": 0.25}
@@ -54,7 +55,7 @@ def test_a_draft_is_saved(cli, kept):
     assert "no draft" in cli("save", "bert:v3", "--draft", kept.id, code=12).err
 
 
-def test_a_draft_is_removed(cli, kept):
+def test_a_draft_is_removed(cli: Cli, kept) -> None:
     assert cli("drafts", "--remove", kept.id).out == f"{kept.id}\n"
     assert cli("drafts").out == ""
     assert "no draft" in cli("drafts", "--remove", kept.id, code=12).err
@@ -69,5 +70,5 @@ def test_a_draft_is_removed(cli, kept):
         (["bert:v2", "--draft", "abc", "--from-hf"], "do not go with --draft"),
     ],
 )
-def test_wrong_use(cli, arguments, message):
+def test_wrong_use(cli: Cli, arguments, message) -> None:
     assert message in cli("save", *arguments, code=2).err

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import casstore
 from casstore.cli import exits
+from tests.cli.conftest import Cli
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,7 @@ from casstore.cli import exits
         (["config", "set", "nothing", "x"], 2, "durability"),
     ],
 )
-def test_a_mistake_is_named(untouched, monkeypatch, arguments, code, text):
+def test_a_mistake_is_named(untouched: Cli, monkeypatch: pytest.MonkeyPatch, arguments, code, text) -> None:
     monkeypatch.chdir(untouched.home.parent)
     done = untouched(*arguments, code=code)
     assert done.out == ""
@@ -54,11 +56,11 @@ def test_a_mistake_is_named(untouched, monkeypatch, arguments, code, text):
     assert done.err.count("did you mean") <= 1
 
 
-def test_mistakes_have_changed_nothing(untouched):
+def test_mistakes_have_changed_nothing(untouched: Cli) -> None:
     assert [line.split("\t")[0] for line in untouched("list").out.splitlines()] == ["bert:v2", "bert:v1"]
 
 
-def test_json_errors_carry_what_a_program_needs(untouched):
+def test_json_errors_carry_what_a_program_needs(untouched: Cli) -> None:
     error = untouched("lsit", "--json", code=2).error
     assert (error["type"], error["exit_code"]) == ("UsageError", 2)
     error = untouched("show", "bret", "--json", code=12).error
@@ -68,7 +70,7 @@ def test_json_errors_carry_what_a_program_needs(untouched):
     assert sorted(error["candidates"]) == ["bert:v1", "bert:v2"]
 
 
-def test_a_warning_is_one_line_said_once(cli, files):
+def test_a_warning_is_one_line_said_once(cli: Cli, files: Path) -> None:
     done = cli("save", "BERT:v1", files)
     assert done.out.startswith("bert:v1\t")
     assert done.err.splitlines() == ["warning: the name 'BERT' is kept in lower case, as 'bert'"]
@@ -76,7 +78,7 @@ def test_a_warning_is_one_line_said_once(cli, files):
     assert "lower case" in json.loads(done.err)["warning"]
 
 
-def test_a_home_that_cannot_be_is_one_line(cli, tmp_path):
+def test_a_home_that_cannot_be_is_one_line(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "error: " in cli("--home", tmp_path / "file" / "below", "list", code=12).err
     assert "error: " in cli("--home", tmp_path / "file" / "below", "init", code=1).err
@@ -86,14 +88,14 @@ def test_a_home_that_cannot_be_is_one_line(cli, tmp_path):
     assert "thesis.tex" in cli("--home", tmp_path / "full", "init", code=1).err
 
 
-def test_gc_while_another_gc_runs_is_locked(saved):
+def test_gc_while_another_gc_runs_is_locked(saved: Cli) -> None:
     saved("gc")
     with open(saved.home / "locks" / ".gc.lock", "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert saved("gc", "--json", code=11).error["type"] == "StoreLocked"
 
 
-def test_a_reader_that_leaves_early_is_no_error(untouched):
+def test_a_reader_that_leaves_early_is_no_error(untouched: Cli) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "casstore.cli", "list"]
@@ -105,7 +107,7 @@ def test_a_reader_that_leaves_early_is_no_error(untouched):
     assert done.stderr == b""
 
 
-def test_ctrl_c_in_a_save_leaves_nothing(cli, tmp_path):
+def test_ctrl_c_in_a_save_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     with large.open("wb") as file:
         file.truncate(512 << 20)  # sparse: it costs no disk here
@@ -137,7 +139,7 @@ def test_ctrl_c_in_a_save_leaves_nothing(cli, tmp_path):
         (exits.Interrupted("interrupted"), 130, "interrupted"),
     ],
 )
-def test_exit_codes_and_messages(error, code, text):
+def test_exit_codes_and_messages(error, code, text) -> None:
     assert exits.exit_code(error) == code
     assert text in exits.message(error)
     assert exits.as_document(error)["exit_code"] == code

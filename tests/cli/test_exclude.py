@@ -1,9 +1,12 @@
 """save --exclude and .casstoreignore: what was left out is named."""
 
 import json
+from pathlib import Path
+
+from tests.cli.conftest import Cli
 
 
-def test_what_is_left_out_is_named(cli, files):
+def test_what_is_left_out_is_named(cli: Cli, files: Path) -> None:
     (files / "__pycache__").mkdir()
     (files / "__pycache__/x.pyc").write_bytes(b"")
     for number in range(6):
@@ -22,7 +25,7 @@ def test_what_is_left_out_is_named(cli, files):
     assert done.json["file_count"] == 10
 
 
-def test_nothing_left_and_bad_patterns(cli, files):
+def test_nothing_left_and_bad_patterns(cli: Cli, files: Path) -> None:
     assert "nothing is left of" in cli("save", "bert:v1", files, "--exclude", "*", code=1).err
     assert "'*.log'" in cli("save", "bert:v1", files, "--exclude", "!", code=1).err
     assert cli("list").out == ""

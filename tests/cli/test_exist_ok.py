@@ -1,7 +1,11 @@
 """casstore save --exist-ok."""
 
+from pathlib import Path
 
-def test_the_same_again(saved, files):
+from tests.cli.conftest import Cli
+
+
+def test_the_same_again(saved: Cli, files: Path) -> None:
     arguments = ("save", "bert:v2", files, "-l", "stage=prod", "-m", "accuracy=0.93")
     assert "--exist-ok" in saved(*arguments, code=13).err
     assert saved(*arguments, "--json", code=13).error["type"] == "TagExists"

@@ -5,10 +5,12 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import casstore
+from tests.cli.conftest import Cli
 
 STEPS = [
     "dead sessions", "unfinished work", "idle directories", "quarantine", "stray files", "unneeded objects",
@@ -29,7 +31,7 @@ def object_bytes(home):
     return sum(path.stat().st_size for path in (home / "objects").rglob("*") if path.is_file())
 
 
-def test_each_step_is_told_with_its_bytes(saved):
+def test_each_step_is_told_with_its_bytes(saved: Cli) -> None:
     before = object_bytes(saved.home)
     answer = saved("gc", "--evict-all", "--json").json
     assert [step["name"] for step in answer["steps"]] == STEPS
@@ -48,7 +50,7 @@ def test_each_step_is_told_with_its_bytes(saved):
     assert rows == [[name, "0", "0"] for name in (*STEPS, "total")]
 
 
-def test_where_stray_files_are_is_told(saved):
+def test_where_stray_files_are_is_told(saved: Cli) -> None:
     (saved.home / "objects/packs/0123456789abcdef-1.pack").write_bytes(b"stray")
     assert saved("gc", "--dry-run", "--json").json["strays_kept_in"] == ""
     (saved.home / "objects/packs/0123456789abcdef-2.pack").write_bytes(b"stray")
@@ -63,7 +65,7 @@ def test_where_stray_files_are_is_told(saved):
     assert (counts(answer)["quarantine"], freed["quarantine"]) == (2, 10)
 
 
-def test_a_dry_run_counts_what_gc_then_does(saved):
+def test_a_dry_run_counts_what_gc_then_does(saved: Cli) -> None:
     saved("delete", "bert:v1", "-y")
     planned = saved("gc", "--dry-run", "--evict-all", "--json").json
     assert planned["dry_run"] is True
@@ -78,7 +80,7 @@ def test_a_dry_run_counts_what_gc_then_does(saved):
             assert plan["freed_bytes"] == (step["freed_bytes"] if step["name"] in known else 0)
 
 
-def test_what_gc_says_on_a_screen(saved):
+def test_what_gc_says_on_a_screen(saved: Cli) -> None:
     screen = saved.on_terminal("gc", "--dry-run", "--evict-all", columns=80)
     assert "WOULD FREE" in screen
     assert "nothing was changed; `casstore gc --evict-all` does it" in screen
@@ -91,7 +93,7 @@ def test_what_gc_says_on_a_screen(saved):
     assert "nothing was changed" not in screen
 
 
-def test_settings_say_what_is_idle(saved):
+def test_settings_say_what_is_idle(saved: Cli) -> None:
     saved("config", "set", "keep_days", "0")
     saved("config", "set", "materialize", "all")
     assert counts(saved("gc", "--json").json)["idle directories"] == 0
@@ -103,7 +105,7 @@ def test_settings_say_what_is_idle(saved):
     assert standing(saved.home) == ["bert:v2"]
 
 
-def test_pins(saved):
+def test_pins(saved: Cli) -> None:
     assert saved("pin", "bert:v1").out == "bert:v1\n"
     assert saved("pin", "bert:v1", "--json").json == {"tag": "bert:v1", "is_pinned": True}
     saved("gc", "--evict-all")
@@ -119,7 +121,7 @@ def test_pins(saved):
     assert saved("unpin", "bert:v", "--json", code=12).error["type"] == "AmbiguousTag"
 
 
-def test_what_was_altered_is_named_and_left_alone(saved):
+def test_what_was_altered_is_named_and_left_alone(saved: Cli) -> None:
     note = saved.home / "models" / "bert" / "v1" / "notes.txt"
     note.write_text("mine")
     answer = saved("gc", "--evict-all", "--json").json
@@ -130,7 +132,7 @@ def test_what_was_altered_is_named_and_left_alone(saved):
     assert saved("gc", "--evict-all").err == ""
 
 
-def test_auto_decides_by_itself(saved):
+def test_auto_decides_by_itself(saved: Cli) -> None:
     assert saved("gc", "--auto", "--json").json == {
         "dry_run": False,
         "freed_bytes": 0,
@@ -151,7 +153,7 @@ def test_auto_decides_by_itself(saved):
 
 
 @pytest.fixture
-def wasteful(cli, tmp_path):
+def wasteful(cli: Cli, tmp_path: Path):
     """A store in which a deleted version leaves 300 MiB. They are a hole, so they cost no disk here."""
     with (tmp_path / "zeros").open("wb") as file:
         file.truncate(300 * MIB)
@@ -161,7 +163,7 @@ def wasteful(cli, tmp_path):
     return cli
 
 
-def test_auto_takes_much(wasteful):
+def test_auto_takes_much(wasteful) -> None:
     wasteful.extra_environment["CASSTORE_AUTO_GC"] = "1"
     answer = wasteful("gc", "--auto", "--json").json
     assert counts(answer)["unneeded objects"] >= 1
@@ -169,7 +171,7 @@ def test_auto_takes_much(wasteful):
     assert wasteful("gc", "--auto", "--json").json["steps"] == []
 
 
-def test_auto_is_switched_off_by_the_environment_and_by_the_setting(wasteful):
+def test_auto_is_switched_off_by_the_environment_and_by_the_setting(wasteful) -> None:
     assert wasteful.environment["CASSTORE_AUTO_GC"] == "0"
     assert wasteful("gc", "--auto", "--json").json["steps"] == []
     wasteful.extra_environment["CASSTORE_AUTO_GC"] = ""
@@ -181,7 +183,7 @@ def test_auto_is_switched_off_by_the_environment_and_by_the_setting(wasteful):
 
 
 @pytest.mark.parametrize(("arguments", "lowest"), [(["gc", "--auto"], True), (["gc"], False)])
-def test_auto_runs_at_the_lowest_priority(saved, arguments, lowest):
+def test_auto_runs_at_the_lowest_priority(saved: Cli, arguments, lowest) -> None:
     code = "import os, sys; from casstore.cli.main import run; run(sys.argv[1:]); print(os.nice(0), file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=saved.environment, capture_output=True, text=True, check=True
@@ -189,11 +191,11 @@ def test_auto_runs_at_the_lowest_priority(saved, arguments, lowest):
     assert int(done.stderr) == (19 if lowest else os.nice(0))
 
 
-def test_a_dry_run_waits_for_no_answer_in_json(saved):
+def test_a_dry_run_waits_for_no_answer_in_json(saved: Cli) -> None:
     assert json.loads(saved.on_terminal("gc", "--dry-run", "--json"))["dry_run"] is True
 
 
-def test_what_stands_twice_for_fast_opening_is_said(saved, cli, tmp_path):
+def test_what_stands_twice_for_fast_opening_is_said(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     """And not by what has just taken it all away."""
     (tmp_path / "w").write_bytes(random.Random(1).randbytes(3 << 20))
     saved("save", "big:v1", tmp_path / "w")
@@ -206,7 +208,7 @@ def test_what_stands_twice_for_fast_opening_is_said(saved, cli, tmp_path):
     assert "--evict-all" not in saved.on_terminal("gc", "--evict-all", "--rewrite", columns=80)
 
 
-def test_what_nobody_else_empties(saved):
+def test_what_nobody_else_empties(saved: Cli) -> None:
     """What was found damaged stays in quarantine/ until somebody asks for it to go, and is counted meanwhile."""
     damaged = saved.home / "quarantine" / "abc.pack"
     damaged.write_bytes(b"d" * (2 << 20))
@@ -224,7 +226,7 @@ def test_what_nobody_else_empties(saved):
     assert not any((saved.home / "quarantine").iterdir())
 
 
-def test_what_a_deletion_would_free(saved):
+def test_what_a_deletion_would_free(saved: Cli) -> None:
     versions = saved("list", "bert").out
     answer = saved("delete", "--dry-run", "bert:v1", "bert:v2", "--json").json
     assert answer["would_delete"] == ["bert:v1", "bert:v2"]

@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.cli import main
+from tests.cli.conftest import Cli
 from tests.kit import Child
 
 READING = [
@@ -24,7 +25,7 @@ NOBODY = 54_321  # a user without an entry in the list of users
 
 
 @pytest.mark.parametrize("arguments", READING, ids=" ".join)
-def test_what_reads_makes_no_store_and_says_what_to_type(cli, tmp_path, arguments):
+def test_what_reads_makes_no_store_and_says_what_to_type(cli: Cli, tmp_path: Path, arguments) -> None:
     typo = tmp_path / "ty po"
     said = cli("--home", typo, *arguments, code=12).err
     assert f"error: there is no store at {typo}" in said
@@ -34,36 +35,42 @@ def test_what_reads_makes_no_store_and_says_what_to_type(cli, tmp_path, argument
     assert not cli.home.exists()
 
 
-def test_the_error_of_a_store_that_is_not_there_is_json_where_that_is_wanted(cli):
+def test_the_error_of_a_store_that_is_not_there_is_json_where_that_is_wanted(cli: Cli) -> None:
     error = cli("list", "--json", code=12).error
     assert (error["type"], error["exit_code"]) == ("StoreNotFound", 12)
     assert "`casstore init`" in error["message"], "the store of the environment needs no --home"
 
 
 @pytest.mark.parametrize("verb", ["save", "import", "adopt", "init", "demo"])
-def test_what_saves_makes_a_store(saved, files, tmp_path, verb):
+def test_what_saves_makes_a_store(saved: Cli, files: Path, tmp_path: Path, verb) -> None:
     tree, archive, home = tmp_path / "tree", tmp_path / "bert.tar", tmp_path / "new" / "store"
     (tree / "bert").mkdir(parents=True)
     saved("export", "bert:v1", archive)
-    arguments = {"save": ["bert:v1", files], "import": [archive], "adopt": [tree], "init": [], "demo": ["--keep", home]}
+    arguments: dict[str, list[str | Path]] = {
+        "save": ["bert:v1", files],
+        "import": [archive],
+        "adopt": [tree],
+        "init": [],
+        "demo": ["--keep", home],
+    }
     saved("--home", home, verb, *arguments[verb])
     assert saved("--home", home, "list").err == ""
 
 
-def test_a_directory_of_other_things_is_no_store_and_stays_as_it_is(cli, files):
+def test_a_directory_of_other_things_is_no_store_and_stays_as_it_is(cli: Cli, files: Path) -> None:
     before = sorted(os.listdir(files))
     said = cli("--home", files, "list", code=12).err
     assert "holds other things, such as 'config.json'" in said
     assert sorted(os.listdir(files)) == before
 
 
-def test_an_empty_directory_is_no_store_and_stays_empty(cli, tmp_path):
+def test_an_empty_directory_is_no_store_and_stays_empty(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cli("--home", tmp_path / "empty", "list", code=12)
     assert os.listdir(tmp_path / "empty") == []
 
 
-def test_in_python_a_store_is_made_unless_that_is_not_wanted(home):
+def test_in_python_a_store_is_made_unless_that_is_not_wanted(home: Path) -> None:
     with pytest.raises(casstore.StoreNotFound, match="no store at") as caught:
         casstore.Store(home, create=False)
     assert isinstance(caught.value, casstore.StoreError | FileNotFoundError)
@@ -72,7 +79,7 @@ def test_in_python_a_store_is_made_unless_that_is_not_wanted(home):
         assert again.tags() == store.tags() == []
 
 
-def test_what_is_left_of_a_store_is_told_from_none(store, save_one, home):
+def test_what_is_left_of_a_store_is_told_from_none(store: casstore.Store, save_one, home: Path) -> None:
     store.close()
     for path in home.glob("catalog.db*"):
         path.unlink()
@@ -81,12 +88,14 @@ def test_what_is_left_of_a_store_is_told_from_none(store, save_one, home):
 
 
 @pytest.fixture
-def save_one(store, files):
+def save_one(store: casstore.Store, files: Path):
     return store.save("m:1", files)
 
 
 @pytest.mark.parametrize("how", ["--home=~/x/store", "CASSTORE_HOME"])
-def test_a_tilde_is_the_home_directory(cli, files, tmp_path, how, monkeypatch):
+def test_a_tilde_is_the_home_directory(
+    cli: Cli, files: Path, tmp_path: Path, how, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     cli.extra_environment |= {"HOME": str(tmp_path / "me")}
     if how == "CASSTORE_HOME":
@@ -105,13 +114,13 @@ def test_a_tilde_is_the_home_directory(cli, files, tmp_path, how, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
-def test_a_user_who_is_not_there_is_named(cli):
+def test_a_user_who_is_not_there_is_named(cli: Cli) -> None:
     assert "there is no user 'nobody-of-that-name'" in cli("--home=~nobody-of-that-name/x", "list", code=1).err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 @pytest.mark.parametrize("arguments", [["list"], ["save", "bert:v1", "/etc/hostname"], ["init"]], ids=" ".join)
-def test_without_a_home_directory_it_says_what_to_set(tmp_path, arguments):
+def test_without_a_home_directory_it_says_what_to_set(tmp_path: Path, arguments) -> None:
     said = os.open(tmp_path / "said", os.O_RDWR | os.O_CREAT)
 
     def run_as_nobody():
@@ -132,7 +141,7 @@ def test_without_a_home_directory_it_says_what_to_set(tmp_path, arguments):
     assert "set CASSTORE_HOME" in text
 
 
-def test_a_home_that_is_not_utf8_is_refused_with_its_name(cli, files, tmp_path):
+def test_a_home_that_is_not_utf8_is_refused_with_its_name(cli: Cli, files: Path, tmp_path: Path) -> None:
     home = os.fsencode(tmp_path) + b"/caf\xe9"
     for arguments in (["save", "bert:v1", files], ["list"], ["init"]):
         done = subprocess.run(
@@ -147,7 +156,7 @@ def test_a_home_that_is_not_utf8_is_refused_with_its_name(cli, files, tmp_path):
         casstore.Store(os.fsdecode(home))
 
 
-def test_hints_and_errors_repeat_the_home_that_was_given(cli, files, tmp_path):
+def test_hints_and_errors_repeat_the_home_that_was_given(cli: Cli, files: Path, tmp_path: Path) -> None:
     home = tmp_path / "my store"
     screen = cli.on_terminal("save", "--home", home, "bert:v1", files, columns=400)
     assert f"`casstore --home '{home}' path bert:v1`" in screen
@@ -159,7 +168,7 @@ def test_hints_and_errors_repeat_the_home_that_was_given(cli, files, tmp_path):
 
 
 @pytest.mark.parametrize("journal", ["WAL", "DELETE"])
-def test_another_programs_database_is_left_as_it_is(cli, files, tmp_path, journal):
+def test_another_programs_database_is_left_as_it_is(cli: Cli, files: Path, tmp_path: Path, journal) -> None:
     home = tmp_path / "other"
     home.mkdir()
     other = apsw.Connection(str(home / "catalog.db"))
@@ -174,7 +183,7 @@ def test_another_programs_database_is_left_as_it_is(cli, files, tmp_path, journa
     assert (home / "catalog.db").read_bytes() == before
 
 
-def test_another_programs_database_in_a_stores_place_is_no_empty_store(saved):
+def test_another_programs_database_in_a_stores_place_is_no_empty_store(saved: Cli) -> None:
     for path in saved.home.glob("catalog.db*"):
         path.unlink()
     other = apsw.Connection(str(saved.home / "catalog.db"))
@@ -189,7 +198,7 @@ def test_another_programs_database_in_a_stores_place_is_no_empty_store(saved):
     assert [line.split("\t")[0] for line in saved("list").out.splitlines()] == ["bert:v2", "bert:v1"]
 
 
-def test_the_first_of_a_list_is_the_latest_after_a_clock_that_was_ahead(cli, files, sql_at):
+def test_the_first_of_a_list_is_the_latest_after_a_clock_that_was_ahead(cli: Cli, files: Path, sql_at) -> None:
     cli("save", "bert:v1", files)
     sql_at(cli.home, "UPDATE version SET created_at = created_at + 1000000000000000000, ordered_at = created_at")
     sql_at(cli.home, "UPDATE version SET ordered_at = created_at")

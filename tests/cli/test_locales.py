@@ -13,13 +13,14 @@ import apsw
 import pytest
 
 import casstore
+from tests.cli.conftest import Cli
 
 NAMES = ["plain.bin", "café.bin", "Ördner/日本/語 🙂.txt", "Ördner/ÿ\u0080.bin", "ж.bin"]
 EMPTY = "leer-ü"
 
 
 @pytest.fixture(scope="session")
-def latin(tmp_path_factory):
+def latin(tmp_path_factory: pytest.TempPathFactory):
     """The environment of a locale in ISO-8859-1, made for the tests."""
     place = tmp_path_factory.mktemp("locales")
     made = shutil.which("localedef") and subprocess.run(
@@ -44,7 +45,7 @@ def environments(latin):
 
 
 @pytest.fixture
-def run(cli, environments):
+def run(cli: Cli, environments):
     """run(locale, *arguments): `casstore` in that locale; what it writes, as bytes."""
 
     def call(locale, *arguments, code=0):
@@ -60,7 +61,7 @@ def run(cli, environments):
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(tmp_path: Path):
     root = tmp_path / "out"
     for number, name in enumerate(NAMES):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ def check(home, tag, expected):
 
 @pytest.mark.crash
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
-def test_a_version_is_the_same_whatever_the_locale(cli, run, model, tmp_path, locale):
+def test_a_version_is_the_same_whatever_the_locale(cli: Cli, run, model, tmp_path: Path, locale) -> None:
     expected = tree(model)
     run("utf8", "save", "m:utf8", model)
     run(locale, "save", "m:here", model)
@@ -116,7 +117,9 @@ def test_a_version_is_the_same_whatever_the_locale(cli, run, model, tmp_path, lo
 @pytest.mark.crash
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
 @pytest.mark.parametrize("form", ["tar.gz", "zip", "casmodel", "folder"])
-def test_archives_hold_the_names_in_utf8_whatever_the_locale(cli, run, model, tmp_path, locale, form):
+def test_archives_hold_the_names_in_utf8_whatever_the_locale(
+    cli: Cli, run, model, tmp_path: Path, locale, form
+) -> None:
     run("utf8", "save", "m:1", model)
     for writes, reads in ((locale, "utf8"), ("utf8", locale)):
         archive = tmp_path / f"{writes}-to-{reads}.{form}"
@@ -127,7 +130,7 @@ def test_archives_hold_the_names_in_utf8_whatever_the_locale(cli, run, model, tm
 
 
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
-def test_a_home_and_a_single_file_may_have_any_name(cli, run, model, tmp_path, locale):
+def test_a_home_and_a_single_file_may_have_any_name(cli: Cli, run, model, tmp_path: Path, locale) -> None:
     home = tmp_path / "Städte 日本"
     run(locale, "--home", home, "save", "m:1", model / NAMES[1])
     directory = run(locale, "--home", home, "path", "m:1").removesuffix(b"\n")
@@ -138,7 +141,7 @@ def test_a_home_and_a_single_file_may_have_any_name(cli, run, model, tmp_path, l
 
 
 @pytest.mark.parametrize("locale", ["latin", "ascii", "utf8"])
-def test_what_is_not_utf8_is_refused_and_named(cli, run, tmp_path, locale):
+def test_what_is_not_utf8_is_refused_and_named(cli: Cli, run, tmp_path: Path, locale) -> None:
     root = os.fsencode(tmp_path / "bad")
     os.mkdir(root)
     with open(root + b"/caf\xe9", "wb"):
@@ -148,7 +151,7 @@ def test_what_is_not_utf8_is_refused_and_named(cli, run, tmp_path, locale):
 
 
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
-def test_names_that_differ_by_case_alone_are_told_whatever_the_locale(run, tmp_path, locale):
+def test_names_that_differ_by_case_alone_are_told_whatever_the_locale(run, tmp_path: Path, locale) -> None:
     for name in ("É.bin", "é.bin"):
         assert unicodedata.is_normalized("NFC", name)
         (tmp_path / "out").mkdir(exist_ok=True)
@@ -157,7 +160,7 @@ def test_names_that_differ_by_case_alone_are_told_whatever_the_locale(run, tmp_p
 
 
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
-def test_labels_are_text_in_utf8_too(cli, run, model, locale):
+def test_labels_are_text_in_utf8_too(cli: Cli, run, model, locale) -> None:
     run(locale, "save", "-l", "author=Jürgen", "-m", "ort=Köln", "m:1", model)
     with casstore.Store(cli.home) as store:
         assert store.get("m:1").labels == {"author": "Jürgen"}
@@ -165,7 +168,7 @@ def test_labels_are_text_in_utf8_too(cli, run, model, locale):
 
 
 @pytest.mark.parametrize("locale", ["latin", "ascii"])
-def test_python_opens_what_the_files_of_a_model_say(environments, home, model, locale):
+def test_python_opens_what_the_files_of_a_model_say(environments, home: Path, model, locale) -> None:
     with casstore.Store(home) as store:
         store.save("m:1", model)
     code = """

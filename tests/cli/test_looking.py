@@ -6,10 +6,10 @@ import subprocess
 import pytest
 
 import casstore
-from tests.cli.conftest import COMMAND
+from tests.cli.conftest import COMMAND, Cli
 
 
-def test_ls_lists_the_files_of_a_version(untouched):
+def test_ls_lists_the_files_of_a_version(untouched: Cli) -> None:
     assert untouched("ls", "bert:v1").out == "13\tconfig.json\n2097152\tweights.bin\n"
     answer = untouched("ls", "bert", "--json").json
     assert answer["tag"] == "bert:v2"
@@ -20,12 +20,12 @@ def test_ls_lists_the_files_of_a_version(untouched):
     assert "did you mean" in untouched("ls", "bret", code=12).err
 
 
-def test_ls_alone_is_list(untouched):
+def test_ls_alone_is_list(untouched: Cli) -> None:
     assert untouched("ls").out == untouched("list").out
     assert untouched("ls", "--json").json == untouched("list", "--json").json
 
 
-def test_cat_writes_bytes_as_they_are(untouched):
+def test_cat_writes_bytes_as_they_are(untouched: Cli) -> None:
     assert untouched("cat", "bert:v1", "config.json").out == '{"hidden": 4}'
     command = [*COMMAND, "cat", "bert", "weights.bin"]
     done = subprocess.run(command, env=untouched.environment, capture_output=True, check=True)
@@ -34,7 +34,7 @@ def test_cat_writes_bytes_as_they_are(untouched):
     assert untouched("cat", "bert:v1", "model.yaml").out.startswith("name: bert\n")
 
 
-def test_cat_of_what_is_not_there(untouched):
+def test_cat_of_what_is_not_there(untouched: Cli) -> None:
     assert (
         "bert:v2 has no file confg.json; did you mean config.json?"
         in untouched("cat", "bert", "confg.json", code=12).err
@@ -45,12 +45,12 @@ def test_cat_of_what_is_not_there(untouched):
     assert untouched("cat", "bert", "config.json", "--json", code=2).error["type"] == "UsageError"
 
 
-def test_cat_on_a_terminal_is_for_text(untouched):
+def test_cat_on_a_terminal_is_for_text(untouched: Cli) -> None:
     assert '{"hidden": 4}' in untouched.on_terminal("cat", "bert:v1", "config.json")
     assert "redirect it" in untouched.on_terminal("cat", "bert:v1", "weights.bin", code=2)
 
 
-def test_a_reader_of_cat_that_leaves_early_is_no_error(untouched):
+def test_a_reader_of_cat_that_leaves_early_is_no_error(untouched: Cli) -> None:
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [*COMMAND, "cat", "bert:v1", "weights.bin"], env=untouched.environment, stdout=writing, stderr=subprocess.PIPE
@@ -62,7 +62,7 @@ def test_a_reader_of_cat_that_leaves_early_is_no_error(untouched):
     assert process.returncode == 141
 
 
-def test_cat_of_damage_says_so(saved):
+def test_cat_of_damage_says_so(saved: Cli) -> None:
     for loose in (saved.home / "objects/loose").rglob("*.*"):
         loose.chmod(0o644)
         loose.write_bytes(b"\xff" * loose.stat().st_size)
@@ -71,7 +71,7 @@ def test_cat_of_damage_says_so(saved):
     assert "weights.bin" in saved("cat", "bert:v1", "weights.bin", code=1).err
 
 
-def test_files_of_a_version_are_completed(untouched):
+def test_files_of_a_version_are_completed(untouched: Cli) -> None:
     environment = {
         **untouched.environment,
         "_CASSTORE_COMPLETE": "bash_complete",
@@ -81,7 +81,7 @@ def test_files_of_a_version_are_completed(untouched):
     assert done.stdout == "plain,weights.bin\n"
 
 
-def test_verify_of_some_versions(saved):
+def test_verify_of_some_versions(saved: Cli) -> None:
     answer = saved("verify", "bert:v1", "--json").json
     assert (answer["is_sound"], answer["tags"]) == (True, ["bert:v1"])
     assert saved("verify", "--json").json["tags"] == []
@@ -102,11 +102,11 @@ def test_verify_of_some_versions(saved):
 
 
 @pytest.mark.parametrize("arguments", [["list", "bret"], ["list", "bret", "-l", "a=b"], ["list", "bret", "--json"]])
-def test_list_of_a_name_that_is_not_there(untouched, arguments):
+def test_list_of_a_name_that_is_not_there(untouched: Cli, arguments) -> None:
     done = untouched(*arguments, code=12)
     assert done.out == ""
     assert "did you mean bert?" in done.err
 
 
-def test_list_where_labels_do_not_fit_is_empty(untouched):
+def test_list_where_labels_do_not_fit_is_empty(untouched: Cli) -> None:
     assert untouched("list", "bert", "-l", "stage=none").out == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import click
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore.cli.verbs.save import _parse_metadata, _read_metadata
+from tests.cli.conftest import Cli
 
 MEANT = [
     ("7e10", "7e10"), ("1234e56", "1234e56"), ("80e5005", "80e5005"), ("1.10", "1.10"), ("1.0", 1.0), ("0.93", 0.93),
@@ -23,18 +25,18 @@ MEANT = [
 
 
 @pytest.mark.parametrize(("text", "value"), MEANT)
-def test_a_value_is_text_unless_it_is_plainly_json(text, value):
+def test_a_value_is_text_unless_it_is_plainly_json(text, value) -> None:
     found = _parse_metadata((f"key={text}",))
     assert (found, type(found["key"])) == ({"key": value}, type(value))
 
 
 @given(st.from_regex("[0-9a-f]{6,40}", fullmatch=True))
-def test_no_git_hash_loses_a_digit(text):
+def test_no_git_hash_loses_a_digit(text) -> None:
     assert str(_parse_metadata((f"commit={text}",))["commit"]) == text
 
 
 @given(st.text(max_size=20))
-def test_what_is_no_text_prints_as_it_was_typed(text):
+def test_what_is_no_text_prints_as_it_was_typed(text) -> None:
     value = _parse_metadata((f"key={text}",))["key"]
     assert isinstance(value, (str, list, dict)) or json.dumps(value) == text
 
@@ -43,18 +45,18 @@ JSON = [("3e-4", 0.0003), ("null", None), ("NaN", float("nan")), ("1.10", 1.1), 
 
 
 @pytest.mark.parametrize(("text", "value"), JSON)
-def test_with_a_colon_it_is_json(text, value):
+def test_with_a_colon_it_is_json(text, value) -> None:
     assert repr(_parse_metadata((f"key:={text}", "other=1"))) == repr({"key": value, "other": 1})
 
 
 @pytest.mark.parametrize("text", ["abc", "", "'x'", "1.10.1"])
-def test_with_a_colon_it_must_be_json(text):
+def test_with_a_colon_it_must_be_json(text) -> None:
     with click.Context(click.Command("save")), pytest.raises(click.UsageError, match=f"write key={text}"):
         _parse_metadata((f"key:={text}",))
 
 
 @pytest.mark.parametrize("text", ["1e999", "-1e999", '{"a": [1, 2e308]}', "1" + "0" * 400 + ".0"])
-def test_with_a_colon_no_number_becomes_an_infinity(text, tmp_path):
+def test_with_a_colon_no_number_becomes_an_infinity(text, tmp_path: Path) -> None:
     document = tmp_path / "metadata.json"
     document.write_text(f'{{"key": {text}}}')
     with click.Context(click.Command("save")):
@@ -70,7 +72,7 @@ def test_with_a_colon_no_number_becomes_an_infinity(text, tmp_path):
         assert math.isinf(_parse_metadata(("key:=Infinity",))["key"])
 
 
-def test_json_has_the_metadata_and_is_json(cli, files):
+def test_json_has_the_metadata_and_is_json(cli: Cli, files: Path) -> None:
     done = cli("save", "bert:v1", files, "-m", "commit=7e10", "-m", "auc=0.5", "-m", "loss:=[NaN, -Infinity]", "--json")
     metadata = {"auc": 0.5, "commit": "7e10", "loss": [None, None]}
     assert done.json["metadata"] == metadata

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Cli
 
-def test_what_is_saved_already_is_gone_all_the_same(cli, files):
+
+def test_what_is_saved_already_is_gone_all_the_same(cli: Cli, files: Path) -> None:
     copy = shutil.copytree(files, files.with_name("copy"))
     cli("save", "bert:v1", files)
     screen = cli.on_terminal("save", "bert:v1", copy, "--move", "--exist-ok", columns=400)
@@ -20,7 +23,7 @@ def test_what_is_saved_already_is_gone_all_the_same(cli, files):
     assert files.exists()
 
 
-def test_a_directory_in_which_something_stays_is_not_said_to_be_gone(cli, files):
+def test_a_directory_in_which_something_stays_is_not_said_to_be_gone(cli: Cli, files: Path) -> None:
     (files / ".git").mkdir()
     (files / ".git/HEAD").write_text("ref")
     screen = cli.on_terminal("save", "bert:v1", files, "--move", columns=400)
@@ -32,7 +35,7 @@ def test_a_directory_in_which_something_stays_is_not_said_to_be_gone(cli, files)
 
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
-def test_a_file_that_cannot_be_taken_away_is_named(cli, files):
+def test_a_file_that_cannot_be_taken_away_is_named(cli: Cli, files: Path) -> None:
     stuck = next(path for path in sorted(files.iterdir()) if path.is_file())
     if subprocess.run(["chattr", "+i", stuck], capture_output=True, check=False).returncode:
         pytest.skip("this file system has no immutable files")

@@ -1,6 +1,7 @@
 """Tables on narrow screens: one line for each row, no tag broken, nothing wider than the screen but a tag."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.cli.narrow import Shape, cells, lines
+from tests.cli.conftest import Cli
 from tests.kit import plant
 
 
@@ -16,7 +18,7 @@ def plain(screen: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory):
+def many(tmp_path_factory: pytest.TempPathFactory):
     """A store of versions with generated and long names, many labels, and its CLI."""
     from tests.cli.conftest import Cli
 
@@ -31,7 +33,7 @@ def many(tmp_path_factory):
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])
-def test_a_version_is_one_line(many, columns):
+def test_a_version_is_one_line(many, columns) -> None:
     screen = plain(many.on_terminal("list", columns=columns))
     tags = [line.split("\t")[0] for line in many("list").out.splitlines()]
     assert len(screen) == 61
@@ -43,14 +45,14 @@ def test_a_version_is_one_line(many, columns):
         assert "dataset=wikit" in screen[2]
 
 
-def test_a_wide_screen_shows_all(many):
+def test_a_wide_screen_shows_all(many) -> None:
     screen = plain(many.on_terminal("list", columns=200))
     assert "dataset=wikitext-103-raw" in screen[2]
     assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", screen[1])
     assert "FILES" in screen[0]
 
 
-def test_a_tag_longer_than_the_screen_is_whole(cli, files):
+def test_a_tag_longer_than_the_screen_is_whole(cli: Cli, files: Path) -> None:
     tag = "a-very-long-name-of-a-model-for-any-table:with-a-version-of-its-own"
     with casstore.Store(cli.home) as store:
         store.save(tag, files, durability="relaxed", labels={"a": "b"})
@@ -62,7 +64,7 @@ def test_a_tag_longer_than_the_screen_is_whole(cli, files):
 
 
 @pytest.mark.parametrize("columns", [80, 60, 40])
-def test_stats_keeps_the_models(many, columns):
+def test_stats_keeps_the_models(many, columns) -> None:
     screen = plain(many.on_terminal("stats", "-q", columns=columns))
     assert screen[0].startswith("MODEL")
     assert "distilbert-base-uncased" in "\n".join(screen)
@@ -71,13 +73,13 @@ def test_stats_keeps_the_models(many, columns):
     assert all(len(line) <= columns for line in screen)
 
 
-def test_the_first_column_has_its_room_before_others_grow():
+def test_the_first_column_has_its_room_before_others_grow() -> None:
     shapes = (Shape(steps=((0, 5),)), Shape(steps=((1, 6),)))
     shown = list(lines(shapes, [("name", "labels"), ("a" * 12, "stage=production")], 24))
     assert shown == ["name          labels", f"{'a' * 12}  stage=pro…"]
 
 
-def test_ls_breaks_no_path_itself(cli, tmp_path):
+def test_ls_breaks_no_path_itself(cli: Cli, tmp_path: Path) -> None:
     path = "checkpoints/" + "a" * 60 + "/model.safetensors"
     plant(tmp_path / "out", {path: b"w" * 2000, "few": b"x"})
     cli("save", "m:1", tmp_path / "out")
@@ -93,7 +95,7 @@ TEXT = st.text(st.sampled_from("ab-: é日\u0301"), max_size=30)
     st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT), min_size=1, max_size=6),
     st.integers(1, 60),
 )
-def test_nothing_is_wider_than_the_screen_but_a_first_cell(screen, rows, room):
+def test_nothing_is_wider_than_the_screen_but_a_first_cell(screen, rows, room) -> None:
     shapes = (
         Shape(steps=((0, room),)),
         Shape(right=True, steps=((4, 0),)),

@@ -1,6 +1,10 @@
 """TAG and PATH the other way round: the command as it should be is in the error, in the user's words."""
 
+from pathlib import Path
+
 import pytest
+
+from tests.cli.conftest import Cli
 
 
 @pytest.mark.parametrize(
@@ -18,7 +22,7 @@ import pytest
         (["export", "./copy.tar", "bert"], "casstore export bert ./copy.tar"),
     ],
 )
-def test_tag_comes_first(untouched, tmp_path, monkeypatch, arguments, command):
+def test_tag_comes_first(untouched: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, command) -> None:
     work = tmp_path / "work"
     for name in ("out", "a b"):
         (work / name).mkdir(parents=True)
@@ -37,13 +41,15 @@ def test_tag_comes_first(untouched, tmp_path, monkeypatch, arguments, command):
         (["export", "copy.tar", "out"], 12, "there is no copy.tar"),
     ],
 )
-def test_other_mistakes_are_told_as_they_are(untouched, tmp_path, monkeypatch, arguments, code, text):
+def test_other_mistakes_are_told_as_they_are(
+    untouched: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, code, text
+) -> None:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
     assert text in untouched(*arguments, code=code).err
 
 
-def test_a_directory_may_have_the_name_of_a_tag(cli, files, monkeypatch):
+def test_a_directory_may_have_the_name_of_a_tag(cli: Cli, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files.parent)
     files.rename("bert")
     (files.parent / "model").mkdir()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.cli.conftest import Cli
 from tests.kit import script
 
 CLOSINGS = [closed for count in (1, 2, 3) for closed in itertools.combinations(range(3), count)]
@@ -26,7 +27,7 @@ def run(cli, closed: tuple[int, ...], *arguments: str | Path) -> subprocess.Comp
 
 
 @pytest.mark.parametrize("closed", CLOSINGS, ids=lambda closed: "".join(map(str, closed)))
-def test_a_save_saves_whatever_is_closed(cli, files, closed):
+def test_a_save_saves_whatever_is_closed(cli: Cli, files: Path, closed) -> None:
     done = run(cli, closed, "save", "-l", "stage=dev", "bert:v1", files)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("" if 1 in closed else "bert:v1\t")
@@ -45,7 +46,7 @@ def test_a_save_saves_whatever_is_closed(cli, files, closed):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )  # fmt: skip
-def test_no_verb_minds(saved, closed, arguments, code):
+def test_no_verb_minds(saved: Cli, closed, arguments, code) -> None:
     done = run(saved, closed, *arguments)
     assert "Traceback" not in done.stderr
     assert "NoneType" not in done.stderr
@@ -56,7 +57,7 @@ def test_no_verb_minds(saved, closed, arguments, code):
         assert store.verify().is_sound
 
 
-def test_the_library_holds_no_file_under_the_number_of_a_stream(home):
+def test_the_library_holds_no_file_under_the_number_of_a_stream(home: Path) -> None:
     """What C code and children write to standard error would go into it."""
     done = script(
         """
@@ -97,7 +98,7 @@ os.write(out, b" sound")
     assert "/store" not in held
 
 
-def test_a_closed_stream_is_dev_null_for_the_children_too():
+def test_a_closed_stream_is_dev_null_for_the_children_too() -> None:
     done = script(
         """
 import os, subprocess, sys

@@ -6,11 +6,15 @@ import pty
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import casstore
+from tests.cli.conftest import Cli
 from tests.kit import noise, plant
 
 
-def test_tables_have_headings_human_sizes_and_local_times(untouched):
+def test_tables_have_headings_human_sizes_and_local_times(untouched: Cli) -> None:
     screen = untouched.on_terminal("list")
     assert "TAG" in screen
     assert "2.00 MiB" in screen
@@ -22,13 +26,13 @@ def test_tables_have_headings_human_sizes_and_local_times(untouched):
         assert untouched.on_terminal(*verb)
 
 
-def test_a_narrow_screen_loses_no_tag(untouched):
+def test_a_narrow_screen_loses_no_tag(untouched: Cli) -> None:
     screen = untouched.on_terminal("list", columns=60)
     assert "bert:v2" in screen
     assert "…" not in screen
 
 
-def test_hints_come_on_a_terminal_only(cli, files):
+def test_hints_come_on_a_terminal_only(cli: Cli, files: Path) -> None:
     cli("init")
     assert "save NAME:VERSION" in cli.on_terminal("list")
     assert cli("list").err == ""
@@ -37,7 +41,7 @@ def test_hints_come_on_a_terminal_only(cli, files):
     assert cli("save", "bert:v3", files).err == ""
 
 
-def test_a_progress_bar_for_long_work(cli, tmp_path):
+def test_a_progress_bar_for_long_work(cli: Cli, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     with large.open("wb") as file:
         file.truncate(1 << 30)
@@ -48,14 +52,14 @@ def test_a_progress_bar_for_long_work(cli, tmp_path):
     assert "\x1b[?25h" in screen  # and gives it back
 
 
-def test_delete_asks(saved):
+def test_delete_asks(saved: Cli) -> None:
     assert "nothing was deleted" in saved.on_terminal("delete", "bert:v1", typed="n\n", code=1)
     assert "deleted bert:v1" in saved.on_terminal("delete", "bert:v1", typed="y\n")
     assert "interrupted" in saved.on_terminal("delete", "bert:v2", typed="\x03", code=130)
     assert saved("list").out.startswith("bert:v2\t")
 
 
-def test_names_and_labels_cannot_steer_the_terminal(cli, files):
+def test_names_and_labels_cannot_steer_the_terminal(cli: Cli, files: Path) -> None:
     (files / "evil\x1b]0;owned\x07[bold]name").write_text("x")
     cli("save", "bert:v1", files, "-l", "k\x1b[2J=[red]v[/red]\x9b31m\u202e")
     for arguments in (["list"], ["show", "bert"]):
@@ -68,21 +72,21 @@ def test_names_and_labels_cannot_steer_the_terminal(cli, files):
     assert "[bold]name" in cli.on_terminal("show", "bert", columns=200)
 
 
-def test_no_color_is_heeded(untouched):
+def test_no_color_is_heeded(untouched: Cli) -> None:
     untouched = dataclasses.replace(untouched, extra_environment={"NO_COLOR": "1"})
     assert "\x1b[2m" not in untouched.on_terminal("show", "bert")
     assert "\x1b[31m" not in untouched.on_terminal("show", "bret", code=12)
 
 
-def test_a_move_says_what_it_took_away(cli, files):
+def test_a_move_says_what_it_took_away(cli: Cli, files: Path) -> None:
     screen = cli.on_terminal("save", "bert:v1", files, "--move", columns=400)
     assert f"taken over, and gone from {files}" in screen
     assert not files.exists()
 
 
-def test_syncing_is_a_step_of_its_own(store, tmp_path):
+def test_syncing_is_a_step_of_its_own(store: casstore.Store, tmp_path: Path) -> None:
     """It takes long, and hashing is over by then."""
-    steps = []
+    steps: list[Any] = []
 
     class Steps:
         def start(self, step, total_bytes):
@@ -104,7 +108,7 @@ def test_syncing_is_a_step_of_its_own(store, tmp_path):
     assert ("sync to disk", None) not in steps, "nothing is new"
 
 
-def test_a_save_says_how_much_was_new(cli, files):
+def test_a_save_says_how_much_was_new(cli: Cli, files: Path) -> None:
     assert "2 files, 2.00 MiB, 1.00 MiB of it new" in cli.on_terminal("save", "bert:v1", files)
     (files / "config.json").write_text('{"hidden": 8}')
     assert "2 files, 2.00 MiB, 13 B of it new" in cli.on_terminal("save", "bert:v2", files)
@@ -112,7 +116,7 @@ def test_a_save_says_how_much_was_new(cli, files):
     assert cli("save", "bert:v4", files).out == "bert:v4\t2097165\t2\n"
 
 
-def test_copying_a_large_file_is_a_step_of_its_own(store, tmp_path):
+def test_copying_a_large_file_is_a_step_of_its_own(store: casstore.Store, tmp_path: Path) -> None:
     """Hashing is over by then, and would stand at 100%."""
     done = []
 
@@ -140,7 +144,7 @@ def test_copying_a_large_file_is_a_step_of_its_own(store, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_step_that_tells_nothing_is_shown_all_the_same():
+def test_a_step_that_tells_nothing_is_shown_all_the_same() -> None:
     """Such as a sync, which here lasts until its bar has been seen."""
     text = """
 import sys

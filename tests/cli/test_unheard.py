@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.cli.conftest import Cli
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -14,7 +17,7 @@ import pytest
     ("arguments", "code"),
     [(["save", "Cert:v1", "files"], 0), (["save", "g:1", "files", "--exclude", "a"], 0), (["show", "nope"], 12)],
 )
-def test_an_unwritable_stderr(saved, tmp_path, arguments, code):
+def test_an_unwritable_stderr(saved: Cli, tmp_path: Path, arguments, code) -> None:
     (tmp_path / "files").mkdir()
     for name in "ab":
         (tmp_path / "files" / name).write_text(name)
@@ -25,12 +28,14 @@ def test_an_unwritable_stderr(saved, tmp_path, arguments, code):
     assert done.returncode == code
 
 
-def test_an_empty_home_is_no_default(saved):
+def test_an_empty_home_is_no_default(saved: Cli) -> None:
     assert "unset" in saved("--home", "", "delete", "bert:v1", "--yes", code=2).err
     assert "bert:v1" in saved("list").out
 
 
-def test_a_slug_is_made_before_the_order_is_looked_at(saved, tmp_path, monkeypatch):
+def test_a_slug_is_made_before_the_order_is_looked_at(
+    saved: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "meta-llama/Llama-3").mkdir(parents=True)
     (tmp_path / "weights").mkdir()
@@ -38,6 +43,6 @@ def test_a_slug_is_made_before_the_order_is_looked_at(saved, tmp_path, monkeypat
     assert saved("save", "meta-llama/Llama-3:v1", "weights/", "--slug").out.startswith("meta-llama--llama-3:v1")
 
 
-def test_a_module_that_is_no_text(saved, tmp_path):
+def test_a_module_that_is_no_text(saved: Cli, tmp_path: Path) -> None:
     (tmp_path / "w").write_text("w")
     assert "not Unicode" in saved("save", "g:3", tmp_path / "w", "--module", "\udcff", code=2).err

@@ -2,10 +2,12 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 import casstore
+from tests.cli.conftest import Cli
 
 WEIGHTS = 2097152
 LOGICAL = 2 * (WEIGHTS + 13)
@@ -20,7 +22,7 @@ def object_bytes(home) -> int:
     return sum(path.stat().st_size for path in (home / "objects").rglob("*") if path.is_file())
 
 
-def test_stats_of_the_store(saved):
+def test_stats_of_the_store(saved: Cli) -> None:
     answer = saved("stats", "--json").json
     assert answer["home"] == str(saved.home)
     assert (answer["versions"], answer["logical_bytes"]) == (2, LOGICAL)
@@ -42,7 +44,7 @@ def test_stats_of_the_store(saved):
     assert told["saved.file"] == f"{answer['share_by_file']:.6f}"
 
 
-def test_stats_of_models(saved, files):
+def test_stats_of_models(saved: Cli, files: Path) -> None:
     saved("save", "albert:v1", files)
     one, other = saved("stats", "bert", "--json").json, saved("stats", "albert", "--json").json
     assert (one["name"], one["versions"], other["name"]) == ("bert", 2, "albert")
@@ -63,7 +65,7 @@ def test_stats_of_models(saved, files):
     assert "did you mean" in saved("stats", "bret", code=12).err
 
 
-def test_stats_and_show_of_a_version_agree(saved):
+def test_stats_and_show_of_a_version_agree(saved: Cli) -> None:
     answer = saved("stats", "bert:v1", "--json").json
     shown = saved("show", "bert:v1", "--json").json
     state = {name: answer.pop(name) for name in ("materialized", "pinned")}
@@ -79,7 +81,7 @@ def test_stats_and_show_of_a_version_agree(saved):
     assert told_by_show["size"] == told["logical"]
 
 
-def test_how_a_version_is_held(saved):
+def test_how_a_version_is_held(saved: Cli) -> None:
     def held():
         return [fields(saved("show", tag).out)["held"] for tag in ("bert:v1", "bert:v2")]
 
@@ -96,7 +98,7 @@ def test_how_a_version_is_held(saved):
     assert held()[0] == "materialized"
 
 
-def test_what_a_deletion_frees_comes_back(saved, files):
+def test_what_a_deletion_frees_comes_back(saved: Cli, files: Path) -> None:
     (files / "weights.bin").write_bytes(bytes(reversed(range(256))) * 8192)
     saved("save", "other:v1", files)
     frees = saved("stats", "other:v1", "--json").json["frees_bytes"]
@@ -108,7 +110,7 @@ def test_what_a_deletion_frees_comes_back(saved, files):
     assert before - object_bytes(saved.home) == frees > 0
 
 
-def test_an_empty_store(cli):
+def test_an_empty_store(cli: Cli) -> None:
     cli("init")
     answer = cli("stats", "--json").json
     assert (answer["ratio"], answer["versions"], answer["models"]) == (None, 0, [])
@@ -119,7 +121,7 @@ def test_an_empty_store(cli):
 
 
 @pytest.mark.parametrize("tag", ["bert:v1", "a-very-long-name-of-a-model-for-any-table:v1"])
-def test_a_screen_of_80_columns_holds_all(cli, files, tag):
+def test_a_screen_of_80_columns_holds_all(cli: Cli, files: Path, tag) -> None:
     with casstore.Store(cli.home) as store:
         store.save(tag, files, durability="relaxed")
     name = tag.partition(":")[0]
@@ -132,7 +134,7 @@ def test_a_screen_of_80_columns_holds_all(cli, files, tag):
         assert all(len(line) <= 80 for line in lines if not line.startswith("digest"))
 
 
-def test_stats_shows_what_a_prune_keeps(saved):
+def test_stats_shows_what_a_prune_keeps(saved: Cli) -> None:
     assert "kept" not in fields(saved("stats").out)
     shutil.rmtree(saved.home / "models/bert/v1")
     saved("sync-tree", "--prune")

@@ -10,18 +10,19 @@ import click
 import pytest
 
 import casstore.cli.main
+from tests.cli.conftest import Cli
 
 VERBS = (
     "save", "list", "show", "path", "pin", "unpin", "delete", "gc", "verify", "stats", "config", "demo", "completion",
 )  # fmt: skip
 
 
-def test_save_prints_the_tag_bytes_and_files(cli, files):
+def test_save_prints_the_tag_bytes_and_files(cli: Cli, files: Path) -> None:
     assert cli("save", "bert:v1", files).out == "bert:v1\t2097165\t2\n"
     assert re.fullmatch(r"bert:[0-9a-z]{16}\n", cli("save", "-q", "bert", files).out)
 
 
-def test_save_records_what_it_is_told(cli, files, tmp_path):
+def test_save_records_what_it_is_told(cli: Cli, files: Path, tmp_path: Path) -> None:
     more = tmp_path / "metadata.json"
     more.write_text('{"loss": 0.1, "steps": 3}')
     cli("save", "bert:v1", files)
@@ -43,7 +44,7 @@ def test_save_records_what_it_is_told(cli, files, tmp_path):
     assert [(f["path"], f["size_bytes"]) for f in shown["files"]] == [("config.json", 13), ("weights.bin", 2097152)]
 
 
-def test_save_against_a_base(cli, files):
+def test_save_against_a_base(cli: Cli, files: Path) -> None:
     cli("save", "bert:v1", files)
     cli("save", "other:v1", files)
     assert cli("save", "bert:v2", files, "-q").out == "bert:v2\n"
@@ -53,7 +54,7 @@ def test_save_against_a_base(cli, files):
     assert "did you mean" in cli("save", "bert:v4", files, "--base", "othe:v1", code=12).err
 
 
-def test_save_without_a_directory(cli, files):
+def test_save_without_a_directory(cli: Cli, files: Path) -> None:
     assert cli("save", "bert:v1", files, "--no-materialize").out == "bert:v1\t2097165\t2\n"
     assert not (cli.home / "models" / "bert" / "v1").exists()
     assert not [path for path in (cli.home / "objects" / "loose").rglob("*") if path.is_file()]
@@ -65,18 +66,18 @@ def test_save_without_a_directory(cli, files):
     assert not files.exists() or not any(files.iterdir())
 
 
-def test_save_reads_metadata_from_stdin(cli, files):
+def test_save_reads_metadata_from_stdin(cli: Cli, files: Path) -> None:
     cli("save", "bert:v1", files, "--metadata-file", "-", stdin='{"a": 1}')
     assert cli("show", "bert:v1", "--json").json["metadata"] == {"a": 1}
 
 
-def test_save_takes_a_single_file_and_moves(cli, files):
+def test_save_takes_a_single_file_and_moves(cli: Cli, files: Path) -> None:
     cli("save", "one:v1", files / "weights.bin", "--move")
     assert not (files / "weights.bin").exists()
     assert [f["path"] for f in cli("show", "one", "--json").json["files"]] == ["weights.bin"]
 
 
-def test_save_refuses_an_empty_directory_unless_allowed(cli, tmp_path):
+def test_save_refuses_an_empty_directory_unless_allowed(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no files" in cli("save", "bert:v1", tmp_path / "empty", code=1).err
     assert cli("list").out == ""
@@ -84,7 +85,7 @@ def test_save_refuses_an_empty_directory_unless_allowed(cli, tmp_path):
     assert cli("list").out.startswith("bert:v1\t0\t0\t")
 
 
-def test_list_is_newest_first_and_filters(saved, files):
+def test_list_is_newest_first_and_filters(saved: Cli, files: Path) -> None:
     lines = [line.split("\t") for line in saved("list").out.splitlines()]
     assert [line[0] for line in lines] == ["bert:v2", "bert:v1"]
     assert [line[1:3] for line in lines] == [["2097165", "2"]] * 2
@@ -96,7 +97,7 @@ def test_list_is_newest_first_and_filters(saved, files):
     assert [v["tag"] for v in saved("--json", "list").json["versions"]] == ["albert:v1", "bert:v2", "bert:v1"]
 
 
-def test_show_in_a_pipe_is_lines_of_tabs(untouched):
+def test_show_in_a_pipe_is_lines_of_tabs(untouched: Cli) -> None:
     lines = [line.split("\t") for line in untouched("show", "bert").out.splitlines()]
     assert ["tag", "bert:v2"] in lines
     assert ["metadata.accuracy", "0.93"] in lines
@@ -104,14 +105,14 @@ def test_show_in_a_pipe_is_lines_of_tabs(untouched):
     assert [line[1:3] for line in lines if line[0] == "file"] == [["config.json", "13"], ["weights.bin", "2097152"]]
 
 
-def test_path_is_a_directory_that_holds_the_files(saved, files):
+def test_path_is_a_directory_that_holds_the_files(saved: Cli, files: Path) -> None:
     directory = Path(saved("path", "bert:v2").out.rstrip("\n"))
     assert (directory / "weights.bin").read_bytes() == (files / "weights.bin").read_bytes()
     assert stat.S_IMODE(os.stat(directory / "weights.bin").st_mode) & 0o222 == 0
     assert saved("path", "bert", "--json").json == {"tag": "bert:v2", "path": str(directory)}
 
 
-def test_delete_then_gc(saved):
+def test_delete_then_gc(saved: Cli) -> None:
     assert saved("delete", "bert:v1", "--yes").out == "bert:v1\n"
     assert [line.split("\t")[0] for line in saved("list").out.splitlines()] == ["bert:v2"]
     saved("delete", "bert:v2", "-y")
@@ -124,7 +125,7 @@ def test_delete_then_gc(saved):
     assert saved("gc").out.splitlines()[-1].split("\t") == ["total", "0", "0"]
 
 
-def test_gc_says_what_it_left_damaged(saved):
+def test_gc_says_what_it_left_damaged(saved: Cli) -> None:
     for loose in (saved.home / "objects/loose").rglob("*.*"):
         status = loose.stat()
         loose.chmod(0o644)
@@ -139,7 +140,7 @@ def test_gc_says_what_it_left_damaged(saved):
     assert "bert:v2" in saved("verify", code=1).out
 
 
-def test_delete_every_version_of_a_model(saved):
+def test_delete_every_version_of_a_model(saved: Cli) -> None:
     assert saved("delete", "--all-versions-of", "bert", "--yes", "--json").json == {
         "deleted": ["bert:v2", "bert:v1"], "quarantined": [], "failed": [],
     }  # fmt: skip
@@ -147,7 +148,7 @@ def test_delete_every_version_of_a_model(saved):
     assert "empty" in saved("delete", "--all-versions-of", "bert", "-y", code=12).err
 
 
-def test_delete_partly_done(saved):
+def test_delete_partly_done(saved: Cli) -> None:
     done = saved("delete", "bert:v1", "bert:v9", "-y", code=3)
     assert done.out == "bert:v1\n"
     assert "bert:v9" in done.err
@@ -159,13 +160,13 @@ def test_delete_partly_done(saved):
     ]
 
 
-def test_delete_fails_whole_with_the_reason_s_own_code(saved):
+def test_delete_fails_whole_with_the_reason_s_own_code(saved: Cli) -> None:
     saved("delete", "bert:v8", "bert:v9", "-y", code=12)
     saved("delete", "bert:v8", "bert", "-y", code=1)
     saved("delete", "bert", "-y", code=2)
 
 
-def test_verify_of_a_sound_store(untouched):
+def test_verify_of_a_sound_store(untouched: Cli) -> None:
     assert untouched("verify").out.startswith("sound: ")
     assert untouched("verify", "-q").out == ""
     answer = untouched("verify", "--json").json
@@ -174,7 +175,7 @@ def test_verify_of_a_sound_store(untouched):
     assert answer["damaged_tags"] == answer["damaged_files"] == answer["damaged_copies"] == answer["reasons"] == []
 
 
-def test_verify_names_damage(saved):
+def test_verify_names_damage(saved: Cli) -> None:
     for container in (saved.home / "objects").rglob("*"):
         if container.is_file():
             container.chmod(0o600)
@@ -190,7 +191,7 @@ def test_verify_names_damage(saved):
     assert answer["reasons"]
 
 
-def test_config(cli):
+def test_config(cli: Cli) -> None:
     cli("init")
     assert "durability\tfull\tfull\t" in cli("config").out
     cli("config", "set", "durability", "relaxed")
@@ -214,7 +215,7 @@ def test_config(cli):
         ("auto_gc", "on", "off", "no", "on or off"),
     ],
 )
-def test_config_of_gc(cli, key, default, value, bad, takes):
+def test_config_of_gc(cli: Cli, key, default, value, bad, takes) -> None:
     cli("init")
     assert cli("config", "get", key).out == f"{default}\n"
     assert cli("config", "set", key, value, "--json").json == {"key": key, "value": value}
@@ -226,7 +227,7 @@ def test_config_of_gc(cli, key, default, value, bad, takes):
     assert cli("config", "get", key).out == f"{default}\n"
 
 
-def test_demo_checks_itself_and_leaves_nothing(cli, tmp_path):
+def test_demo_checks_itself_and_leaves_nothing(cli: Cli, tmp_path: Path) -> None:
     cli.extra_environment["TMPDIR"] = str(tmp_path)
     before = sorted(tmp_path.iterdir())
     done = cli("demo")
@@ -237,7 +238,7 @@ def test_demo_checks_itself_and_leaves_nothing(cli, tmp_path):
     assert not cli.home.exists()
 
 
-def test_demo_can_keep_its_store(cli, tmp_path):
+def test_demo_can_keep_its_store(cli: Cli, tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     answer = cli("demo", "--keep", kept, "--json").json
     assert all(check["passed"] for check in answer["checks"])
@@ -253,7 +254,7 @@ def test_demo_can_keep_its_store(cli, tmp_path):
     cli("demo", "--keep", kept, code=2)
 
 
-def test_global_options_work_before_and_after_the_verb(saved, tmp_path):
+def test_global_options_work_before_and_after_the_verb(saved: Cli, tmp_path: Path) -> None:
     other = tmp_path / "other"
     saved("--home", other, "init")
     assert saved("--home", other, "list").out == saved("list", "--home", other).out == ""
@@ -262,7 +263,7 @@ def test_global_options_work_before_and_after_the_verb(saved, tmp_path):
     saved("-q", "--no-progress", "list", "-q", "--no-progress")
 
 
-def test_help_teaches_by_example(cli):
+def test_help_teaches_by_example(cli: Cli) -> None:
     main = cli("--help").out
     assert "Exit codes:" in main
     assert all(re.search(rf"^  {verb} ", main, re.MULTILINE) for verb in VERBS)
@@ -276,7 +277,7 @@ def test_help_teaches_by_example(cli):
     assert "Usage:" in cli(code=2).err
 
 
-def test_json_is_plain_ascii(cli, files):
+def test_json_is_plain_ascii(cli: Cli, files: Path) -> None:
     cli("save", "bert:v1", files, "-l", "who=Zoë\x1b[31m")
     text = cli("list", "--json").out
     assert text.isascii()

@@ -8,15 +8,16 @@ import pytest
 import casstore
 from casstore.cli.main import cli as main
 from casstore.cli.words import ALIASES, advice
+from tests.cli.conftest import Cli
 
 
 @pytest.mark.parametrize(("word", "verb"), ALIASES.items())
-def test_an_alias_is_the_verb(cli, word, verb):
+def test_an_alias_is_the_verb(cli: Cli, word, verb) -> None:
     assert cli(word, "--help").out == cli(verb, "--help").out
     assert f"`casstore {verb} --help`" in cli(word, "--bogus", code=2).err
 
 
-def test_an_alias_does_its_work(saved):
+def test_an_alias_does_its_work(saved: Cli) -> None:
     assert saved("info", "bert:v1").out == saved("show", "bert:v1").out
     assert saved("rm", "bert:v1", "--yes").out == "bert:v1\n"
 
@@ -40,13 +41,13 @@ def test_an_alias_does_its_work(saved):
         ("xyzzy", "casstore help"),
     ],
 )
-def test_another_word_gets_advice(word, text):
+def test_another_word_gets_advice(word, text) -> None:
     said = advice(word, main.commands)
     assert said.startswith(f"there is no verb {word!r}")
     assert text in said
 
 
-def test_advice_names_verbs_that_are_there(cli):
+def test_advice_names_verbs_that_are_there(cli: Cli) -> None:
     assert "`casstore export`" in cli("push", code=2).err
     for word in casstore.cli.words._INSTEAD:
         assert word not in main.commands
@@ -56,7 +57,7 @@ def test_advice_names_verbs_that_are_there(cli):
         assert set(verbs) <= set(main.commands), said
 
 
-def test_help_and_version(cli):
+def test_help_and_version(cli: Cli) -> None:
     assert cli("help").out == cli("--help").out
     assert cli("help", "save").out == cli("save", "--help").out
     assert cli("help", "rm").out == cli("delete", "--help").out
@@ -66,14 +67,14 @@ def test_help_and_version(cli):
     assert cli("-V").out == cli("version").out == cli("--version").out == f"casstore, version {casstore.__version__}\n"
 
 
-def test_the_package_runs_as_a_program(cli):
+def test_the_package_runs_as_a_program(cli: Cli) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "casstore", "--version"], env=cli.environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == cli("--version").out
 
 
-def test_a_choice_that_is_missing_is_named_on_one_line(cli):
+def test_a_choice_that_is_missing_is_named_on_one_line(cli: Cli) -> None:
     done = cli("completion", code=2)
     assert "Choose from: bash, zsh, fish" in done.err
     assert "\\" not in done.err

@@ -34,7 +34,7 @@ def spread(population: Sequence[int], count: int) -> list[int]:
 
 
 @pytest.fixture
-def ground(tmp_path) -> Iterator[Path]:
+def ground(tmp_path: Path) -> Iterator[Path]:
     """A directory for the stores of many runs: in memory if possible, where what has been written stays after a kill as
     it does on a disk, and 256 directories are made and removed in no time."""
     if not os.access(_MEMORY, os.W_OK) or shutil.disk_usage(_MEMORY).free < 1 << 30:
@@ -45,7 +45,7 @@ def ground(tmp_path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def scenario(request, ground, quiet) -> Scenario:
+def scenario(request: pytest.FixtureRequest, ground: Path, quiet: None) -> Scenario:
     """The scenario of that name; all of them are small, since every call of each is one run."""
     a, b = {"w.bin": noise(LARGE), "small": noise(700, 9)}, {"mid": noise(80_000, 4), "s": noise(300, 5)}
     steps = [checkpoint(step, size=20_000) for step in range(4)]
@@ -268,7 +268,7 @@ READING = ["open", "read", "verify"]
 
 
 @pytest.fixture
-def settled_store(home, store):
+def settled_store(home: Path, store: casstore.Store):
     """settled_store(): gc leaves nothing to do, no file is left over, and everything is sound."""
 
     def check() -> None:

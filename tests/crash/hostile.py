@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -113,12 +114,16 @@ def _pack(data: bytes) -> None:
         raise refused
 
 
+def _skip(stream: io.BytesIO, size: int) -> object:
+    return stream.seek(size, io.SEEK_CUR)
+
+
 def _pack_stream(data: bytes) -> None:
     """A pack from front to back, every record read, and then every other passed over; both see the same."""
     seen = []
     for step in (1, 2):
         stream = io.BytesIO(data)
-        reader = pack.PackReader(stream.read, lambda size, stream=stream: stream.seek(size, io.SEEK_CUR))
+        reader = pack.PackReader(stream.read, partial(_skip, stream))
         entries = []
         for number, entry in enumerate(reader.entries()):
             entries.append(entry)

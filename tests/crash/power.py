@@ -20,7 +20,7 @@ import os
 import pathlib
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -383,7 +383,7 @@ class Choice(NamedTuple):
     (True), not at all (False) or some byte ranges of it; `keeps_size` of files whose data is lost."""
 
     names: frozenset[int]
-    data: dict[int, tuple[bool | tuple[tuple[int, int], ...], ...]]
+    data: Mapping[int, tuple[bool | tuple[tuple[int, int], ...], ...]]
     keeps_size: bool
 
 

@@ -32,8 +32,8 @@ class Scenario:
     they are saved.
     """
 
-    prepare: Callable[[Path], None]
-    operation: Callable[[Path], None]
+    prepare: Callable[[Path], object]
+    operation: Callable[[Path], object]
     before: Expected = field(default_factory=dict)
     new: Expected = field(default_factory=dict)
     gone: Expected = field(default_factory=dict)
@@ -49,14 +49,14 @@ def copy_store(template: Path, home: Path) -> None:
     if not (home / "catalog.db").exists():
         return
     copied = dict(_inodes(home))
-    inodes = {inode: copied[path] for path, inode in _inodes(template)}
+    inodes: dict[Any, int] = {inode: copied[path] for path, inode in _inodes(template)}
     connection = apsw.Connection(str(home / "catalog.db"))
     try:
         with connection:
             for row_id, inode in connection.execute("SELECT id, inode FROM container WHERE inode > 0").fetchall():
                 connection.execute("UPDATE container SET inode = ? WHERE id = ?", (inodes.get(inode, 0), row_id))
             for (packed,) in connection.execute("SELECT value FROM store WHERE key = 'instance'").fetchall():
-                name, _, _, _, boot = json.loads(packed)
+                name, _, _, _, boot = json.loads(str(packed))
                 status = os.stat(home / "instance")
                 instance = json.dumps([name, status.st_dev, status.st_ino, status.st_ctime_ns, boot])
                 connection.execute("UPDATE store SET value = ? WHERE key = 'instance'", (instance,))

@@ -102,7 +102,7 @@ class Case:
 
 
 @pytest.mark.parametrize("which", ["first", "next"])
-def test_killed(ground, which):
+def test_killed(ground: Path, which) -> None:
     case = Case(ground, is_first=which == "first")
     case.reset()
     whole = tracer.run(case.back_up, below=ground)
@@ -124,7 +124,7 @@ def test_killed(ground, which):
 
 @pytest.mark.parametrize("for_ever", [False, True], ids=["once", "for ever"])
 @pytest.mark.parametrize("which", ["first", "next"])
-def test_an_error_at_a_call(ground, which, for_ever):
+def test_an_error_at_a_call(ground: Path, which, for_ever) -> None:
     case = Case(ground, is_first=which == "first")
     case.reset()
     length = len(tracer.run(case.back_up, below=ground, calls=tracer.ALL).calls)
@@ -149,7 +149,7 @@ def test_an_error_at_a_call(ground, which, for_ever):
             assert case.check(is_complete=True) == "new", what
 
 
-def test_the_power_goes(ground, monkeypatch):
+def test_the_power_goes(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a first and a later backup are made: what has returned is there after a reboot, and nothing is torn."""
     versions = {
         "a:1": {"w.bin": noise(1_100_000, 1), "s": b"1"},
@@ -183,7 +183,7 @@ def test_the_power_goes(ground, monkeypatch):
     monkeypatch.setattr(machine, "boot_id", lambda: "the boot after")
     log = recorder.log
     done, under_way, seen = [], "", set()
-    disk, points, counted = Disk(), _power_points(log), Counter()
+    disk, points, counted = Disk(), _power_points(log), Counter[str]()
     for number, operation in enumerate(log, 1):
         disk.apply(operation)
         if isinstance(operation, Mark):

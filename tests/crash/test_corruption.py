@@ -10,6 +10,7 @@ import random
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def versions():
 
 
 @pytest.fixture
-def template(versions, ground):
+def template(versions, ground: Path):
     """A store with packs of whole chunks and of deltas, a loose file, and directories."""
     home = ground / "template"
     with casstore.Store(home, auto_gc=False) as store:
@@ -46,7 +47,7 @@ def template(versions, ground):
 
 
 @pytest.fixture
-def trial(template, versions, ground):
+def trial(template, versions, ground: Path):
     """trial(path, change): what becomes of a copy of the store whose file's bytes were changed so."""
     home = ground / "store"
 
@@ -117,7 +118,7 @@ def flip(bit):
 
 def files_of(template):
     """Each kind of file: (path below the home, offsets where something begins)."""
-    found = {"pack": [], "loose": [], "manifest": []}
+    found: dict[str, list[Any]] = {"pack": [], "loose": [], "manifest": []}
     for path in sorted((template / "objects/packs").iterdir()):
         found["pack"].append((path.relative_to(template), [entry.offset for entry in pack.read_entries(path)]))
     found["loose"] = [(p.relative_to(template), [0]) for p in sorted((template / "objects/loose").glob("*/*.*"))]
@@ -126,7 +127,7 @@ def files_of(template):
 
 
 @pytest.mark.parametrize("kind", ["pack", "loose", "manifest"])
-def test_flipped_bits(kind, template, trial):
+def test_flipped_bits(kind, template, trial) -> None:
     rng = random.Random(kind)
     outcomes: Counter[str] = Counter()
     for path, starts in files_of(template)[kind]:
@@ -143,7 +144,7 @@ def test_flipped_bits(kind, template, trial):
 
 
 @pytest.mark.parametrize("kind", ["pack", "loose", "manifest"])
-def test_cut_short(kind, template, trial):
+def test_cut_short(kind, template, trial) -> None:
     rng = random.Random(kind)
     outcomes: Counter[str] = Counter()
     for path, starts in files_of(template)[kind]:
@@ -151,15 +152,15 @@ def test_cut_short(kind, template, trial):
         cuts = {each + beside for each in (0, size, *starts) for beside in (-1, 0, 1)}
         if kind == "manifest":
             cuts = set(range(size))
-        cuts = sorted(each for each in cuts if 0 <= each < size)
-        outcomes.update(trial(path, lambda data, end=cut: data[:end]) for cut in sample(rng, cuts, CUTS))
+        inside = sorted(each for each in cuts if 0 <= each < size)
+        outcomes.update(trial(path, lambda data, end=cut: data[:end]) for cut in sample(rng, inside, CUTS))
     print(f"cut short, {kind}: {sum(outcomes.values())} cuts, {dict(outcomes)}")
     assert outcomes
 
 
 @pytest.mark.filterwarnings("ignore:the (name|version)")  # one that is damaged may have capitals
 @pytest.mark.parametrize("change", ["flip", "cut", "zero"])
-def test_a_damaged_catalog(change, template, versions, ground):
+def test_a_damaged_catalog(change, template, versions, ground: Path) -> None:
     """Bytes are right or refused; verify tells; a catalog that is made anew has every version whole."""
     rng = random.Random(change)
     size = (template / "catalog.db").stat().st_size

@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,12 @@ traced = pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Li
 
 
 @pytest.fixture
-def home(ground):
+def home(ground: Path):
     return ground / "store"
 
 
 @traced
-def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home, ground):
+def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home: Path, ground: Path) -> None:
     """The kernel may have dropped what it could not write, and a second fsync would succeed."""
     put(ground / "template", "m:1", {"w.bin": noise(300_000)}, materialize=False, durability="relaxed")
 
@@ -61,7 +62,7 @@ def test_what_could_not_be_synced_is_stored_anew_rather_than_synced_again(home, 
 
 
 @traced
-def test_gc_does_not_sync_again_what_could_not_be_synced(home, ground):
+def test_gc_does_not_sync_again_what_could_not_be_synced(home: Path, ground: Path) -> None:
     """It would record as safe what the kernel may have dropped, and durable versions would rely on it."""
     # Without a chunk in common, or the second save would bring it to disk.
     steps = {
@@ -98,14 +99,16 @@ def test_gc_does_not_sync_again_what_could_not_be_synced(home, ground):
 
 @traced
 @pytest.mark.parametrize("fails", ["once", "twice", "for ever"])
-def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_whole(home, ground, fails):
+def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_whole(
+    home: Path, ground: Path, fails
+) -> None:
     """Recovery of the log brings back what stands in it, whether or not the commit was told to have failed."""
     put(ground / "template", "m:1", {"a": b"1"})
     new = {"w.bin": noise(300_000)}
 
     def operation():
         if fails == "twice":  # the second time where the first is to be written over
-            Catalog.write_over_failed = lambda _: False
+            pytest.MonkeyPatch().setattr(Catalog, "write_over_failed", lambda _: False)
         store = casstore.Store(home, auto_gc=False)
         with contextlib.suppress(OSError), store.create("m:2", materialize=False) as draft:
             write(Path(draft.path), new)
@@ -128,7 +131,7 @@ def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_who
 
 
 @traced
-def test_a_redundant_copy_that_cannot_be_read_is_passed_over(home, ground):
+def test_a_redundant_copy_that_cannot_be_read_is_passed_over(home: Path, ground: Path) -> None:
     put(ground / "template", "m:1", {"w.bin": noise(300_000)})
     shutil.rmtree(ground / "template/models/m")
 
@@ -153,7 +156,7 @@ def test_a_redundant_copy_that_cannot_be_read_is_passed_over(home, ground):
     assert run(reads[0]).acknowledged
 
 
-def test_too_many_open_files_are_said_to_be_that(store, home):
+def test_too_many_open_files_are_said_to_be_that(store: casstore.Store, home: Path) -> None:
     put(home, "m:1", {"a": b"1"})
 
     def read(free):
@@ -182,7 +185,7 @@ def test_too_many_open_files_are_said_to_be_that(store, home):
         thread.join()
         return 0 if not problems else 2 if problems[0].errno == errno.EMFILE else 1
 
-    codes = [Child(lambda free=free: attempt(free)).wait() for free in range(6)]
+    codes = [Child(partial(attempt, free)).wait() for free in range(6)]
     assert codes == sorted(codes, reverse=True)
     assert set(codes) == {0, 2}
 
@@ -204,7 +207,9 @@ def save(store, tag):
         write(Path(draft.path), {"a": tag.encode()})
 
 
-def test_a_deletion_that_gc_finishes_is_on_disk_before_it_is_forgotten(ground, monkeypatch):
+def test_a_deletion_that_gc_finishes_is_on_disk_before_it_is_forgotten(
+    ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever unlinked the manifest was killed before it could be synced."""
     (ground / "recorded").mkdir()
     recorder = Recorder(ground / "recorded")
@@ -236,7 +241,7 @@ def test_a_deletion_that_gc_finishes_is_on_disk_before_it_is_forgotten(ground, m
                 store.gc()
 
 
-def test_a_store_in_directories_that_are_made_for_it(ground, monkeypatch):
+def test_a_store_in_directories_that_are_made_for_it(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ground / "recorded").mkdir()
     recorder = Recorder(ground / "recorded")
     place = "data/of the team/store"

@@ -50,7 +50,7 @@ def mutated(draw: st.DrawFn, seeds: tuple[bytes, ...]) -> bytes:
 
 
 @pytest.mark.parametrize("name", PARSERS)
-def test_mutated(name):
+def test_mutated(name) -> None:
     parser = PARSERS[name]
     outcomes: Counter[str] = Counter()
 
@@ -112,7 +112,7 @@ print("done")
 """
 
 
-def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path):
+def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path: Path) -> None:
     """Saved, opened, verified, collected, repaired and rebuilt, in Python and on the command line."""
     source, trace = tmp_path / "out", tmp_path / "it was run"
     source.mkdir()
@@ -142,7 +142,7 @@ def test_nothing_in_a_model_is_run_unless_it_is_asked_for(tmp_path):
     assert trace.exists(), "custom_objects are unpickled when they are asked for"
 
 
-def test_a_pickle_with_an_escape_that_python_does_not_have():
+def test_a_pickle_with_an_escape_that_python_does_not_have() -> None:
     """Of which Python warns, and here a warning is an error."""
     name = b"X\x07\x00\x00\x00storagec\\\x00torch\nFloatStorage\nX\x01\x00\x00\x000"
     name += b"X\x03\x00\x00\x00cpuJ\x01\x00\x00\x00tQe."

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, count
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,11 +26,11 @@ pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, rea
 
 
 @pytest.mark.parametrize("scenario", NAMES, indirect=True)
-def test_killed_at_every_call(scenario, ground, request):
+def test_killed_at_every_call(scenario, ground: Path, request: pytest.FixtureRequest) -> None:
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
 
-    def attempt(**options: object) -> tracer.Traced:
+    def attempt(**options: Any) -> tracer.Traced:
         remove(home)
         if template.exists():
             copy_store(template, home)

@@ -134,7 +134,7 @@ Scenario = Callable[[Play], None]
 
 
 @pytest.fixture(autouse=True)
-def small_sizes(monkeypatch):
+def small_sizes(monkeypatch: pytest.MonkeyPatch):
     """Everything happens with small files too."""
     monkeypatch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 96 << 10)
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 200_000)
@@ -165,7 +165,7 @@ def step_files() -> Callable[..., Files]:
 
 
 @pytest.fixture
-def scenarios(step_files, tmp_path) -> dict[str, Scenario]:
+def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
     def mixed(seed: int) -> Files:
         return {
             "adopted.bin": noise(150_000, seed),
@@ -445,14 +445,14 @@ def adverse_points(log: list[Operation]) -> Iterator[list[int]]:
     yield [number for number in every if isinstance(log[number - 1], Mark)]
     catalog = {each.made for each in log if isinstance(each, Name) and each.changes[0][1].startswith("catalog.db")}
     syncs = [number for number in every if isinstance(log[number - 1], Sync)]
-    commits = {number for number in syncs if log[number - 1].inode in catalog}
+    commits = {number for number in syncs if isinstance(sync := log[number - 1], Sync) and sync.inode in catalog}
     yield sorted({*commits, *(number - 1 for number in commits)})
     yield [number - 1 for number in syncs if number not in commits]
 
 
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("name", NAMES)
-def test_the_power_goes(name, part, scenarios, memory):
+def test_the_power_goes(name, part, scenarios, memory) -> None:
     log = record(scenarios[name], memory / "recorded")
     points = points_of(log, None if EVERY else POINTS)
     counts = crash(log, memory, points, SAMPLES, part=part, parts=PARTS)
@@ -465,7 +465,7 @@ def test_the_power_goes(name, part, scenarios, memory):
 
 
 @pytest.mark.parametrize("mutant", POWER, ids=lambda mutant: mutant.name)
-def test_what_a_power_cut_needs_is_missed(mutant, scenarios, memory, monkeypatch):
+def test_what_a_power_cut_needs_is_missed(mutant, scenarios, memory, monkeypatch: pytest.MonkeyPatch) -> None:
     """The states and the checks above find each of these; by default those are tried that are found soon."""
     if mutant.is_slow and not EVERY:
         pytest.skip("CASSTORE_TEST_EVERY=1 tries it")
@@ -482,7 +482,7 @@ def test_what_a_power_cut_needs_is_missed(mutant, scenarios, memory, monkeypatch
 
 
 @pytest.fixture
-def once(monkeypatch):
+def once(monkeypatch: pytest.MonkeyPatch):
     """once(method, action): run the action when the method is next called, before it."""
 
     def arrange(owner, name, action):
@@ -597,12 +597,14 @@ def interleave(name, home, once, step_files):
 
 
 @pytest.mark.parametrize("name", INTERLEAVINGS)
-def test_one_stopped_where_another_might_harm_it(name, home, once, step_files):
+def test_one_stopped_where_another_might_harm_it(name, home: Path, once, step_files) -> None:
     interleave(name, home, once, step_files)
 
 
 @pytest.mark.parametrize("mutant", INTERLEAVED, ids=lambda mutant: mutant.name)
-def test_what_working_at_once_needs_is_missed(mutant, home, once, step_files, monkeypatch):
+def test_what_working_at_once_needs_is_missed(
+    mutant, home: Path, once, step_files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mutant.apply(monkeypatch)
     with pytest.raises((casstore.CasstoreError, AssertionError)) as caught:
         interleave(mutant.scenario, home, once, step_files)

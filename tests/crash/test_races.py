@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.crash
 ROUNDS = 1000
 
 
-def test_one_winner_a_round(home, store, settled_store):
+def test_one_winner_a_round(home: Path, store: casstore.Store, settled_store) -> None:
     """Two processes save different content under the same tag, a thousand times."""
     gates = [os.pipe() for _ in range(2)]
     answers, answer = os.pipe()
@@ -33,7 +34,7 @@ def test_one_winner_a_round(home, store, settled_store):
                     pass
                 os.write(answer, b"%d" % mine + won)
 
-    children = [Child(lambda mine=mine: save(mine)) for mine in range(2)]
+    children = [Child(partial(save, mine)) for mine in range(2)]
     winners = []
     for _ in range(ROUNDS):
         for _, gate in gates:

@@ -11,7 +11,9 @@ import random
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,18 +124,18 @@ def do_one(store: casstore.Store, journal: Journal, rng: random.Random, number: 
     journal.note("did", verb)
 
 
-def test_soak(store, home, tmp_path, settled_store):
+def test_soak(store: casstore.Store, home: Path, tmp_path: Path, settled_store) -> None:
     path = tmp_path / "journal"
     journal = Journal(path)
     rng = random.Random(1)
     started = 0
     kills = stops = 0
-    running = []
+    running: list[Any] = []
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         while len(running) < PROCESSES:
             started += 1
-            running.append(Child(lambda number=started: work(home, journal, number)))
+            running.append(Child(partial(work, home, journal, started)))
         time.sleep(rng.uniform(0.05, 0.6))
         victim = rng.choice(running)
         if rng.random() < 0.5:

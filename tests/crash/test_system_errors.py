@@ -31,7 +31,7 @@ OPENING = ("make a store", "open", "migrate", "rebuild the catalog")
 
 
 @pytest.mark.parametrize("scenario", [*NAMES, *READING], indirect=True)
-def test_an_error_at_a_call(scenario, ground, request):
+def test_an_error_at_a_call(scenario, ground: Path, request: pytest.FixtureRequest) -> None:
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
     name = request.node.callspec.params["scenario"]

@@ -29,7 +29,7 @@ def bentoml_is_imported():
 
 
 @pytest.fixture(autouse=True)
-def own_homes(monkeypatch, tmp_path, home):
+def own_homes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path):
     """`BENTOML_HOME` is another than the store's, unless a test says so."""
     monkeypatch.setenv("CASSTORE_HOME", str(home))
     monkeypatch.setenv("CASSTORE_AUTO_GC", "0")
@@ -39,7 +39,7 @@ def own_homes(monkeypatch, tmp_path, home):
 
 
 @pytest.fixture
-def installed(home):
+def installed(home: Path):
     """BentoML in this process, with its models in the store at `home`."""
     pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
     from casstore.integrations import bentoml as integration
@@ -50,7 +50,7 @@ def installed(home):
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path: Path):
     """run("bentoml", ...): a real process; `code` is the exit code it must have."""
 
     def run(*command, code=0, **environment):

@@ -45,7 +45,7 @@ make("other:x", {}, metadata={"loss": math.nan, "raw": b"\\0\\1"}, custom_object
 
 
 @pytest.fixture
-def bento_home(tmp_path):
+def bento_home(tmp_path: Path):
     return tmp_path / "bentoml"
 
 
@@ -66,7 +66,7 @@ def work(bento_home):
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def made(tmp_path_factory: pytest.TempPathFactory):
     """A home that BentoML has made, to be copied: starting BentoML takes a second."""
     home = tmp_path_factory.mktemp("made") / "bentoml"
     environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "1"}
@@ -94,7 +94,7 @@ LIST = "print(sorted(str(m.tag) for m in bentoml.models.list()), bentoml.models.
 
 
 @pytest.mark.parametrize("way", ["elsewhere", "move", "in place"])
-def test_all_comes_over(way, filled, work, home):
+def test_all_comes_over(way, filled, work, home: Path) -> None:
     before = {path.parent.relative_to(filled / "models"): described(path.parent) for path in filled.rglob("model.yaml")}
     seen = work(LIST)
     others = {path.name for path in filled.iterdir()} - {"models"}
@@ -124,7 +124,7 @@ def test_all_comes_over(way, filled, work, home):
         assert work(LIST) == seen
 
 
-def test_bentoml_goes_on_in_a_home_adopted_in_place(filled, work, run, monkeypatch):
+def test_bentoml_goes_on_in_a_home_adopted_in_place(filled, work, run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It makes versions, deletes them, makes one again with other content, imports one: all of it comes over."""
     monkeypatch.setattr(adopt, "QUIET_NS", 0)
     monkeypatch.setenv("BENTOML_HOME", str(filled))
@@ -179,7 +179,7 @@ def test_bentoml_goes_on_in_a_home_adopted_in_place(filled, work, run, monkeypat
         assert sorted(row["tag"] for row in rows) == ["bert:v1", "bert:v2"]
 
 
-def test_a_version_that_bentoml_is_copying_is_not_adopted_by_half(bento_home, work, tmp_path):
+def test_a_version_that_bentoml_is_copying_is_not_adopted_by_half(bento_home, work, tmp_path: Path) -> None:
     """BentoML copies file by file to the directory's final name, so all that tells is that it goes on."""
     code = """
 import shutil, time

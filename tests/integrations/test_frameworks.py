@@ -16,7 +16,7 @@ import pytest
 import casstore
 from casstore import models
 from casstore.integrations import bentoml as integration
-from tests.kit import script
+from tests.kit import Leftovers, script
 
 pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
 pytest.importorskip("sklearn", reason="needs scikit-learn")
@@ -28,7 +28,7 @@ def trained():
     return LogisticRegression().fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
 
 
-def test_saved_packed_away_and_loaded(store, installed):
+def test_saved_packed_away_and_loaded(store: casstore.Store, installed) -> None:
     import bentoml
 
     saved = bentoml.sklearn.save_model("iris", trained(), labels={"stage": "dev"}, metadata={"rows": 4})
@@ -46,7 +46,7 @@ def test_saved_packed_away_and_loaded(store, installed):
     assert store.verify().is_sound
 
 
-def test_casstore_models_loads_by_bentomls_modules(store, installed):
+def test_casstore_models_loads_by_bentomls_modules(store: casstore.Store, installed) -> None:
     import bentoml
 
     tag = bentoml.sklearn.save_model("iris", trained(), custom_objects={"names": ["no", "yes"]}).tag
@@ -61,7 +61,7 @@ def test_casstore_models_loads_by_bentomls_modules(store, installed):
         models.import_model(archive).load_model()
 
 
-def test_another_process_loads_it(store):
+def test_another_process_loads_it(store: casstore.Store) -> None:
     save = """
 from casstore.integrations.bentoml import install
 install()
@@ -83,7 +83,9 @@ print(*bentoml.sklearn.load_model("iris").predict([[0.1], [2.9]]))
     assert done.stdout == "0 1\n", done.stderr
 
 
-def test_a_saver_that_fails(store, installed, monkeypatch, leftovers):
+def test_a_saver_that_fails(
+    store: casstore.Store, installed, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
+) -> None:
     import bentoml
     import joblib
 
@@ -121,7 +123,9 @@ class Iris:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pydantic, when BentoML looks at the service
-def test_a_bento_takes_its_models_with_it(store, installed, tmp_path, monkeypatch):
+def test_a_bento_takes_its_models_with_it(
+    store: casstore.Store, installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one store, packed away, to another."""
     import bentoml
 
@@ -164,7 +168,7 @@ def answer(url, process):
 
 
 @pytest.mark.parametrize("command", [("-m", "bentoml"), ("-m", "casstore.integrations.bentoml")])
-def test_a_service_of_a_packed_version_is_served(store, installed, tmp_path, command):
+def test_a_service_of_a_packed_version_is_served(store: casstore.Store, installed, tmp_path: Path, command) -> None:
     """By `bentoml serve` as it is, too: the workers are what needs the store."""
     import bentoml
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import casstore
 from casstore import models
 from casstore.integrations import bentoml as integration
 from tests.kit import script
@@ -26,7 +27,7 @@ def save(store, tag, size=100_000, **description):
     return draft.model
 
 
-def test_without_bentoml(monkeypatch, home):
+def test_without_bentoml(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
@@ -38,7 +39,7 @@ def test_without_bentoml(monkeypatch, home):
 
 
 @pytest.mark.parametrize("version", ["1.3.22", "1.5.0", "2.0.1"])
-def test_another_bentoml(monkeypatch, home, version):
+def test_another_bentoml(monkeypatch: pytest.MonkeyPatch, home: Path, version) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _: version)
     with pytest.raises(integration.BentoMLUnavailable, match=rf"BentoML 1\.4, and {version} is installed"):
         integration.install()
@@ -46,7 +47,7 @@ def test_another_bentoml(monkeypatch, home, version):
 
 
 @needs_bentoml
-def test_it_is_undone(store, tmp_path, monkeypatch):
+def test_it_is_undone(store: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import bentoml
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml._internal.models.model import Model
@@ -71,7 +72,7 @@ def test_it_is_undone(store, tmp_path, monkeypatch):
 
 
 @needs_bentoml
-def test_another_home_replaces_the_first(store, tmp_path, installed):
+def test_another_home_replaces_the_first(store: casstore.Store, tmp_path: Path, installed) -> None:
     import bentoml
 
     save(store, "bert:v1")
@@ -83,7 +84,7 @@ def test_another_home_replaces_the_first(store, tmp_path, installed):
 
 
 @needs_bentoml
-def test_nothing_is_made_before_it_is_wanted(store, installed):
+def test_nothing_is_made_before_it_is_wanted(store: casstore.Store, installed) -> None:
     """Neither directories of versions, by looking at them, nor those of BentoML."""
     import bentoml
 
@@ -106,7 +107,7 @@ def test_nothing_is_made_before_it_is_wanted(store, installed):
 
 
 @needs_bentoml
-def test_register(store, installed):
+def test_register(store: casstore.Store, installed) -> None:
     from bentoml._internal.configuration.containers import BentoMLContainer
     from bentoml.exceptions import BentoMLException, InvalidArgument
 
@@ -128,7 +129,7 @@ def test_register(store, installed):
 
 @needs_bentoml
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_register_that_fails(store, installed, error):
+def test_register_that_fails(store: casstore.Store, installed, error) -> None:
     from bentoml._internal.configuration.containers import BentoMLContainer
 
     directories = []
@@ -146,7 +147,7 @@ def test_register_that_fails(store, installed, error):
 
 
 @needs_bentoml
-def test_casstores_errors_are_bentomls(store, installed):
+def test_casstores_errors_are_bentomls(store: casstore.Store, installed) -> None:
     import bentoml
     from bentoml.exceptions import BentoMLException, InvalidArgument, NotFound
 
@@ -163,7 +164,7 @@ def test_casstores_errors_are_bentomls(store, installed):
 
 
 @needs_bentoml
-def test_objects_of_what_was_imported_need_trust(store, installed, tmp_path):
+def test_objects_of_what_was_imported_need_trust(store: casstore.Store, installed, tmp_path: Path) -> None:
     import bentoml
     from bentoml.exceptions import BentoMLException
 
@@ -183,7 +184,7 @@ def test_objects_of_what_was_imported_need_trust(store, installed, tmp_path):
 
 
 @needs_bentoml
-def test_other_model_stores_are_left_alone(store, installed, tmp_path):
+def test_other_model_stores_are_left_alone(store: casstore.Store, installed, tmp_path: Path) -> None:
     """Such as the one within a bento, to which models are copied."""
     import bentoml
     from bentoml._internal.models import ModelStore
@@ -205,7 +206,9 @@ def test_other_model_stores_are_left_alone(store, installed, tmp_path):
 
 
 @needs_bentoml
-def test_a_bento_that_carries_its_models(store, tmp_path, monkeypatch):
+def test_a_bento_that_carries_its_models(
+    store: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a container, say: BentoML has set its store aside before it imports the service, which calls install."""
     import bentoml
     from bentoml._internal.configuration.containers import BentoMLContainer
@@ -228,7 +231,7 @@ CLI = (sys.executable, "-m", "casstore.integrations.bentoml")
 
 
 @needs_bentoml
-def test_the_command_line(store, run, home, tmp_path):
+def test_the_command_line(store: casstore.Store, run, home: Path, tmp_path: Path) -> None:
     assert json.loads(run(*CLI, "models", "list", "-o", "json")) == []
     save(store, "bert:v1", 2_000_000, module="bentoml.sklearn")
     save(store, "bert:v2", metadata={"none": None})
@@ -257,14 +260,14 @@ def test_the_command_line(store, run, home, tmp_path):
 
 
 @needs_bentoml
-def test_the_command_line_without_a_store(run, tmp_path):
+def test_the_command_line_without_a_store(run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/something").touch()
     assert "is no casstore store" in run(*CLI, "models", "list", code=1, CASSTORE_HOME=tmp_path / "full")
 
 
 @needs_bentoml
-def test_two_processes_save_at_once(store):
+def test_two_processes_save_at_once(store: casstore.Store) -> None:
     code = """
 import sys, pathlib
 from casstore.integrations.bentoml import install

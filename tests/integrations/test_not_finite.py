@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ import casstore
 pytest.importorskip("bentoml", minversion="1.4")
 
 
-def test_bentoml_reads_nan_and_infinities(tmp_path):
+def test_bentoml_reads_nan_and_infinities(tmp_path: Path) -> None:
     from bentoml._internal.models.model import ModelStore
 
     with casstore.Store(tmp_path / "store") as store:

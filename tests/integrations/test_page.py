@@ -14,7 +14,7 @@ from casstore import models
 PAGE = Path(__file__).parents[2].joinpath("docs/bentoml.md").read_text(encoding="utf-8")
 
 
-def test_its_examples_run(run, tmp_path, monkeypatch):
+def test_its_examples_run(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
     pytest.importorskip("sklearn", reason="needs scikit-learn")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -37,11 +37,11 @@ def test_its_examples_run(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", models.__all__)
-def test_it_names_every_name_of_casstore_models(name):
+def test_it_names_every_name_of_casstore_models(name) -> None:
     assert f"`models.{name}`" in PAGE
 
 
-def test_casstore_models_takes_what_bentoml_takes():
+def test_casstore_models_takes_what_bentoml_takes() -> None:
     bentoml = pytest.importorskip("bentoml", minversion="1.4", reason="needs casstore[bentoml]")
     assert set(bentoml.models.__all__) - {"BentoModel", "HuggingFaceModel"} <= set(models.__all__)
     for name in ("create", "get", "list", "delete", "import_model", "export_model", "push", "pull"):
@@ -55,7 +55,7 @@ def test_casstore_models_takes_what_bentoml_takes():
         assert hasattr(bentoml.Model, name)
 
 
-def test_its_words_are_real_commands():
+def test_its_words_are_real_commands() -> None:
     from casstore.cli.main import cli
 
     quoted = re.findall(r"`casstore ([a-z-]+)[^`]*`|^\$ casstore (?:--home \S+ )?([a-z-]+)", PAGE, re.MULTILINE)

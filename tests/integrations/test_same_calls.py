@@ -15,10 +15,11 @@ import yaml
 
 import casstore
 from casstore import models
+from tests.kit import Leftovers
 
 
 @pytest.fixture(params=["casstore", "bentoml"])
-def api(request):
+def api(request: pytest.FixtureRequest):
     """The calls, with the errors of either side by one name."""
     if request.param == "casstore":
         return SimpleNamespace(
@@ -43,7 +44,7 @@ def make(api, tag, **description):
     return api.get(model.tag)
 
 
-def test_create_and_get(api):
+def test_create_and_get(api) -> None:
     start = datetime.datetime.now(datetime.timezone.utc)
     with api.create(
         "bert", labels={"stage": "dev"}, metadata={"accuracy": 0.9}, module="somewhere", api_version="v3",
@@ -70,12 +71,12 @@ def test_create_and_get(api):
     assert found.file_size == sum(path.stat().st_size for path in Path(found.path).rglob("*") if path.is_file())
 
 
-def test_a_version_that_is_given_is_kept(api):
+def test_a_version_that_is_given_is_kept(api) -> None:
     assert make(api, "bert:my-version.1").tag.version == "my-version.1"
     assert len(make(api, "bert").tag.version) == 16
 
 
-def test_versions_are_made_in_order(api):
+def test_versions_are_made_in_order(api) -> None:
     made = [make(api, "bert") for _ in range(3)]
     assert api.get("bert") == made[-1]
     assert [str(model.tag) for model in sorted(api.list("bert"), key=lambda each: each.creation_time)] == [
@@ -83,7 +84,7 @@ def test_versions_are_made_in_order(api):
     ]
 
 
-def test_a_tag_is_taken_once(api):
+def test_a_tag_is_taken_once(api) -> None:
     first = make(api, "bert:v1")
 
     def again():
@@ -96,20 +97,20 @@ def test_a_tag_is_taken_once(api):
     assert not Path(first.path_of("other")).exists()
 
 
-def test_names_and_versions_become_lower_case(api):
+def test_names_and_versions_become_lower_case(api) -> None:
     with pytest.warns(UserWarning, match="lower case") if api.trust else contextlib.nullcontext():
         tag = make(api, "BERT:V1").tag
     assert str(tag) == "bert:v1"
 
 
 @pytest.mark.parametrize("name", ["with space", "-first", "last.", "a" * 64, "", "name:v/1"])
-def test_names_that_cannot_be(api, name):
+def test_names_that_cannot_be(api, name) -> None:
     with pytest.raises((ValueError, api.Error)):
         make(api, name)
     assert api.list() == []
 
 
-def test_get_by_name_latest_and_prefix(api):
+def test_get_by_name_latest_and_prefix(api) -> None:
     one, two, other = make(api, "bert:v1.0"), make(api, "bert:v1.1"), make(api, "tiny:v2")
     assert api.get("bert") == api.get("bert:latest") == two
     assert api.get("bert:v1.0") == one
@@ -123,7 +124,7 @@ def test_get_by_name_latest_and_prefix(api):
         api.get("bert:")
 
 
-def test_list(api):
+def test_list(api) -> None:
     assert api.list() == []
     two, one, other = make(api, "bert:v2"), make(api, "bert:v1"), make(api, "a:v1")
     assert api.list() == [other, one, two]
@@ -134,7 +135,7 @@ def test_list(api):
         api.list("other")
 
 
-def test_delete(api):
+def test_delete(api) -> None:
     one, two, three, other = (make(api, tag) for tag in ("bert:v1", "bert:v2", "bert:v3", "tiny:v1"))
     api.delete("bert:latest")
     assert api.get("bert") == two
@@ -149,7 +150,7 @@ def test_delete(api):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_leaves_nothing(api, error, store, leftovers):
+def test_an_error_leaves_nothing(api, error, store: casstore.Store, leftovers: Leftovers) -> None:
     def write():
         with api.create("bert:v1") as model:
             Path(model.path_of("w.bin")).write_bytes(b"half")
@@ -163,13 +164,13 @@ def test_an_error_leaves_nothing(api, error, store, leftovers):
 
 
 @pytest.fixture
-def framework(monkeypatch):
+def framework(monkeypatch: pytest.MonkeyPatch):
     module = types.ModuleType("some_framework")
     module.load_model = lambda model, **given: (Path(model.path_of("w.bin")).read_bytes()[:4], given)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "some_framework", module)
 
 
-def test_load_model(api, framework):
+def test_load_model(api, framework) -> None:
     model = make(api, "bert:v1", module="some_framework")
     loaded = model.load_model(device="cpu")
     assert loaded == (b"bert", {"device": "cpu"})
@@ -181,7 +182,7 @@ def test_load_model(api, framework):
 
 
 @pytest.mark.parametrize("form", ["tar", "gz", "xz", "bz2", "zip", "bentomodel", "folder"])
-def test_what_is_exported_can_be_imported(api, form, tmp_path):
+def test_what_is_exported_can_be_imported(api, form, tmp_path: Path) -> None:
     made = make(
         api, "bert:v1", labels={"a": "b"}, metadata={"x": [1, 2.5]}, custom_objects={"o": {1, 2}},
         signatures={"predict": {"batchable": True, "batch_dim": (0, 1)}}, api_version="v3",
@@ -205,7 +206,7 @@ def test_what_is_exported_can_be_imported(api, form, tmp_path):
             found.custom_objects  # noqa: B018
 
 
-def test_where_an_export_goes(api, tmp_path, monkeypatch):
+def test_where_an_export_goes(api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(api, "bert:v1")
     (tmp_path / "out").mkdir()
     cases = {
@@ -227,7 +228,7 @@ def test_where_an_export_goes(api, tmp_path, monkeypatch):
         api.export_model("bert:v1", str(tmp_path / "x"), "rar")
 
 
-def test_a_url_in_parts(api, tmp_path):
+def test_a_url_in_parts(api, tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec", reason="needs fsspec, for URLs")
 
     made = make(api, "bert:v1")
@@ -244,7 +245,7 @@ def test_a_url_in_parts(api, tmp_path):
         api.import_model("bucket/x.tar", protocol="no-such")
 
 
-def test_bad_archives_are_refused(api, tmp_path):
+def test_bad_archives_are_refused(api, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "w.bin").write_bytes(b"w")
@@ -258,7 +259,7 @@ def test_bad_archives_are_refused(api, tmp_path):
     assert api.list() == []
 
 
-def test_numpy_metadata_and_signatures_of_any_form(api):
+def test_numpy_metadata_and_signatures_of_any_form(api) -> None:
     metadata = {
         "i": np.int64(3),
         "f": np.float32(0.5),

@@ -22,7 +22,7 @@ SOMEBODY = 61_001
 
 
 @pytest.fixture(autouse=True)
-def at_the_store(monkeypatch, home):
+def at_the_store(monkeypatch: pytest.MonkeyPatch, home: Path):
     monkeypatch.setenv("BENTOML_HOME", str(home))
 
 
@@ -41,7 +41,7 @@ def fill(home):
             Path(model.path_of("w.bin")).write_bytes(b"t")
 
 
-def test_the_descriptor_has_bentomls_fields_and_types(home):
+def test_the_descriptor_has_bentomls_fields_and_types(home: Path) -> None:
     fill(home)
     text = (home / "models/bert/v1/model.yaml").read_text("utf-8")
     document = yaml.safe_load(text)
@@ -60,7 +60,7 @@ def test_the_descriptor_has_bentomls_fields_and_types(home):
         assert isinstance(context[field], str)
 
 
-def test_nothing_foreign_stands_below_models(home):
+def test_nothing_foreign_stands_below_models(home: Path) -> None:
     fill(home)
     names = {str(path.relative_to(home / "models")) for path in (home / "models").glob("*/*")}
     assert names == {"bert/v1", "bert/v2", "bert/latest", "tiny/v1", "tiny/latest"}
@@ -71,7 +71,7 @@ def test_nothing_foreign_stands_below_models(home):
     }  # fmt: skip
 
 
-def test_python_reads_it(home):
+def test_python_reads_it(home: Path) -> None:
     fill(home)
     code = """
 import bentoml
@@ -107,7 +107,7 @@ print(service.size(), [str(model.tag) for model in Service.models])
     ]
 
 
-def test_the_command_line(home, run, tmp_path):
+def test_the_command_line(home: Path, run, tmp_path: Path) -> None:
     fill(home)
     rows = json.loads(run("bentoml", "models", "list", "-o", "json"))
     assert sorted(row["tag"] for row in rows) == ["bert:v1", "bert:v2", "tiny:v1"]
@@ -129,7 +129,7 @@ def test_the_command_line(home, run, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_an_ordinary_user():
+def test_an_ordinary_user() -> None:
     """For whom read-only is read-only. Not by the command, as he may be unable to reach this Python."""
     from bentoml._internal.models import ModelStore
 

@@ -13,7 +13,7 @@ import pytest
 import casstore
 from casstore import models
 from casstore.models import opening
-from tests.kit import Child, script
+from tests.kit import Child, Leftovers, script
 
 
 def make(tag, **description):
@@ -22,7 +22,7 @@ def make(tag, **description):
     return model
 
 
-def test_a_model_is_created_and_found():
+def test_a_model_is_created_and_found() -> None:
     start = datetime.datetime.now(datetime.timezone.utc)
     with models.create(
         "bert", labels={"stage": "dev"}, metadata={"accuracy": 0.9}, module="somewhere", api_version="v3",
@@ -55,7 +55,7 @@ def test_a_model_is_created_and_found():
         assert found.file_size == sum(path.stat().st_size for path in Path(found.path).rglob("*") if path.is_file())
 
 
-def test_what_is_given_positionally_and_left_out():
+def test_what_is_given_positionally_and_left_out() -> None:
     with models.create("m", api_version=None, signatures=None, labels=None, metadata=None):
         pass
     info = models.get("m").info
@@ -63,14 +63,14 @@ def test_what_is_given_positionally_and_left_out():
     assert info.context.framework_name == ""
 
 
-def test_a_tag_is_saved_once():
+def test_a_tag_is_saved_once() -> None:
     first = make("m:v1")
     with pytest.raises(casstore.TagExists, match="m:v1 is already saved"), models.create("m:v1"):
         pytest.fail("the block is not entered")
     assert models.list() == [first]
 
 
-def test_two_that_write_one_tag_do_not_mix():
+def test_two_that_write_one_tag_do_not_mix() -> None:
     late = models.create("m:v1")
     Path(late.__enter__().path_of("late")).write_bytes(b"late")
     make("m:v1")
@@ -80,7 +80,7 @@ def test_two_that_write_one_tag_do_not_mix():
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_error_leaves_nothing(store, error, leftovers):
+def test_an_error_leaves_nothing(store: casstore.Store, error, leftovers: Leftovers) -> None:
     being_written = []
 
     def write():
@@ -97,7 +97,7 @@ def test_an_error_leaves_nothing(store, error, leftovers):
         being_written[0].path  # noqa: B018
 
 
-def test_get_by_name_latest_and_prefix():
+def test_get_by_name_latest_and_prefix() -> None:
     one, two, other = make("m:v1.0"), make("m:v1.1"), make("n:v2")
     assert models.get("m") == models.get("m:latest") == two
     assert models.get("m:v1.0") == one
@@ -114,13 +114,13 @@ def test_get_by_name_latest_and_prefix():
         models.get(None)  # type: ignore[arg-type]
 
 
-def test_a_tag_made_late_with_an_older_name_is_the_latest():
+def test_a_tag_made_late_with_an_older_name_is_the_latest() -> None:
     make("m:v9")
     newest = make("m:v1")
     assert models.get("m") == newest
 
 
-def test_list():
+def test_list() -> None:
     assert models.list() == []
     two, one, other = make("m:v2"), make("m:v1"), make("a:v1")
     assert models.list() == [other, one, two]
@@ -131,7 +131,7 @@ def test_list():
         models.list("o")
 
 
-def test_delete():
+def test_delete() -> None:
     one, two, three = (make(f"m:v{number}") for number in (1, 2, 3))
     other = make("n:v1")
     with pytest.raises(casstore.TagNotFound):
@@ -148,7 +148,7 @@ def test_delete():
         models.delete("m")
 
 
-def test_another_store_and_its_tags(tmp_path):
+def test_another_store_and_its_tags(tmp_path: Path) -> None:
     class Tag:  # as BentoML's: any object with a version and the text
         version = "v1"
 
@@ -165,7 +165,7 @@ def test_another_store_and_its_tags(tmp_path):
         assert other.tags() == []
 
 
-def test_the_home_is_that_of_the_moment(monkeypatch, tmp_path, home):
+def test_the_home_is_that_of_the_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path) -> None:
     make("m:v1")
     monkeypatch.setenv("CASSTORE_HOME", str(tmp_path / "second"))
     assert models.list() == []
@@ -174,7 +174,7 @@ def test_the_home_is_that_of_the_moment(monkeypatch, tmp_path, home):
     assert [str(model.tag) for model in models.list()] == ["m:v1"]
 
 
-def test_threads_share_one_store(monkeypatch):
+def test_threads_share_one_store(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
     class Counted(casstore.Store):
@@ -189,13 +189,13 @@ def test_threads_share_one_store(monkeypatch):
     assert len(opened) == 1
 
 
-def test_nothing_is_opened_at_import(home):
+def test_nothing_is_opened_at_import(home: Path) -> None:
     done = script("import sys; from casstore import models; print('bentoml' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
     assert not home.exists()
 
 
-def test_a_packed_model_is_looked_at_without_a_directory(store):
+def test_a_packed_model_is_looked_at_without_a_directory(store: casstore.Store) -> None:
     make("m:v1", labels={"k": "v"})
     store.gc(evict_all=True)
     model = models.get("m:v1")
@@ -208,7 +208,7 @@ def test_a_packed_model_is_looked_at_without_a_directory(store):
     assert size == sum(path.stat().st_size for path in place.iterdir())
 
 
-def test_equal_tags_are_equal_models(tmp_path):
+def test_equal_tags_are_equal_models(tmp_path: Path) -> None:
     with casstore.Store(tmp_path / "other") as other, models.create("m:v1", _model_store=other) as there:
         pass
     assert make("m:v1") == there
@@ -216,7 +216,7 @@ def test_equal_tags_are_equal_models(tmp_path):
     assert there != "m:v1"
 
 
-def test_code_of_external_modules_goes_along(monkeypatch):
+def test_code_of_external_modules_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("nowhere_else")
     exec("class Token:\n    def __init__(self, text): self.text = text", vars(module))
     monkeypatch.setitem(sys.modules, "nowhere_else", module)
@@ -226,7 +226,7 @@ def test_code_of_external_modules_goes_along(monkeypatch):
     assert done.stdout == "hello\n", done.stderr
 
 
-def test_external_modules_are_forgotten_again(monkeypatch):
+def test_external_modules_are_forgotten_again(monkeypatch: pytest.MonkeyPatch) -> None:
     import cloudpickle
 
     module = types.ModuleType("nowhere_else")
@@ -246,13 +246,13 @@ def test_external_modules_are_forgotten_again(monkeypatch):
         pytest.fail("the block is not entered")
 
 
-def test_push_and_pull_say_what_to_do():
+def test_push_and_pull_say_what_to_do() -> None:
     for call in (models.push, models.pull):
         with pytest.raises(casstore.NoRemote, match="export_model and import_model"):
             call("m:v1", force=True)
 
 
-def test_a_forked_child_goes_on():
+def test_a_forked_child_goes_on() -> None:
     make("m:v1")
 
     def work():

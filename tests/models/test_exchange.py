@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def make(tag, **description):
 
 
 @pytest.mark.parametrize("form", ["bentomodel", "tar.gz", "tar.zst", "zip", "casmodel"])
-def test_there_and_back(tmp_path, form):
+def test_there_and_back(tmp_path: Path, form) -> None:
     made = make("m:v1", labels={"a": "b"}, custom_objects={"o": 1})
     path = models.export_model("m:v1", str(tmp_path / f"m.{form}"))
     assert path == str(tmp_path / f"m.{form}")
@@ -34,14 +35,14 @@ def test_there_and_back(tmp_path, form):
         models.get("m").custom_objects  # noqa: B018
 
 
-def test_trust_when_importing(tmp_path):
+def test_trust_when_importing(tmp_path: Path) -> None:
     path = make("m:v1", custom_objects={"o": 1}).export(str(tmp_path))
     models.delete("m")
     models.import_model(path, trust=True)
     assert models.get("m").custom_objects == {"o": 1}
 
 
-def test_what_is_there_already(tmp_path):
+def test_what_is_there_already(tmp_path: Path) -> None:
     path = make("m:v1").export(str(tmp_path))
     assert models.import_model(path) == models.get("m:v1")
     models.delete("m")
@@ -51,7 +52,7 @@ def test_what_is_there_already(tmp_path):
         models.import_model(path)
 
 
-def test_a_model_being_written_cannot_be_exported(tmp_path):
+def test_a_model_being_written_cannot_be_exported(tmp_path: Path) -> None:
     with models.create("m:v1") as model:
         with pytest.raises(casstore.TagNotFound):
             model.export(str(tmp_path))
@@ -79,17 +80,18 @@ def test_a_model_being_written_cannot_be_exported(tmp_path):
         ("b/m.tar", {"protocol": "s3", "params": {"acl": "public-read"}}, "s3://b/m.tar?acl=public-read"),
     ],
 )
-def test_urls_from_their_parts(path, parts, expected):
+def test_urls_from_their_parts(path, parts, expected) -> None:
     assert urls.build(path, **parts) == expected
 
 
 @pytest.mark.parametrize("part", ["protocol", "user", "passwd", "params", "subpath"])
-def test_a_url_and_parts_of_one(part):
+def test_a_url_and_parts_of_one(part) -> None:
+    parts: dict[str, Any] = {part: {} if part == "params" else ""}
     with pytest.raises(ValueError, match="whole URL"):
-        urls.build("s3://bucket/m.tar", **{part: {} if part == "params" else ""})
+        urls.build("s3://bucket/m.tar", **parts)
 
 
-def test_bentoml_s_own_format_is_the_default_here(tmp_path):
+def test_bentoml_s_own_format_is_the_default_here(tmp_path: Path) -> None:
     with models.create("tiny:v1") as model:
         Path(model.path_of("w")).write_text("w")
     assert models.export_model("tiny:v1", str(tmp_path)) == f"{tmp_path}/tiny-v1.bentomodel"

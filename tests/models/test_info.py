@@ -29,7 +29,7 @@ def info(**given):
     return models.ModelInfo(**{**description, **given})
 
 
-def test_the_text_is_what_bentoml_writes():
+def test_the_text_is_what_bentoml_writes() -> None:
     """Compared with BentoML itself in tests/integrations."""
     full = info(
         labels={"stage": "dev", "umlaut": "ü"},
@@ -84,7 +84,7 @@ creation_time: '2026-01-02T03:04:05.678901+00:00'
     assert yaml.safe_load(text)["options"] == full.to_dict()["options"]
 
 
-def test_a_saved_models_text_is_that_of_its_model_yaml():
+def test_a_saved_models_text_is_that_of_its_model_yaml() -> None:
     with models.create("m:v1", labels={"a": "b"}, metadata={"x": [1, 0.5]}, signatures={"p": {"batchable": True}}):
         pass
     model = models.get("m:v1")
@@ -93,14 +93,14 @@ def test_a_saved_models_text_is_that_of_its_model_yaml():
     assert yaml.safe_load(model.info.dump() or "") == written
 
 
-def test_infos_are_equal_by_what_they_say():
+def test_infos_are_equal_by_what_they_say() -> None:
     assert info() == info()
     assert info() != info(labels={"a": "b"})
     assert info() != "bert:v1"
     assert repr(info()) == "ModelInfo(tag='bert:v1', module='somewhere')"
 
 
-def test_signatures():
+def test_signatures() -> None:
     assert models.ModelSignature.from_dict({"batch_dim": 2}) == models.ModelSignature(False, (2, 2))
     assert models.ModelSignature.from_dict({"batch_dim": [0, 1]}).batch_dim == (0, 1)
     spec = models.ModelSignature(True, input_spec={"x": "float"})
@@ -113,7 +113,7 @@ def test_signatures():
     assert models.get("m").info.signatures == {"predict": spec}
 
 
-def test_a_context_from_anything_that_says_one():
+def test_a_context_from_anything_that_says_one() -> None:
     class Context:
         def to_dict(self):
             return {"framework_name": "sklearn", "framework_versions": {"scikit-learn": "1"}, "extra": 1}
@@ -134,7 +134,7 @@ class Pool(models.ModelOptions):
     kind: str = "mean"
 
 
-def test_options():
+def test_options() -> None:
     assert Pool(3).to_dict() == {"size": 3, "kind": "mean"}
     assert Pool(3).with_options(kind="max") == Pool(3, "max")
     with pytest.raises(TypeError, match="Pool has no option 'width'"):
@@ -145,7 +145,7 @@ def test_options():
     assert plain != Pool(2)
 
 
-def test_options_of_attrs_classes():
+def test_options_of_attrs_classes() -> None:
     """As they are written for BentoML; made by hand here, since attrs need not be installed."""
 
     class Slotted(models.ModelOptions):
@@ -160,7 +160,7 @@ def test_options_of_attrs_classes():
 
 
 @pytest.fixture
-def framework(monkeypatch):
+def framework(monkeypatch: pytest.MonkeyPatch):
     """A module that can load models, under a name that no test shares."""
     module = types.ModuleType("some_framework")
     module.ModelOptions = Pool  # type: ignore[attr-defined]
@@ -175,7 +175,7 @@ def framework(monkeypatch):
     return module
 
 
-def test_the_module_loads_its_model(framework):
+def test_the_module_loads_its_model(framework) -> None:
     with models.create("m", module="some_framework", options=Pool(7)) as model:
         Path(model.path_of("w")).write_bytes(b"w")
         assert model.info.options == Pool(7)
@@ -195,7 +195,7 @@ def test_the_module_loads_its_model(framework):
 
 
 @pytest.mark.parametrize("module", ["", "no_such_module"])
-def test_options_without_a_module(module):
+def test_options_without_a_module(module) -> None:
     with models.create("m", options={"size": 2}, module=module):
         pass
     model = models.get("m")
@@ -203,7 +203,7 @@ def test_options_without_a_module(module):
     assert model.with_options(size=3).info.options.size == 3
 
 
-def test_models_that_no_module_can_load():
+def test_models_that_no_module_can_load() -> None:
     with models.create("m:v1"):
         pass
     with pytest.raises(casstore.CasstoreError, match="names no module that could load it"):
@@ -215,15 +215,15 @@ def test_models_that_no_module_can_load():
     assert models.get("m:v2").info.module == "no_such_module"
 
 
-def test_what_the_store_refuses_is_refused():
+def test_what_the_store_refuses_is_refused() -> None:
     for bad in ({"labels": {"a": [1]}}, {"metadata": {"x": object()}}, {"metadata": {1: "x"}}, {"labels": ["a"]}):
-        with pytest.raises(casstore.InvalidMetadata), models.create("m", **bad):  # type: ignore[arg-type]
+        with pytest.raises(casstore.InvalidMetadata), models.create("m", **bad):
             pass
     assert models.list() == []
 
 
 @pytest.mark.parametrize("name", models.__all__)
-def test_names_are_documented(name):
+def test_names_are_documented(name) -> None:
     value = getattr(models, name)
     assert value.__doc__
     assert not value.__doc__.startswith(f"{name}(")

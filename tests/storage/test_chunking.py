@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from casstore.storage import chunking
 from casstore.storage.chunking import MAX_CHUNK, scan_bytes, scan_file
 from casstore.storage.recipe import Recipe
+from casstore.storage.tensors.elements import find_segments
 
 GOLDEN = Path(__file__).parent.parent / "data" / "chunks.json"
 MIB = 1 << 20
@@ -297,7 +298,7 @@ def test_a_file_that_shrinks_while_it_is_read(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(noise(25, size) if kind == "opaque" else safetensors_file({"a": ("U8", [size], noise(25, size))}))
-    find = chunking.find_segments
+    find = find_segments
 
     def find_then_shrink(*args: Any) -> Any:
         found = find(*args)
@@ -345,7 +346,7 @@ def test_an_error_reaches_the_thread_that_waits_for_its_turn(tmp_path: Path, mon
             raise OSError(5, "Input/output error")
         return real(descriptor, buffers, offset)
 
-    monkeypatch.setattr(chunking.os, "preadv", fail_late_at_the_start)
+    monkeypatch.setattr(os, "preadv", fail_late_at_the_start)
     caught: list[BaseException] = []
 
     def scan_it() -> None:

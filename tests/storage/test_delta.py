@@ -287,12 +287,13 @@ def test_groups_are_dense_up_to_the_first_that_is_not() -> None:
     """What differs in three quarters of its elements or less is in the map, and all that follows it."""
     element = element_of("F16")
     base = np.repeat(np.arange(1, 6, dtype="<u2") << 10, 8192)
-    for shares, dense in [
+    cases: list[tuple[list[float], int]] = [
         ([1, 1, 1, 1, 1], 5),
         ([1, 0.8, 0.7, 0.2, 0], 2),
         ([0.7, 1, 1, 1, 1], 0),
         ([0.8, 0.1, 1, 1, 1], 1),
-    ]:
+    ]
+    for shares, dense in cases:
         moved = np.concatenate([np.arange(8192) < share * 8192 for share in shares])
         raw = (base + moved).astype("<u2").tobytes()
         encoded = link(raw, base.tobytes(), base.tobytes(), element)
@@ -540,8 +541,8 @@ def test_claims_of_size_allocate_nothing() -> None:
 
 def test_nothing_that_is_handed_in_changes() -> None:
     element = element_of("F32")
-    base = bytearray(buffer("weights", element, 20_000, 1, 1))
-    raw = bytearray(changed(bytes(base), "steps", element, 1))
+    base = memoryview(bytearray(buffer("weights", element, 20_000, 1, 1)))
+    raw = memoryview(bytearray(changed(bytes(base), "steps", element, 1)))
     before = bytes(base), bytes(raw)
     first = encode_delta(raw, base, Grouping(base, element))
     decoded = decode_deltas(bytes(base), [first], bytes(base))

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore import tag
-from casstore.actions import workspace
 from casstore.actions.describing import descriptor, model_yaml
+from casstore.actions.directories import latest
 from casstore.actions.exchange import casmodel_import
 from casstore.actions.sources import source
 from casstore.archive import casmodel, limits
 from casstore.digest import Digest
+from casstore.errors import UnsupportedFormat
 from casstore.storage import manifest as manifests
 from casstore.storage import pack, recipe
 from casstore.storage.coding.delta import decode_deltas
@@ -35,7 +36,7 @@ def vector(name):
     return bytes.fromhex(rest.partition("```")[0])
 
 
-def test_the_documents_pack_is_what_casstore_writes(tmp_path):
+def test_the_documents_pack_is_what_casstore_writes(tmp_path: Path) -> None:
     path = tmp_path / "pack"
     path.write_bytes(vector("pack"))
     (entry,) = pack.read_entries(path)
@@ -48,14 +49,14 @@ def test_the_documents_pack_is_what_casstore_writes(tmp_path):
     assert b"".join(written)[: 16 + entry.length] == path.read_bytes()[: 16 + entry.length]
 
 
-def test_the_documents_manifest_is_what_casstore_writes():
+def test_the_documents_manifest_is_what_casstore_writes() -> None:
     manifest = Manifest.unpack(vector("manifest"))
     assert manifest.digest == vector("version digest")
     unpacked = [zstandard.ZstdDecompressor().decompress(frame) for frame in (manifest.pack(), vector("manifest"))]
     assert unpacked[0] == unpacked[1]
 
 
-def test_the_documents_delta_is_decoded():
+def test_the_documents_delta_is_decoded() -> None:
     decoded = decode_deltas(vector("delta base"), [vector("delta")], vector("delta grouping"))
     assert decoded == vector("delta chunk")
 
@@ -73,8 +74,9 @@ def number(value):
     if type(value) is int:
         return f"{value:d}"
     digits = next(text for places in range(17) if (text := nearest(value, places)))
-    sign, mantissa, exponent = "-" if digits[0] == "-" else "", *digits.lstrip("-").split("e")
-    exponent = int(exponent)
+    sign = "-" if digits[0] == "-" else ""
+    mantissa, power = digits.lstrip("-").split("e")
+    exponent = int(power)
     mantissa = mantissa.replace(".", "")
     if not -4 <= exponent <= 15:
         fraction = f".{mantissa[1:]}" if len(mantissa) > 1 else ""
@@ -111,7 +113,7 @@ SCALARS = st.none() | st.booleans() | TEXTS | st.integers() | st.floats(allow_na
         SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=8
     )
 )
-def test_canonical_json_is_as_documented(value):
+def test_canonical_json_is_as_documented(value) -> None:
     assert canonical_json(value) == written(value)
     assert canonical_json(json.loads(canonical_json(value))) == canonical_json(value)
 
@@ -119,12 +121,12 @@ def test_canonical_json_is_as_documented(value):
 @pytest.mark.parametrize(
     "value", [0.0001, 0.00001, 1e15, 1e16, 1.5e16, 1.0, -0.0, 5e-324, 2.0**-24, 2.0**63, 123456789.123]
 )
-def test_numbers_are_as_documented(value):
+def test_numbers_are_as_documented(value) -> None:
     assert canonical_json(value) == written(value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused(value):
+def test_what_is_not_finite_is_refused(value) -> None:
     with pytest.raises(ValueError, match="JSON"):
         canonical_json(value)
 
@@ -147,7 +149,7 @@ LIMITS = {
     ],
     "`name`, `version`": [tag.MAX_PART_CHARACTERS],
     "`model.yaml`, where it is read": [model_yaml.MAX_DESCRIPTOR_BYTES // MIB],
-    "`models/<name>/latest`": [workspace._MOST_LATEST_BYTES],
+    "`models/<name>/latest`": [latest._MOST_BYTES],
     "directories that are saved": [source._MAX_DEPTH],
     "manifests": [casmodel._MAX_MANIFESTS, casmodel._MAX_MANIFESTS_BYTES >> 30],
     "all of them decompressed": [manifests._MOST_RATIO, manifests._ANY_MANIFEST_BYTES // MIB],
@@ -161,7 +163,7 @@ LIMITS = {
 }  # fmt: skip
 
 
-def test_the_limits_are_those_of_the_code():
+def test_the_limits_are_those_of_the_code() -> None:
     section = DOCUMENT.partition("## Limits")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", section, re.MULTILINE))
     rows = {what: said for what, said in rows.items() if what not in ("what", "---")}
@@ -172,7 +174,7 @@ def test_the_limits_are_those_of_the_code():
     assert found == LIMITS
 
 
-def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path):
+def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path: Path) -> None:
     path = tmp_path / "twice"
     writer = pack.PackWriter(path)
     for _ in range(2):
@@ -186,8 +188,8 @@ def test_a_chunk_that_stands_twice_in_a_pack_is_read(tmp_path):
     assert [entry.digest for entry in pack.read_entries(path)] == [*[Digest.of(b"abc")] * 2, Digest.of(b"")]
 
 
-def test_a_manifest_of_a_feature_that_nobody_knows_is_refused():
+def test_a_manifest_of_a_feature_that_nobody_knows_is_refused() -> None:
     document = msgpack.unpackb(zstandard.ZstdDecompressor().decompress(vector("manifest")))
     document["requires"] = ["sparse"]
-    with pytest.raises(manifests.UnsupportedFormat):
+    with pytest.raises(UnsupportedFormat):
         Manifest.unpack(zstandard.compress(msgpack.packb(document)))

@@ -159,7 +159,8 @@ def test_what_no_encoder_made(kind: int, stream: bytes) -> None:
 @settings(deadline=None, max_examples=300)
 @given(planes, st.data())
 def test_mutated_streams(raw: npt.NDArray[np.uint8], draw: st.DataObject) -> None:
-    kind, stream = encode_stream(raw)
+    encoded, stream = encode_stream(raw)
+    kind: int = encoded
     mutated = bytearray(stream)
     at = draw.draw(st.integers(0, len(stream)))
     match draw.draw(st.sampled_from(["flip", "truncate", "insert", "kind", "size"])):

@@ -68,7 +68,7 @@ class Recorder:
         self.names: dict[int, str] = {}
         self.fail_at = fail_at
         for name in ("open", "write", "pwrite", "fchmod", "fsync", "rename", "close"):
-            monkeypatch.setattr(files.os, name, self.wrap(name, getattr(os, name)))
+            monkeypatch.setattr(os, name, self.wrap(name, getattr(os, name)))
 
     def wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(target: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -217,7 +217,7 @@ def test_partial_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     real = getattr(os, name)
     data = bytes(range(256)) * 5
     with files.create_file(tmp_path / "file") as descriptor, monkeypatch.context() as patch:
-        patch.setattr(files.os, name, lambda to, view, *offset: real(to, view[:100], *offset))
+        patch.setattr(os, name, lambda to, view, *offset: real(to, view[:100], *offset))
         files.write_all(descriptor, memoryview(data), *([7] if name == "pwrite" else []))
     assert (tmp_path / "file").read_bytes() == (bytes(7) if name == "pwrite" else b"") + data
 
@@ -381,7 +381,7 @@ def test_where_links_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def refuse(*_: object) -> None:
         raise OSError(getattr(errno, name), "refused")
 
-    monkeypatch.setattr(files.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     assert not files.try_link(tmp_path / "a", tmp_path / "b")
 
 
@@ -390,7 +390,7 @@ def test_errors_of_links_that_a_copy_would_meet_too(tmp_path: Path, monkeypatch:
     def refuse(*_: object) -> None:
         raise OSError(getattr(errno, name), "refused")
 
-    monkeypatch.setattr(files.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(OSError, match="refused"):
         files.try_link(tmp_path / "a", tmp_path / "b")
 
@@ -420,7 +420,7 @@ def test_copying_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size
 def test_a_reflink_copies_no_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     asked: list[int] = []
-    monkeypatch.setattr(files.fcntl, "ioctl", lambda _target, request, _source: asked.append(request))
+    monkeypatch.setattr(fcntl, "ioctl", lambda _target, request, _source: asked.append(request))
     assert copy(tmp_path / "a", tmp_path / "b") == [5]
     assert asked == [0x40049409]
     assert (tmp_path / "b").read_bytes() == b""
@@ -538,9 +538,9 @@ def test_where_nothing_tells_the_answer_is_yes(quiet: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise OSError(errno.EACCES, "refused")
 
-    monkeypatch.setattr(files.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
     assert is_writable(quiet)
-    monkeypatch.setattr(files.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert is_writable(quiet)
 
 
@@ -637,7 +637,7 @@ def test_a_lock_file_that_is_removed_before_it_is_locked(
 
     lock = Lock(path)
     with monkeypatch.context() as patch:
-        patch.setattr(files.fcntl, "flock", flock)
+        patch.setattr(fcntl, "flock", flock)
         assert lock.try_acquire()
     assert calls == 2
     assert not Lock(path).try_acquire()
@@ -726,7 +726,7 @@ def test_a_forked_child_that_abandons_a_lock_leaves_it_to_its_parent(tmp_path: P
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("offset", [None, 0])
-def test_a_write_that_finds_no_room_names_the_file(offset):
+def test_a_write_that_finds_no_room_names_the_file(offset) -> None:
     descriptor = os.open("/dev/full", os.O_WRONLY)
     try:
         with pytest.raises(OSError, match="/dev/full") as caught:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ class Shelf:
             directory.mkdir(parents=True, exist_ok=True)
         self.homes: dict[Digest, Location] = {}
         self.asked = 0
-        self.when_asked: Callable[[], None] = lambda: None
+        self.when_asked: Callable[[], object] = lambda: None
         self.objects = Objects(self.layout, self.locate)
         self._containers = 0
 
@@ -244,7 +245,7 @@ def test_a_chunk_that_moves_again_and_again(shelf: Shelf) -> None:
 def test_a_chunk_that_is_collected_while_it_is_read(shelf: Shelf) -> None:
     fill(shelf, "loose")
     shelf.path_of(DIGESTS[0]).unlink()
-    shelf.when_asked = lambda: shelf.homes.pop(DIGESTS[0]) if shelf.asked > 1 else None  # type: ignore[return-value, func-returns-value]
+    shelf.when_asked = lambda: shelf.homes.pop(DIGESTS[0]) if shelf.asked > 1 else None
     with pytest.raises(IntegrityError, match="damaged or missing"):
         shelf.objects.read_chunk(DIGESTS[0])
 
@@ -276,7 +277,7 @@ def test_errors_of_the_disk_are_no_damage(shelf: Shelf, monkeypatch: pytest.Monk
     def fail(*_: object) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(objects_module.os, "pread", fail)
+    monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(OSError, match="Input/output error"):
         shelf.objects.read_chunk(DIGESTS[0])
 
@@ -320,7 +321,7 @@ def test_a_blob_that_is_read_in_part_leaves_no_thread(shelf: Shelf) -> None:
     before = threading.active_count()
     reading = shelf.objects.read_blob(recipe)
     assert next(reading) == b"\0"
-    reading.close()  # type: ignore[attr-defined]
+    reading.close()
     assert threading.active_count() == before
     # Not all 5000 were read for one byte.
     assert shelf.asked <= 2
@@ -424,7 +425,7 @@ def a_run(count: int, size: int = 30_001) -> list[bytes]:
     """So many steps of training; of two groups, with one byte after the last element."""
     generator = np.random.default_rng(8)
     values = generator.normal(0, 0.02, size // 2).astype("<f4")
-    run = []
+    run: list[Any] = []
     for _ in range(count):
         run.append(values.view("<u2")[1::2].tobytes() + bytes([len(run)]))
         values += generator.normal(0, 2e-5, size // 2).astype("<f4")
@@ -640,7 +641,7 @@ def test_a_grouping_that_moves_while_it_is_read(shelf: Shelf) -> None:
     add_apart(shelf, [whole(GROUPING), *a_chain(2, GROUPING)])
     path = shelf.path_of(Digest.of(GROUPING))
     path.unlink()
-    shelf.when_asked = lambda: shelf.add_pack([whole(GROUPING)]) if shelf.asked == 4 else None  # type: ignore[return-value]
+    shelf.when_asked = lambda: shelf.add_pack([whole(GROUPING)]) if shelf.asked == 4 else None
     assert shelf.objects.read_chunk(RUN_DIGESTS[2]) == RUN[2]
     assert shelf.asked > 4
 

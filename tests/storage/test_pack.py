@@ -54,10 +54,10 @@ def golden_run() -> dict[str, bytes]:
     """A run of training in bfloat16, and others, from random bytes and exact sums: the same everywhere."""
     noise = random.Random(7)
 
-    def draw(count: int = 15_000) -> np.ndarray:  # type: ignore[type-arg]
+    def draw(count: int = 15_000) -> np.ndarray:
         return np.frombuffer(noise.randbytes(count), np.uint8).astype(np.int64)
 
-    def bfloat16(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    def bfloat16(values: np.ndarray) -> np.ndarray:
         return (values.astype("<f4") / 2**21).view("<u4") >> 16
 
     values = (draw() + draw() + draw() + draw() - 510) << 8
@@ -140,7 +140,7 @@ def pack(tmp_path: Path) -> tuple[Path, list[PackEntry]]:
     return path, write(path, [encoded_chunk(*chunk) for chunk in CHUNKS])
 
 
-def changed(path: Path, data: bytes) -> Path:
+def changed(path: Path, data: bytes | bytearray) -> Path:
     other = path.with_suffix(".changed")
     other.write_bytes(data)
     return other
@@ -194,7 +194,8 @@ def test_packs_larger_than_the_write_buffer(tmp_path: Path) -> None:
         writer.add(encoded_chunk(raw, width))
         assert writer.size == before + writer.entries[-1].length
     writer.finish(0o400, durable=True)
-    assert [read_chunk(writer.path, entry) for entry in read_entries(writer.path)] == [raw for raw, _ in chunks]
+    path = Path(writer.path)
+    assert [read_chunk(path, entry) for entry in read_entries(path)] == [raw for raw, _ in chunks]
 
 
 def test_an_existing_file_is_never_written_to(tmp_path: Path) -> None:

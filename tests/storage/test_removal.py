@@ -79,7 +79,17 @@ def test_what_is_mounted_in_it_is_not_entered(tmp_path: Path) -> None:
     (elsewhere / "work").write_text("of somebody's")
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("needs to mount")
-    command = ["unshare", "-m", "--propagation", "private", sys.executable, "-c", MOUNTED, tree, elsewhere]
+    command: list[str | Path] = [
+        "unshare",
+        "-m",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-c",
+        MOUNTED,
+        tree,
+        elsewhere,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if "mount" in done.stderr and not done.stdout:
         pytest.skip("may not mount")

@@ -12,14 +12,14 @@ import pytest
 import casstore
 from casstore.actions.exchange import adopt
 from casstore.storage.container import MAX_LINKS
-from tests.kit import counts, plant
+from tests.kit import Check, Files, Leftovers, Rot, Save, Sql, counts, plant
 
 
 @pytest.fixture
-def save(store) -> Callable[..., casstore.Model]:
+def save(store: casstore.Store) -> Save:
     """save(tag, files, ...): save these files in the store."""
 
-    def run(tag: str, files: dict[str, bytes | None], **options: Any) -> casstore.Model:
+    def run(tag: str, files: Files, **options: Any) -> casstore.Model:
         with options.pop("into", store).create(tag, **options) as draft:
             plant(draft.path, files)
         return draft.model
@@ -28,7 +28,7 @@ def save(store) -> Callable[..., casstore.Model]:
 
 
 @pytest.fixture
-def rot(sql) -> Callable[..., None]:
+def rot(sql: Sql) -> Rot:
     """rot(path, offset): flip a bit of a file, by default in its middle, as a failing disk would: without a trace."""
 
     def flip(path: Path, offset: int | None = None) -> None:
@@ -50,7 +50,7 @@ def rot(sql) -> Callable[..., None]:
 
 
 @pytest.fixture
-def check_catalog(sql) -> Callable[[], None]:
+def check_catalog(sql: Sql) -> Check:
     """check_catalog(): what must hold of chunks and containers after every transaction."""
 
     def check() -> None:
@@ -73,13 +73,13 @@ def check_catalog(sql) -> Callable[[], None]:
 
 
 @pytest.fixture
-def deltas(sql) -> Callable[[], int]:
+def deltas(sql: Sql) -> Callable[[], int]:
     """deltas(): how many chunks are stored as deltas."""
     return lambda: int(sql("SELECT count(*) FROM chunk WHERE base IS NOT NULL")[0][0])
 
 
 @pytest.fixture
-def settled(store, leftovers, check_catalog) -> Callable[[], None]:
+def settled(store: casstore.Store, leftovers: Leftovers, check_catalog: Check) -> Check:
     """settled(): gc has nothing to do any more, no file is left over, and verify finds nothing damaged."""
 
     def check() -> None:
@@ -94,6 +94,6 @@ def settled(store, leftovers, check_catalog) -> Callable[[], None]:
 
 
 @pytest.fixture
-def quiet(monkeypatch):
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that was changed a moment ago counts as one that nobody writes to."""
     monkeypatch.setattr(adopt, "QUIET_NS", 0)

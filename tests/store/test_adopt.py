@@ -12,7 +12,10 @@ import stat
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,8 +24,10 @@ from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import placing
 from casstore.actions.exchange import adopt
 from casstore.actions.saving import save, staging
+from casstore.actions.saving.staging import Staging
+from casstore.actions.sources.source import check_as_found
 from casstore.storage import files as storage_files
-from tests.kit import Child, bento, contents, everything, noise, streamed
+from tests.kit import Age, Child, Save, Sql, bento, contents, everything, noise, streamed
 
 BIG = 1_300_000
 SOMEBODY = 61_001
@@ -46,18 +51,18 @@ def plain(parts):
 
 
 @pytest.fixture(params=["elsewhere", "move", "in place"])
-def way(request):
+def way(request: pytest.FixtureRequest):
     return request.param
 
 
 @pytest.fixture
-def tree(way, home, tmp_path, store):
+def tree(way, home: Path, tmp_path: Path, store: casstore.Store):
     """Where the directories stand that are to be adopted."""
     return home / "models" if way == "in place" else tmp_path / "bentoml/models"
 
 
 @pytest.fixture
-def take(way, home, tmp_path, store):
+def take(way, home: Path, tmp_path: Path, store: casstore.Store):
     """take(): adopt that tree in that way."""
 
     def run(**options):
@@ -68,7 +73,7 @@ def take(way, home, tmp_path, store):
 
 
 @pytest.fixture
-def intact(store, home):
+def intact(store: casstore.Store, home: Path):
     """intact(tag, files): the version has just these bytes, in its directory and from its chunks, and all is sound."""
 
     def check(tag, files):
@@ -80,7 +85,9 @@ def intact(store, home):
     return check
 
 
-def test_all_that_a_directory_says_comes_over(way, tree, take, store, home, parts, plain, intact):
+def test_all_that_a_directory_says_comes_over(
+    way, tree, take, store: casstore.Store, home: Path, parts, plain, intact
+) -> None:
     bento(tree, "m:v1", parts, created=3)
     bento(
         tree, "m:v2", {"w.bin": parts["w.bin"]}, created=2, fields={"labels": {}, "metadata": {"deep": {"n": [1, 2]}}}
@@ -120,7 +127,7 @@ def test_all_that_a_directory_says_comes_over(way, tree, take, store, home, part
     intact("other:a", {})
 
 
-def test_twice_is_once(way, tree, take, store, parts, plain, intact, home):
+def test_twice_is_once(way, tree, take, store: casstore.Store, parts, plain, intact, home: Path) -> None:
     bento(tree, "m:v1", parts, created=1)
     bento(tree, "m:v2", {"w": b"2"}, created=2)
     take()
@@ -137,7 +144,9 @@ def test_twice_is_once(way, tree, take, store, parts, plain, intact, home):
     intact("m:v1", plain)
 
 
-def test_in_place_nothing_is_copied_and_nothing_is_ever_away(home, store, parts, plain, intact, monkeypatch):
+def test_in_place_nothing_is_copied_and_nothing_is_ever_away(
+    home: Path, store: casstore.Store, parts, plain, intact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = bento(home / "models", "m:v1", parts)
     inodes = {name: os.lstat(directory / name).st_ino for name in ["", *plain]}
     mode = directory.stat().st_mode
@@ -165,7 +174,7 @@ def test_in_place_nothing_is_copied_and_nothing_is_ever_away(home, store, parts,
     intact("m:v1", plain)
 
 
-def test_every_version_keeps_its_directory_from_then_on(home, store, parts, age):
+def test_every_version_keeps_its_directory_from_then_on(home: Path, store: casstore.Store, parts, age: Age) -> None:
     for number in range(3):
         bento(home / "models", f"m:{number}", {"w": b"%d" % number, **parts}, created=1 + number)
     store.adopt(home)
@@ -180,18 +189,20 @@ def test_every_version_keeps_its_directory_from_then_on(home, store, parts, age)
     assert store.settings()["materialize"] == "newest", "what somebody has set stays"
 
 
-def test_a_store_without_strangers_keeps_its_settings(home, store, save):
+def test_a_store_without_strangers_keeps_its_settings(home: Path, store: casstore.Store, save: Save) -> None:
     save("m:1", {"w": b"1"})
     assert store.adopt(home).adopted == ()
     assert store.settings()["materialize"] == "newest"
 
 
 @pytest.mark.parametrize("spelled", ["relative", "through a link", "its models", "with dots"])
-def test_the_home_may_be_spelled_in_any_way(home, store, parts, plain, intact, monkeypatch, tmp_path, spelled):
+def test_the_home_may_be_spelled_in_any_way(
+    home: Path, store: casstore.Store, parts, plain, intact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelled
+) -> None:
     bento(home / "models", "m:v1", parts)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(home)
-    ways = {
+    ways: dict[str, str | Path] = {
         "relative": "store",
         "through a link": tmp_path / "link",
         "its models": home / "models",
@@ -203,7 +214,7 @@ def test_the_home_may_be_spelled_in_any_way(home, store, parts, plain, intact, m
     assert (home / "models/m/v1/model.yaml").exists()
 
 
-def test_elsewhere_the_newest_gets_a_directory(store, tmp_path, home, parts):
+def test_elsewhere_the_newest_gets_a_directory(store: casstore.Store, tmp_path: Path, home: Path, parts) -> None:
     for number in range(3):
         bento(tmp_path / "b/models", f"m:{number}", {**parts, "n": b"%d" % number}, created=9 - number)
     store.adopt(tmp_path / "b")
@@ -215,7 +226,7 @@ def test_elsewhere_the_newest_gets_a_directory(store, tmp_path, home, parts):
 
 
 @pytest.mark.parametrize("link_mode", ["auto", "copy"])
-def test_link_modes(tree, take, store, parts, plain, intact, home, link_mode):
+def test_link_modes(tree, take, store: casstore.Store, parts, plain, intact, home: Path, link_mode) -> None:
     store.set_setting("link_mode", link_mode)
     bento(tree, "m:v1", parts)
     bento(tree, "m:v2", parts, created=2)
@@ -227,7 +238,7 @@ def test_link_modes(tree, take, store, parts, plain, intact, home, link_mode):
     store.gc()
 
 
-def test_from_another_file_system(store, parts, plain, intact, elsewhere):
+def test_from_another_file_system(store: casstore.Store, parts, plain, intact, elsewhere: Path) -> None:
     bento(elsewhere / "models", "m:v1", parts)
     shutil.copytree(elsewhere / "models/m/v1", elsewhere / "models/m/v2")
     assert store.adopt(elsewhere, move=True).adopted == ("m:v1", "m:v2")
@@ -236,7 +247,9 @@ def test_from_another_file_system(store, parts, plain, intact, elsewhere):
     intact("m:v2", plain)
 
 
-def test_in_place_where_the_tree_is_on_another_file_system(store, home, parts, plain, intact, elsewhere):
+def test_in_place_where_the_tree_is_on_another_file_system(
+    store: casstore.Store, home: Path, parts, plain, intact, elsewhere: Path
+) -> None:
     (home / "models").rmdir()
     (home / "models").symlink_to(elsewhere)
     bento(elsewhere, "m:v1", parts)
@@ -248,7 +261,7 @@ def test_in_place_where_the_tree_is_on_another_file_system(store, home, parts, p
     intact("m:v1", plain)
 
 
-def test_links(way, tree, take, store, parts, plain, intact, tmp_path):
+def test_links(way, tree, take, store: casstore.Store, parts, plain, intact, tmp_path: Path) -> None:
     """Links, inside and out of it, to files and directories, become what they lead to, which stays."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -268,7 +281,7 @@ def test_links(way, tree, take, store, parts, plain, intact, tmp_path):
     assert not (tree / "m/v1").exists() or way != "move"
 
 
-def test_a_link_that_leads_nowhere(way, tree, take, store, parts):
+def test_a_link_that_leads_nowhere(way, tree, take, store: casstore.Store, parts) -> None:
     directory = bento(tree, "m:v1", parts)
     (directory / "gone").symlink_to("nowhere")
     before = everything(tree)
@@ -278,7 +291,9 @@ def test_a_link_that_leads_nowhere(way, tree, take, store, parts):
     assert everything(tree) == before
 
 
-def test_files_that_others_have_links_to(way, tree, take, store, parts, plain, intact, tmp_path):
+def test_files_that_others_have_links_to(
+    way, tree, take, store: casstore.Store, parts, plain, intact, tmp_path: Path
+) -> None:
     """They are copied: whoever has the other link could write to it."""
     directory = bento(tree, "m:v1", parts)
     os.link(directory / "w.bin", tmp_path / "twin")
@@ -294,7 +309,7 @@ def test_files_that_others_have_links_to(way, tree, take, store, parts, plain, i
     assert (store.home / "models/m/v1/w.bin").stat().st_ino != inode
 
 
-def test_read_only_files(tree, take, parts, plain, intact):
+def test_read_only_files(tree, take, parts, plain, intact) -> None:
     directory = bento(tree, "m:v1", parts)
     for path in directory.rglob("*"):
         if path.is_file():
@@ -303,7 +318,9 @@ def test_read_only_files(tree, take, parts, plain, intact):
     intact("m:v1", plain)
 
 
-def test_a_file_that_is_open_for_writing_is_waited_for(way, tree, take, parts, plain, intact, monkeypatch):
+def test_a_file_that_is_open_for_writing_is_waited_for(
+    way, tree, take, parts, plain, intact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(adopt, "QUIET_NS", 0)
     directory = bento(tree, "m:v1", parts)
     before = everything(tree)
@@ -320,7 +337,7 @@ def test_a_file_that_is_open_for_writing_is_waited_for(way, tree, take, parts, p
 
 
 @as_root
-def test_files_of_somebody_else(way, tree, take, parts, plain, intact, home):
+def test_files_of_somebody_else(way, tree, take, parts, plain, intact, home: Path) -> None:
     """They are copied, as their owner may write to them; root may replace them."""
     directory = bento(tree, "m:v1", parts)
     os.chown(directory / "w.bin", SOMEBODY, SOMEBODY)
@@ -332,8 +349,8 @@ def test_files_of_somebody_else(way, tree, take, parts, plain, intact, home):
 
 
 @pytest.fixture
-def somebody(save):
-    """somebody(function): in a process of an ordinary user, with a directory of his own, `place`, as its argument.
+def somebody(save: Save):
+    """somebody.run(function): in a process of an ordinary user, with a directory of his own, `place`, as its argument.
 
     Something has been saved by then, as he may be unable to reach the modules that that takes.
     """
@@ -353,13 +370,12 @@ def somebody(save):
 
         assert Child(become).wait() == 0
 
-    run.place = mine
-    yield run
+    yield SimpleNamespace(run=run, place=mine)
     shutil.rmtree(root)
 
 
 @as_root
-def test_what_an_ordinary_user_may_not_read_or_replace(somebody):
+def test_what_an_ordinary_user_may_not_read_or_replace(somebody) -> None:
     def work(mine):
         unreadable = bento(mine / "store/models", "a:unreadable", {"w": b"1", "x": b"2"})
         (unreadable / "x").chmod(0)
@@ -386,11 +402,11 @@ def test_what_an_ordinary_user_may_not_read_or_replace(somebody):
             assert set(store.adopt(mine / "store").adopted) == {"a:unreadable", "a:closed", "a:fixed", "b:hidden"}
             assert store.verify().is_sound
 
-    somebody(work)
+    somebody.run(work)
 
 
 @as_root
-def test_an_ordinary_user_whose_directory_holds_files_of_others(somebody):
+def test_an_ordinary_user_whose_directory_holds_files_of_others(somebody) -> None:
     """In place they are replaced by copies, which his directory lets him."""
 
     def work(mine):
@@ -404,12 +420,12 @@ def test_an_ordinary_user_whose_directory_holds_files_of_others(somebody):
     def prepare(mine):
         bento(mine / "store/models", "m:v1", {"w.bin": noise(BIG, 3), "x": b"x"})
 
-    somebody(prepare)
+    somebody.run(prepare)
     os.chown(somebody.place / "store/models/m/v1/w.bin", 0, 0)
-    somebody(work)
+    somebody.run(work)
 
 
-def test_a_version_without_model_yaml(tree, take, store, intact):
+def test_a_version_without_model_yaml(tree, take, store: casstore.Store, intact) -> None:
     directory = bento(tree, "m:v1", {"w": b"1", "x": b"2"}, fields=None)
     os.utime(directory / "w", ns=(0, 1_600_000_000_123_456_789))
     os.utime(directory / "x", ns=(0, 1_500_000_000_000_000_000))
@@ -420,7 +436,7 @@ def test_a_version_without_model_yaml(tree, take, store, intact):
     intact("m:v1", {"w": b"1", "x": b"2"})
 
 
-def test_times_of_files_in_the_future(tree, take, store):
+def test_times_of_files_in_the_future(tree, take, store: casstore.Store) -> None:
     directory = bento(tree, "m:v1", {"w": b"1"}, fields=None)
     later = time.time_ns() + 10**15
     os.utime(directory / "w", ns=(later, later))
@@ -428,7 +444,7 @@ def test_times_of_files_in_the_future(tree, take, store):
     assert store.get("m:v1").created_at.timestamp() <= time.time()
 
 
-def test_a_model_yaml_that_names_another_tag(way, tree, take, store, intact, home):
+def test_a_model_yaml_that_names_another_tag(way, tree, take, store: casstore.Store, intact, home: Path) -> None:
     bento(tree, "m:v1", {"w": b"1"}, fields={"name": "else", "version": "v9"})
     report = take()
     assert report.adopted == ("m:v1",)
@@ -438,7 +454,7 @@ def test_a_model_yaml_that_names_another_tag(way, tree, take, store, intact, hom
 
 
 @pytest.mark.parametrize("text", ["", "x", "[1]", "name: m", "name: [", "\0", "name: !!python/name:os.system\n"])
-def test_a_bad_model_yaml(way, tree, take, store, text):
+def test_a_bad_model_yaml(way, tree, take, store: casstore.Store, text) -> None:
     directory = bento(tree, "m:v1", {"w": b"1"})
     (directory / "model.yaml").write_text(text)
     bento(tree, "m:v2", {"w": b"2"}, created=2)
@@ -449,7 +465,7 @@ def test_a_bad_model_yaml(way, tree, take, store, text):
     assert everything(directory) == left
 
 
-def test_metadata_that_json_cannot_hold(tree, take, store):
+def test_metadata_that_json_cannot_hold(tree, take, store: casstore.Store) -> None:
     metadata = {"loss": math.nan, "key": b"\0\1", 7: "n", "at": datetime.date(2024, 1, 1)}
     bento(tree, "m:v1", {"w": b"1"}, fields={"metadata": metadata, "labels": {"n": 1}})
     report = take()
@@ -461,7 +477,7 @@ def test_metadata_that_json_cannot_hold(tree, take, store):
 
 
 @pytest.mark.parametrize("name", ["Bert:v1", "bert:V1"])
-def test_upper_case(way, tree, take, store, name, plain, parts, intact):
+def test_upper_case(way, tree, take, store: casstore.Store, name, plain, parts, intact) -> None:
     directory = bento(tree, name, parts)
     left = everything(directory)
     report = take()
@@ -476,7 +492,7 @@ def test_upper_case(way, tree, take, store, name, plain, parts, intact):
 
 
 @pytest.mark.parametrize("name", ["con:v1", "a b:v1", "-x:v1", "m:con", "m:v 1", "m:" + "v" * 64, "m:wär"])
-def test_names_that_cannot_be_tags(way, tree, take, store, name):
+def test_names_that_cannot_be_tags(way, tree, take, store: casstore.Store, name) -> None:
     directory = bento(tree, name, {"w": b"1"}, fields=None)
     bento(tree, "m:good", {"w": b"2"})
     left = everything(directory)
@@ -486,7 +502,7 @@ def test_names_that_cannot_be_tags(way, tree, take, store, name):
     assert everything(directory) == left
 
 
-def test_what_is_no_version_is_left_alone_and_named(way, tree, take, store, parts):
+def test_what_is_no_version_is_left_alone_and_named(way, tree, take, store: casstore.Store, parts) -> None:
     bento(tree, "m:v1", {"w": b"1"})
     (tree / "README").write_text("read me")
     (tree / "m/notes.txt").write_text("notes")
@@ -507,7 +523,7 @@ def test_what_is_no_version_is_left_alone_and_named(way, tree, take, store, part
         assert (tree / name).exists()
 
 
-def test_a_latest_that_differs_is_noted(tree, take, store):
+def test_a_latest_that_differs_is_noted(tree, take, store: casstore.Store) -> None:
     bento(tree, "m:v1", {"w": b"1"}, created=2)
     bento(tree, "m:v2", {"w": b"2"}, created=1)
     (tree / "m/latest").write_text("v2\n")
@@ -515,7 +531,7 @@ def test_a_latest_that_differs_is_noted(tree, take, store):
     assert str(store.get("m:latest").tag) == "m:v1"
 
 
-def test_an_old_version_does_not_become_the_latest(tree, take, store, save):
+def test_an_old_version_does_not_become_the_latest(tree, take, store: casstore.Store, save: Save) -> None:
     save("m:now", {"w": b"0"})
     bento(tree, "m:old", {"w": b"1"}, created=2)
     take()
@@ -523,7 +539,7 @@ def test_an_old_version_does_not_become_the_latest(tree, take, store, save):
     assert (store.home / "models/m/latest").read_text() == "now"
 
 
-def test_equal_content_is_stored_once(tree, take, store, parts, plain, intact):
+def test_equal_content_is_stored_once(tree, take, store: casstore.Store, parts, plain, intact) -> None:
     for number in range(4):
         bento(tree, f"m{number % 2}:v{number}", parts, created=1 + number)
     report = take()
@@ -533,7 +549,9 @@ def test_equal_content_is_stored_once(tree, take, store, parts, plain, intact):
         intact(f"m{number % 2}:v{number}", plain)
 
 
-def test_the_very_version_is_there_already(way, tree, take, store, parts, plain, intact, home, tmp_path):
+def test_the_very_version_is_there_already(
+    way, tree, take, store: casstore.Store, parts, plain, intact, home: Path, tmp_path: Path
+) -> None:
     bento(tmp_path / "first", "m:v1", parts)
     store.adopt(tmp_path / "first")
     if way == "in place":
@@ -549,13 +567,15 @@ def test_the_very_version_is_there_already(way, tree, take, store, parts, plain,
 
 
 @pytest.mark.parametrize("what", ["bytes", "a file more", "a file less", "labels", "the time", "executable"])
-def test_another_version_has_the_tag(way, tree, take, store, parts, plain, intact, home, tmp_path, what):
+def test_another_version_has_the_tag(
+    way, tree, take, store: casstore.Store, parts, plain, intact, home: Path, tmp_path: Path, what
+) -> None:
     bento(tmp_path / "first", "m:v1", parts, created=1)
     store.adopt(tmp_path / "first")
     if way == "in place":
         shutil.rmtree(home / "models/m/v1")
     changed = dict(parts)
-    fields = {}
+    fields: dict[Any, Any] = {}
     if what == "bytes":
         changed["w.bin"] = b"X" + parts["w.bin"][1:]
     elif what == "a file more":
@@ -577,7 +597,7 @@ def test_another_version_has_the_tag(way, tree, take, store, parts, plain, intac
         assert file is None or file.read() == plain["w.bin"]
 
 
-def test_a_damaged_copy_in_the_store_lets_nothing_go(store, parts, tmp_path, home):
+def test_a_damaged_copy_in_the_store_lets_nothing_go(store: casstore.Store, parts, tmp_path: Path, home: Path) -> None:
     """Present, as the catalog says; but the only good copy is the one that was to be moved."""
     bento(tmp_path / "b", "m:v1", parts)
     store.adopt(tmp_path / "b")
@@ -595,7 +615,9 @@ def test_a_damaged_copy_in_the_store_lets_nothing_go(store, parts, tmp_path, hom
     assert store.verify().is_sound
 
 
-def test_a_relaxed_copy_in_the_store_is_synced_before_another_goes(store, parts, tmp_path, sql):
+def test_a_relaxed_copy_in_the_store_is_synced_before_another_goes(
+    store: casstore.Store, parts, tmp_path: Path, sql: Sql
+) -> None:
     bento(tmp_path / "b", "m:v1", parts)
     store.adopt(tmp_path / "b", durability="relaxed")
     unsynced = "SELECT count(DISTINCT container) FROM chunk JOIN container ON id = container WHERE NOT synced"
@@ -604,7 +626,7 @@ def test_a_relaxed_copy_in_the_store_is_synced_before_another_goes(store, parts,
     assert sql(unsynced)[0][0] == 0
 
 
-def test_what_is_moved_is_durable_whatever_the_setting(store, parts, tmp_path, sql):
+def test_what_is_moved_is_durable_whatever_the_setting(store: casstore.Store, parts, tmp_path: Path, sql: Sql) -> None:
     bento(tmp_path / "b", "m:v1", parts)
     store.set_setting("durability", "relaxed")
     store.adopt(tmp_path / "b", move=True)
@@ -618,7 +640,7 @@ class _Boom(BaseException):
 
 
 STEPS = [
-    (save, "find_lost"), (save.Staging, "stage"), (save._Save, "_store"), (save._Save, "_sync"),
+    (save, "find_lost"), (Staging, "stage"), (save._Save, "_store"), (save._Save, "_sync"),
     (save._Save, "_clear_the_way"), (save, "settle"), (save, "publish"), (save, "remove_source"),
     (adopt, "take_in"), (adopt.Adoption, "_remove"), (adopt, "_remove_empty_names"), (adopt, "_note_latest"),
     (staging.Staging, "_take"), (staging.Staging, "_copy"), (adopt, "finish_saves"), (materialize_action, "settle"),
@@ -626,7 +648,9 @@ STEPS = [
 
 
 @pytest.mark.crash
-def test_cut_short_and_run_again(way, tree, take, store, monkeypatch, home, tmp_path):
+def test_cut_short_and_run_again(
+    way, tree, take, store: casstore.Store, monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path
+) -> None:
     """At every step, before and after it, for as long as there is a next such step."""
     cuts = 0
     for number, (step, is_after) in enumerate(itertools.product(STEPS, (False, True))):
@@ -669,7 +693,7 @@ def test_cut_short_and_run_again(way, tree, take, store, monkeypatch, home, tmp_
 
 
 @pytest.mark.parametrize("then", ["get", "gc", "adopt", "sync"])
-def test_killed_before_any_file_has_become_the_version_s(store, home, then):
+def test_killed_before_any_file_has_become_the_version_s(store: casstore.Store, home: Path, then) -> None:
     """Committed, and all that stands is what stood before: each file had another link, so a copy is to replace it."""
     directory = bento(home / "models", "m:v1", {"a": b"a", "sub/b": b"b"})
     os.link(directory / "a", home.parent / "a")
@@ -677,7 +701,7 @@ def test_killed_before_any_file_has_become_the_version_s(store, home, then):
     before = everything(directory)
 
     def die():
-        save.settle = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(save, "settle", lambda *_: os.kill(os.getpid(), 9))
         store.adopt(home)
 
     assert Child(die).wait() == -9
@@ -685,7 +709,7 @@ def test_killed_before_any_file_has_become_the_version_s(store, home, then):
     assert store.tags() == ["m:v1"]
     (directory / "sub/b").chmod(0o644)
     (directory / "sub/b").write_bytes(b"and somebody goes on")
-    run = {
+    run: dict[str, Callable[[], object]] = {
         "get": lambda: store.get("m:v1"),
         "gc": store.gc,
         "adopt": lambda: store.adopt(home),
@@ -716,11 +740,13 @@ def _cut(real, count, is_after):
     return cut
 
 
-def test_what_is_added_meanwhile_stays(way, tree, take, store, parts, plain, monkeypatch, intact):
+def test_what_is_added_meanwhile_stays(
+    way, tree, take, store: casstore.Store, parts, plain, monkeypatch: pytest.MonkeyPatch, intact
+) -> None:
     """Before the commit the directory is refused; after it, what has come stays, or in a version's own directory is
     kept in quarantine."""
     directory = bento(tree, "m:v1", parts)
-    real = save.check_as_found
+    real = check_as_found
     monkeypatch.setattr(
         save, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
     )
@@ -739,7 +765,9 @@ def test_what_is_added_meanwhile_stays(way, tree, take, store, parts, plain, mon
 
 
 @pytest.mark.parametrize("name", ["w.bin", "sub/small", "model.yaml"])
-def test_what_is_rewritten_meanwhile_is_not_lost(way, tree, take, store, parts, plain, monkeypatch, name):
+def test_what_is_rewritten_meanwhile_is_not_lost(
+    way, tree, take, store: casstore.Store, parts, plain, monkeypatch: pytest.MonkeyPatch, name
+) -> None:
     directory = bento(tree, "m:v1", parts)
     if name == "w.bin":
         os.link(directory / name, tree.parent / "twin")  # so it is to be replaced by a copy
@@ -749,7 +777,7 @@ def test_what_is_rewritten_meanwhile_is_not_lost(way, tree, take, store, parts, 
         (directory / "new").write_bytes(text)
         (directory / "new").rename(directory / name)
 
-    real = save.check_as_found
+    real = check_as_found
     monkeypatch.setattr(save, "check_as_found", lambda source: (rewrite(), real(source)))
     report = take()
     assert report.adopted == ()
@@ -763,7 +791,9 @@ def test_what_is_rewritten_meanwhile_is_not_lost(way, tree, take, store, parts, 
     assert text in [path.read_bytes() for path in kept if path.exists()]
 
 
-def test_a_directory_that_is_deleted_meanwhile(way, tree, take, store, parts, monkeypatch):
+def test_a_directory_that_is_deleted_meanwhile(
+    way, tree, take, store: casstore.Store, parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     directory = bento(tree, "m:v1", parts)
     bento(tree, "m:v2", {"w": b"2"}, created=2)
     real = staging.Staging.stage
@@ -777,7 +807,9 @@ def test_a_directory_that_is_deleted_meanwhile(way, tree, take, store, parts, mo
     assert [each.path for each in report.refused] == [str(directory)]
 
 
-def test_a_directory_that_is_being_copied_is_left(way, tree, take, store, parts, monkeypatch):
+def test_a_directory_that_is_being_copied_is_left(
+    way, tree, take, store: casstore.Store, parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(adopt, "QUIET_NS", 300_000_000)
     directory = bento(tree, "m:v1", parts)
     stop = threading.Event()
@@ -805,7 +837,7 @@ def test_a_directory_that_is_being_copied_is_left(way, tree, take, store, parts,
     }
 
 
-def test_a_part_of_a_store_is_no_tree(store, home, tmp_path, save):
+def test_a_part_of_a_store_is_no_tree(store: casstore.Store, home: Path, tmp_path: Path, save: Save) -> None:
     save("m:1", {"w": b"1"})
     for part in ("objects", "manifests", "sessions"):
         with pytest.raises(casstore.InvalidSource, match="working part"):
@@ -824,7 +856,7 @@ def test_a_part_of_a_store_is_no_tree(store, home, tmp_path, save):
     assert store.verify().is_sound
 
 
-def test_nothing_to_adopt(store, tmp_path):
+def test_nothing_to_adopt(store: casstore.Store, tmp_path: Path) -> None:
     with pytest.raises(casstore.InvalidSource, match="no directory"):
         store.adopt(tmp_path / "none")
     (tmp_path / "bare").mkdir()
@@ -835,7 +867,9 @@ def test_nothing_to_adopt(store, tmp_path):
     assert store.adopt(store.home).adopted == ()
 
 
-def test_a_disk_that_is_full_in_the_middle(way, tree, take, store, parts, plain, intact, monkeypatch):
+def test_a_disk_that_is_full_in_the_middle(
+    way, tree, take, store: casstore.Store, parts, plain, intact, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         bento(tree, f"m:{number}", {**parts, "w.bin": noise(BIG, number)}, created=1 + number)
     real, calls = storage_files.write_all, itertools.count()
@@ -858,7 +892,7 @@ def test_a_disk_that_is_full_in_the_middle(way, tree, take, store, parts, plain,
         intact(f"m:{number}", {**plain, "w.bin": noise(BIG, number)})
 
 
-def test_progress_adds_up(way, tree, take, store, parts, plain):
+def test_progress_adds_up(way, tree, take, store: casstore.Store, parts, plain) -> None:
     class Seen:
         def __init__(self):
             self.steps, self.total, self.done = [], 0, 0
@@ -884,7 +918,7 @@ def test_progress_adds_up(way, tree, take, store, parts, plain):
         assert seen.total == seen.done
 
 
-def test_others_work_meanwhile(way, tree, take, store, home):
+def test_others_work_meanwhile(way, tree, take, store: casstore.Store, home: Path) -> None:
     """gc, verify, repair, saves and another adoption, in other processes."""
     expected = {}
     for number in range(12):

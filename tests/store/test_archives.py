@@ -14,6 +14,7 @@ import threading
 import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.catalog.versions import Versions
-from tests.kit import Child, contents, noise, streamed
+from tests.kit import Age, Check, Child, Picture, Save, Sql, contents, noise, streamed
 from tests.store.test_full_disk import _fail_at as fail_at
 
 SINGLE = ["bentomodel", "tar", "gz", "xz", "bz2", "zst", "zip", "folder", "casmodel"]
@@ -30,14 +31,14 @@ EXTENSIONS = {"gz": "tar.gz", "xz": "tar.xz", "bz2": "tar.bz2", "zst": "tar.zst"
 
 
 @pytest.fixture
-def other(tmp_path):
+def other(tmp_path: Path):
     """A store on another machine."""
     with casstore.Store(tmp_path / "other") as opened:
         yield opened
 
 
 @pytest.fixture
-def rich(store, save):
+def rich(store: casstore.Store, save: Save):
     """rich(tag): a version with all that one can have."""
 
     def make(tag="bert:v1", into=store):
@@ -69,7 +70,7 @@ def described(model):
     }  # fmt: skip
 
 
-def test_every_format_there_and_back(store, other, rich, tmp_path, settled):
+def test_every_format_there_and_back(store: casstore.Store, other, rich, tmp_path: Path, settled: Check) -> None:
     model = rich()
     expected = contents(model)
     for number, name in enumerate(SINGLE):
@@ -98,12 +99,14 @@ def test_every_format_there_and_back(store, other, rich, tmp_path, settled):
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_version_that_differs_is_refused_and_changes_nothing(store, save, tmp_path, picture, name):
+def test_a_version_that_differs_is_refused_and_changes_nothing(
+    store: casstore.Store, save: Save, tmp_path: Path, picture: Picture, name
+) -> None:
     files = {"w.bin": b"one", "hollow": None, "run!": b"#!"}
     options = {"labels": {"a": "b"}, "metadata": {"n": 1}}
     save("m:1", files, **options)
     target = store.export("m:1", tmp_path / "out", format=name)
-    differing = [
+    differing: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({**files, "w.bin": b"two"}, options), ({**files, "more": b""}, options),
         ({"w.bin": b"one", "run!": b"#!"}, options), ({"w.bin": b"one", "hollow": None, "run": b"#!"}, options),
         (files, {**options, "labels": {}}), (files, {**options, "metadata": {"n": 2}}),
@@ -123,7 +126,7 @@ def test_a_version_that_differs_is_refused_and_changes_nothing(store, save, tmp_
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel"])
-def test_under_another_tag(store, other, save, tmp_path, name):
+def test_under_another_tag(store: casstore.Store, other, save: Save, tmp_path: Path, name) -> None:
     save("m:1", {"w": b"w"}, labels={"a": "b"})
     target = store.export("m:1", tmp_path / "out", format=name)
     (imported,) = other.import_archive(target, as_tag="n:2")
@@ -142,7 +145,9 @@ def test_under_another_tag(store, other, save, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel", "folder"])
-def test_the_latest_is_by_creation_time(store, other, home, save, tmp_path, name, age):
+def test_the_latest_is_by_creation_time(
+    store: casstore.Store, other, home: Path, save: Save, tmp_path: Path, name, age: Age
+) -> None:
     """An archive of old does not become the latest; of two imported, in whatever order, the newer one does."""
     targets = {}
     for version in ("old", "middle", "new"):
@@ -174,7 +179,9 @@ def test_the_latest_is_by_creation_time(store, other, home, save, tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel"])
-def test_gc_leaves_the_directory_of_an_old_version_that_has_just_come(store, other, save, tmp_path, name):
+def test_gc_leaves_the_directory_of_an_old_version_that_has_just_come(
+    store: casstore.Store, other, save: Save, tmp_path: Path, name
+) -> None:
     save("m:1", {"w": b"one"})
     target = store.export("m:1", tmp_path / "out", format=name)
     save("m:2", {"w": b"two"}, into=other)
@@ -189,7 +196,7 @@ def test_gc_leaves_the_directory_of_an_old_version_that_has_just_come(store, oth
     assert Path(imported.model.path, "w").read_bytes() == b"one"
 
 
-def test_without_a_directory(store, other, save, tmp_path):
+def test_without_a_directory(store: casstore.Store, other, save: Save, tmp_path: Path) -> None:
     save("m:1", {"w": b"one"})
     for name in ("zip", "casmodel"):
         target = store.export("m:1", tmp_path / "out", format=name)
@@ -199,7 +206,9 @@ def test_without_a_directory(store, other, save, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel", "folder"])
-def test_python_objects_from_elsewhere_are_not_unpickled_unasked(store, other, save, tmp_path, name):
+def test_python_objects_from_elsewhere_are_not_unpickled_unasked(
+    store: casstore.Store, other, save: Save, tmp_path: Path, name
+) -> None:
     save("m:1", {"w": b"w"}, custom_objects={"answer": 42})
     assert not store.get("m:1").is_untrusted
     target = store.export("m:1", tmp_path / "out", format=name)
@@ -250,7 +259,7 @@ class Unseekable(io.RawIOBase):
 
 
 @pytest.mark.parametrize("name", [*ARCHIVES, "casmodel"])
-def test_through_streams(store, other, rich, name):
+def test_through_streams(store: casstore.Store, other, rich, name) -> None:
     """Into one that can only be written to, out of one that can only be read from, and out of the middle of a file."""
     model = rich()
 
@@ -278,7 +287,7 @@ def test_through_streams(store, other, rich, name):
 
 
 @pytest.mark.parametrize("name", ["tar", "zst", "zip", "casmodel"])
-def test_through_a_pipe(store, other, rich, name):
+def test_through_a_pipe(store: casstore.Store, other, rich, name) -> None:
     model = rich()
     read_end, write_end = os.pipe()
 
@@ -295,7 +304,7 @@ def test_through_a_pipe(store, other, rich, name):
     assert contents(imported.model) == contents(model)
 
 
-def test_a_reader_that_goes_away(store, rich):
+def test_a_reader_that_goes_away(store: casstore.Store, rich) -> None:
     rich()
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -306,7 +315,9 @@ def test_a_reader_that_goes_away(store, rich):
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel", "zip", "folder"])
-def test_named_pipes_and_devices_are_written_to_not_replaced(store, save, tmp_path, name):
+def test_named_pipes_and_devices_are_written_to_not_replaced(
+    store: casstore.Store, save: Save, tmp_path: Path, name
+) -> None:
     save("m:1", {"w": b"w" * 1000})
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -328,7 +339,7 @@ def test_named_pipes_and_devices_are_written_to_not_replaced(store, save, tmp_pa
     assert not imported.is_new
 
 
-def test_a_link_to_a_file_is_followed(store, save, tmp_path):
+def test_a_link_to_a_file_is_followed(store: casstore.Store, save: Save, tmp_path: Path) -> None:
     save("m:1", {"w": b"w"})
     (tmp_path / "there").mkdir()
     (tmp_path / "there/real.tar").write_bytes(b"old")
@@ -338,7 +349,9 @@ def test_a_link_to_a_file_is_followed(store, save, tmp_path):
     assert tarfile.is_tarfile(tmp_path / "there/real.tar")
 
 
-def test_where_an_export_goes(store, save, tmp_path, monkeypatch):
+def test_where_an_export_goes(
+    store: casstore.Store, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"w": b"w"})
     save("m:2", {"w": b"v"})
     (tmp_path / "to").mkdir()
@@ -377,7 +390,7 @@ def _umask():
     return mask
 
 
-def test_exports_that_cannot_be(store, save, tmp_path):
+def test_exports_that_cannot_be(store: casstore.Store, save: Save, tmp_path: Path) -> None:
     save("m:1", {"w": b"w"})
     save("m:2", {"w": b"v"})
     with pytest.raises(casstore.InvalidSource, match=r"only a \.casmodel holds more than one version"):
@@ -406,7 +419,7 @@ def test_exports_that_cannot_be(store, save, tmp_path):
 
 @pytest.mark.crash
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_failing_export_leaves_no_file(store, save, tmp_path, name, sql):
+def test_a_failing_export_leaves_no_file(store: casstore.Store, save: Save, tmp_path: Path, name, sql: Sql) -> None:
     save("m:1", {"a": b"a", "w.bin": noise(1_500_000), "z": b"z"}, materialize=False)
     to = tmp_path / "to"
     to.mkdir()
@@ -444,7 +457,9 @@ def test_a_failing_export_leaves_no_file(store, save, tmp_path, name, sql):
     assert failures > 2
 
 
-def test_a_version_that_is_deleted_meanwhile_is_not_exported_as_an_empty_one(store, save, tmp_path, monkeypatch):
+def test_a_version_that_is_deleted_meanwhile_is_not_exported_as_an_empty_one(
+    store: casstore.Store, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Versions.checked_files
     for name in SINGLE:
         save("m:1", {"w": b"w"})
@@ -461,7 +476,9 @@ def test_a_version_that_is_deleted_meanwhile_is_not_exported_as_an_empty_one(sto
     assert os.listdir(tmp_path) == ["store"]
 
 
-def test_what_is_exported_is_on_disk_before_it_replaces(store, save, tmp_path, monkeypatch):
+def test_what_is_exported_is_on_disk_before_it_replaces(
+    store: casstore.Store, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file that goes may be the only other copy."""
     save("m:1", {"w": b"w" * 5000})
     events = []
@@ -477,7 +494,7 @@ def test_what_is_exported_is_on_disk_before_it_replaces(store, save, tmp_path, m
         assert events.index(("sync", inode)) < events.index(("rename", inode))
 
 
-def test_sources_that_are_no_archives(store, save, tmp_path, picture):
+def test_sources_that_are_no_archives(store: casstore.Store, save: Save, tmp_path: Path, picture: Picture) -> None:
     save("m:1", {"w": b"w"})
     (tmp_path / "hollow").mkdir()
     (tmp_path / "plain").mkdir()
@@ -491,7 +508,7 @@ def test_sources_that_are_no_archives(store, save, tmp_path, picture):
         archive.add(tmp_path / "text", "w")
     with zipfile.ZipFile(tmp_path / "bare.zip", "w") as archive:
         archive.writestr("deeper/model.yaml", "name: m")
-    cases = [
+    cases: list[tuple[str | Path, str | None, str]] = [
         (tmp_path / "missing", None, "missing does not exist"), (tmp_path / "missing", "folder", "does not exist"),
         (tmp_path / "hollow", None, "has no model.yaml"), (tmp_path / "plain", None, "has no model.yaml"),
         (tmp_path / "empty", None, "nothing"), (tmp_path / "text", None, "no archive of a known format"),
@@ -512,7 +529,7 @@ def test_sources_that_are_no_archives(store, save, tmp_path, picture):
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_a_format_that_is_given_is_checked(store, save, tmp_path, name):
+def test_a_format_that_is_given_is_checked(store: casstore.Store, save: Save, tmp_path: Path, name) -> None:
     save("m:1", {"w": b"w"})
     target = store.export("m:1", tmp_path / "out", format=name)
     assert not store.import_archive(target, format=name)[0].is_new
@@ -521,7 +538,7 @@ def test_a_format_that_is_given_is_checked(store, save, tmp_path, name):
         store.import_archive(target, format=wrong)
 
 
-def test_a_creation_time_that_has_not_come(store, other, save, tmp_path, age):
+def test_a_creation_time_that_has_not_come(store: casstore.Store, other, save: Save, tmp_path: Path, age: Age) -> None:
     save("m:1", {"w": b"w"})
     archives = {}
     for name in ("folder", "casmodel"):
@@ -553,7 +570,7 @@ def test_a_creation_time_that_has_not_come(store, other, save, tmp_path, age):
         max_size=3,
     ),
 )  # fmt: skip
-def test_any_description_survives(tmp_path_factory, labels, metadata):
+def test_any_description_survives(tmp_path_factory: pytest.TempPathFactory, labels, metadata) -> None:
     root = tmp_path_factory.mktemp("any")
     with casstore.Store(root / "store") as store, casstore.Store(root / "other") as other:
         with store.create("m:1", labels=labels, metadata=metadata, durability="relaxed") as draft:
@@ -566,7 +583,9 @@ def test_any_description_survives(tmp_path_factory, labels, metadata):
             assert imported.model.metadata == metadata
 
 
-def test_what_was_saved_by_an_earlier_release_is_the_same_when_it_comes_back(store, save, tmp_path, sql):
+def test_what_was_saved_by_an_earlier_release_is_the_same_when_it_comes_back(
+    store: casstore.Store, save: Save, tmp_path: Path, sql: Sql
+) -> None:
     """Its context has no version of BentoML."""
     save("m:1", {"w": b"w"})
     ((text,),) = sql("SELECT description FROM version")
@@ -579,7 +598,7 @@ def test_what_was_saved_by_an_earlier_release_is_the_same_when_it_comes_back(sto
             assert not reopened.import_archive(target)[0].is_new, name
 
 
-def test_two_at_once_import_the_same(store, home, save, tmp_path):
+def test_two_at_once_import_the_same(store: casstore.Store, home: Path, save: Save, tmp_path: Path) -> None:
     save("m:1", {"w": noise(1_200_000), "s": b"s"}, into=store)
     for name in ("tar", "casmodel"):
         target = store.export("m:1", tmp_path / "out", format=name)
@@ -597,7 +616,7 @@ def test_two_at_once_import_the_same(store, home, save, tmp_path):
             assert there.get("m:1").digest == store.get("m:1").digest
 
 
-def test_through_fsspec(store, other, rich, tmp_path):
+def test_through_fsspec(store: casstore.Store, other, rich, tmp_path: Path) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     model = rich()
@@ -619,7 +638,7 @@ def test_through_fsspec(store, other, rich, tmp_path):
     memory.rm("/casstore-tests", recursive=True)
 
 
-def test_a_failing_export_to_a_url(store, save, sql):
+def test_a_failing_export_to_a_url(store: casstore.Store, save: Save, sql: Sql) -> None:
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
     save("m:1", {"w.bin": noise(1_500_000)}, materialize=False)
@@ -632,14 +651,14 @@ def test_a_failing_export_to_a_url(store, save, sql):
         assert not memory.exists(f"/casstore-tests/failed.{name}")
 
 
-def test_errors_of_an_archive_behind_a_url_are_its_own(other):
+def test_errors_of_an_archive_behind_a_url_are_its_own(other) -> None:
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").pipe("/casstore-tests/text", b"no archive " * 100)
     with pytest.raises(casstore.InvalidSource, match="no archive of a known format"):
         other.import_archive("memory://casstore-tests/text")
 
 
-def test_urls_need_fsspec(store, save, monkeypatch):
+def test_urls_need_fsspec(store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save("m:1", {"w": b"w"})
     monkeypatch.setitem(sys.modules, "fsspec", None)
     for action in (lambda: store.export("m:1", "s3://bucket/x.tar"), lambda: store.import_archive("s3://bucket/x")):
@@ -647,7 +666,9 @@ def test_urls_need_fsspec(store, save, monkeypatch):
             action()
 
 
-def test_an_import_of_what_is_damaged_in_the_store_says_so(store, other, save, tmp_path):
+def test_an_import_of_what_is_damaged_in_the_store_says_so(
+    store: casstore.Store, other, save: Save, tmp_path: Path
+) -> None:
     """The version's directory is another copy; what the archive brings mends the rest once repair has looked."""
     files = {"small": b"small" * 100}
     save("m:1", files)
@@ -661,7 +682,7 @@ def test_an_import_of_what_is_damaged_in_the_store_says_so(store, other, save, t
     assert other.verify().is_sound
 
 
-def test_equal_versions_give_equal_archives(store, other, rich, tmp_path):
+def test_equal_versions_give_equal_archives(store: casstore.Store, other, rich, tmp_path: Path) -> None:
     rich()
     for name in ("tar", "zip", "xz"):
         first = Path(store.export("bert:v1", tmp_path / "first", format=name)).read_bytes()

@@ -13,12 +13,13 @@ import os
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 import casstore
-from tests.kit import Child, contents, every, noise, plant
+from tests.kit import Child, Leftovers, Picture, contents, every, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -29,23 +30,23 @@ STEP = every(6)
 
 
 @pytest.fixture
-def counted(monkeypatch):
+def counted(monkeypatch: pytest.MonkeyPatch):
     """counted(tick): have tick(name) called before each system call that changes files, and around each SQL call."""
 
     def start(tick):
         _install(monkeypatch, tick)
 
         class Connection(apsw.Connection):
-            def execute(self, sql, *args, **kwargs):
+            def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
                 # Temporary tables go with the process, so being killed beside them is nothing new.
-                is_writing = "temp." not in sql and sql.startswith(
+                is_writing = "temp." not in statements and statements.startswith(
                     ("BEGIN IMMEDIATE", "COMMIT", "INSERT INTO version", "DELETE")
                 )
                 if is_writing:
-                    tick(sql[:24])
-                result = super().execute(sql, *args, **kwargs)
+                    tick(statements[:24])
+                result = super().execute(statements, *args, **kwargs)
                 if is_writing:
-                    tick(f"after {sql[:24]}")
+                    tick(f"after {statements[:24]}")
                 return result
 
         monkeypatch.setattr(apsw, "Connection", Connection)
@@ -70,7 +71,7 @@ def files():
 
 
 @pytest.fixture
-def first(store, files):
+def first(store: casstore.Store, files):
     with store.create("m:first") as draft:
         plant(draft.path, {**files(0), "mostly.bin": noise(4_500_000, 1)})
     return store
@@ -84,7 +85,7 @@ class Ends(BaseException):
     pass
 
 
-def test_an_exception_leaves_nothing(first, picture, files):
+def test_an_exception_leaves_nothing(first, picture: Picture, files) -> None:
     before = picture()
     for error in (ValueError, KeyboardInterrupt, SystemExit, Ends, GeneratorExit):
         with pytest.raises(error), first.create("m:second") as draft:
@@ -95,7 +96,9 @@ def test_an_exception_leaves_nothing(first, picture, files):
         plant(draft.path, files(1))
 
 
-def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(store, picture):
+def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(
+    store: casstore.Store, picture: Picture
+) -> None:
     before = picture()
     with pytest.raises(KeyError), store.create("m:1") as draft:
         plant(draft.path, {"a/b/c": b"c"})
@@ -106,7 +109,9 @@ def test_read_only_and_unreadable_directories_in_a_failed_draft_are_removed(stor
 
 
 @pytest.mark.parametrize("how", ["draft", "save", "move"])
-def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path, picture, files, how):
+def test_an_interrupt_at_every_call_leaves_nothing_or_everything(
+    first, tmp_path: Path, picture: Picture, files, how
+) -> None:
     """KeyboardInterrupt at the n-th call for every n; with move=True the source is as it was, or gone, and what was
     written in a block that has ended is kept."""
     baseline = None
@@ -125,7 +130,7 @@ def test_an_interrupt_at_every_call_leaves_nothing_or_everything(first, tmp_path
             baseline = None
         else:
             assert error is not None
-            if modes:
+            if source and modes:
                 assert modes == {path: (path.stat().st_mode, path.stat().st_nlink) for path in source.rglob("*")}
             for kept in first.drafts():
                 assert error.draft_path == kept.path
@@ -208,7 +213,7 @@ def _killed_at(stop, home, counted, action):
     return code == -9
 
 
-def test_a_save_that_is_killed_at_every_call(first, home, counted, files, leftovers):
+def test_a_save_that_is_killed_at_every_call(first, home: Path, counted, files, leftovers: Leftovers) -> None:
     outcomes = []
     for number, stop in enumerate(range(1, 400, STEP)):
         tag = f"m:k{stop}"
@@ -248,7 +253,9 @@ def test_a_save_that_is_killed_at_every_call(first, home, counted, files, leftov
 
 
 @pytest.mark.parametrize("verb", ["delete", "gc", "evict", "path"])
-def test_other_verbs_that_are_killed_at_every_call(first, home, counted, files, leftovers, verb):
+def test_other_verbs_that_are_killed_at_every_call(
+    first, home: Path, counted, files, leftovers: Leftovers, verb
+) -> None:
     # To evict is to pack as well, which takes many calls; test_packing_faults.py kills packing at each.
     for number, stop in enumerate(range(1, 2000, STEP * 5 if verb == "evict" else STEP)):
         with first.create("m:doomed") as draft:
@@ -289,7 +296,7 @@ def test_other_verbs_that_are_killed_at_every_call(first, home, counted, files, 
     assert contents(first.get("m:first"))
 
 
-def test_saves_that_are_killed_at_random_moments(first, home, files, leftovers):
+def test_saves_that_are_killed_at_random_moments(first, home: Path, files, leftovers: Leftovers) -> None:
     clock = random.Random(5)
     saved = []
     for number in range(16):
@@ -313,7 +320,7 @@ def test_saves_that_are_killed_at_random_moments(first, home, files, leftovers):
     assert first.verify().is_sound
 
 
-def test_a_forked_child_leaves_the_draft_to_its_parent(first, files):
+def test_a_forked_child_leaves_the_draft_to_its_parent(first, files) -> None:
     with first.create("m:forked") as draft:
         plant(draft.path, files(3))
 
@@ -324,7 +331,7 @@ def test_a_forked_child_leaves_the_draft_to_its_parent(first, files):
     assert contents(draft.model) == named(files(3))
 
 
-def test_a_forked_child_may_use_the_store(first):
+def test_a_forked_child_may_use_the_store(first) -> None:
     first.list()
 
     def work():
@@ -340,7 +347,9 @@ def test_a_forked_child_may_use_the_store(first):
     assert first.verify().is_sound
 
 
-def test_durable_saves_are_on_disk_before_they_are_committed(store, home, monkeypatch):
+def test_durable_saves_are_on_disk_before_they_are_committed(
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every object that the version needs, its directory and its manifest are fsynced before COMMIT."""
     with store.create("m:relaxed", durability="relaxed") as draft:
         plant(draft.path, {"old.bin": noise(2_000_000, 9), "old.txt": b"old"})
@@ -352,12 +361,12 @@ def test_durable_saves_are_on_disk_before_they_are_committed(store, home, monkey
         return real_fsync(descriptor)
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql.startswith("INSERT INTO version"):
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements.startswith("INSERT INTO version"):
                 log.append("version")
-            if sql == "COMMIT":
+            if statements == "COMMIT":
                 log.append("COMMIT")
-            return real_execute(self, sql, *args, **kwargs)
+            return real_execute(self, statements, *args, **kwargs)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(apsw, "Connection", Connection)
@@ -394,7 +403,7 @@ def _digest(content: bytes) -> str:
     return casstore.Digest.of(content).hex()
 
 
-def test_a_new_stores_directories_are_on_disk(home, monkeypatch):
+def test_a_new_stores_directories_are_on_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = set()
     real = os.fsync
 

@@ -17,7 +17,7 @@ import casstore
 from casstore.actions.gc import autogc
 from casstore.catalog import upkeep
 from casstore.storage.locks import Lock
-from tests.kit import contents, noise, plant, script
+from tests.kit import Age, Sql, contents, noise, plant, script
 
 # The fixture of all tests that keeps saves from starting gc replaces the name in the module.
 START_IF_DUE = autogc.start_if_due
@@ -36,7 +36,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 @pytest.fixture
-def save(store, sql):
+def save(store: casstore.Store, sql: Sql):
     """save(tag, size): a version of that size, long after another was saved."""
 
     def run(tag: str, size: int = 1000, into: casstore.Store = store, *, soon: bool = False) -> casstore.Model:
@@ -54,19 +54,21 @@ def waste(store: casstore.Store, save: Callable[..., casstore.Model]) -> None:
     store.delete("waste:1")
 
 
-def test_a_save_that_leaves_little_starts_nothing(store, save, started):
+def test_a_save_that_leaves_little_starts_nothing(store: casstore.Store, save, started) -> None:
     save("m:1", 2 * MIB)
     save("m:2", 2 * MIB)
     assert started == []
 
 
-def test_deleted_versions_are_worth_it(store, save, started, home):
+def test_deleted_versions_are_worth_it(store: casstore.Store, save, started, home: Path) -> None:
     waste(store, save)
     save("m:2")
     assert started == [home]
 
 
-def test_deleted_versions_that_an_earlier_gc_had_seen_are_worth_it(store, save, started, home):
+def test_deleted_versions_that_an_earlier_gc_had_seen_are_worth_it(
+    store: casstore.Store, save, started, home: Path
+) -> None:
     save("m:1", 2 * MIB)
     store.gc()
     store.delete("m:1")
@@ -77,7 +79,7 @@ def test_deleted_versions_that_an_earlier_gc_had_seen_are_worth_it(store, save, 
     assert started == [home], "gc has taken it"
 
 
-def test_what_is_little_beside_the_store_is_not_worth_it(store, save, started):
+def test_what_is_little_beside_the_store_is_not_worth_it(store: casstore.Store, save, started) -> None:
     save("m:1", 12 * MIB)
     store.gc()
     waste(store, save)
@@ -85,7 +87,9 @@ def test_what_is_little_beside_the_store_is_not_worth_it(store, save, started):
     assert started == []
 
 
-def test_what_is_much_is_worth_it_in_any_store(store, save, started, home, monkeypatch):
+def test_what_is_much_is_worth_it_in_any_store(
+    store: casstore.Store, save, started, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(autogc, "MUCH_BYTES", MIB)
     save("m:1", 12 * MIB)
     store.gc()
@@ -94,7 +98,7 @@ def test_what_is_much_is_worth_it_in_any_store(store, save, started, home, monke
     assert started == [home]
 
 
-def test_idle_directories_are_worth_it(store, save, started, home, age):
+def test_idle_directories_are_worth_it(store: casstore.Store, save, started, home: Path, age: Age) -> None:
     save("m:1", 2 * MIB)
     save("m:2", 2 * MIB)
     age(30)
@@ -106,7 +110,7 @@ def test_idle_directories_are_worth_it(store, save, started, home, age):
 
 
 @pytest.mark.parametrize("keep", ["pin", "path", "keep_days", "materialize"])
-def test_directories_that_must_stay_are_not(store, save, started, age, keep):
+def test_directories_that_must_stay_are_not(store: casstore.Store, save, started, age: Age, keep) -> None:
     save("m:1", 2 * MIB)
     save("m:2", 2 * MIB)
     if keep == "pin":
@@ -120,7 +124,9 @@ def test_directories_that_must_stay_are_not(store, save, started, age, keep):
     assert started == []
 
 
-def test_what_gc_could_not_take_is_not_worth_another(store, save, started, age, home):
+def test_what_gc_could_not_take_is_not_worth_another(
+    store: casstore.Store, save, started, age: Age, home: Path
+) -> None:
     save("m:1", 2 * MIB)
     save("m:2", 2 * MIB)
     (home / "models/m/1/notes.txt").write_bytes(b"mine")
@@ -133,7 +139,7 @@ def test_what_gc_could_not_take_is_not_worth_another(store, save, started, age, 
     assert store.gc(auto=True).steps == ()
 
 
-def test_it_can_be_switched_off(store, save, started, home):
+def test_it_can_be_switched_off(store: casstore.Store, save, started, home: Path) -> None:
     store.set_setting("auto_gc", "off")
     waste(store, save)
     save("m:1")
@@ -151,7 +157,7 @@ def test_it_can_be_switched_off(store, save, started, home):
     assert started == [home]
 
 
-def test_it_is_considered_once_in_ten_minutes(store, save, started, home, sql):
+def test_it_is_considered_once_in_ten_minutes(store: casstore.Store, save, started, home: Path, sql: Sql) -> None:
     waste(store, save)
     save("m:1")
     assert started == [home]
@@ -165,7 +171,9 @@ def test_it_is_considered_once_in_ten_minutes(store, save, started, home, sql):
     assert started == [home, home, home], "a clock that was set back does not put it off for good"
 
 
-def test_of_many_savers_one_starts_it(store, save, started, home, monkeypatch):
+def test_of_many_savers_one_starts_it(
+    store: casstore.Store, save, started, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waste(store, save)
     save("m:0")
     started.clear()
@@ -188,7 +196,7 @@ def test_of_many_savers_one_starts_it(store, save, started, home, monkeypatch):
     assert sum(claims) == (store._workspace.catalog.upkeep.considered_at_ns() == seen + 1)
 
 
-def test_a_claim_waits_for_no_other_writer(store, save, started, home):
+def test_a_claim_waits_for_no_other_writer(store: casstore.Store, save, started, home: Path) -> None:
     waste(store, save)
     seen = store._workspace.catalog.upkeep.considered_at_ns()
     other = apsw.Connection(str(home / "catalog.db"))
@@ -204,7 +212,9 @@ def test_a_claim_waits_for_no_other_writer(store, save, started, home):
     ("owner", "name"), [(autogc, "start"), (upkeep.Upkeep, "growth"), (upkeep.Upkeep, "considered_at_ns")]
 )
 @pytest.mark.parametrize("error", [OSError(11, "no process can be had"), casstore.StoreLocked("busy")])
-def test_a_save_does_not_fail_through_it(store, save, started, monkeypatch, owner, name, error):
+def test_a_save_does_not_fail_through_it(
+    store: casstore.Store, save, started, monkeypatch: pytest.MonkeyPatch, owner, name, error
+) -> None:
     waste(store, save)
     tried = []
 
@@ -217,7 +227,7 @@ def test_a_save_does_not_fail_through_it(store, save, started, monkeypatch, owne
     assert tried == [name]
 
 
-def test_only_a_saved_version_starts_it(store, save, started):
+def test_only_a_saved_version_starts_it(store: casstore.Store, save, started) -> None:
     waste(store, save)
     started.clear()
     with pytest.raises(casstore.TagExists):
@@ -228,14 +238,14 @@ def test_only_a_saved_version_starts_it(store, save, started):
     assert started == []
 
 
-def test_auto_looks_again_whether_it_is_due(store, save, started):
+def test_auto_looks_again_whether_it_is_due(store: casstore.Store, save, started) -> None:
     assert store.gc(auto=True).steps == ()
     waste(store, save)
     assert store.gc(auto=True).freed_bytes >= 2 * MIB
     assert store.gc(auto=True).steps == ()
 
 
-def test_two_never_run_at_once(store, save, started, home):
+def test_two_never_run_at_once(store: casstore.Store, save, started, home: Path) -> None:
     waste(store, save)
     lock = Lock(home / "locks/.gc.lock")
     assert lock.try_acquire()
@@ -246,7 +256,7 @@ def test_two_never_run_at_once(store, save, started, home):
     assert store.gc(auto=True).steps != ()
 
 
-def test_the_process_that_is_started_is_apart(home, monkeypatch):
+def test_the_process_that_is_started_is_apart(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     class Process:
@@ -267,7 +277,9 @@ def test_the_process_that_is_started_is_apart(home, monkeypatch):
 
 
 @pytest.mark.parametrize("executable", ["", "/opt/app/app", None])
-def test_a_program_with_python_built_in_is_not_started_again(home, monkeypatch, executable):
+def test_a_program_with_python_built_in_is_not_started_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch, executable
+) -> None:
     monkeypatch.setattr(sys, "executable", executable)
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     autogc.start(home)
@@ -285,7 +297,7 @@ print(len(autogc._started))
 """
 
 
-def test_a_save_starts_a_gc_that_outlives_its_process(home, tmp_path):
+def test_a_save_starts_a_gc_that_outlives_its_process(home: Path, tmp_path: Path) -> None:
     """With nothing replaced: what is deleted is a hole of 300 MiB, which costs no disk here."""
     with (tmp_path / "zeros").open("wb") as file:
         file.truncate(300 * MIB)

@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,17 +18,17 @@ import casstore
 from casstore.catalog.index import Fingerprint
 from tests.crash.scenarios import leftovers as leftovers_of
 from tests.crash.scenarios import sql as sql_of
-from tests.kit import Child, checkpoint, noise, part, plant
+from tests.kit import Child, Save, Sql, checkpoint, noise, part, plant
 
 
 @pytest.fixture
-def target(tmp_path) -> Path:
+def target(tmp_path: Path) -> Path:
     return tmp_path / "backup"
 
 
 def streamed(store: casstore.Store) -> dict[str, dict[str, bytes]]:
     """Every version's files, by tag."""
-    found = {}
+    found: dict[Any, Any] = {}
     for model in store.list():
         found[str(model.tag)] = {}
         for file in model.files:
@@ -67,7 +69,7 @@ def inodes(target: Path) -> dict[str, int]:
 
 
 @pytest.fixture
-def filled(store, save):
+def filled(store: casstore.Store, save: Save):
     """A store with all kinds of containers: loose files, packs, deltas, and redundant copies."""
     save("a:1", {"big.bin": part(1)["1.bin"] * 5, "small": b"s", "dir/x": b"x"}, labels={"k": "v"}, metadata={"n": 1})
     for step in range(3):
@@ -76,7 +78,7 @@ def filled(store, save):
     return store
 
 
-def test_a_backup_is_the_whole_store(filled, target, home, sql):
+def test_a_backup_is_the_whole_store(filled, target, home: Path, sql: Sql) -> None:
     filled.pin("a:1")
     filled.set_setting("keep_days", "3")
     before = streamed(filled)
@@ -96,7 +98,7 @@ def test_a_backup_is_the_whole_store(filled, target, home, sql):
     assert filled.verify().is_sound
 
 
-def test_the_next_one_brings_what_is_new_and_drops_what_is_gone(filled, target, save):
+def test_the_next_one_brings_what_is_new_and_drops_what_is_gone(filled, target, save: Save) -> None:
     filled.backup(target)
     before = inodes(target)
     again = filled.backup(target)
@@ -115,7 +117,7 @@ def test_the_next_one_brings_what_is_new_and_drops_what_is_gone(filled, target, 
     assert kept.items() <= before.items()
 
 
-def test_packing_between_two_backups(filled, target):
+def test_packing_between_two_backups(filled, target) -> None:
     filled.backup(target)
     filled.gc(evict_all=True)
     before = streamed(filled)
@@ -123,7 +125,7 @@ def test_packing_between_two_backups(filled, target):
     check(target, before)
 
 
-def test_files_share_their_bytes_with_the_store_unless_copied(filled, target, home):
+def test_files_share_their_bytes_with_the_store_unless_copied(filled, target, home: Path) -> None:
     assert filled.backup(target).copied_bytes == 0
     ours = inodes(home)
     assert {
@@ -137,7 +139,7 @@ def test_files_share_their_bytes_with_the_store_unless_copied(filled, target, ho
     check(other, streamed(filled))
 
 
-def test_another_file_system(filled, elsewhere):
+def test_another_file_system(filled, elsewhere: Path) -> None:
     target = elsewhere / "backup"
     report = filled.backup(target)
     assert report.linked_bytes == 0
@@ -145,7 +147,9 @@ def test_another_file_system(filled, elsewhere):
     check(target, streamed(filled))
 
 
-def test_a_linked_file_need_not_be_read_again_by_the_next_save(store, home, target, save):
+def test_a_linked_file_need_not_be_read_again_by_the_next_save(
+    store: casstore.Store, home: Path, target, save: Save
+) -> None:
     """A link changes the time by which casstore tells that nobody has touched a file."""
     save("a:1", {"big.bin": part(1)["1.bin"] * 5})
     index = store._workspace.catalog.index
@@ -174,7 +178,7 @@ class Hook:
         pass
 
 
-def test_what_gc_takes_away_between_catalog_and_files(filled, target):
+def test_what_gc_takes_away_between_catalog_and_files(filled, target) -> None:
     """Everything is moved elsewhere, and a version is deleted, when the copied catalog has named it."""
 
     def collect(number):
@@ -190,9 +194,9 @@ def test_what_gc_takes_away_between_catalog_and_files(filled, target):
 
 
 @pytest.mark.parametrize("kind", ["packs", "loose"])
-def test_what_gc_takes_away_between_opening_and_linking(filled, target, monkeypatch, kind):
+def test_what_gc_takes_away_between_opening_and_linking(filled, target, monkeypatch: pytest.MonkeyPatch, kind) -> None:
     real = os.link
-    taken = []
+    taken: list[Any] = []
 
     def link(source, *arguments, **options):
         if not taken and f"/objects/{kind}/" in str(source):
@@ -207,7 +211,9 @@ def test_what_gc_takes_away_between_opening_and_linking(filled, target, monkeypa
     check(target, before)
 
 
-def test_a_manifest_whose_version_goes_before_it_is_copied(filled, target, monkeypatch, save):
+def test_a_manifest_whose_version_goes_before_it_is_copied(
+    filled, target, monkeypatch: pytest.MonkeyPatch, save: Save
+) -> None:
     """Between the catalog and the manifests too."""
     copies = type(filled._workspace.catalog.backups)
     real = copies.copy
@@ -227,7 +233,7 @@ def test_a_manifest_whose_version_goes_before_it_is_copied(filled, target, monke
     check(target, streamed(filled))
 
 
-def test_a_store_that_never_rests_is_copied_while_gc_waits(store, target, save):
+def test_a_store_that_never_rests_is_copied_while_gc_waits(store: casstore.Store, target, save: Save) -> None:
     locked = []
 
     def churn(number):
@@ -248,7 +254,9 @@ def test_a_store_that_never_rests_is_copied_while_gc_waits(store, target, save):
     store.gc()
 
 
-def test_beside_processes_that_save_delete_and_collect(store, home, target, tmp_path):
+def test_beside_processes_that_save_delete_and_collect(
+    store: casstore.Store, home: Path, target, tmp_path: Path
+) -> None:
     def content(tag: str) -> dict[str, bytes]:
         seed = sum(tag.encode())
         return {"own.bin": noise(200_000, seed), "shared.bin": noise(1_200_000, seed % 2), "tag": tag.encode()}
@@ -275,7 +283,7 @@ def test_beside_processes_that_save_delete_and_collect(store, home, target, tmp_
     for tag in ("kept:1", "kept:2"):
         with store.create(tag) as draft:
             plant(draft.path, content(tag))
-    children = [Child(lambda name=name: work(name)) for name in ("x", "y")] + [Child(collect)]
+    children = [Child(partial(work, name)) for name in ("x", "y")] + [Child(collect)]
     try:
         for number in range(4):
             there = tmp_path / f"backup{number % 2}"
@@ -311,7 +319,7 @@ def overwrite(path: Path, data: bytes, offset: int = 0) -> None:
     path.chmod(0o444)
 
 
-def test_a_lost_file_does_not_keep_the_rest_from_being_saved(filled, home, target, save):
+def test_a_lost_file_does_not_keep_the_rest_from_being_saved(filled, home: Path, target, save: Save) -> None:
     filled.backup(target, copy=True)
     there = inodes(target)
     save("new:1", part(8))
@@ -328,7 +336,7 @@ def test_a_lost_file_does_not_keep_the_rest_from_being_saved(filled, home, targe
         assert {damage.tag for damage in copy.verify().damage} == {"new:1"}
 
 
-def test_what_the_backup_has_is_not_damaged_when_the_store_has_lost_it(filled, home, target):
+def test_what_the_backup_has_is_not_damaged_when_the_store_has_lost_it(filled, home: Path, target) -> None:
     expected = streamed(filled)
     filled.backup(target, copy=True)
     largest(home).unlink()
@@ -341,7 +349,7 @@ def test_what_the_backup_has_is_not_damaged_when_the_store_has_lost_it(filled, h
     assert streamed(filled) == expected
 
 
-def test_rot_in_the_store_does_not_reach_what_has_been_copied(filled, home, target):
+def test_rot_in_the_store_does_not_reach_what_has_been_copied(filled, home: Path, target) -> None:
     expected = streamed(filled)
     filled.backup(target, copy=True)
     overwrite(largest(home), b"rotten!", 1000)
@@ -350,7 +358,7 @@ def test_rot_in_the_store_does_not_reach_what_has_been_copied(filled, home, targ
 
 
 @pytest.mark.parametrize("how", ["flipped", "short", "trailer", "manifest"])
-def test_damage_that_is_seen_while_copying_is_told(filled, home, target, how):
+def test_damage_that_is_seen_while_copying_is_told(filled, home: Path, target, how) -> None:
     if how == "manifest":
         path = next((home / "manifests/a").iterdir())
         overwrite(path, b"xx", path.stat().st_size // 2)
@@ -368,7 +376,7 @@ def test_damage_that_is_seen_while_copying_is_told(filled, home, target, how):
     assert report.versions == 5
 
 
-def test_a_damaged_catalog_replaces_no_backup(filled, home, target):
+def test_a_damaged_catalog_replaces_no_backup(filled, home: Path, target) -> None:
     filled.backup(target)
     expected = streamed(filled)
     filled.close()
@@ -381,7 +389,7 @@ def test_a_damaged_catalog_replaces_no_backup(filled, home, target):
     check(target, expected)
 
 
-def test_what_was_torn_before_stays_in_doubt(store, target, save, sql):
+def test_what_was_torn_before_stays_in_doubt(store: casstore.Store, target, save: Save, sql: Sql) -> None:
     """Relaxed saves of an earlier boot; those of this one have been brought to disk."""
     save("m:1", part(1), durability="relaxed")
     save("m:2", part(2), durability="relaxed")
@@ -390,7 +398,7 @@ def test_what_was_torn_before_stays_in_doubt(store, target, save, sql):
     assert sql_of(target, "SELECT synced, boot_id FROM container ORDER BY id") == [(1, None), (0, "earlier")]
 
 
-def test_places_that_are_refused(store, home, target, tmp_path):
+def test_places_that_are_refused(store: casstore.Store, home: Path, target, tmp_path: Path) -> None:
     plant(target, {"photos.zip": b"mine"})
     with pytest.raises(casstore.StoreError, match=r"holds other things, such as 'photos\.zip'"):
         store.backup(target)
@@ -410,7 +418,7 @@ def test_places_that_are_refused(store, home, target, tmp_path):
         store.backup(file)
 
 
-def test_a_new_file_system_is_no_obstacle(store, target):
+def test_a_new_file_system_is_no_obstacle(store: casstore.Store, target) -> None:
     (target / "lost+found").mkdir(parents=True)
     assert store.backup(target).versions == 0
     assert store.backup(target).versions == 0
@@ -424,7 +432,7 @@ def refused(store: casstore.Store, target: Path, tag: str) -> None:
     assert inodes(target) == before
 
 
-def test_another_store_is_never_written_over(filled, target, tmp_path):
+def test_another_store_is_never_written_over(filled, target, tmp_path: Path) -> None:
     with casstore.Store(tmp_path / "other") as other:
         other.save("their:1", plant(tmp_path / "x", part(7)))
         other.backup(target)
@@ -433,14 +441,16 @@ def test_another_store_is_never_written_over(filled, target, tmp_path):
         refused(filled, tmp_path / "other", "their:1")
 
 
-def test_a_backup_that_has_been_saved_into_is_a_store(filled, target, tmp_path):
+def test_a_backup_that_has_been_saved_into_is_a_store(filled, target, tmp_path: Path) -> None:
     filled.backup(target)
     with casstore.Store(target) as copy:
         copy.save("late:1", plant(tmp_path / "x", part(7)))
     refused(filled, target, "late:1")
 
 
-def test_a_store_that_was_put_back_does_not_take_newer_versions_from_the_backup(filled, home, target, tmp_path):
+def test_a_store_that_was_put_back_does_not_take_newer_versions_from_the_backup(
+    filled, home: Path, target, tmp_path: Path
+) -> None:
     """As a snapshot of a virtual machine does, after which it is saved into again or not."""
     filled.close()
     earlier = tmp_path / "earlier"
@@ -456,7 +466,7 @@ def test_a_store_that_was_put_back_does_not_take_newer_versions_from_the_backup(
         refused(store, target, "late:1")
 
 
-def test_a_store_made_in_the_place_of_another(filled, home, target):
+def test_a_store_made_in_the_place_of_another(filled, home: Path, target) -> None:
     filled.backup(target)
     filled.close()
     os.rename(home, home.with_name("gone"))
@@ -464,7 +474,7 @@ def test_a_store_made_in_the_place_of_another(filled, home, target):
         refused(store, target, "a:1")
 
 
-def test_deletions_are_followed_also_by_the_newest_version(filled, target):
+def test_deletions_are_followed_also_by_the_newest_version(filled, target) -> None:
     filled.backup(target)
     filled.delete("p:1")
     filled.backup(target)
@@ -476,7 +486,7 @@ def test_deletions_are_followed_also_by_the_newest_version(filled, target):
     check(target, {})
 
 
-def test_in_use(filled, target):
+def test_in_use(filled, target) -> None:
     filled.backup(target)
     with casstore.Store(target), pytest.raises(casstore.StoreLocked, match="in use"):
         filled.backup(target)
@@ -492,7 +502,7 @@ def test_in_use(filled, target):
     assert seen == [1, 1]
 
 
-def test_an_unfinished_one_is_no_store(filled, target, home):
+def test_an_unfinished_one_is_no_store(filled, target, home: Path) -> None:
     def fail(number):
         raise KeyboardInterrupt
 
@@ -506,7 +516,7 @@ def test_an_unfinished_one_is_no_store(filled, target, home):
     check(target, streamed(filled))
 
 
-def test_an_unfinished_one_is_all_that_is_left(filled, target, home, tmp_path):
+def test_an_unfinished_one_is_all_that_is_left(filled, target, home: Path, tmp_path: Path) -> None:
     """The store's disk has failed: what has been copied can be used."""
     copied = tmp_path / "copied"
     subprocess.run(["mkdir", copied], check=True)
@@ -527,7 +537,7 @@ def test_an_unfinished_one_is_all_that_is_left(filled, target, home, tmp_path):
         assert streamed(store) == expected
 
 
-def test_what_was_done_to_the_backup_is_undone(filled, target):
+def test_what_was_done_to_the_backup_is_undone(filled, target) -> None:
     """Directories made in it, a gc of it, another's files, and what is short."""
     filled.backup(target)
     with casstore.Store(target, auto_gc=False) as copy:
@@ -547,7 +557,7 @@ def test_what_was_done_to_the_backup_is_undone(filled, target):
     check(target, streamed(filled))
 
 
-def test_a_backup_left_by_a_killed_user_of_it(filled, target, save):
+def test_a_backup_left_by_a_killed_user_of_it(filled, target, save: Save) -> None:
     """Its log beside it belongs to it, and not to the next catalog."""
     filled.backup(target)
 
@@ -566,7 +576,7 @@ def test_a_backup_left_by_a_killed_user_of_it(filled, target, save):
 
 
 @pytest.mark.parametrize("how", ["copied", "in place", "backed up"])
-def test_restoring(filled, target, home, tmp_path, how):
+def test_restoring(filled, target, home: Path, tmp_path: Path, how) -> None:
     expected = streamed(filled)
     filled.backup(target, copy=True)
     filled.close()
@@ -591,7 +601,7 @@ def test_restoring(filled, target, home, tmp_path, how):
         check(target, expected)
 
 
-def test_a_small_disk_for_a_large_store(filled, tmp_path, home):
+def test_a_small_disk_for_a_large_store(filled, tmp_path: Path, home: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(
@@ -611,12 +621,12 @@ def test_a_small_disk_for_a_large_store(filled, tmp_path, home):
         subprocess.run(["umount", small], check=True)
 
 
-def test_a_store_that_can_only_be_read(filled, home, tmp_path, target):
+def test_a_store_that_can_only_be_read(filled, home: Path, tmp_path: Path, target) -> None:
     expected = streamed(filled)
     filled.close()
     mounted = tmp_path / "mounted"
     mounted.mkdir()
-    bind = ["mount", "--bind", home, mounted]
+    bind: list[str | Path] = ["mount", "--bind", home, mounted]
     if subprocess.run(bind, capture_output=True, check=False).returncode:
         pytest.skip("mounting wants root")
     try:
@@ -629,7 +639,7 @@ def test_a_store_that_can_only_be_read(filled, home, tmp_path, target):
     check(target, expected)
 
 
-def test_threads_may_use_the_store_meanwhile(filled, target, save):
+def test_threads_may_use_the_store_meanwhile(filled, target, save: Save) -> None:
     done = []
 
     def use(number):

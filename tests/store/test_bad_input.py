@@ -8,18 +8,19 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 
 import casstore
-from tests.kit import contents, noise, plant
+from tests.kit import Picture, Sql, contents, noise, plant
 
 BIG = 2_500_000
 
 
 @pytest.fixture
-def unchanged(store, picture):
+def unchanged(store: casstore.Store, picture: Picture):
     """A context in which the store, which holds one version, must stay what it is, but for drafts that are kept."""
     import contextlib
 
@@ -47,7 +48,7 @@ INVALID = [
 
 @pytest.mark.filterwarnings("ignore:.*lower case")
 @pytest.mark.parametrize("tag", INVALID)
-def test_invalid_and_reserved_tags(store, unchanged, tmp_path, tag):
+def test_invalid_and_reserved_tags(store: casstore.Store, unchanged, tmp_path: Path, tag) -> None:
     source = plant(tmp_path / "out", {"a": b"a"})
     with unchanged():
         with pytest.raises(casstore.InvalidTag):
@@ -60,12 +61,12 @@ def test_invalid_and_reserved_tags(store, unchanged, tmp_path, tag):
 
 
 @pytest.mark.parametrize("tag", [None, 5, b"m:1", ["m"], Path("m")])
-def test_a_tag_is_text(store, unchanged, tag):
+def test_a_tag_is_text(store: casstore.Store, unchanged, tag) -> None:
     with unchanged(), pytest.raises(casstore.InvalidTag, match="text"):
         store.create(tag)
 
 
-def test_upper_case_is_lowered_with_a_warning(store):
+def test_upper_case_is_lowered_with_a_warning(store: casstore.Store) -> None:
     with pytest.warns(UserWarning, match="lower case"):
         draft = store.create("BERT:V1")
     with draft:
@@ -75,7 +76,7 @@ def test_upper_case_is_lowered_with_a_warning(store):
         store.create("bert:v1")
 
 
-def test_an_existing_tag(store, unchanged, tmp_path):
+def test_an_existing_tag(store: casstore.Store, unchanged, tmp_path: Path) -> None:
     source = plant(tmp_path / "out", {"a": b"other"})
     with unchanged():
         with pytest.raises(casstore.TagExists, match="never change"):
@@ -85,7 +86,7 @@ def test_an_existing_tag(store, unchanged, tmp_path):
     assert (source / "a").read_bytes() == b"other"
 
 
-def test_a_tag_that_is_taken_while_the_draft_is_written(store):
+def test_a_tag_that_is_taken_while_the_draft_is_written(store: casstore.Store) -> None:
     """The loser's draft may hold hardlinks of stored files by then; their modes must stay as they are."""
     files = {"w.bin": noise(BIG), "mid": noise(100_000, 1), "small": b"s"}
     with store.create("m:v1") as draft:
@@ -103,7 +104,7 @@ def test_a_tag_that_is_taken_while_the_draft_is_written(store):
     assert os.listdir(store.home / "sessions") == []
 
 
-def test_an_empty_or_missing_source(store, unchanged, tmp_path):
+def test_an_empty_or_missing_source(store: casstore.Store, unchanged, tmp_path: Path) -> None:
     (tmp_path / "empty/inner").mkdir(parents=True)
     with unchanged():
         with pytest.raises(casstore.InvalidSource, match="no files"):
@@ -208,10 +209,10 @@ BAD_SOURCES = {
 
 
 @pytest.mark.parametrize(("make", "message"), BAD_SOURCES.items())
-def test_sources_that_cannot_be_saved(store, unchanged, tmp_path, make, message):
+def test_sources_that_cannot_be_saved(store: casstore.Store, unchanged, tmp_path: Path, make, message) -> None:
     source = plant(tmp_path / "out", {"new.bin": noise(BIG, 7), "small": b"new"})
     make(source)
-    described = {"custom_objects": {"a": 1}} if make is _make_custom_objects else {}
+    described: dict[str, Any] = {"custom_objects": {"a": 1}} if make is _make_custom_objects else {}
     before = {path: (path.lstat().st_mode, path.lstat().st_ino) for path in source.rglob("*")}
     with unchanged():
         for move in (False, True):
@@ -223,7 +224,7 @@ def test_sources_that_cannot_be_saved(store, unchanged, tmp_path, make, message)
             make(Path(draft.path))
 
 
-def test_a_single_file_that_is_named_as_the_descriptor(store, unchanged, tmp_path):
+def test_a_single_file_that_is_named_as_the_descriptor(store: casstore.Store, unchanged, tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_bytes(b"layers: 3")
     with unchanged(), pytest.raises(casstore.InvalidSource, match=r"model\.yaml"):
@@ -231,12 +232,12 @@ def test_a_single_file_that_is_named_as_the_descriptor(store, unchanged, tmp_pat
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs a device")
-def test_a_device_as_the_source_itself(store, unchanged):
+def test_a_device_as_the_source_itself(store: casstore.Store, unchanged) -> None:
     with unchanged(), pytest.raises(casstore.InvalidSource, match="character device"):
         store.save("m:1", "/dev/zero")
 
 
-def test_names_that_only_windows_cannot_hold_warn(store):
+def test_names_that_only_windows_cannot_hold_warn(store: casstore.Store) -> None:
     with pytest.warns(UserWarning, match="Windows"), store.create("m:1") as draft:
         plant(draft.path, {"a:b": b"1", "line\nbreak": b"2", "dot.": b"3"})
     assert contents(draft.model) == {"a:b": b"1", "line\nbreak": b"2", "dot.": b"3"}
@@ -262,7 +263,7 @@ def _give(path: Path) -> None:
         os.chown(path, 65534, 65534)
 
 
-def test_unreadable_files_and_directories(tmp_path, home):
+def test_unreadable_files_and_directories(tmp_path: Path, home: Path) -> None:
     _give(tmp_path)
     with _As(), casstore.Store(home) as store:
         source = plant(tmp_path / "out", {"a": b"a", "sub/b": b"b"})
@@ -279,7 +280,7 @@ def test_unreadable_files_and_directories(tmp_path, home):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs files of another user")
-def test_files_of_another_user_are_copied(tmp_path, home):
+def test_files_of_another_user_are_copied(tmp_path: Path, home: Path) -> None:
     _give(tmp_path)
     source = plant(tmp_path / "out", {"w.bin": noise(BIG), "mid": noise(100_000)})
     os.chmod(source, 0o777)
@@ -291,7 +292,7 @@ def test_files_of_another_user_are_copied(tmp_path, home):
     assert (source / "w.bin").stat().st_mode & 0o200
 
 
-def test_a_home_that_cannot_be_written_to(tmp_path):
+def test_a_home_that_cannot_be_written_to(tmp_path: Path) -> None:
     _give(tmp_path)
     (tmp_path / "locked").mkdir()
     (tmp_path / "locked").chmod(0o555)
@@ -308,7 +309,7 @@ def test_a_home_that_cannot_be_written_to(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a store of another user")
-def test_a_store_of_another_user(tmp_path, home, store):
+def test_a_store_of_another_user(tmp_path: Path, home: Path, store: casstore.Store) -> None:
     with store.create("m:1") as draft:
         plant(draft.path, {"a": b"a"})
     store.close()
@@ -319,14 +320,14 @@ def test_a_store_of_another_user(tmp_path, home, store):
     assert os.listdir(home / "sessions") == []
 
 
-def test_a_home_that_is_full_of_other_things(tmp_path):
+def test_a_home_that_is_full_of_other_things(tmp_path: Path) -> None:
     plant(tmp_path / "projects", {"thesis.tex": b"42"})
     with pytest.raises(casstore.StoreError, match=r"thesis\.tex"):
         casstore.Store(tmp_path / "projects")
     assert os.listdir(tmp_path / "projects") == ["thesis.tex"]
 
 
-def test_a_catalog_that_is_none(home):
+def test_a_catalog_that_is_none(home: Path) -> None:
     home.mkdir()
     (home / "catalog.db").write_bytes(b"not a database " * 100)
     with pytest.raises(casstore.StoreError, match=r"catalog\.db"):
@@ -334,7 +335,7 @@ def test_a_catalog_that_is_none(home):
     assert (home / "catalog.db").read_bytes() == b"not a database " * 100
 
 
-def test_a_store_that_is_newer(home, store, sql):
+def test_a_store_that_is_newer(home: Path, store: casstore.Store, sql: Sql) -> None:
     store.close()
     (version,) = sql("PRAGMA user_version")[0]
     sql(f"PRAGMA user_version = {version + 1}")
@@ -342,7 +343,7 @@ def test_a_store_that_is_newer(home, store, sql):
         casstore.Store(home)
 
 
-def test_an_sqlite_that_is_too_old(home, monkeypatch):
+def test_an_sqlite_that_is_too_old(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import apsw
 
     monkeypatch.setattr(apsw, "sqlite_lib_version", lambda: "3.51.2")
@@ -356,8 +357,8 @@ class Opaque:
     pass
 
 
-def _cycle() -> dict:
-    loop: dict = {}
+def _cycle() -> dict[str, Any]:
+    loop: dict[str, Any] = {}
     loop["self"] = loop
     return loop
 
@@ -399,13 +400,13 @@ BAD_DESCRIPTIONS = [
 
 
 @pytest.mark.parametrize(("described", "message"), BAD_DESCRIPTIONS, ids=[message for _, message in BAD_DESCRIPTIONS])
-def test_what_cannot_be_recorded(store, unchanged, described, message):
+def test_what_cannot_be_recorded(store: casstore.Store, unchanged, described, message) -> None:
     with unchanged(), pytest.raises(casstore.InvalidMetadata, match=message):
         with store.create("m:1", **described) as draft:
             plant(draft.path, {"w.bin": noise(BIG, 5)})
 
 
-def test_descriptions_that_go_bad_in_the_draft(store, unchanged):
+def test_descriptions_that_go_bad_in_the_draft(store: casstore.Store, unchanged) -> None:
     for field, value in (("labels", 5), ("metadata", [1]), ("module", 1), ("custom_objects", 4), ("signatures", 3)):
         with unchanged(), pytest.raises(casstore.InvalidMetadata), store.create("m:1") as draft:
             setattr(draft, field, value)
@@ -413,7 +414,7 @@ def test_descriptions_that_go_bad_in_the_draft(store, unchanged):
 
 @pytest.mark.parametrize("header", [b"\xff" * 8, (100).to_bytes(8, "little") + b"{" * 100, b"GGUF\xff\xff\xff\xff"])
 @pytest.mark.parametrize("name", ["m.safetensors", "m.gguf", "m.npz", "m.pt"])
-def test_malformed_headers_are_saved_as_plain_bytes(store, name, header):
+def test_malformed_headers_are_saved_as_plain_bytes(store: casstore.Store, name, header) -> None:
     content = header + noise(BIG, 3)
     with store.create("m:1") as draft:
         plant(draft.path, {name: content, "zip.pt": b"PK\x03\x04" + content, "cut.npz": b"PK\x05\x06"})
@@ -422,7 +423,7 @@ def test_malformed_headers_are_saved_as_plain_bytes(store, name, header):
 
 
 @pytest.mark.parametrize("move", [False, True])
-def test_a_file_that_changes_while_it_is_saved(store, unchanged, tmp_path, move):
+def test_a_file_that_changes_while_it_is_saved(store: casstore.Store, unchanged, tmp_path: Path, move) -> None:
     path = tmp_path / "out" / "growing.bin"
     path.parent.mkdir()
     path.write_bytes(noise(30_000_000))
@@ -446,7 +447,9 @@ def test_a_file_that_changes_while_it_is_saved(store, unchanged, tmp_path, move)
     assert path.stat().st_mode & 0o200, "still the caller's to write to"
 
 
-def test_a_file_that_shrinks_while_it_is_saved(store, unchanged, tmp_path, monkeypatch):
+def test_a_file_that_shrinks_while_it_is_saved(
+    store: casstore.Store, unchanged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "shrinking.bin"
     path.write_bytes(noise(20_000_000))
     real = os.preadv
@@ -461,7 +464,7 @@ def test_a_file_that_shrinks_while_it_is_saved(store, unchanged, tmp_path, monke
         store.save("m:1", path)
 
 
-def test_a_source_that_holds_the_store_itself(store, unchanged, tmp_path):
+def test_a_source_that_holds_the_store_itself(store: casstore.Store, unchanged, tmp_path: Path) -> None:
     with unchanged():
         for source in (tmp_path, store.home, store.home / "objects"):
             for move in (False, True):
@@ -469,7 +472,7 @@ def test_a_source_that_holds_the_store_itself(store, unchanged, tmp_path):
                     store.save("m:1", source, move=move)
 
 
-def test_a_foreign_directory_where_the_version_would_stand(store, unchanged):
+def test_a_foreign_directory_where_the_version_would_stand(store: casstore.Store, unchanged) -> None:
     plant(store.home / "models/m/1", {"mine": b"mine"})
     plant(store.home / "models", {"file": b"a file where a model's directory would stand"})
     with unchanged():
@@ -478,7 +481,7 @@ def test_a_foreign_directory_where_the_version_would_stand(store, unchanged):
                 plant(draft.path, {"w.bin": noise(BIG, 5)})
 
 
-def test_unknown_settings_and_durabilities(store, unchanged):
+def test_unknown_settings_and_durabilities(store: casstore.Store, unchanged) -> None:
     with unchanged():
         with pytest.raises(casstore.InvalidSetting):
             store.create("m:1", durability="fast")

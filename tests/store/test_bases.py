@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
-from tests.kit import checkpoint, plant, safetensors, streamed, weights
+from tests.kit import Check, Save, Sql, checkpoint, plant, safetensors, streamed, weights
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def reboot(sql):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_base_whose_version_is_deleted(store, save, settled, order):
+def test_a_base_whose_version_is_deleted(store: casstore.Store, save: Save, settled: Check, order) -> None:
     for step in range(4):
         save(f"m:{step}", checkpoint(step))
     store.gc(evict_all=True)
@@ -57,7 +59,9 @@ def test_a_base_whose_version_is_deleted(store, save, settled, order):
     assert store.stats().stored_bytes == 0
 
 
-def test_a_base_that_nobody_else_needs_goes_with_its_last_delta(store, save, one, settled, sql):
+def test_a_base_that_nobody_else_needs_goes_with_its_last_delta(
+    store: casstore.Store, save: Save, one, settled: Check, sql: Sql
+) -> None:
     save("m:0", one(0), materialize=False)
     save("m:1", one(1), materialize=False)
     store.delete("m:0")
@@ -72,8 +76,8 @@ def test_a_base_that_nobody_else_needs_goes_with_its_last_delta(store, save, one
 @pytest.mark.parametrize("how", ["draft", "save"])
 @pytest.mark.parametrize("materialize", [True, False])
 def test_a_delta_whose_base_has_gone_is_not_taken_for_stored(
-    store, save, two, check_catalog, settled, tmp_path, materialize, how
-):
+    store: casstore.Store, save: Save, two, check_catalog: Check, settled: Check, tmp_path: Path, materialize, how
+) -> None:
     """Two versions are deleted; one pack, and with it the base, goes; in the other the delta stays beside what is
     needed. A new version with the same content must not rely on that delta."""
     save("m:0", two((0, 0), (1, 0)), materialize=False)
@@ -96,7 +100,9 @@ def test_a_delta_whose_base_has_gone_is_not_taken_for_stored(
     assert streamed(store.get("m:2")) == files
 
 
-def test_a_chunk_that_is_stored_anew_is_no_base_in_the_same_save(store, save, two, check_catalog, sql):
+def test_a_chunk_that_is_stored_anew_is_no_base_in_the_same_save(
+    store: casstore.Store, save: Save, two, check_catalog: Check, sql: Sql
+) -> None:
     """After a power cut the old home of a chunk counts no more. The version that brings it again, elsewhere, also
     brings a successor at the old place: neither may end up as a delta against the other."""
     save("z:0", two((9, 0), (0, 0)), materialize=False)
@@ -121,7 +127,7 @@ def lone():
     return files
 
 
-def test_a_full_version_stands_on_nothing_that_a_power_cut_may_take(save, lone, sql, deltas):
+def test_a_full_version_stands_on_nothing_that_a_power_cut_may_take(save: Save, lone, sql: Sql, deltas) -> None:
     """A base that was saved as relaxed is synced with the first durable version that stands on it."""
     save("m:0", lone(0), materialize=False, durability="relaxed")
     assert sql("SELECT synced FROM container") == [(0,)]
@@ -130,7 +136,9 @@ def test_a_full_version_stands_on_nothing_that_a_power_cut_may_take(save, lone, 
     _check_synced_closure(sql)
 
 
-def test_gc_syncs_the_bases_of_what_it_packs(store, save, lone, home, sql, monkeypatch, deltas):
+def test_gc_syncs_the_bases_of_what_it_packs(
+    store: casstore.Store, save: Save, lone, home: Path, sql: Sql, monkeypatch: pytest.MonkeyPatch, deltas
+) -> None:
     """The same where the durable version is a loose file at first, so that it is gc that makes the deltas."""
 
     save("m:0", lone(0), materialize=False, durability="relaxed")
@@ -156,7 +164,9 @@ def test_gc_syncs_the_bases_of_what_it_packs(store, save, lone, home, sql, monke
     assert log.index(str(relaxed)) < log.index("move")
 
 
-def test_rewriting_syncs_the_bases_of_what_it_moves(store, save, one, two, home, sql, deltas):
+def test_rewriting_syncs_the_bases_of_what_it_moves(
+    store: casstore.Store, save: Save, one, two, home: Path, sql: Sql, deltas
+) -> None:
     """A relaxed delta that gc copies into a pack which counts as synced takes its base with it."""
     save("m:0", one(0), materialize=False, durability="relaxed")
     save("m:1", {"w.safetensors": one(1)["w.safetensors"], "x.safetensors": one(0, 9)["w.safetensors"]},
@@ -193,8 +203,8 @@ def _delete_base_and_gc(store):
 
 @pytest.mark.parametrize("meanwhile", [_gc, _delete_base_and_gc])
 def test_a_base_that_is_moved_or_condemned_between_look_up_and_commit(
-    store, save, settled, monkeypatch, meanwhile, deltas
-):
+    store: casstore.Store, save: Save, settled: Check, monkeypatch: pytest.MonkeyPatch, meanwhile, deltas
+) -> None:
     def files(step):
         return {"w.safetensors": safetensors({"w": ("F32", weights("F32", 6, step, 500_000))})}
 
@@ -216,7 +226,9 @@ def test_a_base_that_is_moved_or_condemned_between_look_up_and_commit(
     settled()
 
 
-def test_a_base_that_becomes_a_delta_between_look_up_and_commit(store, save, settled, monkeypatch, check_catalog):
+def test_a_base_that_becomes_a_delta_between_look_up_and_commit(
+    store: casstore.Store, save: Save, settled: Check, monkeypatch: pytest.MonkeyPatch, check_catalog: Check
+) -> None:
     """gc packs it against the version before; the save finds that it groups nothing any more, and looks again."""
 
     def files(step):
@@ -242,7 +254,9 @@ def test_a_base_that_becomes_a_delta_between_look_up_and_commit(store, save, set
     settled()
 
 
-def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(store, save, settled, monkeypatch, check_catalog):
+def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(
+    store: casstore.Store, save: Save, settled: Check, monkeypatch: pytest.MonkeyPatch, check_catalog: Check
+) -> None:
     """gc has encoded it as a delta; before its move a save is committed that stands on it."""
 
     def files(step):
@@ -251,7 +265,7 @@ def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(store, save, 
     save("m:0", files(0))
     save("m:1", files(1))
     real = Repacking.move
-    saved = []
+    saved: list[Any] = []
 
     def move(self, *args, **kwargs):
         if not saved:
@@ -272,7 +286,9 @@ def test_a_chunk_that_becomes_a_base_while_gc_packs_it_stays_whole(store, save, 
 
 
 @pytest.mark.parametrize("how", ["gc", "save"])
-def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(store, save, lone, sql, how):
+def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(
+    store: casstore.Store, save: Save, lone, sql: Sql, how
+) -> None:
     """The new chunk stands on a link further down."""
     save("m:0", lone(0), materialize=False)
     save("m:1", lone(1), materialize=False)
@@ -284,7 +300,9 @@ def test_a_chain_that_is_as_long_as_can_be_is_not_made_longer(store, save, lone,
     assert [streamed(store.get(f"m:{step}")) for step in range(3)] == [lone(step) for step in range(3)]
 
 
-def test_a_chain_that_gets_as_long_as_can_be_while_gc_packs(store, save, lone, sql, monkeypatch):
+def test_a_chain_that_gets_as_long_as_can_be_while_gc_packs(
+    store: casstore.Store, save: Save, lone, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What would make it longer stays where it is, until the next gc finds another base."""
     save("m:0", lone(0), materialize=False)
     save("m:1", lone(1), materialize=False)

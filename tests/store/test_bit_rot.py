@@ -11,20 +11,20 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import checkpoint, contents, noise, streamed
+from tests.kit import Check, Rot, Save, Sql, checkpoint, contents, known, noise, streamed
 
 SMALL, LARGE, LARGEST = 20_000, 300_000, 3_000_000  # without a loose file, packed as it is saved, adopted
 ALL_SIZES = [SMALL, LARGE, LARGEST]
 
 
 @pytest.fixture
-def old(sql):
+def old(sql: Sql):
     """old(): nobody has read what is stored for long."""
     return lambda: sql("UPDATE container SET read_at = 1")
 
 
 @pytest.fixture
-def home_of(store):
+def home_of(store: casstore.Store):
     """home_of(digest): the container that is the home of a chunk, and where it stands in it."""
 
     def find(digest):
@@ -35,7 +35,7 @@ def home_of(store):
 
 
 @pytest.fixture
-def first_home(store, home_of):
+def first_home(store: casstore.Store, home_of):
     """first_home(tag, path): the container that is the home of the file's first chunk, and the middle of that."""
 
     def find(tag, path):
@@ -48,7 +48,7 @@ def first_home(store, home_of):
 
 
 @pytest.fixture
-def served(store, tmp_path):
+def served(store: casstore.Store, tmp_path: Path):
     """served(tag): its files by every way out of the store."""
 
     def read(tag):
@@ -59,7 +59,7 @@ def served(store, tmp_path):
         store.export(tag, folder, format="folder")
         store.export(tag, casmodel)
         with tarfile.open(archive) as members:
-            assert {name: members.extractfile(name).read() for name in found} == found
+            assert {name: known(members.extractfile(name)).read() for name in found} == found
         assert {name: (folder / name).read_bytes() for name in found} == found
         with casstore.Store(tmp_path / "other") as other:
             other.import_archive(casmodel)
@@ -79,8 +79,8 @@ def objects(home):
 
 @pytest.mark.parametrize("size", ALL_SIZES)
 def test_a_copy_is_served_while_the_home_is_rotten_and_gc_brings_it_home(
-    store, home, save, rot, first_home, served, size
-):
+    store: casstore.Store, home: Path, save: Save, rot: Rot, first_home, served, size
+) -> None:
     """The bytes of a packed version rot; somebody saves the same content again; gc takes its directory away."""
     files = {"w.bin": noise(size), "about.txt": b"about"}
     save("m:1", files)
@@ -94,9 +94,9 @@ def test_a_copy_is_served_while_the_home_is_rotten_and_gc_brings_it_home(
     assert [(each.tag, each.path) for each in report.damage] == [("m:1", "w.bin"), ("m:2", "w.bin")]
     store.close()
     with casstore.Store(home) as again:  # no lease is held
-        report = again.gc(evict_all=True)
-        assert report.healed == 1
-        assert report.damaged == 0
+        collected = again.gc(evict_all=True)
+        assert collected.healed == 1
+        assert collected.damaged == 0
         assert not any(path.is_dir() for path in (home / "models").glob("*/*"))
         for tag in ("m:1", "m:2"):
             assert {file.path: again.get(tag).open(file.path).read() for file in again.get(tag).files} == files
@@ -106,7 +106,9 @@ def test_a_copy_is_served_while_the_home_is_rotten_and_gc_brings_it_home(
         assert {file.path: again.get("m:1").open(file.path).read() for file in again.get("m:1").files} == files
 
 
-def test_a_file_of_many_chunks_is_healed_where_it_is_rotten(store, home, save, rot, home_of):
+def test_a_file_of_many_chunks_is_healed_where_it_is_rotten(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, home_of
+) -> None:
     files = {"w.bin": noise(9_000_000)}
     save("m:1", files)
     store.gc(evict_all=True)
@@ -124,7 +126,9 @@ def test_a_file_of_many_chunks_is_healed_where_it_is_rotten(store, home, save, r
     assert store.verify().is_sound
 
 
-def test_a_rotten_loose_file_is_replaced_by_a_copy_of_the_same(store, home, save, rot, old):
+def test_a_rotten_loose_file_is_replaced_by_a_copy_of_the_same(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, old
+) -> None:
     """The home is a loose file that nobody has read for long: who saves the content again keeps the bytes he brings."""
     files = {"w.bin": noise(LARGEST)}
     save("m:1", files)
@@ -143,7 +147,9 @@ def test_a_rotten_loose_file_is_replaced_by_a_copy_of_the_same(store, home, save
 
 
 @pytest.mark.parametrize("is_copied", [False, True])
-def test_stale_bytes_are_kept_twice_until_somebody_has_read_them(store, home, save, old, tmp_path, is_copied, sql):
+def test_stale_bytes_are_kept_twice_until_somebody_has_read_them(
+    store: casstore.Store, home: Path, save: Save, old, tmp_path: Path, is_copied, sql: Sql
+) -> None:
     files = {"w.bin": noise(LARGEST)}
     (tmp_path / "source").mkdir()
     (tmp_path / "source/w.bin").write_bytes(files["w.bin"])
@@ -172,7 +178,9 @@ def test_stale_bytes_are_kept_twice_until_somebody_has_read_them(store, home, sa
         assert streamed(store.get(tag)) == files
 
 
-def test_a_link_of_the_stores_own_file_brings_no_bytes_that_could_be_kept(store, save, old, sql):
+def test_a_link_of_the_stores_own_file_brings_no_bytes_that_could_be_kept(
+    store: casstore.Store, save: Save, old, sql: Sql
+) -> None:
     model = save("m:1", {"w.bin": noise(LARGEST)})
     old()
     store.save("m:2", model.path)
@@ -181,7 +189,9 @@ def test_a_link_of_the_stores_own_file_brings_no_bytes_that_could_be_kept(store,
 
 
 @pytest.mark.parametrize(("size", "options"), [(SMALL, {}), *((size, {"materialize": False}) for size in ALL_SIZES)])
-def test_what_keeps_no_copy_reads_what_it_relies_on(store, home, save, rot, old, first_home, sql, size, options):
+def test_what_keeps_no_copy_reads_what_it_relies_on(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, old, first_home, sql: Sql, size, options
+) -> None:
     files = {"w.bin": noise(size), "sound.bin": noise(SMALL, 9)}
     save("m:1", files)
     store.gc(evict_all=True)
@@ -199,7 +209,9 @@ def test_what_keeps_no_copy_reads_what_it_relies_on(store, home, save, rot, old,
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-def test_sound_bytes_that_are_stale_are_read_once_and_not_stored_again(store, home, save, old, sql, size):
+def test_sound_bytes_that_are_stale_are_read_once_and_not_stored_again(
+    store: casstore.Store, home: Path, save: Save, old, sql: Sql, size
+) -> None:
     files = {"w.bin": noise(size)}
     save("m:1", files)
     store.gc(evict_all=True)
@@ -211,7 +223,7 @@ def test_sound_bytes_that_are_stale_are_read_once_and_not_stored_again(store, ho
 
 
 @pytest.mark.parametrize("setting", ["copy", "auto"])
-def test_a_directory_that_goes_is_a_copy_too(store, save, rot, first_home, setting):
+def test_a_directory_that_goes_is_a_copy_too(store: casstore.Store, save: Save, rot: Rot, first_home, setting) -> None:
     """Its files are no links of loose files where they are small, or where the store makes no links."""
     store.set_setting("link_mode", setting)
     files = {"w.bin": noise(LARGE), "small.bin": noise(SMALL, 1)}
@@ -227,7 +239,9 @@ def test_a_directory_that_goes_is_a_copy_too(store, save, rot, first_home, setti
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(store, save, rot, home_of, deltas, check_catalog, step):
+def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(
+    store: casstore.Store, save: Save, rot: Rot, home_of, deltas, check_catalog: Check, step
+) -> None:
     """The start, the middle and the end of a chain; all of its files are saved again from good bytes."""
     expected = {f"m:{n}": checkpoint(n) for n in range(3)}
     for tag, files in expected.items():
@@ -248,13 +262,15 @@ def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(store, save, rot, ho
     assert len(store.verify().damage) == 2 * (3 - step)
     assert store.gc(evict_all=True).damaged == 0
     check_catalog()
-    for tag in store.list():
-        assert streamed(tag) == expected[f"m:{tag.tag.version}"]
+    for model in store.list():
+        assert streamed(model) == expected[f"m:{model.tag.version}"]
     assert store.verify().is_sound
     assert deltas() > 0
 
 
-def test_a_delta_is_read_against_a_base_that_only_a_copy_has(store, save, rot, home_of):
+def test_a_delta_is_read_against_a_base_that_only_a_copy_has(
+    store: casstore.Store, save: Save, rot: Rot, home_of
+) -> None:
     """Of the delta itself there is no copy: its own record is sound, and what it is against stands in a directory."""
     expected = {f"m:{n}": checkpoint(n) for n in range(2)}
     for tag, files in expected.items():
@@ -287,7 +303,9 @@ def _links(store, tag):
     return list(store._workspace.catalog.index.chains(_recipe(store, tag).digests).values())
 
 
-def test_a_copy_of_another_blob_that_shares_the_chunk_is_as_good(store, save, rot, home_of):
+def test_a_copy_of_another_blob_that_shares_the_chunk_is_as_good(
+    store: casstore.Store, save: Save, rot: Rot, home_of
+) -> None:
     """`frozen` is the same in both versions, whose files differ."""
     expected = {"m:0": checkpoint(0), "m:1": checkpoint(1)}
     save("m:0", expected["m:0"], materialize=False)
@@ -298,7 +316,9 @@ def test_a_copy_of_another_blob_that_shares_the_chunk_is_as_good(store, save, ro
     assert streamed(store.get("m:0")) == expected["m:0"]
 
 
-def test_a_copy_that_is_rotten_too_is_not_served_and_not_taken_away(store, home, save, rot, first_home, sql):
+def test_a_copy_that_is_rotten_too_is_not_served_and_not_taken_away(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, first_home, sql: Sql
+) -> None:
     files = {"w.bin": noise(LARGE)}
     save("m:1", files, materialize=False)
     save("m:2", files)
@@ -318,7 +338,9 @@ def test_a_copy_that_is_rotten_too_is_not_served_and_not_taken_away(store, home,
     assert store.get("m:1").open("w.bin").read() == files["w.bin"]
 
 
-def test_what_nobody_needs_is_taken_away_unread(store, home, save, rot, first_home):
+def test_what_nobody_needs_is_taken_away_unread(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, first_home
+) -> None:
     files = {"w.bin": noise(LARGE)}
     save("m:1", files)
     save("m:2", files)
@@ -330,7 +352,9 @@ def test_what_nobody_needs_is_taken_away_unread(store, home, save, rot, first_ho
     assert objects(home) == []
 
 
-def test_the_copy_of_a_deleted_version_heals_one_that_shares_its_chunks(store, home, save, rot, home_of):
+def test_the_copy_of_a_deleted_version_heals_one_that_shares_its_chunks(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, home_of
+) -> None:
     expected = {"m:0": checkpoint(0), "m:1": checkpoint(1)}
     save("m:0", expected["m:0"], materialize=False)
     save("m:1", expected["m:1"])
@@ -343,7 +367,9 @@ def test_the_copy_of_a_deleted_version_heals_one_that_shares_its_chunks(store, h
     assert store.verify().is_sound
 
 
-def test_what_is_both_home_and_copy_is_packed_when_the_rest_is_sound(store, home, save, rot, home_of):
+def test_what_is_both_home_and_copy_is_packed_when_the_rest_is_sound(
+    store: casstore.Store, home: Path, save: Save, rot: Rot, home_of
+) -> None:
     """A loose file brought the chunks that changed; that which it shares is at home elsewhere, and rots there."""
     expected = {"m:0": checkpoint(0), "m:1": checkpoint(1)}
     save("m:0", expected["m:0"])
@@ -359,7 +385,7 @@ def test_what_is_both_home_and_copy_is_packed_when_the_rest_is_sound(store, home
     assert store.verify().is_sound
 
 
-def test_verify_and_gc_note_what_they_have_read(store, save, old, sql):
+def test_verify_and_gc_note_what_they_have_read(store: casstore.Store, save: Save, old, sql: Sql) -> None:
     save("m:1", {"w.bin": noise(LARGEST), "small": b"small"})
     save("m:2", {"w.bin": noise(LARGE, 2)})
     assert sql("SELECT count(*) FROM container WHERE read_at > 1") == [(4,)], "written just now"
@@ -373,7 +399,9 @@ def test_verify_and_gc_note_what_they_have_read(store, save, old, sql):
     assert sql("SELECT count(*) FROM container WHERE read_at = 1") == [(0,)]
 
 
-def test_an_archive_that_has_the_bytes_mends_what_is_rotten(store, save, rot, old, first_home):
+def test_an_archive_that_has_the_bytes_mends_what_is_rotten(
+    store: casstore.Store, save: Save, rot: Rot, old, first_home
+) -> None:
     files = {"w.bin": noise(LARGE)}
     archive = io.BytesIO()
     save("m:1", files, materialize=False)

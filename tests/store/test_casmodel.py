@@ -13,22 +13,23 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import casmodel_import
+from casstore.actions.saving.save import commit_stored
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
-from tests.kit import Child, checkpoint, contents, noise, streamed
+from tests.kit import Check, Child, Leftovers, Save, Sql, checkpoint, contents, noise, streamed
 from tests.store import casmodels
 from tests.store.test_bases import reboot
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path):
     """The store that versions come from; `store` is the one that they go to."""
     with casstore.Store(tmp_path / "source") as opened:
         yield opened
 
 
 @pytest.fixture
-def run_of(source, save):
+def run_of(source, save: Save):
     """run_of(steps, ...): a run of checkpoints in `source`, and their files by tag."""
 
     def make(steps=4, how="packed", size=60_000):
@@ -42,18 +43,18 @@ def run_of(source, save):
 
 
 @pytest.fixture
-def archive(source, tmp_path):
+def archive(source, tmp_path: Path):
     """archive(tags): the bytes of a `.casmodel` of these versions of `source`."""
     return lambda tags: Path(source.export(tags, tmp_path / "made.casmodel")).read_bytes()
 
 
 @pytest.fixture
-def pack_bytes(store):
+def pack_bytes(store: casstore.Store):
     return lambda: sum(path.stat().st_size for path in (store.home / "objects/packs").iterdir())
 
 
 @pytest.fixture
-def take(store):
+def take(store: casstore.Store):
     """take(data, ...): import the bytes of an archive; the versions that are new."""
 
     def run(data, **options):
@@ -65,7 +66,9 @@ def take(store):
 
 
 @pytest.mark.parametrize("how", ["loose", "packed", "mixed"])
-def test_several_versions_there_and_back(source, store, run_of, archive, take, settled, how, sql):
+def test_several_versions_there_and_back(
+    source, store: casstore.Store, run_of, archive, take, settled: Check, how, sql: Sql
+) -> None:
     files = run_of(how=how, size=150_000)
     data = archive(files)
     alone = [len(archive([tag])) for tag in files]
@@ -82,7 +85,7 @@ def test_several_versions_there_and_back(source, store, run_of, archive, take, s
     settled()
 
 
-def test_only_the_newest_has_a_directory(store, source, save, run_of, archive, take):
+def test_only_the_newest_has_a_directory(store: casstore.Store, source, save: Save, run_of, archive, take) -> None:
     """Also where the order in the archive is another than that of creation."""
     save("m:old", {"w": b"old"}, into=source)
     old = archive(["m:old"])
@@ -95,7 +98,9 @@ def test_only_the_newest_has_a_directory(store, source, save, run_of, archive, t
     assert (store.home / "models/m/latest").read_text() == "new"
 
 
-def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, settled, tmp_path):
+def test_what_stands_on_versions_that_stay_behind(
+    run_of, archive, take, store: casstore.Store, settled: Check, tmp_path: Path
+) -> None:
     files = run_of(6)
     for number, tags in enumerate((["run:5"], ["run:1", "run:4"], ["run:0", "run:2", "run:3"])):
         with casstore.Store(tmp_path / f"alone-{number}") as fresh:
@@ -108,7 +113,9 @@ def test_what_stands_on_versions_that_stay_behind(run_of, archive, take, store, 
 
 
 @pytest.mark.crash
-def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, settled, sql):
+def test_long_runs_keep_to_the_limit_of_chains(
+    run_of, archive, take, store: casstore.Store, settled: Check, sql: Sql
+) -> None:
     files = run_of(30, size=9_000)
     take(archive(files))
     depths = [row[0] for row in sql("SELECT depth FROM chunk")]
@@ -117,7 +124,9 @@ def test_long_runs_keep_to_the_limit_of_chains(run_of, archive, take, store, set
     settled()
 
 
-def test_onto_a_part_of_the_run(store, source, run_of, archive, take, pack_bytes, settled):
+def test_onto_a_part_of_the_run(
+    store: casstore.Store, source, run_of, archive, take, pack_bytes, settled: Check
+) -> None:
     """What the store has is not written again, however it has it: packed, loose, or as a delta against something."""
     files = run_of(6)
     take(archive(["run:0", "run:1"]))
@@ -136,7 +145,9 @@ def test_onto_a_part_of_the_run(store, source, run_of, archive, take, pack_bytes
     settled()
 
 
-def test_what_would_stand_too_deep_is_stored_whole(store, take, settled, check_catalog, sql):
+def test_what_would_stand_too_deep_is_stored_whole(
+    store: casstore.Store, take, settled: Check, check_catalog: Check, sql: Sql
+) -> None:
     """A chain longer than the limit in the archive, and one that would get too long in this store."""
     steps = casmodels.steps(MAX_LINKS + 3)
     versions = [casmodels.manifest(f"m:{n}", {"w": step}) for n, step in enumerate(steps)]
@@ -156,7 +167,9 @@ def test_what_would_stand_too_deep_is_stored_whole(store, take, settled, check_c
     settled()
 
 
-def test_a_delta_grouped_by_what_is_a_delta_here(store, take, settled, check_catalog):
+def test_a_delta_grouped_by_what_is_a_delta_here(
+    store: casstore.Store, take, settled: Check, check_catalog: Check
+) -> None:
     """The archive has the grouping whole, this store as a delta; then the delta cannot be kept as it is."""
     a, b, c = casmodels.steps(3)
     first = casmodels.build(
@@ -172,7 +185,7 @@ def test_a_delta_grouped_by_what_is_a_delta_here(store, take, settled, check_cat
     settled()
 
 
-def test_small_files_and_none(source, store, save, archive, take, settled):
+def test_small_files_and_none(source, store: casstore.Store, save: Save, archive, take, settled: Check) -> None:
     files = {"empty": b"", "one": b"1", "hollow": None, "same": b"1", "kilo": b"k" * 1000}
     save("m:1", files, into=source)
     save("m:2", {"empty": b""}, into=source)
@@ -186,7 +199,9 @@ def test_small_files_and_none(source, store, save, archive, take, settled):
     settled()
 
 
-def test_a_full_import_is_on_disk_when_it_returns(run_of, archive, store, monkeypatch, sql):
+def test_a_full_import_is_on_disk_when_it_returns(
+    run_of, archive, store: casstore.Store, monkeypatch: pytest.MonkeyPatch, sql: Sql
+) -> None:
     """Each new pack, and the directory that has its name, before the catalog knows of it."""
     files = run_of(2)
     synced = []
@@ -199,7 +214,9 @@ def test_a_full_import_is_on_disk_when_it_returns(run_of, archive, store, monkey
     assert sql("SELECT DISTINCT synced FROM container") == [(1,)]
 
 
-def test_what_is_lost_in_the_store_comes_back(store, run_of, archive, take, settled, check_catalog):
+def test_what_is_lost_in_the_store_comes_back(
+    store: casstore.Store, run_of, archive, take, settled: Check, check_catalog: Check
+) -> None:
     """Packs that are gone or cut short are stored anew, also for versions that are here already."""
     files = run_of(4)
     data = archive(files)
@@ -219,7 +236,9 @@ def test_what_is_lost_in_the_store_comes_back(store, run_of, archive, take, sett
     settled()
 
 
-def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(store, source, save, archive, take, sql):
+def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(
+    store: casstore.Store, source, save: Save, archive, take, sql: Sql
+) -> None:
     save("m:1", {"w": noise(300_000)}, into=source)
     data = archive(["m:1"])
     take(data)
@@ -240,8 +259,8 @@ def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(store, sourc
 
 
 def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
-    store, source, save, archive, take, sql, check_catalog, settled
-):
+    store: casstore.Store, source, save: Save, archive, take, sql: Sql, check_catalog: Check, settled: Check
+) -> None:
     """The archive has as a delta what this store has whole, with deltas upon it, and cannot rely on any more."""
     one, two, three = (checkpoint(step, size=30_000) for step in (1, 2, 3))
     save("m:2", two, materialize=False, durability="relaxed")
@@ -257,7 +276,9 @@ def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
 
 @pytest.mark.crash
 @pytest.mark.parametrize("place", [0.15, 0.5, 0.8, 0.97, 0.999])
-def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, settled, place, monkeypatch):
+def test_cut_short_and_taken_up_again(
+    store: casstore.Store, run_of, archive, take, pack_bytes, settled: Check, place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = run_of(3, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
@@ -275,7 +296,9 @@ def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, 
     settled()
 
 
-def test_leftovers_of_an_import_go_with_gc(store, run_of, archive, take, pack_bytes, leftovers, settled):
+def test_leftovers_of_an_import_go_with_gc(
+    store: casstore.Store, run_of, archive, take, pack_bytes, leftovers: Leftovers, settled: Check
+) -> None:
     data = archive(run_of(2))
     with pytest.raises(casstore.IntegrityError):
         take(data[:-60])
@@ -287,7 +310,7 @@ def test_leftovers_of_an_import_go_with_gc(store, run_of, archive, take, pack_by
     assert len(take(data)) == 2
 
 
-def test_a_failing_stream(store, run_of, archive, take, pack_bytes, settled):
+def test_a_failing_stream(store: casstore.Store, run_of, archive, take, pack_bytes, settled: Check) -> None:
     """Not cut short, but broken: the error is the stream's own, what came is kept."""
     files = run_of(3)
     data = archive(files)
@@ -310,7 +333,17 @@ def test_a_failing_stream(store, run_of, archive, take, pack_bytes, settled):
     settled()
 
 
-def test_killed_in_between(store, home, run_of, archive, take, sql, pack_bytes, settled, monkeypatch):
+def test_killed_in_between(
+    store: casstore.Store,
+    home: Path,
+    run_of,
+    archive,
+    take,
+    sql: Sql,
+    pack_bytes,
+    settled: Check,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     files = run_of(4, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
@@ -365,7 +398,9 @@ class Watched(io.BytesIO):
 
 @pytest.mark.crash
 @pytest.mark.parametrize("seekable", [True, False])
-def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settled, seekable, monkeypatch):
+def test_beside_gc_in_the_same_process(
+    store: casstore.Store, home: Path, run_of, archive, take, settled: Check, seekable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = run_of(4, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
@@ -378,7 +413,9 @@ def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settl
 
 
 @pytest.mark.crash
-def test_beside_gc_in_another_process(store, home, run_of, archive, take, settled, monkeypatch):
+def test_beside_gc_in_another_process(
+    store: casstore.Store, home: Path, run_of, archive, take, settled: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = run_of(4, size=100_000)
     data = archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
@@ -417,7 +454,9 @@ def test_beside_gc_in_another_process(store, home, run_of, archive, take, settle
 
 
 @pytest.mark.parametrize("seekable", [True, False])
-def test_gc_takes_what_an_import_had_counted_on(store, home, run_of, archive, take, settled, seekable):
+def test_gc_takes_what_an_import_had_counted_on(
+    store: casstore.Store, home: Path, run_of, archive, take, settled: Check, seekable
+) -> None:
     """Another version that had it was deleted meanwhile: read again where that can be, otherwise the user is told."""
     files = run_of(3)
     take(archive(["run:0"]), as_tag="here:1")
@@ -442,9 +481,11 @@ def test_gc_takes_what_an_import_had_counted_on(store, home, run_of, archive, ta
     settled()
 
 
-def test_what_is_new_is_told_also_when_it_took_two_tries(store, run_of, archive, take, monkeypatch):
+def test_what_is_new_is_told_also_when_it_took_two_tries(
+    store: casstore.Store, run_of, archive, take, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = run_of(3)
-    real, calls = casmodel_import.commit_stored, []
+    real, calls = commit_stored, []
 
     def commit(workspace, session, manifest, **options):
         calls.append(manifest.tag)
@@ -456,7 +497,9 @@ def test_what_is_new_is_told_also_when_it_took_two_tries(store, run_of, archive,
     assert take(archive(files)) == list(files)
 
 
-def test_a_directory_that_cannot_be_made_is_no_failure(store, run_of, archive, monkeypatch):
+def test_a_directory_that_cannot_be_made_is_no_failure(
+    store: casstore.Store, run_of, archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The versions are saved, and asking for the path tries again."""
     files = run_of(1)
 
@@ -471,7 +514,7 @@ def test_a_directory_that_cannot_be_made_is_no_failure(store, run_of, archive, m
     assert Path(imported.model.path, "step.txt").read_bytes() == files["run:0"]["step.txt"]
 
 
-def test_in_two_threads_at_once(store, run_of, archive, settled):
+def test_in_two_threads_at_once(store: casstore.Store, run_of, archive, settled: Check) -> None:
     files = run_of(3)
     data = archive(files)
     failures = []

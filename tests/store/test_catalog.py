@@ -3,29 +3,32 @@
 # ruff: noqa: PT012 - what is refused is refused at the end of a with block
 from __future__ import annotations
 
+from pathlib import Path
+
 import apsw
 import pytest
 
 import casstore
 from casstore.catalog.connection import Connections
 from casstore.catalog.schema import APPLICATION_ID, MIGRATIONS, migrate
+from tests.kit import Sql
 
 
 @pytest.fixture
-def connections(tmp_path):
+def connections(tmp_path: Path):
     opened = Connections(tmp_path / "catalog.db")
     yield opened
     opened.close()
 
 
-def test_a_new_catalog_says_what_it_is(store, sql):
+def test_a_new_catalog_says_what_it_is(store: casstore.Store, sql: Sql) -> None:
     assert sql("PRAGMA user_version") == [(len(MIGRATIONS),)]
     assert sql("PRAGMA application_id") == [(APPLICATION_ID,)]
     assert sql("PRAGMA journal_mode") == [("wal",)]
     assert sql("PRAGMA integrity_check") == [("ok",)]
 
 
-def test_connections_are_durable_and_check_references(connections):
+def test_connections_are_durable_and_check_references(connections) -> None:
     connection = connections.get()
     names = ("synchronous", "foreign_keys", "cache_size", "temp_store", "trusted_schema")
     pragmas = {name: connection.execute(f"PRAGMA {name}").get for name in names}
@@ -33,13 +36,13 @@ def test_connections_are_durable_and_check_references(connections):
     assert pragmas == expected
 
 
-def test_migrating_again_changes_nothing(connections):
+def test_migrating_again_changes_nothing(connections) -> None:
     before = connections.get().execute("SELECT sql FROM sqlite_schema").fetchall()
     migrate(connections.get())
     assert connections.get().execute("SELECT sql FROM sqlite_schema").fetchall() == before
 
 
-def test_a_migration_that_fails_leaves_the_catalog_as_it_was(connections, monkeypatch):
+def test_a_migration_that_fails_leaves_the_catalog_as_it_was(connections, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("casstore.catalog.schema.MIGRATIONS", (*MIGRATIONS, "CREATE TABLE extra(x); SELECT nothing"))
     with pytest.raises(apsw.SQLError):
         migrate(connections.get())
@@ -48,7 +51,7 @@ def test_a_migration_that_fails_leaves_the_catalog_as_it_was(connections, monkey
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_write_that_fails_is_rolled_back(connections, error):
+def test_a_write_that_fails_is_rolled_back(connections, error) -> None:
     with pytest.raises(error), connections.write() as connection:
         connection.execute("INSERT INTO setting VALUES ('a', 'b')")
         raise error
@@ -58,7 +61,9 @@ def test_a_write_that_fails_is_rolled_back(connections, error):
     assert connections.get().execute("SELECT count(*) FROM setting").get == 1
 
 
-def test_a_catalog_that_another_process_keeps_locked(store, home, monkeypatch):
+def test_a_catalog_that_another_process_keeps_locked(
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("casstore.catalog.connection._BUSY_TIMEOUT_MS", 50)
     holder = apsw.Connection(str(home / "catalog.db"))
     with casstore.Store(home) as other:
@@ -71,7 +76,7 @@ def test_a_catalog_that_another_process_keeps_locked(store, home, monkeypatch):
     holder.close()
 
 
-def test_a_damaged_catalog_is_reported(store, home):
+def test_a_damaged_catalog_is_reported(store: casstore.Store, home: Path) -> None:
     with store.create("m:1"):
         pass
     store.close()
@@ -83,7 +88,7 @@ def test_a_damaged_catalog_is_reported(store, home):
         other.get("m:1")
 
 
-def test_labels_and_metadata_are_found_by_index(store, sql):
+def test_labels_and_metadata_are_found_by_index(store: casstore.Store, sql: Sql) -> None:
     for number in range(3):
         with store.create(f"m:{number}", labels={"stage": str(number)}, metadata={"a": {"b": [number, 1.5]}}):
             pass
@@ -98,7 +103,7 @@ def test_labels_and_metadata_are_found_by_index(store, sql):
         assert "USING" in plan[0][-1], plan
 
 
-def test_deleting_a_version_deletes_all_its_rows(store, sql):
+def test_deleting_a_version_deletes_all_its_rows(store: casstore.Store, sql: Sql) -> None:
     with store.create("m:1", labels={"a": "b"}, metadata={"a": 1}):
         pass
     store.delete("m:1")

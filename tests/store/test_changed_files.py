@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 import casstore
-from casstore.actions import keeping
-from tests.kit import contents, counts, everything, noise
+from tests.kit import Save, Sql, contents, counts, everything, known, noise
 
 BIG = 3_000_000
 
 
 @pytest.fixture
-def model(save, store):
+def model(save: Save, store: casstore.Store):
     """m:1, written to by nobody yet."""
     save("m:1", {"model.safetensors": noise(BIG), "sub/config.json": b"{}", "sub/deep/x": b"x", "empty": None})
     return store.get("m:1")
@@ -26,7 +26,7 @@ def model(save, store):
 def replaced(path: Path, content: bytes | None) -> None:
     """Put a file in the place of another as a normal user's `save_file` does, which renames."""
     temporary = path.with_name(".temporary")
-    temporary.write_bytes(content)
+    temporary.write_bytes(known(content))
     temporary.rename(path)
 
 
@@ -49,7 +49,9 @@ def said(caplog):
     return [record for record in caplog.records if record.name == "casstore.actions.directories.changed"]
 
 
-def test_a_file_that_was_replaced_is_kept_and_named(store, home, model, caplog):
+def test_a_file_that_was_replaced_is_kept_and_named(
+    store: casstore.Store, home: Path, model, caplog: pytest.LogCaptureFixture
+) -> None:
     root = Path(model.path)
     replaced(root / "model.safetensors", b"an hour's work")
     replaced(root / "sub/config.json", b'{"mine": 1}')
@@ -79,7 +81,9 @@ def test_a_file_that_was_replaced_is_kept_and_named(store, home, model, caplog):
 
 
 @pytest.mark.parametrize("is_glance", [True, False])
-def test_what_was_added_is_moved_and_named(store, home, model, caplog, is_glance, sql):
+def test_what_was_added_is_moved_and_named(
+    store: casstore.Store, home: Path, model, caplog: pytest.LogCaptureFixture, is_glance, sql: Sql
+) -> None:
     """By the directory's time alone, too: every file that was saved is as it was."""
     root = Path(model.path)
     files = contents(model)
@@ -104,7 +108,7 @@ def test_what_was_added_is_moved_and_named(store, home, model, caplog, is_glance
     assert store.gc(evict_all=True).altered == ()
 
 
-def test_gc_leaves_it_and_verify_names_it(store, home, model, save):
+def test_gc_leaves_it_and_verify_names_it(store: casstore.Store, home: Path, model, save: Save) -> None:
     root = Path(model.path)
     (root / "notes.txt").write_text("mine")
     replaced(root / "sub/config.json", b"other")
@@ -124,7 +128,7 @@ def test_gc_leaves_it_and_verify_names_it(store, home, model, save):
     assert (Path(path) / "notes.txt").read_text() == "mine"
 
 
-def test_other_things_than_files_are_kept(store, home, model, tmp_path):
+def test_other_things_than_files_are_kept(store: casstore.Store, home: Path, model, tmp_path: Path) -> None:
     root = Path(model.path)
     files = contents(model)
     (tmp_path / "elsewhere").mkdir()
@@ -143,7 +147,9 @@ def test_other_things_than_files_are_kept(store, home, model, tmp_path):
     }
 
 
-def test_what_was_only_touched_is_not_kept(store, home, model, caplog):
+def test_what_was_only_touched_is_not_kept(
+    store: casstore.Store, home: Path, model, caplog: pytest.LogCaptureFixture
+) -> None:
     root = Path(model.path)
     replaced(root / "model.safetensors", noise(BIG))
     os.utime(root / "sub/config.json", ns=(1, 1))
@@ -152,20 +158,20 @@ def test_what_was_only_touched_is_not_kept(store, home, model, caplog):
     assert not said(caplog)
 
 
-def test_it_is_kept_for_keep_days(store, home, model, monkeypatch):
+def test_it_is_kept_for_keep_days(store: casstore.Store, home: Path, model, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(Path(model.path) / "sub/config.json", b"other")
     store.get("m:1")
     assert counts(store.gc())["quarantine"] == 0
     assert kept(home)
-    now_ns = keeping.time.time_ns() + 8 * 24 * 3600 * 10**9
-    monkeypatch.setattr(keeping.time, "time_ns", lambda: now_ns)
+    now_ns = time.time_ns() + 8 * 24 * 3600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
     assert counts(store.gc(dry_run=True))["quarantine"] == 1
     assert counts(store.gc())["quarantine"] == 1
     assert kept(home) == {}
     assert list((home / "quarantine/changed").iterdir()) == []
 
 
-def test_several_slips_are_all_kept(store, home, model):
+def test_several_slips_are_all_kept(store: casstore.Store, home: Path, model) -> None:
     for number in range(3):
         replaced(Path(model.path) / "sub/config.json", b"%d" % number)
         store.get("m:1")
@@ -174,7 +180,7 @@ def test_several_slips_are_all_kept(store, home, model):
     ]  # fmt: skip
 
 
-def test_repair_can_use_what_is_kept(store, home, model):
+def test_repair_can_use_what_is_kept(store: casstore.Store, home: Path, model) -> None:
     """The bytes of another version may be there."""
     replaced(Path(model.path) / "sub/config.json", noise(BIG, 7))
     store.get("m:1")
@@ -187,7 +193,9 @@ def test_repair_can_use_what_is_kept(store, home, model):
 
 
 @pytest.mark.parametrize("is_old", [True, False])
-def test_a_directory_of_a_store_from_before_is_looked_at_whole(store, home, model, sql, is_old):
+def test_a_directory_of_a_store_from_before_is_looked_at_whole(
+    store: casstore.Store, home: Path, model, sql: Sql, is_old
+) -> None:
     """Its row has no times of directories."""
     import msgpack
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.exchange import checkout as checkout_action
 from casstore.storage import files as file_system
-from tests.kit import Child, everything, noise
+from casstore.storage import files as storage_files
+from tests.kit import Child, Picture, Rot, Save, everything, noise
 
 BIG = 3_000_000
 
@@ -24,7 +24,7 @@ def files():
 
 
 @pytest.fixture(params=["materialized", "evicted", "packed", "copied"])
-def saved(request, store, save, files):
+def saved(request: pytest.FixtureRequest, store: casstore.Store, save: Save, files):
     """m:1, with a directory, without one, from packs alone, or in a store without links."""
     if request.param == "copied":
         store.set_setting("link_mode", "copy")
@@ -45,7 +45,7 @@ def standing(root: Path):
     return found
 
 
-def test_the_files_are_ones_own(saved, home, files, tmp_path, picture):
+def test_the_files_are_ones_own(saved, home: Path, files, tmp_path: Path, picture: Picture) -> None:
     """One link each, which onnx asks of external data."""
     before = picture()
     path = saved.checkout("m", tmp_path / "new/out")
@@ -65,7 +65,7 @@ def test_the_files_are_ones_own(saved, home, files, tmp_path, picture):
     assert saved.save("m:2", root).file_count == 4
 
 
-def test_links_are_the_stores_own_files(saved, home, files, tmp_path):
+def test_links_are_the_stores_own_files(saved, home: Path, files, tmp_path: Path) -> None:
     root = Path(saved.checkout("m:1", tmp_path / "out", link=True))
     assert standing(root) == expected(files)
     directory = home / "models/m/1"
@@ -80,7 +80,9 @@ def test_links_are_the_stores_own_files(saved, home, files, tmp_path):
 
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("kind", ["full", "file", "link to a file", "in the store"])
-def test_what_is_there_is_never_touched(store, home, save, files, tmp_path, kind, link):
+def test_what_is_there_is_never_touched(
+    store: casstore.Store, home: Path, save: Save, files, tmp_path: Path, kind, link
+) -> None:
     save("m:1", files)
     target = tmp_path / "there/out"
     target.parent.mkdir()
@@ -102,7 +104,9 @@ def test_what_is_there_is_never_touched(store, home, save, files, tmp_path, kind
 
 
 @pytest.mark.parametrize("how", ["empty", "link", "here"])
-def test_an_empty_directory_is_filled(store, save, files, tmp_path, how, monkeypatch):
+def test_an_empty_directory_is_filled(
+    store: casstore.Store, save: Save, files, tmp_path: Path, how, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", files)
     (tmp_path / "out").mkdir(mode=0o750)
     (tmp_path / "out").chmod(0o750)
@@ -119,7 +123,16 @@ def test_an_empty_directory_is_filled(store, save, files, tmp_path, how, monkeyp
 
 
 @pytest.mark.parametrize("is_here", [False, True])
-def test_what_is_cut_short_leaves_nothing(store, save, files, tmp_path, rot, home, is_here, monkeypatch):
+def test_what_is_cut_short_leaves_nothing(
+    store: casstore.Store,
+    save: Save,
+    files,
+    tmp_path: Path,
+    rot: Rot,
+    home: Path,
+    is_here,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     save("m:1", files, materialize=False)
     for path in home.glob("objects/packs/*"):
         rot(path)
@@ -133,7 +146,9 @@ def test_what_is_cut_short_leaves_nothing(store, save, files, tmp_path, rot, hom
     assert target.exists() == is_here
 
 
-def test_an_interrupt_leaves_nothing(store, save, files, tmp_path, monkeypatch):
+def test_an_interrupt_leaves_nothing(
+    store: casstore.Store, save: Save, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", files)
     with monkeypatch.context() as patch:
 
@@ -146,11 +161,13 @@ def test_an_interrupt_leaves_nothing(store, save, files, tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["store"]
 
 
-def test_a_killed_one_leaves_no_directory(store, save, files, tmp_path, monkeypatch, home):
+def test_a_killed_one_leaves_no_directory(
+    store: casstore.Store, save: Save, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
     save("m:1", files)
 
     def die():
-        monkeypatch.setattr(checkout_action.files, "rename", lambda *_: os._exit(7))
+        monkeypatch.setattr(storage_files, "rename", lambda *_: os._exit(7))
         casstore.Store(home).checkout("m:1", tmp_path / "out")
 
     assert Child(die).wait() == 7
@@ -158,7 +175,7 @@ def test_a_killed_one_leaves_no_directory(store, save, files, tmp_path, monkeypa
     store.checkout("m:1", tmp_path / "out")
 
 
-def test_links_that_cannot_be_had(store, save, files, tmp_path):
+def test_links_that_cannot_be_had(store: casstore.Store, save: Save, files, tmp_path: Path) -> None:
     save("m:1", files)
     other = Path("/dev/shm" if os.stat("/dev/shm").st_dev != os.stat(tmp_path).st_dev else "/var/tmp")
     if os.stat(other).st_dev == os.stat(tmp_path).st_dev:
@@ -171,7 +188,7 @@ def test_links_that_cannot_be_had(store, save, files, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
-def test_a_volume_is_filled(store, save, files, tmp_path):
+def test_a_volume_is_filled(store: casstore.Store, save: Save, files, tmp_path: Path) -> None:
     save("m:1", files)
     volume = tmp_path / "volume"
     volume.mkdir()
@@ -186,7 +203,7 @@ def test_a_volume_is_filled(store, save, files, tmp_path):
         subprocess.run(["umount", volume], check=True)
 
 
-def test_as_typed(store, home, save, files, tmp_path):
+def test_as_typed(store: casstore.Store, home: Path, save: Save, files, tmp_path: Path) -> None:
     import json
 
     save("m:1", files)

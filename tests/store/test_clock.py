@@ -15,7 +15,7 @@ NOW = 1_700_000_000
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch: pytest.MonkeyPatch):
     """clock(years): what all clocks of this process say from now on, beginning in 2023."""
 
     def set_to(years):
@@ -27,7 +27,7 @@ def clock(monkeypatch):
 
 
 @pytest.mark.parametrize("years", [(0, 10, -10), (0, -10, 10), (30, 0, 15), (-20, -30, -25)])
-def test_latest_is_what_was_saved_last(store, clock, years):
+def test_latest_is_what_was_saved_last(store: casstore.Store, clock, years) -> None:
     for number, year in enumerate(years):
         clock(year)
         with store.create(f"m:{number}") as draft:
@@ -45,7 +45,9 @@ def test_latest_is_what_was_saved_last(store, clock, years):
 
 
 @pytest.mark.parametrize("jump", [-20, 20])
-def test_gc_takes_nothing_from_a_running_save_whatever_the_clock_says(store, home, clock, jump):
+def test_gc_takes_nothing_from_a_running_save_whatever_the_clock_says(
+    store: casstore.Store, home: Path, clock, jump
+) -> None:
     clock(0)
     with casstore.Store(home, auto_gc=False) as other, store.create("m:1") as draft:
         Path(draft.path, "w").write_bytes(noise(200_000))

@@ -7,12 +7,14 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from tests.kit import Child, noise, plant
+from tests.kit import Child, Leftovers, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -95,7 +97,7 @@ def settle(store, leftovers) -> None:
     assert usage.logical_bytes == sum(model.size for model in store.list())
 
 
-def test_threads_that_share_a_store(store, leftovers):
+def test_threads_that_share_a_store(store: casstore.Store, leftovers: Leftovers) -> None:
     until = time.monotonic() + 2.5
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(work, store, seed, until) for seed in range(4)]:
@@ -103,19 +105,19 @@ def test_threads_that_share_a_store(store, leftovers):
     settle(store, leftovers)
 
 
-def test_processes(store, home, leftovers):
+def test_processes(store: casstore.Store, home: Path, leftovers: Leftovers) -> None:
     until = time.monotonic() + 3
 
     def run(seed):
         with casstore.Store(home) as own:
             work(own, seed, until)
 
-    children = [Child(lambda seed=seed: run(seed)) for seed in range(10, 14)]
+    children = [Child(partial(run, seed)) for seed in range(10, 14)]
     assert [each.wait() for each in children] == [0] * 4
     settle(store, leftovers)
 
 
-def test_processes_of_which_some_are_killed(store, home, leftovers):
+def test_processes_of_which_some_are_killed(store: casstore.Store, home: Path, leftovers: Leftovers) -> None:
     chance = random.Random(1)
     until = time.monotonic() + 2.5
 
@@ -123,18 +125,18 @@ def test_processes_of_which_some_are_killed(store, home, leftovers):
         with casstore.Store(home) as own:
             work(own, seed, until)
 
-    survivors = [Child(lambda seed=seed: run(seed)) for seed in (20, 21)]
+    survivors = [Child(partial(run, seed)) for seed in (20, 21)]
     number = 30
     while time.monotonic() < until - 0.5:
         number += 1
-        victim = Child(lambda seed=number: run(seed))
+        victim = Child(partial(run, number))
         time.sleep(chance.uniform(0.05, 0.3))
         victim.kill()
     assert [each.wait() for each in survivors] == [0, 0]
     settle(store, leftovers)
 
 
-def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home):
+def test_two_processes_that_commit_one_tag_at_the_same_moment(store: casstore.Store, home: Path) -> None:
     """Exactly one wins, the other gets TagExists, and the directory holds only the winner's files."""
     rounds = 25
 
@@ -153,7 +155,7 @@ def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home):
         Path(home.parent, f"wins-{who}").write_text(str(wins))
 
     pipes = {who: (os.pipe(), os.pipe()) for who in "ab"}
-    children = [Child(lambda who=who: run(who, pipes[who][0][1], pipes[who][1][0])) for who in "ab"]
+    children = [Child(partial(run, who, pipes[who][0][1], pipes[who][1][0])) for who in "ab"]
     for _ in range(rounds):
         for who in "ab":
             assert os.read(pipes[who][0][0], 1) == b"r"
@@ -173,7 +175,7 @@ def test_two_processes_that_commit_one_tag_at_the_same_moment(store, home):
     assert os.listdir(home / "sessions") == []
 
 
-def test_processes_that_make_one_store_at_the_same_moment(tmp_path):
+def test_processes_that_make_one_store_at_the_same_moment(tmp_path: Path) -> None:
     for number in range(6):
         home = tmp_path / f"store{number}"
 
@@ -187,7 +189,7 @@ def test_processes_that_make_one_store_at_the_same_moment(tmp_path):
             assert len(opened.list()) == 4
 
 
-def test_threads_that_end_give_their_connections_back(store):
+def test_threads_that_end_give_their_connections_back(store: casstore.Store) -> None:
     with store.create("m:1") as draft:
         plant(draft.path, {"a": b"a"})
 
@@ -209,13 +211,13 @@ def test_threads_that_end_give_their_connections_back(store):
     assert open_files() <= before + 3
 
 
-def test_a_gc_while_another_deletes_sees_no_old_catalog(store, monkeypatch):
+def test_a_gc_while_another_deletes_sees_no_old_catalog(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest whose row is gone and whose tombstone came after gc read the tombstones is no sign of one."""
     with store.create("m:1"):
         pass
     versions = type(store._workspace.catalog.versions)
     real = versions.tombstones
-    calls = []
+    calls: list[Any] = []
 
     def tombstones(self):
         found = real(self)
@@ -232,7 +234,7 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store, monkeypatch):
 
 
 @pytest.mark.parametrize("verb", ["get", "path"])
-def test_reading_while_the_tag_is_deleted_and_saved_again(store, verb):
+def test_reading_while_the_tag_is_deleted_and_saved_again(store: casstore.Store, verb) -> None:
     def write(version):
         with store.create("m:1", durability="relaxed") as draft:
             plant(draft.path, {"a.bin": noise(100_000, version), "b.bin": noise(100_000, version)})

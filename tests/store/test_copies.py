@@ -9,15 +9,17 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 import zstandard
 
 import casstore
+from casstore.actions.saving import delete as delete_action
 from casstore.storage import files as storage_files
 from casstore.storage import machine
-from tests.kit import Child, bento, contents, everything, noise, plant
+from tests.kit import Age, Child, Save, Sql, bento, contents, everything, noise, plant
 
 GOLDEN = Path(__file__).parents[1] / "data/store-format-2.tar.zst"
 BIG = 1_100_000  # above which a file is adopted as it is
@@ -36,7 +38,7 @@ def expected():
 
 
 @pytest.fixture
-def original(home, store, save, expected, age):
+def original(home: Path, store: casstore.Store, save: Save, expected, age: Age):
     """A store with these versions, closed. The files of all are of one size and one time."""
 
     def saved(tag):
@@ -75,7 +77,8 @@ def with_tar(home, copy):
 
 def extract(archive, target):
     with tarfile.open(archive) as tar:
-        tar.extractall(target, **({"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}))
+        options: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "data_filter") else {}
+        tar.extractall(target, **options)
 
 
 def with_rsync(home, copy):
@@ -104,7 +107,7 @@ COPIES = [with_cp_a, with_cp_r, with_tar, with_rsync, with_zip]
 
 
 @pytest.fixture(params=[with_cp_a, with_zip, in_place], ids=lambda each: each.__name__)
-def copy(request, original, tmp_path):
+def copy(request: pytest.FixtureRequest, original, tmp_path: Path):
     request.param(original, tmp_path / "copy")
     return tmp_path / "copy"
 
@@ -181,7 +184,7 @@ BEGINNINGS = [
         *((in_place, begin) for begin in (begin_with_verify, begin_with_saving)),
     ],
 )
-def test_a_copy_just_works(original, tmp_path, expected, how, begin):
+def test_a_copy_just_works(original, tmp_path: Path, expected, how, begin) -> None:
     """Whatever comes first; no directory is in the way, nothing goes to quarantine, and the disk is not filled."""
     copy = tmp_path / "copy"
     how(original, copy)
@@ -207,7 +210,7 @@ def test_a_copy_just_works(original, tmp_path, expected, how, begin):
             assert os.stat(store.get("m:1").path + "/w.bin").st_nlink >= 2
 
 
-def test_a_directory_is_compared_once(copy, monkeypatch):
+def test_a_directory_is_compared_once(copy, monkeypatch: pytest.MonkeyPatch) -> None:
     with casstore.Store(copy) as store:
         begin_with_path(store)
 
@@ -221,7 +224,7 @@ def test_a_directory_is_compared_once(copy, monkeypatch):
         store.save("again:1", store.get("m:1").path)
 
 
-def test_a_copy_is_an_instance_of_its_own_and_the_original_stays_one(copy, original):
+def test_a_copy_is_an_instance_of_its_own_and_the_original_stays_one(copy, original) -> None:
     was = instance(copy)
     casstore.Store(copy).close()
     now = instance(copy)
@@ -233,7 +236,7 @@ def test_a_copy_is_an_instance_of_its_own_and_the_original_stays_one(copy, origi
         assert instance(original) == was
 
 
-def test_a_store_that_is_moved_stays_the_same(original, tmp_path):
+def test_a_store_that_is_moved_stays_the_same(original, tmp_path: Path) -> None:
     was = instance(original)
     original.rename(tmp_path / "moved")
     (tmp_path / "link").symlink_to(tmp_path / "moved")
@@ -243,7 +246,7 @@ def test_a_store_that_is_moved_stays_the_same(original, tmp_path):
 
 
 @pytest.mark.parametrize("sign", ["gone", "another id", "written again", "other device", "other device, later boot"])
-def test_what_tells_a_copy(original, sql, monkeypatch, sign):
+def test_what_tells_a_copy(original, sql: Sql, monkeypatch: pytest.MonkeyPatch, sign) -> None:
     was, path = instance(original), original / "instance"
     known = sql("SELECT count(*) FROM fingerprint")[0][0]
     assert known
@@ -265,7 +268,7 @@ def test_what_tells_a_copy(original, sql, monkeypatch, sign):
 
 
 @pytest.mark.parametrize("killed_at", ["before", "after"])
-def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path, expected, killed_at):
+def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path: Path, expected, killed_at) -> None:
     copy = tmp_path / "copy"
     with_cp_a(original, copy)
     real = storage_files.write_file
@@ -289,7 +292,7 @@ def test_killed_while_it_becomes_an_instance_of_its_own(original, tmp_path, expe
     assert instance(copy) == now
 
 
-def test_processes_that_open_a_copy_at_once(original, tmp_path, expected):
+def test_processes_that_open_a_copy_at_once(original, tmp_path: Path, expected) -> None:
     copy = tmp_path / "copy"
     with_cp_a(original, copy)
     ready, go = os.pipe()
@@ -352,7 +355,7 @@ def deal_inodes_anew(home):
     ("begin", "is_whole"),
     [*((each, True) for each in BEGINNINGS), (begin_with_saving, False), (begin_with_path, False)],
 )
-def test_inode_numbers_dealt_anew_to_other_files(original, expected, begin, is_whole):
+def test_inode_numbers_dealt_anew_to_other_files(original, expected, begin, is_whole) -> None:
     """Equal sizes, equal times, another file's number: never another version's bytes. Also where only objects/ and
     models/ were put back, so that the catalog sees no sign of it."""
     deal_inodes_anew(original)
@@ -369,7 +372,7 @@ def test_inode_numbers_dealt_anew_to_other_files(original, expected, begin, is_w
         begin_with_verify(store)
 
 
-def test_what_was_altered_in_a_copy_is_mended_and_kept(original, tmp_path, expected):
+def test_what_was_altered_in_a_copy_is_mended_and_kept(original, tmp_path: Path, expected) -> None:
     """Nothing is destroyed: what has other bytes, and what somebody has added, goes to quarantine."""
     copy = tmp_path / "copy"
     with_cp_r(original, copy)
@@ -394,7 +397,7 @@ def test_what_was_altered_in_a_copy_is_mended_and_kept(original, tmp_path, expec
         begin_with_verify(store)
 
 
-def test_what_somebody_else_put_into_a_copy_is_still_in_the_way(original, tmp_path):
+def test_what_somebody_else_put_into_a_copy_is_still_in_the_way(original, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with_cp_r(original, copy)
     shutil.rmtree(copy / "models/m/2")
@@ -415,7 +418,7 @@ def test_what_somebody_else_put_into_a_copy_is_still_in_the_way(original, tmp_pa
         begin_with_verify(store)
 
 
-def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(original, tmp_path):
+def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(original, tmp_path: Path) -> None:
     """The number that the deleted version's directory had may be anybody's here."""
     with casstore.Store(original) as store:
 
@@ -423,7 +426,7 @@ def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(origina
             os.kill(os.getpid(), 9)
 
         def delete():
-            casstore.actions.saving.delete.sweep = die
+            pytest.MonkeyPatch().setattr(delete_action, "sweep", die)
             store.delete("m:2")
 
         assert Child(delete).wait() == -9
@@ -441,7 +444,9 @@ def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(origina
         assert (copy / "models/m/2/mine").read_bytes() == b"mine"
 
 
-def test_a_durable_save_in_a_copy_relies_on_nothing_unsynced(original, tmp_path, monkeypatch):
+def test_a_durable_save_in_a_copy_relies_on_nothing_unsynced(
+    original, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The copies were not synced by whoever made them: opening does it, once."""
     copy = tmp_path / "copy"
     with_cp_a(original, copy)
@@ -455,7 +460,7 @@ def test_a_durable_save_in_a_copy_relies_on_nothing_unsynced(original, tmp_path,
 
 
 @pytest.mark.parametrize("which", ["catalog.db", "catalog.db-wal"])
-def test_a_copy_made_of_hardlinks_is_refused(original, tmp_path, which):
+def test_a_copy_made_of_hardlinks_is_refused(original, tmp_path: Path, which) -> None:
     """Two paths of one database have a log each, and damage it."""
     copy = tmp_path / "copy"
     if which == "catalog.db-wal":
@@ -476,7 +481,7 @@ def test_a_copy_made_of_hardlinks_is_refused(original, tmp_path, which):
             begin_with_verify(store)
 
 
-def test_a_store_of_the_format_before(tmp_path):
+def test_a_store_of_the_format_before(tmp_path: Path) -> None:
     """Nothing says whether it has been copied: it is taken for a copy."""
     archive = zstandard.ZstdDecompressor().decompressobj().decompress(GOLDEN.read_bytes())
     (tmp_path / "store.tar").write_bytes(archive)
@@ -564,7 +569,7 @@ def mounted(text, *arguments):
     assert done.returncode == 0, done.stderr
 
 
-def test_an_overlay_over_an_image(original, tmp_path):
+def test_an_overlay_over_an_image(original, tmp_path: Path) -> None:
     """As in a container: the image's layer below, what is written above."""
     image, *others = (tmp_path / name for name in ("image", "upper", "work", "merged"))
     for directory in (image, *others):
@@ -575,7 +580,7 @@ def test_an_overlay_over_an_image(original, tmp_path):
 
 @pytest.mark.parametrize("how", [with_cp_a, with_zip])
 @pytest.mark.parametrize("is_altered", [False, True])
-def test_a_place_that_can_only_be_read(original, tmp_path, how, is_altered):
+def test_a_place_that_can_only_be_read(original, tmp_path: Path, how, is_altered) -> None:
     """An image's layer, a read-only mount: what stands is served as it stands, what does not says what to do."""
     copy = tmp_path / "copy"
     how(original, copy)

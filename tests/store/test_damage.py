@@ -10,11 +10,11 @@ import pytest
 
 import casstore
 from casstore.storage.objects import Objects
-from tests.kit import counts, noise, safetensors, streamed, weights
+from tests.kit import Check, Leftovers, Save, Sql, counts, noise, safetensors, streamed, weights
 
 
 @pytest.fixture
-def run(store, save):
+def run(store: casstore.Store, save: Save):
     """run(count): versions m:0, m:1 ... of one file of two tensors of one chunk each, and one that never changes."""
 
     def make(count, **options):
@@ -32,7 +32,7 @@ def run(store, save):
 
 
 @pytest.fixture
-def homes(store, sql):
+def homes(store: casstore.Store, sql: Sql):
     """homes(tag, path): where the file's tensors stand, by name: (path of the container, offset, length, base)."""
 
     def find(tag, path):
@@ -78,7 +78,7 @@ def harm_record(place, how):
 
 @pytest.mark.parametrize("how", ["payload", "header"])
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_damaged_link_loses_what_stands_on_it_and_nothing_else(store, run, homes, how, step):
+def test_a_damaged_link_loses_what_stands_on_it_and_nothing_else(store: casstore.Store, run, homes, how, step) -> None:
     expected = run(4, materialize=False)
     chain = {tag: homes(tag, "w.safetensors")["a"][1].base for tag in expected}
     assert None not in [chain[f"m:{n}"] for n in (1, 2, 3)]
@@ -105,7 +105,9 @@ def test_a_damaged_link_loses_what_stands_on_it_and_nothing_else(store, run, hom
 
 
 @pytest.mark.parametrize("how", ["payload", "delete"])
-def test_a_damaged_grouping_that_is_no_link_of_the_chain(store, save, run, homes, sql, how):
+def test_a_damaged_grouping_that_is_no_link_of_the_chain(
+    store: casstore.Store, save: Save, run, homes, sql: Sql, how
+) -> None:
     """The middle of a chain has been stored whole since, so the start only groups what stands on it."""
     expected = run(3, materialize=False)
     first, middle, last = (homes(f"m:{n}", "w.safetensors")["a"] for n in range(3))
@@ -135,7 +137,7 @@ def test_a_damaged_grouping_that_is_no_link_of_the_chain(store, save, run, homes
 
 
 @pytest.mark.parametrize("how", ["flip", "delete"])
-def test_a_damaged_loose_file_that_holds_a_base(store, save, home, how, deltas):
+def test_a_damaged_loose_file_that_holds_a_base(store: casstore.Store, save: Save, home: Path, how, deltas) -> None:
     def files(step):
         return {"w.safetensors": safetensors({"w": ("F32", weights("F32", 60, step, 400_000))}), "n": b"%d" % step}
 
@@ -157,7 +159,7 @@ def test_a_damaged_loose_file_that_holds_a_base(store, save, home, how, deltas):
 
 
 @pytest.mark.parametrize("how", ["payload", "header"])
-def test_a_damaged_base_is_none(store, run, homes, save, how):
+def test_a_damaged_base_is_none(store: casstore.Store, run, homes, save: Save, how) -> None:
     """What is saved next stands alone, and reads back."""
     expected = run(1, materialize=False)
     harm_record(homes("m:0", "w.safetensors")["a"], how)
@@ -172,7 +174,7 @@ def test_a_damaged_base_is_none(store, run, homes, save, how):
     assert len(expected) == 1
 
 
-def test_gc_packs_around_a_damaged_chunk(store, save, home, leftovers):
+def test_gc_packs_around_a_damaged_chunk(store: casstore.Store, save: Save, home: Path, leftovers: Leftovers) -> None:
     """It stays where it is, is reported, and neither it nor what is sound is lost."""
 
     def files(step):
@@ -205,7 +207,9 @@ def test_gc_packs_around_a_damaged_chunk(store, save, home, leftovers):
 
 
 @pytest.mark.parametrize("how", ["payload", "header"])
-def test_gc_rewrites_around_a_damaged_record(store, save, home, sql, leftovers, how):
+def test_gc_rewrites_around_a_damaged_record(
+    store: casstore.Store, save: Save, home: Path, sql: Sql, leftovers: Leftovers, how
+) -> None:
     part = {f"{n}.bin": noise(100_000, n) for n in range(9)}
     save("m:1", part, materialize=False)
     kept = {name: part[name] for name in ("1.bin", "2.bin")}
@@ -232,7 +236,7 @@ def test_gc_rewrites_around_a_damaged_record(store, save, home, sql, leftovers, 
     assert streamed(store.get("m:2")) == kept
 
 
-def test_gc_packs_what_was_to_be_a_delta_against_a_damaged_chunk(store, save, home):
+def test_gc_packs_what_was_to_be_a_delta_against_a_damaged_chunk(store: casstore.Store, save: Save, home: Path) -> None:
     def files(step):
         own = {f"of step {step}": ("F32", weights("F32", 4, step, 10))}  # so that m:1 has no chunk of m:0
         return {"w.safetensors": safetensors({"w": ("F32", weights("F32", 62, step, 400_000)), **own})}
@@ -249,7 +253,9 @@ def test_gc_packs_what_was_to_be_a_delta_against_a_damaged_chunk(store, save, ho
     assert named(store.verify()) == [("m:0", "w.safetensors")]
 
 
-def test_saving_a_lost_base_again_mends_all_that_stands_on_it(store, run, homes, save, check_catalog):
+def test_saving_a_lost_base_again_mends_all_that_stands_on_it(
+    store: casstore.Store, run, homes, save: Save, check_catalog: Check
+) -> None:
     expected = run(4, materialize=False)
     homes("m:1", "w.safetensors")["a"][0].unlink()
     store._workspace.objects.close()
@@ -260,7 +266,9 @@ def test_saving_a_lost_base_again_mends_all_that_stands_on_it(store, run, homes,
     assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_a_read_that_fails_otherwise_stops_gc(store, run, monkeypatch, settled, save):
+def test_a_read_that_fails_otherwise_stops_gc(
+    store: casstore.Store, run, monkeypatch: pytest.MonkeyPatch, settled: Check, save: Save
+) -> None:
     """A disk that answers with an error is no reason to take anything away; the next gc goes on."""
     expected = run(2)
     expected["o:1"] = {"o.bin": noise(2_000_000)}
@@ -282,7 +290,9 @@ def test_a_read_that_fails_otherwise_stops_gc(store, run, monkeypatch, settled, 
 
 @pytest.mark.parametrize("materialize", [True, False])
 @pytest.mark.parametrize("which", [1, 2])
-def test_what_stands_on_a_lost_base_is_not_taken_for_stored(store, run, homes, save, check_catalog, which, materialize):
+def test_what_stands_on_a_lost_base_is_not_taken_for_stored(
+    store: casstore.Store, run, homes, save: Save, check_catalog: Check, which, materialize
+) -> None:
     """Its bytes are at hand: they are stored anew, which also mends the older version that has them."""
     expected = run(4, materialize=False)
     homes("m:0", "w.safetensors")["a"][0].unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import contents, noise, streamed
+from tests.kit import Save, Sql, contents, noise, streamed
 
 BIG = 1_500_000
 
@@ -40,7 +40,9 @@ def flip_row_number(home, sql, index, row):
 
 
 @pytest.mark.parametrize("index", ["sqlite_autoindex_blob_1", "sqlite_autoindex_version_1"])
-def test_an_index_that_leads_to_another_row_is_never_followed(store, home, sql, save, index):
+def test_an_index_that_leads_to_another_row_is_never_followed(
+    store: casstore.Store, home: Path, sql: Sql, save: Save, index
+) -> None:
     expected = {f"m:{number}": {"w.bin": noise(BIG, number)} for number in range(1, 4)}
     for tag, files in expected.items():
         save(tag, files, materialize=False)
@@ -63,7 +65,9 @@ def test_an_index_that_leads_to_another_row_is_never_followed(store, home, sql, 
         assert store.get(tag).open("w.bin").read() == files["w.bin"]
 
 
-def test_a_path_with_a_flipped_bit_leads_out_of_no_store(store, home, save, tmp_path):
+def test_a_path_with_a_flipped_bit_leads_out_of_no_store(
+    store: casstore.Store, home: Path, save: Save, tmp_path: Path
+) -> None:
     """`.` and `/` differ in one bit."""
     target = tmp_path / "outside"
     files = {"." + str(target)[1:]: b"payload", "other": b"other"}
@@ -137,7 +141,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_row_that_has_changed(store, home, sql, save, what):
+def test_a_row_that_has_changed(store: casstore.Store, home: Path, sql: Sql, save: Save, what) -> None:
     """Whatever is asked for comes right or as an error of casstore's, also after repair; the files bring all back."""
     files = {"w.bin": noise(BIG), "s.txt": b"hello"}
     save("m:1", files)
@@ -184,7 +188,7 @@ def test_a_row_that_has_changed(store, home, sql, save, what):
         ("m", "/"),
     ],
 )
-def test_a_tag_that_nobody_can_have_given(store, sql, save, name, version):
+def test_a_tag_that_nobody_can_have_given(store: casstore.Store, sql: Sql, save: Save, name, version) -> None:
     save("m:1", {"w": b"x"})
     sql("UPDATE version SET name = ?, version = ?", (name, version))
     with pytest.raises(casstore.CatalogDamaged):
@@ -192,7 +196,7 @@ def test_a_tag_that_nobody_can_have_given(store, sql, save, name, version):
 
 
 @pytest.mark.parametrize("tag", ["console:1", "m:latest2", "com:com", "aux-1:nul0", f"{'a' * 63}:{'1' * 63}"])
-def test_a_tag_that_only_looks_like_one_of_those(store, save, tag):
+def test_a_tag_that_only_looks_like_one_of_those(store: casstore.Store, save: Save, tag) -> None:
     save(tag, {"w": b"x"})
     assert [str(model.tag) for model in store.list()] == [tag]
     assert str(store.get(tag).tag) == tag

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from casstore.actions.consistency import deleted
 from casstore.storage import chunking
 from casstore.storage import files as storage_files
 from casstore.storage.manifest import Manifest
-from tests.kit import Child, noise, part, safetensors, streamed
+from tests.kit import Child, Leftovers, Save, Sql, noise, part, safetensors, streamed
 
 SHARED = 300_000
 
@@ -32,7 +33,7 @@ def two():
 
 
 @pytest.fixture
-def orphaned(store, home, save, two):
+def orphaned(store: casstore.Store, home: Path, save: Save, two):
     """A store in which b:1 needs a chunk of a:1's loose file, and a:1 has been deleted; what b:1 holds."""
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
@@ -48,7 +49,9 @@ def loose(home):
     return sorted((home / "objects/loose").glob("*/*"))
 
 
-def test_a_deleted_versions_manifest_is_kept_until_gc_has_packed_what_it_explains(store, home, orphaned, leftovers):
+def test_a_deleted_versions_manifest_is_kept_until_gc_has_packed_what_it_explains(
+    store: casstore.Store, home: Path, orphaned, leftovers: Leftovers
+) -> None:
     (name,) = kept(home)
     manifest = Manifest.unpack((home / "manifests/.deleted" / name).read_bytes())
     assert str(manifest.tag) == "a:1"
@@ -63,7 +66,7 @@ def test_a_deleted_versions_manifest_is_kept_until_gc_has_packed_what_it_explain
     assert streamed(store.get("b:1")) == orphaned
 
 
-def test_it_goes_with_the_next_gc_where_no_loose_file_is_left(store, home, save):
+def test_it_goes_with_the_next_gc_where_no_loose_file_is_left(store: casstore.Store, home: Path, save: Save) -> None:
     save("m:1", part(1), materialize=False)
     store.delete("m:1")
     assert len(kept(home)) == 1
@@ -71,7 +74,7 @@ def test_it_goes_with_the_next_gc_where_no_loose_file_is_left(store, home, save)
     assert kept(home) == []
 
 
-def test_it_goes_where_another_version_says_the_same(store, home, save, two):
+def test_it_goes_where_another_version_says_the_same(store: casstore.Store, home: Path, save: Save, two) -> None:
     save("a:1", two["a"])
     save("a:2", two["a"])
     store.delete("a:1")
@@ -80,7 +83,9 @@ def test_it_goes_where_another_version_says_the_same(store, home, save, two):
     assert len(loose(home)) == 1
 
 
-def test_it_stays_while_the_loose_file_does(store, home, orphaned, monkeypatch):
+def test_it_stays_while_the_loose_file_does(
+    store: casstore.Store, home: Path, orphaned, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """gc could not pack this time."""
     monkeypatch.setattr("casstore.actions.gc.collect.cold_files", lambda _: (0, 0))
     monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda _: casstore.GcStep("packed", 0))
@@ -92,7 +97,9 @@ def test_it_stays_while_the_loose_file_does(store, home, orphaned, monkeypatch):
 
 
 @pytest.mark.parametrize("is_damaged", [False, True])
-def test_a_damaged_one_stays_as_long_as_it_might_be_needed(store, home, orphaned, monkeypatch, is_damaged):
+def test_a_damaged_one_stays_as_long_as_it_might_be_needed(
+    store: casstore.Store, home: Path, orphaned, monkeypatch: pytest.MonkeyPatch, is_damaged
+) -> None:
     (name,) = kept(home)
     path = home / "manifests/.deleted" / name
     path.chmod(0o644)
@@ -111,7 +118,9 @@ def cut_otherwise(monkeypatch):
     monkeypatch.setattr(chunking, "GRID_BYTES", 100_000)
 
 
-def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(store, home, orphaned, monkeypatch):
+def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(
+    store: casstore.Store, home: Path, orphaned, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.close()
     cut_otherwise(monkeypatch)
     report = casstore.Store.rebuild_catalog(home)
@@ -124,7 +133,9 @@ def test_a_catalog_is_rebuilt_by_later_rules_of_cutting(store, home, orphaned, m
         assert streamed(again.get("b:1")) == orphaned
 
 
-def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(store, home, orphaned, sql, monkeypatch):
+def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(
+    store: casstore.Store, home: Path, orphaned, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A catalog does not know the file, as one of another moment would not."""
     ((row_id, blob),) = sql("SELECT id, digest FROM container WHERE digest IS NOT NULL")
     sql("DELETE FROM chunk WHERE container = ?", (row_id,))
@@ -137,7 +148,7 @@ def test_repair_takes_a_file_up_again_that_only_a_deleted_version_explains(store
     assert streamed(store.get("b:1")) == orphaned
 
 
-def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store, home, orphaned):
+def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store: casstore.Store, home: Path, orphaned) -> None:
     """It has no such manifest: the loose file is cut again."""
     store.close()
     shutil.rmtree(home / "manifests/.deleted")
@@ -148,7 +159,7 @@ def test_a_store_of_an_earlier_release_is_rebuilt_as_before(store, home, orphane
 
 
 @pytest.mark.parametrize("room", ["a", ".pending"])
-def test_a_name_that_a_power_cut_brought_back_is_no_version(store, home, orphaned, room):
+def test_a_name_that_a_power_cut_brought_back_is_no_version(store: casstore.Store, home: Path, orphaned, room) -> None:
     (name,) = kept(home)
     target = home / "manifests" / room / (name if room == ".pending" else f"1.{name}")
     target.parent.mkdir(exist_ok=True)
@@ -164,7 +175,9 @@ def test_a_name_that_a_power_cut_brought_back_is_no_version(store, home, orphane
         assert streamed(again.get("b:1")) == orphaned
 
 
-def test_the_name_in_pending_goes_for_certain_before_what_proves_the_deletion(store, home, orphaned, monkeypatch):
+def test_the_name_in_pending_goes_for_certain_before_what_proves_the_deletion(
+    store: casstore.Store, home: Path, orphaned, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = []
     for verb in ("sync_directory", "remove_file"):
         real = getattr(storage_files, verb)
@@ -182,7 +195,9 @@ def test_the_name_in_pending_goes_for_certain_before_what_proves_the_deletion(st
     ]
 
 
-def test_a_catalog_of_before_the_deletion_makes_it_a_version_again(store, home, save, two):
+def test_a_catalog_of_before_the_deletion_makes_it_a_version_again(
+    store: casstore.Store, home: Path, save: Save, two
+) -> None:
     save("a:1", two["a"])
     save("z:1", {"small": b"1"})
     store.close()
@@ -199,7 +214,9 @@ def test_a_catalog_of_before_the_deletion_makes_it_a_version_again(store, home, 
     assert casstore.Store.rebuild_catalog(home).tags == ("a:1", "z:1")
 
 
-def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(store, home, save, monkeypatch):
+def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(
+    store: casstore.Store, home: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", part(1), materialize=False)
     save("m:2", part(2), materialize=False)
     real = storage_files.rename
@@ -220,7 +237,9 @@ def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(store, home
     assert not list((home / "manifests/m").glob("1.*"))
 
 
-def test_killed_anywhere_in_the_deletion(store, home, save, two, tmp_path, monkeypatch):
+def test_killed_anywhere_in_the_deletion(
+    store: casstore.Store, home: Path, save: Save, two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing that b:1 needs is lost, nor is the deletion, once it is finished."""
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
@@ -261,7 +280,9 @@ def test_killed_anywhere_in_the_deletion(store, home, save, two, tmp_path, monke
     assert number > 5
 
 
-def test_a_store_of_an_earlier_release_on_a_full_disk(store, home, save, monkeypatch):
+def test_a_store_of_an_earlier_release_on_a_full_disk(
+    store: casstore.Store, home: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It lacks the directory: versions are deleted as they were then."""
     save("m:1", part(1), materialize=False)
     save("m:2", part(2), materialize=False)
@@ -282,7 +303,9 @@ def test_a_store_of_an_earlier_release_on_a_full_disk(store, home, save, monkeyp
     assert len(kept(home)) == 1
 
 
-def test_a_backup_has_it(store, home, orphaned, tmp_path, monkeypatch):
+def test_a_backup_has_it(
+    store: casstore.Store, home: Path, orphaned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.backup(tmp_path / "copy")
     assert kept(tmp_path / "copy") == kept(home)
     cut_otherwise(monkeypatch)
@@ -292,7 +315,9 @@ def test_a_backup_has_it(store, home, orphaned, tmp_path, monkeypatch):
         assert streamed(copy.get("b:1")) == orphaned
 
 
-def test_a_backup_keeps_it_as_long_as_the_store_needs_it(store, home, save, two, tmp_path):
+def test_a_backup_keeps_it_as_long_as_the_store_needs_it(
+    store: casstore.Store, home: Path, save: Save, two, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
@@ -314,7 +339,9 @@ def test_a_backup_keeps_it_as_long_as_the_store_needs_it(store, home, save, two,
     assert kept(copy) == []
 
 
-def test_a_backup_brings_that_of_a_deletion_that_is_not_finished(store, home, save, two, tmp_path, monkeypatch):
+def test_a_backup_brings_that_of_a_deletion_that_is_not_finished(
+    store: casstore.Store, home: Path, save: Save, two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
     monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: [])

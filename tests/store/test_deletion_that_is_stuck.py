@@ -56,7 +56,7 @@ def _listening():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_an_added_directory_that_is_read_only(as_somebody):
+def test_an_added_directory_that_is_read_only(as_somebody) -> None:
     """Which its owner may not move: its `..` would change."""
 
     def scenario(home):
@@ -93,7 +93,7 @@ def test_an_added_directory_that_is_read_only(as_somebody):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("verb", ["delete", "gc"])
-def test_a_read_only_directory_that_is_added_late(as_somebody, verb):
+def test_a_read_only_directory_that_is_added_late(as_somebody, verb) -> None:
     """When the version's directory has been set aside already."""
 
     def scenario(home):
@@ -108,7 +108,7 @@ def test_a_read_only_directory_that_is_added_late(as_somebody, verb):
         with casstore.Store(home, auto_gc=False) as store:
             with store.create("m:1") as draft:
                 Path(draft.path, "w").write_bytes(b"weights")
-            Workspace.set_aside = set_aside
+            pytest.MonkeyPatch().setattr(Workspace, "set_aside", set_aside)
             kept = store.delete("m:1") if verb == "delete" else store.gc(evict_all=True).quarantined
             assert not (home / "models/m/1").exists()
             assert b"mine" in [path.read_bytes() for each in kept for path in Path(each).rglob("note")]

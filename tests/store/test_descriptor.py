@@ -6,6 +6,7 @@ import datetime
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from casstore.actions.describing import model_yaml
 from casstore.storage import bounded_yaml
 from tests.kit import plant
 
-FULL = {
+FULL: dict[str, Any] = {
     "labels": {"stage": "dev", "quote": 'it\'s "so": #1'},
     "metadata": {"acc": 0.5, "n": [1, None, True], "deep": {"yes": "no", "date-like": "2024-01-01", "num": "1.0"}},
     "module": "bentoml.sklearn",
@@ -34,13 +35,13 @@ WITHOUT_NULLS = {**FULL["metadata"], "n": [1, "null", True]}
 
 
 @pytest.fixture
-def model(store):
+def model(store: casstore.Store):
     with store.create("bert:v1", **FULL) as draft:
         plant(draft.path, {"w.bin": b"w" * 100_000})
     return draft.model
 
 
-def test_the_fields_and_types(model):
+def test_the_fields_and_types(model) -> None:
     document = yaml.safe_load(Path(model.path, "model.yaml").read_text("utf-8"))
     created = document.pop("creation_time")
     assert datetime.datetime.fromisoformat(created) == model.created_at
@@ -71,7 +72,7 @@ values = st.recursive(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(labels=st.dictionaries(texts, texts, max_size=3), metadata=st.dictionaries(texts, values, max_size=4))
-def test_any_labels_and_metadata_come_back(store, labels, metadata):
+def test_any_labels_and_metadata_come_back(store: casstore.Store, labels, metadata) -> None:
     with store.create("m", labels=labels, metadata=metadata, durability="relaxed") as draft:
         pass
     model = store.get(draft.tag)
@@ -86,7 +87,7 @@ def test_any_labels_and_metadata_come_back(store, labels, metadata):
     assert model in store.list("m", labels=labels)
 
 
-def test_the_order_in_which_things_were_said_does_not_matter(store):
+def test_the_order_in_which_things_were_said_does_not_matter(store: casstore.Store) -> None:
     with store.create("m:v1", labels={"b": "1", "a": "2"}, signatures={"z": {"batchable": True}, "a": {}}) as draft:
         pass
     written = Path(draft.model.path, "model.yaml").read_text()
@@ -104,7 +105,7 @@ documents = st.recursive(
 
 
 @given(documents)
-def test_yaml_is_read_as_by_pyyaml(document):
+def test_yaml_is_read_as_by_pyyaml(document) -> None:
     for style in (None, True, False):
         text = yaml.safe_dump(document, default_flow_style=style, allow_unicode=True).encode()
         assert bounded_yaml.load(text) == yaml.safe_load(text)
@@ -152,7 +153,7 @@ def test_yaml_is_read_as_by_pyyaml(document):
 @example("2001-1-1")
 @example("2001-01-01 1:2:3.4 +5")
 @given(st.text(max_size=60) | st.text("-:[]{},&*!?|>'\"%@`# \n01.ae", max_size=40))
-def test_any_text_is_yaml_as_pyyaml_has_it_or_refused(text):
+def test_any_text_is_yaml_as_pyyaml_has_it_or_refused(text) -> None:
     try:
         mine = bounded_yaml.load(text.encode("utf-8", "replace"))
     except ValueError:
@@ -161,7 +162,7 @@ def test_any_text_is_yaml_as_pyyaml_has_it_or_refused(text):
     assert mine == theirs or mine != mine
 
 
-def test_what_an_alias_stands_for_is_counted():
+def test_what_an_alias_stands_for_is_counted() -> None:
     levels = [f"k{n}: &k{n} [{', '.join([f'*k{n - 1}'] * 9)}]" for n in range(1, 12)]
     bomb = "\n".join(["k0: &k0 [x]", *levels]).encode()
     with pytest.raises(ValueError, match="more than 1,000,000 values"):
@@ -186,7 +187,7 @@ def test_what_an_alias_stands_for_is_counted():
         ("a: 2020-99-99", "no timestamp"),
     ],
 )
-def test_yaml_that_is_refused(text, message):
+def test_yaml_that_is_refused(text, message) -> None:
     with pytest.raises(ValueError, match=message):
         bounded_yaml.load(text.encode())
 
@@ -200,7 +201,7 @@ def descriptor_text(**changes):
     return yaml.safe_dump({key: value for key, value in document.items() if value is not ...}).encode()
 
 
-def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest():
+def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest() -> None:
     changes = {
         "labels": {"n": 1},
         "metadata": {"loss": float("nan"), "raw": b"hi", 3: "three", "day": datetime.date(2024, 1, 2)},
@@ -229,13 +230,13 @@ def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest():
         ),
     ],
 )
-def test_what_older_bentoml_wrote_is_read(changes, created_at_ns):
+def test_what_older_bentoml_wrote_is_read(changes, created_at_ns) -> None:
     read = model_yaml.read(descriptor_text(**changes))
     assert read.created_at_ns == created_at_ns
     assert read.description["context"]["bentoml_version"] in ("1.2.0", "1.0.0a1")
 
 
-def test_a_creation_time_of_the_future_becomes_now():
+def test_a_creation_time_of_the_future_becomes_now() -> None:
     read = model_yaml.read(descriptor_text(creation_time="2300-01-01T00:00:00+00:00"))
     assert abs(read.created_at_ns - time.time_ns()) < 60e9
     assert "in the future" in read.notes[0]
@@ -257,24 +258,24 @@ def test_a_creation_time_of_the_future_becomes_now():
         ({"module": 3}, "not text"),
     ],
 )
-def test_a_descriptor_that_is_refused(changes, message):
+def test_a_descriptor_that_is_refused(changes, message) -> None:
     with pytest.raises(casstore.InvalidSource, match=message):
         model_yaml.read(descriptor_text(**changes))
 
 
-def test_a_descriptor_that_asks_for_objects_is_unsafe():
+def test_a_descriptor_that_asks_for_objects_is_unsafe() -> None:
     with pytest.raises(casstore.UnsafeArchive, match="never made"):
         model_yaml.read(descriptor_text() + b"x: !!python/object/apply:os.getcwd []\n")
 
 
-def test_a_models_own_descriptor_may_be_saved_again(store, model, tmp_path):
+def test_a_models_own_descriptor_may_be_saved_again(store: casstore.Store, model, tmp_path: Path) -> None:
     """As when a directory that BentoML or casstore wrote is saved: its descriptor gives way to the new one."""
     again = store.save("bert:v2", model.path)
     assert yaml.safe_load(Path(again.path, "model.yaml").read_text())["version"] == "v2"
     assert again.digest == model.digest
 
 
-def test_bentoml_reads_a_store(store):
+def test_bentoml_reads_a_store(store: casstore.Store) -> None:
     pytest.importorskip("bentoml", minversion="1.4")
     from bentoml._internal.models.model import ModelStore
 

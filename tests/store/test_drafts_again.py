@@ -13,11 +13,11 @@ import pytest
 
 import casstore
 from casstore.actions.saving import drafts as drafts_action
-from tests.kit import noise, script
+from tests.kit import Sql, noise, script
 
 
 @pytest.fixture
-def keep(store):
+def keep(store: casstore.Store):
     """keep(files, ...): have a draft be kept since its tag is taken, which is seen when all else is done."""
 
     def run(files, modes=None, **options):
@@ -33,7 +33,7 @@ def keep(store):
 
 
 @pytest.mark.parametrize(("said", "of_store"), [("full", "relaxed"), ("relaxed", "full"), (None, "relaxed")])
-def test_its_durability_is_that_which_was_said(store, sql, keep, said, of_store):
+def test_its_durability_is_that_which_was_said(store: casstore.Store, sql: Sql, keep, said, of_store) -> None:
     store.set_setting("durability", of_store)
     kept = keep({"w": noise(100_000)}, durability=said, materialize=False)
     before = {row[0] for row in sql("SELECT id FROM container")}
@@ -42,7 +42,7 @@ def test_its_durability_is_that_which_was_said(store, sql, keep, said, of_store)
     assert synced == ((said or of_store) == "full")
 
 
-def test_another_durability_may_be_said_when_it_is_saved(store, sql, keep):
+def test_another_durability_may_be_said_when_it_is_saved(store: casstore.Store, sql: Sql, keep) -> None:
     kept = keep({"w": noise(100_000)}, durability="full", materialize=False)
     before = {row[0] for row in sql("SELECT id FROM container")}
     store.save_draft(kept, "m:v2", durability="relaxed")
@@ -51,7 +51,7 @@ def test_another_durability_may_be_said_when_it_is_saved(store, sql, keep):
 
 
 @pytest.mark.parametrize("durability", [None, "", "eternal", 5])
-def test_a_record_that_says_nothing_of_it(store, keep, durability):
+def test_a_record_that_says_nothing_of_it(store: casstore.Store, keep, durability) -> None:
     """As one of an older casstore does."""
     path = keep({"w": b"w"}, labels={"a": "b"}).directory / "draft.json"
     record = json.loads(path.read_text())
@@ -63,7 +63,7 @@ def test_a_record_that_says_nothing_of_it(store, keep, durability):
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_its_files_have_the_modes_that_they_had(keep, materialize):
+def test_its_files_have_the_modes_that_they_had(keep, materialize) -> None:
     modes = {"new": 0o644, "own": 0o600, "run": 0o755, "group": 0o664, "read": 0o444, "small": 0o640}
     files = {name: noise(100 if name == "small" else 2_000_000, number) for number, name in enumerate(modes)}
     files["twin"] = files["new"]
@@ -76,7 +76,7 @@ def test_its_files_have_the_modes_that_they_had(keep, materialize):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
-def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home, umask, mode):
+def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home: Path, umask, mode) -> None:
     """Of those the draft held links to stored files, which are read-only."""
     before = os.umask(umask)
     try:
@@ -97,7 +97,7 @@ def test_what_the_store_had_can_be_written_to_as_a_new_file_can(home, umask, mod
         os.umask(before)
 
 
-def test_its_objects_may_be_of_any_size(store):
+def test_its_objects_may_be_of_any_size(store: casstore.Store) -> None:
     """As tensors that were put into custom_objects."""
     size = (256 << 20) + 4096
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1", custom_objects={"a": 1}) as draft:
@@ -112,7 +112,7 @@ def test_its_objects_may_be_of_any_size(store):
 
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
-def test_what_cannot_be_taken_out_of_it_is_told(store, keep, caplog):
+def test_what_cannot_be_taken_out_of_it_is_told(store: casstore.Store, keep, caplog: pytest.LogCaptureFixture) -> None:
     kept = keep({"w": b"w" * 100_000, "v": b"v"})
     stuck = Path(kept.path, "w")
     if subprocess.run(["chattr", "+i", stuck], capture_output=True, check=False).returncode:
@@ -164,7 +164,7 @@ print("done")
 """
 
 
-def test_on_a_full_disk_a_short_record_says_what_is_lost(tmp_path):
+def test_on_a_full_disk_a_short_record_says_what_is_lost(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")
     done = script(SHORT, tmp_path, before=("unshare", "-m", "--propagation", "private"), check=False)

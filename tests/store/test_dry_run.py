@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
+import casstore
 from casstore.actions.packs import repack
-from tests.kit import noise, plant
+from tests.kit import Age, Picture, Sql, noise, plant
 
 MIB = 1 << 20
 
 
 @pytest.fixture
-def save(store):
+def save(store: casstore.Store):
     def run(tag, *seeds, materialize=True, **small):
         with store.create(tag, materialize=materialize, durability="relaxed") as draft:
             plant(draft.path, {**{f"{seed}.bin": noise(MIB, seed) for seed in seeds}, **small})
@@ -45,7 +47,16 @@ def check(store, picture, *, evict_all):
 
 
 @pytest.mark.parametrize("evict_all", [False, True])
-def test_every_step_at_once(store, home, save, age, picture, sql, monkeypatch, evict_all):
+def test_every_step_at_once(
+    store: casstore.Store,
+    home: Path,
+    save,
+    age: Age,
+    picture: Picture,
+    sql: Sql,
+    monkeypatch: pytest.MonkeyPatch,
+    evict_all,
+) -> None:
     save("m:1", 1, 2)
     save("m:2", 1, 3)
     save("m:3", 1, 4)
@@ -73,7 +84,9 @@ def test_every_step_at_once(store, home, save, age, picture, sql, monkeypatch, e
     assert check(store, picture, evict_all=evict_all) == {}
 
 
-def test_directories_that_were_evicted_let_files_be_packed(store, save, age, picture):
+def test_directories_that_were_evicted_let_files_be_packed(
+    store: casstore.Store, save, age: Age, picture: Picture
+) -> None:
     save("m:1", 1, 2)
     save("m:2", 1, 3)
     age(30)
@@ -81,7 +94,7 @@ def test_directories_that_were_evicted_let_files_be_packed(store, save, age, pic
     assert check(store, picture, evict_all=True) == {"idle directories": 1, "packed": 2}
 
 
-def test_files_that_become_redundant(store, save, picture):
+def test_files_that_become_redundant(store: casstore.Store, save, picture: Picture) -> None:
     """All that they hold stands in packs, so they are unneeded objects once no directory links to them."""
     save("m:1", 1, materialize=False)
     assert store.get("m:1").path
@@ -89,7 +102,7 @@ def test_files_that_become_redundant(store, save, picture):
     assert check(store, picture, evict_all=True) == {"idle directories": 1, "unneeded objects": 1}
 
 
-def test_small_packs_are_merged(store, save, picture, monkeypatch):
+def test_small_packs_are_merged(store: casstore.Store, save, picture: Picture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repack, "_MERGE_FROM", 3)
     for number in range(4):
         save(f"m:{number}", number, materialize=False)
@@ -97,7 +110,7 @@ def test_small_packs_are_merged(store, save, picture, monkeypatch):
     assert check(store, picture, evict_all=True) == {"idle directories": 1, "rewritten": 4, "packed": 1}
 
 
-def test_work_that_was_cut_short(store, home, save, picture, sql):
+def test_work_that_was_cut_short(store: casstore.Store, home: Path, save, picture: Picture, sql: Sql) -> None:
     save("m:1", 1)
     save("m:2", 2)
     save("n:1", 3)

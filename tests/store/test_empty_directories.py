@@ -10,17 +10,17 @@ import msgpack
 import pytest
 
 import casstore
-from tests.kit import everything
+from tests.kit import Save, Sql, everything
 
 
 @pytest.fixture
-def root(save):
+def root(save: Save):
     """The directory of m:1, which holds two directories with nothing in them."""
     return Path(save("m:1", {"w": b"weights", "empty": None, "sub/x": b"x", "sub/also/empty": None}).path)
 
 
 @pytest.fixture
-def as_before(sql):
+def as_before(sql: Sql):
     """The catalog's row of a directory as it was written when only directories of files were looked at."""
 
     def run():
@@ -59,7 +59,9 @@ def _by_a_link(root, name):
 @pytest.mark.parametrize("is_old", [True, False])
 @pytest.mark.parametrize("change", [_put, _remove, _by_a_file, _by_a_link])
 @pytest.mark.parametrize("name", ["empty", "sub/also/empty"])
-def test_a_change_is_noticed_and_mended(store, home, root, as_before, is_old, change, name):
+def test_a_change_is_noticed_and_mended(
+    store: casstore.Store, home: Path, root, as_before, is_old, change, name
+) -> None:
     own = everything(root)
     if is_old:
         as_before()
@@ -77,7 +79,7 @@ def test_a_change_is_noticed_and_mended(store, home, root, as_before, is_old, ch
 
 
 @pytest.mark.parametrize("change", [_remove, _by_a_file, _by_a_link])
-def test_repair_makes_it_again(store, root, change):
+def test_repair_makes_it_again(store: casstore.Store, root, change) -> None:
     own = everything(root)
     change(root, "empty")
     assert store.verify().damaged_copies == (str(root / "empty"),)
@@ -86,7 +88,9 @@ def test_repair_makes_it_again(store, root, change):
     assert store.verify().is_sound
 
 
-def test_a_directory_of_files_that_became_a_link_is_made_again(store, home, root, tmp_path):
+def test_a_directory_of_files_that_became_a_link_is_made_again(
+    store: casstore.Store, home: Path, root, tmp_path: Path
+) -> None:
     (root / "sub").rename(tmp_path / "elsewhere")
     (root / "sub").symlink_to(tmp_path / "elsewhere")
     assert store.verify().added_files == (str(root / "sub"),)
@@ -97,7 +101,9 @@ def test_a_directory_of_files_that_became_a_link_is_made_again(store, home, root
     assert (tmp_path / "elsewhere/x").read_bytes() == b"x"
 
 
-def test_a_directory_from_before_that_is_as_it_was_is_served_as_it_is(store, root, as_before, sql):
+def test_a_directory_from_before_that_is_as_it_was_is_served_as_it_is(
+    store: casstore.Store, root, as_before, sql: Sql
+) -> None:
     as_before()
     before = sql("SELECT entries, inode FROM directory")
     inodes = {path: os.lstat(path).st_ino for path in root.rglob("*")}
@@ -106,7 +112,7 @@ def test_a_directory_from_before_that_is_as_it_was_is_served_as_it_is(store, roo
     assert sql("SELECT entries, inode FROM directory") == before
 
 
-def test_of_a_copied_store_it_is_noticed_as_well(store, home, root, tmp_path):
+def test_of_a_copied_store_it_is_noticed_as_well(store: casstore.Store, home: Path, root, tmp_path: Path) -> None:
     store.close()
     shutil.copytree(home, tmp_path / "copy", symlinks=True)
     copy = tmp_path / "copy/models/m/1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,14 +15,14 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Directories
 from casstore.storage import files as storage_files
 from casstore.storage.locks import Lock
-from tests.kit import Child, contents, plant
+from tests.kit import Age, Child, Leftovers, Picture, Sql, contents, known, plant
 
 FILES = {"w.bin": b"weights" * 30_000, "sub/small.txt": b"small", "run": b"#!/bin/sh"}
 SMALL_BYTES = len(b"small") + len(b"#!/bin/sh")
 
 
 @pytest.fixture
-def save(store):
+def save(store: casstore.Store):
     def run(*tags):
         for tag in tags:
             with store.create(tag) as draft:
@@ -31,7 +32,7 @@ def save(store):
 
 
 @pytest.fixture
-def standing(home):
+def standing(home: Path):
     """standing(): the tags whose directories stand."""
     return lambda: sorted(f"{p.parent.name}:{p.name}" for p in (home / "models").glob("*/*") if p.is_dir())
 
@@ -40,7 +41,9 @@ def step(report):
     return next(step for step in report.steps if step.name == "idle directories")
 
 
-def test_old_directories_go_and_versions_stay(store, home, save, age, standing, sql):
+def test_old_directories_go_and_versions_stay(
+    store: casstore.Store, home: Path, save, age: Age, standing, sql: Sql
+) -> None:
     save("m:1", "m:2", "m:3", "n:1")
     age(30)
     before = {tag: contents(store.get(tag)) for tag in ("m:1", "m:2", "m:3")}
@@ -58,7 +61,7 @@ def test_old_directories_go_and_versions_stay(store, home, save, age, standing, 
     assert step(store.gc()).count == 0
 
 
-def test_opening_and_saving_keep_a_directory_for_some_days(store, save, age, standing):
+def test_opening_and_saving_keep_a_directory_for_some_days(store: casstore.Store, save, age: Age, standing) -> None:
     save("m:1", "m:2", "m:3")
     age(8)
     assert store.get("m:1").path
@@ -74,7 +77,7 @@ def test_opening_and_saving_keep_a_directory_for_some_days(store, save, age, sta
 
 
 @pytest.mark.parametrize(("days", "age_in_days", "goes"), [("0", 0, True), ("3", 2.9, False), ("3", 3.1, True)])
-def test_how_many_days_is_a_setting(store, save, age, standing, days, age_in_days, goes):
+def test_how_many_days_is_a_setting(store: casstore.Store, save, age: Age, standing, days, age_in_days, goes) -> None:
     save("m:1", "m:2")
     store.set_setting("keep_days", days)
     age(age_in_days)
@@ -82,7 +85,7 @@ def test_how_many_days_is_a_setting(store, save, age, standing, days, age_in_day
     assert standing() == (["m:2"] if goes else ["m:1", "m:2"])
 
 
-def test_the_longest_time_to_keep_is_no_overflow(store, save, age, standing):
+def test_the_longest_time_to_keep_is_no_overflow(store: casstore.Store, save, age: Age, standing) -> None:
     save("m:1", "m:2")
     store.set_setting("keep_days", "36500")
     age(20_000)
@@ -92,7 +95,9 @@ def test_the_longest_time_to_keep_is_no_overflow(store, save, age, standing):
 
 @pytest.mark.parametrize(("ahead", "goes"), [(3, False), (1000, True)])
 @pytest.mark.parametrize("column", ["created_at", "ordered_at", "opened_at"])
-def test_times_ahead_of_the_clock(store, save, age, standing, sql, column, ahead, goes):
+def test_times_ahead_of_the_clock(
+    store: casstore.Store, save, age: Age, standing, sql: Sql, column, ahead, goes
+) -> None:
     """A clock that was set back a little keeps what is recent; one that was years ahead keeps nothing for good."""
     save("m:1", "m:2")
     age(30)
@@ -103,7 +108,7 @@ def test_times_ahead_of_the_clock(store, save, age, standing, sql, column, ahead
     assert standing() == (["m:2"] if goes else ["m:1", "m:2"])
 
 
-def test_all_of_them(store, home, save, standing, reader):
+def test_all_of_them(store: casstore.Store, home: Path, save, standing, reader) -> None:
     save("m:1", "m:2", "n:1", "n:2")
     store.pin("n:1")
     holder = reader("n:2", FILES)
@@ -115,7 +120,7 @@ def test_all_of_them(store, home, save, standing, reader):
     assert contents(store.get("m"))["tag"] == b"m:2"
 
 
-def test_a_store_that_keeps_all(store, save, age, standing):
+def test_a_store_that_keeps_all(store: casstore.Store, save, age: Age, standing) -> None:
     store.set_setting("materialize", "all")
     save("m:1", "m:2")
     age(100)
@@ -125,7 +130,7 @@ def test_a_store_that_keeps_all(store, save, age, standing):
     assert standing() == []
 
 
-def test_bytes_that_come_back_are_those_without_another_link(store, save, age, home):
+def test_bytes_that_come_back_are_those_without_another_link(store: casstore.Store, save, age: Age, home: Path) -> None:
     save("m:1", "m:2")
     age(30)
     alone = [p for p in (home / "models/m/1").rglob("*") if p.is_file() and p.stat().st_nlink == 1]
@@ -135,14 +140,14 @@ def test_bytes_that_come_back_are_those_without_another_link(store, save, age, h
     assert step(store.gc()).freed_bytes == expected
 
 
-def test_bytes_that_come_back_from_copies(store, save, age):
+def test_bytes_that_come_back_from_copies(store: casstore.Store, save, age: Age) -> None:
     store.set_setting("link_mode", "copy")
     save("m:1", "m:2")
     age(30)
     assert step(store.gc()).freed_bytes > len(FILES["w.bin"])
 
 
-def test_a_dry_run_changes_nothing(store, save, age, picture, reader, home):
+def test_a_dry_run_changes_nothing(store: casstore.Store, save, age: Age, picture: Picture, reader, home: Path) -> None:
     save("m:1", "m:2", "m:3", "m:4", "m:5", "m:6")
     age(30)
     store.pin("m:2")
@@ -159,7 +164,7 @@ def test_a_dry_run_changes_nothing(store, save, age, picture, reader, home):
     holder.end()
 
 
-def test_a_dry_run_counts_what_a_killed_gc_left_once(store, save, sql, picture):
+def test_a_dry_run_counts_what_a_killed_gc_left_once(store: casstore.Store, save, sql: Sql, picture: Picture) -> None:
     save("m:1", "m:2")
     sql("UPDATE directory SET evicting = 1")
     shutil.rmtree(store.home / "models/m/1")
@@ -240,7 +245,9 @@ def _replace_the_directory_with_a_file(root):
         _replace_the_directory, _replace_the_directory_with_a_link, _replace_the_directory_with_a_file,
     ],
 )  # fmt: skip
-def test_what_somebody_has_changed_is_left_alone(store, home, save, age, change, evict_all, picture):
+def test_what_somebody_has_changed_is_left_alone(
+    store: casstore.Store, home: Path, save, age: Age, change, evict_all, picture: Picture
+) -> None:
     save("m:1", "m:2", "m:3")
     age(30)
     change(home / "models/m/1")
@@ -259,7 +266,9 @@ def test_what_somebody_has_changed_is_left_alone(store, home, save, age, change,
     assert picture() == again
 
 
-def test_a_file_that_comes_between_the_mark_and_the_rename_is_left_alone(store, home, save, age, monkeypatch, standing):
+def test_a_file_that_comes_between_the_mark_and_the_rename_is_left_alone(
+    store: casstore.Store, home: Path, save, age: Age, monkeypatch: pytest.MonkeyPatch, standing
+) -> None:
     save("m:1", "m:2")
     age(30)
     real = Directories.begin_eviction
@@ -276,7 +285,9 @@ def test_a_file_that_comes_between_the_mark_and_the_rename_is_left_alone(store, 
     assert [path.read_bytes() for path in (home / "quarantine").rglob("just now")] == [b"mine"]
 
 
-def test_directories_that_are_gone_already_are_forgotten(store, home, save, age, sql):
+def test_directories_that_are_gone_already_are_forgotten(
+    store: casstore.Store, home: Path, save, age: Age, sql: Sql
+) -> None:
     save("m:1", "m:2")
     age(30)
     shutil.rmtree(home / "models/m")
@@ -285,7 +296,9 @@ def test_directories_that_are_gone_already_are_forgotten(store, home, save, age,
     assert contents(store.get("m:1"))
 
 
-def test_many_of_one_name_go_in_batches(store, home, age, standing, monkeypatch):
+def test_many_of_one_name_go_in_batches(
+    store: casstore.Store, home: Path, age: Age, standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("casstore.actions.directories.evict._BATCH", 3)
     for number in range(10):
         with store.create(f"m:{number}", durability="relaxed") as draft:
@@ -296,7 +309,7 @@ def test_many_of_one_name_go_in_batches(store, home, age, standing, monkeypatch)
     assert standing() == ["m:9"]
 
 
-def test_a_name_that_is_busy_is_left_to_the_next_gc(store, save, age, standing):
+def test_a_name_that_is_busy_is_left_to_the_next_gc(store: casstore.Store, save, age: Age, standing) -> None:
     save("m:1", "m:2", "n:1", "n:2")
     age(30)
     lock = Lock(store.home / "locks/m.lock")
@@ -310,7 +323,9 @@ def test_a_name_that_is_busy_is_left_to_the_next_gc(store, save, age, standing):
     assert standing() == ["m:2", "n:2"]
 
 
-def test_a_models_directory_on_another_device(store, home, save, age, standing, elsewhere):
+def test_a_models_directory_on_another_device(
+    store: casstore.Store, home: Path, save, age: Age, standing, elsewhere: Path
+) -> None:
     (home / "models").rmdir()
     (home / "models").symlink_to(elsewhere)
     save("m:1", "m:2")
@@ -356,8 +371,17 @@ def at_point(monkeypatch, point, action):
 @pytest.mark.parametrize("then", ["gc", "get", "path", "delete"])
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_a_gc_that_is_killed_while_it_evicts(
-    store, home, save, age, monkeypatch, point, then, leftovers, standing, sql
-):
+    store: casstore.Store,
+    home: Path,
+    save,
+    age: Age,
+    monkeypatch: pytest.MonkeyPatch,
+    point,
+    then,
+    leftovers: Leftovers,
+    standing,
+    sql: Sql,
+) -> None:
     save("m:1", "m:2")
     age(30)
 
@@ -387,7 +411,17 @@ def test_a_gc_that_is_killed_while_it_evicts(
 
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
-def test_a_reader_that_comes_while_gc_evicts(store, home, save, age, monkeypatch, point, reader, leftovers, standing):
+def test_a_reader_that_comes_while_gc_evicts(
+    store: casstore.Store,
+    home: Path,
+    save,
+    age: Age,
+    monkeypatch: pytest.MonkeyPatch,
+    point,
+    reader,
+    leftovers: Leftovers,
+    standing,
+) -> None:
     """It gets a whole directory, which stays as long as it holds it."""
     save("m:1", "m:2")
     age(30)
@@ -411,7 +445,9 @@ def test_a_reader_that_comes_while_gc_evicts(store, home, save, age, monkeypatch
     assert leftovers() == []
 
 
-def test_a_pin_that_comes_after_gc_has_listed_candidates(store, home, save, age, monkeypatch, standing):
+def test_a_pin_that_comes_after_gc_has_listed_candidates(
+    store: casstore.Store, home: Path, save, age: Age, monkeypatch: pytest.MonkeyPatch, standing
+) -> None:
     save("m:1", "m:2", "m:3")
     age(30)
 
@@ -425,7 +461,9 @@ def test_a_pin_that_comes_after_gc_has_listed_candidates(store, home, save, age,
     assert standing() == ["m:1", "m:2"]
 
 
-def test_get_makes_no_directory_that_gc_has_just_taken(store, home, save, age, monkeypatch, standing):
+def test_get_makes_no_directory_that_gc_has_just_taken(
+    store: casstore.Store, home: Path, save, age: Age, monkeypatch: pytest.MonkeyPatch, standing
+) -> None:
     save("m:1", "m:2")
     age(30)
     getters = []
@@ -440,17 +478,17 @@ def test_get_makes_no_directory_that_gc_has_just_taken(store, home, save, age, m
     assert standing() == ["m:2"]
 
 
-def test_a_check_after_a_reboot_does_not_undo_a_mark(store, save, sql):
+def test_a_check_after_a_reboot_does_not_undo_a_mark(store: casstore.Store, save, sql: Sql) -> None:
     """It writes the row without holding the name's lock."""
     save("m:1")
     directories = store._workspace.catalog.directories
-    row = directories.find(1)
+    row = known(directories.find(1))
     sql("UPDATE directory SET evicting = 1")
     directories.confirm(1, row)
-    assert directories.find(1).evicting
+    assert known(directories.find(1)).evicting
 
 
-def test_two_gcs_at_once(store, home, save, age, standing, leftovers):
+def test_two_gcs_at_once(store: casstore.Store, home: Path, save, age: Age, standing, leftovers: Leftovers) -> None:
     save(*(f"m:{number}" for number in range(8)))
     age(30)
 
@@ -468,7 +506,7 @@ def test_two_gcs_at_once(store, home, save, age, standing, leftovers):
     assert leftovers() == []
 
 
-def test_readers_and_evictions_without_pause(store, home, save, leftovers):
+def test_readers_and_evictions_without_pause(store: casstore.Store, home: Path, save, leftovers: Leftovers) -> None:
     """Whoever has a path finds every file under it, whatever gc does meanwhile."""
     tags = [f"m:{number}" for number in range(3)]
     save(*tags)
@@ -491,7 +529,7 @@ def test_readers_and_evictions_without_pause(store, home, save, leftovers):
         return 0 if count else 1
 
     evicting = Child(evict)
-    readers = [Child(lambda seed=seed: read(seed)) for seed in range(3)]
+    readers = [Child(partial(read, seed)) for seed in range(3)]
     assert [process.wait() for process in readers] == [0, 0, 0]
     for tag in tags:
         assert store.get(tag).path

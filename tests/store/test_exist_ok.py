@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
 from casstore.actions.describing import descriptor
-from tests.kit import plant
+from tests.kit import Picture, known, plant
 
-FILES = {"w.bin": b"w" * 100_000, "deep/s": b"s", "run!": b"#!", "nothing": None}
-SAID = {
+FILES: dict[str, bytes | None] = {"w.bin": b"w" * 100_000, "deep/s": b"s", "run!": b"#!", "nothing": None}
+SAID: dict[str, Any] = {
     "labels": {"stage": "dev", "epoch": 3}, "metadata": {"loss": float("nan"), "acc": 0.5}, "module": "m",
     "options": {"a": 1}, "signatures": {"predict": {"batchable": True}},
     "context": {"framework_name": "torch", "framework_versions": {"torch": "2.4"}}, "custom_objects": {"answer": 42},
@@ -21,16 +23,18 @@ SAID = {
 
 
 @pytest.fixture
-def first(store):
+def first(store: casstore.Store):
     with store.create("m:v1", **SAID) as draft:
         plant(draft.path, FILES)
     assert draft.is_new
     return draft.model
 
 
-def test_a_training_that_is_resumed_saves_the_same(store, first, picture, monkeypatch):
+def test_a_training_that_is_resumed_saves_the_same(
+    store: casstore.Store, first, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(descriptor, "_bentoml_version", lambda: "9.9")
-    monkeypatch.setattr(descriptor.platform, "python_version", lambda: "3.99")  # it was upgraded meanwhile
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99")  # it was upgraded meanwhile
     before = picture()
     with store.create("m:v1", exist_ok=True, **SAID) as draft:
         plant(draft.path, FILES)
@@ -39,10 +43,15 @@ def test_a_training_that_is_resumed_saves_the_same(store, first, picture, monkey
 
 
 @pytest.mark.parametrize("how", ["directory", "move", "unmaterialized"])
-def test_a_directory_may_be_saved_again(store, tmp_path, how):
+def test_a_directory_may_be_saved_again(store: casstore.Store, tmp_path: Path, how) -> None:
     source = plant(tmp_path / "out", FILES)
     first = store.save("m:v1", source, labels={"a": "b"})
-    options = {"directory": {}, "move": {"move": True}, "unmaterialized": {"materialize": False}}[how]
+    choices: dict[str, dict[str, Any]] = {
+        "directory": {},
+        "move": {"move": True},
+        "unmaterialized": {"materialize": False},
+    }
+    options = choices[how]
     again = store.save("m:v1", source, labels={"a": "b"}, exist_ok=True, **options)
     assert again == first
     assert source.exists() != (how == "move")
@@ -54,7 +63,7 @@ def test_a_directory_may_be_saved_again(store, tmp_path, how):
     assert store.save("m", source if how != "move" else plant(source, FILES), exist_ok=True).tag.version != "v1"
 
 
-OTHERS = {
+OTHERS: dict[str, tuple[dict[str, bytes | None], dict[str, Any], str]] = {
     "a file": ({"w.bin": b"x" * 100_000}, {}, r"w\.bin differs"),
     "a size": ({"w.bin": b"w" * 99_999}, {}, r"w\.bin differs"),
     "one more": ({"more": b""}, {}, "has no file more"),
@@ -70,7 +79,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_another_version_of_that_tag_stays_an_error(store, first, kind):
+def test_another_version_of_that_tag_stays_an_error(store: casstore.Store, first, kind) -> None:
     files, said, difference = OTHERS[kind]
     with pytest.raises(casstore.TagExists, match=difference) as caught:
         with store.create("m:v1", exist_ok=True, **{**SAID, **said}) as draft:
@@ -80,7 +89,7 @@ def test_another_version_of_that_tag_stays_an_error(store, first, kind):
     assert store.save_draft(store.drafts()[0], "m:v2").tag.version == "v2"
 
 
-def test_a_base_that_is_said_must_be_the_same(store, first):
+def test_a_base_that_is_said_must_be_the_same(store: casstore.Store, first) -> None:
     base = store.save("base:v1", __file__)
     other = store.save("other:v1", __file__)
 
@@ -106,7 +115,7 @@ def test_a_base_that_is_said_must_be_the_same(store, first):
     assert store.get("n:v1") == made.model
 
 
-def test_a_kept_draft_whose_base_was_the_newest_then(store):
+def test_a_kept_draft_whose_base_was_the_newest_then(store: casstore.Store) -> None:
     """Which nobody has said."""
     store.save("m:v0", __file__)
     with pytest.raises(casstore.TagExists), store.create("m:v1") as draft:
@@ -114,11 +123,11 @@ def test_a_kept_draft_whose_base_was_the_newest_then(store):
         store.save("m:v0b", __file__)
         with store.create("m:v1") as other:
             plant(other.path, FILES)
-    assert other.model.base.tag.version == "v0b"
+    assert known(other.model.base).tag.version == "v0b"
     assert store.save_draft(store.drafts()[0], exist_ok=True) == other.model
 
 
-def test_a_draft_that_differs_and_is_then_the_same(store, tmp_path):
+def test_a_draft_that_differs_and_is_then_the_same(store: casstore.Store, tmp_path: Path) -> None:
     source = plant(tmp_path / "out", FILES)
     with pytest.raises(casstore.TagExists), store.create("m:v1") as draft:
         plant(draft.path, FILES)
@@ -127,7 +136,7 @@ def test_a_draft_that_differs_and_is_then_the_same(store, tmp_path):
     assert store.drafts() == []
 
 
-def test_two_that_save_the_same_at_once(store, tmp_path):
+def test_two_that_save_the_same_at_once(store: casstore.Store, tmp_path: Path) -> None:
     """The other commits between the look and the commit."""
     source = plant(tmp_path / "out", FILES)
 
@@ -148,7 +157,7 @@ def test_two_that_save_the_same_at_once(store, tmp_path):
     assert Path(draft.model.path, "w.bin").read_bytes() == FILES["w.bin"]
 
 
-def test_a_users_own_model_yaml_is_no_less_refused(store, first, tmp_path):
+def test_a_users_own_model_yaml_is_no_less_refused(store: casstore.Store, first, tmp_path: Path) -> None:
     source = plant(tmp_path / "out", {**FILES, "model.yaml": b"layers: 3"})
     with pytest.raises(casstore.InvalidSource, match="rename"):
         store.save("m:v1", source, exist_ok=True)

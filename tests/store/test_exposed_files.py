@@ -14,14 +14,14 @@ import pytest
 
 import casstore
 from casstore.storage import access
-from tests.kit import Child, contents, noise, part, plant
+from tests.kit import Child, Save, contents, noise, part, plant
 
 BIG = 3_000_000
 needs_root = pytest.mark.skipif(not access.ignores_modes(), reason="may not write to read-only files")
 
 
 @pytest.fixture
-def cli(home):
+def cli(home: Path):
     """cli(*arguments): the finished command on the store."""
 
     def run(*arguments, check=True):
@@ -32,7 +32,9 @@ def cli(home):
 
 
 @needs_root
-def test_a_plain_write_is_foretold_once(store, home, save, caplog):
+def test_a_plain_write_is_foretold_once(
+    store: casstore.Store, home: Path, save: Save, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in (1, 2):
         save(f"m:{number}", {"w.bin": noise(BIG, number)})
     store.get("m:1")
@@ -50,7 +52,7 @@ def test_a_plain_write_is_foretold_once(store, home, save, caplog):
 
 @needs_root
 @pytest.mark.parametrize("quiet", [[], ["-q"]])
-def test_path_says_it_on_a_terminal_only(store, home, save, cli, quiet):
+def test_path_says_it_on_a_terminal_only(store: casstore.Store, home: Path, save: Save, cli, quiet) -> None:
     model = save("m:1", {"w.bin": noise(BIG)})
     if os.stat(Path(model.path, "w.bin")).st_nlink == 1:
         pytest.skip("files share blocks here")
@@ -72,7 +74,7 @@ def test_path_says_it_on_a_terminal_only(store, home, save, cli, quiet):
     assert (b"can destroy" in said) == (not quiet)
 
 
-def test_a_changed_file_is_named_by_path(store, home, save, cli):
+def test_a_changed_file_is_named_by_path(store: casstore.Store, home: Path, save: Save, cli) -> None:
     model = save("m:1", {"c.json": b"{}"})
     path = Path(model.path, "c.json")
     path.unlink()
@@ -88,7 +90,9 @@ def test_a_changed_file_is_named_by_path(store, home, save, cli):
 
 
 @pytest.mark.parametrize("is_set_later", [True, False])
-def test_protect_keeps_what_is_saved_from_any_write(store, save, is_set_later, tmp_path):
+def test_protect_keeps_what_is_saved_from_any_write(
+    store: casstore.Store, save: Save, is_set_later, tmp_path: Path
+) -> None:
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
     source = plant(tmp_path / "source", files)
     if not is_set_later:
@@ -112,7 +116,7 @@ def test_protect_keeps_what_is_saved_from_any_write(store, save, is_set_later, t
     assert contents(store.get("m:3")) == files
 
 
-def test_protect_makes_directories_of_copies(store, save):
+def test_protect_makes_directories_of_copies(store: casstore.Store, save: Save) -> None:
     files = {"w.bin": noise(BIG)}
     save("m:1", files)
     store.close()
@@ -131,7 +135,7 @@ def written_over(path: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [BIG, 1000])
-def test_a_version_that_is_lost_is_marked(store, home, save, cli, size):
+def test_a_version_that_is_lost_is_marked(store: casstore.Store, home: Path, save: Save, cli, size) -> None:
     save("m:1", {"w.bin": noise(BIG), "c.json": b"{}"})
     save("m:2", {"w.bin": noise(BIG, 1)})
     save("n:1", {"other/w.bin": noise(BIG)})
@@ -156,7 +160,7 @@ def test_a_version_that_is_lost_is_marked(store, home, save, cli, size):
         assert ("casstore verify" in cli("show", tag).stdout) == (tag == "m:1")
 
 
-def test_a_version_whose_container_is_gone_is_marked(store, home, save):
+def test_a_version_whose_container_is_gone_is_marked(store: casstore.Store, home: Path, save: Save) -> None:
     save("m:1", {"w.bin": noise(BIG)})
     save("n:1", part(1))
     save("o:1", part(2))
@@ -170,7 +174,7 @@ def test_a_version_whose_container_is_gone_is_marked(store, home, save):
 
 
 @needs_root
-def test_who_may_not_write_to_read_only_files(tmp_path):
+def test_who_may_not_write_to_read_only_files(tmp_path: Path) -> None:
     def look():
         os.setgid(65534)
         os.setuid(65534)
@@ -211,7 +215,7 @@ finally:
 
 @needs_root
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
-def test_auto_gives_root_reflinks_where_there_are_any(tmp_path):
+def test_auto_gives_root_reflinks_where_there_are_any(tmp_path: Path) -> None:
     image, mount = tmp_path / "image", tmp_path / "mount"
     mount.mkdir()
     image.touch()

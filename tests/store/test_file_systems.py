@@ -12,21 +12,21 @@ import pytest
 
 import casstore
 from tests.crash import tracer
-from tests.kit import Child, contents, noise, part
+from tests.kit import Child, Leftovers, Picture, Save, contents, noise, part
 
 # Above the limits of ext4 (65,000), ext3 (32,000) and Btrfs (65,535 in one directory).
 MOST_LINKS = 65_600
 
 
 @pytest.fixture
-def tmp_path(disk):
+def tmp_path(disk: Path):
     """In memory a file may have any number of links."""
     return disk
 
 
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="seccomp of x86-64 Linux")
 @pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK], ids=errno.errorcode.get)
-def test_no_store_is_made_where_there_are_no_locks(home, error):
+def test_no_store_is_made_where_there_are_no_locks(home: Path, error) -> None:
     def run():
         tracer.refuse({"flock"}, error)
         with pytest.raises(casstore.StoreError, match=r"without locks.*keep the store on a local file system"):
@@ -38,7 +38,9 @@ def test_no_store_is_made_where_there_are_no_locks(home, error):
 
 
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="seccomp of x86-64 Linux")
-def test_a_store_that_was_moved_to_where_there_are_no_locks(home, store, save, picture, leftovers):
+def test_a_store_that_was_moved_to_where_there_are_no_locks(
+    home: Path, store: casstore.Store, save: Save, picture: Picture, leftovers: Leftovers
+) -> None:
     """Nothing is done with it."""
     save("m:1", part(1))
     store.close()
@@ -56,7 +58,7 @@ def test_a_store_that_was_moved_to_where_there_are_no_locks(home, store, save, p
     assert leftovers() == []
 
 
-def test_the_last_link_that_a_file_system_gives(store, home, save, tmp_path):
+def test_the_last_link_that_a_file_system_gives(store: casstore.Store, home: Path, save: Save, tmp_path: Path) -> None:
     """More versions share a file than it can have names."""
     data = {"w.bin": noise(70_000, 1)}
     save("m:1", data)

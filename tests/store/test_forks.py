@@ -7,15 +7,18 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
+from casstore import settings
 from casstore.actions.gc.collect import _Gc
 from casstore.catalog import catalog
 from casstore.storage import objects
 from casstore.storage.locks import Lock
-from tests.kit import Child, noise, streamed
+from tests.kit import Child, Save, noise, streamed
 
 CANNOT = "close the store before forking"
 
@@ -34,7 +37,9 @@ def forked():
     return run
 
 
-def test_what_a_child_saves_stays_when_its_parent_closes_the_store(store, save, home):
+def test_what_a_child_saves_stays_when_its_parent_closes_the_store(
+    store: casstore.Store, save: Save, home: Path
+) -> None:
     save("m:0", {"a": b"parent"})
     (seen, has_seen), (closed, is_closed) = os.pipe(), os.pipe()
 
@@ -59,10 +64,12 @@ def test_what_a_child_saves_stays_when_its_parent_closes_the_store(store, save, 
         os.close(descriptor)
 
 
-def test_a_child_that_was_forked_while_a_thread_writes_is_told_so(store, save, home, forked, monkeypatch):
+def test_a_child_that_was_forked_while_a_thread_writes_is_told_so(
+    store: casstore.Store, save: Save, home: Path, forked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"a": b"1"})
     inside, go_on = threading.Event(), threading.Event()
-    real = catalog.check_setting
+    real = settings.check_setting
 
     def check_setting(key, value):
         inside.set()
@@ -89,7 +96,7 @@ def test_a_child_that_was_forked_while_a_thread_writes_is_told_so(store, save, h
     assert store.verify().is_sound
 
 
-def test_only_threads_that_still_run_keep_a_child_from_the_store(store, save, forked):
+def test_only_threads_that_still_run_keep_a_child_from_the_store(store: casstore.Store, save: Save, forked) -> None:
     save("m:1", {"a": b"1"})
 
     def is_refused():
@@ -102,7 +109,9 @@ def test_only_threads_that_still_run_keep_a_child_from_the_store(store, save, fo
     assert forked(lambda: store.get("m:1")) == 0
 
 
-def test_children_that_are_forked_while_a_thread_reads_end_by_themselves(store, save, forked):
+def test_children_that_are_forked_while_a_thread_reads_end_by_themselves(
+    store: casstore.Store, save: Save, forked
+) -> None:
     save("m:1", {"a": b"1"})
     is_done = threading.Event()
 
@@ -121,7 +130,7 @@ def test_children_that_are_forked_while_a_thread_reads_end_by_themselves(store, 
 
     with ThreadPoolExecutor() as pool:
         reader = pool.submit(read)
-        codes = []
+        codes: list[Any] = []
         while len(codes) < 20 and not any(codes):
             codes.append(forked(work))
         is_done.set()
@@ -129,7 +138,9 @@ def test_children_that_are_forked_while_a_thread_reads_end_by_themselves(store, 
     assert not any(codes)
 
 
-def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(store, save, forked, monkeypatch):
+def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(
+    store: casstore.Store, save: Save, forked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = save("m:1", {"w": noise(2000)}, materialize=False)
     assert model.open("w").read() == noise(2000)
     inside, go_on = threading.Event(), threading.Event()
@@ -154,7 +165,9 @@ def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(store, sav
     assert code == 0
 
 
-def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(store, save, monkeypatch):
+def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as a worker of a data loader, which goes on for hours."""
     save("m:1", {"a": b"1"})
     hold, is_over = os.pipe()
@@ -177,7 +190,9 @@ def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(store, save, m
         os.close(is_over)
 
 
-def test_an_interrupt_between_a_lock_and_its_block_leaves_the_lock_free(store, save, home, monkeypatch):
+def test_an_interrupt_between_a_lock_and_its_block_leaves_the_lock_free(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Lock.acquire
 
     def acquire(self, *args, **options):

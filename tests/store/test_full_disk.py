@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 import casstore
 from casstore.actions.saving import unsaved
-from tests.kit import contents, every, noise, plant
+from tests.kit import Picture, contents, draft_of, every, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -65,7 +66,7 @@ def _check_kept(home, error, files):
 
 
 @pytest.mark.parametrize("how", ["draft", "save", "move", "copy"])
-def test_no_room_at_every_call(store, home, tmp_path, picture, files, how):
+def test_no_room_at_every_call(store: casstore.Store, home: Path, tmp_path: Path, picture: Picture, files, how) -> None:
     with store.create("m:first") as draft:
         plant(draft.path, files(0))
     if how == "copy":
@@ -112,19 +113,21 @@ def test_no_room_at_every_call(store, home, tmp_path, picture, files, how):
 
 
 @pytest.mark.parametrize("statement", ["INSERT INTO version", "INSERT OR IGNORE INTO blob", "COMMIT"])
-def test_no_room_for_the_catalog(store, home, picture, files, monkeypatch, statement):
+def test_no_room_for_the_catalog(
+    store: casstore.Store, home: Path, picture: Picture, files, monkeypatch: pytest.MonkeyPatch, statement
+) -> None:
     before = picture()
 
     class Connection(apsw.Connection):
         full = True
 
-        def execute(self, sql, *args, **kwargs):
-            self._refuse(sql)
-            return super().execute(sql, *args, **kwargs)
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            self._refuse(statements)
+            return super().execute(statements, *args, **kwargs)
 
-        def executemany(self, sql, *args, **kwargs):
-            self._refuse(sql)
-            return super().executemany(sql, *args, **kwargs)
+        def executemany(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            self._refuse(statements)
+            return super().executemany(statements, *args, **kwargs)
 
         def _refuse(self, sql):
             if Connection.full and sql.startswith(statement):
@@ -137,7 +140,7 @@ def test_no_room_for_the_catalog(store, home, picture, files, monkeypatch, state
         assert caught.value.errno == errno.ENOSPC
         Connection.full = False
         [kept] = other.drafts()
-        assert caught.value.draft_path == other.remove_draft(kept).path
+        assert draft_of(caught.value) == other.remove_draft(kept).path
         (home / "drafts").rmdir()
         assert picture() == before
         with other.create("m:1") as draft:
@@ -189,7 +192,7 @@ print("done", outcomes.count(False))
 """
 
 
-def test_a_real_file_system_that_fills_up(tmp_path):
+def test_a_real_file_system_that_fills_up(tmp_path: Path) -> None:
     probe = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False) if _has_unshare() else None
     if probe is None or probe.returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ import casstore
 from casstore.catalog.index import Index
 from casstore.catalog.versions import Versions
 from casstore.storage.locks import Lock
-from tests.kit import Child, contents, noise, plant
+from tests.kit import Child, Leftovers, Picture, contents, noise, plant
 
 BIG = 2_500_000
 
@@ -24,7 +25,7 @@ def save(store, tag, files):
 
 
 @pytest.fixture
-def two(store):
+def two(store: casstore.Store):
     shared = {"shared.bin": noise(BIG), "shared.txt": b"shared" * 100}
     save(store, "m:1", {**shared, "one.bin": noise(BIG, 1), "one.txt": b"one" * 100})
     save(store, "m:2", {**shared, "two.bin": noise(BIG, 2), "two.txt": b"two" * 100})
@@ -35,7 +36,7 @@ def counts(report):
     return {step.name: step.count for step in report.steps}
 
 
-def test_what_other_versions_need_survives(two, leftovers):
+def test_what_other_versions_need_survives(two, leftovers: Leftovers) -> None:
     two.delete("m:1")
     report = two.gc()
     assert report.freed_bytes >= BIG
@@ -53,7 +54,7 @@ def test_what_other_versions_need_survives(two, leftovers):
     assert leftovers() == []
 
 
-def test_a_second_gc_has_nothing_to_do(two, picture):
+def test_a_second_gc_has_nothing_to_do(two, picture: Picture) -> None:
     two.delete("m:1")
     two.gc()
     before = picture()
@@ -63,7 +64,7 @@ def test_a_second_gc_has_nothing_to_do(two, picture):
     assert picture() == before
 
 
-def test_a_dry_run_says_what_gc_would_do_and_changes_nothing(two, picture, home):
+def test_a_dry_run_says_what_gc_would_do_and_changes_nothing(two, picture: Picture, home: Path) -> None:
     two.delete("m:1")
     plant(home / "sessions", {"0123456789abcdef/1/big": b"x" * 1000, "0123456789abcdef.lock": b""})
     (home / "objects/packs/0123456789abcdef-1.pack").write_bytes(b"stray")
@@ -78,7 +79,7 @@ def test_a_dry_run_says_what_gc_would_do_and_changes_nothing(two, picture, home)
     assert set(counts(two.gc(dry_run=True)).values()) == {0}
 
 
-def test_what_dead_processes_left_is_taken_and_what_living_ones_hold_is_not(two, home, picture):
+def test_what_dead_processes_left_is_taken_and_what_living_ones_hold_is_not(two, home: Path, picture: Picture) -> None:
     def die():
         with casstore.Store(home) as store, store.create("m:3") as draft:
             plant(draft.path, {"a/b/c": b"x" * 5000})
@@ -97,7 +98,7 @@ def test_what_dead_processes_left_is_taken_and_what_living_ones_hold_is_not(two,
     assert "m:4" in two.tags()
 
 
-def test_files_without_rows_are_taken(two, home):
+def test_files_without_rows_are_taken(two, home: Path) -> None:
     kept = contents(two.get("m:2"))
     (home / "objects/loose/ab" / f"{'ab' * 32}.0123456789abcdef-7").write_bytes(b"stray")
     (home / "objects/packs/0123456789abcdef-8.pack").write_bytes(b"stray")
@@ -106,7 +107,7 @@ def test_files_without_rows_are_taken(two, home):
     assert list((home / "objects/loose/ab").glob("*-7")) == []
 
 
-def test_one_gc_at_a_time(two, monkeypatch):
+def test_one_gc_at_a_time(two, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = Lock(two.home / "locks/.gc.lock")
     assert lock.try_acquire()
     for dry_run in (False, True):
@@ -119,12 +120,12 @@ def test_one_gc_at_a_time(two, monkeypatch):
 @pytest.mark.parametrize("size", [100, 100_000, BIG])
 @pytest.mark.parametrize("how", ["draft", "save"])
 def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
-    store, monkeypatch, tmp_path, leftovers, size, how
-):
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, leftovers: Leftovers, size, how
+) -> None:
     """The last version that needs them is deleted, and gc'd, just when a save has decided to rely on them."""
     files = {"w.bin": noise(size), "other.txt": b"new"}
     save(store, "m:old", {"w.bin": noise(size)})
-    fired = []
+    fired: list[Any] = []
     real = Versions.commit
 
     def commit(self, new):
@@ -146,7 +147,9 @@ def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
     assert contents(saved) == files
 
 
-def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(store, monkeypatch):
+def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(store, "m:old", {"known.bin": noise(BIG)})
     save(store, "x:dead", {"w.bin": noise(BIG, 5)})
     attempts = []
@@ -166,10 +169,10 @@ def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(store, monkeypa
     assert len(contents(saved)) == 3
 
 
-def test_chunks_that_vanish_after_every_look_up(store, monkeypatch):
+def test_chunks_that_vanish_after_every_look_up(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"w.bin": noise(BIG), "twin.bin": noise(BIG), "t.txt": b"t" * 999}
     real = Index.gc_epoch
-    rounds = []
+    rounds: list[Any] = []
     mine = store._workspace.catalog.index
 
     def gc_epoch(self):
@@ -187,7 +190,7 @@ def test_chunks_that_vanish_after_every_look_up(store, monkeypatch):
     assert store.verify().is_sound
 
 
-def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, monkeypatch):
+def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, monkeypatch: pytest.MonkeyPatch) -> None:
     from casstore.catalog.references import References
 
     real = References.unreferenced
@@ -207,12 +210,14 @@ def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, monkeypatch):
     assert two.verify().is_sound
 
 
-def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(two, home, monkeypatch):
+def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(
+    two, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """gc has looked which sessions live; then a save begins, and writes its manifest."""
     from casstore.storage import sessions
 
     real = sessions.live_ids
-    opened = []
+    opened: list[Any] = []
 
     def live_ids(layout):
         alive = real(layout)
@@ -234,7 +239,7 @@ def test_a_pending_manifest_of_a_save_that_begins_during_gc_is_kept(two, home, m
     opened[0].close()
 
 
-def test_an_old_catalog_that_was_put_back_stops_gc(two, home):
+def test_an_old_catalog_that_was_put_back_stops_gc(two, home: Path) -> None:
     two.close()
     old = home.parent / "old.db"
     shutil.copy(home / "catalog.db", old)
@@ -261,7 +266,7 @@ def test_an_old_catalog_that_was_put_back_stops_gc(two, home):
         assert contents(store.get("m:3")) == {"three.bin": noise(BIG, 3)}
 
 
-def test_beside_versions_no_empty_catalog_is_made(two, home):
+def test_beside_versions_no_empty_catalog_is_made(two, home: Path) -> None:
     """gc would take all of them for garbage."""
     two.close()
     for path in home.glob("catalog.db*"):
@@ -271,7 +276,9 @@ def test_beside_versions_no_empty_catalog_is_made(two, home):
     assert not list(home.glob("catalog.db*"))
 
 
-def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, leftovers):
+def test_a_deletion_that_was_cut_short_is_finished(
+    two, home: Path, monkeypatch: pytest.MonkeyPatch, leftovers: Leftovers
+) -> None:
     from casstore.actions.saving import delete
 
     monkeypatch.setattr(delete, "sweep", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
@@ -286,7 +293,7 @@ def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, lefto
     assert (home / "models/m/latest").read_text() == "2"
 
 
-def test_readers_are_not_cut_off(two):
+def test_readers_are_not_cut_off(two) -> None:
     with two.get("m:1").open("one.bin") as file:
         assert file.read(10) == noise(BIG, 1)[:10]
         two.delete("m:1")
@@ -295,7 +302,9 @@ def test_readers_are_not_cut_off(two):
             file.read()
 
 
-def test_a_version_that_is_deleted_while_manifests_are_looked_at(two, home, monkeypatch):
+def test_a_version_that_is_deleted_while_manifests_are_looked_at(
+    two, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(two, "x:1", {"a": b"1"})
     real = Path.is_dir
 

@@ -20,7 +20,7 @@ BYTES = 100_000
 
 
 @pytest.fixture
-def figures(store):
+def figures(store: casstore.Store):
     """figures(step, ...): what gc counts in that step, and the bytes."""
 
     def run(name, **options):
@@ -32,7 +32,7 @@ def figures(store):
 
 
 @pytest.fixture
-def overdue(store):
+def overdue(store: casstore.Store):
     """overdue(seed): a kept draft whose time is up."""
 
     def run(seed):
@@ -66,7 +66,7 @@ def immutable():
     return run
 
 
-def test_a_draft_that_another_process_has_is_not_removed(store, overdue, figures):
+def test_a_draft_that_another_process_has_is_not_removed(store: casstore.Store, overdue, figures) -> None:
     mine, _ = overdue(0), overdue(1)
     with drafts_action.held(store._workspace, mine):
         assert figures("quarantine", dry_run=True) == (1, BYTES, BYTES)
@@ -78,7 +78,7 @@ def test_a_draft_that_another_process_has_is_not_removed(store, overdue, figures
     assert [name for name in os.listdir(store.home / "locks") if "draft" in name] == []
 
 
-def test_a_lock_that_nobody_holds_keeps_no_draft(store, overdue, figures):
+def test_a_lock_that_nobody_holds_keeps_no_draft(store: casstore.Store, overdue, figures) -> None:
     """As a process leaves it that is killed while it saves one."""
     kept = overdue(0)
     lock = store.home / "locks" / f".draft-{kept.id}.lock"
@@ -90,7 +90,7 @@ def test_a_lock_that_nobody_holds_keeps_no_draft(store, overdue, figures):
     assert not lock.exists()
 
 
-def test_a_file_that_cannot_be_removed_from_quarantine(store, figures, immutable):
+def test_a_file_that_cannot_be_removed_from_quarantine(store: casstore.Store, figures, immutable) -> None:
     parent = store.home / "quarantine/strays"
     parent.mkdir(parents=True, exist_ok=True)
     old = parent / keeping.new_name()
@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_removed_from_quarantine(store, figures, immutable
     assert figures("quarantine") == (1, BYTES, 0)
 
 
-def test_a_session_that_cannot_be_reaped(store, home, figures, immutable):
+def test_a_session_that_cannot_be_reaped(store: casstore.Store, home: Path, figures, immutable) -> None:
     def die():
         session = casstore.Store(home)._workspace.session()
         (session.path / "goes").write_bytes(noise(BYTES, 1))

@@ -9,6 +9,7 @@ import stat
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,11 @@ EXPECTED = json.loads((HERE / f"{NAME}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path: Path):
     """The golden store, unpacked: every inode number and change time is another than when it was written."""
     with tarfile.open(HERE / f"{NAME}.tar.xz") as archive:
-        archive.extractall(tmp_path, **({"filter": "tar"} if sys.version_info >= (3, 12) else {}))
+        options: Any = {"filter": "tar"} if sys.version_info >= (3, 12) else {}
+        archive.extractall(tmp_path, **options)
     return tmp_path / "store"
 
 
@@ -41,7 +43,7 @@ def check_directories(store):
     assert Path(store.get("full:1.0.rc-1").path, "void/within").is_dir()
 
 
-def test_every_version_is_read(home):
+def test_every_version_is_read(home: Path) -> None:
     with casstore.Store(home, auto_gc=False) as store:
         assert told(store) == EXPECTED
         assert store.verify().is_sound
@@ -51,7 +53,7 @@ def test_every_version_is_read(home):
         assert store.verify().is_sound
 
 
-def test_gc_leaves_what_it_says(home):
+def test_gc_leaves_what_it_says(home: Path) -> None:
     with casstore.Store(home, auto_gc=False) as store:
         store.gc(evict_all=True)
         assert not list((home / "manifests/.deleted").iterdir())
@@ -60,7 +62,7 @@ def test_gc_leaves_what_it_says(home):
         check_directories(store)
 
 
-def test_its_pruned_version_and_its_draft_come_back(home, tmp_path):
+def test_its_pruned_version_and_its_draft_come_back(home: Path, tmp_path: Path) -> None:
     with casstore.Store(home, auto_gc=False) as store:
         assert str(store.restore_pruned("pruned:1").tag) == "pruned:1"
         assert store.get("pruned:1").open("p").read() == Path(store.get("pruned:1").path, "p").read_bytes()
@@ -69,7 +71,7 @@ def test_its_pruned_version_and_its_draft_come_back(home, tmp_path):
         assert store.verify().is_sound
 
 
-def test_a_catalog_made_anew_says_the_same(home):
+def test_a_catalog_made_anew_says_the_same(home: Path) -> None:
     (home / "catalog.db").unlink()
     report = casstore.Store.rebuild_catalog(home)
     assert (sorted(report.tags), report.unreadable, report.recovered) == (sorted(EXPECTED["versions"]), (), ())
@@ -82,7 +84,7 @@ def test_a_catalog_made_anew_says_the_same(home):
         assert store.verify().is_sound
 
 
-def test_a_backup_of_it_is_the_same(home, tmp_path):
+def test_a_backup_of_it_is_the_same(home: Path, tmp_path: Path) -> None:
     with casstore.Store(home, auto_gc=False) as store:
         store.backup(tmp_path / "copy")
     shutil.rmtree(home)
@@ -91,7 +93,7 @@ def test_a_backup_of_it_is_the_same(home, tmp_path):
         assert copy.verify().is_sound
 
 
-def test_saving_shares_what_it_has(home, tmp_path):
+def test_saving_shares_what_it_has(home: Path, tmp_path: Path) -> None:
     """The cuts are the same still, so that a file which is in it takes no room."""
     with casstore.Store(home, auto_gc=False) as store:
         (tmp_path / "again").mkdir()

@@ -19,6 +19,7 @@ import tarfile
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -347,7 +348,7 @@ def _zip_size(data, size):
 
 
 @pytest.fixture(scope="module")
-def shared_ground(tmp_path_factory):
+def shared_ground(tmp_path_factory: pytest.TempPathFactory):
     root = tmp_path_factory.mktemp("ground")
     for name in ("canary", "evil", "etc/passwd", "near/canary", "near/store-like"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -378,7 +379,7 @@ def left_in_sessions(store):
 def everything(store):
     """All that is around the store, and in it but for its catalog and locks: kinds, modes, times, content."""
     root = store.home.parent.parent
-    found = {}
+    found: dict[str, tuple[Any, ...]] = {}
     for directory, folders, names in os.walk(root):
         for name in folders + names:
             path = Path(directory, name)
@@ -396,12 +397,11 @@ def everything(store):
 def attempt(store, data, outcome, **options):
     """Import these bytes, and hold the store to what is promised."""
     before, tags = everything(store), store.tags()
+    refusal = None
     try:
         (imported,) = store.import_archive(io.BytesIO(data), durability="relaxed", materialize=False, **options)
     except REFUSALS as error:
         refusal = str(error)
-    else:
-        refusal = None
     assert left_in_sessions(store) == []
     assert not Path(Bomb.trace).exists()
     if refusal is None:
@@ -424,7 +424,7 @@ def attempt(store, data, outcome, **options):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_it(ground, name):
+def test_it(ground, name) -> None:
     make, outcome = CASES[name]
     refusal = attempt(ground, make(), outcome)
     if isinstance(outcome, str):
@@ -435,7 +435,7 @@ def test_it(ground, name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("tar: ", "yaml: "))])
-def test_it_through_a_pipe(ground, name):
+def test_it_through_a_pipe(ground, name) -> None:
     """Compressed, and from a stream that cannot be sought in."""
     make, outcome = CASES[name]
 
@@ -490,7 +490,7 @@ def test_it_through_a_pipe(ground, name):
         ("MAX_HEADER_BYTES", 5000, lambda: raw_tar(*[pax((b"x", b"c" * 1000))] * 9, raw_header("w")), "take more"),
     ],
 )  # fmt: skip
-def test_limits(ground, monkeypatch, limit, value, make, message):
+def test_limits(ground, monkeypatch: pytest.MonkeyPatch, limit, value, make, message) -> None:
     monkeypatch.setattr(limits, limit, value)
     data = make()
     refusal = attempt(ground, data, message)
@@ -539,7 +539,7 @@ assert more < 150 << 10
 """
 
 
-def test_a_real_bomb(home):
+def test_a_real_bomb(home: Path) -> None:
     """2 TiB, of which it may write what is free to all, here mostly less: in little memory, and nothing stays."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     result = script(BOMB, home, limits.FREE_BYTES if EVERY else 64 << 20, env=environment)
@@ -549,7 +549,7 @@ def test_a_real_bomb(home):
 
 
 @pytest.mark.parametrize("name", ["tar", "xz", "zip"])
-def test_cut_and_flipped_anywhere(ground, name):
+def test_cut_and_flipped_anywhere(ground, name) -> None:
     """Refused or harmless, wherever it is cut, whichever byte is another."""
     sound = {
         "tar": tar(member("w", b"content"), member("d/v", b"more"), link("l", "w")),
@@ -578,7 +578,7 @@ def test_cut_and_flipped_anywhere(ground, name):
     print(name, outcomes)
 
 
-def test_folders(ground, tmp_path):
+def test_folders(ground, tmp_path: Path) -> None:
     """A directory with a descriptor is read by the same rules; what it leads to is taken as in a save."""
     root = plant(tmp_path / "folder", {"w": b"w"})
     for text, message in [

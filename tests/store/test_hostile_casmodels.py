@@ -6,8 +6,8 @@ import io
 import os
 import struct
 import time
-from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -21,7 +21,7 @@ from casstore.storage.coding.codec import Encoding
 from casstore.storage.manifest import Base
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.tag import Tag
-from tests.kit import EVERY, contents, noise, script, streamed
+from tests.kit import EVERY, Check, Save, contents, noise, script, streamed
 from tests.store.casmodels import DESCRIPTION, against, build, manifest, recipe, steps, whole
 
 pytestmark = pytest.mark.crash
@@ -29,6 +29,10 @@ pytestmark = pytest.mark.crash
 A, B, C = steps(3)
 HELLO = b"hello"
 UNSAFE = (casstore.IntegrityError, casstore.InvalidSource)
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
 
 
 def one(tag="m:1", files=None, chunks=None, **changes):
@@ -225,7 +229,7 @@ CASES = {
     "labels that are no text": (lambda: described(labels={"a": 1}), "cannot be read"),
     "metadata that is a list": (lambda: described(metadata=[1]), "cannot be read"),
     "metadata 70 deep": (
-        lambda: described(metadata={"a": reduce(lambda x, _: [x], range(70), 1)}),
+        lambda: described(metadata={"a": nested(70)}),
         "nested more than 64 deep",
     ),
     "signatures with unknown fields": (lambda: described(signatures={"f": {"evil": 1}}), "unknown field 'evil'"),
@@ -258,7 +262,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def shared_victim(tmp_path_factory):
+def shared_victim(tmp_path_factory: pytest.TempPathFactory):
     with casstore.Store(tmp_path_factory.mktemp("victim") / "store", auto_gc=False) as store:
         with store.create("kept:1") as draft:
             Path(draft.path, "kept").write_bytes(b"kept")
@@ -289,7 +293,7 @@ def check_untouched(store):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_refused(victim, name):
+def test_refused(victim, name) -> None:
     make, message = CASES[name]
     data = make()
     with pytest.raises(UNSAFE, match=message) as caught:
@@ -298,7 +302,7 @@ def test_refused(victim, name):
     print(f"{name}: {caught.value}")
 
 
-def test_nothing_of_the_refused_stays_for_long(victim):
+def test_nothing_of_the_refused_stays_for_long(victim) -> None:
     victim.gc()
     assert set(victim.gc().steps[4:6]) == {
         casstore.GcStep("stray files", 0), casstore.GcStep("unneeded objects", 0)
@@ -306,7 +310,7 @@ def test_nothing_of_the_refused_stays_for_long(victim):
     assert victim.verify().is_sound
 
 
-def test_sound_ones_pass(store, settled):
+def test_sound_ones_pass(store: casstore.Store, settled: Check) -> None:
     """What the cases above are made of is refused for what is changed, and for nothing else."""
     take(store, one())
     take(store, one("m:2", files={"w": recipe([A, B])}, chunks=[whole(A), whole(B)]))
@@ -319,7 +323,9 @@ def test_sound_ones_pass(store, settled):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "order" in name or "two recipes" in name])
-def test_the_right_file_is_right_after_a_wrong_recipe_of_it(store, save, settled, name):
+def test_the_right_file_is_right_after_a_wrong_recipe_of_it(
+    store: casstore.Store, save: Save, settled: Check, name
+) -> None:
     """The catalog keeps one recipe of each blob. Were a wrong one to get there, every save of it would be lost."""
     with pytest.raises(UNSAFE):
         take(store, CASES[name][0]())
@@ -335,7 +341,9 @@ def test_the_right_file_is_right_after_a_wrong_recipe_of_it(store, save, settled
 @pytest.mark.parametrize("first", ["import", "save"])
 @pytest.mark.parametrize("size", [700_000, 2_000_000])
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_file_that_is_cut_into_other_chunks_elsewhere(store, save, settled, first, home, size, count):
+def test_a_file_that_is_cut_into_other_chunks_elsewhere(
+    store: casstore.Store, save: Save, settled: Check, first, home: Path, size, count
+) -> None:
     """As by another release: it is one blob all the same, and has one recipe here, whichever came first."""
     raw = noise(size)
     parts = [raw[:1000], raw[1000:300_000], raw[300_000:]] if count == 3 else [raw]
@@ -372,9 +380,10 @@ def test_a_file_that_is_cut_into_other_chunks_elsewhere(store, save, settled, fi
         assert rebuilt.verify().is_sound
 
 
-def test_untrusted_is_not_for_the_archive_to_say(store):
+def test_untrusted_is_not_for_the_archive_to_say(store: casstore.Store) -> None:
     """It may claim what it likes: Python objects that come in one are not unpickled unasked."""
-    for number, claim in enumerate([{}, {"untrusted": False}, {"untrusted": None}, {"untrusted": True}]):
+    claims: list[dict[str, Any]] = [{}, {"untrusted": False}, {"untrusted": None}, {"untrusted": True}]
+    for number, claim in enumerate(claims):
         data = one(
             f"m:{number}", files={"custom_objects.pkl": b"\x80\x04}."}, chunks=[whole(b"\x80\x04}.")],
             description={**DESCRIPTION, **claim},
@@ -389,7 +398,7 @@ def test_untrusted_is_not_for_the_archive_to_say(store):
     assert not imported.model.is_untrusted
 
 
-def test_a_time_that_has_not_come(store, save):
+def test_a_time_that_has_not_come(store: casstore.Store, save: Save) -> None:
     before = time.time_ns()
     (imported,) = take(store, one(created_at_ns=(1 << 62)))
     assert before / 1e9 - 1 < imported.model.created_at.timestamp() < time.time() + 1
@@ -401,7 +410,7 @@ def test_a_time_that_has_not_come(store, save):
     assert not take(store, one(created_at_ns=(1 << 61)))[0].is_new
 
 
-def test_a_base_that_is_no_such_version(store, settled):
+def test_a_base_that_is_no_such_version(store: casstore.Store, settled: Check) -> None:
     """Itself, one that came after it, one that was never here."""
     chunks = [whole(A), against(B, A)]
     for number, base in enumerate(["m:0", "m:2", "never:1"]):
@@ -416,7 +425,7 @@ def test_a_base_that_is_no_such_version(store, settled):
     settled()
 
 
-def test_every_prefix_is_refused(victim):
+def test_every_prefix_is_refused(victim) -> None:
     data = one(files={"a": A[:400], "b": B[:400], "e": b""}, chunks=[whole(A[:400]), whole(B[:400])])
     for length in range(0, len(data), 1 if EVERY else 23):
         with pytest.raises(UNSAFE):
@@ -427,7 +436,7 @@ def test_every_prefix_is_refused(victim):
 
 @settings(max_examples=5000 if EVERY else 120, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
 @given(st.data())
-def test_flipped(victim, data):
+def test_flipped(victim, data) -> None:
     """Any byte, in the head, a manifest, a record, the index or the trailer: refused, or the same all the same."""
     sound = one(
         "flip:1", files={"a": A, "b": B, "e": b""}, chunks=[whole(A), against(B, A)], created_at_ns=time.time_ns()
@@ -556,7 +565,7 @@ assert os.listdir(f"{home}/sessions") == []
 @pytest.mark.parametrize(
     "case", ["descriptions", "records", *(["recipes", "newer fields", "files", "index", "chunks"] if EVERY else [])]
 )
-def test_memory_is_bounded(home, case):
+def test_memory_is_bounded(home: Path, case) -> None:
     """However much a small archive says that it holds."""
     result = script(BOUNDED, home, case, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
     print(result.stdout)

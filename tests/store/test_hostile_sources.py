@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -11,7 +13,7 @@ import zstandard
 
 import casstore
 from casstore.storage.manifest import Manifest
-from tests.kit import plant, script
+from tests.kit import Picture, Save, plant, script
 
 pytestmark = pytest.mark.crash
 
@@ -31,7 +33,7 @@ with casstore.Store(home) as store:
 
 
 @pytest.fixture
-def refused(home, tmp_path):
+def refused(home: Path, tmp_path: Path):
     """refused(): what a save of tmp_path / "source" says against it."""
 
     def run():
@@ -44,7 +46,7 @@ def refused(home, tmp_path):
 
 @pytest.mark.parametrize("name", ["model.yaml", "w.bin", "sub/model.yaml"])
 @pytest.mark.parametrize("kind", ["zero", "fifo", "linked fifo", "directory"])
-def test_what_is_no_file_is_not_read(refused, tmp_path, kind, name):
+def test_what_is_no_file_is_not_read(refused, tmp_path: Path, kind, name) -> None:
     source = plant(tmp_path / "source", {"x": b"x", "sub/y": b"y"})
     if kind == "zero":
         (source / name).symlink_to("/dev/zero")
@@ -73,12 +75,12 @@ def linked_levels(source, levels, ways):
 
 
 @pytest.mark.parametrize(("levels", "ways"), [(30, 2), (9, 5)])
-def test_directories_that_are_linked_in_very_many_ways(refused, tmp_path, levels, ways):
+def test_directories_that_are_linked_in_very_many_ways(refused, tmp_path: Path, levels, ways) -> None:
     linked_levels(tmp_path / "source", levels, ways)
     assert "links lead to" in refused()
 
 
-def test_directories_that_are_linked_in_some_ways_are_saved(store, tmp_path):
+def test_directories_that_are_linked_in_some_ways_are_saved(store: casstore.Store, tmp_path: Path) -> None:
     linked_levels(tmp_path / "source", 5, 2)
     model = store.save("m:1", tmp_path / "source")
     assert sum(file.path.endswith("/f") for file in model.files) == 2**5 - 1
@@ -100,7 +102,7 @@ def row_of(item, count):
     ids=["lists", "maps", "words", "numbers"],
 )
 @pytest.mark.parametrize("where", ["document", "field", "recipe"])
-def test_small_things_in_a_manifest_are_counted(packed, where):
+def test_small_things_in_a_manifest_are_counted(packed, where) -> None:
     """Each takes a byte or some in the manifest, and some sixty in memory."""
     if where == "field":
         packed = b"\x81" + msgpack.packb("a") + packed
@@ -114,7 +116,9 @@ def test_small_things_in_a_manifest_are_counted(packed, where):
         Manifest.unpack(bomb)
 
 
-def test_a_manifest_of_a_few_kilobytes_takes_no_hundreds_of_megabytes(store, home, save):
+def test_a_manifest_of_a_few_kilobytes_takes_no_hundreds_of_megabytes(
+    store: casstore.Store, home: Path, save: Save
+) -> None:
     save("m:0", {"f": b"f"})
     save("m:1", {"f": b"x"})
     (path,) = (home / "manifests/m").glob("1.*")
@@ -135,7 +139,9 @@ def test_a_manifest_of_a_few_kilobytes_takes_no_hundreds_of_megabytes(store, hom
     assert len(report.unreadable) == 1
 
 
-def test_a_manifest_that_claims_to_have_shrunk_a_thousandfold_is_not_decompressed(store, home, save):
+def test_a_manifest_that_claims_to_have_shrunk_a_thousandfold_is_not_decompressed(
+    store: casstore.Store, home: Path, save: Save
+) -> None:
     save("m:1", {"f": b"x"})
     (path,) = (home / "manifests/m").glob("1.*")
     size = 400 << 20
@@ -154,10 +160,10 @@ def test_a_manifest_that_claims_to_have_shrunk_a_thousandfold_is_not_decompresse
 
 
 @pytest.mark.parametrize("field", ["labels", "metadata", "options", "context", "signatures"])
-def test_what_is_said_of_a_version_has_a_limit(store, save, picture, field):
+def test_what_is_said_of_a_version_has_a_limit(store: casstore.Store, save: Save, picture: Picture, field) -> None:
     """Of 16 MB of text, which is no place for data: a manifest is read whole wherever its version is looked at."""
     before = picture()
-    values = {"a": "x" * 16_000_000}
+    values: dict[str, Any] = {"a": "x" * 16_000_000}
     if field == "signatures":
         values = {"predict": {"input_spec": values}}
     with pytest.raises(casstore.InvalidMetadata, match="16 MB at most"):
@@ -165,6 +171,6 @@ def test_what_is_said_of_a_version_has_a_limit(store, save, picture, field):
     assert picture() == before
 
 
-def test_what_stays_within_the_limit_comes_back(store, save):
+def test_what_stays_within_the_limit_comes_back(store: casstore.Store, save: Save) -> None:
     save("m:1", {"f": b"x"}, metadata={"a": "x" * 15_000_000})
     assert store.get("m:1").metadata == {"a": "x" * 15_000_000}

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,7 +36,7 @@ DEFAULTS = {".git/", "sub/.git", "sub/__pycache__/", ".cache/huggingface/"}
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path):
     return plant(tmp_path / "out", TREE)
 
 
@@ -46,13 +48,13 @@ def kept(*without):
     return {path for path in TREE if not path.startswith(tuple(DEFAULTS)) and path not in without}
 
 
-def test_defaults(store, source, caplog):
+def test_defaults(store: casstore.Store, source, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="casstore"):
         assert saved(store.save("m:1", source)) == kept()
     assert all(each in caplog.text for each in DEFAULTS)
 
 
-def test_no_ignore(store, source):
+def test_no_ignore(store: casstore.Store, source) -> None:
     (source / ".casstoreignore").write_text("*.log\n")
     assert saved(store.save("m:1", source, ignore=False)) == {*TREE, ".casstoreignore"}
     assert saved(store.save("m:2", source, ignore=False, exclude="*.log")) == {
@@ -60,14 +62,14 @@ def test_no_ignore(store, source):
     }
 
 
-def test_a_draft_is_saved_whole(store):
+def test_a_draft_is_saved_whole(store: casstore.Store) -> None:
     with store.create("m:1") as draft:
         plant(draft.path, {**TREE, ".casstoreignore": b"*"})
     assert saved(draft.model) == {*TREE, ".casstoreignore"}
     assert draft.left_out == ()
 
 
-def test_patterns(store, source):
+def test_patterns(store: casstore.Store, source) -> None:
     (source / ".casstoreignore").write_text("\ufeff# logs\n\n*.log\n!/sub/keep.log\nhugging*/\n!.git\n", "utf-8")
     expected = {path for path in TREE if "__pycache__" not in path and not path.startswith((".cache/hu", "hugg"))}
     expected |= {".casstoreignore"}
@@ -79,13 +81,13 @@ def test_patterns(store, source):
 
 
 @pytest.mark.parametrize("pattern", ["sub/", "/sub", "sub/**", "sub/*"])
-def test_a_directory_that_is_left_out_is_gone_as_a_whole(store, source, pattern):
+def test_a_directory_that_is_left_out_is_gone_as_a_whole(store: casstore.Store, source, pattern) -> None:
     model = store.save("m:1", source, exclude=[pattern])
     assert not any(path.startswith("sub") for path in saved(model))
     assert not os.path.exists(f"{model.path}/sub")
 
 
-def test_what_is_left_out_is_not_looked_at(store, source):
+def test_what_is_left_out_is_not_looked_at(store: casstore.Store, source) -> None:
     """Nor entered: what could not be saved may be there."""
     os.mkfifo(source / ".git/pipe")
     os.mkfifo(source / "other.pipe")
@@ -97,26 +99,26 @@ def test_what_is_left_out_is_not_looked_at(store, source):
     assert saved(store.save("m:1", source, exclude="*.pipe")) == kept()
 
 
-def test_a_moved_directory_keeps_what_was_left_out(store, source):
+def test_a_moved_directory_keeps_what_was_left_out(store: casstore.Store, source) -> None:
     assert saved(store.save("m:1", source, move=True, exclude="*.log")) == kept("train.log", "sub/keep.log")
     left = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
     assert left == set(TREE) - kept("train.log", "sub/keep.log")
 
 
-def test_a_link_to_a_directory_is_one(store, source, tmp_path):
+def test_a_link_to_a_directory_is_one(store: casstore.Store, source, tmp_path: Path) -> None:
     plant(tmp_path / "data", {"x": b"x"})
     (source / "linked").symlink_to(tmp_path / "data")
     assert "linked/x" in saved(store.save("m:1", source))
     assert "linked/x" not in saved(store.save("m:2", source, exclude="linked/"))
 
 
-def test_nothing_left_is_an_error(store, source):
+def test_nothing_left_is_an_error(store: casstore.Store, source) -> None:
     with pytest.raises(casstore.InvalidSource, match=r"nothing is left of .*--no-ignore"):
         store.save("m:1", source, exclude="*")
     assert saved(store.save("m:1", source, exclude="*", allow_empty=True)) == set()
 
 
-def test_a_bad_pattern_is_named(store, source):
+def test_a_bad_pattern_is_named(store: casstore.Store, source) -> None:
     with pytest.raises(casstore.InvalidSource, match="is not a pattern"):
         store.save("m:1", source, exclude="!")
     (source / ".casstoreignore").write_text("*.log\n!\n")
@@ -125,7 +127,7 @@ def test_a_bad_pattern_is_named(store, source):
     assert store.tags() == []
 
 
-def test_a_casstoreignore_that_is_no_file(store, source):
+def test_a_casstoreignore_that_is_no_file(store: casstore.Store, source) -> None:
     os.mkfifo(source / ".casstoreignore")
     with pytest.raises(casstore.InvalidSource, match=r"\.casstoreignore is a named pipe"):
         store.save("m:1", source)
@@ -138,7 +140,7 @@ def test_a_casstoreignore_that_is_no_file(store, source):
         store.save("m:2", source)
 
 
-def test_a_single_file_is_saved_whatever_its_name(store, source):
+def test_a_single_file_is_saved_whatever_its_name(store: casstore.Store, source) -> None:
     assert saved(store.save("m:1", source / "sub/.git", exclude="*")) == {".git"}
 
 
@@ -154,13 +156,15 @@ def test_a_single_file_is_saved_whatever_its_name(store, source):
         (["[!a]x", "\\!y", "a\\ "], ["bx", "ax", "!y", "a ", "y"], {"ax", "y"}),
     ],
 )
-def test_a_pattern_speaks_of_what_it_matches_alone(store, tmp_path, patterns, files, expected):
+def test_a_pattern_speaks_of_what_it_matches_alone(
+    store: casstore.Store, tmp_path: Path, patterns, files, expected
+) -> None:
     source = plant(tmp_path / "out", dict.fromkeys(files, b"x"))
     assert saved(store.save("m:1", source, exclude=patterns)) == expected
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_as_git_does(tmp_path):
+def test_as_git_does(tmp_path: Path) -> None:
     """Random patterns, and random files."""
     rng = random.Random(5)
     names = ["a", "b", "conf", "x.log", "y.bin", "a.b"]
@@ -213,7 +217,7 @@ def test_as_git_does(tmp_path):
                 path.write_text("x")
         chosen = [rng.choice(patterns) for _ in range(rng.randint(1, 5))]
         (tmp_path / "patterns").write_text("\n".join(chosen) + "\n")
-        command = ["git", "-C", root, "ls-files", "-o", "--exclude-from", tmp_path / "patterns"]
+        command: list[str | Path] = ["git", "-C", root, "ls-files", "-o", "--exclude-from", tmp_path / "patterns"]
         git = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         shutil.rmtree(root / ".git")
         assert sorted(file.path for file in find_source(root, Rules.of(chosen, False)).files) == sorted(git), chosen
@@ -234,13 +238,14 @@ NAMES = st.sampled_from([".git", ".gitx", "__pycache__", ".cache", "huggingface"
 
 
 @given(st.lists(NAMES, max_size=4), NAMES, st.booleans())
-def test_the_names_say_what_the_patterns_say(parents, name, is_directory):
+def test_the_names_say_what_the_patterns_say(parents, name, is_directory) -> None:
     plain, by_patterns = Rules(), Rules()
     by_patterns._patterns = list(map(translated, DEFAULT_PATTERNS))
-    entry = Entry(name, is_directory)
+    entry: Any = Entry(name, is_directory)
     prefix = ""
     for parent in parents:  # what stands in a directory that is left out is not asked for
-        if plain.leaves_out(Entry(parent, True), prefix):
+        above: Any = Entry(parent, True)
+        if plain.leaves_out(above, prefix):
             return
         prefix += f"{parent}/"
     assert plain.leaves_out(entry, prefix) == by_patterns.leaves_out(entry, prefix)

@@ -5,21 +5,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
 from casstore.actions.saving import unsaved
 from casstore.storage import files
-from tests.kit import noise
+from tests.kit import draft_of, noise
 
 pytestmark = pytest.mark.crash
 
 
 @pytest.fixture
-def pressed(monkeypatch):
+def pressed(monkeypatch: pytest.MonkeyPatch):
     """pressed(where, name, times, after): Ctrl-C comes as that function is called, or has done its work."""
-    presses = []
+    presses: list[Any] = []
 
     def arrange(where, name, *, times=1, after=False):
         real = getattr(where, name)
@@ -81,7 +82,9 @@ SEAMS = {
 
 @pytest.mark.parametrize("times", [1, 4])
 @pytest.mark.parametrize("seam", SEAMS)
-def test_the_user_learns_where_it_is(store, pressed, monkeypatch, seam, times):
+def test_the_user_learns_where_it_is(
+    store: casstore.Store, pressed, monkeypatch: pytest.MonkeyPatch, seam, times
+) -> None:
     where, name, after = SEAMS[seam]
     error = None
     with store.create("x") as draft:  # so that nothing is opened first below
@@ -93,7 +96,7 @@ def test_the_user_learns_where_it_is(store, pressed, monkeypatch, seam, times):
         presses.append(pressed(where, name, times=times, after=after))
         return done
 
-    presses = []
+    presses: list[Any] = []
     monkeypatch.setattr(store, "save", save)
     error = _fail(store)
     monkeypatch.undo()
@@ -101,28 +104,28 @@ def test_the_user_learns_where_it_is(store, pressed, monkeypatch, seam, times):
     _check(store, error)
 
 
-def test_while_it_is_asked_whether_it_is_to_be_kept(store, pressed):
+def test_while_it_is_asked_whether_it_is_to_be_kept(store: casstore.Store, pressed) -> None:
     """Of which nothing is known then, so it is."""
     with pytest.raises(KeyboardInterrupt, match="--draft") as caught, store.create("m:v1") as draft:
         Path(draft.path, "w").write_bytes(b"w")
         pressed(casstore.Draft, "_is_slip")
         raise ValueError
-    assert Path(caught.value.draft_path, "w").read_bytes() == b"w"
+    assert Path(draft_of(caught.value), "w").read_bytes() == b"w"
 
 
-def test_one_that_cannot_be_moved_stays_however_often(store, home, pressed):
+def test_one_that_cannot_be_moved_stays_however_often(store: casstore.Store, home: Path, pressed) -> None:
     (home / "drafts").write_bytes(b"in the way")
     with pytest.raises(casstore.InvalidMetadata, match="until this process ends") as caught, store.create("m") as draft:
         Path(draft.path, "w").write_bytes(b"w")
         pressed(unsaved, "keep", after=True)
         draft.metadata["x"] = object()
     assert str(caught.value).count("until this process ends") == 1
-    assert Path(caught.value.draft_path, "w").read_bytes() == b"w"
+    assert Path(draft_of(caught.value), "w").read_bytes() == b"w"
     assert len(unsaved._unmoved) == 1
     unsaved._unmoved.pop().close()
 
 
-def test_ctrl_c_at_the_end_of_a_save_that_is_done(store, pressed):
+def test_ctrl_c_at_the_end_of_a_save_that_is_done(store: casstore.Store, pressed) -> None:
     with pytest.raises(KeyboardInterrupt) as caught, store.create("m:v1") as draft:
         Path(draft.path, "w").write_bytes(b"w")
         pressed(casstore.Draft, "_close", after=True)

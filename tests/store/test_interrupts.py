@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -26,7 +27,7 @@ from casstore.actions import leasing
 from casstore.catalog import connection as connections
 from casstore.progress import Progress
 from casstore.storage import descriptors, files, sessions
-from tests.kit import Child, every, noise, plant
+from tests.kit import Child, Save, every, known, noise, plant
 
 pytestmark = pytest.mark.crash
 
@@ -41,7 +42,7 @@ CANNOT = "close the store before forking"
 def _interrupted(stop, action):
     """Run it with a KeyboardInterrupt before the instruction of that number; returns whether it came, and the error."""
     count = 0
-    last = {}  # the name of the instruction before, by frame
+    last: dict[Any, Any] = {}  # the name of the instruction before, by frame
 
     def local(frame, event, _argument):
         nonlocal count
@@ -115,7 +116,9 @@ STEPS = {"write": 3, "read": 3, "get": 5, "path": 17, "save": 47, "delete": 29, 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts CPython's instructions")
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_interrupt_before_any_instruction_leaves_nothing_open(store, home, tmp_path, verb):
+def test_an_interrupt_before_any_instruction_leaves_nothing_open(
+    store: casstore.Store, home: Path, tmp_path: Path, verb
+) -> None:
     source = plant(tmp_path / "source", {"w": noise(200_000), "s": b"small"})
     act = VERBS[verb]
     gc.collect()
@@ -143,7 +146,7 @@ def test_an_interrupt_before_any_instruction_leaves_nothing_open(store, home, tm
     assert store.verify().is_sound
 
 
-def test_an_interrupt_while_a_store_is_opened_and_closed_leaves_nothing_open(store, home):
+def test_an_interrupt_while_a_store_is_opened_and_closed_leaves_nothing_open(store: casstore.Store, home: Path) -> None:
     store.close()
     gc.collect()
     before = _descriptors()
@@ -183,18 +186,18 @@ sys.stdin.readline()
 """
 
 
-def test_ctrl_c_while_another_process_has_the_catalogs_lock(store, home):
+def test_ctrl_c_while_another_process_has_the_catalogs_lock(store: casstore.Store, home: Path) -> None:
     waiter = subprocess.Popen(
         [sys.executable, "-c", WAITS, str(home)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
-        assert waiter.stdout.readline() == "open\n"
+        assert known(waiter.stdout).readline() == "open\n"
         holder = apsw.Connection(str(home / "catalog.db"))
         holder.execute("BEGIN IMMEDIATE")
         print("locked", file=waiter.stdin, flush=True)
-        assert waiter.stdout.readline() == "waiting\n"
-        answer = threading.Thread(target=lambda: said.append(waiter.stdout.readline()))
-        said = []
+        assert known(waiter.stdout).readline() == "waiting\n"
+        answer = threading.Thread(target=lambda: said.append(known(waiter.stdout).readline()))
+        said: list[Any] = []
         answer.start()
         while answer.is_alive():  # until it comes while the process waits for the lock, which nobody lets go
             waiter.send_signal(signal.SIGINT)
@@ -204,7 +207,7 @@ def test_ctrl_c_while_another_process_has_the_catalogs_lock(store, home):
         holder.close()
         store.set_setting("keep_days", "7")
         print("free", file=waiter.stdin, flush=True)
-        assert waiter.stdout.readline() == "done\n"
+        assert known(waiter.stdout).readline() == "done\n"
         store.set_setting("keep_days", "8")
     finally:
         waiter.kill()
@@ -230,7 +233,7 @@ class _Calling(Progress):
 
 
 @pytest.mark.parametrize("step", ["unlink", "pack"])
-def test_a_fork_in_a_callback_of_gc(store, save, step):
+def test_a_fork_in_a_callback_of_gc(store: casstore.Store, save: Save, step) -> None:
     for number in range(3):
         save(f"m:{number}", {"w": noise(1_500_000, number), "x": noise(1_500_000, number + 50)})
     store.delete("m:0")
@@ -247,7 +250,7 @@ def test_a_fork_in_a_callback_of_gc(store, save, step):
     assert Child(lambda: not store.verify().is_sound).wait() == 0, "when gc is done, children may use the store again"
 
 
-def test_a_callback_that_raises_leaves_gc_free_to_run_again(store, save, home):
+def test_a_callback_that_raises_leaves_gc_free_to_run_again(store: casstore.Store, save: Save, home: Path) -> None:
     for number in range(2):
         save(f"m:{number}", {"w": noise(1_500_000, number)})
 
@@ -263,7 +266,7 @@ def test_a_callback_that_raises_leaves_gc_free_to_run_again(store, save, home):
     assert store.verify().is_sound
 
 
-def test_a_store_that_is_closed_while_another_thread_uses_it(store, save, home):
+def test_a_store_that_is_closed_while_another_thread_uses_it(store: casstore.Store, save: Save, home: Path) -> None:
     """In a transaction, and in a gc, whose notes go with the connection."""
     save("m:1", {"w": noise(1_500_000)})
     closed = []
@@ -285,7 +288,7 @@ def test_a_store_that_is_closed_while_another_thread_uses_it(store, save, home):
     assert store.verify().is_sound
 
 
-def test_a_store_that_is_closed_while_another_thread_runs_a_statement(store, home):
+def test_a_store_that_is_closed_while_another_thread_runs_a_statement(store: casstore.Store, home: Path) -> None:
     endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
     begun = threading.Event()
     raised = []
@@ -307,7 +310,7 @@ def test_a_store_that_is_closed_while_another_thread_runs_a_statement(store, hom
     _can_write_at_once(home)
 
 
-def test_a_signals_handler_may_not_use_the_store_in_the_middle_of_a_transaction(store):
+def test_a_signals_handler_may_not_use_the_store_in_the_middle_of_a_transaction(store: casstore.Store) -> None:
     with store._workspace.catalog._connections.write() as connection:
         connection.execute("INSERT OR REPLACE INTO setting VALUES ('keep_days', '9')")
         with pytest.raises(casstore.StoreError, match="middle of a transaction"):
@@ -315,13 +318,13 @@ def test_a_signals_handler_may_not_use_the_store_in_the_middle_of_a_transaction(
     assert store.settings()["keep_days"] == "9"
 
 
-def test_a_transaction_that_two_interrupts_have_left_is_ended_by_the_next(store):
+def test_a_transaction_that_two_interrupts_have_left_is_ended_by_the_next(store: casstore.Store) -> None:
     store._workspace.catalog._connections.get().execute("BEGIN IMMEDIATE")
     store.set_setting("keep_days", "2")
     assert store.settings()["keep_days"] == "2"
 
 
-def test_draft_directories_hold_nothing_open_after_an_error(store):
+def test_draft_directories_hold_nothing_open_after_an_error(store: casstore.Store) -> None:
     gc.collect()
     store.tags()
     before = _descriptors()
@@ -333,7 +336,7 @@ def test_draft_directories_hold_nothing_open_after_an_error(store):
     assert _descriptors() == before
 
 
-def test_a_store_that_is_closed_while_another_thread_waits_for_the_catalog(store, home):
+def test_a_store_that_is_closed_while_another_thread_waits_for_the_catalog(store: casstore.Store, home: Path) -> None:
     holder = apsw.Connection(str(home / "catalog.db"))
     holder.execute("BEGIN IMMEDIATE")
     begun = threading.Event()

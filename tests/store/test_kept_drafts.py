@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from casstore import models
 from casstore.actions.saving import drafts as drafts_action
 from casstore.actions.saving import save as save_action
 from casstore.progress import Progress
-from tests.kit import Child, noise, plant, script
+from tests.kit import Child, Leftovers, draft_of, known, noise, plant, script
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ SLIPS = {
 
 
 @pytest.mark.parametrize("slip", SLIPS, ids=[slip.__name__ for slip in SLIPS])
-def test_a_slip_keeps_the_draft(store, files, standing, leftovers, slip):
+def test_a_slip_keeps_the_draft(store: casstore.Store, files, standing, leftovers: Leftovers, slip) -> None:
     kind, message = SLIPS[slip]
     with (
         pytest.raises(kind, match=message) as caught,
@@ -148,10 +150,10 @@ def test_a_slip_keeps_the_draft(store, files, standing, leftovers, slip):
     assert store.verify().is_sound
 
 
-def test_the_error_names_what_could_not_be_kept(store, files):
+def test_the_error_names_what_could_not_be_kept(store: casstore.Store, files) -> None:
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
         plant(draft.path, files)
-        draft.metadata |= {"steps": 900, "history": (history := [1.5])}
+        draft.metadata |= {"steps": 900, "history": (history := list[Any]([1.5]))}
         draft.custom_objects["answer"] = 42
         draft.signatures = {"predict": {"batchable": True}, "bad": 5}
         history.append(Opaque())
@@ -164,7 +166,7 @@ def test_the_error_names_what_could_not_be_kept(store, files):
     assert not model.is_untrusted
 
 
-def test_a_slip_that_the_program_survives_is_none(store, files):
+def test_a_slip_that_the_program_survives_is_none(store: casstore.Store, files) -> None:
     with store.create("m:v1") as draft:
         plant(draft.path, files)
         with pytest.raises(casstore.InvalidMetadata):
@@ -174,17 +176,17 @@ def test_a_slip_that_the_program_survives_is_none(store, files):
     assert store.drafts() == []
 
 
-def test_a_slip_in_other_words_keeps_the_draft(store, files):
+def test_a_slip_in_other_words_keeps_the_draft(store: casstore.Store, files) -> None:
     with pytest.raises(RuntimeError, match="callback") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         try:
             draft.metadata["loss"] = Opaque()
         except casstore.InvalidMetadata as error:
             raise RuntimeError("callback failed") from error
-    assert caught.value.draft_path == store.drafts()[0].path
+    assert draft_of(caught.value) == store.drafts()[0].path
 
 
-def test_an_error_of_the_program_removes_the_draft(store, files, leftovers):
+def test_an_error_of_the_program_removes_the_draft(store: casstore.Store, files, leftovers: Leftovers) -> None:
     with pytest.raises(ValueError, match="no") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         raise ValueError("no")
@@ -194,7 +196,7 @@ def test_an_error_of_the_program_removes_the_draft(store, files, leftovers):
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(3), OSError(errno.ENOSPC, "full")])
-def test_keep_on_error_keeps_it(store, files, standing, error):
+def test_keep_on_error_keeps_it(store: casstore.Store, files, standing, error) -> None:
     with pytest.raises(type(error)) as caught, store.create("m:v1", keep_on_error=True) as draft:
         plant(draft.path, files)
         draft.metadata["steps"] = 5
@@ -207,7 +209,7 @@ def test_keep_on_error_keeps_it(store, files, standing, error):
     assert store.save_draft(kept.id).metadata == {"steps": 5}
 
 
-def test_nothing_is_kept_of_a_draft_without_files(store):
+def test_nothing_is_kept_of_a_draft_without_files(store: casstore.Store) -> None:
     store.save("m:v1", __file__)
     with pytest.raises(casstore.InvalidMetadata) as caught, store.create("m:v2") as draft:
         draft.metadata["loss"] = Opaque()
@@ -217,7 +219,7 @@ def test_nothing_is_kept_of_a_draft_without_files(store):
     assert store.drafts() == []
 
 
-def test_a_tag_that_is_taken_meanwhile(store, files, standing):
+def test_a_tag_that_is_taken_meanwhile(store: casstore.Store, files, standing) -> None:
     with pytest.raises(casstore.TagExists, match="`casstore save m --draft") as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
         store.save("m:v1", __file__)
@@ -231,7 +233,9 @@ def test_a_tag_that_is_taken_meanwhile(store, files, standing):
     assert store.drafts() == []
 
 
-def test_of_what_the_store_has_only_the_names_are_kept(store, files, standing, leftovers):
+def test_of_what_the_store_has_only_the_names_are_kept(
+    store: casstore.Store, files, standing, leftovers: Leftovers
+) -> None:
     """By the time of the error the draft's files are links to stored ones, or have been put into packs."""
     store.create("m:v0").__enter__()
     with store.create("m:v1") as draft:
@@ -265,17 +269,17 @@ class _Interrupting(Progress):
 
 
 @pytest.mark.parametrize("step", ["hash", "store"])
-def test_ctrl_c_while_it_is_saved(store, files, standing, leftovers, step):
+def test_ctrl_c_while_it_is_saved(store: casstore.Store, files, standing, leftovers: Leftovers, step) -> None:
     with pytest.raises(KeyboardInterrupt, match="--draft") as caught:
         with store.create("m:v1", progress=_Interrupting(step)) as draft:
             plant(draft.path, files)
-    assert standing(caught.value.draft_path) == _plain(files)
+    assert standing(draft_of(caught.value)) == _plain(files)
     assert leftovers() == []
     assert standing(store.save_draft(store.drafts()[0]).path) == _plain(files)
 
 
-def test_ctrl_c_again_and_again(store, files, standing, monkeypatch):
-    presses = []
+def test_ctrl_c_again_and_again(store: casstore.Store, files, standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    presses: list[Any] = []
 
     def pressed(real):
         def call(*args, **kwargs):
@@ -293,11 +297,13 @@ def test_ctrl_c_again_and_again(store, files, standing, monkeypatch):
             monkeypatch.setattr(os, "rename", pressed(os.rename))
     monkeypatch.undo()
     assert len(presses) == 4
-    assert standing(caught.value.draft_path) == _plain(files)
+    assert standing(draft_of(caught.value)) == _plain(files)
     assert store.save_draft(store.drafts()[0]).file_count == len(files)
 
 
-def test_ctrl_c_just_after_the_commit_keeps_nothing(store, files, monkeypatch):
+def test_ctrl_c_just_after_the_commit_keeps_nothing(
+    store: casstore.Store, files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def publish(*_):
         raise KeyboardInterrupt
 
@@ -347,14 +353,16 @@ print("done")
 """
 
 
-def test_a_disk_that_is_full(tmp_path):
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")
     done = script(FULL, tmp_path, before=("unshare", "-m", "--propagation", "private"), check=False)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_one_that_cannot_be_moved_stays_until_the_process_ends(store, home, files, standing):
+def test_one_that_cannot_be_moved_stays_until_the_process_ends(
+    store: casstore.Store, home: Path, files, standing
+) -> None:
     text = """
 import pathlib, sys
 import casstore
@@ -382,7 +390,7 @@ print(path)
     assert not path.exists(), "its process has ended"
 
 
-def test_links_into_the_draft_lead_into_it_again(store, files, standing):
+def test_links_into_the_draft_lead_into_it_again(store: casstore.Store, files, standing) -> None:
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
         plant(draft.path, files)
         os.symlink(f"{draft.path}/w.bin", f"{draft.path}/deep/best.bin")
@@ -395,8 +403,8 @@ def test_links_into_the_draft_lead_into_it_again(store, files, standing):
 
 @pytest.mark.parametrize("is_real", [True, False])
 def test_links_into_the_draft_lead_into_it_again_where_the_home_is_a_link(
-    store, home, files, standing, tmp_path, is_real
-):
+    store: casstore.Store, home: Path, files, standing, tmp_path: Path, is_real
+) -> None:
     """The draft has two paths then, and a link may name either."""
     (tmp_path / "linked").symlink_to(home)
     with casstore.Store(home if is_real else tmp_path / "linked") as opened:
@@ -412,7 +420,7 @@ def test_links_into_the_draft_lead_into_it_again_where_the_home_is_a_link(
     assert found["deep/best.bin"] == found["also/best.bin"] == files["w.bin"]
 
 
-def test_a_draft_that_a_link_has_replaced_is_left_where_it_is(store, tmp_path, files):
+def test_a_draft_that_a_link_has_replaced_is_left_where_it_is(store: casstore.Store, tmp_path: Path, files) -> None:
     elsewhere = plant(tmp_path / "elsewhere", files)
     with pytest.raises(casstore.InvalidSource, match="replaced by a link"), store.create("m:v1") as draft:
         os.rmdir(draft.path)
@@ -429,7 +437,7 @@ def _make_older(kept, days):
 
 
 @pytest.fixture
-def keep(store, files):
+def keep(store: casstore.Store, files):
     """keep(tag): have a draft kept."""
 
     def run(tag="m:v1", **options):
@@ -441,7 +449,9 @@ def keep(store, files):
     return run
 
 
-def test_gc_leaves_it_alone_for_keep_days_and_then_removes_it(store, keep, files, leftovers):
+def test_gc_leaves_it_alone_for_keep_days_and_then_removes_it(
+    store: casstore.Store, keep, files, leftovers: Leftovers
+) -> None:
     keep()
     store.gc(evict_all=True)
     [kept] = store.drafts()
@@ -456,7 +466,7 @@ def test_gc_leaves_it_alone_for_keep_days_and_then_removes_it(store, keep, files
     assert (os.listdir(store.home / "drafts"), leftovers()) == ([], [])
 
 
-def test_a_clock_that_was_ahead_neither_removes_it_nor_changes_its_id(store, keep):
+def test_a_clock_that_was_ahead_neither_removes_it_nor_changes_its_id(store: casstore.Store, keep) -> None:
     kept = keep()
     _make_older(kept, -1000)
     store.gc()
@@ -465,7 +475,7 @@ def test_a_clock_that_was_ahead_neither_removes_it_nor_changes_its_id(store, kee
     assert abs(again.kept_at.timestamp() - time.time()) < 1000
 
 
-def test_gc_leaves_alone_what_is_being_saved(store, keep, home):
+def test_gc_leaves_alone_what_is_being_saved(store: casstore.Store, keep, home: Path) -> None:
     kept = keep()
     _make_older(kept, 8)
     [kept] = store.drafts()
@@ -479,7 +489,7 @@ def test_gc_leaves_alone_what_is_being_saved(store, keep, home):
     assert [name for name in os.listdir(home / "locks") if "draft" in name] == []
 
 
-def test_it_is_removed_when_asked(store, keep):
+def test_it_is_removed_when_asked(store: casstore.Store, keep) -> None:
     kept = keep()
     assert store.remove_draft(kept.id[:5]).id == kept.id
     assert store.drafts() == []
@@ -488,15 +498,15 @@ def test_it_is_removed_when_asked(store, keep):
             act(kept.id)
 
 
-def test_its_base_and_how_it_was_to_be_saved_are_known(store, keep):
+def test_its_base_and_how_it_was_to_be_saved_are_known(store: casstore.Store, keep) -> None:
     base = store.save("base:v1", __file__)
     kept = keep("m:v1", base="base:v1", materialize=False)
     model = store.save_draft(kept)
-    assert model.base.tag == base.tag
+    assert known(model.base).tag == base.tag
     assert not Path(store.home, "models/m/v1").exists()
 
 
-def test_a_base_that_is_gone(store, keep):
+def test_a_base_that_is_gone(store: casstore.Store, keep) -> None:
     store.save("base:v1", __file__)
     kept = keep("m:v1", base="base:v1")
     store.delete("base:v1")
@@ -504,7 +514,7 @@ def test_a_base_that_is_gone(store, keep):
 
 
 @pytest.mark.parametrize("record", [None, b"", b"[1]", b'{"tag": 5}', b'{"tag": "m:v1", "reason": "", "left_out": []}'])
-def test_without_its_record_the_files_can_be_saved(store, keep, files, standing, record):
+def test_without_its_record_the_files_can_be_saved(store: casstore.Store, keep, files, standing, record) -> None:
     path = Path(keep().path).parent / "draft.json"
     if record is None:
         path.unlink()
@@ -518,13 +528,13 @@ def test_without_its_record_the_files_can_be_saved(store, keep, files, standing,
     assert standing(store.save_draft(kept, "m:v2").path) == _plain(files)
 
 
-def test_it_may_be_copied_by_path(store, keep, files, standing):
+def test_it_may_be_copied_by_path(store: casstore.Store, keep, files, standing) -> None:
     kept = keep()
     assert standing(store.save("m:v2", kept.path).path) == _plain(files)
     assert standing(kept.path) == _plain(files)
 
 
-def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, standing):
+def test_killed_at_any_call_it_is_in_its_session_or_kept(store: casstore.Store, home: Path, standing) -> None:
     """SIGKILL before each call that changes the disk, from the error on."""
     files = {"w": b"w", "deep/small": b"s"}
     names = ("mkdir", "rename", "open", "unlink", "rmdir")
@@ -555,7 +565,7 @@ def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, standing):
     store.close()
     outcomes = set()
     for stop in range(1, 200):
-        code = Child(lambda stop=stop: run(stop)).wait()
+        code = Child(partial(run, stop)).wait()
         with casstore.Store(home) as own:
             sessions = list((home / "sessions").glob("*/[0-9]*"))
             kept = own.drafts()
@@ -574,7 +584,9 @@ def test_killed_at_any_call_it_is_in_its_session_or_kept(store, home, standing):
     assert outcomes == {"kept", "in its session"}
 
 
-def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(store, home, keep, files, standing):
+def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(
+    store: casstore.Store, home: Path, keep, files, standing
+) -> None:
     kept = keep()
     store.close()
 
@@ -599,7 +611,7 @@ def test_a_process_that_is_killed_while_it_saves_one_leaves_it_kept(store, home,
         assert standing(own.save_draft(kept.id).path) == _plain(files)
 
 
-def test_a_forked_child_keeps_nothing(store, files):
+def test_a_forked_child_keeps_nothing(store: casstore.Store, files) -> None:
     with store.create("m:v1", keep_on_error=True) as draft:
         plant(draft.path, files)
 
@@ -623,7 +635,7 @@ class draft_again:  # noqa: N801 - stands in for the with block that a child lea
         return self.draft.__exit__(*error)
 
 
-def test_save_keeps_nothing_since_the_caller_has_the_files(store, tmp_path, files):
+def test_save_keeps_nothing_since_the_caller_has_the_files(store: casstore.Store, tmp_path: Path, files) -> None:
     source = plant(tmp_path / "out", files)
     for move in (False, True):
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -633,7 +645,9 @@ def test_save_keeps_nothing_since_the_caller_has_the_files(store, tmp_path, file
     assert (source / "w.bin").exists()
 
 
-def test_a_store_and_its_copies_with_kept_drafts_are_sound(store, home, keep, tmp_path):
+def test_a_store_and_its_copies_with_kept_drafts_are_sound(
+    store: casstore.Store, home: Path, keep, tmp_path: Path
+) -> None:
     kept = keep()
     store.save("n:v1", __file__)
     assert store.verify().is_sound
@@ -666,16 +680,16 @@ def _info_gone(model):
 
 
 @pytest.mark.parametrize("slip", [_info_metadata, _info_rebound, _info_signatures, _info_gone])
-def test_a_slip_in_bentomls_words(store, files, standing, slip):
+def test_a_slip_in_bentomls_words(store: casstore.Store, files, standing, slip) -> None:
     with pytest.raises(casstore.InvalidMetadata) as caught:
         with models.create("m:v1", labels={"a": "b"}, _model_store=store) as model:
             plant(model.path, files)
             slip(model)
-    assert standing(caught.value.draft_path) == _plain(files)
+    assert standing(draft_of(caught.value)) == _plain(files)
     assert store.save_draft(store.drafts()[0]).labels == {"a": "b"}
 
 
-def test_the_child_of_a_terminal_says_where_its_draft_is(home):
+def test_the_child_of_a_terminal_says_where_its_draft_is(home: Path) -> None:
     text = f"""
 import casstore, pathlib
 with casstore.Store({str(home)!r}).create("m:v1") as draft:
@@ -689,16 +703,16 @@ with casstore.Store({str(home)!r}).create("m:v1") as draft:
     assert kept.path in last
 
 
-def test_a_users_own_model_yaml_is_kept_and_can_be_renamed(store):
+def test_a_users_own_model_yaml_is_kept_and_can_be_renamed(store: casstore.Store) -> None:
     own = b"name: mine\nversion: 3\ncreation_time: yesterday\n"
     with pytest.raises(casstore.InvalidSource, match="rename your file") as caught, store.create("m:v1") as draft:
         Path(draft.path, "model.yaml").write_bytes(own)
-    path = Path(caught.value.draft_path)
+    path = Path(draft_of(caught.value))
     (path / "model.yaml").rename(path / "architecture.yaml")
     assert store.save_draft(store.drafts()[0]).open("architecture.yaml").read() == own
 
 
-def test_a_kept_draft_is_saved_whole(store):
+def test_a_kept_draft_is_saved_whole(store: casstore.Store) -> None:
     """Also what a directory that is saved by a user leaves out."""
     names = ["w.bin", "__pycache__/x.pyc", ".git/HEAD", ".cache/huggingface/x", "run.log"]
     with pytest.raises(casstore.InvalidMetadata), store.create("m:v1") as draft:
@@ -713,14 +727,14 @@ def test_a_kept_draft_is_saved_whole(store):
     assert store.drafts() == []
 
 
-def test_an_error_that_is_its_own_cause(store):
+def test_an_error_that_is_its_own_cause(store: casstore.Store) -> None:
     with pytest.raises(ValueError, match="round"), store.create("m:v1"):
         error, other = ValueError("round"), TypeError()
         error.__cause__, other.__cause__ = other, error
         raise error
 
 
-def test_a_kept_draft_shares_no_file_with_a_version(store):
+def test_a_kept_draft_shares_no_file_with_a_version(store: casstore.Store) -> None:
     """Though its saving had come so far as to link what the store has."""
     with store.create("m:v1") as draft:
         Path(draft.path, "w").write_bytes(noise(1_000_000))
@@ -729,7 +743,7 @@ def test_a_kept_draft_shares_no_file_with_a_version(store):
         Path(first.path, "w").write_bytes(noise(1_000_000))
         with second:
             Path(second.path, "x").write_text("x")
-    kept = Path(caught.value.draft_path, "w")
+    kept = Path(draft_of(caught.value), "w")
     assert kept.stat().st_nlink == 1
     kept.write_bytes(b"mended")
     assert store.verify().is_sound
@@ -738,9 +752,9 @@ def test_a_kept_draft_shares_no_file_with_a_version(store):
 
 
 @pytest.mark.parametrize("where", ["_is_saved", "_record"])
-def test_an_impatient_user_keeps_the_draft(store, monkeypatch, where):
+def test_an_impatient_user_keeps_the_draft(store: casstore.Store, monkeypatch: pytest.MonkeyPatch, where) -> None:
     """Who presses Ctrl-C once more while it is being kept."""
-    pressed = []
+    pressed: list[Any] = []
     real = getattr(casstore.Draft, where)
 
     def press(self, *arguments):
@@ -755,4 +769,4 @@ def test_an_impatient_user_keeps_the_draft(store, monkeypatch, where):
         draft.metadata["x"] = []
         draft.metadata["x"].append(object())
     assert pressed
-    assert Path(caught.value.draft_path, "w").read_bytes() == b"weights"
+    assert Path(draft_of(caught.value), "w").read_bytes() == b"weights"

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from casstore.actions.directories import placing
+import casstore
 from casstore.actions.directories.materialize import _Builder
 from casstore.actions.directories.standing import Standing
 from casstore.actions.workspace import Workspace
-from tests.kit import bento, noise
+from casstore.storage import files
+from tests.kit import Save, bento, noise
 
 
 @pytest.fixture
-def just_before_it_goes(monkeypatch):
+def just_before_it_goes(monkeypatch: pytest.MonkeyPatch):
     """just_before_it_goes(action): done with the directory when it has been looked at, before it is set aside."""
     real = Workspace.set_aside
 
@@ -28,7 +29,7 @@ def just_before_it_goes(monkeypatch):
     return run
 
 
-def test_a_deletion_keeps_what_comes_late(store, save, just_before_it_goes):
+def test_a_deletion_keeps_what_comes_late(store: casstore.Store, save: Save, just_before_it_goes) -> None:
     save("m:1", {"w": b"weights", "d/x": b"x"})
 
     def write(directory):
@@ -40,7 +41,9 @@ def test_a_deletion_keeps_what_comes_late(store, save, just_before_it_goes):
     assert sorted(Path(path).read_bytes() for path in kept) == [b"also mine", b"mine"]
 
 
-def test_what_gc_has_just_rescued_is_not_emptied_out(store, save, home, monkeypatch):
+def test_what_gc_has_just_rescued_is_not_emptied_out(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a deletion that was cut short, with somebody's file in the directory."""
     save("m:1", {"w": b"weights"})
     (Path(store.get("m:1").path) / "mine").write_bytes(b"mine")
@@ -66,7 +69,9 @@ def _kept(home):
     return sorted((str(Path(*path.relative_to(shelf).parts[2:])), path.read_bytes()) for path in found)
 
 
-def test_gc_keeps_what_comes_late(store, save, home, just_before_it_goes, caplog):
+def test_gc_keeps_what_comes_late(
+    store: casstore.Store, save: Save, home: Path, just_before_it_goes, caplog: pytest.LogCaptureFixture
+) -> None:
     save("m:1", {"w": b"weights", "d/x": b"x", "empty": None})
 
     def write(directory):
@@ -106,7 +111,9 @@ def _a_directory(directory):
 
 @pytest.mark.parametrize("put", [_a_file, _a_link, _a_directory])
 @pytest.mark.parametrize("verb", [lambda store: store.gc(evict_all=True), lambda store: store.delete("m:1")])
-def test_what_took_the_place_of_a_directory_is_kept(store, save, home, just_before_it_goes, put, verb):
+def test_what_took_the_place_of_a_directory_is_kept(
+    store: casstore.Store, save: Save, home: Path, just_before_it_goes, put, verb
+) -> None:
     save("m:1", {"w": b"weights"})
     just_before_it_goes(put)
     verb(store)
@@ -115,7 +122,7 @@ def test_what_took_the_place_of_a_directory_is_kept(store, save, home, just_befo
 
 
 @pytest.fixture
-def just_before_it_is_mended(monkeypatch):
+def just_before_it_is_mended(monkeypatch: pytest.MonkeyPatch):
     """just_before_it_is_mended(action): done with a path when it has been looked at, before it is replaced."""
     real = _Builder._keep_changed
 
@@ -150,8 +157,15 @@ def _make_a_directory(root, path):
 @pytest.mark.parametrize("has_exchange", [True, False])
 @pytest.mark.parametrize("file", ["w", "model.yaml"])
 def test_mending_keeps_what_comes_late(
-    store, save, home, just_before_it_is_mended, monkeypatch, late, has_exchange, file
-):
+    store: casstore.Store,
+    save: Save,
+    home: Path,
+    just_before_it_is_mended,
+    monkeypatch: pytest.MonkeyPatch,
+    late,
+    has_exchange,
+    file,
+) -> None:
     model = save("m:1", {"w": b"weights"})
     path = Path(model.path)
     described = (path / "model.yaml").read_bytes()
@@ -168,8 +182,13 @@ def test_mending_keeps_what_comes_late(
 
 @pytest.mark.parametrize("has_exchange", [True, False])
 def test_mending_keeps_what_comes_late_where_nothing_stood(
-    store, save, home, just_before_it_is_mended, monkeypatch, has_exchange
-):
+    store: casstore.Store,
+    save: Save,
+    home: Path,
+    just_before_it_is_mended,
+    monkeypatch: pytest.MonkeyPatch,
+    has_exchange,
+) -> None:
     path = Path(save("m:1", {"w": b"weights"}).path)
     (path / "w").unlink()
     if not has_exchange:
@@ -180,7 +199,9 @@ def test_mending_keeps_what_comes_late_where_nothing_stood(
     assert _kept(home) == [("w", b"late")]
 
 
-def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save, home, monkeypatch):
+def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a version that has lost a file, so that its directory cannot be mended."""
     path = Path(save("m:1", {"big": noise(300_000), "w": b"weights", "d/x": b"x"}).path)
     for each in (home / "objects").rglob("*"):
@@ -206,13 +227,15 @@ def test_a_repair_that_takes_a_directory_away_keeps_what_comes_late(store, save,
 
 
 @pytest.mark.parametrize("has_exchange", [True, False])
-def test_adopting_in_place_keeps_what_comes_late(store, home, monkeypatch, has_exchange):
+def test_adopting_in_place_keeps_what_comes_late(
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch, has_exchange
+) -> None:
     """When the files have been looked at for the last time, and the descriptor is about to be replaced."""
     bento(home / "models", "m:1", {"w.bin": b"w"})
     target = home / "models/m/1/model.yaml"
     if not has_exchange:
         monkeypatch.setattr("casstore.storage.files.rename_at", lambda *_: False)
-    real = placing.files.swap_into
+    real = files.swap_into
 
     def swap_into(mine, theirs):
         if str(theirs) == str(target):
@@ -220,7 +243,7 @@ def test_adopting_in_place_keeps_what_comes_late(store, home, monkeypatch, has_e
             target.write_bytes(b"late")
         return real(mine, theirs)
 
-    monkeypatch.setattr(placing.files, "swap_into", swap_into)
+    monkeypatch.setattr(files, "swap_into", swap_into)
     store.sync_tree()
     assert target.read_bytes() != b"late"
     kept = [each.read_bytes() for each in (home / "quarantine").iterdir() if each.is_file()]

@@ -7,26 +7,27 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 import casstore
 from casstore.storage import sessions
-from tests.kit import Child, plant, script
+from tests.kit import Child, Picture, Sql, plant, script
 
 FILES = {"a.txt": b"a", "w.bin": b"w" * 100_000}
 
 
 @pytest.fixture
-def model(store):
+def model(store: casstore.Store):
     with store.create("m:1") as draft:
         plant(draft.path, FILES)
     return draft.model
 
 
 @pytest.fixture
-def evict(home):
+def evict(home: Path):
     """evict(): take away what may go; returns how many directories went."""
 
     def run():
@@ -37,11 +38,13 @@ def evict(home):
 
 
 @pytest.fixture
-def leases(sql):
+def leases(sql: Sql):
     return lambda: sql("SELECT version_id, session FROM lease")
 
 
-def test_a_path_that_was_handed_out_is_held_until_the_store_is_closed(store, model, evict, leases):
+def test_a_path_that_was_handed_out_is_held_until_the_store_is_closed(
+    store: casstore.Store, model, evict, leases
+) -> None:
     assert leases() == []
     path = model.path
     assert len(leases()) == 1
@@ -55,7 +58,7 @@ def test_a_path_that_was_handed_out_is_held_until_the_store_is_closed(store, mod
     assert evict() == 0
 
 
-def test_only_paths_are_leased(store, model, evict, leases):
+def test_only_paths_are_leased(store: casstore.Store, model, evict, leases) -> None:
     assert store.get("m:1").files
     with store.get("m:1").open("a.txt") as file:
         assert file.read() == b"a"
@@ -63,15 +66,15 @@ def test_only_paths_are_leased(store, model, evict, leases):
         assert evict() == 1
 
 
-def test_a_repeated_path_writes_nothing(store, model, monkeypatch):
+def test_a_repeated_path_writes_nothing(store: casstore.Store, model, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     real = apsw.Connection.execute
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql.startswith("BEGIN IMMEDIATE"):
-                written.append(sql)
-            return real(self, sql, *args, **kwargs)
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements.startswith("BEGIN IMMEDIATE"):
+                written.append(statements)
+            return real(self, statements, *args, **kwargs)
 
     monkeypatch.setattr(apsw, "Connection", Connection)
     with casstore.Store(store.home) as other:
@@ -82,7 +85,9 @@ def test_a_repeated_path_writes_nothing(store, model, monkeypatch):
         assert len(written) == 1
 
 
-def test_the_time_of_use_is_recorded_once_an_hour(store, model, sql, monkeypatch):
+def test_the_time_of_use_is_recorded_once_an_hour(
+    store: casstore.Store, model, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def opened():
         return sql("SELECT opened_at FROM version")[0][0]
 
@@ -102,7 +107,7 @@ def test_the_time_of_use_is_recorded_once_an_hour(store, model, sql, monkeypatch
     assert opened() == now[0], "a time far ahead of the clock is put right"
 
 
-def test_a_use_that_another_process_recorded_is_not_recorded_again(store, model, sql):
+def test_a_use_that_another_process_recorded_is_not_recorded_again(store: casstore.Store, model, sql: Sql) -> None:
     assert model.path
     before = sql("SELECT opened_at FROM version")
     with casstore.Store(store.home) as other:
@@ -110,7 +115,7 @@ def test_a_use_that_another_process_recorded_is_not_recorded_again(store, model,
     assert sql("SELECT opened_at FROM version") == before
 
 
-def test_stores_of_one_process_share_a_session(store, model, home, leases):
+def test_stores_of_one_process_share_a_session(store: casstore.Store, model, home: Path, leases) -> None:
     others = [casstore.Store(home) for _ in range(5)]
     for each in (store, *others):
         assert each.get("m:1").path
@@ -123,7 +128,7 @@ def test_stores_of_one_process_share_a_session(store, model, home, leases):
     assert os.listdir(home / "sessions") == []
 
 
-def test_a_store_that_is_never_closed_holds_on(home, model, evict, store):
+def test_a_store_that_is_never_closed_holds_on(home: Path, model, evict, store: casstore.Store) -> None:
     """As in `path = Store().get("m").path`: the store is gone at once, the path in use."""
     for _ in range(50):
         assert casstore.Store(home).get("m:1").path
@@ -144,7 +149,7 @@ def test_a_store_that_is_never_closed_holds_on(home, model, evict, store):
     assert run.returncode == 0, run.stderr
 
 
-def test_a_killed_process_holds_nothing(store, model, home, reader, evict, leases):
+def test_a_killed_process_holds_nothing(store: casstore.Store, model, home: Path, reader, evict, leases) -> None:
     holder = reader("m:1", FILES)
     holder.wait_for_path()
     assert evict() == 0
@@ -155,7 +160,9 @@ def test_a_killed_process_holds_nothing(store, model, home, reader, evict, lease
     assert os.listdir(home / "sessions") == []
 
 
-def test_a_dry_run_knows_dead_leases_and_drops_none(store, model, reader, picture, leases):
+def test_a_dry_run_knows_dead_leases_and_drops_none(
+    store: casstore.Store, model, reader, picture: Picture, leases
+) -> None:
     holder = reader("m:1", FILES)
     holder.wait_for_path()
     holder.kill()
@@ -165,14 +172,14 @@ def test_a_dry_run_knows_dead_leases_and_drops_none(store, model, reader, pictur
     assert picture() == before
 
 
-def test_opening_over_and_over_leaves_one_row(home, model, leases):
+def test_opening_over_and_over_leaves_one_row(home: Path, model, leases) -> None:
     for _ in range(5):
         with casstore.Store(home) as other:
             assert other.get("m:1").path
     assert len(leases()) == 1
 
 
-def test_a_forked_child_has_leases_of_its_own(store, model, home, evict, leases):
+def test_a_forked_child_has_leases_of_its_own(store: casstore.Store, model, home: Path, evict, leases) -> None:
     path = model.path
     (mine,) = leases()
 
@@ -192,7 +199,9 @@ def test_a_forked_child_has_leases_of_its_own(store, model, home, evict, leases)
     assert evict() == 1
 
 
-def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, home, monkeypatch):
+def test_a_child_that_was_forked_while_a_thread_takes_a_lease(
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the other thread has locked stays locked in the child, SQLite's own locks among it: it is told so."""
     for number in range(2):
         with store.create(f"m:{number}") as draft:
@@ -230,7 +239,7 @@ def test_a_child_that_was_forked_while_a_thread_takes_a_lease(store, home, monke
     assert code == 0
 
 
-def test_many_threads_take_leases_at_once(store, evict, leases):
+def test_many_threads_take_leases_at_once(store: casstore.Store, evict, leases) -> None:
     for number in range(4):
         with store.create(f"m:{number}", durability="relaxed") as draft:
             plant(draft.path, FILES)
@@ -242,7 +251,9 @@ def test_many_threads_take_leases_at_once(store, evict, leases):
     assert all(map(os.path.exists, paths))
 
 
-def test_a_lease_stands_before_the_directory_is_looked_at(store, model, monkeypatch, leases):
+def test_a_lease_stands_before_the_directory_is_looked_at(
+    store: casstore.Store, model, monkeypatch: pytest.MonkeyPatch, leases
+) -> None:
     from casstore.actions.directories.standing import Standing
 
     seen = []
@@ -253,7 +264,7 @@ def test_a_lease_stands_before_the_directory_is_looked_at(store, model, monkeypa
     assert all(len(rows) == 1 for rows in seen)
 
 
-def test_a_deleted_version_takes_its_leases_along(store, model, leases):
+def test_a_deleted_version_takes_its_leases_along(store: casstore.Store, model, leases) -> None:
     assert model.path
     store.delete("m:1")
     assert leases() == []
@@ -262,7 +273,7 @@ def test_a_deleted_version_takes_its_leases_along(store, model, leases):
     assert leases() == []
 
 
-def test_a_store_made_anew_at_the_same_place(home, evict, leases):
+def test_a_store_made_anew_at_the_same_place(home: Path, evict, leases) -> None:
     """What was held of the old one is nothing to the new."""
     import shutil
 
@@ -281,7 +292,9 @@ def test_a_store_made_anew_at_the_same_place(home, evict, leases):
     assert evict() == 1
 
 
-def test_a_full_disk_does_not_keep_a_standing_directory_from_being_read(store, model, monkeypatch, leases):
+def test_a_full_disk_does_not_keep_a_standing_directory_from_being_read(
+    store: casstore.Store, model, monkeypatch: pytest.MonkeyPatch, leases
+) -> None:
     def take(*_args, **_kwargs):
         raise OSError(28, "no space left on device")
 

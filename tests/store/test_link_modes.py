@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import contents, noise, plant, streamed
+from tests.kit import Save, contents, noise, plant, streamed
 
 BIG = 3_000_000
 
@@ -27,7 +27,7 @@ def overwrite(path):
 
 
 @pytest.mark.parametrize("mode", ["auto", "hardlink"])
-def test_a_write_through_a_hardlink_is_found_and_never_spread(store, save, mode):
+def test_a_write_through_a_hardlink_is_found_and_never_spread(store: casstore.Store, save: Save, mode) -> None:
     store.set_setting("link_mode", mode)
     files = {"w.bin": noise(BIG)}
     save("a:1", files)
@@ -52,7 +52,7 @@ def test_a_write_through_a_hardlink_is_found_and_never_spread(store, save, mode)
     assert store.verify().is_sound
 
 
-def test_a_write_that_leaves_no_trace_is_found_by_verify(store, save):
+def test_a_write_that_leaves_no_trace_is_found_by_verify(store: casstore.Store, save: Save) -> None:
     save("a:1", {"w.bin": noise(BIG)})
     overwrite(Path(store.get("a:1").path) / "w.bin")
     with pytest.raises(casstore.IntegrityError, match=r"w\.bin of a:1"):
@@ -61,7 +61,7 @@ def test_a_write_that_leaves_no_trace_is_found_by_verify(store, save):
     assert store.verify().damaged_tags == ["a:1"]
 
 
-def test_a_write_that_its_times_tell_is_found_at_get(store, save, tmp_path):
+def test_a_write_that_its_times_tell_is_found_at_get(store: casstore.Store, save: Save, tmp_path: Path) -> None:
     save("a:1", {"w.bin": noise(BIG)})
     path = Path(store.get("a:1").path) / "w.bin"
     path.chmod(0o644)
@@ -73,7 +73,7 @@ def test_a_write_that_its_times_tell_is_found_at_get(store, save, tmp_path):
     assert contents(store.get("a:1")) == {"w.bin": noise(BIG)}
 
 
-def test_gc_does_not_pack_what_was_written_to(store, save):
+def test_gc_does_not_pack_what_was_written_to(store: casstore.Store, save: Save) -> None:
     save("a:1", {"w.bin": noise(BIG)})
     save("a:2", {"w.bin": noise(BIG, 1)})
     overwrite(Path(store.get("a:1").path) / "w.bin")
@@ -87,7 +87,7 @@ def test_gc_does_not_pack_what_was_written_to(store, save):
         assert again.verify().damaged_tags == ["a:1"]
 
 
-def test_a_link_mode_that_the_file_system_lacks_is_refused(store, home):
+def test_a_link_mode_that_the_file_system_lacks_is_refused(store: casstore.Store, home: Path) -> None:
     with open(home / "a", "wb") as one, open(home / "b", "wb") as two:
         from casstore.storage.files import try_reflink
 
@@ -137,7 +137,7 @@ finally:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounts a file system")
-def test_reflinks_share_blocks_and_no_harm(tmp_path):
+def test_reflinks_share_blocks_and_no_harm(tmp_path: Path) -> None:
     image, mount = tmp_path / "image", tmp_path / "mount"
     mount.mkdir()
     image.touch()

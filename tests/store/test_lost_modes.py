@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import noise
+from tests.kit import Save, noise
 
 
 @pytest.mark.parametrize("has_directory", [True, False])
 @pytest.mark.parametrize("is_rebuilt", [True, False])
 @pytest.mark.parametrize("lost", [0o644, 0o755])
-def test_a_version_says_which_of_its_files_are_executable(store, home, save, tmp_path, lost, is_rebuilt, has_directory):
+def test_a_version_says_which_of_its_files_are_executable(
+    store: casstore.Store, home: Path, save: Save, tmp_path: Path, lost, is_rebuilt, has_directory
+) -> None:
     files = {"run!": noise(1_200_000, 1), "w.bin": noise(1_200_000, 2), "small!": b"#!/bin/sh\n"}
     save("m:1", files)
     store.close()

@@ -54,7 +54,7 @@ def save(home, tag, data, **options):
 
 
 @as_root
-def test_a_group_shares_a_store(shared, run_as):
+def test_a_group_shares_a_store(shared, run_as) -> None:
     home = shared / "store"
     home.mkdir()
     os.chown(home, -1, GROUP)
@@ -91,7 +91,7 @@ def test_a_group_shares_a_store(shared, run_as):
 
 
 @as_root
-def test_a_store_that_can_only_be_read(shared, run_as):
+def test_a_store_that_can_only_be_read(shared, run_as) -> None:
     home = shared / "store"
     save(home, "m:1", noise(300_000, 1), labels={"k": "v"})
     save(home, "m:2", noise(300_000, 2), materialize=False)
@@ -122,7 +122,7 @@ def test_a_store_that_can_only_be_read(shared, run_as):
 
 
 @as_root
-def test_a_reader_sees_what_its_owner_saves(shared):
+def test_a_reader_sees_what_its_owner_saves(shared) -> None:
     """Also while the owner has the store open, and its log stands."""
     home = shared / "store"
     save(home, "m:1", noise(1000, 1))
@@ -169,13 +169,13 @@ MOUNTS = """\
     ("path", "expected"),
     [("/home/store", None), ("/mnt/with space/store", "nfs4"), ("/mnt/with space/local/s", None), ("/mnt/disk", None)],
 )
-def test_which_file_system_it_is(tmp_path, path, expected):
+def test_which_file_system_it_is(tmp_path: Path, path, expected) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS, encoding="ascii")
     assert machine.network_file_system(Path(path), mounts) == expected
 
 
-def test_a_network_file_system_is_warned_of(home, monkeypatch):
+def test_a_network_file_system_is_warned_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "network_file_system", lambda _: "nfs4")
     with pytest.warns(RuntimeWarning, match="network file system .nfs4."):
         casstore.Store(home).close()

@@ -10,6 +10,7 @@ import json
 import math
 import pickle
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import casstore
 from casstore.actions.describing import model_yaml
 from casstore.storage import not_finite
+from tests.kit import Sql
 
 
 class Stage(str, enum.Enum):
@@ -79,7 +81,7 @@ def _has_same(value, other):
 
 
 @pytest.mark.parametrize("kind", TAKEN)
-def test_metadata_takes_what_means_one_thing_only(store, kind):
+def test_metadata_takes_what_means_one_thing_only(store: casstore.Store, kind) -> None:
     given_value, expected = TAKEN[kind]
     with store.create("m:given", metadata={"x": given_value}) as given_draft:
         pass
@@ -92,7 +94,7 @@ def test_metadata_takes_what_means_one_thing_only(store, kind):
         assert _has_same(document["metadata"], {"x": expected}), "as BentoML reads it"
 
 
-def test_a_device_and_a_class_that_is_only_called_dtype(store):
+def test_a_device_and_a_class_that_is_only_called_dtype(store: casstore.Store) -> None:
     class Other:
         pass
 
@@ -108,7 +110,7 @@ LABELS = [
 
 
 @pytest.mark.parametrize(("value", "text"), LABELS, ids=repr)
-def test_labels_take_numbers_and_booleans_as_text(store, value, text):
+def test_labels_take_numbers_and_booleans_as_text(store: casstore.Store, value, text) -> None:
     with store.create("m:v1", labels={"given": value}) as draft:
         draft.labels["assigned"] = value
         assert draft.labels["assigned"] == text
@@ -158,9 +160,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("field", "key", "value", "message"), REFUSED)
-def test_what_cannot_be_recorded_is_refused_at_once(store, home, field, key, value, message):
+def test_what_cannot_be_recorded_is_refused_at_once(
+    store: casstore.Store, home: Path, field, key, value, message
+) -> None:
+    given: dict[str, Any] = {field: {key: value}}
     with pytest.raises(casstore.InvalidMetadata, match=message):
-        store.create("m:v1", **{field: {key: value}})
+        store.create("m:v1", **given)
     with store.create("m:v1") as draft:
         here = getattr(draft, field)
 
@@ -185,16 +190,16 @@ def test_what_cannot_be_recorded_is_refused_at_once(store, home, field, key, val
     "given_field",
     [
         {"module": 5}, {"api_version": 1}, {"signatures": {"f": {"speed": 1}}}, {"options": {"a": Opaque()}},
-        {"context": {"framework_name": 1}}, {"custom_objects": {"a": (n for n in ())}},
+        {"context": {"framework_name": 1}}, {"custom_objects": {"a": (n for n in [1])}},
     ],
     ids=lambda given_field: next(iter(given_field)),
 )  # fmt: skip
-def test_all_that_create_is_given_is_checked_there(store, given_field):
+def test_all_that_create_is_given_is_checked_there(store: casstore.Store, given_field) -> None:
     with pytest.raises(casstore.InvalidMetadata):
         store.create("m:v1", **given_field)
 
 
-def test_what_is_put_into_a_list_later_is_saved(store):
+def test_what_is_put_into_a_list_later_is_saved(store: casstore.Store) -> None:
     history: list[float] = []
     with store.create("m:v1", metadata={"first": history}) as draft:
         draft.metadata["history"] = history
@@ -202,7 +207,7 @@ def test_what_is_put_into_a_list_later_is_saved(store):
     assert draft.model.metadata == {"first": [0.5], "history": [0.5]}
 
 
-def test_a_drafts_labels_and_metadata_are_dicts(store):
+def test_a_drafts_labels_and_metadata_are_dicts(store: casstore.Store) -> None:
     with store.create("m:v1", labels={"a": "1"}, metadata={"b": [1]}) as draft:
         draft.labels |= {"c": 2}
         draft.metadata.update(d=1, e=2)
@@ -225,7 +230,7 @@ values = st.recursive(
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(metadata=st.dictionaries(texts, values, max_size=4))
-def test_any_metadata_comes_back_from_all_that_is_written(store, metadata):
+def test_any_metadata_comes_back_from_all_that_is_written(store: casstore.Store, metadata) -> None:
     with store.create("m", metadata=metadata, durability="relaxed") as draft:
         pass
     model = store.get(draft.tag)
@@ -240,7 +245,9 @@ def test_any_metadata_comes_back_from_all_that_is_written(store, metadata):
     assert read.notes == ()
 
 
-def test_archives_and_a_rebuilt_catalog_keep_what_is_not_finite(store, home, tmp_path):
+def test_archives_and_a_rebuilt_catalog_keep_what_is_not_finite(
+    store: casstore.Store, home: Path, tmp_path: Path
+) -> None:
     metadata = {"loss": math.nan, "deep": [{"x": -math.inf}, None], "word": "nan"}
     with store.create("m:v1", metadata=metadata) as draft:
         Path(draft.path, "w").write_bytes(b"w")
@@ -259,19 +266,19 @@ def test_archives_and_a_rebuilt_catalog_keep_what_is_not_finite(store, home, tmp
         assert again.verify().is_sound
 
 
-def test_a_number_is_searchable_and_a_word_is_none(store, sql):
+def test_a_number_is_searchable_and_a_word_is_none(store: casstore.Store, sql: Sql) -> None:
     with store.create("m:v1", metadata={"a": math.inf, "b": math.nan, "c": "nan"}):
         pass
     assert sorted(sql("SELECT path, value FROM metadata")) == [("a", math.inf), ("b", None), ("c", "nan")]
 
 
 @given(values, values)
-def test_places_that_a_stranger_has_written_harm_nothing(value, places):
+def test_places_that_a_stranger_has_written_harm_nothing(value, places) -> None:
     description = {"metadata": {"a": value}, "not_finite": places}
     assert isinstance(not_finite.restored(description), dict)
 
 
-def test_a_models_labels_and_metadata_say_that_they_cannot_be_changed(store):
+def test_a_models_labels_and_metadata_say_that_they_cannot_be_changed(store: casstore.Store) -> None:
     deep = {"a": [1, {"b": [2.5]}], "c": {"d": None}}
     with store.create("m:v1", labels={"stage": "dev"}, metadata=deep, options={"x": [1]}) as draft:
         pass

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import casstore
 from casstore.cli.main import cli
-from tests.kit import contents, noise
+from tests.kit import Save, contents, noise
 
 DERIVED = [
     "models",
@@ -36,7 +36,7 @@ def expected():
 
 
 @pytest.fixture
-def saved(store, save, expected):
+def saved(store: casstore.Store, save: Save, expected):
     for tag, files in expected.items():
         save(tag, files)
     store.pin("m:1")
@@ -102,7 +102,7 @@ def check(store, expected):
 
 @pytest.mark.parametrize("which", DERIVED)
 @pytest.mark.parametrize("verb", VERBS)
-def test_what_holds_nothing_is_made_again_when_a_store_is_opened(saved, home, expected, which, verb):
+def test_what_holds_nothing_is_made_again_when_a_store_is_opened(saved, home: Path, expected, which, verb) -> None:
     take_away(home, which)
     with casstore.Store(home) as store:
         VERBS[verb](store)
@@ -111,7 +111,7 @@ def test_what_holds_nothing_is_made_again_when_a_store_is_opened(saved, home, ex
 
 @pytest.mark.parametrize("which", DERIVED)
 @pytest.mark.parametrize("verb", ["path", "save", "gc --evict-all", "repair", "adopt"])
-def test_also_when_it_is_removed_under_an_open_store(saved, home, expected, which, verb):
+def test_also_when_it_is_removed_under_an_open_store(saved, home: Path, expected, which, verb) -> None:
     with casstore.Store(home) as store:
         assert len(store.list()) == 3
         take_away(home, which)
@@ -120,7 +120,7 @@ def test_also_when_it_is_removed_under_an_open_store(saved, home, expected, whic
 
 
 @pytest.mark.parametrize("which", DERIVED)
-def test_a_catalog_is_rebuilt(saved, home, expected, which):
+def test_a_catalog_is_rebuilt(saved, home: Path, expected, which) -> None:
     take_away(home, which)
     assert set(casstore.Store.rebuild_catalog(home).tags) == set(expected)
     with casstore.Store(home) as store:
@@ -130,7 +130,7 @@ def test_a_catalog_is_rebuilt(saved, home, expected, which):
         assert store.verify().is_sound
 
 
-def test_a_view_that_is_gone_as_a_whole_deletes_nothing(saved, home, expected):
+def test_a_view_that_is_gone_as_a_whole_deletes_nothing(saved, home: Path, expected) -> None:
     """No version counts as having a directory that somebody has removed."""
     shutil.rmtree(home / "models")
     with casstore.Store(home) as store:
@@ -140,7 +140,7 @@ def test_a_view_that_is_gone_as_a_whole_deletes_nothing(saved, home, expected):
         assert len(store.tags()) == 3
 
 
-def test_a_view_behind_a_link_that_leads_nowhere_is_left(saved, home, tmp_path, expected):
+def test_a_view_behind_a_link_that_leads_nowhere_is_left(saved, home: Path, tmp_path: Path, expected) -> None:
     """As while a disk is not mounted: reading and saving work, and the link stays."""
     (home / "models").rename(tmp_path / "disk")
     (home / "models").symlink_to(tmp_path / "unmounted")
@@ -158,7 +158,7 @@ def test_a_view_behind_a_link_that_leads_nowhere_is_left(saved, home, tmp_path, 
 
 
 @pytest.mark.parametrize("which", ["models", "sessions", "manifests/.pending", "objects/loose/*"])
-def test_repair_says_what_it_made(saved, home, which):
+def test_repair_says_what_it_made(saved, home: Path, which) -> None:
     take_away(home, which)
     said = [CliRunner().invoke(cli, ["repair", "--home", str(home)]) for _ in range(2)]
     assert [each.exit_code for each in said] == [0, 0]
@@ -171,7 +171,7 @@ GONE = ["objects", "objects/packs", "objects/loose", "manifests"]
 
 @pytest.mark.parametrize("which", GONE)
 @pytest.mark.parametrize("is_open", [False, True])
-def test_what_versions_need_is_missed(saved, home, tmp_path, expected, which, is_open):
+def test_what_versions_need_is_missed(saved, home: Path, tmp_path: Path, expected, which, is_open) -> None:
     """It is told as what it is, by all that writes; nothing is made in its place that would look like a sound store."""
     before = casstore.Store(home)
     if is_open:
@@ -194,7 +194,7 @@ def test_what_versions_need_is_missed(saved, home, tmp_path, expected, which, is
 
 
 @pytest.mark.parametrize("which", GONE)
-def test_repair_makes_again_what_can_be(saved, home, expected, which):
+def test_repair_makes_again_what_can_be(saved, home: Path, expected, which) -> None:
     """Manifests from the catalog, larger files from their directories; of the rest it says that it is lost."""
     shutil.rmtree(home / which)
     with casstore.Store(home) as store:
@@ -208,7 +208,7 @@ def test_repair_makes_again_what_can_be(saved, home, expected, which):
         check(store, expected)
 
 
-def test_what_is_empty_is_needed_by_nothing(home, tmp_path):
+def test_what_is_empty_is_needed_by_nothing(home: Path, tmp_path: Path) -> None:
     """A store without versions, of which git or an object store has carried no directory."""
     casstore.Store(home).close()
     for path in home.iterdir():
@@ -219,7 +219,7 @@ def test_what_is_empty_is_needed_by_nothing(home, tmp_path):
     assert (home / "models/m/1/w").read_bytes() == b"w"
 
 
-def test_objects_without_catalog_and_manifests_are_not_taken_for_a_new_store(saved, home):
+def test_objects_without_catalog_and_manifests_are_not_taken_for_a_new_store(saved, home: Path) -> None:
     (home / "catalog.db").unlink()
     shutil.rmtree(home / "manifests")
     for _ in range(2):

@@ -11,6 +11,7 @@ import subprocess
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -21,7 +22,7 @@ from casstore.actions.consistency import moments, takeup
 from casstore.actions.consistency.strays import StrayShelf
 from casstore.storage.layout import Layout
 from casstore.storage.locks import Lock
-from tests.kit import Child, counts, noise, safetensors, script, streamed, weights
+from tests.kit import Check, Child, Save, Sql, counts, noise, safetensors, script, streamed, weights
 
 BIG = 1_300_000
 DAY_S = 24 * 3600
@@ -48,7 +49,7 @@ def run():
 
 
 @pytest.fixture
-def three(save, run):
+def three(save: Save, run):
     """Three versions of one run, of which the first two are cold after gc; returns what each holds."""
     for step in range(3):
         save(f"m:{step}", run(step))
@@ -84,7 +85,8 @@ def refused_then_healed():
     def check(home, expected, *, gc_refuses=True):
         before = objects_of(home)
         with casstore.Store(home, auto_gc=False) as store:
-            for options in ({"dry_run": True}, {}, {"evict_all": True}) if gc_refuses else ():
+            ways: list[dict[str, Any]] = [{"dry_run": True}, {}, {"evict_all": True}] if gc_refuses else []
+            for options in ways:
                 with pytest.raises(casstore.StoreError, match=r"gc removed nothing.*casstore repair"):
                     store.gc(**options)
             assert objects_of(home) == before
@@ -103,7 +105,9 @@ def refused_then_healed():
 
 
 @pytest.mark.parametrize("how", ["copied", "backup API"])
-def test_a_backup_of_a_store_in_use(store, home, three, tmp_path, refused_then_healed, how):
+def test_a_backup_of_a_store_in_use(
+    store: casstore.Store, home: Path, three, tmp_path: Path, refused_then_healed, how
+) -> None:
     """The catalog first, then a gc, then the files."""
     target = tmp_path / "restored"
     if how == "copied":
@@ -119,7 +123,7 @@ def test_a_backup_of_a_store_in_use(store, home, three, tmp_path, refused_then_h
     assert all("objects" in path for path in report.taken_up)
 
 
-def test_no_byte_is_copied_to_take_a_pack_up(store, home, three, tmp_path):
+def test_no_byte_is_copied_to_take_a_pack_up(store: casstore.Store, home: Path, three, tmp_path: Path) -> None:
     target = tmp_path / "restored"
     copy_catalog(home, target)
     store.gc(evict_all=True)
@@ -131,7 +135,9 @@ def test_no_byte_is_copied_to_take_a_pack_up(store, home, three, tmp_path):
 
 
 @pytest.mark.parametrize("evict", [False, True])
-def test_the_objects_of_yesterday_under_the_catalog_of_today(store, home, three, tmp_path, refused_then_healed, evict):
+def test_the_objects_of_yesterday_under_the_catalog_of_today(
+    store: casstore.Store, home: Path, three, tmp_path: Path, refused_then_healed, evict
+) -> None:
     store.gc(evict_all=evict)
     copy(home / "objects", tmp_path / "yesterday")
     store.delete("m:0")
@@ -148,8 +154,8 @@ def test_the_objects_of_yesterday_under_the_catalog_of_today(store, home, three,
 
 
 def test_the_catalog_and_manifests_of_yesterday_over_the_objects_of_today(
-    store, home, three, save, tmp_path, refused_then_healed, run
-):
+    store: casstore.Store, home: Path, three, save: Save, tmp_path: Path, refused_then_healed, run
+) -> None:
     store.close()
     copy_catalog(home, tmp_path / "yesterday")
     copy(home / "manifests", tmp_path / "yesterday/manifests")
@@ -164,7 +170,7 @@ def test_the_catalog_and_manifests_of_yesterday_over_the_objects_of_today(
     refused_then_healed(home, three)
 
 
-def test_the_log_is_deleted_after_a_gc(home, store, three, refused_then_healed):
+def test_the_log_is_deleted_after_a_gc(home: Path, store: casstore.Store, three, refused_then_healed) -> None:
     store.close()
     program = (
         "import casstore, os, sys\n"
@@ -181,7 +187,7 @@ def test_the_log_is_deleted_after_a_gc(home, store, three, refused_then_healed):
     assert refused_then_healed(home, three).taken_up
 
 
-def test_a_rebuilt_catalog_takes_all_up(store, home, three, tmp_path):
+def test_a_rebuilt_catalog_takes_all_up(store: casstore.Store, home: Path, three, tmp_path: Path) -> None:
     target = tmp_path / "restored"
     copy_catalog(home, target)
     store.gc(evict_all=True)
@@ -195,7 +201,9 @@ def test_a_rebuilt_catalog_takes_all_up(store, home, three, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["repair", "rebuild"])
-def test_what_an_earlier_gc_has_moved_to_quarantine_comes_back(store, home, three, sql, how):
+def test_what_an_earlier_gc_has_moved_to_quarantine_comes_back(
+    store: casstore.Store, home: Path, three, sql: Sql, how
+) -> None:
     """As a gc of another release, or one beside a catalog that did not know the files, may have left it."""
     store.gc(evict_all=True)
     shelf = keeping.new_directory(home / "quarantine/strays")
@@ -219,7 +227,9 @@ def test_what_an_earlier_gc_has_moved_to_quarantine_comes_back(store, home, thre
     assert store.verify().is_sound
 
 
-def test_rows_that_are_gone_are_made_again_from_the_files(store, home, three, sql, check_catalog, deltas):
+def test_rows_that_are_gone_are_made_again_from_the_files(
+    store: casstore.Store, home: Path, three, sql: Sql, check_catalog: Check, deltas
+) -> None:
     store.gc(evict_all=True)
     before = deltas()
     assert before
@@ -239,7 +249,9 @@ def test_rows_that_are_gone_are_made_again_from_the_files(store, home, three, sq
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut short"])
-def test_what_no_file_holds_is_given_up_by_repair_and_not_by_gc(store, home, save, run, harm):
+def test_what_no_file_holds_is_given_up_by_repair_and_not_by_gc(
+    store: casstore.Store, home: Path, save: Save, run, harm
+) -> None:
     for step in range(2):
         save(f"m:{step}", run(step), materialize=False)
     lost = max((home / "objects/packs").iterdir(), key=lambda path: path.stat().st_size)
@@ -267,7 +279,7 @@ def test_what_no_file_holds_is_given_up_by_repair_and_not_by_gc(store, home, sav
     assert store.verify().is_sound
 
 
-def test_what_was_given_up_and_has_turned_up_stops_gc(store, home, save, run):
+def test_what_was_given_up_and_has_turned_up_stops_gc(store: casstore.Store, home: Path, save: Save, run) -> None:
     save("m:1", run(1), materialize=False)
     packs = list((home / "objects/packs").iterdir())
     aside = home.parent / "aside"
@@ -287,7 +299,9 @@ def test_what_was_given_up_and_has_turned_up_stops_gc(store, home, save, run):
     store.gc()
 
 
-def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(store, home, save, sql):
+def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(
+    store: casstore.Store, home: Path, save: Save, sql: Sql
+) -> None:
     files = {f"{number}": noise(20_000, number) for number in range(20)}
     save("m:1", files, materialize=False)
     (path,) = (home / "objects/packs").iterdir()
@@ -306,7 +320,9 @@ def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(store, h
             assert reader.read() == files[other]
 
 
-def test_strays_are_kept_for_keep_days(store, home, save, monkeypatch):
+def test_strays_are_kept_for_keep_days(
+    store: casstore.Store, home: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"a": noise(5000)})
     stray = home / "objects/packs/0123456789abcdef-8.pack"
     stray.write_bytes(b"stray")
@@ -329,7 +345,9 @@ def test_strays_are_kept_for_keep_days(store, home, save, monkeypatch):
     assert list((home / "quarantine/strays").iterdir()) == []
 
 
-def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, monkeypatch):
+def test_strays_of_a_time_that_has_not_come_wait_from_now_on(
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A clock that was wrong neither keeps them for good nor has them go at once."""
     shelf = home / "quarantine/strays/20990101T000000.000000Z-00000000"
     shelf.mkdir(parents=True)
@@ -342,7 +360,7 @@ def test_strays_of_a_time_that_has_not_come_wait_from_now_on(store, home, monkey
     assert (moved / "x.pack").read_bytes() == b"x"
 
 
-def test_what_others_put_beside_the_strays_is_left_alone(store, home, save):
+def test_what_others_put_beside_the_strays_is_left_alone(store: casstore.Store, home: Path, save: Save) -> None:
     store.set_setting("keep_days", "0")
     (home / "quarantine/strays/mine").mkdir(parents=True)
     (home / "quarantine/strays/99999999T999999.000000Z-00000000").mkdir()
@@ -351,7 +369,7 @@ def test_what_others_put_beside_the_strays_is_left_alone(store, home, save):
     assert len(list((home / "quarantine/strays").iterdir())) == 3
 
 
-def test_a_take_up_that_is_killed_is_done_again(store, home, three, tmp_path):
+def test_a_take_up_that_is_killed_is_done_again(store: casstore.Store, home: Path, three, tmp_path: Path) -> None:
     target = tmp_path / "restored"
     copy_catalog(home, target)
     store.gc(evict_all=True)
@@ -363,7 +381,7 @@ def test_a_take_up_that_is_killed_is_done_again(store, home, three, tmp_path):
     def die():
         from casstore.catalog.mending import Mending
 
-        Mending.take_up = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(Mending, "take_up", lambda *_: os.kill(os.getpid(), 9))
         with casstore.Store(target) as restored:
             restored.repair()
 
@@ -378,14 +396,16 @@ def test_a_take_up_that_is_killed_is_done_again(store, home, three, tmp_path):
         assert {tag: streamed(restored.get(tag)) for tag in three} == three
 
 
-def test_repair_and_gc_are_not_in_each_others_way(store, home, three):
+def test_repair_and_gc_are_not_in_each_others_way(store: casstore.Store, home: Path, three) -> None:
     with Lock(home / "locks/.gc.lock") as lock:
         assert lock.try_acquire()
         with pytest.raises(casstore.StoreLocked):
             store.repair()
 
 
-def test_rows_of_another_moment_of_one_chunk_do_not_make_a_chain_that_is_none(store, home, save, run, tmp_path):
+def test_rows_of_another_moment_of_one_chunk_do_not_make_a_chain_that_is_none(
+    store: casstore.Store, home: Path, save: Save, run, tmp_path: Path
+) -> None:
     """A chunk that was whole, and that others stood upon, is a delta in the file that holds it now."""
     for step in range(3):
         save(f"m:{step}", run(step), materialize=False)
@@ -414,7 +434,7 @@ def quietly(home):
     return [str(warning.message) for warning in caught]
 
 
-def test_opening_tells_in_one_line(store, home, three, tmp_path):
+def test_opening_tells_in_one_line(store: casstore.Store, home: Path, three, tmp_path: Path) -> None:
     target = tmp_path / "restored"
     copy_catalog(home, target)
     assert quietly(home) == []
@@ -431,7 +451,7 @@ def test_opening_tells_in_one_line(store, home, three, tmp_path):
     assert quietly(target) == []
 
 
-def test_opening_tells_of_a_manifest_that_is_not_there(store, home, save):
+def test_opening_tells_of_a_manifest_that_is_not_there(store: casstore.Store, home: Path, save: Save) -> None:
     for number in range(2):
         save(f"m:{number}", {"a": b"%d" % number})
     path, hidden = next((home / "manifests/m").glob("1.*")), home.parent / "hidden"
@@ -443,7 +463,7 @@ def test_opening_tells_of_a_manifest_that_is_not_there(store, home, save):
     assert quietly(home) == [], "a save that was cut short"
 
 
-def test_opening_says_nothing_of_what_a_power_cut_may_take(store, home, save):
+def test_opening_says_nothing_of_what_a_power_cut_may_take(store: casstore.Store, home: Path, save: Save) -> None:
     save("m:1", {"w.bin": noise(BIG), "mid": noise(200_000, 1)}, durability="relaxed")
     for path in (home / "objects").rglob("*"):
         if path.is_file():
@@ -451,7 +471,7 @@ def test_opening_says_nothing_of_what_a_power_cut_may_take(store, home, save):
     assert quietly(home) == []
 
 
-def test_opening_a_damaged_catalog_raises_nothing_new(store, home, save, sql):
+def test_opening_a_damaged_catalog_raises_nothing_new(store: casstore.Store, home: Path, save: Save, sql: Sql) -> None:
     save("m:1", {"w": b"1"})
     sql("UPDATE container SET file_id = 'x' || char(0) || 'y'")
     assert all("different moments" in text for text in quietly(home))
@@ -459,7 +479,9 @@ def test_opening_a_damaged_catalog_raises_nothing_new(store, home, save, sql):
     quietly(home)
 
 
-def test_a_gc_beside_it_is_not_told_as_damage(store, home, save, monkeypatch):
+def test_a_gc_beside_it_is_not_told_as_damage(
+    store: casstore.Store, home: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """gc takes a container away between the look at the catalog and the look at the file."""
     save("m:1", {"w.bin": noise(BIG)}, materialize=False)
     save("m:2", {"v.bin": noise(BIG, 1)}, materialize=False)
@@ -482,7 +504,7 @@ def test_a_gc_beside_it_is_not_told_as_damage(store, home, save, monkeypatch):
     assert store.tags() == ["m:2"]
 
 
-def test_on_a_full_disk_strays_stay_and_gc_goes_on(tmp_path):
+def test_on_a_full_disk_strays_stay_and_gc_goes_on(tmp_path: Path) -> None:
     """There the directory that would take them cannot be made, and what gc does next gives space back."""
     disk = tmp_path / "disk"
     disk.mkdir()

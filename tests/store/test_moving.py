@@ -35,7 +35,7 @@ def shared():
         (0o1777, OTHER, "out/sub/w.bin belongs to another user"),
     ],
 )
-def test_a_move_that_cannot_be_is_refused_before(shared, mode, owner, text):
+def test_a_move_that_cannot_be_is_refused_before(shared, mode, owner, text) -> None:
     source = plant(shared / "out", {"a.bin": b"a" * 100_000, "sub/w.bin": b"w" * 100_000})
     for path in (source, source / "a.bin"):
         os.chown(path, USER, USER)
@@ -62,7 +62,9 @@ def test_a_move_that_cannot_be_is_refused_before(shared, mode, owner, text):
     assert (source / "sub/w.bin").read_bytes() == b"w" * 100_000
 
 
-def test_what_is_left_after_a_move_is_told(store, tmp_path, caplog):
+def test_what_is_left_after_a_move_is_told(
+    store: casstore.Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """What somebody writes anew while it is saved is his, and stays."""
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000})
 
@@ -84,7 +86,7 @@ def test_what_is_left_after_a_move_is_told(store, tmp_path, caplog):
     assert [(path.name, path.read_bytes()) for path in source.iterdir()] == [("a.bin", b"new")]
 
 
-def test_a_move_takes_links_and_leaves_what_they_lead_to(store, tmp_path):
+def test_a_move_takes_links_and_leaves_what_they_lead_to(store: casstore.Store, tmp_path: Path) -> None:
     elsewhere = plant(tmp_path / "elsewhere", {"w.bin": b"w" * 100_000})
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000})
     (source / "link.bin").symlink_to(elsewhere / "w.bin")
@@ -96,7 +98,7 @@ def test_a_move_takes_links_and_leaves_what_they_lead_to(store, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 @as_root
-def test_a_directory_that_keeps_its_files(store, tmp_path):
+def test_a_directory_that_keeps_its_files(store: casstore.Store, tmp_path: Path) -> None:
     """Root may write to it whatever its mode, and not where an attribute forbids it."""
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "sub/b.bin": b"b" * 100_000})
     if subprocess.run(["chattr", "+i", source / "sub"], capture_output=True, check=False).returncode:
@@ -112,7 +114,9 @@ def test_a_directory_that_keeps_its_files(store, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 @as_root
-def test_a_file_that_nobody_may_change_is_copied_and_told(store, tmp_path, caplog):
+def test_a_file_that_nobody_may_change_is_copied_and_told(
+    store: casstore.Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = plant(tmp_path / "out", {"a.bin": b"a" * 100_000, "b.bin": b"b" * 100_000})
     if subprocess.run(["chattr", "+i", source / "b.bin"], capture_output=True, check=False).returncode:
         pytest.skip("this file system has no immutable files")

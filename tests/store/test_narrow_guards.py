@@ -11,12 +11,12 @@ import pytest
 
 import casstore
 from casstore.actions.saving import staging
-from tests.kit import contents, noise, safetensors, streamed, weights
+from tests.kit import Rot, Save, Sql, contents, noise, safetensors, streamed, weights
 
 MEDIUM, BIG = 300_000, 2_500_000
 
 
-def test_what_only_groups_a_delta_is_needed(store, save, sql):
+def test_what_only_groups_a_delta_is_needed(store: casstore.Store, save: Save, sql: Sql) -> None:
     """The middle of a chain is stored whole again: its start is nobody's base any more, and still orders the end."""
 
     def files(step):
@@ -41,7 +41,9 @@ def test_what_only_groups_a_delta_is_needed(store, save, sql):
         assert store.verify().is_sound
 
 
-def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_synced(store, save, sql, home):
+def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_synced(
+    store: casstore.Store, save: Save, sql: Sql, home: Path
+) -> None:
     """Its bytes are right, in memory. Whether they are on disk nobody knows after a failed fsync."""
     content = {"w.bin": noise(BIG)}
     save("m:1", content, durability="relaxed")
@@ -58,7 +60,7 @@ def test_a_loose_file_that_was_checked_again_is_still_one_that_could_not_be_sync
 
 
 @pytest.fixture
-def rotten_copy(store, save, home, rot):
+def rotten_copy(store: casstore.Store, save: Save, home: Path, rot: Rot):
     """m:1, whose one file is packed, with a loose copy of it in which a bit has flipped; its directory is gone."""
     save("m:1", {"w.bin": noise(MEDIUM)})
     (loose,) = (home / "objects/loose").rglob("*.*")
@@ -67,14 +69,16 @@ def rotten_copy(store, save, home, rot):
     return loose
 
 
-def test_a_directory_is_made_of_what_was_hashed(store, rotten_copy):
+def test_a_directory_is_made_of_what_was_hashed(store: casstore.Store, rotten_copy) -> None:
     assert (Path(store.get("m:1").path) / "w.bin").read_bytes() == noise(MEDIUM)
     assert not rotten_copy.exists()
     assert [path.name for path in (store.home / "quarantine").iterdir()] == [rotten_copy.name]
 
 
 @pytest.mark.parametrize("how", ["another boot", "another time", "another inode"])
-def test_a_save_links_what_is_not_as_it_was_only_when_it_was_hashed(store, save, rotten_copy, sql, how):
+def test_a_save_links_what_is_not_as_it_was_only_when_it_was_hashed(
+    store: casstore.Store, save: Save, rotten_copy, sql: Sql, how
+) -> None:
     if how == "another boot":
         sql("UPDATE container SET boot_id = 'another boot' WHERE boot_id IS NOT NULL")
     elif how == "another time":
@@ -89,8 +93,8 @@ def test_a_save_links_what_is_not_as_it_was_only_when_it_was_hashed(store, save,
 @pytest.mark.parametrize("materialize", [True, False])
 @pytest.mark.parametrize("is_settled", [True, False])
 def test_a_file_written_a_moment_ago_is_not_recognised_by_its_times(
-    store, tmp_path, monkeypatch, sql, is_settled, materialize
-):
+    store: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: Sql, is_settled, materialize
+) -> None:
     """It may be written to again within one tick of the clock. How long a moment is, is for the test to say."""
     assert staging._SETTLED_NS >= 2_000_000_000, "FAT's tick"
     monkeypatch.setattr(staging, "_SETTLED_NS", 0 if is_settled else 10**18)
@@ -102,7 +106,9 @@ def test_a_file_written_a_moment_ago_is_not_recognised_by_its_times(
     assert len(known) == is_settled
 
 
-def test_the_directory_of_a_version_is_not_that_of_a_deleted_one_of_its_tag(store, save, sql):
+def test_the_directory_of_a_version_is_not_that_of_a_deleted_one_of_its_tag(
+    store: casstore.Store, save: Save, sql: Sql
+) -> None:
     """A deletion was cut short, the directory went, and the next version's got its inode number."""
     files = {"w.bin": noise(MEDIUM), "small": b"small"}
     model = save("m:1", files)
@@ -114,7 +120,7 @@ def test_the_directory_of_a_version_is_not_that_of_a_deleted_one_of_its_tag(stor
     assert sql("SELECT count(*) FROM tombstone") == [(0,)]
 
 
-def test_a_prefix_finds_every_character_that_a_version_may_go_on_with(store):
+def test_a_prefix_finds_every_character_that_a_version_may_go_on_with(store: casstore.Store) -> None:
     versions = [f"v{each}9" for each in string.ascii_lowercase + string.digits + "-._"]
     for version in [*versions, "u9", "w9", "vzz", "vzzz9", "v"]:
         with store.create(f"m:{version}", durability="relaxed"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -136,7 +137,7 @@ def run_in_a_namespace(program, *arguments):
 
 
 @pytest.mark.parametrize("size", ["2500k", "4m"])
-def test_reading_on_a_full_file_system_of_a_few_mebibytes(tmp_path, size):
+def test_reading_on_a_full_file_system_of_a_few_mebibytes(tmp_path: Path, size) -> None:
     run_in_a_namespace(TINY, tmp_path / "mount", size)
 
 
@@ -149,5 +150,5 @@ def test_reading_on_a_full_file_system_of_a_few_mebibytes(tmp_path, size):
         ("ext4", "-b 4096"),
     ],
 )
-def test_reading_deleting_and_gc_on_a_full_disk(tmp_path, kind, options):
+def test_reading_deleting_and_gc_on_a_full_disk(tmp_path: Path, kind, options) -> None:
     run_in_a_namespace(FULL, tmp_path / "mount", kind, options)

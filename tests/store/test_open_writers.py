@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from casstore.storage import files
 from tests.kit import Child, contents, noise, plant
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="nothing tells")
 
 
 @pytest.fixture(params=[True, False])
-def materialize(request):
+def materialize(request: pytest.FixtureRequest):
     return request.param
 
 
@@ -37,7 +38,7 @@ def refused(store, block, who="this process", **options):
 
 
 @pytest.mark.parametrize("size", [10, 320_000, 3_000_000])
-def test_a_file_object_that_nobody_closed(store, materialize, size):
+def test_a_file_object_that_nobody_closed(store: casstore.Store, materialize, size) -> None:
     kept = []
 
     def write(path):
@@ -52,7 +53,7 @@ def test_a_file_object_that_nobody_closed(store, materialize, size):
         assert reader.read() == noise(size)
 
 
-def test_a_thread_that_goes_on_writing(store):
+def test_a_thread_that_goes_on_writing(store: casstore.Store) -> None:
     may_end, has_begun = threading.Event(), threading.Event()
 
     def work(path):
@@ -68,7 +69,7 @@ def test_a_thread_that_goes_on_writing(store):
         threads.append(thread)
         assert has_begun.wait(60)
 
-    threads = []
+    threads: list[Any] = []
     try:
         assert "/log is" in refused(store, begin)
     finally:
@@ -76,7 +77,7 @@ def test_a_thread_that_goes_on_writing(store):
         threads[0].join()
 
 
-def test_another_process_is_named(store):
+def test_another_process_is_named(store: casstore.Store) -> None:
     read, write = os.pipe()
     told, tell = os.pipe()
     processes = []
@@ -102,7 +103,7 @@ def test_another_process_is_named(store):
             os.close(each)
 
 
-def test_another_process_that_writes_one_of_many_small_files(store):
+def test_another_process_that_writes_one_of_many_small_files(store: casstore.Store) -> None:
     """All that are packed are asked for writers, however many there are."""
     read, write = os.pipe()
     told, tell = os.pipe()
@@ -133,7 +134,7 @@ def test_another_process_that_writes_one_of_many_small_files(store):
     assert store.save_draft(store.drafts()[0]).open("19.json").read() == b'{"half": 1}'
 
 
-def test_a_file_that_is_mapped_for_writing(store):
+def test_a_file_that_is_mapped_for_writing(store: casstore.Store) -> None:
     kept = []
 
     def write(path):
@@ -145,7 +146,7 @@ def test_a_file_that_is_mapped_for_writing(store):
     kept[0].close()
 
 
-def test_a_file_with_another_name_too(store, tmp_path):
+def test_a_file_with_another_name_too(store: casstore.Store, tmp_path: Path) -> None:
     kept = []
 
     def write(path):
@@ -156,7 +157,7 @@ def test_a_file_with_another_name_too(store, tmp_path):
     kept[0].close()
 
 
-def test_moving_what_is_still_written_to(store, tmp_path):
+def test_moving_what_is_still_written_to(store: casstore.Store, tmp_path: Path) -> None:
     source = plant(tmp_path / "source", {"a": b"a", "w.bin": noise(300_000)})
     with open(source / "w.bin", "ab"), pytest.raises(casstore.FileChanged, match=r"w\.bin is still open"):
         store.save("m:1", source, move=True)
@@ -165,7 +166,7 @@ def test_moving_what_is_still_written_to(store, tmp_path):
     store.save("m:1", source, move=True)
 
 
-def test_what_stays_where_it_is_is_copied_as_it_stands(store, tmp_path):
+def test_what_stays_where_it_is_is_copied_as_it_stands(store: casstore.Store, tmp_path: Path) -> None:
     """Such as the log of a run that goes on."""
     source = plant(tmp_path / "source", {"log": b"so far"})
     with open(source / "log", "ab"):
@@ -173,7 +174,7 @@ def test_what_stays_where_it_is_is_copied_as_it_stands(store, tmp_path):
     assert contents(store.get("m:1")) == {"log": b"so far"}
 
 
-def test_what_is_open_for_reading_is_no_writer(store):
+def test_what_is_open_for_reading_is_no_writer(store: casstore.Store) -> None:
     kept = []
     with store.create("m:1") as draft:
         path = Path(draft.path, "w.bin")
@@ -186,16 +187,16 @@ def test_what_is_open_for_reading_is_no_writer(store):
         each.close()
 
 
-def test_without_leases_this_process_is_looked_at(store, monkeypatch):
+def test_without_leases_this_process_is_looked_at(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on NFS, or where the file is another user's."""
-    real = files.fcntl.fcntl
+    real = fcntl.fcntl
 
     def without(descriptor, command, *rest):
-        if command == files.fcntl.F_SETLEASE:
+        if command == fcntl.F_SETLEASE:
             raise OSError(22, "Invalid argument")
         return real(descriptor, command, *rest)
 
-    monkeypatch.setattr(files.fcntl, "fcntl", without)
+    monkeypatch.setattr(fcntl, "fcntl", without)
     kept = []
 
     def write(path):

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
-from tests.kit import contents, noise, plant, script
+from tests.kit import Sql, contents, noise, plant, script
 
 BIG = 2_500_000
 FILES = ("w.bin", "mid", "small", "run")
@@ -24,7 +24,7 @@ def files():
 
 
 @pytest.fixture
-def model(store, files):
+def model(store: casstore.Store, files):
     with store.create("m:v1") as draft:
         plant(draft.path, {**files, "hollow": None})
     return draft.model
@@ -41,7 +41,7 @@ def make(store, *tags):
             pass
 
 
-def test_which_version_a_tag_means(store):
+def test_which_version_a_tag_means(store: casstore.Store) -> None:
     make(store, "bert:alpha", "bert:alpha2", "bert:beta", "bertha:x")
     found = {query: str(store.get(query).tag) for query in ("bert", "bert:latest", "bert:b", "bert:alpha2", "bertha")}
     assert found == {
@@ -58,7 +58,7 @@ def test_which_version_a_tag_means(store):
     assert sorted(caught.value.candidates) == ["bert:alpha", "bert:alpha2"]
 
 
-def test_what_is_not_there_is_suggested(store):
+def test_what_is_not_there_is_suggested(store: casstore.Store) -> None:
     with pytest.raises(casstore.TagNotFound, match="empty"):
         store.get("bert")
     make(store, "bert:v1", "gpt:v1")
@@ -70,7 +70,7 @@ def test_what_is_not_there_is_suggested(store):
         store.stats("nothing-like-it")
 
 
-def test_lists(store):
+def test_lists(store: casstore.Store) -> None:
     make(store, "b:1", "a:1", "b:2", "a:0")
     assert [str(model.tag) for model in store.list()] == ["a:0", "a:1", "b:2", "b:1"]
     assert [str(model.tag) for model in store.list("b")] == ["b:2", "b:1"]
@@ -81,7 +81,7 @@ def test_lists(store):
         store.list("b:1")
 
 
-def test_latest_is_a_plain_file_that_follows_saves_and_deletions(store, home):
+def test_latest_is_a_plain_file_that_follows_saves_and_deletions(store: casstore.Store, home: Path) -> None:
     make(store, "m:1", "m:2")
     latest = home / "models/m/latest"
     assert latest.read_text() == "2"
@@ -92,7 +92,7 @@ def test_latest_is_a_plain_file_that_follows_saves_and_deletions(store, home):
     assert not (home / "models/m").exists()
 
 
-def test_deleting_takes_an_exact_tag(store, model):
+def test_deleting_takes_an_exact_tag(store: casstore.Store, model) -> None:
     for query in ("m", "m:latest"):
         with pytest.raises(casstore.InvalidTag):
             store.delete(query)
@@ -102,7 +102,7 @@ def test_deleting_takes_an_exact_tag(store, model):
     assert store.tags() == ["m:v1"]
 
 
-def test_a_deleted_version_is_gone_and_its_tag_free(store, model, home):
+def test_a_deleted_version_is_gone_and_its_tag_free(store: casstore.Store, model, home: Path) -> None:
     path = model.path
     store.delete("m:v1")
     assert not os.path.exists(path)
@@ -177,7 +177,7 @@ def _alter_the_descriptor(root):
         _alter_a_small_file, _alter_the_descriptor,
     ],
 )  # fmt: skip
-def test_a_directory_that_was_harmed_is_mended(store, model, expected, tmp_path, harm):
+def test_a_directory_that_was_harmed_is_mended(store: casstore.Store, model, expected, tmp_path: Path, harm) -> None:
     described = Path(model.path, "model.yaml").read_bytes()
     harm(Path(model.path))
     got = store.get("m:v1")
@@ -194,7 +194,7 @@ def test_a_directory_that_was_harmed_is_mended(store, model, expected, tmp_path,
     assert stamps == {path: path.stat().st_mtime_ns for path in root.rglob("*")}, "mended once"
 
 
-def test_files_that_somebody_added_are_kept_in_quarantine(store, model):
+def test_files_that_somebody_added_are_kept_in_quarantine(store: casstore.Store, model) -> None:
     root = Path(model.path)
     (root / "notes.txt").write_bytes(b"mine")
     (root / "mid").unlink()
@@ -203,7 +203,7 @@ def test_files_that_somebody_added_are_kept_in_quarantine(store, model):
     assert (root / "mid").exists()
 
 
-def test_a_foreign_directory_in_the_place_of_a_version(store, model):
+def test_a_foreign_directory_in_the_place_of_a_version(store: casstore.Store, model) -> None:
     root = Path(model.path)
     root.rename(root.with_name("moved"))
     root.mkdir()
@@ -216,7 +216,7 @@ def test_a_foreign_directory_in_the_place_of_a_version(store, model):
     assert store.get("m:v1").path == str(root)  # one that is empty is nobody's
 
 
-def test_deleting_a_version_leaves_a_foreign_directory(store, model):
+def test_deleting_a_version_leaves_a_foreign_directory(store: casstore.Store, model) -> None:
     root = Path(model.path)
     root.rename(root.parent.parent / "moved")  # kept, so that its inode number is not given to the next
     plant(root, {"mine": b"mine"})
@@ -234,7 +234,7 @@ def digest_of(model, path):
 
 
 @pytest.mark.parametrize("harm", ["alter", "cut", "remove"])
-def test_an_object_that_is_the_only_copy_and_is_harmed(store, model, home, harm):
+def test_an_object_that_is_the_only_copy_and_is_harmed(store: casstore.Store, model, home: Path, harm) -> None:
     loose = loose_of(home, digest_of(model, "w.bin"))
     loose.chmod(0o644)
     if harm == "alter":
@@ -258,7 +258,7 @@ def test_an_object_that_is_the_only_copy_and_is_harmed(store, model, home, harm)
 
 
 @pytest.mark.parametrize("harm", ["alter", "remove"])
-def test_a_redundant_object_that_is_harmed_is_rebuilt(store, model, home, expected, harm):
+def test_a_redundant_object_that_is_harmed_is_rebuilt(store: casstore.Store, model, home: Path, expected, harm) -> None:
     """`mid` lives in a pack; its loose file is a copy that directories link to."""
     loose = loose_of(home, digest_of(model, "mid"))
     if harm == "alter":
@@ -271,7 +271,7 @@ def test_a_redundant_object_that_is_harmed_is_rebuilt(store, model, home, expect
     assert not store.verify().damage
 
 
-def test_reading_after_the_directory_is_gone(store, model, expected):
+def test_reading_after_the_directory_is_gone(store: casstore.Store, model, expected) -> None:
     shutil.rmtree(store.home / "models")
     (store.home / "models").mkdir()
     with model.open("w.bin") as file:
@@ -295,14 +295,14 @@ def test_reading_after_the_directory_is_gone(store, model, expected):
         assert file.read() == b""
 
 
-def test_the_descriptor_reads_the_same_from_the_catalog(store, model):
+def test_the_descriptor_reads_the_same_from_the_catalog(store: casstore.Store, model) -> None:
     with model.open("model.yaml") as file:
         assert file.read() == Path(model.path, "model.yaml").read_bytes()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(0, BIG + 10), st.integers(-1, 300_000)), max_size=6))
-def test_any_seeks_and_reads_give_what_a_file_would(model, moves):
+def test_any_seeks_and_reads_give_what_a_file_would(model, moves) -> None:
     content = noise(BIG)
     with model.open("w.bin") as file:
         for offset, size in moves:
@@ -310,7 +310,9 @@ def test_any_seeks_and_reads_give_what_a_file_would(model, moves):
             assert file.read(size) == (content[offset:] if size < 0 else content[offset : offset + size])
 
 
-def test_after_another_boot_what_was_not_synced_is_checked(store, home, sql, files, expected):
+def test_after_another_boot_what_was_not_synced_is_checked(
+    store: casstore.Store, home: Path, sql: Sql, files, expected
+) -> None:
     with store.create("m:v1", durability="relaxed") as draft:
         plant(draft.path, files)
     root = Path(draft.model.path)
@@ -325,7 +327,9 @@ def test_after_another_boot_what_was_not_synced_is_checked(store, home, sql, fil
     assert contents(store.get("m:v1")) == expected
 
 
-def test_after_another_boot_a_full_save_relies_on_nothing_that_may_be_lost(store, home, sql):
+def test_after_another_boot_a_full_save_relies_on_nothing_that_may_be_lost(
+    store: casstore.Store, home: Path, sql: Sql
+) -> None:
     with store.create("m:v1", durability="relaxed") as draft:
         Path(draft.path, "w.bin").write_bytes(noise(BIG))
     reboot(sql)
@@ -338,7 +342,7 @@ def test_after_another_boot_a_full_save_relies_on_nothing_that_may_be_lost(store
     assert not store.verify().damage
 
 
-def test_a_descriptor_that_a_power_cut_emptied(store, model, sql, expected):
+def test_a_descriptor_that_a_power_cut_emptied(store: casstore.Store, model, sql: Sql, expected) -> None:
     path = Path(model.path, "model.yaml")
     status, text = path.stat(), path.read_bytes()
     path.chmod(0o644)
@@ -349,7 +353,9 @@ def test_a_descriptor_that_a_power_cut_emptied(store, model, sql, expected):
     assert path.read_bytes() == text
 
 
-def test_a_power_cut_that_shortened_one_file_and_emptied_another(store, model, sql, expected):
+def test_a_power_cut_that_shortened_one_file_and_emptied_another(
+    store: casstore.Store, model, sql: Sql, expected
+) -> None:
     path = Path(model.path, "model.yaml")
     status, size = path.stat(), path.stat().st_size
     path.chmod(0o644)
@@ -369,7 +375,9 @@ def reboot(sql):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP])
-def test_where_hardlinks_fail_files_are_copied(store, monkeypatch, files, expected, tmp_path, code):
+def test_where_hardlinks_fail_files_are_copied(
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, files, expected, tmp_path: Path, code
+) -> None:
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
@@ -389,7 +397,7 @@ def test_where_hardlinks_fail_files_are_copied(store, monkeypatch, files, expect
     assert contents(store.get("m:v2")) == expected
 
 
-def test_a_link_limit_is_no_error(store, monkeypatch, files, expected):
+def test_a_link_limit_is_no_error(store: casstore.Store, monkeypatch: pytest.MonkeyPatch, files, expected) -> None:
     real, count = os.link, [0]
 
     def limited(source, target, **options):
@@ -409,7 +417,7 @@ def test_a_link_limit_is_no_error(store, monkeypatch, files, expected):
     assert store.verify().is_sound
 
 
-def test_link_mode_copy_links_nothing(store, home, files, expected):
+def test_link_mode_copy_links_nothing(store: casstore.Store, home: Path, files, expected) -> None:
     store.set_setting("link_mode", "copy")
     for tag in ("m:v1", "m:v2"):
         with store.create(tag) as draft:
@@ -449,7 +457,7 @@ print("done")
 """
 
 
-def test_a_real_file_system_without_hardlinks(tmp_path):
+def test_a_real_file_system_without_hardlinks(tmp_path: Path) -> None:
     import subprocess
 
     if os.geteuid() or not shutil.which("mkfs.vfat") or not shutil.which("unshare"):
@@ -466,7 +474,7 @@ def test_a_real_file_system_without_hardlinks(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_a_home_of_bentoml_becomes_a_store(home):
+def test_a_home_of_bentoml_becomes_a_store(home: Path) -> None:
     """What BentoML keeps in its home stays, and so do the modes; anything else is a stranger."""
     for name in ("bentos", "models", "envs", "tmp"):
         (home / name).mkdir(parents=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +17,7 @@ import casstore
 from casstore.actions.health.donors import Donors
 from casstore.actions.saving import delete as delete_action
 from casstore.storage import sessions
-from tests.kit import Child, counts, noise, part
+from tests.kit import Child, Save, counts, noise, part
 
 BIG = 300_000
 DESKTOP = (".DS_Store", "._note", "Thumbs.db", "desktop.ini", ".nfs000000000003f2a100000001", "lost+found/#17", "a b")
@@ -37,7 +38,7 @@ def opened(path):
     return path
 
 
-def test_a_note_in_a_versions_directory_outlives_it(store, home, save):
+def test_a_note_in_a_versions_directory_outlives_it(store: casstore.Store, home: Path, save: Save) -> None:
     save("m:1", {"w.bin": noise(BIG), "sub/s.txt": b"small", "empty": None})
     root = Path(store.get("m:1").path)
     (opened(root) / "note.txt").write_text("never to be lost")
@@ -55,7 +56,7 @@ def test_a_note_in_a_versions_directory_outlives_it(store, home, save):
     assert counts(store.gc())["unfinished work"] == 0
 
 
-def test_what_is_the_versions_own_goes_as_ever(store, home, save):
+def test_what_is_the_versions_own_goes_as_ever(store: casstore.Store, home: Path, save: Save) -> None:
     save("m:1", {"w.bin": noise(BIG), "s.txt": b"small", "run.sh!": b"#!", "a/b/c": b"deep", "e/f": None})
     root = Path(store.get("m:1").path)
     os.utime(root / "s.txt", ns=(1, 1))  # its stamp is another, and its bytes are not
@@ -65,7 +66,14 @@ def test_what_is_the_versions_own_goes_as_ever(store, home, save):
 
 
 @pytest.mark.parametrize("has_manifest", [True, False])
-def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, monkeypatch, caplog, has_manifest):
+def test_a_note_outlives_a_deletion_that_was_cut_short(
+    store: casstore.Store,
+    home: Path,
+    save: Save,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    has_manifest,
+) -> None:
     """gc, or the next save of that tag, ends it: by then the catalog knows nothing of the version's files."""
     for tag in ("m:1", "n:1"):
         save(tag, {"w.bin": noise(BIG), "s.txt": b"small", "e": None})
@@ -88,7 +96,7 @@ def test_a_note_outlives_a_deletion_that_was_cut_short(store, home, save, monkey
     assert not (home / "models/m").exists()
 
 
-def test_delete_says_where_it_went(store, home, save, run_cli):
+def test_delete_says_where_it_went(store: casstore.Store, home: Path, save: Save, run_cli) -> None:
     save("m:1", {"s.txt": b"small"})
     (opened(Path(store.get("m:1").path)) / "note.txt").write_text("mine")
     store.close()
@@ -111,7 +119,7 @@ def run_cli():
 
 
 @pytest.mark.parametrize("name", DESKTOP)
-def test_what_a_desktop_leaves_stays_and_stops_nothing(store, home, save, name):
+def test_what_a_desktop_leaves_stays_and_stops_nothing(store: casstore.Store, home: Path, save: Save, name) -> None:
     save("m:1", {"w.bin": noise(BIG)})
     inside = ["objects/packs", "objects/loose", "objects/loose/ab", "sessions", "manifests", "manifests/.pending"]
     inside += ["manifests/m", "locks", "quarantine", "models/m", "models", "objects", "."]
@@ -136,7 +144,7 @@ def test_what_a_desktop_leaves_stays_and_stops_nothing(store, home, save, name):
     assert [directory for directory in inside if not (home / directory / name).exists()] == []
 
 
-def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save):
+def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store: casstore.Store, home: Path, save: Save) -> None:
     """A directory a thousand deep, which is, and an immutable file, which is not; another session is reaped."""
     save("m:1", part(1))
     dead = []
@@ -157,7 +165,7 @@ def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save):
     for _ in range(1000):
         at = at / "d"
         at.mkdir()
-    chattr = shutil.which("chattr")
+    chattr = shutil.which("chattr") or ""
     locked = chattr and not subprocess.run([chattr, "+i", stuck / "2/file"], capture_output=True).returncode
     try:
         report = store.gc()
@@ -176,7 +184,7 @@ def test_a_dead_session_that_cannot_be_removed_stops_no_gc(store, home, save):
 
 @pytest.mark.parametrize("kind", ["pipe", "directory", "link to a device", "link to nothing", "socket", "large"])
 @pytest.mark.parametrize("name", ["model.yaml", "latest"])
-def test_what_stands_where_casstore_writes(store, home, save, kind, name, alarm):
+def test_what_stands_where_casstore_writes(store: casstore.Store, home: Path, save: Save, kind, name, alarm) -> None:
     """No verb waits for a pipe, reads a device, or stops; what was put there is kept."""
     save("m:1", {"w.bin": noise(BIG), "s.txt": b"small"})
     model = store.get("m:1")
@@ -252,7 +260,7 @@ def alarm():
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc")
 @pytest.mark.parametrize("materialize", [True, False])
 @pytest.mark.parametrize("is_link", [True, False])
-def test_a_file_that_only_says_that_it_is_empty(store, tmp_path, materialize, is_link):
+def test_a_file_that_only_says_that_it_is_empty(store: casstore.Store, tmp_path: Path, materialize, is_link) -> None:
     """It is refused, and not saved as empty."""
     source = Path("/proc/self/status")
     if is_link:
@@ -265,7 +273,7 @@ def test_a_file_that_only_says_that_it_is_empty(store, tmp_path, materialize, is
     assert store.tags() == []
 
 
-def test_a_search_for_lost_bytes_ends(store, home, save, tmp_path, alarm):
+def test_a_search_for_lost_bytes_ends(store: casstore.Store, home: Path, save: Save, tmp_path: Path, alarm) -> None:
     """Beside what has them: a file of 8 TiB of nothing, a pipe, loops, directories and links that are closed."""
     save("m:1", {"w.bin": noise(2_000_000)})
     store.gc(evict_all=True)
@@ -294,7 +302,7 @@ def test_a_search_for_lost_bytes_ends(store, home, save, tmp_path, alarm):
     (given / "closed").chmod(0o755)
 
 
-def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path):
+def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path: Path) -> None:
     """To root nothing is closed, so another asks."""
     shared = Path(tempfile.mkdtemp(prefix="casstore-test-"))
     try:
@@ -311,7 +319,7 @@ def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path):
                 if os.geteuid() == 0:
                     os.setgid(65534)
                     os.setuid(65534)
-                donors = Donors(None, set(), [], lambda *_: None)
+                donors = Donors(cast(Any, None), set(), [], lambda *_: None)
                 found = sorted(path.name for path in donors._files_below(shared))
                 os.write(write, repr((found, sorted(donors.unread))).encode())
             finally:
@@ -329,7 +337,7 @@ def test_what_a_user_may_not_read_is_named_and_passed_over(tmp_path):
         shutil.rmtree(shared)
 
 
-def test_verify_beside_others_finds_no_damage(store, home, save):
+def test_verify_beside_others_finds_no_damage(store: casstore.Store, home: Path, save: Save) -> None:
     """Saves, deletions, gc and eviction go on while it reads."""
     save("kept:1", {"w.bin": noise(BIG), "s.txt": b"small"})
     read, write = os.pipe()
@@ -364,7 +372,7 @@ def test_verify_beside_others_finds_no_damage(store, home, save):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "directory"])
-def test_a_manifest_that_is_no_file(store, home, save, kind, alarm):
+def test_a_manifest_that_is_no_file(store: casstore.Store, home: Path, save: Save, kind, alarm) -> None:
     save("m:1", part(1))
     (path,) = home.glob("manifests/m/*")
     path.unlink()

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import contents, everything, noise
+from tests.kit import Save, contents, everything, noise
 
 
 @pytest.fixture
-def other(tmp_path):
+def other(tmp_path: Path):
     """Another store with a version; closed, as most are."""
     with casstore.Store(tmp_path / "other") as opened:
         for number in (1, 2):
@@ -24,7 +24,7 @@ def other(tmp_path):
 
 
 @pytest.fixture
-def sound(store, other):
+def sound(store: casstore.Store, other):
     """sound(): both stores hold what they held."""
 
     def check():
@@ -49,7 +49,9 @@ def places(home):
 
 @pytest.mark.parametrize("whose", ["own", "other", "other, linked", "other, without a catalog"])
 @pytest.mark.parametrize("name", ["tar", "casmodel", "folder"])
-def test_nothing_is_exported_into_a_store(store, other, save, sound, tmp_path, whose, name):
+def test_nothing_is_exported_into_a_store(
+    store: casstore.Store, other, save: Save, sound, tmp_path: Path, whose, name
+) -> None:
     save("m:1", {"w": b"w", "big": bytes(range(256)) * 5000})
     home = store.home if whose == "own" else other
     if whose == "other, without a catalog":
@@ -73,7 +75,7 @@ def test_nothing_is_exported_into_a_store(store, other, save, sound, tmp_path, w
         sound()
 
 
-def test_other_directories_in_a_home_are_the_user_s(store, save):
+def test_other_directories_in_a_home_are_the_user_s(store: casstore.Store, save: Save) -> None:
     """As a home of BentoML's has them, around which a store was made."""
     save("m:1", {"w": b"w"})
     for name in ("bentos", "exports"):
@@ -84,7 +86,9 @@ def test_other_directories_in_a_home_are_the_user_s(store, save):
     assert store.verify().is_sound
 
 
-def test_an_export_beside_a_hardlink_of_the_store_s_replaces_the_name_alone(store, save, tmp_path):
+def test_an_export_beside_a_hardlink_of_the_store_s_replaces_the_name_alone(
+    store: casstore.Store, save: Save, tmp_path: Path
+) -> None:
     save("m:1", {"w": bytes(200_000)})
     (loose,) = store.home.glob("objects/loose/*/*")
     os.link(loose, tmp_path / "out.tar")
@@ -94,7 +98,7 @@ def test_an_export_beside_a_hardlink_of_the_store_s_replaces_the_name_alone(stor
 
 @pytest.mark.parametrize("move", [False, True])
 @pytest.mark.parametrize("whose", ["own", "other"])
-def test_working_parts_are_not_saved(store, other, save, sound, whose, move):
+def test_working_parts_are_not_saved(store: casstore.Store, other, save: Save, sound, whose, move) -> None:
     save("m:1", {"w": b"w", "big": bytes(range(256)) * 5000})
     home = store.home if whose == "own" else other
     before = everything(home)
@@ -112,7 +116,9 @@ def test_working_parts_are_not_saved(store, other, save, sound, whose, move):
 
 @pytest.mark.parametrize("depth", ["", "deep/er/"])
 @pytest.mark.parametrize("without", [None, "catalog.db"])
-def test_a_directory_with_another_store_somewhere_in_it(store, other, save, tmp_path, depth, without):
+def test_a_directory_with_another_store_somewhere_in_it(
+    store: casstore.Store, other, save: Save, tmp_path: Path, depth, without
+) -> None:
     """Also one that its catalog was lost of, and that is reached by a link."""
     save("m:1", {"w": b"w"})
     holder = tmp_path / "holder"
@@ -130,7 +136,9 @@ def test_a_directory_with_another_store_somewhere_in_it(store, other, save, tmp_
     assert everything(holder) == before
 
 
-def test_versions_of_any_store_may_be_copied_and_not_moved(store, other, save, sound, tmp_path):
+def test_versions_of_any_store_may_be_copied_and_not_moved(
+    store: casstore.Store, other, save: Save, sound, tmp_path: Path
+) -> None:
     save("m:1", {"w": b"w"})
     (tmp_path / "link").symlink_to(other / "models/x/2")
     before = everything(other)
@@ -159,7 +167,7 @@ def test_versions_of_any_store_may_be_copied_and_not_moved(store, other, save, s
     sound()
 
 
-def test_drafts_are_sources_as_any_directory(store, tmp_path):
+def test_drafts_are_sources_as_any_directory(store: casstore.Store, tmp_path: Path) -> None:
     with casstore.Store(tmp_path / "other") as second, store.create("m:1") as draft, second.create("y:1") as theirs:
         Path(draft.path, "w").write_bytes(b"w")
         Path(draft.path, "part").mkdir()

@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -28,7 +30,24 @@ from casstore.catalog.repacking import Repacking
 from casstore.catalog.schema import APPLICATION_ID, MIGRATIONS
 from casstore.storage import files as storage_files
 from casstore.storage.pack import PackWriter
-from tests.kit import Child, contents, counts, every, noise, safetensors, streamed, weights
+from tests.kit import (
+    Age,
+    Check,
+    Child,
+    Files,
+    Leftovers,
+    Picture,
+    Save,
+    Sql,
+    contents,
+    counts,
+    draft_of,
+    every,
+    noise,
+    safetensors,
+    streamed,
+    weights,
+)
 
 pytestmark = pytest.mark.crash
 
@@ -38,7 +57,7 @@ CALLS = ("write", "pwrite", "link", "rename", "unlink", "rmdir", "mkdir", "fsync
 
 
 @pytest.fixture(autouse=True)
-def small_sizes(monkeypatch):
+def small_sizes(monkeypatch: pytest.MonkeyPatch):
     """Everything happens with small files too: adoption, packing into several packs, merging of small ones."""
     monkeypatch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 64 << 10)
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 150_000)
@@ -55,7 +74,7 @@ def step_files():
 
 
 @pytest.fixture
-def busy(store, save, step_files):
+def busy(store: casstore.Store, save: Save, step_files):
     """busy(): a store in which gc has everything to do; returns what its versions hold."""
 
     def fill():
@@ -82,7 +101,7 @@ def busy(store, save, step_files):
 
 
 @pytest.fixture
-def empty(store):
+def empty(store: casstore.Store):
     """empty(): take everything out of the store again."""
 
     def clear():
@@ -95,7 +114,7 @@ def empty(store):
 
 
 @pytest.fixture
-def holds(store):
+def holds(store: casstore.Store):
     """holds(expected): the store has these versions, and they read so."""
 
     def check(expected):
@@ -124,12 +143,12 @@ def install(patch, tick):
         return real_open(path, flags, *args, **kwargs)
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql not in ("BEGIN IMMEDIATE", "COMMIT"):
-                return super().execute(sql, *args, **kwargs)
-            tick(sql)
-            result = super().execute(sql, *args, **kwargs)
-            tick(f"after {sql}")
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements not in ("BEGIN IMMEDIATE", "COMMIT"):
+                return super().execute(statements, *args, **kwargs)
+            tick(statements)
+            result = super().execute(statements, *args, **kwargs)
+            tick(f"after {statements}")
             return result
 
     patch.setattr(os, "open", open_)
@@ -159,7 +178,9 @@ def killed_at(home, stop, action):
     return code == -9
 
 
-def test_a_gc_that_is_killed_at_every_call(store, home, busy, empty, holds, leftovers, check_catalog):
+def test_a_gc_that_is_killed_at_every_call(
+    store: casstore.Store, home: Path, busy, empty, holds, leftovers: Leftovers, check_catalog: Check
+) -> None:
     stop = 1
     while True:
         expected = busy()
@@ -182,7 +203,9 @@ def test_a_gc_that_is_killed_at_every_call(store, home, busy, empty, holds, left
     assert stop > 150, "it came past packing and rewriting"
 
 
-def test_a_gc_that_is_killed_again_and_again(store, home, busy, holds, settled, check_catalog):
+def test_a_gc_that_is_killed_again_and_again(
+    store: casstore.Store, home: Path, busy, holds, settled: Check, check_catalog: Check
+) -> None:
     """Each is killed some calls further than the last: whatever they leave between them, the next one goes on."""
     expected = busy()
     stop = 5
@@ -195,8 +218,8 @@ def test_a_gc_that_is_killed_again_and_again(store, home, busy, holds, settled, 
 
 
 def test_a_save_without_a_directory_that_is_killed_at_every_call(
-    store, home, save, step_files, leftovers, check_catalog
-):
+    store: casstore.Store, home: Path, save: Save, step_files, leftovers: Leftovers, check_catalog: Check
+) -> None:
     save("m:0", step_files(0))
     store.gc(evict_all=True)
     outcomes = []
@@ -224,14 +247,17 @@ def test_a_save_without_a_directory_that_is_killed_at_every_call(
     assert outcomes.count(False) * max(1, STEP // 3) > 8
 
 
-def test_one_gc_at_a_time_while_it_packs(store, home, busy, monkeypatch, holds, settled):
+def test_one_gc_at_a_time_while_it_packs(
+    store: casstore.Store, home: Path, busy, monkeypatch: pytest.MonkeyPatch, holds, settled: Check
+) -> None:
     expected = busy()
     refused = []
     real = Repacking.move
 
     def move(self, *args, **kwargs):
         with casstore.Store(home) as other:
-            for options in ({"evict_all": True}, {"dry_run": True}):
+            ways: list[dict[str, Any]] = [{"evict_all": True}, {"dry_run": True}]
+            for options in ways:
                 with pytest.raises(casstore.StoreLocked, match="another gc"):
                     other.gc(**options)
             assert other.gc(auto=True).steps == ()
@@ -274,7 +300,7 @@ def at_point(monkeypatch, point, action):
     """Have `action` called each time gc comes to that point."""
     owner, name, moment = point
     real = getattr(owner, name)
-    busy = []
+    busy: list[Any] = []
 
     def meet():
         if not busy:  # not when the action itself comes there
@@ -295,13 +321,22 @@ def at_point(monkeypatch, point, action):
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_others_save_read_and_delete_at_every_step(
-    store, home, busy, save, step_files, monkeypatch, holds, settled, check_catalog, point
-):
+    store: casstore.Store,
+    home: Path,
+    busy,
+    save: Save,
+    step_files,
+    monkeypatch: pytest.MonkeyPatch,
+    holds,
+    settled: Check,
+    check_catalog: Check,
+    point,
+) -> None:
     """What they save is a successor of what is being packed, the same content again, and what gc is about to take."""
     expected = busy()
     opened = store.get("run:3").open("w.safetensors")
     held = opened.read(1000)
-    visits = []
+    visits: list[Any] = []
 
     def visit():
         number = len(visits)
@@ -310,7 +345,7 @@ def test_others_save_read_and_delete_at_every_step(
             return
         with casstore.Store(home) as other:
             assert {str(model.tag): streamed(model) for model in other.list()} == expected
-            news = {
+            news: dict[str, tuple[Files, dict[str, Any]]] = {
                 f"new{number}:1": (step_files(4 + number), {"base": "run:3", "materialize": False}),
                 f"new{number}:2": (step_files(2), {"base": "run:3"}),
                 f"new{number}:0": ({"gone.bin": noise(100_000, 300)}, {"materialize": number % 2 == 1}),
@@ -377,16 +412,18 @@ def _fill(patch, disk):
     patch.setattr(os, "open", wrap(os.open, lambda args: args[1] & os.O_CREAT))
 
     class Connection(apsw.Connection):
-        def execute(self, sql, *args, **kwargs):
-            if sql == "COMMIT" and disk.is_full():
+        def execute(self, statements: str, *args: Any, **kwargs: Any) -> apsw.Cursor:
+            if statements == "COMMIT" and disk.is_full():
                 raise apsw.FullError("database or disk is full")
-            return super().execute(sql, *args, **kwargs)
+            return super().execute(statements, *args, **kwargs)
 
     patch.setattr(apsw, "Connection", Connection)
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_no_room_or_ctrl_c_at_every_call_of_a_gc(store, home, busy, empty, holds, leftovers, check_catalog, interrupt):
+def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
+    store: casstore.Store, home: Path, busy, empty, holds, leftovers: Leftovers, check_catalog: Check, interrupt
+) -> None:
     stop, failures = 1, 0
     while True:
         expected = busy()
@@ -406,7 +443,7 @@ def test_no_room_or_ctrl_c_at_every_call_of_a_gc(store, home, busy, empty, holds
             assert reached < stop
             break
         failures += 1
-        assert interrupt or error.errno == errno.ENOSPC
+        assert interrupt or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
         store.gc(evict_all=True)
         check_catalog()
         holds(expected)
@@ -422,7 +459,9 @@ def apart_from_sessions(files):
     return {path: seen for path, seen in files.items() if not path.startswith("sessions/")}
 
 
-def test_no_room_at_every_call_of_a_save_without_a_directory(store, save, step_files, picture):
+def test_no_room_at_every_call_of_a_save_without_a_directory(
+    store: casstore.Store, save: Save, step_files, picture: Picture
+) -> None:
     save("m:0", step_files(0))
     failures = 0
     for stop in range(1, 300, max(1, STEP // 6)):
@@ -443,7 +482,7 @@ def test_no_room_at_every_call_of_a_save_without_a_directory(store, save, step_f
         # Where not even a rename works, the draft is kept in its session.
         now, was = ((apart_from_sessions(files), rows) for files, rows in (picture(), before))
         assert now == was, stop
-        written = {name: Path(error.draft_path, name).read_bytes() for name in step_files(1)}
+        written = {name: Path(draft_of(error), name).read_bytes() for name in step_files(1)}
         assert written == step_files(1)
     assert error is None
     assert failures > 3
@@ -497,7 +536,7 @@ print("done")
 """
 
 
-def test_a_real_file_system_that_fills_up_while_gc_packs(tmp_path):
+def test_a_real_file_system_that_fills_up_while_gc_packs(tmp_path: Path) -> None:
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("needs to mount a file system in a namespace of its own")
     result = subprocess.run(
@@ -513,7 +552,9 @@ def test_a_real_file_system_that_fills_up_while_gc_packs(tmp_path):
 # Other formats.
 
 
-def test_a_store_of_a_newer_format_is_refused(store, home, busy, sql, picture, holds):
+def test_a_store_of_a_newer_format_is_refused(
+    store: casstore.Store, home: Path, busy, sql: Sql, picture: Picture, holds
+) -> None:
     expected = busy()
     store.close()
     sql(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
@@ -525,7 +566,9 @@ def test_a_store_of_a_newer_format_is_refused(store, home, busy, sql, picture, h
     holds(expected)
 
 
-def test_a_store_of_the_first_format_is_migrated_and_packed(store, home, busy, holds, sql, settled, deltas, age):
+def test_a_store_of_the_first_format_is_migrated_and_packed(
+    store: casstore.Store, home: Path, busy, holds, sql: Sql, settled: Check, deltas, age: Age
+) -> None:
     """Its catalog is made by the first migration alone, and holds what such a store knew of its versions."""
     expected = busy()
     assert deltas() == 0
@@ -556,7 +599,9 @@ def test_a_store_of_the_first_format_is_migrated_and_packed(store, home, busy, h
     settled()
 
 
-def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(store, busy, holds, monkeypatch, settled):
+def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(
+    store: casstore.Store, busy, holds, monkeypatch: pytest.MonkeyPatch, settled: Check
+) -> None:
     """gc is stopped between its commit and the unlink."""
     expected = busy()
     real = storage_files.remove_file
@@ -578,8 +623,8 @@ def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(store, busy, hol
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_processes_that_save_read_delete_and_pack_at_once(
-    store, home, save, step_files, holds, settled, check_catalog, kill
-):
+    store: casstore.Store, home: Path, save: Save, step_files, holds, settled: Check, check_catalog: Check, kill
+) -> None:
     """What a version holds follows from its tag, so that any process can check any version whole."""
     until = time.monotonic() + 2.5 * PACE
 
@@ -625,12 +670,12 @@ def test_processes_that_save_read_delete_and_pack_at_once(
                         if model is None or model in own.list():
                             raise
 
-    workers = [Child(lambda seed=seed: work(seed)) for seed in range(3)]
+    workers = [Child(partial(work, seed)) for seed in range(3)]
     chance = random.Random(9)
     number = 100
     while kill and time.monotonic() < until - 0.5:
         number += 1
-        victim = Child(lambda seed=number: work(seed))
+        victim = Child(partial(work, number))
         time.sleep(chance.uniform(0.05, 0.4))
         victim.kill()
     assert [worker.wait() for worker in workers] == [0] * 3

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 import casstore
-from tests.kit import plant
+from tests.kit import Age, Picture, Sql, plant
 
 
 @pytest.fixture
-def filled(store, age):
+def filled(store: casstore.Store, age: Age):
     for number in range(3):
         with store.create(f"m:v{number}") as draft:
             plant(draft.path, {"a": str(number).encode()})
@@ -23,7 +24,7 @@ def standing(home):
     return sorted(path.name for path in (home / "models/m").iterdir() if path.is_dir())
 
 
-def test_a_pinned_directory_stays(filled, home):
+def test_a_pinned_directory_stays(filled, home: Path) -> None:
     assert filled.pin("m:v0").tag.version == "v0"
     for evict_all in (False, True):
         filled.gc(evict_all=evict_all)
@@ -34,7 +35,7 @@ def test_a_pinned_directory_stays(filled, home):
     assert standing(home) == []
 
 
-def test_a_pin_is_seen_at_once_by_all(filled, home):
+def test_a_pin_is_seen_at_once_by_all(filled, home: Path) -> None:
     model = filled.get("m:v1")
     assert not model.is_pinned
     with casstore.Store(home) as other:
@@ -44,7 +45,7 @@ def test_a_pin_is_seen_at_once_by_all(filled, home):
     assert not model.is_pinned
 
 
-def test_what_may_be_given(filled):
+def test_what_may_be_given(filled) -> None:
     assert str(filled.pin("m").tag) == "m:v2"
     assert str(filled.pin("m:latest").tag) == "m:v2"
     assert str(filled.unpin(casstore.Tag("m", "v2")).tag) == "m:v2"
@@ -57,7 +58,7 @@ def test_what_may_be_given(filled):
     assert not any(model.is_pinned for model in filled.list())
 
 
-def test_twice_is_as_good_as_once(filled, sql, picture):
+def test_twice_is_as_good_as_once(filled, sql: Sql, picture: Picture) -> None:
     filled.pin("m:v0")
     before = picture()
     filled.pin("m:v0")
@@ -67,7 +68,7 @@ def test_twice_is_as_good_as_once(filled, sql, picture):
     assert sql("SELECT count(*) FROM version WHERE pinned") == [(0,)]
 
 
-def test_a_pin_makes_no_directory(filled, home):
+def test_a_pin_makes_no_directory(filled, home: Path) -> None:
     filled.gc(evict_all=True)
     filled.pin("m:v0")
     assert standing(home) == []
@@ -77,7 +78,7 @@ def test_a_pin_makes_no_directory(filled, home):
     assert standing(home) == ["v0"]
 
 
-def test_a_pin_does_not_keep_a_version_from_being_deleted(filled):
+def test_a_pin_does_not_keep_a_version_from_being_deleted(filled) -> None:
     model = filled.pin("m:v0")
     filled.delete("m:v0")
     assert "m:v0" not in filled.tags()
@@ -87,7 +88,7 @@ def test_a_pin_does_not_keep_a_version_from_being_deleted(filled):
         filled.pin("m:v0")
 
 
-def test_a_new_version_of_a_deleted_tag_is_not_pinned(filled):
+def test_a_new_version_of_a_deleted_tag_is_not_pinned(filled) -> None:
     filled.pin("m:v0")
     filled.delete("m:v0")
     with filled.create("m:v0"):

@@ -17,7 +17,7 @@ names = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=6)
 
 
 @given(st.lists(names, max_size=4))
-def test_plain_names_need_no_closer_look(found):
+def test_plain_names_need_no_closer_look(found) -> None:
     if source._PLAIN_NAMES.fullmatch("/".join(found)):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -26,12 +26,12 @@ def test_plain_names_need_no_closer_look(found):
 
 
 @given(st.lists(st.lists(names, min_size=1, max_size=3).map("/".join), max_size=5))
-def test_what_is_plainly_distinct_does_not_collide(paths):
+def test_what_is_plainly_distinct_does_not_collide(paths) -> None:
     if source._are_plainly_distinct(paths):
         source._check_each(paths)
 
 
 @pytest.mark.parametrize("paths", [["a", "A"], ["d/a", "D/b"], ["x/y/a", "x/Y"], ["Model.yaml"], ["\u00e4", "a\u0308"]])
-def test_collisions(paths):
+def test_collisions(paths) -> None:
     with pytest.raises(casstore.InvalidSource, match="differ only by case"):
         source.check_collisions(paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,19 +13,19 @@ import casstore
 from casstore.actions.exchange import sync_tree as sync
 from casstore.catalog.references import References
 from casstore.storage import machine
-from tests.kit import Child, bento, checkpoint, contents, counts, noise, streamed
+from tests.kit import Check, Child, Save, Sql, bento, checkpoint, contents, counts, noise, streamed
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
-def models(home):
+def models(home: Path):
     return home / "models"
 
 
 @pytest.fixture
-def days_later(monkeypatch):
+def days_later(monkeypatch: pytest.MonkeyPatch):
     """days_later(days): from now on it is so many days later."""
     real = time.time_ns
 
@@ -35,7 +36,7 @@ def days_later(monkeypatch):
 
 
 @pytest.fixture
-def rebooted(store, home, monkeypatch):
+def rebooted(store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch):
     """rebooted(): the store, opened after the machine has started again."""
     opened = []
 
@@ -54,7 +55,9 @@ def kept(home):
     return sorted(path.name for path in (home / "quarantine/pruned").glob("*/*"))
 
 
-def test_a_directory_that_a_power_cut_has_taken_deletes_nothing(store, models, save, sql, rebooted):
+def test_a_directory_that_a_power_cut_has_taken_deletes_nothing(
+    store: casstore.Store, models, save: Save, sql: Sql, rebooted
+) -> None:
     for number in range(2):
         save(f"m:{number}", {"w": b"%d" % number})
     shutil.rmtree(models / "m/1")
@@ -68,7 +71,9 @@ def test_a_directory_that_a_power_cut_has_taken_deletes_nothing(store, models, s
 
 
 @pytest.mark.parametrize("by", ["gc", "sync_tree"])
-def test_a_directory_whose_name_was_synced_and_that_is_gone_was_removed(store, models, save, sql, rebooted, by):
+def test_a_directory_whose_name_was_synced_and_that_is_gone_was_removed(
+    store: casstore.Store, models, save: Save, sql: Sql, rebooted, by
+) -> None:
     for number in range(2):
         save(f"m:{number}", {"w": b"%d" % number})
     assert sql("SELECT synced FROM directory") == [(0,), (0,)]
@@ -82,7 +87,9 @@ def test_a_directory_whose_name_was_synced_and_that_is_gone_was_removed(store, m
     assert store.sync_tree(prune=True).deleted == ("m:1",)
 
 
-def test_a_directory_that_was_made_again_has_to_be_synced_again(store, models, save, sql):
+def test_a_directory_that_was_made_again_has_to_be_synced_again(
+    store: casstore.Store, models, save: Save, sql: Sql
+) -> None:
     save("m:1", {"w": b"1"})
     store.gc()
     shutil.rmtree(models / "m/1")
@@ -92,7 +99,9 @@ def test_a_directory_that_was_made_again_has_to_be_synced_again(store, models, s
     assert sql("SELECT synced FROM directory") == [(1,)]
 
 
-def test_another_directory_in_the_place_of_one_that_a_power_cut_has_taken(store, models, save, rebooted):
+def test_another_directory_in_the_place_of_one_that_a_power_cut_has_taken(
+    store: casstore.Store, models, save: Save, rebooted
+) -> None:
     save("m:1", {"w": b"old"})
     shutil.rmtree(models / "m/1")
     bento(models, "m:1", {"w": b"new"})
@@ -102,7 +111,7 @@ def test_another_directory_in_the_place_of_one_that_a_power_cut_has_taken(store,
     assert store.tags() == ["m:1"]
 
 
-def test_gc_forgets_what_a_power_cut_has_taken(store, models, save, sql, rebooted):
+def test_gc_forgets_what_a_power_cut_has_taken(store: casstore.Store, models, save: Save, sql: Sql, rebooted) -> None:
     save("m:1", {"w": b"1"})
     shutil.rmtree(models / "m/1")
     store = rebooted()
@@ -112,7 +121,7 @@ def test_gc_forgets_what_a_power_cut_has_taken(store, models, save, sql, reboote
     assert set(counts(store.gc()).values()) == {0}
 
 
-def test_what_was_pruned_comes_back(store, home, models, save, settled):
+def test_what_was_pruned_comes_back(store: casstore.Store, home: Path, models, save: Save, settled: Check) -> None:
     expected = {"w.bin": noise(BIG), "mid": noise(90_000, 1), "few": b"few", "run!": b"#!", "empty": b""}
     save("m:1", expected, labels={"k": "v"}, metadata={"n": [1, 2.5]})
     save("m:2", {"w.bin": noise(BIG)[:1_000_000] + noise(300_000, 2)})
@@ -134,7 +143,9 @@ def test_what_was_pruned_comes_back(store, home, models, save, settled):
     settled()
 
 
-def test_after_keep_days_the_bytes_go(store, home, models, save, days_later, settled):
+def test_after_keep_days_the_bytes_go(
+    store: casstore.Store, home: Path, models, save: Save, days_later, settled: Check
+) -> None:
     save("m:1", {"w.bin": noise(BIG)})
     save("n:1", {"w": b"1"})
     shutil.rmtree(models / "m/1")
@@ -154,7 +165,7 @@ def test_after_keep_days_the_bytes_go(store, home, models, save, days_later, set
     settled()
 
 
-def test_what_cannot_be_brought_back_is_told(store, home, models, save):
+def test_what_cannot_be_brought_back_is_told(store: casstore.Store, home: Path, models, save: Save) -> None:
     for number in (1, 2):
         save(f"m:{number}", {"w": b"%d" % number})
         shutil.rmtree(models / "m" / str(number))
@@ -174,7 +185,9 @@ def test_what_cannot_be_brought_back_is_told(store, home, models, save):
         assert file.read() == b"1"
 
 
-def test_of_two_that_were_pruned_the_last_comes_back_first(store, home, models, save):
+def test_of_two_that_were_pruned_the_last_comes_back_first(
+    store: casstore.Store, home: Path, models, save: Save
+) -> None:
     for content in (b"1", b"2"):
         save("m:1", {"w": content})
         shutil.rmtree(models / "m/1")
@@ -183,7 +196,9 @@ def test_of_two_that_were_pruned_the_last_comes_back_first(store, home, models, 
         assert file.read() == b"2"
 
 
-def test_deltas_and_what_they_stand_upon_are_kept(store, models, save, deltas, check_catalog):
+def test_deltas_and_what_they_stand_upon_are_kept(
+    store: casstore.Store, models, save: Save, deltas, check_catalog: Check
+) -> None:
     expected = {f"m:{step}": checkpoint(step) for step in range(3)}
     for tag, files in expected.items():
         save(tag, files)
@@ -203,7 +218,9 @@ def test_deltas_and_what_they_stand_upon_are_kept(store, models, save, deltas, c
     assert store.verify().is_sound
 
 
-def test_what_is_saved_and_pruned_while_gc_marks_is_kept(store, home, models, save, monkeypatch):
+def test_what_is_saved_and_pruned_while_gc_marks_is_kept(
+    store: casstore.Store, home: Path, models, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"w": b"1"})
     files = {"w.bin": noise(BIG, 3), "mid": noise(100_000, 4)}
     save("old:1", files)
@@ -227,13 +244,13 @@ def test_what_is_saved_and_pruned_while_gc_marks_is_kept(store, home, models, sa
             assert file.read() == data
 
 
-def test_a_prune_that_is_killed_before_it_deletes(store, home, models, save):
+def test_a_prune_that_is_killed_before_it_deletes(store: casstore.Store, home: Path, models, save: Save) -> None:
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
     shutil.rmtree(models / "m/1")
 
     def prune_and_die():
-        sync.delete = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(sync, "delete", lambda *_: os.kill(os.getpid(), 9))
         with casstore.Store(home) as other:
             other.sync_tree(prune=True)
 
@@ -245,7 +262,7 @@ def test_a_prune_that_is_killed_before_it_deletes(store, home, models, save):
     assert contents(store.restore_pruned("m:1")) == {"w": b"1"}
 
 
-def test_a_damaged_manifest_is_made_from_the_catalog(store, home, models, save):
+def test_a_damaged_manifest_is_made_from_the_catalog(store: casstore.Store, home: Path, models, save: Save) -> None:
     save("m:1", {"w.bin": noise(BIG)}, labels={"k": "v"})
     save("m:2", {"w": b"2"})
     (path,) = (home / "manifests/m").glob("1.*")
@@ -259,7 +276,9 @@ def test_a_damaged_manifest_is_made_from_the_catalog(store, home, models, save):
     assert contents(restored) == {"w.bin": noise(BIG)}
 
 
-def test_a_kept_manifest_that_cannot_be_read_is_in_nobodys_way(store, home, models, save):
+def test_a_kept_manifest_that_cannot_be_read_is_in_nobodys_way(
+    store: casstore.Store, home: Path, models, save: Save
+) -> None:
     save("m:1", {"w": b"1"})
     shutil.rmtree(models / "m/1")
     (models / "m/other").mkdir()

@@ -15,7 +15,7 @@ from casstore.actions.saving import save as save_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 from casstore.storage import sessions
-from tests.kit import Child, checkpoint, contents, noise, part, plant, streamed
+from tests.kit import Child, Leftovers, Save, checkpoint, contents, noise, part, plant, streamed
 
 BIG = 2_500_000
 
@@ -45,7 +45,7 @@ def told(store):
 
 
 @pytest.fixture
-def full(store, save):
+def full(store: casstore.Store, save: Save):
     """A store with each kind of container and of description."""
     save("a:1", {"w.bin": noise(BIG), "small": b"x" * 500, "run.sh!": b"#!/bin/sh", "void": None, "nothing": b""})
     save(
@@ -87,7 +87,7 @@ def cut_catalog(home):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("harm", [drop_catalog, damage_catalog, cut_catalog])
-def test_everything_comes_back(full, home, expected, leftovers, harm, packed):
+def test_everything_comes_back(full, home: Path, expected, leftovers: Leftovers, harm, packed) -> None:
     if packed:
         full.gc(evict_all=True)
     before = told(full)
@@ -112,7 +112,7 @@ def test_everything_comes_back(full, home, expected, leftovers, harm, packed):
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_what_is_saved_again_afterwards_costs_nothing(full, home, expected):
+def test_what_is_saved_again_afterwards_costs_nothing(full, home: Path, expected) -> None:
     stored = full.stats().stored_bytes
     full.gc()
     full.close()
@@ -124,7 +124,7 @@ def test_what_is_saved_again_afterwards_costs_nothing(full, home, expected):
         assert store.stats().stored_bytes <= stored
 
 
-def test_directories_that_stand_are_taken_back_only_when_sound(full, home, expected):
+def test_directories_that_stand_are_taken_back_only_when_sound(full, home: Path, expected) -> None:
     altered = Path(full.get("a:2").path) / "w.bin"
     foreign = Path(full.get("a:1").path) / "notes.txt"
     foreign.write_text("mine")
@@ -139,7 +139,7 @@ def test_directories_that_stand_are_taken_back_only_when_sound(full, home, expec
         assert foreign.read_text() == "mine"
 
 
-def test_the_old_catalog_is_kept(full, home):
+def test_the_old_catalog_is_kept(full, home: Path) -> None:
     full.close()
     damage_catalog(home)
     old = (home / "catalog.db").read_bytes()
@@ -149,7 +149,7 @@ def test_the_old_catalog_is_kept(full, home):
     assert sorted(path.name for path in home.glob("catalog*")) == ["catalog.db"]
 
 
-def test_not_while_somebody_uses_the_store(full, home):
+def test_not_while_somebody_uses_the_store(full, home: Path) -> None:
     assert full.get("a").path
     before = (home / "catalog.db").stat().st_ino
     with pytest.raises(casstore.StoreLocked, match="in use"):
@@ -157,13 +157,13 @@ def test_not_while_somebody_uses_the_store(full, home):
     assert (home / "catalog.db").stat().st_ino == before
 
 
-def test_where_no_store_is(tmp_path):
+def test_where_no_store_is(tmp_path: Path) -> None:
     with pytest.raises(casstore.StoreError, match="no store"):
         casstore.Store.rebuild_catalog(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_manifest_costs_its_version_only(full, home, expected):
+def test_a_damaged_manifest_costs_its_version_only(full, home: Path, expected) -> None:
     full.close()
     (path,) = (home / "manifests/a").glob("1.*")
     path.chmod(0o644)
@@ -179,7 +179,7 @@ def test_a_damaged_manifest_costs_its_version_only(full, home, expected):
         assert path.exists()
 
 
-def test_an_old_catalog_that_was_put_back(full, home, save, expected):
+def test_an_old_catalog_that_was_put_back(full, home: Path, save: Save, expected) -> None:
     full.gc()
     shutil.copy(home / "catalog.db", home.parent / "old.db")
     save("new:1", {"n": noise(BIG, 20)})
@@ -194,7 +194,7 @@ def test_an_old_catalog_that_was_put_back(full, home, save, expected):
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_a_pack_whose_index_is_damaged_is_read_by_its_records(full, home, expected):
+def test_a_pack_whose_index_is_damaged_is_read_by_its_records(full, home: Path, expected) -> None:
     full.gc(evict_all=True)
     full.close()
     for path in (home / "objects/packs").iterdir():
@@ -208,7 +208,7 @@ def test_a_pack_whose_index_is_damaged_is_read_by_its_records(full, home, expect
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
-def test_with_damage_beside_it(full, home, expected, tmp_path):
+def test_with_damage_beside_it(full, home: Path, expected, tmp_path: Path) -> None:
     """A damaged loose file keeps its sound chunks, is never linked to, and is healed by repair."""
     path = max((home / "objects/loose").rglob("*.*"), key=lambda each: each.stat().st_size)
     full.close()
@@ -231,7 +231,9 @@ def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(store, save, home):
+def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(
+    store: casstore.Store, save: Save, home: Path
+) -> None:
     """gc was packing when the power went, and the old containers stand beside the new pack."""
     save("m:1", {"w.bin": noise(BIG)})
     store.close()
@@ -260,7 +262,9 @@ def test_a_pack_that_was_not_written_whole_is_not_preferred_to_what_is_sound(sto
         assert again.verify().is_sound
 
 
-def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, leftovers):
+def test_of_saves_that_were_cut_short_none_is_lost(
+    store: casstore.Store, save: Save, home: Path, leftovers: Leftovers
+) -> None:
     """Only the catalog knew which of them had been committed."""
     store.close()
 
@@ -289,7 +293,9 @@ def test_of_saves_that_were_cut_short_none_is_lost(store, save, home, leftovers)
         assert leftovers() == []
 
 
-def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(store, save, home):
+def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(
+    store: casstore.Store, save: Save, home: Path
+) -> None:
     save("m:1", {"a": b"1"}, materialize=False)
     store.close()
     os.truncate(home / "catalog.db", 0)
@@ -300,7 +306,7 @@ def test_an_empty_catalog_beside_versions_is_not_taken_for_that_of_a_new_store(s
         assert streamed(again.get("m:1")) == {"a": b"1"}
 
 
-def test_not_while_a_store_is_open_that_does_nothing(full, home, save):
+def test_not_while_a_store_is_open_that_does_nothing(full, home: Path, save: Save) -> None:
     def rebuild():
         with pytest.raises(casstore.StoreLocked, match="in use"):
             casstore.Store.rebuild_catalog(home)
@@ -318,7 +324,9 @@ def test_not_while_a_store_is_open_that_does_nothing(full, home, save):
     assert (home / "catalog.db").stat().st_ino != before
 
 
-def test_nobody_opens_the_store_meanwhile(store, save, home, monkeypatch):
+def test_nobody_opens_the_store_meanwhile(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"a": b"1"})
     store.close()
     real = rebuild._replace
@@ -335,7 +343,9 @@ def test_nobody_opens_the_store_meanwhile(store, save, home, monkeypatch):
     assert store.tags() == ["m:1"]
 
 
-def test_an_attempt_that_fails_lets_go_of_the_store(store, save, home, monkeypatch):
+def test_an_attempt_that_fails_lets_go_of_the_store(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"a": b"1"})
     store.close()
 
@@ -354,7 +364,9 @@ def test_an_attempt_that_fails_lets_go_of_the_store(store, save, home, monkeypat
     assert casstore.Store.rebuild_catalog(home).tags == ("m:1",)
 
 
-def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store, save, home, monkeypatch):
+def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or it would be applied to the new catalog after a power cut in between."""
 
     def save_and_die():
@@ -379,7 +391,9 @@ def test_the_old_log_is_gone_for_good_before_the_new_catalog_has_its_name(store,
     assert ("sync_directory", str(home)) in done[removed:renamed]
 
 
-def test_which_manifests_gc_may_remove_does_not_depend_on_what_is_said_of_them(store, home, save, monkeypatch):
+def test_which_manifests_gc_may_remove_does_not_depend_on_what_is_said_of_them(
+    store: casstore.Store, home: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", part(1))
     save("m:2", part(2))
     store.close()

@@ -14,13 +14,13 @@ import zstandard
 
 import casstore
 from casstore.storage import pack
-from tests.kit import checkpoint, contents, noise, part, streamed
+from tests.kit import Save, checkpoint, contents, noise, part, streamed
 
 BIG = 2_500_000
 
 
 @pytest.fixture
-def rebuild(store, home):
+def rebuild(store: casstore.Store, home: Path):
     """rebuild(): the report of making the catalog anew; the store may be used again afterwards."""
 
     def run():
@@ -33,7 +33,7 @@ def rebuild(store, home):
 
 
 @pytest.fixture
-def whole(store):
+def whole(store: casstore.Store):
     """whole(expected): every version reads right, chunks and directory, before and after gc."""
 
     def check(expected):
@@ -63,7 +63,9 @@ def manifest(home, tag):
     return path
 
 
-def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same(store, save, rebuild, whole):
+def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same(
+    store: casstore.Store, save: Save, rebuild, whole
+) -> None:
     other = {"w.bin": noise(BIG)[:2_000_000] + noise(900_000, 5)}
     save("a:1", {"w.bin": noise(BIG)})
     save("a:2", other, materialize=False)
@@ -75,8 +77,8 @@ def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same
 @pytest.mark.parametrize("is_delta", [False, True])
 @pytest.mark.parametrize("damaged_is_first", [False, True])
 def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
-    store, home, save, deltas, rebuild, whole, is_delta, damaged_is_first
-):
+    store: casstore.Store, home: Path, save: Save, deltas, rebuild, whole, is_delta, damaged_is_first
+) -> None:
     expected = {f"m:{step}": checkpoint(step, size=150_000) for step in range(2)}
     for tag, files in expected.items():
         save(tag, files, materialize=False)
@@ -94,7 +96,9 @@ def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
 
 
 @pytest.mark.parametrize("bit", range(0, 64, 7))
-def test_a_flipped_bit_in_the_header_of_a_pack(store, home, save, rebuild, whole, bit):
+def test_a_flipped_bit_in_the_header_of_a_pack(
+    store: casstore.Store, home: Path, save: Save, rebuild, whole, bit
+) -> None:
     """verify names it, a rebuilding reads the pack all the same, and repair writes it anew."""
     files = part(1, 2)
     save("a:1", files, materialize=False)
@@ -106,9 +110,9 @@ def test_a_flipped_bit_in_the_header_of_a_pack(store, home, save, rebuild, whole
     assert report.damaged_copies == (str(path),)
     assert rebuild().unreadable == ()
     assert streamed(store.get("a:1")) == files
-    report = store.repair()
-    assert report.damage == ()
-    assert report.quarantined == (str(home / "quarantine" / path.name),)
+    repaired = store.repair()
+    assert repaired.damage == ()
+    assert repaired.quarantined == (str(home / "quarantine" / path.name),)
     assert packs(home) != [path]
     whole({"a:1": files})
     rebuild()
@@ -117,8 +121,8 @@ def test_a_flipped_bit_in_the_header_of_a_pack(store, home, save, rebuild, whole
 
 @pytest.mark.parametrize("pending", [(), ("old",), ("new",), ("old", "new")])
 def test_a_second_manifest_of_a_tag_is_recovered_under_a_tag_of_its_own(
-    store, home, save, rebuild, whole, tmp_path, pending
-):
+    store: casstore.Store, home: Path, save: Save, rebuild, whole, tmp_path: Path, pending
+) -> None:
     """A deletion that was cut short, and then a save: which of the two is the version, only the old catalog knew."""
     kept = {}
     save("m:1", part(1), materialize=False)
@@ -147,7 +151,9 @@ def test_a_second_manifest_of_a_tag_is_recovered_under_a_tag_of_its_own(
     whole(found)
 
 
-def test_a_manifest_that_stands_twice_is_one_version(store, home, save, rebuild, whole):
+def test_a_manifest_that_stands_twice_is_one_version(
+    store: casstore.Store, home: Path, save: Save, rebuild, whole
+) -> None:
     save("m:1", part(1))
     path = manifest(home, "m:1")
     shutil.copy2(path, home / "manifests/.pending/0123456789abcdef-1")
@@ -157,7 +163,9 @@ def test_a_manifest_that_stands_twice_is_one_version(store, home, save, rebuild,
     assert list((home / "manifests/.pending").iterdir()) == []
 
 
-def test_a_damaged_pending_manifest_goes_to_quarantine(store, home, save, rebuild, whole):
+def test_a_damaged_pending_manifest_goes_to_quarantine(
+    store: casstore.Store, home: Path, save: Save, rebuild, whole
+) -> None:
     save("a:1", part(1))
     save("b:1", part(2))
     standing = manifest(home, "b:1")
@@ -201,7 +209,9 @@ DESCRIPTION = (
         lambda document: document.update(description=DESCRIPTION % ("{}", '{"a":%s}' % ("9" * 4000))),
     ],
 )
-def test_a_manifest_of_odd_content_does_not_stop_a_rebuilding(store, home, save, rebuild, change):
+def test_a_manifest_of_odd_content_does_not_stop_a_rebuilding(
+    store: casstore.Store, home: Path, save: Save, rebuild, change
+) -> None:
     save("m:0", {"g": noise(1000, 1)})
     save("m:1", {"f": noise(1000)})
     path = manifest(home, "m:1")
@@ -220,7 +230,9 @@ def test_a_manifest_of_odd_content_does_not_stop_a_rebuilding(store, home, save,
 
 
 @pytest.mark.parametrize("name", ["m/notes to self.txt", "m/.hidden.txt", "m/README.md", "m/no-ending", "README"])
-def test_what_somebody_has_put_among_the_manifests_is_in_nobodys_way(store, home, save, rebuild, whole, name):
+def test_what_somebody_has_put_among_the_manifests_is_in_nobodys_way(
+    store: casstore.Store, home: Path, save: Save, rebuild, whole, name
+) -> None:
     save("m:1", part(1))
     stray = home / "manifests" / name
     stray.write_text("mine")
@@ -231,7 +243,9 @@ def test_what_somebody_has_put_among_the_manifests_is_in_nobodys_way(store, home
     assert stray.read_text() == "mine"
 
 
-def test_an_older_catalog_that_was_put_back_is_found(store, home, save, whole, tmp_path):
+def test_an_older_catalog_that_was_put_back_is_found(
+    store: casstore.Store, home: Path, save: Save, whole, tmp_path: Path
+) -> None:
     save("m:1", part(1))
     store.close()
     shutil.copy(home / "catalog.db", tmp_path)
@@ -250,7 +264,9 @@ def test_an_older_catalog_that_was_put_back_is_found(store, home, save, whole, t
 
 
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "fifo", "directory"])
-def test_what_is_no_file_in_a_directory_is_made_anew(store, home, save, rebuild, whole, tmp_path, kind):
+def test_what_is_no_file_in_a_directory_is_made_anew(
+    store: casstore.Store, home: Path, save: Save, rebuild, whole, tmp_path: Path, kind
+) -> None:
     """A link to a file of the same bytes too: somebody may change that file."""
     files = {"w.bin": noise(BIG), "small": noise(500)}
     save("m:1", files)
@@ -273,7 +289,9 @@ def test_what_is_no_file_in_a_directory_is_made_anew(store, home, save, rebuild,
     whole({"m:1": files})
 
 
-def test_a_fifo_among_the_packs_is_not_waited_for(store, home, save, rebuild, whole):
+def test_a_fifo_among_the_packs_is_not_waited_for(
+    store: casstore.Store, home: Path, save: Save, rebuild, whole
+) -> None:
     save("m:1", part(1))
     os.mkfifo(home / "objects/packs/0123456789abcdef-1.pack")
     rebuild()

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from casstore.actions.health.repair import _Repair
 from casstore.actions.saving import save as save_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
-from tests.kit import Child, checkpoint, contents, noise, part, plant, script, streamed
+from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, noise, part, plant, script, streamed
 
 BIG = 2_500_000
 
@@ -33,7 +34,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.fixture
-def two(save):
+def two(save: Save):
     """a:1 with a large adopted file, and small ones in a pack; b:1 shares the large one."""
     save("a:1", {"w.bin": noise(BIG), "small": noise(500, 9)}, labels={"k": "v"}, metadata={"n": [1, {"x": 2.5}]})
     save("b:1", {"copy/w.bin": noise(BIG), "mid": noise(100_000, 4)})
@@ -52,7 +53,7 @@ def large(store):
 
 
 @pytest.fixture
-def whole(store, settled):
+def whole(store: casstore.Store, settled: Check):
     """whole(expected): every version reads right, chunks and directory, and nothing is left to repair."""
 
     def check(expected):
@@ -72,7 +73,7 @@ def named(damage):
     return [(each.tag, each.path) for each in damage]
 
 
-def test_a_sound_store_is_left_alone(store, two, picture):
+def test_a_sound_store_is_left_alone(store: casstore.Store, two, picture: Picture) -> None:
     before = picture()
     report = store.repair()
     assert (report.healed, report.damage, report.restored, report.quarantined) == ((), (), (), ())
@@ -80,7 +81,7 @@ def test_a_sound_store_is_left_alone(store, two, picture):
 
 
 @pytest.mark.parametrize("offset", [0, BIG // 2, BIG - 1])
-def test_from_files_that_are_given(store, two, whole, tmp_path, offset):
+def test_from_files_that_are_given(store: casstore.Store, two, whole, tmp_path: Path, offset) -> None:
     path = large(store)
     flip(path, offset)
     lost = store.repair()
@@ -102,7 +103,7 @@ def test_from_files_that_are_given(store, two, whole, tmp_path, offset):
     whole(two)
 
 
-def test_from_the_quarantine_itself_what_is_sound_there(store, two, whole, sql):
+def test_from_the_quarantine_itself_what_is_sound_there(store: casstore.Store, two, whole, sql: Sql) -> None:
     """A container that lost its chunks' rows: the bytes are found where they stand."""
     sql("DELETE FROM chunk")
     report = store.repair()
@@ -111,7 +112,7 @@ def test_from_the_quarantine_itself_what_is_sound_there(store, two, whole, sql):
     whole(two)
 
 
-def test_from_a_directory_of_copies(store, two, whole, sql):
+def test_from_a_directory_of_copies(store: casstore.Store, two, whole, sql: Sql) -> None:
     """Copies under models/ are what a damaged loose file is healed from."""
     store.set_setting("link_mode", "copy")
     for tag in two:
@@ -125,7 +126,7 @@ def test_from_a_directory_of_copies(store, two, whole, sql):
     whole(two)
 
 
-def test_from_a_redundant_loose_file(store, save, whole):
+def test_from_a_redundant_loose_file(store: casstore.Store, save: Save, whole) -> None:
     save("a:1", {"mid": noise(500_000)})
     (pack,) = containers(store, "packs")
     flip(pack, 200_000)
@@ -136,7 +137,7 @@ def test_from_a_redundant_loose_file(store, save, whole):
     whole({"a:1": {"mid": noise(500_000)}})
 
 
-def test_a_redundant_loose_file_that_is_damaged(store, save, whole):
+def test_a_redundant_loose_file_that_is_damaged(store: casstore.Store, save: Save, whole) -> None:
     save("a:1", {"mid": noise(500_000)})
     (loose,) = containers(store)
     flip(loose, 200_000)
@@ -147,7 +148,7 @@ def test_a_redundant_loose_file_that_is_damaged(store, save, whole):
     whole({"a:1": {"mid": noise(500_000)}})
 
 
-def test_sound_chunks_beside_damaged_ones_are_kept(store, save):
+def test_sound_chunks_beside_damaged_ones_are_kept(store: casstore.Store, save: Save) -> None:
     """One flipped bit in a pack of many files costs the one file."""
     files = {f"{number}": noise(20_000, number) for number in range(30)}
     save("a:1", files, materialize=False)
@@ -167,7 +168,7 @@ def test_sound_chunks_beside_damaged_ones_are_kept(store, save):
 
 
 @pytest.mark.parametrize("backup", ["files", "store"])
-def test_deltas_whose_base_is_damaged(store, save, whole, deltas, tmp_path, backup):
+def test_deltas_whose_base_is_damaged(store: casstore.Store, save: Save, whole, deltas, tmp_path: Path, backup) -> None:
     expected = {f"m:{step}": checkpoint(step) for step in range(4)}
     for tag, files in expected.items():
         save(tag, files, materialize=False)
@@ -188,7 +189,7 @@ def test_deltas_whose_base_is_damaged(store, save, whole, deltas, tmp_path, back
     whole(expected)
 
 
-def test_a_manifest_that_is_gone_or_damaged(store, two, whole, picture):
+def test_a_manifest_that_is_gone_or_damaged(store: casstore.Store, two, whole, picture: Picture) -> None:
     before = picture()
     for path in (store.home / "manifests").glob("[!.]*/*"):
         if path.parent.name == "a":
@@ -216,7 +217,9 @@ def test_a_manifest_that_is_gone_or_damaged(store, two, whole, picture):
         "DELETE FROM blob",
     ],
 )
-def test_rows_that_do_not_say_what_the_manifest_says(store, two, whole, sql, picture, harm):
+def test_rows_that_do_not_say_what_the_manifest_says(
+    store: casstore.Store, two, whole, sql: Sql, picture: Picture, harm
+) -> None:
     before = picture()[1]
     sql(harm)
     report = store.repair()
@@ -229,7 +232,7 @@ def test_rows_that_do_not_say_what_the_manifest_says(store, two, whole, sql, pic
     assert store.get("a:1").labels == {"k": "v"}
 
 
-def test_an_altered_file_of_a_directory_is_kept_aside(store, two, whole):
+def test_an_altered_file_of_a_directory_is_kept_aside(store: casstore.Store, two, whole) -> None:
     path = Path(store.get("a:1").path) / "small"
     path.chmod(0o644)
     path.write_bytes(b"mine")
@@ -239,7 +242,7 @@ def test_an_altered_file_of_a_directory_is_kept_aside(store, two, whole):
     whole(two)
 
 
-def test_a_write_through_a_hardlink(store, two, whole, tmp_path):
+def test_a_write_through_a_hardlink(store: casstore.Store, two, whole, tmp_path: Path) -> None:
     path = Path(store.get("a:1").path) / "w.bin"
     path.chmod(0o644)
     with open(path, "r+b") as file:
@@ -250,12 +253,12 @@ def test_a_write_through_a_hardlink(store, two, whole, tmp_path):
     whole(two)
 
 
-def test_a_source_that_is_not_there(store, two, tmp_path):
+def test_a_source_that_is_not_there(store: casstore.Store, two, tmp_path: Path) -> None:
     with pytest.raises(casstore.InvalidSource, match="not there"):
         store.repair([tmp_path / "nowhere"])
 
 
-def test_not_while_gc_runs(store, home, two):
+def test_not_while_gc_runs(store: casstore.Store, home: Path, two) -> None:
     from casstore.storage.locks import Lock
 
     with Lock(home / "locks/.gc.lock") as lock:
@@ -265,10 +268,10 @@ def test_not_while_gc_runs(store, home, two):
 
 
 @pytest.fixture
-def meanwhile(monkeypatch):
+def meanwhile(monkeypatch: pytest.MonkeyPatch):
     """meanwhile(owner, name, function): just before that call, once, another process runs the function to its end, or
     with `must_wait` begins to. Returns what waits for it and gives its exit code."""
-    processes = []
+    processes: list[Any] = []
 
     def arrange(owner, name, function, *, must_wait=False):
         real = getattr(owner, name)
@@ -288,7 +291,9 @@ def meanwhile(monkeypatch):
     return arrange
 
 
-def test_what_is_saved_anew_meanwhile_is_not_given_up(store, save, meanwhile, settled):
+def test_what_is_saved_anew_meanwhile_is_not_given_up(
+    store: casstore.Store, save: Save, meanwhile, settled: Check
+) -> None:
     save("m:1", part(1), materialize=False)
     containers(store, "packs")[0].unlink()
 
@@ -303,7 +308,9 @@ def test_what_is_saved_anew_meanwhile_is_not_given_up(store, save, meanwhile, se
     settled()
 
 
-def test_a_version_that_is_deleted_while_its_manifest_is_made_anew_stays_deleted(store, save, home, meanwhile):
+def test_a_version_that_is_deleted_while_its_manifest_is_made_anew_stays_deleted(
+    store: casstore.Store, save: Save, home: Path, meanwhile
+) -> None:
     save("m:1", {"a": b"1"})
     save("m:2", {"a": b"2"})
     next((home / "manifests/m").glob("1.*")).unlink()
@@ -316,7 +323,9 @@ def test_a_version_that_is_deleted_while_its_manifest_is_made_anew_stays_deleted
     assert casstore.Store.rebuild_catalog(home).tags == ("m:2",)
 
 
-def test_a_version_that_is_deleted_while_its_rows_are_made_anew_stays_deleted(store, save, sql, meanwhile, settled):
+def test_a_version_that_is_deleted_while_its_rows_are_made_anew_stays_deleted(
+    store: casstore.Store, save: Save, sql: Sql, meanwhile, settled: Check
+) -> None:
     save("m:1", {"a": b"1"})
     sql("UPDATE file SET size = 7")
     ended = meanwhile(Versions, "restore", lambda: store.delete("m:1"), must_wait=True)
@@ -327,7 +336,9 @@ def test_a_version_that_is_deleted_while_its_rows_are_made_anew_stays_deleted(st
     settled()
 
 
-def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save, home, meanwhile):
+def test_a_directory_that_is_of_another_version_by_now_is_left_alone(
+    store: casstore.Store, save: Save, home: Path, meanwhile
+) -> None:
     save("m:1", {"a": b"1"})
     path = home / "models/m/1/a"
     path.chmod(0o644)
@@ -343,9 +354,11 @@ def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save
     assert contents(store.get("m:1")) == {"a": b"another"}
 
 
-def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, whole):
+def test_a_damaged_manifest_that_has_not_been_given_its_name(
+    store: casstore.Store, save: Save, home: Path, whole
+) -> None:
     def save_and_die():
-        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(save_action, "publish", lambda *_: os.kill(os.getpid(), 9))
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9
@@ -358,7 +371,7 @@ def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, 
     whole({"m:1": {"a": b"1"}})
 
 
-def test_sources_that_hold_a_store_which_is_open(store, save, tmp_path):
+def test_sources_that_hold_a_store_which_is_open(store: casstore.Store, save: Save, tmp_path: Path) -> None:
     """Closing a file drops every lock that the process has on it, those of SQLite among them."""
     use = "import casstore, sys\nwith casstore.Store(sys.argv[1]) as store: print(*store.tags())"
     with casstore.Store(tmp_path / "other") as other:
@@ -371,7 +384,7 @@ def test_sources_that_hold_a_store_which_is_open(store, save, tmp_path):
         assert script(use, other.home).stdout.split() == ["m:1", "m:0"]
 
 
-def test_an_altered_file_with_the_longest_of_names(store, save, home, whole):
+def test_an_altered_file_with_the_longest_of_names(store: casstore.Store, save: Save, home: Path, whole) -> None:
     name = "w" * 255
     save("m:1", {name: b"1"})
     path = home / "models/m/1" / name
@@ -382,7 +395,9 @@ def test_an_altered_file_with_the_longest_of_names(store, save, home, whole):
     whole({"m:1": {name: b"1"}})
 
 
-def test_what_a_link_in_a_directory_leads_to_is_not_touched(store, save, home, tmp_path, whole):
+def test_what_a_link_in_a_directory_leads_to_is_not_touched(
+    store: casstore.Store, save: Save, home: Path, tmp_path: Path, whole
+) -> None:
     save("m:1", {"sub/a": b"1"})
     outside = plant(tmp_path / "outside", {"a": b"mine"})
     shutil.rmtree(home / "models/m/1/sub")
@@ -393,7 +408,7 @@ def test_what_a_link_in_a_directory_leads_to_is_not_touched(store, save, home, t
     whole({"m:1": {"sub/a": b"1"}})
 
 
-def test_another_directory_in_the_place_of_a_versions_own(store, save, home, whole):
+def test_another_directory_in_the_place_of_a_versions_own(store: casstore.Store, save: Save, home: Path, whole) -> None:
     save("m:1", {"a": b"1"})
     standing = home / "models/m/1"
     standing.rename(home.parent / "elsewhere")

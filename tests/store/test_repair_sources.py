@@ -15,7 +15,7 @@ import zstandard
 
 import casstore
 from casstore.storage import pack
-from tests.kit import checkpoint, contents, noise, part, plant, streamed
+from tests.kit import Save, checkpoint, contents, noise, part, plant, streamed
 
 
 def overwrite(path, offset, data):
@@ -45,7 +45,7 @@ def altered(path):
 
 
 @pytest.fixture
-def whole(store):
+def whole(store: casstore.Store):
     """whole(expected): every version reads right, chunks and directory, and neither verify nor repair finds damage."""
 
     def check(expected):
@@ -60,7 +60,7 @@ def whole(store):
 
 
 @pytest.fixture
-def lost(store, home, save):
+def lost(store: casstore.Store, home: Path, save: Save):
     """A store of which one chunk is damaged: the only one of w.bin of m:1."""
     save("m:1", {"w.bin": noise(300_000)}, materialize=False)
     ((path, entry),) = records(home)
@@ -69,7 +69,9 @@ def lost(store, home, save):
 
 
 @pytest.mark.parametrize("is_repaired_first", [False, True])
-def test_a_delta_whose_base_comes_from_a_later_source(store, home, save, whole, tmp_path, is_repaired_first):
+def test_a_delta_whose_base_comes_from_a_later_source(
+    store: casstore.Store, home: Path, save: Save, whole, tmp_path: Path, is_repaired_first
+) -> None:
     """A repair that has nothing to heal from takes nothing from the next that has."""
     save("m:0", checkpoint(0, size=150_000), materialize=False)
     save("m:1", checkpoint(1, size=150_000), materialize=False)
@@ -88,7 +90,9 @@ def test_a_delta_whose_base_comes_from_a_later_source(store, home, save, whole, 
     whole({"m:1": checkpoint(1, size=150_000)})
 
 
-def test_deltas_that_need_each_other_take_bounded_work(store, lost, tmp_path, monkeypatch):
+def test_deltas_that_need_each_other_take_bounded_work(
+    store: casstore.Store, lost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pack with eight records for each link of a chain has 8**8 chains, and none of them leads to bytes."""
     writer = pack.PackWriter(tmp_path / "hostile.pack")
     chain = [lost, *(casstore.Digest.of(bytes([number])) for number in range(8))]
@@ -111,7 +115,9 @@ def test_deltas_that_need_each_other_take_bounded_work(store, lost, tmp_path, mo
 
 
 @pytest.mark.parametrize("row", [[b"d" * 32, 16, 64, 16, 0, None, None], None, [], {}, "ab", [[]] * 7, [[]] * 15])
-def test_an_index_that_says_more_than_its_pack_can_hold_is_not_unpacked(store, lost, tmp_path, row):
+def test_an_index_that_says_more_than_its_pack_can_hold_is_not_unpacked(
+    store: casstore.Store, lost, tmp_path: Path, row
+) -> None:
     """Some kilobytes that would take hundreds of megabytes of memory."""
     packed = msgpack.packb(row)
     rows = (32 << 20) // len(packed)
@@ -131,7 +137,7 @@ def test_an_index_that_says_more_than_its_pack_can_hold_is_not_unpacked(store, l
 
 
 @pytest.mark.parametrize("item", [[], {}, "ab", 1 << 20])
-def test_an_index_of_a_large_pack_is_of_bounded_memory(store, lost, tmp_path, item):
+def test_an_index_of_a_large_pack_is_of_bounded_memory(store: casstore.Store, lost, tmp_path: Path, item) -> None:
     """Thousands of rows, all of things that take many times their bytes in memory."""
     index = zstandard.compress(msgpack.packb([[item] * 240] * 3_000))
     body = pack._HEADER.pack(b"casspack", 1, 0, 1) + bytes(1 << 20)
@@ -156,7 +162,7 @@ def short_file():
     pytest.skip("no file here reads short")
 
 
-def test_a_source_that_reads_short_is_passed_over(store, lost, whole, tmp_path):
+def test_a_source_that_reads_short_is_passed_over(store: casstore.Store, lost, whole, tmp_path: Path) -> None:
     backup = tmp_path / "backup"
     backup.mkdir()
     (backup / "a").symlink_to(short_file())
@@ -166,7 +172,9 @@ def test_a_source_that_reads_short_is_passed_over(store, lost, whole, tmp_path):
     whole({"m:1": {"w.bin": noise(300_000)}})
 
 
-def test_the_store_itself_is_a_source_and_stays_open(store, home, lost, whole, save):
+def test_the_store_itself_is_a_source_and_stays_open(
+    store: casstore.Store, home: Path, lost, whole, save: Save
+) -> None:
     """Its catalog is not read as a file: closing that would drop the locks that SQLite holds on it."""
     (home / "quarantine/kept").write_bytes(noise(300_000))
     assert named(store.repair([home]).healed) == [("m:1", "w.bin")]
@@ -175,7 +183,9 @@ def test_the_store_itself_is_a_source_and_stays_open(store, home, lost, whole, s
 
 
 @pytest.mark.parametrize("is_deep", [False, True])
-def test_what_a_linked_directory_leads_to_is_not_touched(store, home, save, whole, tmp_path, is_deep):
+def test_what_a_linked_directory_leads_to_is_not_touched(
+    store: casstore.Store, home: Path, save: Save, whole, tmp_path: Path, is_deep
+) -> None:
     name = "sub/deep/er/f" if is_deep else "sub/f"
     save("m:1", {name: b"hello", "other": b"other"})
     outside = tmp_path / "outside"
@@ -193,7 +203,7 @@ def test_what_a_linked_directory_leads_to_is_not_touched(store, home, save, whol
 
 
 @pytest.mark.parametrize("name", ["x" * 250, "ü" * 125, "d/" + "x" * 255])
-def test_a_damaged_file_of_a_long_name_goes_to_quarantine(store, save, whole, name):
+def test_a_damaged_file_of_a_long_name_goes_to_quarantine(store: casstore.Store, save: Save, whole, name) -> None:
     save("model:1", {name: b"hello"})
     altered(Path(store.get("model:1").path) / name)
     report = store.repair()
@@ -202,7 +212,7 @@ def test_a_damaged_file_of_a_long_name_goes_to_quarantine(store, save, whole, na
     whole({"model:1": {name: b"hello"}})
 
 
-def test_models_on_another_file_system(store, home, save, whole, elsewhere):
+def test_models_on_another_file_system(store: casstore.Store, home: Path, save: Save, whole, elsewhere: Path) -> None:
     """What is moved to quarantine from there is copied."""
     (home / "models").rmdir()
     (home / "models").symlink_to(elsewhere)
@@ -222,7 +232,7 @@ def test_models_on_another_file_system(store, home, save, whole, elsewhere):
 
 
 @pytest.mark.parametrize("is_rebuilt", [False, True])
-def test_a_copied_store(store, home, save, tmp_path, is_rebuilt):
+def test_a_copied_store(store: casstore.Store, home: Path, save: Save, tmp_path: Path, is_rebuilt) -> None:
     """Every inode is another; repair and a rebuilding find nothing damaged, and move nothing to quarantine."""
     expected = {"m:1": {**part(1), "w.bin": noise(2_500_000)}, "n:1": {"small": b"small"}}
     for tag, files in expected.items():
@@ -263,7 +273,9 @@ def spoil_index(path):
 
 
 @pytest.mark.parametrize("harm", [grow, cut_index, cut_trailer, spoil_index])
-def test_a_pack_whose_chunks_are_all_sound_is_written_anew(store, home, save, whole, harm):
+def test_a_pack_whose_chunks_are_all_sound_is_written_anew(
+    store: casstore.Store, home: Path, save: Save, whole, harm
+) -> None:
     """Nothing is lost, but a rebuilding needs what is damaged: verify says it, and repair ends it."""
     save("m:1", part(1, 2, 3), materialize=False)
     (path,) = packs(home)
@@ -272,13 +284,13 @@ def test_a_pack_whose_chunks_are_all_sound_is_written_anew(store, home, save, wh
     assert (report.damage, report.is_sound) == ((), False)
     assert report.damaged_copies == (str(path),)
     assert streamed(store.get("m:1")) == part(1, 2, 3)
-    report = store.repair()
-    assert (report.healed, report.damage) == ((), ())
-    assert report.quarantined == (str(home / "quarantine" / path.name),)
+    repaired = store.repair()
+    assert (repaired.healed, repaired.damage) == ((), ())
+    assert repaired.quarantined == (str(home / "quarantine" / path.name),)
     whole({"m:1": part(1, 2, 3)})
 
 
-def test_a_loose_file_that_has_grown(store, home, save, whole):
+def test_a_loose_file_that_has_grown(store: casstore.Store, home: Path, save: Save, whole) -> None:
     save("m:1", {"w.bin": noise(2_500_000)})
     (path,) = (path for path in (home / "objects/loose").rglob("*") if path.is_file())
     grow(path)

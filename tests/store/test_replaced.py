@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 import casstore
 from casstore.catalog import versions
-from tests.kit import plant
+from casstore.catalog.index import insert_fingerprints
+from tests.kit import Save, plant
 
 REPLACED = "open it again"
 
@@ -48,7 +51,7 @@ CHANGES = [_removed, _removed_and_made_again, _renamed, _restored, _catalog_remo
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_every_verb_says_so(store, save, home, tmp_path, change):
+def test_every_verb_says_so(store: casstore.Store, save: Save, home: Path, tmp_path: Path, change) -> None:
     save("m:1", {"a": b"1"})
     source = plant(tmp_path / "source", {"b": b"2"})
     change(home)
@@ -69,11 +72,13 @@ def test_every_verb_says_so(store, save, home, tmp_path, change):
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, tmp_path, monkeypatch, change):
+def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(
+    store: casstore.Store, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change
+) -> None:
     """The transaction has begun, and what the version needs is stored."""
     source = plant(tmp_path / "source", {"a": b"a" * 100_000})
-    real = versions.insert_fingerprints
-    done = []
+    real = insert_fingerprints
+    done: list[Any] = []
 
     def insert(connection, fingerprints):
         if not done:
@@ -88,7 +93,7 @@ def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(store, home, tmp_
     assert (source / "a").read_bytes() == b"a" * 100_000
 
 
-def test_a_link_that_is_led_to_another_store(tmp_path):
+def test_a_link_that_is_led_to_another_store(tmp_path: Path) -> None:
     for name in ("first", "second"):
         casstore.Store(tmp_path / name).close()
     link = tmp_path / "home"
@@ -111,7 +116,7 @@ def test_a_link_that_is_led_to_another_store(tmp_path):
         assert second.verify().is_sound
 
 
-def test_a_store_opened_again_is_the_one_that_stands_there(store, save, home):
+def test_a_store_opened_again_is_the_one_that_stands_there(store: casstore.Store, save: Save, home: Path) -> None:
     save("m:1", {"a": b"1"})
     _removed_and_made_again(home)
     with pytest.raises(casstore.StoreError, match=REPLACED):

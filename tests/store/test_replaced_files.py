@@ -9,13 +9,14 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
 from casstore.actions.saving import save, staging
 from casstore.storage import chunking
-from tests.kit import contents, noise, plant, streamed
+from tests.kit import Leftovers, Picture, Save, contents, noise, plant, streamed
 
 SIZES = {"small": 1000, "linked": 100_000, "adopted": 2_500_000}
 SIZE = {**SIZES, "copied": 2_000_000}
@@ -32,7 +33,7 @@ def state(root):
 
 
 @pytest.fixture
-def outside(tmp_path):
+def outside(tmp_path: Path):
     """A tree that is no part of any draft, and that must be afterwards what it was before."""
     root = plant(tmp_path / "outside", {"w.bin": noise(SIZES["adopted"], 7), "sub/w.bin": b"outside", "sub/x!": b"x"})
     (root / "sub").chmod(0o755)
@@ -42,11 +43,11 @@ def outside(tmp_path):
 
 
 @pytest.fixture
-def at(monkeypatch):
+def at(monkeypatch: pytest.MonkeyPatch):
     """at(moment, act): do it once, when a save has come so far."""
 
     def install(moment, act):
-        done = []
+        done: list[Any] = []
 
         def once():
             if not done:
@@ -123,7 +124,9 @@ def moment_of(moment, size):
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("size", [*SIZES, "copied"])
-def test_a_file_of_a_draft(store, at, outside, leftovers, picture, size, moment, how):
+def test_a_file_of_a_draft(
+    store: casstore.Store, at, outside, leftovers: Leftovers, picture: Picture, size, moment, how
+) -> None:
     if size == "copied":
         store.set_setting("link_mode", "copy")
     before = picture()
@@ -148,7 +151,7 @@ def test_a_file_of_a_draft(store, at, outside, leftovers, picture, size, moment,
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("size", ["small", "adopted"])
-def test_a_file_that_is_moved_in(store, at, outside, leftovers, size, moment, how):
+def test_a_file_that_is_moved_in(store: casstore.Store, at, outside, leftovers: Leftovers, size, moment, how) -> None:
     files = {"w.bin": noise(SIZES[size]), "z": b"z"}
     source = plant(outside.parent / "source", files)
     path = source / "w.bin"
@@ -176,7 +179,9 @@ def test_a_file_that_is_moved_in(store, at, outside, leftovers, size, moment, ho
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged"])
 @pytest.mark.parametrize("size", ["small", "adopted"])
-def test_a_file_of_a_draft_without_a_directory(store, at, outside, leftovers, size, moment, how):
+def test_a_file_of_a_draft_without_a_directory(
+    store: casstore.Store, at, outside, leftovers: Leftovers, size, moment, how
+) -> None:
     try:
         with store.create("m:1", materialize=False) as draft:
             path = Path(draft.path, "w.bin")
@@ -195,7 +200,9 @@ def test_a_file_of_a_draft_without_a_directory(store, at, outside, leftovers, si
 @pytest.mark.parametrize("how", ["replaced", "written", "written, times put back"])
 @pytest.mark.parametrize("moment", ["found", "staged", "stored"])
 @pytest.mark.parametrize("kind", ["linked here", "known", "twin"])
-def test_a_file_of_a_draft_whose_content_is_known(store, at, save, outside, kind, moment, how):
+def test_a_file_of_a_draft_whose_content_is_known(
+    store: casstore.Store, at, save: Save, outside, kind, moment, how
+) -> None:
     """It is replaced by a link to what the store has, unless it is another by then."""
     if how in IN_PLACE and moment != "found" and kind != "twin":
         pytest.skip("it is the store's own file by then")
@@ -221,7 +228,7 @@ def test_a_file_of_a_draft_whose_content_is_known(store, at, save, outside, kind
     assert streamed(store.get("known:1")) == {"w.bin": content}
 
 
-def test_a_writer_that_goes_on_leaves_no_version_that_cannot_be_read(store):
+def test_a_writer_that_goes_on_leaves_no_version_that_cannot_be_read(store: casstore.Store) -> None:
     """Each acknowledged version holds one checkpoint in full, and its directory the same."""
     size = 300_000
     saved = 0
@@ -266,7 +273,7 @@ def keep_replacing(directory, size, stop, ready):
 
 
 @pytest.mark.parametrize("materialize", [True, False])
-def test_a_draft_that_has_become_a_link(store, outside, picture, materialize):
+def test_a_draft_that_has_become_a_link(store: casstore.Store, outside, picture: Picture, materialize) -> None:
     before = picture()
     draft = store.create("m:1", materialize=materialize).__enter__()
     os.rmdir(draft.path)
@@ -276,7 +283,7 @@ def test_a_draft_that_has_become_a_link(store, outside, picture, materialize):
     assert picture() == before
 
 
-def test_a_draft_whose_directory_is_made_again_is_saved(store, outside):
+def test_a_draft_whose_directory_is_made_again_is_saved(store: casstore.Store, outside) -> None:
     with store.create("m:1") as draft:
         os.rmdir(draft.path)
         shutil.copytree(outside, draft.path)
@@ -287,7 +294,9 @@ def test_a_draft_whose_directory_is_made_again_is_saved(store, outside):
 @pytest.mark.parametrize("below", ["", "sub"])
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("kind", ["another", "the same, moved"])
-def test_a_directory_of_a_draft_that_becomes_a_link(store, at, save, outside, picture, moment, below, kind, known):
+def test_a_directory_of_a_draft_that_becomes_a_link(
+    store: casstore.Store, at, save: Save, outside, picture: Picture, moment, below, kind, known
+) -> None:
     files = {"sub/w.bin": noise(SIZES["adopted"]), "sub/small": b"s", "w.bin": noise(SIZES["linked"], 1)}
     if known:
         save("known:1", {"a": files["sub/w.bin"]})
@@ -315,7 +324,9 @@ def test_a_directory_of_a_draft_that_becomes_a_link(store, at, save, outside, pi
     assert {path.stat().st_mode & 0o444 for path in moved.rglob("*")} == {0o444}
 
 
-def test_a_version_whose_directory_is_a_link_is_deleted_without_what_it_leads_to(store, save, outside):
+def test_a_version_whose_directory_is_a_link_is_deleted_without_what_it_leads_to(
+    store: casstore.Store, save: Save, outside
+) -> None:
     """As stores have them that were written before."""
     save("m:1", {"w": b"w"})
     directory = Path(store.get("m:1").path)
@@ -326,7 +337,7 @@ def test_a_version_whose_directory_is_a_link_is_deleted_without_what_it_leads_to
 
 
 @pytest.mark.parametrize("how", ["replaced", "linked", "piped"])
-def test_a_failed_move_gives_nobody_else_s_file_a_mode(store, at, outside, how):
+def test_a_failed_move_gives_nobody_else_s_file_a_mode(store: casstore.Store, at, outside, how) -> None:
     source = plant(outside.parent / "source", {"a.bin": noise(SIZES["adopted"]), "w.bin": noise(SIZES["adopted"], 1)})
 
     def swap():

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 import casstore
 from casstore.actions.packs import repack
 from casstore.catalog.repacking import Repacking
-from tests.kit import checkpoint, counts, noise, part, safetensors, streamed, weights
+from tests.kit import Check, Save, Sql, checkpoint, counts, noise, part, safetensors, streamed, weights
 
 
 def packs(home):
     return {path.name: path.stat().st_size for path in (home / "objects/packs").iterdir()}
 
 
-def test_a_pack_that_is_mostly_dead_is_rewritten(store, home, save, settled):
+def test_a_pack_that_is_mostly_dead_is_rewritten(store: casstore.Store, home: Path, save: Save, settled: Check) -> None:
     save("m:1", part(1, 2, 3, 4, 5), materialize=False)
     save("m:2", part(5), materialize=False)
     (before,) = packs(home)
@@ -30,7 +33,7 @@ def test_a_pack_that_is_mostly_dead_is_rewritten(store, home, save, settled):
     settled()
 
 
-def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, settled):
+def test_a_pack_that_is_half_alive_is_left_alone(store: casstore.Store, home: Path, save: Save, settled: Check) -> None:
     save("m:1", part(1, 2, 3), materialize=False)
     save("m:2", part(2, 3), materialize=False)
     before = packs(home)
@@ -40,7 +43,7 @@ def test_a_pack_that_is_half_alive_is_left_alone(store, home, save, settled):
     settled()
 
 
-def test_what_is_trapped_is_freed_on_request(store, home, save, settled):
+def test_what_is_trapped_is_freed_on_request(store: casstore.Store, home: Path, save: Save, settled: Check) -> None:
     save("m:1", part(1, 2, 3), materialize=False)
     save("m:2", part(2, 3), materialize=False)
     store.delete("m:1")
@@ -48,7 +51,8 @@ def test_what_is_trapped_is_freed_on_request(store, home, save, settled):
     trapped = store.stats().trapped_bytes
     assert trapped > 250_000
     plan = next(step for step in store.gc(dry_run=True, rewrite=True).steps if step.name == "rewritten")
-    assert (plan.count, plan.freed_bytes) == (1, pytest.approx(trapped, rel=0.01))
+    assert plan.count == 1
+    assert plan.freed_bytes == pytest.approx(trapped, rel=0.01)
     report = store.gc(rewrite=True)
     assert counts(report)["rewritten"] == 1
     assert report.freed_bytes == pytest.approx(trapped, rel=0.01)
@@ -58,7 +62,7 @@ def test_what_is_trapped_is_freed_on_request(store, home, save, settled):
     settled()
 
 
-def test_what_does_not_shrink_counts_as_nothing(store, save):
+def test_what_does_not_shrink_counts_as_nothing(store: casstore.Store, save: Save) -> None:
     """Packing noise adds headers."""
     save("m:1", {"w": noise(2_000_000, 1)})
     report = store.gc(evict_all=True)
@@ -66,7 +70,9 @@ def test_what_does_not_shrink_counts_as_nothing(store, save):
     assert report.freed_bytes == 0
 
 
-def test_small_packs_are_merged_once_they_are_many(store, home, save, settled):
+def test_small_packs_are_merged_once_they_are_many(
+    store: casstore.Store, home: Path, save: Save, settled: Check
+) -> None:
     for number in range(7):
         save(f"m:{number}", part(number), materialize=False)
     assert counts(store.gc())["rewritten"] == 0
@@ -81,7 +87,7 @@ def test_small_packs_are_merged_once_they_are_many(store, home, save, settled):
 
 
 @pytest.mark.parametrize("small", [5, 6, 7])
-def test_one_gc_does_all_there_is_to_do(store, home, save, settled, small):
+def test_one_gc_does_all_there_is_to_do(store: casstore.Store, home: Path, save: Save, settled: Check, small) -> None:
     """Also where the pack that it makes of cold files, or of one that was mostly dead, is one small pack more."""
     for number in range(small):
         save(f"m:{number}", part(number), materialize=False)
@@ -93,7 +99,9 @@ def test_one_gc_does_all_there_is_to_do(store, home, save, settled, small):
     settled()
 
 
-def test_deltas_are_moved_as_they_are(store, home, save, settled, sql, monkeypatch):
+def test_deltas_are_moved_as_they_are(
+    store: casstore.Store, home: Path, save: Save, settled: Check, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def files(step):
         return {"w.safetensors": safetensors({"w": ("BF16", weights("BF16", 90, step, 100_000))})}
 
@@ -111,7 +119,9 @@ def test_deltas_are_moved_as_they_are(store, home, save, settled, sql, monkeypat
     settled()
 
 
-def test_new_packs_are_begun_where_one_is_full(store, home, save, settled, monkeypatch):
+def test_new_packs_are_begun_where_one_is_full(
+    store: casstore.Store, home: Path, save: Save, settled: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 700_000)
     monkeypatch.setattr(repack, "_SMALL_PACK_BYTES", 310_000)
     for number in range(8):
@@ -127,8 +137,8 @@ def test_new_packs_are_begun_where_one_is_full(store, home, save, settled, monke
 
 
 def test_a_chunk_that_gets_another_home_while_it_is_copied_keeps_that(
-    store, save, settled, sql, monkeypatch, check_catalog
-):
+    store: casstore.Store, save: Save, settled: Check, sql: Sql, monkeypatch: pytest.MonkeyPatch, check_catalog: Check
+) -> None:
     """After a reboot a relaxed chunk is stored anew, as a delta this time, just when gc has copied it as it was."""
 
     def files(step):
@@ -140,7 +150,7 @@ def test_a_chunk_that_gets_another_home_while_it_is_copied_keeps_that(
     store.delete("m:1")
     sql("UPDATE container SET boot_id = 'another boot' WHERE boot_id IS NOT NULL")
     real = Repacking.move
-    moves = []
+    moves: list[Any] = []
 
     def move(self, *args, **kwargs):
         if not moves:

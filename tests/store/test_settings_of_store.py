@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import noise, plant
+from tests.kit import Sql, noise, plant
 
 
-def test_settings_are_kept_for_all_who_open_the_store(store, home):
+def test_settings_are_kept_for_all_who_open_the_store(store: casstore.Store, home: Path) -> None:
     assert store.settings() == {key: setting.default for key, setting in casstore.SETTINGS.items()}
     store.set_setting("durability", "relaxed")
     with casstore.Store(home) as other:
@@ -21,7 +21,7 @@ def test_settings_are_kept_for_all_who_open_the_store(store, home):
     assert store.settings()["durability"] == "full"
 
 
-def test_the_durability_setting_is_the_default_of_saves(store, sql):
+def test_the_durability_setting_is_the_default_of_saves(store: casstore.Store, sql: Sql) -> None:
     def synced():
         return sql("SELECT synced FROM container ORDER BY id DESC LIMIT 1")[0][0]
 
@@ -35,7 +35,7 @@ def test_the_durability_setting_is_the_default_of_saves(store, sql):
     assert synced() == 0
 
 
-def test_the_home_comes_from_the_environment(tmp_path, monkeypatch):
+def test_the_home_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSTORE_HOME", str(tmp_path / "from-environment"))
     with casstore.Store() as store:
         assert store.home == tmp_path / "from-environment"
@@ -45,7 +45,7 @@ def test_the_home_comes_from_the_environment(tmp_path, monkeypatch):
         assert store.home == tmp_path / ".casstore"
 
 
-def test_a_relative_home_stays_where_it_was_opened(tmp_path, monkeypatch):
+def test_a_relative_home_stays_where_it_was_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with casstore.Store("here/store") as store:
         monkeypatch.chdir("/")
@@ -54,7 +54,7 @@ def test_a_relative_home_stays_where_it_was_opened(tmp_path, monkeypatch):
         assert Path(draft.model.path) == tmp_path / "here/store/models/m/1"
 
 
-def test_a_new_home_is_private_and_a_given_one_keeps_its_mode(tmp_path):
+def test_a_new_home_is_private_and_a_given_one_keeps_its_mode(tmp_path: Path) -> None:
     casstore.Store(tmp_path / "new").close()
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     (tmp_path / "group").mkdir(mode=0o770)
@@ -63,7 +63,7 @@ def test_a_new_home_is_private_and_a_given_one_keeps_its_mode(tmp_path):
     assert stat.S_IMODE((tmp_path / "group").stat().st_mode) == 0o2770
 
 
-def test_the_umask_holds_for_what_is_stored(tmp_path):
+def test_the_umask_holds_for_what_is_stored(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         with casstore.Store(tmp_path / "store") as store, store.create("m:1") as draft:
@@ -75,19 +75,19 @@ def test_the_umask_holds_for_what_is_stored(tmp_path):
     assert modes == {"w.bin": 0o440, "run": 0o550, "model.yaml": 0o440}
 
 
-def test_a_making_that_was_cut_short_is_taken_up(home):
+def test_a_making_that_was_cut_short_is_taken_up(home: Path) -> None:
     (home / "objects/loose/ab").mkdir(parents=True)
     with casstore.Store(home) as store, store.create("m:1"):
         pass
 
 
-def test_a_closed_store_can_be_used_again_and_closed_twice(store):
+def test_a_closed_store_can_be_used_again_and_closed_twice(store: casstore.Store) -> None:
     store.close()
     assert store.list() == []
     store.close()
     store.close()
 
 
-def test_an_unknown_setting_suggests_one(store):
+def test_an_unknown_setting_suggests_one(store: casstore.Store) -> None:
     with pytest.raises(casstore.InvalidSetting, match="did you mean 'link_mode'"):
         store.set_setting("linkmode", "auto")

@@ -44,7 +44,7 @@ def become(user, mask, groups):
 
 
 @pytest.fixture(autouse=True)
-def _no_quiet_time(monkeypatch):
+def _no_quiet_time(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adopt, "QUIET_NS", 0)
 
 
@@ -215,7 +215,7 @@ SET_UPS = [made_by_hand, made_by_init, shared_later]
         (shared_later, (0o022, 0o077)),
     ],
 )
-def test_members_do_everything_to_what_others_made(place, run_as, set_up, masks):
+def test_members_do_everything_to_what_others_made(place, run_as, set_up, masks) -> None:
     home = place / "store"
     set_up(home, run_as)
     run_as(ONE, every_verb(home, "one", "two", 1), masks[0])
@@ -240,7 +240,7 @@ def closed(home, group):
     return found
 
 
-def test_what_is_made_follows_the_home(place, run_as):
+def test_what_is_made_follows_the_home(place, run_as) -> None:
     """Nobody else gets in, whatever the umask allows; whoever may, by the home's mode, whatever the umask forbids."""
     for mode, directory, stored, written in ((0o2770, 0o2770, 0o440, 0o660), (0o2775, 0o2775, 0o444, 0o664)):
         for mask in (0, 0o077):
@@ -260,7 +260,7 @@ def test_what_is_made_follows_the_home(place, run_as):
 
 
 @pytest.mark.crash
-def test_root_leaves_a_users_store_usable(place, run_as):
+def test_root_leaves_a_users_store_usable(place, run_as) -> None:
     home = place / "store"
     home.mkdir(mode=0o700)
     os.chown(home, ONE, ONE)
@@ -273,7 +273,7 @@ def test_root_leaves_a_users_store_usable(place, run_as):
     run_as(ONE, every_verb(home, "one", "root", 13))
 
 
-def test_root_keeps_what_it_fails_to_move(place):
+def test_root_keeps_what_it_fails_to_move(place) -> None:
     home = place / "store"
     home.mkdir(mode=0o700)
     os.chown(home, ONE, ONE)
@@ -289,7 +289,7 @@ def test_root_keeps_what_it_fails_to_move(place):
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, GROUP, 0o640)
 
 
-def test_root_gives_away_only_what_it_makes(place, run_as):
+def test_root_gives_away_only_what_it_makes(place, run_as) -> None:
     """Whose store it is can put links into it, which lead root elsewhere."""
     home, treasure = place / "store", place / "treasure"
     home.mkdir(mode=0o700)
@@ -311,7 +311,7 @@ def test_root_gives_away_only_what_it_makes(place, run_as):
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (0, mode)
 
 
-def test_a_running_process_sees_that_its_store_has_been_shared(place, run_as):
+def test_a_running_process_sees_that_its_store_has_been_shared(place, run_as) -> None:
     home = place / "store"
     home.mkdir(mode=0o700)
     os.chown(home, ONE, ONE)
@@ -360,7 +360,7 @@ def killed_draft(home, user, mask):
 @pytest.mark.crash
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 @pytest.mark.parametrize("set_up", SET_UPS)
-def test_a_killed_members_draft_keeps_nobody_from_collecting(place, run_as, set_up, mask):
+def test_a_killed_members_draft_keeps_nobody_from_collecting(place, run_as, set_up, mask) -> None:
     home = place / "store"
     set_up(home, run_as)
     killed_draft(home, TWO, mask)
@@ -398,7 +398,7 @@ VERBS = [
 
 
 @pytest.mark.parametrize("part", ["models/m", "manifests/m", "objects/packs", "sessions", "locks", "catalog.db", "."])
-def test_what_root_left_in_a_users_store_is_named_with_its_remedy(place, run_as, part):
+def test_what_root_left_in_a_users_store_is_named_with_its_remedy(place, run_as, part) -> None:
     """As earlier releases of casstore did, when root had used it."""
     home, source = place / "store", place / "source"
     home.mkdir(mode=0o700)
@@ -423,7 +423,7 @@ def test_what_root_left_in_a_users_store_is_named_with_its_remedy(place, run_as,
 
 
 @pytest.mark.parametrize("part", ["models/m", "manifests/m", "objects/packs", "sessions", "locks", "catalog.db"])
-def test_what_a_member_has_closed_is_named_with_its_remedy(place, run_as, part):
+def test_what_a_member_has_closed_is_named_with_its_remedy(place, run_as, part) -> None:
     home, source = place / "store", place / "source"
     made_by_hand(home, run_as)
     source.mkdir()
@@ -450,7 +450,7 @@ def test_what_a_member_has_closed_is_named_with_its_remedy(place, run_as, part):
     run_as(ONE, daily_work(home, "one", "m", 5))
 
 
-def test_who_is_not_a_member_is_told_so(place, run_as):
+def test_who_is_not_a_member_is_told_so(place, run_as) -> None:
     home = place / "store"
     made_by_hand(home, run_as)
     run_as(ONE, lambda: fill(home, "m:1", 1))
@@ -462,7 +462,7 @@ def test_who_is_not_a_member_is_told_so(place, run_as):
     assert command(TWO, "list", "--home", home, groups=()).code == 0
 
 
-def test_init_makes_a_store_and_says_what_it_is(place):
+def test_init_makes_a_store_and_says_what_it_is(place) -> None:
     home = place / "store"
     done = command(0, "init", "--home", home)
     assert done.stdout == f"{home} is a new store, for its owner\n"
@@ -480,7 +480,7 @@ def test_init_makes_a_store_and_says_what_it_is(place):
     assert stat.S_IMODE(home.stat().st_mode) == 0o2775
 
 
-def test_init_shared_reopens_what_members_have_closed(place, run_as):
+def test_init_shared_reopens_what_members_have_closed(place, run_as) -> None:
     home = place / "store"
     made_by_init(home, run_as)
     run_as(ONE, lambda: fill(home, "m:1", 1))
@@ -495,7 +495,7 @@ def test_init_shared_reopens_what_members_have_closed(place, run_as):
     assert closed(home, GROUP) == []
 
 
-def test_init_refuses_what_it_cannot_share(place, run_as):
+def test_init_refuses_what_it_cannot_share(place, run_as) -> None:
     home = place / "store"
     home.mkdir(mode=0o755)
     os.chown(home, ONE, ONE)
@@ -525,7 +525,7 @@ def test_init_refuses_what_it_cannot_share(place, run_as):
     assert stat.S_IMODE(strangers.stat().st_mode) == 0o755
 
 
-def test_init_shared_leaves_what_is_not_the_stores(place):
+def test_init_shared_leaves_what_is_not_the_stores(place) -> None:
     """BentoML's own things beside models/, and what people are writing into drafts."""
     home = place / "bentoml"
     (home / "bentos").mkdir(parents=True, mode=0o700)
@@ -540,7 +540,7 @@ def test_init_shared_leaves_what_is_not_the_stores(place):
         assert stat.S_IMODE((home / path).stat().st_mode) == mode
 
 
-def test_the_loose_files_of_a_store_that_is_shared_need_no_new_hash(place, run_as):
+def test_the_loose_files_of_a_store_that_is_shared_need_no_new_hash(place, run_as) -> None:
     """Where everybody may read them already, only directories change."""
     home = place / "store"
     home.mkdir(mode=0o755)
@@ -553,7 +553,7 @@ def test_the_loose_files_of_a_store_that_is_shared_need_no_new_hash(place, run_a
     run_as(TWO, daily_work(home, "two", "m", 5))
 
 
-def test_a_lock_that_its_maker_closed_can_still_be_taken(place, run_as):
+def test_a_lock_that_its_maker_closed_can_still_be_taken(place, run_as) -> None:
     home = place / "store"
     made_by_hand(home, run_as)
     run_as(ONE, lambda: fill(home, "m:1", 1))
@@ -563,7 +563,7 @@ def test_a_lock_that_its_maker_closed_can_still_be_taken(place, run_as):
     run_as(TWO, daily_work(home, "two", "m", 5), 0o077)
 
 
-def test_the_umask_stays_as_it_is(place, run_as):
+def test_the_umask_stays_as_it_is(place, run_as) -> None:
     home = place / "store"
     made_by_hand(home, run_as)
 

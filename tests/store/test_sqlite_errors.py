@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -11,7 +12,7 @@ import pytest
 import casstore
 from casstore.catalog import versions
 from casstore.catalog.connection import translated_errors
-from tests.kit import contents
+from tests.kit import Save, Sql, contents
 
 DAMAGE = {apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError}
 LOCKED = {apsw.BusyError, apsw.ProtocolError, apsw.SchemaChangeError}
@@ -30,7 +31,7 @@ def raised(error: Exception) -> Exception:
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
-def test_every_error_of_sqlite_is_one_of_casstores_and_only_damage_says_damaged(kind):
+def test_every_error_of_sqlite_is_one_of_casstores_and_only_damage_says_damaged(kind) -> None:
     error = raised(kind("words of SQLite"))
     assert isinstance(error, casstore.CasstoreError | OSError)
     assert isinstance(error, casstore.CatalogDamaged) == (kind in DAMAGE)
@@ -55,14 +56,14 @@ def test_every_error_of_sqlite_is_one_of_casstores_and_only_damage_says_damaged(
         ("ROLLBACK TO absent", False),
     ],
 )
-def test_what_is_wrong_with_a_statement_is_no_damage(store, statement, is_damage):
+def test_what_is_wrong_with_a_statement_is_no_damage(store: casstore.Store, statement, is_damage) -> None:
     connections = store._workspace.catalog._connections
     with pytest.raises(casstore.StoreError) as caught, translated_errors(connections.path):
         connections.get().execute(statement, (1,) * statement.count("?")).fetchall()
     assert isinstance(caught.value, casstore.CatalogDamaged) == is_damage
 
 
-def test_a_list_may_be_asked_for_by_any_number_of_labels(store, save):
+def test_a_list_may_be_asked_for_by_any_number_of_labels(store: casstore.Store, save: Save) -> None:
     many = {f"label-{number}": str(number) for number in range(1100)}
     save("m:1", {"a": b"1"}, labels=many)
     save("m:2", {"a": b"2"}, labels={**many, "label-1099": "another"})
@@ -79,7 +80,7 @@ def test_a_list_may_be_asked_for_by_any_number_of_labels(store, save):
 def interrupting(monkeypatch, module, name, action):
     """Have `action` run once, in a signal's handler, at a call of that function."""
     real, handlers = getattr(module, name), []
-    outcome = []
+    outcome: list[Any] = []
 
     def handler(*_):
         try:
@@ -100,7 +101,9 @@ def interrupting(monkeypatch, module, name, action):
     return outcome
 
 
-def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot(store, save, monkeypatch):
+def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcome = interrupting(monkeypatch, versions, "insert_version", lambda: save("other:1", {"a": b"handler"}))
     model = save("m:1", {"a": b"1"})
     assert contents(model) == {"a": b"1"}
@@ -111,9 +114,11 @@ def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot
     assert contents(save("other:1", {"a": b"handler"})) == {"a": b"handler"}
 
 
-def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(store, save, monkeypatch):
+def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = store._workspace.catalog.versions.commit
-    outcome = []
+    outcome: list[Any] = []
 
     def handler(*_):
         with pytest.raises(casstore.StoreLocked, match=r"model 'm' is locked by this very thread") as caught:
@@ -137,14 +142,16 @@ def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(st
     assert store.verify().is_sound
 
 
-def test_a_save_that_interrupts_the_wait_for_another_process_works(store, save, home):
+def test_a_save_that_interrupts_the_wait_for_another_process_works(
+    store: casstore.Store, save: Save, home: Path
+) -> None:
     """The handler's use of the connection must not end what waits in the middle of a statement."""
     save("m:0", {"a": b"0"})
     other = apsw.Connection(str(home / "catalog.db"))
     other.execute("BEGIN IMMEDIATE")
     workspace = store._workspace
     state = workspace.catalog._connections.with_state()[1]
-    seen = []
+    seen: list[Any] = []
 
     def let_go_and_save(*_):
         seen.append(store.tags())
@@ -173,7 +180,7 @@ def test_a_save_that_interrupts_the_wait_for_another_process_works(store, save, 
     assert store.tags() == ["m:1", "handler:1", "m:0"]
 
 
-def test_a_nested_transaction_leaves_the_outer_one_whole(store, sql):
+def test_a_nested_transaction_leaves_the_outer_one_whole(store: casstore.Store, sql: Sql) -> None:
     connections = store._workspace.catalog._connections
     with connections.write() as connection:
         connection.execute("INSERT INTO setting VALUES ('keep_days', '3')")

@@ -312,9 +312,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.check_named(self.lost)
         if is_given:
             assert not self.lost
-        report = self.store.verify()
-        assert {(each.tag, each.path) for each in report.damage} == self.lost
-        assert (report.damaged_copies, report.damaged_records) == ((), ())
+        verified = self.store.verify()
+        assert {(each.tag, each.path) for each in verified.damage} == self.lost
+        assert (verified.damaged_copies, verified.damaged_records) == ((), ())
 
     @invariant()
     def same_tags(self):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
+import casstore
 from casstore.actions.packs import repack
-from tests.kit import checkpoint, noise
+from tests.kit import Save, checkpoint, known, noise
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
-def pruned(store, home, save):
+def pruned(store: casstore.Store, home: Path, save: Save):
     """pruned(tag, files): a version that has been saved, and deleted by sync-tree --prune."""
 
     def run(tag, files):
@@ -29,11 +31,11 @@ def pruned(store, home, save):
 
 
 @pytest.fixture
-def object_bytes(home):
+def object_bytes(home: Path):
     return lambda: sum(path.stat().st_size for path in (home / "objects").rglob("*") if path.is_file())
 
 
-def test_it_is_not_dead(store, pruned, save, object_bytes):
+def test_it_is_not_dead(store: casstore.Store, pruned, save: Save, object_bytes) -> None:
     save("n:1", {"w": noise(BIG)[:700_000]})
     pruned("m:1", {"w.bin": noise(BIG), "few": b"few"})
     save("m:2", {"x.bin": noise(BIG, 2)})
@@ -50,14 +52,14 @@ def test_it_is_not_dead(store, pruned, save, object_bytes):
         assert freed == [usage.dead_bytes] >= [BIG]
 
 
-def test_a_deletion_does_not_free_what_it_needs(store, pruned, save, object_bytes):
+def test_a_deletion_does_not_free_what_it_needs(store: casstore.Store, pruned, save: Save, object_bytes) -> None:
     files = {"w.bin": noise(BIG)}
     save("n:1", {**files, "own.bin": noise(400_000, 3)}, materialize=False)
-    assert store.stats("n:1").frees_bytes > BIG
+    assert known(store.stats("n:1").frees_bytes) > BIG
     pruned("m:1", files)
     usage = store.stats("n:1")
     assert usage.frees_bytes == store.stats(["n:1"]).frees_bytes
-    assert 400_000 <= usage.frees_bytes < BIG
+    assert 400_000 <= known(usage.frees_bytes) < BIG
     store.gc()
     before = object_bytes()
     store.delete("n:1")
@@ -66,7 +68,9 @@ def test_a_deletion_does_not_free_what_it_needs(store, pruned, save, object_byte
     assert abs(before - object_bytes() - usage.frees_bytes) < 1000
 
 
-def test_deltas_need_their_bases(store, home, pruned, save, deltas, monkeypatch, object_bytes):
+def test_deltas_need_their_bases(
+    store: casstore.Store, home: Path, pruned, save: Save, deltas, monkeypatch: pytest.MonkeyPatch, object_bytes
+) -> None:
     monkeypatch.setattr(repack, "MIN_PACK_BYTES", 1, raising=False)
     for step in range(2):
         save(f"n:{step}", checkpoint(step))
@@ -81,11 +85,11 @@ def test_deltas_need_their_bases(store, home, pruned, save, deltas, monkeypatch,
     before, frees = object_bytes(), store.stats("n:0").frees_bytes
     store.delete("n:0")
     store.gc(evict_all=True, rewrite=True)
-    assert frees < 1000
+    assert known(frees) < 1000
     assert abs(before - object_bytes()) < 5000
 
 
-def test_it_is_dead_when_its_time_is_up(store, pruned, monkeypatch):
+def test_it_is_dead_when_its_time_is_up(store: casstore.Store, pruned, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned("m:1", {"w.bin": noise(BIG)})
     assert store.stats().dead_bytes == 0
     real = time.time_ns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from pathlib import Path
 
 import apsw
 import msgpack
@@ -18,7 +19,7 @@ from casstore.storage import pack
 from casstore.storage.layout import new_id
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe, RecipeSegment
-from tests.kit import checkpoint, noise, part
+from tests.kit import Save, Sql, checkpoint, noise, part
 
 pytestmark = pytest.mark.crash
 
@@ -52,7 +53,7 @@ def ask(home, out, *verbs):
 
 
 @pytest.fixture
-def canary(tmp_path):
+def canary(tmp_path: Path):
     """canary(): what stands beside the store, with files where crafted paths lead."""
     for name in ("outside", "outside.lock", "latest", "target/latest", "target/w.bin", "target.lock"):
         path = tmp_path / "beside" / name
@@ -90,7 +91,9 @@ CRAFTED = {
 
 @pytest.mark.parametrize("is_removed", [False, True])
 @pytest.mark.parametrize("what", CRAFTED)
-def test_crafted_paths_lead_nowhere(store, home, sql, save, tmp_path, canary, what, is_removed):
+def test_crafted_paths_lead_nowhere(
+    store: casstore.Store, home: Path, sql: Sql, save: Save, tmp_path: Path, canary, what, is_removed
+) -> None:
     """Neither where the directory is to be made, nor where it is to be taken away."""
     for tag in ("m:1", "m:2"):
         save(tag, {"w.bin": noise(BIG), "s.txt": b"hello", "e": None})
@@ -129,7 +132,7 @@ def msgpack_list(text):
     return json.loads(text)
 
 
-def test_a_trigger_of_a_strangers_catalog_does_nothing(store, home, sql, save):
+def test_a_trigger_of_a_strangers_catalog_does_nothing(store: casstore.Store, home: Path, sql: Sql, save: Save) -> None:
     for tag in ("m:1", "n:1"):
         save(tag, {"w.bin": noise(BIG, len(tag))})
     store.close()
@@ -144,7 +147,7 @@ def test_a_trigger_of_a_strangers_catalog_does_nothing(store, home, sql, save):
         assert again.get("n:1").open("w.bin").read() == noise(BIG, 3)
 
 
-def test_a_view_in_place_of_a_table_is_damage(store, home, sql, save):
+def test_a_view_in_place_of_a_table_is_damage(store: casstore.Store, home: Path, sql: Sql, save: Save) -> None:
     save("m:1", part(1))
     store.close()
     sql("ALTER TABLE lease RENAME TO other; CREATE VIEW lease AS SELECT * FROM other")
@@ -198,7 +201,9 @@ def lying(kind):
 @pytest.mark.parametrize("materialize", [True, False])
 @pytest.mark.parametrize("is_older", [True, False])
 @pytest.mark.parametrize("kind", ["its own blob", "another order", "no such chunk"])
-def test_a_manifest_that_lies_of_a_blob_harms_no_other(store, home, save, kind, is_older, materialize):
+def test_a_manifest_that_lies_of_a_blob_harms_no_other(
+    store: casstore.Store, home: Path, save: Save, kind, is_older, materialize
+) -> None:
     content = {"w.bin": noise(3 * BIG), "s.txt": b"small"}
     save("good:1", content, materialize=materialize)
     store.close()
@@ -225,7 +230,7 @@ def test_a_manifest_that_lies_of_a_blob_harms_no_other(store, home, save, kind, 
 
 @pytest.mark.parametrize("column", [1, 2, 3, 4])
 @pytest.mark.parametrize("value", [1 << 63, (1 << 64) - 1, -1, 1 << 40, 0, True, None, "7", 0.5])
-def test_a_number_in_a_packs_index_that_cannot_be(store, home, save, column, value):
+def test_a_number_in_a_packs_index_that_cannot_be(store: casstore.Store, home: Path, save: Save, column, value) -> None:
     """Its records say what stands in it."""
     save("m:1", part(1, 2), materialize=False)
     save("n:1", part(3), materialize=False)
@@ -263,7 +268,7 @@ TABLES = ("container", "chunk", "blob", "version", "file", "directory", "tombsto
 
 
 @pytest.fixture
-def template(store, home, save, tmp_path):
+def template(store: casstore.Store, home: Path, save: Save, tmp_path: Path):
     """A store with deltas, loose files, a tombstone and a lease, its tables without any check."""
     store.set_setting("keep_days", "0")
     for step in (1, 2):
@@ -282,7 +287,7 @@ def template(store, home, save, tmp_path):
     return tmp_path / "template"
 
 
-def test_any_value_in_any_column(template, home, tmp_path, canary):
+def test_any_value_in_any_column(template, home: Path, tmp_path: Path, canary) -> None:
     before = canary()
     connection = apsw.Connection(str(template / "catalog.db"))
     columns = [(table, row[1]) for table in TABLES for row in connection.execute(f"PRAGMA table_info({table})")]

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -13,22 +14,25 @@ import pytest
 import casstore
 from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import survey as tree
+from casstore.actions.directories.survey import disagreement
 from casstore.actions.exchange import sync_tree as sync
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import save as save_action
-from tests.kit import Child, bento, contents, everything, noise, plant
+from casstore.actions.workspace import Workspace
+from casstore.storage import files as storage_files
+from tests.kit import Child, Save, Sql, bento, contents, everything, noise, plant
 
 BIG = 1_300_000
 pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.fixture
-def models(home):
+def models(home: Path):
     return home / "models"
 
 
 @pytest.fixture
-def synced(store):
+def synced(store: casstore.Store):
     """synced(...): sync_tree after a dry run, which has said the same and changed nothing."""
 
     def run(**options):
@@ -56,7 +60,7 @@ def nothing(report):
     return report == casstore.SyncReport((), (), (), (), (), (), report.dry_run)
 
 
-def test_what_was_put_there_is_adopted(store, models, synced):
+def test_what_was_put_there_is_adopted(store: casstore.Store, models, synced) -> None:
     bento(models, "m:v1", {"w.bin": noise(BIG), "sub/x": b"x"}, created=1)
     bento(models, "m:v2", {"w.bin": noise(BIG, 1)}, created=2)
     report = synced()
@@ -72,7 +76,9 @@ def test_what_was_put_there_is_adopted(store, models, synced):
     assert (models / "m/latest").read_text() == "v2"
 
 
-def test_what_was_taken_away_is_reported_and_only_pruned_when_asked(store, models, save, synced):
+def test_what_was_taken_away_is_reported_and_only_pruned_when_asked(
+    store: casstore.Store, models, save: Save, synced
+) -> None:
     for number in range(3):
         save(f"m:{number}", {"w": b"%d" % number})
     shutil.rmtree(models / "m/2")
@@ -93,7 +99,7 @@ def test_what_was_taken_away_is_reported_and_only_pruned_when_asked(store, model
     assert store.verify().is_sound
 
 
-def test_the_last_version_of_a_name(store, models, save, synced):
+def test_the_last_version_of_a_name(store: casstore.Store, models, save: Save, synced) -> None:
     save("m:1", {"w": b"1"})
     save("n:1", {"w": b"1"})
     shutil.rmtree(models / "m")
@@ -102,7 +108,9 @@ def test_the_last_version_of_a_name(store, models, save, synced):
     assert store.names() == ["n"]
 
 
-def test_what_has_no_directory_by_its_own_will_is_not_missing(store, models, save, synced, home):
+def test_what_has_no_directory_by_its_own_will_is_not_missing(
+    store: casstore.Store, models, save: Save, synced, home: Path
+) -> None:
     save("m:0", {"w": b"0"}, materialize=False)
     for number in range(1, 4):
         save(f"m:{number}", {"w": b"%d" % number})
@@ -113,7 +121,7 @@ def test_what_has_no_directory_by_its_own_will_is_not_missing(store, models, sav
     assert len(store.tags()) == 4
 
 
-def test_all_directories_are_made_where_the_setting_says_so(store, models, save, synced):
+def test_all_directories_are_made_where_the_setting_says_so(store: casstore.Store, models, save: Save, synced) -> None:
     store.set_setting("materialize", "all")
     save("m:0", {"w": b"0"}, materialize=False)
     for number in range(1, 4):
@@ -129,7 +137,7 @@ def test_all_directories_are_made_where_the_setting_says_so(store, models, save,
     assert not (models / "m/2").exists()
 
 
-def test_put_back_as_it_was(store, models, save, synced, tmp_path):
+def test_put_back_as_it_was(store: casstore.Store, models, save: Save, synced, tmp_path: Path) -> None:
     """As by a restored backup: other inodes, the same content."""
     save("m:1", {"w.bin": noise(BIG), "sub/x": b"x"})
     shutil.copytree(models / "m/1", tmp_path / "backup")
@@ -145,7 +153,7 @@ def test_put_back_as_it_was(store, models, save, synced, tmp_path):
 
 
 @pytest.mark.parametrize("had", ["a directory", "none"])
-def test_made_again_with_other_content(store, models, save, synced, tmp_path, had):
+def test_made_again_with_other_content(store: casstore.Store, models, save: Save, synced, tmp_path: Path, had) -> None:
     save("m:1", {"w": b"old"})
     store.close()
     # Before the other is removed, or it might get the same inode numbers.
@@ -174,7 +182,9 @@ def test_made_again_with_other_content(store, models, save, synced, tmp_path, ha
     assert store.verify().is_sound
 
 
-def test_made_again_under_the_same_inode_number(store, models, save, synced, home, sql):
+def test_made_again_under_the_same_inode_number(
+    store: casstore.Store, models, save: Save, synced, home: Path, sql: Sql
+) -> None:
     """A file system gives the numbers of what was removed to what is made next."""
     save("m:1", {"w": b"old", "x": b"x"})
     shutil.rmtree(models / "m/1")
@@ -191,7 +201,9 @@ def test_made_again_under_the_same_inode_number(store, models, save, synced, hom
         assert file.read() == b"new"
 
 
-def test_made_again_under_every_inode_number(store, models, save, synced, home, sql, tmp_path):
+def test_made_again_under_every_inode_number(
+    store: casstore.Store, models, save: Save, synced, home: Path, sql: Sql, tmp_path: Path
+) -> None:
     """Where no number tells what casstore made from what came after it, the time of its creation does."""
     save("m:1", {"w": b"old"})
     again = bento(tmp_path / "elsewhere", "m:1", {"w": b"new"})
@@ -208,7 +220,9 @@ def test_made_again_under_every_inode_number(store, models, save, synced, home, 
         assert file.read() == b"new"
 
 
-def test_what_reused_every_inode_number_is_kept(store, models, save, home, sql):
+def test_what_reused_every_inode_number_is_kept(
+    store: casstore.Store, models, save: Save, home: Path, sql: Sql
+) -> None:
     """Where no number tells, what has other bytes goes to quarantine before the version's own take its place."""
     save("m:1", {"w": b"old"})
     for path in (models / "m/1/w", models / "m/1/model.yaml"):
@@ -221,7 +235,7 @@ def test_what_reused_every_inode_number_is_kept(store, models, save, home, sql):
     assert kept == {b"new, of w", b"new, of model.yaml"}
 
 
-def test_a_file_altered_in_a_directory_of_ours(store, models, save, synced):
+def test_a_file_altered_in_a_directory_of_ours(store: casstore.Store, models, save: Save, synced) -> None:
     """It is the version's directory still, whatever prune is asked for; the next get mends it."""
     save("m:1", {"w": b"1", "x": b"x"})
     path = models / "m/1/w"
@@ -231,7 +245,7 @@ def test_a_file_altered_in_a_directory_of_ours(store, models, save, synced):
     assert contents(store.get("m:1")) == {"w": b"1", "x": b"x"}
 
 
-def test_every_file_altered_in_a_directory_of_ours(store, models, save, synced):
+def test_every_file_altered_in_a_directory_of_ours(store: casstore.Store, models, save: Save, synced) -> None:
     """The same files, written to: no other directory was put in its place, so prune deletes nothing."""
     save("m:1", {"w": b"1", "x": b"x"})
     for path in (models / "m/1").iterdir():
@@ -243,7 +257,7 @@ def test_every_file_altered_in_a_directory_of_ours(store, models, save, synced):
     assert store.tags() == ["m:1"]
 
 
-def test_what_is_no_version_is_named_and_left(store, models, synced):
+def test_what_is_no_version_is_named_and_left(store: casstore.Store, models, synced) -> None:
     bento(models, "m:v1", {"w": b"1"})
     synced()
     (models / "README").write_text("x")
@@ -260,7 +274,9 @@ def test_what_is_no_version_is_named_and_left(store, models, synced):
 
 
 @pytest.mark.parametrize("materialize", ["newest", "all"])
-def test_a_tree_that_is_gone_as_a_whole_deletes_nothing(store, models, save, synced, materialize):
+def test_a_tree_that_is_gone_as_a_whole_deletes_nothing(
+    store: casstore.Store, models, save: Save, synced, materialize
+) -> None:
     """models/ is a view, and its disk may not be mounted."""
     store.set_setting("materialize", materialize)
     for number in range(2):
@@ -275,7 +291,7 @@ def test_a_tree_that_is_gone_as_a_whole_deletes_nothing(store, models, save, syn
     assert contents(store.get("m:1")) == {"w": b"1"}
 
 
-def test_verify_names_what_differs_and_it_is_no_damage(store, models, save):
+def test_verify_names_what_differs_and_it_is_no_damage(store: casstore.Store, models, save: Save) -> None:
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
     shutil.rmtree(models / "m/1")
@@ -291,11 +307,14 @@ def test_verify_names_what_differs_and_it_is_no_damage(store, models, save):
     assert (report.unknown_directories, report.missing_directories) == ((), ())
 
 
-def test_a_store_that_can_only_be_read(store, models, save, monkeypatch):
+def test_a_store_that_can_only_be_read(
+    store: casstore.Store, models, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"w": b"1"})
     bento(models, "n:1", {"w": b"1"})
     monkeypatch.setattr(type(store._workspace.catalog), "read_only", True)
-    for options in ({}, {"dry_run": True}, {"prune": True}):
+    ways: list[dict[str, Any]] = [{}, {"dry_run": True}, {"prune": True}]
+    for options in ways:
         with pytest.raises(casstore.StoreUnwritable):
             store.sync_tree(**options)
     with pytest.raises(casstore.StoreUnwritable):
@@ -305,8 +324,8 @@ def test_a_store_that_can_only_be_read(store, models, save, monkeypatch):
 @pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize("killed_at", ["publish", "rename"])
 def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
-    store, save, models, synced, collected, killed_at
-):
+    store: casstore.Store, save: Save, models, synced, collected, killed_at
+) -> None:
     """It is committed, and its directory never came to stand: nobody has removed it."""
     save("m:0", {"w": b"0"})
 
@@ -315,9 +334,9 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
 
     def save_and_die():
         if killed_at == "publish":
-            save_action.publish = die
+            pytest.MonkeyPatch().setattr(save_action, "publish", die)
         else:
-            casstore.actions.workspace.Workspace.file_pending_manifest = die
+            pytest.MonkeyPatch().setattr(Workspace, "file_pending_manifest", die)
         save("m:1", {"w": b"1"})
 
     assert Child(save_and_die).wait() == -9
@@ -335,14 +354,16 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
 
 @pytest.mark.parametrize("collected", [False, True])
 @pytest.mark.parametrize("killed_at", ["publish", "sync_directory"])
-def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(store, save, models, synced, collected, killed_at):
+def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(
+    store: casstore.Store, save: Save, models, synced, collected, killed_at
+) -> None:
     save("m:0", {"w": b"0"}, materialize=False)
 
     def die(*_):
         os.kill(os.getpid(), 9)
 
     def open_and_die():
-        module = materialize_action if killed_at == "publish" else materialize_action.files
+        module = materialize_action if killed_at == "publish" else storage_files
         setattr(module, killed_at, die)
         assert store.get("m:0").path
 
@@ -355,12 +376,14 @@ def test_a_directory_that_was_not_made_to_the_end_deletes_nothing(store, save, m
     assert contents(store.get("m:0")) == {"w": b"0"}
 
 
-def test_what_comes_back_before_it_is_pruned_stays(store, save, models, monkeypatch):
+def test_what_comes_back_before_it_is_pruned_stays(
+    store: casstore.Store, save: Save, models, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """BentoML makes the version again between the look and the deletion."""
     save("m:1", {"w": b"1"})
     save("m:2", {"w": b"2"})
     shutil.rmtree(models / "m/1")
-    real = sync.disagreement
+    real = disagreement
     monkeypatch.setattr(sync, "disagreement", lambda w: (real(w), bento(models, "m:1", {"w": b"new"}))[0])
     assert store.sync_tree(prune=True).deleted == ()
     assert store.tags() == ["m:2", "m:1"]
@@ -373,14 +396,14 @@ def test_what_comes_back_before_it_is_pruned_stays(store, save, models, monkeypa
     assert store.sync_tree().adopted == ("m:1",)
 
 
-def test_many_at_once(store, home, models):
+def test_many_at_once(store: casstore.Store, home: Path, models) -> None:
     """Threads and processes, each of which syncs, while gc takes directories and others save."""
     expected = {}
     for number in range(12):
         files = {"w.bin": noise(100_000, number), "n": b"%d" % number}
         bento(models, f"m{number % 2}:v{number}", files, created=1 + number)
         expected[f"m{number % 2}:v{number}"] = files
-    reports = []
+    reports: list[Any] = []
 
     def run():
         with casstore.Store(home) as mine:
@@ -408,7 +431,7 @@ def test_many_at_once(store, home, models):
     assert store.verify().is_sound
 
 
-def test_only_directories_of_depth_two_are_looked_at(models, store):
+def test_only_directories_of_depth_two_are_looked_at(models, store: casstore.Store) -> None:
     plant(models, {"a/b/c/d": b"x", "file": b"x"})
     found = tree.survey(models)
     assert [str(path.relative_to(models)) for path in found.versions] == ["a/b"]

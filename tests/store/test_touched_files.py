@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import casstore
 from casstore.actions.saving import staging
-from tests.kit import contents, noise, plant, streamed
+from tests.kit import Save, contents, noise, plant, streamed
 
 BIG = 2_500_000
 
@@ -28,7 +29,7 @@ def overwrite(path):
 
 
 @pytest.fixture
-def reads(monkeypatch):
+def reads(monkeypatch: pytest.MonkeyPatch):
     """reads: grows with every read of a file's content, by its descriptor."""
     found = []
     for name in ("preadv", "pread"):
@@ -38,13 +39,13 @@ def reads(monkeypatch):
 
 
 @pytest.fixture
-def settled(monkeypatch):
+def settled(monkeypatch: pytest.MonkeyPatch):
     """A file that was changed a moment ago counts as one that has stood for long."""
     monkeypatch.setattr(staging, "_SETTLED_NS", 0)
 
 
 @pytest.fixture
-def touched(store, save):
+def touched(store: casstore.Store, save: Save):
     """m:1 with a hardlink of its loose file, which somebody has written to."""
     store.set_setting("link_mode", "auto")
     save("m:1", {"w.bin": noise(BIG)})
@@ -57,7 +58,9 @@ def touched(store, save):
 
 @pytest.mark.parametrize("is_reopened", [False, True])
 @pytest.mark.parametrize("how", ["copy", "move", "draft", "streamed", "link"])
-def test_the_same_content_is_stored_from_what_the_caller_has(store, touched, tmp_path, how, is_reopened):
+def test_the_same_content_is_stored_from_what_the_caller_has(
+    store: casstore.Store, touched, tmp_path: Path, how, is_reopened
+) -> None:
     if is_reopened:
         store.close()
     files = {"sub/w.bin": noise(BIG), "small": b"small"}
@@ -79,7 +82,9 @@ def test_the_same_content_is_stored_from_what_the_caller_has(store, touched, tmp
 
 
 @pytest.mark.parametrize("materialize", [False, True])
-def test_what_shares_chunks_is_stored_from_what_the_caller_has(store, touched, save, materialize):
+def test_what_shares_chunks_is_stored_from_what_the_caller_has(
+    store: casstore.Store, touched, save: Save, materialize
+) -> None:
     files = {"other.bin": noise(BIG)[:2_000_000] + noise(900_000, 5)}
     save("m:2", files, materialize=materialize)
     assert streamed(store.get("m:2")) == files
@@ -88,7 +93,7 @@ def test_what_shares_chunks_is_stored_from_what_the_caller_has(store, touched, s
     assert streamed(store.get("m:2")) == files
 
 
-def test_a_directory_that_was_written_to_is_saved_as_it_stands(store, touched):
+def test_a_directory_that_was_written_to_is_saved_as_it_stands(store: casstore.Store, touched) -> None:
     """What stands there is what is saved; the version that it was written through does not become right by it."""
     written = touched.read_bytes()
     store.save("m:2", touched.parent)
@@ -98,7 +103,9 @@ def test_a_directory_that_was_written_to_is_saved_as_it_stands(store, touched):
 
 
 @pytest.mark.parametrize("link_mode", ["auto", "hardlink"])
-def test_what_nobody_touched_is_not_read_again(store, tmp_path, settled, reads, link_mode, home):
+def test_what_nobody_touched_is_not_read_again(
+    store: casstore.Store, tmp_path: Path, settled, reads, link_mode, home: Path
+) -> None:
     store.set_setting("link_mode", link_mode)
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
     source = plant(tmp_path / "source", files)
@@ -117,11 +124,11 @@ def test_what_nobody_touched_is_not_read_again(store, tmp_path, settled, reads, 
 
 
 def test_saves_go_on_after_gc_has_taken_every_directory(
-    store,
-    tmp_path,
+    store: casstore.Store,
+    tmp_path: Path,
     settled,
     reads,
-):
+) -> None:
     """gc takes links away, which touches the files: they are read once more at most."""
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
     source = plant(tmp_path / "source", files)
@@ -139,7 +146,7 @@ def test_saves_go_on_after_gc_has_taken_every_directory(
     assert store.verify().is_sound
 
 
-def test_a_write_after_gc_and_another_save_is_found_too(store, tmp_path, settled):
+def test_a_write_after_gc_and_another_save_is_found_too(store: casstore.Store, tmp_path: Path, settled) -> None:
     files = {"w.bin": noise(BIG)}
     source = plant(tmp_path / "source", files)
     store.save("m:1", source)

@@ -10,7 +10,7 @@ import pytest
 
 import casstore
 from casstore.storage import files as file_system
-from tests.kit import Child
+from tests.kit import Child, Save
 
 
 def _checkout(store, target):
@@ -26,7 +26,7 @@ def _export_file(store, target):
 
 
 @pytest.fixture
-def stopped(home, monkeypatch):
+def stopped(home: Path, monkeypatch: pytest.MonkeyPatch):
     """stopped(write, target): a process that writes there, and has come to the end but for the last rename."""
     started = []
 
@@ -58,7 +58,7 @@ def _left(directory):
 
 
 @pytest.mark.parametrize("write", [_checkout, _export_folder, _export_file])
-def test_what_a_killed_one_left_goes(store, save, stopped, tmp_path, write):
+def test_what_a_killed_one_left_goes(store: casstore.Store, save: Save, stopped, tmp_path: Path, write) -> None:
     save("m:1", {"w": b"weights"})
     place = tmp_path / "place"
     place.mkdir()
@@ -74,7 +74,9 @@ def test_what_a_killed_one_left_goes(store, save, stopped, tmp_path, write):
     assert os.waitpid(alive.pid, os.WNOHANG) == (0, 0)
 
 
-def test_the_directory_that_one_is_in_can_be_filled_again(store, save, home, tmp_path, monkeypatch):
+def test_the_directory_that_one_is_in_can_be_filled_again(
+    store: casstore.Store, save: Save, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save("m:1", {"w": b"weights"})
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 import casstore
+from tests.kit import Save, Sql
 
 OBJECTS = {"answer": 42}
 
 
 @pytest.fixture
-def other(tmp_path):
+def other(tmp_path: Path):
     with casstore.Store(tmp_path / "other") as opened:
         yield opened
 
 
 @pytest.fixture(params=["tar", "casmodel", "folder"])
-def archive(request, other, save, tmp_path):
+def archive(request: pytest.FixtureRequest, other, save: Save, tmp_path: Path):
     """An archive of a version with Python objects."""
     save("x:1", {"w": b"w"}, into=other, custom_objects=OBJECTS)
     return Path(other.export("x:1", tmp_path / "archive", format=request.param))
@@ -73,7 +74,7 @@ HOW = ["save", "streamed", "draft", "renamed", "move", "adopt", "sync-tree"]
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_the_mark_follows_the_bytes(store, archive, tmp_path, how):
+def test_the_mark_follows_the_bytes(store: casstore.Store, archive, tmp_path: Path, how) -> None:
     (imported,) = store.import_archive(archive)
     assert is_guarded(imported.model)
     copy = copied(store, how, imported.model.path, tmp_path)
@@ -94,7 +95,7 @@ def test_the_mark_follows_the_bytes(store, archive, tmp_path, how):
     assert not source.exists()
 
 
-def test_bytes_that_no_version_has_any_more_stay_untrusted(store, archive, tmp_path):
+def test_bytes_that_no_version_has_any_more_stay_untrusted(store: casstore.Store, archive, tmp_path: Path) -> None:
     (imported,) = store.import_archive(archive)
     shutil.copytree(imported.model.path, tmp_path / "kept")
     store.delete("x:1")
@@ -102,7 +103,9 @@ def test_bytes_that_no_version_has_any_more_stay_untrusted(store, archive, tmp_p
     assert is_guarded(store.save("m:1", tmp_path / "kept"))
 
 
-def test_a_store_that_was_written_before_this_was_kept(store, archive, tmp_path, sql):
+def test_a_store_that_was_written_before_this_was_kept(
+    store: casstore.Store, archive, tmp_path: Path, sql: Sql
+) -> None:
     (imported,) = store.import_archive(archive)
     shutil.copytree(imported.model.path, tmp_path / "kept")
     sql("DELETE FROM untrusted")
@@ -115,7 +118,7 @@ def test_a_store_that_was_written_before_this_was_kept(store, archive, tmp_path,
 
 
 @pytest.mark.parametrize("way", ["save", "adopt", "import"])
-def test_the_directory_of_a_version_in_another_store(store, archive, tmp_path, way):
+def test_the_directory_of_a_version_in_another_store(store: casstore.Store, archive, tmp_path: Path, way) -> None:
     with casstore.Store(tmp_path / "theirs") as theirs:
         (imported,) = theirs.import_archive(archive)
         source = Path(imported.model.path)
@@ -131,7 +134,7 @@ def test_the_directory_of_a_version_in_another_store(store, archive, tmp_path, w
 
 
 @pytest.mark.parametrize("as_tag", [None, "other:1"])
-def test_trust_is_given_to_the_bytes(store, archive, as_tag):
+def test_trust_is_given_to_the_bytes(store: casstore.Store, archive, as_tag) -> None:
     (imported,) = store.import_archive(archive)
     copy = store.save("copy:1", imported.model.path)
     (trusted,) = store.import_archive(archive, as_tag=as_tag, trust=True)
@@ -143,13 +146,13 @@ def test_trust_is_given_to_the_bytes(store, archive, as_tag):
 
 
 @pytest.mark.parametrize("how", ["save", "draft", "adopt", "sync-tree"])
-def test_what_is_the_user_s_own_is_not_marked(store, save, tmp_path, how):
+def test_what_is_the_user_s_own_is_not_marked(store: casstore.Store, save: Save, tmp_path: Path, how) -> None:
     save("m:1", {"w": b"w"}, custom_objects=OBJECTS)
     assert not is_guarded(store.get("m:1"))
     assert not is_guarded(copied(store, how, store.get("m:1").path, tmp_path))
 
 
-def test_what_is_pickled_now_is_the_caller_s_own(store, archive):
+def test_what_is_pickled_now_is_the_caller_s_own(store: casstore.Store, archive) -> None:
     (imported,) = store.import_archive(archive)
     with store.create("m:1", custom_objects=OBJECTS) as draft:
         Path(draft.path, "w").write_bytes(b"w")
@@ -158,7 +161,7 @@ def test_what_is_pickled_now_is_the_caller_s_own(store, archive):
     assert is_guarded(imported.model)
 
 
-def test_other_bytes_and_other_names_are_not_marked(store, archive, tmp_path):
+def test_other_bytes_and_other_names_are_not_marked(store: casstore.Store, archive, tmp_path: Path) -> None:
     (imported,) = store.import_archive(archive)
     source = shutil.copytree(imported.model.path, tmp_path / "mine")
     (source / "custom_objects.pkl").rename(source / "sub.pkl")
@@ -167,7 +170,9 @@ def test_other_bytes_and_other_names_are_not_marked(store, archive, tmp_path):
     assert not store.save("m:2", source).is_untrusted
 
 
-def test_a_store_that_can_only_be_read(store, archive, sql, monkeypatch):
+def test_a_store_that_can_only_be_read(
+    store: casstore.Store, archive, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.import_archive(archive)
     sql("DELETE FROM store WHERE key = 'untrusted_filled'")
     store.close()

@@ -15,7 +15,7 @@ from tests.kit import noise, plant
 
 
 @pytest.fixture
-def filled(store):
+def filled(store: casstore.Store):
     for tag in ("bert:v1", "bert:v2", "albert:v10"):
         with store.create(tag, labels={"by": "<script>alert(1)</script>"}, metadata={"a": ["<b>"] * 500}) as draft:
             plant(draft.path, {"w.bin": noise(100_000, 1), "few": b"x"})
@@ -36,12 +36,12 @@ def filled(store):
         (casstore.Tag("bert", "v2"), True),
     ],
 )
-def test_exists(filled, tag, is_there):
+def test_exists(filled, tag, is_there) -> None:
     assert filled.exists(tag) is is_there
     assert (tag in filled) is is_there
 
 
-def test_what_cannot_be_a_tag(filled):
+def test_what_cannot_be_a_tag(filled) -> None:
     with pytest.raises(casstore.InvalidTag):
         filled.exists("a/b")
     assert "a/b" not in filled
@@ -49,7 +49,7 @@ def test_what_cannot_be_a_tag(filled):
     assert None not in filled
 
 
-def test_exact(filled):
+def test_exact(filled) -> None:
     assert filled.exact("bert:v1") == filled.get("bert:v1")
     with pytest.raises(casstore.TagNotFound):
         filled.exact("albert:v1")
@@ -59,7 +59,7 @@ def test_exact(filled):
         filled.exact("bert:latest")
 
 
-def test_a_model_has_a_name_a_version_and_is_a_path(filled):
+def test_a_model_has_a_name_a_version_and_is_a_path(filled) -> None:
     model = filled.get("bert")
     assert (model.name, model.version) == ("bert", "v2")
     assert os.fspath(model) == model.path
@@ -72,7 +72,9 @@ class Reader(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.text = [], set(), ""
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.text = ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -92,7 +94,7 @@ class Reader(HTMLParser):
 TAGS = {"table", "thead", "tbody", "tr", "th", "td", "p"}
 
 
-def test_what_notebooks_show(filled, tmp_path):
+def test_what_notebooks_show(filled, tmp_path: Path) -> None:
     reports = {
         "VerifyReport": filled.verify(),
         "GcReport": filled.gc(),
@@ -117,14 +119,14 @@ def test_what_notebooks_show(filled, tmp_path):
     assert "is_sound yes" in Reader(reports["VerifyReport"]._repr_html_()).text.replace("  ", " ")
 
 
-def test_a_list_of_versions_is_a_list(filled):
+def test_a_list_of_versions_is_a_list(filled) -> None:
     models = filled.list("bert")
     assert isinstance(models, list)
     assert models == [filled.get("bert:v2"), filled.get("bert:v1")]
     assert Reader(filled.list("other")._repr_html_()).tags
 
 
-def test_showing_makes_no_directory(filled):
+def test_showing_makes_no_directory(filled) -> None:
     filled.gc(evict_all=True)
     standing = Path(filled.home, "models/bert/v1")
     assert not standing.exists()
@@ -133,7 +135,7 @@ def test_showing_makes_no_directory(filled):
     assert not standing.exists()
 
 
-def test_long_tables_and_values_are_cut():
+def test_long_tables_and_values_are_cut() -> None:
     text = table(("a",), [(n,) for n in range(1000)])
     assert text.count("<tr>") == 51
     assert "and 950 more" in text

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+import casstore
 from casstore.actions.saving import save as save_action
 from casstore.catalog.references import References
-from tests.kit import Child, noise, part, plant
+from tests.kit import Child, Picture, Save, Sql, noise, part, plant
 
 BIG = 2_500_000
 
@@ -28,7 +29,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 @pytest.fixture
-def three(store):
+def three(store: casstore.Store):
     for tag, files in {
         "a:1": {"w.bin": noise(BIG), "small": noise(500, 9)},
         "b:1": {"copy/of/w.bin": noise(BIG), "own": noise(5000, 8)},
@@ -48,7 +49,7 @@ def named(report):
     return [(damage.tag, damage.path) for damage in report.damage]
 
 
-def test_a_sound_store(three, picture):
+def test_a_sound_store(three, picture: Picture) -> None:
     before = picture()
     report = three.verify()
     assert report.is_sound
@@ -59,7 +60,7 @@ def test_a_sound_store(three, picture):
 
 
 @pytest.mark.parametrize("offset", [0, 1, BIG // 2, BIG - 1])
-def test_a_flipped_bit_in_a_loose_file(three, picture, offset):
+def test_a_flipped_bit_in_a_loose_file(three, picture: Picture, offset) -> None:
     path = loose(three, "a:1", "w.bin")
     flip(path, offset)
     before = picture()
@@ -74,7 +75,7 @@ def test_a_flipped_bit_in_a_loose_file(three, picture, offset):
     assert three.verify().is_sound
 
 
-def test_a_flipped_bit_in_each_pack(three):
+def test_a_flipped_bit_in_each_pack(three) -> None:
     found = set()
     for pack in (three.home / "objects/packs").iterdir():
         flip(pack, 16 + 48 + 3)  # in the first record's encoded bytes
@@ -86,7 +87,7 @@ def test_a_flipped_bit_in_each_pack(three):
     assert three.verify().is_sound
 
 
-def test_damage_in_a_pack_and_a_loose_file_at_once(three):
+def test_damage_in_a_pack_and_a_loose_file_at_once(three) -> None:
     flip(loose(three, "c:1", "else.bin"), 77)
     for pack in (three.home / "objects/packs").iterdir():
         flip(pack, 16 + 48 + 3)
@@ -94,7 +95,7 @@ def test_damage_in_a_pack_and_a_loose_file_at_once(three):
 
 
 @pytest.mark.parametrize("harm", [os.unlink, lambda path: os.truncate(path, 0), lambda path: os.truncate(path, 100)])
-def test_a_missing_or_cut_container(three, harm):
+def test_a_missing_or_cut_container(three, harm) -> None:
     path = loose(three, "c:1", "else.bin")
     path.chmod(0o644)
     harm(path)
@@ -106,7 +107,7 @@ def test_a_missing_or_cut_container(three, harm):
 
 
 @pytest.mark.parametrize("harm", [lambda path: flip(path, 5), os.unlink])
-def test_a_redundant_copy_that_is_damaged_is_not_a_lost_version(three, harm):
+def test_a_redundant_copy_that_is_damaged_is_not_a_lost_version(three, harm) -> None:
     path = loose(three, "c:1", "mid")
     harm(path)
     report = three.verify()
@@ -116,7 +117,7 @@ def test_a_redundant_copy_that_is_damaged_is_not_a_lost_version(three, harm):
     assert len(report.reasons) == 1
 
 
-def test_the_part_of_a_loose_file_whose_chunks_live_elsewhere_is_read_too(store):
+def test_the_part_of_a_loose_file_whose_chunks_live_elsewhere_is_read_too(store: casstore.Store) -> None:
     """Directories link to the whole file, so a bit flipped in the part that is only a copy matters as well."""
     with store.create("m:1") as draft:
         plant(draft.path, {"w.bin": noise(BIG)})
@@ -129,13 +130,15 @@ def test_the_part_of_a_loose_file_whose_chunks_live_elsewhere_is_read_too(store)
     assert report.damaged_copies == (str(path),)
 
 
-def test_chunks_without_a_row(three, sql):
+def test_chunks_without_a_row(three, sql: Sql) -> None:
     digest = next(file.digest for file in three.get("a:1").files if file.path == "small")
     sql("DELETE FROM chunk WHERE digest = ?", (bytes(digest),))
     assert named(three.verify()) == [("a:1", "small")]
 
 
-def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, monkeypatch):
+def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """gc takes a chunk between its look-up and its reading; by the end of verify a new version has it again."""
     files = {"w.bin": noise(BIG)}
     with store.create("m:1") as draft:
@@ -163,7 +166,9 @@ def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(store, monkeypat
 
 
 @pytest.mark.parametrize("quick", [True, False])
-def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save, monkeypatch, quick):
+def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch, quick
+) -> None:
     """gc unlinks files before it drops their rows, and may be killed in between."""
     save("m:1", part(1, 2, 3))
     real = References.containers
@@ -174,8 +179,9 @@ def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save
         return found
 
     def collect():
-        References.containers = real
-        References.forget_containers = lambda *_: os.kill(os.getpid(), 9)
+        patch = pytest.MonkeyPatch()
+        patch.setattr(References, "containers", real)
+        patch.setattr(References, "forget_containers", lambda *_: os.kill(os.getpid(), 9))
         store.gc(evict_all=True)
 
     with monkeypatch.context() as patch:
@@ -185,9 +191,11 @@ def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save
     assert (report.reasons, report.is_sound) == ((), True)
 
 
-def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(store, save, home, monkeypatch):
+def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(
+    store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def save_and_die():
-        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        pytest.MonkeyPatch().setattr(save_action, "publish", lambda *_: os.kill(os.getpid(), 9))
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

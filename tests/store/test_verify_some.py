@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
-from tests.kit import noise, plant
+from tests.kit import Files, Picture, Sql, noise, plant
 
 BIG = 2_500_000
 
 
 @pytest.fixture
-def three(store):
+def three(store: casstore.Store):
     """a and b share a large file; c shares nothing; d is packed, as differences from c."""
     changed = bytearray(noise(BIG, 3))
     changed[1_200_000:1_200_100] = bytes(100)
-    for tag, files, options in (
+    versions: list[tuple[str, Files, dict[str, Any]]] = [
         ("a:1", {"w.bin": noise(BIG), "small": noise(500, 9)}, {}),
         ("b:1", {"copy/of/w.bin": noise(BIG), "own": noise(5000, 8)}, {}),
         ("c:1", {"else.bin": noise(BIG, 3), "mid": noise(100_000, 4)}, {}),
         ("d:1", {"else.bin": bytes(changed)}, {"base": "c:1", "materialize": False}),
-    ):
+    ]
+    for tag, files, options in versions:
         with store.create(tag, **options) as draft:
             plant(draft.path, files)
     return store
@@ -50,7 +52,7 @@ def named(report):
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_only_what_they_need_is_read(three, picture, quick):
+def test_only_what_they_need_is_read(three, picture: Picture, quick) -> None:
     before = picture()
     whole = three.verify(quick=quick)
     report = three.verify("c:1", quick=quick)
@@ -65,7 +67,7 @@ def test_only_what_they_need_is_read(three, picture, quick):
     assert picture() == before
 
 
-def test_damage_elsewhere_is_not_theirs(three):
+def test_damage_elsewhere_is_not_theirs(three) -> None:
     flip(loose(three, "a:1", "w.bin"), 77)
     assert three.verify(["c:1", "d:1"]).is_sound
     report = three.verify("b:1")
@@ -75,7 +77,7 @@ def test_damage_elsewhere_is_not_theirs(three):
     assert named(three.verify(["a:1", "b:1"])) == [("a:1", "w.bin"), ("b:1", "copy/of/w.bin")]
 
 
-def test_damage_in_what_a_difference_is_against(three):
+def test_damage_in_what_a_difference_is_against(three) -> None:
     path = loose(three, "c:1", "else.bin")
     flip(path, 10)
     assert named(three.verify("d:1")) == [("d:1", "else.bin")]
@@ -84,7 +86,7 @@ def test_damage_in_what_a_difference_is_against(three):
 
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("harm", [os.unlink, lambda path: os.truncate(path, 100)])
-def test_a_missing_or_cut_container(three, harm, quick):
+def test_a_missing_or_cut_container(three, harm, quick) -> None:
     path = loose(three, "c:1", "else.bin")
     path.chmod(0o644)
     harm(path)
@@ -92,7 +94,7 @@ def test_a_missing_or_cut_container(three, harm, quick):
     assert three.verify("a:1", quick=quick).is_sound
 
 
-def test_a_redundant_copy_a_directory_a_manifest(three):
+def test_a_redundant_copy_a_directory_a_manifest(three) -> None:
     copy = loose(three, "c:1", "mid")
     flip(copy, 5)
     manifest = next((three.home / "manifests/c").glob("1.*"))
@@ -107,20 +109,20 @@ def test_a_redundant_copy_a_directory_a_manifest(three):
     assert three.verify("a:1").is_sound
 
 
-def test_a_record_that_is_damaged(three, sql):
+def test_a_record_that_is_damaged(three, sql: Sql) -> None:
     sql("UPDATE file SET path = 'other' WHERE path = 'mid'")
     assert three.verify("c:1").damaged_records == ("c:1",)
     assert three.verify("a:1").is_sound
 
 
-def test_a_version_that_is_not_there(three):
+def test_a_version_that_is_not_there(three) -> None:
     with pytest.raises(casstore.TagNotFound):
         three.verify(["a:1", "e:1"])
     with pytest.raises(casstore.InvalidTag):
         three.verify("a/b")
 
 
-def test_what_was_not_read_is_not_noted_as_read(three, sql):
+def test_what_was_not_read_is_not_noted_as_read(three, sql: Sql) -> None:
     def read():
         return sql("SELECT count(*) FROM container WHERE read_at IS NOT NULL")[0][0]
 

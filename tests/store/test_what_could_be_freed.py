@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import noise
+from tests.kit import Save, known, noise
 
 
-def test_what_gc_says_of_evicting_all_is_what_that_frees(store, home, save):
+def test_what_gc_says_of_evicting_all_is_what_that_frees(store: casstore.Store, home: Path, save: Save) -> None:
     save("m:1", {"w": noise(3_000_000, 1)})
     store.gc(evict_all=True)
     made = subprocess.run(  # and its lease ends with it
@@ -28,7 +28,7 @@ def test_what_gc_says_of_evicting_all_is_what_that_frees(store, home, save):
     assert (done.evictable_bytes, done.packable_bytes) == (0, 0)
 
 
-def test_what_it_would_pack(store, save):
+def test_what_it_would_pack(store: casstore.Store, save: Save) -> None:
     save("m:1", {"w": noise(3_000_000, 1)})
     report = store.gc()
     assert (report.evictable_bytes, report.packable_bytes) == (0, 3_000_000)
@@ -39,12 +39,12 @@ def test_what_it_would_pack(store, save):
     assert store.gc().packable_bytes == 0, "and so does a process that has asked for its path"
 
 
-def test_versions_that_share_bytes_free_them_together(store, save):
+def test_versions_that_share_bytes_free_them_together(store: casstore.Store, save: Save) -> None:
     shared = noise(3_000_000, 1)
     save("m:1", {"w": shared, "a": noise(70_000, 2)}, materialize=False)
     save("m:2", {"w": shared}, materialize=False)
     save("m:3", {"w": noise(1_000_000, 3)}, materialize=False)
-    assert store.stats("m:1").frees_bytes < 80_000
+    assert known(store.stats("m:1").frees_bytes) < 80_000
     assert store.stats(["m:1"]).frees_bytes == store.stats("m:1").frees_bytes
     both = store.stats(["m:2", "m:1", "m:2"])
     assert (both.versions, both.logical_bytes) == (2, 6_070_000)

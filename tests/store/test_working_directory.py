@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ import casstore
 
 
 @pytest.fixture
-def gone(tmp_path):
+def gone(tmp_path: Path):
     before = os.open(".", os.O_RDONLY)
     place = tmp_path / "gone"
     place.mkdir()
@@ -23,18 +24,18 @@ def gone(tmp_path):
     os.close(before)
 
 
-def test_a_relative_home(gone):
+def test_a_relative_home(gone) -> None:
     with pytest.raises(casstore.StoreError, match=r"where st is .* works in is gone.*whole path"):
         casstore.Store("st")
 
 
-def test_a_home_of_the_environment(gone, monkeypatch):
+def test_a_home_of_the_environment(gone, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSTORE_HOME", "st/ore")
     with pytest.raises(casstore.StoreError, match=r"where st/ore is .*CASSTORE_HOME"):
         casstore.Store()
 
 
-def test_other_relative_paths(store, home, gone, tmp_path):
+def test_other_relative_paths(store: casstore.Store, home: Path, gone, tmp_path: Path) -> None:
     store.save("m:1", __file__)
     for use in (
         lambda: store.save("m:2", "out"),
@@ -45,13 +46,14 @@ def test_other_relative_paths(store, home, gone, tmp_path):
     ):
         with pytest.raises((OSError, casstore.CasstoreError), match="works in is gone") as caught:
             use()
+        assert isinstance(caught.value, OSError)
         assert caught.value.filename in ("out", "m.zip", "backup")
     assert store.tags() == ["m:1"]
     assert store.export("m:1", tmp_path / "m.zip")
 
 
 @pytest.mark.parametrize("arguments", [["list", "--home", "st"], ["save", "m", "."], ["save", "m", "../out"]])
-def test_the_command_line(gone, home, arguments):
+def test_the_command_line(gone, home: Path, arguments) -> None:
     store = [] if "--home" in arguments else ["--home", str(home)]
     command = [sys.executable, "-m", "casstore.cli", *arguments, *store]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
