@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
+
+_log = logging.getLogger(__name__)
 
 # A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
 # some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
@@ -191,10 +194,15 @@ class Workspace(Uncopied, _Referable):
         return None
 
     def _discard(self, loose: LooseFile, path: str) -> None:
-        """Forget a damaged or missing copy, so that it is made anew; what is left of it goes into quarantine."""
+        """Forget a damaged or missing copy, so that it is made again; what is left of it goes into quarantine."""
         if self.catalog.index.forget_redundant(loose.container):
-            with contextlib.suppress(FileNotFoundError):
-                files.rename(path, self.layout.quarantine / os.path.basename(path))
+            kept = self.layout.quarantine / os.path.basename(path)
+            try:
+                files.rename(path, kept)
+            except FileNotFoundError:
+                _log.info("a copy of stored bytes is gone and will be made again: %s", path)
+            else:
+                _log.info("a copy of stored bytes was damaged, is in %s now, and will be made again", kept)
 
     def _is_unchanged(self, loose: LooseFile, path: str, hash_first: bool, noted: Mapping[Fingerprint, Digest]) -> bool:
         status = os.lstat(path)
