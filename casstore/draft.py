@@ -33,12 +33,19 @@ from casstore.tag import Tag
 
 
 class Draft(Uncopied):
-    """What `Store.create` gives: put files into `path`, change labels and metadata, and leave the `with` block.
+    """A version being written, from `Store.create`: put files into `path`, and leave the `with` block.
 
-    Leaving it normally saves the version, which `model` then is. Where that fails, or something that cannot be
-    recorded is put into labels or metadata, the draft is kept, and the error says where: `error.draft_path`. Another
-    exception in the block, KeyboardInterrupt too, removes it, unless `keep_on_error` was asked for. In a forked child
-    leaving it does nothing, since the draft is the parent's.
+    Leaving the block normally saves the version, which `model` then is. The draft is kept when saving fails, and when
+    the block ends because labels or metadata were given what cannot be recorded; the error says where
+    (`error.draft_path`). Any other exception in the block, KeyboardInterrupt too, removes the draft, unless
+    `keep_on_error` was asked for. In a forked child, leaving the block does nothing, since the draft is the parent's.
+
+    Attributes
+    ----------
+    tag
+        What it will be saved as.
+    module, api_version, signatures, options, context, custom_objects
+        As given to `create`; they may still be changed.
     """
 
     def __init__(
@@ -97,7 +104,13 @@ class Draft(Uncopied):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Text to text; numbers and booleans that are put into it become text. Raises InvalidMetadata."""
+        """Text to text. Numbers and booleans that are put into it become text.
+
+        Raises
+        ------
+        InvalidMetadata
+            What is put in cannot be a label. The draft is kept if the block ends with this error.
+        """
         return self._labels
 
     @labels.setter
@@ -106,9 +119,12 @@ class Draft(Uncopied):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Anything that JSON has, NaN, infinities, and what becomes text or a list of itself, such as paths and sets.
+        """Text to what JSON can hold, and to NaN, infinities, and what becomes text or a list, such as paths.
 
-        Checked when it is put in: raises InvalidMetadata, and the draft is kept if the block ends in that.
+        Raises
+        ------
+        InvalidMetadata
+            What is put in cannot be recorded. The draft is kept if the block ends with this error.
         """
         return self._metadata
 
@@ -137,36 +153,48 @@ class Draft(Uncopied):
 
     @property
     def path(self) -> str:
-        """The directory to write files into; on the store's file system, so that saving them copies nothing."""
+        """The directory to write files into. It is on the store's file system, so that saving the files copies nothing.
+
+        Raises
+        ------
+        CasstoreError
+            The block has not begun, or has ended.
+        """
         if self._directory is None:
             raise CasstoreError("a draft has a directory only inside its with block: with store.create(...) as draft:")
         return str(self._directory)
 
     @property
     def model(self) -> Model:
-        """The saved version, once the block has ended."""
+        """The saved version, once the block has ended.
+
+        Raises
+        ------
+        CasstoreError
+            The version is not saved.
+        """
         if self._model is None:
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._model
 
     @property
     def is_new(self) -> bool:
-        """False when the very same version was saved already, which only `exist_ok` allows."""
+        """False when exactly this version was saved already, which only `exist_ok` allows."""
         return self._is_new
 
     @property
     def new_bytes(self) -> int:
-        """Once it is saved, how many of its bytes the store had not, before they are compressed."""
+        """Once it is saved, how many of its bytes were new to the store, before they were compressed."""
         return self._new_bytes
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """After `take_from`, what a `.casstoreignore` and the like have left out of the version."""
+        """After `Store.save`, what a `.casstoreignore` and the other patterns have left out of the version."""
         return () if self._rules is None else tuple(self._rules.left_out)
 
     @property
     def left_behind(self) -> tuple[str, ...]:
-        """After `take_from` with `move`, the files that are still there: replaced meanwhile, or kept by the system."""
+        """After `Store.save` with `move`, the files that are still there: replaced meanwhile, or kept by the system."""
         return self._left_behind
 
     def take_from(
@@ -179,15 +207,33 @@ class Draft(Uncopied):
         exclude: str | Iterable[str] = (),
         ignore: bool = True,
     ) -> None:
-        """Save the files at `path` instead of the draft directory's; for `Store.save`. Raises InvalidSource."""
+        """Save the files at `path` instead of those in the draft's directory; for `Store.save`.
+
+        Parameters
+        ----------
+        path, move, allow_empty, from_hf, exclude, ignore
+            As in `Store.save`.
+
+        Raises
+        ------
+        InvalidSource
+            `from_hf` is set, and `path` is not a snapshot of huggingface_hub.
+        """
         self._rules = Rules.of(exclude, ignore)
         if from_hf:
             self.metadata["huggingface"] = snapshot.origin(path)
         self._source = (path, move, allow_empty)
 
     def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:
-        """Save Python objects that are pickled already, and a base that somebody has said, or not; for
-        `Store.save_draft`."""
+        """Save Python objects that are pickled already, and say where the base came from; for `Store.save_draft`.
+
+        Parameters
+        ----------
+        objects
+            The pickle, or None where there are no objects.
+        is_base_said
+            Whether the caller named the base, which `exist_ok` then compares.
+        """
         self._pickled_objects, self._is_base_said = objects, is_base_said
 
     def __enter__(self) -> Draft:

@@ -30,17 +30,26 @@ from collections.abc import Sequence
 
 
 class CasstoreError(Exception):
-    """The root of all casstore errors; `str()` of it says what to do next.
+    """The root of all casstore errors; its text says what to do next.
 
-    `draft_path`: where the files of a draft are kept that could not be saved, with an error that is not casstore's too;
-    None where none is.
+    Attributes
+    ----------
+    draft_path
+        Where the files are kept of a draft that could not be saved; None where none are. Errors that are not casstore's
+        get this attribute too, when a draft is kept because of them.
     """
 
     draft_path: str | None = None
 
 
 class InvalidTag(CasstoreError, ValueError):
-    """A name or version does not follow the tag rules, or is reserved. `suggestion` is the nearest that does."""
+    """A name or version does not follow the rules of tags, or is reserved.
+
+    Attributes
+    ----------
+    suggestion
+        The nearest tag that does, or None.
+    """
 
     def __init__(self, message: str, suggestion: str | None = None) -> None:
         super().__init__(message)
@@ -48,7 +57,13 @@ class InvalidTag(CasstoreError, ValueError):
 
 
 class TagNotFound(CasstoreError, LookupError):
-    """No version has this tag. `suggestion` is the nearest tag or name that exists, or None."""
+    """No version has this tag.
+
+    Attributes
+    ----------
+    suggestion
+        The nearest tag or name that exists, or None.
+    """
 
     def __init__(self, message: str, suggestion: str | None = None) -> None:
         super().__init__(message)
@@ -56,7 +71,13 @@ class TagNotFound(CasstoreError, LookupError):
 
 
 class AmbiguousTag(CasstoreError, LookupError):
-    """A version prefix fits several versions; `candidates` are their tags."""
+    """A prefix fits several versions.
+
+    Attributes
+    ----------
+    candidates
+        The tags of these versions.
+    """
 
     def __init__(self, message: str, candidates: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -88,7 +109,7 @@ class UnsafeArchive(InvalidSource):
 
 
 class UntrustedObjects(CasstoreError):
-    """Python objects that came in an archive: unpickling runs whatever its author wrote, so somebody must say so."""
+    """Python objects came in an archive. Unpickling runs what its author wrote, so the caller must say `trust=True`."""
 
 
 class InvalidSetting(CasstoreError, ValueError):
@@ -112,7 +133,7 @@ class StoreError(CasstoreError):
 
 
 class StoreNotFound(StoreError, FileNotFoundError):
-    """No store stands at that place, and none was to be made."""
+    """No store stands at this place, and none was to be made."""
 
 
 class StoreLocked(StoreError):
@@ -128,7 +149,7 @@ class SQLiteTooOld(StoreError):
 
 
 class CatalogDamaged(StoreError, IntegrityError):
-    """The catalog's file is damaged, missing or no catalog; it can be rebuilt from the files beside it."""
+    """The catalog's file is damaged, missing or not a catalog; it can be rebuilt from the files beside it."""
 
 
 class StoreUnwritable(StoreError, PermissionError):

@@ -36,7 +36,14 @@ from casstore.tag import Tag
 class Imported:
     """A version that came with an archive: see `Store.import_archive`.
 
-    `is_new`: false when the very same was saved already. `notes`: what could not be kept as it stood, in words.
+    Attributes
+    ----------
+    model
+        The version.
+    is_new
+        False when exactly this version was saved already.
+    notes
+        What could not be kept as it stood in the archive, one line each.
     """
 
     model: Model
@@ -45,11 +52,20 @@ class Imported:
 
 
 class Model:
-    """One version: its tag, what was recorded with it, and its files. Get one from `Store.get`, never by itself.
+    """One version: its tag, what was recorded with it, and its files. `Store.get` gives one.
 
-    Everything but `path`, `open` and `custom_objects` is read from the catalog alone. It may be pickled: what travels
-    is where the store is and which version, and it is opened where it arrives, when it is first used. That raises
-    TagNotFound where the version is gone, StoreNotFound where the store is.
+    Everything but `path`, `open` and `custom_objects` is read from the catalog alone. A Model can be pickled: what
+    travels is where the store is and which version is meant, and it is opened where it arrives, when it is first used.
+    That raises TagNotFound where the version is gone, and StoreNotFound where the store is. Two Models are equal when
+    they are of one version.
+
+    Examples
+    --------
+    >>> model = store.get("bert:v1")
+    >>> model.labels["stage"], model.metadata["accuracy"], model.size
+    ('dev', 0.93, 3000020)
+    >>> [file.path for file in model.files]
+    ['config.json', 'model.bin']
     """
 
     __slots__ = ("_described", "_opened", "_sent")
@@ -104,12 +120,18 @@ class Model:
 
     @property
     def path(self) -> str:
-        """The version's directory: read-only files, and `model.yaml`. Made or mended first if need be.
+        """The version's directory: read-only files, and `model.yaml`. It is made or mended first if need be.
 
-        gc leaves it alone from now on until the store is closed or the process ends, and for some days after that
-        (the setting `keep_days`). Raises IntegrityError when the bytes are damaged, TagNotFound when the version
-        has been deleted. Where this process may write to read-only files, as root may, and they share their bytes with
-        the store, the log says once what a write would do.
+        gc leaves the directory alone until the store is closed or the process ends, and for `keep_days` (a setting)
+        after that. Where this process may write to read-only files, as root may, and these share their bytes with the
+        store, the log says once what a write would do.
+
+        Raises
+        ------
+        IntegrityError
+            The stored bytes are damaged.
+        TagNotFound
+            The version has been deleted.
         """
         self._workspace.leasing.take(self._row)  # before looking whether the directory stands
         directory = str(materialize(self._workspace, self._row, SILENT))
@@ -118,14 +140,17 @@ class Model:
         return directory
 
     def __fspath__(self) -> str:
-        """`path`, for whatever takes a path: `Path(model)`, `os.listdir(model)`, `Net.from_pretrained(model)`."""
+        """Return `path`, for whatever takes a path: `Path(model)`, `os.listdir(model)`, `load(model)`."""
         return self.path
 
     @property
     def is_pinned(self) -> bool:
-        """Whether gc never takes its directory away: see `Store.pin`. Read anew each time.
+        """Whether gc never takes its directory away: see `Store.pin`. It is read from the store each time.
 
-        Raises TagNotFound when the version has been deleted.
+        Raises
+        ------
+        TagNotFound
+            The version has been deleted.
         """
         return is_pinned(self._workspace, self._row)
 
@@ -146,54 +171,65 @@ class Model:
 
     @property
     def file_count(self) -> int:
+        """How many files it has; `model.yaml` is not counted."""
         return self._row.file_count
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
         """The files, sorted by path, with size in bytes and BLAKE3 digest. `model.yaml` is not among them.
 
-        Raises TagNotFound when the version has been deleted.
+        Raises
+        ------
+        TagNotFound
+            The version has been deleted.
         """
         return tuple(resolve.files(self._workspace.catalog, self._row))
 
     @property
     def labels(self) -> ReadOnlyDict:
-        """Text to text; a dict that cannot be changed, as all that was recorded. `dict(model.labels)` copies it."""
+        """What it can be found by, text to text. It cannot be changed; `dict(model.labels)` copies it."""
         return ReadOnlyDict(self._description["labels"], f"the labels of {self.tag}")
 
     @property
     def metadata(self) -> ReadOnlyDict:
-        """As it was saved, in JSON's types, NaN and infinities; it cannot be changed."""
+        """What was recorded with it, in JSON's types, NaN and infinities. It cannot be changed."""
         return ReadOnlyDict(not_finite.restored(self._description), f"the metadata of {self.tag}")
 
     @property
     def module(self) -> str:
+        """The Python module that can load the model, as BentoML records it; empty where none was given."""
         return str(self._description["module"])
 
     @property
     def api_version(self) -> str:
+        """The version of that module's interface, as BentoML records it."""
         return str(self._description["api_version"])
 
     @property
     def signatures(self) -> ReadOnlyDict:
+        """The model's methods, as BentoML records them. They cannot be changed."""
         return ReadOnlyDict(self._description["signatures"], f"the signatures of {self.tag}")
 
     @property
     def options(self) -> ReadOnlyDict:
+        """How the model is to be loaded. They cannot be changed."""
         return ReadOnlyDict(self._description["options"], f"the options of {self.tag}")
 
     @property
     def context(self) -> ReadOnlyDict:
-        """Framework name and versions, and the Python version that saved it."""
+        """Framework name and versions, and the Python version that saved it. It cannot be changed."""
         return ReadOnlyDict(self._description["context"], f"the context of {self.tag}")
 
     @property
     def casstore_version(self) -> str:
+        """The release of casstore that saved it."""
         return self._row.casstore_version
 
     @property
     def base(self) -> Base | None:
-        """The version that this one came from: as given to `create`, else the one before it under the same name."""
+        """The version that this one came from: as given to `create`, else the one before it under its name; None where
+        none was.
+        """
         row = self._row
         if row.base_name is None or row.base_version is None or row.base_digest is None:
             return None
@@ -201,8 +237,9 @@ class Model:
 
     @property
     def is_untrusted(self) -> bool:
-        """Whether its Python objects came in an archive, be it as another version's, and nobody has said since, by an
-        import with `trust`, that they are trusted."""
+        """Whether its Python objects came in an archive, perhaps as another version's, and no import with `trust` has
+        brought them since.
+        """
         if not self._description.get("untrusted"):
             return False
         objects = objects_of(self._workspace.catalog.versions.files(self._row.id))
@@ -210,15 +247,37 @@ class Model:
 
     @property
     def custom_objects(self) -> dict[str, Any]:
-        """The Python objects saved with it, unpickled now. Unpickling runs code: ask only for what you trust.
+        """The Python objects that were saved with it, unpickled now. Unpickling runs code: ask only for what you trust.
 
-        Raises UntrustedObjects when they came in an archive that was imported without `trust`, CasstoreError when
-        `custom_objects.pkl` does not hold a dict.
+        Raises
+        ------
+        UntrustedObjects
+            They came in an archive that was imported without `trust`.
+        CasstoreError
+            `custom_objects.pkl` does not hold a dict.
         """
         return self.load_custom_objects()
 
     def load_custom_objects(self, *, trust: bool = False) -> dict[str, Any]:
-        """The same; with `trust` also those that came in an archive which nobody has said may be trusted."""
+        """Unpickle the Python objects that were saved with it. Unpickling runs code: ask only for what you trust.
+
+        Parameters
+        ----------
+        trust
+            Also unpickle objects that came in an archive which was imported without `trust`.
+
+        Returns
+        -------
+        dict[str, Any]
+            The objects by name; empty where none were saved.
+
+        Raises
+        ------
+        UntrustedObjects
+            They came in an archive that was imported without `trust`, and `trust` is not set here either.
+        CasstoreError
+            `custom_objects.pkl` does not hold a dict.
+        """
         if self.is_untrusted and not trust:
             raise UntrustedObjects(
                 f"the Python objects of {self.tag} came in an archive, and unpickling runs whatever its author wrote; "
@@ -236,10 +295,31 @@ class Model:
         return loaded
 
     def open(self, path: str) -> io.BufferedIOBase:
-        """A seekable binary reader of one file, straight from the chunks, each checked against its digest.
+        """Open one file to be read straight from the chunks, without a directory. Each chunk is checked against its
+        digest.
 
-        Raises FileNotFoundError for a path the version does not have, TagNotFound when it has been deleted, and
-        IntegrityError while reading damaged bytes.
+        Parameters
+        ----------
+        path
+            One of `files`, or `model.yaml`.
+
+        Returns
+        -------
+        io.BufferedIOBase
+            A seekable binary reader. It raises IntegrityError at damaged bytes.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        TagNotFound
+            The version has been deleted.
+
+        Examples
+        --------
+        >>> with store.get("bert").open("config.json") as file:
+        ...     file.read()
+        b'{"hidden_size": 384}'
         """
         if path == DESCRIPTOR_NAME:
             return io.BytesIO(model_yaml.render(self._workspace.catalog.versions.manifest(self._row, {})))
@@ -278,7 +358,7 @@ class Model:
 
 
 class Models(list[Model]):
-    """What `Store.list` gives: a list, which a notebook shows as a table."""
+    """What `Store.list` gives: a list that a notebook shows as a table."""
 
     def _repr_html_(self) -> str:
         rows = [(m.tag, Size(m.size), m.file_count, m.created_at, m.labels) for m in self[:MOST_ROWS]]

@@ -11,7 +11,19 @@ from casstore.errors import InvalidSetting
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One key: its default, what it takes, and what it means, in words for `casstore config`."""
+    """One setting of a store.
+
+    Attributes
+    ----------
+    default
+        Its value where none is set.
+    takes
+        The values that it takes, in words.
+    meaning
+        What it means, in words for `casstore config`.
+    accepts
+        Whether a value may be set.
+    """
 
     default: str
     takes: str
@@ -79,7 +91,13 @@ SETTINGS: Mapping[str, Setting] = {
 
 
 def check_setting(key: str, value: str) -> str:
-    """Return `value` when `key` takes it; raise InvalidSetting, naming what would do, when not."""
+    """Return `value` when `key` takes it.
+
+    Raises
+    ------
+    InvalidSetting
+        There is no such setting, or it does not take the value; the message names what would do.
+    """
     setting = check_key(key)
     if not setting.accepts(value):
         raise InvalidSetting(f"{key} takes {setting.takes}, not {value!r}")
@@ -87,7 +105,13 @@ def check_setting(key: str, value: str) -> str:
 
 
 def check_key(key: str) -> Setting:
-    """The setting of that key. Raises InvalidSetting with the nearest key for an unknown one."""
+    """Return the setting of that key.
+
+    Raises
+    ------
+    InvalidSetting
+        There is no such setting; the message names the nearest key.
+    """
     if key not in SETTINGS:
         near = get_close_matches(key, SETTINGS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the settings are: {', '.join(SETTINGS)}"

@@ -64,13 +64,40 @@ _log = logging.getLogger("casstore")
 
 
 class Store:
-    """A store of models at `home` (default: `$CASSTORE_HOME`, else `~/.casstore`), made if it is not there.
+    """A store of models in one directory, its home.
 
-    A context manager; `close` may also be called. Threads may share it, and a forked child may go on using it. It may
-    be pickled, and copied, with what a subclass has put on it: the store is opened again where that is first used.
-    `auto_gc=False`: saves through it never start a gc in a process of its own, as they do when much could be given
-    back and the setting `auto_gc` is on. `create=False`: where no store stands, none is made, and StoreNotFound says
-    so. Raises StoreUnwritable, StoreTooNew, SQLiteTooOld, StoreError.
+    A store is a context manager; `close` may also be called. Threads may share it, and a forked child may go on using
+    it. It can be pickled and copied, together with what a subclass has put on it: the store is opened again where the
+    copy is first used.
+
+    Parameters
+    ----------
+    home
+        The directory of the store. None means `$CASSTORE_HOME`, or else `~/.casstore`.
+    auto_gc
+        False: no save through this object starts a gc. Otherwise a save starts one, in a process of its own, when much
+        could be given back and the setting `auto_gc` is on.
+    create
+        Whether to make the store where none stands.
+
+    Raises
+    ------
+    StoreNotFound
+        No store stands at `home`, and `create` is false.
+    StoreUnwritable
+        The directory cannot be made or written to.
+    StoreTooNew
+        A newer casstore has written the store.
+    SQLiteTooOld
+        The SQLite library in use can corrupt the catalog.
+    StoreError
+        The store cannot be used for another reason; the message says which.
+
+    Examples
+    --------
+    >>> with casstore.Store("models-here") as here:
+    ...     here.tags()
+    []
     """
 
     def __init__(
@@ -88,11 +115,18 @@ class Store:
 
     @property
     def home(self) -> Path:
+        """The directory that the store is in."""
         return Path(self._address.home)
 
     @staticmethod
     def default_home() -> Path:
-        """The home of a store that is opened without one, now: `$CASSTORE_HOME`, else `~/.casstore`."""
+        """Return the home of a store that is opened without one now: `$CASSTORE_HOME`, or else `~/.casstore`.
+
+        Returns
+        -------
+        Path
+            The directory, whether or not a store stands there.
+        """
         return layout_of(None).home
 
     def create(
@@ -114,20 +148,84 @@ class Store:
         exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Draft:
-        """A new version to be written: `with store.create("bert") as draft:` put files into `draft.path`.
+        """Begin a new version: `with store.create("bert") as draft:`, and put files into `draft.path`.
 
-        The version is saved when the block ends, and not at all when it raises. A tag without a version gets a
-        generated one; `casstore.slug` makes a tag of any text. `base` says which version this one came from (default:
-        the newest of the same name): what changed since is stored as the difference from it.
-        Where the saving fails, and with `keep_on_error` where the block does, the files are kept for `keep_days`: the
-        error says where (`error.draft_path`), `drafts` lists them, `save_draft` saves them after all.
-        `exist_ok`: where that tag is saved already with the same files, labels, metadata and all else that is said,
-        nothing is saved and all is well, as when a training is resumed; where it differs that is TagExists at the end.
-        `durability`: "full" (survives a power cut once saved) or "relaxed"; default as set in the store.
-        `materialize=False` for a version that will not be opened soon, such as each checkpoint of a run: it is encoded
-        at once, as `gc` would later, and has no directory until `Model.path` asks for one.
-        Raises InvalidTag, TagExists, TagNotFound (of the base), InvalidMetadata; at the end of the block also
-        InvalidSource, FileChanged, StoreLocked, OSError.
+        The version is saved when the block ends, and not at all when the block raises. When saving fails, the files are
+        kept for `keep_days` (a setting): the error says where (`error.draft_path`), `drafts` lists them, and
+        `save_draft` saves them after all.
+
+        Parameters
+        ----------
+        tag
+            `name:version`. A name alone gets a generated version, which sorts by time. `casstore.slug` makes a tag of
+            any text.
+        labels
+            Text to text, to find the version by. Numbers and booleans become text.
+        metadata
+            Text to whatever JSON can hold, and to paths, sets, dataclasses, dates, NaN and infinities.
+        base
+            The version that this one came from; what has changed since is stored as the difference from it. By default
+            the newest version of the same name.
+        module
+            The Python module that can load the model, as BentoML records it.
+        api_version
+            The version of that module's interface, as BentoML records it.
+        signatures
+            The model's methods, as BentoML records them.
+        options
+            How the model is to be loaded: a mapping, or an object with `to_dict`.
+        context
+            The framework and its versions: a mapping, or an object with `to_dict`.
+        custom_objects
+            Python objects to pickle beside the files. Unpickling them runs code.
+        durability
+            "full": once saved, the version survives a power cut. "relaxed": it survives a crash of the process only. By
+            default as set in the store.
+        materialize
+            False for a version that will not be opened soon, such as each checkpoint of a run: it is packed at once, as
+            `gc` would do later, and has no directory until `Model.path` asks for one.
+        keep_on_error
+            Also keep the files when the block itself raises.
+        exist_ok
+            Where the tag is saved already with the same files, labels, metadata and the rest, save nothing and succeed,
+            as when a training is resumed. Where anything differs, TagExists is raised at the end of the block.
+        progress
+            Told how far the saving is.
+
+        Returns
+        -------
+        Draft
+            To be entered with `with`, once.
+
+        Raises
+        ------
+        InvalidTag
+            `tag` cannot be a tag.
+        TagExists
+            The tag is taken; also at the end of the block, when another process has taken it meanwhile.
+        TagNotFound
+            There is no version `base`.
+        InvalidMetadata
+            Labels, metadata or another description cannot be recorded.
+        InvalidSetting
+            `durability` is neither "full" nor "relaxed".
+        InvalidSource
+            At the end of the block: the files cannot be saved, or there are none.
+        FileChanged
+            At the end of the block: a file changed while it was being saved.
+        StoreLocked
+            At the end of the block: another process has held a lock for too long.
+        OSError
+            The system refused something, as when the disk is full.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> with store.create("gpt:v1", labels={"stage": "dev"}) as draft:
+        ...     written = Path(draft.path, "model.bin").write_bytes(b"weights")
+        ...     draft.metadata["steps"] = 900
+        >>> draft.model.size
+        7
         """
         if durability is not None:
             check_setting("durability", durability)
@@ -141,7 +239,13 @@ class Store:
         )  # fmt: skip
 
     def drafts(self) -> Sequence[KeptDraft]:
-        """The drafts that could not be saved and are kept, oldest first; gc removes them after `keep_days`."""
+        """List the drafts that could not be saved and are kept; gc removes them after `keep_days`.
+
+        Returns
+        -------
+        Sequence[KeptDraft]
+            The oldest first.
+        """
         return drafts_action.kept_drafts(self._workspace)
 
     def save_draft(
@@ -157,11 +261,49 @@ class Store:
         exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Model:
-        """Save a draft that is kept, given its id or the beginning of it, and keep it no longer.
+        """Save a kept draft, and keep it no longer.
 
-        It is saved with what it was to be saved with, as far as that could be kept, and with these labels and metadata
-        on top; as `tag`, by default that of the draft. On any error it stays kept.
-        Raises TagNotFound, TagExists, InvalidTag, StoreLocked where another process is at it, and what `create` raises.
+        The draft is saved with the description that it was to be saved with, as far as that could be kept. On any error
+        it stays kept.
+
+        Parameters
+        ----------
+        draft
+            The draft, its id, or the beginning of its id.
+        tag
+            The tag to save it under; by default the one that it was to have.
+        labels
+            Labels to add to those of the draft, or to replace them.
+        metadata
+            Metadata to add to that of the draft, or to replace it.
+        base
+            As in `create`; by default the base of the draft.
+        durability
+            As in `create`; by default as the draft was to be saved.
+        materialize
+            As in `create`; by default as the draft was to be saved.
+        exist_ok
+            As in `create`.
+        progress
+            Told how far the saving is.
+
+        Returns
+        -------
+        Model
+            The saved version.
+
+        Raises
+        ------
+        TagNotFound
+            No kept draft has this id, or there is no version `base`.
+        TagExists
+            The tag is taken.
+        InvalidTag
+            `tag` cannot be a tag, or nothing is known of the draft's own.
+        StoreLocked
+            Another process is saving or removing this draft.
+        CasstoreError
+            What `create` raises.
         """
         kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept) as record:
@@ -193,7 +335,27 @@ class Store:
         return new.model
 
     def remove_draft(self, draft: str | KeptDraft) -> KeptDraft:
-        """Remove a draft that is kept, for good; returns what it was. Raises TagNotFound, StoreLocked, OSError."""
+        """Remove a kept draft for good.
+
+        Parameters
+        ----------
+        draft
+            The draft, its id, or the beginning of its id.
+
+        Returns
+        -------
+        KeptDraft
+            What has been removed.
+
+        Raises
+        ------
+        TagNotFound
+            No kept draft has this id.
+        StoreLocked
+            Another process is saving or removing this draft.
+        OSError
+            The system did not remove it.
+        """
         kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept):
             drafts_action.remove(self._workspace, kept)
@@ -223,15 +385,54 @@ class Store:
         exist_ok: bool = False,
         progress: Progress = SILENT,
     ) -> Model:
-        """Save a directory, or a single file, that exists already; takes what `create` takes, labels and so on.
+        """Save a directory, or a single file, that exists already.
 
-        The files stay as they are; with `move` they are taken over where possible, not copied, and are gone from
-        `path` afterwards. `from_hf`: `path` is a snapshot in the cache of huggingface_hub; its repository and revision
-        are recorded as `metadata["huggingface"]`.
-        Left out of a directory are `.git`, `__pycache__` and `.cache/huggingface`, what the patterns in its
-        `.casstoreignore` match (as in a .gitignore; `!pattern` takes in again), unless `ignore=False`, and what those
-        in `exclude` match. The logger `casstore` names it, and what `move` had to leave.
-        Raises as `create` does, and InvalidSource for a directory without files unless `allow_empty`.
+        Left out of a directory are `.git`, `__pycache__`, `.cache/huggingface`, what `exclude` matches, and what the
+        patterns in its `.casstoreignore` match. The logger `casstore` names what was left out, and what `move` had to
+        leave.
+
+        Parameters
+        ----------
+        tag
+            As in `create`.
+        path
+            The directory or file. It stays as it is, unless `move` is set.
+        move
+            Take the files over where that is possible, without copying them; afterwards they are gone from `path`.
+        allow_empty
+            Save a directory without files, too.
+        from_hf
+            `path` is a snapshot in the cache of huggingface_hub: record its repository and revision as
+            `metadata["huggingface"]`.
+        exclude
+            Patterns, written as in a `.gitignore`, of what to leave out.
+        ignore
+            False: take what is usually left out, and read no `.casstoreignore`. `exclude` still counts.
+        labels, metadata, base, module, api_version, signatures, options, context, custom_objects
+            As in `create`.
+        durability, materialize, exist_ok
+            As in `create`.
+        progress
+            Told how far the saving is.
+
+        Returns
+        -------
+        Model
+            The saved version.
+
+        Raises
+        ------
+        InvalidSource
+            The files cannot be saved, or there are none.
+        CasstoreError
+            What `create` raises.
+        OSError
+            The system refused something, as when the disk is full.
+
+        Examples
+        --------
+        >>> store.save("gpt:v1", "out", metadata={"accuracy": 0.93})
+        Model('gpt:v1')
         """
         with self.create(
             tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
@@ -248,11 +449,39 @@ class Store:
         return draft.model
 
     def get(self, tag: str | Tag, *, check: bool = True) -> Model:
-        """The version of that tag: exact, a name alone or `name:latest` for the newest, or a unique prefix.
+        """Return the version of a tag.
 
-        An exact match wins over prefixes. What is found changed in its directory goes to quarantine, is named in the
-        log, and is mended; without `check` nobody looks. Raises TagNotFound, AmbiguousTag, InvalidTag, and
-        IntegrityError when its directory has been altered and cannot be mended.
+        An exact match wins over a prefix. What is found changed in the version's directory goes to quarantine, is named
+        in the log, and is mended.
+
+        Parameters
+        ----------
+        tag
+            `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version
+            has.
+        check
+            False: do not look at the version's directory.
+
+        Returns
+        -------
+        Model
+            The version.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        IntegrityError
+            The version's directory has been altered and cannot be mended.
+
+        Examples
+        --------
+        >>> store.get("bert")
+        Model('bert:v1')
         """
         row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
         if check:
@@ -260,10 +489,31 @@ class Store:
         return Model(self._workspace, row)
 
     def exists(self, tag: str | Tag) -> bool:
-        """Whether that very version is saved; for a name alone, or `name:latest`, whether any version of it is.
+        """Tell whether this very version is saved.
 
-        Unlike `get` it takes no beginning of a version for the version. Also written `tag in store`, which is false
-        for what cannot be a tag. Raises InvalidTag.
+        A name alone, or `name:latest`, stands for any version of that name.
+
+        A prefix is not enough, unlike in `get`. `tag in store` does this too, and is false for what cannot be a tag.
+
+        Parameters
+        ----------
+        tag
+            `name:version`, `name:latest` or a name.
+
+        Returns
+        -------
+        bool
+            Whether it is saved.
+
+        Raises
+        ------
+        InvalidTag
+            `tag` cannot be a tag.
+
+        Examples
+        --------
+        >>> store.exists("bert:v1"), store.exists("bert"), "bert:v7" in store
+        (True, True, False)
         """
         return resolve.exists(self._workspace.catalog, TagQuery.parse(tag))
 
@@ -276,9 +526,31 @@ class Store:
             return False
 
     def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> Models:
-        """All versions, or those of one name, by name and newest first; with `labels`, those that have them all.
+        """List versions, by name and newest first.
 
-        Raises InvalidTag, InvalidMetadata. A name without versions gives an empty list.
+        Parameters
+        ----------
+        name
+            Only the versions of this name. A name without versions gives an empty list.
+        labels
+            Only versions that have all these labels.
+
+        Returns
+        -------
+        list[Model]
+            The versions; a notebook shows the list as a table.
+
+        Raises
+        ------
+        InvalidTag
+            `name` cannot be a name.
+        InvalidMetadata
+            `labels` cannot be labels.
+
+        Examples
+        --------
+        >>> store.list("bert", labels={"stage": "dev"})
+        [Model('bert:v1')]
         """
         checked = None if name is None else resolve.name(name)
         wanted = descriptor.plain_labels(labels)
@@ -286,44 +558,141 @@ class Store:
         return Models(Model(self._workspace, row) for row in rows)
 
     def damaged_tags(self) -> Sequence[str]:
-        """The tags of versions that need bytes which are gone or have been written over, as far as stat tells.
+        """List the versions that need bytes which are gone or have been written over, as far as stat tells.
 
-        It reads only files that were written to since they were stored; `verify` reads all, and says what of it can
-        still be read from a copy. Raises OSError.
+        Only files that were written to since they were stored are read. `verify` reads everything, and tells what can
+        still be read from a copy.
+
+        Returns
+        -------
+        Sequence[str]
+            Tags, sorted.
+
+        Raises
+        ------
+        OSError
+            The store's files cannot be looked at.
         """
         return sorted(map(str, lost.damaged_tags(self._workspace)))
 
     def exact(self, tag: str | Tag) -> Model:
-        """The version of exactly that tag, as `delete` takes it, without a look at its directory.
+        """Return the version of exactly this tag, without a look at its directory.
 
-        Raises TagNotFound, and InvalidTag for what may mean another version tomorrow: a name alone, or `latest`.
+        Parameters
+        ----------
+        tag
+            `name:version`, as `delete` takes it.
+
+        Returns
+        -------
+        Model
+            The version.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such version.
+        InvalidTag
+            `tag` cannot be a tag, or may mean another version tomorrow: a name alone, or `latest`.
         """
         exact = resolve.exact(self._workspace.catalog, tag)
         return Model(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(exact)))
 
     def tags(self) -> Sequence[str]:
-        """Every tag as text, newest first."""
+        """List every tag as text.
+
+        Returns
+        -------
+        Sequence[str]
+            The newest first.
+        """
         return self._workspace.catalog.versions.tags()
 
     def delete(self, tag: str | Tag) -> Sequence[str]:
-        """Delete exactly that version: its directory goes at once, its bytes at the next `gc`.
+        """Delete exactly this version: its directory goes at once, its bytes at the next `gc`.
 
-        What somebody has put into that directory, or changed there, is not the version's: it goes to `quarantine/`,
-        and these paths are returned. Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
+        What users have put into that directory, or changed there, is not the version's own: it goes to `quarantine/`.
+
+        Parameters
+        ----------
+        tag
+            `name:version`. A prefix, a name alone or `latest` is not enough.
+
+        Returns
+        -------
+        Sequence[str]
+            The paths in `quarantine/` of what was not the version's own.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such version.
+        InvalidTag
+            `tag` is not a whole tag.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> store.tags()
+        []
         """
         exact = resolve.exact(self._workspace.catalog, tag)
         return in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
 
     def pin(self, tag: str | Tag) -> Model:
-        """Keep gc from ever taking that version's directory away; returns it. What is pinned already stays so.
+        """Keep gc from ever taking a version's directory away. Pinning it again changes nothing.
 
-        The tag may be all that `get` takes. A pin does not keep the version from being deleted, and makes no
-        directory. Raises TagNotFound, AmbiguousTag, InvalidTag.
+        A pin does not keep the version from being deleted, and makes no directory.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+
+        Returns
+        -------
+        Model
+            The pinned version.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+
+        Examples
+        --------
+        >>> store.pin("bert").is_pinned
+        True
         """
         return self._set_pinned(tag, True)
 
     def unpin(self, tag: str | Tag) -> Model:
-        """Take the pin away, if there is one; otherwise as `pin`."""
+        """Let gc take a version's directory away again. Where there is no pin, nothing changes.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+
+        Returns
+        -------
+        Model
+            The version, without a pin.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        """
         return self._set_pinned(tag, False)
 
     def _set_pinned(self, tag: str | Tag, pinned: bool) -> Model:
@@ -340,14 +709,49 @@ class Store:
         default: str = "casmodel",
         progress: Progress = SILENT,
     ) -> str:
-        """Write a version to an archive, in one pass, each byte checked on its way; returns where it is.
+        """Write a version to an archive, in one pass, and check each byte on its way.
 
-        `target` is a file, a directory (the file in it is named after the version), a stream, or with `fsspec`
-        installed any URL that it knows. `format`: bentomodel (tar in xz, BentoML's own), tar, gz, xz, bz2, zst, zip,
-        folder, or casmodel, which alone holds several versions and takes least; by default what the name says, and
-        where that says nothing, `default`.
-        An existing file is replaced when the new one is complete.
-        Raises TagNotFound, AmbiguousTag, InvalidTag, InvalidSource, IntegrityError, OSError.
+        A file that stands at `target` is replaced when the new one is complete.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes; several of them for the format casmodel.
+        target
+            A file; a directory, in which the file is named after the version; a stream; or, with `fsspec` installed,
+            any URL that it knows.
+        format
+            bentomodel (BentoML's own, a tar in xz), tar, gz, xz, bz2, zst, zip, folder, or casmodel, which alone holds
+            several versions and is smallest. By default what the name of `target` says.
+        default
+            The format where the name of `target` says nothing.
+        progress
+            Told how far the writing is.
+
+        Returns
+        -------
+        str
+            Where the archive is.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        InvalidSource
+            `target` or `format` will not do for these versions.
+        IntegrityError
+            Stored bytes are damaged; the archive is not written.
+        OSError
+            The archive cannot be written.
+
+        Examples
+        --------
+        >>> store.export("bert", "bert.tar.zst")
+        'bert.tar.zst'
         """
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
         rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
@@ -359,12 +763,49 @@ class Store:
     def checkout(
         self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
     ) -> str:
-        """Copy a version's files, and its `model.yaml`, into a directory of the caller's own; returns its path.
+        """Copy a version's files, and its `model.yaml`, into a directory of the caller's own.
 
-        It is new or empty, and is there as a whole or not at all. Its files may be written to: they share blocks with
-        the store where the file system can, and no file. `link`: they are read-only hardlinks of the store's instead,
-        on its file system. Raises TagNotFound, AmbiguousTag, InvalidTag, FileExistsError where something is in
-        `directory`, InvalidSource where it is inside a store or no link can be had, IntegrityError, OSError.
+        The directory is there as a whole or not at all.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+        directory
+            A directory that is empty or not there yet, outside of any store.
+        link
+            False: the files may be written to; they share blocks with the store where the file system can do that, and
+            are copies elsewhere. True: they are read-only hardlinks to the store's files, on the same file system.
+        progress
+            Told how far the copying is.
+
+        Returns
+        -------
+        str
+            The path of the directory.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        FileExistsError
+            Something is in `directory`.
+        InvalidSource
+            `directory` is inside a store, or no link can be made there.
+        IntegrityError
+            Stored bytes are damaged.
+        OSError
+            The directory cannot be written.
+
+        Examples
+        --------
+        >>> import os
+        >>> sorted(os.listdir(store.checkout("bert", "work")))
+        ['config.json', 'model.bin', 'model.yaml']
         """
         row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
         return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
@@ -380,14 +821,53 @@ class Store:
         durability: str | None = None,
         progress: Progress = SILENT,
     ) -> _Imports:
-        """Save the version, of a `.casmodel` all versions, that an archive or a directory with a `model.yaml` holds.
+        """Save the version that an archive holds, or a directory with a `model.yaml`; of a `.casmodel`, all versions.
 
-        They keep tag, labels, metadata and creation time, by which they take their place among the versions of their
-        name. A version that is saved already, the very same, is left as it is, and reported. `source` and `format`
-        are as in `export`; the content tells the format of an archive. `as_tag`: save it under that tag.
-        `trust`: whoever made the archive is believed, so it may expand to more than 100 times its size, and its
-        `custom_objects` may be unpickled without further ado. An archive is never unpacked outside the store.
-        Raises UnsafeArchive, InvalidSource, IntegrityError, TagExists where another version has the tag, OSError.
+        A version keeps its tag, labels, metadata and creation time, and takes its place among the versions of its name
+        by that time. A version that is saved already, exactly the same, is left as it is. Nothing is unpacked outside
+        the store.
+
+        Parameters
+        ----------
+        source
+            A file, a directory, a stream, or, with `fsspec` installed, a URL.
+        format
+            As in `export`. By default the content tells; a directory is named by the format folder.
+        as_tag
+            The tag to save it under, instead of its own.
+        trust
+            Believe the author of the archive: it may expand to more than 100 times its size, and its `custom_objects`
+            may be unpickled, which runs code.
+        materialize
+            Whether each version gets a directory now.
+        durability
+            As in `create`.
+        progress
+            Told how far the reading is.
+
+        Returns
+        -------
+        list[Imported]
+            The versions in the archive, and for each whether it is new.
+
+        Raises
+        ------
+        UnsafeArchive
+            The archive would write elsewhere, expands too much, or contradicts itself.
+        InvalidSource
+            It is not an archive that casstore reads.
+        IntegrityError
+            Bytes in it are damaged.
+        TagExists
+            Another version has the tag.
+        OSError
+            It cannot be read.
+
+        Examples
+        --------
+        >>> path = store.export("bert", "bert.casmodel")
+        >>> [imported.is_new for imported in store.import_archive(path, as_tag="albert:v1")]
+        [True]
         """
         query = None if as_tag is None else TagQuery.parse(as_tag)
         wishes = importing.Wishes(
@@ -408,10 +888,34 @@ class Store:
     ) -> AdoptReport:
         """Save every version in a BentoML home, or in any directory of `name/version/`.
 
-        With all that their `model.yaml` says, and their creation times. `move`: the files are taken over where they
-        can be, not copied, and are gone from there. To adopt the tree of the store itself, as when it stands in a
-        BentoML home, give its home: there files are always taken over, and every version keeps its directory from
-        then on. May be run again, also after it was cut short. Raises InvalidSource, StoreError, OSError.
+        The versions keep what their `model.yaml` says, and their creation times. It may be run again, also after it was
+        cut short. To adopt the tree of the store itself, as when the store stands in a BentoML home, give its home:
+        there, files are always taken over, and every version keeps its directory from then on.
+
+        Parameters
+        ----------
+        directory
+            The home, or the directory of names.
+        move
+            Take the files over where that is possible, without copying them; afterwards they are gone from `directory`.
+        durability
+            As in `create`.
+        progress
+            Told how far the saving is.
+
+        Returns
+        -------
+        AdoptReport
+            What was saved, what was there already, and what was refused.
+
+        Raises
+        ------
+        InvalidSource
+            `directory` holds no such tree.
+        StoreError
+            The store cannot be used.
+        OSError
+            The system refused something.
         """
         return adopt_action.adopt(
             self._workspace, Path(directory), move=move, durable=self._is_durable(durability), progress=progress
@@ -420,22 +924,66 @@ class Store:
     def sync_tree(
         self, *, prune: bool = False, dry_run: bool = False, durability: str | None = None, progress: Progress = SILENT
     ) -> SyncReport:
-        """Take up what other tools, such as BentoML, have done to `models/` behind the store's back.
+        """Take up what other tools, such as BentoML, have done to `models/` without casstore.
 
-        Versions that they saved there are adopted. Those whose directories they removed are deleted with `prune`, and
-        reported without. Where the setting `materialize` is "all", every version without a directory is given one.
-        With `dry_run` only says so. What `prune` deletes can be brought back with `restore_pruned` for `keep_days`.
-        Raises StoreError, OSError.
+        Versions that they saved there are adopted. Where the setting `materialize` is "all", every version without a
+        directory is given one.
+
+        Parameters
+        ----------
+        prune
+            Delete the versions whose directories were removed; otherwise they are only reported. `restore_pruned`
+            brings them back for `keep_days`.
+        dry_run
+            Change nothing, and report what would be done.
+        durability
+            As in `create`.
+        progress
+            Told how far the saving is.
+
+        Returns
+        -------
+        SyncReport
+            How `models/` and the catalog differed, and what was done.
+
+        Raises
+        ------
+        StoreError
+            The store cannot be used.
+        OSError
+            The system refused something.
         """
         return sync_action.sync_tree(
             self._workspace, prune=prune, dry_run=dry_run, durable=self._is_durable(durability), progress=progress
         )
 
     def restore_pruned(self, tag: str | Tag, *, durability: str | None = None) -> Model:
-        """Save a version again that `sync_tree(prune=True)` has deleted in the last `keep_days`; returns it.
+        """Save a version again that `sync_tree(prune=True)` has deleted in the last `keep_days`. Only its pin is lost.
 
-        It is what it was, but for a pin. Raises TagNotFound for one that is not kept, TagExists where another version
-        has the tag, IntegrityError where bytes of it are lost, InvalidTag, OSError.
+        Parameters
+        ----------
+        tag
+            `name:version`.
+        durability
+            As in `create`.
+
+        Returns
+        -------
+        Model
+            The restored version.
+
+        Raises
+        ------
+        TagNotFound
+            No such version is kept.
+        TagExists
+            Another version has the tag.
+        IntegrityError
+            Bytes of it are lost.
+        InvalidTag
+            `tag` is not a whole tag.
+        OSError
+            The system refused something.
         """
         exact = pruned_action.restore(self._workspace, TagQuery.parse(tag), durable=self._is_durable(durability))
         return self.get(exact)
@@ -454,18 +1002,44 @@ class Store:
         auto: bool = False,
         progress: Progress = SILENT,
     ) -> GcReport:
-        """Take away what no version needs, and directories that nobody uses; with `dry_run` only say what that is.
+        """Take away what no version needs, and the directories that nobody uses. Others may save and read meanwhile.
 
-        A version's directory goes unless it is the newest of its name, pinned, leased (a living process has asked
-        for its `path`), or was saved or opened in the last `keep_days` days, or `materialize` is set to "all";
-        with `evict_all` unless it is pinned or leased. The version stays, and makes its directory anew when asked.
-        A pack is rewritten once less than half of it is needed; with `rewrite`, each that gets smaller by it.
-        With `empty_quarantine` what was found damaged goes as well, and what stood in deleted versions' directories
-        and was not theirs: look through quarantine/ first.
-        With `auto`, as saves start it: nothing happens, and the report has no steps, where automatic gc is switched
-        off, another gc runs, or too little could be given back.
+        A version's directory goes unless the version is the newest of its name, pinned, leased (a living process has
+        asked for its `path`), or was saved or opened in the last `keep_days` days, or unless the setting `materialize`
+        is "all". The version stays, and its directory is made again when it is asked for.
 
-        Safe while others save and read. Raises StoreLocked while another gc runs.
+        Parameters
+        ----------
+        dry_run
+            Change nothing, and report what would be done.
+        evict_all
+            Take away every directory whose version is neither pinned nor leased.
+        rewrite
+            Rewrite every pack that gets smaller by it. Otherwise a pack is rewritten once less than half of it is
+            needed.
+        empty_quarantine
+            Also remove what was found damaged, and what stood in directories of deleted versions and was not theirs.
+            Look through `quarantine/` first.
+        auto
+            Run as saves start it: do nothing where automatic gc is switched off, another gc runs, or too little could
+            be given back. The report then has no steps.
+        progress
+            Told how far the work is.
+
+        Returns
+        -------
+        GcReport
+            The steps, and what each has freed.
+
+        Raises
+        ------
+        StoreLocked
+            Another gc runs.
+
+        Examples
+        --------
+        >>> store.gc(dry_run=True).freed_bytes
+        0
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
@@ -481,12 +1055,38 @@ class Store:
         quick: bool = False,
         progress: Progress = SILENT,
     ) -> VerifyReport:
-        """Read everything, compare it with its digests and the catalog with the manifests; report what is damaged.
+        """Read everything, compare it with its digests, and compare the catalog with the manifests. Nothing is changed.
 
-        With `tags`, each all that `get` takes, only what these versions need: their chunks wherever they stand, their
-        copies, directories, manifests and rows. Raises TagNotFound, AmbiguousTag, InvalidTag.
-        With `quick` no file's content is read but the manifests': what has gone, was cut short or was written to is
-        found, a flipped bit is not. Raises CatalogDamaged when the catalog itself is damaged.
+        Parameters
+        ----------
+        tags
+            Only what these versions need: chunks, copies, directories, manifests and rows. Each is what `get` takes.
+        quick
+            Read no file's content but the manifests'. What is gone, was cut short or was written to is found; a flipped
+            bit is not.
+        progress
+            Told how far the reading is.
+
+        Returns
+        -------
+        VerifyReport
+            What was read, and what is damaged.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits one of `tags`.
+        AmbiguousTag
+            Several versions begin like one of `tags`.
+        InvalidTag
+            One of `tags` cannot be a tag.
+        CatalogDamaged
+            The catalog itself is damaged.
+
+        Examples
+        --------
+        >>> store.verify("bert").is_sound
+        True
         """
         rows = None
         if tags is not None:
@@ -496,12 +1096,31 @@ class Store:
         return verify_action.verify(self._workspace, progress, quick=quick, rows=rows)
 
     def repair(self, sources: Iterable[str | os.PathLike[str]] = (), *, progress: Progress = SILENT) -> RepairReport:
-        """Read everything, and heal what is damaged from other copies in the store or anywhere below `sources`.
+        """Read everything, and heal what is damaged from other copies in the store, or from `sources`.
 
-        `sources` may hold the files themselves, under whatever names, or another store. Damaged files go to
-        `quarantine/`. No version is dropped: what nobody has stays listed, raises IntegrityError when it is read, and
-        is healed by saving its content again, or by `repair` with a source that has it.
-        Raises StoreLocked while gc runs, CatalogDamaged, InvalidSource for a source that is not there.
+        Damaged files go to `quarantine/`. No version is dropped: what no copy has stays listed, raises IntegrityError
+        when it is read, and is healed by saving its content again, or by `repair` with a source that has it.
+
+        Parameters
+        ----------
+        sources
+            Directories or files to search, below which the content may stand under any name; or another store.
+        progress
+            Told how far the reading is.
+
+        Returns
+        -------
+        RepairReport
+            What is healed, and what is still damaged.
+
+        Raises
+        ------
+        StoreLocked
+            gc runs.
+        CatalogDamaged
+            The catalog itself is damaged; see `rebuild_catalog`.
+        InvalidSource
+            A source is not there.
         """
         return repair_action.repair(self._workspace, [Path(source) for source in sources], progress)
 
@@ -509,22 +1128,68 @@ class Store:
     def init(
         home: str | os.PathLike[str] | None = None, *, shared: str | None = None, group: str | None = None
     ) -> InitReport:
-        """Make a store at `home`, unless one stands there, and share it with others if that is wanted.
+        """Make a store at `home`, unless one stands there, and share it with other users if that is wanted.
 
-        `shared`: "group", so that every member of the home's group, or of `group`, may save, read and delete, whatever
-        their umask; "all", so that moreover everybody may read; None changes nothing about who may. What stands there
-        already is opened to them too. Only the store's owner can share it, or root.
-        Raises InvalidSetting, StoreUnwritable, StoreError.
+        What stands there already is opened to them too. Only the store's owner can share it, or root.
+
+        Parameters
+        ----------
+        home
+            As in `Store`.
+        shared
+            "group": every member of the group may save, read and delete, whatever their umask. "all": besides, every
+            user may read. None: who may do what does not change.
+        group
+            The group; by default that of the home.
+
+        Returns
+        -------
+        InitReport
+            What was found or made.
+
+        Raises
+        ------
+        InvalidSetting
+            `shared` is none of these, or there is no such group.
+        StoreUnwritable
+            The directory cannot be made or written to.
+        StoreError
+            The store cannot be used.
+
+        Examples
+        --------
+        >>> casstore.Store.init("models-here").is_new
+        True
         """
         return sharing_action.init(layout_of(home), shared, group)
 
     @staticmethod
     def rebuild_catalog(home: str | os.PathLike[str] | None = None, *, progress: Progress = SILENT) -> RebuildReport:
-        """Make the catalog of the store at `home` anew from its packs, loose files and manifests.
+        """Make the catalog of the store at `home` again from its packs, loose files and manifests.
 
-        For a catalog that is damaged, gone, or older than the store; it goes to `quarantine/`. Nobody may use the
-        store meanwhile. Every version comes back with all that was saved with it; settings and pins do not.
-        Raises StoreLocked, StoreError where no store stands, OSError.
+        For a catalog that is damaged, gone, or older than the store; the old one goes to `quarantine/`. No process may
+        use the store meanwhile. Every version comes back with all that was saved with it; settings and pins do not.
+
+        Parameters
+        ----------
+        home
+            As in `Store`.
+        progress
+            Told how far the reading is.
+
+        Returns
+        -------
+        RebuildReport
+            What the catalog was made from.
+
+        Raises
+        ------
+        StoreLocked
+            A process uses the store.
+        StoreError
+            No store stands there.
+        OSError
+            The system refused something.
         """
         return rebuild_action.rebuild_catalog(layout_of(home), progress)
 
@@ -533,21 +1198,73 @@ class Store:
     ) -> BackupReport:
         """Make `directory` a copy of the whole store as it is now, or bring an earlier backup there up to date.
 
-        Others may save, read, delete and collect meanwhile. Only what is new travels; what the store no longer has
-        goes from the backup too. On one file system files share their bytes with the store's, as reflinks or else as
-        hardlinks, unless `copy` is set. The backup is a store itself, without models/: open it, or copy it elsewhere.
-        It is complete once this has returned; cut short, it is what it was before, and the next run goes on.
-        Raises StoreError where the directory holds anything else, or versions that this store has not and has not
-        deleted; StoreLocked while it is in use; CatalogDamaged, OSError.
+        Others may save, read, delete and collect meanwhile. Only what is new is copied, and what the store no longer
+        has goes from the backup too. The backup is a store itself, without `models/`: open it, or copy it elsewhere. It
+        is complete once this has returned. When it is cut short, it is what it was before, and the next run goes on.
+
+        Parameters
+        ----------
+        directory
+            The backup: a directory that is not there, is empty, or holds a backup of this store.
+        copy
+            Copy all bytes. Otherwise files on the same file system share their bytes with the store's, as reflinks or
+            else as hardlinks.
+        progress
+            Told how far the copying is.
+
+        Returns
+        -------
+        BackupReport
+            What the backup holds, and what this run did.
+
+        Raises
+        ------
+        StoreError
+            The directory holds anything else, or versions that this store has neither got nor deleted.
+        StoreLocked
+            The backup is in use.
+        CatalogDamaged
+            The catalog is damaged.
+        OSError
+            The directory cannot be written.
+
+        Examples
+        --------
+        >>> store.backup("nightly").versions
+        1
         """
         return backup_action.backup(self._workspace, Path(os.path.expanduser(directory)), progress, copy=copy)
 
     def stats(self, name: str | Tag | Collection[str | Tag] | None = None) -> Usage:
-        """Bytes of the store; of one model's versions, given its name; of one version, given its tag; of several
-        together, given their tags.
+        """Count the bytes of the store, of a model, of a version, or of several versions together.
 
-        For versions also what deleting them would free: together more than one by one, where they share what no other
-        version has. Raises TagNotFound, AmbiguousTag, InvalidTag.
+        For versions this includes what deleting them would free. Together that is more than one by one, where they
+        share what no other version has.
+
+        Parameters
+        ----------
+        name
+            Nothing for the whole store; the name of a model; a tag; or several tags.
+
+        Returns
+        -------
+        Usage
+            The bytes.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `name` is neither a name nor a tag.
+
+        Examples
+        --------
+        >>> usage = store.stats("bert:v1")
+        >>> usage.logical_bytes, usage.materialized
+        (3000020, True)
         """
         catalog = self._workspace.catalog
         if name is not None and not isinstance(name, str | Tag):
@@ -562,21 +1279,50 @@ class Store:
         return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
 
     def names(self) -> Sequence[str]:
-        """The names of all models."""
+        """List the names of all models.
+
+        Returns
+        -------
+        Sequence[str]
+            Sorted.
+        """
         return self._workspace.catalog.versions.names()
 
     def settings(self) -> dict[str, str]:
-        """Every setting with its value; `casstore.SETTINGS` says what they mean."""
+        """Return every setting with its value; `casstore.SETTINGS` says what they mean.
+
+        Returns
+        -------
+        dict[str, str]
+            Key to value, defaults included.
+        """
         return self._workspace.catalog.settings()
 
     def set_setting(self, key: str, value: str | None) -> None:
-        """Change a setting for all who use the store; None takes it back to its default. Raises InvalidSetting, also
-        for a `link_mode` that the store's file system does not have.
+        """Change a setting for all who use the store.
+
+        Parameters
+        ----------
+        key
+            One of `casstore.SETTINGS`.
+        value
+            The new value; None for the default.
+
+        Raises
+        ------
+        InvalidSetting
+            There is no such setting, it does not take this value, or the store's file system lacks this `link_mode`.
+
+        Examples
+        --------
+        >>> store.set_setting("keep_days", "30")
+        >>> store.settings()["keep_days"]
+        '30'
         """
         configure.set_setting(self._workspace, key, value)
 
     def close(self) -> None:
-        """Close files and catalog connections of all threads, and let gc have the directories that were handed out.
+        """Close the files and catalog connections of all threads, and let gc have the directories that were handed out.
 
         No thread may be using the store.
         """

@@ -27,7 +27,26 @@ _WINDOWS_DEVICE = re.compile(WINDOWS_DEVICE)
 
 @dataclass(frozen=True, slots=True, order=True)
 class Tag:
-    """A complete, valid tag. Build one with `Tag.parse` or from validated parts."""
+    """A complete, valid tag, `name:version`. Tags sort by name, then by version.
+
+    Parameters
+    ----------
+    name, version
+        Letters, digits, `-`, `_` and `.`, at most 63 characters each, beginning and ending with a letter or digit.
+        Capital letters become small ones, with a warning.
+
+    Raises
+    ------
+    InvalidTag
+        A part does not follow these rules, or is reserved.
+
+    Examples
+    --------
+    >>> casstore.Tag.parse("bert:v1").version
+    'v1'
+    >>> str(casstore.Tag("bert", "v1"))
+    'bert:v1'
+    """
 
     name: str
     version: str
@@ -40,7 +59,23 @@ class Tag:
 
     @classmethod
     def parse(cls, text: str) -> Tag:
-        """Read `name:version`. Raises InvalidTag when a part is missing or invalid."""
+        """Read `name:version`.
+
+        Parameters
+        ----------
+        text
+            The tag as text.
+
+        Returns
+        -------
+        Tag
+            The tag.
+
+        Raises
+        ------
+        InvalidTag
+            A part is missing or invalid.
+        """
         query = TagQuery.parse(text)
         if query.version is None:
             raise InvalidTag(f"{text!r} names no version; write it as {query.name}:VERSION")
@@ -48,7 +83,18 @@ class Tag:
 
     @classmethod
     def of_checked(cls, name: str, version: str) -> Tag:
-        """Of parts that have been found to be a tag's already, without looking at them again."""
+        """Make a tag of parts that are known to be valid, without looking at them again.
+
+        Parameters
+        ----------
+        name, version
+            Parts of a tag that exists.
+
+        Returns
+        -------
+        Tag
+            The tag.
+        """
         made = object.__new__(cls)
         object.__setattr__(made, "name", name)
         object.__setattr__(made, "version", version)
@@ -86,12 +132,31 @@ class TagQuery:
 
 
 def slug(text: str) -> str:
-    """The tag, or the name, that is nearest to any text: `meta-llama/Llama-3:v1.0+cu118` gives
-    `meta-llama--llama-3:v1.0-cu118`.
+    """Return the tag, or the name, that is nearest to any text.
 
     What stands before the first colon becomes the name, the rest the version. A slash becomes two hyphens, as in the
-    cache of huggingface_hub, what else no tag has one. What is too long is cut, and ends in a digest of it all, so that
-    it stays another. A tag stays what it is. Raises InvalidTag where nothing is left.
+    cache of huggingface_hub, and any other character that a tag cannot have becomes one. What is too long is cut, and
+    ends in a digest of all of it, so that different texts stay different. A valid tag stays what it is.
+
+    Parameters
+    ----------
+    text
+        Any text, such as the name of a repository on a hub.
+
+    Returns
+    -------
+    str
+        A valid tag or name.
+
+    Raises
+    ------
+    InvalidTag
+        Nothing is left.
+
+    Examples
+    --------
+    >>> casstore.slug("meta-llama/Llama-3:v1.0+cu118")
+    'meta-llama--llama-3:v1.0-cu118'
     """
     if not isinstance(text, str):
         raise InvalidTag(f"a tag is text such as 'bert:v1', not {type(text).__name__}")

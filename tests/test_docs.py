@@ -64,17 +64,9 @@ def test_public_names_are_documented(name: str) -> None:
         return
     assert _is_documented(value), name
     for attribute, member in vars(value).items():
-        is_property = isinstance(member, property)
-        if attribute.startswith("_") or not (is_property or _is_method(member)):
+        if attribute.startswith("_") or not (isinstance(member, property) or _is_method(member)):
             continue
-        assert _is_documented(member) or (is_property and attribute in _SELF_EXPLANATORY), f"{name}.{attribute}"
-
-
-# Properties whose name says it all, so that a docstring could only repeat it.
-_SELF_EXPLANATORY = {
-    "api_version", "casstore_version", "damaged_tags", "file_count", "freed_bytes", "home", "is_sound", "labels",
-    "metadata", "module", "options", "signatures",
-}  # fmt: skip
+        assert _is_documented(member), f"{name}.{attribute}"
 
 
 def _is_method(member: Any) -> bool:

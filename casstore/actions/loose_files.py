@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -41,7 +40,7 @@ def link(
         try:
             is_linked = files.try_link(path, target)
         except FileNotFoundError:
-            _discard(workspace, loose, path, "it is gone")
+            _discard(workspace, loose, path)
             continue
         if is_linked:
             status = os.lstat(target)
@@ -70,7 +69,7 @@ def reflink(
                     files.set_mode(descriptor, workspace.file_mode(loose.container.executable))
                     return FileStamp.of(os.fstat(descriptor))
         except FileNotFoundError:
-            _discard(workspace, loose, path, "it is gone")
+            _discard(workspace, loose, path)
             continue
         files.remove_file(target)
         return None
@@ -112,22 +111,25 @@ def _sound(
             if _is_unchanged(workspace, loose, path, hash_first, noted):
                 yield loose, path
             else:
-                _discard(workspace, loose, path, "its bytes are not what was stored")
+                _discard(workspace, loose, path)
         except FileNotFoundError:
-            _discard(workspace, loose, path, "it is gone")
+            _discard(workspace, loose, path)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
-            _discard(workspace, loose, path, "it cannot be read")  # a bad sector; the chunks may be elsewhere
+            _discard(workspace, loose, path)  # a bad sector; the chunks may be elsewhere
 
 
-def _discard(workspace: Workspace, loose: LooseFile, path: str, reason: str) -> None:
+def _discard(workspace: Workspace, loose: LooseFile, path: str) -> None:
     """Forget a damaged or missing copy, so that it is made again; what is left of it goes into quarantine."""
     if workspace.catalog.index.forget_redundant(loose.container):
         kept = workspace.layout.quarantine / os.path.basename(path)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             files.rename(path, kept)
-            _log.warning("a copy of stored bytes is given up, %s: kept as %s", reason, kept)
+        except FileNotFoundError:
+            _log.info("a copy of stored bytes is gone and will be made again: %s", path)
+        else:
+            _log.info("a copy of stored bytes was damaged, is in %s now, and will be made again", kept)
 
 
 def _is_unchanged(

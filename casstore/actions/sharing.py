@@ -20,11 +20,22 @@ _MODES = {"group": 0o2770, "all": 0o2775}
 
 @dataclass(frozen=True, slots=True)
 class InitReport(Shown):
-    """What `Store.init` has found or made at `home`.
+    """What `Store.init` has found or made.
 
-    `shared`: "group" where the members of `group` may write to it, "all" where everybody may read it too, or None.
-    `opened` files and directories were closed to those who share it, and are open now; those whose paths are in `left`
-    are not, for they belong to other users: each of them, or root, has to run it.
+    Attributes
+    ----------
+    home
+        The store.
+    is_new
+        Whether it was made now.
+    shared
+        "group" where the members of `group` may write to it, "all" where every user may read it too, or None.
+    group
+        The group of the store's directory.
+    opened
+        How many files and directories were closed to those who share the store, and are open now.
+    left
+        Paths of what is still closed to them, for it belongs to other users: each of them, or root, has to run it.
     """
 
     home: Path

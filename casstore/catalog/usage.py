@@ -24,7 +24,17 @@ BLOCK_BYTES = 4096  # what the usual file systems give a file at least, and roun
 
 
 class EncodingUsage(NamedTuple):
-    """The chunks of one encoding: how many, their raw bytes, and what they take where they have their home."""
+    """The chunks of one encoding.
+
+    Attributes
+    ----------
+    chunks
+        How many.
+    raw_bytes
+        Their bytes as they are read.
+    encoded_bytes
+        What they take where they are stored.
+    """
 
     chunks: int
     raw_bytes: int
@@ -33,40 +43,56 @@ class EncodingUsage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Usage(Shown):
-    """Bytes of a store, of one model or of one version.
+    """Bytes of a store, of a model, or of versions.
 
-    Each of these steps makes less of the same content:
+    Each of these makes less of the same content: `copied_bytes`, `logical_bytes`, `distinct_file_bytes`,
+    `unique_bytes`, `encoded_bytes`. The `share_by_...` say what each step saves, as shares of `logical_bytes`; with
+    `share_needed`, what is left, they add up to 1. For a store, `stored_bytes` is the sum of `encoded_bytes`,
+    `redundant_bytes`, `dead_bytes`, `trapped_bytes`, `overhead_bytes` and `kept_bytes`. Manifests, the catalog and
+    small files' copies in directories are not counted anywhere.
 
-    - `copied_bytes`: plain copies of every version's directory on a disk with blocks of 4096 bytes, `model.yaml` in it
-    - `logical_bytes`: all files of all versions
-    - `distinct_file_bytes`: equal files once
-    - `unique_bytes`: equal chunks once
-    - `encoded_bytes`: these chunks as they stand in their homes, and the bases without which deltas are no use
-
-    The `share_by_...` say what each step saves, as shares of `logical_bytes`; with `share_needed`, what is left, they
-    add up to 1.
-
-    For one model or version `stored_bytes` is `encoded_bytes`, other models' use of the same chunks notwithstanding,
-    and `loose_bytes` and `packs_bytes` say where these stand. For a store it is the size of all files under objects/,
-    of which `loose_bytes` and `packs_bytes`, and it is the sum of
-
-    - `encoded_bytes`
-    - `redundant_bytes`: in loose files, what stands elsewhere too (of a model or version: such bytes of its own files,
-      besides `stored_bytes`)
-    - `dead_bytes`: containers that no version needs, which the next gc unlinks
-    - `trapped_bytes`: what no version needs in containers that hold needed chunks too; it comes back when gc rewrites
-      packs, and packs what loose files hold
-    - `overhead_bytes`: what packs need beside chunks, and records in them that another home has replaced
-    - `kept_bytes`: chunks that only versions need which `sync-tree --prune` has deleted and that may be brought back;
-      dead or trapped `keep_days` later
-
-    Of versions only (None otherwise): `frees_bytes` is what deleting them takes from the store's `stored_bytes`. Of
-    that, `frees_at_rewrite_bytes` are in packs that hold needed chunks too, and come back when gc rewrites these, once
-    less than half of them is needed, or when it is asked to; the rest is gone with the next gc. What gc saves besides
-    by packing what other versions need of a loose file is not in it. Of one version only, `materialized` and `pinned`
-    are its state.
-
-    Small files' copies in directories, manifests and the catalog are not counted anywhere.
+    Attributes
+    ----------
+    versions
+        How many versions this is about.
+    logical_bytes
+        All files of all versions.
+    copied_bytes
+        Plain copies of every version's directory on a disk with blocks of 4096 bytes, `model.yaml` among the files.
+    distinct_file_bytes
+        Equal files once.
+    unique_bytes
+        Equal chunks once.
+    encoded_bytes
+        These chunks as they are stored, and the bases without which deltas are no use.
+    stored_bytes
+        Of a store, the size of all files under objects/. Of a model or version, `encoded_bytes`, whether or not other
+        models use these chunks too.
+    loose_bytes, packs_bytes
+        What of `stored_bytes` stands in loose files, and in packs.
+    redundant_bytes
+        In loose files, what stands elsewhere too. Of a model or version: such bytes of its own files, beside
+        `stored_bytes`.
+    dead_bytes
+        Containers that no version needs, which the next gc unlinks.
+    trapped_bytes
+        What no version needs in containers that also hold needed chunks. It comes back when gc rewrites packs, and
+        packs what loose files hold.
+    overhead_bytes
+        What packs need beside chunks, and records in them that another home has replaced.
+    kept_bytes
+        Chunks that only versions need which `sync-tree --prune` has deleted and that may be brought back; dead or
+        trapped `keep_days` later.
+    encodings
+        The chunks by encoding.
+    frees_bytes
+        Of versions: what deleting them takes from the store's `stored_bytes`. None otherwise.
+    frees_at_rewrite_bytes
+        Of versions: what of `frees_bytes` is in packs that also hold needed chunks, and comes back when gc rewrites
+        these; the rest goes with the next gc. What gc saves besides, by packing what other versions need of a loose
+        file, is not in it. None otherwise.
+    materialized, pinned
+        Of one version: its state. None otherwise.
     """
 
     versions: int

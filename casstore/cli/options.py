@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ class Options:
     json: bool = False
     quiet: bool = False
     no_progress: bool = False
+    verbose: int = 0
 
     def open_store(self, *, create: bool = False) -> casstore.Store:
         """The store that is meant; with `create`, for verbs that save, it is made where none stands.
@@ -46,7 +48,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def common_options(function: _Function) -> _Function:
-    """Give a command `--home`, `--json`, `--quiet` and `--no-progress`; what is given last counts."""
+    """Give a command `--home`, `--json`, `--quiet` and the like; what is given last counts."""
     for decorator in reversed(_COMMON):
         function = decorator(function)
     return function
@@ -56,8 +58,13 @@ def _note(context: click.Context, parameter: click.Parameter, value: Any) -> Non
     # A verb's option that is not given must not undo the one given before the verb.
     if parameter.name == "home" and value == "":
         raise click.BadParameter("a path is empty; is a variable unset?", context, parameter)
-    if value and parameter.name is not None:
-        setattr(context.ensure_object(Options), parameter.name, value)
+    if not value or parameter.name is None:
+        return
+    options = context.ensure_object(Options)
+    if parameter.name == "verbose":
+        value += options.verbose  # before and after the verb add up
+        logging.getLogger("casstore").setLevel(logging.INFO if value == 1 else logging.DEBUG)
+    setattr(options, parameter.name, value)
 
 
 def _common(*names: str, **rest: Any) -> Callable[[_Function], _Function]:
@@ -74,4 +81,5 @@ _COMMON = (
     _common("--json", is_flag=True, help="Answer with one JSON document."),
     _common("-q", "--quiet", is_flag=True, help="No hints, no progress, only the result."),
     _common("--no-progress", is_flag=True, help="No progress bars."),
+    _common("-v", "--verbose", count=True, help="Say what happens unasked, such as a copy; -vv: all that is noted."),
 )

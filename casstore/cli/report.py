@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 
@@ -28,7 +28,9 @@ def report_error(error: BaseException, *, as_json: bool, home: str | None = None
 def show_warnings(*, as_json: bool) -> None:
     """Have the library's warnings shown, each text once, without the place in the code where they arose."""
     seen: set[str] = set()
-    logging.getLogger("casstore").handlers = [_Log(as_json=as_json)]
+    log = logging.getLogger("casstore")
+    log.handlers = [_Log(as_json=as_json)]
+    log.setLevel(logging.WARNING)  # until --verbose asks for more
 
     def show(
         message: Warning | str,
@@ -49,10 +51,10 @@ def show_warnings(*, as_json: bool) -> None:
 
 
 class _Log(logging.Handler):
-    """What the library logs, shown as its warnings are."""
+    """What the library logs: warnings shown as such, the rest, which --verbose asks for, as notes."""
 
     def __init__(self, *, as_json: bool) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._as_json = as_json
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -60,11 +62,19 @@ class _Log(logging.Handler):
         options = None if context is None else context.find_object(Options)
         if getattr(record, "is_hint", False) and (options is None or not options.may_hint):
             return
-        _show_warning(record.getMessage(), as_json=self._as_json)
+        if record.levelno >= logging.WARNING:
+            _show_warning(record.getMessage(), as_json=self._as_json)
+        else:
+            kind = "debug" if record.levelno < logging.INFO else "note"
+            _show(kind, record.getMessage(), as_json=self._as_json, dim=True)
 
 
 def _show_warning(text: str, *, as_json: bool) -> None:
+    _show("warning", text, as_json=as_json, fg="yellow", bold=True)
+
+
+def _show(kind: str, text: str, *, as_json: bool, **style: Any) -> None:
     if as_json:
-        say(json.dumps({"warning": text}))
+        say(json.dumps({kind: text}))
     else:
-        say(styled("warning: ", fg="yellow", bold=True) + printable(text))
+        say(styled(f"{kind}: ", **style) + printable(text))

@@ -30,18 +30,52 @@ class Model:
 
     @classmethod
     def being_written(cls, store: Store, draft: Draft, info: ModelInfo) -> Model:
-        """One whose files are still to come."""
+        """Make a model whose files are still to come.
+
+        Parameters
+        ----------
+        store
+            The store that it will be in.
+        draft
+            The draft that its files are written to.
+        info
+            What it says of itself.
+
+        Returns
+        -------
+        Model
+            The model.
+        """
         model = cls(store, draft, info)
         model._custom_objects = draft.custom_objects
         return model
 
     @classmethod
     def saved(cls, store: Store, version: casstore.Model) -> Model:
-        """A version of the store."""
+        """Make a model of a version of the store.
+
+        Parameters
+        ----------
+        store
+            The store.
+        version
+            The version in it.
+
+        Returns
+        -------
+        Model
+            The model.
+        """
         return cls(store, version, _info(version))
 
     def become(self, version: casstore.Model) -> None:
-        """What was being written is saved, as that version."""
+        """Note that what was being written is saved.
+
+        Parameters
+        ----------
+        version
+            What it was saved as.
+        """
         self._kept = version
         self._info = _info(version)
 
@@ -52,7 +86,13 @@ class Model:
 
     @property
     def saved_version(self) -> casstore.Model:
-        """What `casstore.Store.get` gives for it. Raises CasstoreError while it is being written."""
+        """What `casstore.Store.get` gives for it.
+
+        Raises
+        ------
+        CasstoreError
+            It is still being written.
+        """
         if isinstance(self._kept, Draft):
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._kept
@@ -64,19 +104,37 @@ class Model:
 
     @property
     def path(self) -> str:
-        """Its directory: to write into, then read-only; made anew if it was packed away.
+        """Its directory: to write into, then read-only. It is made again if it was packed away.
 
-        Raises IntegrityError, TagNotFound, and CasstoreError when it was not saved.
+        Raises
+        ------
+        IntegrityError
+            The stored bytes are damaged.
+        TagNotFound
+            The version has been deleted.
+        CasstoreError
+            It was not saved.
         """
         return self._kept.path
 
     def path_of(self, item: str) -> str:
-        """The path of a file in its directory."""
+        """Return the path of a file in its directory.
+
+        Parameters
+        ----------
+        item
+            The file's path in the version.
+
+        Returns
+        -------
+        str
+            Its path on the disk.
+        """
         return str(Path(self.path, item.lstrip("/")))
 
     @property
     def file_size(self) -> int:
-        """Bytes of all its files, `model.yaml` among them. Makes no directory."""
+        """Bytes of all its files, `model.yaml` among them. No directory is made for this."""
         version = self.saved_version
         with version.open("model.yaml") as descriptor:
             return version.size + len(descriptor.read())
@@ -88,22 +146,55 @@ class Model:
 
     @property
     def custom_objects(self) -> dict[str, Any]:
-        """The Python objects saved with it; those of a saved version are unpickled once, when first asked for.
+        """The Python objects saved with it. Those of a saved version are unpickled once, when they are first asked for.
 
-        Raises UntrustedObjects for what was imported, unless whoever imported it said `trust=True`.
+        Raises
+        ------
+        UntrustedObjects
+            They were imported without `trust=True`.
         """
         return self.load_custom_objects()
 
     def load_custom_objects(self, *, trust: bool = False) -> dict[str, Any]:
-        """The same; with `trust` also those that were imported without."""
+        """Return the Python objects saved with it.
+
+        Parameters
+        ----------
+        trust
+            Also unpickle objects that were imported without `trust=True`.
+
+        Returns
+        -------
+        dict[str, Any]
+            The objects by name.
+
+        Raises
+        ------
+        UntrustedObjects
+            They were imported without `trust=True`, and `trust` is not set here either.
+        """
         if self._custom_objects is None:
             self._custom_objects = self.saved_version.load_custom_objects(trust=trust)
         return self._custom_objects
 
     def load_model(self, *arguments: Any, **options: Any) -> Any:
-        """What `load_model` of the module that saved it makes of it; once, then the same object again.
+        """Call `load_model` of the module that saved it, once, and return what that made; later calls return the same
+        object.
 
-        Raises CasstoreError where it names no module, or one that cannot be imported.
+        Parameters
+        ----------
+        arguments, options
+            What that `load_model` takes besides the model.
+
+        Returns
+        -------
+        Any
+            What it made.
+
+        Raises
+        ------
+        CasstoreError
+            The model names no module, or one that cannot be imported.
         """
         if self._loaded is None:
             module = self._info.imported_module
@@ -118,7 +209,18 @@ class Model:
         return model.with_options(**self._options) if self._options else model
 
     def with_options(self, **options: Any) -> Model:
-        """The same model, to be loaded with other options. Nothing is changed in the store."""
+        """Return this model, to be loaded with other options. Nothing is changed in the store.
+
+        Parameters
+        ----------
+        options
+            The options to change.
+
+        Returns
+        -------
+        Model
+            A copy of this one.
+        """
         changed = copy(self)
         changed._info = self._info.with_options(**options)
         changed._options = {**self._options, **options}
@@ -136,12 +238,23 @@ class Model:
         params: dict[str, str] | None = None,
         subpath: str | None = None,
     ) -> str:
-        """As `export_model`."""
+        """Write it to an archive, or to a directory given the format `folder`.
+
+        Parameters
+        ----------
+        path, output_format, protocol, user, passwd, params, subpath
+            As in `export_model`.
+
+        Returns
+        -------
+        str
+            The path or URL of the archive.
+        """
         target = urls.build(path, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath)
         return self._store.export(self.tag, target, format=output_format, default="bentomodel")
 
     def __getstate__(self) -> dict[str, Any]:
-        """What was loaded from a saved version is loaded again where a pickle or a copy of this is used."""
+        """Leave out what was loaded from a saved version; a copy loads it again when it is asked for."""
         loaded = {} if isinstance(self._kept, Draft) else {"_custom_objects": None}
         return {**self.__dict__, **loaded, "_loaded": None}
 

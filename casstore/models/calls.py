@@ -32,13 +32,40 @@ def create(
     external_modules: Iterable[ModuleType] | None = None,
     context: Any = None,
 ) -> Iterator[Model]:
-    """A new version to be written: `with create("bert") as model:` put files into `model.path`.
+    """Begin a new version: `with create("bert") as model:`, and put files into `model.path`.
 
-    It is saved when the block ends, and not at all when that raises, KeyboardInterrupt too. Where only the saving
-    fails, its files are kept, as `casstore.Store.create` says. Until then its
-    `info.labels`, `info.metadata`, `info.signatures` and `custom_objects` may be changed. `external_modules` are
-    modules of yours whose code is pickled with the custom objects, not only their names.
-    Raises as `casstore.Store.create`.
+    The version is saved when the block ends, and not at all when the block raises. When only the saving fails, the
+    files are kept, as `casstore.Store.create` says. Until the block ends, `info.labels`, `info.metadata`,
+    `info.signatures` and `custom_objects` of the model may be changed.
+
+    Parameters
+    ----------
+    name
+        A name, which gets a generated version, or `name:version`.
+    labels, metadata, module, api_version, signatures, options, custom_objects, context
+        As in `casstore.Store.create`.
+    _model_store
+        The store; by default the one at `$CASSTORE_HOME`, else `~/.casstore`.
+    external_modules
+        Modules of your own whose code is pickled with the custom objects, and not only their names.
+
+    Yields
+    ------
+    Model
+        The model being written.
+
+    Raises
+    ------
+    CasstoreError
+        What `casstore.Store.create` raises.
+
+    Examples
+    --------
+    >>> from casstore import models
+    >>> with models.create("tiny:1", labels={"stage": "dev"}) as model:
+    ...     written = open(model.path_of("config.json"), "w").close()
+    >>> models.get("tiny").info.labels
+    {'stage': 'dev'}
     """
     store = _model_store or store_at_home()
     plain_options = as_dict("options", options)
@@ -59,9 +86,32 @@ def create(
 
 
 def get(tag: Tag | str, *, _model_store: Store | None = None, model_aliases: Mapping[str, str] | None = None) -> Model:
-    """The version of that tag, of its name alone, of `name:latest`, or of a unique prefix.
+    """Return the version of a tag.
 
-    `model_aliases` maps other words to tags. Raises TagNotFound, AmbiguousTag, InvalidTag, IntegrityError.
+    Parameters
+    ----------
+    tag
+        `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version has.
+    _model_store
+        As in `create`.
+    model_aliases
+        Other words, each with the tag that it stands for.
+
+    Returns
+    -------
+    Model
+        The version.
+
+    Raises
+    ------
+    TagNotFound
+        No version fits.
+    AmbiguousTag
+        Several versions begin like this.
+    InvalidTag
+        `tag` cannot be a tag.
+    IntegrityError
+        The version's directory has been altered and cannot be mended.
     """
     store = _model_store or store_at_home()
     text = _text(tag)
@@ -69,9 +119,26 @@ def get(tag: Tag | str, *, _model_store: Store | None = None, model_aliases: Map
 
 
 def list(tag: Tag | str | None = None, *, _model_store: Store | None = None) -> builtins.list[Model]:
-    """All versions, those of a name, or the one with that very tag, by name and version.
+    """List versions, by name and version.
 
-    Raises TagNotFound for a name that has no version, InvalidTag.
+    Parameters
+    ----------
+    tag
+        Only versions of this name, or only the one with exactly this tag.
+    _model_store
+        As in `create`.
+
+    Returns
+    -------
+    list[Model]
+        The versions.
+
+    Raises
+    ------
+    TagNotFound
+        The name has no version.
+    InvalidTag
+        `tag` cannot be a tag.
     """
     store = _model_store or store_at_home()
     name, _, version = _text(tag or "").partition(":")
@@ -86,9 +153,21 @@ def list(tag: Tag | str | None = None, *, _model_store: Store | None = None) -> 
 
 
 def delete(tag: Tag | str, *, _model_store: Store | None = None) -> None:
-    """Delete that version; the newest, given `name:latest`; every one, given a name alone. Never by a prefix.
+    """Delete a version; given `name:latest`, the newest; given a name alone, every version of it. Never by a prefix.
 
-    Raises TagNotFound, InvalidTag.
+    Parameters
+    ----------
+    tag
+        What to delete.
+    _model_store
+        As in `create`.
+
+    Raises
+    ------
+    TagNotFound
+        There is no such version.
+    InvalidTag
+        `tag` cannot be a tag.
     """
     store = _model_store or store_at_home()
     name, _, version = _text(tag).partition(":")
@@ -114,11 +193,34 @@ def import_model(
     trust: bool = False,
     _model_store: Store | None = None,
 ) -> Model:
-    """Save the version that an archive, or a directory given the format `folder`, holds; of several, the first.
+    """Save the version that an archive holds, or a directory given the format `folder`; of several, return the first.
 
-    `path` is local, or a URL, whole or in parts. What is there already with the same content is only returned.
-    Its custom objects can be asked for only with `trust=True`, for unpickling them runs code.
-    Raises as `casstore.Store.import_archive`.
+    A version that is saved already, exactly the same, is only returned.
+
+    Parameters
+    ----------
+    path
+        A path, or a URL, whole or in parts.
+    input_format
+        As `format` in `casstore.Store.export`; by default the content tells.
+    protocol, user, passwd, params, subpath
+        The parts of the URL, as BentoML takes them.
+    trust
+        Whether the custom objects may be asked for. Unpickling them runs code.
+    _model_store
+        As in `create`.
+
+    Returns
+    -------
+    Model
+        The version.
+
+    Raises
+    ------
+    CasstoreError
+        What `casstore.Store.import_archive` raises.
+    OSError
+        The archive cannot be read.
     """
     store = _model_store or store_at_home()
     source = urls.build(path, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath)
@@ -137,9 +239,32 @@ def export_model(
     subpath: str | None = None,
     _model_store: Store | None = None,
 ) -> str:
-    """Write a version to an archive, or to a directory given the format `folder`; returns its path or URL.
+    """Write a version to an archive, or to a directory given the format `folder`.
 
-    `path` is a file, a directory, or a URL, whole or in parts. Raises as `casstore.Store.export`.
+    Parameters
+    ----------
+    tag
+        What `get` takes.
+    path
+        A file, a directory, or a URL, whole or in parts.
+    output_format
+        As `format` in `casstore.Store.export`; by default what the name says, else BentoML's own.
+    protocol, user, passwd, params, subpath
+        The parts of the URL, as BentoML takes them.
+    _model_store
+        As in `create`.
+
+    Returns
+    -------
+    str
+        The path or URL of the archive.
+
+    Raises
+    ------
+    CasstoreError
+        What `casstore.Store.export` raises.
+    OSError
+        The archive cannot be written.
     """
     return get(tag, _model_store=_model_store).export(
         path, output_format, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath
@@ -147,17 +272,41 @@ def export_model(
 
 
 def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = None) -> NoReturn:  # noqa: ARG001
-    """Raises NoRemote: there is none to push to."""
+    """Raise NoRemote: there is no remote yet to push to.
+
+    Parameters
+    ----------
+    tag, force, _model_store
+        As BentoML takes them.
+
+    Raises
+    ------
+    NoRemote
+        Always.
+    """
     raise NoRemote(f"there is no remote to push {tag} to; carry it by file, with export_model and import_model")
 
 
 def pull(tag: Tag | str, *, force: bool = False) -> NoReturn:  # noqa: ARG001
-    """Raises NoRemote: there is none to pull from."""
+    """Raise NoRemote: there is no remote yet to pull from.
+
+    Parameters
+    ----------
+    tag, force
+        As BentoML takes them.
+
+    Raises
+    ------
+    NoRemote
+        Always.
+    """
     raise NoRemote(f"there is no remote to pull {tag} from; carry it by file, with export_model and import_model")
 
 
 def _plain_signatures(signatures: Any) -> Any:
-    """Signatures as a draft takes them. What is none stays, so that only the saving fails, which keeps the files."""
+    """Signatures as a draft takes them. What is not a signature stays, so that only the saving fails, which keeps the
+    files.
+    """
     try:
         return {method: ModelSignature.from_dict(each).to_dict() for method, each in signatures.items()}
     except (InvalidMetadata, AttributeError, TypeError):
@@ -173,7 +322,7 @@ def _text(tag: Any) -> str:
 
 @contextlib.contextmanager
 def _pickled_by_value(modules: Iterable[ModuleType]) -> Iterator[None]:
-    """Meanwhile cloudpickle takes these modules' code along; those that somebody else has told it so stay so."""
+    """Have cloudpickle take these modules' code along meanwhile; modules registered by other code stay registered."""
     before = cloudpickle.list_registry_pickle_by_value()
     mine = [module for module in modules if module.__name__ not in before]
     try:

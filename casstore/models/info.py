@@ -20,7 +20,19 @@ from casstore import CasstoreError, InvalidMetadata, Tag
 
 @dataclass(frozen=True)
 class ModelContext:
-    """Where a model comes from: the framework that wrote it, and the versions of what was installed."""
+    """Where a model comes from.
+
+    Attributes
+    ----------
+    framework_name
+        The framework that wrote it.
+    framework_versions
+        Versions of the packages that matter.
+    bentoml_version
+        The release of BentoML; the store records one when it is left out.
+    python_version
+        The release of Python.
+    """
 
     framework_name: str
     framework_versions: dict[str, str]
@@ -29,7 +41,18 @@ class ModelContext:
 
     @staticmethod
     def from_dict(data: Any) -> ModelContext:
-        """From a mapping or any object with `to_dict`; fields that are not known here are passed over."""
+        """Make a context of a mapping, or of an object with `to_dict`. Unknown fields are passed over.
+
+        Parameters
+        ----------
+        data
+            The mapping or object.
+
+        Returns
+        -------
+        ModelContext
+            The context.
+        """
         if isinstance(data, ModelContext):
             return data
         given = as_dict("context", data)
@@ -37,13 +60,29 @@ class ModelContext:
         return ModelContext(**{"framework_name": "", "framework_versions": {}, **_only(names, given)})
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in `model.yaml`."""
+        """Return it as it stands in `model.yaml`.
+
+        Returns
+        -------
+        dict[str, Any]
+            Field to value.
+        """
         return {name: value for name, value in dataclasses.asdict(self).items() if value or name != "bentoml_version"}
 
 
 @dataclass(frozen=True)
 class ModelSignature:
-    """A method of the model: whether calls may be batched, and along which dimension of input and output."""
+    """A method of the model.
+
+    Attributes
+    ----------
+    batchable
+        Whether calls may be batched.
+    batch_dim
+        Along which dimension of input and output.
+    input_spec, output_spec
+        What BentoML records of its arguments and result.
+    """
 
     batchable: bool = False
     batch_dim: tuple[int, int] = (0, 0)
@@ -52,7 +91,23 @@ class ModelSignature:
 
     @classmethod
     def from_dict(cls, data: Any) -> ModelSignature:
-        """From a mapping, or an object with the same fields; one number as `batch_dim` stands for both."""
+        """Make a signature of a mapping, or of an object with these fields. One number as `batch_dim` stands for both.
+
+        Parameters
+        ----------
+        data
+            The mapping or object.
+
+        Returns
+        -------
+        ModelSignature
+            The signature.
+
+        Raises
+        ------
+        InvalidMetadata
+            There is a field that no signature has.
+        """
         names = [each.name for each in dataclasses.fields(cls)]
         given = dict(data) if isinstance(data, Mapping) else {name: getattr(data, name) for name in names}
         if unknown := given.keys() - set(names):
@@ -62,7 +117,13 @@ class ModelSignature:
         return cls(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in `model.yaml`: without what has no meaning or was not given."""
+        """Return it as it stands in `model.yaml`: without what has no meaning or was not given.
+
+        Returns
+        -------
+        dict[str, Any]
+            Field to value.
+        """
         plain: dict[str, Any] = {"batchable": self.batchable}
         if self.batchable:
             plain["batch_dim"] = self.batch_dim
@@ -71,13 +132,35 @@ class ModelSignature:
 
 
 class ModelOptions:
-    """How a model is to be loaded. Takes any options by name; a subclass, such as a dataclass, says which there are."""
+    """How a model is to be loaded. It takes any options by name; a subclass, such as a dataclass, says which there are.
+
+    Parameters
+    ----------
+    options
+        The options by name.
+    """
 
     def __init__(self, **options: Any) -> None:
         vars(self).update(options)
 
     def with_options(self, **options: Any) -> ModelOptions:
-        """The same with some options changed. Raises TypeError for one that a subclass does not have."""
+        """Return a copy with some options changed.
+
+        Parameters
+        ----------
+        options
+            The options to change.
+
+        Returns
+        -------
+        ModelOptions
+            The copy.
+
+        Raises
+        ------
+        TypeError
+            A subclass has no such option.
+        """
         changed = copy(self)
         for name, value in options.items():
             if type(self) is not ModelOptions and name not in self.to_dict():
@@ -86,7 +169,13 @@ class ModelOptions:
         return changed
 
     def to_dict(self) -> dict[str, Any]:
-        """The options by name."""
+        """Return the options by name.
+
+        Returns
+        -------
+        dict[str, Any]
+            Name to value.
+        """
         # A class made by attrs has slots, which vars() does not see.
         fields = getattr(self, "__attrs_attrs__", None) or getattr(self, "__dataclass_fields__", {}).values()
         return {each.name: getattr(self, each.name) for each in fields} or dict(vars(self))
@@ -101,7 +190,17 @@ class ModelOptions:
 
 
 class ModelInfo:
-    """Name, version and description of a model; `dump` gives the text of `model.yaml`, as BentoML writes it."""
+    """Name, version and description of a model.
+
+    Parameters
+    ----------
+    tag
+        `name:version`.
+    module, labels, options, metadata, context, signatures, api_version
+        As in `casstore.Store.create`.
+    creation_time
+        When it was saved; by default now.
+    """
 
     def __init__(
         self,
@@ -140,7 +239,13 @@ class ModelInfo:
 
     @property
     def imported_module(self) -> ModuleType:
-        """The module that saved the model and can load it, imported now. Raises CasstoreError where there is none."""
+        """The module that saved the model and can load it, imported now.
+
+        Raises
+        ------
+        CasstoreError
+            There is no such module.
+        """
         if not self.module:
             raise CasstoreError(
                 f"{self.tag} names no module that could load it: read its files below `path`, or save it with module="
@@ -154,7 +259,7 @@ class ModelInfo:
 
     @property
     def options(self) -> Any:
-        """The options, as the module's own `ModelOptions` where there is such a class, else as `ModelOptions`."""
+        """The options, as the module's own `ModelOptions` where it has such a class, else as `ModelOptions`."""
         if self._options is None:
             kind = ModelOptions
             with contextlib.suppress(CasstoreError):
@@ -163,14 +268,31 @@ class ModelInfo:
         return self._options
 
     def with_options(self, **options: Any) -> ModelInfo:
-        """The same with some options changed."""
+        """Return a copy with some options changed.
+
+        Parameters
+        ----------
+        options
+            The options to change.
+
+        Returns
+        -------
+        ModelInfo
+            The copy.
+        """
         changed = copy(self)
         changed._options = self.options.with_options(**options)
         changed._plain_options = as_dict("options", changed._options)
         return changed
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands in `model.yaml`, in its order."""
+        """Return what stands in `model.yaml`, in its order.
+
+        Returns
+        -------
+        dict[str, Any]
+            Field to value.
+        """
         return {
             "name": self.name,
             "version": self.version,
@@ -185,7 +307,18 @@ class ModelInfo:
         }
 
     def dump(self, stream: IO[str] | None = None) -> str | None:
-        """`to_dict` as YAML: returned, or written to `stream`."""
+        """Write it as YAML, as BentoML does in `model.yaml`.
+
+        Parameters
+        ----------
+        stream
+            Where to write; None to return the text.
+
+        Returns
+        -------
+        str | None
+            The text, unless there is a stream.
+        """
         text: str | None = yaml.safe_dump(self.to_dict(), stream=stream, sort_keys=False)
         return text
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,9 @@ from casstore.storage import access, files
 from casstore.storage.descriptors import Descriptor, opened
 from casstore.storage.uncopied import Uncopied
 
+_log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE_S = 0.05
 # What flock(2) says on a file system that has none, such as some FUSE and network mounts.
 _NO_LOCK = {errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOLCK}
 
@@ -157,7 +161,9 @@ class Lock(Uncopied):
                         "try again when it is done, or end that process"
                     )
                 time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.05)
+                if pause_s < _LONGEST_PAUSE_S <= 2 * pause_s:  # once, and not of a lock that is soon free
+                    _log.info("waiting: %s is locked by another process", what)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         except BaseException:
             self.release()
             raise

@@ -62,9 +62,18 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a version: `/`-separated path, executable bit, size in bytes, digest of its content.
+    """One file of a version.
 
-    The path is as this process opens it: where the locale's encoding is not UTF-8, not what is stored (see names.py).
+    Attributes
+    ----------
+    path
+        `/`-separated, as this process opens it. Where the locale's encoding is not UTF-8, that is not what is stored.
+    executable
+        Whether it may be executed.
+    size
+        In bytes.
+    digest
+        BLAKE3 of its content.
     """
 
     path: str
@@ -75,7 +84,15 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The version that another one was derived from: its tag, and its content digest at that time."""
+    """The version that another one came from.
+
+    Attributes
+    ----------
+    tag
+        Its tag.
+    digest
+        Its content's digest at that time.
+    """
 
     tag: Tag
     digest: Digest

@@ -49,7 +49,15 @@ _OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.E
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A directory that was left as it is, and why."""
+    """A directory that was left as it is.
+
+    Attributes
+    ----------
+    path
+        The directory.
+    reason
+        Why it was left.
+    """
 
     path: str
     reason: str
@@ -57,11 +65,22 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class AdoptReport(Shown):
-    """What `adopt` did.
+    """What `Store.adopt` did.
 
-    `adopted`: tags of versions that are new in the store; `present`: of those that were there already, the very same.
-    `refused`: directories that were left alone. `notes`: what could not be kept as it stood, and what is no version.
-    `logical_bytes`: of the adopted versions' files. `added_bytes`: what the store's own files have grown by.
+    Attributes
+    ----------
+    adopted
+        Tags of versions that are new in the store.
+    present
+        Tags of versions that were saved already, exactly the same.
+    refused
+        Directories that were left alone.
+    notes
+        What could not be kept as it stood, and what is not a version, one line each.
+    logical_bytes
+        Bytes of the adopted versions' files.
+    added_bytes
+        What the store's own files have grown by.
     """
 
     adopted: tuple[str, ...]

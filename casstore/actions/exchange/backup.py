@@ -50,11 +50,21 @@ _CONTAINER_NAME = re.compile(r"[0-9a-z]{16}-[0-9]+\.pack|[0-9a-f]{64}\.[0-9a-z]{
 class BackupReport(Shown):
     """What a backup holds, and what this run did for it.
 
-    `versions`, `containers`, `stored_bytes`: all that is in it; containers are packs and loose files. `copied_bytes`,
-    `linked_bytes`: of the `new_containers`, those that were copied, and those that share their bytes on disk with the
-    store's. `removed`, `removed_bytes`: containers that the store does not need any more.
-    `damaged`: one line for each file of the store that is missing, or was copied and is not what it should be. Then
-    nothing has been removed.
+    Attributes
+    ----------
+    directory
+        The backup.
+    versions, containers, stored_bytes
+        All that is in it; containers are packs and loose files.
+    new_containers
+        Containers that this run has added.
+    copied_bytes, linked_bytes
+        Bytes of the new containers that were copied, and that share their place on the disk with the store's.
+    removed, removed_bytes
+        Containers that were taken out, since the store does not need them any more.
+    damaged
+        One line for each file of the store that is missing, or was copied and is not what it should be. Then nothing
+        has been removed.
     """
 
     directory: str

@@ -27,13 +27,24 @@ from casstore.storage import files
 
 @dataclass(frozen=True, slots=True)
 class SyncReport(Shown):
-    """How `models/` and the catalog differed, and what was done about it; with `dry_run`, what would be.
+    """How `models/` and the catalog differed, and what was done about it; with `dry_run`, what would be done.
 
-    `adopted`: tags of directories that some other tool made. `refused`: those left alone. `missing`: versions whose
-    directory somebody has taken away, be it that he has put another in its place. `deleted`: those of them that were
-    deleted, for which `prune` asks; `Store.restore_pruned` brings them back for `keep_days`. `made`: versions that
-    were given a directory, since the setting `materialize` is
-    "all". `notes`: what could not be kept as it stood, and what in the tree is no version.
+    Attributes
+    ----------
+    adopted
+        Tags of directories that other tools made.
+    refused
+        Directories that were left alone.
+    missing
+        Tags of versions whose directory was taken away, or replaced by another.
+    deleted
+        Those of them that `prune` has deleted; `Store.restore_pruned` brings them back for `keep_days`.
+    made
+        Tags of versions that were given a directory, since the setting `materialize` is "all".
+    notes
+        What could not be kept as it stood, and what in the tree is not a version, one line each.
+    dry_run
+        Whether nothing was changed.
     """
 
     adopted: tuple[str, ...]

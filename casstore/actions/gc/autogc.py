@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ MUCH_BYTES = 1 << 30
 SOME_BYTES = 256 << 20
 SHARE = 0.2
 
+_log = logging.getLogger(__name__)
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -37,6 +39,7 @@ def start_if_due(workspace: Workspace) -> None:
     seen, now = workspace.catalog.upkeep.considered_at_ns(), time.time_ns()
     is_due = abs(now - seen) >= _CHECK_EVERY_NS
     if is_due and is_on(workspace) and workspace.catalog.upkeep.claim(seen, now) and is_worthwhile(workspace):
+        _log.info("much could be given back: gc is started in the background")
         start(workspace.layout.home)
 
 

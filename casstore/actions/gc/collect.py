@@ -46,14 +46,24 @@ _OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.E
 
 @dataclass(frozen=True, slots=True)
 class GcStep:
-    """What one step of gc did, or, in a dry run, would do: how many things, and how many bytes come back.
+    """What one step of gc did, or, in a dry run, would do.
 
-    What packing frees is known when it is done, and 0 in a dry run; what rewriting frees is an estimate there. Both
-    are below 0 where what does not shrink gets the headers of a pack.
-    `skipped`: how many more it would have taken but left alone, since somebody has changed something in them.
-    `damaged`: chunks that it should have moved, and left where they are because they cannot be read; `verify` names
-    the files that need them.
-    `healed`: chunks that were damaged where they are at home, and that it stored again from a copy which was to go.
+    Attributes
+    ----------
+    name
+        The step, as `casstore gc --help` explains it.
+    count
+        How many things it took.
+    freed_bytes
+        How many bytes come back. What packing frees is known when it is done, and 0 in a dry run; what rewriting frees
+        is an estimate there. Both are below 0 where what does not shrink gets the headers of a pack.
+    skipped
+        How many more it would have taken, but left alone, since something in them was changed.
+    damaged
+        Chunks that it should have moved, and left where they are because they cannot be read; `verify` names the files
+        that need them.
+    healed
+        Chunks that were damaged in their home, and that it stored again from a copy which was to go.
     """
 
     name: str
@@ -66,18 +76,32 @@ class GcStep:
 
 @dataclass(frozen=True, slots=True)
 class GcReport(Shown):
-    """The steps of one gc in order; none when it was not due.
+    """What one gc did, or, in a dry run, would do.
 
-    `altered`: the versions whose directories would have gone, were not something in them altered or added.
-    `strays_kept_in`: the directory of quarantine/ that took the stray files, empty if there were none. A gc that runs
-    `keep_days` later removes it.
-    `left`: one line for each thing that could not be removed. `foreign`: paths among the store's own files that are
-    not casstore's, and were left alone. `quarantined`: paths in quarantine/ of what was found in directories of
-    deleted versions, or was written into others while these were taken away, and was not the versions' own.
-
-    `quarantine_bytes`: what stays in quarantine/ and drafts/.
-    What a gc with `evict_all` would do besides (0 after one): `evictable_bytes` would be free at once, and of
-    `packable_bytes`, which directories in recent use keep from being packed, most where versions are alike.
+    Attributes
+    ----------
+    steps
+        The steps in order; none when gc was not due.
+    dry_run
+        Whether nothing was changed.
+    altered
+        Versions whose directories were left, since something in them was altered or added.
+    strays_kept_in
+        The directory in quarantine/ that took the stray files, empty if there were none. A gc that runs `keep_days`
+        later removes it.
+    left
+        One line for each thing that could not be removed.
+    foreign
+        Paths among the store's own files that are not casstore's, and were left alone.
+    quarantined
+        Paths in quarantine/ of what stood in directories that were removed, and was not the versions' own.
+    evictable_bytes
+        What `evict_all` would free at once besides; 0 after it was set.
+    packable_bytes
+        What directories in recent use keep from being packed; with `evict_all` most of it is freed where versions are
+        alike.
+    quarantine_bytes
+        What stays in quarantine/ and drafts/.
     """
 
     steps: tuple[GcStep, ...]

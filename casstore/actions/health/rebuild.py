@@ -46,9 +46,20 @@ _UNKNOWN_BOOT = ""
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport(Shown):
-    """What a new catalog was made from. `tags`: the versions in it. `unreadable`: one line for each manifest, pack or
-    loose file that could not be used. `containers`: packs and loose files taken in. `recovered`: those of `tags` that
-    are new, of versions found beside others of the same tag: deletions, or saves, that were cut short."""
+    """What a new catalog was made from.
+
+    Attributes
+    ----------
+    tags
+        The versions in it.
+    containers
+        How many packs and loose files were taken in.
+    unreadable
+        One line for each manifest, pack or loose file that could not be used.
+    recovered
+        Those of `tags` that are new: of versions found beside others with the same tag, from deletions or saves that
+        were cut short.
+    """
 
     tags: tuple[str, ...]
     containers: int

@@ -51,12 +51,28 @@ from casstore.tag import Tag
 
 @dataclass(frozen=True, slots=True)
 class RepairReport(Shown):
-    """What repair did. `healed`: files of versions that could not be read and are whole again; `damage`: those that
-    still cannot. `restored`: tags whose manifest, rows in the catalog or directory were made anew. `quarantined`:
-    paths under `quarantine/` that damaged files were moved to. `healed_chunks`: whose bytes were found elsewhere.
-    `made`: directories of the store itself that were missing, and have been made again. `taken_up`: files that hold
-    what versions need and that the catalog did not know, or that gc had moved to quarantine as strays: now it knows
-    them. `unread`: one line for each thing below the sources that could not be searched."""
+    """What repair did.
+
+    Attributes
+    ----------
+    healed
+        Files of versions that could not be read and are whole again.
+    damage
+        Files of versions that still cannot be read.
+    restored
+        Tags whose manifest, rows in the catalog or directory were made again.
+    quarantined
+        Paths under quarantine/ that damaged files were moved to.
+    healed_chunks
+        How many chunks were found elsewhere.
+    made
+        Directories of the store itself that were missing, and have been made again.
+    taken_up
+        Files that hold what versions need, and that the catalog did not know or gc had moved to quarantine as strays:
+        now the catalog knows them.
+    unread
+        One line for each thing below the sources that could not be searched.
+    """
 
     healed: tuple[Damage, ...]
     damage: tuple[Damage, ...]

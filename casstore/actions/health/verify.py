@@ -37,7 +37,15 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A file of a version whose stored bytes are damaged. While some copy of it stands, it may be read from that."""
+    """A file of a version whose stored bytes are damaged. While a copy of it stands, it may be read from that.
+
+    Attributes
+    ----------
+    tag
+        The version.
+    path
+        The file in it.
+    """
 
     tag: str
     path: str
@@ -47,19 +55,34 @@ class Damage:
 class VerifyReport(Shown):
     """What verify read and found.
 
-    `damage`: files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
-    `damaged_copies`: paths of redundant files that are damaged, altered or missing, while what they say is safe
-    elsewhere: copies of files, directories' files, manifests.
-    `damaged_records`: tags of which the catalog does not say what their manifests say.
-    `reasons`: one line for each damaged chunk, copy or record, before them for a directory that is gone, and after them
-    for each file, unknown to the catalog, that holds what is missing.
-    `chunks`, `read_bytes`: what has been read, 0 if quick.
-    `mixed`: one line where catalog and files seem to be from different moments, empty where they are from one.
-    `tags`: the versions that were asked for, which all this is about then; none where it was everything.
-    No damage, and for `sync_tree` to see to: `unknown_directories`, paths in models/ that casstore did not make, and
-    `missing_directories`, tags of versions whose directory somebody has taken away.
-    No damage either: `added_files`, paths of what stands in versions' directories and was not saved with them, and
-    `kept_files`, directories in quarantine/ with what was found changed or added, which gc removes after `keep_days`.
+    `unknown_directories`, `missing_directories`, `added_files` and `kept_files` are not damage.
+
+    Attributes
+    ----------
+    chunks, read_bytes
+        What has been read; 0 if quick.
+    damage
+        Files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
+    damaged_copies
+        Paths of redundant files that are damaged, altered or missing, while what they say is safe elsewhere: copies of
+        files, directories' files, manifests.
+    damaged_records
+        Tags of which the catalog does not say what their manifests say.
+    reasons
+        One line for each damaged chunk, copy or record, before them for a directory that is gone, and after them for
+        each file, unknown to the catalog, that holds what is missing.
+    unknown_directories
+        Paths in models/ that casstore did not make, for `Store.sync_tree` to see to.
+    missing_directories
+        Tags of versions whose directory was taken away, for `Store.sync_tree` to see to.
+    mixed
+        One line where catalog and files seem to be from different moments, empty where they are from one.
+    added_files
+        Paths of what stands in versions' directories and was not saved with them.
+    kept_files
+        Directories in quarantine/ with what was found changed or added, which gc removes after `keep_days`.
+    tags
+        The versions that were asked for, which all this is about then; none where it was everything.
     """
 
     chunks: int
@@ -77,10 +100,12 @@ class VerifyReport(Shown):
 
     @property
     def is_sound(self) -> bool:
+        """Whether nothing is damaged."""
         return not (self.damage or self.damaged_copies or self.damaged_records)
 
     @property
     def damaged_tags(self) -> list[str]:
+        """The tags of versions with damaged files or records, sorted."""
         return sorted({damage.tag for damage in self.damage} | set(self.damaged_records))
 
 

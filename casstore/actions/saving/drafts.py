@@ -34,8 +34,24 @@ _MOST_RECORD_BYTES = 256 << 20
 class KeptDraft:
     """A draft that was not saved since something went wrong, and is kept for `keep_days` (a setting of the store).
 
-    `path`: the directory with its files, `size` their bytes. `tag`: that it was to have, None where the record is lost.
-    `reason`: the error, in words. `left_out`: what could not be kept of labels, metadata and so on, in words.
+    Attributes
+    ----------
+    id
+        What `Store.save_draft` and `casstore drafts` take.
+    path
+        The directory with its files.
+    kept_at
+        When it was kept, in UTC.
+    size
+        Bytes of its files.
+    file_count
+        How many files it has.
+    tag
+        The tag that it was to have; None where the record of it is lost.
+    reason
+        The error, in words.
+    left_out
+        What could not be kept of labels, metadata and so on, one line each.
     """
 
     id: str

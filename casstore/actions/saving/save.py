@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
@@ -54,6 +55,8 @@ from casstore.storage.manifest import Base, FileEntry, Manifest
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
+
+_log = logging.getLogger(__name__)
 
 # Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
 SMALL_FILE_BYTES = 1 << 20
@@ -262,6 +265,7 @@ class _Save:
             try:
                 return self.commit(manifest, recipes, staged, epoch, homes)
             except ChunkVanished:
+                _log.debug("%s: gc has taken away what was relied on meanwhile; it is stored again", self._new.tag)
                 epoch, homes = self._catalog.index.gc_epoch(), {}
 
     def _write_descriptor(self, manifest: Manifest) -> None:
@@ -591,7 +595,13 @@ def find_lost(
     bases = index.bases_of(homes.keys())
     homes = {**index.usable_homes(bases), **homes}
     containers = index.containers(set(homes.values()))
-    lost_homes = {each.id for each, size in containers if not loose_files.is_intact(workspace, each, size, noted)}
+    gone = [each for each, size in containers if not loose_files.is_intact(workspace, each, size, noted)]
+    for each in gone:
+        _log.info(
+            "%s is missing, cut short or was written to: it is not relied on, and what is saved now is stored again",
+            each.path(workspace.layout),
+        )
+    lost_homes = {each.id for each in gone}
     lost = {digest for digest, home in homes.items() if home in lost_homes} | (bases - homes.keys())
     lost |= _unreadable(workspace, [digest for digest in homes if digest in doubted and digest not in lost])
     if bases and lost:

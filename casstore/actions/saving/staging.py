@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import stat
 import time
@@ -30,6 +31,8 @@ from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 from casstore.storage.writers import open_here, writer_of
+
+_log = logging.getLogger(__name__)
 
 # A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
 # entries are the same case; FAT's 2 s are the coarsest clock there is.
@@ -102,6 +105,7 @@ class Staging:
     _user: int = field(init=False)
     _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
     _pauses: int = _PAUSES
+    _copied: dict[str, list[str]] = field(default_factory=dict)  # instead of being taken over: by the reason
     _kept_bytes: int = 0
     _left_bytes: int = 0  # of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
@@ -132,6 +136,15 @@ class Staging:
             raise InvalidSource(f"{error.filename or source.root} cannot be read: {error.strerror}") from error
         finally:
             self.progress.finish()
+            self._tell_copied()
+
+    def _tell_copied(self) -> None:
+        """Name in the log what was to be taken over and had to be copied, which takes time and, for a while, room."""
+        for reason, paths in self._copied.items():
+            others = f", and {len(paths) - 1:,} more for that reason" if len(paths) > 1 else ""
+            _log.info("%s was copied, not taken over, since %s%s", paths[0], reason, others)
+            for path in paths[1:]:
+                _log.debug("%s was copied, too", path)
 
     def undo(self) -> None:
         """Give frozen files their modes back, so that a failed `move=True` leaves its source as it was, and a draft
@@ -194,11 +207,21 @@ class Staging:
             if linked is not None:
                 self.progress.advance(file.status.st_size)
                 return linked
-        if self.take and file.is_direct and file.status.st_uid == self._user and file.status.st_nlink == 1:
+        reason = self._why_copied(file.status, is_direct=file.is_direct) if self.take else ""
+        if self.take and not reason:
             taken = self._take(file, target, executable)
-            if taken is not None:
+            if isinstance(taken, StagedFile):
                 return taken
-        return self._copy(file, target, executable)
+            reason = taken
+        return self._copy(file, target, executable, reason)
+
+    def _why_copied(self, status: os.stat_result, *, is_direct: bool) -> str:
+        """Why a file that stat tells this of cannot be taken over; empty where it can be."""
+        if not is_direct:
+            return "it is reached by a link"
+        if status.st_uid != self._user:
+            return "it belongs to another user"
+        return "" if status.st_nlink == 1 else "it has another name elsewhere (a hardlink)"
 
     def _read(self, file: SourceFile, known: Recipe | None) -> StagedFile:
         """Hash a file where it is, unless its content is known. Whoever packs its chunks checks each digest again."""
@@ -265,14 +288,14 @@ class Staging:
         standing = lstat_or_none(loose.container.path(self.workspace.layout))
         return standing is not None and os.path.samestat(standing, file.status)
 
-    def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | None:
-        """Freeze a file that is ours alone, and hash it where it stands. None when it may not be adopted."""
+    def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | str:
+        """Freeze a file that is ours alone, and hash it where it stands. Returns why where it may not be adopted."""
         opened, found = open_as_found(file.location, is_direct=True)
         with opened as descriptor:
             if found.st_ino != file.status.st_ino or found.st_dev != file.status.st_dev:
                 raise changed(file.location)  # before its mode is
-            if found.st_uid != self._user or found.st_nlink != 1:
-                return None
+            if reason := self._why_copied(found, is_direct=True):
+                return reason
             # A draft's own file may become a link to a stored one, whose mode must stay.
             frozen = self._frozen_in_place if file.location == target else self._frozen
             frozen.append((file.location, found))
@@ -280,11 +303,11 @@ class Staging:
                 seen = _freeze(descriptor, self.workspace.file_mode(executable))
             except PermissionError:  # an attribute of the file forbids it, as chattr +i does
                 frozen.pop()
-                return None
+                return "its mode cannot be changed"
             if files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
                 self._check_written(file.location, descriptor, found)
-                return None
+                return "another process may write to it"
             if files.hand_over(descriptor, self.workspace.layout.home):
                 seen = os.fstat(descriptor)
             content = self._small_content(file.location, descriptor, seen)
@@ -295,13 +318,16 @@ class Staging:
         if file.location != target:
             linked = link(file.location, target, seen)
             if linked is None:
-                return None
+                return "no hardlink of it can be made in the store, as on another file system"
             seen = linked
         stamp = FileStamp.of(seen)
         return StagedFile(file.path, executable, recipe, stamp, False, target, content, seen, racy)
 
-    def _copy(self, file: SourceFile, target: str, executable: bool) -> StagedFile:
-        """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept."""
+    def _copy(self, file: SourceFile, target: str, executable: bool, reason: str) -> StagedFile:
+        """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept.
+
+        `reason`: why the file is not taken over, empty where it was not to be.
+        """
         opened, before = open_as_found(file.location, is_direct=file.is_direct)
         with opened as descriptor:
             if self.take and file.is_direct:
@@ -326,6 +352,8 @@ class Staging:
             else:
                 self._put(before, temporary, target)
                 copied = check_linked(target, copied, target)
+        if reason:
+            self._copied.setdefault(reason, []).append(file.location)
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
 
