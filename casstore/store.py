@@ -17,7 +17,6 @@ from casstore.actions import sharing as sharing_action
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
 from casstore.actions.describing import descriptor
-from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
 from casstore.actions.exchange import backup as backup_action
@@ -247,17 +246,13 @@ class Store:
             _log.warning("%s is saved, and these are still there: %s", draft.tag, ", ".join(draft.left_behind))
         return draft.model
 
-    def get(self, tag: str | Tag, *, check: bool = True) -> Model:
+    def get(self, tag: str | Tag) -> Model:
         """The version of that tag: exact, a name alone or `name:latest` for the newest, or a unique prefix.
 
-        An exact match wins over prefixes. What is found changed in its directory goes to quarantine, is named in the
-        log, and is mended; without `check` nobody looks. Raises TagNotFound, AmbiguousTag, InvalidTag, and
-        IntegrityError when its directory has been altered and cannot be mended.
+        An exact match wins over prefixes. Only the catalog is read: nothing is written, locked or waited for.
+        `Model.path` looks at the version's directory, and mends it. Raises TagNotFound, AmbiguousTag, InvalidTag.
         """
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
-        if check:
-            materialize_action.mend(self._workspace, row, SILENT)
-        return Model(self._workspace, row)
+        return Model(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(tag)))
 
     def exists(self, tag: str | Tag) -> bool:
         """Whether that very version is saved; for a name alone, or `name:latest`, whether any version of it is.
