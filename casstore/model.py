@@ -68,12 +68,13 @@ class Model:
     ['config.json', 'model.bin']
     """
 
-    __slots__ = ("_described", "_opened", "_sent")
+    __slots__ = ("_described", "_listed", "_opened", "_sent")
 
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
         self._opened: tuple[Workspace, VersionRow] | None = (workspace, row)
         self._sent: Sent | None = None  # of one that was pickled
         self._described: dict[str, Any] | None = None
+        self._listed: dict[str, FileEntry] | None = None
 
     @property
     def _workspace(self) -> Workspace:
@@ -94,7 +95,7 @@ class Model:
         return self._sent or Sent.of(self._workspace, self._row)
 
     def __setstate__(self, sent: Sent) -> None:
-        self._opened = self._described = None
+        self._opened = self._described = self._listed = None
         self._sent = sent
 
     def __copy__(self) -> Model:
@@ -122,7 +123,8 @@ class Model:
     def path(self) -> str:
         """The version's directory: read-only files, and `model.yaml`. It is made or mended first if need be.
 
-        gc leaves the directory alone until the store is closed or the process ends, and for `keep_days` (a setting)
+        What is found changed or added there goes to quarantine and is named in the log. gc leaves the directory alone
+        until the store is closed or the process ends, and for `keep_days` (a setting)
         after that. Where this process may write to read-only files, as root may, and these share their bytes with the
         store, the log says once what a write would do.
 
@@ -183,7 +185,16 @@ class Model:
         TagNotFound
             The version has been deleted.
         """
-        return tuple(resolve.files(self._workspace.catalog, self._row))
+        return tuple(self._files().values())
+
+    def _files(self) -> dict[str, FileEntry]:
+        """The files by path, read and compared with the digest once: a version never changes. Raises TagNotFound."""
+        catalog, row = self._workspace.catalog, self._row
+        if self._listed is None:
+            self._listed = {file.path: file for file in resolve.files(catalog, row)}
+        else:
+            resolve.check_stands(catalog, row)
+        return self._listed
 
     @property
     def labels(self) -> ReadOnlyDict:
@@ -283,7 +294,7 @@ class Model:
                 f"the Python objects of {self.tag} came in an archive, and unpickling runs whatever its author wrote; "
                 "if you trust them, use model.load_custom_objects(trust=True)"
             )
-        if all(file.path != descriptor.CUSTOM_OBJECTS_NAME for file in self.files):
+        if descriptor.CUSTOM_OBJECTS_NAME not in self._files():
             return {}
         with self.open(descriptor.CUSTOM_OBJECTS_NAME) as file:
             loaded = cloudpickle.load(file)
@@ -323,12 +334,13 @@ class Model:
         """
         if path == DESCRIPTOR_NAME:
             return io.BytesIO(model_yaml.render(self._workspace.catalog.versions.manifest(self._row, {})))
-        for file in self.files:
-            if path in (file.path, as_stored(file.path)):
-                stored = self._workspace.catalog.index.recipes([file.digest])
-                recipe = stored.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-                return self._workspace.objects.open_blob(recipe, f"{path} of {self.tag}")
-        raise FileNotFoundError(f"{self.tag} has no file {path!r}; model.files lists what it has")
+        listed = self._files()
+        file = listed.get(path) or next((each for each in listed.values() if as_stored(each.path) == path), None)
+        if file is None:
+            raise FileNotFoundError(f"{self.tag} has no file {path!r}; model.files lists what it has")
+        stored = self._workspace.catalog.index.recipes([file.digest])
+        recipe = stored.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+        return self._workspace.objects.open_blob(recipe, f"{path} of {self.tag}")
 
     @property
     def _description(self) -> Mapping[str, Any]:

@@ -17,7 +17,6 @@ from casstore.actions import sharing as sharing_action
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
 from casstore.actions.describing import descriptor
-from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
 from casstore.actions.exchange import backup as backup_action
@@ -448,19 +447,17 @@ class Store:
             _log.warning("%s is saved, and these are still there: %s", draft.tag, ", ".join(draft.left_behind))
         return draft.model
 
-    def get(self, tag: str | Tag, *, check: bool = True) -> Model:
+    def get(self, tag: str | Tag) -> Model:
         """Return the version of a tag.
 
-        An exact match wins over a prefix. What is found changed in the version's directory goes to quarantine, is named
-        in the log, and is mended.
+        An exact match wins over a prefix. Only the catalog is read: nothing is written, locked or waited for.
+        `Model.path` looks at the version's directory, and mends it.
 
         Parameters
         ----------
         tag
             `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version
             has.
-        check
-            False: do not look at the version's directory.
 
         Returns
         -------
@@ -475,18 +472,13 @@ class Store:
             Several versions begin like this.
         InvalidTag
             `tag` cannot be a tag.
-        IntegrityError
-            The version's directory has been altered and cannot be mended.
 
         Examples
         --------
         >>> store.get("bert")
         Model('bert:v1')
         """
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
-        if check:
-            materialize_action.mend(self._workspace, row, SILENT)
-        return Model(self._workspace, row)
+        return Model(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(tag)))
 
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.

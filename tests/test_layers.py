@@ -23,20 +23,9 @@ ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft",
 INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine", "not_finite"],
-        *[
-            "recipe",
-            "swapping",
-            "uncopied",
-            "walking",
-            "window",
-            "working",
-            "writers",
-            "descriptors",
-            "denials",
-            "removal",
-        ],
+        *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "files", "locks", "unfinished", "reserve", "sharing"],
-        *["tensors", "coding", "chunking", "pack", "manifest", "objects", "sessions"],
+        *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
     ],
     "archive": [
         *["casmodel", "limits", "location", "names", "pathset", "compression", "decompression", "links"],

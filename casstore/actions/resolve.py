@@ -95,8 +95,18 @@ def files(catalog: Catalog, row: VersionRow) -> list[FileEntry]:
     """The files of a version found earlier. Raises TagNotFound when it has been deleted since."""
     entries = catalog.versions.checked_files(row)
     if len(entries) != row.file_count:
-        raise TagNotFound(f"{row.tag} has been deleted meanwhile")
+        raise _deleted(row)
     return entries
+
+
+def check_stands(catalog: Catalog, row: VersionRow) -> None:
+    """Raises TagNotFound when a version found earlier has been deleted since."""
+    if catalog.versions.by_id(row.id) is None:
+        raise _deleted(row)
+
+
+def _deleted(row: VersionRow) -> TagNotFound:
+    return TagNotFound(f"{row.tag} has been deleted meanwhile")
 
 
 def name(text: str) -> str:

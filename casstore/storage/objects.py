@@ -10,7 +10,7 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -20,6 +20,7 @@ from blake3 import blake3
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
+from casstore.storage.chunk_sequence import ChunkSequence
 from casstore.storage.coding.codec import decode
 from casstore.storage.coding.delta import decode_deltas
 from casstore.storage.container import MAX_LINKS, Container, Location
@@ -296,6 +297,10 @@ class Objects(Uncopied):
         """Each chunk in turn, and a future of it, done or soon to be; its result raises IntegrityError, OSError."""
         return self._ahead(digests, threads, self._read)
 
+    def in_sequence(self, recipe: Recipe, chunks: Sequence[Chunk]) -> ChunkSequence:
+        """The chunks of a blob, as `recipe` lists them, for a reader that mostly goes forward."""
+        return ChunkSequence(chunks, self._locate_chains, self._serving(recipe))
+
     def _serving(self, recipe: Recipe) -> Callable[[Digest, Mapping[Digest, Location]], bytes]:
         return partial(self._serve, blob=recipe.blob)
 
@@ -367,14 +372,18 @@ class BlobReader(Uncopied, io.RawIOBase):
     """The raw stream under `Objects.open_blob`: holds the chunk it stands in. One thread at a time."""
 
     def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
-        self._objects = objects
         self._name = name
-        self._blob = recipe.blob
         self._size = recipe.size
         self._chunks = list(recipe.chunks())
         self._offsets = [chunk.offset for chunk in self._chunks]
+        self._sequence = objects.in_sequence(recipe, self._chunks)
         self._position = 0
         self._held: tuple[int, bytes] = (-1, b"")
+
+    def close(self) -> None:
+        if not self.closed:
+            self._sequence.close()
+        super().close()
 
     def readable(self) -> bool:
         return True
@@ -396,18 +405,27 @@ class BlobReader(Uncopied, io.RawIOBase):
 
     def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
         self._checkClosed()
-        if self._position >= self._size:
-            return 0
-        number = bisect_right(self._offsets, self._position) - 1
-        if self._held[0] != number:
-            chunk = self._chunks[number]
-            try:
-                raw = self._objects.serve_chunk(chunk.digest, self._blob)
-                self._held = (number, _checked_length(raw, chunk))
-            except IntegrityError as error:
-                raise unreadable(self._name, error) from error
-        start = self._position - self._offsets[number]
-        piece = memoryview(self._held[1])[start : start + len(buffer)]
+        piece = self._piece()[: len(buffer)]
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
+
+    def readall(self) -> bytes:
+        self._checkClosed()
+        pieces = []
+        while piece := self._piece():
+            pieces.append(piece)
+            self._position += len(piece)
+        return b"".join(pieces)
+
+    def _piece(self) -> memoryview:
+        """What follows in the chunk that the reader stands in; nothing at the end."""
+        if self._position >= self._size:
+            return memoryview(b"")
+        number = bisect_right(self._offsets, self._position) - 1
+        if self._held[0] != number:
+            try:
+                self._held = (number, _checked_length(self._sequence.get(number), self._chunks[number]))
+            except IntegrityError as error:
+                raise unreadable(self._name, error) from error
+        return memoryview(self._held[1])[self._position - self._offsets[number] :]

@@ -121,7 +121,7 @@ def test_gc_leaves_it_and_verify_names_it(store: casstore.Store, home: Path, mod
         assert report.damaged_copies == (str(root / "sub/config.json"),)
         assert any("quarantine/changed" in reason for reason in report.reasons)
         assert report.kept_files == ()
-    store.get("m:1")
+    assert store.get("m:1").path
     report = store.verify()
     assert (report.added_files, report.is_sound) == ((), True)
     (path,) = report.kept_files
@@ -153,14 +153,14 @@ def test_what_was_only_touched_is_not_kept(
     root = Path(model.path)
     replaced(root / "model.safetensors", noise(BIG))
     os.utime(root / "sub/config.json", ns=(1, 1))
-    store.get("m:1")
+    assert store.get("m:1").path
     assert kept(home) == {}
     assert not said(caplog)
 
 
 def test_it_is_kept_for_keep_days(store: casstore.Store, home: Path, model, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(Path(model.path) / "sub/config.json", b"other")
-    store.get("m:1")
+    assert store.get("m:1").path
     assert counts(store.gc())["quarantine"] == 0
     assert kept(home)
     now_ns = time.time_ns() + 8 * 24 * 3600 * 10**9
@@ -174,7 +174,7 @@ def test_it_is_kept_for_keep_days(store: casstore.Store, home: Path, model, monk
 def test_several_slips_are_all_kept(store: casstore.Store, home: Path, model) -> None:
     for number in range(3):
         replaced(Path(model.path) / "sub/config.json", b"%d" % number)
-        store.get("m:1")
+        assert store.get("m:1").path
     assert sorted(path.read_bytes() for path in (home / "quarantine/changed").glob("*/m.1/sub/config.json")) == [
         b"0", b"1", b"2"
     ]  # fmt: skip
@@ -183,7 +183,7 @@ def test_several_slips_are_all_kept(store: casstore.Store, home: Path, model) ->
 def test_repair_can_use_what_is_kept(store: casstore.Store, home: Path, model) -> None:
     """The bytes of another version may be there."""
     replaced(Path(model.path) / "sub/config.json", noise(BIG, 7))
-    store.get("m:1")
+    assert store.get("m:1").path
     with store.create("n:1", materialize=False) as draft:
         Path(draft.path, "w.bin").write_bytes(noise(BIG, 7))
     for pack in (home / "objects/packs").iterdir():
@@ -205,9 +205,9 @@ def test_a_directory_of_a_store_from_before_is_looked_at_whole(
         assert type(rows.pop()) is dict
         sql("UPDATE directory SET entries = ?", (msgpack.packb(rows),))
     root = Path(model.path)
-    store.get("m:1")
+    assert store.get("m:1").path
     assert kept(home) == {}
     (root / "note").write_bytes(b"mine")
     os.utime(root)
-    store.get("m:1")
+    assert store.get("m:1").path
     assert kept(home) == {"m.1/note": b"mine"}

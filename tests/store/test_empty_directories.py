@@ -94,7 +94,7 @@ def test_a_directory_of_files_that_became_a_link_is_made_again(
     (root / "sub").rename(tmp_path / "elsewhere")
     (root / "sub").symlink_to(tmp_path / "elsewhere")
     assert store.verify().added_files == (str(root / "sub"),)
-    store.get("m:1")
+    assert store.get("m:1").path
     assert (root / "sub").is_dir()
     assert not (root / "sub").is_symlink()
     assert (root / "sub/x").read_bytes() == b"x"
@@ -107,7 +107,7 @@ def test_a_directory_from_before_that_is_as_it_was_is_served_as_it_is(
     as_before()
     before = sql("SELECT entries, inode FROM directory")
     inodes = {path: os.lstat(path).st_ino for path in root.rglob("*")}
-    store.get("m:1")
+    assert store.get("m:1").path
     assert {path: os.lstat(path).st_ino for path in root.rglob("*")} == inodes
     assert sql("SELECT entries, inode FROM directory") == before
 
@@ -119,5 +119,5 @@ def test_of_a_copied_store_it_is_noticed_as_well(store: casstore.Store, home: Pa
     (copy / "empty").rmdir()
     with casstore.Store(tmp_path / "copy") as opened:
         assert opened.verify().damaged_copies == (str(copy / "empty"),)
-        opened.get("m:1")
+        assert opened.get("m:1").path
         assert (copy / "empty").is_dir()

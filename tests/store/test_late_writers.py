@@ -174,7 +174,7 @@ def test_mending_keeps_what_comes_late(
     if not has_exchange:
         monkeypatch.setattr("casstore.storage.files.rename_at", lambda *_: False)
     just_before_it_is_mended(late)
-    store.get("m:1")
+    assert store.get("m:1").path
     assert (path / "w").read_bytes() == b"weights"
     assert (path / "model.yaml").read_bytes() == described
     assert sorted(content for _, content in _kept(home)) == [b"early", b"late"]
@@ -194,7 +194,7 @@ def test_mending_keeps_what_comes_late_where_nothing_stood(
     if not has_exchange:
         monkeypatch.setattr("casstore.storage.files.rename_at", lambda *_: False)
     just_before_it_is_mended(lambda root, name: (root / name).write_bytes(b"late"))
-    store.get("m:1")
+    assert store.get("m:1").path
     assert (path / "w").read_bytes() == b"weights"
     assert _kept(home) == [("w", b"late")]
 

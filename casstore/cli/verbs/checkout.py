@@ -33,7 +33,7 @@ def checkout(options: Options, tag: str, directory: str, link: bool) -> None:
     root may do, destroys the version.
     """
     with options.open_store() as store, progress_bar(options) as progress:
-        model = store.get(tag, check=False)
+        model = store.get(tag)
         path = store.checkout(model.tag, directory, link=link, progress=progress)
     if options.json:
         show_json({"tag": str(model.tag), "path": path, "size_bytes": model.size, "file_count": model.file_count})

@@ -38,7 +38,7 @@ def show(options: Options, tag: str) -> None:
     for its newest version.
     """
     with options.open_store() as store:
-        model = store.get(tag, check=False)  # one that has lost its bytes is shown, too
+        model = store.get(tag)
         is_damaged = str(model.tag) in store.damaged_tags()
         usage = store.stats(model.tag)
         if options.json:
