@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.describing import descriptor
+from casstore import description
 from tests.kit import plant
 
 FILES = {"w.bin": b"w" * 100_000, "deep/s": b"s", "run!": b"#!", "nothing": None}
@@ -29,8 +29,8 @@ def first(store):
 
 
 def test_a_training_that_is_resumed_saves_the_same(store, first, picture, monkeypatch):
-    monkeypatch.setattr(descriptor, "_bentoml_version", lambda: "9.9")
-    monkeypatch.setattr(descriptor.platform, "python_version", lambda: "3.99")  # it was upgraded meanwhile
+    monkeypatch.setattr(description, "_bentoml_version", lambda: "9.9")
+    monkeypatch.setattr(description.platform, "python_version", lambda: "3.99")  # it was upgraded meanwhile
     before = picture()
     with store.create("m:v1", exist_ok=True, **SAID) as draft:
         plant(draft.path, FILES)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casstore.actions.describing import model_yaml
-from casstore.actions.describing.descriptor import describe
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import mend, take_over
 from casstore.actions.directories.survey import Tree, foreign_among, survey, tag_at
@@ -29,6 +28,7 @@ from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.homes import check_part, is_home
 from casstore.actions.sources.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.workspace import Workspace
+from casstore.description import Description
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
 from casstore.notebook import Shown
 from casstore.progress import SILENT, Progress
@@ -366,10 +366,7 @@ def describe_source(source: Source, tag: Tag) -> Descriptor:
         return replace(described, tag=tag, notes=(*described.notes, *notes))
     if not source.files:
         raise InvalidSource(f"{path} holds no files; remove it")
-    description = describe(
-        labels={}, metadata={}, module="", api_version="v1", signatures={}, options={},
-        context={"bentoml_version": "", "python_version": ""},
-    )  # fmt: skip
+    description = Description(context={"bentoml_version": "", "python_version": ""}).checked()
     newest_ns = min(time.time_ns(), max(file.status.st_mtime_ns for file in source.files))
     return Descriptor(tag, description, newest_ns, tuple(notes))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from casstore.actions.describing import descriptor, model_yaml
+from casstore.actions.describing import model_yaml
 from casstore.actions.directories.leavings import make_way
 from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.packs.bases import tensor_files
@@ -43,6 +43,7 @@ from casstore.actions.sources.source import (
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
+from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists
 from casstore.progress import SILENT, Progress
@@ -69,7 +70,7 @@ class NewVersion:
     context, of which the rest tells nothing; `is_base_said`: whether the caller says the base, too."""
 
     tag: Tag
-    description: Mapping[str, Any]
+    description: Description
     base: Base | None
     durable: bool
     materialize: bool
@@ -161,8 +162,8 @@ def _is_same_version(workspace: Workspace, source: Source, new: NewVersion) -> b
     row = None if new.said_context is None else workspace.catalog.versions.find(new.tag)
     if row is None:
         return False
-    context = {**row.described()["context"], **(new.said_context or {})}
-    described = model_yaml.Descriptor(new.tag, {**new.description, "context": context}, row.created_at_ns)
+    context = {**row.described().context, **(new.said_context or {})}
+    described = model_yaml.Descriptor(new.tag, replace(new.description, context=context), row.created_at_ns)
     difference = comparing.difference(workspace, row, source, described)
     if difference is None and new.is_base_said and new.base is not None:
         difference = comparing.difference_of_base(row, new.base)
@@ -189,19 +190,17 @@ def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *,
     return work.commit(manifest, recipes, [], workspace.catalog.index.gc_epoch(), {})
 
 
-def _marked(workspace: Workspace, new: NewVersion, entries: Sequence[FileEntry], source: Path | None) -> dict[str, Any]:
+def _marked(workspace: Workspace, new: NewVersion, entries: Sequence[FileEntry], source: Path | None) -> Description:
     """The description of a new version, with the mark of Python objects that are not trusted where it needs one."""
-    description = {key: value for key, value in new.description.items() if key != "untrusted"}
     objects = objects_of(entries)
     if objects is None or new.trust in (Trust.GIVEN, Trust.MADE_NOW):
-        return description
-    if new.trust is Trust.NONE or is_untrusted(workspace, objects, source):
-        description["untrusted"] = True
-    return description
+        return new.description.marked(is_untrusted=False)
+    is_marked = new.trust is Trust.NONE or is_untrusted(workspace, objects, source)
+    return new.description.marked(is_untrusted=is_marked)
 
 
 def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> None:
-    name = descriptor.CUSTOM_OBJECTS_NAME
+    name = CUSTOM_OBJECTS_NAME
     if any(file.path == name for file in source.files):
         raise InvalidSource(f"{source.root} holds a {name} already; give custom_objects or the file, not both")
     location = session.new_path()
@@ -308,7 +307,7 @@ class _Save:
                 directory=self._directory_row(staged, manifest.directories),
                 fingerprints=self._fingerprints,
                 place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
-                untrusted=objects_of(manifest.files) if manifest.description.get("untrusted") else None,
+                untrusted=objects_of(manifest.files) if manifest.description.is_untrusted else None,
                 trusted=objects_of(manifest.files) if self._new.trust is Trust.GIVEN else None,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
