@@ -15,7 +15,8 @@ import cloudpickle
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
 from casstore.actions.saving import drafts, unsaved
-from casstore.actions.saving.save import NewVersion, save
+from casstore.actions.saving.request import Handling, SaveRequest
+from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust
 from casstore.actions.saving.unchanged import displaced
 from casstore.actions.sources import snapshot
@@ -26,7 +27,6 @@ from casstore.errors import CasstoreError, InvalidMetadata, TagExists
 from casstore.model import Model
 from casstore.plain_json import label, mapping, plain_mapping
 from casstore.progress import Progress
-from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.manifest import Base
 from casstore.storage.sessions import Session, session_of
@@ -86,7 +86,7 @@ class Draft(Uncopied):
         self._session: Session | None = None
         self._moving: unsaved.Moving | None = None
         self._directory: Path | None = None
-        self._source: tuple[Path, bool, bool] | None = None
+        self._source: tuple[Path, Handling, bool] | None = None
         self._model: Model | None = None
         self._rules: Rules | None = None
         self._new_bytes = 0
@@ -180,7 +180,7 @@ class Draft(Uncopied):
         self._rules = Rules.of(exclude, ignore)
         if from_hf:
             self.metadata["huggingface"] = snapshot.origin(path)
-        self._source = (path, move, allow_empty)
+        self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
 
     def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:
         """Save Python objects that are pickled already, and a base that somebody has said, or not; for
@@ -311,30 +311,19 @@ class Draft(Uncopied):
         draft = Path(self.path)
         if draft.is_symlink():
             raise displaced(self.path)
-        source, take, allow_empty = self._source or (draft, True, True)
+        source, handling, allow_empty = self._source or (draft, Handling.DRAFT, True)
         wishes = self._wishes
         durability = wishes.durability or self._workspace.catalog.setting("durability")
         description = self._said().checked()
         custom_objects = self._pickled_objects or _pickled(self.custom_objects)
-        new = NewVersion(
-            self.tag, description, wishes.base, durability == "full", wishes.materialize, __version__,
+        request = SaveRequest(
+            self.tag, source, handling, description, wishes.base, durability == "full", wishes.materialize,
+            rules=self._rules, allow_empty=allow_empty, custom_objects=custom_objects,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
             said_context=plain_mapping("context", self.context) if wishes.exist_ok else None,
             is_base_said=wishes.is_base_said,
         )  # fmt: skip
-        saved = save(
-            self._workspace,
-            session,
-            draft,
-            source,
-            new,
-            take=take,
-            allow_empty=allow_empty,
-            custom_objects=custom_objects,
-            progress=self._progress,
-            rules=self._rules,
-        )
-        self._new_bytes, self._left_behind = saved
+        self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
             self._model = Model(self._workspace, row)
