@@ -19,6 +19,7 @@ from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving import comparing
 from casstore.actions.saving.packing import SavePacker
+from casstore.actions.saving.plan import Way, plan
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.staging import StagedFile, Staging
 from casstore.actions.saving.trust import Trust, is_untrusted, objects_of
@@ -54,11 +55,6 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
-
-# Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
-SMALL_FILE_BYTES = 1 << 20
-# A larger file joins a pack when less than this share of its bytes is new; above, adopting it writes nothing.
-MOSTLY_KNOWN_SHARE = 0.25
 
 
 class Saved(NamedTuple):
@@ -383,41 +379,35 @@ class _Save:
         bare = self._bare(staged, homes, stale)
         stored.lost_homes, stored.lost_chunks = find_lost(self._workspace, homes, self._fingerprints, bare)
         have = homes.keys() - stored.lost_chunks
+        unstored = relied_on - have
+        missing = unstored.copy()
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
         packs = SavePacker(
             self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files,
-            unstored=relied_on - have,
+            unstored=unstored,
         )  # fmt: skip
         adopted: dict[tuple[Digest, bool], str] = {}
         self._progress.start("store", sum(f.recipe.size for f in staged))
         try:
-            for file in staged:
-                key = (file.recipe.blob, file.executable)
-                is_known = have.issuperset(file.recipe.digests)
-                new = {} if is_known else {c.digest: c for c in file.recipe.chunks() if c.digest not in have}
-                new_bytes = sum(chunk.length for chunk in new.values()) if new else 0
-                into_pack = bool(new) and (
-                    not self._new.materialize
-                    or file.recipe.size < SMALL_FILE_BYTES
-                    or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
-                )
-                if into_pack:
+            steps = plan((file.recipe for file in staged), have, materialize=self._new.materialize)
+            for file, (way, new) in zip(staged, steps, strict=True):
+                if way is Way.PACK:
                     packs.add(file, set(new), self._progress.advance)
                 else:
                     self._progress.advance(file.recipe.size)
-                if new and not into_pack:
+                if way is Way.ADOPT:
                     rows = [NewChunk(c.digest, c.offset, c.length, c.length) for c in new.values()]
                     self._adopt(file, rows, adopted, stored)
-                elif file.recipe.size and self._new.materialize:
-                    candidates = loose.get(key, [])
+                elif way is Way.SHARE or (way is Way.PACK and self._new.materialize):
+                    candidates = loose.get((file.recipe.blob, file.executable), [])
                     is_stale = bool(stale) and any(homes.get(digest) in stale for digest in file.recipe.digests)
                     if is_stale:  # a copy that has been read lately is as good as the file's own bytes
                         candidates = [each for each in candidates if freshness.is_fresh(each.read_at_ns)]
                     self._share(file, candidates, adopted, stored, is_stale=is_stale)
-                have.update(new)  # |= would copy the set
+                missing.difference_update(new)
             packs.finish()
-            if not have.issuperset(relied_on):
+            if missing:
                 raise ChunkVanished
         except BaseException:
             packs.abort()
