@@ -5,31 +5,47 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import cloudpickle
 
-from casstore.actions.describing import descriptor
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
 from casstore.actions.saving import drafts, unsaved
-from casstore.actions.saving.save import NewVersion, save
+from casstore.actions.saving.request import Handling, SaveRequest
+from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust
 from casstore.actions.saving.unchanged import displaced
 from casstore.actions.sources import snapshot
 from casstore.actions.sources.ignoring import Rules
 from casstore.actions.workspace import Workspace
+from casstore.description import FIELDS, Description
 from casstore.errors import CasstoreError, InvalidMetadata, TagExists
 from casstore.model import Model
+from casstore.plain_json import label, mapping, plain_mapping
 from casstore.progress import Progress
-from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.manifest import Base
 from casstore.storage.sessions import Session, session_of
 from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a draft is to be saved, as `Store.create` takes it. `base`: the version it comes from, `is_base_said`: the
+    caller has named it; `durability`: None where the store's setting holds."""
+
+    base: Base | None
+    is_base_said: bool
+    custom_objects: dict[str, Any]
+    durability: str | None
+    materialize: bool
+    keep_on_error: bool = False
+    exist_ok: bool = False
 
 
 class Draft(Uncopied):
@@ -52,51 +68,32 @@ class Draft(Uncopied):
         self,
         workspace: Workspace,
         tag: Tag,
-        *,
-        labels: Mapping[str, Any],
-        metadata: Mapping[str, Any],
-        module: str,
-        api_version: str,
-        base: Base | None,
-        signatures: Mapping[str, Any],
-        options: Any,
-        context: Any,
-        custom_objects: dict[str, Any],
-        durability: str | None,
-        materialize: bool,
+        said: Description,
+        wishes: Wishes,
         progress: Progress,
-        keep_on_error: bool = False,
-        exist_ok: bool = False,
-        is_base_said: bool = False,
     ) -> None:
-        said = {"module": module, "api_version": api_version, "signatures": signatures, "options": options}
-        descriptor.check(**said, context=context)
-        _pickled(custom_objects)
+        said.check_early()
+        _pickled(wishes.custom_objects)
         self.tag = tag
         # Weakly: a traceback holds on to whatever the training had in memory.
         self._slips: weakref.WeakSet[BaseException] = weakref.WeakSet()
-        self.labels = labels
-        self.metadata = metadata
-        self.module = module
-        self.api_version = api_version
-        self.signatures = dict(signatures)
-        self.options = options
-        self.context = context
-        self.custom_objects = custom_objects
+        self.labels = dict(said.labels)
+        self.metadata = dict(said.metadata)
+        self.module = said.module
+        self.api_version = said.api_version
+        self.signatures = dict(said.signatures)
+        self.options = said.options
+        self.context = said.context
+        self.custom_objects = wishes.custom_objects
         self._workspace = workspace
-        self._base = base
-        self._durability = durability
-        self._materialize = materialize
+        self._wishes = wishes
         self._progress = progress
-        self._keep_on_error = keep_on_error
-        self._exist_ok = exist_ok
-        self._is_base_said = is_base_said
         self._is_new = True
         self._pickled_objects: bytes | None = None
         self._session: Session | None = None
         self._moving: unsaved.Moving | None = None
         self._directory: Path | None = None
-        self._source: tuple[Path, bool, bool] | None = None
+        self._source: tuple[Path, Handling, bool] | None = None
         self._model: Model | None = None
         self._rules: Rules | None = None
         self._new_bytes = 0
@@ -115,7 +112,7 @@ class Draft(Uncopied):
 
     @labels.setter
     def labels(self, labels: Any) -> None:
-        self._labels = self._checked("labels", labels, descriptor.label)
+        self._labels = self._checked("labels", labels, label)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -145,7 +142,7 @@ class Draft(Uncopied):
                 raise slip from error
 
         try:
-            given = descriptor.mapping(field, values)
+            given = mapping(field, values)
         except InvalidMetadata as error:
             self._slips.add(error)
             raise
@@ -222,7 +219,7 @@ class Draft(Uncopied):
         self._rules = Rules.of(exclude, ignore)
         if from_hf:
             self.metadata["huggingface"] = snapshot.origin(path)
-        self._source = (path, move, allow_empty)
+        self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
 
     def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:
         """Save Python objects that are pickled already, and say where the base came from; for `Store.save_draft`.
@@ -234,7 +231,7 @@ class Draft(Uncopied):
         is_base_said
             Whether the caller named the base, which `exist_ok` then compares.
         """
-        self._pickled_objects, self._is_base_said = objects, is_base_said
+        self._pickled_objects, self._wishes = objects, replace(self._wishes, is_base_said=is_base_said)
 
     def __enter__(self) -> Draft:
         if self._session is not None or self._model is not None:
@@ -286,7 +283,7 @@ class Draft(Uncopied):
         try:
             if error is None:
                 self._commit(session)
-            elif self._keep_on_error or self._is_slip(error):
+            elif self._wishes.keep_on_error or self._is_slip(error):
                 unsaved.persisting(lambda: self._keep(session, error))
         except BaseException as failure:
             reason = failure
@@ -330,13 +327,7 @@ class Draft(Uncopied):
 
     def _record(self, error: BaseException) -> tuple[drafts.Record, bytes | None]:
         """What of this draft's description can be kept beside it, and its Python objects."""
-        description, faults = descriptor.salvaged(
-            {
-                "labels": self.labels, "metadata": self.metadata, "module": self.module,
-                "api_version": self.api_version, "signatures": self.signatures, "options": self.options,
-                "context": self.context,
-            }
-        )  # fmt: skip
+        description, faults = self._said().salvaged()
         objects = None
         try:
             objects = self._pickled_objects or _pickled(self.custom_objects)
@@ -346,10 +337,14 @@ class Draft(Uncopied):
             faults.insert(0, str(error))
         record = drafts.Record(
             tag=str(self.tag), reason=f"{type(error).__name__}: {error}", left_out=faults, description=description,
-            base="" if self._base is None else str(self._base.tag), materialize=self._materialize,
-            durability=self._durability or "",
+            base="" if self._wishes.base is None else str(self._wishes.base.tag),
+            materialize=self._wishes.materialize, durability=self._wishes.durability or "",
         )  # fmt: skip
         return record, objects
+
+    def _said(self) -> Description:
+        """What is said of the version by now, unchecked."""
+        return Description(**{name: getattr(self, name) for name in FIELDS})
 
     def _is_saved(self, session: Session) -> bool:
         """Whether the version has been committed after all, as where Ctrl-C came just after that."""
@@ -362,37 +357,19 @@ class Draft(Uncopied):
         draft = Path(self.path)
         if draft.is_symlink():
             raise displaced(self.path)
-        source, take, allow_empty = self._source or (draft, True, True)
-        durability = self._durability or self._workspace.catalog.setting("durability")
-        description = descriptor.describe(
-            labels=self.labels,
-            metadata=self.metadata,
-            module=self.module,
-            api_version=self.api_version,
-            signatures=self.signatures,
-            options=self.options,
-            context=self.context,
-        )
+        source, handling, allow_empty = self._source or (draft, Handling.DRAFT, True)
+        wishes = self._wishes
+        durability = wishes.durability or self._workspace.catalog.setting("durability")
+        description = self._said().checked()
         custom_objects = self._pickled_objects or _pickled(self.custom_objects)
-        new = NewVersion(
-            self.tag, description, self._base, durability == "full", self._materialize, __version__,
+        request = SaveRequest(
+            self.tag, source, handling, description, wishes.base, durability == "full", wishes.materialize,
+            rules=self._rules, allow_empty=allow_empty, custom_objects=custom_objects,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
-            said_context=descriptor.plain_mapping("context", self.context) if self._exist_ok else None,
-            is_base_said=self._is_base_said,
+            said_context=plain_mapping("context", self.context) if wishes.exist_ok else None,
+            is_base_said=wishes.is_base_said,
         )  # fmt: skip
-        saved = save(
-            self._workspace,
-            session,
-            draft,
-            source,
-            new,
-            take=take,
-            allow_empty=allow_empty,
-            custom_objects=custom_objects,
-            progress=self._progress,
-            rules=self._rules,
-        )
-        self._new_bytes, self._left_behind = saved
+        self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         row = self._workspace.catalog.versions.find(self.tag)
         if row is not None:  # somebody may have deleted it already
             self._model = Model(self._workspace, row)
@@ -401,7 +378,7 @@ class Draft(Uncopied):
 
 def _checked_entry(key: Any, value: Any) -> Any:
     """An entry of the metadata as it was given, since more may be put into it, as into a history."""
-    descriptor.plain_mapping("metadata", {key: value}, may_be_nan=True)
+    plain_mapping("metadata", {key: value}, may_be_nan=True)
     return value
 
 

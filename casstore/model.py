@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import cloudpickle
 
 from casstore.actions import resolve
-from casstore.actions.describing import descriptor, model_yaml
+from casstore.actions.describing import model_yaml
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
 from casstore.actions.directories.materialize import materialize
@@ -20,11 +19,11 @@ from casstore.actions.reopening import Sent
 from casstore.actions.saving.trust import objects_of
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
+from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
 from casstore.notebook import MOST_ROWS, Size, fields, table
 from casstore.progress import SILENT
-from casstore.storage import not_finite
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.names import as_stored
@@ -73,7 +72,7 @@ class Model:
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
         self._opened: tuple[Workspace, VersionRow] | None = (workspace, row)
         self._sent: Sent | None = None  # of one that was pickled
-        self._described: dict[str, Any] | None = None
+        self._described: Description | None = None
         self._listed: dict[str, FileEntry] | None = None
 
     @property
@@ -199,37 +198,37 @@ class Model:
     @property
     def labels(self) -> ReadOnlyDict:
         """What it can be found by, text to text. It cannot be changed; `dict(model.labels)` copies it."""
-        return ReadOnlyDict(self._description["labels"], f"the labels of {self.tag}")
+        return ReadOnlyDict(self._description.labels, f"the labels of {self.tag}")
 
     @property
     def metadata(self) -> ReadOnlyDict:
         """What was recorded with it, in JSON's types, NaN and infinities. It cannot be changed."""
-        return ReadOnlyDict(not_finite.restored(self._description), f"the metadata of {self.tag}")
+        return ReadOnlyDict(self._description.numbers, f"the metadata of {self.tag}")
 
     @property
     def module(self) -> str:
         """The Python module that can load the model, as BentoML records it; empty where none was given."""
-        return str(self._description["module"])
+        return self._description.module
 
     @property
     def api_version(self) -> str:
         """The version of that module's interface, as BentoML records it."""
-        return str(self._description["api_version"])
+        return self._description.api_version
 
     @property
     def signatures(self) -> ReadOnlyDict:
         """The model's methods, as BentoML records them. They cannot be changed."""
-        return ReadOnlyDict(self._description["signatures"], f"the signatures of {self.tag}")
+        return ReadOnlyDict(self._description.signatures, f"the signatures of {self.tag}")
 
     @property
     def options(self) -> ReadOnlyDict:
         """How the model is to be loaded. They cannot be changed."""
-        return ReadOnlyDict(self._description["options"], f"the options of {self.tag}")
+        return ReadOnlyDict(self._description.options, f"the options of {self.tag}")
 
     @property
     def context(self) -> ReadOnlyDict:
         """Framework name and versions, and the Python version that saved it. It cannot be changed."""
-        return ReadOnlyDict(self._description["context"], f"the context of {self.tag}")
+        return ReadOnlyDict(self._description.context, f"the context of {self.tag}")
 
     @property
     def casstore_version(self) -> str:
@@ -251,7 +250,7 @@ class Model:
         """Whether its Python objects came in an archive, perhaps as another version's, and no import with `trust` has
         brought them since.
         """
-        if not self._description.get("untrusted"):
+        if not self._description.is_untrusted:
             return False
         objects = objects_of(self._workspace.catalog.versions.files(self._row.id))
         return objects is None or self._workspace.catalog.trust.is_untrusted(objects)
@@ -294,14 +293,13 @@ class Model:
                 f"the Python objects of {self.tag} came in an archive, and unpickling runs whatever its author wrote; "
                 "if you trust them, use model.load_custom_objects(trust=True)"
             )
-        if descriptor.CUSTOM_OBJECTS_NAME not in self._files():
+        if CUSTOM_OBJECTS_NAME not in self._files():
             return {}
-        with self.open(descriptor.CUSTOM_OBJECTS_NAME) as file:
+        with self.open(CUSTOM_OBJECTS_NAME) as file:
             loaded = cloudpickle.load(file)
         if not isinstance(loaded, dict):
             raise CasstoreError(
-                f"{descriptor.CUSTOM_OBJECTS_NAME} of {self.tag} holds a value of type {type(loaded).__name__}, not a "
-                "dict"
+                f"{CUSTOM_OBJECTS_NAME} of {self.tag} holds a value of type {type(loaded).__name__}, not a dict"
             )
         return loaded
 
@@ -343,7 +341,7 @@ class Model:
         return self._workspace.objects.open_blob(recipe, f"{path} of {self.tag}")
 
     @property
-    def _description(self) -> Mapping[str, Any]:
+    def _description(self) -> Description:
         if self._described is None:
             self._described = self._row.described()
         return self._described

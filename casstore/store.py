@@ -16,7 +16,6 @@ from casstore.actions import configure, resolve
 from casstore.actions import sharing as sharing_action
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
-from casstore.actions.describing import descriptor
 from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
 from casstore.actions.exchange import backup as backup_action
@@ -46,13 +45,14 @@ from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
 from casstore.catalog.usage import Usage
-from casstore.draft import Draft
+from casstore.description import Description
+from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag
 from casstore.model import Imported, Model, Models
 from casstore.notebook import MOST_ROWS, table
+from casstore.plain_json import mapping, plain_labels
 from casstore.progress import SILENT, Progress
 from casstore.settings import check_setting
-from casstore.storage import not_finite
 from casstore.tag import Tag, TagQuery
 
 # A name outside the class, whose own `list` hides the type.
@@ -228,14 +228,17 @@ class Store:
         """
         if durability is not None:
             check_setting("durability", durability)
-        return Draft(
-            self._workspace, resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok),
-            labels=_copy("labels", labels), metadata=_copy("metadata", metadata),
-            module=module, api_version=api_version, base=resolve.base(self._workspace.catalog, tag, base),
-            signatures=_copy("signatures", signatures), options=options, context=context,
-            custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
-            progress=progress, keep_on_error=keep_on_error, exist_ok=exist_ok, is_base_said=base is not None,
+        new_tag = resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok)
+        said = Description(
+            labels=_copy("labels", labels), metadata=_copy("metadata", metadata), module=module,
+            signatures=_copy("signatures", signatures), options=options, api_version=api_version, context=context,
         )  # fmt: skip
+        wishes = Wishes(
+            base=resolve.base(self._workspace.catalog, tag, base), is_base_said=base is not None,
+            custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
+            keep_on_error=keep_on_error, exist_ok=exist_ok,
+        )  # fmt: skip
+        return Draft(self._workspace, new_tag, said, wishes, progress)
 
     def drafts(self) -> Sequence[KeptDraft]:
         """List the drafts that could not be saved and are kept; gc removes them after `keep_days`.
@@ -311,11 +314,11 @@ class Store:
                 raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
             drafts_action.check_open(kept)
             with self.create(
-                tag or record.tag, labels={**said.get("labels", {}), **_copy("labels", labels)},
-                metadata={**not_finite.restored(said), **_copy("metadata", metadata)},
-                base=base or drafts_action.base_of(self._workspace, record), module=said.get("module", ""),
-                api_version=said.get("api_version", "v1"), signatures=said.get("signatures"),
-                options=said.get("options"), context=said.get("context"),
+                tag or record.tag, base=base or drafts_action.base_of(self._workspace, record),
+                **{
+                    **said.said(), "labels": {**said.labels, **_copy("labels", labels)},
+                    "metadata": {**said.numbers, **_copy("metadata", metadata)},
+                },
                 durability=durability or record.durability or None,
                 materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
                 progress=progress,
@@ -545,7 +548,7 @@ class Store:
         [Model('bert:v1')]
         """
         checked = None if name is None else resolve.name(name)
-        wanted = descriptor.plain_labels(labels)
+        wanted = plain_labels(labels)
         rows = self._workspace.catalog.versions.select(checked, wanted)
         return Models(Model(self._workspace, row) for row in rows)
 
@@ -1339,4 +1342,4 @@ class Store:
 
 
 def _copy(field: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
-    return dict(descriptor.mapping(field, value))
+    return dict(mapping(field, value))

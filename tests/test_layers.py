@@ -17,12 +17,15 @@ import casstore.models
 PACKAGE = Path(casstore.__file__).parent
 
 VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
+VOCABULARY |= {"not_finite", "plain_json", "description"}
+# What words may be made of, besides errors.
+MADE_OF = {"description": {"not_finite", "plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
 ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "store"]
 # The same within these rooms, by module or folder.
 INNER = {
     "storage": [
-        *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine", "not_finite"],
+        *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
         *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "files", "locks", "unfinished", "reserve", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
@@ -127,7 +130,7 @@ def may_import(module: str, target: str, is_for_types: bool) -> bool:
     if mine == "":
         return theirs in VOCABULARY or theirs in ROOMS
     if mine in VOCABULARY:
-        return theirs == "errors"
+        return theirs == "errors" or theirs in MADE_OF.get(mine, set())
     if theirs in VOCABULARY:
         return True
     if theirs not in ROOMS:

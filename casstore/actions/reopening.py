@@ -9,7 +9,6 @@ import weakref
 from typing import NamedTuple
 
 from casstore.actions.home import layout_of, open_workspace
-from casstore.actions.saving.comparing import completed
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -70,7 +69,7 @@ class Sent(NamedTuple):
 def _description_digest(row: VersionRow) -> bytes:
     """What tells labels, metadata and the like from others, whether or not its Python objects are trusted here."""
     with contextlib.suppress(IntegrityError):
-        described = {**completed(row.described()), "untrusted": None}
+        described = {**row.described().completed().document(), "untrusted": None}
         return bytes(Digest.of(json.dumps(described, sort_keys=True).encode()))
     return b""
 

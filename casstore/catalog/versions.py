@@ -20,20 +20,17 @@ from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints, next_container_id
 from casstore.catalog.trust import fill_untrusted, note_trusted, note_untrusted
 from casstore.catalog.upkeep import note_deleted
+from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, TagExists
-from casstore.storage import not_finite
 from casstore.storage.container import MAX_LINKS, Container, FileStamp
 from casstore.storage.manifest import (
     Base,
     FileEntry,
     Manifest,
-    canonical_json,
-    check_description,
     entry_path,
     file_entry,
     files_section,
-    parsed_description,
 )
 from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
@@ -63,16 +60,16 @@ class VersionRow(NamedTuple):
     def tag(self) -> Tag:
         return Tag.of_checked(self.name, self.version)
 
-    def described(self) -> dict[str, Any]:
+    def described(self) -> Description:
         """The description. Raises IntegrityError where a damaged catalog has none."""
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            return check_description(json.loads(self.description))
+            return Description.of(json.loads(self.description))
         raise self.damage()
 
-    def checked_description(self) -> dict[str, Any]:
+    def checked_description(self) -> Description:
         """The description, of which a manifest or a `model.yaml` can be made. Raises IntegrityError as `described`."""
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            return parsed_description(self.description)
+            return Description.parse(self.description)
         raise self.damage()
 
     def directory_paths(self) -> list[str]:
@@ -371,7 +368,7 @@ class Versions:
                 "UPDATE version SET digest = ?, size = ?, file_count = ?, created_at = ?, description = ?,"
                 " directories = ?, base_name = ?, base_version = ?, base_digest = ?, casstore_version = ? WHERE id = ?",
                 (manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-                + (canonical_json(manifest.description), _directories(manifest))
+                + (manifest.description.text, _directories(manifest))
                 + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
                 + (manifest.casstore_version, version_id),
             )
@@ -524,7 +521,7 @@ def insert_version(
         " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         _parts(manifest.tag)
         + (manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-        + (ordered_at, canonical_json(manifest.description))
+        + (ordered_at, manifest.description.text)
         + (_directories(manifest),)
         + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
         + (manifest.casstore_version, opened_at),
@@ -546,11 +543,11 @@ def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manife
     )
     connection.executemany(
         "INSERT INTO label VALUES (?,?,?)",
-        ((version_id, key, value) for key, value in manifest.description.get("labels", {}).items()),
+        ((version_id, key, value) for key, value in manifest.description.labels.items()),
     )
     connection.executemany(
         "INSERT INTO metadata VALUES (?,?,?)",
-        ((version_id, path, value) for path, value in _scalars("", not_finite.restored(manifest.description))),
+        ((version_id, path, value) for path, value in _scalars("", manifest.description.numbers)),
     )
 
 

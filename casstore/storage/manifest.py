@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import msgpack
 import zstandard
 
+from casstore.description import Description
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
@@ -34,19 +33,11 @@ _MOST_RATIO = 64
 # terabyte of zeros has a million chunks in a few kilobytes.
 _ANY_ITEMS = 2_000_000
 _MOST_ITEMS_PER_BYTE = 8
-# More is refused when it is saved, so that a hostile one takes no gigabytes, and reading `model.yaml` no minutes.
-MAX_DESCRIPTION_CHARACTERS = 16_000_000
-# What is said of a version nests 64 deep at most when it is saved, each value's place in it not counted.
-_MAX_NESTING = 80
 
 # Of manifests in an archive, of which a stranger may put in as many as he likes: a chunk takes 32 bytes that do not
 # shrink, so that honest ones have fewer items than bytes. Values in descriptions are what `model.yaml` may hold.
 _MOST_ITEMS_PER_BYTE_TOGETHER = 1
 _ANY_VALUES = 1_000_000
-
-# Of every description, in lists of tens of thousands.
-_MAPPINGS = operator.itemgetter("labels", "metadata", "signatures", "options", "context")
-_TEXTS = operator.itemgetter("module", "api_version")
 
 _T = TypeVar("_T")
 
@@ -102,7 +93,6 @@ class Base:
 class Manifest:
     """A version: `files` sorted by path, empty directories, recipes, description, base, and when it was made.
 
-    `description` is JSON-like: labels, metadata, module, api_version, signatures, options, context.
     `recipes` holds those of every blob of more than one chunk. Times are UTC nanoseconds since 1970.
     """
 
@@ -111,7 +101,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     directories: tuple[str, ...]
     recipes: Mapping[Digest, Recipe]
-    description: Mapping[str, Any]
+    description: Description
     base: Base | None = None
     casstore_version: str = ""
     newer_fields: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +133,7 @@ class Manifest:
             "files": file_rows,
             "directories": directories,
             "recipes": [[digest, self.recipes[digest].pack()] for digest in sorted(self.recipes)],
-            "description": canonical_json(self.description),
+            "description": self.description.text,
             "base": None if self.base is None else [self.base.tag.name, self.base.tag.version, self.base.digest],
             "casstore": self.casstore_version,
         }
@@ -185,7 +175,7 @@ class Manifest:
                     Digest.from_bytes(digest): Recipe.unpack(Digest.from_bytes(digest), recipe, unpacking.unpack)
                     for digest, recipe in document.pop("recipes")
                 },
-                description=parsed_description(document.pop("description")),
+                description=Description.parse(document.pop("description")),
                 base=None if base is None else Base(_tag(base[0], base[1]), Digest.from_bytes(base[2])),
                 casstore_version=_checked(document.pop("casstore"), str),
                 newer_fields={_checked(key, str): value for key, value in document.items()},
@@ -237,11 +227,6 @@ def read_manifest_file(path: Path) -> bytes:
     return files.read_file(path, _MAX_MANIFEST_BYTES)
 
 
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces; the same text for equal values. Raises ValueError for NaN and infinities."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
 def file_entry(path: str, executable: bool, size: int, digest: bytes) -> FileEntry:
     """One row of the files section. Raises ValueError, TypeError for what no version can have."""
     if _checked(size, int) < 0:
@@ -257,42 +242,6 @@ def _directory(tree: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"{part!r} is a file and a directory")
         tree = below
     return tree
-
-
-def _check_nesting(value: object, depth: int = 0) -> None:
-    """Raise ValueError for what nests so deep that none who reads or prints it could follow."""
-    if depth > _MAX_NESTING:
-        raise ValueError("a description nests too deep")
-    if isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            _check_nesting(each, depth + 1)
-
-
-def parsed_description(text: str) -> dict[str, Any]:
-    """What is said of a version, out of canonical JSON. Raises ValueError, TypeError, LookupError, RecursionError."""
-    if len(text) > MAX_DESCRIPTION_CHARACTERS:
-        raise ValueError("a description is too long")
-    description = check_description(json.loads(text, parse_constant=_refuse_constant))
-    _check_nesting(description)
-    canonical_json(description).encode()  # a lone surrogate, written as an escape, could not be saved again
-    return description
-
-
-def check_description(value: Any) -> dict[str, Any]:
-    """What is said of a version, if all that readers count on is there. Raises TypeError, LookupError."""
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.80} is no description")
-    if set(map(type, _MAPPINGS(value))) != {dict} or set(map(type, _TEXTS(value))) != {str}:
-        raise TypeError("a part of a description is of another kind")
-    if not {str}.issuperset(map(type, value["labels"].values())):
-        raise TypeError("a label is no text")
-    if not {dict}.issuperset(map(type, value["signatures"].values())):
-        raise TypeError("one of the signatures is no mapping")
-    return value
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
 
 
 def entry_path(path: str) -> str:

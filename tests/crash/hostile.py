@@ -25,6 +25,7 @@ import zstandard
 
 from casstore.actions.describing import model_yaml
 from casstore.archive import casmodel
+from casstore.description import Description
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource
 from casstore.storage import pack
@@ -244,7 +245,7 @@ def _seed_manifest() -> Manifest:
     return Manifest(
         Tag("bert", "v1"), 1_700_000_000_000_000_000,
         (FileEntry("a/run", True, 3, Digest.of(b"run")), FileEntry("w.safetensors", False, recipe.size, recipe.blob)),
-        ("empty/deep",), {recipe.blob: recipe}, _DESCRIPTION,
+        ("empty/deep",), {recipe.blob: recipe}, Description.of(_DESCRIPTION),
         Base(Tag("bert", "v0"), Digest.of(b"v0")), "0.1.0",
     )  # fmt: skip
 

@@ -136,7 +136,7 @@ Scenario = Callable[[Play], None]
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch):
     """Everything happens with small files too."""
-    monkeypatch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 96 << 10)
+    monkeypatch.setattr("casstore.actions.saving.plan.SMALL_FILE_BYTES", 96 << 10)
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 200_000)
     monkeypatch.setattr("casstore.actions.packs.repack._SMALL_PACK_BYTES", 30_000)
 

@@ -14,18 +14,19 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from casstore import tag
-from casstore.actions.describing import descriptor, model_yaml
+from casstore import description, plain_json, tag
+from casstore.actions.describing import model_yaml
 from casstore.actions.directories import latest
 from casstore.actions.exchange import casmodel_import
 from casstore.actions.sources import source
 from casstore.archive import casmodel, limits
 from casstore.digest import Digest
 from casstore.errors import UnsupportedFormat
+from casstore.plain_json import canonical_json
 from casstore.storage import manifest as manifests
 from casstore.storage import pack, recipe
 from casstore.storage.coding.delta import decode_deltas
-from casstore.storage.manifest import Manifest, canonical_json
+from casstore.storage.manifest import Manifest
 
 DOCUMENT = Path(__file__).parents[2].joinpath("docs/format.md").read_text(encoding="utf-8")
 MIB = 1 << 20
@@ -144,8 +145,8 @@ LIMITS = {
     ],
     "items of a manifest, with those of its recipes": [manifests._ANY_ITEMS, manifests._MOST_ITEMS_PER_BYTE, 1, 1],
     "description": [
-        manifests.MAX_DESCRIPTION_CHARACTERS, manifests._MAX_NESTING, descriptor._MAX_DEPTH, 4300,
-        int(descriptor._MOST_BITS * math.log10(2)) // 1000 * 1000,
+        description.MAX_DESCRIPTION_CHARACTERS, description._MAX_NESTING, plain_json._MAX_DEPTH, 4300,
+        int(plain_json._MOST_BITS * math.log10(2)) // 1000 * 1000,
     ],
     "`name`, `version`": [tag.MAX_PART_CHARACTERS],
     "`model.yaml`, where it is read": [model_yaml.MAX_DESCRIPTOR_BYTES // MIB],

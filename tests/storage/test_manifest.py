@@ -12,9 +12,11 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from casstore.description import Description
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.manifest import Allowance, Base, FileEntry, Manifest, canonical_json
+from casstore.plain_json import canonical_json
+from casstore.storage.manifest import Allowance, Base, FileEntry, Manifest
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.tag import Tag
 
@@ -30,7 +32,7 @@ MANIFEST = Manifest(
     files=(FileEntry("bin/run", True, 1, B), FileEntry("model.gguf", False, 7, A)),
     directories=("empty", "nested/empty"),
     recipes={A: RECIPE},
-    description=PLAIN,
+    description=Description.of(PLAIN),
     base=Base(Tag("bert", "v0"), B),
     casstore_version="0.1.0",
 )
@@ -68,7 +70,7 @@ manifests = st.builds(
     recipes=st.dictionaries(digests, st.just(RECIPE), max_size=3).map(
         lambda found: {digest: dataclasses.replace(recipe, blob=digest) for digest, recipe in found.items()}
     ),
-    description=st.dictionaries(names, json_values, max_size=4).map(lambda found: {**found, **PLAIN}),
+    description=st.dictionaries(names, json_values, max_size=4).map(lambda found: Description.of({**found, **PLAIN})),
     base=st.none() | st.builds(Base, tags, digests),
     casstore_version=names,
     newer_fields=st.dictionaries(st.sampled_from(["zeta", "alpha"]), st.integers(0, 9), max_size=2),
@@ -104,7 +106,7 @@ def test_equal_manifests_have_equal_bytes(manifest: Manifest, shuffler: random.R
 
     other = dataclasses.replace(
         manifest,
-        description=shuffled(manifest.description),
+        description=Description.of(shuffled(manifest.description.document())),
         recipes=shuffled(manifest.recipes),
         newer_fields=shuffled(manifest.newer_fields),
     )
@@ -147,7 +149,7 @@ def test_the_digest_is_of_the_files_section() -> None:
     [
         {"tag": Tag("other", "v2")},
         {"created_at_ns": 0},
-        {"description": {}},
+        {"description": Description()},
         {"base": None},
         {"casstore_version": "9"},
         {"recipes": {}},
@@ -355,7 +357,8 @@ def test_manifests_that_come_together_share_what_they_may_hold() -> None:
     Manifest.unpack(wordy, allowance)
     with pytest.raises(IntegrityError, match="impossible size"):
         Manifest.unpack(wordy, allowance)
-    said = dataclasses.replace(MANIFEST, description={**PLAIN, "metadata": {"a": [[]] * 400_000}}).pack()
+    description = Description(metadata={"a": [[]] * 400_000})
+    said = dataclasses.replace(MANIFEST, description=description).pack()
     allowance = Allowance()
     Manifest.unpack(said, allowance)
     with pytest.raises(IntegrityError, match="more values"):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
 import casstore
 from casstore.archive import casmodel
+from casstore.description import Description
 from casstore.digest import Digest
+from casstore.plain_json import canonical_json
 from casstore.storage.coding.codec import Against, Encoding, encode
 from casstore.storage.coding.delta import Grouping
 from casstore.storage.manifest import FileEntry, Manifest
@@ -25,6 +27,17 @@ DESCRIPTION: dict[str, Any] = {
     "labels": {}, "metadata": {}, "module": "", "api_version": "v1", "signatures": {}, "options": {},
     "context": {"framework_name": "", "framework_versions": {}, "bentoml_version": "1.4.0", "python_version": "3.11.0"},
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Said:
+    """What stands in a manifest in place of a description, sound or not."""
+
+    document: Any
+
+    @property
+    def text(self) -> str:
+        return canonical_json(self.document)
 
 
 def recipe(parts: Sequence[bytes], blob: Digest | None = None, **segment: Any) -> Recipe:
@@ -47,9 +60,12 @@ def manifest(
             digest, size = content if isinstance(content, tuple) else (Digest.of(content), len(content))
             entries.append(FileEntry(path, False, size, digest))
     made = Manifest(
-        Tag(*tag.split(":")), time.time_ns() - 10**12, tuple(entries), tuple(directories), recipes, DESCRIPTION,
+        Tag(*tag.split(":")), time.time_ns() - 10**12, tuple(entries), tuple(directories), recipes,
+        cast(Description, Said(DESCRIPTION)),
         casstore_version=casstore.__version__,
     )  # fmt: skip
+    if "description" in changes:
+        changes["description"] = Said(changes["description"])
     return replace(made, **changes)
 
 

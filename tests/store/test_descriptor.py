@@ -82,7 +82,7 @@ def test_any_labels_and_metadata_come_back(store: casstore.Store, labels, metada
     assert Path(model.path, "model.yaml").read_bytes() == descriptor
     assert yaml.safe_load(descriptor)["labels"] == labels
     read = model_yaml.read(descriptor)
-    assert (read.tag, read.description["labels"], read.description["metadata"]) == (model.tag, labels, metadata)
+    assert (read.tag, read.description.labels, read.description.metadata) == (model.tag, labels, metadata)
     assert (model_yaml.timestamp(read.created_at_ns), read.notes) == (model.created_at, ())
     assert model in store.list("m", labels=labels)
 
@@ -209,11 +209,11 @@ def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest() -> None:
     }
     read = model_yaml.read(descriptor_text(**changes))
     assert str(read.tag) == "bert:v1"
-    assert read.description["labels"] == {"n": "1"}
-    assert read.description["metadata"] == {"loss": "nan", "raw": "aGk=", "3": "three", "day": "2024-01-02"}
-    assert read.description["not_finite"] == [["loss"]]
-    assert read.description["signatures"] == {"predict": {"batchable": True, "batch_dim": [1, 1]}}
-    assert read.description["context"]["bentoml_version"] == "1.2.0"
+    assert read.description.labels == {"n": "1"}
+    assert read.description.metadata == {"loss": "nan", "raw": "aGk=", "3": "three", "day": "2024-01-02"}
+    assert read.description.not_finite_places == [["loss"]]
+    assert read.description.signatures == {"predict": {"batchable": True, "batch_dim": [1, 1]}}
+    assert read.description.context["bentoml_version"] == "1.2.0"
     assert read.created_at_ns == 1714979289123456000
     assert len(read.notes) == 4
 
@@ -233,7 +233,7 @@ def test_a_descriptor_keeps_what_json_holds_and_notes_the_rest() -> None:
 def test_what_older_bentoml_wrote_is_read(changes, created_at_ns) -> None:
     read = model_yaml.read(descriptor_text(**changes))
     assert read.created_at_ns == created_at_ns
-    assert read.description["context"]["bentoml_version"] in ("1.2.0", "1.0.0a1")
+    assert read.description.context["bentoml_version"] in ("1.2.0", "1.0.0a1")
 
 
 def test_a_creation_time_of_the_future_becomes_now() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore.actions.describing import descriptor
+from casstore import description
 from tests.kit import Picture, known, plant
 
 FILES: dict[str, bytes | None] = {"w.bin": b"w" * 100_000, "deep/s": b"s", "run!": b"#!", "nothing": None}
@@ -33,7 +33,7 @@ def first(store: casstore.Store):
 def test_a_training_that_is_resumed_saves_the_same(
     store: casstore.Store, first, picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptor, "_bentoml_version", lambda: "9.9")
+    monkeypatch.setattr(description, "_bentoml_version", lambda: "9.9")
     monkeypatch.setattr(platform, "python_version", lambda: "3.99")  # it was upgraded meanwhile
     before = picture()
     with store.create("m:v1", exist_ok=True, **SAID) as draft:

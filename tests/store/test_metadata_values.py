@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import casstore
+from casstore import not_finite
 from casstore.actions.describing import model_yaml
-from casstore.storage import not_finite
 from tests.kit import Sql
 
 
@@ -241,7 +241,7 @@ def test_any_metadata_comes_back_from_all_that_is_written(store: casstore.Store,
     assert in_order(model.metadata) == in_order(metadata)
     with model.open("model.yaml") as file:
         read = model_yaml.read(file.read())
-    assert in_order(not_finite.restored(read.description)) == in_order(metadata)
+    assert in_order(read.description.numbers) == in_order(metadata)
     assert read.notes == ()
 
 
@@ -274,8 +274,7 @@ def test_a_number_is_searchable_and_a_word_is_none(store: casstore.Store, sql: S
 
 @given(values, values)
 def test_places_that_a_stranger_has_written_harm_nothing(value, places) -> None:
-    description = {"metadata": {"a": value}, "not_finite": places}
-    assert isinstance(not_finite.restored(description), dict)
+    assert isinstance(not_finite.restored({"a": value}, places), dict)
 
 
 def test_a_models_labels_and_metadata_say_that_they_cannot_be_changed(store: casstore.Store) -> None:

@@ -59,7 +59,7 @@ CALLS = ("write", "pwrite", "link", "rename", "unlink", "rmdir", "mkdir", "fsync
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch):
     """Everything happens with small files too: adoption, packing into several packs, merging of small ones."""
-    monkeypatch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 64 << 10)
+    monkeypatch.setattr("casstore.actions.saving.plan.SMALL_FILE_BYTES", 64 << 10)
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 150_000)
     monkeypatch.setattr("casstore.actions.packs.repack._SMALL_PACK_BYTES", 30_000)
 

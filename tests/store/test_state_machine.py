@@ -54,7 +54,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.root = Path(tempfile.mkdtemp(dir=shared if os.access(shared, os.W_OK) else None))
         self.home = self.root / "store"
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr("casstore.actions.saving.save.SMALL_FILE_BYTES", 96 << 10)
+        self.patch.setattr("casstore.actions.saving.plan.SMALL_FILE_BYTES", 96 << 10)
         self.patch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 150_000)
         self.patch.setattr("casstore.actions.packs.repack._SMALL_PACK_BYTES", 30_000)
         self.store = casstore.Store(self.home, auto_gc=False)

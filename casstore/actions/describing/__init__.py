@@ -1,1 +1,1 @@
-"""What a version says of itself: labels, metadata, signatures, context, checked, and `model.yaml`. No files."""
+"""What a version says of itself, as `model.yaml` and as callers read it. No files."""

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from casstore.actions.describing.descriptor import SIGNATURE_FIELDS, describe
+from casstore.description import SIGNATURE_FIELDS, Description
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
-from casstore.storage import bounded_yaml, files, not_finite
+from casstore.plain_json import canonical_json
+from casstore.storage import bounded_yaml, files
 from casstore.storage.layout import DESCRIPTOR_NAME
-from casstore.storage.manifest import Manifest, canonical_json
+from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
 MAX_DESCRIPTOR_BYTES = 16 << 20
@@ -39,7 +40,7 @@ class Descriptor:
     """
 
     tag: Tag
-    description: dict[str, Any]
+    description: Description
     created_at_ns: int
     notes: tuple[str, ...] = ()
     is_from_the_future: bool = False
@@ -52,25 +53,25 @@ def render(manifest: Manifest) -> bytes:
     which it passes over, has them all.
     """
     description = manifest.description
-    metadata = not_finite.restored(description)
+    metadata = description.numbers
     for_bentoml = _without_nulls(metadata)
-    context = {**description["context"], "casstore_version": manifest.casstore_version}
+    context = {**description.context, "casstore_version": manifest.casstore_version}
     document = {
         "name": manifest.tag.name,
         "version": manifest.tag.version,
-        "module": description["module"],
-        "labels": description["labels"],
-        "options": description["options"],
+        "module": description.module,
+        "labels": description.labels,
+        "options": description.options,
         "metadata": for_bentoml,
         "context": _in_order(context, _CONTEXT_ORDER),
         "signatures": {
-            name: _in_order(signature, _SIGNATURE_ORDER) for name, signature in description["signatures"].items()
+            name: _in_order(signature, _SIGNATURE_ORDER) for name, signature in description.signatures.items()
         },
-        "api_version": description["api_version"],
+        "api_version": description.api_version,
         "creation_time": timestamp(manifest.created_at_ns).isoformat(),
     }
     if for_bentoml != metadata:
-        document["metadata_json"] = canonical_json(description["metadata"])
+        document["metadata_json"] = canonical_json(description.metadata)
     text: str = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     return text.encode("utf-8")
 
@@ -163,7 +164,7 @@ class _Reading:
         tag = Tag(name.lower(), version.lower())
         if (tag.name, tag.version) != (name, version):
             self._notes.append(f"its tag {name}:{version} is kept in lower case")
-        description = describe(
+        description = Description(
             labels=self._labels(),
             metadata=self._metadata(),
             module=self._text("module", ""),
@@ -171,7 +172,7 @@ class _Reading:
             signatures=self._signatures(),
             options=self._plain("options", self._mapping("options")),
             context=self._context(),
-        )
+        ).checked()
         created_at_ns, now = self._creation_time(), time.time_ns()
         if created_at_ns > now:
             self._notes.append("its creation time is in the future; now stands for it")

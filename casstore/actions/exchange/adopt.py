@@ -16,19 +16,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from casstore.actions.describing import model_yaml
-from casstore.actions.describing.descriptor import describe
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import mend, take_over
 from casstore.actions.directories.survey import Tree, foreign_among, survey, tag_at
-from casstore.actions.exchange.importing import Arrival, Wishes, take_in
+from casstore.actions.exchange.importing import Arrival, Coming, Wishes, take_in
 from casstore.actions.exchange.look_ahead import LookAhead
 from casstore.actions.packs.durability import secure
 from casstore.actions.saving import comparing
 from casstore.actions.saving.finish import finish_saves
+from casstore.actions.saving.request import Handling
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.homes import check_part, is_home
 from casstore.actions.sources.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.workspace import Workspace
+from casstore.description import Description
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
 from casstore.notebook import Shown
 from casstore.progress import SILENT, Progress
@@ -183,6 +184,11 @@ class Adoption:
         """Whether a directory stands in the store's own tree."""
         return path.parent.parent == self.workspace.layout.models
 
+    def _handling(self, path: Path) -> Handling:
+        if self.is_in_tree(path):
+            return Handling.BECOME
+        return Handling.TAKE_WATCHED if self.move else Handling.COPY_WATCHED
+
     def take_all(self, found: Sequence[_Found]) -> None:
         """Adopt what has been found. In the store's tree all keep their directory; else the newest of each name get
         one, or with the setting `materialize` all."""
@@ -217,15 +223,12 @@ class Adoption:
             source = look.result()
             if source.changed_ns > each.changed_ns:
                 raise FileChanged(_being_written(each.path))
-            described = describe_source(source, each.tag)
+            coming = Coming(source, describe_source(source, each.tag), self._handling(each.path))
             draft = session.new_path()
             if materialize:
                 files.make_directory(draft)
             try:
-                arrival = take_in(
-                    self.workspace, session, draft, source, described, wishes, take=self.move, progress=progress,
-                    is_others=True, may_be_part=self.move and not is_in_tree,
-                )  # fmt: skip
+                arrival = take_in(self.workspace, session, draft, coming, wishes, progress)
             finally:
                 files.remove_tree(draft)
             if is_in_tree and arrival.is_new:
@@ -385,10 +388,7 @@ def describe_source(source: Source, tag: Tag) -> Descriptor:
         return replace(described, tag=tag, notes=(*described.notes, *notes))
     if not source.files:
         raise InvalidSource(f"{path} holds no files; remove it")
-    description = describe(
-        labels={}, metadata={}, module="", api_version="v1", signatures={}, options={},
-        context={"bentoml_version": "", "python_version": ""},
-    )  # fmt: skip
+    description = Description(context={"bentoml_version": "", "python_version": ""}).checked()
     newest_ns = min(time.time_ns(), max(file.status.st_mtime_ns for file in source.files))
     return Descriptor(tag, description, newest_ns, tuple(notes))
 

@@ -15,11 +15,9 @@ from typing import BinaryIO
 
 import blake3
 
-from casstore.actions.describing.descriptor import describe
 from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
-from casstore.actions.saving import comparing
 from casstore.actions.saving.save import commit_stored, find_lost
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.source import check_collisions
@@ -31,7 +29,7 @@ from casstore.catalog.versions import ChunkVanished, NewChunk, NewContainer, Ver
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
-from casstore.storage import files, not_finite, pack
+from casstore.storage import files, pack
 from casstore.storage.coding import delta
 from casstore.storage.coding.codec import Encoding
 from casstore.storage.container import MAX_LINKS, Container, Location
@@ -119,11 +117,10 @@ def _checked(manifest: Manifest, name: str) -> Manifest:
         raise IntegrityError(f"the files of {manifest.tag} in {name} are not in order")
     if full := {parent for path in [*paths, *directories] for parent in _parents(path)}.intersection(directories):
         raise IntegrityError(f"the directory {min(full)!r} of {manifest.tag} in {name} is not empty as it says")
-    keys = ("labels", "metadata", "module", "api_version", "signatures", "options", "context")
-    said = comparing.completed(manifest.description)
+    said = manifest.description.completed()
     try:
-        description = describe(**{key: said[key] for key in keys} | {"metadata": not_finite.restored(said)})
-    except (InvalidMetadata, KeyError) as error:
+        description = replace(said, metadata=said.numbers).checked()
+    except InvalidMetadata as error:
         raise InvalidSource(f"what {name} says of {manifest.tag} cannot be kept: {error}") from error
     if len(manifest.casstore_version) > _MAX_NAME_BYTES:
         raise InvalidSource(f"what {name} says of the release that wrote {manifest.tag} is too long")
@@ -177,8 +174,8 @@ def _present(workspace: Workspace, manifest: Manifest) -> VersionRow | None:
     row = workspace.catalog.versions.find(manifest.tag)
     if row is None:
         return None
-    saved = {**comparing.completed(row.described()), "untrusted": None}
-    if row.digest != manifest.digest or saved != {**manifest.description, "untrusted": None}:
+    saved = row.described().completed().marked(is_untrusted=False)
+    if row.digest != manifest.digest or saved != manifest.description.marked(is_untrusted=False):
         what = "files" if row.digest != manifest.digest else "labels, metadata or what else is said of it"
         raise TagExists(
             f"another {manifest.tag} is saved already ({what} differ), and saved versions never change; delete it, or "

@@ -17,7 +17,8 @@ from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.exchange.casmodel_import import import_versions
 from casstore.actions.saving import comparing
-from casstore.actions.saving.save import NewVersion, save
+from casstore.actions.saving.request import Handling, SaveRequest
+from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust, objects_of
 from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
@@ -28,7 +29,6 @@ from casstore.archive.unpacking import unpack
 from casstore.catalog.versions import ChunkVanished, VersionRow
 from casstore.errors import CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
 from casstore.progress import Progress
-from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.sessions import Session
@@ -55,6 +55,20 @@ class Wishes:
     trust: Trust
     durable: bool
     materialize: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Coming:
+    """A directory that is to become the version that `described` says."""
+
+    source: Source
+    described: Descriptor
+    handling: Handling
+
+    @property
+    def may_be_part(self) -> bool:
+        """Whether files of a version that is there already may be gone, as where a move was cut short."""
+        return self.handling is Handling.TAKE_WATCHED
 
 
 def import_archive(
@@ -95,8 +109,8 @@ def import_archive(
                 "unpack it, and save what it holds with `casstore save NAME DIRECTORY`"
             )
         described = model_yaml.read(unpacked.descriptor, f"{DESCRIPTOR_NAME} in {name}")
-        source_files = find_source(draft)
-        return [take_in(workspace, session, draft, source_files, described, wishes, take=True, progress=progress)]
+        coming = Coming(find_source(draft), described, Handling.DRAFT)
+        return [take_in(workspace, session, draft, coming, wishes, progress)]
 
 
 def _import_casmodel(
@@ -153,8 +167,8 @@ def _import_folder(
     source = find_source(path)
     if source.descriptor is None:
         raise InvalidSource(f"{path} has no {DESCRIPTOR_NAME}; save it with `casstore save NAME {path}`")
-    described = model_yaml.load(source.descriptor)
-    return take_in(workspace, session, draft, source, described, wishes, take=False, progress=progress)
+    coming = Coming(source, model_yaml.load(source.descriptor), Handling.COPY)
+    return take_in(workspace, session, draft, coming, wishes, progress)
 
 
 def _spool(session: Session) -> BinaryIO:
@@ -166,33 +180,26 @@ def _spool(session: Session) -> BinaryIO:
 
 
 def take_in(
-    workspace: Workspace, session: Session, draft: Path, source: Source, described: Descriptor, wishes: Wishes,
-    *, take: bool, progress: Progress, is_others: bool = False, may_be_part: bool = False,
-) -> Arrival:  # fmt: skip
-    """Save the files of `source` as the version that `described` says, unless that very version is there already.
+    workspace: Workspace, session: Session, draft: Path, coming: Coming, wishes: Wishes, progress: Progress
+) -> Arrival:
+    """Save what is coming, unless that very version is there already.
 
-    `take` as in `save`. `is_others`: somebody may be working on the files, so they have to be as `source` says until
-    the commit. `may_be_part`: some files of a version that is there already may be gone from `source`.
     Raises TagExists where another version has the tag, and what `save` raises.
     """
-    tag = wishes.tag or described.tag
-    present = _present(workspace, tag, source, described, may_be_part)
+    tag, described = wishes.tag or coming.described.tag, coming.described
+    present = _present(workspace, tag, coming)
     if present is not None:
         _trust_present(workspace, present.row, wishes)
         return present
-    base = resolve.base(workspace.catalog, tag, None)
-    new = NewVersion(
-        tag, described.description, base, wishes.durable, wishes.materialize, __version__,
-        created_at_ns=described.created_at_ns, trust=wishes.trust,
+    request = SaveRequest(
+        tag, coming.source.root, coming.handling, described.description, resolve.base(workspace.catalog, tag, None),
+        wishes.durable, wishes.materialize, found=coming.source if coming.handling.is_watched else None,
+        allow_empty=True, created_at_ns=described.created_at_ns, trust=wishes.trust,
     )  # fmt: skip
     try:
-        save(
-            workspace, session, draft, source.root, new,
-            take=take, allow_empty=True, custom_objects=None, progress=progress,
-            found=source if is_others else None,
-        )  # fmt: skip
+        save(workspace, session, draft, request, progress)
     except TagExists:
-        present = _present(workspace, tag, source, described, may_be_part)
+        present = _present(workspace, tag, coming)
         if present is None:
             raise
         _trust_present(workspace, present.row, wishes)
@@ -210,17 +217,15 @@ def _trust_present(workspace: Workspace, row: VersionRow, wishes: Wishes) -> Non
         workspace.catalog.trust.give(objects)
 
 
-def _present(
-    workspace: Workspace, tag: Tag, source: Source, described: Descriptor, may_be_part: bool
-) -> Arrival | None:
+def _present(workspace: Workspace, tag: Tag, coming: Coming) -> Arrival | None:
     """The version of that tag, if it is this one; None when there is none. Raises TagExists for another."""
     row = workspace.catalog.versions.find(tag)
     if row is None:
         return None
-    difference = comparing.difference(workspace, row, source, described, may_be_part=may_be_part)
+    difference = comparing.difference(workspace, row, coming.source, coming.described, may_be_part=coming.may_be_part)
     if difference is not None:
         raise TagExists(
             f"another {tag} is saved already ({difference}), and saved versions never change; "
             "import it as another version with --as NAME:VERSION (in Python: as_tag=...)"
         )
-    return Arrival(row, False, described.notes)
+    return Arrival(row, False, coming.described.notes)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.sources.source import Source
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.versions import VersionRow
-from casstore.storage import files, not_finite
+from casstore.description import FIELDS
+from casstore.storage import files
 from casstore.storage.manifest import Base
 
 
@@ -30,11 +28,11 @@ def difference(
             return f"{path} differs"
     if not may_be_part and sorted(row.directory_paths()) != source.empty_directories:
         return "its empty directories differ"
-    ours = completed(row.described())
-    for field in ("labels", "metadata", "module", "signatures", "options", "api_version", "context"):
-        if ours[field] != described.description[field]:
+    ours, theirs = row.described().completed(), described.description
+    for field in FIELDS:
+        if getattr(ours, field) != getattr(theirs, field):
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
-    if ours.get(not_finite.KEY) != described.description.get(not_finite.KEY):
+    if ours.not_finite_places != theirs.not_finite_places:
         return "its metadata differ"
     is_of_files = source.descriptor is None and may_be_part  # of those that are still there, which may be older
     is_known = not described.is_from_the_future and not is_of_files
@@ -55,8 +53,3 @@ def difference_of_base(row: VersionRow, base: Base) -> str | None:
     if saved != str(base.tag):
         return f"its base is {saved}, not {base.tag}"
     return None if row.base_digest == base.digest else f"its base is another {saved}, which has been deleted"
-
-
-def completed(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description with what the first versions do not have."""
-    return {**description, "context": {"bentoml_version": "", "python_version": "", **description["context"]}}

@@ -9,7 +9,7 @@ import shlex
 import stat
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from typing import Any
 from casstore.actions import keeping, resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.workspace import Workspace
+from casstore.description import Description
 from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
 from casstore.settings import check_setting
 from casstore.storage import files
 from casstore.storage.locks import Lock
-from casstore.storage.manifest import check_description
 from casstore.storage.walking import walk
 from casstore.tag import Tag, TagQuery
 
@@ -73,17 +73,22 @@ class KeptDraft:
 class Record:
     """What is known of a draft besides its files: what it was to be saved as, and why it was not.
 
-    `description` is as in a manifest, of what could be kept; `base` a tag, or empty; `durability` empty where the
-    store's setting was to hold.
+    `description` is of what could be kept; `base` a tag, or empty; `durability` empty where the store's setting was to
+    hold.
     """
 
     tag: str = ""
     reason: str = ""
     left_out: list[str] = field(default_factory=list)
-    description: dict[str, Any] = field(default_factory=dict)
+    description: Description = field(default_factory=Description)
     base: str = ""
     materialize: bool = True
     durability: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """The record as JSON has it; its description as in a manifest."""
+        shallow = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**shallow, "left_out": list(self.left_out), "description": self.description.document()}
 
 
 _NOTHING = Record()
@@ -225,10 +230,11 @@ def _record(directory: Path) -> Record:
         read = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
         found = {"durability": "", **read}
         found["durability"] = _durability(found["durability"])
+        # Empty where there was no room for it.
+        found["description"] = Description.of(found["description"]) if found["description"] else Description()
         record = Record(**{each.name: found[each.name] for each in fields(Record)})
         if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):
-            # Empty where there was no room for it.
-            return replace(record, description=check_description(record.description) if record.description else {})
+            return record
     return _NOTHING
 
 

@@ -10,10 +10,10 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from casstore.actions import loose_files
-from casstore.actions.describing import descriptor, model_yaml
+from casstore.actions.describing import model_yaml
 from casstore.actions.directories.leavings import make_way
 from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
 from casstore.actions.packs.bases import tensor_files
@@ -21,6 +21,8 @@ from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving import comparing
 from casstore.actions.saving.packing import SavePacker
+from casstore.actions.saving.plan import Way, plan
+from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.staging import StagedFile, Staging
 from casstore.actions.saving.trust import Trust, is_untrusted, objects_of
 from casstore.actions.saving.unchanged import (
@@ -33,7 +35,6 @@ from casstore.actions.saving.unchanged import (
     put,
 )
 from casstore.actions.sources.homes import check_holds_none, check_source
-from casstore.actions.sources.ignoring import Rules
 from casstore.actions.sources.source import (
     Source,
     SourceFile,
@@ -45,43 +46,19 @@ from casstore.actions.sources.source import (
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
+from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists
 from casstore.progress import SILENT, Progress
+from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
-from casstore.storage.manifest import Base, FileEntry, Manifest
+from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
-from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)
-
-# Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
-SMALL_FILE_BYTES = 1 << 20
-# A larger file joins a pack when less than this share of its bytes is new; above, adopting it writes nothing.
-MOSTLY_KNOWN_SHARE = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class NewVersion:
-    """What the caller asks to be saved. `durable`: it must survive a power cut once saved. `materialize`: its
-    directory is to stand at once; otherwise all that is new goes encoded into packs. `created_at_ns`: when it was made,
-    if not now; it takes its place among the versions of its name by that. `trust`: whether its Python objects may be
-    unpickled unasked. `said_context`: where the very same version may be saved already, what the caller says of the
-    context, of which the rest tells nothing; `is_base_said`: whether the caller says the base, too."""
-
-    tag: Tag
-    description: Mapping[str, Any]
-    base: Base | None
-    durable: bool
-    materialize: bool
-    casstore_version: str
-    created_at_ns: int | None = None
-    trust: Trust = Trust.AS_KNOWN
-    said_context: Mapping[str, Any] | None = None
-    is_base_said: bool = False
 
 
 class Saved(NamedTuple):
@@ -102,71 +79,72 @@ class _Stored:
     paths: list[files.StrPath] = field(default_factory=list)
 
 
-def save(
-    workspace: Workspace, session: Session, draft: Path, source_root: Path, new: NewVersion, *, take: bool,
-    allow_empty: bool, custom_objects: bytes | None, progress: Progress, found: Source | None = None,
-    rules: Rules | None = None,
-) -> Saved:  # fmt: skip
-    """Save what is below `source_root` through the directory `draft`.
+def save(workspace: Workspace, session: Session, draft: Path, request: SaveRequest, progress: Progress) -> Saved:
+    """Save files as a version, through the directory `draft`, which is the request's source or empty.
 
-    `take`: the source files may be adopted, and are gone from `source_root` afterwards. `found`: what is there, all of
-    which must still be the same at the commit, and not be open for writing; if it then stands where the version's
-    directory is to be, and `take` is set, it becomes that directory, file by file, and is never away. `rules`: what of
-    a directory to leave out.
     On any exception nothing is visible and the sources are as they were.
     Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
-    is_standing = found is not None and take and new.materialize and source_root == workspace.layout.model(new.tag)
-    in_place = source_root == draft
-    if not in_place:
-        # What becomes the version's directory where it stands is not taken away.
-        check_source(workspace.layout, source_root, take=take and not is_standing)
-    source = find_source(source_root, rules) if found is None else found
-    if not in_place:
-        check_holds_none(source_root, (file.path for file in source.files))
-        if take and not is_standing:
-            check_removable(source)
-    if source.descriptor is not None and new.created_at_ns is None:  # else it has been read, and is kept
-        model_yaml.check_replaceable(source.descriptor)
-    if not allow_empty and not source.files and rules is not None and rules.left_out:
-        raise InvalidSource(
-            f"nothing is left of {source_root} without {rules}; give other patterns, or --no-ignore "
-            "(in Python: ignore=False)"
-        )
-    if not allow_empty and not source.files:
-        raise InvalidSource(
-            f"{source_root} holds no files; check the path, or ask for an empty version with --allow-empty "
-            "(in Python: allow_empty=True)"
-        )
-    if custom_objects is not None:
-        _add_custom_objects(source, custom_objects, session)
-    if _is_same_version(workspace, source, new):
-        return Saved(0, tuple(remove_source(source)) if take and not in_place else ())
-    if in_place and source.links and new.materialize:
+    source = _checked_source(workspace, request)
+    if request.custom_objects is not None:
+        _add_custom_objects(source, request.custom_objects, session)
+    if _is_same_version(workspace, source, request):
+        return _after(source, request, 0)
+    if request.handling is Handling.DRAFT and source.links and request.materialize:
         # Links become files of their own in a fresh draft, which the files that stand here move to.
         draft = session.new_path()
         files.make_directory(draft)
-    staging = Staging(workspace, session, draft, take, new.materialize, progress, only_closed=found is not None)
-    work = _Save(workspace, session, draft, new, found, progress, is_standing=is_standing)
+    staging = Staging(workspace, session, draft, request, progress)
+    work = _Save(workspace, session, draft, request, progress)
     try:
         work.run(source, staging.stage(source), staging)
     except BaseException as error:
         if not work.is_committed:
             staging.undo()
         # Somebody may have been faster.
-        if not isinstance(error, TagExists) or not _is_same_version(workspace, source, new):
+        if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
             raise
-    is_taken = take and not in_place and not is_standing
-    return Saved(work.new_bytes, tuple(remove_source(source)) if is_taken else ())
+    return _after(source, request, work.new_bytes)
 
 
-def _is_same_version(workspace: Workspace, source: Source, new: NewVersion) -> bool:
+def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
+    """The files that are to be saved, if they may be handled so. Raises InvalidSource, OSError."""
+    root, removes = request.source, request.handling.removes
+    if request.handling is Handling.DRAFT:
+        source = find_source(root, request.rules)
+    else:
+        check_source(workspace.layout, root, take=removes)
+        source = find_source(root, request.rules) if request.found is None else request.found
+        check_holds_none(root, (file.path for file in source.files))
+    if removes:
+        check_removable(source)
+    if source.descriptor is not None and request.created_at_ns is None:  # else it has been read, and is kept
+        model_yaml.check_replaceable(source.descriptor)
+    if source.files or request.allow_empty:
+        return source
+    if request.rules is not None and request.rules.left_out:
+        raise InvalidSource(
+            f"nothing is left of {root} without {request.rules}; give other patterns, or --no-ignore "
+            "(in Python: ignore=False)"
+        )
+    raise InvalidSource(
+        f"{root} holds no files; check the path, or ask for an empty version with --allow-empty "
+        "(in Python: allow_empty=True)"
+    )
+
+
+def _after(source: Source, request: SaveRequest, new_bytes: int) -> Saved:
+    """What came of a save. Files that have been taken are removed by then where that can be."""
+    return Saved(new_bytes, tuple(remove_source(source)) if request.handling.removes else ())
+
+
+def _is_same_version(workspace: Workspace, source: Source, new: SaveRequest) -> bool:
     """Whether the version is saved already, where that is fine. Raises TagExists where another has its tag."""
     row = None if new.said_context is None else workspace.catalog.versions.find(new.tag)
     if row is None:
         return False
-    context = {**row.described()["context"], **(new.said_context or {})}
-    described = model_yaml.Descriptor(new.tag, {**new.description, "context": context}, row.created_at_ns)
+    context = {**row.described().context, **(new.said_context or {})}
+    described = model_yaml.Descriptor(new.tag, replace(new.description, context=context), row.created_at_ns)
     difference = comparing.difference(workspace, row, source, described)
     if difference is None and new.is_base_said and new.base is not None:
         difference = comparing.difference_of_base(row, new.base)
@@ -183,29 +161,27 @@ def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *,
 
     Raises ChunkVanished when a chunk is not there, TagExists, OSError.
     """
-    new = NewVersion(
-        manifest.tag, manifest.description, manifest.base, durable, False, manifest.casstore_version,
+    new = SaveRequest(
+        manifest.tag, session.path, Handling.COPY, manifest.description, manifest.base, durable, False,
         created_at_ns=manifest.created_at_ns, trust=trust,
     )  # fmt: skip
     recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
     manifest = replace(manifest, description=_marked(workspace, new, manifest.files, None))
-    work = _Save(workspace, session, session.path, new, None, SILENT)
+    work = _Save(workspace, session, session.path, new, SILENT)
     return work.commit(manifest, recipes, [], workspace.catalog.index.gc_epoch(), {})
 
 
-def _marked(workspace: Workspace, new: NewVersion, entries: Sequence[FileEntry], source: Path | None) -> dict[str, Any]:
+def _marked(workspace: Workspace, new: SaveRequest, entries: Sequence[FileEntry], source: Path | None) -> Description:
     """The description of a new version, with the mark of Python objects that are not trusted where it needs one."""
-    description = {key: value for key, value in new.description.items() if key != "untrusted"}
     objects = objects_of(entries)
     if objects is None or new.trust in (Trust.GIVEN, Trust.MADE_NOW):
-        return description
-    if new.trust is Trust.NONE or is_untrusted(workspace, objects, source):
-        description["untrusted"] = True
-    return description
+        return new.description.marked(is_untrusted=False)
+    is_marked = new.trust is Trust.NONE or is_untrusted(workspace, objects, source)
+    return new.description.marked(is_untrusted=is_marked)
 
 
 def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> None:
-    name = descriptor.CUSTOM_OBJECTS_NAME
+    name = CUSTOM_OBJECTS_NAME
     if any(file.path == name for file in source.files):
         raise InvalidSource(f"{source.root} holds a {name} already; give custom_objects or the file, not both")
     location = session.new_path()
@@ -216,17 +192,15 @@ def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> Non
 
 class _Save:
     def __init__(
-        self, workspace: Workspace, session: Session, draft: Path, new: NewVersion, found: Source | None,
-        progress: Progress, *, is_standing: bool = False,
-    ) -> None:  # fmt: skip
+        self, workspace: Workspace, session: Session, draft: Path, new: SaveRequest, progress: Progress
+    ) -> None:
         self._workspace = workspace
         self._catalog = workspace.catalog
         self._layout = workspace.layout
         self._session = session
         self._draft = draft
         self._new = new
-        self._found = found
-        self._standing = found if is_standing else None
+        self._standing = new.found if new.handling is Handling.BECOME else None
         self._progress = progress
         self._may_link = workspace.may_link()
         self._fingerprints: dict[Fingerprint, Digest] = {}
@@ -256,7 +230,7 @@ class _Save:
             recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
             description=_marked(self._workspace, self._new, entries, source.root),
             base=self._new.base,
-            casstore_version=self._new.casstore_version,
+            casstore_version=__version__,
         )
         if self._new.materialize:
             self._write_descriptor(manifest)
@@ -313,7 +287,7 @@ class _Save:
                 directory=self._directory_row(staged, manifest.directories),
                 fingerprints=self._fingerprints,
                 place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
-                untrusted=objects_of(manifest.files) if manifest.description.get("untrusted") else None,
+                untrusted=objects_of(manifest.files) if manifest.description.is_untrusted else None,
                 trusted=objects_of(manifest.files) if self._new.trust is Trust.GIVEN else None,
             )
             lock = self._workspace.name_lock(manifest.tag.name)
@@ -373,8 +347,8 @@ class _Save:
     def _clear_the_way(self) -> None:
         """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
         target = self._layout.model(self._new.tag)
-        if self._found is not None:
-            check_as_found(self._found)
+        if self._new.found is not None:
+            check_as_found(self._new.found)
         if self._standing is not None:
             check_replaceable(self._standing)
             if self._new.durable:  # so that its absence, later, means that somebody has removed it
@@ -410,41 +384,35 @@ class _Save:
         bare = self._bare(staged, homes, stale)
         stored.lost_homes, stored.lost_chunks = find_lost(self._workspace, homes, self._fingerprints, bare)
         have = homes.keys() - stored.lost_chunks
+        unstored = relied_on - have
+        missing = unstored.copy()
         unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
         loose = self._catalog.index.loose_files(unlinked)
         packs = SavePacker(
             self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files,
-            unstored=relied_on - have,
+            unstored=unstored,
         )  # fmt: skip
         adopted: dict[tuple[Digest, bool], str] = {}
         self._progress.start("store", sum(f.recipe.size for f in staged))
         try:
-            for file in staged:
-                key = (file.recipe.blob, file.executable)
-                is_known = have.issuperset(file.recipe.digests)
-                new = {} if is_known else {c.digest: c for c in file.recipe.chunks() if c.digest not in have}
-                new_bytes = sum(chunk.length for chunk in new.values()) if new else 0
-                into_pack = bool(new) and (
-                    not self._new.materialize
-                    or file.recipe.size < SMALL_FILE_BYTES
-                    or new_bytes < file.recipe.size * MOSTLY_KNOWN_SHARE
-                )
-                if into_pack:
+            steps = plan((file.recipe for file in staged), have, materialize=self._new.materialize)
+            for file, (way, new) in zip(staged, steps, strict=True):
+                if way is Way.PACK:
                     packs.add(file, set(new), self._progress.advance)
                 else:
                     self._progress.advance(file.recipe.size)
-                if new and not into_pack:
+                if way is Way.ADOPT:
                     rows = [NewChunk(c.digest, c.offset, c.length, c.length) for c in new.values()]
                     self._adopt(file, rows, adopted, stored)
-                elif file.recipe.size and self._new.materialize:
-                    candidates = loose.get(key, [])
+                elif way is Way.SHARE or (way is Way.PACK and self._new.materialize):
+                    candidates = loose.get((file.recipe.blob, file.executable), [])
                     is_stale = bool(stale) and any(homes.get(digest) in stale for digest in file.recipe.digests)
                     if is_stale:  # a copy that has been read lately is as good as the file's own bytes
                         candidates = [each for each in candidates if freshness.is_fresh(each.read_at_ns)]
                     self._share(file, candidates, adopted, stored, is_stale=is_stale)
-                have.update(new)  # |= would copy the set
+                missing.difference_update(new)
             packs.finish()
-            if not have.issuperset(relied_on):
+            if missing:
                 raise ChunkVanished
         except BaseException:
             packs.abort()

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from casstore.actions import loose_files
 from casstore.actions.packs.freshness import Freshness
+from casstore.actions.saving.request import SaveRequest
 from casstore.actions.saving.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
 from casstore.actions.sources.source import Source, SourceFile, is_unchanged
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
@@ -76,17 +77,15 @@ class StagedFile:
 
 @dataclass(slots=True)
 class Staging:
-    """One save's staging. `take`: the source files are ours to keep (a draft, or `move=True`). Without `materialize`
-    they are only read, and the draft stays empty. A file that somebody holds open for writing is refused where the
-    system tells, if it is to be taken, or with `only_closed`; otherwise it is copied as it stands."""
+    """One save's staging. Without `request.materialize` the source files are only read, and the draft stays empty. A
+    file that somebody holds open for writing is refused where the system tells, if it is to be taken or is watched;
+    otherwise it is copied as it stands."""
 
     workspace: Workspace
     session: Session
     draft: Path
-    take: bool
-    materialize: bool
+    request: SaveRequest
     progress: Progress
-    only_closed: bool = False
     fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
     # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
     gc_epoch: int = field(init=False)
@@ -100,6 +99,7 @@ class Staging:
     _freshness: Freshness = field(init=False)
     _seen: set[int] = field(default_factory=set)  # homes
     _stale: set[int] = field(default_factory=set)  # those of them that nobody has read for long
+    _takes: bool = field(init=False)
     _may_link: bool = field(init=False)
     _may_reflink: bool = field(init=False)
     _user: int = field(init=False)
@@ -111,6 +111,7 @@ class Staging:
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._takes = self.request.handling.takes
         self._may_link = self.workspace.may_link()
         self._may_reflink = not self._may_link and self.workspace.may_reflink()
         self._user = os.geteuid()
@@ -121,7 +122,7 @@ class Staging:
         """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
         in_place = source.root == self.draft
         self._known = source.directories if in_place else None
-        if not in_place and self.materialize:
+        if not in_place and self.request.materialize:
             for path in source.empty_directories:
                 files.make_directory(f"{self.draft}/{path}", parents=True)
         recognised = self._recognise(source, in_place)
@@ -191,11 +192,11 @@ class Staging:
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
         # What is taken is gone from where its writer has it.
-        is_taken = self.take and file.is_direct
+        is_taken = self._takes and file.is_direct
         self._left_bytes -= file.status.st_size
-        if self.only_closed or (is_taken and known is not None):
+        if self.request.handling.is_watched or (is_taken and known is not None):
             self._check_closed(file.location)
-        if not self.materialize:
+        if not self.request.materialize:
             return self._read(file, known)
         target = f"{self.draft}/{file.path}"
         if file.location != target and (parent := os.path.dirname(target)) not in self._directories:
@@ -207,8 +208,8 @@ class Staging:
             if linked is not None:
                 self.progress.advance(file.status.st_size)
                 return linked
-        reason = self._why_copied(file.status, is_direct=file.is_direct) if self.take else ""
-        if self.take and not reason:
+        reason = self._why_copied(file.status, is_direct=file.is_direct) if self._takes else ""
+        if self._takes and not reason:
             taken = self._take(file, target, executable)
             if isinstance(taken, StagedFile):
                 return taken
@@ -230,7 +231,7 @@ class Staging:
         if recipe is None:
             opened, before = open_as_found(file.location, is_direct=file.is_direct)
             with opened as descriptor:
-                is_taken = self.take and file.is_direct
+                is_taken = self._takes and file.is_direct
                 if is_taken:
                     self._check_written(file.location, descriptor, before)
                 is_watched = not is_taken and _may_be_torn(before)
@@ -330,7 +331,7 @@ class Staging:
         """
         opened, before = open_as_found(file.location, is_direct=file.is_direct)
         with opened as descriptor:
-            if self.take and file.is_direct:
+            if self._takes and file.is_direct:
                 self._check_written(file.location, descriptor, before)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)

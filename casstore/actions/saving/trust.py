@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from enum import Enum, auto
 from pathlib import Path
 
-from casstore.actions.describing.descriptor import CUSTOM_OBJECTS_NAME
 from casstore.actions.sources.homes import homes_above
 from casstore.actions.workspace import Workspace
+from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage.layout import Layout
@@ -50,6 +50,6 @@ def _is_untrusted_there(own: Layout, objects: Digest, source: Path) -> bool:
         for path in manifests.glob(f"{parts[2]}.*"):
             with contextlib.suppress(OSError, IntegrityError):
                 manifest = Manifest.unpack(path.read_bytes())
-                if manifest.description.get("untrusted") and objects_of(manifest.files) == objects:
+                if manifest.description.is_untrusted and objects_of(manifest.files) == objects:
                     return True
     return False

@@ -13,7 +13,7 @@ import os
 import shlex
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import TypeVar
@@ -202,7 +202,7 @@ class Moving:
     def _describe(self) -> None:
         if not self.stage.is_dir():
             return
-        record = asdict(self.record)
+        record = self.record.document()
         if self.objects is not None:
             try:
                 self._write(OBJECTS, self.objects)
@@ -212,7 +212,7 @@ class Moving:
             self._write(RECORD, json.dumps(record).encode())
         except OSError as error:
             lost = f"labels, metadata and the like could not be kept: {error.strerror}"
-            record |= {"description": Record().description, "left_out": [*record["left_out"], lost]}
+            record |= {"description": {}, "left_out": [*record["left_out"], lost]}
             self._write(RECORD, json.dumps(record).encode())
 
     def _write(self, name: str, data: bytes) -> None:

@@ -10,22 +10,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-KEY = "not_finite"
 # The very objects: a dict that holds one is equal to another that does, though NaN is not equal to itself.
 _NUMBERS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _Place = list[str | int]
 
 
-def marked(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description with text in place of what is not finite in its metadata, and the places of that."""
-    metadata = description["metadata"]
-    return {**description, "metadata": _as_text(metadata), KEY: list(_places(metadata, []))}
+def marked(metadata: Mapping[str, Any]) -> tuple[dict[str, Any], list[_Place]]:
+    """Metadata with text in place of what is not finite, and the places of that."""
+    return _as_text(metadata), list(_places(metadata, []))
 
 
-def restored(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a description, with its numbers; places where nothing such stands are passed over."""
-    metadata: dict[str, Any] = description.get("metadata", {})
-    places = description.get(KEY)
+def restored(metadata: dict[str, Any], places: Any) -> dict[str, Any]:
+    """Metadata with its numbers; places where nothing such stands are passed over."""
     if not isinstance(places, list) or not places:
         return metadata
     metadata = _copied(metadata)
