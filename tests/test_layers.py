@@ -35,7 +35,8 @@ INNER = {
         *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
     ],
     "catalog": [
-        *["decoding", "schema", "connection", "trust", "leases", "index", "instances", "upkeep"],
+        *["decoding", "schema", "connection", "tables", "trust", "leases", "index", "instances"],
+        *["upkeep", "columns", "marks"],
         *["references", "backups", "versions", "usage", "directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "actions": [

@@ -124,6 +124,10 @@ class Connections(Uncopied):
             self._local.connection = connection
         return connection
 
+    def has(self, connection: apsw.Connection) -> bool:
+        """Whether this is the calling thread's connection, here and now."""
+        return getattr(self._local, "connection", None) is connection
+
     def with_state(self) -> tuple[apsw.Connection, _State]:
         """This thread's connection, and what goes with it."""
         connection, state = self.get(), getattr(self._local, "state", None)
@@ -195,11 +199,13 @@ class Connections(Uncopied):
         """
         self.get()
         thread = threading.current_thread()
+        is_outermost = thread not in self._kept
         try:
             self._kept.add(thread)
             yield
         finally:
-            self._kept.discard(thread)
+            if is_outermost:
+                self._kept.discard(thread)
 
     def before_fork(self) -> None:
         """Close what is idle for certain: connections of threads that have ended, and this thread's own."""

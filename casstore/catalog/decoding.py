@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import CatalogDamaged, InvalidTag
+from casstore.storage.container import Container
 from casstore.tag import Tag, is_part
 
 _T = TypeVar("_T")
@@ -39,6 +40,16 @@ def digest(value: Any) -> Digest:
 def optional_digest(value: Any) -> Digest | None:
     """A digest, or None for NULL. Raises CatalogDamaged."""
     return None if value is None else digest(value)
+
+
+def container(row_id: Any, file_id: Any, blob: Any, executable: Any) -> Container:
+    """A container's row. Raises CatalogDamaged."""
+    return Container(row_id, typed(file_id, str, "an id"), optional_digest(blob), bool(executable))
+
+
+def sized_container(row: Any) -> tuple[Container, int]:
+    """A container's row and its size. Raises CatalogDamaged."""
+    return container(*row[:4]), typed(row[4], int, "a size")
 
 
 def name(value: Any) -> str:

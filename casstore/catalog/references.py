@@ -1,8 +1,9 @@
-"""SQL that follows references: which chunks are needed by what. gc, verify and stats all walk through here."""
+"""SQL that follows references: which versions, files and containers need what. The one walk of them is in `marks`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apsw
@@ -10,13 +11,13 @@ import apsw
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import DEAD, LIVE
+from casstore.catalog.marks import Marks
+from casstore.catalog.tables import Tables
 from casstore.digest import Digest
 from casstore.storage.container import Container
-from casstore.storage.manifest import FileEntry, Manifest, entry_path, file_entry
+from casstore.storage.manifest import FileEntry, entry_path, file_entry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
-
-_CONDEMN_BATCH = 1000  # containers of one transaction: other writers wait some milliseconds at the most
 
 
 class References:
@@ -25,64 +26,17 @@ class References:
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    def last_version_id(self) -> int:
-        """The newest version's row id, 0 without any: what gc's snapshot covers."""
-        with translated_errors(self._connections.path):
-            return int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
+    @contextlib.contextmanager
+    def marked(self) -> Iterator[Marks]:
+        """Mark what the versions need that there are now; the marks last as long as the block, in this thread.
 
-    def mark(self, last_id: int, leaving: Iterable[int] = ()) -> None:
-        """Begin a marking: note every chunk that the versions up to `last_id` need. The note is this thread's own.
-
-        The directories of the versions in `leaving` do not count from then on, as if they were gone (for a dry run).
+        Nothing else can touch them, not even other marks. A child that is forked meanwhile may not use the store.
+        Where another thread closes it, the work ends with StoreError.
         """
-        with translated_errors(self._connections.path):
-            connection = self._connections.get()
-            mark(connection, "id <= ?", (last_id,), fresh=True)
-        self.leave(leaving)
-
-    def leave(self, version_ids: Iterable[int]) -> None:
-        """See the directories of these versions too, from now on, as if they were gone."""
-        with translated_errors(self._connections.path):
-            self._connections.get().executemany(
-                "INSERT INTO temp.leaving VALUES (?)", ((version_id,) for version_id in version_ids)
-            )
-
-    def hold(self, manifests: Iterable[Manifest]) -> None:
-        """Note also what versions need that are deleted and may be brought back, by their manifests."""
-        with translated_errors(self._connections.path):
-            mark_manifests(self._connections.get(), manifests)
-
-    def unreferenced(self) -> list[tuple[Container, int]]:
-        """Containers, with their sizes, that no marked chunk and no file of any version needs."""
-        return self._containers(UNREFERENCED)
-
-    def unneeded(self, containers: Iterable[Container]) -> list[Container]:
-        """Those of the containers that are live, and that no marked chunk and no file of any version needs."""
-        with translated_errors(self._connections.path):
-            connection = self._connections.get()
-            sql = UNREFERENCED + " AND container.id = ?"
-            return [each for each in containers if connection.execute(sql, (each.id,)).fetchone()]
-
-    def condemn(self, containers: Sequence[Container], last_id: int, held: Callable[[], Iterable[Manifest]]) -> int:
-        """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
-
-        Each step is one transaction: mark what has been committed since the snapshot, and what the manifests need that
-        have been `held` since the last call of it, delete the chunk rows of
-        containers that are still unreferenced, and of the deltas elsewhere that need these, raise gc_epoch.
-        """
-        condemned = 0
-        for start in range(0, len(containers), _CONDEMN_BATCH):
-            with self._connections.write() as connection:
-                mark(connection, "id > ?", (last_id,), fresh=False)
-                mark_manifests(connection, held())
-                for container in containers[start : start + _CONDEMN_BATCH]:
-                    if not connection.execute(UNREFERENCED + " AND container.id = ?", (container.id,)).fetchone():
-                        continue
-                    connection.execute(_DELETE_CHUNKS, (container.id,))
-                    connection.execute("UPDATE container SET state = ? WHERE id = ?", (DEAD, container.id))
-                    condemned += 1
-                connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
-        return condemned
+        with self._connections.keeping(), Tables(self._connections) as tables:
+            with translated_errors(self._connections.path):
+                newest = int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
+            yield Marks(self._connections, tables, newest)
 
     def drop_unreferenced_blobs(self) -> int:
         """Delete the recipes that no file of any version names; returns how many."""
@@ -148,10 +102,7 @@ class References:
     def _containers(self, sql: str) -> list[tuple[Container, int]]:
         with translated_errors(self._connections.path):
             rows: list[Any] = self._connections.get().execute(sql).fetchall()
-        return [
-            (_container(row_id, file_id, digest, executable), decoding.typed(size, int, "a size"))
-            for row_id, file_id, digest, executable, size in rows
-        ]
+        return list(map(decoding.sized_container, rows))
 
     def chunks_of(self, container: Container) -> list[tuple[Digest, int]]:
         """The chunks whose home this is, in the order they stand in it, each with the bytes it takes there."""
@@ -162,28 +113,8 @@ class References:
 
     def missing_chunks(self) -> list[Digest]:
         """Chunks that some version needs and that have no home. That is damage."""
-        self.mark(self.last_version_id())
-        return self.homeless()
-
-    def homeless(self) -> list[Digest]:
-        """Marked chunks that have no home."""
-        sql = (
-            "SELECT digest FROM temp.needed"
-            " WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.digest = needed.digest) AND digest != ?"
-        )
-        return self._digests(sql, (Digest.of(b""),))  # an empty blob has no chunk
-
-    def needed_containers(self) -> list[tuple[Container, int]]:
-        """Containers, with their sizes, in which a marked chunk is at home."""
-        return self._containers(
-            "SELECT id, file_id, digest, executable, size FROM container WHERE EXISTS"
-            " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
-        )
-
-    def _digests(self, sql: str, parameters: Sequence[Any] = ()) -> list[Digest]:
-        with translated_errors(self._connections.path):
-            rows: list[Any] = self._connections.get().execute(sql, parameters).fetchall()
-        return [decoding.digest(row[0]) for row in rows]
+        with self.marked() as marks:
+            return marks.homeless()
 
     def recipes_with(self, chunks: set[Digest]) -> list[Recipe]:
         """The stored recipes that name one of these chunks."""
@@ -214,13 +145,6 @@ class References:
             rows: list[Any] = self._connections.get().execute(sql, (blob,)).fetchall()
         return [(decoding.tag(name, version), _path(path), size) for name, version, path, size in rows]
 
-    def needed(self, chunks: Iterable[Digest]) -> set[Digest]:
-        """Those of the chunks that are marked as needed."""
-        with translated_errors(self._connections.path):
-            connection = self._connections.get()
-            sql = "SELECT 1 FROM temp.needed WHERE digest = ?"
-            return {digest for digest in chunks if connection.execute(sql, (digest,)).fetchone()}
-
     def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
         """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""
         with self._connections.read() as connection:
@@ -236,10 +160,6 @@ class References:
             return [
                 (decoding.tag(name, version), _path(path)) for name, version, path, digest in found if digest in damaged
             ]
-
-
-def _container(row_id: Any, file_id: Any, blob: Any, executable: Any) -> Container:
-    return Container(row_id, decoding.typed(file_id, str, "an id"), decoding.optional_digest(blob), bool(executable))
 
 
 def _file_entry(path: Any, executable: Any, size: Any, digest: Any) -> FileEntry:
@@ -263,62 +183,8 @@ def _recipes_with(connection: apsw.Connection, chunks: set[Digest]) -> Iterator[
             yield recipe
 
 
-# Whether a loose file serves a version whose directory stands, which hardlinks to it. One that a gc which was killed
-# has marked as evicting may stand still, and counts until that is settled.
-IS_LINKED = (
-    "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
-    " WHERE file.digest = container.digest AND file.size >= 65536"
-    " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
-)
 # Smaller files have no loose files, and no entry in the index.
 _OF_A_VERSION = "SELECT 1 FROM file WHERE file.digest = {} AND file.size >= 65536"
-# Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
-# for stored when their content is saved again.
-_DELETE_CHUNKS = """
-WITH RECURSIVE doomed(digest) AS (
-  SELECT digest FROM chunk WHERE container = ?
-  UNION SELECT chunk.digest FROM doomed JOIN chunk ON chunk.base = doomed.digest
-  UNION SELECT chunk.digest FROM doomed JOIN chunk ON chunk.grouping = doomed.digest
-)
-DELETE FROM chunk WHERE digest IN (SELECT digest FROM doomed)
-"""
-UNREFERENCED = f"""
-SELECT container.id, file_id, container.digest, executable, container.size FROM container
-WHERE state = {LIVE}
-  AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
-  AND NOT (container.digest IS NOT NULL AND {IS_LINKED})
-"""
-
-
-def mark(connection: apsw.Connection, condition: str, parameters: Sequence[Any], *, fresh: bool) -> None:
-    """Add what the versions that meet `condition` need to the temporary tables needed (chunks) and needed_blob.
-
-    This is the one walk of references: files to blobs, blobs to chunks, deltas to their bases. SQLite keeps the
-    tables in a file once they outgrow its cache, so memory stays bounded for any number of chunks.
-    """
-    connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS needed(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
-        "CREATE TEMP TABLE IF NOT EXISTS needed_blob(digest BLOB PRIMARY KEY) WITHOUT ROWID;"
-        "CREATE TEMP TABLE IF NOT EXISTS leaving(id INTEGER PRIMARY KEY)"
-    )
-    if fresh:
-        connection.execute("DELETE FROM temp.needed; DELETE FROM temp.needed_blob; DELETE FROM temp.leaving")
-    connection.execute(
-        "INSERT OR IGNORE INTO temp.needed_blob SELECT DISTINCT digest FROM file"
-        f" WHERE version_id IN (SELECT id FROM version WHERE {condition})",
-        parameters,
-    )
-    # A blob without a recipe is one chunk of the same digest.
-    connection.execute(
-        "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.needed_blob AS n"
-        " WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)"
-    )
-    for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
-        connection.executemany(
-            "INSERT OR IGNORE INTO temp.needed VALUES (?)",
-            ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
-        )
-    _mark_bases(connection)
 
 
 def has_unexplained_chunks(connection: apsw.Connection, recipes: Mapping[Digest, Recipe]) -> bool:
@@ -334,28 +200,3 @@ def has_unexplained_chunks(connection: apsw.Connection, recipes: Mapping[Digest,
         if chunks - set(() if told is None else Recipe.unpack(blob, told).digests):
             return True
     return False
-
-
-def mark_manifests(connection: apsw.Connection, manifests: Iterable[Manifest]) -> None:
-    """Add what the versions of these manifests need, whether or not the catalog knows them."""
-    is_any = False
-    for manifest in manifests:
-        is_any = True
-        for file in manifest.files:
-            connection.execute("INSERT OR IGNORE INTO temp.needed_blob VALUES (?)", (file.digest,))
-            chunks = ((chunk,) for chunk in manifest.recipe_of(file).digests)
-            connection.executemany("INSERT OR IGNORE INTO temp.needed VALUES (?)", chunks)
-    if is_any:
-        _mark_bases(connection)
-
-
-def _mark_bases(connection: apsw.Connection) -> None:
-    """Add what the marked deltas need, and what that needs."""
-    while True:
-        connection.execute(
-            "INSERT OR IGNORE INTO temp.needed"
-            " SELECT base FROM chunk JOIN temp.needed USING (digest) WHERE base IS NOT NULL"
-            " UNION ALL SELECT grouping FROM chunk JOIN temp.needed USING (digest) WHERE grouping IS NOT NULL"
-        )
-        if not connection.changes():
-            return

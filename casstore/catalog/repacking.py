@@ -1,151 +1,22 @@
-"""SQL for moving chunks between containers: what is cold, in what order it is packed, and the moves themselves."""
+"""SQL for moving chunks between containers."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Mapping
 
-from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
-from casstore.catalog.index import LIVE
-from casstore.catalog.references import IS_LINKED
+from casstore.catalog.connection import Connections
 from casstore.catalog.versions import NewContainer, insert_container, mark_synced, may_be_delta
 from casstore.digest import Digest
 from casstore.storage.container import Container
 
 
-class PlannedChunk(NamedTuple):
-    """A chunk to be packed. Those of one `column` stand at one place in versions that came from one another.
-
-    `predecessor` is the chunk at that place in the version before. `is_base`: a delta needs it already, so it must
-    not become one.
-    """
-
-    column: int
-    number: int
-    digest: Digest
-    dtype: str | None
-    predecessor: Digest | None
-    home: int
-    is_base: bool
-
-
-class SparsePack(NamedTuple):
-    """A pack, its size, and the number and bytes of its records that are needed."""
-
-    container: Container
-    size: int
-    needed_chunks: int
-    needed_bytes: int
-
-
 class Repacking:
-    """A plan kept in temporary tables, this thread's own; `References.mark` must have been called before."""
+    """Makes packs the home of chunks that stood elsewhere."""
 
     def __init__(self, connections: Connections, boot_id: str) -> None:
         self._connections = connections
         self._boot_id = boot_id
-
-    def _rows(self, sql: str, parameters: Iterable[Any] = ()) -> Iterator[Any]:
-        with translated_errors(self._connections.path):
-            yield from self._connections.get().execute(sql, tuple(parameters))
-
-    def begin(self) -> tuple[int, int]:
-        """Begin a plan: note the cold loose files that hold needed chunks; returns how many, and these bytes."""
-        with translated_errors(self._connections.path):
-            connection = self._connections.get()
-            connection.execute(
-                "CREATE TEMP TABLE IF NOT EXISTS plan(number INTEGER PRIMARY KEY, place INTEGER NOT NULL,"
-                " digest BLOB NOT NULL UNIQUE, dtype TEXT, predecessor BLOB, home INTEGER NOT NULL);"
-                "CREATE INDEX IF NOT EXISTS temp.plan_by_place ON plan(place, number);"
-                "CREATE TEMP TABLE IF NOT EXISTS cold(id INTEGER PRIMARY KEY);"
-                "CREATE TEMP TABLE IF NOT EXISTS unplanned(digest BLOB PRIMARY KEY, home INTEGER NOT NULL)"
-                " WITHOUT ROWID;"
-                "DELETE FROM temp.plan; DELETE FROM temp.cold; DELETE FROM temp.unplanned"
-            )
-            connection.execute(
-                f"INSERT INTO temp.cold SELECT id FROM container WHERE state = {LIVE} AND digest IS NOT NULL"
-                f" AND NOT {IS_LINKED}"
-            )
-            connection.execute(
-                "INSERT INTO temp.unplanned SELECT digest, container FROM chunk JOIN temp.cold ON id = container"
-                " JOIN temp.needed USING (digest)"
-            )
-            sql = (
-                "SELECT count(DISTINCT home), coalesce(sum(raw_bytes), 0) FROM temp.unplanned JOIN chunk USING (digest)"
-            )
-            return cast("tuple[int, int]", connection.execute(sql).get)
-
-    def cold_versions(self) -> list[int]:
-        """The ids of the versions that a cold loose file belongs to, in the order of their commits."""
-        sql = (
-            "SELECT DISTINCT version_id FROM temp.cold JOIN container USING (id)"
-            " JOIN file ON file.digest = container.digest AND file.size >= 65536 ORDER BY version_id"
-        )
-        return [row[0] for row in self._rows(sql)]
-
-    def add(self, places: Iterable[tuple[Digest, str | None, Digest | None]]) -> None:
-        """Plan those of the chunks, given as (digest, dtype, predecessor), that are cold and not planned yet."""
-        with translated_errors(self._connections.path):
-            connection = self._connections.get()
-            insert = (
-                "INSERT INTO temp.plan(place, digest, dtype, predecessor, home) SELECT"
-                " coalesce((SELECT place FROM temp.plan WHERE digest = ?3),"
-                " (SELECT coalesce(max(number), 0) + 1 FROM temp.plan)), digest, ?2, ?3, home"
-                " FROM temp.unplanned WHERE digest = ?1"
-            )
-            for place in places:
-                connection.execute(insert, place)
-                if connection.changes():
-                    connection.execute("DELETE FROM temp.unplanned WHERE digest = ?", (place[0],))
-
-    def unplanned(self) -> bool:
-        """Whether cold chunks are needed that no version with a cold file has."""
-        return any(self._rows("SELECT 1 FROM temp.unplanned LIMIT 1"))
-
-    def needed_recipes(self) -> Iterator[tuple[Digest, bytes]]:
-        """All recipes of files of versions."""
-        for digest, recipe in self._rows("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
-            yield decoding.digest(digest), recipe
-
-    def add_rest(self) -> None:
-        """Plan what is left, of which nothing is known."""
-        with translated_errors(self._connections.path):
-            self._connections.get().execute(
-                "INSERT INTO temp.plan(place, digest, home) SELECT 0, digest, home FROM temp.unplanned;"
-                "DELETE FROM temp.unplanned; UPDATE temp.plan SET place = number WHERE place = 0"
-            )
-
-    def planned(self, after: tuple[int, int], limit: int) -> list[PlannedChunk]:
-        """The next planned chunks, column by column, of each in the order of the versions."""
-        sql = (
-            "SELECT place, number, digest, dtype, predecessor, home,"
-            " EXISTS (SELECT 1 FROM chunk WHERE base = plan.digest)"
-            " OR EXISTS (SELECT 1 FROM chunk WHERE grouping = plan.digest)"
-            " FROM temp.plan AS plan WHERE (place, number) > (?, ?) ORDER BY place, number LIMIT ?"
-        )
-        return [
-            PlannedChunk(
-                place, number, decoding.digest(digest), dtype, before and decoding.digest(before), home, bool(is_base)
-            )
-            for place, number, digest, dtype, before, home, is_base in self._rows(sql, (*after, limit))
-        ]
-
-    def packs(self) -> list[SparsePack]:
-        """Every live pack that holds something needed, by size."""
-        sql = (
-            "SELECT container.id, file_id, size, count(*), sum(length)"
-            " FROM container JOIN chunk ON container = container.id"
-            f" JOIN temp.needed ON needed.digest = chunk.digest WHERE state = {LIVE} AND container.digest IS NULL"
-            " GROUP BY container.id ORDER BY size"
-        )
-        return [SparsePack(Container(row[0], row[1], None), row[2], row[3], row[4]) for row in self._rows(sql)]
-
-    def needed_in(self, container: Container) -> list[Digest]:
-        """The needed chunks of a container, in the order they stand there."""
-        sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
-        return [decoding.digest(row[0]) for row in self._rows(sql, (container.id,))]
 
     def move(
         self, new: NewContainer, homes: Mapping[Digest, int], synced_homes: Iterable[Container], *, verbatim: bool

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
-
-import apsw
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
-from casstore.catalog.references import IS_LINKED, UNREFERENCED, mark, mark_manifests
+from casstore.catalog.marks import IS_LINKED, UNREFERENCED, begin_marks, mark, mark_manifests
+from casstore.catalog.tables import Tables
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
 from casstore.notebook import Shown
@@ -152,12 +152,12 @@ class UsageReport:
 
     def of_store(self, kept: Iterable[Manifest] = ()) -> Usage:
         """Bytes of the whole store. `kept`: of versions that are deleted and may be brought back."""
-        with self._connections.read() as connection:
-            mark(connection, "1", (), fresh=True)
-            usage = _usage(connection, "1")
-            mark_manifests(connection, kept)
-            (needed,) = _row(connection, _NEEDED)
-            stored, loose, packs, redundant, dead, trapped, overhead = _row(connection, _CONTAINERS)
+        with self._marking() as tables:
+            mark(tables, "1", ())
+            usage = _usage(tables, "1")
+            mark_manifests(tables, kept)
+            (needed,) = _row(tables, _NEEDED)
+            stored, loose, packs, redundant, dead, trapped, overhead = _row(tables, _CONTAINERS)
             return replace(
                 usage,
                 stored_bytes=stored,
@@ -172,18 +172,18 @@ class UsageReport:
 
     def of_model(self, name: str) -> Usage:
         """Bytes of all versions of one name."""
-        with self._connections.read() as connection:
-            mark(connection, "name = ?", (name,), fresh=True)
-            return _usage(connection, "name = ?", name)
+        with self._marking() as tables:
+            mark(tables, "name = ?", (name,))
+            return _usage(tables, "name = ?", name)
 
     def of_version(self, row: VersionRow, kept: Iterable[Manifest]) -> Usage:
         """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted.
 
         `kept` is as in `of_store`: what these versions need is not freed.
         """
-        with self._connections.read() as connection:
-            usage = _usage_and_freed(connection, [row], kept)
-            materialized, pinned = _row(connection, _STATE, row.id)
+        with self._marking() as tables:
+            usage = _usage_and_freed(tables, [row], kept)
+            materialized, pinned = _row(tables, _STATE, row.id)
             return replace(usage, materialized=bool(materialized), pinned=bool(pinned))
 
     def of_versions(self, rows: Collection[VersionRow], kept: Iterable[Manifest]) -> Usage:
@@ -191,53 +191,58 @@ class UsageReport:
 
         `kept` is as in `of_version`.
         """
-        with self._connections.read() as connection:
-            return _usage_and_freed(connection, {row.id: row for row in rows}.values(), kept)
+        with self._marking() as tables:
+            return _usage_and_freed(tables, {row.id: row for row in rows}.values(), kept)
+
+    @contextlib.contextmanager
+    def _marking(self) -> Iterator[Tables]:
+        """Empty marks, and one snapshot to fill and ask them in."""
+        with self._connections.read(), Tables(self._connections) as tables:
+            begin_marks(tables)
+            yield tables
 
 
-def _usage_and_freed(
-    connection: apsw.Connection, rows: Collection[VersionRow], kept: Iterable[Manifest]
-) -> Usage:  # fmt: skip
+def _usage_and_freed(tables: Tables, rows: Collection[VersionRow], kept: Iterable[Manifest]) -> Usage:
     ids = json.dumps([row.id for row in rows])
-    mark(connection, _AMONG, (ids,), fresh=True)
-    usage = _usage(connection, _AMONG, ids)
+    mark(tables, _AMONG, (ids,))
+    usage = _usage(tables, _AMONG, ids)
     if usage.versions < len(rows):
         raise TagNotFound(f"{', '.join(str(row.tag) for row in rows)}: deleted meanwhile")
-    at_once, at_rewrite = _freed(connection, ids, kept)
+    at_once, at_rewrite = _freed(tables, ids, kept)
     return replace(usage, frees_bytes=at_once + at_rewrite, frees_at_rewrite_bytes=at_rewrite)
 
 
-def _row(connection: apsw.Connection, sql: str, *parameters: Any) -> tuple[int, ...]:
-    return cast("tuple[int, ...]", connection.execute(sql, parameters).fetchone())
+def _row(tables: Tables, sql: str, *parameters: Any) -> tuple[int, ...]:
+    return cast("tuple[int, ...]", tables.connection.execute(tables.of(sql), parameters).fetchone())
 
 
-def _usage(connection: apsw.Connection, condition: str, *parameters: Any) -> Usage:
+def _usage(tables: Tables, condition: str, *parameters: Any) -> Usage:
     """The bytes of the versions that meet `condition` and have been marked."""
     versions, logical = _row(
-        connection, f"SELECT count(*), coalesce(sum(size), 0) FROM version WHERE {condition}", *parameters
+        tables, f"SELECT count(*), coalesce(sum(size), 0) FROM version WHERE {condition}", *parameters
     )
     files = f"FROM file WHERE version_id IN (SELECT id FROM version WHERE {condition})"
     (blocks,) = _row(
-        connection,
+        tables,
         f"SELECT coalesce(sum((size + {BLOCK_BYTES - 1}) / {BLOCK_BYTES}), 0) {files}",
         *parameters,
     )
     (distinct,) = _row(
-        connection, f"SELECT coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size {files})", *parameters
+        tables, f"SELECT coalesce(sum(size), 0) FROM (SELECT DISTINCT digest, size {files})", *parameters
     )
     loose = 0
     encodings = {}
-    for encoding, chunks, raw, encoded, encoded_loose in cast("Iterable[tuple[int, ...]]", connection.execute(_HOMES)):
+    for encoding, chunks, raw, encoded, encoded_loose in tables.rows(_HOMES):
         encodings[_ENCODING_NAMES.get(encoding, f"encoding {encoding}")] = EncodingUsage(chunks, raw, encoded)
         loose += encoded_loose
     encoded = sum(usage.encoded_bytes for usage in encodings.values())
-    (redundant,) = _row(connection, _REDUNDANT)
+    (redundant,) = _row(tables, _REDUNDANT)
     return Usage(
         versions=versions,
         logical_bytes=logical,
         copied_bytes=(blocks + versions) * BLOCK_BYTES,
         distinct_file_bytes=distinct,
-        unique_bytes=sum(usage.raw_bytes for usage in encodings.values()) - _raw_bytes_of_mere_bases(connection),
+        unique_bytes=sum(usage.raw_bytes for usage in encodings.values()) - _raw_bytes_of_mere_bases(tables),
         encoded_bytes=encoded,
         stored_bytes=encoded,
         loose_bytes=loose,
@@ -247,59 +252,60 @@ def _usage(connection: apsw.Connection, condition: str, *parameters: Any) -> Usa
     )
 
 
-def _raw_bytes_of_mere_bases(connection: apsw.Connection) -> int:
+def _raw_bytes_of_mere_bases(tables: Tables) -> int:
     """Raw bytes of marked chunks that stand in none of the marked blobs: deltas alone need them."""
-    connection.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS mere_base(digest BLOB PRIMARY KEY) WITHOUT ROWID; DELETE FROM temp.mere_base"
-    )
+    tables.create("mere_base", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
     for column in _LINKS:
-        connection.execute(
+        tables.execute(
             f"INSERT OR IGNORE INTO temp.mere_base SELECT {column} FROM temp.needed CROSS JOIN chunk USING (digest)"
             f" WHERE +{column} IN (SELECT digest FROM temp.needed)"
         )
-    if connection.execute("SELECT 1 FROM temp.mere_base LIMIT 1").fetchone() is None:
+    if not any(tables.rows("SELECT 1 FROM temp.mere_base LIMIT 1")):
         return 0
-    connection.execute("DELETE FROM temp.mere_base WHERE digest IN (SELECT digest FROM temp.needed_blob)")
-    for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
-        connection.executemany(
+    tables.execute("DELETE FROM temp.mere_base WHERE digest IN (SELECT digest FROM temp.needed_blob)")
+    for digest, recipe in tables.rows("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
+        tables.add_all(
             "DELETE FROM temp.mere_base WHERE digest = ?",
             ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
-    return _row(connection, "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.mere_base USING (digest)")[0]
+    return _row(tables, "SELECT coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.mere_base USING (digest)")[0]
 
 
-def _freed(connection: apsw.Connection, ids: str, kept: Iterable[Manifest]) -> tuple[int, int]:
+def _freed(tables: Tables, ids: str, kept: Iterable[Manifest]) -> tuple[int, int]:
     """What deleting the versions, which have been marked, frees at the next gc, and what when gc rewrites packs.
 
     Marking what all others need would tell, and takes a second in a store of 100,000 chunks. So the question is put
     the other way round: who else needs what stands in the containers that these versions use?
     """
-    connection.execute(_BEGIN_FREED)
-    _until_unchanged(connection, *_ADD_DEPENDENTS)
-    connection.execute(_OTHERS_BLOBS, (ids,))
-    for digest, recipe in connection.execute("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
-        connection.executemany(
+    tables.create("own", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+    tables.create("touched", "(id INTEGER PRIMARY KEY, was_linked INTEGER NOT NULL)")
+    tables.create("asked", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+    tables.execute(_BEGIN_FREED)
+    _until_unchanged(tables, *_ADD_DEPENDENTS)
+    tables.execute(_OTHERS_BLOBS, (ids,))
+    for digest, recipe in tables.rows("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"):
+        tables.add_all(
             _NEED_IF_ASKED,
             ((chunk,) for chunk in Recipe.unpack(decoding.digest(digest), recipe).digests),
         )
     for manifest in kept:
         for file in manifest.files:
-            connection.executemany(_NEED_IF_ASKED, ((chunk,) for chunk in manifest.recipe_of(file).digests))
-    _until_unchanged(connection, *_ADD_BASES)
-    connection.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
-    connection.execute("INSERT INTO temp.leaving SELECT value FROM json_each(?)", (ids,))
-    (loose,) = _row(connection, _FREED_LOOSE)
-    (dead_packs,) = _row(connection, f"SELECT coalesce(sum(size), 0) FROM ({_DEAD_PACKS})")
-    (in_packs,) = _row(connection, _FREED_IN_PACKS)
+            tables.add_all(_NEED_IF_ASKED, ((chunk,) for chunk in manifest.recipe_of(file).digests))
+    _until_unchanged(tables, *_ADD_BASES)
+    tables.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
+    tables.execute("INSERT INTO temp.leaving SELECT value FROM json_each(?)", (ids,))
+    (loose,) = _row(tables, _FREED_LOOSE)
+    (dead_packs,) = _row(tables, f"SELECT coalesce(sum(size), 0) FROM ({_DEAD_PACKS})")
+    (in_packs,) = _row(tables, _FREED_IN_PACKS)
     return loose + dead_packs, in_packs
 
 
-def _until_unchanged(connection: apsw.Connection, *statements: str) -> None:
+def _until_unchanged(tables: Tables, *statements: str) -> None:
     while True:
-        before = connection.total_changes()
+        before = tables.connection.total_changes()
         for statement in statements:
-            connection.execute(statement)
-        if connection.total_changes() == before:
+            tables.execute(statement)
+        if tables.connection.total_changes() == before:
             return
 
 
@@ -346,21 +352,18 @@ FROM part
 # The version's own needs move aside, and what others need takes their place: of the chunks asked about, that is. Asked
 # about are all chunks in the containers that the version uses, and the deltas that lead to them.
 _BEGIN_FREED = f"""
-CREATE TEMP TABLE IF NOT EXISTS own(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TEMP TABLE IF NOT EXISTS touched(id INTEGER PRIMARY KEY, was_linked INTEGER NOT NULL);
-CREATE TEMP TABLE IF NOT EXISTS asked(digest BLOB PRIMARY KEY) WITHOUT ROWID;
-DELETE FROM temp.own; DELETE FROM temp.touched; DELETE FROM temp.asked;
 INSERT INTO temp.own SELECT digest FROM temp.needed;
 INSERT INTO temp.touched
 SELECT id, container.digest IS NOT NULL AND {IS_LINKED} FROM container WHERE id IN (
   SELECT container FROM temp.own CROSS JOIN chunk USING (digest)
   UNION SELECT id FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE});
 INSERT INTO temp.asked
-SELECT digest FROM temp.own UNION SELECT digest FROM temp.touched CROSS JOIN chunk ON container = touched.id;
+SELECT digest FROM temp.own
+UNION SELECT digest FROM temp.touched AS touched CROSS JOIN chunk ON container = touched.id;
 DELETE FROM temp.needed; DELETE FROM temp.needed_blob;
 """
 _ADD_DEPENDENTS = tuple(
-    "INSERT OR IGNORE INTO temp.asked SELECT chunk.digest FROM temp.asked CROSS JOIN chunk"
+    "INSERT OR IGNORE INTO temp.asked SELECT chunk.digest FROM temp.asked AS asked CROSS JOIN chunk"
     f" ON chunk.{column} = asked.digest"
     for column in _LINKS
 )
@@ -381,7 +384,7 @@ _FREED_LOOSE = f"""
 SELECT coalesce(sum(iif(was_linked,
   size - (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.needed USING (digest) WHERE container = touched.id),
   (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.own USING (digest) WHERE container = touched.id))), 0)
-FROM temp.touched CROSS JOIN container USING (id) WHERE container.digest IS NOT NULL AND NOT {IS_LINKED}
+FROM temp.touched AS touched CROSS JOIN container USING (id) WHERE container.digest IS NOT NULL AND NOT {IS_LINKED}
 """
 _DEAD_PACKS = f"""
 {UNREFERENCED} AND container.digest IS NULL AND container.id IN (SELECT id FROM temp.touched)

@@ -17,7 +17,7 @@ from casstore.actions.exchange import casmodel_import
 from casstore.actions.gc import reclaim
 from casstore.actions.packs import repack
 from casstore.actions.saving import delete, save
-from casstore.catalog import connection, index, references, repacking, versions
+from casstore.catalog import connection, index, marks, repacking, versions
 from casstore.storage import files, pack
 
 
@@ -164,7 +164,7 @@ INTERLEAVED = [
     ),
     _mutant(
         "gc does not raise gc_epoch", "gc before a commit",
-        (references.References.condemn, "UPDATE store SET value = value + 1 WHERE", "SELECT 1 FROM store WHERE"),
+        (marks.Marks.condemn, "UPDATE store SET value = value + 1 WHERE", "SELECT 1 FROM store WHERE"),
     ),
     _mutant(
         "gc takes what a running save has written for stray", "gc before a commit of what is new",
@@ -172,14 +172,14 @@ INTERLEAVED = [
     ),
     _mutant(
         "gc does not mark what was saved meanwhile", "a commit before gc condemns",
-        (references.References.condemn, 'mark(connection, "id > ?", (last_id,), fresh=False)', "pass"),
+        (marks.Marks.condemn, 'mark(self._tables, "id > ?", (self._newest,))', "pass"),
     ),
     _mutant(
         "gc unlinks before it has condemned", "a commit before gc condemns",
         (
-            reclaim.Reclaim.condemn, "references.condemn(self.redundancy.removable(",
+            reclaim.Reclaim.condemn, "self.marks.condemn(self.redundancy.removable(",
             ("[files.remove_file(each.path(self.workspace.layout)) for each in candidates];"
-            " references.condemn(self.redundancy.removable("),
+            " self.marks.condemn(self.redundancy.removable("),
         ),
     ),
     _mutant(

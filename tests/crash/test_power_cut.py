@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore.catalog.references import References
+from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
 from casstore.storage import machine
@@ -533,7 +533,7 @@ def a_commit_before_gc_condemns(store, other, once, step_files):
     once(Versions, "commit", wait)
     saving.start()
     assert looked_up.wait(60)
-    once(References, "condemn", let_it)
+    once(Marks, "condemn", let_it)
     store.gc()
     return {"m:1": files}
 

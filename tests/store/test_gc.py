@@ -191,9 +191,9 @@ def test_chunks_that_vanish_after_every_look_up(store: casstore.Store, monkeypat
 
 
 def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, monkeypatch: pytest.MonkeyPatch) -> None:
-    from casstore.catalog.references import References
+    from casstore.catalog.marks import Marks
 
-    real = References.unreferenced
+    real = Marks.unreferenced
     files = {"one.bin": noise(BIG, 1), "one.txt": b"one" * 100}
     two.delete("m:1")
 
@@ -204,7 +204,7 @@ def test_a_version_committed_while_gc_marks_keeps_its_chunks(two, monkeypatch: p
                 save(other, "m:late", files)
         return found
 
-    monkeypatch.setattr(References, "unreferenced", unreferenced)
+    monkeypatch.setattr(Marks, "unreferenced", unreferenced)
     two.gc()
     assert contents(two.get("m:late")) == files
     assert two.verify().is_sound

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.actions.saving.packing import SavePacker
+from casstore.catalog.marks import Marks
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.storage.container import MAX_LINKS
@@ -438,7 +439,7 @@ def test_in_what_order_gc_writes_and_takes_away(
     note(os, "fsync", lambda descriptor: [("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))])
     note(os, "unlink", lambda path, **_: [("unlink", str(path))])
     note(Repacking, "move", lambda _, new, *__: [("move", new.file_id)])
-    note(References, "condemn", condemned)
+    note(Marks, "condemn", condemned)
     store.gc(evict_all=True)
     moved = [file_id for what, file_id in log if what == "move"]
     assert len(moved) > 3

@@ -25,6 +25,8 @@ import casstore
 from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.workspace import Workspace
+from casstore.catalog.columns import Columns
+from casstore.catalog.marks import Marks
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.schema import APPLICATION_ID, MIGRATIONS
@@ -273,10 +275,11 @@ def test_one_gc_at_a_time_while_it_packs(
 
 # Where gc can be met: at the boundaries of its steps and inside them.
 POINTS = (
-    (Repacking, "begin", "after"),
-    (Repacking, "planned", "before"),
-    (Repacking, "planned", "after"),
-    (Repacking, "needed_in", "after"),
+    (Marks, "cold", "after"),
+    (Columns, "versions", "before"),
+    (Columns, "planned", "before"),
+    (Columns, "planned", "after"),
+    (Marks, "needed_in", "after"),
     (PackBuilder, "add", "after"),
     (PackBuilder, "copy", "after"),
     (PackWriter, "finish", "before"),
@@ -284,9 +287,9 @@ POINTS = (
     (Repacking, "move", "before"),
     (Repacking, "move", "after"),
     (Reclaim, "condemn_rows", "before"),
-    (References, "unreferenced", "after"),
-    (References, "condemn", "before"),
-    (References, "condemn", "after"),
+    (Marks, "unreferenced", "after"),
+    (Marks, "condemn", "before"),
+    (Marks, "condemn", "after"),
     (References, "dead_containers", "after"),
     (References, "forget_containers", "before"),
     (References, "forget_containers", "after"),

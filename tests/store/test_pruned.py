@@ -11,7 +11,7 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import sync_tree as sync
-from casstore.catalog.references import References
+from casstore.catalog.marks import Marks
 from casstore.storage import machine
 from tests.kit import Check, Child, Save, Sql, bento, checkpoint, contents, counts, noise, streamed
 
@@ -225,18 +225,18 @@ def test_what_is_saved_and_pruned_while_gc_marks_is_kept(
     files = {"w.bin": noise(BIG, 3), "mid": noise(100_000, 4)}
     save("old:1", files)
     store.delete("old:1")
-    real = References.unreferenced
+    real = Marks.unreferenced
 
     def unreferenced(self):
         found = real(self)
-        monkeypatch.setattr(References, "unreferenced", real)
+        monkeypatch.setattr(Marks, "unreferenced", real)
         with casstore.Store(home) as other:
             save("late:1", files, into=other)
             shutil.rmtree(models / "late/1")
             assert other.sync_tree(prune=True).deleted == ("late:1",)
         return found
 
-    monkeypatch.setattr(References, "unreferenced", unreferenced)
+    monkeypatch.setattr(Marks, "unreferenced", unreferenced)
     store.gc(evict_all=True)
     restored = store.restore_pruned("late:1")
     for name, data in files.items():

@@ -8,6 +8,7 @@ import os
 from casstore.actions.consistency.takeup import Missing, find_missing, holders, what_is_wrong
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
+from casstore.catalog.marks import Marks
 from casstore.errors import CasstoreError, StoreError
 from casstore.storage.layout import Layout
 
@@ -46,11 +47,10 @@ def _glance(layout: Layout, catalog: Catalog) -> str:
 def describe(workspace: Workspace) -> str:
     """One line where something that versions need is not where the catalog says, empty where all is: by one stat for
     each container. gc may run meanwhile. What repair has given up does not count."""
-    references = workspace.catalog.references
     before: Missing | None = None
     while True:
-        references.mark(references.last_version_id())
-        found = find_missing(workspace)
+        with workspace.catalog.references.marked() as marks:
+            found = find_missing(workspace, marks)
         unknown = found.homeless - workspace.catalog.mending.known_lost() if found.homeless else set()
         if not (found.files or unknown):
             return ""
@@ -62,13 +62,10 @@ def describe(workspace: Workspace) -> str:
         before = found
 
 
-def check_nothing_is_missing(workspace: Workspace) -> None:
+def check_nothing_is_missing(workspace: Workspace, marks: Marks) -> None:
     """Raise StoreError where something that a version needs is not where the catalog says: what gc would take for
-    unneeded may be the only copy. What repair has given up does not count, unless it has turned up since.
-
-    `References.mark` must have been called.
-    """
-    found = find_missing(workspace)
+    unneeded may be the only copy. What repair has given up does not count, unless it has turned up since."""
+    found = find_missing(workspace, marks)
     known = workspace.catalog.mending.known_lost() if found.homeless else set()
     unknown = found.homeless - known
     if not (found.files or unknown):

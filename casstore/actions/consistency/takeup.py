@@ -12,6 +12,7 @@ from pathlib import Path
 from casstore.actions.consistency.deleted import kept_manifests
 from casstore.actions.consistency.strays import file_id, place_of, quarantined_files, unnamed_files
 from casstore.actions.workspace import Workspace
+from casstore.catalog.marks import Marks
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -36,15 +37,15 @@ class Missing:
         return self.homes.keys() | self.homeless
 
 
-def find_missing(workspace: Workspace) -> Missing:
-    """Look at every container in which a marked chunk is at home, by one stat each. `References.mark` must have been
-    called. Raises OSError where stat cannot tell."""
-    found = Missing(homeless=set(workspace.catalog.references.homeless()))
-    for container, size in workspace.catalog.references.needed_containers():
+def find_missing(workspace: Workspace, marks: Marks) -> Missing:
+    """Look at every container in which a marked chunk is at home, by one stat each. Raises OSError where stat cannot
+    tell."""
+    found = Missing(homeless=set(marks.homeless()))
+    for container, size in marks.needed_containers():
         reason = what_is_wrong(container.path(workspace.layout), size)
         if reason:
             found.files[container] = reason
-            found.homes.update(dict.fromkeys(workspace.catalog.repacking.needed_in(container), container))
+            found.homes.update(dict.fromkeys(marks.needed_in(container), container))
     return found
 
 
@@ -138,14 +139,17 @@ def take_up(workspace: Workspace) -> TakenUp:
 
     Every chunk is read and checked first, and no byte is copied. gc's lock must be held. Raises OSError.
     """
-    references = workspace.catalog.references
-    references.mark(references.last_version_id())
-    missing = find_missing(workspace)
+    with workspace.catalog.references.marked() as marks:
+        return _take_up(workspace, marks)
+
+
+def _take_up(workspace: Workspace, marks: Marks) -> TakenUp:
+    missing = find_missing(workspace, marks)
     if not missing.chunks:
         return TakenUp()
     brought = bring_back(workspace.layout, missing.chunks, _recipes_for(workspace, quarantined_files(workspace.layout)))
     workspace.objects.close()
-    again = find_missing(workspace) if brought else missing
+    again = find_missing(workspace, marks) if brought else missing
     taken = _TakeUp(workspace, again).run() if again.chunks else TakenUp()
     known = missing.chunks - again.chunks
     named = workspace.catalog.index.named({file_id(path) for path in brought})

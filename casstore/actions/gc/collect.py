@@ -23,11 +23,12 @@ from casstore.actions.directories.presence import settle_directories
 from casstore.actions.gc import autogc
 from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.gc.redundancy import Redundancy
-from casstore.actions.packs.repack import cold_files, needed_bytes, pack_cold, rewrite_sparse, sparse_packs
+from casstore.actions.packs.repack import needed_bytes, pack_cold, rewrite_sparse, sparse_packs
 from casstore.actions.saving import drafts
 from casstore.actions.saving.delete import sweep
 from casstore.actions.saving.finish import finish_saves
 from casstore.actions.workspace import Workspace
+from casstore.catalog.marks import Marks
 from casstore.errors import StoreError, StoreLocked, StoreUnwritable
 from casstore.notebook import Shown
 from casstore.progress import Progress
@@ -184,8 +185,8 @@ class _Gc:
 
     def run(self) -> GcReport:
         self.check_catalog_is_current()
-        self._catalog.references.mark(self._catalog.references.last_version_id())
-        check_nothing_is_missing(self._workspace)
+        with self._catalog.references.marked() as marks:
+            check_nothing_is_missing(self._workspace, marks)
         if not self._dry_run:
             settle_directories(self._workspace)
         deleted_bytes = self._catalog.upkeep.deleted_bytes()
@@ -368,26 +369,25 @@ class _Gc:
 
     def objects(self) -> tuple[GcStep, ...]:
         """What goes by one marking of what is needed."""
-        with self._catalog.keeping():
-            unneeded = self.containers()
-            rewritten = self._if_room("rewritten", unneeded, self.rewrite)
-            packed = self._if_room("packed", unneeded, self.pack)
+        with self._catalog.references.marked() as marks:
+            marks.leave(self._leaving if self._dry_run else ())
+            marks.hold(self._held.unseen())
+            unneeded = self.containers(marks)
+            rewritten = self._if_room("rewritten", unneeded, lambda: self.rewrite(marks))
+            packed = self._if_room("packed", unneeded, lambda: self.pack(marks))
             if not self._wishes.evict_all:
-                self._would_free = self._see_what_eviction_frees()
+                self._would_free = self._see_what_eviction_frees(marks)
             return unneeded, rewritten, packed
 
-    def _see_what_eviction_frees(self) -> tuple[int, int]:
+    def _see_what_eviction_frees(self, marks: Marks) -> tuple[int, int]:
         """What no directory would link to any more if all went that may: unneeded bytes, and bytes to be packed."""
         rule = eviction_rule(self._workspace, evict_all=True)
         candidates = [] if rule is None else self._catalog.directories.candidates(rule)
         leaving = [each.version_id for each in unleased(self._workspace, candidates)]
-        before = self._unlinked_bytes()
-        self._catalog.references.leave(set(leaving) - self._leaving)
-        unneeded, cold = self._unlinked_bytes()
+        before = _unlinked_bytes(marks)
+        marks.leave(leaving)
+        unneeded, cold = _unlinked_bytes(marks)
         return unneeded - before[0], cold - before[1]
-
-    def _unlinked_bytes(self) -> tuple[int, int]:
-        return sum(size for _, size in self._catalog.references.unreferenced()), cold_files(self._workspace)[1]
 
     def _if_room(self, name: str, unneeded: GcStep, step: Callable[[], GcStep]) -> GcStep:
         """A step that writes before it frees: left to the next gc on a full disk, if this one has freed anything."""
@@ -398,21 +398,17 @@ class _Gc:
                 raise
             return GcStep(name, 0)
 
-    def containers(self) -> GcStep:
+    def containers(self, marks: Marks) -> GcStep:
         """Condemn the containers that nothing needs, and only when that is durable unlink them."""
         references = self._catalog.references
-        # Once more: what was marked for the check is gone where this process has been forked meanwhile.
-        self._last_id = references.last_version_id()
-        references.mark(self._last_id, self._leaving if self._dry_run else ())
-        references.hold(self._held.unseen())
         # What no version needs yet may be what an import has stored so far. Listed before the sessions.
-        doomed = references.unreferenced()
+        doomed = marks.unreferenced()
         alive = sessions.live_ids(self._layout)
         doomed = [(container, size) for container, size in doomed if not _is_live(container.file_id, alive)]
         if self._dry_run:
             doomed += references.dead_containers()
             return GcStep("unneeded objects", len(doomed), sum(size for _, size in doomed))
-        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
+        reclaim = Reclaim(self._workspace, marks, self._redundancy, self._held)
         reclaim.condemn([container for container, _ in doomed], self._progress)
         references.drop_unreferenced_blobs()
         damaged, healed = self._news()
@@ -425,24 +421,28 @@ class _Gc:
         self._told = now
         return damaged, healed
 
-    def rewrite(self) -> GcStep:
+    def rewrite(self, marks: Marks) -> GcStep:
         """Rewrite packs that are mostly dead, or with `rewrite` all that hold dead bytes, and merge small ones."""
-        packs = sparse_packs(self._workspace, rewrite_all=self._wishes.rewrite)
+        packs = sparse_packs(self._workspace, marks, rewrite_all=self._wishes.rewrite)
         if self._dry_run:
             return GcStep("rewritten", len(packs), max(0, sum(pack.size - needed_bytes(pack) for pack in packs)))
-        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
-        moved = rewrite_sparse(self._workspace, packs, self._progress, reclaim.condemn_rows)
+        reclaim = Reclaim(self._workspace, marks, self._redundancy, self._held)
+        moved = rewrite_sparse(self._workspace, marks, packs, self._progress, reclaim.condemn_rows)
         return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
-    def pack(self) -> GcStep:
+    def pack(self, marks: Marks) -> GcStep:
         """Move what only cold loose files hold into packs."""
         if self._dry_run:
-            return GcStep("packed", cold_files(self._workspace)[0], 0)
-        reclaim = Reclaim(self._workspace, self._last_id, self._redundancy, self._held)
-        moved = pack_cold(self._workspace, self._progress, reclaim.condemn_rows)
+            return GcStep("packed", marks.cold()[0], 0)
+        reclaim = Reclaim(self._workspace, marks, self._redundancy, self._held)
+        moved = pack_cold(self._workspace, marks, self._progress, reclaim.condemn_rows)
         damaged, healed = self._news()
         freed = reclaim.freed_bytes - moved.bytes
         return GcStep("packed", moved.files, freed, damaged=moved.damaged + damaged, healed=healed)
+
+
+def _unlinked_bytes(marks: Marks) -> tuple[int, int]:
+    return sum(size for _, size in marks.unreferenced()), marks.cold()[1]
 
 
 def _is_live(file_id: str, alive: set[str]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from casstore.actions.consistency.held import Held
 from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.workspace import Workspace
+from casstore.catalog.marks import Marks
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.container import Container
@@ -15,11 +16,11 @@ from casstore.storage.container import Container
 
 @dataclass(slots=True)
 class Reclaim:
-    """Counts what it unlinks. `last_id` is the newest version that `References.mark` has seen, `held` what
-    `References.hold` has; `redundancy` says which copies may go."""
+    """Counts what it unlinks. `marks` say what is needed, `held` what they have been told to hold besides;
+    `redundancy` says which copies may go."""
 
     workspace: Workspace
-    last_id: int
+    marks: Marks
     redundancy: Redundancy
     held: Held
     containers: int = 0
@@ -28,7 +29,7 @@ class Reclaim:
     def condemn(self, candidates: Collection[Container], progress: Progress = SILENT) -> None:
         """Condemn those of the containers that nothing needs, and unlink all that are condemned."""
         references = self.workspace.catalog.references
-        references.condemn(self.redundancy.removable(candidates, progress), self.last_id, self.held.unseen)
+        self.marks.condemn(self.redundancy.removable(self.marks, candidates, progress), self.held.unseen)
         dead = references.dead_containers()
         gone = []
         progress.start("unlink", sum(size for _, size in dead))

@@ -10,6 +10,7 @@ from itertools import islice
 from casstore.actions.directories.standing import link_among
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.catalog.marks import Marks
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -45,21 +46,21 @@ class Redundancy:
         """How many damaged chunks there are for which it has left a copy of their files where it is."""
         return len(self._kept_for)
 
-    def removable(self, candidates: Iterable[Container], progress: Progress = SILENT) -> list[Container]:
+    def removable(self, marks: Marks, candidates: Iterable[Container], progress: Progress = SILENT) -> list[Container]:
         """Those of the containers that nothing needs, and of which no needed chunk is damaged elsewhere.
 
-        `References.mark` comes first. Raises OSError.
+        Raises OSError.
         """
-        unneeded = self._workspace.catalog.references.unneeded(candidates)
+        unneeded = marks.unneeded(candidates)
         copies = iter([each for each in unneeded if not each.is_pack])
         kept: set[Container] = set()
         while batch := list(islice(copies, _BATCH)):
-            kept |= self._kept(batch, progress)
+            kept |= self._kept(marks, batch, progress)
         return [each for each in unneeded if each not in kept]
 
-    def _kept(self, copies: Sequence[Container], progress: Progress) -> set[Container]:
+    def _kept(self, marks: Marks, copies: Sequence[Container], progress: Progress) -> set[Container]:
         pieces = self._pieces({each.digest for each in copies if each.digest is not None})
-        needed = self._workspace.catalog.references.needed({digest for each in pieces.values() for digest in each})
+        needed = marks.needed({digest for each in pieces.values() for digest in each})
         self._secure({d: piece for each in pieces.values() for d, piece in each.items() if d in needed}, progress)
         damaged = needed & (self._lost | self._unhealed)
         self._kept_for |= damaged

@@ -22,8 +22,9 @@ from casstore.actions.packs.bases import choose_link, predecessors, tensor_files
 from casstore.actions.packs.builder import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
 from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.workspace import Workspace
+from casstore.catalog.columns import Columns, PlannedChunk
 from casstore.catalog.index import Link
-from casstore.catalog.repacking import PlannedChunk, SparsePack
+from casstore.catalog.marks import Marks, SparsePack
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -68,40 +69,33 @@ Reclaim = Callable[[Collection[int]], None]
 """Called after each pack with the row ids of the containers that it took from: what is empty now may be condemned."""
 
 
-def cold_files(workspace: Workspace) -> tuple[int, int]:
-    """What packing would read: how many cold loose files hold what nothing else does, and how many bytes of it.
-
-    `References.mark` comes first.
-    """
-    return workspace.catalog.repacking.begin()
-
-
-def pack_cold(workspace: Workspace, progress: Progress, reclaim: Reclaim) -> Moved:
-    """Move what only cold loose files hold into packs. `References.mark` comes first.
+def pack_cold(workspace: Workspace, marks: Marks, progress: Progress, reclaim: Reclaim) -> Moved:
+    """Move what only cold loose files hold into packs.
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
     moved = Moved()
-    _, total = workspace.catalog.repacking.begin()
+    _, total = marks.cold()
     if not total:
         return moved
-    _plan(workspace)
-    with workspace.session() as session:
+    with marks.columns() as columns, workspace.session() as session:
+        _plan(workspace, columns)
         progress.start("pack", total)
         try:
-            _Packer(workspace, Mover(workspace, session, reclaim, moved, verbatim=False), progress).run()
+            mover = Mover(workspace, session, reclaim, moved, verbatim=False)
+            _Packer(workspace, mover, progress).run(_columns(columns))
         finally:
             progress.finish()
     return moved
 
 
-def sparse_packs(workspace: Workspace, *, rewrite_all: bool) -> list[SparsePack]:
-    """The packs worth rewriting: mostly dead ones, small ones where there are many. `References.mark` comes first.
+def sparse_packs(workspace: Workspace, marks: Marks, *, rewrite_all: bool) -> list[SparsePack]:
+    """The packs worth rewriting: mostly dead ones, small ones where there are many.
 
     With `rewrite_all` each that gets noticeably smaller.
     """
     below = _REWRITE_BELOW if rewrite_all else _SPARSE_BELOW
-    packs = workspace.catalog.repacking.packs()
+    packs = marks.packs()
     # An import that runs fills packs with what no version needs yet. Listed before the sessions.
     alive = live_ids(workspace.layout)
     packs = [pack for pack in packs if session_of(pack.container.file_id) not in alive]
@@ -109,7 +103,7 @@ def sparse_packs(workspace: Workspace, *, rewrite_all: bool) -> list[SparsePack]
     small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
     # What gc makes of the sparse ones, and then of cold files, may be a small pack each. Counted now, they do not make
     # the next gc merge what this one has left alone.
-    coming = bool(sparse) + (cold_files(workspace)[0] > 0)
+    coming = bool(sparse) + (marks.cold()[0] > 0)
     return sparse + small if small and len(small) + coming >= _MERGE_FROM else sparse
 
 
@@ -118,7 +112,9 @@ def needed_bytes(pack: SparsePack) -> int:
     return pack.needed_bytes + pack.needed_chunks * _ENTRY_BYTES + _PACK_BYTES
 
 
-def rewrite_sparse(workspace: Workspace, packs: Sequence[SparsePack], progress: Progress, reclaim: Reclaim) -> Moved:
+def rewrite_sparse(
+    workspace: Workspace, marks: Marks, packs: Sequence[SparsePack], progress: Progress, reclaim: Reclaim
+) -> Moved:
     """Copy what is needed out of these packs, record by record, into new ones.
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
@@ -132,7 +128,7 @@ def rewrite_sparse(workspace: Workspace, packs: Sequence[SparsePack], progress: 
             mover = Mover(workspace, session, reclaim, moved, verbatim=True)
             try:
                 for pack in packs:
-                    _copy_needed(workspace, pack, mover, progress)
+                    _copy_needed(workspace, marks.needed_in(pack.container), pack, mover, progress)
                 mover.finish()
             except BaseException:
                 mover.abort()
@@ -142,8 +138,9 @@ def rewrite_sparse(workspace: Workspace, packs: Sequence[SparsePack], progress: 
     return moved
 
 
-def _copy_needed(workspace: Workspace, pack: SparsePack, mover: Mover, progress: Progress) -> None:
-    needed = workspace.catalog.repacking.needed_in(pack.container)
+def _copy_needed(
+    workspace: Workspace, needed: Sequence[Digest], pack: SparsePack, mover: Mover, progress: Progress
+) -> None:
     homes = workspace.catalog.index.locate(needed)
     for digest, future in workspace.objects.read_ahead(needed):
         home = homes.get(digest)
@@ -205,9 +202,8 @@ class Mover:
         self._reclaim(sources)
 
 
-def _plan(workspace: Workspace) -> None:
+def _plan(workspace: Workspace, columns: Columns) -> None:
     """Bring the cold chunks into columns: the same place in versions that came from one another."""
-    repacking = workspace.catalog.repacking
     recent: OrderedDict[int, list[tuple[str, Recipe]]] = OrderedDict()
 
     def files_of(row: VersionRow) -> list[tuple[str, Recipe]]:
@@ -217,18 +213,18 @@ def _plan(workspace: Workspace) -> None:
             recent.popitem(last=False)
         return recent[row.id]
 
-    for version_id in repacking.cold_versions():
+    for version_id in columns.versions():
         row = workspace.catalog.versions.by_id(version_id)
         if row is None:
             continue
         before = workspace.catalog.versions.base_of(row)
         old = [] if before is None else files_of(before)
         new = files_of(row)
-        repacking.add(_places(new, predecessors(new, old)))
-    if repacking.unplanned():
-        for digest, packed in repacking.needed_recipes():
-            repacking.add(_places([("", Recipe.unpack(digest, packed))], {}))
-        repacking.add_rest()
+        columns.add(_places(new, predecessors(new, old)))
+    if columns.unplanned():
+        for digest, packed in columns.needed_recipes():
+            columns.add(_places([("", Recipe.unpack(digest, packed))], {}))
+        columns.add_rest()
 
 
 def _places(
@@ -240,15 +236,15 @@ def _places(
                 yield digest, segment.dtype, before.get(digest)
 
 
-def _planned(workspace: Workspace) -> Iterator[PlannedChunk]:
+def _planned(columns: Columns) -> Iterator[PlannedChunk]:
     after = (0, 0)
-    while batch := workspace.catalog.repacking.planned(after, _PLAN_BATCH):
+    while batch := columns.planned(after, _PLAN_BATCH):
         yield from batch
         after = (batch[-1].column, batch[-1].number)
 
 
-def _columns(workspace: Workspace) -> Iterator[list[PlannedChunk]]:
-    for _, column in groupby(_planned(workspace), attrgetter("column")):
+def _columns(columns: Columns) -> Iterator[list[PlannedChunk]]:
+    for _, column in groupby(_planned(columns), attrgetter("column")):
         yield list(column)
 
 
@@ -274,8 +270,7 @@ class _Packer:
         self._encoded: queue.Queue[_Encoded | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
         self._stop = threading.Event()
 
-    def run(self) -> None:
-        columns = _columns(self._workspace)
+    def run(self, columns: Iterator[list[PlannedChunk]]) -> None:
         running = 0
         with ThreadPoolExecutor(ENCODE_THREADS) as pool:
             try:

@@ -1,0 +1,103 @@
+"""SQL for the order in which cold chunks are packed: column by column, each a place in versions of one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from casstore.catalog import decoding
+from casstore.catalog.tables import Tables
+from casstore.digest import Digest
+
+
+class PlannedChunk(NamedTuple):
+    """A chunk to be packed. Those of one `column` stand at one place in versions that came from one another.
+
+    `predecessor` is the chunk at that place in the version before. `is_base`: a delta needs it already, so it must
+    not become one.
+    """
+
+    column: int
+    number: int
+    digest: Digest
+    dtype: str | None
+    predecessor: Digest | None
+    home: int
+    is_base: bool
+
+
+class Columns:
+    """The marked chunks whose homes are cold loose files, which `cold` selects the ids of. See `Marks.columns`."""
+
+    NAMES = ("plan", "cold", "unplanned")
+
+    def __init__(self, tables: Tables, cold: str) -> None:
+        self._tables = tables
+        tables.create(
+            "plan",
+            "(number INTEGER PRIMARY KEY, place INTEGER NOT NULL, digest BLOB NOT NULL UNIQUE, dtype TEXT,"
+            " predecessor BLOB, home INTEGER NOT NULL, UNIQUE (place, number))",
+        )
+        tables.create("cold", "(id INTEGER PRIMARY KEY)")
+        tables.create("unplanned", "(digest BLOB PRIMARY KEY, home INTEGER NOT NULL) WITHOUT ROWID")
+        tables.execute(f"INSERT INTO temp.cold {cold}")
+        tables.execute(
+            "INSERT INTO temp.unplanned SELECT digest, container FROM chunk JOIN temp.cold ON id = container"
+            " JOIN temp.needed USING (digest)"
+        )
+
+    def versions(self) -> list[int]:
+        """The ids of the versions that a cold loose file belongs to, in the order of their commits."""
+        sql = (
+            "SELECT DISTINCT version_id FROM temp.cold JOIN container USING (id)"
+            " JOIN file ON file.digest = container.digest AND file.size >= 65536 ORDER BY version_id"
+        )
+        return [row[0] for row in self._tables.rows(sql)]
+
+    def add(self, places: Iterable[tuple[Digest, str | None, Digest | None]]) -> None:
+        """Plan those of the chunks, given as (digest, dtype, predecessor), that are cold and not planned yet."""
+        insert = (
+            "INSERT INTO temp.plan(place, digest, dtype, predecessor, home) SELECT"
+            " coalesce((SELECT place FROM temp.plan WHERE digest = ?3),"
+            " (SELECT coalesce(max(number), 0) + 1 FROM temp.plan)), digest, ?2, ?3, home"
+            " FROM temp.unplanned WHERE digest = ?1"
+        )
+        insert, delete = map(self._tables.of, (insert, "DELETE FROM temp.unplanned WHERE digest = ?"))
+        with self._tables.translated_errors():
+            connection = self._tables.connection
+            for place in places:
+                connection.execute(insert, place)
+                if connection.changes():
+                    connection.execute(delete, (place[0],))
+
+    def unplanned(self) -> bool:
+        """Whether cold chunks are needed that no version with a cold file has."""
+        return any(self._tables.rows("SELECT 1 FROM temp.unplanned LIMIT 1"))
+
+    def needed_recipes(self) -> Iterator[tuple[Digest, bytes]]:
+        """All recipes of files of versions."""
+        sql = "SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)"
+        for digest, recipe in self._tables.rows(sql):
+            yield decoding.digest(digest), recipe
+
+    def add_rest(self) -> None:
+        """Plan what is left, of which nothing is known."""
+        self._tables.execute(
+            "INSERT INTO temp.plan(place, digest, home) SELECT 0, digest, home FROM temp.unplanned;"
+            "DELETE FROM temp.unplanned; UPDATE temp.plan SET place = number WHERE place = 0"
+        )
+
+    def planned(self, after: tuple[int, int], limit: int) -> list[PlannedChunk]:
+        """The next planned chunks, column by column, of each in the order of the versions."""
+        sql = (
+            "SELECT place, number, digest, dtype, predecessor, home,"
+            " EXISTS (SELECT 1 FROM chunk WHERE base = plan.digest)"
+            " OR EXISTS (SELECT 1 FROM chunk WHERE grouping = plan.digest)"
+            " FROM temp.plan AS plan WHERE (place, number) > (?, ?) ORDER BY place, number LIMIT ?"
+        )
+        return [
+            PlannedChunk(
+                place, number, decoding.digest(digest), dtype, before and decoding.digest(before), home, bool(is_base)
+            )
+            for place, number, digest, dtype, before, home, is_base in self._tables.rows(sql, (*after, limit))
+        ]

@@ -1,0 +1,227 @@
+"""Marks: what versions need, down to the last base of a delta. gc, verify, repair and stats all walk through here."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from casstore.catalog import decoding
+from casstore.catalog.columns import Columns
+from casstore.catalog.connection import Connections
+from casstore.catalog.index import DEAD, LIVE
+from casstore.catalog.tables import Tables
+from casstore.digest import Digest
+from casstore.storage.container import Container
+from casstore.storage.manifest import Manifest
+from casstore.storage.recipe import Recipe
+
+_CONDEMN_BATCH = 1000  # containers of one transaction: other writers wait some milliseconds at the most
+
+
+class SparsePack(NamedTuple):
+    """A pack, its size, and the number and bytes of its records that are needed."""
+
+    container: Container
+    size: int
+    needed_chunks: int
+    needed_bytes: int
+
+
+class Marks:
+    """Chunks and blobs that the versions up to row id `newest` need, and what follows from that.
+
+    Made by `References.marked`. What is saved later is not in it until `condemn` looks; what is deleted stays in it.
+    """
+
+    def __init__(self, connections: Connections, tables: Tables, newest: int) -> None:
+        self._connections = connections
+        self._tables = tables
+        self._newest = newest
+        begin_marks(tables)
+        with tables.translated_errors():
+            mark(tables, "id <= ?", (newest,))
+
+    def leave(self, version_ids: Iterable[int]) -> None:
+        """See the directories of these versions, from now on, as if they were gone."""
+        self._tables.add_all("INSERT OR IGNORE INTO temp.leaving VALUES (?)", ((each,) for each in version_ids))
+
+    def hold(self, manifests: Iterable[Manifest]) -> None:
+        """Mark also what versions need that are deleted and may be brought back, by their manifests."""
+        with self._tables.translated_errors():
+            mark_manifests(self._tables, manifests)
+
+    def needed(self, chunks: Iterable[Digest]) -> set[Digest]:
+        """Those of the chunks that are marked."""
+        with self._tables.translated_errors():
+            connection = self._tables.connection
+            sql = self._tables.of("SELECT 1 FROM temp.needed WHERE digest = ?")
+            return {digest for digest in chunks if connection.execute(sql, (digest,)).fetchone()}
+
+    def needed_in(self, container: Container) -> list[Digest]:
+        """The marked chunks of a container, in the order they stand there."""
+        sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
+        return [decoding.digest(row[0]) for row in self._tables.rows(sql, (container.id,))]
+
+    def needed_containers(self) -> list[tuple[Container, int]]:
+        """Containers, with their sizes, in which a marked chunk is at home."""
+        return self._containers(
+            "SELECT id, file_id, digest, executable, size FROM container WHERE EXISTS"
+            " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
+        )
+
+    def homeless(self) -> list[Digest]:
+        """Marked chunks that have no home."""
+        sql = (
+            "SELECT digest FROM temp.needed AS needed"
+            " WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.digest = needed.digest) AND digest != ?"
+        )
+        empty = Digest.of(b"")  # an empty blob has no chunk
+        return [decoding.digest(row[0]) for row in self._tables.rows(sql, (empty,))]
+
+    def unreferenced(self) -> list[tuple[Container, int]]:
+        """Containers, with their sizes, that no marked chunk and no file of any version needs."""
+        return self._containers(UNREFERENCED)
+
+    def unneeded(self, containers: Iterable[Container]) -> list[Container]:
+        """Those of the containers that are live, and that no marked chunk and no file of any version needs."""
+        with self._tables.translated_errors():
+            connection = self._tables.connection
+            sql = self._tables.of(UNREFERENCED + " AND container.id = ?")
+            return [each for each in containers if connection.execute(sql, (each.id,)).fetchone()]
+
+    def condemn(self, containers: Sequence[Container], held: Callable[[], Iterable[Manifest]]) -> int:
+        """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
+
+        Each step is one transaction: mark what has been committed since these marks were made, and what the manifests
+        need that have been `held` since the last call of it; delete the chunk rows of containers that are still
+        unreferenced, and of the deltas elsewhere that need these; raise gc_epoch.
+        """
+        condemned = 0
+        unneeded = self._tables.of(UNREFERENCED + " AND container.id = ?")
+        for start in range(0, len(containers), _CONDEMN_BATCH):
+            with self._connections.write() as connection:
+                mark(self._tables, "id > ?", (self._newest,))
+                mark_manifests(self._tables, held())
+                for container in containers[start : start + _CONDEMN_BATCH]:
+                    if not connection.execute(unneeded, (container.id,)).fetchone():
+                        continue
+                    connection.execute(_DELETE_CHUNKS, (container.id,))
+                    connection.execute("UPDATE container SET state = ? WHERE id = ?", (DEAD, container.id))
+                    condemned += 1
+                connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
+        return condemned
+
+    def packs(self) -> list[SparsePack]:
+        """Every live pack that holds something marked, by size."""
+        sql = (
+            "SELECT container.id, file_id, size, count(*), sum(length)"
+            " FROM container JOIN chunk ON container = container.id"
+            " JOIN temp.needed AS needed ON needed.digest = chunk.digest"
+            f" WHERE state = {LIVE} AND container.digest IS NULL GROUP BY container.id ORDER BY size"
+        )
+        return [SparsePack(Container(row[0], row[1], None), *row[2:]) for row in self._tables.rows(sql)]
+
+    def cold(self) -> tuple[int, int]:
+        """How many cold loose files are the home of marked chunks, and how many bytes of these."""
+        sql = (
+            "SELECT count(DISTINCT container), coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.needed USING (digest)"
+            f" WHERE container IN ({_COLD})"
+        )
+        [(files, raw_bytes)] = self._tables.rows(sql)
+        return files, raw_bytes
+
+    @contextlib.contextmanager
+    def columns(self) -> Iterator[Columns]:
+        """The marked chunks in cold loose files, to be put in the order of packing. Once at a time."""
+        try:
+            yield Columns(self._tables, _COLD)
+        finally:
+            self._tables.drop(*Columns.NAMES)
+
+    def _containers(self, sql: str) -> list[tuple[Container, int]]:
+        return list(map(decoding.sized_container, self._tables.rows(sql)))
+
+
+# Whether a loose file serves a version whose directory stands, which hardlinks to it. One that a gc which was killed
+# has marked as evicting may stand still, and counts until that is settled.
+IS_LINKED = (
+    "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
+    " WHERE file.digest = container.digest AND file.size >= 65536"
+    " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
+)
+# Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
+# for stored when their content is saved again.
+_DELETE_CHUNKS = """
+WITH RECURSIVE doomed(digest) AS (
+  SELECT digest FROM chunk WHERE container = ?
+  UNION SELECT chunk.digest FROM doomed JOIN chunk ON chunk.base = doomed.digest
+  UNION SELECT chunk.digest FROM doomed JOIN chunk ON chunk.grouping = doomed.digest
+)
+DELETE FROM chunk WHERE digest IN (SELECT digest FROM doomed)
+"""
+UNREFERENCED = f"""
+SELECT container.id, file_id, container.digest, executable, container.size FROM container
+WHERE state = {LIVE}
+  AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
+  AND NOT (container.digest IS NOT NULL AND {IS_LINKED})
+"""
+_COLD = f"SELECT id FROM container WHERE state = {LIVE} AND digest IS NOT NULL AND NOT {IS_LINKED}"
+
+
+def begin_marks(tables: Tables) -> None:
+    """Make the tables that marks are noted in: needed (chunks), needed_blob and leaving."""
+    tables.create("needed", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+    tables.create("needed_blob", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
+    tables.create("leaving", "(id INTEGER PRIMARY KEY)")
+
+
+def mark(tables: Tables, condition: str, parameters: Sequence[Any]) -> None:
+    """Mark what the versions that meet `condition` need.
+
+    This is the one walk of references: files to blobs, blobs to chunks, deltas to their bases. Raises apsw.Error.
+    """
+    connection = tables.connection
+    connection.execute(
+        tables.of(
+            "INSERT OR IGNORE INTO temp.needed_blob SELECT DISTINCT digest FROM file"
+            f" WHERE version_id IN (SELECT id FROM version WHERE {condition})"
+        ),
+        parameters,
+    )
+    # A blob without a recipe is one chunk of the same digest.
+    connection.execute(
+        tables.of(
+            "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.needed_blob AS n"
+            " WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)"
+        )
+    )
+    need = tables.of("INSERT OR IGNORE INTO temp.needed VALUES (?)")
+    recipes = tables.of("SELECT digest, recipe FROM blob JOIN temp.needed_blob USING (digest)")
+    for digest, recipe in connection.execute(recipes):
+        chunks = Recipe.unpack(decoding.digest(digest), recipe).digests
+        connection.executemany(need, ((chunk,) for chunk in chunks))
+    _mark_bases(tables)
+
+
+def mark_manifests(tables: Tables, manifests: Iterable[Manifest]) -> None:
+    """Mark what the versions of these manifests need, whether or not the catalog knows them. Raises apsw.Error."""
+    is_any = False
+    for manifest in manifests:
+        is_any = True
+        for file in manifest.files:
+            tables.execute("INSERT OR IGNORE INTO temp.needed_blob VALUES (?)", (file.digest,))
+            chunks = ((chunk,) for chunk in manifest.recipe_of(file).digests)
+            tables.add_all("INSERT OR IGNORE INTO temp.needed VALUES (?)", chunks)
+    if is_any:
+        _mark_bases(tables)
+
+
+def _mark_bases(tables: Tables) -> None:
+    """Mark what the marked deltas need, and what that needs."""
+    while tables.execute(
+        "INSERT OR IGNORE INTO temp.needed"
+        " SELECT base FROM chunk JOIN temp.needed USING (digest) WHERE base IS NOT NULL"
+        " UNION ALL SELECT grouping FROM chunk JOIN temp.needed USING (digest) WHERE grouping IS NOT NULL"
+    ):
+        pass
