@@ -177,7 +177,7 @@ def verify(
         for path in paths:
             standing = str(layout.model(tag) / path)
             copies[standing] = (
-                f"{standing} is not what was put there; the next `get` of {tag} moves it to {layout.changed_files} and "
+                f"{standing} is not what was put there; `casstore path {tag}` moves it to {layout.changed_files} and "
                 "makes it again"
             )
     for tag, reason in found.manifests.items():

@@ -310,7 +310,7 @@ class _Save:
                 if not self.is_committed and (not is_unsure or self._catalog.write_over_failed()):
                     _remove(stored.paths)
                 raise
-            # From here on the version is saved. What fails now, the next get or gc finishes.
+            # From here on the version is saved. What fails now, the next path or gc finishes.
             with contextlib.suppress(OSError):
                 draft = self._draft if self._new.materialize else None
                 if self._standing is not None:
