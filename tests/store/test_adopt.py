@@ -10,7 +10,6 @@ import os
 import shutil
 import stat
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -833,23 +832,12 @@ def test_a_directory_that_is_deleted_meanwhile(
 def test_a_directory_that_is_being_copied_is_left(
     way, tree, take, store: casstore.Store, parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adopt, "QUIET_NS", 300_000_000)
     directory = bento(tree, "m:v1", parts)
-    stop = threading.Event()
-
-    def copy():
-        for number in itertools.count():
-            (directory / f"part{number}").write_bytes(b"p")
-            if stop.wait(0.05):
-                return
-
-    thread = threading.Thread(target=copy)
-    thread.start()
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(adopt, "QUIET_NS", 3600 * 10**9)
+        # Whoever copies goes on while it is waited whether he does.
+        patch.setattr(time, "sleep", lambda _: (directory / "part").write_bytes(b"p"))
         report = take()
-    finally:
-        stop.set()
-        thread.join()
     assert report.adopted == ()
     assert "being written to" in report.refused[0].reason
     expected = everything(directory)

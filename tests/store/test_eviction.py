@@ -329,9 +329,7 @@ def test_a_name_that_is_busy_is_left_to_the_next_gc(store: casstore.Store, save,
     age(30)
     lock = Lock(store.home / "locks/m.lock")
     assert lock.try_acquire()
-    begun = time.monotonic()
-    assert step(store.gc()).count == 1
-    assert time.monotonic() - begun < 5
+    assert step(store.gc()).count == 1  # waiting for it would take an hour
     assert standing() == ["m:1", "m:2", "n:2"]
     lock.release()
     store.gc()
