@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import casstore
 from casstore.actions.describing import model_yaml
@@ -26,7 +26,7 @@ from casstore.storage.manifest import Manifest
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
 # No test is timed: what a busy machine delays is no failure.
-settings.register_profile("casstore", deadline=None)
+settings.register_profile("casstore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("casstore")
 
 # A shell without a terminal has what it puts in the background ignore Ctrl-C, which children would inherit.

@@ -29,6 +29,7 @@ _BUSY_TIMEOUT_MS = 60_000
 _BUSY_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)  # as SQLite's own
 _SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 _SHM_STEP_BYTES = 4096
+SYNCHRONOUS = "FULL"  # a commit is on disk when it returns; NORMAL would leave it to the next checkpoint
 SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 # A connection that a forked child inherits must be neither used nor closed there
 # (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
@@ -315,7 +316,7 @@ class Connections(Uncopied):
                     raise
                 time.sleep(0.01)
         connection.execute(
-            "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;"
+            f"PRAGMA synchronous = {SYNCHRONOUS}; PRAGMA foreign_keys = ON;"
             "PRAGMA cache_size = -32768; PRAGMA temp_store = FILE; PRAGMA cell_size_check = ON"
         ).fetchall()  # a statement that answers with a row holds up those after it until the row is fetched
 

@@ -25,6 +25,7 @@ from tests.cli.forks import Forks
 
 COMMAND = (sys.executable, "-m", "casstore.cli")
 _TIMEOUT_S = 120
+INTERRUPT = "\x03"
 
 
 @dataclass
@@ -93,11 +94,14 @@ class Cli:
             start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         os.close(child)
-        screen = b""
+        screen, asked = b"", False
         deadline = time.monotonic() + _TIMEOUT_S
         try:
             while time.monotonic() < deadline:
-                if not select.select([parent], [], [], 0.2)[0]:
+                if not select.select([parent], [], [], 2)[0]:
+                    # A signal that comes before input() waits is seen at the next key only.
+                    if asked and typed == INTERRUPT and b"interrupted" not in screen:
+                        os.write(parent, typed.encode())
                     continue
                 try:
                     data = os.read(parent, 1 << 16)
@@ -106,10 +110,10 @@ class Cli:
                 if not data:
                     break
                 screen += data
-                if typed and b"[y/N]" in screen:
-                    time.sleep(0.3)  # a signal that comes before input() waits would be seen at the next key only
+                if typed and not asked and b"[y/N]" in screen:
+                    asked = True
+                    time.sleep(0.3 if typed == INTERRUPT else 0)  # it waits by then, mostly
                     os.write(parent, typed.encode())
-                    typed = ""
             try:
                 process.wait(_TIMEOUT_S)
             except subprocess.TimeoutExpired:

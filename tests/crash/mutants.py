@@ -1,198 +1,389 @@
-"""Ways to break the store that a test of it must notice: each takes away one thing that a promise stands on."""
+"""Ways to break the store that a test of it must notice: each takes away one thing that a promise stands on.
+
+Each acts where one part of the store calls another: a function or a method is wrapped, and what it is given, or the
+path that it is given, tells when to leave something out. What goes on inside of one may be written in another way.
+"""
 
 from __future__ import annotations
 
-import inspect
-import textwrap
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from casstore.actions import home
+import casstore
 from casstore.actions.consistency import deleted, strays
-from casstore.actions.directories import evict, materialize, presence, standing
-from casstore.actions.exchange import casmodel_import
-from casstore.actions.gc import reclaim
-from casstore.actions.packs import repack
-from casstore.actions.saving import delete, save
-from casstore.catalog import connection, index, marks, repacking, versions
-from casstore.storage import files, pack
+from casstore.actions.directories import materialize, placing, presence
+from casstore.actions.gc.reclaim import Reclaim
+from casstore.actions.packs import durability
+from casstore.actions.saving import delete
+from casstore.catalog import connection, repacking, versions
+from casstore.catalog.index import Index
+from casstore.catalog.references import References
+from casstore.catalog.repacking import Repacking
+from casstore.catalog.versions import Versions
+from casstore.digest import Digest
+from casstore.storage import files, sessions
+from casstore.storage.container import Container
+from casstore.storage.layout import Layout
+from casstore.storage.pack import PackWriter
 
-
-@dataclass(frozen=True)
-class Edit:
-    """A change of a function's text, where `old` stands exactly once."""
-
-    function: Callable[..., Any]
-    old: str
-    new: str
+Break = Callable[[pytest.MonkeyPatch], None]
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`edits` are made at once. `scenario`: what shows it. `is_slow`: it takes a hundred states or so to show."""
+    """`apply` breaks the store. `scenario`: what shows it. `is_slow`: it takes a hundred states or so to show."""
 
     name: str
     scenario: str
-    edits: tuple[Edit, ...]
+    apply: Break
     is_slow: bool = False
 
-    def apply(self, patch: pytest.MonkeyPatch) -> None:
-        """Change the functions wherever they have been imported to. Fails where the text has changed meanwhile."""
-        texts: dict[Any, str] = {}
-        for edit in self.edits:
-            text = texts.get(edit.function) or textwrap.dedent(inspect.getsource(edit.function))
-            assert text.count(edit.old) == 1, f"{edit.function.__qualname__} has changed; change {self.name!r} too"
-            texts[edit.function] = text.replace(edit.old, edit.new)
-        for decorated, text in texts.items():
-            function = inspect.unwrap(decorated)
-            code = compile(text, function.__code__.co_filename, "exec", annotations.compiler_flag)
-            found: dict[str, Any] = {}
-            exec(code, dict(function.__globals__), found)
-            patch.setattr(function, "__code__", inspect.unwrap(found[function.__name__]).__code__)
+
+POWER: list[Mutant] = []
+INTERLEAVED: list[Mutant] = []
 
 
-def _mutant(name: str, scenario: str, *edits: tuple[Callable[..., Any], str, str], is_slow: bool = False) -> Mutant:
-    return Mutant(name, scenario, tuple(Edit(*edit) for edit in edits), is_slow)
+def _power(name: str, scenario: str, *, is_slow: bool = False) -> Callable[[Break], Break]:
+    return lambda apply: POWER.append(Mutant(name, scenario, apply, is_slow)) or apply
 
 
-_COMMIT = "version_id = self._catalog.versions.commit(commit)\n"
+def _interleaved(name: str, scenario: str) -> Callable[[Break], Break]:
+    return lambda apply: INTERLEAVED.append(Mutant(name, scenario, apply)) or apply
 
-POWER = [
-    _mutant(
-        "a new store's directories are not synced", "full", (home._make, "files.sync_directory(parent)", "pass")
-    ),
-    _mutant(
-        "adopted files are not synced", "full", (save._Save._sync, "for path in adopted:", "for path in []:")
-    ),
-    _mutant(
-        "what was saved relaxed is not synced", "full",
-        (save._Save._sync, "self._catalog.index.unsynced_homes(relied_on - brought)", "[]"),
-    ),
-    _mutant(
-        "names of loose files are not synced", "full",
-        (save._Save._sync, "in sorted(directories):", "in sorted(directories & {str(self._layout.packs)}):"),
-    ),
-    _mutant(
-        "names of packs are not synced", "full", (save._Save._sync, "directories.add(str(self._layout.packs))", "pass")
-    ),
-    _mutant(
-        "names of imported packs are not synced", "imports",
-        (casmodel_import._Incoming._complete, "files.sync_directory(self.workspace.layout.packs)", "pass"),
-    ),
-    _mutant("packs are not synced", "full", (pack.PackWriter.finish, "if durable:", "if False:")),
-    _mutant("manifests are not synced", "full", (files.write_new_file, "if durable:", "if False:")),
-    _mutant("names of manifests are not synced", "full", (files.write_file, "if durable:", "if False:")),
-    _mutant(
-        "the commit comes before the sync", "full",
-        (save._Save.commit, "self._sync(relied_on, stored)\n", "pass\n"),
-        (save._Save.commit, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"), is_slow=True,
-    ),
-    _mutant(
-        "final names come before the commit", "full",
-        (
-            save._Save.commit, _COMMIT,
-            "publish(self._workspace, manifest.tag, manifest_id, self._draft if self._new.materialize else None); "
-            + _COMMIT,
-        ), is_slow=True,
-    ),
-    _mutant(
-        "SQLite syncs nothing", "full",
-        (connection.Connections._set_up, "PRAGMA synchronous = FULL", "PRAGMA synchronous = OFF"),
-    ),
-    _mutant(
-        "SQLite syncs at checkpoints only", "full",
-        (connection.Connections._set_up, "PRAGMA synchronous = FULL", "PRAGMA synchronous = NORMAL"),
-    ),
-    _mutant(
-        "directories are trusted after a reboot", "full",
-        (standing.Standing.is_whole, "if self.is_of_this_boot:", "if True:"),
-    ),
-    _mutant(
-        "after a reboot only what stat tells is mended", "full",
-        (
-            materialize._Builder._mend, "if not standing.is_of_this_boot:",
-            "if not standing.is_of_this_boot and not bad:",
-        ),
-    ),
-    _mutant(
-        "a save relies on what an earlier boot did not sync", "relaxed",
-        (index.Index.usable_homes, "AND (synced OR boot_id = '\" + self._boot_id + \"')\"", "\""),
-    ),
-    _mutant(
-        "gc does not sync the names of packs", "gc",
-        (repack.Mover._complete, "files.sync_directory(self._workspace.layout.packs)", "pass"), is_slow=True,
-    ),
-    _mutant(
-        "gc does not sync what its deltas stand on", "gc",
-        (repack.Mover._complete, "index.unsynced_homes(bases)", "[]"),
-    ),
-    _mutant(
-        "gc unlinks what it has moved before the move is committed", "gc",
-        (
-            repack.Mover._complete, "synced = bring_to_disk(self._workspace, index.unsynced_homes(bases))",
-            ("synced = bring_to_disk(self._workspace, index.unsynced_homes(bases)); "
-            "[files.remove_file(each.path(self._workspace.layout)) for each, _ in"
-            " self._workspace.catalog.index.containers(set(self._homes.values()))]"),
-        ),
-    ),
-    _mutant(
-        "sync-tree counts the absence of what was not synced", "full",
-        (presence.was_certain, "recorded.synced or recorded.boot_id == workspace.catalog.boot_id", "True"),
-    ),
-    _mutant(
-        "an evicted directory may come back", "gc",
-        (evict._take_away, "    files.sync_directory(", "    str("), is_slow=True,
-    ),
-    _mutant(
-        "a deleted version's directory may come back", "gc",
-        (delete.sweep, "files.sync_directory(directory.parent if", "str(directory.parent if"), is_slow=True,
-    ),
-    _mutant(
-        "a deleted version's manifest may come back", "gc",
-        (deleted.keep, "files.sync_directory(layout.deleted_manifests if", "str(layout.deleted_manifests if"),
-        (deleted.keep, "files.sync_directory(final.parent)", "pass"),
-    ),
-]  # fmt: skip
 
-INTERLEAVED = [
-    _mutant(
-        "a commit does not look at gc_epoch", "gc before a commit",
-        (versions.Versions.commit, "epoch != new.gc_epoch and not", "False and not"),
-    ),
-    _mutant(
-        "gc does not raise gc_epoch", "gc before a commit",
-        (marks.Marks.condemn, "UPDATE store SET value = value + 1 WHERE", "SELECT 1 FROM store WHERE"),
-    ),
-    _mutant(
-        "gc takes what a running save has written for stray", "gc before a commit of what is new",
-        (strays.unnamed_files, "session_of(file_id(path)) not in alive", "True"),
-    ),
-    _mutant(
-        "gc does not mark what was saved meanwhile", "a commit before gc condemns",
-        (marks.Marks.condemn, 'mark(self._tables, "id > ?", (self._newest,))', "pass"),
-    ),
-    _mutant(
-        "gc unlinks before it has condemned", "a commit before gc condemns",
-        (
-            reclaim.Reclaim.condemn, "self.marks.condemn(self.redundancy.removable(",
-            ("[files.remove_file(each.path(self.workspace.layout)) for each in candidates];"
-            " self.marks.condemn(self.redundancy.removable("),
-        ),
-    ),
-    _mutant(
-        "a save does not check that its deltas' bases stand", "gc takes a base before a commit",
-        (versions.Versions.commit, "epoch != new.gc_epoch and not", "False and not"),
-        (versions.Versions._insert_container, "if not may_be_delta", "if False and not may_be_delta"),
-    ),
-    _mutant(
-        "a save makes a delta of what others are stored against", "a delta upon the same chunk before a commit",
-        (versions.Versions._insert_container, "if not may_be_delta", "if False and not may_be_delta"),
-    ),
-    _mutant(
-        "gc makes a delta of what others are stored against", "a delta upon a chunk before gc moves it",
-        (repacking.Repacking.move, "elif chunk.base is None or may_be_delta(connection, chunk):", "else:"),
-    ),
-]  # fmt: skip
+def _replace(patch: pytest.MonkeyPatch, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put make(what is there) in place of a method, or of a function wherever it has been imported to."""
+    real = getattr(owner, name)
+    new = make(real)
+    patch.setattr(owner, name, new)
+    if isinstance(owner, type):
+        return
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("casstore.") and vars(module).get(name) is real:
+            patch.setattr(module, name, new)
+
+
+def _running(patch: pytest.MonkeyPatch, owner: Any, name: str) -> Callable[[], bool]:
+    """Tells whether that function or method is being called."""
+    calls: list[None] = []
+
+    def make(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            calls.append(None)
+            try:
+                return real(*arguments, **options)
+            finally:
+                calls.pop()
+
+        return call
+
+    _replace(patch, owner, name, make)
+    return lambda: bool(calls)
+
+
+def _unsynced(patch: pytest.MonkeyPatch, name: str, leaves_out: Callable[[Path], bool]) -> None:
+    """Leave out those calls of a function of storage/files.py that are given such a path."""
+    _replace(patch, files, name, lambda real: lambda path: None if leaves_out(Path(path)) else real(path))
+
+
+def _is_packs(path: Path) -> bool:
+    return path.name == "packs"
+
+
+def _is_of_loose_files(path: Path) -> bool:
+    return path.parent.name == "loose"
+
+
+def _is_of_directories(path: Path) -> bool:
+    return "models" in (path.name, path.parent.name)
+
+
+def _is_of_manifests(path: Path) -> bool:
+    return path.parent.name == "manifests"
+
+
+def _is_in_a_new_store(path: Path) -> bool:
+    return any((each / "objects").is_dir() and not (each / "catalog.db").exists() for each in (path, *path.parents))
+
+
+def _remove(home: Path, containers: list[Container]) -> None:
+    for each in containers:
+        files.remove_file(each.path(Layout(home)))
+
+
+@_power("a new store's directories are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _unsynced(patch, "sync_directory", _is_in_a_new_store)
+
+
+@_power("adopted files are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_relied_on = _running(patch, durability, "bring_to_disk")
+    _unsynced(patch, "sync_file", lambda _: not is_relied_on())
+
+
+@_power("what was saved relaxed is not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Index, "unsynced_homes", lambda _, __: [])
+
+
+@_power("names of loose files are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _unsynced(patch, "sync_directory", _is_of_loose_files)
+
+
+@_power("names of packs are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _unsynced(patch, "sync_directory", _is_packs)
+
+
+@_power("names of imported packs are not synced", "imports")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_importing = _running(patch, casstore.Store, "import_archive")
+    _unsynced(patch, "sync_directory", lambda path: is_importing() and _is_packs(path))
+
+
+@_power("packs are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _replace(patch, PackWriter, "finish", lambda real: lambda self, mode, **_: real(self, mode, durable=False))
+
+
+@_power("manifests are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _replace(patch, files, "write_new_file", lambda real: lambda path, data, mode, **_: real(path, data, mode))
+
+
+@_power("names of manifests are not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_writing = _running(patch, files, "write_file")
+    _unsynced(patch, "sync_directory", lambda _: is_writing())
+
+
+@_power("the commit comes before the sync", "full", is_slow=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    waiting: list[Callable[[], None]] = []
+
+    def later(real: Any) -> Any:
+        return lambda path: waiting.append(lambda: real(path)) if "objects" in Path(path).parts else real(path)
+
+    def commit(real: Any) -> Any:
+        def run(self: Versions, new: Any) -> Any:
+            result = real(self, new)
+            while waiting:
+                waiting.pop(0)()
+            return result
+
+        return run
+
+    _replace(patch, files, "sync_file", later)
+    _replace(patch, files, "sync_directory", later)
+    _replace(patch, Versions, "commit", commit)
+
+
+@_power("final names come before the commit", "full", is_slow=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    waiting: list[Callable[[], None]] = []
+
+    def publish(real: Any) -> Any:
+        def run(*arguments: Any) -> None:
+            real(*arguments)
+            while waiting:
+                waiting.pop(0)()
+
+        return run
+
+    _replace(patch, Versions, "commit", lambda real: lambda self, new: waiting.append(lambda: real(self, new)))
+    _replace(patch, placing, "publish", publish)
+
+
+@_power("SQLite syncs nothing", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(connection, "SYNCHRONOUS", "OFF")
+
+
+@_power("SQLite syncs at checkpoints only", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(connection, "SYNCHRONOUS", "NORMAL")
+
+
+@_power("directories are trusted after a reboot", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_looking = _running(patch, materialize, "is_whole")
+    _replace(patch, materialize, "_damaged_since_boot", lambda real: lambda *row: [] if is_looking() else real(*row))
+
+
+@_power("after a reboot only what stat tells is mended", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+
+    def altered(real: Any) -> Any:
+        def run(*arguments: Any) -> list[str]:
+            found[:] = real(*arguments)
+            return list(found)
+
+        return run
+
+    is_looking = _running(patch, materialize, "is_whole")
+    _replace(patch, materialize, "_altered", altered)
+    _replace(
+        patch, materialize, "_damaged_since_boot",
+        lambda real: lambda *row: [] if found and not is_looking() else real(*row),
+    )  # fmt: skip
+
+
+@_power("a save relies on what an earlier boot did not sync", "relaxed")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        Index, "usable_homes",
+        lambda self, digests: {digest: found.container.id for digest, found in self.locate(digests).items()},
+    )  # fmt: skip
+
+
+@_power("gc does not sync the names of packs", "gc", is_slow=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_collecting = _running(patch, casstore.Store, "gc")
+    _unsynced(patch, "sync_directory", lambda path: is_collecting() and _is_packs(path))
+
+
+@_power("gc does not sync what its deltas stand on", "gc")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_collecting = _running(patch, casstore.Store, "gc")
+    _replace(
+        patch,
+        Index,
+        "unsynced_homes",
+        lambda real: lambda self, digests: [] if is_collecting() else real(self, digests),
+    )
+
+
+@_power("gc unlinks what it has moved before the move is committed", "gc")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def move(real: Any) -> Any:
+        def run(self: Repacking, new: Any, homes: Any, *arguments: Any, **options: Any) -> None:
+            with self._connections.read() as reading:
+                sql = "SELECT id, file_id, digest, executable FROM container"
+                rows: list[Any] = [row for row in reading.execute(sql).fetchall() if row[0] in set(homes.values())]
+            sources = [
+                Container(row_id, file_id, None if digest is None else Digest(digest), bool(executable))
+                for row_id, file_id, digest, executable in rows
+            ]
+            _remove(self._connections.path.parent, sources)
+            real(self, new, homes, *arguments, **options)
+
+        return run
+
+    _replace(patch, Repacking, "move", move)
+
+
+@_power("sync-tree counts the absence of what was not synced", "full")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _replace(patch, presence, "was_certain", lambda _: lambda *_: True)
+
+
+@_power("an evicted directory may come back", "gc", is_slow=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_collecting = _running(patch, casstore.Store, "gc")
+    is_settling = _running(patch, presence, "settle_directories")
+    is_sweeping = _running(patch, delete, "sweep")
+    _unsynced(
+        patch, "sync_directory",
+        lambda path: is_collecting() and not is_settling() and not is_sweeping() and _is_of_directories(path),
+    )  # fmt: skip
+
+
+@_power("a deleted version's directory may come back", "gc", is_slow=True)
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_sweeping = _running(patch, delete, "sweep")
+    _unsynced(patch, "sync_directory", lambda path: is_sweeping() and _is_of_directories(path))
+
+
+@_power("a deleted version's manifest may come back", "gc")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_keeping = _running(patch, deleted, "keep")
+    _unsynced(patch, "sync_directory", lambda path: is_keeping() and _is_of_manifests(path))
+
+
+@_interleaved("a commit does not look at gc_epoch", "gc before a commit")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(versions, "_all_stored", lambda *_: True)
+
+
+@_interleaved("gc does not raise gc_epoch", "gc before a commit")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def condemn(real: Any) -> Any:
+        def run(self: References, *arguments: Any) -> Any:
+            with self._connections.read() as reading:
+                epoch = reading.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
+            condemned = real(self, *arguments)
+            with self._connections.write() as writing:
+                writing.execute("UPDATE store SET value = ? WHERE key = 'gc_epoch'", (epoch,))
+            return condemned
+
+        return run
+
+    _replace(patch, References, "condemn", condemn)
+
+
+@_interleaved("gc takes what a running save has written for stray", "gc before a commit of what is new")
+def _(patch: pytest.MonkeyPatch) -> None:
+    is_listing = _listing(patch)
+    _replace(patch, sessions, "live_ids", lambda real: lambda layout: set() if is_listing() else real(layout))
+
+
+def _listing(patch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Tells whether stray files are being looked for."""
+    calls: list[None] = []
+
+    def make(real: Any) -> Any:
+        def run(workspace: Any) -> Any:
+            calls.append(None)
+            try:
+                return iter(list(real(workspace)))
+            finally:
+                calls.pop()
+
+        return run
+
+    _replace(patch, strays, "unnamed_files", make)
+    return lambda: bool(calls)
+
+
+@_interleaved("gc does not mark what was saved meanwhile", "a commit before gc condemns")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _replace(
+        patch, References, "condemn",
+        lambda real: lambda self, containers, _, held: real(self, containers, 1 << 62, held),
+    )  # fmt: skip
+
+
+@_interleaved("gc unlinks before it has condemned", "a commit before gc condemns")
+def _(patch: pytest.MonkeyPatch) -> None:
+    def condemn(real: Any) -> Any:
+        def run(self: Reclaim, candidates: Any, *arguments: Any) -> None:
+            _remove(self.workspace.layout.home, list(candidates))
+            real(self, candidates, *arguments)
+
+        return run
+
+    _replace(patch, Reclaim, "condemn", condemn)
+
+
+@_interleaved("a save does not check that its deltas' bases stand", "gc takes a base before a commit")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(versions, "_all_stored", lambda *_: True)
+    patch.setattr(versions, "may_be_delta", lambda *_: True)
+
+
+@_interleaved("a save makes a delta of what others are stored against", "a delta upon the same chunk before a commit")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(versions, "may_be_delta", lambda *_: True)
+
+
+@_interleaved("gc makes a delta of what others are stored against", "a delta upon a chunk before gc moves it")
+def _(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(repacking, "may_be_delta", lambda *_: True)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from tests.crash import tracer
-from tests.crash.conftest import NAMES, spread
-from tests.crash.scenarios import check, copy_store, remove
+from tests.crash.conftest import spread
+from tests.crash.scenarios import Scenario, check, copy_store, remove
+from tests.crash.scenarios.every import NAMES
 from tests.crash.tracer import Call
 from tests.kit import EVERY
 
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, rea
 
 
 @pytest.mark.parametrize("scenario", NAMES, indirect=True)
-def test_killed_at_every_call(scenario, ground: Path, request: pytest.FixtureRequest) -> None:
+def test_killed_at_every_call(scenario: Scenario, ground: Path, request: pytest.FixtureRequest) -> None:
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
 

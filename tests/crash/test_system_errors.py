@@ -17,8 +17,9 @@ import pytest
 
 import casstore
 from tests.crash import tracer
-from tests.crash.conftest import NAMES, READING, spread
+from tests.crash.conftest import spread
 from tests.crash.scenarios import Scenario, check, check_versions, copy_store, hold, let_go, remove
+from tests.crash.scenarios.every import NAMES, READING
 from tests.kit import EVERY
 
 pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
@@ -31,7 +32,7 @@ OPENING = ("make a store", "open", "migrate", "rebuild the catalog")
 
 
 @pytest.mark.parametrize("scenario", [*NAMES, *READING], indirect=True)
-def test_an_error_at_a_call(scenario, ground: Path, request: pytest.FixtureRequest) -> None:
+def test_an_error_at_a_call(scenario: Scenario, ground: Path, request: pytest.FixtureRequest) -> None:
     template, home = ground / "template", ground / "store"
     scenario.prepare(template)
     name = request.node.callspec.params["scenario"]

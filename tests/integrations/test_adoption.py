@@ -179,7 +179,9 @@ def test_bentoml_goes_on_in_a_home_adopted_in_place(filled, work, run, monkeypat
         assert sorted(row["tag"] for row in rows) == ["bert:v1", "bert:v2"]
 
 
-def test_a_version_that_bentoml_is_copying_is_not_adopted_by_half(bento_home, work, tmp_path: Path) -> None:
+def test_a_version_that_bentoml_is_copying_is_not_adopted_by_half(
+    bento_home, work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """BentoML copies file by file to the directory's final name, so all that tells is that it goes on."""
     code = """
 import shutil, time
@@ -190,6 +192,7 @@ def slow(*arguments, **options):
 shutil.copytree.__defaults__ = tuple(slow if each is real else each for each in shutil.copytree.__defaults__)
 make("bert:v1", {f"part{n}": b"x" * 100_000 for n in range(8)})
 """
+    monkeypatch.setattr(adopt, "QUIET_NS", 4_000_000_000)  # longer than a busy machine is between two files
     environment = {**os.environ, "BENTOML_HOME": str(bento_home), "BENTOML_DO_NOT_TRACK": "1"}
     with casstore.Store(bento_home) as store:
         maker = subprocess.Popen([sys.executable, "-W", "ignore", "-c", WORK + code], env=environment)

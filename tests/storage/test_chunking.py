@@ -358,7 +358,7 @@ def test_an_error_reaches_the_thread_that_waits_for_its_turn(tmp_path: Path, mon
 
     scanning = threading.Thread(target=scan_it, daemon=True)
     scanning.start()
-    scanning.join(timeout=20)
+    scanning.join(timeout=120)
     assert [str(error) for error in caught] == ["[Errno 5] Input/output error"]
 
 

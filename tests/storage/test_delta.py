@@ -133,11 +133,12 @@ def test_one_link_grouped_by_its_base(element: Element, kind: str, count: int, t
 
 
 @settings(deadline=None, max_examples=300)
-@given(elements, kinds, kinds, kinds, counts, tails, seeds)
+@given(elements, st.tuples(kinds, kinds, kinds), counts, tails, seeds)
 def test_any_base_and_any_grouping(
-    element: Element, kind: str, base_kind: str, grouping_kind: str, count: int, tail: int, seed: int
+    element: Element, of_each: tuple[str, str, str], count: int, tail: int, seed: int
 ) -> None:
     """Nothing but the length has to fit."""
+    kind, base_kind, grouping_kind = of_each
     tail %= element.width
     raw = buffer(kind, element, count, tail, seed)
     base = buffer(base_kind, element, count, tail, seed + 1)
@@ -154,10 +155,11 @@ def test_any_bytes(raw: bytes, draw: st.DataObject) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(elements, kinds, counts, tails, st.lists(hows, min_size=1, max_size=8), seeds, st.booleans())
+@given(elements, kinds, st.tuples(counts, tails), st.lists(hows, min_size=1, max_size=8), seeds, st.booleans())
 def test_chains_that_share_a_grouping(
-    element: Element, kind: str, count: int, tail: int, steps: list[str], seed: int, by_another: bool
+    element: Element, kind: str, size: tuple[int, int], steps: list[str], seed: int, by_another: bool
 ) -> None:
+    count, tail = size
     start = buffer(kind, element, count, tail % element.width, seed)
     grouping_raw = buffer("weights", element, count, tail % element.width, seed + 9) if by_another else start
     raws = [start]

@@ -320,11 +320,11 @@ def unlimited_digits() -> Iterator[None]:
 @pytest.mark.usefixtures("unlimited_digits")
 def test_long_numbers_fail_quickly() -> None:
     digits = b"9" * 1_000_000
-    started = time.monotonic()
+    started = time.process_time()
     assert find(safetensors_file(b'{"a":{"dtype":"U8","shape":[' + digits + b'],"data_offsets":[0,4]}}')) is None
     assert pickled.find_storages(b"\x80\x02L" + digits + b"L\n.") == {}
     # int() alone takes several seconds over each.
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_safetensors_items_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,9 +416,9 @@ def nested_arrays(depth: int) -> bytes:
     ],
 )
 def test_gguf_absurd_values_fail_quickly(value: bytes) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     assert find(gguf_file([], bytes(64), {"key": value})) is None
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_gguf_nesting_within_the_limit() -> None:
@@ -451,9 +451,9 @@ def test_gguf_vocabulary_is_read_in_few_pieces() -> None:
         asked.append(length)
         return data[offset : offset + length]
 
-    started = time.monotonic()
+    started = time.process_time()
     found = find_segments(read, len(data))
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert found is not None
     assert found[1][-1] == Segment(len(data) - 4, 4, "a", "I8", (4,))
     assert len(asked) < 10

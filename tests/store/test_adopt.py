@@ -10,9 +10,9 @@ import os
 import shutil
 import stat
 import tempfile
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,63 +85,85 @@ def intact(store: casstore.Store, home: Path):
     return check
 
 
-def test_all_that_a_directory_says_comes_over(
-    way, tree, take, store: casstore.Store, home: Path, parts, plain, intact
-) -> None:
-    bento(tree, "m:v1", parts, created=3)
+@dataclass(frozen=True)
+class Adoption:
+    """What a test of adopting has: the tree and the way, what its directories hold and read back, and how to adopt and
+    to check it."""
+
+    way: str
+    tree: Path
+    take: Callable[..., casstore.AdoptReport]
+    parts: dict[str, Any]
+    plain: dict[str, bytes]
+    intact: Callable[[str, dict[str, bytes]], None]
+
+
+@pytest.fixture
+def adoption(way, tree, take, parts, plain, intact) -> Adoption:
+    return Adoption(way, tree, take, parts, plain, intact)
+
+
+def test_all_that_a_directory_says_comes_over(store: casstore.Store, home: Path, adoption: Adoption) -> None:
+    bento(adoption.tree, "m:v1", adoption.parts, created=3)
     bento(
-        tree, "m:v2", {"w.bin": parts["w.bin"]}, created=2, fields={"labels": {}, "metadata": {"deep": {"n": [1, 2]}}}
+        adoption.tree,
+        "m:v2",
+        {"w.bin": adoption.parts["w.bin"]},
+        created=2,
+        fields={"labels": {}, "metadata": {"deep": {"n": [1, 2]}}},
     )
-    bento(tree, "other:a", {}, created=4)
-    before = everything(tree.parent)
-    report = take()
-    if way == "in place":  # before anything is asked for, which would mend it
-        now = everything(tree)
+    bento(adoption.tree, "other:a", {}, created=4)
+    before = everything(adoption.tree.parent)
+    report = adoption.take()
+    if adoption.way == "in place":  # before anything is asked for, which would mend it
+        now = everything(adoption.tree)
         kept = {name: data for name, data in now.items() if not name.endswith(("model.yaml", "latest"))}
         assert kept == {name.removeprefix("models/"): before[f"models/{name}"] for name in kept}
         assert len(now) == sum(name.startswith("models/") for name in before)
     assert report.adopted == ("m:v2", "m:v1", "other:a")
-    assert report.present == report.refused == ()
-    assert report.logical_bytes == sum(map(len, plain.values())) + BIG
-    assert report.shared_bytes >= BIG - 100_000 or way != "in place"  # elsewhere m:v1 is packed, and has a directory
+    assert (report.present, report.refused) == ((), ())
+    assert report.logical_bytes == sum(map(len, adoption.plain.values())) + BIG
+    assert (
+        report.shared_bytes >= BIG - 100_000 or adoption.way != "in place"
+    )  # elsewhere m:v1 is packed, and has a directory
     model = store.get("m:v1")
     assert (model.labels, model.metadata) == ({"stage": "dev"}, {"acc": 0.93})
     assert model.created_at == datetime.datetime(2024, 1, 3, 10, 20, 30, 123456, datetime.timezone.utc)
     assert store.get("m:v2").metadata == {"deep": {"n": [1, 2]}}
     assert str(store.get("m").tag) == "m:v1"
     assert (home / "models/m/latest").read_text() == "v1"
-    if way == "elsewhere":
-        assert everything(tree.parent) == before
-    if way == "move":
-        assert everything(tree.parent) == {"models": None}
-    if way == "in place":
+    if adoption.way == "elsewhere":
+        assert everything(adoption.tree.parent) == before
+    if adoption.way == "move":
+        assert everything(adoption.tree.parent) == {"models": None}
+    if adoption.way == "in place":
         assert report.notes == ("m: `latest` was 'v2'; here it is v1, the newest by its creation time",)
         assert everything(home / "models").keys() == {
             each.removeprefix("models/") for each in before if "models/" in each
         }
-    intact("m:v1", plain)
+    adoption.intact("m:v1", adoption.plain)
     assert os.access(home / "models/m/v1/run.sh", os.X_OK)
     assert (home / "models/m/v1/hollow/in").is_dir()
     assert not os.access(home / "models/m/v1/sub/small", os.X_OK)
-    intact("m:v2", {"w.bin": parts["w.bin"]})
-    intact("other:a", {})
+    adoption.intact("m:v2", {"w.bin": adoption.parts["w.bin"]})
+    adoption.intact("other:a", {})
 
 
-def test_twice_is_once(way, tree, take, store: casstore.Store, parts, plain, intact, home: Path) -> None:
-    bento(tree, "m:v1", parts, created=1)
-    bento(tree, "m:v2", {"w": b"2"}, created=2)
-    take()
+def test_twice_is_once(store: casstore.Store, home: Path, adoption: Adoption) -> None:
+    bento(adoption.tree, "m:v1", adoption.parts, created=1)
+    bento(adoption.tree, "m:v2", {"w": b"2"}, created=2)
+    adoption.take()
     inodes = {str(path): path.stat().st_ino for path in (home / "models").rglob("*")}
-    if way == "move":
-        bento(tree, "m:v1", parts, created=1)
-        bento(tree, "m:v2", {"w": b"2"}, created=2)
-    report = take()
-    assert report.adopted == report.refused == report.notes == ()
-    assert report.present == (() if way == "in place" else ("m:v1", "m:v2"))
+    if adoption.way == "move":
+        bento(adoption.tree, "m:v1", adoption.parts, created=1)
+        bento(adoption.tree, "m:v2", {"w": b"2"}, created=2)
+    report = adoption.take()
+    assert (report.adopted, report.refused, report.notes) == ((), (), ())
+    assert report.present == (() if adoption.way == "in place" else ("m:v1", "m:v2"))
     assert (report.logical_bytes, report.added_bytes) == (0, 0)
     assert {str(path): path.stat().st_ino for path in (home / "models").rglob("*")} == inodes
-    assert not (tree / "m").exists() or way != "move"
-    intact("m:v1", plain)
+    assert not (adoption.tree / "m").exists() or adoption.way != "move"
+    adoption.intact("m:v1", adoption.plain)
 
 
 def test_in_place_nothing_is_copied_and_nothing_is_ever_away(
@@ -197,21 +219,21 @@ def test_a_store_without_strangers_keeps_its_settings(home: Path, store: casstor
 
 @pytest.mark.parametrize("spelled", ["relative", "through a link", "its models", "with dots"])
 def test_the_home_may_be_spelled_in_any_way(
-    home: Path, store: casstore.Store, parts, plain, intact, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelled
+    store: casstore.Store, parts, plain, intact, monkeypatch: pytest.MonkeyPatch, spelled
 ) -> None:
-    bento(home / "models", "m:v1", parts)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "link").symlink_to(home)
+    bento(store.home / "models", "m:v1", parts)
+    monkeypatch.chdir(store.home.parent)
+    (store.home.parent / "link").symlink_to(store.home)
     ways: dict[str, str | Path] = {
         "relative": "store",
-        "through a link": tmp_path / "link",
-        "its models": home / "models",
+        "through a link": store.home.parent / "link",
+        "its models": store.home / "models",
         "with dots": "./x/../store",
     }
-    (tmp_path / "x").mkdir()
+    (store.home.parent / "x").mkdir()
     assert store.adopt(ways[spelled]).adopted == ("m:v1",)
     intact("m:v1", plain)
-    assert (home / "models/m/v1/model.yaml").exists()
+    assert (store.home / "models/m/v1/model.yaml").exists()
 
 
 def test_elsewhere_the_newest_gets_a_directory(store: casstore.Store, tmp_path: Path, home: Path, parts) -> None:
@@ -226,15 +248,15 @@ def test_elsewhere_the_newest_gets_a_directory(store: casstore.Store, tmp_path: 
 
 
 @pytest.mark.parametrize("link_mode", ["auto", "copy"])
-def test_link_modes(tree, take, store: casstore.Store, parts, plain, intact, home: Path, link_mode) -> None:
+def test_link_modes(store: casstore.Store, home: Path, link_mode, adoption: Adoption) -> None:
     store.set_setting("link_mode", link_mode)
-    bento(tree, "m:v1", parts)
-    bento(tree, "m:v2", parts, created=2)
-    assert take().adopted == ("m:v1", "m:v2")
+    bento(adoption.tree, "m:v1", adoption.parts)
+    bento(adoption.tree, "m:v2", adoption.parts, created=2)
+    assert adoption.take().adopted == ("m:v1", "m:v2")
     linked = (home / "models/m/v2/w.bin").stat().st_nlink > 1
     assert linked == (link_mode == "auto")
-    intact("m:v1", plain)
-    intact("m:v2", plain)
+    adoption.intact("m:v1", adoption.plain)
+    adoption.intact("m:v2", adoption.plain)
     store.gc()
 
 
@@ -261,24 +283,24 @@ def test_in_place_where_the_tree_is_on_another_file_system(
     intact("m:v1", plain)
 
 
-def test_links(way, tree, take, store: casstore.Store, parts, plain, intact, tmp_path: Path) -> None:
+def test_links(store: casstore.Store, tmp_path: Path, adoption: Adoption) -> None:
     """Links, inside and out of it, to files and directories, become what they lead to, which stays."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "far.bin").write_bytes(noise(BIG, 7))
     (outside / "d").mkdir()
     (outside / "d/e").write_bytes(b"e")
-    directory = bento(tree, "m:v1", parts)
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
     (directory / "near").symlink_to("w.bin")
     (directory / "far").symlink_to(outside / "far.bin")
     (directory / "sub/d").symlink_to(outside / "d")
     before = everything(outside)
-    assert take().adopted == ("m:v1",)
-    expected = {**plain, "near": plain["w.bin"], "far": noise(BIG, 7), "sub/d/e": b"e"}
-    intact("m:v1", expected)
+    assert adoption.take().adopted == ("m:v1",)
+    expected = {**adoption.plain, "near": adoption.plain["w.bin"], "far": noise(BIG, 7), "sub/d/e": b"e"}
+    adoption.intact("m:v1", expected)
     assert everything(outside) == before
     assert not any(path.is_symlink() for path in (store.home / "models").rglob("*"))
-    assert not (tree / "m/v1").exists() or way != "move"
+    assert not (adoption.tree / "m/v1").exists() or adoption.way != "move"
 
 
 def test_a_link_that_leads_nowhere(way, tree, take, store: casstore.Store, parts) -> None:
@@ -291,21 +313,19 @@ def test_a_link_that_leads_nowhere(way, tree, take, store: casstore.Store, parts
     assert everything(tree) == before
 
 
-def test_files_that_others_have_links_to(
-    way, tree, take, store: casstore.Store, parts, plain, intact, tmp_path: Path
-) -> None:
+def test_files_that_others_have_links_to(store: casstore.Store, tmp_path: Path, adoption: Adoption) -> None:
     """They are copied: whoever has the other link could write to it."""
-    directory = bento(tree, "m:v1", parts)
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
     os.link(directory / "w.bin", tmp_path / "twin")
     os.link(directory / "w.bin", directory / "sub/again")
     inode = (tmp_path / "twin").stat().st_ino
-    assert take().adopted == ("m:v1",)
+    assert adoption.take().adopted == ("m:v1",)
     (tmp_path / "twin").chmod(0o644)
     (tmp_path / "twin").write_bytes(b"changed")
-    expected = {**plain, "sub/again": plain["w.bin"]}
-    if way == "elsewhere":
+    expected = {**adoption.plain, "sub/again": adoption.plain["w.bin"]}
+    if adoption.way == "elsewhere":
         assert (directory / "w.bin").read_bytes() == b"changed"
-    intact("m:v1", expected)
+    adoption.intact("m:v1", expected)
     assert (store.home / "models/m/v1/w.bin").stat().st_ino != inode
 
 
@@ -318,34 +338,32 @@ def test_read_only_files(tree, take, parts, plain, intact) -> None:
     intact("m:v1", plain)
 
 
-def test_a_file_that_is_open_for_writing_is_waited_for(
-    way, tree, take, parts, plain, intact, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_open_for_writing_is_waited_for(monkeypatch: pytest.MonkeyPatch, adoption: Adoption) -> None:
     monkeypatch.setattr(adopt, "QUIET_NS", 0)
-    directory = bento(tree, "m:v1", parts)
-    before = everything(tree)
-    modes = {path: path.stat().st_mode for path in tree.rglob("*")}
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
+    before = everything(adoption.tree)
+    modes = {path: path.stat().st_mode for path in adoption.tree.rglob("*")}
     for name in ("w.bin", "sub/small"):
         with open(directory / name, "r+b"):
-            (refused,) = take().refused
+            (refused,) = adoption.take().refused
             assert refused.path == str(directory)
             assert "open for writing" in refused.reason
-            assert everything(tree) == before
-            assert {path: path.stat().st_mode for path in tree.rglob("*")} == modes
-    assert take().adopted == ("m:v1",)
-    intact("m:v1", plain)
+            assert everything(adoption.tree) == before
+            assert {path: path.stat().st_mode for path in adoption.tree.rglob("*")} == modes
+    assert adoption.take().adopted == ("m:v1",)
+    adoption.intact("m:v1", adoption.plain)
 
 
 @as_root
-def test_files_of_somebody_else(way, tree, take, parts, plain, intact, home: Path) -> None:
+def test_files_of_somebody_else(home: Path, adoption: Adoption) -> None:
     """They are copied, as their owner may write to them; root may replace them."""
-    directory = bento(tree, "m:v1", parts)
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
     os.chown(directory / "w.bin", SOMEBODY, SOMEBODY)
     inode = (directory / "w.bin").stat().st_ino
-    assert take().adopted == ("m:v1",)
+    assert adoption.take().adopted == ("m:v1",)
     assert (home / "models/m/v1/w.bin").stat().st_uid == 0
     assert (home / "models/m/v1/w.bin").stat().st_ino != inode
-    intact("m:v1", plain)
+    adoption.intact("m:v1", adoption.plain)
 
 
 @pytest.fixture
@@ -477,18 +495,18 @@ def test_metadata_that_json_cannot_hold(tree, take, store: casstore.Store) -> No
 
 
 @pytest.mark.parametrize("name", ["Bert:v1", "bert:V1"])
-def test_upper_case(way, tree, take, store: casstore.Store, name, plain, parts, intact) -> None:
-    directory = bento(tree, name, parts)
+def test_upper_case(store: casstore.Store, name, adoption: Adoption) -> None:
+    directory = bento(adoption.tree, name, adoption.parts)
     left = everything(directory)
-    report = take()
-    if way == "in place":
+    report = adoption.take()
+    if adoption.way == "in place":
         assert "rename the directory" in report.refused[0].reason
         assert everything(directory) == left
         assert store.tags() == []
     else:
         assert report.adopted == ("bert:v1",)
         assert any("it stands as" in note for note in report.notes)
-        intact("bert:v1", plain)
+        adoption.intact("bert:v1", adoption.plain)
 
 
 @pytest.mark.parametrize("name", ["con:v1", "a b:v1", "-x:v1", "m:con", "m:v 1", "m:" + "v" * 64, "m:wär"])
@@ -550,34 +568,34 @@ def test_equal_content_is_stored_once(tree, take, store: casstore.Store, parts, 
 
 
 def test_the_very_version_is_there_already(
-    way, tree, take, store: casstore.Store, parts, plain, intact, home: Path, tmp_path: Path
+    store: casstore.Store, home: Path, tmp_path: Path, adoption: Adoption
 ) -> None:
-    bento(tmp_path / "first", "m:v1", parts)
+    bento(tmp_path / "first", "m:v1", adoption.parts)
     store.adopt(tmp_path / "first")
-    if way == "in place":
+    if adoption.way == "in place":
         shutil.rmtree(home / "models/m/v1")
-    directory = bento(tree, "m:v1", parts)
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
     (directory / "w.bin").chmod(0o600)
-    report = take()
+    report = adoption.take()
     assert (report.adopted, report.present, report.refused) == ((), ("m:v1",), ())
-    intact("m:v1", plain)
-    assert directory.exists() == (way != "move")
+    adoption.intact("m:v1", adoption.plain)
+    assert directory.exists() == (adoption.way != "move")
     assert stat.S_IMODE((home / "models/m/v1/w.bin").stat().st_mode) == 0o444
-    assert take().refused == () if way != "move" else True
+    assert adoption.take().refused == () if adoption.way != "move" else True
 
 
 @pytest.mark.parametrize("what", ["bytes", "a file more", "a file less", "labels", "the time", "executable"])
 def test_another_version_has_the_tag(
-    way, tree, take, store: casstore.Store, parts, plain, intact, home: Path, tmp_path: Path, what
+    store: casstore.Store, home: Path, tmp_path: Path, what, adoption: Adoption
 ) -> None:
-    bento(tmp_path / "first", "m:v1", parts, created=1)
+    bento(tmp_path / "first", "m:v1", adoption.parts, created=1)
     store.adopt(tmp_path / "first")
-    if way == "in place":
+    if adoption.way == "in place":
         shutil.rmtree(home / "models/m/v1")
-    changed = dict(parts)
+    changed = dict(adoption.parts)
     fields: dict[Any, Any] = {}
     if what == "bytes":
-        changed["w.bin"] = b"X" + parts["w.bin"][1:]
+        changed["w.bin"] = b"X" + adoption.parts["w.bin"][1:]
     elif what == "a file more":
         changed["more"] = b""
     elif what == "a file less":
@@ -587,14 +605,14 @@ def test_another_version_has_the_tag(
         changed["sub/small!"] = changed.pop("sub/small")
     elif what == "labels":
         fields["labels"] = {}
-    directory = bento(tree, "m:v1", changed, created=2 if what == "the time" else 1, fields=fields)
+    directory = bento(adoption.tree, "m:v1", changed, created=2 if what == "the time" else 1, fields=fields)
     left = everything(directory)
-    report = take()
+    report = adoption.take()
     assert (report.adopted, report.present) == ((), ())
     assert "another m:v1 is saved already" in report.refused[0].reason
     assert everything(directory) == left
-    with store.get("m:v1").open("w.bin") if way != "in place" else contextlib.nullcontext() as file:
-        assert file is None or file.read() == plain["w.bin"]
+    with store.get("m:v1").open("w.bin") if adoption.way != "in place" else contextlib.nullcontext() as file:
+        assert file is None or file.read() == adoption.plain["w.bin"]
 
 
 def test_a_damaged_copy_in_the_store_lets_nothing_go(store: casstore.Store, parts, tmp_path: Path, home: Path) -> None:
@@ -649,7 +667,7 @@ STEPS = [
 
 @pytest.mark.crash
 def test_cut_short_and_run_again(
-    way, tree, take, store: casstore.Store, monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path, adoption: Adoption
 ) -> None:
     """At every step, before and after it, for as long as there is a next such step."""
     cuts = 0
@@ -659,22 +677,22 @@ def test_cut_short_and_run_again(
             f"s{number}:v2": {"w.bin": noise(100_000, number), "few": b"%d" % number},
         }  # fmt: skip
         for tag, files in tags.items():
-            bento(tree, tag, {**files, "hollow": None}, created=1 + number % 7)
-        os.link(tree / f"s{number}/v1/w.bin", tmp_path / f"twin{number}")
-        expected = {tag: everything(tree / tag.replace(":", "/")) for tag in tags}
+            bento(adoption.tree, tag, {**files, "hollow": None}, created=1 + number % 7)
+        os.link(adoption.tree / f"s{number}/v1/w.bin", tmp_path / f"twin{number}")
+        expected = {tag: everything(adoption.tree / tag.replace(":", "/")) for tag in tags}
         store.set_setting("materialize", None)
         for count in itertools.count(1):
             with monkeypatch.context() as patch:
                 patch.setattr(*step, _cut(getattr(*step), count, is_after))
                 try:
-                    take()
+                    adoption.take()
                     break
                 except _Boom:
                     cuts += 1
             is_any = any(tag in store.tags() for tag in tags)
-            assert not is_any or (store.settings()["materialize"] == "all") == (way == "in place")
+            assert not is_any or (store.settings()["materialize"] == "all") == (adoption.way == "in place")
             for tag, files in tags.items():
-                standing = everything(tree / tag.replace(":", "/"))
+                standing = everything(adoption.tree / tag.replace(":", "/"))
                 gone = {name for name, data in expected[tag].items() if standing.get(name) != data}
                 if tag in store.tags():
                     assert streamed(store.get(tag)) == files
@@ -682,12 +700,12 @@ def test_cut_short_and_run_again(
                     assert not gone, (step, count)
         for tag, files in tags.items():
             assert contents(store.get(tag)) == files
-        if way == "elsewhere":
-            shutil.rmtree(tree / f"s{number}")
+        if adoption.way == "elsewhere":
+            shutil.rmtree(adoption.tree / f"s{number}")
     assert cuts > len(STEPS)
-    if way == "move":
-        assert everything(tree) == {}
-    assert store.settings()["materialize"] == ("all" if way == "in place" else "newest")
+    if adoption.way == "move":
+        assert everything(adoption.tree) == {}
+    assert store.settings()["materialize"] == ("all" if adoption.way == "in place" else "newest")
     store.gc()
     assert store.verify().is_sound
 
@@ -741,36 +759,40 @@ def _cut(real, count, is_after):
 
 
 def test_what_is_added_meanwhile_stays(
-    way, tree, take, store: casstore.Store, parts, plain, monkeypatch: pytest.MonkeyPatch, intact
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, adoption: Adoption
 ) -> None:
     """Before the commit the directory is refused; after it, what has come stays, or in a version's own directory is
     kept in quarantine."""
-    directory = bento(tree, "m:v1", parts)
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
     real = check_as_found
     monkeypatch.setattr(
         save, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
     )
     before = everything(directory)
-    report = take()
+    report = adoption.take()
     assert report.adopted == ()
     assert "written to" in report.refused[0].reason
     assert everything(directory) == {**before, "late": b"late"}
     monkeypatch.setattr(
         save, "check_as_found", lambda source: (real(source), (directory / "later").write_bytes(b"later"))
     )
-    assert take().adopted == ("m:v1",)
-    kept = [directory / "later"] if way != "in place" else list((store.home / "quarantine/changed").rglob("later"))
+    assert adoption.take().adopted == ("m:v1",)
+    kept = (
+        [directory / "later"]
+        if adoption.way != "in place"
+        else list((store.home / "quarantine/changed").rglob("later"))
+    )
     assert [path.read_bytes() for path in kept] == [b"later"]
     assert store.get("m:v1").open("late").read() == b"late"
 
 
 @pytest.mark.parametrize("name", ["w.bin", "sub/small", "model.yaml"])
 def test_what_is_rewritten_meanwhile_is_not_lost(
-    way, tree, take, store: casstore.Store, parts, plain, monkeypatch: pytest.MonkeyPatch, name
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, name, adoption: Adoption
 ) -> None:
-    directory = bento(tree, "m:v1", parts)
+    directory = bento(adoption.tree, "m:v1", adoption.parts)
     if name == "w.bin":
-        os.link(directory / name, tree.parent / "twin")  # so it is to be replaced by a copy
+        os.link(directory / name, adoption.tree.parent / "twin")  # so it is to be replaced by a copy
     text = (directory / "model.yaml").read_bytes() + b"# more\n"
 
     def rewrite():
@@ -779,14 +801,14 @@ def test_what_is_rewritten_meanwhile_is_not_lost(
 
     real = check_as_found
     monkeypatch.setattr(save, "check_as_found", lambda source: (rewrite(), real(source)))
-    report = take()
+    report = adoption.take()
     assert report.adopted == ()
     assert (directory / name).read_bytes() == text
     monkeypatch.setattr(save, "check_as_found", real)
     shutil.rmtree(directory)
-    bento(tree, "m:v1", parts)
+    bento(adoption.tree, "m:v1", adoption.parts)
     monkeypatch.setattr(save, "check_as_found", lambda source: (real(source), rewrite()))
-    assert take().adopted == ("m:v1",)
+    assert adoption.take().adopted == ("m:v1",)
     kept = [directory / name, *(store.home / "quarantine").iterdir()]
     assert text in [path.read_bytes() for path in kept if path.exists()]
 
@@ -810,23 +832,12 @@ def test_a_directory_that_is_deleted_meanwhile(
 def test_a_directory_that_is_being_copied_is_left(
     way, tree, take, store: casstore.Store, parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adopt, "QUIET_NS", 300_000_000)
     directory = bento(tree, "m:v1", parts)
-    stop = threading.Event()
-
-    def copy():
-        for number in itertools.count():
-            (directory / f"part{number}").write_bytes(b"p")
-            if stop.wait(0.05):
-                return
-
-    thread = threading.Thread(target=copy)
-    thread.start()
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(adopt, "QUIET_NS", 3600 * 10**9)
+        # Whoever copies goes on while it is waited whether he does.
+        patch.setattr(time, "sleep", lambda _: (directory / "part").write_bytes(b"p"))
         report = take()
-    finally:
-        stop.set()
-        thread.join()
     assert report.adopted == ()
     assert "being written to" in report.refused[0].reason
     expected = everything(directory)
@@ -868,10 +879,10 @@ def test_nothing_to_adopt(store: casstore.Store, tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_in_the_middle(
-    way, tree, take, store: casstore.Store, parts, plain, intact, monkeypatch: pytest.MonkeyPatch
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, adoption: Adoption
 ) -> None:
     for number in range(3):
-        bento(tree, f"m:{number}", {**parts, "w.bin": noise(BIG, number)}, created=1 + number)
+        bento(adoption.tree, f"m:{number}", {**adoption.parts, "w.bin": noise(BIG, number)}, created=1 + number)
     real, calls = storage_files.write_all, itertools.count()
 
     def full(*arguments):
@@ -882,14 +893,14 @@ def test_a_disk_that_is_full_in_the_middle(
     with monkeypatch.context() as patch:
         patch.setattr(storage_files, "write_all", full)
         with pytest.raises(OSError, match="No space left"):
-            take()
+            adoption.take()
     for number in range(3):
-        standing = everything(tree / f"m/{number}")
+        standing = everything(adoption.tree / f"m/{number}")
         assert f"m:{number}" in store.tags() or standing["w.bin"] == noise(BIG, number)
-    report = take()
+    report = adoption.take()
     assert report.refused == ()
     for number in range(3):
-        intact(f"m:{number}", {**plain, "w.bin": noise(BIG, number)})
+        adoption.intact(f"m:{number}", {**adoption.plain, "w.bin": noise(BIG, number)})
 
 
 def test_progress_adds_up(way, tree, take, store: casstore.Store, parts, plain) -> None:

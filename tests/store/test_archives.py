@@ -145,14 +145,12 @@ def test_under_another_tag(store: casstore.Store, other, save: Save, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["tar", "casmodel", "folder"])
-def test_the_latest_is_by_creation_time(
-    store: casstore.Store, other, home: Path, save: Save, tmp_path: Path, name, age: Age
-) -> None:
+def test_the_latest_is_by_creation_time(store: casstore.Store, other, save: Save, name, age: Age) -> None:
     """An archive of old does not become the latest; of two imported, in whatever order, the newer one does."""
     targets = {}
     for version in ("old", "middle", "new"):
         save(f"m:{version}", {"w": version.encode()})
-        targets[version] = store.export(f"m:{version}", tmp_path / f"out-{version}", format=name)
+        targets[version] = store.export(f"m:{version}", store.home.parent / f"out-{version}", format=name)
 
     def latest(there):
         text = (there.home / "models/m/latest").read_text()

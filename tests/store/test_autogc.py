@@ -208,13 +208,12 @@ def test_a_claim_waits_for_no_other_writer(store: casstore.Store, save, started,
     assert not store._workspace.catalog.upkeep.claim(seen, seen + 2)
 
 
-@pytest.mark.parametrize(
-    ("owner", "name"), [(autogc, "start"), (upkeep.Upkeep, "growth"), (upkeep.Upkeep, "considered_at_ns")]
-)
+@pytest.mark.parametrize("failing", [(autogc, "start"), (upkeep.Upkeep, "growth"), (upkeep.Upkeep, "considered_at_ns")])
 @pytest.mark.parametrize("error", [OSError(11, "no process can be had"), casstore.StoreLocked("busy")])
 def test_a_save_does_not_fail_through_it(
-    store: casstore.Store, save, started, monkeypatch: pytest.MonkeyPatch, owner, name, error
+    store: casstore.Store, save, started, monkeypatch: pytest.MonkeyPatch, failing, error
 ) -> None:
+    owner, name = failing
     waste(store, save)
     tried = []
 

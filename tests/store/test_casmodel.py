@@ -7,6 +7,8 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -65,24 +67,38 @@ def take(store: casstore.Store):
     return run
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What goes from `source` to `store`: how a run is made and packed up there, and taken in and checked here."""
+
+    run_of: Callable[..., dict[str, dict[str, bytes]]]
+    archive: Callable[..., bytes]
+    take: Callable[..., list[str]]
+    pack_bytes: Callable[[], int]
+    settled: Check
+
+
+@pytest.fixture
+def sent(run_of, archive, take, pack_bytes, settled: Check) -> Sent:
+    return Sent(run_of, archive, take, pack_bytes, settled)
+
+
 @pytest.mark.parametrize("how", ["loose", "packed", "mixed"])
-def test_several_versions_there_and_back(
-    source, store: casstore.Store, run_of, archive, take, settled: Check, how, sql: Sql
-) -> None:
-    files = run_of(how=how, size=150_000)
-    data = archive(files)
-    alone = [len(archive([tag])) for tag in files]
+def test_several_versions_there_and_back(source, store: casstore.Store, how, sql: Sql, sent: Sent) -> None:
+    files = sent.run_of(how=how, size=150_000)
+    data = sent.archive(files)
+    alone = [len(sent.archive([tag])) for tag in files]
     assert len(data) < 0.65 * sum(alone)
-    assert take(data, materialize=True) == list(files)
+    assert sent.take(data, materialize=True) == list(files)
     for tag, expected in files.items():
         model = store.get(tag)
         assert model.created_at == source.get(tag).created_at
         assert contents(model) == expected
     assert str(store.get("run").tag) == "run:3"
     assert sql("SELECT count(*) FROM chunk WHERE base IS NOT NULL") != [(0,)]
-    assert take(data) == []
+    assert sent.take(data) == []
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
 def test_only_the_newest_has_a_directory(store: casstore.Store, source, save: Save, run_of, archive, take) -> None:
@@ -124,25 +140,23 @@ def test_long_runs_keep_to_the_limit_of_chains(
     settled()
 
 
-def test_onto_a_part_of_the_run(
-    store: casstore.Store, source, run_of, archive, take, pack_bytes, settled: Check
-) -> None:
+def test_onto_a_part_of_the_run(store: casstore.Store, source, sent: Sent) -> None:
     """What the store has is not written again, however it has it: packed, loose, or as a delta against something."""
-    files = run_of(6)
-    take(archive(["run:0", "run:1"]))
-    whole = archive(files)
+    files = sent.run_of(6)
+    sent.take(sent.archive(["run:0", "run:1"]))
+    whole = sent.archive(files)
     with casstore.Store(store.home) as again, again.create("own:1") as draft:
         for name, content in files["run:2"].items():
             Path(draft.path, name).write_bytes(content)
-    before = pack_bytes()
-    assert take(whole) == ["run:2", "run:3", "run:4", "run:5"]
-    assert pack_bytes() - before < len(whole) * 0.6
-    before = pack_bytes()
-    assert take(archive(["run:2"]), as_tag="other:1") == ["other:1"]
-    assert pack_bytes() == before
+    before = sent.pack_bytes()
+    assert sent.take(whole) == ["run:2", "run:3", "run:4", "run:5"]
+    assert sent.pack_bytes() - before < len(whole) * 0.6
+    before = sent.pack_bytes()
+    assert sent.take(sent.archive(["run:2"]), as_tag="other:1") == ["other:1"]
+    assert sent.pack_bytes() == before
     assert {tag: streamed(store.get(tag)) for tag in files} == files
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
 def test_what_would_stand_too_deep_is_stored_whole(
@@ -259,7 +273,7 @@ def test_a_flipped_bit_in_the_store_is_told_from_one_in_the_archive(
 
 
 def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
-    store: casstore.Store, source, save: Save, archive, take, sql: Sql, check_catalog: Check, settled: Check
+    store: casstore.Store, source, save: Save, sql: Sql, check_catalog: Check, sent: Sent
 ) -> None:
     """The archive has as a delta what this store has whole, with deltas upon it, and cannot rely on any more."""
     one, two, three = (checkpoint(step, size=30_000) for step in (1, 2, 3))
@@ -268,7 +282,7 @@ def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
     reboot(sql)
     save("n:1", one, into=source, materialize=False)
     save("n:2", two, into=source, materialize=False)
-    assert take(archive(["n:1", "n:2"]), durability="full") == ["n:1", "n:2"]
+    assert sent.take(sent.archive(["n:1", "n:2"]), durability="full") == ["n:1", "n:2"]
     check_catalog()
     assert streamed(store.get("n:2")) == two
     assert streamed(store.get("m:3")) == three
@@ -277,37 +291,35 @@ def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
 @pytest.mark.crash
 @pytest.mark.parametrize("place", [0.15, 0.5, 0.8, 0.97, 0.999])
 def test_cut_short_and_taken_up_again(
-    store: casstore.Store, run_of, archive, take, pack_bytes, settled: Check, place, monkeypatch: pytest.MonkeyPatch
+    store: casstore.Store, place, monkeypatch: pytest.MonkeyPatch, sent: Sent
 ) -> None:
-    files = run_of(3, size=100_000)
-    data = archive(files)
+    files = sent.run_of(3, size=100_000)
+    data = sent.archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
     monkeypatch.setattr(casmodel_import, "_BATCH_BYTES", 60_000)
     with pytest.raises(casstore.IntegrityError, match="cut short"):
-        take(data[: int(len(data) * place)])
+        sent.take(data[: int(len(data) * place)])
     assert store.tags() == []
-    came = pack_bytes()
+    came = sent.pack_bytes()
     assert came > len(data) * place - 450_000, "what came is kept, but for a record that was cut"
     assert store.verify().is_sound
-    assert take(data) == list(files)
-    assert pack_bytes() < len(data) + 30_000, "nothing was written twice"
+    assert sent.take(data) == list(files)
+    assert sent.pack_bytes() < len(data) + 30_000, "nothing was written twice"
     assert {tag: streamed(store.get(tag)) for tag in files} == files
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
-def test_leftovers_of_an_import_go_with_gc(
-    store: casstore.Store, run_of, archive, take, pack_bytes, leftovers: Leftovers, settled: Check
-) -> None:
-    data = archive(run_of(2))
+def test_leftovers_of_an_import_go_with_gc(store: casstore.Store, leftovers: Leftovers, sent: Sent) -> None:
+    data = sent.archive(sent.run_of(2))
     with pytest.raises(casstore.IntegrityError):
-        take(data[:-60])
-    assert pack_bytes() > len(data) // 2
+        sent.take(data[:-60])
+    assert sent.pack_bytes() > len(data) // 2
     report = store.gc()
     assert report.freed_bytes > len(data) // 2
-    assert pack_bytes() == 0
-    settled()
-    assert len(take(data)) == 2
+    assert sent.pack_bytes() == 0
+    sent.settled()
+    assert len(sent.take(data)) == 2
 
 
 def test_a_failing_stream(store: casstore.Store, run_of, archive, take, pack_bytes, settled: Check) -> None:
@@ -334,18 +346,10 @@ def test_a_failing_stream(store: casstore.Store, run_of, archive, take, pack_byt
 
 
 def test_killed_in_between(
-    store: casstore.Store,
-    home: Path,
-    run_of,
-    archive,
-    take,
-    sql: Sql,
-    pack_bytes,
-    settled: Check,
-    monkeypatch: pytest.MonkeyPatch,
+    store: casstore.Store, home: Path, sql: Sql, monkeypatch: pytest.MonkeyPatch, sent: Sent
 ) -> None:
-    files = run_of(4, size=100_000)
-    data = archive(files)
+    files = sent.run_of(4, size=100_000)
+    data = sent.archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
     read_end, write_end = os.pipe()
 
@@ -367,13 +371,13 @@ def test_killed_in_between(
     assert store.tags() == []
     kept = sum(row[0] for row in sql("SELECT size FROM container"))
     assert kept > 300_000
-    before = pack_bytes()
-    assert take(data) == list(files)
-    assert pack_bytes() - before < len(data) - kept + 30_000, "what had come is not written again"
+    before = sent.pack_bytes()
+    assert sent.take(data) == list(files)
+    assert sent.pack_bytes() - before < len(data) - kept + 30_000, "what had come is not written again"
     assert {tag: streamed(store.get(tag)) for tag in files} == files
     store.gc(evict_all=True)
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
 class Watched(io.BytesIO):
@@ -399,25 +403,25 @@ class Watched(io.BytesIO):
 @pytest.mark.crash
 @pytest.mark.parametrize("seekable", [True, False])
 def test_beside_gc_in_the_same_process(
-    store: casstore.Store, home: Path, run_of, archive, take, settled: Check, seekable, monkeypatch: pytest.MonkeyPatch
+    store: casstore.Store, home: Path, seekable, monkeypatch: pytest.MonkeyPatch, sent: Sent
 ) -> None:
-    files = run_of(4, size=100_000)
-    data = archive(files)
+    files = sent.run_of(4, size=100_000)
+    data = sent.archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
-    take(archive(["run:1"]), as_tag="here:1")
+    sent.take(sent.archive(["run:1"]), as_tag="here:1")
     with casstore.Store(home) as other:
-        assert take(Watched(data, lambda: other.gc(evict_all=True), every=4, seekable=seekable)) == list(files)
+        assert sent.take(Watched(data, lambda: other.gc(evict_all=True), every=4, seekable=seekable)) == list(files)
     assert {tag: streamed(store.get(tag)) for tag in files} == files
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
 @pytest.mark.crash
 def test_beside_gc_in_another_process(
-    store: casstore.Store, home: Path, run_of, archive, take, settled: Check, monkeypatch: pytest.MonkeyPatch
+    store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch, sent: Sent
 ) -> None:
-    files = run_of(4, size=100_000)
-    data = archive(files)
+    files = sent.run_of(4, size=100_000)
+    data = sent.archive(files)
     monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
     stop, go_on = os.pipe()
 
@@ -437,7 +441,7 @@ def test_beside_gc_in_another_process(
     os.close(stop)
     for number in range(4):
         pause = Watched(data, lambda: time.sleep(0.004), every=5)
-        taken = take(pause) if number == 0 else store.import_archive(pause, durability="relaxed")
+        taken = sent.take(pause) if number == 0 else store.import_archive(pause, durability="relaxed")
         assert len(taken) == 4
         for tag in files:
             assert streamed(store.get(tag)) == files[tag]
@@ -446,21 +450,19 @@ def test_beside_gc_in_another_process(
         if number < 3:
             assert store.tags() == []
             with pytest.raises(casstore.IntegrityError):
-                take(data[: len(data) // 2])
+                sent.take(data[: len(data) // 2])
     os.close(go_on)
     assert collecting.wait() == 0
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
 @pytest.mark.parametrize("seekable", [True, False])
-def test_gc_takes_what_an_import_had_counted_on(
-    store: casstore.Store, home: Path, run_of, archive, take, settled: Check, seekable
-) -> None:
+def test_gc_takes_what_an_import_had_counted_on(store: casstore.Store, home: Path, seekable, sent: Sent) -> None:
     """Another version that had it was deleted meanwhile: read again where that can be, otherwise the user is told."""
-    files = run_of(3)
-    take(archive(["run:0"]), as_tag="here:1")
-    data = archive(files)
+    files = sent.run_of(3)
+    sent.take(sent.archive(["run:0"]), as_tag="here:1")
+    data = sent.archive(files)
 
     def remove():
         with casstore.Store(home) as other:
@@ -470,15 +472,15 @@ def test_gc_takes_what_an_import_had_counted_on(
 
     stream = Watched(data, remove, every=6, seekable=seekable)
     if seekable:
-        assert take(stream) == list(files)
+        assert sent.take(stream) == list(files)
     else:
         with pytest.raises(casstore.StoreError, match="import it again"):
-            take(stream)
+            sent.take(stream)
         assert store.tags() == []
-        assert take(data) == list(files)
+        assert sent.take(data) == list(files)
     assert {tag: streamed(store.get(tag)) for tag in files} == files
     store.gc(evict_all=True)
-    settled()
+    sent.settled()
 
 
 def test_what_is_new_is_told_also_when_it_took_two_tries(

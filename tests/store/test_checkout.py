@@ -80,9 +80,7 @@ def test_links_are_the_stores_own_files(saved, home: Path, files, tmp_path: Path
 
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("kind", ["full", "file", "link to a file", "in the store"])
-def test_what_is_there_is_never_touched(
-    store: casstore.Store, home: Path, save: Save, files, tmp_path: Path, kind, link
-) -> None:
+def test_what_is_there_is_never_touched(store: casstore.Store, save: Save, files, tmp_path: Path, kind, link) -> None:
     save("m:1", files)
     target = tmp_path / "there/out"
     target.parent.mkdir()
@@ -95,12 +93,12 @@ def test_what_is_there_is_never_touched(
         (tmp_path / "there/mine").write_text("mine")
         target.symlink_to("mine")
     else:
-        target = home / "models/x"
-    before = everything(tmp_path / "there"), everything(home / "models")
+        target = store.home / "models/x"
+    before = everything(tmp_path / "there"), everything(store.home / "models")
     error = casstore.InvalidSource if kind == "in the store" else FileExistsError
     with pytest.raises(error, match=r"inside the store|not empty|a file stands there"):
         store.checkout("m:1", target, link=link)
-    assert (everything(tmp_path / "there"), everything(home / "models")) == before
+    assert (everything(tmp_path / "there"), everything(store.home / "models")) == before
 
 
 @pytest.mark.parametrize("how", ["empty", "link", "here"])
@@ -124,25 +122,18 @@ def test_an_empty_directory_is_filled(
 
 @pytest.mark.parametrize("is_here", [False, True])
 def test_what_is_cut_short_leaves_nothing(
-    store: casstore.Store,
-    save: Save,
-    files,
-    tmp_path: Path,
-    rot: Rot,
-    home: Path,
-    is_here,
-    monkeypatch: pytest.MonkeyPatch,
+    store: casstore.Store, save: Save, files, rot: Rot, is_here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("m:1", files, materialize=False)
-    for path in home.glob("objects/packs/*"):
+    for path in store.home.glob("objects/packs/*"):
         rot(path)
-    target = tmp_path / "out"
+    target = store.home.parent / "out"
     if is_here:
         target.mkdir()
         monkeypatch.chdir(target)
     with pytest.raises(casstore.IntegrityError, match=r"w\.bin|blob|chunk"):
         store.checkout("m:1", target)
-    assert list(target.iterdir() if is_here else tmp_path.glob(".*")) == []
+    assert list(target.iterdir() if is_here else store.home.parent.glob(".*")) == []
     assert target.exists() == is_here
 
 

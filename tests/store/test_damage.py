@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -288,12 +289,12 @@ def test_a_read_that_fails_otherwise_stops_gc(
     settled()
 
 
-@pytest.mark.parametrize("materialize", [True, False])
-@pytest.mark.parametrize("which", [1, 2])
+@pytest.mark.parametrize("saved", list(product([1, 2], [True, False])))
 def test_what_stands_on_a_lost_base_is_not_taken_for_stored(
-    store: casstore.Store, run, homes, save: Save, check_catalog: Check, which, materialize
+    store: casstore.Store, run, homes, save: Save, check_catalog: Check, saved
 ) -> None:
     """Its bytes are at hand: they are stored anew, which also mends the older version that has them."""
+    which, materialize = saved
     expected = run(4, materialize=False)
     homes("m:0", "w.safetensors")["a"][0].unlink()
     store._workspace.objects.close()

@@ -47,16 +47,7 @@ def check(store, picture, *, evict_all):
 
 
 @pytest.mark.parametrize("evict_all", [False, True])
-def test_every_step_at_once(
-    store: casstore.Store,
-    home: Path,
-    save,
-    age: Age,
-    picture: Picture,
-    sql: Sql,
-    monkeypatch: pytest.MonkeyPatch,
-    evict_all,
-) -> None:
+def test_every_step_at_once(store: casstore.Store, save, age: Age, picture: Picture, evict_all) -> None:
     save("m:1", 1, 2)
     save("m:2", 1, 3)
     save("m:3", 1, 4)
@@ -68,14 +59,14 @@ def test_every_step_at_once(
     store.gc()
     age(30)
     store.pin("m:2")
-    (home / "models/n/1/notes").write_bytes(b"mine")
+    (store.home / "models/n/1/notes").write_bytes(b"mine")
     store.delete("packed:2")
     store.delete("m:3")
     save("late:1", 20)
     store.delete("late:1")
-    plant(home / "sessions", {"0123456789abcdef/1/big": b"x" * 1000, "0123456789abcdef.lock": b""})
-    (home / "objects/packs/0123456789abcdef-1.pack").write_bytes(b"stray")
-    (home / "manifests/.pending/0123456789abcdef-2").write_bytes(b"stray")
+    plant(store.home / "sessions", {"0123456789abcdef/1/big": b"x" * 1000, "0123456789abcdef.lock": b""})
+    (store.home / "objects/packs/0123456789abcdef-1.pack").write_bytes(b"stray")
+    (store.home / "manifests/.pending/0123456789abcdef-2").write_bytes(b"stray")
     found = check(store, picture, evict_all=evict_all)
     assert found.keys() >= {
         "dead sessions", "unfinished work", "idle directories", "stray files", "unneeded objects", "rewritten",

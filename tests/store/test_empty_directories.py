@@ -59,9 +59,7 @@ def _by_a_link(root, name):
 @pytest.mark.parametrize("is_old", [True, False])
 @pytest.mark.parametrize("change", [_put, _remove, _by_a_file, _by_a_link])
 @pytest.mark.parametrize("name", ["empty", "sub/also/empty"])
-def test_a_change_is_noticed_and_mended(
-    store: casstore.Store, home: Path, root, as_before, is_old, change, name
-) -> None:
+def test_a_change_is_noticed_and_mended(store: casstore.Store, root, as_before, is_old, change, name) -> None:
     own = everything(root)
     if is_old:
         as_before()
@@ -74,7 +72,7 @@ def test_a_change_is_noticed_and_mended(
     assert store.get("m:1").path == str(root)
     assert everything(root) == own
     assert not (root / name).is_symlink()
-    assert _kept(home) == ([b"mine"] if change in (_put, _by_a_file) else [])
+    assert _kept(store.home) == ([b"mine"] if change in (_put, _by_a_file) else [])
     assert store.verify().is_sound
 
 

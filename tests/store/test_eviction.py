@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +37,21 @@ def save(store: casstore.Store):
 def standing(home: Path):
     """standing(): the tags whose directories stand."""
     return lambda: sorted(f"{p.parent.name}:{p.name}" for p in (home / "models").glob("*/*") if p.is_dir())
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A store that saves, gets older, and tells which directories stand and what is left over."""
+
+    save: Callable[..., None]
+    age: Age
+    standing: Callable[[], list[str]]
+    leftovers: Leftovers
+
+
+@pytest.fixture
+def idle(save, age: Age, standing, leftovers: Leftovers) -> Idle:
+    return Idle(save, age, standing, leftovers)
 
 
 def step(report):
@@ -77,12 +94,12 @@ def test_opening_and_saving_keep_a_directory_for_some_days(store: casstore.Store
 
 
 @pytest.mark.parametrize(("days", "age_in_days", "goes"), [("0", 0, True), ("3", 2.9, False), ("3", 3.1, True)])
-def test_how_many_days_is_a_setting(store: casstore.Store, save, age: Age, standing, days, age_in_days, goes) -> None:
-    save("m:1", "m:2")
+def test_how_many_days_is_a_setting(store: casstore.Store, days, age_in_days, goes, idle: Idle) -> None:
+    idle.save("m:1", "m:2")
     store.set_setting("keep_days", days)
-    age(age_in_days)
+    idle.age(age_in_days)
     store.gc()
-    assert standing() == (["m:2"] if goes else ["m:1", "m:2"])
+    assert idle.standing() == (["m:2"] if goes else ["m:1", "m:2"])
 
 
 def test_the_longest_time_to_keep_is_no_overflow(store: casstore.Store, save, age: Age, standing) -> None:
@@ -95,17 +112,15 @@ def test_the_longest_time_to_keep_is_no_overflow(store: casstore.Store, save, ag
 
 @pytest.mark.parametrize(("ahead", "goes"), [(3, False), (1000, True)])
 @pytest.mark.parametrize("column", ["created_at", "ordered_at", "opened_at"])
-def test_times_ahead_of_the_clock(
-    store: casstore.Store, save, age: Age, standing, sql: Sql, column, ahead, goes
-) -> None:
+def test_times_ahead_of_the_clock(store: casstore.Store, sql: Sql, column, ahead, goes, idle: Idle) -> None:
     """A clock that was set back a little keeps what is recent; one that was years ahead keeps nothing for good."""
-    save("m:1", "m:2")
-    age(30)
+    idle.save("m:1", "m:2")
+    idle.age(30)
     moment = time.time_ns() + ahead * 24 * 3600 * 10**9
     sql(f"UPDATE version SET {column} = ? WHERE version = '1'", (moment,))
     sql("UPDATE version SET ordered_at = ? WHERE version = '2'", (moment + 10**15,))
     store.gc()
-    assert standing() == (["m:2"] if goes else ["m:1", "m:2"])
+    assert idle.standing() == (["m:2"] if goes else ["m:1", "m:2"])
 
 
 def test_all_of_them(store: casstore.Store, home: Path, save, standing, reader) -> None:
@@ -246,13 +261,13 @@ def _replace_the_directory_with_a_file(root):
     ],
 )  # fmt: skip
 def test_what_somebody_has_changed_is_left_alone(
-    store: casstore.Store, home: Path, save, age: Age, change, evict_all, picture: Picture
+    store: casstore.Store, save, age: Age, change, evict_all, picture: Picture
 ) -> None:
     save("m:1", "m:2", "m:3")
     age(30)
-    change(home / "models/m/1")
+    change(store.home / "models/m/1")
     if evict_all:
-        shutil.rmtree(home / "models/m/3")  # gone already: nothing to evict
+        shutil.rmtree(store.home / "models/m/3")  # gone already: nothing to evict
     before = picture()[0]
     report = store.gc(evict_all=evict_all)
     assert (step(report).count, step(report).skipped) == (1, 1)
@@ -314,9 +329,7 @@ def test_a_name_that_is_busy_is_left_to_the_next_gc(store: casstore.Store, save,
     age(30)
     lock = Lock(store.home / "locks/m.lock")
     assert lock.try_acquire()
-    begun = time.monotonic()
-    assert step(store.gc()).count == 1
-    assert time.monotonic() - begun < 5
+    assert step(store.gc()).count == 1  # waiting for it would take an hour
     assert standing() == ["m:1", "m:2", "n:2"]
     lock.release()
     store.gc()
@@ -371,27 +384,18 @@ def at_point(monkeypatch, point, action):
 @pytest.mark.parametrize("then", ["gc", "get", "path", "delete"])
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_a_gc_that_is_killed_while_it_evicts(
-    store: casstore.Store,
-    home: Path,
-    save,
-    age: Age,
-    monkeypatch: pytest.MonkeyPatch,
-    point,
-    then,
-    leftovers: Leftovers,
-    standing,
-    sql: Sql,
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, point, then, sql: Sql, idle: Idle
 ) -> None:
-    save("m:1", "m:2")
-    age(30)
+    idle.save("m:1", "m:2")
+    idle.age(30)
 
     def run():
         at_point(monkeypatch, point, lambda: os.kill(os.getpid(), 9))
-        with casstore.Store(home) as other:
+        with casstore.Store(store.home) as other:
             other.gc()
 
     assert Child(run).wait() == -9
-    assert "m:2" in standing()
+    assert "m:2" in idle.standing()
     if then == "delete":
         store.delete("m:1")
     elif then == "get":
@@ -399,11 +403,11 @@ def test_a_gc_that_is_killed_while_it_evicts(
     elif then == "path":
         assert contents(store.get("m:1"))["tag"] == b"m:1"
     store.close()
-    age(30)
+    idle.age(30)
     store.gc()
-    assert standing() == ["m:2"]
+    assert idle.standing() == ["m:2"]
     assert sql("SELECT evicting FROM directory") == [(0,)]
-    assert leftovers() == []
+    assert idle.leftovers() == []
     assert {s.count for s in store.gc().steps} == {0}
     if then != "delete":
         assert contents(store.get("m:1"))["tag"] == b"m:1"
@@ -412,19 +416,11 @@ def test_a_gc_that_is_killed_while_it_evicts(
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_a_reader_that_comes_while_gc_evicts(
-    store: casstore.Store,
-    home: Path,
-    save,
-    age: Age,
-    monkeypatch: pytest.MonkeyPatch,
-    point,
-    reader,
-    leftovers: Leftovers,
-    standing,
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, point, reader, idle: Idle
 ) -> None:
     """It gets a whole directory, which stays as long as it holds it."""
-    save("m:1", "m:2")
-    age(30)
+    idle.save("m:1", "m:2")
+    idle.age(30)
     readers = []
 
     def come():
@@ -437,12 +433,12 @@ def test_a_reader_that_comes_while_gc_evicts(
     at_point(monkeypatch, point, come)
     store.gc()
     readers[0].wait_for_path()
-    assert standing() == ["m:1", "m:2"]
+    assert idle.standing() == ["m:1", "m:2"]
     assert step(store.gc(evict_all=True)).count == 1
-    assert standing() == ["m:1"]
+    assert idle.standing() == ["m:1"]
     readers[0].end()
     assert step(store.gc(evict_all=True)).count == 1
-    assert leftovers() == []
+    assert idle.leftovers() == []
 
 
 def test_a_pin_that_comes_after_gc_has_listed_candidates(

@@ -73,7 +73,7 @@ def test_a_child_that_was_forked_while_a_thread_writes_is_told_so(
 
     def check_setting(key, value):
         inside.set()
-        assert go_on.wait(20)
+        assert go_on.wait(120)
         return real(key, value)
 
     def write():
@@ -85,7 +85,7 @@ def test_a_child_that_was_forked_while_a_thread_writes_is_told_so(
     monkeypatch.setattr(catalog, "check_setting", check_setting)  # called in the transaction
     with ThreadPoolExecutor() as pool:
         held = pool.submit(store.set_setting, "keep_days", "3")
-        assert inside.wait(20)
+        assert inside.wait(120)
         code = forked(write)
         go_on.set()
         held.result()
@@ -148,7 +148,7 @@ def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(
 
     def close_slowly(self):
         inside.set()
-        assert go_on.wait(20)
+        assert go_on.wait(120)
         real(self)
 
     def read():
@@ -158,7 +158,7 @@ def test_a_child_that_was_forked_while_a_thread_closes_files_can_read(
     monkeypatch.setattr(objects._Open, "__del__", close_slowly)
     with ThreadPoolExecutor() as pool:
         closing = pool.submit(store.close)
-        assert inside.wait(20)
+        assert inside.wait(120)
         code = forked(read)
         go_on.set()
         closing.result()

@@ -342,7 +342,7 @@ def test_the_right_file_is_right_after_a_wrong_recipe_of_it(
 @pytest.mark.parametrize("size", [700_000, 2_000_000])
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_file_that_is_cut_into_other_chunks_elsewhere(
-    store: casstore.Store, save: Save, settled: Check, first, home: Path, size, count
+    store: casstore.Store, save: Save, settled: Check, first, size, count
 ) -> None:
     """As by another release: it is one blob all the same, and has one recipe here, whichever came first."""
     raw = noise(size)
@@ -372,9 +372,9 @@ def test_a_file_that_is_cut_into_other_chunks_elsewhere(
     settled()
     tags = store.tags()
     store.close()
-    (home / "catalog.db").unlink()
-    casstore.Store.rebuild_catalog(home)
-    with casstore.Store(home) as rebuilt:
+    (store.home / "catalog.db").unlink()
+    casstore.Store.rebuild_catalog(store.home)
+    with casstore.Store(store.home) as rebuilt:
         for tag in tags:
             assert streamed(rebuilt.get(tag))["w"] == raw
         assert rebuilt.verify().is_sound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -153,19 +154,16 @@ def _make_a_directory(root, path):
     (root / path / "file").write_bytes(b"late")
 
 
-@pytest.mark.parametrize("late", [_replace, _make_anew, _make_a_directory])
+@pytest.mark.parametrize(
+    "written",
+    list(product([_replace, _make_anew, _make_a_directory], ["w", "model.yaml"])),
+    ids=lambda each: f"{each[0].__name__} {each[1]}",
+)
 @pytest.mark.parametrize("has_exchange", [True, False])
-@pytest.mark.parametrize("file", ["w", "model.yaml"])
 def test_mending_keeps_what_comes_late(
-    store: casstore.Store,
-    save: Save,
-    home: Path,
-    just_before_it_is_mended,
-    monkeypatch: pytest.MonkeyPatch,
-    late,
-    has_exchange,
-    file,
+    store: casstore.Store, save: Save, just_before_it_is_mended, monkeypatch: pytest.MonkeyPatch, has_exchange, written
 ) -> None:
+    late, file = written
     model = save("m:1", {"w": b"weights"})
     path = Path(model.path)
     described = (path / "model.yaml").read_bytes()
@@ -177,7 +175,7 @@ def test_mending_keeps_what_comes_late(
     assert store.get("m:1").path
     assert (path / "w").read_bytes() == b"weights"
     assert (path / "model.yaml").read_bytes() == described
-    assert sorted(content for _, content in _kept(home)) == [b"early", b"late"]
+    assert sorted(content for _, content in _kept(store.home)) == [b"early", b"late"]
 
 
 @pytest.mark.parametrize("has_exchange", [True, False])

@@ -212,13 +212,13 @@ def test_a_child_that_was_forked_while_a_thread_takes_a_lease(
     def join(layout, user):
         with sessions._process.guard:
             inside.set()
-            assert go_on.wait(20)
+            assert go_on.wait(120)
         return real(layout, user)
 
     monkeypatch.setattr(sessions, "join", join)
     with ThreadPoolExecutor() as pool:
         held = pool.submit(lambda: store.get("m:0").path)
-        assert inside.wait(20)
+        assert inside.wait(120)
         monkeypatch.setattr(sessions, "join", real)
 
         def read():
@@ -227,7 +227,7 @@ def test_a_child_that_was_forked_while_a_thread_takes_a_lease(
 
         forked = Child(read)
         code = None
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while code is None and time.monotonic() < deadline:
             pid, status = os.waitpid(forked.pid, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if pid else None

@@ -16,13 +16,13 @@ from tests.kit import Save, noise
 @pytest.mark.parametrize("is_rebuilt", [True, False])
 @pytest.mark.parametrize("lost", [0o644, 0o755])
 def test_a_version_says_which_of_its_files_are_executable(
-    store: casstore.Store, home: Path, save: Save, tmp_path: Path, lost, is_rebuilt, has_directory
+    store: casstore.Store, save: Save, tmp_path: Path, lost, is_rebuilt, has_directory
 ) -> None:
     files = {"run!": noise(1_200_000, 1), "w.bin": noise(1_200_000, 2), "small!": b"#!/bin/sh\n"}
     save("m:1", files)
     store.close()
     copy = tmp_path / "copy"
-    shutil.copytree(home, copy)
+    shutil.copytree(store.home, copy)
     for path in copy.rglob("*"):
         if path.is_file():
             path.chmod(lost)

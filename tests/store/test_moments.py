@@ -154,20 +154,20 @@ def test_the_objects_of_yesterday_under_the_catalog_of_today(
 
 
 def test_the_catalog_and_manifests_of_yesterday_over_the_objects_of_today(
-    store: casstore.Store, home: Path, three, save: Save, tmp_path: Path, refused_then_healed, run
+    store: casstore.Store, three, save: Save, tmp_path: Path, refused_then_healed, run
 ) -> None:
     store.close()
-    copy_catalog(home, tmp_path / "yesterday")
-    copy(home / "manifests", tmp_path / "yesterday/manifests")
-    with casstore.Store(home) as today:
+    copy_catalog(store.home, tmp_path / "yesterday")
+    copy(store.home / "manifests", tmp_path / "yesterday/manifests")
+    with casstore.Store(store.home) as today:
         save("m:3", run(3), into=today)
         today.gc(evict_all=True)
-    for path in [*home.glob("catalog.db*")]:
+    for path in [*store.home.glob("catalog.db*")]:
         path.unlink()
-    shutil.rmtree(home / "manifests")
-    copy_catalog(tmp_path / "yesterday", home)
-    copy(tmp_path / "yesterday/manifests", home / "manifests")
-    refused_then_healed(home, three)
+    shutil.rmtree(store.home / "manifests")
+    copy_catalog(tmp_path / "yesterday", store.home)
+    copy(tmp_path / "yesterday/manifests", store.home / "manifests")
+    refused_then_healed(store.home, three)
 
 
 def test_the_log_is_deleted_after_a_gc(home: Path, store: casstore.Store, three, refused_then_healed) -> None:

@@ -49,16 +49,14 @@ def places(home):
 
 @pytest.mark.parametrize("whose", ["own", "other", "other, linked", "other, without a catalog"])
 @pytest.mark.parametrize("name", ["tar", "casmodel", "folder"])
-def test_nothing_is_exported_into_a_store(
-    store: casstore.Store, other, save: Save, sound, tmp_path: Path, whose, name
-) -> None:
+def test_nothing_is_exported_into_a_store(store: casstore.Store, other, save: Save, sound, whose, name) -> None:
     save("m:1", {"w": b"w", "big": bytes(range(256)) * 5000})
     home = store.home if whose == "own" else other
     if whose == "other, without a catalog":
         (home / "catalog.db").unlink()
     before = everything(home)
     if whose == "other, linked":
-        home = tmp_path / "link"
+        home = store.home.parent / "link"
         home.symlink_to("other")
     for place in places(home):
         with pytest.raises(casstore.InvalidSource, match=r"inside the store .* path outside"):
@@ -67,9 +65,9 @@ def test_nothing_is_exported_into_a_store(
             for scheme in ("file", "local"):
                 with pytest.raises(casstore.InvalidSource, match="inside the store"):
                     store.export("m:1", f"{scheme}://{place}", format=name)
-    (tmp_path / "a link.tar").symlink_to(home / "catalog.db")
+    (store.home.parent / "a link.tar").symlink_to(home / "catalog.db")
     with pytest.raises(casstore.InvalidSource, match="inside the store"):
-        store.export("m:1", tmp_path / "a link.tar")
+        store.export("m:1", store.home.parent / "a link.tar")
     assert everything(home) == before
     if whose != "other, without a catalog":
         sound()

@@ -44,9 +44,7 @@ BIG = 1_500_000
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("F32", 0.75), ("F16", 0.5), ("BF16", 0.4)])
-def test_a_run_of_checkpoints(
-    store: casstore.Store, save: Save, settled: Check, deltas, home: Path, dtype, share
-) -> None:
+def test_a_run_of_checkpoints(store: casstore.Store, save: Save, settled: Check, deltas, dtype, share) -> None:
     size = 330_000 if dtype == "F32" else 660_000
     saved = {f"m:{step}": checkpoint(step, dtype, size=size) for step in range(5)}
     for tag, files in saved.items():
@@ -60,7 +58,7 @@ def test_a_run_of_checkpoints(
     assert after.unique_bytes == before.unique_bytes
     assert report.freed_bytes == before.stored_bytes - after.stored_bytes + _evicted(report)
     assert deltas() == 2 * 4 * 2, "every chunk of the layers of every step but the first"
-    assert not any(path.is_dir() for path in (home / "models").glob("*/*"))
+    assert not any(path.is_dir() for path in (store.home / "models").glob("*/*"))
     settled()
     assert {tag: streamed(store.get(tag)) for tag in saved} == saved
     assert {tag: contents(store.get(tag)) for tag in saved} == saved

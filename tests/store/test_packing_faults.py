@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,6 @@ from tests.kit import (
     Age,
     Check,
     Child,
-    Files,
     Leftovers,
     Picture,
     Save,
@@ -66,17 +67,13 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("casstore.actions.packs.repack._SMALL_PACK_BYTES", 30_000)
 
 
-@pytest.fixture
-def step_files():
-    def files(step, seed=0):
-        tensors = {f"t{n}": ("BF16", weights("BF16", seed + n, step, 40_000)) for n in range(2)}
-        return {"w.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
-
-    return files
+def step_files(step: int, seed: int = 0) -> dict[str, bytes]:
+    tensors = {f"t{n}": ("BF16", weights("BF16", seed + n, step, 40_000)) for n in range(2)}
+    return {"w.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
 
 
 @pytest.fixture
-def busy(store: casstore.Store, save: Save, step_files):
+def busy(store: casstore.Store, save: Save):
     """busy(): a store in which gc has everything to do; returns what its versions hold."""
 
     def fill():
@@ -123,6 +120,23 @@ def holds(store: casstore.Store):
         assert {str(model.tag): streamed(model) for model in store.list()} == expected
 
     return check
+
+
+@dataclass(frozen=True)
+class Training:
+    """A store in which training goes on: how to fill and to empty it, and what must hold of it."""
+
+    busy: Callable[[], dict[str, dict[str, bytes]]]
+    empty: Check
+    holds: Callable[[dict[str, dict[str, bytes]]], None]
+    leftovers: Leftovers
+    check_catalog: Check
+    settled: Check
+
+
+@pytest.fixture
+def training(busy, empty, holds, leftovers: Leftovers, check_catalog: Check, settled: Check) -> Training:
+    return Training(busy, empty, holds, leftovers, check_catalog, settled)
 
 
 def install(patch, tick):
@@ -180,27 +194,25 @@ def killed_at(home, stop, action):
     return code == -9
 
 
-def test_a_gc_that_is_killed_at_every_call(
-    store: casstore.Store, home: Path, busy, empty, holds, leftovers: Leftovers, check_catalog: Check
-) -> None:
+def test_a_gc_that_is_killed_at_every_call(store: casstore.Store, home: Path, training: Training) -> None:
     stop = 1
     while True:
-        expected = busy()
+        expected = training.busy()
         was_killed = killed_at(home, stop, lambda own: own.gc(evict_all=True))
-        check_catalog()
-        holds(expected)
+        training.check_catalog()
+        training.holds(expected)
         report = store.gc(evict_all=True)
         if not was_killed:
             assert set(counts(report).values()) == {0}
             break
-        check_catalog()
-        holds(expected)
-        assert leftovers() == [], stop
+        training.check_catalog()
+        training.holds(expected)
+        assert training.leftovers() == [], stop
         again = store.gc(evict_all=True)
         assert set(counts(again).values()) == {0}, (stop, again)
         assert store.verify().is_sound
         assert store.stats().loose_bytes == 0
-        empty()
+        training.empty()
         stop += STEP
     assert stop > 150, "it came past packing and rewriting"
 
@@ -220,7 +232,7 @@ def test_a_gc_that_is_killed_again_and_again(
 
 
 def test_a_save_without_a_directory_that_is_killed_at_every_call(
-    store: casstore.Store, home: Path, save: Save, step_files, leftovers: Leftovers, check_catalog: Check
+    store: casstore.Store, home: Path, save: Save, leftovers: Leftovers, check_catalog: Check
 ) -> None:
     save("m:0", step_files(0))
     store.gc(evict_all=True)
@@ -324,19 +336,10 @@ def at_point(monkeypatch, point, action):
 
 @pytest.mark.parametrize("point", POINTS, ids=IDS)
 def test_others_save_read_and_delete_at_every_step(
-    store: casstore.Store,
-    home: Path,
-    busy,
-    save: Save,
-    step_files,
-    monkeypatch: pytest.MonkeyPatch,
-    holds,
-    settled: Check,
-    check_catalog: Check,
-    point,
+    store: casstore.Store, home: Path, save: Save, monkeypatch: pytest.MonkeyPatch, point, training: Training
 ) -> None:
     """What they save is a successor of what is being packed, the same content again, and what gc is about to take."""
-    expected = busy()
+    expected = training.busy()
     opened = store.get("run:3").open("w.safetensors")
     held = opened.read(1000)
     visits: list[Any] = []
@@ -348,11 +351,14 @@ def test_others_save_read_and_delete_at_every_step(
             return
         with casstore.Store(home) as other:
             assert {str(model.tag): streamed(model) for model in other.list()} == expected
-            news: dict[str, tuple[Files, dict[str, Any]]] = {
+            news: dict[str, tuple[dict[str, bytes], dict[str, Any]]] = {
                 f"new{number}:1": (step_files(4 + number), {"base": "run:3", "materialize": False}),
                 f"new{number}:2": (step_files(2), {"base": "run:3"}),
                 f"new{number}:0": ({"gone.bin": noise(100_000, 300)}, {"materialize": number % 2 == 1}),
-                f"new{number}:3": (step_files(1, seed=30), {"base": "tuned:0", "materialize": number % 2 == 0}),
+                f"new{number}:3": (
+                    step_files(1, seed=30),
+                    {"base": "tuned:0", "materialize": number % 2 == 0},
+                ),
             }
             for tag, (files, options) in news.items():
                 save(tag, files, into=other, durability="relaxed", **options)
@@ -369,15 +375,15 @@ def test_others_save_read_and_delete_at_every_step(
         store.gc(evict_all=True)
     monkeypatch.undo()
     assert visits
-    check_catalog()
-    holds(expected)
+    training.check_catalog()
+    training.holds(expected)
     with opened:
         assert held + opened.read() == step_files(3)["w.safetensors"] or "run:3" not in expected
     store.gc(evict_all=True)
-    check_catalog()
-    holds(expected)
+    training.check_catalog()
+    training.holds(expected)
     store.gc(evict_all=True)
-    settled()
+    training.settled()
 
 
 # No room.
@@ -425,11 +431,11 @@ def _fill(patch, disk):
 
 @pytest.mark.parametrize("interrupt", [False, True])
 def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
-    store: casstore.Store, home: Path, busy, empty, holds, leftovers: Leftovers, check_catalog: Check, interrupt
+    store: casstore.Store, home: Path, interrupt, training: Training
 ) -> None:
     stop, failures = 1, 0
     while True:
-        expected = busy()
+        expected = training.busy()
         error = None
         with pytest.MonkeyPatch.context() as patch:
             disk = FullDisk(patch, 1 << 60, interrupt)
@@ -440,20 +446,20 @@ def test_no_room_or_ctrl_c_at_every_call_of_a_gc(
                 except (OSError, KeyboardInterrupt) as raised:
                     error = raised
                 reached, disk.stop = disk.count, 1 << 60
-        check_catalog()
-        holds(expected)
+        training.check_catalog()
+        training.holds(expected)
         if error is None:
             assert reached < stop
             break
         failures += 1
         assert interrupt or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
         store.gc(evict_all=True)
-        check_catalog()
-        holds(expected)
-        assert leftovers() == [], stop
+        training.check_catalog()
+        training.holds(expected)
+        assert training.leftovers() == [], stop
         assert set(counts(store.gc(evict_all=True)).values()) == {0}, stop
         assert store.verify().is_sound
-        empty()
+        training.empty()
         stop += STEP
     assert failures > 2
 
@@ -463,7 +469,7 @@ def apart_from_sessions(files):
 
 
 def test_no_room_at_every_call_of_a_save_without_a_directory(
-    store: casstore.Store, save: Save, step_files, picture: Picture
+    store: casstore.Store, save: Save, picture: Picture
 ) -> None:
     save("m:0", step_files(0))
     failures = 0
@@ -570,10 +576,10 @@ def test_a_store_of_a_newer_format_is_refused(
 
 
 def test_a_store_of_the_first_format_is_migrated_and_packed(
-    store: casstore.Store, home: Path, busy, holds, sql: Sql, settled: Check, deltas, age: Age
+    store: casstore.Store, home: Path, sql: Sql, deltas, age: Age, training: Training
 ) -> None:
     """Its catalog is made by the first migration alone, and holds what such a store knew of its versions."""
-    expected = busy()
+    expected = training.busy()
     assert deltas() == 0
     store.close()
     new, old = home / "catalog.db", home / "old.db"
@@ -595,11 +601,11 @@ def test_a_store_of_the_first_format_is_migrated_and_packed(
     with casstore.Store(home) as migrated:
         assert sql("PRAGMA user_version") == [(len(MIGRATIONS),)]
         assert migrated.verify().is_sound
-    holds(expected)
+    training.holds(expected)
     store.gc(evict_all=True)
     assert deltas() > 5
-    holds(expected)
-    settled()
+    training.holds(expected)
+    training.settled()
 
 
 def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(
@@ -626,7 +632,7 @@ def test_a_pack_that_cannot_be_unlinked_is_taken_by_the_next_gc(
 
 @pytest.mark.parametrize("kill", [False, True])
 def test_processes_that_save_read_delete_and_pack_at_once(
-    store: casstore.Store, home: Path, save: Save, step_files, holds, settled: Check, check_catalog: Check, kill
+    store: casstore.Store, home: Path, save: Save, kill, training: Training
 ) -> None:
     """What a version holds follows from its tag, so that any process can check any version whole."""
     until = time.monotonic() + 2.5 * PACE
@@ -682,8 +688,8 @@ def test_processes_that_save_read_delete_and_pack_at_once(
         time.sleep(chance.uniform(0.05, 0.4))
         victim.kill()
     assert [worker.wait() for worker in workers] == [0] * 3
-    check_catalog()
-    holds({tag: content(tag) for tag in store.tags()})
+    training.check_catalog()
+    training.holds({tag: content(tag) for tag in store.tags()})
     store.gc(evict_all=True)
-    holds({tag: content(tag) for tag in store.tags()})
-    settled()
+    training.holds({tag: content(tag) for tag in store.tags()})
+    training.settled()

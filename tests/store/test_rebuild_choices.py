@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import msgpack
@@ -74,16 +75,16 @@ def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same
     whole({"a:2": other})
 
 
-@pytest.mark.parametrize("is_delta", [False, True])
-@pytest.mark.parametrize("damaged_is_first", [False, True])
+@pytest.mark.parametrize("damage", list(product([False, True], [False, True])))
 def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
-    store: casstore.Store, home: Path, save: Save, deltas, rebuild, whole, is_delta, damaged_is_first
+    store: casstore.Store, save: Save, deltas, rebuild, whole, damage
 ) -> None:
+    is_delta, damaged_is_first = damage
     expected = {f"m:{step}": checkpoint(step, size=150_000) for step in range(2)}
     for tag, files in expected.items():
         save(tag, files, materialize=False)
     assert deltas()
-    for number, path in enumerate(packs(home)):
+    for number, path in enumerate(packs(store.home)):
         # Before, or after, the names of packs that saves write, which begin with the random id of a session.
         copy = path.with_name(f"{('0' if damaged_is_first else 'z') * 16}-{number}.pack")
         shutil.copy(path, copy)
@@ -121,20 +122,20 @@ def test_a_flipped_bit_in_the_header_of_a_pack(
 
 @pytest.mark.parametrize("pending", [(), ("old",), ("new",), ("old", "new")])
 def test_a_second_manifest_of_a_tag_is_recovered_under_a_tag_of_its_own(
-    store: casstore.Store, home: Path, save: Save, rebuild, whole, tmp_path: Path, pending
+    store: casstore.Store, save: Save, rebuild, whole, tmp_path: Path, pending
 ) -> None:
     """A deletion that was cut short, and then a save: which of the two is the version, only the old catalog knew."""
     kept = {}
     save("m:1", part(1), materialize=False)
-    kept["old"] = shutil.copy2(manifest(home, "m:1"), tmp_path)
+    kept["old"] = shutil.copy2(manifest(store.home, "m:1"), tmp_path)
     store.delete("m:1")
-    (home / "manifests/.deleted" / Path(kept["old"]).name.partition(".")[2]).unlink()  # not so far
+    (store.home / "manifests/.deleted" / Path(kept["old"]).name.partition(".")[2]).unlink()  # not so far
     save("m:1", part(2), materialize=False)
-    kept["new"] = manifest(home, "m:1")
+    kept["new"] = manifest(store.home, "m:1")
     for which, path in kept.items():
-        target = home / "manifests/m" / Path(path).name
+        target = store.home / "manifests/m" / Path(path).name
         if which in pending:
-            target = home / "manifests/.pending" / Path(path).name.partition(".")[2]
+            target = store.home / "manifests/.pending" / Path(path).name.partition(".")[2]
         shutil.move(path, target)
     report = rebuild()
     (tag,) = report.recovered
@@ -265,7 +266,7 @@ def test_an_older_catalog_that_was_put_back_is_found(
 
 @pytest.mark.parametrize("kind", ["link", "link to nothing", "fifo", "directory"])
 def test_what_is_no_file_in_a_directory_is_made_anew(
-    store: casstore.Store, home: Path, save: Save, rebuild, whole, tmp_path: Path, kind
+    store: casstore.Store, save: Save, rebuild, whole, tmp_path: Path, kind
 ) -> None:
     """A link to a file of the same bytes too: somebody may change that file."""
     files = {"w.bin": noise(BIG), "small": noise(500)}

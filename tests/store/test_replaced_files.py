@@ -8,6 +8,8 @@ import itertools
 import os
 import shutil
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,21 @@ def at(monkeypatch: pytest.MonkeyPatch):
     return install
 
 
+@dataclass(frozen=True)
+class Saving:
+    """A save that something is done to at a moment, what is beside it, and how to look at the store."""
+
+    at: Callable[[str, Callable[[], object]], list[Any]]
+    outside: Path
+    leftovers: Leftovers
+    picture: Picture
+
+
+@pytest.fixture
+def saving(at, outside: Path, leftovers: Leftovers, picture: Picture) -> Saving:
+    return Saving(at, outside, leftovers, picture)
+
+
 def put_back(path, act):
     """Change a file, and then its times to what they were."""
     status = path.stat()
@@ -124,12 +141,10 @@ def moment_of(moment, size):
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("size", [*SIZES, "copied"])
-def test_a_file_of_a_draft(
-    store: casstore.Store, at, outside, leftovers: Leftovers, picture: Picture, size, moment, how
-) -> None:
+def test_a_file_of_a_draft(store: casstore.Store, size, moment, how, saving: Saving) -> None:
     if size == "copied":
         store.set_setting("link_mode", "copy")
-    before = picture()
+    before = saving.picture()
     # What is written to before it is hashed is saved as it then stands.
     is_saved = moment == "found" and how in IN_PLACE
     error = (
@@ -138,25 +153,25 @@ def test_a_file_of_a_draft(
     with error, store.create("m:1") as draft:
         path = Path(draft.path, "w.bin")
         path.write_bytes(noise(SIZE[size]))
-        done = at(moment_of(moment, size), lambda: change(how, path, outside))
+        done = saving.at(moment_of(moment, size), lambda: change(how, path, saving.outside))
     assert done
     if is_saved:
         assert len(contents(draft.model)["w.bin"]) == length(how, size)
     else:
-        assert picture() == before
-    assert leftovers() == []
+        assert saving.picture() == before
+    assert saving.leftovers() == []
     assert store.verify().is_sound
 
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
 @pytest.mark.parametrize("size", ["small", "adopted"])
-def test_a_file_that_is_moved_in(store: casstore.Store, at, outside, leftovers: Leftovers, size, moment, how) -> None:
+def test_a_file_that_is_moved_in(store: casstore.Store, size, moment, how, saving: Saving) -> None:
     files = {"w.bin": noise(SIZES[size]), "z": b"z"}
-    source = plant(outside.parent / "source", files)
+    source = plant(saving.outside.parent / "source", files)
     path = source / "w.bin"
     mode = path.stat().st_mode
-    at(moment_of(moment, size), lambda: change(how, path, outside))
+    saving.at(moment_of(moment, size), lambda: change(how, path, saving.outside))
     try:
         model = store.save("m:1", source, move=True)
     except casstore.FileChanged:
@@ -172,28 +187,26 @@ def test_a_file_that_is_moved_in(store: casstore.Store, at, outside, leftovers: 
         assert moment == "found" or streamed(model) == files
         if how in ("replaced", "linked", "piped"):
             assert os.path.lexists(path)
-    assert leftovers() == []
+    assert saving.leftovers() == []
     assert store.verify().is_sound
 
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged"])
 @pytest.mark.parametrize("size", ["small", "adopted"])
-def test_a_file_of_a_draft_without_a_directory(
-    store: casstore.Store, at, outside, leftovers: Leftovers, size, moment, how
-) -> None:
+def test_a_file_of_a_draft_without_a_directory(store: casstore.Store, size, moment, how, saving: Saving) -> None:
     try:
         with store.create("m:1", materialize=False) as draft:
             path = Path(draft.path, "w.bin")
             path.write_bytes(noise(SIZES[size]))
-            at("hashed" if moment == "hashed" else moment, lambda: change(how, path, outside))
+            saving.at("hashed" if moment == "hashed" else moment, lambda: change(how, path, saving.outside))
     except casstore.FileChanged:
         assert store.tags() == []
     else:
         assert moment == "found"
         assert how in {*IN_PLACE, "replaced"}
         assert len(streamed(draft.model)["w.bin"]) == length(how, size)
-    assert leftovers() == []
+    assert saving.leftovers() == []
     assert store.verify().is_sound
 
 
@@ -201,7 +214,7 @@ def test_a_file_of_a_draft_without_a_directory(
 @pytest.mark.parametrize("moment", ["found", "staged", "stored"])
 @pytest.mark.parametrize("kind", ["linked here", "known", "twin"])
 def test_a_file_of_a_draft_whose_content_is_known(
-    store: casstore.Store, at, save: Save, outside, kind, moment, how
+    store: casstore.Store, save: Save, kind, moment, how, saving: Saving
 ) -> None:
     """It is replaced by a link to what the store has, unless it is another by then."""
     if how in IN_PLACE and moment != "found" and kind != "twin":
@@ -212,13 +225,13 @@ def test_a_file_of_a_draft_whose_content_is_known(
         with store.create("m:1") as draft:
             path = Path(draft.path, "w.bin")
             if kind == "linked here":  # by somebody, so it cannot be taken
-                (outside.parent / "mine").write_bytes(content)
-                os.link(outside.parent / "mine", path)
+                (saving.outside.parent / "mine").write_bytes(content)
+                os.link(saving.outside.parent / "mine", path)
             else:
                 path.write_bytes(noise(SIZES["adopted"], 3) if kind == "twin" else content)
             if kind == "twin":
                 shutil.copy(path, path.with_name("a.bin"))
-            at(moment, lambda: change(how, path, outside))
+            saving.at(moment, lambda: change(how, path, saving.outside))
     except casstore.FileChanged:
         assert store.tags() == ["known:1"]
     else:
@@ -291,34 +304,34 @@ def test_a_draft_whose_directory_is_made_again_is_saved(store: casstore.Store, o
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("below", ["", "sub"])
+@pytest.mark.parametrize("swapped", list(itertools.product(["", "sub"], ["another", "the same, moved"])), ids=" ".join)
 @pytest.mark.parametrize("moment", ["found", "hashed", "staged", "stored"])
-@pytest.mark.parametrize("kind", ["another", "the same, moved"])
 def test_a_directory_of_a_draft_that_becomes_a_link(
-    store: casstore.Store, at, save: Save, outside, picture: Picture, moment, below, kind, known
+    store: casstore.Store, save: Save, moment, swapped, known, saving: Saving
 ) -> None:
+    below, kind = swapped
     files = {"sub/w.bin": noise(SIZES["adopted"]), "sub/small": b"s", "w.bin": noise(SIZES["linked"], 1)}
     if known:
         save("known:1", {"a": files["sub/w.bin"]})
-    before = picture()
-    moved = outside.parent / "moved"
+    before = saving.picture()
+    moved = saving.outside.parent / "moved"
 
     def swap():
         directory = Path(draft.path, below)
         directory.rename(moved)
-        directory.symlink_to(moved if kind == "the same, moved" else outside / below)
+        directory.symlink_to(moved if kind == "the same, moved" else saving.outside / below)
 
     draft = store.create("m:1").__enter__()
     plant(draft.path, files)
     if known:
         os.unlink(Path(draft.path, "sub/w.bin"))
-        plant(outside.parent, {"mine": files["sub/w.bin"]})
-        os.link(outside.parent / "mine", Path(draft.path, "sub/w.bin"))
-    done = at(moment, swap)
+        plant(saving.outside.parent, {"mine": files["sub/w.bin"]})
+        os.link(saving.outside.parent / "mine", Path(draft.path, "sub/w.bin"))
+    done = saving.at(moment, swap)
     with pytest.raises((casstore.InvalidSource, casstore.FileChanged)):
         draft.__exit__(None, None, None)
     assert done
-    assert known or picture() == before
+    assert known or saving.picture() == before
     assert store.tags() == (["known:1"] if known else [])
     assert store.verify().is_sound
     assert {path.stat().st_mode & 0o444 for path in moved.rglob("*")} == {0o444}

@@ -72,7 +72,7 @@ def test_a_version_of_metadata_alone(store: casstore.Store) -> None:
     assert store.verify().is_sound
 
 
-def test_generated_versions_sort_by_time_and_a_clock_that_steps_back_does_not_change_latest(
+def test_versions_sort_by_time_and_a_clock_that_steps_back_changes_no_latest(
     store: casstore.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags = [store.create("m") for _ in range(3)]
@@ -459,7 +459,7 @@ def test_move_leaves_what_was_put_in_place_of_a_file_meanwhile(store: casstore.S
 
 
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
-def test_a_save_that_has_committed_does_not_fail_because_its_session_cannot_be_removed(
+def test_a_save_that_has_committed_does_not_fail_for_a_session_that_stays(
     save: Save, home: Path, store: casstore.Store
 ) -> None:
     store.close()

@@ -69,7 +69,7 @@ def test_a_deletion_does_not_free_what_it_needs(store: casstore.Store, pruned, s
 
 
 def test_deltas_need_their_bases(
-    store: casstore.Store, home: Path, pruned, save: Save, deltas, monkeypatch: pytest.MonkeyPatch, object_bytes
+    store: casstore.Store, pruned, save: Save, deltas, monkeypatch: pytest.MonkeyPatch, object_bytes
 ) -> None:
     monkeypatch.setattr(repack, "MIN_PACK_BYTES", 1, raising=False)
     for step in range(2):
@@ -78,8 +78,8 @@ def test_deltas_need_their_bases(
     store.gc(evict_all=True)
     assert deltas()
     assert store.get("n:1").path
-    shutil.rmtree(home / "models/n/1")
-    (home / "models/n/other").mkdir()
+    shutil.rmtree(store.home / "models/n/1")
+    (store.home / "models/n/other").mkdir()
     assert store.sync_tree(prune=True).deleted == ("n:1",)
     store.gc(evict_all=True)
     before, frees = object_bytes(), store.stats("n:0").frees_bytes

@@ -91,24 +91,22 @@ CRAFTED = {
 
 @pytest.mark.parametrize("is_removed", [False, True])
 @pytest.mark.parametrize("what", CRAFTED)
-def test_crafted_paths_lead_nowhere(
-    store: casstore.Store, home: Path, sql: Sql, save: Save, tmp_path: Path, canary, what, is_removed
-) -> None:
+def test_crafted_paths_lead_nowhere(store: casstore.Store, sql: Sql, save: Save, canary, what, is_removed) -> None:
     """Neither where the directory is to be made, nor where it is to be taken away."""
     for tag in ("m:1", "m:2"):
         save(tag, {"w.bin": noise(BIG), "s.txt": b"hello", "e": None})
     store.close()
     if is_removed:
-        shutil.rmtree(home / "models")
-        (home / "models").mkdir()
+        shutil.rmtree(store.home / "models")
+        (store.home / "models").mkdir()
         sql("DELETE FROM directory")
     before = canary()
-    sql(CRAFTED[what].format(beside=tmp_path / "beside"))
-    _recompute_digests(home)
-    (tmp_path / "out").mkdir()
-    ask(home, tmp_path / "out")
+    sql(CRAFTED[what].format(beside=store.home.parent / "beside"))
+    _recompute_digests(store.home)
+    (store.home.parent / "out").mkdir()
+    ask(store.home, store.home.parent / "out")
     assert canary() == before
-    assert sorted(path.name for path in (tmp_path / "out").glob("folder/**/*") if path.is_file()) in (
+    assert sorted(path.name for path in (store.home.parent / "out").glob("folder/**/*") if path.is_file()) in (
         [], ["model.yaml", "s.txt", "w.bin"],
     )  # fmt: skip
 

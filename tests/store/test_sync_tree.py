@@ -202,7 +202,7 @@ def test_made_again_under_the_same_inode_number(
 
 
 def test_made_again_under_every_inode_number(
-    store: casstore.Store, models, save: Save, synced, home: Path, sql: Sql, tmp_path: Path
+    store: casstore.Store, models, save: Save, synced, sql: Sql, tmp_path: Path
 ) -> None:
     """Where no number tells what casstore made from what came after it, the time of its creation does."""
     save("m:1", {"w": b"old"})

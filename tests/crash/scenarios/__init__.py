@@ -43,6 +43,27 @@ class Scenario:
     origin: Callable[[Path], Path] | None = None
 
 
+# By name, in the order in which they are written down; of those that change nothing the names stand apart.
+SCENARIOS: dict[str, Callable[[Path], Scenario]] = {}
+READING: list[str] = []
+
+
+def scenario(name: str, *, changes: bool = True) -> Callable[[Callable[[Path], Scenario]], Callable[[Path], Scenario]]:
+    """Register a function that makes the scenario of that name; it is given a directory, for what is beside the store.
+
+    Every call of a scenario is one run of it, so it is small. Without `changes` it is of no interest to who kills.
+    """
+
+    def register(make: Callable[[Path], Scenario]) -> Callable[[Path], Scenario]:
+        assert name not in SCENARIOS
+        SCENARIOS[name] = make
+        if not changes:
+            READING.append(name)
+        return make
+
+    return register
+
+
 def copy_store(template: Path, home: Path) -> None:
     """Copy a store so that nothing tells that it is a copy: what the catalog says of inodes is put right."""
     subprocess.run(["cp", "-a", "--", str(template), str(home)], check=True)

@@ -1,0 +1,60 @@
+"""Versions are deleted, and gc takes away what nothing needs."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+from tests.crash import tracer
+from tests.crash.scenarios import Scenario, copy_store, open_store, put, scenario
+from tests.crash.scenarios.steps import LARGE, A, B, Operation, doing, having, heavy
+from tests.kit import noise
+
+
+@scenario("delete")
+def delete(_: Path) -> Scenario:
+    return Scenario(having({"a:1": A, "a:2": B}), doing("delete", "a:1"), {"a:2": B}, gone={"a:1": A})
+
+
+@scenario("gc")
+def gc(_: Path) -> Scenario:
+    before = {f"m:{number}": heavy(number) for number in range(3)}
+    return Scenario(littered, doing("gc"), {**before, "half:2": {"0": noise(30_000, 40)}}, {"b:1": B})
+
+
+@scenario("evict")
+def evict(_: Path) -> Scenario:
+    return Scenario(having({"a:1": A, "b:1": B}), doing("gc", evict_all=True), {"a:1": A, "b:1": B})
+
+
+def littered(home: Path) -> None:
+    """Something for every step of gc: what killed processes have left, what is cold, dead or half-dead."""
+    with open_store(home) as store:
+        store.set_setting("keep_days", "0")
+    for number in range(3):
+        put(home, f"m:{number}", heavy(number))
+    put(home, "half:1", {str(n): noise(30_000, 40 + n) for n in range(4)}, materialize=False)
+    put(home, "half:2", {"0": noise(30_000, 40)})
+    put(home, "d:1", {"w": noise(LARGE, 6)})
+    put(home, "d:2", {"w": noise(3000, 7)})
+    _kill_at(home, doing("gc"), "rename /models/")  # a directory that is marked to be taken away
+    with open_store(home) as store:
+        store.delete("half:1")
+        store.delete("d:1")
+    save = partial(put, tag="b:1", files=B)
+    _kill_at(home, save, "mkdir /sessions/")  # a draft
+    _kill_at(home, save, "fsync /sessions/")  # objects, which no row names
+    _kill_at(home, save, "rename /manifests/")  # a version whose manifest has no name yet
+    _kill_at(home, doing("delete", "d:2"), "rename /models/")  # a tombstone, and the directory
+
+
+def _kill_at(home: Path, operation: Operation, call: str) -> None:
+    """Kill the operation at the first call of that kind, on a path in the store that begins like that."""
+    name, below = call.split()
+    copy = home.parent / "tried"
+    copy_store(home, copy)
+    tried = tracer.run(lambda: operation(copy), below=copy).calls
+    shutil.rmtree(copy)
+    is_it = [each.name == name and each.path.startswith(f"{copy}{below}") for each in tried]
+    assert tracer.run(lambda: operation(home), below=home, kill_at=is_it.index(True) + 1).killed

@@ -1,0 +1,56 @@
+"""The store itself is seen to: its schema, its settings, its health."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import casstore
+from tests.crash.scenarios import Scenario, put, scenario, to_first_schema, write
+from tests.crash.scenarios.steps import LARGE, A, B, cold, doing, having, run_of
+
+
+@scenario("migrate")
+def migrate(_: Path) -> Scenario:
+    def first_schema(home: Path) -> None:
+        put(home, "a:1", A)
+        to_first_schema(home)
+
+    return Scenario(first_schema, doing("tags"), {"a:1": A})
+
+
+@scenario("config")
+def config(_: Path) -> Scenario:
+    return Scenario(having({"b:1": B}), doing("set_setting", "keep_days", "3"), {"b:1": B})
+
+
+@scenario("pin")
+def pin(_: Path) -> Scenario:
+    return Scenario(having({"b:1": B}), doing("pin", "b:1"), {"b:1": B})
+
+
+@scenario("repair")
+def repair(ground: Path) -> Scenario:
+    def damaged(home: Path) -> None:
+        having({"a:1": A, "b:1": B})(home)
+        for path in (home / "objects").rglob("*.*"):
+            if path.is_file() and path.stat().st_size == LARGE:
+                path.chmod(0o644)
+                with open(path, "r+b") as file:
+                    file.write(b"damaged")
+        write(ground / "backup", A)
+
+    return Scenario(damaged, doing("repair", [ground / "backup"]), {"b:1": B, "a:1": A}, damaged=frozenset({"a:1"}))
+
+
+@scenario("rebuild the catalog")
+def rebuild_the_catalog(_: Path) -> Scenario:
+    def no_catalog(home: Path) -> None:
+        having({"a:1": A, "b:1": B})(home)
+        cold(home)
+        for path in home.glob("catalog.db*"):
+            path.unlink()
+
+    def rebuild(home: Path) -> None:
+        casstore.Store.rebuild_catalog(home)
+
+    return Scenario(no_catalog, rebuild, {"b:1": B, "a:1": A, **run_of(3)}, again=rebuild)
