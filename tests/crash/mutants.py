@@ -16,13 +16,14 @@ import pytest
 
 import casstore
 from casstore.actions.consistency import deleted, strays
-from casstore.actions.directories import materialize, placing, presence
+from casstore.actions.directories import placing, presence
+from casstore.actions.directories.standing import Standing
 from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.packs import durability
 from casstore.actions.saving import delete
 from casstore.catalog import connection, repacking, versions
 from casstore.catalog.index import Index
-from casstore.catalog.references import References
+from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
 from casstore.digest import Digest
@@ -213,8 +214,8 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @_power("directories are trusted after a reboot", "full")
 def _(patch: pytest.MonkeyPatch) -> None:
-    is_looking = _running(patch, materialize, "is_whole")
-    _replace(patch, materialize, "_damaged_since_boot", lambda real: lambda *row: [] if is_looking() else real(*row))
+    is_looking = _running(patch, Standing, "is_whole")
+    _replace(patch, Standing, "damaged_since_boot", lambda real: lambda self: [] if is_looking() else real(self))
 
 
 @_power("after a reboot only what stat tells is mended", "full")
@@ -228,11 +229,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    is_looking = _running(patch, materialize, "is_whole")
-    _replace(patch, materialize, "_altered", altered)
+    is_looking = _running(patch, Standing, "is_whole")
+    _replace(patch, Standing, "changed", altered)
     _replace(
-        patch, materialize, "_damaged_since_boot",
-        lambda real: lambda *row: [] if found and not is_looking() else real(*row),
+        patch, Standing, "damaged_since_boot",
+        lambda real: lambda self: [] if found and not is_looking() else real(self),
     )  # fmt: skip
 
 
@@ -316,7 +317,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @_interleaved("gc does not raise gc_epoch", "gc before a commit")
 def _(patch: pytest.MonkeyPatch) -> None:
     def condemn(real: Any) -> Any:
-        def run(self: References, *arguments: Any) -> Any:
+        def run(self: Marks, *arguments: Any) -> Any:
             with self._connections.read() as reading:
                 epoch = reading.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
             condemned = real(self, *arguments)
@@ -326,7 +327,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    _replace(patch, References, "condemn", condemn)
+    _replace(patch, Marks, "condemn", condemn)
 
 
 @_interleaved("gc takes what a running save has written for stray", "gc before a commit of what is new")
@@ -355,10 +356,14 @@ def _listing(patch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
 @_interleaved("gc does not mark what was saved meanwhile", "a commit before gc condemns")
 def _(patch: pytest.MonkeyPatch) -> None:
-    _replace(
-        patch, References, "condemn",
-        lambda real: lambda self, containers, _, held: real(self, containers, 1 << 62, held),
-    )  # fmt: skip
+    def condemn(real: Any) -> Any:
+        def run(self: Marks, *arguments: Any) -> Any:
+            patch.setattr(self, "_newest", 1 << 62)
+            return real(self, *arguments)
+
+        return run
+
+    _replace(patch, Marks, "condemn", condemn)
 
 
 @_interleaved("gc unlinks before it has condemned", "a commit before gc condemns")
