@@ -228,16 +228,17 @@ class Reader:
 def assert_shown(shown: Sequence[str], output: str, what: str) -> None:
     """Fail where `output` is not what the page shows, in which `...` stands for what differs each time.
 
-    Blanks may be more or fewer: they depend on how long the longest word of a table is.
+    Blanks may be more or fewer: they depend on how long the longest word of a table is. So may empty lines.
     """
     pattern = ""
-    for line in shown:
+    for line in filter(str.strip, shown):
         if line.strip() == "...":
             pattern += r"(?:.*\n)*"
         else:
             words = [re.escape(word).replace(re.escape("..."), ".*") for word in line.split()]
             pattern += r"[ \t]*" + r"[ \t]+".join(words) + r"[ \t]*\n"
-    text = output if output.endswith("\n") else output + "\n"
+    # A bar that is shown where a command takes long, and taken away again, leaves an empty line.
+    text = "".join(f"{line}\n" for line in output.splitlines() if line.strip())
     assert re.fullmatch(pattern, text), f"{what} prints\n{output}\nand not\n" + "\n".join(shown)
 
 

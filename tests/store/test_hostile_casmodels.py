@@ -288,7 +288,7 @@ def check_untouched(store):
     assert store.tags() == ["kept:1"]
     assert os.listdir(store.home / "sessions") == []
     assert os.listdir(store.home / "models") == ["kept"]
-    assert sorted(os.listdir(store.home / "manifests")) == [".pending", "kept"]
+    assert sorted(os.listdir(store.home / "manifests")) == [".deleted", ".pending", "kept"]
     assert os.listdir(store.home / "manifests/.pending") == []
 
 
