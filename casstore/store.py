@@ -29,7 +29,7 @@ from casstore.actions.exchange.adopt import AdoptReport
 from casstore.actions.exchange.backup import BackupReport
 from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.gc import collect as gc_action
-from casstore.actions.gc.collect import GcReport
+from casstore.actions.gc.report import GcReport, Wishes
 from casstore.actions.health import rebuild as rebuild_action
 from casstore.actions.health import repair as repair_action
 from casstore.actions.health import verify as verify_action
@@ -469,7 +469,7 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        wishes = gc_action.Wishes(evict_all, rewrite, empty_quarantine)
+        wishes = Wishes(evict_all, rewrite, empty_quarantine)
         return in_any_room(
             self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )

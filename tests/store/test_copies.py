@@ -423,7 +423,7 @@ def test_a_deletion_that_the_copy_caught_midway_takes_no_other_directory(origina
             os.kill(os.getpid(), 9)
 
         def delete():
-            casstore.actions.delete.sweep = die
+            casstore.actions.saving.delete.sweep = die
             store.delete("m:2")
 
         assert Child(delete).wait() == -9

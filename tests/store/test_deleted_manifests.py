@@ -82,7 +82,7 @@ def test_it_goes_where_another_version_says_the_same(store, home, save, two):
 
 def test_it_stays_while_the_loose_file_does(store, home, orphaned, monkeypatch):
     """gc could not pack this time."""
-    monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda *_: casstore.GcStep("packed", 0))
+    monkeypatch.setattr("casstore.actions.gc.apply._Application.pack", lambda *_: casstore.GcStep("packed", 0))
     store.gc()
     assert len(kept(home)) == len(loose(home)) == 1
     monkeypatch.undo()
@@ -96,7 +96,7 @@ def test_a_damaged_one_stays_as_long_as_it_might_be_needed(store, home, orphaned
     path = home / "manifests/.deleted" / name
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-9] if is_damaged else b"")
-    monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda *_: casstore.GcStep("packed", 0))
+    monkeypatch.setattr("casstore.actions.gc.apply._Application.pack", lambda *_: casstore.GcStep("packed", 0))
     store.gc()
     assert kept(home) == [name]
     monkeypatch.undo()
