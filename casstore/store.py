@@ -305,14 +305,20 @@ class Store:
         """Every tag as text, newest first."""
         return self._workspace.catalog.versions.tags()
 
-    def delete(self, tag: str | Tag) -> Sequence[str]:
-        """Delete exactly that version: its directory goes at once, its bytes at the next `gc`.
+    def delete(self, tag: str | Tag | Iterable[str | Tag]) -> Sequence[str]:
+        """Delete exactly that version, or several: directories go at once, bytes at the next `gc`.
 
-        What somebody has put into that directory, or changed there, is not the version's: it goes to `quarantine/`,
-        and these paths are returned. Raises TagNotFound and InvalidTag; a prefix or `latest` is not enough here.
+        What somebody has put into these directories, or changed there, is not the versions': it goes to `quarantine/`,
+        and these paths are returned. Raises TagNotFound and InvalidTag, with nothing deleted; a prefix or `latest` is
+        not enough here. Of several versions those of one name go in one transaction: all of them, or none where one is
+        deleted meanwhile. Names go one after another, so an error in the middle leaves earlier names deleted.
         """
-        exact = resolve.exact(self._workspace.catalog, tag)
-        return in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
+        tags = [tag] if isinstance(tag, str | Tag) else tag
+        exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
+        kept: list[str] = []
+        for group in delete_action.by_name(exact):
+            kept += in_any_room(self._workspace, functools.partial(delete_action.delete, self._workspace, group))
+        return kept
 
     def pin(self, tag: str | Tag) -> Model:
         """Keep gc from ever taking that version's directory away; returns it. What is pinned already stays so.

@@ -148,12 +148,12 @@ POWER = [
     ),
     _mutant(
         "a deleted version's directory may come back", "gc",
-        (delete.sweep, "files.sync_directory(directory.parent if", "str(directory.parent if"), is_slow=True,
+        (delete._forget, "files.sync_directory(directory.parent if", "str(directory.parent if"), is_slow=True,
     ),
     _mutant(
         "a deleted version's manifest may come back", "gc",
-        (deleted.keep, "files.sync_directory(layout.deleted_manifests if", "str(layout.deleted_manifests if"),
-        (deleted.keep, "files.sync_directory(final.parent)", "pass"),
+        (deleted.keep_all, "files.sync_directory(layout.deleted_manifests)", "pass"),
+        (deleted.keep_all, "files.sync_directory(parent)", "pass"),
     ),
 ]  # fmt: skip
 

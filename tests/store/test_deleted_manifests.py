@@ -12,6 +12,7 @@ import pytest
 
 import casstore
 from casstore.actions.consistency import deleted
+from casstore.actions.saving.delete import Swept
 from casstore.storage import chunking
 from casstore.storage import files as storage_files
 from casstore.storage.manifest import Manifest
@@ -316,7 +317,7 @@ def test_a_backup_keeps_it_as_long_as_the_store_needs_it(store, home, save, two,
 def test_a_backup_brings_that_of_a_deletion_that_is_not_finished(store, home, save, two, tmp_path, monkeypatch):
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
-    monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: [])
+    monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: Swept())
     store.delete("a:1")
     monkeypatch.undo()
     assert kept(home) == []

@@ -114,7 +114,7 @@ class _Sync:
                 return
             keep(self._workspace, row)
             with contextlib.suppress(TagNotFound):
-                delete(self._workspace, row.tag)
+                delete(self._workspace, [row.tag])
         self.deleted.append(str(row.tag))
 
     def _adopt(self, paths: Sequence[Path]) -> None:

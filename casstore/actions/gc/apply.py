@@ -10,7 +10,7 @@ import contextlib
 import errno
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from casstore.actions import keeping
@@ -26,7 +26,7 @@ from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.packs.repack import pack_cold, rewrite_sparse
 from casstore.actions.saving import drafts
-from casstore.actions.saving.delete import sweep
+from casstore.actions.saving.delete import Deleted, by_name, sweep
 from casstore.actions.saving.finish import finish_saves
 from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import Marks
@@ -35,7 +35,6 @@ from casstore.progress import Progress
 from casstore.storage import files, sessions
 from casstore.storage.reserve import FULL
 from casstore.storage.sessions import Session
-from casstore.tag import Tag
 
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
 # What would be said of the next thing as well.
@@ -125,19 +124,21 @@ class _Application:
             with self._workspace.name_lock(each.candidate.name):
                 settle_eviction(self._workspace, each.candidate)
         with self._workspace.session() as session:
-            for manifest_id, tag in unfinished.tombstones:
-                with self._workspace.name_lock(tag.name):
-                    self._sweep(session, manifest_id, tag)
+            deleted = {tag: Deleted(manifest_id, tag) for manifest_id, tag in unfinished.tombstones}
+            for tags in by_name(deleted):
+                self._sweep(session, [deleted[tag] for tag in tags])
         finish_saves(self._workspace, unfinished.manifest_ids)
         for name in unfinished.names:
             with self._workspace.name_lock(name):
                 self._workspace.write_latest(name)
         return GcStep("unfinished work", unfinished.count)
 
-    def _sweep(self, session: Session, manifest_id: str, tag: Tag) -> None:
-        try:
-            self._quarantined += sweep(self._workspace, session, manifest_id, tag)
-        except OSError as error:
+    def _sweep(self, session: Session, deleted: Sequence[Deleted]) -> None:
+        name = deleted[0].tag.name
+        with self._workspace.name_lock(name):
+            swept = sweep(self._workspace, session, name, deleted)
+        self._quarantined += swept.kept
+        for _, error in swept.failures:
             if error.errno not in FULL:  # the name in `.deleted` may need a block; there is room when gc is done
                 self._note_left(error)
 
