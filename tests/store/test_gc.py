@@ -274,7 +274,7 @@ def test_beside_versions_no_empty_catalog_is_made(two, home):
 def test_a_deletion_that_was_cut_short_is_finished(two, home, monkeypatch, leftovers):
     from casstore.actions.saving import delete
 
-    monkeypatch.setattr(delete, "sweep", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
+    monkeypatch.setattr(delete, "take_away", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
     two.delete("m:2")
     monkeypatch.undo()
     assert (home / "models/m/2/two.bin").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import os
 import stat
 import time
@@ -25,6 +26,7 @@ from casstore.storage.sessions import Session
 from casstore.storage.walking import walk
 from casstore.tag import Tag
 
+_log = logging.getLogger(__name__)
 _DAY_NS = 24 * 3600 * 1_000_000_000
 # Directories of one name that go with one hold of its lock and two commits: a commit is an fsync, and one for each
 # of thousands of versions would take minutes. Readers of the name wait for the renames of a batch, not for deletions.
@@ -63,8 +65,10 @@ class Evicted:
     def note(self, candidate: Candidate, found: _Found) -> None:
         """Count one directory by what was found in its place."""
         if found.is_altered:
+            _log.info("%s: directory kept, something in it was changed or added", candidate.tag)
             self.altered.append(candidate.tag)
         elif not found.is_gone:
+            _log.info("%s: directory evicted (%d bytes)", candidate.tag, found.lone_bytes)
             self.version_ids.append(candidate.version_id)
             self.freed_bytes += found.lone_bytes
 
@@ -82,6 +86,9 @@ def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions
     candidates = [] if rule is None else unleased(workspace, workspace.catalog.directories.candidates(rule))
     found = [(candidate, _survey(workspace, candidate)) for candidate in candidates]
     going = [(candidate, each) for candidate, each in found if not each.is_altered]
+    for candidate, each in found:
+        if each.is_altered:
+            _log.info("%s: directory kept, something in it was changed or added", candidate.tag)
     return Evictions(
         rule,
         tuple(candidate for candidate, _ in going),
@@ -114,6 +121,8 @@ def evict(
                 # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
                 if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, planned.rule, evicted, may_go)
+                else:
+                    _log.debug("%s: directories kept, another process works on this model", name)
             for each in doomed:
                 evicted.quarantined += _keep_late(workspace, each)
                 with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
@@ -165,6 +174,9 @@ def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Cand
     leases = workspace.catalog.leases
     alive = [each for each in leases.sessions() if sessions.is_live(workspace.layout, each)]
     leased = leases.versions(alive)
+    for candidate in candidates:
+        if candidate.version_id in leased:
+            _log.debug("%s: directory kept, a process uses it", candidate.tag)
     return [candidate for candidate in candidates if candidate.version_id not in leased]
 
 
@@ -179,8 +191,10 @@ def _take_away(
     doomed, kept = list[_Doomed](), []
     for candidate in batch:
         if candidate.version_id not in begun:
+            _log.debug("%s: directory kept, it has come into use, or has been pinned or opened", candidate.tag)
             continue
         if not _is_safe(workspace, candidate, may_go):
+            _log.info("%s: directory kept, a damaged file could not be stored again", candidate.tag)
             kept.append(candidate.version_id)
             continue
         # Compared now and not before the mark, which may have had to wait: what somebody puts there must not go.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from casstore.storage import files, sessions
 from casstore.storage.reserve import FULL
 from casstore.storage.sessions import Session
 
+_log = logging.getLogger(__name__)
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
 # What would be said of the next thing as well.
 _OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -103,7 +105,9 @@ class _Application:
 
     def _reap(self, session_id: str) -> bool:
         try:
-            return sessions.reap(self._layout, session_id)
+            is_gone = sessions.reap(self._layout, session_id)
+            _log.info("session %s: %s", session_id, "removed, its process is dead" if is_gone else "kept, it lives")
+            return is_gone
         except OSError as error:
             self._note_left(error)
             return False
@@ -128,7 +132,10 @@ class _Application:
             for tags in by_name(deleted):
                 self._sweep(session, [deleted[tag] for tag in tags])
         finish_saves(self._workspace, unfinished.manifest_ids)
+        for manifest_id in unfinished.manifest_ids:
+            _log.info("manifest %s: given its name, or removed where it is no version's", manifest_id)
         for name in unfinished.names:
+            _log.info("model %s: latest written anew", name)
             with self._workspace.name_lock(name):
                 self._workspace.write_latest(name)
         return GcStep("unfinished work", unfinished.count)
@@ -138,7 +145,10 @@ class _Application:
         with self._workspace.name_lock(name):
             swept = sweep(self._workspace, session, name, deleted)
         self._quarantined += swept.kept
-        for _, error in swept.failures:
+        for tag in {each.tag for each in deleted} - {tag for tag, _ in swept.failures}:
+            _log.info("%s: what its deletion had left was taken away", tag)
+        for tag, error in swept.failures:
+            _log.info("%s: something that its deletion has left stays: %s", tag, error)
             if error.errno not in FULL:  # the name in `.deleted` may need a block; there is room when gc is done
                 self._note_left(error)
 
@@ -163,6 +173,7 @@ class _Application:
         count = freed = 0
         for path in self._plan.overdue.paths:
             files_there, bytes_there = file_count(path), tree_bytes(path)
+            _log.info("%s: removed, it has been kept for long enough", path)
             if not self._remove(functools.partial(_remove, path)):
                 files_there, bytes_there = files_there - file_count(path), bytes_there - tree_bytes(path)
             count, freed = count + files_there, freed + bytes_there
@@ -187,6 +198,7 @@ class _Application:
         for path in self._plan.strays:
             with contextlib.suppress(FileNotFoundError):  # a reader has put a damaged copy into quarantine
                 if shelf.take(path):
+                    _log.info("%s: moved to quarantine, the catalog does not know it", path)
                     count += 1
                 else:
                     skipped += 1
@@ -211,6 +223,7 @@ class _Application:
         except OSError as error:
             if error.errno not in FULL or not unneeded.freed_bytes:
                 raise
+            _log.info("%s: left to the next gc, the disk is full", name)
             return GcStep(name, 0)
 
     def containers(self, marks: Marks) -> GcStep:

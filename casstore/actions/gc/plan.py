@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import stat
 from collections.abc import Iterable
@@ -35,6 +36,8 @@ from casstore.storage.container import Container
 from casstore.storage.sessions import session_of
 from casstore.storage.walking import walk
 from casstore.tag import Tag
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,9 @@ def _objects(workspace: Workspace, marks: Marks, wishes: Wishes, *, measured: bo
     # What no version needs yet may be what an import has stored so far. Listed before the sessions.
     unneeded = marks.unreferenced()
     alive = sessions.live_ids(workspace.layout)
+    for container, _ in unneeded:
+        if session_of(container.file_id) in alive:
+            _log.debug("%s: kept, what runs has just stored it", container.file_id)
     unneeded = [(container, size) for container, size in unneeded if session_of(container.file_id) not in alive]
     unneeded += workspace.catalog.references.dead_containers()
     sparse = sparse_packs(workspace, marks, rewrite_all=wishes.rewrite)

@@ -9,6 +9,7 @@ that somebody else has moved, or needs as it is, stays where it is.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 from collections import OrderedDict
@@ -38,6 +39,7 @@ from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session, live_ids, session_of
 from casstore.storage.tensors.elements import Element, element_of
 
+_log = logging.getLogger(__name__)
 # A pack is rewritten when less than this share of it is needed: each byte rewritten then frees one at least.
 _SPARSE_BELOW = 0.5
 # Where somebody asks for that, each that gets noticeably smaller.
@@ -152,6 +154,7 @@ def _copy_needed(
             mover.copy(digest, workspace.objects.copy_record(digest, home), pack.container.id)
         except (IntegrityError, FileNotFoundError):
             mover.moved.damaged += 1
+            _log.info("chunk %s: left in pack %s, it is damaged", digest, pack.container.file_id)
         progress.advance(home.length)
 
 
@@ -197,6 +200,7 @@ class Mover:
         self._workspace.catalog.repacking.move(new, self._homes, synced, verbatim=self._verbatim)
         self.moved.bytes += new.size
         sources = set(self._homes.values())
+        _log.info("pack %s: %d chunks of %d files", new.file_id, len(new.chunks), len(sources))
         self._sources |= sources
         self.moved.files = len(self._sources)
         self._homes = {}
@@ -294,6 +298,7 @@ class _Packer:
 
     def _take(self, item: Encoded | BaseException | None) -> None:
         if isinstance(item, IntegrityError):
+            _log.info("a chunk stays where it is: %s", item)
             self._mover.moved.damaged += 1
         elif isinstance(item, BaseException):
             raise item
