@@ -3,7 +3,7 @@
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
 from casstore.actions.exchange.sync_tree import SyncReport
-from casstore.actions.gc.collect import GcReport, GcStep
+from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport

@@ -27,7 +27,7 @@ from casstore.actions.exchange.adopt import AdoptReport
 from casstore.actions.exchange.backup import BackupReport
 from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.gc import collect as gc_action
-from casstore.actions.gc.collect import GcReport
+from casstore.actions.gc.report import GcOptions, GcReport
 from casstore.actions.health import rebuild as rebuild_action
 from casstore.actions.health import repair as repair_action
 from casstore.actions.health import verify as verify_action
@@ -603,27 +603,29 @@ class Store:
         """
         return self._workspace.catalog.versions.tags()
 
-    def delete(self, tag: str | Tag) -> Sequence[str]:
-        """Delete exactly this version: its directory goes at once, its bytes at the next `gc`.
+    def delete(self, tag: str | Tag | Iterable[str | Tag]) -> Sequence[str]:
+        """Delete exactly this version, or several: directories go at once, bytes at the next `gc`.
 
-        What users have put into that directory, or changed there, is not the version's own: it goes to `quarantine/`.
+        What users have put into these directories, or changed there, is not the versions' own: it goes to
+        `quarantine/`. Of several versions those of one name go in one transaction: all of them, or none where one is
+        deleted meanwhile. Names go one after another, so an error in the middle leaves earlier names deleted.
 
         Parameters
         ----------
         tag
-            `name:version`. A prefix, a name alone or `latest` is not enough.
+            `name:version`, or several of them. A prefix, a name alone or `latest` is not enough.
 
         Returns
         -------
         Sequence[str]
-            The paths in `quarantine/` of what was not the version's own.
+            The paths in `quarantine/` of what was not the versions' own.
 
         Raises
         ------
         TagNotFound
-            There is no such version.
+            There is no such version; nothing is deleted.
         InvalidTag
-            `tag` is not a whole tag.
+            `tag` is not a whole tag; nothing is deleted.
 
         Examples
         --------
@@ -632,8 +634,12 @@ class Store:
         >>> store.tags()
         []
         """
-        exact = resolve.exact(self._workspace.catalog, tag)
-        return in_any_room(self._workspace, lambda: delete_action.delete(self._workspace, exact))
+        tags = [tag] if isinstance(tag, str | Tag) else tag
+        exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
+        kept: list[str] = []
+        for group in delete_action.by_name(exact):
+            kept += in_any_room(self._workspace, functools.partial(delete_action.delete, self._workspace, group))
+        return kept
 
     def pin(self, tag: str | Tag) -> Model:
         """Keep gc from ever taking a version's directory away. Pinning it again changes nothing.
@@ -1038,7 +1044,7 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        wishes = gc_action.Wishes(evict_all, rewrite, empty_quarantine)
+        wishes = GcOptions(evict_all, rewrite, empty_quarantine)
         return in_any_room(
             self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )

@@ -46,20 +46,21 @@ def kept(parent: Path) -> list[Path]:
     return []
 
 
-def overdue(parent: Path, keep_ns: int, *, dry_run: bool) -> list[Path]:
-    """Those of them that have been kept for `keep_ns`.
+def overdue(parent: Path, keep_ns: int) -> list[Path]:
+    """The directories below `parent` that have been kept for `keep_ns`, oldest first."""
+    now_ns = time.time_ns()
+    return [path for path in kept(parent) if now_ns - (made_at_ns(path) or 0) >= keep_ns]
 
-    One from the far future comes from a clock that was wrong. It is neither overdue nor kept for ever: unless in a dry
-    run its time begins now. Raises OSError.
+
+def mend_clocks(parent: Path, keep_ns: int) -> None:
+    """Have the time of what comes from the far future begin now: a clock was wrong, and it would be kept for ever.
+
+    Raises OSError.
     """
-    now_ns, found = time.time_ns(), []
+    now_ns = time.time_ns()
     for path in kept(parent):
-        age_ns = now_ns - (made_at_ns(path) or 0)
-        if age_ns >= keep_ns:
-            found.append(path)
-        elif age_ns < -keep_ns - _DAY_NS and not dry_run:
+        if now_ns - (made_at_ns(path) or 0) < -keep_ns - _DAY_NS:
             files.rename(path, parent / new_name(path.name.rpartition("-")[2]))
-    return found
 
 
 def made_at_ns(path: Path) -> int | None:

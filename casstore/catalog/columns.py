@@ -26,12 +26,17 @@ class PlannedChunk(NamedTuple):
     is_base: bool
 
 
+Kind = tuple[str | None, bool]
+"""The dtype of a chunk to be packed, and whether it has a predecessor."""
+
+
 class Columns:
-    """The marked chunks whose homes are cold loose files, which `cold` selects the ids of. See `Marks.columns`."""
+    """The marked chunks in some cold loose files, by row id. `cold` selects the ids of all of them, whose versions say
+    what follows what. See `Marks.columns`."""
 
     NAMES = ("plan", "cold", "unplanned")
 
-    def __init__(self, tables: Tables, cold: str) -> None:
+    def __init__(self, tables: Tables, cold: str, files: Iterable[int]) -> None:
         self._tables = tables
         tables.create(
             "plan",
@@ -41,9 +46,10 @@ class Columns:
         tables.create("cold", "(id INTEGER PRIMARY KEY)")
         tables.create("unplanned", "(digest BLOB PRIMARY KEY, home INTEGER NOT NULL) WITHOUT ROWID")
         tables.execute(f"INSERT INTO temp.cold {cold}")
-        tables.execute(
-            "INSERT INTO temp.unplanned SELECT digest, container FROM chunk JOIN temp.cold ON id = container"
-            " JOIN temp.needed USING (digest)"
+        tables.add_all(
+            "INSERT INTO temp.unplanned SELECT digest, container FROM chunk JOIN temp.needed USING (digest)"
+            " WHERE container = ?",
+            ((each,) for each in files),
         )
 
     def versions(self) -> list[int]:
@@ -86,6 +92,18 @@ class Columns:
             "INSERT INTO temp.plan(place, digest, home) SELECT 0, digest, home FROM temp.unplanned;"
             "DELETE FROM temp.unplanned; UPDATE temp.plan SET place = number WHERE place = 0"
         )
+
+    def count(self) -> int:
+        """How many columns there are."""
+        return int(next(self._tables.rows("SELECT count(DISTINCT place) FROM temp.plan"))[0])
+
+    def kinds(self) -> dict[Kind, tuple[int, int]]:
+        """How many planned chunks there are of each kind, and their bytes."""
+        sql = (
+            "SELECT plan.dtype, plan.predecessor IS NOT NULL, count(*), sum(raw_bytes)"
+            " FROM temp.plan AS plan CROSS JOIN chunk USING (digest) GROUP BY 1, 2"
+        )
+        return {(row[0], bool(row[1])): (row[2], row[3]) for row in self._tables.rows(sql)}
 
     def planned(self, after: tuple[int, int], limit: int) -> list[PlannedChunk]:
         """The next planned chunks, column by column, of each in the order of the versions."""

@@ -28,6 +28,15 @@ class SparsePack(NamedTuple):
     needed_bytes: int
 
 
+class ColdFile(NamedTuple):
+    """A loose file that no standing directory links to: its container's row id and size, and the bytes of what is
+    needed of it and is at home there."""
+
+    id: int
+    size: int
+    needed_bytes: int
+
+
 class Marks:
     """Chunks and blobs that the versions up to row id `newest` need, and what follows from that.
 
@@ -122,20 +131,20 @@ class Marks:
         )
         return [SparsePack(Container(row[0], row[1], None), *row[2:]) for row in self._tables.rows(sql)]
 
-    def cold(self) -> tuple[int, int]:
-        """How many cold loose files are the home of marked chunks, and how many bytes of these."""
+    def cold(self) -> list[ColdFile]:
+        """The cold loose files that are the home of marked chunks."""
         sql = (
-            "SELECT count(DISTINCT container), coalesce(sum(raw_bytes), 0) FROM chunk JOIN temp.needed USING (digest)"
-            f" WHERE container IN ({_COLD})"
+            "SELECT container.id, container.size, sum(raw_bytes)"
+            " FROM chunk JOIN temp.needed USING (digest) JOIN container ON container.id = container"
+            f" WHERE container.id IN ({_COLD}) GROUP BY container.id"
         )
-        [(files, raw_bytes)] = self._tables.rows(sql)
-        return files, raw_bytes
+        return [ColdFile(*row) for row in self._tables.rows(sql)]
 
     @contextlib.contextmanager
-    def columns(self) -> Iterator[Columns]:
-        """The marked chunks in cold loose files, to be put in the order of packing. Once at a time."""
+    def columns(self, files: Iterable[ColdFile]) -> Iterator[Columns]:
+        """The marked chunks in some of the cold loose files, to be put in the order of packing. Once at a time."""
         try:
-            yield Columns(self._tables, _COLD)
+            yield Columns(self._tables, _COLD, (file.id for file in files))
         finally:
             self._tables.drop(*Columns.NAMES)
 

@@ -22,7 +22,7 @@ from casstore.catalog.trust import fill_untrusted, note_trusted, note_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
-from casstore.errors import IntegrityError, TagExists
+from casstore.errors import IntegrityError, TagExists, TagNotFound
 from casstore.storage.container import MAX_LINKS, Container, FileStamp
 from casstore.storage.manifest import (
     Base,
@@ -380,20 +380,25 @@ class Versions:
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),
             )
 
-    def delete(self, tag: Tag, directory_inode: int | None) -> VersionRow | None:
-        """Remove the version's rows and leave a tombstone for its manifest and directory. None when it is gone."""
+    def delete(self, directory_inodes: Mapping[Tag, int | None]) -> list[VersionRow]:
+        """Remove the rows of versions, in one transaction, and leave tombstones for their manifests and directories,
+        these given by inode. Raises TagNotFound, with nothing removed, when one of the versions is gone."""
         with self._connections.write() as connection:
-            row = self.find(tag)
-            if row is None:
-                return None
-            fill_untrusted(connection)  # with what this version says, among others
-            connection.execute(
-                "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
-                (row.manifest_id, row.name, row.version, directory_inode),
-            )
-            connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
-            note_deleted(connection, row.size)
-            return row
+            rows = []
+            for tag in directory_inodes:
+                row = self.find(tag)
+                if row is None:
+                    raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
+                rows.append(row)
+            fill_untrusted(connection)  # with what these versions say, among others
+            for row in rows:
+                connection.execute(
+                    "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
+                    (row.manifest_id, row.name, row.version, directory_inodes[row.tag]),
+                )
+                connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
+            note_deleted(connection, sum(row.size for row in rows))
+            return rows
 
     def note_synced(self, containers: Iterable[Container]) -> None:
         """Record that these containers have been fsynced since they were committed."""
@@ -405,10 +410,10 @@ class Versions:
         sql = "SELECT name, version FROM version WHERE manifest_id = ?"
         return {manifest: decoding.tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
 
-    def forget_tombstone(self, manifest_id: str) -> None:
-        """Drop a tombstone whose manifest is gone for certain."""
+    def forget_tombstones(self, manifest_ids: Iterable[str]) -> None:
+        """Drop tombstones whose manifests are gone for certain."""
         with self._connections.write() as connection:
-            connection.execute("DELETE FROM tombstone WHERE manifest_id = ?", (manifest_id,))
+            connection.executemany("DELETE FROM tombstone WHERE manifest_id = ?", ((each,) for each in manifest_ids))
 
     def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe]) -> Manifest:
         """The version as its manifest says it."""

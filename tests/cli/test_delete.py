@@ -48,3 +48,17 @@ def test_a_version_that_is_named_twice_is_one(saved: Cli) -> None:
     assert saved("delete", "bert:v1", "BERT:V1", "--dry-run", "--json").json["would_delete"] == ["bert:v1"]
     assert "Delete this version?" in saved.on_terminal("delete", "bert:V1", "bert:v1", typed="n\n", code=1)
     assert saved("delete", "bert:v1", "bert:V1", "--all-versions-of", "bert", "--yes", "--json").json["failed"] == []
+
+
+def test_they_are_told_in_the_order_in_which_they_were_typed(saved, files):
+    with casstore.Store(saved.home) as store:
+        store.save("other:1", files)
+    tags = ["bert:v2", "other:1", "bert:v1"]
+    assert saved("delete", *tags, "--yes").out.splitlines() == tags
+
+
+def test_the_others_go_where_one_has_gone_meanwhile(saved):
+    done = saved("delete", "bert:v2", "bert:v9", "other:1", "bert:v1", "--yes", "--json", code=3).json
+    assert done["deleted"] == ["bert:v2", "bert:v1"]
+    assert [failure["tag"] for failure in done["failed"]] == ["bert:v9", "other:1"]
+    assert saved("list").out == ""

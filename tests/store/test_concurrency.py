@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.actions.saving.delete import Swept
 from tests.kit import Child, Leftovers, noise, plant
 
 pytestmark = pytest.mark.crash
@@ -223,7 +224,7 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store: casstore.Store, m
         found = real(self)
         if not calls:
             calls.append(True)
-            monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: None)
+            monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: Swept())
             store.delete("m:1")
             monkeypatch.undo()
         return found

@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.actions.consistency import deleted
+from casstore.actions.saving.delete import Swept
 from casstore.storage import chunking
 from casstore.storage import files as storage_files
 from casstore.storage.manifest import Manifest
@@ -87,7 +88,7 @@ def test_it_stays_while_the_loose_file_does(
     store: casstore.Store, home: Path, orphaned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """gc could not pack this time."""
-    monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda *_: casstore.GcStep("packed", 0))
+    monkeypatch.setattr("casstore.actions.gc.apply._Application.pack", lambda *_: casstore.GcStep("packed", 0))
     store.gc()
     assert len(kept(home)) == len(loose(home)) == 1
     monkeypatch.undo()
@@ -103,7 +104,7 @@ def test_a_damaged_one_stays_as_long_as_it_might_be_needed(
     path = home / "manifests/.deleted" / name
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-9] if is_damaged else b"")
-    monkeypatch.setattr("casstore.actions.gc.collect._Gc.pack", lambda *_: casstore.GcStep("packed", 0))
+    monkeypatch.setattr("casstore.actions.gc.apply._Application.pack", lambda *_: casstore.GcStep("packed", 0))
     store.gc()
     assert kept(home) == [name]
     monkeypatch.undo()
@@ -343,7 +344,7 @@ def test_a_backup_brings_that_of_a_deletion_that_is_not_finished(
 ) -> None:
     save("a:1", two["a"])
     save("b:1", two["b"], materialize=False)
-    monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: [])
+    monkeypatch.setattr("casstore.actions.saving.delete.sweep", lambda *_: Swept())
     store.delete("a:1")
     monkeypatch.undo()
     assert kept(home) == []

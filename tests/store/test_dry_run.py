@@ -38,10 +38,8 @@ def check(store, picture, *, evict_all):
     assert counts(plan) == counts(done)
     assert plan.altered == done.altered
     for planned, step in zip(plan.steps, done.steps, strict=True):
-        if step.name == "rewritten":
-            assert planned.freed_bytes == pytest.approx(step.freed_bytes, abs=1000 * (step.count + 1))
-        else:
-            assert planned.freed_bytes == (0 if step.name == "packed" else step.freed_bytes)
+        tolerance = 1000 * (step.count + 1) if step.name in ("rewritten", "packed") else 0
+        assert planned.freed_bytes == pytest.approx(step.freed_bytes, abs=tolerance), step.name
     assert store.verify().is_sound
     return {name: count for name, (count, _) in counts(done).items() if count}
 

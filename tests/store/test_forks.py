@@ -14,7 +14,7 @@ import pytest
 
 import casstore
 from casstore import settings
-from casstore.actions.gc.collect import _Gc
+from casstore.actions.gc.apply import _Application
 from casstore.catalog import catalog
 from casstore.storage import objects
 from casstore.storage.locks import Lock
@@ -180,7 +180,7 @@ def test_the_child_of_a_gc_that_was_killed_does_not_hold_its_lock(
         os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Gc, "strays", fork_and_die)
+        patch.setattr(_Application, "strays", fork_and_die)
         killed = Child(store.gc)
     assert killed.wait() == -signal.SIGKILL
     try:

@@ -281,7 +281,7 @@ def test_a_deletion_that_was_cut_short_is_finished(
 ) -> None:
     from casstore.actions.saving import delete
 
-    monkeypatch.setattr(delete, "sweep", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
+    monkeypatch.setattr(delete, "take_away", lambda *_: (_ for _ in ()).throw(OSError("cut short")))
     two.delete("m:2")
     monkeypatch.undo()
     assert (home / "models/m/2/two.bin").exists()

@@ -50,7 +50,7 @@ def test_what_gc_has_just_rescued_is_not_emptied_out(
     (Path(store.get("m:1").path) / "mine").write_bytes(b"mine")
     (home / "quarantine/old").write_bytes(b"damaged")
     with monkeypatch.context() as patch:
-        patch.setattr("casstore.actions.saving.delete.sweep", _fail)
+        patch.setattr("casstore.actions.saving.delete.take_away", _fail)
         store.delete("m:1")
     report = store.gc(empty_quarantine=True)
     assert [Path(path).read_bytes() for path in report.quarantined] == [b"mine"]

@@ -79,7 +79,7 @@ def test_a_note_outlives_a_deletion_that_was_cut_short(
         save(tag, {"w.bin": noise(BIG), "s.txt": b"small", "e": None})
         (opened(Path(store.get(tag).path)) / "note.txt").write_text(tag)
     with monkeypatch.context() as patch:
-        patch.setattr(delete_action, "sweep", lambda *_: [])  # as if killed right after the commit
+        patch.setattr(delete_action, "sweep", lambda *_: delete_action.Swept())  # as if killed right after the commit
         store.delete("m:1")
         store.delete("n:1")
     if not has_manifest:

@@ -7,7 +7,7 @@ of it when the last of these is deleted, until gc has packed that chunk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from casstore.actions.workspace import Workspace
 from casstore.errors import IntegrityError, UnsupportedFormat
@@ -17,8 +17,32 @@ from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.tag import Tag
 
 
-def keep(layout: Layout, tag: Tag, manifest_id: str) -> None:
-    """Move the manifest of a deleted version to where it is no version's; on disk when this returns. Raises OSError."""
+def keep_all(layout: Layout, deleted: Sequence[tuple[Tag, str]]) -> list[tuple[Tag, OSError]]:
+    """Move the manifests of deleted versions of one name, given by id, to where they are no version's.
+
+    That is on disk when this returns. Returns those that cannot be moved, and why. Raises OSError.
+    """
+    failures = []
+    for tag, manifest_id in deleted:
+        try:
+            _keep(layout, tag, manifest_id)
+        except OSError as error:
+            failures.append((tag, error))
+    # A power cut may bring the name in `.pending` back. What is in `.deleted` says that it is no version's.
+    ids = [manifest_id for _, manifest_id in deleted]
+    are_kept = [is_file_id(manifest_id) and layout.deleted_manifest(manifest_id).exists() for manifest_id in ids]
+    if any(are_kept):
+        files.sync_directory(layout.deleted_manifests)
+    if not all(are_kept):
+        files.sync_directory(layout.pending_manifests)
+    parent = layout.manifest(*deleted[0]).parent
+    if parent.exists():  # also where they were gone already: whoever removed them may have been cut short
+        files.sync_directory(parent)
+        files.remove_empty_directory(parent)
+    return failures
+
+
+def _keep(layout: Layout, tag: Tag, manifest_id: str) -> None:
     kept, pending = layout.deleted_manifest(manifest_id), layout.pending_manifest(manifest_id)
     final = layout.manifest(tag, manifest_id)
     for path in (final, pending) if is_file_id(manifest_id) else ():  # a damaged catalog may say anything
@@ -27,11 +51,6 @@ def keep(layout: Layout, tag: Tag, manifest_id: str) -> None:
             break
     for path in (final, pending):
         files.remove_file(path)
-    # A power cut may bring the name in `.pending` back. What is here says that it is no version's.
-    files.sync_directory(layout.deleted_manifests if kept.exists() else layout.pending_manifests)
-    if final.parent.exists():  # also where it was gone already: whoever removed it may have been cut short
-        files.sync_directory(final.parent)
-        files.remove_empty_directory(final.parent)
 
 
 def kept_ids(layout: Layout) -> list[str]:
@@ -64,7 +83,7 @@ def drop_unneeded(workspace: Workspace) -> None:
     layout = workspace.layout
     unneeded = [manifest_id for manifest_id in kept_ids(layout) if not _is_needed(workspace, manifest_id)]
     if unneeded:
-        files.sync_directory(layout.pending_manifests)  # see `keep`
+        files.sync_directory(layout.pending_manifests)  # see `keep_all`
     for manifest_id in unneeded:
         files.remove_file(layout.deleted_manifest(manifest_id))
 

@@ -31,7 +31,7 @@ class Held:
 def kept_manifests(workspace: Workspace) -> Iterator[Manifest]:
     """Those that a gc would keep now, as far as this user may read them."""
     with contextlib.suppress(PermissionError):
-        overdue = keeping.overdue(workspace.layout.pruned_manifests, keeping.keep_ns(workspace), dry_run=True)
+        overdue = keeping.overdue(workspace.layout.pruned_manifests, keeping.keep_ns(workspace))
         for _, manifest in held_manifests(workspace, set(overdue)):
             yield manifest
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import logging
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,22 +26,38 @@ from casstore.storage.sessions import Session
 from casstore.storage.walking import walk
 from casstore.tag import Tag
 
+_log = logging.getLogger(__name__)
 _DAY_NS = 24 * 3600 * 1_000_000_000
 # Directories of one name that go with one hold of its lock and two commits: a commit is an fsync, and one for each
 # of thousands of versions would take minutes. Readers of the name wait for the renames of a batch, not for deletions.
 _BATCH = 50
 
 
+@dataclass(frozen=True, slots=True)
+class Evictions:
+    """The directories that are to go by a rule, those of one name together, and how many bytes of their files have no
+    other link. `gone`: how many of them somebody else has taken away. `altered`: left alone, for something in them is
+    not as it was made."""
+
+    rule: EvictionRule | None = None
+    candidates: tuple[Candidate, ...] = ()
+    gone: int = 0
+    freed_bytes: int = 0
+    altered: tuple[Tag, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.candidates) - self.gone
+
+
 @dataclass(slots=True)
 class Evicted:
-    """What was taken away, or would be: versions' directories, and the bytes of their files that have no other link,
-    since a hardlink frees nothing by itself. `gone_ids`: the versions whose directories somebody else had taken away.
-    `altered`: left alone, for something in them is not as it was made. `quarantined`: paths in quarantine/ of what was
-    written into directories while they were taken away.
+    """What was taken away: versions' directories, and the bytes of their files that had no other link, since a hardlink
+    frees nothing by itself. `altered`: left alone, for something in them is not as it was made. `quarantined`: paths in
+    quarantine/ of what was written into directories while they were taken away.
     """
 
     version_ids: list[int] = field(default_factory=list)
-    gone_ids: list[int] = field(default_factory=list)
     freed_bytes: int = 0
     altered: list[Tag] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
@@ -48,10 +65,10 @@ class Evicted:
     def note(self, candidate: Candidate, found: _Found) -> None:
         """Count one directory by what was found in its place."""
         if found.is_altered:
+            _log.info("%s: directory kept, something in it was changed or added", candidate.tag)
             self.altered.append(candidate.tag)
-        elif found.is_gone:
-            self.gone_ids.append(candidate.version_id)
-        else:
+        elif not found.is_gone:
+            _log.info("%s: directory evicted (%d bytes)", candidate.tag, found.lone_bytes)
             self.version_ids.append(candidate.version_id)
             self.freed_bytes += found.lone_bytes
 
@@ -64,31 +81,48 @@ def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | No
     return EvictionRule(evict_all, time.time_ns(), keep_ns)
 
 
+def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions:
+    """Which directories may go by the rule, and what that frees; none without a rule. It only looks."""
+    candidates = [] if rule is None else unleased(workspace, workspace.catalog.directories.candidates(rule))
+    found = [(candidate, _survey(workspace, candidate)) for candidate in candidates]
+    going = [(candidate, each) for candidate, each in found if not each.is_altered]
+    for candidate, each in found:
+        if each.is_altered:
+            _log.info("%s: directory kept, something in it was changed or added", candidate.tag)
+    return Evictions(
+        rule,
+        tuple(candidate for candidate, _ in going),
+        sum(each.is_gone for _, each in going),
+        sum(each.lone_bytes for _, each in going),
+        tuple(candidate.tag for candidate, each in found if each.is_altered),
+    )
+
+
 def evict(
-    workspace: Workspace, session: Session, rule: EvictionRule, *, dry_run: bool, may_go: Callable[[VersionRow], bool]
+    workspace: Workspace, session: Session, planned: Evictions, *, may_go: Callable[[VersionRow], bool]
 ) -> Evicted:
-    """Take away the directories that may go by this rule; with `dry_run` only say which. `may_go` is asked of each
-    whether what stands there is sound elsewhere.
+    """Take away the directories that are planned to go, and may still. `may_go` is asked of each whether what stands
+    there is sound elsewhere.
 
     Each is marked as evicting, in a transaction that finds neither pin nor lease; compared with what was made;
     renamed into the session; and its row is dropped. A reader leases before it looks for the mark, so one of the
     two sees the other; one that sees the mark waits for the name's lock and makes the directory anew. A kill at any
-    point leaves a mark, which `finish_evictions` or the next reader settles, and files of a dead session.
+    point leaves a mark, which `settle_eviction` or the next reader settles, and files of a dead session.
     """
     evicted = Evicted()
-    for name, candidates in itertools.groupby(workspace.catalog.directories.candidates(rule), lambda c: c.name):
+    if planned.rule is None:
+        return evicted
+    for name, candidates in itertools.groupby(planned.candidates, lambda c: c.name):
         while batch := list(itertools.islice(candidates, _BATCH)):
-            if dry_run:
-                for candidate in unleased(workspace, batch):
-                    evicted.note(candidate, _survey(workspace, candidate))
-                continue
             for candidate in unleased(workspace, batch):
                 _is_safe(workspace, candidate, may_go)  # now, so that nobody waits for it while the lock is held
             doomed: list[_Doomed] = []
             with Lock(workspace.layout.name_lock(name)) as lock:
                 # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
                 if lock.try_acquire():
-                    doomed = _take_away(workspace, session, batch, rule, evicted, may_go)
+                    doomed = _take_away(workspace, session, batch, planned.rule, evicted, may_go)
+                else:
+                    _log.debug("%s: directories kept, another process works on this model", name)
             for each in doomed:
                 evicted.quarantined += _keep_late(workspace, each)
                 with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
@@ -101,32 +135,38 @@ def _is_safe(workspace: Workspace, candidate: Candidate, may_go: Callable[[Versi
     return row is None or may_go(row)
 
 
-def finish_evictions(workspace: Workspace, *, dry_run: bool) -> Evicted:
-    """Settle the directories that a gc which was killed had marked.
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A directory that a gc which was killed had marked as evicting, and whether it stands still."""
 
-    What still stands (the answer's `version_ids`) counts again, until a gc decides anew; what is gone loses its row.
+    candidate: Candidate
+    stands: bool
+
+
+def unsettled_evictions(workspace: Workspace) -> list[Unsettled]:
+    """The directories that a gc which was killed had marked. It only looks."""
+    found = workspace.catalog.directories.evicting()
+    return [Unsettled(candidate, _stands(workspace, candidate)) for candidate in found]
+
+
+def settle_eviction(workspace: Workspace, candidate: Candidate) -> None:
+    """Settle a directory that a gc which was killed had marked. The name's lock must be held.
+
+    What still stands counts again, until a gc decides anew; what is gone loses its row.
     """
-    settled = Evicted()
-    for candidate in workspace.catalog.directories.evicting():
-        with contextlib.nullcontext() if dry_run else workspace.name_lock(candidate.name):
-            _settle(workspace, candidate, settled, dry_run=dry_run)
-    return settled
-
-
-def _settle(workspace: Workspace, candidate: Candidate, settled: Evicted, *, dry_run: bool) -> None:
     directories = workspace.catalog.directories
     recorded = directories.find(candidate.version_id)
     if recorded is None or not recorded.evicting:
         return  # a reader was faster
-    row = workspace.catalog.versions.by_id(candidate.version_id)
-    if row is not None and Standing(workspace, row).is_ours:
-        settled.version_ids.append(candidate.version_id)
-        if not dry_run:
-            directories.undo_evictions([candidate.version_id])
+    if _stands(workspace, candidate):
+        directories.undo_evictions([candidate.version_id])
     else:
-        settled.gone_ids.append(candidate.version_id)
-        if not dry_run:
-            directories.end_evictions([candidate.version_id])
+        directories.end_evictions([candidate.version_id])
+
+
+def _stands(workspace: Workspace, candidate: Candidate) -> bool:
+    row = workspace.catalog.versions.by_id(candidate.version_id)
+    return row is not None and Standing(workspace, row).is_ours
 
 
 def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -134,6 +174,9 @@ def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Cand
     leases = workspace.catalog.leases
     alive = [each for each in leases.sessions() if sessions.is_live(workspace.layout, each)]
     leased = leases.versions(alive)
+    for candidate in candidates:
+        if candidate.version_id in leased:
+            _log.debug("%s: directory kept, a process uses it", candidate.tag)
     return [candidate for candidate in candidates if candidate.version_id not in leased]
 
 
@@ -148,8 +191,10 @@ def _take_away(
     doomed, kept = list[_Doomed](), []
     for candidate in batch:
         if candidate.version_id not in begun:
+            _log.debug("%s: directory kept, it has come into use, or has been pinned or opened", candidate.tag)
             continue
         if not _is_safe(workspace, candidate, may_go):
+            _log.info("%s: directory kept, a damaged file could not be stored again", candidate.tag)
             kept.append(candidate.version_id)
             continue
         # Compared now and not before the mark, which may have had to wait: what somebody puts there must not go.

@@ -23,7 +23,7 @@ from casstore.actions.exchange.importing import Arrival, Coming, Wishes, take_in
 from casstore.actions.exchange.look_ahead import LookAhead
 from casstore.actions.packs.durability import secure
 from casstore.actions.saving import comparing
-from casstore.actions.saving.finish import finish_saves
+from casstore.actions.saving.finish import finish_saves, unfinished_saves
 from casstore.actions.saving.request import Handling
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.homes import check_part, is_home
@@ -328,7 +328,7 @@ def _adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, 
     in_place = os.path.samefile(root, layout.models)
     if in_place:
         root = layout.models
-        finish_saves(workspace, dry_run=False)
+        finish_saves(workspace, unfinished_saves(workspace))
     elif layout.home.resolve() in [root.resolve(), *root.resolve().parents]:
         raise InvalidSource(f"{directory} is a working part of the store {layout.home}; adopt another directory")
     adoption = Adoption(workspace, durable, move or in_place, progress)

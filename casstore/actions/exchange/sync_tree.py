@@ -16,7 +16,7 @@ from casstore.actions.directories.survey import Disagreement, disagreement, is_m
 from casstore.actions.exchange.adopt import Adoption, Refused, adopting, note_tree
 from casstore.actions.exchange.pruned import keep
 from casstore.actions.saving.delete import delete
-from casstore.actions.saving.finish import finish_saves
+from casstore.actions.saving.finish import finish_saves, unfinished_saves
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound
@@ -72,7 +72,7 @@ def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool
 
 def _sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
     if not dry_run:
-        finish_saves(workspace, dry_run=False)
+        finish_saves(workspace, unfinished_saves(workspace))
         settle_directories(workspace)
     found = disagreement(workspace)
     if found.tree is None and prune:
@@ -127,7 +127,7 @@ class _Sync:
                 return
             keep(self._workspace, row)
             with contextlib.suppress(TagNotFound):
-                delete(self._workspace, row.tag)
+                delete(self._workspace, [row.tag])
         self.deleted.append(str(row.tag))
 
     def _adopt(self, paths: Sequence[Path]) -> None:

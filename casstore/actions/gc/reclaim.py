@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from casstore.catalog.marks import Marks
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.container import Container
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -29,7 +32,10 @@ class Reclaim:
     def condemn(self, candidates: Collection[Container], progress: Progress = SILENT) -> None:
         """Condemn those of the containers that nothing needs, and unlink all that are condemned."""
         references = self.workspace.catalog.references
-        self.marks.condemn(self.redundancy.removable(self.marks, candidates, progress), self.held.unseen)
+        removable = self.redundancy.removable(self.marks, candidates, progress)
+        for kept in set(candidates) - set(removable):
+            _log.debug("%s: kept, it is needed, or a chunk of it is damaged elsewhere", kept.file_id)
+        self.marks.condemn(removable, self.held.unseen)
         dead = references.dead_containers()
         gone = []
         progress.start("unlink", sum(size for _, size in dead))
@@ -37,6 +43,7 @@ class Reclaim:
             for container, size in dead:
                 if files.remove_file(container.path(self.workspace.layout)):
                     self.freed_bytes += size
+                    _log.info("%s: removed, nothing needs it any more (%d bytes)", container.file_id, size)
                 gone.append(container)
                 progress.advance(size)
         finally:

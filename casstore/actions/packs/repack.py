@@ -9,6 +9,7 @@ that somebody else has moved, or needs as it is, stays where it is.
 from __future__ import annotations
 
 import contextlib
+import logging
 import queue
 import threading
 from collections import OrderedDict
@@ -24,7 +25,7 @@ from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.workspace import Workspace
 from casstore.catalog.columns import Columns, PlannedChunk
 from casstore.catalog.index import Link
-from casstore.catalog.marks import Marks, SparsePack
+from casstore.catalog.marks import ColdFile, Marks, SparsePack
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -38,6 +39,7 @@ from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session, live_ids, session_of
 from casstore.storage.tensors.elements import Element, element_of
 
+_log = logging.getLogger(__name__)
 # A pack is rewritten when less than this share of it is needed: each byte rewritten then frees one at least.
 _SPARSE_BELOW = 0.5
 # Where somebody asks for that, each that gets noticeably smaller.
@@ -69,21 +71,22 @@ Reclaim = Callable[[Collection[int]], None]
 """Called after each pack with the row ids of the containers that it took from: what is empty now may be condemned."""
 
 
-def pack_cold(workspace: Workspace, marks: Marks, progress: Progress, reclaim: Reclaim) -> Moved:
-    """Move what only cold loose files hold into packs.
+def pack_cold(
+    workspace: Workspace, marks: Marks, cold: Sequence[ColdFile], progress: Progress, reclaim: Reclaim
+) -> Moved:
+    """Move what only these cold loose files hold into packs.
 
     Raises OSError (ENOSPC); what has been moved by then stays moved.
     """
     moved = Moved()
-    _, total = marks.cold()
-    if not total:
+    if not cold:
         return moved
-    with marks.columns() as columns, workspace.session() as session:
-        _plan(workspace, columns)
-        progress.start("pack", total)
+    with marks.columns(cold) as columns, workspace.session() as session:
+        arrange(workspace, columns)
+        progress.start("pack", sum(file.needed_bytes for file in cold))
         try:
             mover = Mover(workspace, session, reclaim, moved, verbatim=False)
-            _Packer(workspace, mover, progress).run(_columns(columns))
+            _Packer(workspace, mover, progress).run(arranged(columns))
         finally:
             progress.finish()
     return moved
@@ -103,7 +106,7 @@ def sparse_packs(workspace: Workspace, marks: Marks, *, rewrite_all: bool) -> li
     small = [pack for pack in packs if pack.size < _SMALL_PACK_BYTES and pack not in sparse]
     # What gc makes of the sparse ones, and then of cold files, may be a small pack each. Counted now, they do not make
     # the next gc merge what this one has left alone.
-    coming = bool(sparse) + (marks.cold()[0] > 0)
+    coming = bool(sparse) + bool(marks.cold())
     return sparse + small if small and len(small) + coming >= _MERGE_FROM else sparse
 
 
@@ -151,6 +154,7 @@ def _copy_needed(
             mover.copy(digest, workspace.objects.copy_record(digest, home), pack.container.id)
         except (IntegrityError, FileNotFoundError):
             mover.moved.damaged += 1
+            _log.info("chunk %s: left in pack %s, it is damaged", digest, pack.container.file_id)
         progress.advance(home.length)
 
 
@@ -196,13 +200,14 @@ class Mover:
         self._workspace.catalog.repacking.move(new, self._homes, synced, verbatim=self._verbatim)
         self.moved.bytes += new.size
         sources = set(self._homes.values())
+        _log.info("pack %s: %d chunks of %d files", new.file_id, len(new.chunks), len(sources))
         self._sources |= sources
         self.moved.files = len(self._sources)
         self._homes = {}
         self._reclaim(sources)
 
 
-def _plan(workspace: Workspace, columns: Columns) -> None:
+def arrange(workspace: Workspace, columns: Columns) -> None:
     """Bring the cold chunks into columns: the same place in versions that came from one another."""
     recent: OrderedDict[int, list[tuple[str, Recipe]]] = OrderedDict()
 
@@ -243,7 +248,8 @@ def _planned(columns: Columns) -> Iterator[PlannedChunk]:
         after = (batch[-1].column, batch[-1].number)
 
 
-def _columns(columns: Columns) -> Iterator[list[PlannedChunk]]:
+def arranged(columns: Columns) -> Iterator[list[PlannedChunk]]:
+    """The columns, one after another, each in the order of the versions."""
     for _, column in groupby(_planned(columns), attrgetter("column")):
         yield list(column)
 
@@ -253,7 +259,9 @@ class _Stopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Encoded:
+class Encoded:
+    """A chunk as it is to stand in a pack, its place in its chain, and the container that it is read from."""
+
     chunk: EncodedChunk
     generation: int
     home: int
@@ -267,7 +275,7 @@ class _Packer:
         self._mover = mover
         self._progress = progress
         # None ends a column.
-        self._encoded: queue.Queue[_Encoded | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
+        self._encoded: queue.Queue[Encoded | BaseException | None] = queue.Queue(_CHUNKS_AHEAD)
         self._stop = threading.Event()
 
     def run(self, columns: Iterator[list[PlannedChunk]]) -> None:
@@ -288,8 +296,9 @@ class _Packer:
                 self._mover.abort()
                 raise
 
-    def _take(self, item: _Encoded | BaseException | None) -> None:
+    def _take(self, item: Encoded | BaseException | None) -> None:
         if isinstance(item, IntegrityError):
+            _log.info("a chunk stays where it is: %s", item)
             self._mover.moved.damaged += 1
         elif isinstance(item, BaseException):
             raise item
@@ -297,7 +306,7 @@ class _Packer:
             self._mover.add(item.chunk, item.generation, item.home)
             self._progress.advance(item.chunk.raw_bytes)
 
-    def _put(self, item: _Encoded | BaseException | None) -> None:
+    def _put(self, item: Encoded | BaseException | None) -> None:
         while not self._stop.is_set():
             try:
                 self._encoded.put(item, timeout=0.2)
@@ -309,7 +318,7 @@ class _Packer:
     def _encode_column(self, column: list[PlannedChunk]) -> None:
         with contextlib.suppress(_Stopped):
             try:
-                _Column(self._workspace, column, self._put).encode()
+                Column(self._workspace, column, self._put).encode()
                 self._put(None)
             except _Stopped:
                 raise
@@ -317,11 +326,11 @@ class _Packer:
                 self._put(error)
 
 
-class _Column:
+class Column:
     """Encodes the chunks of one column in order, each against those before it. They share bytes and groupings."""
 
     def __init__(
-        self, workspace: Workspace, column: list[PlannedChunk], put: Callable[[_Encoded | BaseException], None]
+        self, workspace: Workspace, column: list[PlannedChunk], put: Callable[[Encoded | BaseException], None]
     ) -> None:
         self._workspace = workspace
         self._column = column
@@ -342,7 +351,7 @@ class _Column:
             encoded, generation = self._encode(chunk, raw)
             depth = 0 if encoded.base is None else self._links[encoded.base].depth + 1
             self._links[chunk.digest] = Link(chunk.digest, encoded.base, encoded.grouping, depth, generation)
-            self._put(_Encoded(encoded, generation, chunk.home))
+            self._put(Encoded(encoded, generation, chunk.home))
 
     def _encode(self, chunk: PlannedChunk, raw: bytes) -> tuple[EncodedChunk, int]:
         element = element_of(chunk.dtype)

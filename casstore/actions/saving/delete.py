@@ -1,18 +1,18 @@
-"""Deleting a version: rows first, then the directory; the bytes go with the next gc."""
+"""Deleting versions: rows first, then the directories; the bytes go with the next gc."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from casstore.actions.consistency.deleted import keep
+from casstore.actions.consistency.deleted import keep_all
 from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
-from casstore.errors import TagNotFound
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.sessions import Session
@@ -21,49 +21,98 @@ from casstore.tag import Tag
 _log = logging.getLogger(__name__)
 
 
-def delete(workspace: Workspace, tag: Tag) -> list[str]:
-    """Delete one version. Raises TagNotFound. What fails after the commit is named in the log, and gc finishes it.
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A version whose rows are gone and that has a tombstone. `recorded`: the stamps of its files, where they are known
+    still."""
 
-    Returns the paths in quarantine/ of what somebody has put into its directory, or changed there.
+    manifest_id: str
+    tag: Tag
+    recorded: Mapping[str, FileStamp] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """`kept`: paths in quarantine/ of what was in the directories and not the versions'. `failures`: the versions of
+    which something could not be taken away, and why."""
+
+    kept: list[str] = field(default_factory=list)
+    failures: list[tuple[Tag, OSError]] = field(default_factory=list)
+
+
+def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
+    """The tags of each name together, each once, names and versions in the order in which they come first."""
+    found: dict[str, dict[Tag, None]] = {}
+    for tag in tags:
+        found.setdefault(tag.name, {})[tag] = None
+    return [list(group) for group in found.values()]
+
+
+def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
+    """Delete versions of one name: all of them in one transaction, or none.
+
+    Raises TagNotFound when one of them is gone, StoreLocked. What fails after the commit is named in the log, and gc
+    finishes it. Returns the paths in quarantine/ of what somebody has put into their directories, or changed there.
     """
-    with workspace.session() as session, workspace.name_lock(tag.name):
-        row = workspace.catalog.versions.find(tag)
-        standing = None if row is None else Standing(workspace, row)
-        row = workspace.catalog.versions.delete(tag, None if standing is None else standing.inode())
-        if row is None:
-            raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
-        recorded = None if standing is None else standing.recorded
-        stamps = {} if recorded is None else unpacked_entries(recorded)
+    name = tags[0].name
+    with workspace.session() as session, workspace.name_lock(name):
+        stamps = {}
+        inodes = {}
+        for tag in tags:
+            row = workspace.catalog.versions.find(tag)
+            standing = None if row is None else Standing(workspace, row)
+            recorded = None if standing is None else standing.recorded
+            inodes[tag] = None if standing is None else standing.inode()
+            stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
+        rows = workspace.catalog.versions.delete(inodes)
+        swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
+    for tag, error in swept.failures:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        _log.warning(
+            "%s is deleted, but not all that it left could be taken away (%s); `casstore gc` takes the rest away "
+            "when that is mended",
+            tag, reason,
+        )  # fmt: skip
+    return swept.kept
+
+
+def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection[Deleted]) -> Swept:
+    """Take away what deleted versions of one name left: directories, manifests, tombstones, and bring that to disk
+    once for all of them. The name's lock must be held.
+
+    A version of which something cannot be taken away keeps its tombstone, and is among the failures.
+    """
+    swept = Swept()
+    gone = []
+    for each in deleted:
         try:
-            return sweep(workspace, session, row.manifest_id, tag, stamps)
+            swept.kept.extend(_take_away(workspace, session, each))
+            gone.append(each)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                latest.write(workspace, tag.name)
-            reason = f"{error.filename}: {error.strerror}" if error.filename else error
-            _log.warning(
-                "%s is deleted, but not all that it left could be taken away (%s); `casstore gc` takes the rest away "
-                "when that is mended",
-                tag, reason,
-            )  # fmt: skip
-            return []
+            swept.failures.append((each.tag, error))
+    try:
+        latest.write(workspace, name)
+        if gone:
+            _forget(workspace, gone, swept)
+    except OSError as error:
+        failed = {tag for tag, _ in swept.failures}
+        swept.failures.extend((each.tag, error) for each in gone if each.tag not in failed)
+    return swept
 
 
-def sweep(
-    workspace: Workspace, session: Session, manifest_id: str, tag: Tag, recorded: Mapping[str, FileStamp] | None = None
-) -> list[str]:
-    """Take away what a deleted version left: directory, manifest, tombstone. The name's lock must be held.
-
-    Returns the paths in quarantine/ of what was in the directory and not the version's. `recorded`: the stamps of its
-    files, where they are known still. Raises OSError.
-    """
-    directory = workspace.layout.model(tag)
-    kept: list[str] = []
+def _take_away(workspace: Workspace, session: Session, each: Deleted) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
-        if workspace.catalog.versions.is_deleted_directory(tag, os.lstat(directory).st_ino):
-            kept = take_away(workspace, session, tag, manifest_id, recorded or {})
-    latest.write(workspace, tag.name)
-    # The tombstone may only go once neither directory nor manifest can come back.
-    files.sync_directory(directory.parent if directory.parent.exists() else workspace.layout.models)
-    keep(workspace.layout, tag, manifest_id)
-    workspace.catalog.versions.forget_tombstone(manifest_id)
-    return kept
+        inode = os.lstat(workspace.layout.model(each.tag)).st_ino
+        if workspace.catalog.versions.is_deleted_directory(each.tag, inode):
+            return take_away(workspace, session, each.tag, each.manifest_id, each.recorded)
+    return []
+
+
+def _forget(workspace: Workspace, gone: Sequence[Deleted], swept: Swept) -> None:
+    """Move the manifests away, and drop the tombstones: only once neither directories nor manifests can come back."""
+    directory = workspace.layout.model(gone[0].tag).parent
+    files.sync_directory(directory if directory.exists() else workspace.layout.models)
+    failures = keep_all(workspace.layout, [(each.tag, each.manifest_id) for each in gone])
+    swept.failures.extend(failures)
+    failed = {tag for tag, _ in failures}
+    workspace.catalog.versions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)

@@ -178,9 +178,9 @@ def remove(workspace: Workspace, draft: KeptDraft) -> None:
         files.remove_tree(doomed)
 
 
-def overdue(workspace: Workspace, *, dry_run: bool) -> Iterator[KeptDraft]:
+def overdue(workspace: Workspace) -> Iterator[KeptDraft]:
     """The drafts that have been kept for `keep_days`, but those that a process has for itself. Raises OSError."""
-    for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace), dry_run=dry_run):
+    for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace)):
         draft = _read(directory)
         if not _is_held(workspace, draft):
             yield draft

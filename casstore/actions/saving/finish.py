@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 
 from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import mend
@@ -16,23 +17,27 @@ from casstore.storage.sessions import session_of
 from casstore.tag import Tag
 
 
-def finish_saves(workspace: Workspace, *, dry_run: bool) -> int:
-    """See to the manifests that dead sessions have left without a name; returns how many there are.
+def unfinished_saves(workspace: Workspace) -> list[str]:
+    """The ids of the manifests that dead sessions have left without a name. Raises OSError."""
+    # Before the sessions: a later one is not in it.
+    listed = [path for path in workspace.layout.pending_manifests.iterdir() if is_file_id(path.name)]
+    alive = sessions.live_ids(workspace.layout)
+    return [path.name for path in listed if session_of(path.name) not in alive]
+
+
+def finish_saves(workspace: Workspace, manifest_ids: Iterable[str]) -> None:
+    """See to manifests that dead sessions have left without a name (see `unfinished_saves`).
 
     Those of no version go. Another's directory, if it never came to stand, is recorded as not there, so that nobody
     takes it for one that was removed; one that stands is made what was recorded.
     """
-    # Before the sessions: a later one is not in it.
-    listed = [path for path in workspace.layout.pending_manifests.iterdir() if is_file_id(path.name)]
-    alive = sessions.live_ids(workspace.layout)
-    pending = [path.name for path in listed if session_of(path.name) not in alive]
+    pending = list(manifest_ids)
     committed = workspace.catalog.versions.by_manifest(pending)
-    for manifest_id in () if dry_run else pending:
+    for manifest_id in pending:
         if manifest_id in committed:
             _finish(workspace, committed[manifest_id], manifest_id)
         else:
             files.remove_file(workspace.layout.pending_manifest(manifest_id))
-    return len(pending)
 
 
 def _finish(workspace: Workspace, tag: Tag, manifest_id: str) -> None:

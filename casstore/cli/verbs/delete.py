@@ -53,8 +53,9 @@ def delete(
     """Delete versions, each by its full tag.
 
     It shows what would go (size, age, labels, pins) and asks. Directories go at once, bytes at the next `casstore gc`.
-    A version that others share bytes with can be deleted: the others keep what they need. Exit code 3: some were
-    deleted and some were not.
+    A version that others share bytes with can be deleted: the others keep what they need. Those of one model go in one
+    step: where it is interrupted, all of them are gone or none. One that cannot be deleted is named, and the others go
+    all the same. Exit code 3: some were deleted and some were not.
     """
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
@@ -167,13 +168,25 @@ def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str
     deleted: list[str] = []
     quarantined: list[str] = []
     failures: dict[str, Exception] = {}
+    pending = _by_model(tags)
     try:
-        for tag in tags:
+        while pending:
+            group = pending.pop(0)
             try:
-                quarantined += store.delete(tag)
-                deleted.append(tag)
+                quarantined += store.delete(group)
+                deleted += group
             except (casstore.CasstoreError, OSError) as error:
-                failures[tag] = error
+                if len(group) == 1:
+                    failures[group[0]] = error
+                else:  # none of them is deleted: see which can be
+                    pending[:0] = [[tag] for tag in group]
     except KeyboardInterrupt as error:
         raise exits.Interrupted(f"interrupted; {plural(len(deleted), 'version')} of {len(tags)} deleted") from error
-    return deleted, quarantined, failures
+    return sorted(deleted, key=tags.index), quarantined, failures
+
+
+def _by_model(tags: list[str]) -> list[list[str]]:
+    found: dict[str, list[str]] = {}
+    for tag in tags:
+        found.setdefault(tag.partition(":")[0].lower(), []).append(tag)
+    return list(found.values())

@@ -23,7 +23,7 @@ Examples:
 _MAX_LISTED = 5
 _WORTH_SAYING_BYTES = 1 << 20
 _LOWEST_PRIORITY = 19
-_UNKNOWN_UNTIL_DONE = "packed"
+_ESTIMATED = ("rewritten", "packed")
 
 
 @click.command(epilog=_EXAMPLES)
@@ -79,8 +79,9 @@ def gc(
                       with --rewrite each that gets smaller
     packed            loose files that no directory links to any more
 
-    Others may save, read and delete meanwhile; interrupting it is safe. A dry run cannot tell what packing frees:
-    its bytes for that are 0, and those of rewriting an estimate. In a pipe: step, count and bytes freed.
+    Others may save, read and delete meanwhile; interrupting it is safe. In a dry run the bytes of packing and
+    rewriting are estimates: up to 128 MiB to be packed are encoded to tell, of more a sample; they are some kilobytes
+    off for up to 128 MiB, and some percent for more. In a pipe: step, count and bytes freed.
     """
     wishes = {"evict_all": evict_all, "rewrite": rewrite, "empty_quarantine": empty_quarantine}
     if auto and (dry_run or any(wishes.values())):
@@ -158,8 +159,9 @@ def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool
         what = "a damaged chunk" if report.healed == 1 else f"{report.healed:,} damaged chunks"
         hint(options, f"stored {what} again from a copy; `casstore verify` tells what else the disk has harmed")
     if report.dry_run:
-        if any(step.count for step in report.steps if step.name == _UNKNOWN_UNTIL_DONE):
-            hint(options, "what packing frees shows when it is done")
+        estimated = [step.name for step in report.steps if step.name in _ESTIMATED and step.count]
+        if estimated:
+            hint(options, f"{' and '.join(estimated)}: bytes are an estimate")
         flags = "".join(f" --{name.replace('_', '-')}" for name, is_wished in wishes.items() if is_wished)
         hint(options, f"nothing was changed; `casstore gc{flags}` does it")
     if report.quarantine_bytes >= _WORTH_SAYING_BYTES:

@@ -1,0 +1,246 @@
+"""What gc is going to do, as a value: decided by looking alone. A dry run prints it, and `apply` carries it out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from casstore.actions import keeping
+from casstore.actions.consistency.held import Held
+from casstore.actions.consistency.moments import check_nothing_is_missing
+from casstore.actions.consistency.strays import foreign_files, unnamed_files
+from casstore.actions.directories import latest
+from casstore.actions.directories.evict import (
+    Evictions,
+    Unsettled,
+    eviction_rule,
+    plan_evictions,
+    unleased,
+    unsettled_evictions,
+)
+from casstore.actions.gc.report import GcOptions, GcReport, GcStep
+from casstore.actions.packs.estimate import packed_bytes
+from casstore.actions.packs.repack import needed_bytes, sparse_packs
+from casstore.actions.saving import drafts
+from casstore.actions.saving.drafts import KeptDraft
+from casstore.actions.saving.finish import unfinished_saves
+from casstore.actions.workspace import Workspace
+from casstore.catalog.marks import ColdFile, Marks, SparsePack
+from casstore.errors import StoreError
+from casstore.storage import sessions
+from casstore.storage.container import Container
+from casstore.storage.sessions import session_of
+from casstore.storage.walking import walk
+from casstore.tag import Tag
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What was cut short after its commit: directories marked as evicting, the tombstones of deleted versions with
+    their manifests' ids, the ids of manifests without a name, and models whose file `latest` is not up to date."""
+
+    evictions: tuple[Unsettled, ...]
+    tombstones: tuple[tuple[str, Tag], ...]
+    manifest_ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.evictions) + len(self.tombstones) + len(self.manifest_ids) + len(self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """What has been kept long enough: `paths` in quarantine/ with what they hold, the `pruned` manifests among them,
+    and `drafts`. `kept_bytes`: of what stays in both."""
+
+    paths: tuple[Path, ...]
+    pruned: tuple[Path, ...]
+    drafts: tuple[KeptDraft, ...]
+    count: int
+    freed_bytes: int
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The ids of processes that died, and the bytes of what they left."""
+
+    ids: tuple[str, ...]
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """What becomes of containers when all before has been done: these go, these packs are rewritten, and what is needed
+    of these cold loose files is packed. `packed_bytes`: about what the new packs take, 0 where that was not asked.
+
+    `would_free`: what evicting all besides would free at once, and what it would let gc pack.
+    """
+
+    unneeded: tuple[tuple[Container, int], ...]
+    sparse: tuple[SparsePack, ...]
+    cold: tuple[ColdFile, ...]
+    packed_bytes: int
+    would_free: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class GcPlan:
+    """The steps of a gc in their order. It is good for one store, as long as gc's lock is held, and may be applied
+    again where that was cut short. Others save, read and delete meanwhile, so applying looks again at each thing."""
+
+    wishes: GcOptions
+    sessions: Sessions
+    unfinished: Unfinished
+    evictions: Evictions
+    overdue: Overdue
+    strays: tuple[Path, ...]
+    foreign: tuple[str, ...]
+    objects: Objects
+
+    def report(self) -> GcReport:
+        """What a dry run says."""
+        objects = self.objects
+        steps = (
+            GcStep("dead sessions", len(self.sessions.ids), self.sessions.freed_bytes),
+            GcStep("unfinished work", self.unfinished.count),
+            GcStep("idle directories", self.evictions.count, self.evictions.freed_bytes, len(self.evictions.altered)),
+            GcStep("quarantine", self.overdue.count, self.overdue.freed_bytes),
+            GcStep("stray files", len(self.strays)),
+            GcStep("unneeded objects", len(objects.unneeded), sum(size for _, size in objects.unneeded)),
+            GcStep("rewritten", len(objects.sparse), sum(pack.size - needed_bytes(pack) for pack in objects.sparse)),
+            GcStep("packed", len(objects.cold), sum(file.size for file in objects.cold) - objects.packed_bytes),
+        )
+        return GcReport(
+            steps, True, self.evictions.altered, foreign=self.foreign, evictable_bytes=objects.would_free[0],
+            packable_bytes=objects.would_free[1], quarantine_bytes=self.overdue.kept_bytes,
+        )  # fmt: skip
+
+
+def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
+    """Decide what a gc should do. It changes nothing; gc's lock must be held. `measured`: say also what packing would
+    free, which takes the encoding of what is to be packed, or of a sample.
+
+    Raises StoreError when manifests stand for which the catalog has neither version nor tombstone, or when a file is
+    missing or cut short that a version needs: then nothing may be removed.
+    """
+    _check_catalog_is_current(workspace)
+    with workspace.catalog.references.marked() as marks:
+        check_nothing_is_missing(workspace, marks)
+        dead = tuple(sessions.dead_ids(workspace.layout))
+        freed = sum(tree_bytes(workspace.layout.session(each)) for each in dead)
+        unfinished = _unfinished(workspace)
+        evictions = plan_evictions(workspace, eviction_rule(workspace, evict_all=wishes.evict_all))
+        overdue = _overdue(workspace, wishes)
+        strays = tuple(unnamed_files(workspace))
+        foreign = tuple(map(str, foreign_files(workspace.layout)))
+        marks.leave(each.candidate.version_id for each in unfinished.evictions if not each.stands)
+        marks.leave(each.version_id for each in evictions.candidates)
+        marks.hold(Held(workspace, set(overdue.pruned)).unseen())
+        objects = _objects(workspace, marks, wishes, measured=measured)
+    return GcPlan(wishes, Sessions(dead, freed), unfinished, evictions, overdue, strays, foreign, objects)
+
+
+def _check_catalog_is_current(workspace: Workspace) -> None:
+    """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
+    layout, versions = workspace.layout, workspace.catalog.versions
+    unknown = []
+    for tag, manifest_id, path in list(layout.standing_manifests()):  # listed before the catalog is read
+        row = versions.find(tag)
+        if row is None or row.manifest_id != manifest_id:
+            unknown.append((manifest_id, path))
+    # A deletion leaves the tombstone, then removes the file, then the tombstone: so look in that order.
+    dead = {manifest_id for manifest_id, _ in versions.tombstones()}
+    for manifest_id, path in unknown:
+        if manifest_id not in dead and path.exists():
+            raise StoreError(
+                f"{path} is the manifest of a saved version that the catalog does not know, so the catalog is "
+                f"older than the store; gc removed nothing. Put the newer {layout.catalog.name} back, or "
+                "make a new one with `casstore repair --rebuild-catalog`; to give up a version whose manifest "
+                "that cannot read, move the manifest away"
+            )
+
+
+def _unfinished(workspace: Workspace) -> Unfinished:
+    catalog = workspace.catalog
+    evictions = tuple(unsettled_evictions(workspace))
+    tombstones = tuple(catalog.versions.tombstones())
+    manifest_ids = tuple(unfinished_saves(workspace))
+    # To finish either of these is to write `latest` too.
+    tags = [*(tag for _, tag in tombstones), *catalog.versions.by_manifest(manifest_ids).values()]
+    written = {tag.name for tag in tags}
+    names = (name for name in catalog.versions.names() if name not in written and latest.is_stale(workspace, name))
+    return Unfinished(evictions, tombstones, manifest_ids, tuple(names))
+
+
+def _overdue(workspace: Workspace, wishes: GcOptions) -> Overdue:
+    layout, keep_ns = workspace.layout, keeping.keep_ns(workspace)
+    pruned = keeping.overdue(layout.pruned_manifests, keep_ns)
+    paths = [*keeping.overdue(layout.quarantined_strays, keep_ns), *pruned]
+    paths += keeping.overdue(layout.changed_files, keep_ns)
+    if wishes.empty_quarantine:
+        timed = {layout.quarantined_strays, layout.pruned_manifests, layout.changed_files}
+        paths += [path for path in layout.quarantine.iterdir() if path not in timed]
+    old = tuple(drafts.overdue(workspace))
+    count = sum(map(file_count, paths)) + len(old)
+    freed = sum(map(tree_bytes, paths)) + sum(tree_bytes(Path(draft.path)) for draft in old)
+    kept = tree_bytes(layout.quarantine) + tree_bytes(layout.drafts) - freed
+    return Overdue(tuple(paths), tuple(pruned), old, count, freed, kept)
+
+
+def _objects(workspace: Workspace, marks: Marks, wishes: GcOptions, *, measured: bool) -> Objects:
+    # What no version needs yet may be what an import has stored so far. Listed before the sessions.
+    unneeded = marks.unreferenced()
+    alive = sessions.live_ids(workspace.layout)
+    for container, _ in unneeded:
+        if session_of(container.file_id) in alive:
+            _log.debug("%s: kept, what runs has just stored it", container.file_id)
+    unneeded = [(container, size) for container, size in unneeded if session_of(container.file_id) not in alive]
+    unneeded += workspace.catalog.references.dead_containers()
+    sparse = sparse_packs(workspace, marks, rewrite_all=wishes.rewrite)
+    cold = marks.cold()
+    size = packed_bytes(workspace, marks, cold) if measured else 0
+    would_free = (0, 0) if wishes.evict_all else what_eviction_frees(workspace, marks)
+    return Objects(tuple(unneeded), tuple(sparse), tuple(cold), size, would_free)
+
+
+def what_eviction_frees(workspace: Workspace, marks: Marks) -> tuple[int, int]:
+    """What no directory would link to any more if all went that may: unneeded bytes, and bytes to be packed."""
+    rule = eviction_rule(workspace, evict_all=True)
+    candidates = [] if rule is None else workspace.catalog.directories.candidates(rule)
+    before = _unlinked_bytes(marks)
+    marks.leave(each.version_id for each in unleased(workspace, candidates))
+    unneeded, cold = _unlinked_bytes(marks)
+    return unneeded - before[0], cold - before[1]
+
+
+def _unlinked_bytes(marks: Marks) -> tuple[int, int]:
+    return sum(size for _, size in marks.unreferenced()), sum(file.needed_bytes for file in marks.cold())
+
+
+def file_count(path: Path) -> int:
+    """How many files, links and the like a path stands for: itself, or those below a directory."""
+    if path.is_symlink() or not path.is_dir():
+        return int(os.path.lexists(path))
+    return sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(path), lambda _: None))
+
+
+def tree_bytes(path: Path) -> int:
+    """What deleting a file or directory frees: the bytes of its files that no other link keeps."""
+    with contextlib.suppress(OSError):
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode):
+            return _lone_bytes([status])
+    return _lone_bytes(status for _, status in walk(str(path), lambda _: None))
+
+
+def _lone_bytes(statuses: Iterable[os.stat_result]) -> int:
+    return sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
