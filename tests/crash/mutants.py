@@ -16,7 +16,7 @@ from casstore.actions.directories import evict, materialize, presence
 from casstore.actions.exchange import casmodel_import
 from casstore.actions.gc import reclaim
 from casstore.actions.packs import repack
-from casstore.actions.saving import delete, save
+from casstore.actions.saving import commit, delete
 from casstore.catalog import connection, index, references, repacking, versions
 from casstore.storage import files, pack
 
@@ -58,25 +58,25 @@ def _mutant(name: str, scenario: str, *edits: tuple[Callable[..., Any], str, str
     return Mutant(name, scenario, tuple(Edit(*edit) for edit in edits), is_slow)
 
 
-_COMMIT = "version_id = self._catalog.versions.commit(commit)\n"
+_COMMIT = "self._workspace.catalog.versions.commit(written.commit)\n"
 
 POWER = [
     _mutant(
         "a new store's directories are not synced", "full", (home._make, "files.sync_directory(parent)", "pass")
     ),
     _mutant(
-        "adopted files are not synced", "full", (save._Save._sync, "for path in adopted:", "for path in []:")
+        "adopted files are not synced", "full", (commit._sync, "for path in adopted:", "for path in []:")
     ),
     _mutant(
         "what was saved relaxed is not synced", "full",
-        (save._Save._sync, "self._catalog.index.unsynced_homes(relied_on - brought)", "[]"),
+        (commit._sync, "workspace.catalog.index.unsynced_homes(relied_on - brought)", "[]"),
     ),
     _mutant(
         "names of loose files are not synced", "full",
-        (save._Save._sync, "in sorted(directories):", "in sorted(directories & {str(self._layout.packs)}):"),
+        (commit._sync, "in sorted(directories):", "in sorted(directories & {str(layout.packs)}):"),
     ),
     _mutant(
-        "names of packs are not synced", "full", (save._Save._sync, "directories.add(str(self._layout.packs))", "pass")
+        "names of packs are not synced", "full", (commit._sync, "directories.add(str(layout.packs))", "pass")
     ),
     _mutant(
         "names of imported packs are not synced", "imports",
@@ -87,14 +87,17 @@ POWER = [
     _mutant("names of manifests are not synced", "full", (files.write_file, "if durable:", "if False:")),
     _mutant(
         "the commit comes before the sync", "full",
-        (save._Save.commit, "self._sync(relied_on, stored)\n", "pass\n"),
-        (save._Save.commit, _COMMIT, _COMMIT.strip() + "; self._sync(relied_on, stored)\n"), is_slow=True,
+        (commit.write, "_sync(workspace, containers, relied_on, progress) if terms.durable else []", "[]"),
+        (
+            commit.Committing.run, _COMMIT,
+            _COMMIT.strip() + "; _sync(self._workspace, written.commit.containers, written.commit.relied_on, SILENT)\n",
+        ), is_slow=True,
     ),
     _mutant(
         "final names come before the commit", "full",
         (
-            save._Save.commit, _COMMIT,
-            "publish(self._workspace, manifest.tag, manifest_id, self._draft if self._new.materialize else None); "
+            commit.Committing.run, _COMMIT,
+            "publish(self._workspace, self._target.tag, written.commit.manifest_id, self._target.draft); "
             + _COMMIT,
         ), is_slow=True,
     ),

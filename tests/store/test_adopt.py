@@ -20,7 +20,7 @@ import casstore
 from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import placing
 from casstore.actions.exchange import adopt
-from casstore.actions.saving import save, staging
+from casstore.actions.saving import commit, homes, save, staging, storing
 from casstore.storage import files as storage_files
 from tests.kit import Child, bento, contents, everything, noise, streamed
 
@@ -142,7 +142,7 @@ def test_in_place_nothing_is_copied_and_nothing_is_ever_away(home, store, parts,
     inodes = {name: os.lstat(directory / name).st_ino for name in ["", *plain]}
     mode = directory.stat().st_mode
     seen = []
-    for module in (save, placing, storage_files):
+    for module in (commit, placing, storage_files):
         for name in ("settle", "publish", "rename"):
             if hasattr(module, name):
                 real = getattr(module, name)
@@ -618,8 +618,8 @@ class _Boom(BaseException):
 
 
 STEPS = [
-    (save, "find_lost"), (save.Staging, "stage"), (save._Save, "_store"), (save._Save, "_sync"),
-    (save._Save, "_clear_the_way"), (save, "settle"), (save, "publish"), (save, "remove_source"),
+    (homes, "find_lost"), (staging.Staging, "stage"), (storing.Storing, "store"), (commit, "_sync"),
+    (commit, "_clear_the_way"), (commit, "settle"), (commit, "publish"), (save, "remove_source"),
     (adopt, "take_in"), (adopt.Adoption, "_remove"), (adopt, "_remove_empty_names"), (adopt, "_note_latest"),
     (staging.Staging, "_take"), (staging.Staging, "_copy"), (adopt, "finish_saves"), (materialize_action, "settle"),
 ]  # fmt: skip
@@ -677,7 +677,7 @@ def test_killed_before_any_file_has_become_the_version_s(store, home, then):
     before = everything(directory)
 
     def die():
-        save.settle = lambda *_: os.kill(os.getpid(), 9)
+        commit.settle = lambda *_: os.kill(os.getpid(), 9)
         store.adopt(home)
 
     assert Child(die).wait() == -9
@@ -720,9 +720,9 @@ def test_what_is_added_meanwhile_stays(way, tree, take, store, parts, plain, mon
     """Before the commit the directory is refused; after it, what has come stays, or in a version's own directory is
     kept in quarantine."""
     directory = bento(tree, "m:v1", parts)
-    real = save.check_as_found
+    real = commit.check_as_found
     monkeypatch.setattr(
-        save, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
+        commit, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
     )
     before = everything(directory)
     report = take()
@@ -730,7 +730,7 @@ def test_what_is_added_meanwhile_stays(way, tree, take, store, parts, plain, mon
     assert "written to" in report.refused[0].reason
     assert everything(directory) == {**before, "late": b"late"}
     monkeypatch.setattr(
-        save, "check_as_found", lambda source: (real(source), (directory / "later").write_bytes(b"later"))
+        commit, "check_as_found", lambda source: (real(source), (directory / "later").write_bytes(b"later"))
     )
     assert take().adopted == ("m:v1",)
     kept = [directory / "later"] if way != "in place" else list((store.home / "quarantine/changed").rglob("later"))
@@ -749,15 +749,15 @@ def test_what_is_rewritten_meanwhile_is_not_lost(way, tree, take, store, parts, 
         (directory / "new").write_bytes(text)
         (directory / "new").rename(directory / name)
 
-    real = save.check_as_found
-    monkeypatch.setattr(save, "check_as_found", lambda source: (rewrite(), real(source)))
+    real = commit.check_as_found
+    monkeypatch.setattr(commit, "check_as_found", lambda source: (rewrite(), real(source)))
     report = take()
     assert report.adopted == ()
     assert (directory / name).read_bytes() == text
-    monkeypatch.setattr(save, "check_as_found", real)
+    monkeypatch.setattr(commit, "check_as_found", real)
     shutil.rmtree(directory)
     bento(tree, "m:v1", parts)
-    monkeypatch.setattr(save, "check_as_found", lambda source: (real(source), rewrite()))
+    monkeypatch.setattr(commit, "check_as_found", lambda source: (real(source), rewrite()))
     assert take().adopted == ("m:v1",)
     kept = [directory / name, *(store.home / "quarantine").iterdir()]
     assert text in [path.read_bytes() for path in kept if path.exists()]

@@ -11,7 +11,7 @@ import pytest
 
 import casstore
 from casstore.actions.health.repair import _Repair
-from casstore.actions.saving import save as save_action
+from casstore.actions.saving import commit as commit_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 from tests.kit import Child, checkpoint, contents, noise, part, plant, script, streamed
@@ -345,7 +345,7 @@ def test_a_directory_that_is_of_another_version_by_now_is_left_alone(store, save
 
 def test_a_damaged_manifest_that_has_not_been_given_its_name(store, save, home, whole):
     def save_and_die():
-        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        commit_action.publish = lambda *_: os.kill(os.getpid(), 9)
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

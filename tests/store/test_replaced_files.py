@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.saving import save, staging
+from casstore.actions.saving import commit, staging
 from casstore.storage import chunking
 from tests.kit import contents, noise, plant, streamed
 
@@ -57,7 +57,7 @@ def at(monkeypatch):
             "hashed": (chunking, "scan_file"),
             "hashed small": (chunking, "scan_bytes"),
             "staged": (staging.Staging, "stage"),
-            "stored": (save._Save, "_sync"),
+            "stored": (commit, "_sync"),
         }[moment]
         real = getattr(module, name)
 

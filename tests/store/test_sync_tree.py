@@ -14,8 +14,8 @@ import casstore
 from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import survey as tree
 from casstore.actions.exchange import sync_tree as sync
+from casstore.actions.saving import commit as commit_action
 from casstore.actions.saving import delete as delete_action
-from casstore.actions.saving import save as save_action
 from tests.kit import Child, bento, contents, everything, noise, plant
 
 BIG = 1_300_000
@@ -315,7 +315,7 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
 
     def save_and_die():
         if killed_at == "publish":
-            save_action.publish = die
+            commit_action.publish = die
         else:
             casstore.actions.workspace.Workspace.file_pending_manifest = die
         save("m:1", {"w": b"1"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from casstore.actions.saving import save as save_action
+from casstore.actions.saving import commit as commit_action
 from casstore.catalog.references import References
 from tests.kit import Child, noise, part, plant
 
@@ -187,7 +187,7 @@ def test_what_gc_has_condemned_and_taken_away_meanwhile_is_no_damage(store, save
 
 def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(store, save, home, monkeypatch):
     def save_and_die():
-        save_action.publish = lambda *_: os.kill(os.getpid(), 9)
+        commit_action.publish = lambda *_: os.kill(os.getpid(), 9)
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

@@ -53,15 +53,7 @@ _UNKNOWN_UNTIL_DONE = "packed"
 @common_options
 @pass_options
 @click.pass_context
-def gc(
-    context: click.Context,
-    options: Options,
-    dry_run: bool,
-    evict_all: bool,
-    rewrite: bool,
-    empty_quarantine: bool,
-    auto: bool,
-) -> None:
+def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, **wishes: bool) -> None:
     """Give back space: what no version needs, and idle directories.
 
     A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
@@ -82,7 +74,6 @@ def gc(
     Others may save, read and delete meanwhile; interrupting it is safe. A dry run cannot tell what packing frees:
     its bytes for that are 0, and those of rewriting an estimate. In a pipe: step, count and bytes freed.
     """
-    wishes = {"evict_all": evict_all, "rewrite": rewrite, "empty_quarantine": empty_quarantine}
     if auto and (dry_run or any(wishes.values())):
         raise click.UsageError("--auto decides by itself; it goes with no other option that says what to do", context)
     if auto:
