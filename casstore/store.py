@@ -24,6 +24,7 @@ from casstore.actions.exchange import exporting, importing
 from casstore.actions.exchange import pruned as pruned_action
 from casstore.actions.exchange import sync_tree as sync_action
 from casstore.actions.exchange.adopt import AdoptReport
+from casstore.actions.exchange.arrivals import Wishes as ImportWishes
 from casstore.actions.exchange.backup import BackupReport
 from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.gc import collect as gc_action
@@ -871,7 +872,7 @@ class Store:
         [True]
         """
         query = None if as_tag is None else TagQuery.parse(as_tag)
-        wishes = importing.Wishes(
+        wishes = ImportWishes(
             None if query is None else resolve.completed(query), Trust.GIVEN if trust else Trust.NONE,
             self._is_durable(durability), materialize,
         )  # fmt: skip

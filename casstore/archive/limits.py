@@ -23,7 +23,10 @@ MAX_RATIO = 100
 
 
 class Budget:
-    """What has been read of the source, and what came of it."""
+    """What has been read of the source, and what came of it.
+
+    `trust` lifts the limit on how far an archive may expand, and no other. `advance` is told of the bytes read.
+    """
 
     def __init__(self, *, trust: bool = False, advance: Callable[[int], None] = lambda _: None) -> None:
         self._trust = trust

@@ -34,17 +34,16 @@ def unpack(
     directory: Path,
     *,
     format: Format | None = None,
-    trust: bool = False,
+    budget: Budget | None = None,
     will_be_synced: bool = False,
     spool: Callable[[], BinaryIO] | None = None,
-    advance: Callable[[int], None] = lambda _: None,
 ) -> Unpacked:
     """Unpack `source`, from where it stands to its end, into `directory`, which is empty and nobody else's.
 
     The content decides what the format is. `source` is read once, in order; only zip needs seeking, and what cannot
-    seek is first copied to the file that `spool` opens for reading and writing, which is then closed. `advance` is
-    told of bytes read from `source`. `will_be_synced`: the caller will fsync the files, so they may as well be on their
-    way to the disk. `trust` lifts the limit on how far an archive may expand, and no other.
+    seek is first copied to the file that `spool` opens for reading and writing, which is then closed. `budget`: what
+    it may take, and who is told of the bytes read; a new one. `will_be_synced`: the caller will fsync the files, so
+    they may as well be on their way to the disk.
 
     Files get mode 0600, or 0700 if executable; owners and times are not kept. Links are replaced by copies of
     what they lead to. A model.yaml at the top is returned, not written.
@@ -52,7 +51,7 @@ def unpack(
     Raises InvalidSource where `source` is no archive, or not of `format`; UnsafeArchive where it is damaged, or has a
     member that cannot be, or takes too much; OSError. What was written until then stays in `directory`.
     """
-    budget = Budget(trust=trust, advance=advance)
+    budget = budget or Budget()
     start = source.tell() if source.seekable() else None
     reader = _Reader(source)
     found = _settle(reader.peek(), format)

@@ -257,14 +257,14 @@ class Index:
         found: dict[tuple[Digest, bool], list[LooseFile]] = {}
         sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} ORDER BY synced DESC, id"
         for row in self._batched(sql, digests):
-            file = _loose(*row)
+            file = _loose(row)
             found.setdefault((decoding.digest(row[2]), bool(row[3])), []).append(file)
         return found
 
     def homes(self) -> list[LooseFile]:
         """Every live container that a chunk is at home in, packs too, with its stamp as far as there is one."""
         is_home = "EXISTS (SELECT 1 FROM chunk WHERE container = container.id)"
-        return [_loose(*row) for row in self.rows(f"{_LOOSE} WHERE state = {LIVE} AND {is_home}")]
+        return [_loose(row) for row in self.rows(f"{_LOOSE} WHERE state = {LIVE} AND {is_home}")]
 
     def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:
         """What is known of the files with those (device, inode) pairs."""
@@ -350,18 +350,8 @@ def _location(container: Container, place: list[Any], base: Any, grouping: Any) 
     return Location(container, offset, length, raw_bytes, encoding, optional_digest(base), optional_digest(grouping))
 
 
-def _loose(
-    row_id: int,
-    file_id: str,
-    digest: bytes,
-    executable: int,
-    inode: int,
-    size: int,
-    mtime_ns: int,
-    synced: int,
-    boot_id: str | None,
-    read_at_ns: int | None,
-) -> LooseFile:
+def _loose(row: tuple[Any, ...]) -> LooseFile:
+    row_id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at_ns = row
     # One of an unknown stamp is read before it is used.
     stamp = FileStamp(inode, decoding.typed(size, int, "a size"), mtime_ns)
     container = _container(row_id, file_id, digest, executable)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 import zstandard
@@ -331,22 +331,15 @@ def _index_entries(index: bytes, offset: int) -> list[PackEntry]:
         rows = Unpacking((most + 1) * _MAX_ROW_ITEMS).unpack(document)
         if len(rows) > most:
             raise IntegrityError("an index has more entries than the pack has room for")
-        return [_index_entry(*row[:7], end=offset) for row in rows]
+        return [_index_entry(row, offset) for row in rows]
     except (msgpack.UnpackException, ValueError, TypeError, KeyError) as error:
         raise IntegrityError(f"an index cannot be read: {error}") from error
 
 
-def _index_entry(
-    digest: bytes,
-    offset: int,
-    length: int,
-    raw_bytes: int,
-    encoding: int,
-    base: bytes | None,
-    grouping: bytes | None = None,  # indexes of before there were deltas end here
-    *,
-    end: int,
-) -> PackEntry:
+def _index_entry(row: Sequence[Any], end: int) -> PackEntry:
+    """What a row of an index says, of records that end before `end`. Raises ValueError, TypeError."""
+    digest, offset, length, raw_bytes, encoding, base, *more = row[:7]
+    grouping = more[0] if more else None  # indexes of before there were deltas do not have it
     if not _HEADER.size <= offset < offset + length <= end:
         raise ValueError("an entry of an index points outside the records")
     if not all(type(number) is int for number in (offset, length, raw_bytes, encoding)):

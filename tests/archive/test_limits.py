@@ -18,6 +18,7 @@ import pytest
 import zstandard
 
 from casstore.archive import limits
+from casstore.archive.limits import Budget
 from casstore.archive.unpacking import unpack
 from casstore.errors import UnsafeArchive
 from tests.kit import script
@@ -68,7 +69,7 @@ def test_trust_lifts_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for form, bomb in BOMBS.items():
         place = tmp_path / form
         place.mkdir()
-        assert unpack(io.BytesIO(bomb(20 * MIB)), place, trust=True).size == 20 * MIB
+        assert unpack(io.BytesIO(bomb(20 * MIB)), place, budget=Budget(trust=True)).size == 20 * MIB
 
 
 def test_what_is_not_compressed_never_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from casstore.archive import limits
+from casstore.archive.limits import Budget
 from casstore.archive.links import Link, Resolver
 from casstore.errors import UnsafeArchive
 
@@ -122,7 +123,7 @@ def test_links_to_directories_count_against_the_limits(
         read(archive)
     monkeypatch.setattr(limits, "MAX_MEMBERS", 1000)
     with pytest.raises(UnsafeArchive, match="more than 1,000 members"):
-        read(archive, trust=True)
+        read(archive, budget=Budget(trust=True))
 
 
 def test_links_take_bounded_memory(read: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from casstore.archive.formats import Format
+from casstore.archive.limits import Budget
 from casstore.archive.names import fold
 from casstore.archive.writing import open_writer
 from casstore.errors import InvalidSource, UnsafeArchive
@@ -92,7 +93,7 @@ def test_large_files_come_back(read: Callable[..., Any], form: Format) -> None:
     archive = write(form, tree, WriteOnly())
     assert read(archive)[1] == tree
     counts: list[int] = []
-    assert read(Pipe(archive, 1 << 17), spool=tempfile.TemporaryFile, advance=counts.append)[1] == tree
+    assert read(Pipe(archive, 1 << 17), spool=tempfile.TemporaryFile, budget=Budget(advance=counts.append))[1] == tree
     assert sum(counts) == len(archive)
     assert len(counts) > 3
 
@@ -101,7 +102,7 @@ def test_large_files_come_back(read: Callable[..., Any], form: Format) -> None:
 def test_every_byte_of_a_seekable_source_is_reported_once(read: Callable[..., Any], form: Format) -> None:
     archive = write(form, {f"{number}": bytes(number) for number in range(50)})
     counts: list[int] = []
-    read(archive, advance=counts.append)
+    read(archive, budget=Budget(advance=counts.append))
     assert sum(counts) == len(archive)
 
 

@@ -23,7 +23,7 @@ import casstore
 from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import placing
 from casstore.actions.exchange import adopt
-from casstore.actions.saving import save, staging
+from casstore.actions.saving import commit, homes, save, staging, storing
 from casstore.actions.saving.staging import Staging
 from casstore.actions.sources.source import check_as_found
 from casstore.storage import files as storage_files
@@ -173,7 +173,7 @@ def test_in_place_nothing_is_copied_and_nothing_is_ever_away(
     inodes = {name: os.lstat(directory / name).st_ino for name in ["", *plain]}
     mode = directory.stat().st_mode
     seen = []
-    for module in (save, placing, storage_files):
+    for module in (commit, placing, storage_files):
         for name in ("settle", "publish", "rename"):
             if hasattr(module, name):
                 real = getattr(module, name)
@@ -658,8 +658,8 @@ class _Boom(BaseException):
 
 
 STEPS = [
-    (save, "find_lost"), (Staging, "stage"), (save._Save, "_store"), (save._Save, "_sync"),
-    (save._Save, "_clear_the_way"), (save, "settle"), (save, "publish"), (save, "remove_source"),
+    (homes, "find_lost"), (Staging, "stage"), (storing.Storing, "store"), (commit, "_sync"),
+    (commit, "_clear_the_way"), (commit, "settle"), (commit, "publish"), (save, "remove_source"),
     (adopt, "take_in"), (adopt.Adoption, "_remove"), (adopt, "_remove_empty_names"), (adopt, "_note_latest"),
     (staging.Staging, "_take"), (staging.Staging, "_copy"), (adopt, "finish_saves"), (materialize_action, "settle"),
 ]  # fmt: skip
@@ -719,7 +719,7 @@ def test_killed_before_any_file_has_become_the_version_s(store: casstore.Store, 
     before = everything(directory)
 
     def die():
-        pytest.MonkeyPatch().setattr(save, "settle", lambda *_: os.kill(os.getpid(), 9))
+        pytest.MonkeyPatch().setattr(commit, "settle", lambda *_: os.kill(os.getpid(), 9))
         store.adopt(home)
 
     assert Child(die).wait() == -9
@@ -766,7 +766,7 @@ def test_what_is_added_meanwhile_stays(
     directory = bento(adoption.tree, "m:v1", adoption.parts)
     real = check_as_found
     monkeypatch.setattr(
-        save, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
+        commit, "check_as_found", lambda source: ((directory / "late").write_bytes(b"late"), real(source))
     )
     before = everything(directory)
     report = adoption.take()
@@ -774,7 +774,7 @@ def test_what_is_added_meanwhile_stays(
     assert "written to" in report.refused[0].reason
     assert everything(directory) == {**before, "late": b"late"}
     monkeypatch.setattr(
-        save, "check_as_found", lambda source: (real(source), (directory / "later").write_bytes(b"later"))
+        commit, "check_as_found", lambda source: (real(source), (directory / "later").write_bytes(b"later"))
     )
     assert adoption.take().adopted == ("m:v1",)
     kept = (
@@ -800,14 +800,14 @@ def test_what_is_rewritten_meanwhile_is_not_lost(
         (directory / "new").rename(directory / name)
 
     real = check_as_found
-    monkeypatch.setattr(save, "check_as_found", lambda source: (rewrite(), real(source)))
+    monkeypatch.setattr(commit, "check_as_found", lambda source: (rewrite(), real(source)))
     report = adoption.take()
     assert report.adopted == ()
     assert (directory / name).read_bytes() == text
-    monkeypatch.setattr(save, "check_as_found", real)
+    monkeypatch.setattr(commit, "check_as_found", real)
     shutil.rmtree(directory)
     bento(adoption.tree, "m:v1", adoption.parts)
-    monkeypatch.setattr(save, "check_as_found", lambda source: (real(source), rewrite()))
+    monkeypatch.setattr(commit, "check_as_found", lambda source: (real(source), rewrite()))
     assert adoption.take().adopted == ("m:v1",)
     kept = [directory / name, *(store.home / "quarantine").iterdir()]
     assert text in [path.read_bytes() for path in kept if path.exists()]

@@ -15,7 +15,7 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import casmodel_import
-from casstore.actions.saving.save import commit_stored
+from casstore.actions.saving.commit import commit_stored
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
 from tests.kit import Check, Child, Leftovers, Save, Sql, checkpoint, contents, noise, streamed

@@ -20,8 +20,8 @@ import pytest
 
 import casstore
 from casstore import models
+from casstore.actions.saving import commit as commit_action
 from casstore.actions.saving import drafts as drafts_action
-from casstore.actions.saving import save as save_action
 from casstore.progress import Progress
 from tests.kit import Child, Leftovers, draft_of, known, noise, plant, script
 
@@ -307,7 +307,7 @@ def test_ctrl_c_just_after_the_commit_keeps_nothing(
     def publish(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(save_action, "publish", publish)
+    monkeypatch.setattr(commit_action, "publish", publish)
     with pytest.raises(KeyboardInterrupt) as caught, store.create("m:v1") as draft:
         plant(draft.path, files)
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import pytest
 
 import casstore
 from casstore.actions.health import rebuild
-from casstore.actions.saving import save as save_action
+from casstore.actions.saving import commit as commit_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 from casstore.storage import sessions
@@ -276,7 +276,7 @@ def test_of_saves_that_were_cut_short_none_is_lost(
         assert Child(run).wait() == -signal.SIGKILL
 
     killed(Versions, "commit", b"never committed")
-    killed(save_action, "publish", b"committed")
+    killed(commit_action, "publish", b"committed")
     drop_catalog(home)
     report = casstore.Store.rebuild_catalog(home)
     assert len(report.tags) == 2

@@ -12,7 +12,7 @@ import pytest
 
 import casstore
 from casstore.actions.health.repair import _Repair
-from casstore.actions.saving import save as save_action
+from casstore.actions.saving import commit as commit_action
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
 from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, noise, part, plant, script, streamed
@@ -358,7 +358,7 @@ def test_a_damaged_manifest_that_has_not_been_given_its_name(
     store: casstore.Store, save: Save, home: Path, whole
 ) -> None:
     def save_and_die():
-        pytest.MonkeyPatch().setattr(save_action, "publish", lambda *_: os.kill(os.getpid(), 9))
+        pytest.MonkeyPatch().setattr(commit_action, "publish", lambda *_: os.kill(os.getpid(), 9))
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import casstore
-from casstore.actions.saving import save, staging
+from casstore.actions.saving import commit, staging
 from casstore.storage import chunking
 from tests.kit import Leftovers, Picture, Save, contents, noise, plant, streamed
 
@@ -60,7 +60,7 @@ def at(monkeypatch: pytest.MonkeyPatch):
             "hashed": (chunking, "scan_file"),
             "hashed small": (chunking, "scan_bytes"),
             "staged": (staging.Staging, "stage"),
-            "stored": (save._Save, "_sync"),
+            "stored": (commit, "_sync"),
         }[moment]
         real = getattr(module, name)
 

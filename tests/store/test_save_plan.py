@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore.actions.saving.plan import MOSTLY_KNOWN_SHARE, SMALL_FILE_BYTES, Step, Way, plan
+from casstore.actions.saving.request import Handling
 from casstore.digest import Digest
 from casstore.storage.recipe import Recipe, RecipeSegment
 
@@ -99,3 +100,21 @@ def test_the_first_of_twins_brings_what_both_need() -> None:
     first, second = plan([recipe(*BIG), recipe(*BIG)], set(), materialize=True)
     assert (first.way, len(first.new)) == (Way.ADOPT, 8)
     assert second == Step(Way.SHARE, {})
+
+
+HANDLINGS = {
+    # takes, is watched, removes
+    Handling.DRAFT: (True, False, False),
+    Handling.COPY: (False, False, False),
+    Handling.COPY_WATCHED: (False, True, False),
+    Handling.TAKE: (True, False, True),
+    Handling.TAKE_WATCHED: (True, True, True),
+    Handling.BECOME: (True, True, False),
+}
+
+
+def test_each_handling_is_a_choice_of_its_own() -> None:
+    """Three things are decided by one word; no two words mean the same."""
+    said = {each: (each.takes, each.is_watched, each.removes) for each in Handling}
+    assert said == HANDLINGS
+    assert len(set(said.values())) == len(Handling)

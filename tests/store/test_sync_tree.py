@@ -16,8 +16,8 @@ from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import survey as tree
 from casstore.actions.directories.survey import disagreement
 from casstore.actions.exchange import sync_tree as sync
+from casstore.actions.saving import commit as commit_action
 from casstore.actions.saving import delete as delete_action
-from casstore.actions.saving import save as save_action
 from casstore.actions.workspace import Workspace
 from casstore.storage import files as storage_files
 from tests.kit import Child, Save, Sql, bento, contents, everything, noise, plant
@@ -334,7 +334,7 @@ def test_a_save_that_was_killed_is_not_deleted_for_lack_of_a_directory(
 
     def save_and_die():
         if killed_at == "publish":
-            pytest.MonkeyPatch().setattr(save_action, "publish", die)
+            pytest.MonkeyPatch().setattr(commit_action, "publish", die)
         else:
             pytest.MonkeyPatch().setattr(Workspace, "file_pending_manifest", die)
         save("m:1", {"w": b"1"})

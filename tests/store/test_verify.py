@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.saving import save as save_action
+from casstore.actions.saving import commit as commit_action
 from casstore.catalog.references import References
 from tests.kit import Child, Picture, Save, Sql, noise, part, plant
 
@@ -195,7 +195,7 @@ def test_a_manifest_that_is_given_its_name_meanwhile_is_not_missing(
     store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def save_and_die():
-        pytest.MonkeyPatch().setattr(save_action, "publish", lambda *_: os.kill(os.getpid(), 9))
+        pytest.MonkeyPatch().setattr(commit_action, "publish", lambda *_: os.kill(os.getpid(), 9))
         save("m:1", {"a": b"1"})
 
     assert Child(save_and_die).wait() == -9

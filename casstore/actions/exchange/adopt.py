@@ -19,7 +19,8 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import mend, take_over
 from casstore.actions.directories.survey import Tree, foreign_among, survey, tag_at
-from casstore.actions.exchange.importing import Arrival, Coming, Wishes, take_in
+from casstore.actions.exchange.arrivals import Arrival, Wishes
+from casstore.actions.exchange.importing import Coming, take_in
 from casstore.actions.exchange.look_ahead import LookAhead
 from casstore.actions.packs.durability import secure
 from casstore.actions.saving import comparing

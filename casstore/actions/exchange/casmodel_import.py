@@ -15,10 +15,12 @@ from typing import BinaryIO
 
 import blake3
 
+from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
-from casstore.actions.saving.save import commit_stored, find_lost
+from casstore.actions.saving.commit import commit_stored
+from casstore.actions.saving.homes import find_lost
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.source import check_collisions
 from casstore.actions.workspace import Workspace
@@ -53,54 +55,77 @@ _MAX_DEPTH = 200
 _NOTHING = Digest.of(b"")
 
 
-def import_versions(
-    workspace: Workspace, session: Session, stream: BinaryIO, name: str, *, tag: Tag | None, trust: Trust,
-    durable: bool, done: set[Tag], progress: Progress,
-) -> list[tuple[VersionRow, bool]]:  # fmt: skip
-    """Import every version of an archive; returns them, and whether each is new. `tag`: instead of the only one's.
+@dataclass(slots=True)
+class CasmodelImport:
+    """The import of one archive, which may be run again where gc runs beside it. `name` is what errors call it."""
 
-    Raises IntegrityError, UnsafeArchive, InvalidSource, TagExists, OSError before any version is visible, and
-    ChunkVanished when gc took chunks on which this had relied: then it is to be run again. The tags of what it has
-    saved by then are added to `done`.
-    """
-    read_bytes = 0
+    workspace: Workspace
+    session: Session
+    name: str
+    wishes: Wishes
+    progress: Progress
+    _done: set[Tag] = field(default_factory=set)
+    _read_bytes: int = 0
 
-    def advance(done_bytes: int) -> None:
-        nonlocal read_bytes
-        read_bytes += done_bytes
-        progress.advance(done_bytes)
+    def run(self, stream: BinaryIO) -> list[Arrival]:
+        """Import every version of the archive, which begins where `stream` stands.
 
-    reader = casmodel.Reader(stream, name, advance)
-    manifests = [_checked(manifest, name) for manifest in reader.manifests()]
-    if tag is not None:
-        if len(manifests) != 1:
-            raise InvalidSource(f"{name} holds {len(manifests)} versions, which one tag cannot name; leave out --as")
-        manifests = [replace(manifests[0], tag=tag)]
-    _check_tags(manifests, name)
-    named = {digest for manifest in manifests for digest in _chunks_of(manifest)}
-    manifests = _by_known_recipes(workspace, manifests, name)
-    new = [manifest for manifest in manifests if _present(workspace, manifest) is None]
-    incoming = _Incoming(workspace, session, durable, name)
-    try:
-        # Of versions that are here already too: what has been lost of them.
-        incoming.take_all(reader, manifests, named)
-        if trust is not Trust.GIVEN:
-            _check_proportion(new, read_bytes, name)
-        _check_blobs(workspace, new, name, progress)
-    except BaseException as error:
-        incoming.salvage()
-        if isinstance(error, IntegrityError) and incoming.has_lost():
-            raise ChunkVanished from error
-        raise
-    for manifest in new:
+        Raises IntegrityError, UnsafeArchive, InvalidSource, TagExists, OSError before any version is visible, and
+        ChunkVanished when gc took chunks on which this had relied: then it is to be run again.
+        """
+        self._read_bytes = 0
+        reader = casmodel.Reader(stream, self.name, self._advance)
+        manifests = self._manifests(reader)
+        named = {digest for manifest in manifests for digest in _chunks_of(manifest)}
+        manifests = _by_known_recipes(self.workspace, manifests, self.name)
+        new = [manifest for manifest in manifests if _present(self.workspace, manifest) is None]
+        self._receive(reader, manifests, new, named)
+        for manifest in new:
+            self._commit(manifest)
+        rows = [self.workspace.catalog.versions.find(manifest.tag) for manifest in manifests]
+        return [Arrival(row, row.tag in self._done) for row in rows if row is not None]
+
+    def _advance(self, read_bytes: int) -> None:
+        self._read_bytes += read_bytes
+        self.progress.advance(read_bytes)
+
+    def _manifests(self, reader: casmodel.Reader) -> list[Manifest]:
+        """The manifests of the archive, under the tags that are wished. Raises InvalidSource, UnsafeArchive."""
+        manifests = [_checked(manifest, self.name) for manifest in reader.manifests()]
+        if self.wishes.tag is not None:
+            if len(manifests) != 1:
+                raise InvalidSource(
+                    f"{self.name} holds {len(manifests)} versions, which one tag cannot name; leave out --as"
+                )
+            manifests = [replace(manifests[0], tag=self.wishes.tag)]
+        _check_tags(manifests, self.name)
+        return manifests
+
+    def _receive(
+        self, reader: casmodel.Reader, manifests: Sequence[Manifest], new: Sequence[Manifest], named: set[Digest]
+    ) -> None:
+        """Take in the chunks that the store lacks, and check what they make. The archive has those `named`."""
+        incoming = _Incoming(self.workspace, self.session, self.wishes.durable, self.name)
         try:
-            commit_stored(workspace, session, manifest, durable=durable, trust=trust)
-            done.add(manifest.tag)
+            # Of versions that are here already too: what has been lost of them.
+            incoming.take_all(reader, manifests, named)
+            if self.wishes.trust is not Trust.GIVEN:
+                _check_proportion(new, self._read_bytes, self.name)
+            _check_blobs(self.workspace, new, self.name, self.progress)
+        except BaseException as error:
+            incoming.salvage()
+            if isinstance(error, IntegrityError) and incoming.has_lost():
+                raise ChunkVanished from error
+            raise
+
+    def _commit(self, manifest: Manifest) -> None:
+        durable, trust = self.wishes.durable, self.wishes.trust
+        try:
+            commit_stored(self.workspace, self.session, manifest, durable=durable, trust=trust)
+            self._done.add(manifest.tag)
         except TagExists:
-            if _present(workspace, manifest) is None:
+            if _present(self.workspace, manifest) is None:
                 raise
-    rows = [(workspace.catalog.versions.find(manifest.tag), manifest.tag in done) for manifest in manifests]
-    return [(row, is_new) for row, is_new in rows if row is not None]
 
 
 def _checked(manifest: Manifest, name: str) -> Manifest:

@@ -7,7 +7,7 @@ name by that time, so that an old archive does not become the latest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +15,8 @@ from casstore.actions import resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import materialize
-from casstore.actions.exchange.casmodel_import import import_versions
+from casstore.actions.exchange.arrivals import Arrival, Wishes
+from casstore.actions.exchange.casmodel_import import CasmodelImport
 from casstore.actions.saving import comparing
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.save import save
@@ -24,6 +25,7 @@ from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel, location
 from casstore.archive.formats import Format
+from casstore.archive.limits import Budget
 from casstore.archive.location import Location
 from casstore.archive.unpacking import unpack
 from casstore.catalog.versions import ChunkVanished, VersionRow
@@ -35,26 +37,6 @@ from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
 _TRIES = 3  # where gc runs beside an import and takes what it counted on
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A version that was to come in. `is_new`: false when the very same was saved already."""
-
-    row: VersionRow
-    is_new: bool
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """How versions are to be taken in. `tag`: instead of the one they come with. `trust`, if given: the archive's
-    author is believed: it may expand a lot, and its Python objects may be unpickled."""
-
-    tag: Tag | None
-    trust: Trust
-    durable: bool
-    materialize: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +72,14 @@ def import_archive(
         with location.reading(source) as (stream, size):
             head, stream = location.peeked(stream, len(casmodel.MAGIC))
             if head == casmodel.MAGIC and format in (None, Format.CASMODEL):
-                return _import_casmodel(workspace, session, stream, name, size, wishes, progress)
+                return _import_casmodel(CasmodelImport(workspace, session, name, wishes, progress), stream, size)
             if format is Format.CASMODEL:
                 raise InvalidSource(f"{name} is no .casmodel; leave the format out, or name the right one")
             progress.start("unpack", size)
             try:
                 unpacked = unpack(
-                    stream, draft, format=format, trust=wishes.trust is Trust.GIVEN, will_be_synced=wishes.durable,
-                    advance=progress.advance, spool=lambda: _spool(session),
+                    stream, draft, format=format, will_be_synced=wishes.durable, spool=lambda: _spool(session),
+                    budget=Budget(trust=wishes.trust is Trust.GIVEN, advance=progress.advance),
                 )  # fmt: skip
             except InvalidSource as error:
                 raise type(error)(f"{name}: {error}") from error
@@ -113,31 +95,28 @@ def import_archive(
         return [take_in(workspace, session, draft, coming, wishes, progress)]
 
 
-def _import_casmodel(
-    workspace: Workspace, session: Session, stream: BinaryIO, name: str, size: int | None, wishes: Wishes,
-    progress: Progress,
-) -> list[Arrival]:  # fmt: skip
+def _import_casmodel(coming: CasmodelImport, stream: BinaryIO, size: int | None) -> list[Arrival]:
     start = stream.tell() if stream.seekable() else None
-    done: set[Tag] = set()
     for tries_left in reversed(range(_TRIES)):
-        progress.start("import", size)
+        coming.progress.start("import", size)
         try:
-            found = import_versions(
-                workspace, session, stream, name,
-                tag=wishes.tag, trust=wishes.trust, durable=wishes.durable, done=done, progress=progress,
-            )  # fmt: skip
+            found = coming.run(stream)
             break
         except ChunkVanished as error:
             if start is None or not tries_left:
-                raise StoreError(f"gc took away what {name} shares with other versions; import it again") from error
+                raise StoreError(
+                    f"gc took away what {coming.name} shares with other versions; import it again"
+                ) from error
             stream.seek(start)
         finally:
-            progress.finish()
-    for row, is_new in found:
-        if not is_new:
-            _trust_present(workspace, row, wishes)
-    without = _materialize(workspace, [row for row, _ in found], progress) if wishes.materialize else {}
-    return [Arrival(row, is_new, without.get(row.id, ())) for row, is_new in found]
+            coming.progress.finish()
+    workspace, wishes = coming.workspace, coming.wishes
+    for arrival in found:
+        if not arrival.is_new:
+            _trust_present(workspace, arrival.row, wishes)
+    rows = [arrival.row for arrival in found]
+    without = _materialize(workspace, rows, coming.progress) if wishes.materialize else {}
+    return [replace(arrival, notes=without.get(arrival.row.id, ())) for arrival in found]
 
 
 def _materialize(workspace: Workspace, rows: Sequence[VersionRow], progress: Progress) -> dict[int, tuple[str, ...]]:

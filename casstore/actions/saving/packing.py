@@ -27,7 +27,7 @@ _NOT_WORTH_A_THREAD_BYTES = 64 << 10
 
 
 class SavePacker:
-    """The packs of one save. Each new pack's path is appended to `paths` before it exists, its row to `containers`.
+    """The packs of one save. The path of each is handed to `announce` before it exists; `finish` returns their rows.
 
     `base_files` are the files of the version that this one came from, looked at when first needed. `unstored` are the
     chunks that the save stores: none of them is a base, not even where an older home of it can be read still.
@@ -38,14 +38,13 @@ class SavePacker:
         workspace: Workspace,
         session: Session,
         durable: bool,
-        paths: list[files.StrPath],
-        containers: list[NewContainer],
+        announce: Callable[[files.StrPath], None],
         base_files: Callable[[], list[tuple[str, Recipe]]],
         unstored: Set[Digest],
     ) -> None:
         self._workspace = workspace
-        self._builder = PackBuilder(workspace, session, durable, paths.append)
-        self._containers = containers
+        self._builder = PackBuilder(workspace, session, durable, announce)
+        self._containers: list[NewContainer] = []
         self._find_base_files = base_files
         self._unstored = unstored
         self._base_files: list[tuple[str, Recipe]] | None = None
@@ -115,12 +114,13 @@ class SavePacker:
         if finished is not None:
             self._containers.append(finished)
 
-    def finish(self) -> None:
-        """Complete the pack that is being written, if there is one. Raises OSError."""
+    def finish(self) -> list[NewContainer]:
+        """Complete the pack that is being written, if there is one; returns the rows of all. Raises OSError."""
         while self._ahead:
             self._write_next()
         self._note(self._builder.finish())
         self._stop()
+        return self._containers
 
     def abort(self) -> None:
         """Remove the pack that is being written, if there is one."""

@@ -72,3 +72,8 @@ class SaveRequest:
     trust: Trust = Trust.AS_KNOWN
     said_context: Mapping[str, Any] | None = None
     is_base_said: bool = False
+
+    @property
+    def standing(self) -> Source | None:
+        """What becomes the version's directory where it stands."""
+        return self.found if self.handling is Handling.BECOME else None

@@ -1,58 +1,34 @@
-"""Second half of a save: staged files become objects, and one transaction makes the version appear."""
+"""A save: request -> staged -> planned and stored -> written -> committed -> published, each a value of its own."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import logging
 import os
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from casstore.actions import loose_files
 from casstore.actions.describing import model_yaml
-from casstore.actions.directories.leavings import make_way
-from casstore.actions.directories.placing import check_replaceable, directory_row, publish, settle
-from casstore.actions.packs.bases import tensor_files
-from casstore.actions.packs.durability import bring_to_disk
-from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving import comparing
-from casstore.actions.saving.packing import SavePacker
-from casstore.actions.saving.plan import Way, plan
+from casstore.actions.saving.commit import Committing, Outcome, Target, Terms, write
+from casstore.actions.saving.homes import Homes
 from casstore.actions.saving.request import Handling, SaveRequest
-from casstore.actions.saving.staging import StagedFile, Staging
-from casstore.actions.saving.trust import Trust, is_untrusted, objects_of
-from casstore.actions.saving.unchanged import (
-    check_directories,
-    check_linked,
-    check_still,
-    is_untouched,
-    link,
-    open_as_found,
-    put,
-)
+from casstore.actions.saving.staging import Staged, Staging
+from casstore.actions.saving.storing import Ground, Storing
+from casstore.actions.saving.trust import marked
+from casstore.actions.saving.unchanged import put
 from casstore.actions.sources.homes import check_holds_none, check_source
-from casstore.actions.sources.source import (
-    Source,
-    SourceFile,
-    check_as_found,
-    check_removable,
-    find_source,
-    remove_source,
-)
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
-from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewChunk, NewContainer, Place
-from casstore.description import CUSTOM_OBJECTS_NAME, Description
+from casstore.actions.sources.source import Source, SourceFile, check_removable, find_source, remove_source
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import ChunkVanished, Place
+from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, InvalidSource, TagExists
-from casstore.progress import SILENT, Progress
+from casstore.errors import InvalidSource, TagExists
+from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.storage import files
-from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.recipe import Recipe
@@ -66,17 +42,6 @@ class Saved(NamedTuple):
 
     new_bytes: int
     left_behind: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _Stored:
-    """What one attempt has written: containers to be committed, and files to be removed if it fails."""
-
-    containers: list[NewContainer] = field(default_factory=list)
-    synced_homes: list[Container] = field(default_factory=list)
-    lost_homes: set[int] = field(default_factory=set)
-    lost_chunks: set[Digest] = field(default_factory=set)
-    paths: list[files.StrPath] = field(default_factory=list)
 
 
 def save(workspace: Workspace, session: Session, draft: Path, request: SaveRequest, progress: Progress) -> Saved:
@@ -95,16 +60,18 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
         draft = session.new_path()
         files.make_directory(draft)
     staging = Staging(workspace, session, draft, request, progress)
-    work = _Save(workspace, session, draft, request, progress)
+    target = Target(request.tag, draft if request.materialize else None, request.found, request.standing)
+    committing = Committing(workspace, session, target)
+    new_bytes = 0
     try:
-        work.run(source, staging.stage(source), staging)
+        new_bytes = _Save(workspace, session, draft, request, progress).run(source, staging.stage(source), committing)
     except BaseException as error:
-        if not work.is_committed:
+        if committing.outcome is not Outcome.COMMITTED:
             staging.undo()
         # Somebody may have been faster.
         if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
             raise
-    return _after(source, request, work.new_bytes)
+    return _after(source, request, new_bytes)
 
 
 def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
@@ -156,30 +123,6 @@ def _is_same_version(workspace: Workspace, source: Source, new: SaveRequest) -> 
     return True
 
 
-def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> int:
-    """Save a version whose chunks are all stored already; returns its row id. It gets no directory.
-
-    Raises ChunkVanished when a chunk is not there, TagExists, OSError.
-    """
-    new = SaveRequest(
-        manifest.tag, session.path, Handling.COPY, manifest.description, manifest.base, durable, False,
-        created_at_ns=manifest.created_at_ns, trust=trust,
-    )  # fmt: skip
-    recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
-    manifest = replace(manifest, description=_marked(workspace, new, manifest.files, None))
-    work = _Save(workspace, session, session.path, new, SILENT)
-    return work.commit(manifest, recipes, [], workspace.catalog.index.gc_epoch(), {})
-
-
-def _marked(workspace: Workspace, new: SaveRequest, entries: Sequence[FileEntry], source: Path | None) -> Description:
-    """The description of a new version, with the mark of Python objects that are not trusted where it needs one."""
-    objects = objects_of(entries)
-    if objects is None or new.trust in (Trust.GIVEN, Trust.MADE_NOW):
-        return new.description.marked(is_untrusted=False)
-    is_marked = new.trust is Trust.NONE or is_untrusted(workspace, objects, source)
-    return new.description.marked(is_untrusted=is_marked)
-
-
 def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> None:
     name = CUSTOM_OBJECTS_NAME
     if any(file.path == name for file in source.files):
@@ -190,412 +133,63 @@ def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> Non
     source.files.sort(key=lambda file: file.path)
 
 
+@dataclass(frozen=True, slots=True)
 class _Save:
-    def __init__(
-        self, workspace: Workspace, session: Session, draft: Path, new: SaveRequest, progress: Progress
-    ) -> None:
-        self._workspace = workspace
-        self._catalog = workspace.catalog
-        self._layout = workspace.layout
-        self._session = session
-        self._draft = draft
-        self._new = new
-        self._standing = new.found if new.handling is Handling.BECOME else None
-        self._progress = progress
-        self._may_link = workspace.may_link()
-        self._fingerprints: dict[Fingerprint, Digest] = {}
-        # Of a draft that the caller knows: the directories in it, and those of them that the version has.
-        self._known: frozenset[tuple[int, int]] | None = None
-        self._paths: list[str] = []
-        self._rendered: os.stat_result | None = None
-        self.is_committed = False
-        self.new_bytes = 0
+    """What every step of one save works with."""
 
-    def run(self, source: Source, staged: list[StagedFile], staging: Staging) -> int:
-        self._fingerprints = staging.fingerprints
-        if source.root == self._draft:
-            self._known = source.directories
-            # What a link in the draft leads to is read from there, and nothing of it stays in the draft.
-            direct = (file.path for file in source.files if file.is_direct)
-            self._paths = [*direct, *(f"{path}/" for path in source.empty_directories if not source.links)]
-        recipes = self._catalog.index.as_known({file.recipe.blob: file.recipe for file in staged})
-        for file in staged:
-            file.recipe = recipes[file.recipe.blob]
-        entries = tuple(FileEntry(f.path, f.executable, f.recipe.size, f.recipe.blob) for f in staged)
-        manifest = Manifest(
-            tag=self._new.tag,
-            created_at_ns=time.time_ns() if self._new.created_at_ns is None else self._new.created_at_ns,
-            files=entries,
-            directories=tuple(source.empty_directories),
-            recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
-            description=_marked(self._workspace, self._new, entries, source.root),
-            base=self._new.base,
-            casstore_version=__version__,
-        )
-        if self._new.materialize:
-            self._write_descriptor(manifest)
-        epoch, homes = staging.gc_epoch, staging.homes
+    workspace: Workspace
+    session: Session
+    draft: Path
+    request: SaveRequest
+    progress: Progress
+
+    def run(self, source: Source, staged: Staged, committing: Committing) -> int:
+        """From staged files to a version; returns how many bytes the store had not."""
+        recipes = self.workspace.catalog.index.as_known({file.recipe.blob: file.recipe for file in staged.files})
+        staged = staged.by(recipes)
+        manifest = self._manifest(source, staged, recipes)
+        ground = self._ground(source, manifest)
+        storing = Storing(self.workspace, self.session, self.request, staged, ground, self.progress)
+        place = Place.LAST if self.request.created_at_ns is None else Place.BY_CREATION
+        terms = Terms(self.request.durable, self.request.trust, place)
+        wanted = {digest for recipe in recipes.values() for digest in recipe.digests}
+        homes = Homes.of(self.workspace, wanted, staged.found)
         while True:
             try:
-                return self.commit(manifest, recipes, staged, epoch, homes)
+                stored = storing.store(manifest, homes)
+                written = write(self.workspace, self.session, stored, terms, self.progress)
+                committing.run(written, storing.check_still)
+                return stored.new_bytes
             except ChunkVanished:
-                _log.debug("%s: gc has taken away what was relied on meanwhile; it is stored again", self._new.tag)
-                epoch, homes = self._catalog.index.gc_epoch(), {}
+                _log.debug("%s: gc has taken away what was relied on meanwhile; it is stored again", self.request.tag)
+                homes = Homes.of(self.workspace, wanted)
 
-    def _write_descriptor(self, manifest: Manifest) -> None:
-        temporary = self._session.new_path()
-        mode = self._workspace.file_mode(executable=False)
-        files.write_new_file(temporary, model_yaml.render(manifest), mode)
-        self._rendered = os.lstat(temporary)
-        put(temporary, f"{self._draft}/{DESCRIPTOR_NAME}", self._known)
-
-    def commit(
-        self,
-        manifest: Manifest,
-        recipes: Mapping[Digest, Recipe],
-        staged: list[StagedFile],
-        epoch: int,
-        homes: Mapping[Digest, int],
-    ) -> int:
-        """One try. `homes` were found since `epoch`; what is not among them is looked up now."""
-        relied_on = {digest for recipe in recipes.values() for digest in recipe.digests}
-        manifest_id = self._session.new_file_id()
-        stored = _Stored()
-        try:
-            self._store(staged, relied_on, homes, stored)
-            brought = [chunk for new in stored.containers for chunk in new.chunks]
-            self.new_bytes = sum(chunk.raw_bytes for chunk in brought)
-            relied_on |= {base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None}
-            relied_on |= self._catalog.index.bases_of(relied_on - {chunk.digest for chunk in brought})
-            self._sync(relied_on, stored)
-            pending = self._layout.pending_manifest(manifest_id)
-            stored.paths.append(pending)
-            mode = self._workspace.file_mode(executable=False)
-            temporary = self._session.new_path()
-            files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=self._new.durable)
-            commit = Commit(
-                manifest=manifest,
-                manifest_id=manifest_id,
-                containers=stored.containers,
-                recipes=manifest.recipes,
-                relied_on=relied_on,
-                gc_epoch=epoch,
-                durable=self._new.durable,
-                synced_homes=stored.synced_homes,
-                lost_homes=stored.lost_homes,
-                lost_chunks=stored.lost_chunks,
-                directory=self._directory_row(staged, manifest.directories),
-                fingerprints=self._fingerprints,
-                place=Place.LAST if self._new.created_at_ns is None else Place.BY_CREATION,
-                untrusted=objects_of(manifest.files) if manifest.description.is_untrusted else None,
-                trusted=objects_of(manifest.files) if self._new.trust is Trust.GIVEN else None,
-            )
-            lock = self._workspace.name_lock(manifest.tag.name)
-        except BaseException:
-            _remove(stored.paths)
-            raise
-        with lock:
-            try:
-                self._clear_the_way()
-                self._check_still(staged)
-                version_id = self._catalog.versions.commit(commit)
-                self.is_committed = True
-            except BaseException as error:
-                # Ctrl-C may come after the transaction went through and before the call returned.
-                row = self._catalog.versions.find(self._new.tag)
-                self.is_committed = row is not None and row.manifest_id == manifest_id
-                # What stands in SQLite's log after a failed fsync of it comes back when the log is recovered, so its
-                # files stay (for gc, in case it does not) unless that has been written over.
-                is_unsure = isinstance(error, OSError) and error.errno == errno.EIO
-                if not self.is_committed and (not is_unsure or self._catalog.write_over_failed()):
-                    _remove(stored.paths)
-                raise
-            # From here on the version is saved. What fails now, the next path or gc finishes.
-            with contextlib.suppress(OSError):
-                draft = self._draft if self._new.materialize else None
-                if self._standing is not None:
-                    settle(self._workspace, manifest.tag, self._draft, self._standing)
-                    draft = None
-                publish(self._workspace, manifest.tag, manifest_id, draft)
-        return version_id
-
-    def _directory_row(self, staged: list[StagedFile], empty: Sequence[str]) -> DirectoryRow | None:
-        if not self._new.materialize:
-            return None
-        stamps = {file.path: file.stamp for file in staged}
-        self._check_places([])
-        return directory_row(self._workspace, self._draft, stamps, empty, stands_as=self._standing)
-
-    def _check_still(self, staged: list[StagedFile]) -> None:
-        """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
-        for file in staged:
-            if file.seen is not None and (file.is_racy or not is_untouched(file.location, file.seen)):
-                check_still(
-                    file.location, file.seen, file.recipe.blob, self._fingerprints,
-                    is_racy=file.is_racy, is_shared=file.is_linked,
-                )  # fmt: skip
-        self._check_places(self._paths)
-
-    def _check_places(self, paths: Sequence[str]) -> None:
-        """See that a draft that the caller knows has the directories above these paths, and the `model.yaml`, still."""
-        if self._known is not None:
-            check_directories(str(self._draft), paths, self._known)
-            if self._rendered is not None:
-                path = f"{self._draft}/{DESCRIPTOR_NAME}"
-                check_linked(path, self._rendered, path)
-
-    def _clear_the_way(self) -> None:
-        """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
-        target = self._layout.model(self._new.tag)
-        if self._new.found is not None:
-            check_as_found(self._new.found)
-        if self._standing is not None:
-            check_replaceable(self._standing)
-            if self._new.durable:  # so that its absence, later, means that somebody has removed it
-                files.sync_directory(target.parent)
-                files.sync_directory(self._layout.models)
-            return
-        try:
-            status = os.lstat(target)
-        except FileNotFoundError:
-            return
-        except NotADirectoryError as error:
-            raise TagExists(
-                f"{target.parent} is in the way and was not made by casstore; move it away or choose another name"
-            ) from error
-        if self._catalog.versions.find(self._new.tag) is not None:
-            return  # the commit says so
-        if not self._catalog.versions.is_deleted_directory(self._new.tag, status.st_ino):
-            raise TagExists(
-                f"{target} is in the way and was not made by casstore; move it away or choose another version"
-            )
-        for manifest_id, tag in self._catalog.versions.tombstones():
-            if tag == self._new.tag:
-                make_way(self._workspace, self._session, tag, manifest_id)
-                return
-
-    def _store(
-        self, staged: list[StagedFile], relied_on: set[Digest], homes: Mapping[Digest, int], stored: _Stored
-    ) -> None:
-        """Put every new chunk into one container, and give every file a loose file to be linked to."""
-        homes = {**homes, **self._catalog.index.usable_homes(relied_on - homes.keys())}
-        freshness = Freshness.of(self._workspace)
-        stale = freshness.stale(set(homes.values()))
-        bare = self._bare(staged, homes, stale)
-        stored.lost_homes, stored.lost_chunks = find_lost(self._workspace, homes, self._fingerprints, bare)
-        have = homes.keys() - stored.lost_chunks
-        unstored = relied_on - have
-        missing = unstored.copy()
-        unlinked = {f.recipe.blob for f in staged if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
-        loose = self._catalog.index.loose_files(unlinked)
-        packs = SavePacker(
-            self._workspace, self._session, self._new.durable, stored.paths, stored.containers, self._base_files,
-            unstored=unstored,
-        )  # fmt: skip
-        adopted: dict[tuple[Digest, bool], str] = {}
-        self._progress.start("store", sum(f.recipe.size for f in staged))
-        try:
-            steps = plan((file.recipe for file in staged), have, materialize=self._new.materialize)
-            for file, (way, new) in zip(staged, steps, strict=True):
-                if way is Way.PACK:
-                    packs.add(file, set(new), self._progress.advance)
-                else:
-                    self._progress.advance(file.recipe.size)
-                if way is Way.ADOPT:
-                    rows = [NewChunk(c.digest, c.offset, c.length, c.length) for c in new.values()]
-                    self._adopt(file, rows, adopted, stored)
-                elif way is Way.SHARE or (way is Way.PACK and self._new.materialize):
-                    candidates = loose.get((file.recipe.blob, file.executable), [])
-                    is_stale = bool(stale) and any(homes.get(digest) in stale for digest in file.recipe.digests)
-                    if is_stale:  # a copy that has been read lately is as good as the file's own bytes
-                        candidates = [each for each in candidates if freshness.is_fresh(each.read_at_ns)]
-                    self._share(file, candidates, adopted, stored, is_stale=is_stale)
-                missing.difference_update(new)
-            packs.finish()
-            if missing:
-                raise ChunkVanished
-        except BaseException:
-            packs.abort()
-            raise
-        finally:
-            self._progress.finish()
-
-    def _bare(self, staged: list[StagedFile], homes: Mapping[Digest, int], stale: set[int]) -> set[Digest]:
-        """The chunks in stale homes of files that the store keeps no copy of: what is there must be read."""
-        if not stale:
-            return set()
-        keeps_copies = self._new.materialize and self._may_link
-        return {
-            digest
-            for file in staged
-            if not (file.is_linked or (keeps_copies and file.recipe.size >= LINK_FROM_BYTES))
-            for digest in file.recipe.digests
-            if homes.get(digest) in stale
-        }
-
-    def _base_files(self) -> list[tuple[str, Recipe]]:
-        """The files of the version that this one came from; none when it has been deleted."""
-        base = self._new.base
-        row = None if base is None else self._catalog.versions.find(base.tag)
-        return [] if row is None else tensor_files(self._workspace, row)
-
-    def _share(
-        self, file: StagedFile, loose: list[LooseFile], adopted: dict[tuple[Digest, bool], str], stored: _Stored, *,
-        is_stale: bool,
-    ) -> None:  # fmt: skip
-        """A file whose chunks have homes elsewhere: link it to the blob's loose file, or make it that.
-
-        `is_stale`: nobody has read these homes for long, so its own bytes are kept.
-        """
-        if file.is_linked or file.recipe.size < LINK_FROM_BYTES or not self._may_link:
-            return
-        twin = adopted.get((file.recipe.blob, file.executable))
-        stamp = None
-        if twin is not None or loose:
-            temporary = self._session.new_path()
-            if twin is None:
-                stamp = loose_files.link(self._workspace, loose, temporary, noted=self._fingerprints)
-            elif files.try_link(twin, temporary):
-                stamp = FileStamp.of(os.lstat(temporary))
-        if stamp is None:
-            self._adopt(file, [], adopted, stored, is_wanted=is_stale)
-            return
-        linked = os.lstat(temporary)
-        self._check_file(file)
-        put(temporary, file.location, self._known)
-        file.stamp, file.is_linked, file.is_racy = stamp, True, False
-        self._note_linked(file, check_linked(file.location, linked, file.location))
-
-    def _adopt(
-        self,
-        file: StagedFile,
-        homes: Sequence[NewChunk],
-        adopted: dict[tuple[Digest, bool], str],
-        stored: _Stored,
-        *,
-        is_wanted: bool = False,
-    ) -> None:
-        """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied.
-
-        One that is the home of none is made where it costs nothing, or `is_wanted`.
-        """
-        file_id = self._session.new_file_id()
-        loose = self._layout.loose_file(file.recipe.blob, file_id)
-        standing = file.location
-        stored.paths.append(loose)
-        self._check_file(file)
-        linked = link(standing, loose, file.seen) if self._may_link else None
-        if linked is not None:
-            self._note_linked(file, linked)
-        elif not (homes or is_wanted):
-            return  # its bytes are in the store; without links a second copy is of no use
-        else:
-            linked = self._copy_in(file, loose)
-        synced = bool(homes) and self._new.durable
-        stamp = FileStamp.of(linked)
-        stored.containers.append(
-            NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
+    def _manifest(self, source: Source, staged: Staged, recipes: Mapping[Digest, Recipe]) -> Manifest:
+        created_at_ns = self.request.created_at_ns
+        manifest = Manifest(
+            tag=self.request.tag,
+            created_at_ns=time.time_ns() if created_at_ns is None else created_at_ns,
+            files=tuple(FileEntry(f.path, f.executable, f.recipe.size, f.recipe.blob) for f in staged.files),
+            directories=tuple(source.empty_directories),
+            recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
+            description=self.request.description,
+            base=self.request.base,
+            casstore_version=__version__,
         )
-        adopted[file.recipe.blob, file.executable] = loose
+        return replace(manifest, description=marked(self.workspace, manifest, self.request.trust, source.root))
 
-    def _copy_in(self, file: StagedFile, loose: str) -> os.stat_result:
-        """Make a loose file that is a copy of a staged file; returns its status."""
-        opened, before = open_as_found(file.location, is_direct=True)
-        with opened as descriptor, files.create_file(loose) as copy:
-            files.copy_file(descriptor, copy)
-            files.set_mode(copy, self._workspace.file_mode(file.executable))
-            copied = os.fstat(copy)
-        self._check_file(file)
-        self._note_linked(file, check_linked(file.location, before, file.location))
-        self._fingerprints[Fingerprint.of(copied)] = file.recipe.blob
-        return copied
-
-    def _check_file(self, file: StagedFile) -> None:
-        """See that a staged file is as it was hashed, before it is linked or replaced. Raises FileChanged."""
-        if file.seen is not None:
-            check_still(file.location, file.seen, file.recipe.blob, self._fingerprints, is_shared=file.is_linked)
-
-    def _note_linked(self, file: StagedFile, status: os.stat_result) -> None:
-        self._fingerprints[Fingerprint.of(status)] = file.recipe.blob
-        if file.seen is not None:
-            file.seen = status
-
-    def _sync(self, relied_on: set[Digest], stored: _Stored) -> None:
-        """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories."""
-        if not self._new.durable:
-            return
-        # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
-        brought = {chunk.digest for new in stored.containers for chunk in new.chunks}
-        unsynced = self._catalog.index.unsynced_homes(relied_on - brought)
-        adopted = [
-            self._layout.loose_file(new.digest, new.file_id)
-            for new in stored.containers
-            if new.synced and new.digest is not None
-        ]
-        if adopted or unsynced:
-            self._progress.start("sync to disk", None)
-        try:
-            for path in adopted:
-                files.sync_file(path)
-            stored.synced_homes = bring_to_disk(self._workspace, unsynced)
-        finally:
-            if adopted or unsynced:
-                self._progress.finish()
-        directories = {os.path.dirname(path) for path in adopted}
-        if any(new.digest is None for new in stored.containers):
-            directories.add(str(self._layout.packs))
-        for directory in sorted(directories):
-            files.sync_directory(directory)
-
-
-def find_lost(
-    workspace: Workspace,
-    homes: Mapping[Digest, int],
-    noted: Mapping[Fingerprint, Digest],
-    doubted: Set[Digest] = frozenset(),
-) -> tuple[set[int], set[Digest]]:
-    """The containers among these homes whose files are gone, cut short or written to, and the chunks lost with them,
-    or among those that are `doubted`, which are read.
-
-    What they held, and what stands on that, has to be stored anew, which mends it. `noted`: what the caller has linked.
-    """
-    index = workspace.catalog.index
-    bases = index.bases_of(homes.keys())
-    homes = {**index.usable_homes(bases), **homes}
-    containers = index.containers(set(homes.values()))
-    gone = [each for each, size in containers if not loose_files.is_intact(workspace, each, size, noted)]
-    for each in gone:
-        _log.info(
-            "%s is missing, cut short or was written to: it is not relied on, and what is saved now is stored again",
-            each.path(workspace.layout),
-        )
-    lost_homes = {each.id for each in gone}
-    lost = {digest for digest, home in homes.items() if home in lost_homes} | (bases - homes.keys())
-    lost |= _unreadable(workspace, [digest for digest in homes if digest in doubted and digest not in lost])
-    if bases and lost:
-        links = index.chains(homes.keys()).values()
-        while more := {link.digest for link in links if not lost.isdisjoint((link.base, link.grouping))} - lost:
-            lost |= more
-    return lost_homes, lost
-
-
-def _unreadable(workspace: Workspace, doubted: Collection[Digest]) -> set[Digest]:
-    """Those of the chunks that are damaged where they stand. What is found sound is noted as read."""
-    if not doubted:
-        return set()
-    began_ns = time.time_ns()
-    bad = set()
-    for digest, future in workspace.objects.read_ahead(doubted):
-        try:
-            future.result()
-        except (IntegrityError, OSError) as error:
-            files.raise_unless_damage(error)
-            bad.add(digest)
-    workspace.catalog.index.note_read_chunks(set(doubted) - bad, began_ns)
-    return bad
-
-
-def _remove(paths: Iterable[files.StrPath]) -> None:
-    for path in paths:
-        with contextlib.suppress(OSError):
-            files.remove_file(path)
+    def _ground(self, source: Source, manifest: Manifest) -> Ground:
+        """The draft's directory, with a `model.yaml` in it where it is to become the version's."""
+        known, paths = None, []
+        if source.root == self.draft:
+            known = source.directories
+            # What a link in the draft leads to is read from there, and nothing of it stays in the draft.
+            paths = [file.path for file in source.files if file.is_direct]
+            paths += [f"{path}/" for path in source.empty_directories if not source.links]
+        if not self.request.materialize:
+            return Ground(self.draft, known, paths)
+        temporary = self.session.new_path()
+        files.write_new_file(temporary, model_yaml.render(manifest), self.workspace.file_mode(executable=False))
+        rendered = os.lstat(temporary)
+        put(temporary, f"{self.draft}/{DESCRIPTOR_NAME}", known)
+        return Ground(self.draft, known, paths, rendered)

@@ -12,9 +12,10 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from casstore.actions import loose_files
 from casstore.actions.packs.freshness import Freshness
@@ -54,8 +55,7 @@ _SHOWN_COPY_BYTES = 64 << 20
 _UNSHOWN = contextlib.nullcontext(SILENT.advance)
 
 
-@dataclass(slots=True)
-class StagedFile:
+class StagedFile(NamedTuple):
     """A file of the version-to-be: it stands in the draft at `path`, read-only, with this content.
 
     `is_linked`: it is a hardlink of one of the store's loose files already. `content`: of a small file, its bytes.
@@ -75,6 +75,26 @@ class StagedFile:
     is_racy: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """What staging comes to. `fingerprints`: of files whose content has become known. `homes`: what look-ups found,
+    and `gc_epoch` that before the first of them: the commit proves by it that all still holds."""
+
+    files: Sequence[StagedFile]
+    fingerprints: Mapping[Fingerprint, Digest]
+    homes: Mapping[Digest, int]
+    gc_epoch: int
+
+    @property
+    def found(self) -> tuple[int, Mapping[Digest, int]]:
+        """The epoch, and what was found since."""
+        return self.gc_epoch, self.homes
+
+    def by(self, recipes: Mapping[Digest, Recipe]) -> Staged:
+        """The same files, each with the one of these recipes that is its blob's."""
+        return replace(self, files=[file._replace(recipe=recipes[file.recipe.blob]) for file in self.files])
+
+
 @dataclass(slots=True)
 class Staging:
     """One save's staging. Without `request.materialize` the source files are only read, and the draft stays empty. A
@@ -86,10 +106,9 @@ class Staging:
     draft: Path
     request: SaveRequest
     progress: Progress
-    fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
-    # What look-ups found, and the epoch before the first of them: the commit proves by it that all still holds.
-    gc_epoch: int = field(init=False)
-    homes: dict[Digest, int] = field(default_factory=dict)
+    _fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
+    _gc_epoch: int = field(init=False)
+    _homes: dict[Digest, int] = field(default_factory=dict)
     _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
     _frozen_in_place: list[tuple[str, os.stat_result]] = field(default_factory=list)
     # Of a draft that the caller knows, the directories in it; None of one that nobody else knows.
@@ -116,9 +135,9 @@ class Staging:
         self._may_reflink = not self._may_link and self.workspace.may_reflink()
         self._user = os.geteuid()
         self._freshness = Freshness.of(self.workspace)
-        self.gc_epoch = self.workspace.catalog.index.gc_epoch()
+        self._gc_epoch = self.workspace.catalog.index.gc_epoch()
 
-    def stage(self, source: Source) -> list[StagedFile]:
+    def stage(self, source: Source) -> Staged:
         """Stage all files. Raises InvalidSource, FileChanged, OSError; `undo` then gives the files back."""
         in_place = source.root == self.draft
         self._known = source.directories if in_place else None
@@ -130,7 +149,7 @@ class Staging:
         self._left_bytes = source.size
         self.progress.start("hash", source.size)
         try:
-            return [self._stage(file, recognised.get(file.path)) for file in source.files]
+            staged = [self._stage(file, recognised.get(file.path)) for file in source.files]
         except StoreUnwritable:
             raise
         except PermissionError as error:
@@ -138,6 +157,7 @@ class Staging:
         finally:
             self.progress.finish()
             self._tell_copied()
+        return Staged(staged, self._fingerprints, self._homes, self._gc_epoch)
 
     def _tell_copied(self) -> None:
         """Name in the log what was to be taken over and had to be copied, which takes time and, for a while, room."""
@@ -184,7 +204,7 @@ class Staging:
             recipes.setdefault(digest, Recipe.of_one_chunk(digest, size))
         chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
         usable = index.usable_homes(chunks)
-        self.homes |= usable
+        self._homes |= usable
         if unseen := set(usable.values()) - self._seen:
             self._seen |= unseen
             self._stale |= self._freshness.stale(unseen)
@@ -252,7 +272,7 @@ class Staging:
         is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED_NS
         # Writes through a mapping that is dirty already leave the times as they are until it is written back.
         if is_settled and not files.is_writable_by_others(descriptor):
-            self.fingerprints[Fingerprint.of(status)] = recipe.blob
+            self._fingerprints[Fingerprint.of(status)] = recipe.blob
 
     def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
         """Put a hardlink, or a reflink, of the store's loose file at `target`, if the store has one."""
@@ -261,15 +281,15 @@ class Staging:
         candidates = self._loose.get((recipe.blob, executable)) or loose_files.find(
             self.workspace, recipe.blob, executable
         )
-        if self._stale and any(self.homes[digest] in self._stale for digest in recipe.digests):
+        if self._stale and any(self._homes[digest] in self._stale for digest in recipe.digests):
             # Nobody has read what is stored for long: the file's own bytes are kept.
             candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target
         place = target if is_free else str(self.session.new_path())
         if self._may_link:
-            stamp = loose_files.link(self.workspace, candidates, place, noted=self.fingerprints)
+            stamp = loose_files.link(self.workspace, candidates, place, noted=self._fingerprints)
         else:
-            stamp = loose_files.reflink(self.workspace, candidates, place, hash_first=False, noted=self.fingerprints)
+            stamp = loose_files.reflink(self.workspace, candidates, place, hash_first=False, noted=self._fingerprints)
         if stamp is None:
             return None
         linked = os.lstat(place)
@@ -278,7 +298,7 @@ class Staging:
             # rename(2) of a link onto another link of the same file does nothing and leaves both.
             files.remove_file(place)
             linked = check_linked(target, linked, target)
-        self.fingerprints[Fingerprint.of(linked)] = recipe.blob
+        self._fingerprints[Fingerprint.of(linked)] = recipe.blob
         is_linked = self._may_link
         return StagedFile(file.path, executable, recipe, stamp, is_linked, target, seen=self._watched(linked))
 

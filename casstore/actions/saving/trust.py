@@ -13,7 +13,7 @@ from pathlib import Path
 
 from casstore.actions.sources.homes import homes_above
 from casstore.actions.workspace import Workspace
-from casstore.description import CUSTOM_OBJECTS_NAME
+from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage.layout import Layout
@@ -39,6 +39,18 @@ def is_untrusted(workspace: Workspace, objects: Digest, source: Path | None) -> 
     if workspace.catalog.trust.is_untrusted(objects):
         return True
     return source is not None and _is_untrusted_there(workspace.layout, objects, source)
+
+
+def marked(workspace: Workspace, manifest: Manifest, trust: Trust, source: Path | None) -> Description:
+    """What is said of a new version, with the mark of Python objects that are not trusted where it needs one.
+
+    `trust`: what the caller says of them, who has them from the directory `source`.
+    """
+    objects = objects_of(manifest.files)
+    if objects is None or trust in (Trust.GIVEN, Trust.MADE_NOW):
+        return manifest.description.marked(is_untrusted=False)
+    is_marked = trust is Trust.NONE or is_untrusted(workspace, objects, source)
+    return manifest.description.marked(is_untrusted=is_marked)
 
 
 def _is_untrusted_there(own: Layout, objects: Digest, source: Path) -> bool:

@@ -53,15 +53,7 @@ _ESTIMATED = ("rewritten", "packed")
 @common_options
 @pass_options
 @click.pass_context
-def gc(
-    context: click.Context,
-    options: Options,
-    dry_run: bool,
-    evict_all: bool,
-    rewrite: bool,
-    empty_quarantine: bool,
-    auto: bool,
-) -> None:
+def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, **wishes: bool) -> None:
     """Give back space: what no version needs, and idle directories.
 
     A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
@@ -83,7 +75,6 @@ def gc(
     rewriting are estimates: up to 128 MiB to be packed are encoded to tell, of more a sample; they are some kilobytes
     off for up to 128 MiB, and some percent for more. In a pipe: step, count and bytes freed.
     """
-    wishes = {"evict_all": evict_all, "rewrite": rewrite, "empty_quarantine": empty_quarantine}
     if auto and (dry_run or any(wishes.values())):
         raise click.UsageError("--auto decides by itself; it goes with no other option that says what to do", context)
     if auto:

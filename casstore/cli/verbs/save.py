@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +47,27 @@ Examples:
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
 _MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the options of the command say."""
+
+    labels: tuple[str, ...]
+    metadata: tuple[str, ...]
+    metadata_file: IO[str] | None
+    module: str
+    frameworks: tuple[str, ...]
+    base: str | None
+    no_materialize: bool
+    move: bool
+    from_hf: bool
+    exclude: tuple[str, ...]
+    no_ignore: bool
+    allow_empty: bool
+    as_slug: bool
+    exist_ok: bool
+    durability: str | None
 
 
 @click.command(epilog=_EXAMPLES)
@@ -136,27 +158,7 @@ _MOST_NAMED = 5
 )
 @common_options
 @pass_options
-def save(
-    options: Options,
-    tag: str,
-    path: Path | None,
-    draft_id: str | None,
-    labels: tuple[str, ...],
-    metadata: tuple[str, ...],
-    metadata_file: IO[str] | None,
-    module: str,
-    frameworks: tuple[str, ...],
-    base: str | None,
-    no_materialize: bool,
-    move: bool,
-    from_hf: bool,
-    exclude: tuple[str, ...],
-    no_ignore: bool,
-    allow_empty: bool,
-    as_slug: bool,
-    exist_ok: bool,
-    durability: str | None,
-) -> None:
+def save(options: Options, /, tag: str, path: Path | None, draft_id: str | None, **given: Any) -> None:
     """Save the directory or file at PATH as TAG.
 
     TAG is name:version, or a name alone for a generated version. A saved version never changes: saving a tag
@@ -166,50 +168,52 @@ def save(
     Left out of a directory, and named, are .git, __pycache__, .cache/huggingface, and what the patterns in its
     .casstoreignore match, which are those of a .gitignore.
     """
-    if as_slug:
+    asked = _Asked(**given)
+    if asked.as_slug:
         tag = casstore.slug(tag)
     if draft_id is None:
         path = path_after_tag(click.get_current_context(), tag, path)
     else:
-        _check_draft(path, has_more=from_hf or bool(module) or bool(frameworks))
-    parsed_labels = parse_pairs("--label", labels)
-    parsed_metadata = {**_read_metadata(metadata_file), **_parse_metadata(metadata)}
-    context = _context(frameworks)
-    for key, value in parsed_metadata.items():
+        _check_draft(path, has_more=asked.from_hf or bool(asked.module or asked.frameworks))
+    labels = parse_pairs("--label", asked.labels)
+    metadata = {**_read_metadata(asked.metadata_file), **_parse_metadata(asked.metadata)}
+    context = _context(asked.frameworks)
+    for key, value in metadata.items():
         if isinstance(value, str) and _is_number(value):
             hint(options, f"{key}={value} is kept as text; for a number write -m {key}:={value}")
     with options.open_store(create=path is not None) as store, progress_bar(options) as progress:
         if path is None:
             model = store.save_draft(
-                draft_id or "", tag, labels=parsed_labels, metadata=parsed_metadata, base=base, durability=durability,
-                materialize=False if no_materialize else None, exist_ok=exist_ok, progress=progress,
+                draft_id or "", tag, labels=labels, metadata=metadata, base=asked.base, durability=asked.durability,
+                materialize=False if asked.no_materialize else None, exist_ok=asked.exist_ok, progress=progress,
             )  # fmt: skip
             _show(options, model, None, None)
             return
         draft = store.create(
             tag,
-            labels=parsed_labels,
-            metadata=parsed_metadata,
+            labels=labels,
+            metadata=metadata,
             context=context,
-            module=module,
-            base=base,
-            durability=durability,
-            materialize=not no_materialize,
-            exist_ok=exist_ok,
+            module=asked.module,
+            base=asked.base,
+            durability=asked.durability,
+            materialize=not asked.no_materialize,
+            exist_ok=asked.exist_ok,
             progress=progress,
         )
         try:
             with draft:
                 draft.take_from(
-                    path, move=move, allow_empty=allow_empty, from_hf=from_hf, exclude=exclude, ignore=not no_ignore
-                )
+                    path, move=asked.move, allow_empty=asked.allow_empty, from_hf=asked.from_hf, exclude=asked.exclude,
+                    ignore=not asked.no_ignore,
+                )  # fmt: skip
         except KeyboardInterrupt as error:
             # It may have come just after the one moment from which on the version is there.
             if str(draft.tag) in store.tags():
                 raise Interrupted(f"interrupted, but {draft.tag} was saved already") from error
             raise Interrupted("interrupted; nothing was saved") from error
         model = draft.model
-    _show(options, model, draft, path if move else None)
+    _show(options, model, draft, path if asked.move else None)
     if draft.left_behind:
         raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
 

@@ -1,0 +1,273 @@
+"""The end of every save: what has been stored becomes a version in one transaction, or nothing comes of it.
+
+stored -> written (on disk, with its manifest) -> committed -> published (under its final names).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from pathlib import Path
+
+from casstore.actions.directories.leavings import make_way
+from casstore.actions.directories.placing import check_replaceable, publish, settle
+from casstore.actions.packs.durability import bring_to_disk
+from casstore.actions.saving.homes import Homes
+from casstore.actions.saving.trust import Trust, marked, objects_of
+from casstore.actions.sources.source import Source, check_as_found
+from casstore.actions.workspace import Workspace
+from casstore.catalog.index import Fingerprint
+from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer, Place
+from casstore.digest import Digest
+from casstore.errors import TagExists
+from casstore.progress import SILENT, Progress
+from casstore.storage import files
+from casstore.storage.container import Container
+from casstore.storage.manifest import Manifest
+from casstore.storage.sessions import Session
+from casstore.tag import Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a version is to be committed. `durable`: it must survive a power cut from then on. `trust`: what the caller
+    says of its Python objects. `place`: where it stands among the versions of its name."""
+
+    durable: bool
+    trust: Trust
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A version of which the store has every chunk, in `homes` or in the new `containers`.
+
+    `paths`: the new files, which are removed if nothing comes of it. `directory`: what stands in the draft.
+    `fingerprints`: of files whose content has become known.
+    """
+
+    manifest: Manifest
+    homes: Homes
+    containers: Sequence[NewContainer] = ()
+    paths: Sequence[files.StrPath] = ()
+    directory: DirectoryRow | None = None
+    fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
+
+    @property
+    def new_bytes(self) -> int:
+        """How many bytes the store had not, before they are compressed."""
+        return sum(chunk.raw_bytes for new in self.containers for chunk in new.chunks)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A version whose files, and manifest, are on disk as far as they have to be. `paths` as in `Stored`."""
+
+    commit: Commit
+    paths: Sequence[files.StrPath]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The directory that a version is to have. `draft`: what becomes it; None where none is to stand yet. `watched`:
+    the files that have been saved, if they must still be as found. `standing`: those of a directory that stands in its
+    place already, and becomes it."""
+
+    tag: Tag
+    draft: Path | None = None
+    watched: Source | None = None
+    standing: Source | None = None
+
+
+class Outcome(Enum):
+    """What has become of a transaction that was to make a version visible."""
+
+    NOT = auto()
+    COMMITTED = auto()
+    UNSURE = auto()  # it is not visible, and may be after a crash
+
+
+def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, progress: Progress) -> Written:
+    """Bring to disk what a version needs, and write its manifest. Raises OSError; then what is new is removed."""
+    manifest, containers = stored.manifest, stored.containers
+    manifest_id = session.new_file_id()
+    pending = workspace.layout.pending_manifest(manifest_id)
+    paths = (*stored.paths, pending)
+    try:
+        relied_on = _relied_on(workspace, stored)
+        synced_homes = _sync(workspace, containers, relied_on, progress) if terms.durable else []
+        mode = workspace.file_mode(executable=False)
+        temporary = session.new_path()
+        files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=terms.durable)
+    except BaseException:
+        remove(paths)
+        raise
+    objects = objects_of(manifest.files)
+    commit = Commit(
+        manifest=manifest,
+        manifest_id=manifest_id,
+        containers=containers,
+        recipes=manifest.recipes,
+        relied_on=relied_on,
+        gc_epoch=stored.homes.gc_epoch,
+        durable=terms.durable,
+        synced_homes=synced_homes,
+        lost_homes=stored.homes.lost_homes,
+        lost_chunks=stored.homes.lost_chunks,
+        directory=stored.directory,
+        fingerprints=stored.fingerprints,
+        place=terms.place,
+        untrusted=objects if manifest.description.is_untrusted else None,
+        trusted=objects if terms.trust is Trust.GIVEN else None,
+    )
+    return Written(commit, paths)
+
+
+def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
+    """The chunks that must have a home: those of the version, and all that deltas among them stand on."""
+    brought = [chunk for new in stored.containers for chunk in new.chunks]
+    relied_on = stored.homes.wanted | {
+        base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None
+    }
+    relied_on |= workspace.catalog.index.bases_of(relied_on - {chunk.digest for chunk in brought})
+    return relied_on
+
+
+def _sync(
+    workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress
+) -> list[Container]:
+    """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories.
+
+    Returns those homes. Raises OSError.
+    """
+    layout = workspace.layout
+    # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
+    brought = {chunk.digest for new in containers for chunk in new.chunks}
+    unsynced = workspace.catalog.index.unsynced_homes(relied_on - brought)
+    adopted = [
+        layout.loose_file(new.digest, new.file_id) for new in containers if new.synced and new.digest is not None
+    ]
+    if adopted or unsynced:
+        progress.start("sync to disk", None)
+    try:
+        for path in adopted:
+            files.sync_file(path)
+        synced_homes = bring_to_disk(workspace, unsynced)
+    finally:
+        if adopted or unsynced:
+            progress.finish()
+    directories = {os.path.dirname(path) for path in adopted}
+    if any(new.digest is None for new in containers):
+        directories.add(str(layout.packs))
+    for directory in sorted(directories):
+        files.sync_directory(directory)
+    return synced_homes
+
+
+class Committing:
+    """Makes one version visible. `outcome` says what has become of it, also when `run` has raised."""
+
+    def __init__(self, workspace: Workspace, session: Session, target: Target) -> None:
+        self._workspace = workspace
+        self._session = session
+        self._target = target
+        self.outcome = Outcome.NOT
+
+    def run(self, written: Written, last_look: Callable[[], None] = lambda: None) -> None:
+        """Commit and publish, unless `last_look` raises. What is new is removed where nothing comes of it.
+
+        Raises ChunkVanished when gc took a chunk meanwhile: store it anew, and run again. Raises TagExists, OSError.
+        """
+        try:
+            lock = self._workspace.name_lock(self._target.tag.name)
+        except BaseException:
+            remove(written.paths)
+            raise
+        with lock:
+            try:
+                _clear_the_way(self._workspace, self._session, self._target, durable=written.commit.durable)
+                last_look()
+                self._workspace.catalog.versions.commit(written.commit)
+                self.outcome = Outcome.COMMITTED
+            except BaseException as error:
+                self.outcome = _outcome(self._workspace, written.commit, error)
+                # After a failed fsync the transaction may still be in SQLite's log, and come back when that is
+                # recovered. So its files stay, for gc in case it does not, unless it can be written over.
+                is_gone = self.outcome is Outcome.UNSURE and self._workspace.catalog.write_over_failed()
+                if self.outcome is Outcome.NOT or is_gone:
+                    remove(written.paths)
+                raise
+            # From here on the version is saved. What fails now, the next get or gc finishes.
+            with contextlib.suppress(OSError):
+                self._publish(written.commit.manifest_id)
+
+    def _publish(self, manifest_id: str) -> None:
+        tag, draft, standing = self._target.tag, self._target.draft, self._target.standing
+        if standing is not None and draft is not None:
+            settle(self._workspace, tag, draft, standing)
+            draft = None
+        publish(self._workspace, tag, manifest_id, draft)
+
+
+def _outcome(workspace: Workspace, commit: Commit, error: BaseException) -> Outcome:
+    """What has become of a transaction that ended in an error: Ctrl-C may come after it went through."""
+    row = workspace.catalog.versions.find(commit.manifest.tag)
+    if row is not None and row.manifest_id == commit.manifest_id:
+        return Outcome.COMMITTED
+    is_unsure = isinstance(error, OSError) and error.errno == errno.EIO
+    return Outcome.UNSURE if is_unsure else Outcome.NOT
+
+
+def _clear_the_way(workspace: Workspace, session: Session, target: Target, *, durable: bool) -> None:
+    """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
+    place = workspace.layout.model(target.tag)
+    if target.watched is not None:
+        check_as_found(target.watched)
+    if target.standing is not None:
+        check_replaceable(target.standing)
+        if durable:  # so that its absence, later, means that somebody has removed it
+            files.sync_directory(place.parent)
+            files.sync_directory(workspace.layout.models)
+        return
+    try:
+        status = os.lstat(place)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise TagExists(
+            f"{place.parent} is in the way and was not made by casstore; move it away or choose another name"
+        ) from error
+    versions = workspace.catalog.versions
+    if versions.find(target.tag) is not None:
+        return  # the commit says so
+    if not versions.is_deleted_directory(target.tag, status.st_ino):
+        raise TagExists(f"{place} is in the way and was not made by casstore; move it away or choose another version")
+    for manifest_id, tag in versions.tombstones():
+        if tag == target.tag:
+            make_way(workspace, session, tag, manifest_id)
+            return
+
+
+def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> None:
+    """Save a version whose chunks are all stored already. It gets no directory.
+
+    Raises ChunkVanished when a chunk is not there, TagExists, OSError.
+    """
+    manifest = replace(manifest, description=marked(workspace, manifest, trust, None))
+    wanted = {digest for file in manifest.files for digest in manifest.recipe_of(file).digests}
+    homes = Homes.of(workspace, wanted).checked(workspace)
+    if wanted - homes.have:
+        raise ChunkVanished
+    written = write(workspace, session, Stored(manifest, homes), Terms(durable, trust, Place.BY_CREATION), SILENT)
+    Committing(workspace, session, Target(manifest.tag)).run(written)
+
+
+def remove(paths: Iterable[files.StrPath]) -> None:
+    """Remove what is new and not to stay, as far as that can be."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            files.remove_file(path)

@@ -1,0 +1,261 @@
+"""Middle of a save: what the staged files hold comes into the store, as packs, loose files, or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from casstore.actions import loose_files
+from casstore.actions.directories.placing import directory_row
+from casstore.actions.packs.bases import tensor_files
+from casstore.actions.packs.freshness import Freshness
+from casstore.actions.saving.commit import Stored, remove
+from casstore.actions.saving.homes import Homes
+from casstore.actions.saving.packing import SavePacker
+from casstore.actions.saving.plan import Step, Way, plan
+from casstore.actions.saving.request import SaveRequest
+from casstore.actions.saving.staging import Staged, StagedFile
+from casstore.actions.saving.unchanged import (
+    check_directories,
+    check_linked,
+    check_still,
+    is_untouched,
+    link,
+    open_as_found,
+    put,
+)
+from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.catalog.index import Fingerprint, LooseFile
+from casstore.catalog.versions import ChunkVanished, DirectoryRow, NewChunk, NewContainer
+from casstore.digest import Digest
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.container import FileStamp
+from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.manifest import Manifest
+from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """The draft's directory. Where its path is known to others: the directories in it (`known`), the paths in it that
+    the version has, and the `model.yaml` that has been put into it."""
+
+    draft: Path
+    known: frozenset[tuple[int, int]] | None = None
+    paths: Sequence[str] = ()
+    rendered: os.stat_result | None = None
+
+    def check(self, paths: Sequence[str] = ()) -> None:
+        """See that the directories above these paths, and the `model.yaml`, stand there still. Raises FileChanged,
+        InvalidSource."""
+        if self.known is not None:
+            check_directories(str(self.draft), paths, self.known)
+            if self.rendered is not None:
+                path = f"{self.draft}/{DESCRIPTOR_NAME}"
+                check_linked(path, self.rendered, path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """What one try has written, noted before it is there: containers, all new files, and which blobs are adopted."""
+
+    containers: list[NewContainer] = field(default_factory=list)
+    paths: list[files.StrPath] = field(default_factory=list)
+    adopted: dict[tuple[Digest, bool], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """The loose files that staged files may be linked to. `stale`: homes that nobody has read for long."""
+
+    homes: Mapping[Digest, int]
+    stale: Set[int]
+    freshness: Freshness
+    loose: Mapping[tuple[Digest, bool], list[LooseFile]]
+
+    def is_stale(self, file: StagedFile) -> bool:
+        """Whether nobody has read what is stored of this file for long, so that its own bytes are kept."""
+        return bool(self.stale) and any(self.homes.get(digest) in self.stale for digest in file.recipe.digests)
+
+    def of(self, file: StagedFile) -> list[LooseFile]:
+        """Those of the file's content; of a stale file those that have been read lately, which are as good as it."""
+        found = self.loose.get((file.recipe.blob, file.executable), [])
+        return [each for each in found if self.freshness.is_fresh(each.read_at_ns)] if self.is_stale(file) else found
+
+
+class Storing:
+    """Stores one save's staged files; again, where gc has taken what was counted on."""
+
+    def __init__(
+        self, workspace: Workspace, session: Session, request: SaveRequest, staged: Staged, ground: Ground,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self._workspace = workspace
+        self._session = session
+        self._request = request
+        self._ground = ground
+        self._progress = progress
+        self._may_link = workspace.may_link()
+        self._files = list(staged.files)  # as they stand by now
+        self._noted = dict(staged.fingerprints)
+
+    def store(self, manifest: Manifest, homes: Homes) -> Stored:
+        """Put every new chunk into one container, and give every file a loose file to be linked to.
+
+        On any exception what is new is removed. Raises ChunkVanished, FileChanged, InvalidSource, OSError.
+        """
+        freshness = Freshness.of(self._workspace)
+        stale = freshness.stale(set(homes.found.values()))
+        homes = homes.checked(self._workspace, self._noted, self._bare(homes.found, stale))
+        unlinked = {f.recipe.blob for f in self._files if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
+        copies = _Copies(homes.found, stale, freshness, self._workspace.catalog.index.loose_files(unlinked))
+        done = _Try()
+        try:
+            self._store_files(homes, copies, done)
+            directory = self._directory_row(manifest.directories)
+        except BaseException:
+            remove(done.paths)
+            raise
+        return Stored(manifest, homes, tuple(done.containers), tuple(done.paths), directory, dict(self._noted))
+
+    def check_still(self) -> None:
+        """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
+        for file in self._files:
+            if file.seen is not None and (file.is_racy or not is_untouched(file.location, file.seen)):
+                check_still(
+                    file.location, file.seen, file.recipe.blob, self._noted,
+                    is_racy=file.is_racy, is_shared=file.is_linked,
+                )  # fmt: skip
+        self._ground.check(self._ground.paths)
+
+    def _directory_row(self, empty: Sequence[str]) -> DirectoryRow | None:
+        if not self._request.materialize:
+            return None
+        stamps = {file.path: file.stamp for file in self._files}
+        self._ground.check()
+        return directory_row(self._workspace, self._ground.draft, stamps, empty, stands_as=self._request.standing)
+
+    def _store_files(self, homes: Homes, copies: _Copies, done: _Try) -> None:
+        have = homes.have
+        unstored = homes.wanted - have
+        missing = set(unstored)
+        packs = SavePacker(
+            self._workspace, self._session, self._request.durable, done.paths.append, self._base_files, unstored
+        )
+        self._progress.start("store", sum(f.recipe.size for f in self._files))
+        try:
+            steps = plan([file.recipe for file in self._files], have, materialize=self._request.materialize)
+            for number, step in enumerate(steps):
+                self._files[number] = self._take(self._files[number], step, packs, copies, done)
+                missing.difference_update(step.new)
+            done.containers.extend(packs.finish())
+            if missing:
+                raise ChunkVanished
+        except BaseException:
+            packs.abort()
+            raise
+        finally:
+            self._progress.finish()
+
+    def _take(self, file: StagedFile, step: Step, packs: SavePacker, copies: _Copies, done: _Try) -> StagedFile:
+        """Do with one file as planned; returns how it stands then."""
+        if step.way is Way.PACK:
+            packs.add(file, set(step.new), self._progress.advance)
+        else:
+            self._progress.advance(file.recipe.size)
+        if step.way is Way.ADOPT:
+            homes = [NewChunk(c.digest, c.offset, c.length, c.length) for c in step.new.values()]
+            return self._adopt(file, homes, done)
+        if step.way is Way.SHARE or (step.way is Way.PACK and self._request.materialize):
+            return self._share(file, copies, done)
+        return file
+
+    def _bare(self, homes: Mapping[Digest, int], stale: Set[int]) -> set[Digest]:
+        """The chunks in stale homes of files that the store keeps no copy of: what is there must be read."""
+        if not stale:
+            return set()
+        keeps_copies = self._request.materialize and self._may_link
+        return {
+            digest
+            for file in self._files
+            if not (file.is_linked or (keeps_copies and file.recipe.size >= LINK_FROM_BYTES))
+            for digest in file.recipe.digests
+            if homes.get(digest) in stale
+        }
+
+    def _base_files(self) -> list[tuple[str, Recipe]]:
+        """The files of the version that this one came from; none when it has been deleted."""
+        base = self._request.base
+        row = None if base is None else self._workspace.catalog.versions.find(base.tag)
+        return [] if row is None else tensor_files(self._workspace, row)
+
+    def _share(self, file: StagedFile, copies: _Copies, done: _Try) -> StagedFile:
+        """Link a file whose chunks have homes elsewhere to its blob's loose file, or make it that."""
+        if file.is_linked or file.recipe.size < LINK_FROM_BYTES or not self._may_link:
+            return file
+        twin = done.adopted.get((file.recipe.blob, file.executable))
+        loose = copies.of(file)
+        stamp = None
+        if twin is not None or loose:
+            temporary = self._session.new_path()
+            if twin is None:
+                stamp = loose_files.link(self._workspace, loose, temporary, noted=self._noted)
+            elif files.try_link(twin, temporary):
+                stamp = FileStamp.of(os.lstat(temporary))
+        if stamp is None:
+            return self._adopt(file, [], done, is_wanted=copies.is_stale(file))
+        linked = os.lstat(temporary)
+        self._check_file(file)
+        put(temporary, file.location, self._ground.known)
+        file = file._replace(stamp=stamp, is_linked=True, is_racy=False)
+        return self._with_link(file, check_linked(file.location, linked, file.location))
+
+    def _adopt(self, file: StagedFile, homes: Sequence[NewChunk], done: _Try, *, is_wanted: bool = False) -> StagedFile:
+        """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied.
+
+        One that is the home of none is made where it costs nothing, or `is_wanted`.
+        """
+        file_id = self._session.new_file_id()
+        loose = self._workspace.layout.loose_file(file.recipe.blob, file_id)
+        done.paths.append(loose)
+        self._check_file(file)
+        linked = link(file.location, loose, file.seen) if self._may_link else None
+        if linked is not None:
+            file = self._with_link(file, linked)
+        elif not (homes or is_wanted):
+            return file  # its bytes are in the store; without links a second copy is of no use
+        else:
+            file, linked = self._copy_in(file, loose)
+        synced = bool(homes) and self._request.durable
+        stamp = FileStamp.of(linked)
+        done.containers.append(
+            NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
+        )
+        done.adopted[file.recipe.blob, file.executable] = loose
+        return file
+
+    def _copy_in(self, file: StagedFile, loose: str) -> tuple[StagedFile, os.stat_result]:
+        """Make a loose file that is a copy of a staged file; returns that file as it stands, and the copy's status."""
+        opened, before = open_as_found(file.location, is_direct=True)
+        with opened as descriptor, files.create_file(loose) as copy:
+            files.copy_file(descriptor, copy)
+            files.set_mode(copy, self._workspace.file_mode(file.executable))
+            copied = os.fstat(copy)
+        self._check_file(file)
+        file = self._with_link(file, check_linked(file.location, before, file.location))
+        self._noted[Fingerprint.of(copied)] = file.recipe.blob
+        return file, copied
+
+    def _check_file(self, file: StagedFile) -> None:
+        """See that a staged file is as it was hashed, before it is linked or replaced. Raises FileChanged."""
+        if file.seen is not None:
+            check_still(file.location, file.seen, file.recipe.blob, self._noted, is_shared=file.is_linked)
+
+    def _with_link(self, file: StagedFile, status: os.stat_result) -> StagedFile:
+        """The file as it stands when casstore itself has changed its status, by a link."""
+        self._noted[Fingerprint.of(status)] = file.recipe.blob
+        return file if file.seen is None else file._replace(seen=status)
