@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import CatalogDamaged, InvalidTag
+from casstore.storage.container import Container, Kind
 from casstore.tag import Tag, is_part
 
 _T = TypeVar("_T")
@@ -39,6 +40,15 @@ def digest(value: Any) -> Digest:
 def optional_digest(value: Any) -> Digest | None:
     """A digest, or None for NULL. Raises CatalogDamaged."""
     return None if value is None else digest(value)
+
+
+def container(row_id: Any, file_id: Any, kind: Any, blob: Any, executable: Any) -> Container:
+    """A container from these columns of its row. Raises CatalogDamaged."""
+    try:
+        made = Container(row_id, typed(file_id, str, "an id"), Kind(kind), optional_digest(blob), bool(executable))
+    except ValueError as error:
+        raise malformed(f"container {row_id!r:.40}: {error}") from error
+    return made
 
 
 def name(value: Any) -> str:

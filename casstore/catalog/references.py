@@ -11,7 +11,7 @@ from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import DEAD, LIVE
 from casstore.digest import Digest
-from casstore.storage.container import Container
+from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
 from casstore.storage.manifest import FileEntry, Manifest, entry_path, file_entry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
@@ -99,7 +99,7 @@ class References:
     def has_orphans(self) -> bool:
         """Whether a chunk is at home in a loose file that is no version's any more."""
         sql = (
-            f"SELECT 1 FROM container WHERE state = {LIVE} AND digest IS NOT NULL"
+            f"SELECT 1 FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE}"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)"
             f" AND NOT EXISTS ({_OF_A_VERSION.format('container.digest')}) LIMIT 1"
         )
@@ -115,7 +115,9 @@ class References:
             )
             if homed.fetchone() is not None:
                 raise decoding.malformed("chunks are at home in a container that is to be removed")
-        return self._containers(f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {DEAD}")
+        return self._containers(
+            f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {DEAD}"
+        )
 
     def forget_containers(self, containers: Iterable[Container]) -> None:
         """Drop the rows of dead containers whose files are gone."""
@@ -131,7 +133,7 @@ class References:
 
     def containers(self) -> list[tuple[Container, int]]:
         """All live containers, with their sizes, in the order they were committed."""
-        sql = f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
+        sql = f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
         return self._containers(sql)
 
     def newest_homes(self) -> list[tuple[Container, int]]:
@@ -141,7 +143,7 @@ class References:
         """
         newest = f"SELECT * FROM container WHERE state = {LIVE} ORDER BY id DESC LIMIT 64"
         return self._containers(
-            f"SELECT id, file_id, digest, executable, size FROM ({newest}) AS newest WHERE synced"
+            f"SELECT id, file_id, kind, digest, executable, size FROM ({newest}) AS newest WHERE synced"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = newest.id) LIMIT 8"
         )
 
@@ -149,8 +151,8 @@ class References:
         with translated_errors(self._connections.path):
             rows: list[Any] = self._connections.get().execute(sql).fetchall()
         return [
-            (_container(row_id, file_id, digest, executable), decoding.typed(size, int, "a size"))
-            for row_id, file_id, digest, executable, size in rows
+            (decoding.container(row_id, file_id, kind, digest, executable), decoding.typed(size, int, "a size"))
+            for row_id, file_id, kind, digest, executable, size in rows
         ]
 
     def chunks_of(self, container: Container) -> list[tuple[Digest, int]]:
@@ -176,7 +178,7 @@ class References:
     def needed_containers(self) -> list[tuple[Container, int]]:
         """Containers, with their sizes, in which a marked chunk is at home."""
         return self._containers(
-            "SELECT id, file_id, digest, executable, size FROM container WHERE EXISTS"
+            "SELECT id, file_id, kind, digest, executable, size FROM container WHERE EXISTS"
             " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
         )
 
@@ -238,10 +240,6 @@ class References:
             ]
 
 
-def _container(row_id: Any, file_id: Any, blob: Any, executable: Any) -> Container:
-    return Container(row_id, decoding.typed(file_id, str, "an id"), decoding.optional_digest(blob), bool(executable))
-
-
 def _file_entry(path: Any, executable: Any, size: Any, digest: Any) -> FileEntry:
     try:
         return file_entry(path, executable, size, digest)
@@ -267,11 +265,11 @@ def _recipes_with(connection: apsw.Connection, chunks: set[Digest]) -> Iterator[
 # has marked as evicting may stand still, and counts until that is settled.
 IS_LINKED = (
     "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
-    " WHERE file.digest = container.digest AND file.size >= 65536"
+    f" WHERE file.digest = container.digest AND file.size >= {LINK_FROM_BYTES}"
     " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
 # Smaller files have no loose files, and no entry in the index.
-_OF_A_VERSION = "SELECT 1 FROM file WHERE file.digest = {} AND file.size >= 65536"
+_OF_A_VERSION = f"SELECT 1 FROM file WHERE file.digest = {{}} AND file.size >= {LINK_FROM_BYTES}"
 # Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
 # for stored when their content is saved again.
 _DELETE_CHUNKS = """
@@ -283,10 +281,10 @@ WITH RECURSIVE doomed(digest) AS (
 DELETE FROM chunk WHERE digest IN (SELECT digest FROM doomed)
 """
 UNREFERENCED = f"""
-SELECT container.id, file_id, container.digest, executable, container.size FROM container
+SELECT container.id, file_id, kind, container.digest, executable, container.size FROM container
 WHERE state = {LIVE}
   AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
-  AND NOT (container.digest IS NOT NULL AND {IS_LINKED})
+  AND NOT (kind = {Kind.LOOSE} AND {IS_LINKED})
 """
 
 

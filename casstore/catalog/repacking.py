@@ -12,7 +12,7 @@ from casstore.catalog.index import LIVE
 from casstore.catalog.references import IS_LINKED
 from casstore.catalog.versions import NewContainer, insert_container, mark_synced, may_be_delta
 from casstore.digest import Digest
-from casstore.storage.container import Container
+from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
 
 
 class PlannedChunk(NamedTuple):
@@ -29,6 +29,9 @@ class PlannedChunk(NamedTuple):
     predecessor: Digest | None
     home: int
     is_base: bool
+
+
+_MOVE = "UPDATE chunk SET container = :container, offset = :offset, length = :length"
 
 
 class SparsePack(NamedTuple):
@@ -65,7 +68,7 @@ class Repacking:
                 "DELETE FROM temp.plan; DELETE FROM temp.cold; DELETE FROM temp.unplanned"
             )
             connection.execute(
-                f"INSERT INTO temp.cold SELECT id FROM container WHERE state = {LIVE} AND digest IS NOT NULL"
+                f"INSERT INTO temp.cold SELECT id FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE}"
                 f" AND NOT {IS_LINKED}"
             )
             connection.execute(
@@ -81,7 +84,7 @@ class Repacking:
         """The ids of the versions that a cold loose file belongs to, in the order of their commits."""
         sql = (
             "SELECT DISTINCT version_id FROM temp.cold JOIN container USING (id)"
-            " JOIN file ON file.digest = container.digest AND file.size >= 65536 ORDER BY version_id"
+            f" JOIN file ON file.digest = container.digest AND file.size >= {LINK_FROM_BYTES} ORDER BY version_id"
         )
         return [row[0] for row in self._rows(sql)]
 
@@ -135,12 +138,12 @@ class Repacking:
     def packs(self) -> list[SparsePack]:
         """Every live pack that holds something needed, by size."""
         sql = (
-            "SELECT container.id, file_id, size, count(*), sum(length)"
+            "SELECT container.id, file_id, kind, NULL, executable, size, count(*), sum(length)"
             " FROM container JOIN chunk ON container = container.id"
-            f" JOIN temp.needed ON needed.digest = chunk.digest WHERE state = {LIVE} AND container.digest IS NULL"
+            f" JOIN temp.needed ON needed.digest = chunk.digest WHERE state = {LIVE} AND kind = {Kind.PACK}"
             " GROUP BY container.id ORDER BY size"
         )
-        return [SparsePack(Container(row[0], row[1], None), row[2], row[3], row[4]) for row in self._rows(sql)]
+        return [SparsePack(decoding.container(*row[:5]), *row[5:]) for row in self._rows(sql)]
 
     def needed_in(self, container: Container) -> list[Digest]:
         """The needed chunks of a container, in the order they stand there."""
@@ -160,19 +163,15 @@ class Repacking:
             mark_synced(connection, synced_homes)
             container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             for chunk in new.chunks:
-                place = (container_id, chunk.offset, chunk.length, chunk.digest, homes[chunk.digest])
+                parameters = {**chunk._asdict(), "container": container_id, "left": homes[chunk.digest]}
                 if verbatim:
-                    sql = (
-                        "UPDATE chunk SET container = ?1, offset = ?2, length = ?3 WHERE digest = ?4 AND container = ?5"
-                    )
-                    connection.execute(sql, place)
+                    connection.execute(f"{_MOVE} WHERE digest = :digest AND container = :left", parameters)
                 elif chunk.base is None or may_be_delta(connection, chunk):
                     connection.execute(
-                        "UPDATE chunk SET container = ?1, offset = ?2, length = ?3, encoding = ?6, base = ?7,"
-                        " grouping = ?8, generation = ?9,"
-                        " depth = coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?7), 0)"
-                        " WHERE digest = ?4 AND container = ?5",
-                        (*place, chunk.encoding, chunk.base, chunk.grouping, chunk.generation),
+                        f"{_MOVE}, encoding = :encoding, base = :base, grouping = :grouping, generation = :generation,"
+                        " depth = coalesce((SELECT depth + 1 FROM chunk WHERE digest = :base), 0)"
+                        " WHERE digest = :digest AND container = :left",
+                        parameters,
                     )
 
     def rehome(self, new: NewContainer) -> None:

@@ -34,7 +34,7 @@ from casstore.progress import Progress
 from casstore.storage import files, not_finite, pack
 from casstore.storage.coding import delta
 from casstore.storage.coding.codec import Encoding
-from casstore.storage.container import MAX_LINKS, Container, Location
+from casstore.storage.container import MAX_LINKS, Container, Kind, Location
 from casstore.storage.manifest import Manifest
 from casstore.storage.names import as_stored
 from casstore.storage.objects import Objects
@@ -354,7 +354,7 @@ class _Incoming:
         if written is None:
             return
         file_id, chunks = written
-        container = Container(0, file_id, None)
+        container = Container(0, file_id, Kind.PACK)
         for chunk in chunks[len(self._here) :]:
             self._here[chunk.digest] = _location(chunk, container)
         with contextlib.closing(self._objects.read_ahead(self._unchecked)) as ahead:

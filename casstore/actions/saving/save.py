@@ -47,7 +47,7 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
-from casstore.storage.container import Container, FileStamp
+from casstore.storage.container import Container, FileStamp, Kind
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry, Manifest
 from casstore.storage.recipe import Recipe
@@ -521,7 +521,7 @@ class _Save:
         synced = bool(homes) and self._new.durable
         stamp = FileStamp.of(linked)
         stored.containers.append(
-            NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
+            NewContainer(file_id, Kind.LOOSE, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
         )
         adopted[file.recipe.blob, file.executable] = loose
 
