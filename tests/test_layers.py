@@ -24,7 +24,7 @@ INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine", "not_finite"],
         *["recipe", "swapping", "uncopied", "walking", "working", "writers", "descriptors", "denials", "removal"],
-        *["files", "locks", "unfinished", "reserve", "sharing"],
+        *["readable", "files", "locks", "unfinished", "reserve", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
     ],
     "archive": [
