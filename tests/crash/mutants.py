@@ -13,9 +13,8 @@ import pytest
 from casstore.actions import home
 from casstore.actions.consistency import deleted, strays
 from casstore.actions.directories import evict, materialize, presence
-from casstore.actions.exchange import casmodel_import
 from casstore.actions.gc import reclaim
-from casstore.actions.packs import repack
+from casstore.actions.packs import receiving, repack
 from casstore.actions.saving import delete, save
 from casstore.catalog import connection, index, references, repacking, versions
 from casstore.storage import files, pack
@@ -80,7 +79,7 @@ POWER = [
     ),
     _mutant(
         "names of imported packs are not synced", "imports",
-        (casmodel_import._Incoming._complete, "files.sync_directory(self.workspace.layout.packs)", "pass"),
+        (receiving.Receiving._complete, "files.sync_directory(self.workspace.layout.packs)", "pass"),
     ),
     _mutant("packs are not synced", "full", (pack.PackWriter.finish, "if durable:", "if False:")),
     _mutant("manifests are not synced", "full", (files.write_new_file, "if durable:", "if False:")),

@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import casmodel_import
+from casstore.actions.packs import receiving
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
 from tests.kit import Child, checkpoint, contents, noise, streamed
@@ -258,8 +259,8 @@ def test_after_a_reboot_relaxed_chunks_that_others_stand_on_are_stored_whole(
 def test_cut_short_and_taken_up_again(store, run_of, archive, take, pack_bytes, settled, place, monkeypatch):
     files = run_of(3, size=100_000)
     data = archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
-    monkeypatch.setattr(casmodel_import, "_BATCH_BYTES", 60_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 150_000)
+    monkeypatch.setattr(receiving, "_BATCH_BYTES", 60_000)
     with pytest.raises(casstore.IntegrityError, match="cut short"):
         take(data[: int(len(data) * place)])
     assert store.tags() == []
@@ -311,7 +312,7 @@ def test_a_failing_stream(store, run_of, archive, take, pack_bytes, settled):
 def test_killed_in_between(store, home, run_of, archive, take, sql, pack_bytes, settled, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 150_000)
     read_end, write_end = os.pipe()
 
     def run():
@@ -365,7 +366,7 @@ class Watched(io.BytesIO):
 def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settled, seekable, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 100_000)
     take(archive(["run:1"]), as_tag="here:1")
     with casstore.Store(home) as other:
         assert take(Watched(data, lambda: other.gc(evict_all=True), every=4, seekable=seekable)) == list(files)
@@ -377,7 +378,7 @@ def test_beside_gc_in_the_same_process(store, home, run_of, archive, take, settl
 def test_beside_gc_in_another_process(store, home, run_of, archive, take, settled, monkeypatch):
     files = run_of(4, size=100_000)
     data = archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 100_000)
     stop, go_on = os.pipe()
 
     def collect():
