@@ -14,7 +14,7 @@ from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, sqlite_name, translated_errors
 from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
-from casstore.catalog.schema import APPLICATION_ID
+from casstore.catalog.schema import APPLICATION_ID, migrate
 from casstore.digest import Digest
 from casstore.errors import StoreError
 from casstore.storage.container import Container, Kind
@@ -93,6 +93,7 @@ class CatalogCopy:
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
             connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
             connection.execute("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").fetchall()
+            migrate(connection)  # that of a store which can only be read may be older
             self.unsynced = {row[0] for row in connection.execute("SELECT id FROM container WHERE NOT synced")}
             found = connection.execute("SELECT manifest_id, name, version FROM tombstone").fetchall()
             self.deleted = {decoding.typed(row[0], str, "an id"): decoding.tag(*row[1:]) for row in found}

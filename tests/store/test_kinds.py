@@ -31,6 +31,7 @@ try:
                 assert casstore.Digest.of(reader.read()) == file.digest
         usage = store.stats()
         print(usage.loose_bytes, usage.packs_bytes, store.verify().is_sound)
+        store.backup(sys.argv[2])
 finally:
     subprocess.run(["umount", "-l", home], check=True)
 """
@@ -58,7 +59,7 @@ def test_a_catalog_from_before_is_given_them(store, save, home, sql, kinds):
         assert again.verify().is_sound
 
 
-def test_a_catalog_from_before_is_read_where_nothing_can_be_written(store, save, home, sql):
+def test_a_catalog_from_before_is_read_where_nothing_can_be_written(store, save, home, sql, tmp_path):
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("mounts a file system")
     save("m:1", FILES)
@@ -66,10 +67,13 @@ def test_a_catalog_from_before_is_read_where_nothing_can_be_written(store, save,
     store.close()
     sql(TO_THIRD)
     sql("PRAGMA wal_checkpoint(TRUNCATE)")
-    done = script(READ_ONLY, home, before=("unshare", "-m", "--propagation", "private"))
+    done = script(READ_ONLY, home, tmp_path / "backup", before=("unshare", "-m", "--propagation", "private"))
     if "permission denied" in done.stderr:
         pytest.skip("cannot mount here")
     assert done.stdout.split() == [str(usage.loose_bytes), str(usage.packs_bytes), "True"], done.stderr
+    with casstore.Store(tmp_path / "backup") as backup:
+        assert streamed(backup.get("m:1")) == FILES
+        assert backup.verify().is_sound
 
 
 @pytest.mark.parametrize("kind", [0, 3, Kind.LOOSE])
