@@ -27,7 +27,7 @@ INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
         *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
-        *["descriptors", "denials", "removal", "files", "locks", "unfinished", "reserve", "sharing"],
+        *["descriptors", "denials", "removal", "readable", "files", "locks", "unfinished", "reserve", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
     ],
     "archive": [

@@ -84,7 +84,7 @@ def is_intact(workspace: Workspace, container: Container, size: int, noted: Mapp
     path = container.path(workspace.layout)
     index = workspace.catalog.index
     try:
-        if container.digest is None:
+        if container.digest is None:  # a pack
             return os.stat(path).st_size == size
         status = os.stat(path)
         stamps = {loose.container.id: loose.stamp for loose in find(workspace, container.digest, container.executable)}

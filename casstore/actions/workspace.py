@@ -15,6 +15,7 @@ from casstore.catalog.catalog import Catalog
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
+from casstore.storage.container import LINK_FROM_BYTES as LINK_FROM_BYTES
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id
@@ -26,9 +27,6 @@ from casstore.storage.sessions import Session
 from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
 
-# A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
-# some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
-LINK_FROM_BYTES = 64 << 10
 _NAME_LOCK_TIMEOUT_S = 3600.0
 
 

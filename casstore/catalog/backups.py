@@ -12,11 +12,12 @@ import apsw
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, sqlite_name, translated_errors
+from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
-from casstore.catalog.schema import APPLICATION_ID
+from casstore.catalog.schema import APPLICATION_ID, migrate
 from casstore.digest import Digest
 from casstore.errors import StoreError
-from casstore.storage.container import Container
+from casstore.storage.container import Container, Kind
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -26,11 +27,11 @@ _OF, _LAST = "backup_of", "backup_last"
 
 # Out goes what holds of one place only: directories, who uses them, files outside the store, unfinished deletions,
 # inode numbers; and containers in which no chunk is at home: what is still to be unlinked, and redundant copies.
-_MAKE_TRUE = """
+_MAKE_TRUE = f"""
 DELETE FROM directory; DELETE FROM lease; DELETE FROM fingerprint; DELETE FROM tombstone;
 DELETE FROM container WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id);
 UPDATE container SET read_at = NULL;
-UPDATE container SET inode = 0, mtime_ns = 0 WHERE digest IS NOT NULL;
+UPDATE container SET inode = 0, mtime_ns = 0 WHERE kind = {Kind.LOOSE};
 """
 # What another catalog has and this one lacks, but for what has been deleted since that one was copied from this.
 _FOREIGN = """
@@ -92,6 +93,7 @@ class CatalogCopy:
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
             connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
             connection.execute("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").fetchall()
+            migrate(connection)  # that of a store which can only be read may be older
             self.unsynced = {row[0] for row in connection.execute("SELECT id FROM container WHERE NOT synced")}
             found = connection.execute("SELECT manifest_id, name, version FROM tombstone").fetchall()
             self.deleted = {decoding.typed(row[0], str, "an id"): decoding.tag(*row[1:]) for row in found}
@@ -99,7 +101,7 @@ class CatalogCopy:
                 connection.execute(_MAKE_TRUE)
                 # Once copied they are synced; but what an earlier boot left unsynced may be torn.
                 connection.execute(
-                    "UPDATE container SET synced = 1, boot_id = NULL WHERE synced OR boot_id = ?", (boot_id,)
+                    f"UPDATE container SET synced = 1, boot_id = NULL WHERE {TRUSTED}", {"boot": boot_id}
                 )
 
     def foreign_version(self, other: Path, instance: str) -> Tag | None:
@@ -122,11 +124,8 @@ class CatalogCopy:
 
     def containers(self) -> list[tuple[Container, int]]:
         """Every container that a chunk is at home in, with its size."""
-        sql = "SELECT id, file_id, digest, executable, size FROM container ORDER BY id"
-        return [
-            (Container(row_id, file_id, decoding.optional_digest(digest), bool(executable)), size)
-            for row_id, file_id, digest, executable, size in self._rows(sql)
-        ]
+        sql = "SELECT id, file_id, kind, digest, executable, size FROM container ORDER BY id"
+        return [(decoding.container(*row[:5]), row[5]) for row in self._rows(sql)]
 
     def manifests(self) -> dict[str, Tag]:
         """The tag of every version by the id of its manifest."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from casstore.catalog import decoding
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
+from casstore.storage.container import LINK_FROM_BYTES
 
 
 class PlannedChunk(NamedTuple):
@@ -56,7 +57,7 @@ class Columns:
         """The ids of the versions that a cold loose file belongs to, in the order of their commits."""
         sql = (
             "SELECT DISTINCT version_id FROM temp.cold JOIN container USING (id)"
-            " JOIN file ON file.digest = container.digest AND file.size >= 65536 ORDER BY version_id"
+            f" JOIN file ON file.digest = container.digest AND file.size >= {LINK_FROM_BYTES} ORDER BY version_id"
         )
         return [row[0] for row in self._tables.rows(sql)]
 

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import apsw
 
-from casstore.catalog.schema import check_is_catalog, check_is_newest, check_sqlite, migrate
+from casstore.catalog.schema import check_is_catalog, check_sqlite, migrate, read_as_newest
 from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
 from casstore.storage import denials, reserve
 from casstore.storage.layout import RESERVE_NAME
@@ -65,8 +65,7 @@ class Connections(Uncopied):
         try:
             with translated_errors(path):
                 if self.read_only:
-                    check_is_catalog(self.get(), path)
-                    check_is_newest(self.get())
+                    self.get()
                 else:
                     migrate(self.get())
             if self._reserve is not None and not self.read_only:
@@ -288,7 +287,13 @@ class Connections(Uncopied):
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-            _distrust(connection)
+            try:
+                _distrust(connection)
+                check_is_catalog(connection, self.path)
+                read_as_newest(connection)
+            except BaseException:
+                connection.close()
+                raise
             return connection
         connection = apsw.Connection(sqlite_name(self.path))
         try:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import CatalogDamaged, InvalidTag
-from casstore.storage.container import Container
+from casstore.storage.container import Container, Kind
 from casstore.tag import Tag, is_part
 
 _T = TypeVar("_T")
@@ -42,14 +42,18 @@ def optional_digest(value: Any) -> Digest | None:
     return None if value is None else digest(value)
 
 
-def container(row_id: Any, file_id: Any, blob: Any, executable: Any) -> Container:
-    """A container's row. Raises CatalogDamaged."""
-    return Container(row_id, typed(file_id, str, "an id"), optional_digest(blob), bool(executable))
+def container(row_id: Any, file_id: Any, kind: Any, blob: Any, executable: Any) -> Container:
+    """A container from these columns of its row. Raises CatalogDamaged."""
+    try:
+        made = Container(row_id, typed(file_id, str, "an id"), Kind(kind), optional_digest(blob), bool(executable))
+    except ValueError as error:
+        raise malformed(f"container {row_id!r:.40}: {error}") from error
+    return made
 
 
 def sized_container(row: Any) -> tuple[Container, int]:
     """A container's row and its size. Raises CatalogDamaged."""
-    return container(*row[:4]), typed(row[4], int, "a size")
+    return container(*row[:5]), typed(row[5], int, "a size")
 
 
 def name(value: Any) -> str:

@@ -14,10 +14,12 @@ from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.decoding import optional_digest
 from casstore.digest import Digest
-from casstore.storage.container import Container, FileStamp, Location
+from casstore.storage.container import Container, FileStamp, Kind, Location
 from casstore.storage.recipe import Recipe
 
 LIVE, DEAD = 1, 2
+# Whether what a container holds is on disk, or was written in this boot and so is still what was written.
+TRUSTED = "(synced OR boot_id = :boot)"
 _PLACE_TYPES = [int, int, int, int]  # of offset, length, raw_bytes, encoding
 _NOT_SYNCED = "not synced"  # the boot of a container of which an fsync has failed
 _BATCH = 500  # parameters of one statement: few enough to prepare fast, enough to make the call's cost vanish
@@ -64,8 +66,9 @@ def insert_fingerprints(connection: apsw.Connection, fingerprints: Mapping[Finge
     """Note, in a write transaction, what these files hold."""
     now_ns = time.time_ns()
     connection.executemany(
-        "INSERT OR REPLACE INTO fingerprint VALUES (?,?,?,?,?,?,?)",
-        ((*fingerprint, digest, now_ns) for fingerprint, digest in fingerprints.items()),
+        "INSERT OR REPLACE INTO fingerprint(device, inode, size, mtime_ns, ctime_ns, digest, recorded_at)"
+        " VALUES (:device, :inode, :size, :mtime_ns, :ctime_ns, :digest, :now)",
+        ({**fingerprint._asdict(), "digest": digest, "now": now_ns} for fingerprint, digest in fingerprints.items()),
     )
 
 
@@ -75,7 +78,7 @@ def next_container_id(connection: apsw.Connection) -> int:
     return decoding.typed(connection.execute(sql).get, int, "the last container's row id")
 
 
-_LOOSE = "SELECT id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at FROM container"
+_LOOSE = "SELECT id, file_id, kind, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at FROM container"
 
 
 class Index:
@@ -90,12 +93,13 @@ class Index:
         with translated_errors(self._connections.path):
             return iter(self._connections.get().execute(sql, tuple(parameters)).fetchall())
 
-    def _batched(self, sql: str, values: Collection[_Value]) -> Iterator[Any]:
-        """Rows of `sql`, whose one `{}` takes the list of placeholders, over all values."""
+    def _batched(self, sql: str, values: Collection[_Value], *before: str) -> Iterator[Any]:
+        """Rows of `sql`, whose one `{}` takes the list of placeholders, over all values. `before`: what the parameters
+        that it names ahead of these stand for."""
         ordered = list(values)
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]
-            yield from self.rows(sql.format(",".join("?" * len(batch))), batch)
+            yield from self.rows(sql.format(",".join("?" * len(batch))), (*before, *batch))
 
     def gc_epoch(self) -> int:
         """Rises each time gc condemns a container: unchanged, it proves that no chunk row has gone."""
@@ -106,15 +110,15 @@ class Index:
         """The homes of those chunks that are stored."""
         sql = (
             "SELECT chunk.digest, offset, length, raw_bytes, encoding, base, grouping,"
-            " container.id, file_id, container.digest, executable"
+            " container.id, file_id, kind, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({})"
         )
         found: dict[Digest, Location] = {}
         containers: dict[int, Container] = {}  # of each one, checked once
-        for digest, *place, base, grouping, row_id, file_id, blob, executable in self._batched(sql, digests):
+        for digest, *place, base, grouping, row_id, file_id, kind, blob, executable in self._batched(sql, digests):
             container = containers.get(row_id)
             if container is None:
-                container = containers[row_id] = _container(row_id, file_id, blob, executable)
+                container = containers[row_id] = decoding.container(row_id, file_id, kind, blob, executable)
             found[decoding.digest(digest)] = _location(container, place, base, grouping)
         return found
 
@@ -156,14 +160,14 @@ class Index:
         """The chunks a new version may rely on, with the row ids of their homes: synced, or written in this boot."""
         sql = (
             "SELECT chunk.digest, container.id FROM chunk JOIN container ON container.id = chunk.container"
-            " WHERE chunk.digest IN ({}) AND (synced OR boot_id = '" + self._boot_id + "')"
+            f" WHERE {TRUSTED} AND chunk.digest IN ({{}})"
         )
-        return {decoding.digest(row[0]): row[1] for row in self._batched(sql, digests)}
+        return {decoding.digest(row[0]): row[1] for row in self._batched(sql, digests, self._boot_id)}
 
     def containers(self, row_ids: Collection[int]) -> list[tuple[Container, int]]:
         """Those containers, with their sizes."""
-        sql = "SELECT id, file_id, digest, executable, size FROM container WHERE id IN ({})"
-        return [(_container(*row[:4]), row[4]) for row in self._batched(sql, row_ids)]
+        sql = "SELECT id, file_id, kind, digest, executable, size FROM container WHERE id IN ({})"
+        return [(decoding.container(*row[:5]), row[5]) for row in self._batched(sql, row_ids)]
 
     def read_times(self, row_ids: Collection[int]) -> dict[int, int | None]:
         """When all that these containers hold was last read and found sound, in UTC nanoseconds; None: nobody knows."""
@@ -207,11 +211,11 @@ class Index:
     def unsynced_homes(self, digests: Collection[Digest]) -> list[Container]:
         """The containers among those chunks' homes that have never been fsynced, but for those that are distrusted."""
         sql = (
-            "SELECT DISTINCT container.id, file_id, container.digest, executable"
+            "SELECT DISTINCT container.id, file_id, kind, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({}) AND NOT synced"
             f" AND boot_id <> '{_NOT_SYNCED}'"
         )
-        return list({row[0]: _container(*row) for row in self._batched(sql, digests)}.values())
+        return list({row[0]: decoding.container(*row) for row in self._batched(sql, digests)}.values())
 
     def distrusted(self, digests: Collection[Digest]) -> set[Digest]:
         """Those of the chunks whose home could not be fsynced."""
@@ -258,7 +262,7 @@ class Index:
         sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} ORDER BY synced DESC, id"
         for row in self._batched(sql, digests):
             file = _loose(row)
-            found.setdefault((decoding.digest(row[2]), bool(row[3])), []).append(file)
+            found.setdefault((decoding.digest(row[3]), bool(row[4])), []).append(file)
         return found
 
     def homes(self) -> list[LooseFile]:
@@ -295,10 +299,13 @@ class Index:
         """Record that a loose file has been checked, bytes and all, in this boot."""
         with self._connections.write() as connection:
             connection.execute(
-                "UPDATE container SET inode = ?1, mtime_ns = ?2, boot_id = iif(boot_id = ?5, ?5, ?3), read_at = ?6"
-                " WHERE id = ?4",
-                (stamp.inode, stamp.mtime_ns, self._boot_id, container.id, _NOT_SYNCED, time.time_ns()),
-            )
+                "UPDATE container SET inode = :inode, mtime_ns = :mtime_ns, read_at = :now,"
+                " boot_id = iif(boot_id = :not_synced, :not_synced, :boot) WHERE id = :id",
+                {
+                    "inode": stamp.inode, "mtime_ns": stamp.mtime_ns, "now": time.time_ns(),
+                    "not_synced": _NOT_SYNCED, "boot": self._boot_id, "id": container.id,
+                },
+            )  # fmt: skip
 
     def distrust(self, containers: Iterable[Container]) -> None:
         """Record that containers could not be fsynced: what relies on them is stored again."""
@@ -312,28 +319,18 @@ class Index:
         """Record redundant loose files that have been rebuilt from chunks: (file id, blob, executable, stamp)."""
         with self._connections.write() as connection:
             connection.executemany(
-                "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id,"
-                " inode, mtime_ns, read_at) VALUES (?,?,?,?,?,?,0,?,?,?,?)",
+                "INSERT INTO container(id, file_id, kind, digest, executable, size, state, synced, boot_id,"
+                " inode, mtime_ns, read_at) VALUES (:id, :file_id, :kind, :digest, :executable, :size, :state, 0,"
+                " :boot, :inode, :mtime_ns, :now)",
                 (
-                    (
-                        next_container_id(connection),
-                        file_id,
-                        digest,
-                        executable,
-                        stamp.size,
-                        LIVE,
-                        self._boot_id,
-                        stamp.inode,
-                        stamp.mtime_ns,
-                        time.time_ns(),
-                    )
+                    {
+                        "id": next_container_id(connection), "file_id": file_id, "kind": Kind.LOOSE, "digest": digest,
+                        "executable": executable, "size": stamp.size, "state": LIVE, "boot": self._boot_id,
+                        "inode": stamp.inode, "mtime_ns": stamp.mtime_ns, "now": time.time_ns(),
+                    }
                     for file_id, digest, executable, stamp in rebuilt
                 ),
-            )
-
-
-def _container(row_id: int, file_id: str, digest: bytes | None, executable: int) -> Container:
-    return Container(row_id, decoding.typed(file_id, str, "an id"), optional_digest(digest), bool(executable))
+            )  # fmt: skip
 
 
 def _numbers(first: Any, second: Any) -> tuple[int, int]:
@@ -351,8 +348,8 @@ def _location(container: Container, place: list[Any], base: Any, grouping: Any) 
 
 
 def _loose(row: tuple[Any, ...]) -> LooseFile:
-    row_id, file_id, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at_ns = row
+    row_id, file_id, kind, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at_ns = row
     # One of an unknown stamp is read before it is used.
     stamp = FileStamp(inode, decoding.typed(size, int, "a size"), mtime_ns)
-    container = _container(row_id, file_id, digest, executable)
+    container = decoding.container(row_id, file_id, kind, digest, executable)
     return LooseFile(container, stamp, bool(synced), boot_id, read_at_ns)

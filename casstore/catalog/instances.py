@@ -11,6 +11,7 @@ import apsw
 
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
+from casstore.storage.container import Kind
 
 _INSTANCE = "instance"
 _NO_ENTRIES = b"\x90"  # msgpack: an empty array
@@ -67,11 +68,11 @@ class Instances:
 
     def needs_packs(self) -> bool:
         """Whether some chunk is at home in a pack."""
-        return self._any(_AT_HOME.format("container.digest IS NULL"))
+        return self._any(_AT_HOME.format(Kind.PACK))
 
     def needs_loose_files(self) -> bool:
         """Whether some chunk is at home in a loose file."""
-        return self._any(_AT_HOME.format("container.digest IS NOT NULL"))
+        return self._any(_AT_HOME.format(Kind.LOOSE))
 
     def forget_directories(self) -> None:
         """Drop the rows of all directories: what they stood in is gone as a whole."""
@@ -83,7 +84,9 @@ class Instances:
             return self._connections.get().execute(sql).fetchone() is not None
 
 
-_AT_HOME = f"SELECT 1 FROM container JOIN chunk ON chunk.container = container.id WHERE state = {LIVE} AND {{}} LIMIT 1"
+_AT_HOME = (
+    f"SELECT 1 FROM container JOIN chunk ON chunk.container = container.id WHERE state = {LIVE} AND kind = {{}} LIMIT 1"
+)
 
 
 def _recorded(connection: apsw.Connection) -> Instance | None:
@@ -101,7 +104,7 @@ def _note(connection: apsw.Connection, instance: Instance) -> None:
 def _forget_places(connection: apsw.Connection) -> None:
     connection.execute("DELETE FROM fingerprint")
     # Size and bytes are compared before anything relies on one, as of those that come from another boot.
-    connection.execute("UPDATE container SET inode = 0, mtime_ns = 0 WHERE digest IS NOT NULL")
+    connection.execute("UPDATE container SET inode = 0, mtime_ns = 0 WHERE kind = ?", (Kind.LOOSE,))
     connection.execute("UPDATE container SET read_at = NULL")
     connection.execute("UPDATE directory SET inode = 0, boot_id = ?, entries = ?, synced = 0", (INHERITED, _NO_ENTRIES))
     # Another directory may have the number here, and what has it would be deleted.

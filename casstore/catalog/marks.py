@@ -12,7 +12,7 @@ from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
-from casstore.storage.container import Container
+from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
 
@@ -75,7 +75,7 @@ class Marks:
     def needed_containers(self) -> list[tuple[Container, int]]:
         """Containers, with their sizes, in which a marked chunk is at home."""
         return self._containers(
-            "SELECT id, file_id, digest, executable, size FROM container WHERE EXISTS"
+            "SELECT id, file_id, kind, digest, executable, size FROM container WHERE EXISTS"
             " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
         )
 
@@ -124,12 +124,12 @@ class Marks:
     def packs(self) -> list[SparsePack]:
         """Every live pack that holds something marked, by size."""
         sql = (
-            "SELECT container.id, file_id, size, count(*), sum(length)"
+            "SELECT container.id, file_id, kind, NULL, executable, size, count(*), sum(length)"
             " FROM container JOIN chunk ON container = container.id"
             " JOIN temp.needed AS needed ON needed.digest = chunk.digest"
-            f" WHERE state = {LIVE} AND container.digest IS NULL GROUP BY container.id ORDER BY size"
+            f" WHERE state = {LIVE} AND kind = {Kind.PACK} GROUP BY container.id ORDER BY size"
         )
-        return [SparsePack(Container(row[0], row[1], None), *row[2:]) for row in self._tables.rows(sql)]
+        return [SparsePack(decoding.container(*row[:5]), *row[5:]) for row in self._tables.rows(sql)]
 
     def cold(self) -> list[ColdFile]:
         """The cold loose files that are the home of marked chunks."""
@@ -156,7 +156,7 @@ class Marks:
 # has marked as evicting may stand still, and counts until that is settled.
 IS_LINKED = (
     "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
-    " WHERE file.digest = container.digest AND file.size >= 65536"
+    f" WHERE file.digest = container.digest AND file.size >= {LINK_FROM_BYTES}"
     " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
 # Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
@@ -170,12 +170,12 @@ WITH RECURSIVE doomed(digest) AS (
 DELETE FROM chunk WHERE digest IN (SELECT digest FROM doomed)
 """
 UNREFERENCED = f"""
-SELECT container.id, file_id, container.digest, executable, container.size FROM container
+SELECT container.id, file_id, kind, container.digest, executable, container.size FROM container
 WHERE state = {LIVE}
   AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
-  AND NOT (container.digest IS NOT NULL AND {IS_LINKED})
+  AND NOT (kind = {Kind.LOOSE} AND {IS_LINKED})
 """
-_COLD = f"SELECT id FROM container WHERE state = {LIVE} AND digest IS NOT NULL AND NOT {IS_LINKED}"
+_COLD = f"SELECT id FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE} AND NOT {IS_LINKED}"
 
 
 def begin_marks(tables: Tables) -> None:

@@ -76,6 +76,7 @@ _HOME = "SELECT container FROM chunk WHERE digest = ?"
 def _insert(connection: apsw.Connection, container_id: int, chunk: NewChunk) -> None:
     sql = (
         "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base, grouping, generation, depth)"
-        " VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9, coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?7), 0))"
+        " VALUES (:digest, :container, :offset, :length, :raw_bytes, :encoding, :base, :grouping, :generation,"
+        " coalesce((SELECT depth + 1 FROM chunk WHERE digest = :base), 0))"
     )
-    connection.execute(sql, (chunk.digest, container_id, *chunk[1:]))
+    connection.execute(sql, {**chunk._asdict(), "container": container_id})

@@ -14,7 +14,7 @@ from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.marks import Marks
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
-from casstore.storage.container import Container
+from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
 from casstore.storage.manifest import FileEntry, entry_path, file_entry
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
@@ -53,7 +53,7 @@ class References:
     def has_orphans(self) -> bool:
         """Whether a chunk is at home in a loose file that is no version's any more."""
         sql = (
-            f"SELECT 1 FROM container WHERE state = {LIVE} AND digest IS NOT NULL"
+            f"SELECT 1 FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE}"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)"
             f" AND NOT EXISTS ({_OF_A_VERSION.format('container.digest')}) LIMIT 1"
         )
@@ -69,7 +69,9 @@ class References:
             )
             if homed.fetchone() is not None:
                 raise decoding.malformed("chunks are at home in a container that is to be removed")
-        return self._containers(f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {DEAD}")
+        return self._containers(
+            f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {DEAD}"
+        )
 
     def forget_containers(self, containers: Iterable[Container]) -> None:
         """Drop the rows of dead containers whose files are gone."""
@@ -85,7 +87,7 @@ class References:
 
     def containers(self) -> list[tuple[Container, int]]:
         """All live containers, with their sizes, in the order they were committed."""
-        sql = f"SELECT id, file_id, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
+        sql = f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
         return self._containers(sql)
 
     def newest_homes(self) -> list[tuple[Container, int]]:
@@ -95,7 +97,7 @@ class References:
         """
         newest = f"SELECT * FROM container WHERE state = {LIVE} ORDER BY id DESC LIMIT 64"
         return self._containers(
-            f"SELECT id, file_id, digest, executable, size FROM ({newest}) AS newest WHERE synced"
+            f"SELECT id, file_id, kind, digest, executable, size FROM ({newest}) AS newest WHERE synced"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = newest.id) LIMIT 8"
         )
 
@@ -184,7 +186,7 @@ def _recipes_with(connection: apsw.Connection, chunks: set[Digest]) -> Iterator[
 
 
 # Smaller files have no loose files, and no entry in the index.
-_OF_A_VERSION = "SELECT 1 FROM file WHERE file.digest = {} AND file.size >= 65536"
+_OF_A_VERSION = f"SELECT 1 FROM file WHERE file.digest = {{}} AND file.size >= {LINK_FROM_BYTES}"
 
 
 def has_unexplained_chunks(connection: apsw.Connection, recipes: Mapping[Digest, Recipe]) -> bool:

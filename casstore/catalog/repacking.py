@@ -10,6 +10,8 @@ from casstore.catalog.versions import NewContainer, insert_container, mark_synce
 from casstore.digest import Digest
 from casstore.storage.container import Container
 
+_MOVE = "UPDATE chunk SET container = :container, offset = :offset, length = :length"
+
 
 class Repacking:
     """Makes packs the home of chunks that stood elsewhere."""
@@ -31,19 +33,15 @@ class Repacking:
             mark_synced(connection, synced_homes)
             container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             for chunk in new.chunks:
-                place = (container_id, chunk.offset, chunk.length, chunk.digest, homes[chunk.digest])
+                parameters = {**chunk._asdict(), "container": container_id, "left": homes[chunk.digest]}
                 if verbatim:
-                    sql = (
-                        "UPDATE chunk SET container = ?1, offset = ?2, length = ?3 WHERE digest = ?4 AND container = ?5"
-                    )
-                    connection.execute(sql, place)
+                    connection.execute(f"{_MOVE} WHERE digest = :digest AND container = :left", parameters)
                 elif chunk.base is None or may_be_delta(connection, chunk):
                     connection.execute(
-                        "UPDATE chunk SET container = ?1, offset = ?2, length = ?3, encoding = ?6, base = ?7,"
-                        " grouping = ?8, generation = ?9,"
-                        " depth = coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?7), 0)"
-                        " WHERE digest = ?4 AND container = ?5",
-                        (*place, chunk.encoding, chunk.base, chunk.grouping, chunk.generation),
+                        f"{_MOVE}, encoding = :encoding, base = :base, grouping = :grouping, generation = :generation,"
+                        " depth = coalesce((SELECT depth + 1 FROM chunk WHERE digest = :base), 0)"
+                        " WHERE digest = :digest AND container = :left",
+                        parameters,
                     )
 
     def rehome(self, new: NewContainer) -> None:

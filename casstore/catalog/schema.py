@@ -155,7 +155,18 @@ CREATE TABLE untrusted(                  -- Python objects that came in an archi
 INSERT OR REPLACE INTO store SELECT 'last_container', coalesce(max(id), 0) FROM container;
 """
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD)
+_FOURTH = """
+-- What the container is, by its number in storage.container.Kind: 1 a pack, 2 a loose file.
+ALTER TABLE container ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
+UPDATE container SET kind = 2 WHERE digest IS NOT NULL;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+# What makes a catalog that cannot be migrated readable as it is, by the number of migrations it has had: a view that
+# hides the table of its name from this connection.
+_AS_NEWEST = {
+    3: "CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container",
+}
 
 
 def check_sqlite() -> None:
@@ -207,9 +218,16 @@ def migrate(connection: apsw.Connection) -> None:
             raise
 
 
-def check_is_newest(connection: apsw.Connection) -> None:
-    """Raises StoreUnwritable for a catalog of an older schema, which cannot be migrated, StoreTooNew for a newer."""
-    if _applied(connection) < len(MIGRATIONS):
+def read_as_newest(connection: apsw.Connection) -> None:
+    """Have a connection that can only read see the newest schema.
+
+    Raises StoreUnwritable for a catalog so old that it has to be migrated first, StoreTooNew for a newer one.
+    """
+    applied = _applied(connection)
+    if applied in _AS_NEWEST:
+        connection.execute(_AS_NEWEST[applied])
+        return
+    if applied < len(MIGRATIONS):
         raise StoreUnwritable("this read-only store has an older format; open it once as somebody who may write to it")
     migrate(connection)
 

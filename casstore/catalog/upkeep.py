@@ -13,6 +13,7 @@ from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
 from casstore.errors import StoreLocked
+from casstore.storage.container import Kind
 
 _CONSIDERED_AT, _DELETED_BYTES, _LEFT_BYTES = "auto_gc_at", "gc_deleted_bytes", "gc_left_bytes"
 
@@ -66,7 +67,7 @@ class Upkeep:
         """What has gathered since the last gc, in one pass over containers."""
         with self._connections.read() as connection:
             loose, stored = connection.execute(
-                "SELECT coalesce(sum(size) FILTER (WHERE digest IS NOT NULL), 0), coalesce(sum(size), 0)"
+                f"SELECT coalesce(sum(size) FILTER (WHERE kind = {Kind.LOOSE}), 0), coalesce(sum(size), 0)"
                 f" FROM container WHERE state = {LIVE}"
             ).get
         return Growth(self.deleted_bytes(), self._value(_LEFT_BYTES, 0), loose, stored)

@@ -17,6 +17,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
 from casstore.notebook import Shown
 from casstore.storage.coding.codec import Encoding
+from casstore.storage.container import Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
 
@@ -315,9 +316,9 @@ _LINKS = ("base", "grouping")
 _ENCODING_NAMES = {int(encoding): encoding.name.lower() for encoding in Encoding}
 # CROSS JOIN and a plus before a column keep SQLite from its own idea of the best way, which is to go through an index
 # of all chunks, once or for each marked one, rather than to look the marked ones up by their digests.
-_HOMES = """
+_HOMES = f"""
 SELECT encoding, count(*), sum(raw_bytes), sum(length),
-       coalesce(sum(length) FILTER (WHERE container.digest IS NOT NULL), 0)
+       coalesce(sum(length) FILTER (WHERE kind = {Kind.LOOSE}), 0)
 FROM temp.needed CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
 GROUP BY encoding ORDER BY encoding
 """
@@ -335,7 +336,7 @@ WITH held AS (
   SELECT container AS id, sum(length) AS homed, coalesce(sum(length) FILTER (WHERE n.digest IS NOT NULL), 0) AS needed
   FROM chunk LEFT JOIN temp.needed AS n USING (digest) GROUP BY container
 ), part AS (
-  SELECT size, container.digest IS NOT NULL AS is_loose,
+  SELECT size, kind = {Kind.LOOSE} AS is_loose,
          coalesce(homed, 0) AS homed, coalesce(needed, 0) AS needed, b.digest IS NOT NULL AS is_needed_blob,
          state = {DEAD} OR (coalesce(needed, 0) = 0 AND NOT {IS_LINKED}) AS is_dead
   FROM container LEFT JOIN held USING (id) LEFT JOIN temp.needed_blob AS b ON b.digest = container.digest
@@ -354,7 +355,7 @@ FROM part
 _BEGIN_FREED = f"""
 INSERT INTO temp.own SELECT digest FROM temp.needed;
 INSERT INTO temp.touched
-SELECT id, container.digest IS NOT NULL AND {IS_LINKED} FROM container WHERE id IN (
+SELECT id, kind = {Kind.LOOSE} AND {IS_LINKED} FROM container WHERE id IN (
   SELECT container FROM temp.own CROSS JOIN chunk USING (digest)
   UNION SELECT id FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE});
 INSERT INTO temp.asked
@@ -384,15 +385,15 @@ _FREED_LOOSE = f"""
 SELECT coalesce(sum(iif(was_linked,
   size - (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.needed USING (digest) WHERE container = touched.id),
   (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.own USING (digest) WHERE container = touched.id))), 0)
-FROM temp.touched AS touched CROSS JOIN container USING (id) WHERE container.digest IS NOT NULL AND NOT {IS_LINKED}
+FROM temp.touched AS touched CROSS JOIN container USING (id) WHERE kind = {Kind.LOOSE} AND NOT {IS_LINKED}
 """
 _DEAD_PACKS = f"""
-{UNREFERENCED} AND container.digest IS NULL AND container.id IN (SELECT id FROM temp.touched)
+{UNREFERENCED} AND kind = {Kind.PACK} AND container.id IN (SELECT id FROM temp.touched)
 """
 _FREED_IN_PACKS = f"""
 SELECT coalesce(sum(length), 0)
 FROM temp.own CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
-WHERE container.digest IS NULL AND container.id NOT IN (SELECT id FROM ({_DEAD_PACKS}))
+WHERE kind = {Kind.PACK} AND container.id NOT IN (SELECT id FROM ({_DEAD_PACKS}))
 """
 _STATE = """
 SELECT EXISTS (SELECT 1 FROM directory WHERE version_id = version.id AND NOT evicting), pinned

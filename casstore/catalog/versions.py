@@ -17,13 +17,13 @@ import msgpack
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections, damaged, translated_errors
-from casstore.catalog.index import LIVE, Fingerprint, insert_fingerprints, next_container_id
+from casstore.catalog.index import LIVE, TRUSTED, Fingerprint, insert_fingerprints, next_container_id
 from casstore.catalog.trust import fill_untrusted, note_trusted, note_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, TagExists, TagNotFound
-from casstore.storage.container import MAX_LINKS, Container, FileStamp
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind
 from casstore.storage.manifest import (
     Base,
     FileEntry,
@@ -105,6 +105,7 @@ class NewContainer:
     """A container to be committed: its row, and the homes of the chunks that it brings."""
 
     file_id: str
+    kind: Kind
     digest: Digest | None
     executable: bool
     size: int
@@ -327,20 +328,24 @@ class Versions:
         # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain,
         # or the home, or that of a base it needs, was found to be lost.
         is_replaced = (
-            "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced AND (?1 OR boot_id != ?2)) OR ?3"
+            "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced"
+            f" AND (:is_synced OR NOT {TRUSTED})) OR :is_lost"
         )
         insert = (
             "INSERT INTO chunk"
             "(digest, container, offset, length, raw_bytes, encoding, base, grouping, generation, depth)"
-            " VALUES (?4,?5,?6,?7,?8,?9,?10,?11,?12, coalesce((SELECT depth + 1 FROM chunk WHERE digest = ?10), 0))"
+            " VALUES (:digest, :container, :offset, :length, :raw_bytes, :encoding, :base, :grouping, :generation,"
+            " coalesce((SELECT depth + 1 FROM chunk WHERE digest = :base), 0))"
             " ON CONFLICT(digest) DO UPDATE SET container = excluded.container, offset = excluded.offset,"
             " length = excluded.length, encoding = excluded.encoding, base = excluded.base,"
             " grouping = excluded.grouping, generation = excluded.generation, depth = excluded.depth"
             f" WHERE {is_replaced}"
         )
 
-        def parameters(chunk: NewChunk) -> tuple[Any, ...]:
-            return (new.synced, self._boot_id, chunk.digest in lost, chunk.digest, container_id, *chunk[1:])
+        shared = {"is_synced": new.synced, "boot": self._boot_id, "container": container_id}
+
+        def parameters(chunk: NewChunk) -> dict[str, Any]:
+            return {**chunk._asdict(), **shared, "is_lost": chunk.digest in lost}
 
         for is_delta, chunks in itertools.groupby(new.chunks, lambda chunk: chunk.base is not None):
             if not is_delta:
@@ -363,14 +368,12 @@ class Versions:
     def restore(self, version_id: int, manifest: Manifest) -> None:
         """Make the rows of a version say what its manifest says."""
         with self._connections.write() as connection:
-            base = manifest.base
             connection.execute(
-                "UPDATE version SET digest = ?, size = ?, file_count = ?, created_at = ?, description = ?,"
-                " directories = ?, base_name = ?, base_version = ?, base_digest = ?, casstore_version = ? WHERE id = ?",
-                (manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-                + (manifest.description.text, _directories(manifest))
-                + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
-                + (manifest.casstore_version, version_id),
+                "UPDATE version SET digest = :digest, size = :size, file_count = :file_count, created_at = :created_at,"
+                " description = :description, directories = :directories, base_name = :base_name,"
+                " base_version = :base_version, base_digest = :base_digest, casstore_version = :casstore_version"
+                " WHERE id = :id",
+                {**_columns(manifest), "id": version_id},
             )
             for table in ("file", "label", "metadata"):
                 connection.execute(f"DELETE FROM {table} WHERE version_id = ?", (version_id,))
@@ -469,13 +472,16 @@ def insert_container(
     stamp = new.stamp
     container_id = next_container_id(connection)
     connection.execute(
-        "INSERT INTO container(id, file_id, digest, executable, size, state, synced, boot_id, inode, mtime_ns, read_at)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-        (container_id, new.file_id, new.digest, new.executable, new.size, LIVE, new.synced)
-        + (None if new.synced else boot_id,)
-        + ((None, None) if stamp is None else (stamp.inode, stamp.mtime_ns))
-        + (read_at_ns,),
-    )
+        "INSERT INTO container(id, file_id, kind, digest, executable, size, state, synced, boot_id, inode, mtime_ns,"
+        " read_at) VALUES (:id, :file_id, :kind, :digest, :executable, :size, :state, :synced, :boot, :inode,"
+        " :mtime_ns, :read_at)",
+        {
+            "id": container_id, "file_id": new.file_id, "kind": new.kind, "digest": new.digest,
+            "executable": new.executable, "size": new.size, "state": LIVE, "synced": new.synced,
+            "boot": None if new.synced else boot_id, "inode": None if stamp is None else stamp.inode,
+            "mtime_ns": None if stamp is None else stamp.mtime_ns, "read_at": read_at_ns,
+        },
+    )  # fmt: skip
     return container_id
 
 
@@ -513,7 +519,6 @@ def insert_version(
     connection: apsw.Connection, manifest: Manifest, manifest_id: str, now_ns: int, place: Place = Place.LAST
 ) -> int:
     """Insert a version's rows; returns its row id."""
-    base = manifest.base
     # The clock may step back; a later commit is later all the same.
     last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
     ordered_at, opened_at = max(now_ns, (last or 0) + 1), None
@@ -523,21 +528,33 @@ def insert_version(
     connection.execute(
         "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
         " directories, base_name, base_version, base_digest, casstore_version, opened_at)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        _parts(manifest.tag)
-        + (manifest_id, manifest.digest, manifest.size, len(manifest.files), manifest.created_at_ns)
-        + (ordered_at, manifest.description.text)
-        + (_directories(manifest),)
-        + ((None, None, None) if base is None else (base.tag.name, base.tag.version, base.digest))
-        + (manifest.casstore_version, opened_at),
-    )
+        " VALUES (:name, :version, :manifest_id, :digest, :size, :file_count, :created_at, :ordered_at, :description,"
+        " :directories, :base_name, :base_version, :base_digest, :casstore_version, :opened_at)",
+        {
+            **_columns(manifest), "name": manifest.tag.name, "version": manifest.tag.version,
+            "manifest_id": manifest_id, "ordered_at": ordered_at, "opened_at": opened_at,
+        },
+    )  # fmt: skip
     version_id = connection.last_insert_rowid()
     _insert_parts(connection, version_id, manifest)
     return version_id
 
 
-def _directories(manifest: Manifest) -> str:
-    return json.dumps([as_stored(path) for path in manifest.directories])
+def _columns(manifest: Manifest) -> dict[str, Any]:
+    """What a version's row says of its content, by column."""
+    base = manifest.base
+    return {
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "file_count": len(manifest.files),
+        "created_at": manifest.created_at_ns,
+        "description": manifest.description.text,
+        "directories": json.dumps([as_stored(path) for path in manifest.directories]),
+        "base_name": None if base is None else base.tag.name,
+        "base_version": None if base is None else base.tag.version,
+        "base_digest": None if base is None else base.digest,
+        "casstore_version": manifest.casstore_version,
+    }
 
 
 def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:

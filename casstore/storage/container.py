@@ -4,31 +4,53 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 from casstore.digest import Digest
 from casstore.storage.layout import Layout
 
 MAX_LINKS = 8  # deltas that reading one chunk decodes at the most
+# A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
+# some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
+LINK_FROM_BYTES = 64 << 10
+
+
+class Kind(IntEnum):
+    """What a container is; the numbers stand in the catalog.
+
+    PACK: encoded chunks that describe themselves. LOOSE: one whole blob, as it is.
+    """
+
+    PACK = 1
+    LOOSE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A pack (digest None) or a loose file (digest of its blob). `id` is the catalog's and local to one store."""
+    """A pack or a loose file. `id` is the catalog's and local to one store; `digest` is that of a loose file's blob.
+
+    Raises ValueError for a loose file without a digest.
+    """
 
     id: int
     file_id: str
-    digest: Digest | None
+    kind: Kind
+    digest: Digest | None = None
     executable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind is Kind.LOOSE and self.digest is None:
+            raise ValueError("a loose file has no digest")
 
     @property
     def is_pack(self) -> bool:
-        return self.digest is None
+        return self.kind is Kind.PACK
 
     def path(self, layout: Layout) -> str:
-        if self.digest is None:
-            return layout.pack(self.file_id)
-        return layout.loose_file(self.digest, self.file_id)
+        if self.kind is Kind.LOOSE and self.digest is not None:
+            return layout.loose_file(self.digest, self.file_id)
+        return layout.pack(self.file_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from casstore.storage.coding.codec import decode
 from casstore.storage.coding.delta import decode_deltas
 from casstore.storage.container import MAX_LINKS, Container, Location
 from casstore.storage.layout import Layout
+from casstore.storage.readable import OpenFile, Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
 from casstore.storage.uncopied import Uncopied
 
@@ -43,6 +44,9 @@ class Locate(Protocol):
 Rescue = Callable[[Digest, Digest | None], bytes | None]
 """Bytes that a chunk may have, from wherever else they stand, given its digest and a blob that it is a piece of."""
 
+OpenContainer = Callable[[Container], Readable]
+"""Opens a container, to be closed when the last reference to it goes. Raises FileNotFoundError, OSError."""
+
 
 def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Digest, Location]]:
     """A chunk, its base, the base's base and so on, as far as homes are known and chains may go."""
@@ -60,16 +64,20 @@ def _groupings(chain: list[tuple[Digest, Location]], homes: Mapping[Digest, Loca
     return {grouping for grouping in named if grouping is not None and grouping in homes}
 
 
-class _Open(Uncopied):
-    """An open container; closed when the last reference goes."""
+class _Open(Uncopied, OpenFile):
+    """An open container of this store; closed when the last reference goes."""
 
     def __init__(self, path: str) -> None:
         self._file = files.open_regular(path)
-        self.descriptor = self._file.fileno()
+        super().__init__(self._file.fileno())
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
+
+
+def _open_file(layout: Layout, container: Container) -> Readable:
+    return _Open(container.path(layout))
 
 
 _all: weakref.WeakSet[Objects] = weakref.WeakSet()
@@ -91,11 +99,15 @@ class Objects(Uncopied):
     served from any other copy where a home is damaged, as far as `rescue` finds one.
     """
 
-    def __init__(self, layout: Layout, locate: Locate, rescue: Rescue | None = None) -> None:
+    def __init__(
+        self, layout: Layout, locate: Locate, rescue: Rescue | None = None, open_container: OpenContainer | None = None
+    ) -> None:
+        """`open_container`: how a container is opened, by default as the file that it is in the store's own layout."""
         self._layout = layout
         self._locate = locate
         self._rescue = rescue
-        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._open_container = open_container or partial(_open_file, layout)
+        self._open: OrderedDict[str, Readable] = OrderedDict()
         self._lock = threading.RLock()
         _all.add(self)
 
@@ -238,11 +250,11 @@ class Objects(Uncopied):
         if not 0 < home.raw_bytes <= MAX_CHUNK_BYTES or home.offset < 0:
             raise IntegrityError(f"the catalog's record of where chunk {digest} stands is damaged")
         container = self._container(home.container)  # held: another thread may drop it from the cache, which closes it
-        return os.pread(container.descriptor, home.raw_bytes, home.offset)
+        return container.pread(home.offset, home.raw_bytes)
 
     def _read_record(self, digest: Digest, home: Location) -> tuple[pack.PackEntry, bytes]:
         container = self._container(home.container)
-        entry, encoded = pack.read_record(container.descriptor, home.offset, home.length)
+        entry, encoded = pack.read_record(container, home.offset, home.length)
         if entry.digest != digest or entry.base != home.base:
             raise IntegrityError(f"another chunk stands where {digest} should be")
         return entry, encoded
@@ -254,15 +266,15 @@ class Objects(Uncopied):
         """
         container = self._container(home.container)  # held, as in `_read_whole`
         self._read_record(digest, home)
-        return os.pread(container.descriptor, home.length, home.offset)
+        return container.pread(home.offset, home.length)
 
-    def _container(self, container: Container) -> _Open:
+    def _container(self, container: Container) -> Readable:
         with self._lock:
             found = self._open.get(container.file_id)
             if found is not None:
                 self._open.move_to_end(container.file_id)
                 return found
-        opened = _Open(container.path(self._layout))
+        opened = self._open_container(container)
         with self._lock:
             self._open[container.file_id] = opened
             while len(self._open) > _MAX_OPEN_CONTAINERS:

@@ -26,6 +26,7 @@ from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
 from casstore.storage.bounded_msgpack import Unpacking
 from casstore.storage.coding import entropy
+from casstore.storage.readable import Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 
 FORMAT = 1
@@ -155,11 +156,11 @@ class PackWriter(PackStream):
         files.remove_file(self.path)
 
 
-def read_record(descriptor: int, offset: int, length: int) -> tuple[PackEntry, bytes]:
+def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntry, bytes]:
     """One record: its header's fields, and the encoded bytes. Raises IntegrityError, UnsupportedFormat, OSError."""
     if offset < 0 or not _RECORD.size <= length <= _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
         raise IntegrityError(f"a pack record of {length} bytes is of no possible length")
-    record = os.pread(descriptor, length, offset)
+    record = container.pread(offset, length)
     entry, payload_start = _parse_record(record, offset)
     if entry.length != len(record) or len(record) != length:
         raise IntegrityError("a pack record is cut short")

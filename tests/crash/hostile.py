@@ -31,6 +31,7 @@ from casstore.errors import IntegrityError, InvalidSource
 from casstore.storage import pack
 from casstore.storage.coding import codec, delta
 from casstore.storage.manifest import Base, FileEntry, Manifest
+from casstore.storage.readable import OpenFile
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Recipe, RecipeSegment
 from casstore.storage.tensors import pickled
 from casstore.storage.tensors.elements import find_segments
@@ -99,7 +100,7 @@ def _pack(data: bytes) -> None:
         raw: dict[Digest, bytes] = {}
         for listed in pack.read_entries(path):
             try:
-                entry, encoded = pack.read_record(file.fileno(), listed.offset, listed.length)
+                entry, encoded = pack.read_record(OpenFile(file.fileno()), listed.offset, listed.length)
                 if entry.base is None or entry.grouping is None:
                     chunk = codec.decode(entry.encoding, encoded, entry.raw_bytes)
                 elif entry.base in raw and entry.grouping in raw:

@@ -28,7 +28,7 @@ from casstore.catalog.repacking import Repacking
 from casstore.catalog.versions import Versions
 from casstore.digest import Digest
 from casstore.storage import files, sessions
-from casstore.storage.container import Container
+from casstore.storage.container import Container, Kind
 from casstore.storage.layout import Layout
 from casstore.storage.pack import PackWriter
 
@@ -267,11 +267,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
     def move(real: Any) -> Any:
         def run(self: Repacking, new: Any, homes: Any, *arguments: Any, **options: Any) -> None:
             with self._connections.read() as reading:
-                sql = "SELECT id, file_id, digest, executable FROM container"
+                sql = "SELECT id, file_id, kind, digest, executable FROM container"
                 rows: list[Any] = [row for row in reading.execute(sql).fetchall() if row[0] in set(homes.values())]
             sources = [
-                Container(row_id, file_id, None if digest is None else Digest(digest), bool(executable))
-                for row_id, file_id, digest, executable in rows
+                Container(row_id, file_id, Kind(kind), None if digest is None else Digest(digest), bool(executable))
+                for row_id, file_id, kind, digest, executable in rows
             ]
             _remove(self._connections.path.parent, sources)
             real(self, new, homes, *arguments, **options)

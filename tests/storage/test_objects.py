@@ -21,7 +21,7 @@ from casstore.errors import IntegrityError
 from casstore.storage import objects as objects_module
 from casstore.storage.coding.codec import Encoding, encode
 from casstore.storage.coding.delta import Grouping, encode_delta
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.pack import EncodedChunk, PackWriter
@@ -53,7 +53,7 @@ class Shelf:
 
     def add_loose(self, blob: bytes, lengths: list[int]) -> Recipe:
         self._containers += 1
-        container = Container(self._containers, new_id(), Digest.of(blob))
+        container = Container(self._containers, new_id(), Kind.LOOSE, Digest.of(blob))
         Path(container.path(self.layout)).write_bytes(blob)
         chunks = []
         offset = 0
@@ -67,7 +67,7 @@ class Shelf:
 
     def add_pack(self, chunks: Sequence[bytes | EncodedChunk]) -> Container:
         self._containers += 1
-        container = Container(self._containers, new_id(), None)
+        container = Container(self._containers, new_id(), Kind.PACK)
         writer = PackWriter(container.path(self.layout))
         for chunk in chunks:
             writer.add(chunk if isinstance(chunk, EncodedChunk) else whole(chunk))

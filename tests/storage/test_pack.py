@@ -21,6 +21,7 @@ from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage.coding.codec import Encoding, decode, encode
 from casstore.storage.coding.delta import Grouping, decode_deltas, encode_delta
 from casstore.storage.pack import EncodedChunk, PackEntry, PackWriter, read_entries, read_record
+from casstore.storage.readable import OpenFile
 from casstore.storage.tensors.elements import Element, element_of
 
 # Never replaced: a format that changes gets a golden of its own beside these, and all stay readable. The first was
@@ -107,7 +108,7 @@ def write(path: Path, chunks: list[EncodedChunk], *, durable: bool = False) -> l
 def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, bytes]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return read_record(descriptor, entry.offset, entry.length)
+        return read_record(OpenFile(descriptor), entry.offset, entry.length)
     finally:
         os.close(descriptor)
 

@@ -15,6 +15,7 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import casmodel_import
+from casstore.actions.packs import receiving
 from casstore.actions.saving.commit import commit_stored
 from casstore.catalog.versions import ChunkVanished
 from casstore.storage.container import MAX_LINKS
@@ -295,8 +296,8 @@ def test_cut_short_and_taken_up_again(
 ) -> None:
     files = sent.run_of(3, size=100_000)
     data = sent.archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
-    monkeypatch.setattr(casmodel_import, "_BATCH_BYTES", 60_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 150_000)
+    monkeypatch.setattr(receiving, "_BATCH_BYTES", 60_000)
     with pytest.raises(casstore.IntegrityError, match="cut short"):
         sent.take(data[: int(len(data) * place)])
     assert store.tags() == []
@@ -350,7 +351,7 @@ def test_killed_in_between(
 ) -> None:
     files = sent.run_of(4, size=100_000)
     data = sent.archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 150_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 150_000)
     read_end, write_end = os.pipe()
 
     def run():
@@ -407,7 +408,7 @@ def test_beside_gc_in_the_same_process(
 ) -> None:
     files = sent.run_of(4, size=100_000)
     data = sent.archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 100_000)
     sent.take(sent.archive(["run:1"]), as_tag="here:1")
     with casstore.Store(home) as other:
         assert sent.take(Watched(data, lambda: other.gc(evict_all=True), every=4, seekable=seekable)) == list(files)
@@ -422,7 +423,7 @@ def test_beside_gc_in_another_process(
 ) -> None:
     files = sent.run_of(4, size=100_000)
     data = sent.archive(files)
-    monkeypatch.setattr(casmodel_import, "_PACK_BYTES", 100_000)
+    monkeypatch.setattr(receiving, "_PACK_BYTES", 100_000)
     stop, go_on = os.pipe()
 
     def collect():

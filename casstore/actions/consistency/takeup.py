@@ -17,7 +17,7 @@ from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import chunking, descriptors, files, pack
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
@@ -84,6 +84,10 @@ def _blob(path: Path) -> Digest | None:
         return None if path.suffix == ".pack" else Digest.parse(path.stem)
     except ValueError:
         return None
+
+
+def _kind(path: Path) -> Kind:
+    return Kind.PACK if _blob(path) is None else Kind.LOOSE
 
 
 def _chunks_in(
@@ -216,7 +220,7 @@ class _TakeUp:
         return None if link is None else link.depth
 
     def _consider(self, path: Path, chunk: NewChunk, depth: int) -> None:
-        container = Container(0, file_id(path), _blob(path))
+        container = Container(0, file_id(path), _kind(path), _blob(path))
         self._locations[chunk.digest] = Location(
             container, chunk.offset, chunk.length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping
         )
@@ -251,4 +255,4 @@ def _container(path: Path) -> NewContainer:
     blob = _blob(path)
     stamp = None if blob is None else FileStamp(0, status.st_size, 0)
     is_executable = blob is not None and files.is_executable(status)
-    return NewContainer(file_id(path), blob, is_executable, status.st_size, True, stamp, ())
+    return NewContainer(file_id(path), _kind(path), blob, is_executable, status.st_size, True, stamp, ())

@@ -16,6 +16,7 @@ from casstore.storage.coding.codec import decode
 from casstore.storage.coding.delta import decode_deltas
 from casstore.storage.container import MAX_LINKS
 from casstore.storage.descriptors import opened
+from casstore.storage.readable import OpenFile
 from casstore.storage.recipe import Recipe
 from casstore.storage.walking import walk
 
@@ -170,7 +171,7 @@ class Donors:
             return None
         for listed in entries.get(digest, ()):
             try:
-                entry, encoded = pack.read_record(descriptor, listed.offset, listed.length)
+                entry, encoded = pack.read_record(OpenFile(descriptor), listed.offset, listed.length)
                 if entry.base is None or entry.grouping is None:
                     raw = decode(entry.encoding, encoded, entry.raw_bytes)
                 elif links:

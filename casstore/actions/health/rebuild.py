@@ -30,7 +30,7 @@ from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import chunking, files, machine, pack, sessions
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Location
+from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
 from casstore.storage.locks import Lock
@@ -311,7 +311,7 @@ def _packs(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Found]:
         chunks = tuple(
             NewChunk(e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base, e.grouping) for e in entries
         )
-        yield _Found(NewContainer(path.stem, None, False, path.stat().st_size, True, None, ()), chunks)
+        yield _Found(NewContainer(path.stem, Kind.PACK, None, False, path.stat().st_size, True, None, ()), chunks)
 
 
 def _entries(path: Path) -> list[pack.PackEntry]:
@@ -373,7 +373,9 @@ def _loose_file(path: Path, blob: Digest, recipes: Sequence[Recipe], progress: P
         chunks += [chunk for chunk in sorted(told, key=lambda c: c.offset) if _has_chunk(descriptor, chunk)]
     unique = {c.digest: NewChunk(c.digest, c.offset, c.length, c.length) for c in chunks}
     stamp = FileStamp(0, status.st_size, 0) if reason else FileStamp.of(status)
-    new = NewContainer(path.suffix[1:], blob, files.is_executable(status), status.st_size, not reason, stamp, ())
+    new = NewContainer(
+        path.suffix[1:], Kind.LOOSE, blob, files.is_executable(status), status.st_size, not reason, stamp, ()
+    )
     return _Read(path, reason, _Found(new, tuple(unique.values())))
 
 
@@ -433,7 +435,7 @@ class _Homes:
         return base + 1 if base is not None and self._depths.get(chunk.grouping or chunk.base) == 0 else None
 
     def _consider(self, number: int, new: NewContainer, chunk: NewChunk, depth: int, *, is_last_resort: bool) -> None:
-        container = Container(number, new.file_id, new.digest, new.executable)
+        container = Container(number, new.file_id, new.kind, new.digest, new.executable)
         self._locations[chunk.digest] = Location(
             container, chunk.offset, chunk.length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping
         )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.storage import files
+from casstore.storage.container import Kind
 from casstore.storage.pack import EncodedChunk, PackEntry, PackWriter
 from casstore.storage.sessions import Session
 
@@ -72,7 +73,7 @@ class PackBuilder:
             return None
         size = self._writer.finish(self._workspace.file_mode(executable=False), durable=self._durable)
         self._writer = None
-        return NewContainer(self._file_id, None, False, size, self._durable, None, self._chunks)
+        return NewContainer(self._file_id, Kind.PACK, None, False, size, self._durable, None, self._chunks)
 
     def abort(self) -> None:
         """Remove the pack that is being written, if there is one."""

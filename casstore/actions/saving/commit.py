@@ -26,7 +26,7 @@ from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
-from casstore.storage.container import Container
+from casstore.storage.container import Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
@@ -161,7 +161,7 @@ def _sync(
         if adopted or unsynced:
             progress.finish()
     directories = {os.path.dirname(path) for path in adopted}
-    if any(new.digest is None for new in containers):
+    if any(new.kind is Kind.PACK for new in containers):
         directories.add(str(layout.packs))
     for directory in sorted(directories):
         files.sync_directory(directory)

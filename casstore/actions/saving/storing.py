@@ -32,7 +32,7 @@ from casstore.catalog.versions import ChunkVanished, DirectoryRow, NewChunk, New
 from casstore.digest import Digest
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.container import FileStamp
+from casstore.storage.container import FileStamp, Kind
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
@@ -233,7 +233,7 @@ class Storing:
         synced = bool(homes) and self._request.durable
         stamp = FileStamp.of(linked)
         done.containers.append(
-            NewContainer(file_id, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
+            NewContainer(file_id, Kind.LOOSE, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
         )
         done.adopted[file.recipe.blob, file.executable] = loose
         return file

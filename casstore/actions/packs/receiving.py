@@ -1,0 +1,254 @@
+"""Chunks from outside, as an archive or a remote has them: checked, put into packs, and made known pack by pack.
+
+What was received before it was cut short stays until the next gc, and need not come again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import blake3
+
+from casstore.actions.packs.bases import encode_chunk
+from casstore.actions.packs.builder import PackBuilder
+from casstore.actions.packs.freshness import Freshness
+from casstore.actions.workspace import Workspace
+from casstore.catalog.index import Fingerprint, Link
+from casstore.catalog.versions import NewChunk, NewContainer
+from casstore.digest import Digest
+from casstore.errors import IntegrityError
+from casstore.progress import Progress
+from casstore.storage import files, pack
+from casstore.storage.coding import delta
+from casstore.storage.coding.codec import Encoding
+from casstore.storage.container import MAX_LINKS, Container, Kind, Location
+from casstore.storage.objects import Objects
+from casstore.storage.pack import PackEntry
+from casstore.storage.recipe import Recipe
+from casstore.storage.sessions import Session
+from casstore.storage.tensors.elements import Element, element_of
+
+# What a receiving that is cut short may have to read again.
+_PACK_BYTES = 256 << 20
+# Records that are written and then checked together; their raw bytes are in memory one by one.
+_BATCH_BYTES = 32 << 20
+
+FindLost = Callable[
+    [Workspace, Mapping[Digest, int], Mapping[Fingerprint, Digest], Set[Digest]], tuple[set[int], set[Digest]]
+]
+"""The containers among the homes of these chunks that are gone or spoiled, and the chunks lost with them."""
+
+
+class Records(Protocol):
+    """Records of packs as they come, each once, what a delta needs before it."""
+
+    def entries(self) -> Iterator[PackEntry]:
+        """Each chunk's entry. Raises IntegrityError, OSError."""
+
+    def record(self) -> bytes:
+        """The record of the entry that came last, encoded as it is; nothing in it need have been checked."""
+
+
+@dataclass(slots=True)
+class Receiving:
+    """Puts chunks that come from outside into packs of the session, checks them there, and makes each pack known when
+    it is complete, though no version needs it yet.
+
+    A delta that comes stays one where what it needs is here, and its chain is not too long; else its chunk is stored
+    whole. `origin` is what errors call where the chunks come from. `find_lost` tells which of the chunks that the
+    store has cannot be relied on: see `saving.save.find_lost`.
+    """
+
+    workspace: Workspace
+    session: Session
+    durable: bool
+    origin: str
+    find_lost: FindLost
+    _builder: PackBuilder = field(init=False)
+    _objects: Objects = field(init=False)
+    _wanted: dict[Digest, Element] = field(default_factory=dict)
+    _relied_on: set[Digest] = field(default_factory=set)
+    _lost_homes: set[int] = field(default_factory=set)
+    _lost: set[Digest] = field(default_factory=set)
+    _whole: set[Digest] = field(default_factory=set)
+    _links: dict[Digest, Link] = field(default_factory=dict)
+    _here: dict[Digest, Location] = field(default_factory=dict)  # of the pack that is being written
+    _unchecked: list[Digest] = field(default_factory=list)
+    _unchecked_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._builder = PackBuilder(self.workspace, self.session, self.durable, lambda _: None, _PACK_BYTES)
+        self._objects = Objects(self.workspace.layout, self._locate)
+
+    def take_all(self, coming: Records, recipes: Iterable[Recipe], named: set[Digest]) -> None:
+        """Store what the store lacks of the blobs of these recipes. The chunks that are `named` come, each once.
+
+        Raises IntegrityError where not all come, or others do.
+        """
+        index = self.workspace.catalog.index
+        for recipe in recipes:
+            for segment in recipe.segments:
+                for digest, _ in segment.chunks:
+                    self._wanted.setdefault(digest, element_of(segment.dtype))
+        homes = index.usable_homes(self._wanted.keys())
+        stale = Freshness.of(self.workspace).stale(set(homes.values()))
+        doubted = {digest for digest, home in homes.items() if home in stale and digest in named}
+        self._lost_homes, self._lost = self.find_lost(self.workspace, homes, {}, doubted)
+        self._relied_on = homes.keys() - self._lost
+        for digest in self._relied_on:
+            del self._wanted[digest]
+        # What deltas stand on stays whole, also where its home cannot be relied on and it is stored anew.
+        self._whole = index.with_dependents(self._wanted.keys())
+        for entry in coming.entries():
+            if entry.digest not in named:
+                raise IntegrityError(f"{self.origin} has chunk {entry.digest} twice, or no version in it needs that")
+            named.discard(entry.digest)
+            if entry.digest in self._wanted:
+                self._take(entry, coming.record(), self._wanted.pop(entry.digest))
+        if self._wanted:
+            raise IntegrityError(f"{self.origin} lacks {len(self._wanted):,} chunks that its versions need")
+        self._complete(self._builder.finish())
+
+    def has_lost(self) -> bool:
+        """Whether gc has taken what was here at the start, so that an error may be no fault of what comes."""
+        return self._relied_on != self.workspace.catalog.index.usable_homes(self._relied_on).keys()
+
+    def salvage(self) -> None:
+        """Keep what has come so far and is sound, for the next try."""
+        try:
+            self._check()
+            self._complete(self._builder.finish())
+        except Exception:  # noqa: BLE001 - the error that led here says more
+            self._builder.abort()
+
+    def _take(self, entry: PackEntry, record: bytes, element: Element) -> None:
+        generation = 0
+        if (entry.base is None) != (entry.encoding != Encoding.DELTA):
+            raise IntegrityError(f"chunk {entry.digest} in {self.origin} is a delta without a base, or none with one")
+        if entry.base is not None:
+            base, grouping = self._link(entry.base), self._link(entry.grouping)
+            if base is None or grouping is None:
+                raise IntegrityError(
+                    f"chunk {entry.digest} in {self.origin} is a delta against a chunk that has not come before it"
+                )
+            if base.depth >= MAX_LINKS or grouping.base is not None or entry.digest in self._whole:
+                self._add_whole(entry, record, element)
+                return
+            generation = base.generation + 1
+            self._links[entry.digest] = Link(entry.digest, entry.base, entry.grouping, base.depth + 1, generation)
+        else:
+            self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
+        finished = self._builder.copy(record, generation)
+        self._note(entry.digest, entry.length, finished)
+
+    def _add_whole(self, entry: PackEntry, record: bytes, element: Element) -> None:
+        """Store a chunk by itself whose delta has no place here: its chain would become too long."""
+        self._check()
+        base, grouping = (self._objects.read_chunk(each) for each in (entry.base, entry.grouping) if each is not None)
+        raw = delta.decode_deltas(base, [pack.payload(record)], grouping)
+        if Digest.of(raw) != entry.digest:
+            raise self._damaged(entry.digest)
+        encoded = encode_chunk(self.workspace, entry.digest, raw, element, None)
+        self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
+        self._note(entry.digest, len(encoded.data), self._builder.add(encoded))
+
+    def _link(self, digest: Digest | None) -> Link | None:
+        if digest is None:
+            return None
+        link = self._links.get(digest)
+        if link is None:
+            self._links |= self.workspace.catalog.index.chains([digest])
+            link = self._links.get(digest)
+        return link
+
+    def _note(self, digest: Digest, length: int, finished: NewContainer | None) -> None:
+        self._unchecked.append(digest)
+        self._unchecked_bytes += length
+        if finished is not None:
+            self._complete(finished)
+        elif self._unchecked_bytes >= _BATCH_BYTES:
+            self._check()
+
+    def _check(self, finished: NewContainer | None = None) -> None:
+        """Read what has been written since the last time, and compare it with its digests. Raises IntegrityError."""
+        written = (finished.file_id, finished.chunks) if finished is not None else self._builder.unfinished
+        if written is None:
+            return
+        file_id, chunks = written
+        container = Container(0, file_id, Kind.PACK)
+        for chunk in chunks[len(self._here) :]:
+            self._here[chunk.digest] = _location(chunk, container)
+        with contextlib.closing(self._objects.read_ahead(self._unchecked)) as ahead:
+            for digest, future in ahead:
+                self._check_chunk(digest, future)
+        self._unchecked, self._unchecked_bytes = [], 0
+
+    def _check_chunk(self, digest: Digest, future: Future[bytes]) -> None:
+        home = self._here[digest]
+        try:
+            raw = future.result()
+        except IntegrityError as error:
+            for needed in (home.base, home.grouping):
+                if needed is not None and needed not in self._here:
+                    self._objects.read_chunk(needed)  # if it is that which is damaged, its error says so
+            raise self._damaged(digest) from error
+        if len(raw) != home.raw_bytes:
+            raise self._damaged(digest)
+
+    def _damaged(self, digest: Digest) -> IntegrityError:
+        return IntegrityError(
+            f"{self.origin} is damaged: chunk {digest} in it is not what its digest says; fetch or copy it again"
+        )
+
+    def _complete(self, finished: NewContainer | None) -> None:
+        if finished is None:
+            return
+        self._check(finished)
+        if self.durable:
+            files.sync_directory(self.workspace.layout.packs)
+        self.workspace.catalog.versions.store([finished], self._lost, self._lost_homes)
+        self._here = {}
+        self._objects.close()
+
+    def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
+        here = {digest: self._here[digest] for digest in digests if digest in self._here}
+        if len(here) < len(digests):
+            elsewhere = self.workspace.catalog.index.locate([digest for digest in digests if digest not in here])
+            here = {**elsewhere, **here}
+        return here
+
+
+def _location(chunk: NewChunk, container: Container) -> Location:
+    return Location(container, chunk.offset, chunk.length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping)
+
+
+def check_blobs(workspace: Workspace, recipes: Mapping[Digest, Recipe], origin: str, progress: Progress) -> None:
+    """Compare each blob that is not known yet, whose chunks have been received, as a whole with its digest.
+
+    Sound chunks in a wrong order would make a wrong file, and every save of the right one would then be taken for it.
+    Raises IntegrityError.
+    """
+    index = workspace.catalog.index
+    known = index.recipes(recipes.keys())
+    # A chunk's bytes are those of its digest; how many there are is for the manifest to claim.
+    single = {digest: recipe.size for digest, recipe in recipes.items() if recipe.size and not recipe.is_stored}
+    for digest, home in index.locate(single.keys()).items():
+        if home.raw_bytes != single[digest]:
+            raise IntegrityError(f"a file in {origin} has {home.raw_bytes:,} bytes, not {single[digest]:,}: {digest}")
+    unchecked = [recipe for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
+    progress.start("verify", sum(recipe.size for recipe in unchecked))
+    try:
+        for recipe in unchecked:
+            hasher = blake3.blake3()
+            with contextlib.closing(workspace.objects.read_blob(recipe)) as chunks:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    progress.advance(len(chunk))
+            if hasher.digest() != recipe.blob:
+                raise IntegrityError(f"a file in {origin} is not what its digest says: {recipe.blob}")
+    finally:
+        progress.finish()

@@ -1,0 +1,127 @@
+"""What travels of a version, and how: which of its chunks, and each of them as it stands, whole, or as a delta."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+from casstore.actions.packs.bases import choose_link, encode_chunk, predecessors
+from casstore.actions.workspace import Workspace
+from casstore.catalog.index import Link
+from casstore.digest import Digest
+from casstore.errors import IntegrityError
+from casstore.progress import Progress
+from casstore.storage import files
+from casstore.storage.container import MAX_LINKS, Location
+from casstore.storage.pack import EncodedChunk, PackEntry
+from casstore.storage.recipe import Recipe
+from casstore.storage.tensors.elements import Element, element_of
+
+_CHUNKS_AHEAD = 16  # as in packing: some 16 MiB, 256 at the format's hard limit
+_LOCATE_BATCH = 2000
+
+Files = list[tuple[str, Recipe]]
+# A chunk ready to be written: encoded now, or a pack's record as it stands.
+_Ready = EncodedChunk | bytes
+
+
+class Sink(Protocol):
+    """Takes records one after the other, as `PackStream` and `PackWriter` do."""
+
+    def add(self, chunk: EncodedChunk) -> PackEntry:
+        """Write a chunk. Raises OSError."""
+
+    def copy(self, record: bytes) -> PackEntry:
+        """Write a pack's record as it stands. Raises IntegrityError, OSError."""
+
+
+@dataclass(slots=True)
+class Sending:
+    """Writes the chunks of one version after another, each once: as they stand in the store's packs, or encoded again.
+
+    A chunk is a delta only against what has been written before it, so that whoever has all of it needs nothing else.
+    """
+
+    workspace: Workspace
+    sink: Sink
+    pool: ThreadPoolExecutor
+    progress: Progress
+    _begun: set[Digest] = field(default_factory=set)
+    _links: dict[Digest, Link] = field(default_factory=dict)  # of what has been written
+    _ahead: deque[tuple[Future[_Ready], int]] = field(default_factory=deque)
+
+    def add(self, files: Files, base_files: Files) -> None:
+        """Write those chunks of a version that have not been written yet.
+
+        `base_files` are those of the version that it came from, if that has been written before. Raises IntegrityError,
+        OSError.
+        """
+        before = predecessors(files, base_files)
+        pending: dict[Digest, Element] = {}
+        for _, recipe in files:
+            for segment in recipe.segments:
+                element = element_of(segment.dtype)
+                for digest, length in segment.chunks:
+                    if digest in self._begun:
+                        self.progress.advance(length)
+                    else:
+                        self._begun.add(digest)
+                        pending[digest] = element
+                if len(pending) >= _LOCATE_BATCH:
+                    self._submit(pending, before)
+                    pending = {}
+            self._submit(pending, before)
+            pending = {}
+        # The next version's deltas are against what this one has become.
+        while self._ahead:
+            self._write_next()
+
+    def _submit(self, chunks: Mapping[Digest, Element], before: Mapping[Digest, Digest]) -> None:
+        homes = self.workspace.catalog.index.locate(chunks.keys()) if chunks else {}
+        for digest, element in chunks.items():
+            predecessor = before.get(digest)
+            link = None if predecessor is None else choose_link(predecessor, self._links)
+            generation = self._links[predecessor].generation + 1 if predecessor in self._links else 0
+            home = homes.get(digest)
+            task = partial(self._encode, digest, element, link, home if self._may_copy(home, link) else None)
+            self._ahead.append((self.pool.submit(task), generation))
+            if len(self._ahead) >= _CHUNKS_AHEAD:
+                self._write_next()
+
+    def _encode(self, digest: Digest, element: Element, link: Link | None, copied: Location | None) -> _Ready:
+        try:
+            raw = self.workspace.objects.read_chunk(digest)  # which also checks what may be copied as it stands
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            raw, copied = self.workspace.objects.serve_chunk(digest), None
+        if copied is not None:
+            with contextlib.suppress(IntegrityError, FileNotFoundError):  # gc has moved it meanwhile
+                return self.workspace.objects.copy_record(digest, copied)
+        return encode_chunk(self.workspace, digest, raw, element, link)
+
+    def _may_copy(self, home: Location | None, link: Link | None) -> bool:
+        """Whether what the store has can be sent as it stands."""
+        if home is None or not home.container.is_pack:
+            return False
+        if home.base is None:
+            return link is None  # what has a base here takes less when it is encoded anew
+        base = self._links.get(home.base)
+        grouping = None if home.grouping is None else self._links.get(home.grouping)
+        return base is not None and grouping is not None and grouping.base is None and base.depth < MAX_LINKS
+
+    def _write_next(self) -> None:
+        future, generation = self._ahead.popleft()
+        ready = future.result()
+        entry = self.sink.copy(ready) if isinstance(ready, bytes) else self.sink.add(ready)
+        self._links[entry.digest] = self._link(entry, generation)
+        self.progress.advance(entry.raw_bytes)
+
+    def _link(self, entry: PackEntry, generation: int) -> Link:
+        if entry.base is None:
+            return Link(entry.digest, None, None, 0, 0)
+        return Link(entry.digest, entry.base, entry.grouping, self._links[entry.base].depth + 1, max(1, generation))
