@@ -229,7 +229,7 @@ CASES = {
     "tar: negative size": (lambda: raw_tar(raw_header("w", size=b"\xff" * 12)), "negative"),
     "tar: 8 EiB": (lambda: raw_tar(raw_header("w", size=b"\x80" + b"\xff" * 11)), "too large"),
     "tar: 4 GiB that are not there": (lambda: raw_tar(raw_header("w", size=b"%011o" % (4 << 30))), "cut short"),
-    "tar: a size that is no number": (lambda: raw_tar(raw_header("w", size=b"abc")), "no number"),
+    "tar: a size that is no number": (lambda: raw_tar(raw_header("w", size=b"abc")), "not a number"),
     "tar: a pax size": (lambda: raw_tar(pax((b"size", b"1" * 19)), raw_header("w")), "too large|cut short"),
     "tar: a pax header of a gibibyte": (
         lambda: raw_tar(raw_header("p", type=b"x", size=b"%011o" % (1 << 30))), "take more than",
