@@ -47,7 +47,7 @@ def kept(parent: Path) -> list[Path]:
 
 
 def overdue(parent: Path, keep_ns: int, *, dry_run: bool) -> list[Path]:
-    """Those of them that have been kept for `keep_ns`.
+    """The directories below `parent` that have been kept for `keep_ns`.
 
     One from the far future comes from a clock that was wrong. It is neither overdue nor kept for ever: unless in a dry
     run its time begins now. Raises OSError.

@@ -260,7 +260,7 @@ def test_the_command_line(store, run, home, tmp_path):
 def test_the_command_line_without_a_store(run, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/something").touch()
-    assert "is no casstore store" in run(*CLI, "models", "list", code=1, CASSTORE_HOME=tmp_path / "full")
+    assert "is not a casstore store" in run(*CLI, "models", "list", code=1, CASSTORE_HOME=tmp_path / "full")
 
 
 @needs_bentoml

@@ -825,7 +825,7 @@ def test_a_part_of_a_store_is_no_tree(store, home, tmp_path, save):
 
 
 def test_nothing_to_adopt(store, tmp_path):
-    with pytest.raises(casstore.InvalidSource, match="no directory"):
+    with pytest.raises(casstore.InvalidSource, match="not a directory"):
         store.adopt(tmp_path / "none")
     (tmp_path / "bare").mkdir()
     assert store.adopt(tmp_path / "bare").adopted == ()

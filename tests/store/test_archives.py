@@ -507,7 +507,7 @@ def test_sources_that_are_no_archives(store, save, tmp_path, picture):
         with pytest.raises((casstore.InvalidSource, NotADirectoryError), match=message):
             store.import_archive(source, format=name)
         assert picture() == before, source
-    with pytest.raises(casstore.InvalidSource, match="no directory on this machine"):
+    with pytest.raises(casstore.InvalidSource, match="not a directory on this machine"):
         store.import_archive(io.BytesIO(b""), format="folder")
 
 

@@ -29,7 +29,7 @@ def keep(layout: Layout, tag: Tag, manifest_id: str) -> None:
         files.remove_file(path)
     # A power cut may bring the name in `.pending` back. What is here says that it is no version's.
     files.sync_directory(layout.deleted_manifests if kept.exists() else layout.pending_manifests)
-    if final.parent.exists():  # also where it was gone already: whoever removed it may have been cut short
+    if final.parent.exists():  # also where it was gone already: its removal may have been cut short
         files.sync_directory(final.parent)
         files.remove_empty_directory(final.parent)
 
