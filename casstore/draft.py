@@ -256,7 +256,7 @@ class Draft(Uncopied):
                 return
             self._end(session, error)
         finally:
-            # What cannot be removed, as where somebody goes on writing into it, is left to gc: it is no reason to fail
+            # What cannot be removed, as where a process goes on writing into it, is left to gc: it is no reason to fail
             # once the version is saved, and not the one why it was not.
             if unsaved.stays(session):
                 self._session = self._directory = None
@@ -371,7 +371,7 @@ class Draft(Uncopied):
         )  # fmt: skip
         self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         row = self._workspace.catalog.versions.find(self.tag)
-        if row is not None:  # somebody may have deleted it already
+        if row is not None:  # another process may have deleted it already
             self._model = Model(self._workspace, row)
             self._is_new = session_of(row.manifest_id) == session.id
 

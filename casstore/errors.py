@@ -10,7 +10,7 @@
   x InvalidSource          the files to be saved cannot be saved
     · FileChanged          a file changed while it was being saved
     · UnsafeArchive        an archive that would write elsewhere, expands too much, or contradicts itself
-  x UntrustedObjects       Python objects from an archive, which nobody has said may be unpickled
+  x UntrustedObjects       Python objects from an archive that was imported without trust
   x InvalidSetting         an unknown setting, or a value it does not take
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know

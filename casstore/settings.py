@@ -66,7 +66,7 @@ SETTINGS: Mapping[str, Setting] = {
     "materialize": _one_of(
         "newest",
         "all",
-        meaning="newest: gc takes directories away that nobody uses, never that of the newest version of a name; "
+        meaning="newest: gc takes directories away that are not in use, never that of the newest version of a name; "
         "all: it takes none away",
     ),
     "keep_days": _number(

@@ -1004,7 +1004,7 @@ class Store:
         auto: bool = False,
         progress: Progress = SILENT,
     ) -> GcReport:
-        """Take away what no version needs, and the directories that nobody uses. Others may save and read meanwhile.
+        """Take away what no version needs, and directories that are not in use. Others may save and read meanwhile.
 
         A version's directory goes unless the version is the newest of its name, pinned, leased (a living process has
         asked for its `path`), or was saved or opened in the last `keep_days` days, or unless the setting `materialize`

@@ -156,12 +156,12 @@ def _make(layout: Layout, *, create: bool) -> None:
         )
         if strangers and not create:
             raise StoreNotFound(
-                f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
+                f"{layout.home} is not a casstore store and holds other things, such as {strangers[0]!r}; "
                 f"check --home and {HOME_VARIABLE}"
             )
         if strangers:
             raise StoreError(
-                f"{layout.home} is no casstore store and holds other things, such as {strangers[0]!r}; "
+                f"{layout.home} is not a casstore store and holds other things, such as {strangers[0]!r}; "
                 "choose an empty or new directory, or a home of BentoML"
             )
     elif not create:

@@ -41,11 +41,11 @@ def settle_instance(layout: Layout, catalog: Catalog) -> None:
     recorded = catalog.instances.recorded()
     if _is_same(layout, recorded, catalog.boot_id):
         if recorded is not None and os.stat(layout.instance).st_dev != recorded.device:
-            # Devices are numbered anew at each boot.
+            # Devices are numbered again at each boot.
             catalog.instances.note(_standing(layout, recorded.id, catalog.boot_id))
         return
     if catalog.instances.has_containers():
-        # The rows say that its files are on disk, and nobody has synced the copies.
+        # The rows say that its files are on disk, and the copies were not synced.
         files.sync_file_system(layout.home)
     catalog.instances.renew(
         lambda: _made(layout, catalog.boot_id),

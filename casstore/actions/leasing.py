@@ -68,7 +68,7 @@ class Leasing(Uncopied):
         ended = [each for each in self._leases.sessions(row.id) if not sessions.is_live(self._layout, each)]
         is_due = row.id in self._noted or row.opened_at_ns is None or not _is_recent(row.opened_at_ns, now)
         self._leases.take(row.id, self._shared.session.id, ended=ended, opened=is_due)
-        # The use that somebody else recorded earlier is due again an hour after that, not after now.
+        # The use that another process recorded earlier is due again an hour after that, not after now.
         self._noted[row.id] = now if is_due or row.opened_at_ns is None else row.opened_at_ns
 
     def close(self) -> None:

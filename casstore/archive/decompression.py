@@ -93,7 +93,7 @@ class _Zstandard:
 
 
 def decompress_xz(read: Read) -> Iterator[bytes]:
-    """The pieces of concatenated xz streams. Raises UnsafeArchive, as the others here, at what is no such stream."""
+    """The pieces of concatenated xz streams. Raises UnsafeArchive at anything else."""
     return _decompress(
         read,
         lambda: _Bounded(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.MAX_DECODER_BYTES)),

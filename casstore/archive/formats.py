@@ -27,7 +27,7 @@ class Format(str, Enum):
         found = _find(text.strip().lower().removeprefix("."))
         if found is None:
             known = ", ".join(each.value for each in cls)
-            raise InvalidSource(f"{text!r} is no format of archives; known are {known}")
+            raise InvalidSource(f"{text!r} is not an archive format; known are {known}")
         return found
 
 

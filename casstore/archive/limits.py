@@ -46,7 +46,7 @@ class Budget:
         if self._spent_bytes > FREE_BYTES + MAX_RATIO * self._read_bytes and not self._trust:
             raise UnsafeArchive(
                 f"the archive expands to {self._spent_bytes:,} bytes from {self._read_bytes:,}, more than {MAX_RATIO} "
-                "times its size; if you trust whoever made it, say so (trust) and this limit is lifted"
+                "times its size; if you trust its author, say so (trust) and this limit is lifted"
             )
 
     def add_member(self) -> None:

@@ -22,7 +22,7 @@ class Link:
 class Resolver:
     """Follows links as path_resolution(7) says, among the members of one archive.
 
-    `kind` tells what stands at a path that is no link: "directory", "file" or None.
+    `kind` tells what stands at a path that is not a link: "directory", "file" or None.
     """
 
     def __init__(self, links: Mapping[str, Link], kind: Callable[[str], str | None]) -> None:
@@ -57,7 +57,7 @@ class Resolver:
             found, hops = self._follow(target, path, depth + 1)
             return found, hops + 1
         if following is not None or self._kind(target) != "file":
-            _refuse(path, f"is a hard link to {show(link.target)}, which is no file of the archive")
+            _refuse(path, f"is a hard link to {show(link.target)}, which is not a file in the archive")
         return target, 1
 
     def _walk(self, path: str, link: Link, depth: int) -> tuple[str, int]:
@@ -72,7 +72,7 @@ class Resolver:
                 continue
             here = "/".join(stack)
             if here and self._kind(here) != "directory":
-                _refuse(path, f"is a link to {show(link.target)}, and {show(here)} is no directory")
+                _refuse(path, f"is a link to {show(link.target)}, and {show(here)} is not a directory")
             if part == "..":
                 if not stack:
                     _refuse(path, f"is a link to {show(link.target)}, which leads out of the archive")

@@ -92,7 +92,7 @@ def _number(field: bytes, what: str, where: str) -> int:
         try:
             number = _octal(field)
         except ValueError as error:
-            raise UnsafeArchive(f"{where} has a {what} that is no number: {field!r}") from error
+            raise UnsafeArchive(f"{where} has a {what} that is not a number: {field!r}") from error
     if number > _MAX_SIZE:
         raise UnsafeArchive(f"{where} has a {what} that is too large: {number}")
     return number
@@ -211,7 +211,7 @@ def _name(block: bytes) -> str:
 
 def _decimal(text: str, where: str) -> int:
     if not re.fullmatch("[0-9]{1,19}", text, re.ASCII) or int(text) > _MAX_SIZE:
-        raise UnsafeArchive(f"{where} has a size that is no number or too large: {show(text)}")
+        raise UnsafeArchive(f"{where} has a size that is not a number, or too large: {show(text)}")
     return int(text)
 
 

@@ -25,7 +25,7 @@ _NO_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 
 
 class Tree:
-    """Creates members below `directory`, which nobody else writes to. Links are only noted.
+    """Creates members below `directory`, which nothing else writes to. Links are only noted.
 
     Every method raises UnsafeArchive for a member that cannot be, and OSError.
     """

@@ -38,7 +38,7 @@ def unpack(
     will_be_synced: bool = False,
     spool: Callable[[], BinaryIO] | None = None,
 ) -> Unpacked:
-    """Unpack `source`, from where it stands to its end, into `directory`, which is empty and nobody else's.
+    """Unpack `source`, from where it stands to its end, into `directory`, which is empty and used by nothing else.
 
     The content decides what the format is. `source` is read once, in order; only zip needs seeking, and what cannot
     seek is first copied to the file that `spool` opens for reading and writing, which is then closed. `budget`: what
@@ -48,7 +48,7 @@ def unpack(
     Files get mode 0600, or 0700 if executable; owners and times are not kept. Links are replaced by copies of
     what they lead to. A model.yaml at the top is returned, not written.
 
-    Raises InvalidSource where `source` is no archive, or not of `format`; UnsafeArchive where it is damaged, or has a
+    Raises InvalidSource where `source` is not an archive, or not of `format`; UnsafeArchive where it is damaged, has a
     member that cannot be, or takes too much; OSError. What was written until then stays in `directory`.
     """
     budget = budget or Budget()
@@ -106,7 +106,7 @@ def _settle(head: bytes, wanted: Format | None) -> Format:
     if found is None and head == bytes(BLOCK_BYTES):
         found = Format.TAR  # of no members: nothing but its end
     if wanted in (Format.FOLDER, Format.CASMODEL):
-        raise InvalidSource(f"a {wanted.value} is no archive to unpack")
+        raise InvalidSource(f"a {wanted.value} is not an archive to unpack")
     named = "nothing" if not head else found.value if found else "no archive of a known format"
     if found is None or found is Format.CASMODEL:
         raise InvalidSource(f"the source is {named}" + (f", not {wanted.value}" if wanted else ""))

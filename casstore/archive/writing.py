@@ -44,7 +44,7 @@ def open_writer(format: Format, sink: BinaryIO, *, mtime_s: int = 0) -> Iterator
 
     Every member has the time `mtime_s`, owner 0, and mode 0755 (directories and executables) or 0644.
     Leaving the block completes the archive; an exception leaves it incomplete, for the caller to remove.
-    Raises ValueError for FOLDER and CASMODEL, which are no archives, and what the sink raises.
+    Raises ValueError for FOLDER and CASMODEL, which are not archives, and what the sink raises.
     """
     output = Output(sink)
     if format is Format.ZIP:
@@ -52,7 +52,7 @@ def open_writer(format: Format, sink: BinaryIO, *, mtime_s: int = 0) -> Iterator
     elif format in _COMPRESS:
         writer = _TarWriter(_COMPRESS[format](output), mtime_s)
     else:
-        raise ValueError(f"{format.value} is no archive to write")
+        raise ValueError(f"{format.value} is not an archive to write")
     try:
         yield writer
         writer.close()

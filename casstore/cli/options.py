@@ -35,7 +35,7 @@ class Options:
 
     @property
     def may_hint(self) -> bool:
-        """Whether somebody is there to read hints."""
+        """Whether a user is there to read hints."""
         return not self.quiet and not self.json and sys.stderr.isatty()
 
     @property

@@ -160,7 +160,7 @@ def hint(options: Options, text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr. Where nobody can read it, as on a full disk, that decides nothing."""
+    """Write a line to stderr. Where it cannot be written, as on a full disk, the run goes on."""
     with contextlib.suppress(OSError):
         click.echo(text, err=True)
 

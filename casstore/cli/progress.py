@@ -86,7 +86,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(options: Options) -> Iterator[casstore.Progress]:
-    """What to pass on as `progress`; it shows nothing when nobody watches."""
+    """What to pass on as `progress`; it shows nothing without a terminal."""
     bar = Bar(options.may_show_progress)
     try:
         yield bar

@@ -203,7 +203,7 @@ class Model:
         return self._loaded
 
     def _for_bentoml(self) -> Any:
-        # Such a model unpickles its custom objects for whoever asks, so ours must be free to be unpickled.
+        # Such a model unpickles its custom objects for every caller, so ours must be free to be unpickled.
         self.custom_objects  # noqa: B018
         model = importlib.import_module("bentoml").Model.from_path(self.path)
         return model.with_options(**self._options) if self._options else model

@@ -1,4 +1,4 @@
-"""msgpack that somebody else may have written: what is made of it is counted, and ended where there is too much."""
+"""msgpack that a stranger may have written: what it becomes is counted, and refused where that is too much."""
 
 from __future__ import annotations
 

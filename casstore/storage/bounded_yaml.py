@@ -153,7 +153,7 @@ class _Building:
         if tag == _PREFIX + "value":  # what YAML 1.1 has for the default of a mapping: PyYAML takes it as a key only
             if is_key:
                 return text
-            raise ValueError("it has an = that is no text; put it in quotes")
+            raise ValueError("it has an = that is not text; put it in quotes")
         construct = _SCALARS.get(tag)
         if construct is None:
             raise _foreign(tag)

@@ -1,6 +1,6 @@
 """Cuts a file into chunks and hashes it, in one pass and bounded memory.
 
-The cuts are a pure function of the file's bytes. Known tensor formats are cut on a grid that starts anew at
+The cuts are a pure function of the file's bytes. Known tensor formats are cut on a grid that starts again at
 each tensor; anything else of more than one chunk by FastCDC (Xia et al., "The Design of Fast Content-Defined
 Chunking for Data Deduplication Based Storage Systems", IEEE TPDS 31(9), 2020).
 """

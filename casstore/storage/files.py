@@ -226,7 +226,7 @@ def sync_file_system(path: StrPath) -> None:
 def write_file(path: Path, data: bytes, mode: int, *, temporary: StrPath, durable: bool = False) -> None:
     """Make `path` hold `data`, or leave it as it was: temporary file, write, fsync, rename, fsync of the directory.
 
-    `temporary` is a path on the same file system that nobody else uses; what stands there is overwritten. Without
+    `temporary` is a path on the same file system that no other process uses; what stands there is overwritten. Without
     `durable` nothing is synced: other processes see all or nothing, a power cut may undo it.
     """
     remove_file(temporary)
@@ -241,7 +241,7 @@ def write_file(path: Path, data: bytes, mode: int, *, temporary: StrPath, durabl
 
 
 def write_new_file(path: StrPath, data: bytes, mode: int, *, durable: bool = False) -> None:
-    """Create a file that nobody looks at yet, such as one with a new random name. The directory is not synced."""
+    """Create a file that no process looks at yet, such as one with a random name. The directory is not synced."""
     try:
         with create_file(path) as descriptor:
             write_all(descriptor, data)
@@ -361,7 +361,7 @@ def rename_into(source: StrPath, target: StrPath, directories: Collection[tuple[
 
 @explained
 def swap_into(source: StrPath, target: StrPath) -> bool:
-    """As `rename_into`, but what stood at `target` is at `source` then; False where nothing did.
+    """Rename as `rename_into` does, but leave what stood at `target` at `source`; False where nothing did.
 
     So what another process has put there a moment ago is not lost. There is a moment without it where system or file
     system cannot exchange two names. Raises NotADirectoryError, FileNotFoundError, OSError.
@@ -497,11 +497,11 @@ def open_regular(path: StrPath, *, follow: bool = True) -> Descriptor:
         file = opened(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
     except OSError as error:
         if error.errno in _NO_FILE:
-            raise FileNotFoundError(errno.ENOENT, "what stands there is no file", str(path)) from error
+            raise FileNotFoundError(errno.ENOENT, "what stands there is not a file", str(path)) from error
         raise
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise FileNotFoundError(errno.ENOENT, "what stands there is no file", str(path))
+        raise FileNotFoundError(errno.ENOENT, "what stands there is not a file", str(path))
     return file
 
 
@@ -565,7 +565,7 @@ def copy_file(source: int, target: int, advance: Callable[[int], None] = lambda 
 def is_writable_by_others(descriptor: int) -> bool:
     """Whether some descriptor may still write to this file, which has just been made read-only.
 
-    `descriptor` must be open for reading only. On Linux a read lease is granted only while nobody holds the file
+    `descriptor` must be open for reading only. On Linux a read lease is granted only while no process holds the file
     open for writing (fcntl(2), F_SETLEASE); elsewhere nothing tells, and the answer is True: copy it.
     """
     return is_written_to(descriptor) is not False
@@ -584,7 +584,7 @@ def is_written_to(descriptor: int) -> bool | None:
     if sys.platform != "linux":
         return None
     try:
-        # A lease that somebody breaks in the moment it stands sends SIGIO, which would end the process.
+        # A lease that another process breaks in the moment it stands sends SIGIO, which would end the process.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)

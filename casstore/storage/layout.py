@@ -16,7 +16,7 @@ DESCRIPTOR_NAME = "model.yaml"
 LATEST_NAME = "latest"
 RESERVE_NAME = ".reserve"
 _BASE32 = "0123456789abcdefghjkmnpqrstvwxyz"
-# What casstore names its files by. All else in its directories is somebody else's, such as what a desktop, a network
+# What casstore names its files by. All else in its directories is not its own, such as what a desktop, a network
 # file system or fsck leaves: it is left alone.
 _SESSION_ID = re.compile("[0-9a-z]{16}")
 _FILE_ID = re.compile("[0-9a-z]{16}(-[0-9]{1,20})?")
@@ -141,12 +141,12 @@ class Layout:
 
     @property
     def open_lock(self) -> Path:
-        """Held, shared with others, by whoever has the catalog open."""
+        """Held, shared with others, by each process that has the catalog open."""
         return self.locks / ".open.lock"
 
     @property
     def gc_lock(self) -> Path:
-        """Held by gc while it runs, and by whoever else takes containers away."""
+        """Held by gc while it runs, and by other work that takes containers away."""
         return self.locks / ".gc.lock"
 
     @property
@@ -169,6 +169,6 @@ class Layout:
                     paths = list(directory.iterdir())
                 for path in paths:
                     version, _, manifest_id = path.name.rpartition(".")
-                    with contextlib.suppress(InvalidTag):  # what somebody has put there
+                    with contextlib.suppress(InvalidTag):  # what a user has put there
                         if path.name == path.name.lower() and _MANIFEST_ID.fullmatch(manifest_id):
                             yield Tag(directory.name, version), manifest_id, path

@@ -110,9 +110,9 @@ def _segment(
     name: str | None, dtype: str | None, shape: list[int] | None, digests: bytes, lengths: list[int]
 ) -> RecipeSegment:
     if not isinstance(name, str | None) or not isinstance(dtype, str | None):
-        raise TypeError("a segment's name or dtype is no text")
+        raise TypeError("a segment's name or dtype is not text")
     if shape is not None and not all(type(dimension) is int for dimension in shape):
-        raise TypeError("a dimension is no whole number")
+        raise TypeError("a dimension is not a whole number")
     if not isinstance(digests, bytes) or len(digests) != DIGEST_BYTES * len(lengths):
         raise ValueError("digests and lengths differ in number")
     if not all(type(length) is int and 0 < length <= MAX_CHUNK_BYTES for length in lengths):

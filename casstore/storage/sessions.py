@@ -109,7 +109,7 @@ def join(layout: Layout, user: object) -> SharedSession:
     """
     with _process.guard:
         shared = _process.shared.get(layout.home)
-        # The lock is gone when somebody has removed the store and made another.
+        # The lock is gone when the store was removed and another was made.
         if shared is None or not shared.session.is_standing:
             shared = _process.shared[layout.home] = SharedSession(Session(layout))
         shared.users.add(user)

@@ -1,4 +1,4 @@
-"""Who holds a file open for writing, in words: asked only when it is known that somebody does."""
+"""Which process holds a file open for writing, in words: asked only when it is known that one does."""
 
 from __future__ import annotations
 

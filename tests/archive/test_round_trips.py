@@ -145,8 +145,8 @@ def test_a_zip_from_a_pipe_needs_a_place(read: Callable[..., Any]) -> None:
         (Format.GZ, Format.TAR, "the source is gz, not tar as was said; leave the format out"),
         (Format.XZ, Format.ZIP, "the source is xz, not zip as was said"),
         (Format.ZIP, Format.BENTOMODEL, "the source is zip, not bentomodel as was said"),
-        (Format.TAR, Format.FOLDER, "a folder is no archive to unpack"),
-        (Format.TAR, Format.CASMODEL, "a casmodel is no archive to unpack"),
+        (Format.TAR, Format.FOLDER, "a folder is not an archive to unpack"),
+        (Format.TAR, Format.CASMODEL, "a casmodel is not an archive to unpack"),
     ],
 )
 def test_the_content_decides(read: Callable[..., Any], written: Format, said: Format, message: str) -> None:

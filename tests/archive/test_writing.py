@@ -25,7 +25,7 @@ def threads() -> int:
 
 @pytest.mark.parametrize("form", [Format.FOLDER, Format.CASMODEL])
 def test_what_is_no_archive_is_not_written(form: Format) -> None:
-    with pytest.raises(ValueError, match=f"{form.value} is no archive to write"), open_writer(form, io.BytesIO()):
+    with pytest.raises(ValueError, match=f"{form.value} is not an archive to write"), open_writer(form, io.BytesIO()):
         pass
 
 

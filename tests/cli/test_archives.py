@@ -139,7 +139,7 @@ def test_a_snapshot_of_the_hugging_face_cache(cli: Cli, tmp_path: Path) -> None:
         }  # fmt: skip
     assert (snapshot / "model.safetensors").is_symlink()
     assert (repository / "blobs/b1").exists()
-    assert "no snapshot in a Hugging Face cache" in cli("save", "tiny:v2", "--from-hf", repository, code=1).err
+    assert "not a snapshot in a Hugging Face cache" in cli("save", "tiny:v2", "--from-hf", repository, code=1).err
 
 
 def test_the_name_says_the_format_and_casmodel_is_the_default(

@@ -263,7 +263,7 @@ def test_the_command_line(store: casstore.Store, run, home: Path, tmp_path: Path
 def test_the_command_line_without_a_store(run, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/something").touch()
-    assert "is no casstore store" in run(*CLI, "models", "list", code=1, CASSTORE_HOME=tmp_path / "full")
+    assert "is not a casstore store" in run(*CLI, "models", "list", code=1, CASSTORE_HOME=tmp_path / "full")
 
 
 @needs_bentoml

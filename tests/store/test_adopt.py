@@ -868,7 +868,7 @@ def test_a_part_of_a_store_is_no_tree(store: casstore.Store, home: Path, tmp_pat
 
 
 def test_nothing_to_adopt(store: casstore.Store, tmp_path: Path) -> None:
-    with pytest.raises(casstore.InvalidSource, match="no directory"):
+    with pytest.raises(casstore.InvalidSource, match="not a directory"):
         store.adopt(tmp_path / "none")
     (tmp_path / "bare").mkdir()
     assert store.adopt(tmp_path / "bare").adopted == ()

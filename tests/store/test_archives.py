@@ -395,7 +395,7 @@ def test_exports_that_cannot_be(store: casstore.Store, save: Save, tmp_path: Pat
         store.export(["m:1", "m:2"], tmp_path / "x.tar")
     with pytest.raises(casstore.InvalidSource, match="name a version"):
         store.export([], tmp_path / "x")
-    with pytest.raises(casstore.InvalidSource, match="'rar' is no format of archives; known are"):
+    with pytest.raises(casstore.InvalidSource, match="'rar' is not an archive format; known are"):
         store.export("m:1", tmp_path / "x", format="rar")
     with pytest.raises(casstore.TagNotFound):
         store.export("m:3", tmp_path / "x")
@@ -514,7 +514,7 @@ def test_sources_that_are_no_archives(store: casstore.Store, save: Save, tmp_pat
         (tar, "zip", "is tar, not zip"), (tar, "casmodel", r"m\.tar is no \.casmodel"),
         (tmp_path / "empty", "casmodel", r"empty is no \.casmodel"), (casmodel, "tar", "casmodel, not tar"),
         (tar, "folder", "no directory|has no model.yaml"), (tmp_path / "bare.tar", None, "no model.yaml at its top"),
-        (tmp_path / "bare.zip", None, "no model.yaml at its top"), (tar, "rar", "no format"),
+        (tmp_path / "bare.zip", None, "no model.yaml at its top"), (tar, "rar", "not an archive format"),
         ("~nobody-of-that-name/x.tar", None, "does not exist"), (tmp_path / "text/below", None, "(?i)not a directory"),
     ]  # fmt: skip
     before = picture()
@@ -522,7 +522,7 @@ def test_sources_that_are_no_archives(store: casstore.Store, save: Save, tmp_pat
         with pytest.raises((casstore.InvalidSource, NotADirectoryError), match=message):
             store.import_archive(source, format=name)
         assert picture() == before, source
-    with pytest.raises(casstore.InvalidSource, match="no directory on this machine"):
+    with pytest.raises(casstore.InvalidSource, match="not a directory on this machine"):
         store.import_archive(io.BytesIO(b""), format="folder")
 
 

@@ -230,7 +230,7 @@ CASES = {
     "tar: negative size": (lambda: raw_tar(raw_header("w", size=b"\xff" * 12)), "negative"),
     "tar: 8 EiB": (lambda: raw_tar(raw_header("w", size=b"\x80" + b"\xff" * 11)), "too large"),
     "tar: 4 GiB that are not there": (lambda: raw_tar(raw_header("w", size=b"%011o" % (4 << 30))), "cut short"),
-    "tar: a size that is no number": (lambda: raw_tar(raw_header("w", size=b"abc")), "no number"),
+    "tar: a size that is no number": (lambda: raw_tar(raw_header("w", size=b"abc")), "not a number"),
     "tar: a pax size": (lambda: raw_tar(pax((b"size", b"1" * 19)), raw_header("w")), "too large|cut short"),
     "tar: a pax header of a gibibyte": (
         lambda: raw_tar(raw_header("p", type=b"x", size=b"%011o" % (1 << 30))), "take more than",
@@ -307,8 +307,8 @@ CASES = {
     ),
     "yaml: of 17 MiB": (lambda: tar(descriptor=b"#" * (17 << 20)), "more than 16,777,216 bytes"),
     "yaml: no tag": (lambda: yaml("labels: {}\n"), "no 'name'"),
-    "yaml: a tag that leads out": (lambda: yaml(DESCRIPTOR.decode().replace("evil", "../evil")), "no descriptor"),
-    "yaml: a version that leads out": (lambda: yaml(DESCRIPTOR.decode().replace("'1'", "../../x")), "no descriptor"),
+    "yaml: a tag that leads out": (lambda: yaml(DESCRIPTOR.decode().replace("evil", "../evil")), "not a descriptor"),
+    "yaml: a version that leads out": (lambda: yaml(DESCRIPTOR.decode().replace("'1'", "../../x")), "not a descriptor"),
     "yaml: latest": (lambda: yaml(DESCRIPTOR.decode().replace("'1'", "latest")), "latest"),
     "yaml: a version that is a number": (lambda: yaml(DESCRIPTOR.decode().replace("'1'", "1.0")), "put it in quotes"),
     "yaml: a reserved name": (lambda: yaml(DESCRIPTOR.decode().replace("evil", "con")), "con"),
@@ -319,7 +319,7 @@ CASES = {
         "out of range",
     ),
     "yaml: the year 9999": (lambda: yaml(DESCRIPTOR.decode().replace("2026", "9999")), W),
-    "yaml: labels that are a list": (lambda: described("labels: [a]\n"), "labels is no mapping"),
+    "yaml: labels that are a list": (lambda: described("labels: [a]\n"), "labels is not a mapping"),
     "yaml: signatures that are text": (lambda: described("signatures: {f: text}\n"), "signature"),
     # what is never run
     "pickles and code": (lambda: tar(*(member(name, data) for name, data in python_files().items())), python_files),

@@ -22,14 +22,14 @@ class Held:
         self._seen = set(overdue)
 
     def unseen(self) -> Iterator[Manifest]:
-        """Those that have come since the last call."""
+        """The manifests that have come since the last call."""
         for path, manifest in held_manifests(self._workspace, self._seen):
             self._seen.add(path.parent)
             yield manifest
 
 
 def kept_manifests(workspace: Workspace) -> Iterator[Manifest]:
-    """Those that a gc would keep now, as far as this user may read them."""
+    """The manifests that a gc would keep now, as far as this user may read them."""
     with contextlib.suppress(PermissionError):
         overdue = keeping.overdue(workspace.layout.pruned_manifests, keeping.keep_ns(workspace))
         for _, manifest in held_manifests(workspace, set(overdue)):

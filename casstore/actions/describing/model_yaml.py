@@ -149,7 +149,7 @@ def read(data: bytes, name: str = DESCRIPTOR_NAME) -> Descriptor:
     except bounded_yaml.ForeignObject as error:
         raise UnsafeArchive(f"{name} is not read: {error}") from error
     except (InvalidTag, InvalidMetadata, ValueError, RecursionError) as error:
-        raise InvalidSource(f"{name} is no descriptor of a model: {error}") from error
+        raise InvalidSource(f"{name} is not a descriptor of a model: {error}") from error
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class _Reading:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            raise ValueError(f"{key} is no mapping")
+            raise ValueError(f"{key} is not a mapping")
         return value
 
     def _labels(self) -> dict[str, str]:
@@ -217,7 +217,7 @@ class _Reading:
         signatures = {}
         for name, given in self._mapping("signatures").items():
             if not isinstance(given, dict):
-                raise ValueError(f"the signature {name!s:.60} is no mapping")
+                raise ValueError(f"the signature {name!s:.60} is not a mapping")
             if unknown := sorted(str(key) for key in given.keys() - SIGNATURE_FIELDS):
                 self._notes.append(f"the signature {name!s:.60} has lost its unknown field {unknown[0]:.60}")
             kept = {key: value for key, value in given.items() if key in SIGNATURE_FIELDS}
@@ -245,7 +245,7 @@ class _Reading:
             try:
                 value = datetime.datetime.fromisoformat(text)
             except ValueError as error:
-                raise ValueError(f"creation_time is {text[:60]!r}, which is no time") from error
+                raise ValueError(f"creation_time is {text[:60]!r}, which is not a time") from error
         if not isinstance(value, datetime.datetime):
             raise ValueError("it has no creation_time")
         if value.tzinfo is None:

@@ -21,7 +21,7 @@ def _refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
 
 
 class ReadOnlyDict(dict[str, Any]):
-    """`what` it holds is named in the error when somebody changes it: ReadOnly, a TypeError.
+    """`what` it holds is named in the error when a program changes it: ReadOnly, a TypeError.
 
     It is made as a dict is, as `dataclasses.asdict` does of what it finds in a dataclass.
     """

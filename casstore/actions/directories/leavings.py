@@ -57,7 +57,7 @@ def take_away(
 
 
 def make_way(workspace: Workspace, session: Session, tag: Tag, manifest_id: str) -> None:
-    """As `take_away`, for a version that comes after the deleted one; what is kept is named in the log."""
+    """Take a directory away as `take_away` does, for a version that comes after the deleted one; log what is kept."""
     _tell(tag, take_away(workspace, session, tag, manifest_id))
 
 

@@ -33,7 +33,7 @@ def survey(root: Path) -> Tree:
     tree = Tree()
     for entry in _entries(root):
         if not entry.is_dir(follow_symlinks=False):
-            tree.strays.append(f"{entry.path} {_what(entry)}, which is no directory NAME/VERSION; it was left alone")
+            tree.strays.append(f"{entry.path} {_what(entry)}, which is not a directory NAME/VERSION; it was left alone")
             continue
         try:
             inside = _entries(entry.path)
@@ -46,7 +46,9 @@ def survey(root: Path) -> Tree:
             if each.is_dir(follow_symlinks=False):
                 tree.versions.append(Path(each.path))
             elif each.name != LATEST_NAME:
-                tree.strays.append(f"{each.path} {_what(each)}, which is no directory NAME/VERSION; it was left alone")
+                tree.strays.append(
+                    f"{each.path} {_what(each)}, which is not a directory NAME/VERSION; it was left alone"
+                )
     return tree
 
 
@@ -86,12 +88,12 @@ def disagreement(workspace: Workspace) -> Disagreement:
 
 
 def foreign_among(workspace: Workspace, paths: Iterable[Path]) -> list[Path]:
-    """Those directories in the store's tree that casstore did not make, and that still stand."""
+    """The directories in the store's tree that casstore did not make, and that still stand."""
     return [path for path in paths if not _is_own(workspace, path) and path.is_dir()]
 
 
 def is_missing(workspace: Workspace, row: VersionRow) -> bool:
-    """Whether somebody has taken the version's directory away.
+    """Whether a user or another tool has taken the version's directory away.
 
     Not one that gc takes or that is only just being made, also not by a process that was killed at it. Nor one that a
     power cut may have taken.

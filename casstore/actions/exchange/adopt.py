@@ -130,8 +130,8 @@ class Adoption:
         self.durable = self.durable or self.move
 
     def find(self, paths: Sequence[Path]) -> list[_Found]:
-        """What these directories hold, oldest first. Those that cannot be adopted are refused; of those that somebody
-        has changed a moment ago, it is waited whether he goes on."""
+        """What these directories hold, oldest first. Directories that cannot be adopted are refused. Directories that
+        changed a moment ago are looked at again after a pause; where they changed meanwhile, they are refused."""
         found, fresh = [], []
         for path in paths:
             source = self._look(path)
@@ -202,7 +202,7 @@ class Adoption:
                 for number, each in enumerate(found):
                     for coming in found[number : number + 2]:
                         if coming.path not in looks:
-                            # What is taken over is hashed when nobody else can write to it any more.
+                            # What is taken over is hashed when no other process can write to it any more.
                             is_taken = self.move and (keeps_all or newest[coming.tag.name] == coming.path)
                             is_hashed = not is_taken and not self.is_in_tree(coming.path)
                             looks[coming.path] = ahead.look(coming.path, is_hashed=is_hashed)
@@ -276,7 +276,7 @@ class Adoption:
         return is_bare and is_moved and self.workspace.catalog.versions.find(tag) is not None
 
     def preview(self, found: Sequence[_Found]) -> list[_Found]:
-        """Those that would be adopted; of the others it is said why not. Changes nothing."""
+        """The directories that would be adopted; of the others it is said why not. Changes nothing."""
         return [each for each in found if not self._is_refused(each)]
 
     def _is_refused(self, each: _Found) -> bool:
@@ -325,7 +325,7 @@ def _adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, 
     layout = workspace.layout
     root = directory / "models" if (directory / "models").is_dir() else directory
     if not root.is_dir():
-        raise InvalidSource(f"{directory} is no directory")
+        raise InvalidSource(f"{directory} is not a directory")
     in_place = os.path.samefile(root, layout.models)
     if in_place:
         root = layout.models

@@ -88,7 +88,7 @@ def backup(workspace: Workspace, directory: Path, progress: Progress, *, copy: b
 
 
 def _without_instance(layout: Layout) -> str:
-    """For a store that nobody could give an identity to, since it can only be read."""
+    """For a store that could not be given an identity, since it can only be read."""
     return f"{layout.home} {os.stat(layout.catalog).st_ino}"
 
 
@@ -296,7 +296,7 @@ class _Backup:
                 self._damaged.setdefault(path, f"{path}: {error}")
 
     def _is_known(self, container: Container, status: os.stat_result) -> bool:
-        """Whether a loose file is one that nobody has touched. A new link to it changes what tells that, so it is noted
+        """Whether a loose file was not touched. A new link to it changes what tells that, so it is noted
         again afterwards; else the next save of its content would have to read it."""
         if container.digest is None or self._workspace.catalog.read_only:
             return False
@@ -376,7 +376,7 @@ class _Backup:
             backups.drop_tombstones(self._target.catalog)
 
     def _set_models_aside(self) -> None:
-        """Of directories that somebody has had made in the backup its new catalog knows nothing."""
+        """Of directories that were made in the backup, its new catalog knows nothing."""
         models = self._target.models
         if any(models.iterdir()):
             files.rename(models, self._target.quarantine / f"{new_id()}.models")

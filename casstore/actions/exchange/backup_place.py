@@ -22,10 +22,10 @@ _OF_FILE_SYSTEMS = {"lost+found"}  # what stands in the root of a new one
 
 @contextlib.contextmanager
 def reserved(source: Layout, directory: Path, instance: str) -> Iterator[Layout]:
-    """Make `directory` ready for a backup of the store `instance` at `source`; it is opened by nobody meanwhile.
+    """Make `directory` ready for a backup of the store `instance` at `source`; no process opens it meanwhile.
 
     It is new or empty, or holds a store, or a backup of the same store that was cut short. Raises StoreError for
-    anything else and for places in a store, StoreLocked where somebody uses it, CatalogDamaged, OSError.
+    anything else and for places in a store, StoreLocked where a process uses it, CatalogDamaged, OSError.
     """
     check_working_directory(directory)
     target = Layout(Path(os.path.abspath(directory)))
@@ -55,7 +55,7 @@ def _check_place(source: Layout, target: Layout) -> None:
 
 
 def _begin(source: Layout, target: Layout, instance: str) -> None:
-    """Make the directory if need be, and mark it, so that nobody takes for a store what is none yet."""
+    """Make the directory if need be, and mark it, so that it is not taken for a store before it is one."""
     mark = target.unfinished_backup
     if not target.home.is_dir():
         missing = [path for path in target.home.parents if not path.exists()]

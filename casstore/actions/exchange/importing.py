@@ -68,7 +68,7 @@ def import_archive(
         if path is not None and (format is Format.FOLDER or path.is_dir()):
             return [_import_folder(workspace, session, draft, path, wishes, progress)]
         if format is Format.FOLDER:
-            raise InvalidSource(f"{name} is no directory on this machine")
+            raise InvalidSource(f"{name} is not a directory on this machine")
         with location.reading(source) as (stream, size):
             head, stream = location.peeked(stream, len(casmodel.MAGIC))
             if head == casmodel.MAGIC and format in (None, Format.CASMODEL):
@@ -185,7 +185,7 @@ def take_in(
         return present
     row = workspace.catalog.versions.find(tag)
     if row is None:
-        raise TagNotFound(f"{tag} was saved, and somebody has deleted it already")
+        raise TagNotFound(f"{tag} was saved, and has been deleted already")
     return Arrival(row, True, described.notes)
 
 

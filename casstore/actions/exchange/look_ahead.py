@@ -14,7 +14,7 @@ from casstore.storage.recipe import Recipe
 
 
 class _Stopped(Exception):
-    """Nobody wants to know any more."""
+    """The caller does not need the result any more."""
 
 
 class LookAhead:

@@ -1,5 +1,5 @@
 """Versions that `sync-tree --prune` has deleted. Their manifests are kept in quarantine/pruned/ for a while, with the
-bytes that they need, since whoever removed a directory may not have meant the version."""
+bytes that they need, since the user who removed a directory may not have meant the version."""
 
 from __future__ import annotations
 

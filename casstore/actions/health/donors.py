@@ -39,7 +39,7 @@ class Donors:
         found: Callable[[Digest, bytes], None],
     ) -> None:
         self.wanted = set(wanted)
-        self.needed: set[Digest] = set()  # what deltas that were found need, and nobody has
+        self.needed: set[Digest] = set()  # what deltas that were found need, and no donor has
         self._workspace = workspace
         self._found = found
         self._recipes = list(recipes)

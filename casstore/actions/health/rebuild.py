@@ -368,7 +368,7 @@ def _loose_file(path: Path, blob: Digest, recipes: Sequence[Recipe], progress: P
             is_sound = False
         if not is_sound:
             reason = "it does not match its digest; `casstore repair` heals what it can"
-        # By another cut than today's, or by what somebody else has written.
+        # By another cut than today's, or by what another program has written.
         told = {chunk for recipe in unread for chunk in recipe.chunks()}
         chunks += [chunk for chunk in sorted(told, key=lambda c: c.offset) if _has_chunk(descriptor, chunk)]
     unique = {c.digest: NewChunk(c.digest, c.offset, c.length, c.length) for c in chunks}
@@ -465,7 +465,7 @@ def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
         try:
             status = os.lstat(root / path)
             is_like = files.is_executable(status) == executable.get(path, files.is_executable(status))
-            # What is no file, such as a link to one elsewhere, is made anew, as what is not there.
+            # What is not a file, such as a link to one elsewhere, is made again, like what is not there.
             stamp = FileStamp.of(status) if stat.S_ISREG(status.st_mode) and is_like else FileStamp(0, 0, 0)
         except OSError as error:
             files.raise_unless_damage(error)

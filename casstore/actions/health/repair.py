@@ -161,7 +161,7 @@ class _Repair:
     def _restore_records(self, found: Findings) -> None:
         """The manifest is right where the catalog differs: it is checksummed, and never written twice."""
         for tag in found.records:
-            with self._workspace.name_lock(tag.name):  # or somebody may delete it meanwhile
+            with self._workspace.name_lock(tag.name):  # or another process may delete it meanwhile
                 row = self._catalog.versions.find(tag)
                 if row is not None:
                     self._restore_record(row, found)
@@ -213,7 +213,7 @@ class _Repair:
         self._restored.add(tag)
 
     def _heal(self, wanted: set[Digest]) -> tuple[set[Digest], set[Digest]]:
-        """Store what donors have of these chunks in new packs; returns those, and those that nobody has."""
+        """Store what donors have of these chunks in new packs; returns those, and those that no donor has."""
         if not wanted:
             return set(), set()
         recipes = self._catalog.references.recipes_with(wanted)
@@ -302,7 +302,7 @@ class _Repair:
         self._quarantined.append(str(target))
 
     def _mend(self, altered: Mapping[Tag, Sequence[str]], inspected: set[int], inodes: set[tuple[int, int]]) -> None:
-        """Make files of directories anew that are altered, or hardlinks of what is in quarantine now.
+        """Make files of directories again that are altered, or hardlinks of what is in quarantine now.
 
         `inspected`: the versions of which that was found, since another may have got a tag meanwhile.
         """
@@ -347,7 +347,7 @@ class _Repair:
                         self._drop(row, path, aside, before[path])
             for directory, _, _ in os.walk(standing, topdown=False):
                 files.remove_empty_directory(Path(directory))
-            with contextlib.suppress(FileNotFoundError):  # unless somebody has put something there
+            with contextlib.suppress(FileNotFoundError):  # unless something was put there
                 self._set_aside(standing, f"{row.name}.{row.version}.{new_id()}")
             self._catalog.directories.forget(row.id)
             self._restored.discard(row.tag)

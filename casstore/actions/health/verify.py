@@ -308,11 +308,11 @@ def inspect_directories(
     """Compare every standing directory, or those of some versions, with what was put there: by stat, and unless
     `quick` by its bytes.
 
-    Where the catalog's record is damaged nobody knows what that was.
+    Where the catalog's record is damaged, that is not known.
     """
     for row in list(workspace.catalog.versions.select()) if rows is None else rows:
         if row.tag not in found.records:
-            # Twice: gc, a deletion, or somebody who mends it, may be at it.
+            # Twice: gc, a deletion, or a process that mends it, may be at it.
             altered = _altered(workspace, row, quick) and _altered(workspace, row, quick)
             if altered:
                 found.directories[row.tag] = altered
@@ -410,7 +410,7 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress, 
 
 
 def _note_read(workspace: Workspace, sound: Iterable[int], at_ns: int) -> None:
-    # On a full disk, or beside somebody who writes for long, what was found counts, and not the note of it.
+    # On a full disk, or beside a process that writes for long, what was found counts, and not the note of it.
     with contextlib.suppress(OSError, StoreError):
         if not workspace.catalog.read_only:
             workspace.catalog.index.note_read(sound, at_ns)
@@ -423,7 +423,7 @@ def _reason(error: Exception, digest: Digest, container: Container, workspace: W
 
 
 def _still_bad(workspace: Workspace, suspects: dict[Digest, str]) -> dict[Digest, str]:
-    """Without the chunks that gc has taken since they were looked up, and those that a save has stored anew."""
+    """Without the chunks that gc has taken since they were looked up, and those that a save has stored again."""
     unread = {}
     for digest, reason in suspects.items():
         try:

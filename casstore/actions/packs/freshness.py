@@ -28,6 +28,6 @@ class Freshness:
         return read_at_ns is not None and abs(self.now_ns - read_at_ns) <= self.within_ns
 
     def stale(self, containers: Collection[int]) -> set[int]:
-        """Those of the containers, given by row id, that have not been read for too long."""
+        """The containers, given by row id, that have not been read for too long."""
         times = self.workspace.catalog.index.read_times(containers)
         return {row_id for row_id, read_at_ns in times.items() if not self.is_fresh(read_at_ns)}

@@ -171,6 +171,6 @@ def _path(entry: os.DirEntry[str], prefix: str) -> str:
     """Its path, with a "/" at the end for a directory, or a link to one."""
     try:
         is_directory = entry.is_dir()
-    except OSError:  # for whoever looks at it to say
+    except OSError:  # the code that looks at it will say
         is_directory = False
     return f"{prefix}{entry.name}{'/' if is_directory else ''}"

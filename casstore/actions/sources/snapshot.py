@@ -25,7 +25,7 @@ def origin(snapshot: Path) -> dict[str, Any]:
     kind, *parts = repository.name.split("--")
     if path.parent.name != "snapshots" or kind not in _KINDS or not all(parts) or not parts or not path.is_dir():
         raise InvalidSource(
-            f"{snapshot} is no snapshot in a Hugging Face cache; one is a directory such as "
+            f"{snapshot} is not a snapshot in a Hugging Face cache; one is a directory such as "
             "~/.cache/huggingface/hub/models--ORG--NAME/snapshots/REVISION"
         )
     return {

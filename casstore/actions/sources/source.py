@@ -130,7 +130,7 @@ def remove_source(source: Source) -> list[str]:
     """After `move=True`: take away what has been saved, links themselves rather than what they lead to.
 
     A `model.yaml` stays, as its labels and what else it says may not have been saved. Returns what else is left: what
-    somebody has replaced, or written to after it was copied, and what cannot be removed.
+    a process has replaced, or written to after it was copied, and what cannot be removed.
     """
     left = [
         file.location
@@ -228,7 +228,7 @@ def _is_generated(location: str) -> bool:
     try:
         with files.open_regular(location) as descriptor:
             return bool(os.read(descriptor, 1))
-    except OSError:  # for whoever reads it to say
+    except OSError:  # the code that reads it will say
         return False
 
 

@@ -30,7 +30,7 @@ def adopt(options: Options, directory: Path, move: bool) -> None:
     """Save every version in a BentoML home, or in any directory of NAME/VERSION/.
 
     Names, versions, labels, metadata and creation times come over, and with them which version is the latest. It may
-    be run again, also after it was cut short: what is saved already, the very same, is left alone. A directory that
+    be run again, also after it was cut short: a version that is saved already, just so, is left alone. A directory that
     cannot be adopted is named, left as it is, and the exit code is 3.
 
     When DIR is the home of the store itself, its models/ are taken over where they stand. BentoML goes on reading

@@ -160,7 +160,7 @@ def _list(models: list[casstore.Model]) -> None:
     pinned = [str(model.tag) for model in models if model.is_pinned]
     if pinned:
         more_pinned = f" and {len(pinned) - _MAX_LISTED:,} more" if len(pinned) > _MAX_LISTED else ""
-        text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so somebody wants to keep it at hand"
+        text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so a user wants to keep it at hand"
         say(styled("warning: ", fg="yellow", bold=True) + text)
 
 

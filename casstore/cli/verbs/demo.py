@@ -134,7 +134,7 @@ def _weights(source: random.Random, rows: int, columns: int) -> tuple[tuple[int,
 
 
 def _trained(source: random.Random, data: bytes) -> bytes:
-    """The same numbers, each moved by a little."""
+    """These numbers, each moved by a little."""
     steps = np.frombuffer(source.randbytes(len(data)), "<u4") % (2 * _TRAINED_STEPS)
     trained = np.frombuffer(data, "<u4") + steps - np.uint32(_TRAINED_STEPS)
     return bytes(trained.astype("<u4").data)

@@ -29,7 +29,7 @@ Examples:
 @click.option(
     "--trust",
     is_flag=True,
-    help="You trust whoever made it: it may expand to more than 100 times its size, and its Python objects may be "
+    help="You trust its author: it may expand to more than 100 times its size, and its Python objects may be "
     "unpickled when a program asks for them.",
 )
 @click.option("--no-materialize", is_flag=True, help="Make no directory until one is asked for; pack it at once.")
@@ -43,7 +43,7 @@ def import_archive(
     PATH is an archive of any format that `casstore export` or `bentoml models export` writes, a directory with a
     model.yaml, a URL if the Python package fsspec is installed, or - for stdin. A version keeps its tag, labels,
     metadata and creation time, and takes its place among the versions of its name by that time. The very same version
-    imported twice is no error; another one under a tag that is taken is, and changes nothing.
+    imported twice is not an error; another one under a tag that is taken is, and changes nothing.
 
     Nothing is unpacked outside the store, and what an archive claims is checked: one that would write elsewhere,
     expands out of proportion or is damaged is refused. A .casmodel whose import was cut short goes on from there when

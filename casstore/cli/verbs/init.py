@@ -34,7 +34,7 @@ def init(options: Options, shared: str | None, group: str | None) -> None:
     """Make a store, or share the one that stands.
 
     No other verb needs it: a store is made when it is first used, and is its user's own. What is made in a shared
-    store follows its directory's owner, group and mode, not the umask of whoever makes it. Doing it twice is fine.
+    store follows its directory's owner, group and mode, not the umask of any process. Doing it twice is fine.
     """
     if group is not None and shared is None:
         shared = "group"

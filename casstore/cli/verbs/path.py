@@ -24,7 +24,8 @@ Examples:
 def path(options: Options, tag: str) -> None:
     """Print the directory of a version.
 
-    It is made ready first if need be. Its files are read-only and shared with the store: copy what you want to change.
+    It is made ready first if need be. Its files are read-only and shared with the store; `casstore checkout` makes a
+    copy that you may change.
     """
     with options.open_store() as store:
         model = store.get(tag)

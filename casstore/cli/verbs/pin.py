@@ -40,7 +40,7 @@ def pin(options: Options, tag: str) -> None:
 def unpin(options: Options, tag: str) -> None:
     """Let gc take a version's directory away again.
 
-    gc does so when nobody has used it for some days (the setting keep_days). Unpinning twice is fine.
+    gc does so when it has not been used for some days (the setting keep_days). Unpinning twice is fine.
     """
     with options.open_store() as store:
         _answer(options, store.unpin(tag), "not pinned")

@@ -30,16 +30,16 @@ Examples:
 @click.option(
     "--rebuild-catalog",
     is_flag=True,
-    help="First make catalog.db anew from packs, loose files and manifests. Nobody may use the store meanwhile.",
+    help="First make catalog.db again from packs, loose files and manifests. Nothing may use the store meanwhile.",
 )
 @common_options
 @pass_options
 def repair(options: Options, sources: tuple[str, ...], rebuild_catalog: bool) -> None:
     """Read everything, and heal what is damaged.
 
-    What is damaged is made anew from whatever holds the same bytes: another copy in the store, a version's directory,
+    What is damaged is made again from whatever holds the same bytes: another copy in the store, a version's directory,
     or files given with --from. Damaged files are moved to quarantine/ and never deleted. No version is ever dropped:
-    a file that nobody has stays listed, and can be healed later by another repair, or by saving its content again.
+    a file of which no copy is found stays listed, and can be healed later by another repair, or by saving it again.
 
     A rebuilt catalog has every version with all that was saved with it; settings and pins are back to their defaults.
     Exit code 1 when something stays lost.

@@ -21,7 +21,7 @@ Examples:
 
 
 @click.command("sync-tree", short_help="Take up what others did to models/.", epilog=_EXAMPLES)
-@click.option("--prune", is_flag=True, help="Delete the versions whose directories somebody has removed.")
+@click.option("--prune", is_flag=True, help="Delete the versions whose directories were removed.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @click.option(
     "--restore",

@@ -32,7 +32,7 @@ def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
     Every stored byte is compared with its digest, and the catalog with the manifests beside it. Changes nothing. Exit
     code 1 when there is damage; `casstore repair` heals what can be. With TAGs only what these versions need is looked
     at, a name alone being its newest version. What other tools have put into models/ or removed there is named, and is
-    no damage: see `casstore sync-tree`. So is what was added to a version's directory, and what was found changed in
+    not damage: see `casstore sync-tree`. So is what was added to a version's directory, and what was found changed in
     one and is kept in quarantine/changed/.
     """
     with options.open_store() as store, progress_bar(options) as progress:

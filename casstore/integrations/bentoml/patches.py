@@ -40,7 +40,7 @@ def is_bento_with_models() -> bool:
 
 
 def _set_home(stack: ExitStack, home: str) -> None:
-    """As in a process that starts with `BENTOML_HOME` set to it."""
+    """Make it as in a process that starts with `BENTOML_HOME` set to it."""
     stack.callback(_set_variable, os.environ.get(_HOME_VARIABLE))
     _set_variable(home)
     for name in _OF_THE_HOME:

@@ -44,11 +44,11 @@ class StoredModel(Model):  # type: ignore[misc]  # its types are not looked at
 
     @property
     def custom_objects(self) -> dict[str, Any]:
-        """The Python objects saved with it; of what was imported only if whoever did so said that he trusts it."""
+        """The Python objects saved with it; of what was imported only where the import said that it is trusted."""
         return self.load_custom_objects()
 
     def load_custom_objects(self, *, trust: bool = False) -> dict[str, Any]:
-        """The same; with `trust` also those that were imported without."""
+        """The Python objects saved with it; with `trust` also those that were imported without."""
         with as_bentoml():
             return self._seen.load_custom_objects(trust=trust)
 
@@ -59,7 +59,7 @@ class StoredModel(Model):  # type: ignore[misc]  # its types are not looked at
             return self._seen.file_size
 
     def with_options(self, **options: Any) -> StoredModel:
-        """The same version, to be loaded with other options."""
+        """This version, to be loaded with other options."""
         changed = StoredModel(self._seen)
         changed._read_info = self.info.with_options(**options)
         return changed

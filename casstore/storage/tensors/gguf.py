@@ -167,7 +167,7 @@ def _read_alignment(header: _Header, pair_count: int) -> int:
             continue
         alignment = header.u32()
         if kind != _UINT32 or alignment == 0 or alignment & (alignment - 1):
-            raise HeaderError("the alignment is no power of two")
+            raise HeaderError("the alignment is not a power of two")
     return alignment
 
 

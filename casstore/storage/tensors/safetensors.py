@@ -66,7 +66,7 @@ def _parse_header(raw: bytes) -> dict[str, object]:
         parse_constant=_refuse_number,
     )
     if not isinstance(header, dict):
-        raise HeaderError("the header is no object")
+        raise HeaderError("the header is not an object")
     return header
 
 
@@ -85,7 +85,7 @@ def _small_int(digits: str) -> int:
 
 
 def _refuse_number(text: str) -> NoReturn:
-    raise HeaderError(f"{text[:20]} is no integer")
+    raise HeaderError(f"{text[:20]} is not an integer")
 
 
 def _tensor(name: str, entry: object, start: int, size: int) -> Segment:
@@ -96,9 +96,9 @@ def _tensor(name: str, entry: object, start: int, size: int) -> Segment:
         raise HeaderError("a tensor lacks a field, or has an unknown one")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or len(dtype) > MAX_DTYPE_CHARACTERS or not dtype.isascii():
-        raise HeaderError("a dtype is no short word")
+        raise HeaderError("a dtype is not a short word")
     if not isinstance(shape, list) or not isinstance(offsets, list):
-        raise HeaderError("a shape or data_offsets is no list")
+        raise HeaderError("a shape or data_offsets is not a list")
     dimensions = check_shape(shape)
     bounds = check_shape(offsets)
     if len(bounds) != 2 or not bounds[0] <= bounds[1] <= size - start:

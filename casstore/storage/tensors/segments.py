@@ -108,7 +108,7 @@ def element_of(dtype: str | None) -> Element:
 
 
 def read_exactly(read: ReadAt, size: int, offset: int, length: int) -> bytes:
-    """Those bytes of a file of `size` bytes, or HeaderError when they are not all within it."""
+    """The bytes there in a file of `size` bytes, or HeaderError when they are not all within it."""
     if offset < 0 or length < 0 or offset + length > size:
         raise HeaderError("a header points outside the file")
     data = read(offset, length)
@@ -123,7 +123,7 @@ def check_shape(shape: Iterable[object]) -> tuple[int, ...]:
     for dimension in shape:
         # type(), not isinstance: JSON's true is an int to Python.
         if type(dimension) is not int or not 0 <= dimension <= MAX_DIMENSION:
-            raise HeaderError("a dimension is no valid number")
+            raise HeaderError("a dimension is not a valid number")
         checked.append(dimension)
     if len(checked) > MAX_DIMENSIONS:
         raise HeaderError("too many dimensions")
