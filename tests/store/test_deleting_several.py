@@ -189,3 +189,18 @@ def test_killed_anywhere(store, home, filled, tmp_path):
     assert code == 0
     assert outcomes == {1, 3}
     assert number > 8
+
+
+def test_gc_finishes_several_deletions_of_one_tag(store, save, monkeypatch):
+    """Deleted, saved again and deleted again, each time by a process that was killed right after."""
+    with monkeypatch.context() as patch:
+        patch.setattr(delete_action, "sweep", lambda *_: delete_action.Swept())
+        for seed in (1, 2):
+            save("m:1", seed)
+            store.delete("m:1")
+        save("m:2")
+    assert len(store._workspace.catalog.versions.tombstones()) == 2
+    store.gc()
+    assert store._workspace.catalog.versions.tombstones() == []
+    assert [step.count for step in store.gc().steps] == [0] * 8
+    assert store.verify().is_sound

@@ -28,7 +28,7 @@ from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.packs.repack import pack_cold, rewrite_sparse
 from casstore.actions.saving import drafts
-from casstore.actions.saving.delete import Deleted, by_name, sweep
+from casstore.actions.saving.delete import Deleted, sweep
 from casstore.actions.saving.finish import finish_saves
 from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import Marks
@@ -129,9 +129,11 @@ class _Application:
             with self._workspace.name_lock(each.candidate.name):
                 settle_eviction(self._workspace, each.candidate)
         with self._workspace.session() as session:
-            deleted = {tag: Deleted(manifest_id, tag) for manifest_id, tag in unfinished.tombstones}
-            for tags in by_name(deleted):
-                self._sweep(session, [deleted[tag] for tag in tags])
+            deleted: dict[str, list[Deleted]] = {}
+            for manifest_id, tag in unfinished.tombstones:  # of one tag there may be several
+                deleted.setdefault(tag.name, []).append(Deleted(manifest_id, tag))
+            for several in deleted.values():
+                self._sweep(session, several)
         finish_saves(self._workspace, unfinished.manifest_ids)
         for manifest_id in unfinished.manifest_ids:
             _log.info("manifest %s: given its name, or removed where it is no version's", manifest_id)
