@@ -92,7 +92,9 @@ class Staged:
 
     def by(self, recipes: Mapping[Digest, Recipe]) -> Staged:
         """The same files, each with the one of these recipes that is its blob's."""
-        return replace(self, files=[file._replace(recipe=recipes[file.recipe.blob]) for file in self.files])
+        pairs = [(file, recipes[file.recipe.blob]) for file in self.files]
+        staged = [file if recipe is file.recipe else file._replace(recipe=recipe) for file, recipe in pairs]
+        return replace(self, files=staged)
 
 
 @dataclass(slots=True)
