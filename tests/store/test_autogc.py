@@ -289,7 +289,7 @@ def test_a_program_with_python_built_in_is_not_started_again(
 
 SAVE_AND_LEAVE = """
 import sys, casstore
-from casstore.actions import autogc
+from casstore.actions.gc import autogc
 with casstore.Store(sys.argv[1]) as store:
     store.save("m:1", sys.argv[2], durability="relaxed")
 print(len(autogc._started))
