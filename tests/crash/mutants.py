@@ -148,7 +148,7 @@ POWER = [
     ),
     _mutant(
         "a deleted version's directory may come back", "gc",
-        (delete._forget, "files.sync_directory(directory.parent if", "str(directory.parent if"), is_slow=True,
+        (delete._forget, "files.sync_directory(directory if", "str(directory if"), is_slow=True,
     ),
     _mutant(
         "a deleted version's manifest may come back", "gc",
