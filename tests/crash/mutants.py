@@ -177,9 +177,9 @@ INTERLEAVED = [
     _mutant(
         "gc unlinks before it has condemned", "a commit before gc condemns",
         (
-            reclaim.Reclaim.condemn, "self.marks.condemn(self.redundancy.removable(",
+            reclaim.Reclaim.condemn, "self.marks.condemn(removable",
             ("[files.remove_file(each.path(self.workspace.layout)) for each in candidates];"
-            " self.marks.condemn(self.redundancy.removable("),
+            " self.marks.condemn(removable"),
         ),
     ),
     _mutant(
