@@ -28,7 +28,7 @@ from casstore.actions.packs.estimate import packed_bytes
 from casstore.actions.packs.repack import needed_bytes, sparse_packs
 from casstore.actions.saving import drafts
 from casstore.actions.saving.drafts import KeptDraft
-from casstore.actions.saving.finish import unfinished_saves
+from casstore.actions.saving.finish import unfinished_saves, without_directory
 from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import ColdFile, Marks, SparsePack
 from casstore.errors import StoreError
@@ -144,6 +144,7 @@ def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
         foreign = tuple(map(str, foreign_files(workspace.layout)))
         marks.leave(each.candidate.version_id for each in unfinished.evictions if not each.stands)
         marks.leave(each.version_id for each in evictions.candidates)
+        marks.leave(without_directory(workspace, unfinished.manifest_ids))
         marks.hold(Held(workspace, set(overdue.pruned)).unseen())
         objects = _objects(workspace, marks, wishes, measured=measured)
     return GcPlan(wishes, Sessions(dead, freed), unfinished, evictions, overdue, strays, foreign, objects)

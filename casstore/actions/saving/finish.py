@@ -25,6 +25,17 @@ def unfinished_saves(workspace: Workspace) -> list[str]:
     return [path.name for path in listed if session_of(path.name) not in alive]
 
 
+def without_directory(workspace: Workspace, manifest_ids: Iterable[str]) -> list[int]:
+    """The row ids of the versions of these manifests whose directories never came to stand, as far as stat tells."""
+    committed = workspace.catalog.versions.by_manifest(manifest_ids)
+    rows = {manifest_id: workspace.catalog.versions.find(tag) for manifest_id, tag in committed.items()}
+    return [
+        row.id
+        for manifest_id, row in rows.items()
+        if row is not None and row.manifest_id == manifest_id and not os.path.lexists(workspace.layout.model(row.tag))
+    ]
+
+
 def finish_saves(workspace: Workspace, manifest_ids: Iterable[str]) -> None:
     """See to manifests that dead sessions have left without a name (see `unfinished_saves`).
 
