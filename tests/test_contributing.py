@@ -57,6 +57,7 @@ def test_commits_are_looked_at_as_tox_does() -> None:
     assert "testenv:quick" in tox
 
 
+@pytest.mark.crash
 def test_a_verb_can_be_added(tmp_path: Path) -> None:
     """In a copy of the checkout: the test first, which is red, then the verb and the three places that know it."""
     for name in ("casstore", "tests"):

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.crash
 def test_the_readme_can_be_followed(tmp_path: Path) -> None:
     """Typed from top to bottom, the command line and Python in one new store and one directory."""
     home = tmp_path / "ann"

@@ -20,6 +20,8 @@ from tests.crash.scenarios import leftovers as leftovers_of
 from tests.crash.scenarios import sql as sql_of
 from tests.kit import Child, Save, Sql, checkpoint, noise, part, plant
 
+pytestmark = pytest.mark.crash
+
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:

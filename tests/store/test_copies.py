@@ -176,6 +176,7 @@ BEGINNINGS = [
 ]
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize(
     ("how", "begin"),
     [

@@ -237,6 +237,7 @@ def test_no_room_for_its_new_name_leaves_the_deletion_to_the_next_gc(
     assert not list((home / "manifests/m").glob("1.*"))
 
 
+@pytest.mark.crash
 def test_killed_anywhere_in_the_deletion(
     store: casstore.Store, home: Path, save: Save, two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,7 @@ def test_strangers_files_are_kept(store, home, filled):
     assert sorted(Path(path).read_bytes() for path in kept) == [b"mine 1", b"mine 2"]
 
 
+@pytest.mark.crash
 def test_killed_anywhere(store, home, filled, tmp_path):
     """All of them are there, or none is, and the next gc finishes it."""
     store.delete([f"m:{number}" for number in range(3, 12)])

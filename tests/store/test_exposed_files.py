@@ -134,6 +134,7 @@ def written_over(path: Path, size: int) -> None:
         file.truncate(size)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("size", [BIG, 1000])
 def test_a_version_that_is_lost_is_marked(store: casstore.Store, home: Path, save: Save, cli, size) -> None:
     save("m:1", {"w.bin": noise(BIG), "c.json": b"{}"})

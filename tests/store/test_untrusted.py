@@ -73,6 +73,7 @@ def copied(store, how, source, tmp_path, tag="copy:1"):
 HOW = ["save", "streamed", "draft", "renamed", "move", "adopt", "sync-tree"]
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("how", HOW)
 def test_the_mark_follows_the_bytes(store: casstore.Store, archive, tmp_path: Path, how) -> None:
     (imported,) = store.import_archive(archive)
@@ -117,6 +118,7 @@ def test_a_store_that_was_written_before_this_was_kept(
     assert is_guarded(store.save("m:1", tmp_path / "kept"))
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("way", ["save", "adopt", "import"])
 def test_the_directory_of_a_version_in_another_store(store: casstore.Store, archive, tmp_path: Path, way) -> None:
     with casstore.Store(tmp_path / "theirs") as theirs:
@@ -145,6 +147,7 @@ def test_trust_is_given_to_the_bytes(store: casstore.Store, archive, as_tag) -> 
     assert is_guarded(again.model)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("how", ["save", "draft", "adopt", "sync-tree"])
 def test_what_is_the_user_s_own_is_not_marked(store: casstore.Store, save: Save, tmp_path: Path, how) -> None:
     save("m:1", {"w": b"w"}, custom_objects=OBJECTS)
