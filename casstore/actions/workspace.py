@@ -15,7 +15,6 @@ from casstore.catalog.catalog import Catalog
 from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
-from casstore.storage.container import LINK_FROM_BYTES as LINK_FROM_BYTES
 from casstore.storage.container import FileStamp
 from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from casstore.errors import InvalidSource
 from casstore.storage import files, unfinished
@@ -41,6 +41,11 @@ def local_path(location: Location) -> Path | None:
     return None if is_url(text) else Path(os.path.expanduser(text))
 
 
+def _stream(location: Location) -> BinaryIO:
+    """What is neither a path nor a URL."""
+    return cast("BinaryIO", location)
+
+
 @contextlib.contextmanager
 def reading(location: Location) -> Iterator[tuple[BinaryIO, int | None]]:
     """The bytes at a location, and how many there are where that is known. Raises InvalidSource, OSError."""
@@ -60,7 +65,7 @@ def reading(location: Location) -> Iterator[tuple[BinaryIO, int | None]]:
         with _open_url(location, system, target, "rb") as remote:
             yield remote, getattr(remote, "size", None)
     else:
-        yield location, None  # type: ignore[misc]  # what local_path has left is a stream
+        yield _stream(location), None
 
 
 @contextlib.contextmanager
@@ -87,8 +92,9 @@ def writing(location: Location, mode: int) -> Iterator[BinaryIO]:
             raise
         remote.close()
     else:
-        yield location  # type: ignore[misc]
-        location.flush()  # type: ignore[union-attr]
+        stream = _stream(location)
+        yield stream
+        stream.flush()
 
 
 @contextlib.contextmanager
@@ -159,7 +165,7 @@ class _Continued(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any, /) -> int:
         data = self._head[: len(buffer)] or self._rest.read(len(buffer))
         self._head = self._head[len(buffer) :]
         buffer[: len(data)] = data

@@ -20,14 +20,14 @@ from casstore.actions.directories.standing import (
     status_of,
 )
 from casstore.actions.sources.source import Source, check_as_found, is_unchanged
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreUnwritable, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.container import FileStamp
+from casstore.storage.container import LINK_FROM_BYTES, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.objects import unreadable

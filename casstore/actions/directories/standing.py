@@ -14,14 +14,14 @@ from casstore.actions import loose_files
 from casstore.actions.describing import model_yaml
 from casstore.actions.directories.changed import additions, parents
 from casstore.actions.directories.placing import directory_row
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace, hash_file
+from casstore.actions.workspace import Workspace, hash_file
 from casstore.catalog.index import LooseFile
 from casstore.catalog.instances import INHERITED
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, InvalidTag
 from casstore.storage import files
-from casstore.storage.container import FileStamp
+from casstore.storage.container import LINK_FROM_BYTES, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.names import IS_UTF8, as_opened, as_stored

@@ -12,11 +12,12 @@ from casstore.actions import loose_files
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.exchange.exporting import fill_folder
 from casstore.actions.sources.homes import check_target
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidSource
 from casstore.progress import Progress
 from casstore.storage import files, unfinished
+from casstore.storage.container import LINK_FROM_BYTES
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.working import check_working_directory

@@ -9,7 +9,7 @@ from itertools import islice
 
 from casstore.actions.directories.standing import link_among
 from casstore.actions.packs.builder import PackBuilder
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import Marks
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
@@ -17,7 +17,7 @@ from casstore.errors import IntegrityError
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
 from casstore.storage.coding.codec import encode
-from casstore.storage.container import Container
+from casstore.storage.container import LINK_FROM_BYTES, Container
 from casstore.storage.manifest import FileEntry
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.tensors.elements import BYTES, Element, element_of

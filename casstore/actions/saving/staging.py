@@ -22,13 +22,13 @@ from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving.request import SaveRequest
 from casstore.actions.saving.unchanged import changed, check_linked, is_racy, link, lstat_or_none, open_as_found, put
 from casstore.actions.sources.source import Source, SourceFile, is_unchanged
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
 from casstore.progress import SILENT, Progress
 from casstore.storage import chunking, files
-from casstore.storage.container import FileStamp
+from casstore.storage.container import LINK_FROM_BYTES, FileStamp
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session

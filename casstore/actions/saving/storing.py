@@ -26,13 +26,13 @@ from casstore.actions.saving.unchanged import (
     open_as_found,
     put,
 )
-from casstore.actions.workspace import LINK_FROM_BYTES, Workspace
+from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.versions import ChunkVanished, DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.container import FileStamp, Kind
+from casstore.storage.container import LINK_FROM_BYTES, FileStamp, Kind
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
