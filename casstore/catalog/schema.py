@@ -181,9 +181,10 @@ def check_sqlite() -> None:
 
 def check_is_catalog(connection: apsw.Connection, path: Path) -> None:
     """Raise StoreError for a file that SQLite knows and another program has made. An empty one is fine."""
-    if connection.execute("PRAGMA application_id").get == APPLICATION_ID:
-        return
-    table = connection.execute("SELECT name FROM sqlite_schema ORDER BY rowid LIMIT 1").fetchone()
+    with connection:  # one moment of it: between two, another process may make the catalog
+        if connection.execute("PRAGMA application_id").get == APPLICATION_ID:
+            return
+        table = connection.execute("SELECT name FROM sqlite_schema ORDER BY rowid LIMIT 1").fetchone()
     if table is None:
         return
     raise StoreError(
