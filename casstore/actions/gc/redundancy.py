@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 from casstore.actions.directories.standing import link_among
+from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import Marks
@@ -16,10 +17,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
-from casstore.storage.coding.codec import encode
 from casstore.storage.container import LINK_FROM_BYTES, Container
 from casstore.storage.manifest import FileEntry
-from casstore.storage.pack import EncodedChunk
 from casstore.storage.tensors.elements import BYTES, Element, element_of
 
 _BATCH = 200  # blobs whose recipes are held at once
@@ -135,27 +134,22 @@ class Redundancy:
     def _heal(self, damaged: _Pieces) -> None:
         """Store damaged chunks again, from whatever copy of them there is, in packs which become their homes."""
         unhealed = set(damaged)
+
+        def rehome(new: NewContainer) -> None:
+            self._workspace.catalog.repacking.rehome(new)
+            unhealed.difference_update(chunk.digest for chunk in new.chunks)
+            self.healed += len(new.chunks)
+
         with self._workspace.session() as session:
-            builder = PackBuilder(self._workspace, session, durable=True, announce=lambda _: None)
-
-            def rehome(new: NewContainer | None) -> None:
-                if new is not None:
-                    files.sync_directory(self._workspace.layout.packs)
-                    self._workspace.catalog.repacking.rehome(new)
-                    unhealed.difference_update(chunk.digest for chunk in new.chunks)
-                    self.healed += len(new.chunks)
-
             try:
-                for digest, (element, blob) in damaged.items():
-                    raw = self._workspace.objects.rescued(digest, blob)
-                    if raw is None:
-                        self._lost.add(digest)
-                        continue
-                    encoding, data = encode(raw, element)
-                    rehome(builder.add(EncodedChunk(digest, len(raw), encoding, data)))
-                rehome(builder.finish())
-            except BaseException as error:
-                builder.abort()
-                if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                with PackBuilder(self._workspace, session, rehome, durable=True) as packs:
+                    for digest, (element, blob) in damaged.items():
+                        raw = self._workspace.objects.rescued(digest, blob)
+                        if raw is None:
+                            self._lost.add(digest)
+                        else:
+                            packs.add(encode_chunk(self._workspace, digest, raw, element, None))
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
         self._unhealed |= unhealed - self._lost

@@ -29,6 +29,7 @@ from casstore.actions.health.verify import (
     read_manifest,
 )
 from casstore.actions.missing import make_missing
+from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.repack import Moved, Mover
 from casstore.actions.workspace import Workspace
@@ -38,11 +39,9 @@ from casstore.errors import IntegrityError, InvalidSource, StoreLocked, TagNotFo
 from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.coding.codec import encode
 from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import new_id
 from casstore.storage.locks import Lock
-from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import BYTES, Element, element_of
 from casstore.storage.walking import walk
@@ -221,14 +220,13 @@ class _Repair:
         recipes += [Recipe.of_one_chunk(f.digest, f.size) for _, f in self._catalog.references.files_of(wanted)]
         healed: set[Digest] = set()
         with self._workspace.session() as session:
-            builder = PackBuilder(self._workspace, session, durable=True, announce=lambda _: None)
+            packs = PackBuilder(self._workspace, session, self._rehome, durable=True)
 
             def store(digest: Digest, raw: bytes) -> None:
                 healed.add(digest)
-                encoding, data = encode(raw, elements.get(digest, BYTES))
-                self._rehome(builder.add(EncodedChunk(digest, len(raw), encoding, data)))
+                packs.add(encode_chunk(self._workspace, digest, raw, elements.get(digest, BYTES), None))
 
-            try:
+            with packs:
                 # What one search finds may be what deltas in the next need.
                 lost, needed, before = wanted, set[Digest](), None
                 while lost and (lost, needed) != before:
@@ -237,11 +235,8 @@ class _Repair:
                     donors.search(self._sources, self._progress)
                     self._unread |= dict.fromkeys(donors.unread)
                     needed = (needed | donors.needed) - healed
-                    self._rehome(builder.finish())
+                    packs.finish()
                     lost = {digest for digest in lost - healed if not self._is_readable(digest)}
-            except BaseException:
-                builder.abort()
-                raise
         return healed, lost
 
     def _is_readable(self, digest: Digest) -> bool:
@@ -252,11 +247,9 @@ class _Repair:
             return False
         return True
 
-    def _rehome(self, new: NewContainer | None) -> None:
-        if new is not None:
-            files.sync_directory(self._workspace.layout.packs)
-            self._catalog.repacking.rehome(new)
-            self._workspace.objects.close()
+    def _rehome(self, new: NewContainer) -> None:
+        self._catalog.repacking.rehome(new)
+        self._workspace.objects.close()
 
     def _move_sound(self, container: Container, lost: set[Digest]) -> None:
         """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
@@ -264,21 +257,18 @@ class _Repair:
         homes = self._catalog.index.locate(digests)
         blob = [] if container.digest is None else [container.digest]
         elements = _elements(self._catalog.index.recipes(blob).values())
-        with self._workspace.session() as session:
-            mover = Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack)
-            try:
-                for digest, future in self._workspace.objects.read_ahead(digests):
-                    raw = future.result()
-                    if container.is_pack:
-                        record = self._workspace.objects.copy_record(digest, homes[digest])
-                        mover.copy(digest, record, container.id)
-                    else:
-                        encoding, data = encode(raw, elements.get(digest, BYTES))
-                        mover.add(EncodedChunk(digest, len(raw), encoding, data), 0, container.id)
-                mover.finish()
-            except BaseException:
-                mover.abort()
-                raise
+        with (
+            self._workspace.session() as session,
+            Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack) as mover,
+        ):
+            for digest, future in self._workspace.objects.read_ahead(digests):
+                raw = future.result()
+                if container.is_pack:
+                    record = self._workspace.objects.copy_record(digest, homes[digest])
+                    mover.copy(digest, record, container.id)
+                else:
+                    encoded = encode_chunk(self._workspace, digest, raw, elements.get(digest, BYTES), None)
+                    mover.add(encoded, 0, container.id)
 
     def _quarantine(self, containers: Iterable[Container]) -> set[tuple[int, int]]:
         """Move these files to quarantine; returns their devices and inodes, by which links to them are known."""

@@ -6,7 +6,7 @@ What was received before it was cut short stays until the next gc, and need not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,7 +22,7 @@ from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
-from casstore.storage import files, pack
+from casstore.storage import pack
 from casstore.storage.coding import delta
 from casstore.storage.coding.codec import Encoding
 from casstore.storage.container import MAX_LINKS, Container, Kind, Location
@@ -68,7 +68,7 @@ class Receiving:
     durable: bool
     origin: str
     find_lost: FindLost
-    _builder: PackBuilder = field(init=False)
+    _packs: PackBuilder = field(init=False)
     _objects: Objects = field(init=False)
     _wanted: dict[Digest, Element] = field(default_factory=dict)
     _relied_on: set[Digest] = field(default_factory=set)
@@ -76,12 +76,15 @@ class Receiving:
     _lost: set[Digest] = field(default_factory=set)
     _whole: set[Digest] = field(default_factory=set)
     _links: dict[Digest, Link] = field(default_factory=dict)
-    _here: dict[Digest, Location] = field(default_factory=dict)  # of the pack that is being written
-    _unchecked: list[Digest] = field(default_factory=list)
+    # Of the pack that is being written: where its chunks stand, and how many of them have been checked.
+    _here: dict[Digest, Location] = field(default_factory=dict)
+    _checked: int = 0
     _unchecked_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self._builder = PackBuilder(self.workspace, self.session, self.durable, lambda _: None, _PACK_BYTES)
+        self._packs = PackBuilder(
+            self.workspace, self.session, self._complete, durable=self.durable, most_bytes=_PACK_BYTES
+        )
         self._objects = Objects(self.workspace.layout, self._locate)
 
     def take_all(self, coming: Records, recipes: Iterable[Recipe], named: set[Digest]) -> None:
@@ -111,7 +114,7 @@ class Receiving:
                 self._take(entry, coming.record(), self._wanted.pop(entry.digest))
         if self._wanted:
             raise IntegrityError(f"{self.origin} lacks {len(self._wanted):,} chunks that its versions need")
-        self._complete(self._builder.finish())
+        self._packs.finish()
 
     def has_lost(self) -> bool:
         """Whether gc has taken what was here at the start, so that an error may be no fault of what comes."""
@@ -119,11 +122,8 @@ class Receiving:
 
     def salvage(self) -> None:
         """Keep what has come so far and is sound, for the next try."""
-        try:
-            self._check()
-            self._complete(self._builder.finish())
-        except Exception:  # noqa: BLE001 - the error that led here says more
-            self._builder.abort()
+        with contextlib.suppress(Exception), self._packs:  # the error that led here says more
+            self._check_unfinished()
 
     def _take(self, entry: PackEntry, record: bytes, element: Element) -> None:
         generation = 0
@@ -142,19 +142,22 @@ class Receiving:
             self._links[entry.digest] = Link(entry.digest, entry.base, entry.grouping, base.depth + 1, generation)
         else:
             self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
-        finished = self._builder.copy(record, generation)
-        self._note(entry.digest, entry.length, finished)
+        self._unchecked_bytes += entry.length
+        self._packs.copy(record, generation)
+        self._check_if_many()
 
     def _add_whole(self, entry: PackEntry, record: bytes, element: Element) -> None:
         """Store a chunk by itself whose delta has no place here: its chain would become too long."""
-        self._check()
+        self._check_unfinished()
         base, grouping = (self._objects.read_chunk(each) for each in (entry.base, entry.grouping) if each is not None)
         raw = delta.decode_deltas(base, [pack.payload(record)], grouping)
         if Digest.of(raw) != entry.digest:
             raise self._damaged(entry.digest)
         encoded = encode_chunk(self.workspace, entry.digest, raw, element, None)
         self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
-        self._note(entry.digest, len(encoded.data), self._builder.add(encoded))
+        self._unchecked_bytes += len(encoded.data)
+        self._packs.add(encoded)
+        self._check_if_many()
 
     def _link(self, digest: Digest | None) -> Link | None:
         if digest is None:
@@ -165,27 +168,24 @@ class Receiving:
             link = self._links.get(digest)
         return link
 
-    def _note(self, digest: Digest, length: int, finished: NewContainer | None) -> None:
-        self._unchecked.append(digest)
-        self._unchecked_bytes += length
-        if finished is not None:
-            self._complete(finished)
-        elif self._unchecked_bytes >= _BATCH_BYTES:
-            self._check()
+    def _check_if_many(self) -> None:
+        if self._unchecked_bytes >= _BATCH_BYTES:
+            self._check_unfinished()
 
-    def _check(self, finished: NewContainer | None = None) -> None:
+    def _check_unfinished(self) -> None:
+        written = self._packs.unfinished
+        if written is not None:
+            self._check(*written)
+
+    def _check(self, file_id: str, chunks: Sequence[NewChunk]) -> None:
         """Read what has been written since the last time, and compare it with its digests. Raises IntegrityError."""
-        written = (finished.file_id, finished.chunks) if finished is not None else self._builder.unfinished
-        if written is None:
-            return
-        file_id, chunks = written
         container = Container(0, file_id, Kind.PACK)
-        for chunk in chunks[len(self._here) :]:
-            self._here[chunk.digest] = _location(chunk, container)
-        with contextlib.closing(self._objects.read_ahead(self._unchecked)) as ahead:
+        unchecked = chunks[self._checked :]
+        self._here |= {chunk.digest: _location(chunk, container) for chunk in unchecked}
+        with contextlib.closing(self._objects.read_ahead([chunk.digest for chunk in unchecked])) as ahead:
             for digest, future in ahead:
                 self._check_chunk(digest, future)
-        self._unchecked, self._unchecked_bytes = [], 0
+        self._checked, self._unchecked_bytes = len(chunks), 0
 
     def _check_chunk(self, digest: Digest, future: Future[bytes]) -> None:
         home = self._here[digest]
@@ -204,14 +204,10 @@ class Receiving:
             f"{self.origin} is damaged: chunk {digest} in it is not what its digest says; fetch or copy it again"
         )
 
-    def _complete(self, finished: NewContainer | None) -> None:
-        if finished is None:
-            return
-        self._check(finished)
-        if self.durable:
-            files.sync_directory(self.workspace.layout.packs)
-        self.workspace.catalog.versions.store([finished], self._lost, self._lost_homes)
-        self._here = {}
+    def _complete(self, new: NewContainer) -> None:
+        self._check(new.file_id, new.chunks)
+        self.workspace.catalog.versions.store([new], self._lost, self._lost_homes)
+        self._here, self._checked = {}, 0
         self._objects.close()
 
     def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
+from types import TracebackType
 
 from casstore.actions.packs.bases import choose_link, predecessors, tensor_files
 from casstore.actions.packs.builder import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
@@ -30,7 +31,6 @@ from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
-from casstore.storage import files
 from casstore.storage.coding.codec import Against, Encoding, encode
 from casstore.storage.coding.delta import Grouping
 from casstore.storage.container import MAX_LINKS
@@ -85,8 +85,8 @@ def pack_cold(
         arrange(workspace, columns)
         progress.start("pack", sum(file.needed_bytes for file in cold))
         try:
-            mover = Mover(workspace, session, reclaim, moved, verbatim=False)
-            _Packer(workspace, mover, progress).run(arranged(columns))
+            with Mover(workspace, session, reclaim, moved, verbatim=False) as mover:
+                _Packer(workspace, mover, progress).run(arranged(columns))
         finally:
             progress.finish()
     return moved
@@ -127,15 +127,9 @@ def rewrite_sparse(
         return moved
     progress.start("rewrite", sum(pack.needed_bytes for pack in packs))
     try:
-        with workspace.session() as session:
-            mover = Mover(workspace, session, reclaim, moved, verbatim=True)
-            try:
-                for pack in packs:
-                    _copy_needed(workspace, marks.needed_in(pack.container), pack, mover, progress)
-                mover.finish()
-            except BaseException:
-                mover.abort()
-                raise
+        with workspace.session() as session, Mover(workspace, session, reclaim, moved, verbatim=True) as mover:
+            for pack in packs:
+                _copy_needed(workspace, marks.needed_in(pack.container), pack, mover, progress)
     finally:
         progress.finish()
     return moved
@@ -159,7 +153,10 @@ def _copy_needed(
 
 
 class Mover:
-    """Fills packs, and makes each the home of its chunks once it is on disk."""
+    """Fills packs, and makes each the home of its chunks once it is on disk.
+
+    Leaving it as a context manager does so with the last, and on an error removes that.
+    """
 
     def __init__(
         self, workspace: Workspace, session: Session, reclaim: Reclaim, moved: Moved, *, verbatim: bool
@@ -168,28 +165,30 @@ class Mover:
         self._workspace = workspace
         self._reclaim = reclaim
         self._verbatim = verbatim
-        self._builder = PackBuilder(workspace, session, durable=True, announce=lambda _: None)
+        self._packs = PackBuilder(workspace, session, self._move, durable=True)
         self._homes: dict[Digest, int] = {}
         self._sources: set[int] = set()
 
+    def __enter__(self) -> Mover:
+        self._packs.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._packs.__exit__(kind, error, trace)
+
     def add(self, chunk: EncodedChunk, generation: int, home: int) -> None:
+        """Append a chunk of that home. Raises OSError."""
         self._homes[chunk.digest] = home
-        self._complete(self._builder.add(chunk, generation))
+        self._packs.add(chunk, generation)
 
     def copy(self, digest: Digest, record: bytes, home: int) -> None:
+        """Append a chunk's record as it stands in that home. Raises IntegrityError, OSError."""
         self._homes[digest] = home
-        self._complete(self._builder.copy(record))
+        self._packs.copy(record)
 
-    def finish(self) -> None:
-        self._complete(self._builder.finish())
-
-    def abort(self) -> None:
-        self._builder.abort()
-
-    def _complete(self, new: NewContainer | None) -> None:
-        if new is None:
-            return
-        files.sync_directory(self._workspace.layout.packs)
+    def _move(self, new: NewContainer) -> None:
         index = self._workspace.catalog.index
         # The pack counts as synced, so durable versions may rely on it from now on without another look.
         named = {digest for chunk in new.chunks for digest in (chunk.base, chunk.grouping) if digest is not None}
@@ -290,11 +289,8 @@ class _Packer:
                         break
                     self._take(item := self._encoded.get())
                     running -= item is None
-                self._mover.finish()
-            except BaseException:
+            finally:
                 self._stop.set()
-                self._mover.abort()
-                raise
 
     def _take(self, item: Encoded | BaseException | None) -> None:
         if isinstance(item, IntegrityError):

@@ -26,7 +26,7 @@ from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
-from casstore.storage.container import Container, Kind
+from casstore.storage.container import Container
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
@@ -140,7 +140,7 @@ def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
 def _sync(
     workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress
 ) -> list[Container]:
-    """Bring to disk what the version needs and is not there: adopted files, homes saved as relaxed, directories.
+    """Bring to disk what the version needs and is not there: adopted files and homes saved as relaxed, by their names.
 
     Returns those homes. Raises OSError.
     """
@@ -160,10 +160,7 @@ def _sync(
     finally:
         if adopted or unsynced:
             progress.finish()
-    directories = {os.path.dirname(path) for path in adopted}
-    if any(new.kind is Kind.PACK for new in containers):
-        directories.add(str(layout.packs))
-    for directory in sorted(directories):
+    for directory in sorted({os.path.dirname(path) for path in adopted}):
         files.sync_directory(directory)
     return synced_homes
 

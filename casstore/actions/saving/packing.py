@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
 
 from casstore.actions.packs.bases import choose_link, encode_chunk, predecessors
 from casstore.actions.packs.builder import ENCODE_THREADS, PackBuilder
@@ -13,12 +14,9 @@ from casstore.actions.saving.staging import StagedFile
 from casstore.actions.saving.unchanged import changed, open_as_found
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Link
-from casstore.catalog.versions import NewContainer
 from casstore.digest import Digest
-from casstore.storage import files
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
-from casstore.storage.sessions import Session
 from casstore.storage.tensors.elements import BYTES, Element, element_of
 
 # Chunks being encoded, or encoded and not written yet: some 16 MiB, 256 at the format's hard limit.
@@ -27,29 +25,40 @@ _NOT_WORTH_A_THREAD_BYTES = 64 << 10
 
 
 class SavePacker:
-    """The packs of one save. The path of each is handed to `announce` before it exists; `finish` returns their rows.
+    """Puts one save's chunks into packs, in the order in which they come. What is worth a thread is encoded in one.
 
-    `base_files` are the files of the version that this one came from, looked at when first needed. `unstored` are the
-    chunks that the save stores: none of them is a base, not even where an older home of it can be read still.
+    Leaving it as a context manager writes what is still being encoded; on an error it drops that. `base_files` are the
+    files of the version that this one came from, looked at when first needed. `unstored` are the chunks that the save
+    stores: none of them is a base, not even where an older home of it can be read still.
     """
 
     def __init__(
         self,
         workspace: Workspace,
-        session: Session,
-        durable: bool,
-        announce: Callable[[files.StrPath], None],
+        packs: PackBuilder,
         base_files: Callable[[], list[tuple[str, Recipe]]],
         unstored: Set[Digest],
     ) -> None:
         self._workspace = workspace
-        self._builder = PackBuilder(workspace, session, durable, announce)
-        self._containers: list[NewContainer] = []
+        self._packs = packs
         self._find_base_files = base_files
         self._unstored = unstored
         self._base_files: list[tuple[str, Recipe]] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: deque[tuple[Future[EncodedChunk] | EncodedChunk, int]] = deque()
+
+    def __enter__(self) -> SavePacker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            while kind is None and self._ahead:
+                self._write_next()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
 
     def add(self, file: StagedFile, wanted: set[Digest], advance: Callable[[int], None]) -> None:
         """Encode the wanted chunks of the staged file, each once. Raises FileChanged, OSError."""
@@ -96,7 +105,7 @@ class SavePacker:
         if len(raw) < _NOT_WORTH_A_THREAD_BYTES:
             encoded = encode_chunk(self._workspace, digest, raw, element, link)
             if not self._ahead:
-                self._note(self._builder.add(encoded, generation))
+                self._packs.add(encoded, generation)
                 return
             self._ahead.append((encoded, generation))
         else:
@@ -108,27 +117,4 @@ class SavePacker:
 
     def _write_next(self) -> None:
         chunk, generation = self._ahead.popleft()
-        self._note(self._builder.add(chunk if isinstance(chunk, EncodedChunk) else chunk.result(), generation))
-
-    def _note(self, finished: NewContainer | None) -> None:
-        if finished is not None:
-            self._containers.append(finished)
-
-    def finish(self) -> list[NewContainer]:
-        """Complete the pack that is being written, if there is one; returns the rows of all. Raises OSError."""
-        while self._ahead:
-            self._write_next()
-        self._note(self._builder.finish())
-        self._stop()
-        return self._containers
-
-    def abort(self) -> None:
-        """Remove the pack that is being written, if there is one."""
-        self._stop()
-        self._builder.abort()
-
-    def _stop(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
-        self._ahead.clear()
+        self._packs.add(chunk if isinstance(chunk, EncodedChunk) else chunk.result(), generation)

@@ -10,6 +10,7 @@ from pathlib import Path
 from casstore.actions import loose_files
 from casstore.actions.directories.placing import directory_row
 from casstore.actions.packs.bases import tensor_files
+from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving.commit import Stored, remove
 from casstore.actions.saving.homes import Homes
@@ -143,28 +144,26 @@ class Storing:
         have = homes.have
         unstored = homes.wanted - have
         missing = set(unstored)
-        packs = SavePacker(
-            self._workspace, self._session, self._request.durable, done.paths.append, self._base_files, unstored
-        )
+        builder = PackBuilder(
+            self._workspace, self._session, done.containers.append,
+            durable=self._request.durable, announce=done.paths.append,
+        )  # fmt: skip
         self._progress.start("store", sum(f.recipe.size for f in self._files))
         try:
-            steps = plan([file.recipe for file in self._files], have, materialize=self._request.materialize)
-            for number, step in enumerate(steps):
-                self._files[number] = self._take(self._files[number], step, packs, copies, done)
-                missing.difference_update(step.new)
-            done.containers.extend(packs.finish())
+            with builder, SavePacker(self._workspace, builder, self._base_files, unstored) as packer:
+                steps = plan([file.recipe for file in self._files], have, materialize=self._request.materialize)
+                for number, step in enumerate(steps):
+                    self._files[number] = self._take(self._files[number], step, packer, copies, done)
+                    missing.difference_update(step.new)
             if missing:
                 raise ChunkVanished
-        except BaseException:
-            packs.abort()
-            raise
         finally:
             self._progress.finish()
 
-    def _take(self, file: StagedFile, step: Step, packs: SavePacker, copies: _Copies, done: _Try) -> StagedFile:
+    def _take(self, file: StagedFile, step: Step, packer: SavePacker, copies: _Copies, done: _Try) -> StagedFile:
         """Do with one file as planned; returns how it stands then."""
         if step.way is Way.PACK:
-            packs.add(file, set(step.new), self._progress.advance)
+            packer.add(file, set(step.new), self._progress.advance)
         else:
             self._progress.advance(file.recipe.size)
         if step.way is Way.ADOPT:
