@@ -35,7 +35,7 @@ INNER = {
         *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
     ],
     "catalog": [
-        *["decoding", "schema", "connection", "tables", "trust", "leases", "index", "instances"],
+        *["boots", "decoding", "schema", "connection", "tables", "trust", "leases", "index", "instances"],
         *["upkeep", "columns", "marks"],
         *["references", "backups", "versions", "usage", "directories", "mending", "repacking", "restoring", "catalog"],
     ],

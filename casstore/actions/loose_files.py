@@ -84,20 +84,20 @@ def is_intact(workspace: Workspace, container: Container, size: int, noted: Mapp
     path = container.path(workspace.layout)
     index = workspace.catalog.index
     try:
-        if container.digest is None:  # a pack
+        if container.is_pack:
             return os.stat(path).st_size == size
         status = os.stat(path)
-        stamps = {loose.container.id: loose.stamp for loose in find(workspace, container.digest, container.executable)}
+        stamps = {loose.container.id: loose.stamp for loose in find(workspace, container.blob, container.executable)}
         is_as_stored = stamps.get(container.id) == FileStamp.of(status)
         if is_as_stored and _is_untouched(workspace, status, container, noted):
             return True
-        if status.st_size != size or hash_file(path) != container.digest:
+        if status.st_size != size or hash_file(path) != container.blob:
             return False
     except FileNotFoundError:
         return False
     if not is_as_stored:
         index.restamp_loose(container, FileStamp.of(status))
-    index.remember({Fingerprint.of(status): container.digest})
+    index.remember({Fingerprint.of(status): container.blob})
     return True
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import apsw
 
 from casstore.catalog import decoding
+from casstore.catalog.boots import NoBoot
 from casstore.catalog.connection import Connections, damaged, translated_errors
 from casstore.catalog.decoding import optional_digest
 from casstore.digest import Digest
@@ -21,7 +22,6 @@ LIVE, DEAD = 1, 2
 # Whether what a container holds is on disk, or was written in this boot and so is still what was written.
 TRUSTED = "(synced OR boot_id = :boot)"
 _PLACE_TYPES = [int, int, int, int]  # of offset, length, raw_bytes, encoding
-_NOT_SYNCED = "not synced"  # the boot of a container of which an fsync has failed
 _BATCH = 500  # parameters of one statement: few enough to prepare fast, enough to make the call's cost vanish
 _Value = TypeVar("_Value")
 
@@ -212,18 +212,19 @@ class Index:
         """The containers among those chunks' homes that have never been fsynced, but for those that are distrusted."""
         sql = (
             "SELECT DISTINCT container.id, file_id, kind, container.digest, executable"
-            " FROM chunk JOIN container ON container.id = chunk.container WHERE chunk.digest IN ({}) AND NOT synced"
-            f" AND boot_id <> '{_NOT_SYNCED}'"
+            " FROM chunk JOIN container ON container.id = chunk.container"
+            " WHERE NOT synced AND boot_id <> :failed AND chunk.digest IN ({})"
         )
-        return list({row[0]: decoding.container(*row) for row in self._batched(sql, digests)}.values())
+        rows = self._batched(sql, digests, NoBoot.FAILED)
+        return list({row[0]: decoding.container(*row) for row in rows}.values())
 
     def distrusted(self, digests: Collection[Digest]) -> set[Digest]:
         """Those of the chunks whose home could not be fsynced."""
         sql = (
             "SELECT chunk.digest FROM chunk JOIN container ON container.id = chunk.container"
-            f" WHERE chunk.digest IN ({{}}) AND NOT synced AND boot_id = '{_NOT_SYNCED}'"
+            " WHERE NOT synced AND boot_id = :failed AND chunk.digest IN ({})"
         )
-        return {decoding.digest(row[0]) for row in self._batched(sql, digests)}
+        return {decoding.digest(row[0]) for row in self._batched(sql, digests, NoBoot.FAILED)}
 
     def recipes(self, digests: Collection[Digest]) -> dict[Digest, Recipe]:
         """The stored recipes among those blobs' (a blob of one chunk has none)."""
@@ -300,10 +301,10 @@ class Index:
         with self._connections.write() as connection:
             connection.execute(
                 "UPDATE container SET inode = :inode, mtime_ns = :mtime_ns, read_at = :now,"
-                " boot_id = iif(boot_id = :not_synced, :not_synced, :boot) WHERE id = :id",
+                " boot_id = iif(boot_id = :failed, :failed, :boot) WHERE id = :id",
                 {
                     "inode": stamp.inode, "mtime_ns": stamp.mtime_ns, "now": time.time_ns(),
-                    "not_synced": _NOT_SYNCED, "boot": self._boot_id, "id": container.id,
+                    "failed": NoBoot.FAILED, "boot": self._boot_id, "id": container.id,
                 },
             )  # fmt: skip
 
@@ -312,7 +313,7 @@ class Index:
         with self._connections.write() as connection:
             connection.executemany(
                 "UPDATE container SET boot_id = ? WHERE id = ? AND NOT synced",
-                ((_NOT_SYNCED, container.id) for container in containers),
+                ((NoBoot.FAILED, container.id) for container in containers),
             )
 
     def add_loose(self, rebuilt: Iterable[tuple[str, Digest, bool, FileStamp]]) -> None:

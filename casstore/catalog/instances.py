@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import apsw
 
+from casstore.catalog.boots import NoBoot
 from casstore.catalog.connection import Connections, translated_errors
 from casstore.catalog.index import LIVE
 from casstore.storage.container import Kind
 
 _INSTANCE = "instance"
 _NO_ENTRIES = b"\x90"  # msgpack: an empty array
-INHERITED = "inherited"  # the boot of a directory that was recorded before the store was copied
 
 
 class Instance(NamedTuple):
@@ -106,6 +106,8 @@ def _forget_places(connection: apsw.Connection) -> None:
     # Size and bytes are compared before anything relies on one, as of those that come from another boot.
     connection.execute("UPDATE container SET inode = 0, mtime_ns = 0 WHERE kind = ?", (Kind.LOOSE,))
     connection.execute("UPDATE container SET read_at = NULL")
-    connection.execute("UPDATE directory SET inode = 0, boot_id = ?, entries = ?, synced = 0", (INHERITED, _NO_ENTRIES))
+    connection.execute(
+        "UPDATE directory SET inode = 0, boot_id = ?, entries = ?, synced = 0", (NoBoot.INHERITED, _NO_ENTRIES)
+    )
     # Another directory may have the number here, and what has it would be deleted.
     connection.execute("UPDATE tombstone SET inode = NULL")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from casstore.catalog.boots import NoBoot
 from casstore.catalog.connection import Connections
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer, insert_container, insert_version
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
-
-_ELSEWHERE = "?"  # the boot of what was not synced for certain
 
 
 class Restoring:
@@ -22,7 +21,7 @@ class Restoring:
         """Insert containers, and the chunks at home in them with the depths of their chains; all in one go."""
         with self._connections.write() as connection:
             for new, homes in containers:
-                container_id = insert_container(connection, new, _ELSEWHERE)
+                container_id = insert_container(connection, new, NoBoot.UNKNOWN)
                 connection.executemany(
                     "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base, grouping,"
                     " generation, depth) VALUES (?,?,?,?,?,?,?,?,?,?)",

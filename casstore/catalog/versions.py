@@ -113,6 +113,10 @@ class NewContainer:
     stamp: FileStamp | None
     chunks: Sequence[NewChunk]
 
+    def as_container(self, row_id: int = 0) -> Container:
+        """The container, as which its file is found. `row_id` is the caller's to choose: it has no row yet."""
+        return Container(row_id, self.file_id, self.kind, self.digest, self.executable)
+
 
 @dataclass(frozen=True, slots=True)
 class DirectoryRow:

@@ -47,10 +47,15 @@ class Container:
     def is_pack(self) -> bool:
         return self.kind is Kind.PACK
 
+    @property
+    def blob(self) -> Digest:
+        """The digest of what a loose file holds. Raises ValueError for a pack, which holds many things."""
+        if self.digest is None or self.is_pack:
+            raise ValueError("a pack is not the file of one blob")
+        return self.digest
+
     def path(self, layout: Layout) -> str:
-        if self.kind is Kind.LOOSE and self.digest is not None:
-            return layout.loose_file(self.digest, self.file_id)
-        return layout.pack(self.file_id)
+        return layout.pack(self.file_id) if self.is_pack else layout.loose_file(self.blob, self.file_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 import casstore
-from casstore.storage.container import LINK_FROM_BYTES, Kind
+from casstore.catalog.boots import NoBoot
+from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
+from casstore.storage.layout import Layout
 from tests.kit import noise, script, streamed
 
 BIG = 1_100_000
@@ -87,3 +90,33 @@ def test_a_kind_that_cannot_be_is_damage(store, save, sql, kind):
 def test_the_smallest_file_with_a_loose_file_is_the_one_that_the_index_has(store, sql):
     (made,) = sql("SELECT sql FROM sqlite_schema WHERE name = 'file_by_digest'")[0]
     assert made.endswith(f"WHERE size >= {LINK_FROM_BYTES}")
+
+
+def test_only_a_loose_file_is_one_blobs():
+    digest = casstore.Digest.of(b"bytes")
+    assert Container(1, "0" * 16 + "-1", Kind.LOOSE, digest).blob == digest
+    # A damaged row may give a pack a digest: it is a pack all the same.
+    for pack in (Container(1, "0" * 16 + "-1", Kind.PACK), Container(1, "0" * 16 + "-1", Kind.PACK, digest)):
+        with pytest.raises(ValueError, match="pack"):
+            assert pack.blob
+        assert pack.path(Layout(Path("/store"))) == "/store/objects/packs/0000000000000000-1.pack"
+
+
+def test_a_pack_with_a_digest_in_a_damaged_row_is_read_as_a_pack(store, save, sql, tmp_path):
+    """Its bytes are no blob's: what compares them with one finds damage where none is."""
+    save("m:1", FILES, materialize=False)
+    sql("UPDATE container SET digest = ?", (casstore.Digest.of(b"another"),))
+    assert store.verify().is_sound
+    assert store.backup(tmp_path / "backup").damaged == ()
+    save("m:2", FILES, materialize=False)  # relies on it
+    assert store.verify().is_sound
+    assert sql("SELECT count(*) FROM container") == [(1,)]
+
+
+@pytest.mark.parametrize("boot", list(NoBoot))
+def test_what_no_boot_vouches_for_is_not_relied_on(store, save, sql, boot):
+    save("m:1", FILES, materialize=False, durability="relaxed")
+    sql("UPDATE container SET boot_id = ?", (boot,))
+    save("m:2", FILES, materialize=False)
+    homes = sql("SELECT synced FROM container WHERE id IN (SELECT container FROM chunk)")
+    assert homes == [(1,)], "stored anew"

@@ -81,13 +81,13 @@ def _recipes_for(workspace: Workspace, paths: Iterable[Path]) -> dict[Digest, Re
 
 def _blob(path: Path) -> Digest | None:
     try:
-        return None if path.suffix == ".pack" else Digest.parse(path.stem)
+        return None if _kind(path) is Kind.PACK else Digest.parse(path.stem)
     except ValueError:
         return None
 
 
 def _kind(path: Path) -> Kind:
-    return Kind.PACK if _blob(path) is None else Kind.LOOSE
+    return Kind.PACK if path.suffix == ".pack" else Kind.LOOSE
 
 
 def _chunks_in(
@@ -96,7 +96,7 @@ def _chunks_in(
     """The wanted chunks that a file seems to hold, and where."""
     blob = _blob(path)
     try:
-        if path.suffix == ".pack":
+        if _kind(path) is Kind.PACK:
             for e in pack.read_entries(path):
                 if e.digest in wanted:
                     yield NewChunk(e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base, e.grouping)
@@ -251,8 +251,8 @@ class _TakeUp:
 
 def _container(path: Path) -> NewContainer:
     """A file's row. The stamp is no file's: a loose file is compared with its digest before it is linked to."""
-    status = path.stat()
-    blob = _blob(path)
-    stamp = None if blob is None else FileStamp(0, status.st_size, 0)
-    is_executable = blob is not None and files.is_executable(status)
-    return NewContainer(file_id(path), _kind(path), blob, is_executable, status.st_size, True, stamp, ())
+    status, kind = path.stat(), _kind(path)
+    if kind is Kind.PACK:
+        return NewContainer(file_id(path), kind, None, False, status.st_size, True, None, ())
+    stamp, executable = FileStamp(0, status.st_size, 0), files.is_executable(status)
+    return NewContainer(file_id(path), kind, _blob(path), executable, status.st_size, True, stamp, ())

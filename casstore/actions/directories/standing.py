@@ -15,8 +15,8 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.directories.changed import additions, parents
 from casstore.actions.directories.placing import directory_row
 from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.boots import NoBoot
 from casstore.catalog.index import LooseFile
-from casstore.catalog.instances import INHERITED
 from casstore.catalog.versions import DirectoryRow, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, InvalidTag
@@ -86,7 +86,8 @@ class Standing:
         if self._workspace.catalog.versions.is_deleted_directory(self._row.tag, status.st_ino):
             return Whose.FOREIGN  # which gc takes away
         try:
-            is_copy = self._is_copy(is_inherited=self.recorded is not None and self.recorded.boot_id == INHERITED)
+            is_inherited = self.recorded is not None and self.recorded.boot_id == NoBoot.INHERITED
+            is_copy = self._is_copy(is_inherited=is_inherited)
         except (IntegrityError, PermissionError):  # of a damaged catalog, of somebody's own directory
             is_copy = False
         return Whose.COPY if is_copy else Whose.FOREIGN
@@ -205,7 +206,7 @@ class Standing:
     def as_copied(self) -> DirectoryRow | None:
         """The row that describes this directory as it stands, where the store was copied since it was recorded and
         every file is right; `recorded` for all others."""
-        if self.recorded is None or self.recorded.boot_id != INHERITED or self.whose() is not Whose.COPY:
+        if self.recorded is None or self.recorded.boot_id != NoBoot.INHERITED or self.whose() is not Whose.COPY:
             return self.recorded
         if self.differing(is_quick=False):
             return self.recorded

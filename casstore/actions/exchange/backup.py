@@ -240,8 +240,8 @@ class _Backup:
         place = container.path(self._target)
         files.rename(temporary, place)
         self._changed.add(os.path.dirname(place))
-        if is_known and container.digest is not None:
-            self._linked[Fingerprint.of(os.lstat(place))] = container.digest
+        if is_known:
+            self._linked[Fingerprint.of(os.lstat(place))] = container.blob
         self._new += 1
         self._linked_bytes += status.st_size if is_shared else 0
         self._copied_bytes += 0 if is_shared else status.st_size
@@ -298,7 +298,7 @@ class _Backup:
     def _is_known(self, container: Container, status: os.stat_result) -> bool:
         """Whether a loose file was not touched. A new link to it changes what tells that, so it is noted
         again afterwards; else the next save of its content would have to read it."""
-        if container.digest is None or self._workspace.catalog.read_only:
+        if container.is_pack or self._workspace.catalog.read_only:
             return False
         fingerprint = Fingerprint.of(status)
         known = self._workspace.catalog.index.fingerprints([(fingerprint.device, fingerprint.inode)])

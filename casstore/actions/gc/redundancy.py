@@ -58,12 +58,12 @@ class Redundancy:
         return [each for each in unneeded if each not in kept]
 
     def _kept(self, marks: Marks, copies: Sequence[Container], progress: Progress) -> set[Container]:
-        pieces = self._pieces({each.digest for each in copies if each.digest is not None})
+        pieces = self._pieces({each.blob for each in copies})
         needed = marks.needed({digest for each in pieces.values() for digest in each})
         self._secure({d: piece for each in pieces.values() for d, piece in each.items() if d in needed}, progress)
         damaged = needed & (self._lost | self._unhealed)
         self._kept_for |= damaged
-        return {each for each in copies if each.digest in pieces and not damaged.isdisjoint(pieces[each.digest])}
+        return {each for each in copies if not damaged.isdisjoint(pieces[each.blob])}
 
     def secure(self, row: VersionRow) -> bool:
         """See to it that what stands in a version's directory, and is no link to a loose file, is sound at home.

@@ -22,6 +22,7 @@ from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.verify import threads
 from casstore.actions.instance import adopt_instance
+from casstore.catalog.boots import NoBoot
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
@@ -30,7 +31,7 @@ from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import chunking, files, machine, pack, sessions
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind, Location
+from casstore.storage.container import MAX_LINKS, FileStamp, Kind, Location
 from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
 from casstore.storage.locks import Lock
@@ -39,9 +40,6 @@ from casstore.storage.names import as_stored
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Chunk, Recipe
 from casstore.tag import Tag
-
-# Of no boot: what has this one is checked before it is used.
-_UNKNOWN_BOOT = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,12 +433,12 @@ class _Homes:
         return base + 1 if base is not None and self._depths.get(chunk.grouping or chunk.base) == 0 else None
 
     def _consider(self, number: int, new: NewContainer, chunk: NewChunk, depth: int, *, is_last_resort: bool) -> None:
-        container = Container(number, new.file_id, new.kind, new.digest, new.executable)
+        container = new.as_container(number)
         self._locations[chunk.digest] = Location(
             container, chunk.offset, chunk.length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping
         )
         # What is in a loose file has been read.
-        if not is_last_resort and new.digest is None and self._places[chunk.digest] > 1:
+        if not is_last_resort and container.is_pack and self._places[chunk.digest] > 1:
             try:
                 self._objects.read_chunk(chunk.digest)
             except (IntegrityError, OSError) as error:
@@ -473,4 +471,4 @@ def _directory(layout: Layout, manifest: Manifest) -> DirectoryRow | None:
         entries.append([as_stored(path), *stamp])
     if Counter(entry[1] for entry in entries)[0] == len(entries):
         return None
-    return DirectoryRow(root.lstat().st_ino, _UNKNOWN_BOOT, msgpack.packb(entries))
+    return DirectoryRow(root.lstat().st_ino, NoBoot.UNKNOWN, msgpack.packb(entries))

@@ -255,8 +255,8 @@ class _Repair:
         """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
         digests = [digest for digest, _ in self._catalog.references.chunks_of(container) if digest not in lost]
         homes = self._catalog.index.locate(digests)
-        blob = [] if container.digest is None else [container.digest]
-        elements = _elements(self._catalog.index.recipes(blob).values())
+        blobs = [] if container.is_pack else [container.blob]
+        elements = _elements(self._catalog.index.recipes(blobs).values())
         with (
             self._workspace.session() as session,
             Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack) as mover,

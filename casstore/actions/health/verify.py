@@ -372,7 +372,8 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress, 
     by_digest: dict[Digest, tuple[Container, int]] = {}
     damaged: set[Container] = set()
     # Of a scope's packs, only what it needs is read.
-    progress.start("verify", sum(size for each, size in containers if scope is None or each.digest in scope.blobs))
+    read_whole = [size for each, size in containers if scope is None or (not each.is_pack and each.blob in scope.blobs)]
+    progress.start("verify", sum(read_whole))
     try:
         for digest, future in workspace.objects.read_ahead((digest for digest, _ in chunks()), threads()):
             container, length = by_digest.pop(digest)
@@ -391,8 +392,8 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress, 
         copies = [
             (container, size)
             for container, size in containers
-            if container.digest is not None
-            and (scope is None or container.digest in scope.blobs)
+            if not container.is_pack
+            and (scope is None or container.blob in scope.blobs)
             and homed.get(container, 0) < size
             and container not in damaged
         ]

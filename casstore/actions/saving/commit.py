@@ -26,7 +26,7 @@ from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
 from casstore.storage import files
-from casstore.storage.container import Container
+from casstore.storage.container import Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
@@ -148,9 +148,7 @@ def _sync(
     # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
     brought = {chunk.digest for new in containers for chunk in new.chunks}
     unsynced = workspace.catalog.index.unsynced_homes(relied_on - brought)
-    adopted = [
-        layout.loose_file(new.digest, new.file_id) for new in containers if new.synced and new.digest is not None
-    ]
+    adopted = [new.as_container().path(layout) for new in containers if new.synced and new.kind is Kind.LOOSE]
     if adopted or unsynced:
         progress.start("sync to disk", None)
     try:
