@@ -156,7 +156,7 @@ def test_what_is_deleted_and_saved_again_meanwhile_is_no_damage(
             future.exception()
         with store.create("m:2") as draft:
             plant(draft.path, files)
-        return iter(futures)
+        return (each for each in futures)
 
     monkeypatch.setattr(objects, "read_ahead", read_ahead)
     report = store.verify()

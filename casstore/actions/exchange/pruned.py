@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from casstore.actions import keeping
 from casstore.actions.consistency.held import held_manifests
-from casstore.actions.health.verify import read_manifest
+from casstore.actions.health.inspection import read_manifest
 from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.trust import Trust
 from casstore.actions.workspace import Workspace

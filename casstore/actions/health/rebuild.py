@@ -20,7 +20,7 @@ import msgpack
 
 from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
-from casstore.actions.health.verify import threads
+from casstore.actions.health.containers import threads
 from casstore.actions.instance import adopt_instance
 from casstore.catalog.boots import NoBoot
 from casstore.catalog.catalog import Catalog

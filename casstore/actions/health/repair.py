@@ -17,17 +17,11 @@ from pathlib import Path
 from casstore.actions.consistency.takeup import take_up
 from casstore.actions.directories.materialize import mend
 from casstore.actions.directories.standing import Standing, Whose
+from casstore.actions.health.containers import inspect_containers
 from casstore.actions.health.donors import Donors
-from casstore.actions.health.verify import (
-    Damage,
-    Findings,
-    check_known,
-    inspect_containers,
-    inspect_directories,
-    inspect_records,
-    lost_files,
-    read_manifest,
-)
+from casstore.actions.health.findings import Findings
+from casstore.actions.health.inspection import check_known, inspect_directories, inspect_records, read_manifest
+from casstore.actions.health.verify import Damage, lost_files
 from casstore.actions.missing import make_missing
 from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
