@@ -260,7 +260,7 @@ class Index:
     def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
         """The loose files of those blobs, by (digest, executable), those homed in first."""
         found: dict[tuple[Digest, bool], list[LooseFile]] = {}
-        sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} ORDER BY synced DESC, id"
+        sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} AND kind = {Kind.LOOSE} ORDER BY synced DESC, id"
         for row in self._batched(sql, digests):
             file = _loose(row)
             found.setdefault((decoding.digest(row[3]), bool(row[4])), []).append(file)

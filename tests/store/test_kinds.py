@@ -105,9 +105,11 @@ def test_only_a_loose_file_is_one_blobs():
 def test_a_pack_with_a_digest_in_a_damaged_row_is_read_as_a_pack(store, save, sql, tmp_path):
     """Its bytes are no blob's: what compares them with one finds damage where none is."""
     save("m:1", FILES, materialize=False)
-    sql("UPDATE container SET digest = ?", (casstore.Digest.of(b"another"),))
+    sql("UPDATE container SET digest = ?", (casstore.Digest.of(FILES["w.bin"]),))
     assert store.verify().is_sound
     assert store.backup(tmp_path / "backup").damaged == ()
+    assert store.repair().quarantined == ()
+    assert streamed(store.get("m:1")) == FILES
     save("m:2", FILES, materialize=False)  # relies on it
     assert store.verify().is_sound
     assert sql("SELECT count(*) FROM container") == [(1,)]

@@ -13,8 +13,10 @@ import pytest
 import casstore
 from casstore.actions.health.repair import _Repair
 from casstore.actions.saving import commit as commit_action
+from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import Versions
 from casstore.storage import files as storage_files
+from casstore.storage.descriptors import Descriptor
 from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, noise, part, plant, script, streamed
 
 BIG = 2_500_000
@@ -352,6 +354,24 @@ def test_a_directory_that_is_of_another_version_by_now_is_left_alone(
     assert store.repair().quarantined == ()
     assert ended() == 0
     assert contents(store.get("m:1")) == {"a": b"another"}
+
+
+def test_the_lock_of_a_name_is_taken_once_for_a_version_that_is_sound(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for it would be let in between for nothing."""
+    save("m:1", {"a": b"1"})
+    save("n:1", {"a": b"1"})
+    taken: list[str] = []
+    real = Workspace.name_lock
+
+    def name_lock(self: Workspace, name: str) -> Descriptor:
+        taken.append(name)
+        return real(self, name)
+
+    monkeypatch.setattr(Workspace, "name_lock", name_lock)
+    store.repair()
+    assert taken == ["m", "n"]
 
 
 def test_a_damaged_manifest_that_has_not_been_given_its_name(

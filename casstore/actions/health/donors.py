@@ -68,11 +68,9 @@ class Donors:
         """The loose files and the files of directories that should hold blobs with wanted chunks."""
         layout = self._workspace.layout
         recipes = {recipe.blob: recipe for recipe in self._recipes}
-        for candidates in self._workspace.catalog.index.loose_files(recipes).values():
+        for (blob, _), candidates in self._workspace.catalog.index.loose_files(recipes).items():
             for loose in candidates:
-                blob = loose.container.digest
-                if blob is not None:
-                    yield loose.container.path(layout), recipes[blob]
+                yield loose.container.path(layout), recipes[blob]
         for tag, file in self._workspace.catalog.references.files_of(set(recipes)):
             yield str(layout.model(tag) / file.path), recipes[file.digest]
 

@@ -18,16 +18,13 @@ from casstore.actions.consistency.takeup import take_up
 from casstore.actions.directories.materialize import mend
 from casstore.actions.directories.standing import Standing, Whose
 from casstore.actions.health.containers import inspect_containers
-from casstore.actions.health.donors import Donors
 from casstore.actions.health.findings import Findings
+from casstore.actions.health.healing import heal, move_sound
 from casstore.actions.health.inspection import check_known, inspect_directories, inspect_records, read_manifest
 from casstore.actions.health.verify import Damage, lost_files
 from casstore.actions.missing import make_missing
-from casstore.actions.packs.bases import encode_chunk
-from casstore.actions.packs.builder import PackBuilder
-from casstore.actions.packs.repack import Moved, Mover
 from casstore.actions.workspace import Workspace
-from casstore.catalog.versions import NewContainer, VersionRow
+from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, StoreLocked, TagNotFound
 from casstore.notebook import Shown
@@ -37,7 +34,6 @@ from casstore.storage.container import Container, FileStamp
 from casstore.storage.layout import new_id
 from casstore.storage.locks import Lock
 from casstore.storage.recipe import Recipe
-from casstore.storage.tensors.elements import BYTES, Element, element_of
 from casstore.storage.walking import walk
 from casstore.tag import Tag
 
@@ -108,7 +104,6 @@ class _Repair:
         self._progress = progress
         self._quarantined: list[str] = []
         self._restored: set[Tag] = set()
-        self._unread: dict[str, None] = {}  # each once, in the order they were met
 
     def run(self) -> RepairReport:
         self._catalog.check()
@@ -126,11 +121,13 @@ class _Repair:
         damaged_before = dict.fromkeys(Damage(str(tag), path) for tag, path in brought)
         damaged_before |= dict.fromkeys(lost_files(self._workspace, found))
         homes = self._catalog.index.locate(found.chunks)
-        healed, lost = self._heal(set(found.chunks))
+        healed = heal(self._workspace, set(found.chunks), self._sources, self._progress)
+        lost = set(healed.lost)
         # Not those of deltas that are readable again now that their bases are.
-        damaged = {home.container for digest, home in homes.items() if digest in healed | lost} | found.files.keys()
+        unreadable = healed.chunks | lost
+        damaged = {home.container for digest, home in homes.items() if digest in unreadable} | found.files.keys()
         for container in damaged:
-            self._move_sound(container, lost)
+            move_sound(self._workspace, container, lost)
         inodes = self._quarantine(damaged)
         if lost or damaged:
             gone = {digest: homes[digest].container for digest in lost if digest in homes}
@@ -145,10 +142,10 @@ class _Repair:
             damage=still,
             restored=tuple(sorted(map(str, self._restored))),
             quarantined=tuple(self._quarantined),
-            healed_chunks=len(healed),
+            healed_chunks=len(healed.chunks),
             made=tuple(dict.fromkeys(self._workspace.made)),
             taken_up=tuple(map(str, taken.paths)),
-            unread=tuple(self._unread),
+            unread=tuple(healed.unread),
         )
 
     def _restore_records(self, found: Findings) -> None:
@@ -205,65 +202,6 @@ class _Repair:
                 files.sync_directory(self._workspace.layout.deleted_manifests)
         self._restored.add(tag)
 
-    def _heal(self, wanted: set[Digest]) -> tuple[set[Digest], set[Digest]]:
-        """Store what donors have of these chunks in new packs; returns those, and those that no donor has."""
-        if not wanted:
-            return set(), set()
-        recipes = self._catalog.references.recipes_with(wanted)
-        elements = _elements(recipes)
-        recipes += [Recipe.of_one_chunk(f.digest, f.size) for _, f in self._catalog.references.files_of(wanted)]
-        healed: set[Digest] = set()
-        with self._workspace.session() as session:
-            packs = PackBuilder(self._workspace, session, self._rehome, durable=True)
-
-            def store(digest: Digest, raw: bytes) -> None:
-                healed.add(digest)
-                packs.add(encode_chunk(self._workspace, digest, raw, elements.get(digest, BYTES), None))
-
-            with packs:
-                # What one search finds may be what deltas in the next need.
-                lost, needed, before = wanted, set[Digest](), None
-                while lost and (lost, needed) != before:
-                    before = lost, set(needed)
-                    donors = Donors(self._workspace, lost | needed, recipes, store)
-                    donors.search(self._sources, self._progress)
-                    self._unread |= dict.fromkeys(donors.unread)
-                    needed = (needed | donors.needed) - healed
-                    packs.finish()
-                    lost = {digest for digest in lost - healed if not self._is_readable(digest)}
-        return healed, lost
-
-    def _is_readable(self, digest: Digest) -> bool:
-        try:
-            self._workspace.objects.read_chunk(digest)
-        except (IntegrityError, OSError) as error:
-            files.raise_unless_damage(error)
-            return False
-        return True
-
-    def _rehome(self, new: NewContainer) -> None:
-        self._catalog.repacking.rehome(new)
-        self._workspace.objects.close()
-
-    def _move_sound(self, container: Container, lost: set[Digest]) -> None:
-        """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
-        digests = [digest for digest, _ in self._catalog.references.chunks_of(container) if digest not in lost]
-        homes = self._catalog.index.locate(digests)
-        blobs = [] if container.is_pack else [container.blob]
-        elements = _elements(self._catalog.index.recipes(blobs).values())
-        with (
-            self._workspace.session() as session,
-            Mover(self._workspace, session, lambda _: None, Moved(), verbatim=container.is_pack) as mover,
-        ):
-            for digest, future in self._workspace.objects.read_ahead(digests):
-                raw = future.result()
-                if container.is_pack:
-                    record = self._workspace.objects.copy_record(digest, homes[digest])
-                    mover.copy(digest, record, container.id)
-                else:
-                    encoded = encode_chunk(self._workspace, digest, raw, elements.get(digest, BYTES), None)
-                    mover.add(encoded, 0, container.id)
-
     def _quarantine(self, containers: Iterable[Container]) -> set[tuple[int, int]]:
         """Move these files to quarantine; returns their devices and inodes, by which links to them are known."""
         self._workspace.objects.close()
@@ -291,27 +229,32 @@ class _Repair:
         `inspected`: the versions of which that was found, since another may have got a tag meanwhile.
         """
         for row in list(self._catalog.versions.select()):
+            listed = altered.get(row.tag, ()) if row.id in inspected else ()
             with self._workspace.name_lock(row.name):
-                if self._is_another(row):
-                    self._set_aside(self._workspace.layout.model(row.tag), f"{row.name}.{row.version}.{new_id()}")
-                    self._catalog.directories.forget(row.id)
-                    self._restored.add(row.tag)
-                    continue
-            with self._workspace.name_lock(row.name):
-                if self._catalog.versions.by_id(row.id) is None:
-                    continue  # deleted meanwhile, and perhaps another version has its tag
-                listed = altered.get(row.tag, ()) if row.id in inspected else ()
-                bad = {*listed, *Standing(self._workspace, row).links_to(inodes)}
-                for path in sorted(bad):
-                    self._take_out(row, path, inodes)
-            if bad:
-                self._restored.add(row.tag)
-            if bad or Standing(self._workspace, row).whose() is Whose.COPY:
+                is_to_mend = self._clear(row, listed, inodes)
+            if is_to_mend:
                 try:
                     with contextlib.suppress(TagNotFound):
                         mend(self._workspace, row, self._progress)
                 except IntegrityError:  # that file is among what the report says is lost
                     self._take_away(row)
+
+    def _clear(self, row: VersionRow, listed: Sequence[str], inodes: set[tuple[int, int]]) -> bool:
+        """Take away what stands wrongly for a version, under its name's lock; returns whether its directory has to be
+        mended then."""
+        if self._catalog.versions.by_id(row.id) is None:
+            return False  # deleted meanwhile, and perhaps another version has its tag
+        if self._is_another(row):
+            self._set_aside(self._workspace.layout.model(row.tag), f"{row.name}.{row.version}.{new_id()}")
+            self._catalog.directories.forget(row.id)
+            self._restored.add(row.tag)
+            return False
+        bad = {*listed, *Standing(self._workspace, row).links_to(inodes)}
+        for path in sorted(bad):
+            self._take_out(row, path, inodes)
+        if bad:
+            self._restored.add(row.tag)
+        return bool(bad) or Standing(self._workspace, row).whose() is Whose.COPY
 
     def _is_another(self, row: VersionRow) -> bool:
         """Whether another directory stands where the catalog says that the version's own does."""
@@ -357,13 +300,3 @@ class _Repair:
                 files.remove_file(standing)
             else:
                 self._set_aside(standing, self._workspace.quarantined(row.tag, standing.name).name)
-
-
-def _elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:
-    """What the chunks of these recipes are made of."""
-    return {
-        digest: element_of(segment.dtype)
-        for recipe in recipes
-        for segment in recipe.segments
-        for digest, _ in segment.chunks
-    }
