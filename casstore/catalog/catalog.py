@@ -53,30 +53,30 @@ class Catalog(Uncopied):
 
     @property
     def read_only(self) -> bool:
-        """Whether the store cannot be written to by this user, or on this file system."""
+        """Whether this user cannot write to the store, or its file system is read-only."""
         return self._connections.read_only
 
     def close(self) -> None:
         self._connections.close()
 
     def keeping(self) -> contextlib.AbstractContextManager[None]:
-        """For work that notes things for itself in the catalog's temporary tables, as gc does: they last as long.
+        """Keep this thread's temporary tables for the whole of a `with` block, for work such as gc.
 
-        A child that is forked meanwhile may not use the store. Where another thread closes it, the work ends with
+        A child that is forked meanwhile may not use the store. If another thread closes the store, the work ends with
         StoreError.
         """
         return self._connections.keeping()
 
     def setting(self, key: str) -> str:
-        """The value of a setting, its default where none has been set. Raises InvalidSetting."""
+        """The value of a setting; its default if it has not been set. Raises InvalidSetting."""
         default = check_key(key).default
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        # What is none of its values is damage: a setting decides nothing that could be lost.
+        # Any other value is damage; the default is safe, since no setting decides about data that could be lost.
         return default if row is None or not check_key(key).accepts(str(row[0])) else str(row[0])
 
     def is_set(self, key: str) -> bool:
-        """Whether somebody has set a setting, be it to its default."""
+        """Whether a setting has been set, even to its default."""
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT 1 FROM setting WHERE key = ?", (key,)).fetchone()
         return row is not None
@@ -95,7 +95,7 @@ class Catalog(Uncopied):
                 connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, check_setting(key, value)))
 
     def write_over_failed(self) -> bool:
-        """Write something where a commit failed, since the log may hold all of it; False if that fails too."""
+        """After a failed commit, write over it in the log, which may hold all of it. False if this write fails too."""
         try:
             with self._connections.write() as connection:
                 connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
@@ -104,7 +104,7 @@ class Catalog(Uncopied):
         return True
 
     def check(self, *, quick: bool = False) -> None:
-        """Let SQLite check every page; with `quick` not whether indexes agree with their tables.
+        """Let SQLite check every page. With `quick` it does not compare indexes with their tables.
 
         Raises CatalogDamaged.
         """
@@ -119,6 +119,6 @@ class Catalog(Uncopied):
             raise damaged(path, said)
 
     def tidy(self) -> None:
-        """Move the write-ahead log into the database where no reader is in the way, and refresh its statistics."""
+        """Move the write-ahead log into the database unless a reader is in the way, and refresh its statistics."""
         with translated_errors(self._connections.path):
             self._connections.get().execute("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

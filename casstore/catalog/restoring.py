@@ -1,4 +1,4 @@
-"""SQL that fills a new catalog from what stands in the store."""
+"""SQL that fills a new catalog from the files of the store."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer, inse
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
-_ELSEWHERE = "?"  # the boot of what was not synced for certain
+_ELSEWHERE = "?"  # the boot of a container that may not have been synced
 
 
 class Restoring:
-    """For a catalog that nobody else has open yet."""
+    """Fills a catalog that no other process has open yet."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def add_containers(self, containers: Iterable[tuple[NewContainer, Iterable[tuple[NewChunk, int]]]]) -> None:
-        """Insert containers, and the chunks at home in them with the depths of their chains; all in one go."""
+        """Insert containers, and their chunks with the depths of their chains, in one transaction."""
         with self._connections.write() as connection:
             for new, homes in containers:
                 container_id = insert_container(connection, new, _ELSEWHERE)
@@ -44,7 +44,7 @@ class Restoring:
                 )
 
     def add_tombstones(self, manifests: Iterable[tuple[str, Tag]]) -> None:
-        """Note manifests, by id, that a deletion has left: a later version has their tag."""
+        """Add tombstones for manifests that a deletion has left, by id: a later version has their tag."""
         with self._connections.write() as connection:
             connection.executemany(
                 "INSERT INTO tombstone(manifest_id, name, version) VALUES (?,?,?)",

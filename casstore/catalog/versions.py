@@ -38,7 +38,7 @@ from casstore.tag import LATEST, WINDOWS_DEVICE, Tag
 
 
 class VersionRow(NamedTuple):
-    """A committed version, without its files. `description` is JSON; times are UTC nanoseconds."""
+    """The row of a committed version, without its files. `description` is JSON; times are UTC nanoseconds."""
 
     id: int
     name: str
@@ -61,19 +61,19 @@ class VersionRow(NamedTuple):
         return Tag.of_checked(self.name, self.version)
 
     def described(self) -> Description:
-        """The description. Raises IntegrityError where a damaged catalog has none."""
+        """The description. Raises IntegrityError if the catalog's record of it is damaged."""
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return Description.of(json.loads(self.description))
         raise self.damage()
 
     def checked_description(self) -> Description:
-        """The description, of which a manifest or a `model.yaml` can be made. Raises IntegrityError as `described`."""
+        """The description, checked enough to make a manifest or a `model.yaml` of it. Raises IntegrityError."""
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return Description.parse(self.description)
         raise self.damage()
 
     def directory_paths(self) -> list[str]:
-        """The empty directories. Raises IntegrityError where a damaged catalog has no list of them."""
+        """The empty directories. Raises IntegrityError if the catalog's record of them is damaged."""
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             parsed = json.loads(self.directories)
             if isinstance(parsed, list):
@@ -81,14 +81,14 @@ class VersionRow(NamedTuple):
         raise self.damage()
 
     def damage(self) -> IntegrityError:
-        """The error for a version of which the catalog does not say what can be."""
+        """The error for a version whose row has impossible values."""
         return IntegrityError(
-            f"the catalog's record of {self.name}:{self.version} is damaged; `casstore repair` makes it anew"
+            f"the catalog's record of {self.name}:{self.version} is damaged; `casstore repair` writes it again"
         )
 
 
 class NewChunk(NamedTuple):
-    """A chunk's home to be committed, as in `container.Location`; a delta's generation counts the changes before it."""
+    """A chunk's home to be committed, as in `container.Location`. A delta's generation counts the changes before it."""
 
     digest: Digest
     offset: int
@@ -102,7 +102,7 @@ class NewChunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewContainer:
-    """A container to be committed: its row, and the homes of the chunks that it brings."""
+    """A container to be committed: its row, and the chunks whose home it becomes."""
 
     file_id: str
     kind: Kind
@@ -116,10 +116,11 @@ class NewContainer:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryRow:
-    """What stands under models/ for a version: the directory, and each file's (path, inode, size, mtime_ns).
+    """The record of a version's directory under models/, and of each file's (path, inode, size, mtime_ns).
 
-    `evicting`: gc is about to take it away, or somebody to put it there; it does not count as standing. Also not when
-    whoever it was has been cut short: then gc, or who makes it anew, settles it. `synced`: its name is on disk.
+    `evicting`: gc is about to remove the directory, or a process is about to put it there; it does not count as
+    standing. If that was interrupted, gc or the next process that makes the directory settles it. `synced`: its name
+    is on disk.
     """
 
     inode: int
@@ -130,7 +131,7 @@ class DirectoryRow:
 
 
 class Place(Enum):
-    """Where among its name's versions a new one goes; the last is the latest."""
+    """The place of a new version among the versions of its name; the last is the latest."""
 
     LAST = auto()
     BY_CREATION = auto()
@@ -153,27 +154,27 @@ class Commit:
     directory: DirectoryRow | None
     fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
     place: Place = Place.LAST
-    # Its Python objects, if they are not trusted, or if these bytes are to be trusted from now on.
+    # The version's Python objects, if they are not trusted, or if these bytes are to be trusted from now on.
     untrusted: Digest | None = None
     trusted: Digest | None = None
 
 
 class ChunkVanished(Exception):
-    """Between look-up and commit gc took a chunk that the version relies on. Store it anew and try again."""
+    """Between look-up and commit gc removed a chunk that the version relies on. Store it again and retry."""
 
 
 _COLUMNS = (
     "SELECT id, name, version, manifest_id, digest, size, file_count, created_at, description, directories,"
     " base_name, base_version, base_digest, casstore_version, opened_at FROM version"
 )
-# A name, a version and the id of a manifest: all that `Tag` asks of the parts of a tag, in one look.
+# A name, a version and the id of a manifest: all checks that `Tag` makes of the parts of a tag, in one match.
 _PART = rf"(?=[^:]{{1,63}}:)(?!{WINDOWS_DEVICE}:)[a-z0-9](?:[-._a-z0-9]*[a-z0-9])?"
 _IDENTITY = re.compile(f"{_PART}:(?!{LATEST}:){_PART}:[0-9a-z]{{16}}(?:-[0-9]{{1,20}})?")
 _NEWEST_FIRST = " ORDER BY ordered_at DESC, id DESC"
 
 
 class Versions:
-    """Names and what they stand for."""
+    """The versions of a store: their names, tags, files and rows."""
 
     def __init__(self, connections: Connections, boot_id: str) -> None:
         self._connections = connections
@@ -184,7 +185,7 @@ class Versions:
             return iter(self._connections.get().execute(sql, tuple(parameters)).fetchall())
 
     def find(self, tag: Tag) -> VersionRow | None:
-        """The version of exactly that tag."""
+        """The version of exactly this tag; None if there is none."""
         row = next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
         return None if row is None else self._confirmed(row)
 
@@ -197,7 +198,7 @@ class Versions:
         return next(self._select(" ORDER BY id DESC LIMIT 1"), None)
 
     def _confirmed(self, row: VersionRow) -> VersionRow:
-        """A row found through an index, which may be damaged, as it stands in the table."""
+        """The row, if the table agrees with the index through which it was found. Raises CatalogDamaged."""
         again = self.by_id(row.id)
         if again is not None and (again.name, again.version) != (row.name, row.version):
             raise damaged(self._connections.path, f"an index leads from {row.name}:{row.version} to another version")
@@ -207,7 +208,7 @@ class Versions:
         return next(self._select(" WHERE id = ?", (version_id,)), None)
 
     def base_of(self, row: VersionRow) -> VersionRow | None:
-        """The version that this one came from, or, where that is gone, the one committed before it under its name."""
+        """The version that this one came from; if that is gone, the one committed before it under the same name."""
         found = None
         if row.base_name is not None and row.base_version is not None:
             found = self.find(decoding.tag(row.base_name, row.base_version))
@@ -216,18 +217,18 @@ class Versions:
         return next(self._select(" WHERE name = ? AND id < ? ORDER BY id DESC LIMIT 1", (row.name, row.id)), None)
 
     def with_prefix(self, name: str, prefix: str) -> list[VersionRow]:
-        """The name's versions that begin with `prefix`, newest first."""
+        """The versions of a name whose version part begins with `prefix`, newest first."""
         where = " WHERE name = ? AND version >= ? AND version < ?" + _NEWEST_FIRST
         return list(self._select(where, (name, prefix, prefix + "\x7f")))
 
     def select(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Iterator[VersionRow]:
-        """Versions by name, newest first; of one name, and with all the given labels, if asked for."""
+        """Versions by name, newest first. `name` and `labels` limit them to one name, and to those with all labels."""
         conditions, parameters = [], []
         if name is not None:
             conditions.append("name = ?")
             parameters.append(name)
         if labels:
-            # The first by its index; the others, however many, in one condition: SQLite takes 1,000 at most.
+            # The first label by its index; the others in one condition, since SQLite takes at most 1,000 of them.
             conditions.append("id IN (SELECT version_id FROM label WHERE key = ? AND value = ?)")
             parameters += [*next(iter(labels.items()))]
         if labels and len(labels) > 1:
@@ -252,7 +253,7 @@ class Versions:
         return [f"{row[0]}:{row[1]}" for row in self._rows("SELECT name, version FROM version" + _NEWEST_FIRST)]
 
     def files(self, version_id: int) -> list[FileEntry]:
-        """The version's files, sorted by path. Raises IntegrityError for paths that lead elsewhere, and the like."""
+        """The version's files, sorted by path. Raises IntegrityError for rows that cannot be, such as unsafe paths."""
         sql = "SELECT path, executable, size, digest FROM file WHERE version_id = ? ORDER BY path"
         rows = list(self._rows(sql, (version_id,)))
         try:
@@ -262,7 +263,7 @@ class Versions:
             raise decoding.malformed(str(error)) if row is None else row.damage() from error
 
     def checked_files(self, row: VersionRow) -> list[FileEntry]:
-        """The same, compared with the version's digest. Raises IntegrityError; none where it has been deleted."""
+        """The version's files, compared with its digest; none if it has been deleted. Raises IntegrityError."""
         try:
             files = self.files(row.id)
             is_sound = Digest.of(msgpack.packb(files_section(files, row.directory_paths()))) == row.digest
@@ -275,8 +276,8 @@ class Versions:
         raise row.damage()
 
     def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
-        """Whether that directory was made for a version of this tag that has been deleted since."""
-        # A directory of the tag's present version may have been given the inode number of the deleted one's.
+        """Whether the directory with this inode was made for a version of this tag that has been deleted since."""
+        # The directory of the tag's present version may have got the inode number of the deleted version's directory.
         sql = (
             "SELECT 1 FROM tombstone AS t WHERE name = ?1 AND version = ?2 AND inode = ?3 AND NOT EXISTS (SELECT 1"
             " FROM directory JOIN version ON id = version_id WHERE name = ?1 AND version = ?2 AND inode = ?3)"
@@ -284,14 +285,14 @@ class Versions:
         return any(self._rows(sql, (tag.name, tag.version, inode)))
 
     def tombstones(self) -> list[tuple[str, Tag]]:
-        """The manifest ids and tags of deleted versions that may have left something behind."""
+        """The manifest ids and tags of deleted versions whose files may not all be removed."""
         rows = self._rows("SELECT manifest_id, name, version FROM tombstone")
         return [(decoding.typed(row[0], str, "an id"), decoding.tag(row[1], row[2])) for row in rows]
 
     def commit(self, new: Commit) -> int:
         """The only commit point: the version, its files and its bytes appear together. Returns its row id.
 
-        Raises TagExists, and ChunkVanished when the caller has to store chunks anew; then nothing has changed.
+        Raises TagExists, and ChunkVanished if the caller has to store chunks again; then nothing has changed.
         """
         with self._connections.write() as connection:
             tag = new.manifest.tag
@@ -325,8 +326,8 @@ class Versions:
     def _insert_container(self, connection: apsw.Connection, new: NewContainer, lost: Collection[Digest]) -> None:
         # Its bytes were hashed as they were written.
         container_id = insert_container(connection, new, self._boot_id, time.time_ns())
-        # Another save may have stored the chunk meanwhile: its home stays, unless only ours is on disk for certain,
-        # or the home, or that of a base it needs, was found to be lost.
+        # Another save may have stored the chunk meanwhile. That home stays, unless only ours is certainly on disk, or
+        # that home, or the home of a base it needs, was found to be lost.
         is_replaced = (
             "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced"
             f" AND (:is_synced OR NOT {TRUSTED})) OR :is_lost"
@@ -351,7 +352,7 @@ class Versions:
             if not is_delta:
                 connection.executemany(insert, map(parameters, chunks))
                 continue
-            for chunk in chunks:  # one by one: what a delta is against may come before it in the same container
+            for chunk in chunks:  # one by one: a delta's base may come before it in the same container
                 if not may_be_delta(connection, chunk):
                     raise ChunkVanished
                 connection.execute(insert, parameters(chunk))
@@ -359,14 +360,14 @@ class Versions:
     def store(
         self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_homes: Collection[int]
     ) -> None:
-        """Make known what no version needs yet. Raises ChunkVanished when a delta among it has lost its base."""
+        """Record containers that no version needs yet. Raises ChunkVanished if a delta in them has lost its base."""
         with self._connections.write() as connection:
             for each in containers:
                 self._insert_container(connection, each, lost_chunks)
             _drop_lost(connection, lost_homes)
 
     def restore(self, version_id: int, manifest: Manifest) -> None:
-        """Make the rows of a version say what its manifest says."""
+        """Write the rows of a version again from its manifest."""
         with self._connections.write() as connection:
             connection.execute(
                 "UPDATE version SET digest = :digest, size = :size, file_count = :file_count, created_at = :created_at,"
@@ -384,8 +385,11 @@ class Versions:
             )
 
     def delete(self, directory_inodes: Mapping[Tag, int | None]) -> list[VersionRow]:
-        """Remove the rows of versions, in one transaction, and leave tombstones for their manifests and directories,
-        these given by inode. Raises TagNotFound, with nothing removed, when one of the versions is gone."""
+        """Remove the rows of versions in one transaction, and leave tombstones for their manifests and directories.
+
+        `directory_inodes`: the tags of the versions, each with the inode of its directory. Raises TagNotFound, with
+        nothing removed, if one of the versions is gone.
+        """
         with self._connections.write() as connection:
             rows = []
             for tag in directory_inodes:
@@ -393,7 +397,7 @@ class Versions:
                 if row is None:
                     raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
                 rows.append(row)
-            fill_untrusted(connection)  # with what these versions say, among others
+            fill_untrusted(connection)  # while the rows of these versions are still there
             for row in rows:
                 connection.execute(
                     "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
@@ -414,12 +418,12 @@ class Versions:
         return {manifest: decoding.tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
 
     def forget_tombstones(self, manifest_ids: Iterable[str]) -> None:
-        """Drop tombstones whose manifests are gone for certain."""
+        """Drop tombstones whose manifests are certainly gone."""
         with self._connections.write() as connection:
             connection.executemany("DELETE FROM tombstone WHERE manifest_id = ?", ((each,) for each in manifest_ids))
 
     def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe]) -> Manifest:
-        """The version as its manifest says it."""
+        """The version's manifest, made from its rows. Raises IntegrityError, CatalogDamaged."""
         base = None
         if row.base_name is not None and row.base_version is not None and row.base_digest is not None:
             base = Base(decoding.tag(row.base_name, row.base_version), decoding.digest(row.base_digest))
@@ -441,7 +445,7 @@ class Versions:
 def _version_row(row: tuple[Any, ...]) -> VersionRow:
     made = VersionRow._make(row)
     try:
-        # Lists of tens of thousands pass here. Joining text, and taking numbers together, fails for all other types.
+        # Lists of tens of thousands pass here. Joining the texts, and combining the numbers, fails for any other type.
         is_sound = (
             _IDENTITY.fullmatch(made.name + ":" + made.version + ":" + made.manifest_id) is not None
             and len(made.digest) == DIGEST_BYTES
@@ -452,12 +456,12 @@ def _version_row(row: tuple[Any, ...]) -> VersionRow:
     except TypeError:
         is_sound = False
     if not is_sound:
-        raise decoding.malformed(f"its record of {made.name!r:.40}:{made.version!r:.40} says what cannot be")
+        raise decoding.malformed(f"its record of {made.name!r:.40}:{made.version!r:.40} has impossible values")
     return made
 
 
 def _drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None:
-    """Drop the rows of containers whose files are gone or damaged, once they are the home of nothing."""
+    """Drop the rows of containers whose files are gone or damaged, unless they are the home of a chunk."""
     connection.execute(
         "DELETE FROM container WHERE id IN (SELECT value FROM json_each(?))"
         " AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)",
@@ -468,7 +472,7 @@ def _drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None
 def insert_container(
     connection: apsw.Connection, new: NewContainer, boot_id: str, read_at_ns: int | None = None
 ) -> int:
-    """Insert a container's row, without those of its chunks; returns its id."""
+    """Insert the row of a container, without the rows of its chunks; returns its id."""
     stamp = new.stamp
     container_id = next_container_id(connection)
     connection.execute(
@@ -493,9 +497,9 @@ def mark_synced(connection: apsw.Connection, containers: Iterable[Container]) ->
 
 
 def may_be_delta(connection: apsw.Connection, chunk: NewChunk) -> bool:
-    """Whether what a delta needs stands, the chain is short enough, and no other delta needs the chunk itself.
+    """Whether the chunks that a delta needs are stored, the chain is short enough, and no other delta needs the chunk.
 
-    The last keeps chains free of circles, and of becoming longer behind somebody's back.
+    The last keeps chains free of circles, and keeps chains that end in this chunk from becoming longer.
     """
     sql = (
         "SELECT (SELECT depth < ?4 FROM chunk WHERE digest = ?2)"
@@ -519,11 +523,11 @@ def insert_version(
     connection: apsw.Connection, manifest: Manifest, manifest_id: str, now_ns: int, place: Place = Place.LAST
 ) -> int:
     """Insert a version's rows; returns its row id."""
-    # The clock may step back; a later commit is later all the same.
+    # The clock may step back, but a later commit must stay later.
     last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
     ordered_at, opened_at = max(now_ns, (last or 0) + 1), None
     if place is Place.BY_CREATION:
-        # An old version that has just come is wanted now: gc shall not take its directory for one that nobody uses.
+        # An old version that has just arrived is in use: gc must not treat its directory as unused.
         ordered_at, opened_at = manifest.created_at_ns, now_ns
     connection.execute(
         "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
@@ -541,7 +545,7 @@ def insert_version(
 
 
 def _columns(manifest: Manifest) -> dict[str, Any]:
-    """What a version's row says of its content, by column."""
+    """The columns of a version's row that describe its content."""
     base = manifest.base
     return {
         "digest": manifest.digest,
@@ -558,7 +562,7 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
 
 
 def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:
-    """The rows that a version has in other tables."""
+    """Insert the rows that a version has in other tables."""
     connection.executemany(
         "INSERT INTO file(version_id, path, executable, size, digest) VALUES (?,?,?,?,?)",
         ((version_id, as_stored(f.path), f.executable, f.size, f.digest) for f in manifest.files),

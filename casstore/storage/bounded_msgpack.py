@@ -26,7 +26,7 @@ class Unpacking:
         return self._left
 
     def unpack(self, packed: bytes) -> Any:
-        """Raises ValueError, and what msgpack raises, which is no ValueError always."""
+        """The value of a document. Raises ValueError, or msgpack's own errors, which are not all ValueErrors."""
         most = max(self._left, 0)
         return msgpack.unpackb(
             packed, max_array_len=most, max_map_len=most, list_hook=self._count, object_hook=self._count

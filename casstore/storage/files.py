@@ -172,7 +172,7 @@ def share_directories(root: Path, home: Path) -> None:
 def _hand_over(descriptor: int, follows: access.Access, mode: int | None = None) -> bool:
     """Give what this process has made to the home's owner and group, as far as this user may; True if that is new.
 
-    In a shared home it gets `mode`, less what the home lets nobody do.
+    In a shared home it gets `mode`, less the permissions that the home denies to all.
     """
     status = os.fstat(descriptor)
     uid, gid = follows.owner

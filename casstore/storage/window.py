@@ -12,7 +12,7 @@ class ReadError(Exception):
 
 
 class Window:
-    """A position in `size` bytes, as a file has one. Whoever inherits it reads."""
+    """A position in `size` bytes, as a file has one. Subclasses read."""
 
     def __init__(self, size: int) -> None:
         self.size = size

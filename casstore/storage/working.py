@@ -9,7 +9,7 @@ GONE = "the directory that this process works in is gone; `cd` to one that is th
 
 
 def check_working_directory(path: str | os.PathLike[str]) -> None:
-    """Raise FileNotFoundError, with what to do, where a path is relative to a directory that is no more.
+    """Raise FileNotFoundError, with what to do, where a path is relative to a directory that is gone.
 
     Without it os.path.abspath and os.path.realpath say that nothing was found, and not what.
     """

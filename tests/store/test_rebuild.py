@@ -332,9 +332,9 @@ def test_nobody_opens_the_store_meanwhile(
     real = rebuild._replace
 
     def replace(*args):
-        with pytest.raises(casstore.StoreLocked, match="being made anew"):
+        with pytest.raises(casstore.StoreLocked, match="being rebuilt"):
             casstore.Store(home)
-        with pytest.raises(casstore.StoreLocked, match="being made anew"):
+        with pytest.raises(casstore.StoreLocked, match="being rebuilt"):
             store.tags()
         real(*args)
 

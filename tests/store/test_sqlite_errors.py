@@ -109,7 +109,7 @@ def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot
     assert contents(model) == {"a": b"1"}
     [error] = outcome
     assert type(error) is casstore.StoreError
-    assert "the same thread; a signal's handler" in str(error)
+    assert "a transaction of this thread, so this call from a signal handler" in str(error)
     assert store.tags() == ["m:1"]
     assert contents(save("other:1", {"a": b"handler"})) == {"a": b"handler"}
 

@@ -289,7 +289,7 @@ def _forgotten(workspace: Workspace) -> dict[Tag, str]:
             if manifest_id not in dead and _is_manifest_of(path, tag):
                 found[tag] = (
                     f"{path} is the manifest of a version that the catalog does not know; "
-                    "`casstore repair --rebuild-catalog` makes it anew"
+                    "`casstore repair --rebuild-catalog` makes it again"
                 )
     return found
 
