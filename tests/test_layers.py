@@ -37,7 +37,8 @@ INNER = {
     "catalog": [
         *["decoding", "schema", "connection", "tables", "trust", "leases", "index", "instances"],
         *["upkeep", "columns", "marks"],
-        *["references", "backups", "versions", "usage", "directories", "mending", "repacking", "restoring", "catalog"],
+        *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
+        *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],

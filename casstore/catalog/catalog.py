@@ -6,7 +6,9 @@ import contextlib
 from pathlib import Path
 
 from casstore.catalog.backups import Backups
+from casstore.catalog.commits import Commits
 from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.deletions import Deletions
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
@@ -25,11 +27,11 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
-    `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `mending` (where files and catalog disagree), `trust` (whose Python objects are not), `backups` (copies of
-    it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which copy of the store this is),
-    and settings.
+    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `directories` and
+    `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
+    `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
+    (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
+    by itself), `instances` (which copy of the store this is), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -37,7 +39,9 @@ class Catalog(Uncopied):
     def __init__(self, path: Path, boot_id: str, open_lock: Path | None = None) -> None:
         self._connections = Connections(path, open_lock)
         self.boot_id = boot_id
-        self.versions = Versions(self._connections, boot_id)
+        self.versions = Versions(self._connections)
+        self.commits = Commits(self._connections, boot_id)
+        self.deletions = Deletions(self._connections, self.versions)
         self.directories = Directories(self._connections, boot_id)
         self.leases = Leases(self._connections)
         self.index = Index(self._connections, boot_id)

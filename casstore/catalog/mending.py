@@ -8,7 +8,8 @@ from typing import Any
 import apsw
 
 from casstore.catalog.connection import Connections, translated_errors
-from casstore.catalog.versions import NewChunk, NewContainer, insert_container, may_be_delta
+from casstore.catalog.containers import insert_container, may_be_delta
+from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import DIGEST_BYTES, Digest
 
 _LOST = "lost_chunks"

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 
 from casstore.catalog.connection import Connections
-from casstore.catalog.versions import NewContainer, insert_container, mark_synced, may_be_delta
+from casstore.catalog.containers import insert_container, mark_synced, may_be_delta
+from casstore.catalog.versions import NewContainer
 from casstore.digest import Digest
 from casstore.storage.container import Container
 

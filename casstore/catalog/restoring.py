@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from casstore.catalog.commits import insert_version
 from casstore.catalog.connection import Connections
-from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer, insert_container, insert_version
+from casstore.catalog.containers import insert_container
+from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 

@@ -83,7 +83,7 @@ class Standing:
             return Whose.FOREIGN
         if self.recorded is not None and self._is_as_made(self.recorded):
             return Whose.OWN
-        if self._workspace.catalog.versions.is_deleted_directory(self._row.tag, status.st_ino):
+        if self._workspace.catalog.deletions.is_deleted_directory(self._row.tag, status.st_ino):
             return Whose.FOREIGN  # gc is removing it
         try:
             is_copy = self._is_copy(is_inherited=self.recorded is not None and self.recorded.boot_id == INHERITED)

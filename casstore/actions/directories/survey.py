@@ -126,4 +126,4 @@ def _is_own(workspace: Workspace, path: Path) -> bool:
         is_coming = standing.recorded.inode == inode and workspace.layout.pending_manifest(row.manifest_id).exists()
         if is_coming or standing.is_ours:
             return True
-    return workspace.catalog.versions.is_deleted_directory(tag, inode)
+    return workspace.catalog.deletions.is_deleted_directory(tag, inode)

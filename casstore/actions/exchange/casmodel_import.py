@@ -20,7 +20,8 @@ from casstore.actions.sources.source import check_collisions
 from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
-from casstore.catalog.versions import ChunkVanished, VersionRow
+from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress

@@ -28,7 +28,8 @@ from casstore.archive.formats import Format
 from casstore.archive.limits import Budget
 from casstore.archive.location import Location
 from casstore.archive.unpacking import unpack
-from casstore.catalog.versions import ChunkVanished, VersionRow
+from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files

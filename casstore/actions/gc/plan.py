@@ -152,14 +152,14 @@ def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
 
 def _check_catalog_is_current(workspace: Workspace) -> None:
     """Raise StoreError if an old catalog has been put back: what it does not know may be the only copy."""
-    layout, versions = workspace.layout, workspace.catalog.versions
+    layout, catalog = workspace.layout, workspace.catalog
     unknown = []
     for tag, manifest_id, path in list(layout.standing_manifests()):  # listed before the catalog is read
-        row = versions.find(tag)
+        row = catalog.versions.find(tag)
         if row is None or row.manifest_id != manifest_id:
             unknown.append((manifest_id, path))
     # A deletion adds the tombstone, then removes the manifest, then the tombstone, so look in this order.
-    dead = {manifest_id for manifest_id, _ in versions.tombstones()}
+    dead = {manifest_id for manifest_id, _ in catalog.deletions.tombstones()}
     for manifest_id, path in unknown:
         if manifest_id not in dead and path.exists():
             raise StoreError(
@@ -173,7 +173,7 @@ def _check_catalog_is_current(workspace: Workspace) -> None:
 def _unfinished(workspace: Workspace) -> Unfinished:
     catalog = workspace.catalog
     evictions = tuple(unsettled_evictions(workspace))
-    tombstones = tuple(catalog.versions.tombstones())
+    tombstones = tuple(catalog.deletions.tombstones())
     manifest_ids = tuple(unfinished_saves(workspace))
     # Finishing either of these writes `latest` too.
     tags = [*(tag for _, tag in tombstones), *catalog.versions.by_manifest(manifest_ids).values()]

@@ -63,7 +63,7 @@ def secure(workspace: Workspace, row: VersionRow) -> None:
                 "heals it from another copy"
             ) from error
     needed = owners.keys() | index.bases_of(owners.keys())
-    workspace.catalog.versions.note_synced(bring_to_disk(workspace, index.unsynced_homes(needed)))
+    workspace.catalog.commits.note_synced(bring_to_disk(workspace, index.unsynced_homes(needed)))
     if index.distrusted(needed):
         raise IntegrityError(
             f"{row.tag} may not be on disk: syncing its files has failed before. Delete it and save it again"

@@ -210,7 +210,7 @@ class Receiving:
         self._check(finished)
         if self.durable:
             files.sync_directory(self.workspace.layout.packs)
-        self.workspace.catalog.versions.store([finished], self._lost, self._lost_homes)
+        self.workspace.catalog.commits.store([finished], self._lost, self._lost_homes)
         self._here = {}
         self._objects.close()
 

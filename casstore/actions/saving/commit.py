@@ -20,8 +20,10 @@ from casstore.actions.saving.homes import Homes
 from casstore.actions.saving.trust import Trust, marked, objects_of
 from casstore.actions.sources.source import Source, check_as_found
 from casstore.actions.workspace import Workspace
+from casstore.catalog.commits import Commit, Place
+from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.index import Fingerprint
-from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer, Place
+from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
@@ -191,7 +193,7 @@ class Committing:
             try:
                 _clear_the_way(self._workspace, self._session, self._target, durable=written.commit.durable)
                 last_look()
-                self._workspace.catalog.versions.commit(written.commit)
+                self._workspace.catalog.commits.commit(written.commit)
                 self.outcome = Outcome.COMMITTED
             except BaseException as error:
                 self.outcome = _outcome(self._workspace, written.commit, error)
@@ -241,12 +243,12 @@ def _clear_the_way(workspace: Workspace, session: Session, target: Target, *, du
         raise TagExists(
             f"{place.parent} is in the way and was not made by casstore; move it away or choose another name"
         ) from error
-    versions = workspace.catalog.versions
-    if versions.find(target.tag) is not None:
+    deletions = workspace.catalog.deletions
+    if workspace.catalog.versions.find(target.tag) is not None:
         return  # the commit says so
-    if not versions.is_deleted_directory(target.tag, status.st_ino):
+    if not deletions.is_deleted_directory(target.tag, status.st_ino):
         raise TagExists(f"{place} is in the way and was not made by casstore; move it away or choose another version")
-    for manifest_id, tag in versions.tombstones():
+    for manifest_id, tag in deletions.tombstones():
         if tag == target.tag:
             make_way(workspace, session, tag, manifest_id)
             return

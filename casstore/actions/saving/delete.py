@@ -64,7 +64,7 @@ def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
             recorded = None if standing is None else standing.recorded
             inodes[tag] = None if standing is None else standing.inode()
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
-        rows = workspace.catalog.versions.delete(inodes)
+        rows = workspace.catalog.deletions.delete(inodes)
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
@@ -103,7 +103,7 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
 def _take_away(workspace: Workspace, session: Session, each: Deleted) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         inode = os.lstat(workspace.layout.model(each.tag)).st_ino
-        if workspace.catalog.versions.is_deleted_directory(each.tag, inode):
+        if workspace.catalog.deletions.is_deleted_directory(each.tag, inode):
             return take_away(workspace, session, each.tag, each.manifest_id, each.recorded)
     return []
 
@@ -115,4 +115,4 @@ def _forget(workspace: Workspace, gone: Sequence[Deleted], swept: Swept) -> None
     failures = keep_all(workspace.layout, [(each.tag, each.manifest_id) for each in gone])
     swept.failures.extend(failures)
     failed = {tag for tag, _ in failures}
-    workspace.catalog.versions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)
+    workspace.catalog.deletions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)

@@ -22,7 +22,8 @@ from casstore.actions.saving.unchanged import put
 from casstore.actions.sources.homes import check_holds_none, check_source
 from casstore.actions.sources.source import Source, SourceFile, check_removable, find_source, remove_source
 from casstore.actions.workspace import Workspace
-from casstore.catalog.versions import ChunkVanished, Place
+from casstore.catalog.commits import Place
+from casstore.catalog.containers import ChunkVanished
 from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, TagExists

@@ -27,8 +27,9 @@ from casstore.actions.saving.unchanged import (
     put,
 )
 from casstore.actions.workspace import Workspace
+from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.catalog.versions import ChunkVanished, DirectoryRow, NewChunk, NewContainer
+from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.progress import Progress
 from casstore.storage import files
