@@ -35,8 +35,8 @@ INNER = {
         *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
     ],
     "catalog": [
-        *["decoding", "schema", "connection", "tables", "trust", "leases", "index", "instances"],
-        *["upkeep", "columns", "marks"],
+        *["decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases", "index"],
+        *["instances", "upkeep", "columns", "marks"],
         *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],

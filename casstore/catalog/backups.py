@@ -11,10 +11,11 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, damaged, sqlite_name, translated_errors
+from casstore.catalog.connection import Connections, sqlite_name
 from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
 from casstore.catalog.schema import APPLICATION_ID, migrate
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.digest import Digest
 from casstore.errors import StoreError
 from casstore.storage.container import Container, Kind

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from casstore.catalog.backups import Backups
 from casstore.catalog.commits import Commits
-from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.deletions import Deletions
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
@@ -17,6 +17,7 @@ from casstore.catalog.mending import Mending
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.catalog.trust import Trust
 from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport

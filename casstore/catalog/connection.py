@@ -1,36 +1,37 @@
-"""Connections to the catalog: one per thread, none shared with a forked child, one helper for write transactions."""
+"""Connections to the catalog: one per thread, none shared with a forked child."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import itertools
 import os
-import re
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import apsw
 
-from casstore.catalog.schema import check_is_catalog, check_sqlite, migrate, read_as_newest
-from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
-from casstore.storage import denials, reserve
+from casstore.catalog.schema import (
+    SIDE_FILES,
+    SIDE_FILES_BYTES,
+    check_is_catalog,
+    check_sqlite,
+    migrate,
+    read_as_newest,
+)
+from casstore.catalog.sqlite_errors import closed, translated_errors
+from casstore.catalog.transaction import BUSY_PAUSES_S, BUSY_TIMEOUT_MS, State, Transaction
+from casstore.errors import StoreError, StoreLocked
+from casstore.storage import reserve
 from casstore.storage.layout import RESERVE_NAME
 from casstore.storage.locks import Lock
 from casstore.storage.uncopied import Uncopied
 
-_BUSY_TIMEOUT_MS = 60_000
-_BUSY_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)  # as SQLite's own
-_SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 _SHM_STEP_BYTES = 4096
 SYNCHRONOUS = "FULL"  # a commit is on disk when it returns; NORMAL would leave it to the next checkpoint
-SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 # A connection that a forked child inherits must be neither used nor closed there
 # (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
 _inherited: list[object] = []
@@ -79,7 +80,7 @@ class Connections(Uncopied):
         self._lock = threading.RLock()  # a signal's handler may use the store while this thread opens or closes it
         # Strong references: a forked child drops other threads' state at once, and must not close their connections.
         self._open: dict[threading.Thread, apsw.Connection] = {}
-        self._states: dict[threading.Thread, _State] = {}
+        self._states: dict[threading.Thread, State] = {}
         self._kept: set[threading.Thread] = set()
         self._identity: tuple[int, int] | None = None
         self._owes_room = False
@@ -94,13 +95,13 @@ class Connections(Uncopied):
                     "or start processes with the method spawn or forkserver"
                 )
             if connection is None and threading.current_thread() in self._kept:
-                raise _closed(self.path)
+                raise closed(self.path)
             return self._opened()
         self.check_is_standing()
         return connection
 
     def _opened(self) -> apsw.Connection:
-        state = _State()
+        state = State()
         with self._lock:  # a fork waits for this lock
             self._show_that_it_is_open()
             with translated_errors(self.path):
@@ -128,11 +129,11 @@ class Connections(Uncopied):
         """Whether this is the calling thread's connection at present."""
         return getattr(self._local, "connection", None) is connection
 
-    def with_state(self) -> tuple[apsw.Connection, _State]:
+    def with_state(self) -> tuple[apsw.Connection, State]:
         """This thread's connection and its state. Raises StoreError if another thread has closed it."""
         connection, state = self.get(), getattr(self._local, "state", None)
         if state is None:  # closed by another thread just now
-            raise _closed(self.path)
+            raise closed(self.path)
         return connection, state
 
     def check_is_standing(self, *, is_opening: bool = False) -> None:
@@ -146,7 +147,7 @@ class Connections(Uncopied):
         named, identity = self._named(), self._identity
         if named is None or named != identity:
             if identity is None and not is_opening:  # closed by another thread meanwhile
-                raise _closed(self.path)
+                raise closed(self.path)
             raise StoreError(
                 f"{self.path} {'is gone' if named is None else 'is another file'} since this process opened it: the "
                 "store was removed, renamed or replaced under it. Nothing was saved or deleted; see that the right "
@@ -178,7 +179,7 @@ class Connections(Uncopied):
                 except apsw.ThreadingViolationError:  # it is running a statement, or waits for another connection
                     self._states[thread].is_patient = False
                     connection.interrupt()
-                    time.sleep(_BUSY_PAUSES_S[0])
+                    time.sleep(BUSY_PAUSES_S[0])
                 else:
                     del self._open[thread]
             self._states.clear()
@@ -242,7 +243,7 @@ class Connections(Uncopied):
         except FileNotFoundError:
             return False
 
-    def _connect_in_any_room(self, state: _State) -> apsw.Connection:
+    def _connect_in_any_room(self, state: State) -> apsw.Connection:
         """Open a connection; on a full disk, in the room that the store has reserved for that. Raises OSError."""
         try:
             with translated_errors(self.path):
@@ -265,7 +266,7 @@ class Connections(Uncopied):
         """
         if self.read_only or os.path.exists(f"{self._text}-shm"):
             return
-        lacking = reserve.shortage(self.path, _SIDE_FILES_BYTES, len(SIDE_FILES))
+        lacking = reserve.shortage(self.path, SIDE_FILES_BYTES, len(SIDE_FILES))
         if lacking is not None:
             raise OSError(errno.ENOSPC, lacking, self._text)
 
@@ -283,7 +284,7 @@ class Connections(Uncopied):
                 if os.readlink(f"/proc/self/fd/{number}") == shared:
                     os.posix_fallocate(int(number), 0, os.fstat(int(number)).st_size)
 
-    def _connect(self, state: _State) -> apsw.Connection:
+    def _connect(self, state: State) -> apsw.Connection:
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
@@ -304,11 +305,11 @@ class Connections(Uncopied):
             raise
         return connection
 
-    def _set_up(self, connection: apsw.Connection, state: _State) -> None:
+    def _set_up(self, connection: apsw.Connection, state: State) -> None:
         _distrust(connection)
         connection.set_busy_handler(state.wait_within)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
-        deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
         # SQLite does not wait by itself when two connections switch a new database to WAL at the same time.
         while True:
             try:
@@ -336,144 +337,6 @@ class Connections(Uncopied):
     def read(self) -> Transaction:
         """Several reads of one snapshot."""
         return Transaction(self, is_write=False)
-
-
-class _State:
-    """The state of one connection: a weak reference to the guard of its open transaction, and how it waits."""
-
-    __slots__ = ("_deadline", "guard", "is_beginning", "is_patient")
-
-    def __init__(self) -> None:
-        self.guard: weakref.ref[_Guard] | None = None
-        self.is_beginning = False
-        self.is_patient = True
-        self._deadline = 0.0
-
-    def wait_within(self, count: int) -> bool:
-        """SQLite's busy handler: whether to go on waiting while another connection has the lock.
-
-        False while a transaction begins: a signal handler that used the connection then would end the transaction.
-        """
-        return not self.is_beginning and self.wait(count)
-
-    def wait(self, count: int) -> bool:
-        """Wait for another connection; False once the timeout has passed. In Python, so that Ctrl-C ends the wait."""
-        if not self.is_patient:
-            return False
-        if count == 0:
-            self._deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
-        time.sleep(_BUSY_PAUSES_S[min(count, len(_BUSY_PAUSES_S) - 1)])
-        return time.monotonic() < self._deadline
-
-
-class _Guard(Uncopied):
-    """Rolls back its transaction, if that is still open, when nothing refers to the guard any more."""
-
-    _reference: weakref.ref[_Guard] | None = None
-
-    def __init__(self, connection: apsw.Connection, state: _State) -> None:
-        self._connection = connection
-        self._state = state
-
-    def begin(self, sql: str, path: Path, *, is_patient: bool) -> None:
-        """Begin the transaction. Raises StoreError inside another transaction of this thread; apsw.Error.
-
-        While this waits for another connection, a signal handler may use this one.
-        """
-        for count in itertools.count():
-            self._check_is_outermost(path)
-            self._state.is_patient = is_patient
-            self._state.guard = self._reference = weakref.ref(self)
-            try:
-                self._state.is_beginning = True
-                self._connection.execute(sql)
-                self._state.guard = self._reference  # a signal handler may have changed it
-                return
-            except apsw.BusyError:
-                if not self._state.wait(count):
-                    raise
-            finally:
-                self._state.is_beginning = False
-
-    def _check_is_outermost(self, path: Path) -> None:
-        """Raise StoreError inside another transaction of this thread, which this one would end."""
-        if not self._connection.in_transaction:
-            return
-        if self._state.guard is not None and self._state.guard() is not None:
-            raise _nested(path)
-        _roll_back(self._connection)  # a second interrupt has left it open
-
-    def end(self) -> None:
-        """Roll back this transaction if it is still open; do nothing if a later one has begun."""
-        if self._reference is not None and self._state.guard is self._reference:
-            _roll_back(self._connection)
-            self._state.guard = None
-
-    def __del__(self) -> None:
-        self.end()
-
-
-class Transaction(Uncopied):
-    """A transaction of this thread's connection for one `with` block, always ended when the block is left.
-
-    A signal handler may raise between any two instructions. `__enter__` undoes its own work then. But the function
-    called at the end of the block may be interrupted before its first line, and its frame lives on in the traceback,
-    in a notebook for as long as the notebook. So the guard, which rolls back what is left open, is referred to by the
-    interpreter alone, and is released when the interpreter has left the block.
-    """
-
-    __slots__ = ("_connection", "_connections", "_guard", "_is_patient", "_is_write")
-
-    def __init__(self, connections: Connections, *, is_write: bool, is_patient: bool = True) -> None:
-        self._connections = connections
-        self._connection, state = connections.with_state()
-        self._guard = _Guard(self._connection, state)
-        self._is_write = is_write
-        self._is_patient = is_patient
-
-    def __enter__(self) -> apsw.Connection:
-        try:
-            with translated_errors(self._connections.path):
-                sql = "BEGIN IMMEDIATE" if self._is_write else "BEGIN"
-                self._guard.begin(sql, self._connections.path, is_patient=self._is_patient)
-            return self._connection
-        except BaseException:
-            self._guard.end()
-            raise
-
-    @property
-    def __exit__(self) -> Callable[..., None]:
-        """The function that ends the transaction. The interpreter holds it from before `__enter__` until the end."""
-        end = functools.partial(_end, self._connections, self._connection, self._is_write)
-        end.__dict__["guard"] = self._guard
-        return end
-
-
-def _end(
-    connections: Connections,
-    connection: apsw.Connection,
-    is_write: bool,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    _trace: TracebackType | None,
-) -> None:
-    """Commit, or roll back if the block raised. Raises casstore's errors in place of SQLite's."""
-    try:
-        if is_write and kind is None:
-            with translated_errors(connections.path):
-                connections.check_is_standing()  # or it would be acknowledged, and be in no store
-                connection.execute("COMMIT")
-    finally:
-        _roll_back(connection)
-    if error is not None and (translated := _translated(connections.path, error)) is not None:
-        raise translated from error
-
-
-def _roll_back(connection: apsw.Connection) -> None:
-    # SQLite has already rolled back after some errors, such as a full disk. An error here must not hide the first one.
-    with contextlib.suppress(apsw.Error):
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def check_file(path: Path) -> None:
@@ -520,98 +383,3 @@ class _Fork:
 
 _fork = _Fork()
 os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end_in_parent, after_in_child=_fork.end_in_child)
-
-
-_CLOSED = (apsw.ConnectionClosedError, apsw.CursorClosedError, apsw.ThreadingViolationError, apsw.InterruptError)
-# Another process was faster, in a case in which SQLite does not wait by itself.
-_OVERTAKEN = (apsw.BusyError, apsw.ProtocolError, apsw.SchemaChangeError)
-# Every statement fits the schema, keeps its constraints and reads UTF-8, unless pages are damaged.
-_DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError, UnicodeDecodeError)
-# SQLite has one error class for everything wrong with a statement. These messages are about a schema that is not as it
-# was made, or about the content of rows; others, such as too many variables, are about the statement alone. Temporary
-# tables are not in the file.
-_MISFIT = re.compile(
-    r"no such (table|column|index): (?!temp\.)|has no column|has \d+ columns but|already exists|duplicate column|"
-    r"malformed|integer overflow|access to view|is a view"
-)
-
-
-@contextlib.contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
-    """Raise casstore's errors, which say what to do, in place of SQLite's, for a `with` block."""
-    try:
-        yield
-    except (apsw.Error, UnicodeDecodeError) as error:
-        if (translated := _translated(path, error)) is None:
-            raise
-        raise translated from error
-
-
-def _translated(path: Path, error: BaseException) -> Exception | None:
-    """casstore's error for an error of SQLite's; None for any other error."""
-    if isinstance(error, _OVERTAKEN):
-        return StoreLocked(f"{path} is being written to by another process; try again")
-    if isinstance(error, apsw.FullError):
-        return OSError(errno.ENOSPC, _full(path), str(path))
-    # On a full disk SQLite reports only that it cannot map or create a file.
-    if isinstance(error, apsw.IOError | apsw.CantOpenError) and (
-        lacking := reserve.shortage(path, _SIDE_FILES_BYTES, len(SIDE_FILES))
-    ):
-        return OSError(errno.ENOSPC, lacking, str(path))
-    if isinstance(error, apsw.IOError):
-        reason = f"the catalog cannot be read or written ({error}); check the disk, and any quota on it"
-        return OSError(errno.EIO, reason, str(path))
-    if isinstance(error, apsw.CantOpenError):
-        try:
-            with contextlib.ExitStack() as opened:
-                for _ in ("", *SIDE_FILES):  # SQLite does not say why, and has closed what it could open
-                    opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as reason:
-            return OSError(reason.errno, reason.strerror, str(path))
-    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
-        return _unwritable(path, error)
-    if isinstance(error, _CLOSED):
-        return _closed(path)
-    if isinstance(error, apsw.NoMemError):
-        return OSError(errno.ENOMEM, "not enough memory for this query of the catalog", str(path))
-    if isinstance(error, apsw.LockedError):
-        return _nested(path)
-    if isinstance(error, _DAMAGE) or (isinstance(error, apsw.SQLError) and _MISFIT.search(str(error))):
-        return damaged(path, str(error))
-    if isinstance(error, apsw.Error):
-        return StoreError(
-            f"SQLite could not run a statement on {path} ({type(error).__name__}: {error}). Nothing was changed, "
-            "and there is no sign that the catalog is damaged; if it happens again, please report it with this message"
-        )
-    return None
-
-
-def _nested(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} is in the middle of a transaction of this thread, so this call from a signal handler or a callback "
-        "saved nothing; let the handler set a flag, and use the store after the transaction"
-    )
-
-
-def _full(path: Path) -> str:
-    # Free space does not show what a quota withholds from a user.
-    return reserve.shortage(path, sys.maxsize) or f"no space left on the file system of {path}"
-
-
-def _closed(path: Path) -> StoreError:
-    return StoreError(
-        f"the store of {path} was closed by another thread while this one used it; open it again, and close it when "
-        "all threads are done with it"
-    )
-
-
-def _unwritable(path: Path, error: apsw.Error) -> StoreUnwritable:
-    advice = denials.advice(path.parent, path, *(f"{path}{suffix}" for suffix in SIDE_FILES))
-    return StoreUnwritable(f"{path} cannot be opened for writing ({error}); {advice}")
-
-
-def damaged(path: Path, reason: str) -> CatalogDamaged:
-    """The error for a catalog whose pages cannot be trusted."""
-    return CatalogDamaged(
-        f"{path} is damaged ({reason}); `casstore repair --rebuild-catalog` makes it again from the files beside it"
-    )

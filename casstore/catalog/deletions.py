@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.trust import fill_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.catalog.versions import VersionRow, Versions

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.decoding import optional_digest
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.digest import Digest
 from casstore.storage.container import Container, FileStamp, Kind, Location
 from casstore.storage.recipe import Recipe

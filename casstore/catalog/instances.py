@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.index import LIVE
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.storage.container import Kind
 
 _INSTANCE = "instance"

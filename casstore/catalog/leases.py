@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 
 
 class Leases:

@@ -7,8 +7,9 @@ from typing import Any
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.containers import insert_container, may_be_delta
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import DIGEST_BYTES, Digest
 

@@ -9,9 +9,10 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.marks import Marks
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
 from casstore.storage.container import LINK_FROM_BYTES, Container, Kind

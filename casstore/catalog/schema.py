@@ -11,6 +11,8 @@ from casstore.errors import SQLiteTooOld, StoreError, StoreTooNew, StoreUnwritab
 # Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
 MINIMUM_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x63617373  # "cass"
+SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
+SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 
 _FIRST = """
 CREATE TABLE store(                      -- what holds for the store as a whole

@@ -9,7 +9,8 @@ from typing import Any
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 
 _numbers = itertools.count(1)
 

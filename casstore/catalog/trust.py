@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.digest import Digest
 
 _OBJECTS_NAME = "custom_objects.pkl"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.index import LIVE
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.errors import StoreLocked
 from casstore.storage.container import Kind
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import msgpack
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError

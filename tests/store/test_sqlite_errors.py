@@ -11,7 +11,7 @@ import pytest
 
 import casstore
 from casstore.catalog import commits
-from casstore.catalog.connection import translated_errors
+from casstore.catalog.sqlite_errors import translated_errors
 from tests.kit import Save, Sql, contents
 
 DAMAGE = {apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError}

@@ -23,7 +23,7 @@ from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.verify import threads
 from casstore.actions.instance import adopt_instance
 from casstore.catalog.catalog import Catalog
-from casstore.catalog.connection import SIDE_FILES
+from casstore.catalog.schema import SIDE_FILES
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreLocked
