@@ -1,4 +1,4 @@
-"""msgpack that a stranger may have written: what it becomes is counted, and refused where that is too much."""
+"""Unpacking untrusted msgpack: the items are counted, and documents with too many are refused."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ class Manifest:
 
 
 def files_section(files: Iterable[FileEntry], directories: Iterable[str]) -> list[Any]:
-    """What the digest of a version is of: its files, sorted by path, and its empty directories, as they are stored."""
+    """The section whose digest is that of the version: its files, sorted by path, and its empty directories."""
     rows = [[as_stored(file.path), file.executable, file.size, file.digest] for file in files]
     return [rows, [as_stored(path) for path in directories]]
 

@@ -1,4 +1,4 @@
-"""What zipfile is given to read: a part of something else, whose errors it does not take for a malformed archive."""
+"""A part of a file or buffer for zipfile to read, whose errors it does not take for a malformed archive."""
 
 from __future__ import annotations
 
