@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-GONE = "the directory that this process works in is gone; `cd` to one that is there, or give the whole path"
+GONE = "the directory that this process works in is gone; `cd` to a directory that exists, or give an absolute path"
 
 
 def check_working_directory(path: str | os.PathLike[str]) -> None:

@@ -184,7 +184,7 @@ def test_what_an_alias_stands_for_is_counted() -> None:
         ("a: [", "is not YAML"),
         ("a: " + "[" * 90 + "]" * 90, "nests more than"),
         ("a: !!int " + "9" * 5000, "too many digits"),
-        ("a: 2020-99-99", "no timestamp"),
+        ("a: 2020-99-99", "not a timestamp"),
     ],
 )
 def test_yaml_that_is_refused(text, message) -> None:
