@@ -170,17 +170,17 @@ _TEXTS = operator.itemgetter("module", "api_version")
 
 def _check_kinds(value: Any) -> None:
     if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.80} is no description")
+        raise TypeError(f"{value!r:.80} is not a description")
     if set(map(type, _MAPPINGS(value))) != {dict} or set(map(type, _TEXTS(value))) != {str}:
         raise TypeError("a part of a description is of another kind")
     if not {str}.issuperset(map(type, value["labels"].values())):
-        raise TypeError("a label is no text")
+        raise TypeError("a label is not text")
     if not {dict}.issuperset(map(type, value["signatures"].values())):
-        raise TypeError("one of the signatures is no mapping")
+        raise TypeError("one of the signatures is not a mapping")
 
 
 def _check_nesting(value: object, depth: int = 0) -> None:
-    """Raise ValueError for what nests so deep that none who reads or prints it could follow."""
+    """Raise ValueError for a value that nests too deep to be read or printed."""
     if depth > _MAX_NESTING:
         raise ValueError("a description nests too deep")
     if isinstance(value, dict | list):
@@ -189,7 +189,7 @@ def _check_nesting(value: object, depth: int = 0) -> None:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def _signature(name: str, signature: Any) -> dict[str, Any]:

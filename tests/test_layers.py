@@ -35,9 +35,10 @@ INNER = {
         *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
     ],
     "catalog": [
-        *["boots", "decoding", "schema", "connection", "tables", "trust", "leases", "index", "instances"],
-        *["upkeep", "columns", "marks"],
-        *["references", "backups", "versions", "usage", "directories", "mending", "repacking", "restoring", "catalog"],
+        *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
+        *["index", "instances", "upkeep", "columns", "marks"],
+        *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
+        *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],

@@ -1,4 +1,4 @@
-"""Opening a store, and making one where none is."""
+"""Opening a store, and making one if there is none."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _RESULTS_OF_BENTOML = "task_result.db"  # and what SQLite puts beside it
 
 
 def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *, create: bool = True) -> Workspace:
-    """Open the store at `home`, making it if need be, unless `create` is false.
+    """Open the store at `home`. If there is none, make it, unless `create` is false.
 
-    Raises StoreNotFound where none stands and none is to be made, StoreUnwritable, StoreTooNew, SQLiteTooOld,
-    CatalogDamaged where versions stand and no catalog, and StoreError for a directory full of other things.
+    Raises StoreNotFound if there is none and none is to be made, CatalogDamaged if versions stand without a catalog,
+    StoreError for a directory that holds other things, StoreUnwritable, StoreTooNew, SQLiteTooOld.
     """
     layout = layout_of(home)
     network = machine.network_file_system(layout.home)
@@ -51,7 +51,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *,
         if not layout.catalog.exists() or not layout.catalog.stat().st_size:
             _make(layout, create=create)
         elif not layout.locks.is_dir() and os.access(layout.catalog, os.W_OK):
-            # Before any directory of ours is made beside it.
+            # Checked before any directory of ours is made beside it.
             check_file(layout.catalog)
         if os.access(layout.catalog, os.W_OK):
             check_only_name(layout)
@@ -71,7 +71,8 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *,
 
 
 def _settled(layout: Layout, catalog: Catalog) -> list[str]:
-    """See to what a copy of a store lacks, or has from the original; returns the directories that were made again."""
+    """Make the directories that a copy of a store lacks, and forget what is true of the original only; returns the
+    directories that were made again."""
     try:
         made = make_missing(layout, catalog, models=True)
         settle_instance(layout, catalog)
@@ -84,31 +85,31 @@ def _settled(layout: Layout, catalog: Catalog) -> list[str]:
 
 
 def layout_of(home: str | os.PathLike[str] | None) -> Layout:
-    """The paths of the store at `home`, by default that of the environment; `~` is a home directory.
+    """The paths of the store at `home`, by default the store of the environment; `~` is the user's home directory.
 
-    Raises StoreError where none is known, where it is relative to a directory that is gone, or SQLite could not open a
-    catalog there.
+    Raises StoreError if no store is known, if `home` is relative to a directory that is gone, or if SQLite could not
+    open a catalog there.
     """
     if home is None:
-        # The one place that reads the environment: Python and the command line must mean the same store.
+        # The only place that reads the environment, so that Python and the command line mean the same store.
         home = os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME
     if not os.fspath(home):
-        raise StoreError("the path of the store is empty; give one, or None for that of the environment")
+        raise StoreError("the path of the store is empty; give a path, or None for the store of the environment")
     expanded = _expanded(os.fspath(home))
     try:
         check_working_directory(expanded)
     except FileNotFoundError as error:
         raise StoreError(
-            f"where {os.fspath(home)} is cannot be told: the directory that this process works in is gone; `cd` to one "
-            f"that is there, or give the store's whole path with --home or {HOME_VARIABLE}"
+            f"where {os.fspath(home)} is cannot be told: the directory that this process works in is gone; `cd` to a "
+            f"directory that exists, or give the absolute path of the store with --home or {HOME_VARIABLE}"
         ) from error
     layout = Layout(Path(os.path.abspath(expanded)))
     try:
         sqlite_name(layout.catalog)
     except UnicodeError as error:
         raise StoreError(
-            f"{os.fspath(layout.home)!r} is not UTF-8, as SQLite asks of the path of a catalog; choose another place "
-            f"with --home or {HOME_VARIABLE}"
+            f"{os.fspath(layout.home)!r} is not UTF-8, which SQLite requires of the path of a catalog; choose another "
+            f"place with --home or {HOME_VARIABLE}"
         ) from error
     access.follow(layout.home)
     return layout
@@ -124,11 +125,11 @@ def _expanded(home: str) -> str:
             f"where {home} is cannot be told: HOME is not set, and the system's list of users does not have this one; "
             f"set {HOME_VARIABLE} to the store's directory, or give it with --home"
         )
-    raise StoreError(f"there is no user {user[1:]!r}, as {home} says; a directory that is called that is ./{home}")
+    raise StoreError(f"there is no user {user[1:]!r}, as {home} says; a directory of that name is ./{home}")
 
 
 def is_of_bentoml(name: str) -> bool:
-    """Whether it is BentoML that keeps what has that name in a home."""
+    """Whether BentoML keeps something of that name in its home."""
     return name in _OF_BENTOML or name.startswith(_RESULTS_OF_BENTOML)
 
 
@@ -141,8 +142,8 @@ def _what_to_do(layout: Layout, error: OSError) -> str:
 def _make(layout: Layout, *, create: bool) -> None:
     if layout.unfinished_backup.exists():
         raise StoreError(
-            f"{layout.home} is an unfinished backup; run `casstore backup {layout.home}` again with the store that "
-            "it is of; where that is lost, `casstore repair --rebuild-catalog` makes a store of what has come here"
+            f"{layout.home} is an unfinished backup; run `casstore backup {layout.home}` again with the original "
+            "store; if that is lost, `casstore repair --rebuild-catalog` makes a store of what was copied here"
         )
     if layout.home.is_dir():
         own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
@@ -175,24 +176,24 @@ def _make(layout: Layout, *, create: bool) -> None:
             files.sync_directory(path.parent)
     if layout.manifests.is_dir() and any(layout.standing_manifests()):
         raise CatalogDamaged(
-            f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` makes it anew"
+            f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` rebuilds it"
         )
     kept = next((path for path in layout.loose.parent.glob("*/**/*") if path.is_file()), None)
-    if kept is not None and not layout.catalog.exists():  # another process may have been faster, and be saving
+    if kept is not None and not layout.catalog.exists():  # another process may be saving already
         raise StoreError(
-            f"{layout.catalog} and the manifests are gone, and {kept.parent} holds what they spoke of: put them back "
-            f"from a backup, or move {layout.loose.parent} away to begin a new store here"
+            f"{layout.catalog} and the manifests are gone, and {kept.parent} holds files that belonged to them: put "
+            f"them back from a backup, or move {layout.loose.parent} away to begin a new store here"
         )
     if not create:
         raise _none_at(layout)
-    with contextlib.suppress(PermissionError):  # a parent that may be entered and not read
-        files.sync_directory(layout.home.parent)  # before there is a catalog, which tells others that all is made
+    with contextlib.suppress(PermissionError):  # a parent that may be entered but not read
+        files.sync_directory(layout.home.parent)  # before the catalog, which tells others that it is made
     directories = layout.directories()
     for directory in directories:
         files.make_directory(directory)
     for parent in sorted({directory.parent for directory in directories}):
         files.sync_directory(parent)
-    # SQLite would make it 0644 whatever the umask allows, and gives its other files the catalog's mode.
+    # SQLite would create it with mode 0644 whatever the umask, and gives its other files the catalog's mode.
     files.make_file(layout.catalog)
 
 

@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from casstore.catalog.catalog import Catalog
-from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.instances import Instance
+from casstore.catalog.schema import SIDE_FILES
 from casstore.errors import StoreError
 from casstore.storage import files, sessions
 from casstore.storage.layout import Layout, new_id

@@ -66,6 +66,6 @@ def mend_clocks(parent: Path, keep_ns: int) -> None:
 def made_at_ns(path: Path) -> int | None:
     """When a directory was made that `new_directory` names so, to the second; None for any other."""
     match = _NAME.fullmatch(path.name)
-    with contextlib.suppress(ValueError):  # digits that are no time
+    with contextlib.suppress(ValueError):  # digits that are not a time
         return calendar.timegm(time.strptime(match[1], _TIME)) * 1_000_000_000 if match else None
     return None

@@ -1,4 +1,4 @@
-"""Leases: a process that has been given a version's directory keeps gc from taking it away."""
+"""Leases: a process that has been given a version's directory keeps gc from removing it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from casstore.storage.layout import Layout
 from casstore.storage.sessions import SharedSession
 from casstore.storage.uncopied import Uncopied
 
-# How exact a version's time of last use is: opening one over and over writes once an hour.
+# The precision of a version's time of last use: opening a version repeatedly writes once an hour.
 _NOTE_OPENED_EVERY_NS = 3600 * 1_000_000_000
 
 
 class Leasing(Uncopied):
-    """The leases of one open store. Threads may share it; a forked child takes leases of its own."""
+    """The leases of one open store. Threads may share them; a forked child takes leases of its own."""
 
     def __init__(self, layout: Layout, leases: Leases) -> None:
         self._layout = layout
@@ -32,14 +32,14 @@ class Leasing(Uncopied):
         self._shared: SharedSession | None = None
         self._user = object()
         self._noted: dict[int, int] = {}  # version row id: when its use was last recorded
-        self._pid = os.getpid()  # last: another thread that sees it sees the rest
+        self._pid = os.getpid()  # set last: another thread that sees it sees the rest
 
     def take(self, row: VersionRow) -> None:
         """Lease the version's directory until the store is closed, or the process ends.
 
-        To be called before one looks whether the directory stands: gc marks a directory as evicting in a
-        transaction that finds no lease, so either gc sees this lease, or what is looked at then bears the mark.
-        Also records that the version is in use. Repeating it within the hour costs nothing.
+        To be called before looking whether the directory stands: gc marks a directory as evicting in a transaction that
+        finds no lease, so either gc sees this lease, or the caller sees the mark. Also records that the version is in
+        use. Repeating this within the hour costs nothing.
         """
         if self._pid != os.getpid():
             self._begin()  # the lock and the session are the parent's; its descriptor stays open with ours
@@ -52,8 +52,8 @@ class Leasing(Uncopied):
             try:
                 self._write(row, now)
             except OSError as error:
-                # Reading must not need room. gc may then take the directory away under the reader, which is rare,
-                # while gc on a full disk is what the user is about to call.
+                # Reading must not need disk space. gc may then remove the directory under the reader, which is rare,
+                # but on a full disk gc is what the user is about to call.
                 is_read_only = isinstance(error, StoreUnwritable) or error.errno in (errno.EROFS, errno.EACCES)
                 if not is_read_only and error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -68,11 +68,11 @@ class Leasing(Uncopied):
         ended = [each for each in self._leases.sessions(row.id) if not sessions.is_live(self._layout, each)]
         is_due = row.id in self._noted or row.opened_at_ns is None or not _is_recent(row.opened_at_ns, now)
         self._leases.take(row.id, self._shared.session.id, ended=ended, opened=is_due)
-        # The use that another process recorded earlier is due again an hour after that, not after now.
+        # A use that another process recorded earlier is due again an hour after that time, not after now.
         self._noted[row.id] = now if is_due or row.opened_at_ns is None else row.opened_at_ns
 
     def close(self) -> None:
-        """Give the leases back. Another store of this process that is open at the same home keeps them a while."""
+        """Give the leases back. They last longer if this process has another store open at the same home."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -82,5 +82,5 @@ class Leasing(Uncopied):
 
 
 def _is_recent(then_ns: int, now_ns: int) -> bool:
-    # A time ahead of the clock counts as well: the clock has been set back.
+    # A time ahead of the clock counts as recent: the clock has been set back.
     return abs(now_ns - then_ns) < _NOTE_OPENED_EVERY_NS

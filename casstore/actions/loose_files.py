@@ -1,4 +1,4 @@
-"""How far a loose file is trusted, and links of those that are: a file with other links may be written through them."""
+"""Whether a loose file can be trusted, and linking trusted ones: a file may be written to through its other links."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def link(
     hash_first: bool = False,
     noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
 ) -> FileStamp | None:
-    """Make `target` a hardlink of the first of these loose files that is what it was when it was stored.
+    """Make `target` a hardlink of the first of these loose files that is as it was stored.
 
-    It is hashed first where `hash_first` says so, where it was not synced and comes from another boot, and where it has
-    been touched. None when there is no such file or no link can be had. `noted`: what the caller has linked.
+    A file is hashed first if `hash_first` says so, if it was not synced and comes from another boot, or if it has been
+    touched. None if there is no such file or no link can be made. `noted`: files that the caller has linked.
     """
     for loose, path in _sound(workspace, candidates, hash_first, noted):
         try:
@@ -46,7 +46,7 @@ def link(
             status = os.lstat(target)
             if files.is_executable(status) == loose.container.executable:
                 return FileStamp.of(status)
-            files.remove_file(target)  # a copy of the store has lost its mode, or a user has changed it
+            files.remove_file(target)  # its mode was lost when the store was copied, or changed by a user
     return None
 
 
@@ -60,7 +60,7 @@ def reflink(
 ) -> FileStamp | None:
     """Make `target` a new file that shares the blocks of the first of these loose files that is sound.
 
-    `hash_first` and `noted` are as in `link`. None when there is no such file, or it cannot be done.
+    `hash_first` and `noted` are as in `link`. None if there is no such file, or no blocks can be shared.
     """
     for loose, path in _sound(workspace, candidates, hash_first, noted):
         try:
@@ -77,9 +77,9 @@ def reflink(
 
 
 def is_intact(workspace: Workspace, container: Container, size: int, noted: Mapping[Fingerprint, Digest]) -> bool:
-    """Whether a container's file is there, whole, and, of a loose file, not written to.
+    """Whether a container's file is there and whole and, if it is a loose file, was not written to.
 
-    One that was touched is read. `noted`: what the caller has linked.
+    A loose file that was touched is read. `noted`: files that the caller has linked.
     """
     path = container.path(workspace.layout)
     index = workspace.catalog.index
@@ -104,7 +104,7 @@ def is_intact(workspace: Workspace, container: Container, size: int, noted: Mapp
 def _sound(
     workspace: Workspace, candidates: list[LooseFile], hash_first: bool, noted: Mapping[Fingerprint, Digest]
 ) -> Iterator[tuple[LooseFile, str]]:
-    """Those of the loose files that can be trusted, with their paths; the others are given up."""
+    """The loose files among these that can be trusted, with their paths; the others are discarded."""
     for loose in candidates:
         path = loose.container.path(workspace.layout)
         try:
@@ -121,7 +121,7 @@ def _sound(
 
 
 def _discard(workspace: Workspace, loose: LooseFile, path: str) -> None:
-    """Forget a damaged or missing copy, so that it is made again; what is left of it goes into quarantine."""
+    """Forget a damaged or missing copy, so that it is made again; a damaged file goes to quarantine."""
     if workspace.catalog.index.forget_redundant(loose.container):
         kept = workspace.layout.quarantine / os.path.basename(path)
         try:
@@ -129,7 +129,7 @@ def _discard(workspace: Workspace, loose: LooseFile, path: str) -> None:
         except FileNotFoundError:
             _log.info("a copy of stored bytes is gone and will be made again: %s", path)
         else:
-            _log.info("a copy of stored bytes was damaged, is in %s now, and will be made again", kept)
+            _log.info("a copy of stored bytes was damaged, was moved to %s, and will be made again", kept)
 
 
 def _is_unchanged(
@@ -150,10 +150,10 @@ def _is_unchanged(
 def _is_untouched(
     workspace: Workspace, status: os.stat_result, container: Container, noted: Mapping[Fingerprint, Digest]
 ) -> bool:
-    """Whether a loose file has not even been touched since casstore last linked or read it.
+    """Whether a loose file has not been touched at all since casstore last linked or read it.
 
-    A user may have written to it and put its times back. A link that gc or a user has taken away counts too: then it
-    is read once more.
+    A user may have written to it and put its modification time back. Removing a link also counts as touching: then the
+    file is read once more.
     """
     now = Fingerprint.of(status)
     known = noted if now in noted else workspace.catalog.index.fingerprints([(now.device, now.inode)])

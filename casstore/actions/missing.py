@@ -58,7 +58,7 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
         *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests, layout.deleted_manifests),
         *(layout.sessions, layout.quarantine, layout.locks, *([layout.models] if models else [])),
     ):
-        # What else somebody has put there, such as a link to a disk that is not mounted, whoever needs it will say.
+        # Anything else there, such as a link to a disk that is not mounted, is reported by the action that needs it.
         if os.path.lexists(directory) or not directory.parent.is_dir():
             continue
         if not even_needed and _is_needed(directory, layout, catalog):

@@ -67,7 +67,7 @@ class Sent(NamedTuple):
 
 
 def _description_digest(row: VersionRow) -> bytes:
-    """What tells labels, metadata and the like from others, whether or not its Python objects are trusted here."""
+    """A digest of a version's whole description, except whether its Python objects are trusted here."""
     with contextlib.suppress(IntegrityError):
         described = {**row.described().completed().document(), "untrusted": None}
         return bytes(Digest.of(json.dumps(described, sort_keys=True).encode()))

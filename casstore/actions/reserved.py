@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 def in_any_room(workspace: Workspace, action: Callable[[], _Result]) -> _Result:
-    """Do it, and where the disk is full give up the reserve and do it again. `action` may be cut short anywhere."""
+    """Run the action; on a full disk give up the reserve and run it again. `action` may be interrupted anywhere."""
     try:
         return action()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What every action works on: the store's paths, its catalog and its objects."""
+"""The workspace of every action: the store's paths, its catalog and its objects."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ _NAME_LOCK_TIMEOUT_S = 3600.0
 
 
 class _Referable:
-    """Lets a class with slots have weak references to it."""
+    """Allows weak references to instances of a class with slots."""
 
     __slots__ = ("__weakref__",)
 
 
 @dataclass(frozen=True, slots=True)
 class Workspace(Uncopied, _Referable):
-    """The open parts of a store that actions share. `umask` is the process's when the store was opened.
+    """The open parts of a store that actions share. `umask`: that of the process when the store was opened.
 
-    `auto_gc`: whether commits may start a gc where the store's setting allows it. `made`: the store's own directories
-    that were missing, and have been made again. `guarded`: versions whose directories have been looked at for
-    hardlinks.
+    `auto_gc`: whether commits may start a gc if the store's setting allows it. `made`: the store's own directories that
+    were missing and have been made again. `guarded`: versions whose directories have been checked for hardlinks.
     """
 
     layout: Layout
@@ -55,26 +54,26 @@ class Workspace(Uncopied, _Referable):
 
     def close(self) -> None:
         """Close files and connections of all threads, and give leases back."""
-        with contextlib.ExitStack() as parts:  # the rest also where one cannot be closed
+        with contextlib.ExitStack() as parts:  # close the rest even if one cannot be closed
             for part in (self.catalog, self.objects, self.leasing):
                 parts.callback(part.close)
 
     def check_writable(self) -> None:
-        """Make sure that the store can be written to, and that its directories stand; `models/` is left as it is.
+        """Check that the store can be written to, and make its missing directories; `models/` is left as it is.
 
-        Raises StoreUnwritable for a store that can only be read, StoreError where a directory is gone and was needed.
+        Raises StoreUnwritable for a store that can only be read, StoreError if a directory that was needed is gone.
         """
         if self.catalog.read_only:
             raise StoreUnwritable(
-                f"{self.layout.home} can only be read by this user; what reads works, and files come from "
-                f"model.open(). To write: {denials.advice(self.layout.home, self.layout.catalog)}"
+                f"{self.layout.home} can only be read by this user; reading works, with model.open() for files. "
+                f"To write: {denials.advice(self.layout.home, self.layout.catalog)}"
             )
         self.make_missing(models=False)
 
     def make_missing(self, *, models: bool) -> None:
-        """Make the store's own directories again that are missing, `models/` where that is asked for too.
+        """Make the store's own missing directories again; with `models`, `models/` too.
 
-        Raises StoreError where one is gone whose content versions need.
+        Raises StoreError if a directory is gone whose content versions need.
         """
         if not is_complete(self.layout):
             check_nothing_gone(self.layout, self.catalog)
@@ -86,12 +85,12 @@ class Workspace(Uncopied, _Referable):
         return Session(self.layout)
 
     def name_lock(self, name: str) -> Descriptor:
-        """Take the lock under which everything under models/<name>/ changes, for a `with` block. Raises StoreLocked."""
+        """Take the lock for all changes under models/<name>/, for a `with` block. Raises StoreLocked."""
         self.check_writable()
         lock = Lock(self.layout.name_lock(name))
         try:
             lock.check_not_mine(f"model {name!r}")
-            # Whoever makes a directory of many gigabytes holds it that long.
+            # A process that makes a directory of many gigabytes holds it that long.
             lock.acquire(f"model {name!r}", timeout_s=_NAME_LOCK_TIMEOUT_S)
             return lock.held
         except BaseException:
@@ -100,7 +99,7 @@ class Workspace(Uncopied, _Referable):
 
     @property
     def mask(self) -> int:
-        """The permissions that nothing made in the store gets: what a shared home lacks, else the process's umask."""
+        """The umask of everything made in the store: for a shared home by its own mode, else the process's umask."""
         follows = access.of_home(self.layout.home)
         return follows.mask if follows is not None and follows.is_shared else self.umask
 
@@ -113,7 +112,7 @@ class Workspace(Uncopied, _Referable):
         return mode == "hardlink" or (mode == "auto" and not (access.ignores_modes() and self._has_reflinks()))
 
     def may_reflink(self) -> bool:
-        """Whether they are copies that share blocks. If neither, they are full copies."""
+        """Whether larger files of directories may be copies that share blocks. Without either they are full copies."""
         mode = self.catalog.setting("link_mode")
         is_wanted = mode == "protect" or (mode == "auto" and access.ignores_modes())
         return mode == "reflink" or (is_wanted and self._has_reflinks())
@@ -139,25 +138,25 @@ class Workspace(Uncopied, _Referable):
             raise
 
     def on_device_of(self, directory: Path, path: Path) -> Path:
-        """`path`, or a hidden name in `directory` if that is on another device, as where models/ is a link."""
+        """`path`, or a hidden name in `directory` if that is on another device, such as when models/ is a link."""
         if os.stat(directory).st_dev == os.stat(self.layout.home).st_dev:
             return path
         return directory / f".{path.parent.name}-{path.name}"
 
     def quarantined(self, tag: Tag, name: str) -> Path:
         """A new path in quarantine/ for a file of that name from the version's directory."""
-        # The end of a name that is too long to be put after others.
+        # Only the end of a name that is too long to follow the others.
         short = as_opened(os.fsencode(name)[-64:].decode(errors="ignore"))
         return self.layout.quarantine / f"{tag.name}.{tag.version}.{new_id()}.{short}"
 
     def set_aside(self, path: Path, session: Session) -> Path:
-        """Take a version's directory away at once, to a path that is returned. The name's lock must be held."""
+        """Move a version's directory away with one rename; returns its new path. The name's lock must be held."""
         doomed = self.on_device_of(path.parent, session.new_path())
         files.rename(path, doomed)
         return doomed
 
     def file_pending_manifest(self, tag: Tag, manifest_id: str) -> None:
-        """Give a committed version's manifest its final name; nothing to do when it has it already."""
+        """Give a committed version's manifest its final name, if it does not have it yet."""
         pending = self.layout.pending_manifest(manifest_id)
         final = self.layout.manifest(tag, manifest_id)
         if pending.exists():

@@ -56,7 +56,7 @@ class Reader:
         header = self._exactly(_HEADER.size + _COUNT.size)
         magic, format_number, requires, hash_number = _HEADER.unpack_from(header)
         if magic != MAGIC:
-            raise IntegrityError(f"{self._name} is no .casmodel")
+            raise IntegrityError(f"{self._name} is not a .casmodel")
         if format_number != FORMAT or requires or hash_number != _HASH_BLAKE3_256:
             raise UnsupportedFormat(f"{self._name} was written by a newer casstore; upgrade this one")
         (count,) = _COUNT.unpack_from(header, _HEADER.size)

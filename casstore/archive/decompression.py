@@ -144,7 +144,7 @@ def _decompress(
                 raise UnsafeArchive(f"the archive is cut short: its {name} stream has no end; fetch or copy it again")
         data = _after_padding(read, decoder.unused_data)
         if data and not is_start(data):
-            raise UnsafeArchive(f"bytes that are no {name} follow the end of the archive's {name} stream; remove them")
+            raise UnsafeArchive(f"bytes that are not {name} follow the end of the archive's {name} stream; remove them")
 
 
 def _after_padding(read: Read, data: bytes) -> bytes:

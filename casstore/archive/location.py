@@ -42,7 +42,7 @@ def local_path(location: Location) -> Path | None:
 
 
 def _stream(location: Location) -> BinaryIO:
-    """What is neither a path nor a URL."""
+    """The error for a value that is neither a path nor a URL."""
     return cast("BinaryIO", location)
 
 
@@ -129,7 +129,7 @@ def _writing_file(path: Path, mode: int) -> Iterator[BinaryIO]:
 
 
 def is_device(path: Path) -> bool:
-    """Whether a pipe, a terminal or the like stands there, which is written to and which no file shall replace."""
+    """Whether a special file stands there, such as a pipe or a terminal, to be written to and not replaced."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

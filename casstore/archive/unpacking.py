@@ -107,9 +107,9 @@ def _settle(head: bytes, wanted: Format | None) -> Format:
         found = Format.TAR  # of no members: nothing but its end
     if wanted in (Format.FOLDER, Format.CASMODEL):
         raise InvalidSource(f"a {wanted.value} is not an archive to unpack")
-    named = "nothing" if not head else found.value if found else "no archive of a known format"
+    named = "nothing" if not head else found.value if found else "not an archive of a known format"
     if found is None or found is Format.CASMODEL:
-        raise InvalidSource(f"the source is {named}" + (f", not {wanted.value}" if wanted else ""))
+        raise InvalidSource(f"the source is {named}" + (f", and not {wanted.value}" if wanted else ""))
     if wanted not in (None, found) and not (wanted is Format.BENTOMODEL and found is Format.XZ):
         raise InvalidSource(
             f"the source is {named}, not {wanted.value if wanted else ''} as was said; "

@@ -1,4 +1,4 @@
-"""SQL of backups: the catalog as it is at one moment, copied and made true of the place that the copy is for."""
+"""SQL for backups: a copy of the catalog as it is at one moment, adapted to the place that the copy is for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, damaged, sqlite_name, translated_errors
+from casstore.catalog.connection import Connections, sqlite_name
 from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
 from casstore.catalog.schema import APPLICATION_ID, migrate
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.digest import Digest
 from casstore.errors import StoreError
 from casstore.storage.container import Container, Kind
@@ -25,15 +26,15 @@ _PAGES = 2048  # copied at once: an interrupt is heeded after some milliseconds
 # Rows of the table `store` in a backup's catalog: the instance that it is a copy of, and the newest version in it.
 _OF, _LAST = "backup_of", "backup_last"
 
-# Out goes what holds of one place only: directories, who uses them, files outside the store, unfinished deletions,
-# inode numbers; and containers in which no chunk is at home: what is still to be unlinked, and redundant copies.
+# What is true of one place only is removed: directories, who uses them, files outside the store, unfinished deletions,
+# inode numbers; and containers in which no chunk is at home: files still to be unlinked, and redundant copies.
 _MAKE_TRUE = f"""
 DELETE FROM directory; DELETE FROM lease; DELETE FROM fingerprint; DELETE FROM tombstone;
 DELETE FROM container WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id);
 UPDATE container SET read_at = NULL;
 UPDATE container SET inode = 0, mtime_ns = 0 WHERE kind = {Kind.LOOSE};
 """
-# What another catalog has and this one lacks, but for what has been deleted since that one was copied from this.
+# Versions that another catalog has and this one lacks, except those deleted here since that one was copied from this.
 _FOREIGN = """
 SELECT name, version FROM other.version
 WHERE manifest_id NOT IN (SELECT manifest_id FROM main.version)
@@ -44,15 +45,15 @@ ORDER BY id LIMIT 1
 
 
 class Backups:
-    """Copies of the catalog, which others may go on changing."""
+    """Makes copies of the catalog, which other processes may change meanwhile."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def copy(self, path: Path, boot_id: str) -> CatalogCopy:
-        """Copy the catalog as it is now to the empty file at `path`, and take out what holds of this place only.
+        """Copy the catalog as it is now to the empty file at `path`, and remove what is true of this place only.
 
-        Raises CatalogDamaged where pages of the catalog are, OSError.
+        Raises CatalogDamaged if pages of the catalog are damaged; OSError.
         """
         target = apsw.Connection(sqlite_name(path))
         try:
@@ -79,7 +80,7 @@ def _copy_pages(source: apsw.Connection, target: apsw.Connection, path: Path) ->
 
 
 class CatalogCopy:
-    """A copied catalog that is being made ready; nobody else knows of it. Close it before it is moved.
+    """A copied catalog that is being prepared; no other process uses it. Close it before it is moved.
 
     `unsynced`: row ids of the containers that were not known to be on disk where the catalog was copied from.
     `deleted`: the tags of versions whose deletion was not finished there, by the ids of their manifests.
@@ -89,32 +90,32 @@ class CatalogCopy:
         self._connection = connection
         self.path = path
         with translated_errors(path):
-            # Cut short, it is copied again: until `finish` nothing of it needs to reach the disk.
+            # If interrupted, the copy is made again: until `finish` nothing of it needs to reach the disk.
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
             connection.execute("PRAGMA journal_mode = MEMORY").fetchall()
             connection.execute("PRAGMA synchronous = OFF; PRAGMA trusted_schema = OFF").fetchall()
-            migrate(connection)  # that of a store which can only be read may be older
+            migrate(connection)  # the catalog of a read-only store may be older
             self.unsynced = {row[0] for row in connection.execute("SELECT id FROM container WHERE NOT synced")}
             found = connection.execute("SELECT manifest_id, name, version FROM tombstone").fetchall()
             self.deleted = {decoding.typed(row[0], str, "an id"): decoding.tag(*row[1:]) for row in found}
             with connection:
                 connection.execute(_MAKE_TRUE)
-                # Once copied they are synced; but what an earlier boot left unsynced may be torn.
+                # They are synced once copied, but what an earlier boot left unsynced may be torn.
                 connection.execute(
                     f"UPDATE container SET synced = 1, boot_id = NULL WHERE {TRUSTED}", {"boot": boot_id}
                 )
 
     def foreign_version(self, other: Path, instance: str) -> Tag | None:
-        """A version that would be lost if this copy took the place of the catalog at `other`, which has it alone.
+        """The tag of a version that only the catalog at `other` has, and that replacing it by this copy would lose.
 
-        `instance`: of the store that this is a copy of. What has been deleted there since it was copied to `other` is
-        not meant. Raises StoreError where `other` is no catalog, CatalogDamaged.
+        `instance`: the instance of the store that this is a copy of. Versions deleted there since it was copied to
+        `other` do not count. Raises StoreError if `other` is not a catalog, CatalogDamaged.
         """
         with translated_errors(other):
             self._connection.execute("ATTACH ? AS other", (str(other),))
             try:
                 if self._connection.execute("PRAGMA other.application_id").get != APPLICATION_ID:
-                    raise StoreError(f"{other} is no catalog of a casstore store; choose an empty or new directory")
+                    raise StoreError(f"{other} is not a catalog of casstore; choose an empty or new directory")
                 rows = dict(self._connection.execute("SELECT key, value FROM other.store"))
                 bindings = {"is_own": rows.get(_OF) == instance, "last": int(rows.get(_LAST, 0))}
                 found = self._connection.execute(_FOREIGN, bindings).fetchall()
@@ -123,12 +124,12 @@ class CatalogCopy:
         return decoding.tag(*found[0]) if found else None
 
     def containers(self) -> list[tuple[Container, int]]:
-        """Every container that a chunk is at home in, with its size."""
+        """Every container that is the home of a chunk, with its size."""
         sql = "SELECT id, file_id, kind, digest, executable, size FROM container ORDER BY id"
         return [(decoding.container(*row[:5]), row[5]) for row in self._rows(sql)]
 
     def manifests(self) -> dict[str, Tag]:
-        """The tag of every version by the id of its manifest."""
+        """The tag of every version, by the id of its manifest."""
         return {row[0]: decoding.tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
 
     def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
@@ -141,8 +142,10 @@ class CatalogCopy:
             return list(self._connection.execute(sql))
 
     def finish(self, instance: str, tombstones: Iterable[tuple[str, Tag]]) -> None:
-        """Note whose copy this is, and, as tombstones, the manifests that stand where it goes and are to be removed;
-        then close it. To sync the file is for the caller."""
+        """Record whose copy this is, and close it. The caller syncs the file.
+
+        `tombstones`: the manifests at the copy's destination that are to be removed.
+        """
         with translated_errors(self.path), self._connection:
             self._connection.execute(
                 "INSERT OR REPLACE INTO store SELECT ?, ? UNION ALL SELECT ?, coalesce(max(id), 0) FROM version",
@@ -167,15 +170,15 @@ class CatalogCopy:
 
 
 def fold_log(path: Path) -> None:
-    """Bring what a log beside a catalog still holds into the catalog, and remove the log. Nobody may have it open.
+    """Move what the log beside a catalog still holds into the catalog, and remove the log.
 
-    Raises CatalogDamaged, OSError.
+    No process may have the catalog open. Raises CatalogDamaged, OSError.
     """
     _alone(path, "SELECT count(*) FROM sqlite_schema")
 
 
 def drop_tombstones(path: Path) -> None:
-    """Drop the tombstones of a catalog that nobody has open, once all that they stand for is gone for certain."""
+    """Drop the tombstones of a catalog that no process has open, once what they stand for is certainly gone."""
     _alone(path, "DELETE FROM tombstone")
 
 

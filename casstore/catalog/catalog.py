@@ -6,7 +6,9 @@ import contextlib
 from pathlib import Path
 
 from casstore.catalog.backups import Backups
-from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.commits import Commits
+from casstore.catalog.connection import Connections
+from casstore.catalog.deletions import Deletions
 from casstore.catalog.directories import Directories
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
@@ -15,6 +17,7 @@ from casstore.catalog.mending import Mending
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.catalog.trust import Trust
 from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport
@@ -25,11 +28,11 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `directories` and `leases` (what stands under models/ and who uses it),
-    `index` (where bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new
-    catalog), `mending` (where files and catalog disagree), `trust` (whose Python objects are not), `backups` (copies of
-    it), `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which copy of the store this is),
-    and settings.
+    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `directories` and
+    `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
+    `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
+    (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
+    by itself), `instances` (which copy of the store this is), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -37,7 +40,9 @@ class Catalog(Uncopied):
     def __init__(self, path: Path, boot_id: str, open_lock: Path | None = None) -> None:
         self._connections = Connections(path, open_lock)
         self.boot_id = boot_id
-        self.versions = Versions(self._connections, boot_id)
+        self.versions = Versions(self._connections)
+        self.commits = Commits(self._connections, boot_id)
+        self.deletions = Deletions(self._connections, self.versions)
         self.directories = Directories(self._connections, boot_id)
         self.leases = Leases(self._connections)
         self.index = Index(self._connections, boot_id)
@@ -53,30 +58,30 @@ class Catalog(Uncopied):
 
     @property
     def read_only(self) -> bool:
-        """Whether the store cannot be written to by this user, or on this file system."""
+        """Whether this user cannot write to the store, or its file system is read-only."""
         return self._connections.read_only
 
     def close(self) -> None:
         self._connections.close()
 
     def keeping(self) -> contextlib.AbstractContextManager[None]:
-        """For work that notes things for itself in the catalog's temporary tables, as gc does: they last as long.
+        """Keep this thread's temporary tables for the whole of a `with` block, for work such as gc.
 
-        A child that is forked meanwhile may not use the store. Where another thread closes it, the work ends with
+        A child that is forked meanwhile may not use the store. If another thread closes the store, the work ends with
         StoreError.
         """
         return self._connections.keeping()
 
     def setting(self, key: str) -> str:
-        """The value of a setting, its default where none has been set. Raises InvalidSetting."""
+        """The value of a setting; its default if it has not been set. Raises InvalidSetting."""
         default = check_key(key).default
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        # What is none of its values is damage: a setting decides nothing that could be lost.
+        # Any other value is damage; the default is safe, since no setting decides about data that could be lost.
         return default if row is None or not check_key(key).accepts(str(row[0])) else str(row[0])
 
     def is_set(self, key: str) -> bool:
-        """Whether somebody has set a setting, be it to its default."""
+        """Whether a setting has been set, even to its default."""
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT 1 FROM setting WHERE key = ?", (key,)).fetchone()
         return row is not None
@@ -95,7 +100,7 @@ class Catalog(Uncopied):
                 connection.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, check_setting(key, value)))
 
     def write_over_failed(self) -> bool:
-        """Write something where a commit failed, since the log may hold all of it; False if that fails too."""
+        """After a failed commit, write over it in the log, which may hold all of it. False if this write fails too."""
         try:
             with self._connections.write() as connection:
                 connection.execute("UPDATE store SET value = value + 1 WHERE key = 'gc_epoch'")
@@ -104,7 +109,7 @@ class Catalog(Uncopied):
         return True
 
     def check(self, *, quick: bool = False) -> None:
-        """Let SQLite check every page; with `quick` not whether indexes agree with their tables.
+        """Let SQLite check every page. With `quick` it does not compare indexes with their tables.
 
         Raises CatalogDamaged.
         """
@@ -119,6 +124,6 @@ class Catalog(Uncopied):
             raise damaged(path, said)
 
     def tidy(self) -> None:
-        """Move the write-ahead log into the database where no reader is in the way, and refresh its statistics."""
+        """Move the write-ahead log into the database unless a reader is in the way, and refresh its statistics."""
         with translated_errors(self._connections.path):
             self._connections.get().execute("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -1,4 +1,4 @@
-"""SQL for the order in which cold chunks are packed: column by column, each a place in versions of one line."""
+"""SQL for the order in which cold chunks are packed: by columns. A column is one place in versions of one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from casstore.storage.container import LINK_FROM_BYTES
 
 
 class PlannedChunk(NamedTuple):
-    """A chunk to be packed. Those of one `column` stand at one place in versions that came from one another.
+    """A chunk to be packed. Chunks of one `column` stand at one place in versions that came from one another.
 
     `predecessor` is the chunk at that place in the version before. `is_base`: a delta needs it already, so it must
     not become one.
@@ -33,7 +33,7 @@ Kind = tuple[str | None, bool]
 
 class Columns:
     """The marked chunks in some cold loose files, by row id. `cold` selects the ids of all of them, whose versions say
-    what follows what. See `Marks.columns`."""
+    the order. See `Marks.columns`."""
 
     NAMES = ("plan", "cold", "unplanned")
 
@@ -62,7 +62,7 @@ class Columns:
         return [row[0] for row in self._tables.rows(sql)]
 
     def add(self, places: Iterable[tuple[Digest, str | None, Digest | None]]) -> None:
-        """Plan those of the chunks, given as (digest, dtype, predecessor), that are cold and not planned yet."""
+        """Plan the given chunks, as (digest, dtype, predecessor), if they are cold and not planned yet."""
         insert = (
             "INSERT INTO temp.plan(place, digest, dtype, predecessor, home) SELECT"
             " coalesce((SELECT place FROM temp.plan WHERE digest = ?3),"
@@ -78,7 +78,7 @@ class Columns:
                     connection.execute(delete, (place[0],))
 
     def unplanned(self) -> bool:
-        """Whether cold chunks are needed that no version with a cold file has."""
+        """Whether some needed cold chunks belong to no version with a cold file."""
         return any(self._tables.rows("SELECT 1 FROM temp.unplanned LIMIT 1"))
 
     def needed_recipes(self) -> Iterator[tuple[Digest, bytes]]:
@@ -88,7 +88,7 @@ class Columns:
             yield decoding.digest(digest), recipe
 
     def add_rest(self) -> None:
-        """Plan what is left, of which nothing is known."""
+        """Plan the remaining chunks, whose places are unknown."""
         self._tables.execute(
             "INSERT INTO temp.plan(place, digest, home) SELECT 0, digest, home FROM temp.unplanned;"
             "DELETE FROM temp.unplanned; UPDATE temp.plan SET place = number WHERE place = 0"
@@ -107,7 +107,7 @@ class Columns:
         return {(row[0], bool(row[1])): (row[2], row[3]) for row in self._tables.rows(sql)}
 
     def planned(self, after: tuple[int, int], limit: int) -> list[PlannedChunk]:
-        """The next planned chunks, column by column, of each in the order of the versions."""
+        """The next planned chunks, column by column, each column in the order of the versions."""
         sql = (
             "SELECT place, number, digest, dtype, predecessor, home,"
             " EXISTS (SELECT 1 FROM chunk WHERE base = plan.digest)"

@@ -1,42 +1,43 @@
-"""Connections to the catalog: one a thread, none shared with a forked child, one helper for write transactions."""
+"""Connections to the catalog: one per thread, none shared with a forked child."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import itertools
 import os
-import re
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import apsw
 
-from casstore.catalog.schema import check_is_catalog, check_sqlite, migrate, read_as_newest
-from casstore.errors import CatalogDamaged, StoreError, StoreLocked, StoreUnwritable
-from casstore.storage import denials, reserve
+from casstore.catalog.schema import (
+    SIDE_FILES,
+    SIDE_FILES_BYTES,
+    check_is_catalog,
+    check_sqlite,
+    migrate,
+    read_as_newest,
+)
+from casstore.catalog.sqlite_errors import closed, translated_errors
+from casstore.catalog.transaction import BUSY_PAUSES_S, BUSY_TIMEOUT_MS, State, Transaction
+from casstore.errors import StoreError, StoreLocked
+from casstore.storage import reserve
 from casstore.storage.layout import RESERVE_NAME
 from casstore.storage.locks import Lock
 from casstore.storage.uncopied import Uncopied
 
-_BUSY_TIMEOUT_MS = 60_000
-_BUSY_PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.025, 0.025, 0.025, 0.05, 0.05, 0.1)  # as SQLite's own
-_SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 _SHM_STEP_BYTES = 4096
 SYNCHRONOUS = "FULL"  # a commit is on disk when it returns; NORMAL would leave it to the next checkpoint
-SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 # A connection that a forked child inherits must be neither used nor closed there
 # (https://www.sqlite.org/howtocorrupt.html, 2.6), so the child keeps it here for good.
 _inherited: list[object] = []
-# Nor may the child open one anew while its parent had some: SQLite notes in memory, by inode, what this process has
-# locked, and the kernel gives a child none of these locks. So what is idle is closed before a fork, and a child of a
-# process that had others open may not use these catalogs.
+# The child may not open a new one either if its parent had some: SQLite notes in memory, by inode, what this process
+# has locked, and the kernel gives a child none of these locks. So idle connections are closed before a fork, and a
+# child of a process that had others open may not use these catalogs.
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()
 _unusable: set[str] = set()
 
@@ -49,8 +50,8 @@ def sqlite_name(path: Path) -> str:
 class Connections(Uncopied):
     """The calling thread's connection, opened when first asked for.
 
-    `read_only`: the catalog, or the directory that it is in, cannot be written to. Nothing can be locked there, so
-    while no log stands beside it, it is read as a file that nobody changes, and opened anew when somebody has.
+    `read_only`: the catalog or its directory cannot be written to. Nothing can be locked there, so while no log stands
+    beside the catalog, it is read as a file that does not change, and opened again once it has changed.
     """
 
     def __init__(self, path: Path, open_lock: Path | None = None) -> None:
@@ -79,13 +80,13 @@ class Connections(Uncopied):
         self._lock = threading.RLock()  # a signal's handler may use the store while this thread opens or closes it
         # Strong references: a forked child drops other threads' state at once, and must not close their connections.
         self._open: dict[threading.Thread, apsw.Connection] = {}
-        self._states: dict[threading.Thread, _State] = {}
+        self._states: dict[threading.Thread, State] = {}
         self._kept: set[threading.Thread] = set()
         self._identity: tuple[int, int] | None = None
         self._owes_room = False
 
     def get(self) -> apsw.Connection:
-        """This thread's connection. Raises StoreUnwritable, StoreError, also where the path names another file now."""
+        """This thread's connection. Raises StoreUnwritable; StoreError, also if the path names another file now."""
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
         if connection is None or (self.read_only and self._local.version != self._version()):
             if _unusable and os.path.realpath(self.path) in _unusable:
@@ -94,20 +95,20 @@ class Connections(Uncopied):
                     "or start processes with the method spawn or forkserver"
                 )
             if connection is None and threading.current_thread() in self._kept:
-                raise _closed(self.path)
+                raise closed(self.path)
             return self._opened()
         self.check_is_standing()
         return connection
 
     def _opened(self) -> apsw.Connection:
-        state = _State()
-        with self._lock:  # a fork waits for it
+        state = State()
+        with self._lock:  # a fork waits for this lock
             self._show_that_it_is_open()
             with translated_errors(self.path):
                 self._local.version = self._version()
                 before = self._named()
                 connection = self._connect_in_any_room(state)
-            # Nothing tells which file SQLite has opened, but one that was there before and after.
+            # SQLite does not say which file it has opened; one that was there before and after is the one.
             if not self.read_only and self._identity is None and before in (None, self._named()):
                 self._identity = self._named()
             try:
@@ -125,28 +126,28 @@ class Connections(Uncopied):
         return connection
 
     def has(self, connection: apsw.Connection) -> bool:
-        """Whether this is the calling thread's connection, here and now."""
+        """Whether this is the calling thread's connection at present."""
         return getattr(self._local, "connection", None) is connection
 
-    def with_state(self) -> tuple[apsw.Connection, _State]:
-        """This thread's connection, and what goes with it."""
+    def with_state(self) -> tuple[apsw.Connection, State]:
+        """This thread's connection and its state. Raises StoreError if another thread has closed it."""
         connection, state = self.get(), getattr(self._local, "state", None)
         if state is None:  # closed by another thread just now
-            raise _closed(self.path)
+            raise closed(self.path)
         return connection, state
 
     def check_is_standing(self, *, is_opening: bool = False) -> None:
-        """Raises StoreError where the path no longer names the file that is open.
+        """Raise StoreError if the path no longer names the file that is open.
 
-        A home that was removed, renamed, restored from a backup or led elsewhere by a link is seen by the same look,
-        since the catalog's path goes through it. The inode of a file that is open is not given to another.
+        One stat also notices a home that was removed, renamed, restored from a backup or redirected by a link, since
+        the catalog's path goes through it. The inode of an open file is not given to another file.
         """
-        if self.read_only:  # opened anew when it changes
+        if self.read_only:  # opened again when it changes
             return
         named, identity = self._named(), self._identity
         if named is None or named != identity:
             if identity is None and not is_opening:  # closed by another thread meanwhile
-                raise _closed(self.path)
+                raise closed(self.path)
             raise StoreError(
                 f"{self.path} {'is gone' if named is None else 'is another file'} since this process opened it: the "
                 "store was removed, renamed or replaced under it. Nothing was saved or deleted; see that the right "
@@ -154,7 +155,7 @@ class Connections(Uncopied):
             )
 
     def _named(self) -> tuple[int, int] | None:
-        """What the path names now."""
+        """The device and inode that the path names now; None where nothing stands there."""
         try:
             status = os.stat(self._text)
         except (FileNotFoundError, NotADirectoryError):
@@ -162,14 +163,14 @@ class Connections(Uncopied):
         return status.st_dev, status.st_ino
 
     def _show_that_it_is_open(self) -> None:
-        """So that nobody puts another catalog in its place meanwhile."""
+        """Take the shared lock that keeps other processes from replacing the catalog. Raises StoreLocked."""
         lock = None if self.read_only else self._open_lock
         with contextlib.suppress(FileNotFoundError):  # a catalog without a store around it
             if lock is not None and not lock.is_held and not lock.try_acquire():
-                raise StoreLocked(f"{self.path} is being made anew; try again when it is done")
+                raise StoreLocked(f"{self.path} is being rebuilt; try again when it is done")
 
     def close(self) -> None:
-        """Close all threads' connections. What another thread is doing with one ends with StoreError."""
+        """Close the connections of all threads. Work of another thread on one of them ends with StoreError."""
         with self._lock:
             while self._open:
                 thread, connection = next(iter(self._open.items()))
@@ -178,7 +179,7 @@ class Connections(Uncopied):
                 except apsw.ThreadingViolationError:  # it is running a statement, or waits for another connection
                     self._states[thread].is_patient = False
                     connection.interrupt()
-                    time.sleep(_BUSY_PAUSES_S[0])
+                    time.sleep(BUSY_PAUSES_S[0])
                 else:
                     del self._open[thread]
             self._states.clear()
@@ -192,10 +193,10 @@ class Connections(Uncopied):
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[None]:
-        """For work that relies on temporary tables: see that it has one connection from its beginning to its end.
+        """Keep one connection for the whole of a `with` block, for work that relies on temporary tables.
 
-        A fork leaves it open, so the child is told that it cannot use the store. Where another thread closes the
-        store, the work ends with StoreError.
+        A fork leaves the connection open, so the child is told that it cannot use the store. If another thread closes
+        the store, the work ends with StoreError.
         """
         self.get()
         thread = threading.current_thread()
@@ -208,7 +209,7 @@ class Connections(Uncopied):
                 self._kept.discard(thread)
 
     def before_fork(self) -> None:
-        """Close what is idle for certain: connections of threads that have ended, and this thread's own."""
+        """Close the connections that are certainly idle: those of threads that have ended, and this thread's own."""
         self._lock.acquire()
         for thread in [*self._open]:
             connection = self._open[thread]
@@ -230,7 +231,7 @@ class Connections(Uncopied):
         self._reset()
 
     def _version(self) -> object:
-        """What differs when somebody has written to a catalog that is only read here."""
+        """A value that changes when another process writes to a catalog that this one can only read."""
         if not self.read_only:
             return None
         status = os.stat(self.path)
@@ -242,8 +243,8 @@ class Connections(Uncopied):
         except FileNotFoundError:
             return False
 
-    def _connect_in_any_room(self, state: _State) -> apsw.Connection:
-        """Where the disk is full, in the room that the store has kept for that."""
+    def _connect_in_any_room(self, state: State) -> apsw.Connection:
+        """Open a connection; on a full disk, in the room that the store has reserved for that. Raises OSError."""
         try:
             with translated_errors(self.path):
                 self._check_room()
@@ -259,21 +260,21 @@ class Connections(Uncopied):
             return self._connect(state)
 
     def _check_room(self) -> None:
-        """Raises OSError where SQLite's other files may not find room, rather than let it write where there is none.
+        """Raise OSError if there may be no room for SQLite's other files, before SQLite writes them.
 
         They are mapped into memory: a write into a hole for which the disk has no room ends the process (SIGBUS).
         """
         if self.read_only or os.path.exists(f"{self._text}-shm"):
             return
-        lacking = reserve.shortage(self.path, _SIDE_FILES_BYTES, len(SIDE_FILES))
+        lacking = reserve.shortage(self.path, SIDE_FILES_BYTES, len(SIDE_FILES))
         if lacking is not None:
             raise OSError(errno.ENOSPC, lacking, self._text)
 
     def _fill_holes(self) -> None:
-        """Have every block of the mapped file taken while there is room.
+        """Allocate every block of the mapped file while there is room.
 
-        SQLite writes one byte in each 4 KiB, which leaves holes where blocks are smaller. It is done on SQLite's own
-        descriptor, since closing another would drop its locks (howtocorrupt.html, 2.2).
+        SQLite writes one byte in each 4 KiB, which leaves holes where blocks are smaller. This uses SQLite's own
+        descriptor, since closing another one would drop SQLite's locks (howtocorrupt.html, 2.2).
         """
         if sys.platform != "linux" or os.statvfs(self.path).f_frsize >= _SHM_STEP_BYTES:
             return
@@ -283,7 +284,7 @@ class Connections(Uncopied):
                 if os.readlink(f"/proc/self/fd/{number}") == shared:
                     os.posix_fallocate(int(number), 0, os.fstat(int(number)).st_size)
 
-    def _connect(self, state: _State) -> apsw.Connection:
+    def _connect(self, state: State) -> apsw.Connection:
         if self.read_only:
             uri = f"{self.path.absolute().as_uri()}?mode=ro" + ("" if self._has_log() else "&immutable=1")
             connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
@@ -304,15 +305,15 @@ class Connections(Uncopied):
             raise
         return connection
 
-    def _set_up(self, connection: apsw.Connection, state: _State) -> None:
+    def _set_up(self, connection: apsw.Connection, state: State) -> None:
         _distrust(connection)
         connection.set_busy_handler(state.wait_within)
         # FULL: with NORMAL a power cut could bring back a reference to a file that gc has unlinked since.
-        deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
-        # SQLite does not wait by itself where two connections turn a new database to WAL at once.
+        deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+        # SQLite does not wait by itself when two connections switch a new database to WAL at the same time.
         while True:
             try:
-                if self._identity is None:  # the first: another program's file is left as it is
+                if self._identity is None:  # the first connection: a file of another program is left as it is
                     check_is_catalog(connection, self.path)
                 connection.execute("PRAGMA journal_mode = WAL").fetchall()
                 break
@@ -329,7 +330,7 @@ class Connections(Uncopied):
         """A write transaction (BEGIN IMMEDIATE): committed when the block ends, rolled back on any exception.
 
         Raises StoreLocked when another process writes for too long, or at all if not `is_patient`, OSError (ENOSPC)
-        on a full disk, and StoreError where the path has come to name another file.
+        on a full disk, and StoreError if the path now names another file.
         """
         return Transaction(self, is_write=True, is_patient=is_patient)
 
@@ -338,146 +339,8 @@ class Connections(Uncopied):
         return Transaction(self, is_write=False)
 
 
-class _State:
-    """What goes with one connection: a weak reference to the guard of its open transaction, and how it waits."""
-
-    __slots__ = ("_deadline", "guard", "is_beginning", "is_patient")
-
-    def __init__(self) -> None:
-        self.guard: weakref.ref[_Guard] | None = None
-        self.is_beginning = False
-        self.is_patient = True
-        self._deadline = 0.0
-
-    def wait_within(self, count: int) -> bool:
-        """What SQLite asks in the middle of a statement while another connection has the lock.
-
-        Not while a transaction begins: a signal's handler that used the connection now would end that.
-        """
-        return not self.is_beginning and self.wait(count)
-
-    def wait(self, count: int) -> bool:
-        """Wait for another connection; False when that has been long enough. In Python, so that Ctrl-C ends it."""
-        if not self.is_patient:
-            return False
-        if count == 0:
-            self._deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
-        time.sleep(_BUSY_PAUSES_S[min(count, len(_BUSY_PAUSES_S) - 1)])
-        return time.monotonic() < self._deadline
-
-
-class _Guard(Uncopied):
-    """Ends its transaction where that is still open when nothing refers to the guard any more."""
-
-    _reference: weakref.ref[_Guard] | None = None
-
-    def __init__(self, connection: apsw.Connection, state: _State) -> None:
-        self._connection = connection
-        self._state = state
-
-    def begin(self, sql: str, path: Path, *, is_patient: bool) -> None:
-        """Begin the transaction. Raises StoreError within another of this thread, apsw.Error.
-
-        While it waits for another connection, a signal's handler may use this one.
-        """
-        for count in itertools.count():
-            self._check_is_outermost(path)
-            self._state.is_patient = is_patient
-            self._state.guard = self._reference = weakref.ref(self)
-            try:
-                self._state.is_beginning = True
-                self._connection.execute(sql)
-                self._state.guard = self._reference  # which a handler may have changed since
-                return
-            except apsw.BusyError:
-                if not self._state.wait(count):
-                    raise
-            finally:
-                self._state.is_beginning = False
-
-    def _check_is_outermost(self, path: Path) -> None:
-        """Raises StoreError in the middle of another transaction of this thread, whose rows this one would end."""
-        if not self._connection.in_transaction:
-            return
-        if self._state.guard is not None and self._state.guard() is not None:
-            raise _nested(path)
-        _roll_back(self._connection)  # what a second interrupt has kept from being ended
-
-    def end(self) -> None:
-        """Roll back what is still open of this transaction; nothing where a later one has begun."""
-        if self._reference is not None and self._state.guard is self._reference:
-            _roll_back(self._connection)
-            self._state.guard = None
-
-    def __del__(self) -> None:
-        self.end()
-
-
-class Transaction(Uncopied):
-    """A transaction of this thread's connection for one `with` block, ended when that is left, whatever happens.
-
-    A signal's handler may raise between any two instructions. What that does in `__enter__` is undone there. But what
-    is called at the end of the block may be interrupted before its first line, and its frame lives on in the
-    traceback, in a notebook for as long as that lives. So the guard, which ends what is left open, is then known to
-    nothing but the interpreter, and goes when it has left the block.
-    """
-
-    __slots__ = ("_connection", "_connections", "_guard", "_is_patient", "_is_write")
-
-    def __init__(self, connections: Connections, *, is_write: bool, is_patient: bool = True) -> None:
-        self._connections = connections
-        self._connection, state = connections.with_state()
-        self._guard = _Guard(self._connection, state)
-        self._is_write = is_write
-        self._is_patient = is_patient
-
-    def __enter__(self) -> apsw.Connection:
-        try:
-            with translated_errors(self._connections.path):
-                sql = "BEGIN IMMEDIATE" if self._is_write else "BEGIN"
-                self._guard.begin(sql, self._connections.path, is_patient=self._is_patient)
-            return self._connection
-        except BaseException:
-            self._guard.end()
-            raise
-
-    @property
-    def __exit__(self) -> Callable[..., None]:
-        """What the interpreter fetches before it calls `__enter__`, and lets go of when it has left the block."""
-        end = functools.partial(_end, self._connections, self._connection, self._is_write)
-        end.__dict__["guard"] = self._guard
-        return end
-
-
-def _end(
-    connections: Connections,
-    connection: apsw.Connection,
-    is_write: bool,
-    kind: type[BaseException] | None,
-    error: BaseException | None,
-    _trace: TracebackType | None,
-) -> None:
-    """Commit, or roll back where the block raised, and raise SQLite's errors as casstore's."""
-    try:
-        if is_write and kind is None:
-            with translated_errors(connections.path):
-                connections.check_is_standing()  # or it would be acknowledged, and seen by nobody
-                connection.execute("COMMIT")
-    finally:
-        _roll_back(connection)
-    if error is not None and (translated := _translated(connections.path, error)) is not None:
-        raise translated from error
-
-
-def _roll_back(connection: apsw.Connection) -> None:
-    # SQLite has already rolled back after some errors, a full disk among them. What cannot be is what led here.
-    with contextlib.suppress(apsw.Error):
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-
-
 def check_file(path: Path) -> None:
-    """Raise StoreError where a file of another program's stands in the place of a catalog, and leave it as it is."""
+    """Raise StoreError if a file of another program stands in the place of a catalog. The file is left as it is."""
     with translated_errors(path):
         connection = apsw.Connection(sqlite_name(path), flags=apsw.SQLITE_OPEN_READWRITE)  # or its log would stay
         try:
@@ -487,7 +350,7 @@ def check_file(path: Path) -> None:
 
 
 def _distrust(connection: apsw.Connection) -> None:
-    """A stranger's catalog may hold more than tables: triggers of its own do not run, and no view is read."""
+    """Turn triggers and views off: a catalog from an untrusted source may hold more than tables."""
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
@@ -495,7 +358,7 @@ def _distrust(connection: apsw.Connection) -> None:
 
 
 class _Fork:
-    """What is done about connections around a fork; of two threads that fork at once, one waits for the other."""
+    """Handles connections around a fork. Of two threads that fork at once, one waits for the other."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -520,98 +383,3 @@ class _Fork:
 
 _fork = _Fork()
 os.register_at_fork(before=_fork.begin, after_in_parent=_fork.end_in_parent, after_in_child=_fork.end_in_child)
-
-
-_CLOSED = (apsw.ConnectionClosedError, apsw.CursorClosedError, apsw.ThreadingViolationError, apsw.InterruptError)
-# Another process was faster, in a moment that SQLite does not wait through by itself.
-_OVERTAKEN = (apsw.BusyError, apsw.ProtocolError, apsw.SchemaChangeError)
-# Every statement fits the schema, keeps its constraints, and reads UTF-8, unless the pages that say so are damaged.
-_DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError, UnicodeDecodeError)
-# SQLite has one kind of error for all that is wrong with a statement. These are said of a schema that is not as it was
-# made, or of what stands in rows; the others, such as too many variables, of the statement alone. Temporary tables are
-# not in the file.
-_MISFIT = re.compile(
-    r"no such (table|column|index): (?!temp\.)|has no column|has \d+ columns but|already exists|duplicate column|"
-    r"malformed|integer overflow|access to view|is a view"
-)
-
-
-@contextlib.contextmanager
-def translated_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into casstore's, saying what to do."""
-    try:
-        yield
-    except (apsw.Error, UnicodeDecodeError) as error:
-        if (translated := _translated(path, error)) is None:
-            raise
-        raise translated from error
-
-
-def _translated(path: Path, error: BaseException) -> Exception | None:
-    """The error that says what to do; None for one that is not SQLite's."""
-    if isinstance(error, _OVERTAKEN):
-        return StoreLocked(f"{path} is being written to by another process; try again")
-    if isinstance(error, apsw.FullError):
-        return OSError(errno.ENOSPC, _full(path), str(path))
-    # SQLite says of a full disk, where it maps or makes a file, that it cannot.
-    if isinstance(error, apsw.IOError | apsw.CantOpenError) and (
-        lacking := reserve.shortage(path, _SIDE_FILES_BYTES, len(SIDE_FILES))
-    ):
-        return OSError(errno.ENOSPC, lacking, str(path))
-    if isinstance(error, apsw.IOError):
-        reason = f"the catalog cannot be read or written ({error}); check the disk, and any quota on it"
-        return OSError(errno.EIO, reason, str(path))
-    if isinstance(error, apsw.CantOpenError):
-        try:
-            with contextlib.ExitStack() as opened:
-                for _ in ("", *SIDE_FILES):  # SQLite does not tell why, and has closed again what it could open
-                    opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as reason:
-            return OSError(reason.errno, reason.strerror, str(path))
-    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
-        return _unwritable(path, error)
-    if isinstance(error, _CLOSED):
-        return _closed(path)
-    if isinstance(error, apsw.NoMemError):
-        return OSError(errno.ENOMEM, "not enough memory for what the catalog was asked", str(path))
-    if isinstance(error, apsw.LockedError):
-        return _nested(path)
-    if isinstance(error, _DAMAGE) or (isinstance(error, apsw.SQLError) and _MISFIT.search(str(error))):
-        return damaged(path, str(error))
-    if isinstance(error, apsw.Error):
-        return StoreError(
-            f"SQLite did not do what it was asked of {path} ({type(error).__name__}: {error}). Nothing was changed, "
-            "and nothing says that the catalog is damaged; if it happens again, please report it with this message"
-        )
-    return None
-
-
-def _nested(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} is in the middle of a transaction of the same thread; a signal's handler or a callback may use the "
-        "store when that is done, and nothing of what it wanted was saved: let it set a flag, and save after that"
-    )
-
-
-def _full(path: Path) -> str:
-    # What a quota keeps from a user does not show in what is free.
-    return reserve.shortage(path, sys.maxsize) or f"no space left on the file system of {path}"
-
-
-def _closed(path: Path) -> StoreError:
-    return StoreError(
-        f"the store of {path} was closed by another thread in the middle of this; open it again, and close it when all "
-        "threads are done with it"
-    )
-
-
-def _unwritable(path: Path, error: apsw.Error) -> StoreUnwritable:
-    advice = denials.advice(path.parent, path, *(f"{path}{suffix}" for suffix in SIDE_FILES))
-    return StoreUnwritable(f"{path} cannot be opened for writing ({error}); {advice}")
-
-
-def damaged(path: Path, reason: str) -> CatalogDamaged:
-    """The error for a catalog whose pages cannot be trusted."""
-    return CatalogDamaged(
-        f"{path} is damaged ({reason}); `casstore repair --rebuild-catalog` makes it anew from the files beside it"
-    )

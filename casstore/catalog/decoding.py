@@ -1,7 +1,7 @@
-"""What a row may hold: checked once, where it is decoded, since the catalog may be damaged, or a stranger's.
+"""Checks of what a row holds, done once, where it is decoded: the catalog may be damaged, or of untrusted origin.
 
-A name in a row leads to a path and a number to a place in a file. What cannot be is CatalogDamaged: none of this is
-meant to be survived, and a rebuilding needs no row.
+A name in a row leads to a path, and a number to a place in a file. An impossible value raises CatalogDamaged: nothing
+here tries to go on with it, and rebuilding the catalog needs no row.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _T = TypeVar("_T")
 
 
 def malformed(what: str) -> CatalogDamaged:
-    """The error for a row that says what cannot be, such as "the size of a file is -3"."""
+    """The error for a row with an impossible value, such as "the size of a file is -3"."""
     return CatalogDamaged(
-        f"the catalog is damaged ({what}); `casstore repair --rebuild-catalog` makes it anew from the files beside it"
+        f"the catalog is damaged ({what}); `casstore repair --rebuild-catalog` makes it again from the files beside it"
     )
 
 
 def typed(value: Any, kind: type[_T], what: str) -> _T:
-    """A value of just that type; True is no whole number here. Raises CatalogDamaged."""
+    """The value, if it is of exactly that type; True is not an int here. Raises CatalogDamaged."""
     if type(value) is kind:
         return value
     raise malformed(f"{what} is {value!r:.60}")
@@ -64,7 +64,7 @@ def name(value: Any) -> str:
 
 
 def tag(model: Any, version: Any) -> Tag:
-    """A tag out of its parts. Raises CatalogDamaged."""
+    """A tag from its parts. Raises CatalogDamaged."""
     if is_part(model) and is_part(version):
         try:
             return Tag(model, version)

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import DirectoryRow
 from casstore.tag import Tag
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionRule:
-    """Which directories gc may take away, besides that no pinned and no leased version's ever goes.
+    """Which directories gc may take away. Those of pinned and leased versions never go.
 
-    `everything`: all of them. Else those of versions that are not the newest of their name, and were neither saved
-    nor opened within `keep_ns` of `now_ns`, on either side: a time in the near future comes from a clock that has
-    been set back a little, one in the far future from a clock that was wrong, and must not keep a directory for good.
+    `everything`: all others may go. Otherwise a directory may go if its version is not the newest of its name, and was
+    not saved or opened within `keep_ns` of `now_ns`, before or after. A time in the near future comes from a clock that
+    has been set back a little. One in the far future comes from a wrong clock, and must not keep a directory for good.
     """
 
     everything: bool
@@ -27,7 +28,7 @@ class EvictionRule:
 
 
 class Candidate(NamedTuple):
-    """A version whose directory may go. `size` is of its files, whether or not other versions share them."""
+    """A version whose directory may go. `size`: the bytes of its files, shared with other versions or not."""
 
     version_id: int
     name: str
@@ -50,7 +51,7 @@ class Unsynced(NamedTuple):
 
     @property
     def tag(self) -> Tag:
-        """Raises CatalogDamaged."""
+        """The version's tag. Raises CatalogDamaged."""
         return decoding.tag(self.name, self.version)
 
 
@@ -75,13 +76,13 @@ class Directories:
             return iter(self._connections.get().execute(sql, parameters).fetchall())
 
     def find(self, version_id: int) -> DirectoryRow | None:
-        """What is recorded of the version's directory; None for a version that is not materialized."""
+        """The record of the version's directory; None if the version is not materialized."""
         sql = "SELECT inode, boot_id, entries, evicting, synced FROM directory WHERE version_id = ?"
         rows = self._rows(sql, (version_id,))
         return next((_directory_row(*row) for row in rows), None)
 
     def record(self, version_id: int, row: DirectoryRow) -> None:
-        """Record a directory that has been made or mended; nothing if the version is gone."""
+        """Record a directory that has been made or mended; do nothing if the version is gone."""
         with self._connections.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries, evicting, synced)"
@@ -98,7 +99,7 @@ class Directories:
         return [Unsynced(*row) for row in self._rows(sql)]
 
     def note_synced(self, directories: Iterable[Unsynced]) -> None:
-        """Record that these names have been synced, but of those that have been made again since."""
+        """Record that these names have been synced, except those of directories that have been made again since."""
         with self._connections.write() as connection:
             connection.executemany(
                 "UPDATE directory SET synced = 1 WHERE version_id = ? AND inode = ? AND boot_id = ? AND NOT evicting",
@@ -111,7 +112,7 @@ class Directories:
             connection.execute("DELETE FROM directory WHERE version_id = ?", (version_id,))
 
     def confirm(self, version_id: int, row: DirectoryRow) -> None:
-        """Record that a directory has been checked, bytes and all, in this boot, unless its row has changed since."""
+        """Record that the bytes of a directory have been checked in this boot, unless its row has changed since."""
         with self._connections.write() as connection:
             connection.execute(
                 "UPDATE directory SET boot_id = ? WHERE version_id = ? AND inode = ? AND entries = ? AND NOT evicting",
@@ -119,15 +120,15 @@ class Directories:
             )
 
     def candidates(self, rule: EvictionRule) -> list[Candidate]:
-        """The directories that may go by this rule, leases aside; those of one name together."""
+        """The directories that may go by this rule, without regard to leases; those of one name together."""
         return [_candidate(*row) for row in self._rows(_CANDIDATES + " ORDER BY v.name, v.id", _bindings(rule))]
 
     def begin_eviction(
         self, version_ids: Iterable[int], rule: EvictionRule, is_alive: Callable[[str], bool]
     ) -> list[int]:
-        """Mark those directories as evicting that may still go and that no living session leases; returns them.
+        """Mark the directories that may still go, and that no living session leases, as evicting; returns them.
 
-        One transaction, so that a lease is either seen here, or was taken by somebody who will see the mark. The
+        This is one transaction, so a lease is either seen here, or taken by a process that will see the mark. The
         names' locks must be held.
         """
         begun = []
@@ -143,32 +144,32 @@ class Directories:
         return begun
 
     def evicting(self) -> list[Candidate]:
-        """The directories that a gc which was cut short was about to take away."""
+        """The directories that an interrupted gc was about to take away."""
         sql = "SELECT id, name, version, size FROM directory JOIN version ON id = version_id WHERE evicting"
         return [_candidate(*row) for row in self._rows(sql)]
 
     def end_evictions(self, version_ids: Sequence[int]) -> None:
-        """Drop the rows of directories that are gone, unless they have been made anew meanwhile."""
+        """Drop the rows of directories that are gone, unless they have been made again meanwhile."""
         with self._connections.write() as connection:
             connection.executemany(
                 "DELETE FROM directory WHERE version_id = ? AND evicting", ((each,) for each in version_ids)
             )
 
     def undo_evictions(self, version_ids: Sequence[int]) -> None:
-        """Let directories that still stand count again. The names' locks must be held."""
+        """Clear the mark of directories that still stand. The names' locks must be held."""
         with self._connections.write() as connection:
             connection.executemany(
                 "UPDATE directory SET evicting = 0 WHERE version_id = ?", ((each,) for each in version_ids)
             )
 
     def set_pinned(self, version_id: int, pinned: bool) -> bool:
-        """Pin a version, or take the pin away; False when the version is gone."""
+        """Pin or unpin a version; False if the version is gone."""
         with self._connections.write() as connection:
             connection.execute("UPDATE version SET pinned = ? WHERE id = ?", (pinned, version_id))
             return bool(connection.changes())
 
     def is_pinned(self, version_id: int) -> bool | None:
-        """Whether a version is pinned; None when it is gone."""
+        """Whether a version is pinned; None if it is gone."""
         rows = self._rows("SELECT pinned FROM version WHERE id = ?", (version_id,))
         return next((bool(row[0]) for row in rows), None)
 

@@ -12,14 +12,15 @@ import apsw
 
 from casstore.catalog import decoding
 from casstore.catalog.boots import NoBoot
-from casstore.catalog.connection import Connections, damaged, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.decoding import optional_digest
+from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.digest import Digest
 from casstore.storage.container import Container, FileStamp, Kind, Location
 from casstore.storage.recipe import Recipe
 
 LIVE, DEAD = 1, 2
-# Whether what a container holds is on disk, or was written in this boot and so is still what was written.
+# Whether a container's content is on disk, or was written in this boot and so is still what was written.
 TRUSTED = "(synced OR boot_id = :boot)"
 _PLACE_TYPES = [int, int, int, int]  # of offset, length, raw_bytes, encoding
 _BATCH = 500  # parameters of one statement: few enough to prepare fast, enough to make the call's cost vanish
@@ -28,7 +29,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class LooseFile:
-    """A loose file's row: its stamp when it was stored, and whether it is known to be on disk."""
+    """The row of a loose file: its stamp when it was stored, and whether it is known to be on disk."""
 
     container: Container
     stamp: FileStamp
@@ -48,8 +49,8 @@ class Link(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """A file, by what stat said when its content was known: outside the store when it was hashed, a loose file also
-    when casstore had linked it. Who puts a file's times back cannot put back the last, of which stat says "change"."""
+    """A file, by what stat said when its content was known: when it was hashed or, for a loose file, also when casstore
+    had linked it. A program can put a file's modification time back, but not its change time."""
 
     device: int
     inode: int
@@ -63,7 +64,7 @@ class Fingerprint(NamedTuple):
 
 
 def insert_fingerprints(connection: apsw.Connection, fingerprints: Mapping[Fingerprint, Digest]) -> None:
-    """Note, in a write transaction, what these files hold."""
+    """Record, in a write transaction, the content of these files."""
     now_ns = time.time_ns()
     connection.executemany(
         "INSERT OR REPLACE INTO fingerprint(device, inode, size, mtime_ns, ctime_ns, digest, recorded_at)"
@@ -73,7 +74,7 @@ def insert_fingerprints(connection: apsw.Connection, fingerprints: Mapping[Finge
 
 
 def next_container_id(connection: apsw.Connection) -> int:
-    """A row id, in a write transaction, that no container has had."""
+    """A row id that no container has had. To be called in a write transaction."""
     sql = "UPDATE store SET value = value + 1 WHERE key = 'last_container' RETURNING value"
     return decoding.typed(connection.execute(sql).get, int, "the last container's row id")
 
@@ -94,20 +95,20 @@ class Index:
             return iter(self._connections.get().execute(sql, tuple(parameters)).fetchall())
 
     def _batched(self, sql: str, values: Collection[_Value], *before: str) -> Iterator[Any]:
-        """Rows of `sql`, whose one `{}` takes the list of placeholders, over all values. `before`: what the parameters
-        that it names ahead of these stand for."""
+        """The rows of `sql` for all values; its one `{}` takes the list of placeholders. `before`: the values of the
+        parameters that stand before these."""
         ordered = list(values)
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]
             yield from self.rows(sql.format(",".join("?" * len(batch))), (*before, *batch))
 
     def gc_epoch(self) -> int:
-        """Rises each time gc condemns a container: unchanged, it proves that no chunk row has gone."""
+        """A number that rises each time gc condemns a container. If unchanged, no row of a chunk has been removed."""
         row = next(self.rows("SELECT value FROM store WHERE key = 'gc_epoch'"), (None,))
         return decoding.typed(row[0], int, "gc's epoch")
 
     def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
-        """The homes of those chunks that are stored."""
+        """The homes of the chunks, if they are stored."""
         sql = (
             "SELECT chunk.digest, offset, length, raw_bytes, encoding, base, grouping,"
             " container.id, file_id, kind, container.digest, executable"
@@ -123,7 +124,7 @@ class Index:
         return found
 
     def chains(self, digests: Collection[Digest]) -> dict[Digest, Link]:
-        """Those chunks that are stored, their bases, the bases' bases and so on: what a delta could be against."""
+        """The chunks that are stored, their bases, the bases' bases and so on: what a delta could be against."""
         sql = "SELECT digest, base, grouping, depth, generation FROM chunk WHERE digest IN ({})"
         found: dict[Digest, Link] = {}
         wanted = set(digests)
@@ -137,7 +138,7 @@ class Index:
         return found
 
     def with_dependents(self, digests: Collection[Digest]) -> set[Digest]:
-        """Those of the chunks that some delta needs. They may not become deltas themselves."""
+        """The chunks among these that some delta needs. They may not become deltas themselves."""
         return {
             decoding.digest(row[0])
             for column in ("base", "grouping")
@@ -145,7 +146,7 @@ class Index:
         }
 
     def bases_of(self, digests: Collection[Digest]) -> set[Digest]:
-        """All chunks that decoding those chunks needs besides them."""
+        """All further chunks that are needed to decode these chunks."""
         if not any(self.rows("SELECT 1 FROM chunk WHERE base IS NOT NULL LIMIT 1")):
             return set()
         sql = "SELECT base, grouping FROM chunk WHERE base IS NOT NULL AND digest IN ({})"
@@ -165,16 +166,16 @@ class Index:
         return {decoding.digest(row[0]): row[1] for row in self._batched(sql, digests, self._boot_id)}
 
     def containers(self, row_ids: Collection[int]) -> list[tuple[Container, int]]:
-        """Those containers, with their sizes."""
+        """The containers with these row ids, with their sizes."""
         sql = "SELECT id, file_id, kind, digest, executable, size FROM container WHERE id IN ({})"
         return [(decoding.container(*row[:5]), row[5]) for row in self._batched(sql, row_ids)]
 
     def read_times(self, row_ids: Collection[int]) -> dict[int, int | None]:
-        """When all that these containers hold was last read and found sound, in UTC nanoseconds; None: nobody knows."""
+        """When each container was last read whole and found sound, in UTC nanoseconds; None if unknown."""
         return dict(self._batched("SELECT id, read_at FROM container WHERE id IN ({})", row_ids))
 
     def note_read(self, row_ids: Iterable[int], at_ns: int) -> None:
-        """Record that all that these containers hold was read since then, and found sound."""
+        """Record that these containers were read whole since `at_ns`, and found sound."""
         with self._connections.write() as connection:
             connection.executemany(
                 "UPDATE container SET read_at = max(coalesce(read_at, 0), ?) WHERE id = ?",
@@ -182,7 +183,7 @@ class Index:
             )
 
     def note_read_chunks(self, sound: Collection[Digest], at_ns: int) -> None:
-        """Record it of the containers of which these chunks, read at home since then and found sound, are all."""
+        """Record as read the containers all of whose chunks are `sound`: read in their homes since `at_ns`."""
         homes = {row[0] for row in self._batched("SELECT container FROM chunk WHERE digest IN ({})", sound)}
         whole = []
         for container, size in self.containers(homes):
@@ -194,7 +195,7 @@ class Index:
             self.note_read(whole, at_ns)
 
     def blobs_naming(self, chunk: Digest) -> list[Digest]:
-        """The blobs of more than one chunk whose recipes may name this one. Looks through all of them."""
+        """The blobs of more than one chunk whose recipes may name this chunk. This looks through all recipes."""
         return [
             decoding.digest(row[0]) for row in self.rows("SELECT digest FROM blob WHERE instr(recipe, ?)", (chunk,))
         ]
@@ -209,7 +210,7 @@ class Index:
             return bool(connection.changes())
 
     def unsynced_homes(self, digests: Collection[Digest]) -> list[Container]:
-        """The containers among those chunks' homes that have never been fsynced, but for those that are distrusted."""
+        """The containers among these chunks' homes that have never been fsynced, without the distrusted ones."""
         sql = (
             "SELECT DISTINCT container.id, file_id, kind, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container"
@@ -219,7 +220,7 @@ class Index:
         return list({row[0]: decoding.container(*row) for row in rows}.values())
 
     def distrusted(self, digests: Collection[Digest]) -> set[Digest]:
-        """Those of the chunks whose home could not be fsynced."""
+        """The chunks among these whose home could not be fsynced."""
         sql = (
             "SELECT chunk.digest FROM chunk JOIN container ON container.id = chunk.container"
             " WHERE NOT synced AND boot_id = :failed AND chunk.digest IN ({})"
@@ -227,11 +228,11 @@ class Index:
         return {decoding.digest(row[0]) for row in self._batched(sql, digests, NoBoot.FAILED)}
 
     def recipes(self, digests: Collection[Digest]) -> dict[Digest, Recipe]:
-        """The stored recipes among those blobs' (a blob of one chunk has none)."""
+        """The stored recipes of these blobs (a blob of one chunk has none)."""
         return {digest: Recipe.unpack(digest, packed) for digest, packed in self._packed_recipes(digests)}
 
     def _packed_recipes(self, digests: Collection[Digest]) -> Iterator[tuple[Digest, bytes]]:
-        # The second look is at the table itself: a damaged index may lead to another blob's recipe.
+        # The second query reads the table itself: a damaged index may lead to another blob's recipe.
         sql = "SELECT a.digest, b.digest, b.recipe FROM blob AS a JOIN blob AS b ON b.rowid = a.rowid"
         for digest, stands, packed in self._batched(sql + " WHERE a.digest IN ({})", digests):
             if digest != stands:
@@ -239,16 +240,17 @@ class Index:
             yield decoding.digest(digest), packed
 
     def as_known(self, recipes: Mapping[Digest, Recipe]) -> dict[Digest, Recipe]:
-        """These recipes, but of blobs that are stored, cut into whatever chunks, those that they are stored by.
+        """These recipes, with the stored recipe in place of that of each blob that is stored already.
 
-        The catalog keeps one recipe of each blob, by which it is read for all versions.
+        The stored one may cut the blob into other chunks. The catalog keeps one recipe for each blob, which serves all
+        versions.
         """
         known = {}
         for digest, packed in self._packed_recipes(recipes.keys()):
-            # Nearly always the same; to unpack a long one takes milliseconds.
+            # The two are nearly always equal, and unpacking a long one takes milliseconds.
             is_same = packed == recipes[digest].pack()
             known[digest] = recipes[digest] if is_same else Recipe.unpack(digest, packed)
-        # Of one chunk, of the same digest, there is no recipe.
+        # A blob of one chunk, which has the same digest, has no recipe.
         sql = "SELECT digest, raw_bytes FROM chunk WHERE digest IN ({})"
         cut = [digest for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
         whole = {
@@ -258,7 +260,7 @@ class Index:
         return {**recipes, **whole, **known}
 
     def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
-        """The loose files of those blobs, by (digest, executable), those homed in first."""
+        """The loose files of these blobs, by (digest, executable); those that are homes of chunks come first."""
         found: dict[tuple[Digest, bool], list[LooseFile]] = {}
         sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} AND kind = {Kind.LOOSE} ORDER BY synced DESC, id"
         for row in self._batched(sql, digests):
@@ -267,15 +269,15 @@ class Index:
         return found
 
     def homes(self) -> list[LooseFile]:
-        """Every live container that a chunk is at home in, packs too, with its stamp as far as there is one."""
+        """Every live container, packs too, that is the home of a chunk, with its stamp if it has one."""
         is_home = "EXISTS (SELECT 1 FROM chunk WHERE container = container.id)"
         return [_loose(row) for row in self.rows(f"{_LOOSE} WHERE state = {LIVE} AND {is_home}")]
 
     def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:
-        """What is known of the files with those (device, inode) pairs."""
+        """The known content of the files with these (device, inode) pairs."""
         wanted = set(inodes)
         sql = "SELECT device, inode, size, mtime_ns, ctime_ns, digest FROM fingerprint WHERE inode IN ({})"
-        # The key begins with the device, so give SQLite that too where there is only one, which is the rule.
+        # The key begins with the device, so name it for SQLite if there is only one, which is the usual case.
         devices = {device for device, _ in wanted}
         if len(devices) == 1:
             sql += f" AND device = {int(next(iter(devices)))}"
@@ -283,7 +285,7 @@ class Index:
         return {Fingerprint(*row[:5]): decoding.digest(row[5]) for row in rows if (row[0], row[1]) in wanted}
 
     def remember(self, fingerprints: Mapping[Fingerprint, Digest]) -> None:
-        """Note the content of files."""
+        """Record the content of files."""
         if fingerprints:
             with self._connections.write() as connection:
                 insert_fingerprints(connection, fingerprints)
@@ -293,11 +295,11 @@ class Index:
         return {row[0] for row in self._batched("SELECT file_id FROM container WHERE file_id IN ({})", file_ids)}
 
     def is_live(self, container: Container) -> bool:
-        """Whether gc has not condemned it."""
+        """Whether the container has not been condemned by gc."""
         return any(self.rows(f"SELECT 1 FROM container WHERE id = ? AND state = {LIVE}", (container.id,)))
 
     def restamp_loose(self, container: Container, stamp: FileStamp) -> None:
-        """Record that a loose file has been checked, bytes and all, in this boot."""
+        """Record that the bytes of a loose file have been checked in this boot."""
         with self._connections.write() as connection:
             connection.execute(
                 "UPDATE container SET inode = :inode, mtime_ns = :mtime_ns, read_at = :now,"
@@ -309,7 +311,7 @@ class Index:
             )  # fmt: skip
 
     def distrust(self, containers: Iterable[Container]) -> None:
-        """Record that containers could not be fsynced: what relies on them is stored again."""
+        """Record that containers could not be fsynced, so that what relies on them is stored again."""
         with self._connections.write() as connection:
             connection.executemany(
                 "UPDATE container SET boot_id = ? WHERE id = ? AND NOT synced",
@@ -339,7 +341,7 @@ def _numbers(first: Any, second: Any) -> tuple[int, int]:
 
 
 def _location(container: Container, place: list[Any], base: Any, grouping: Any) -> Location:
-    """A chunk's home. How much of a file may be read there is for whoever reads to say: damage heals from copies."""
+    """A chunk's home. The reader checks it against the file, since damage may heal from copies."""
     if [*map(type, place)] != _PLACE_TYPES:
         raise decoding.malformed(f"a chunk stands at {place!r:.80}")
     offset, length, raw_bytes, encoding = place
@@ -350,7 +352,7 @@ def _location(container: Container, place: list[Any], base: Any, grouping: Any) 
 
 def _loose(row: tuple[Any, ...]) -> LooseFile:
     row_id, file_id, kind, digest, executable, inode, size, mtime_ns, synced, boot_id, read_at_ns = row
-    # One of an unknown stamp is read before it is used.
+    # A file without a known stamp is read before it is used.
     stamp = FileStamp(inode, decoding.typed(size, int, "a size"), mtime_ns)
     container = decoding.container(row_id, file_id, kind, digest, executable)
     return LooseFile(container, stamp, bool(synced), boot_id, read_at_ns)

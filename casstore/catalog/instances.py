@@ -1,4 +1,4 @@
-"""SQL over which copy of a store this is, and over what holds only in the copy that it was recorded in."""
+"""SQL over which copy of a store this is, and over records that are valid only in the copy that made them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import NamedTuple
 import apsw
 
 from casstore.catalog.boots import NoBoot
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.index import LIVE
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.storage.container import Kind
 
 _INSTANCE = "instance"
@@ -19,7 +20,7 @@ _NO_ENTRIES = b"\x90"  # msgpack: an empty array
 
 
 class Instance(NamedTuple):
-    """Which copy of a store this is: a random id, and by which its file was known when it was written."""
+    """Which copy of a store this is: a random id, and the identity that its file had when it was written."""
 
     id: str
     device: int
@@ -35,7 +36,7 @@ class Instances:
         self._connections = connections
 
     def recorded(self) -> Instance | None:
-        """What was recorded last; None where nothing was, or a damaged catalog does not say."""
+        """The last recorded instance; None if there is none, or the record is damaged."""
         with translated_errors(self._connections.path):
             return _recorded(self._connections.get())
 
@@ -49,9 +50,9 @@ class Instances:
     ) -> None:
         """Make this copy of the store an instance of its own, unless another process has just done so.
 
-        In one transaction all goes that only the copy it was recorded in bears out: fingerprints, the inodes of loose
-        files and directories, when a container was last read, leases of `ended` sessions. `make` writes the new
-        instance's file.
+        One transaction removes what is valid only in the copy that recorded it: fingerprints, the inodes of loose files
+        and directories, the times at which containers were last read, and leases of `ended` sessions. `make` writes the
+        new instance's file.
         """
         with self._connections.write() as connection:
             if is_same(_recorded(connection)):
@@ -75,7 +76,7 @@ class Instances:
         return self._any(_AT_HOME.format(Kind.LOOSE))
 
     def forget_directories(self) -> None:
-        """Drop the rows of all directories: what they stood in is gone as a whole."""
+        """Drop the rows of all directories, when models/ is gone as a whole."""
         with self._connections.write() as connection:
             connection.execute("DELETE FROM directory")
 
@@ -103,11 +104,11 @@ def _note(connection: apsw.Connection, instance: Instance) -> None:
 
 def _forget_places(connection: apsw.Connection) -> None:
     connection.execute("DELETE FROM fingerprint")
-    # Size and bytes are compared before anything relies on one, as of those that come from another boot.
+    # Size and bytes are compared before anything relies on such a file, as with files from another boot.
     connection.execute("UPDATE container SET inode = 0, mtime_ns = 0 WHERE kind = ?", (Kind.LOOSE,))
     connection.execute("UPDATE container SET read_at = NULL")
     connection.execute(
         "UPDATE directory SET inode = 0, boot_id = ?, entries = ?, synced = 0", (NoBoot.INHERITED, _NO_ENTRIES)
     )
-    # Another directory may have the number here, and what has it would be deleted.
+    # Another directory may have this inode number here, and would be deleted.
     connection.execute("UPDATE tombstone SET inode = NULL")

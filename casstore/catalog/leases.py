@@ -1,4 +1,4 @@
-"""SQL over leases: which sessions use which versions' directories. A lease is worth what its session's lock is."""
+"""SQL over leases: which sessions use which versions' directories. A lease counts while its session's lock is held."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import time
 from collections.abc import Iterable
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 
 
 class Leases:
-    """The rows of leases. They are not taken back: those of sessions that have ended count for nothing."""
+    """The rows of leases. They are not given back: a lease of a session that has ended does not count."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def take(self, version_id: int, session: str, *, ended: Iterable[str], opened: bool) -> None:
-        """Record that a session uses a version's directory; nothing if the version is gone.
+        """Record that a session uses a version's directory; do nothing if the version is gone.
 
-        In the same transaction the version's leases of `ended` sessions are dropped, so that opening one over and
-        over leaves one row, and with `opened` its time of last use is set to now.
+        The same transaction drops the version's leases of `ended` sessions, so that opening a version repeatedly
+        leaves one row. With `opened` it sets the version's time of last use to now.
         """
         with self._connections.write() as connection:
             connection.executemany(
@@ -33,7 +34,7 @@ class Leases:
                 connection.execute("UPDATE version SET opened_at = ? WHERE id = ?", (time.time_ns(), version_id))
 
     def sessions(self, version_id: int | None = None) -> list[str]:
-        """The sessions, also ended ones, that have leased this version, or any."""
+        """The sessions, ended ones included, that have leased this version; None for any version."""
         condition, parameters = ("", ()) if version_id is None else (" WHERE version_id = ?", (version_id,))
         with translated_errors(self._connections.path):
             rows = self._connections.get().execute("SELECT DISTINCT session FROM lease" + condition, parameters)

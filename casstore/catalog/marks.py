@@ -16,7 +16,7 @@ from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
 
-_CONDEMN_BATCH = 1000  # containers of one transaction: other writers wait some milliseconds at the most
+_CONDEMN_BATCH = 1000  # containers per transaction: other writers wait a few milliseconds at most
 
 
 class SparsePack(NamedTuple):
@@ -29,8 +29,8 @@ class SparsePack(NamedTuple):
 
 
 class ColdFile(NamedTuple):
-    """A loose file that no standing directory links to: its container's row id and size, and the bytes of what is
-    needed of it and is at home there."""
+    """A loose file that no standing directory links to: its container's row id and size, and the bytes of the needed
+    chunks whose home it is."""
 
     id: int
     size: int
@@ -40,7 +40,7 @@ class ColdFile(NamedTuple):
 class Marks:
     """Chunks and blobs that the versions up to row id `newest` need, and what follows from that.
 
-    Made by `References.marked`. What is saved later is not in it until `condemn` looks; what is deleted stays in it.
+    Made by `References.marked`. What is saved later is not marked until `condemn` looks; what is deleted stays marked.
     """
 
     def __init__(self, connections: Connections, tables: Tables, newest: int) -> None:
@@ -52,28 +52,28 @@ class Marks:
             mark(tables, "id <= ?", (newest,))
 
     def leave(self, version_ids: Iterable[int]) -> None:
-        """See the directories of these versions, from now on, as if they were gone."""
+        """From now on, treat the directories of these versions as gone."""
         self._tables.add_all("INSERT OR IGNORE INTO temp.leaving VALUES (?)", ((each,) for each in version_ids))
 
     def hold(self, manifests: Iterable[Manifest]) -> None:
-        """Mark also what versions need that are deleted and may be brought back, by their manifests."""
+        """Mark also what deleted versions that may be restored need, given by their manifests."""
         with self._tables.translated_errors():
             mark_manifests(self._tables, manifests)
 
     def needed(self, chunks: Iterable[Digest]) -> set[Digest]:
-        """Those of the chunks that are marked."""
+        """The marked chunks among these."""
         with self._tables.translated_errors():
             connection = self._tables.connection
             sql = self._tables.of("SELECT 1 FROM temp.needed WHERE digest = ?")
             return {digest for digest in chunks if connection.execute(sql, (digest,)).fetchone()}
 
     def needed_in(self, container: Container) -> list[Digest]:
-        """The marked chunks of a container, in the order they stand there."""
+        """The marked chunks of a container, in the order in which they stand there."""
         sql = "SELECT digest FROM chunk JOIN temp.needed USING (digest) WHERE container = ? ORDER BY offset"
         return [decoding.digest(row[0]) for row in self._tables.rows(sql, (container.id,))]
 
     def needed_containers(self) -> list[tuple[Container, int]]:
-        """Containers, with their sizes, in which a marked chunk is at home."""
+        """The containers, with their sizes, that are the home of a marked chunk."""
         return self._containers(
             "SELECT id, file_id, kind, digest, executable, size FROM container WHERE EXISTS"
             " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
@@ -93,18 +93,18 @@ class Marks:
         return self._containers(UNREFERENCED)
 
     def unneeded(self, containers: Iterable[Container]) -> list[Container]:
-        """Those of the containers that are live, and that no marked chunk and no file of any version needs."""
+        """The live containers among these that no marked chunk and no file of any version needs."""
         with self._tables.translated_errors():
             connection = self._tables.connection
             sql = self._tables.of(UNREFERENCED + " AND container.id = ?")
             return [each for each in containers if connection.execute(sql, (each.id,)).fetchone()]
 
     def condemn(self, containers: Sequence[Container], held: Callable[[], Iterable[Manifest]]) -> int:
-        """Make unreferenced containers dead, so that their files may be unlinked; returns how many still were.
+        """Make unreferenced containers dead, so that their files may be unlinked; returns how many were.
 
-        Each step is one transaction: mark what has been committed since these marks were made, and what the manifests
-        need that have been `held` since the last call of it; delete the chunk rows of containers that are still
-        unreferenced, and of the deltas elsewhere that need these; raise gc_epoch.
+        Each step is one transaction. It marks what has been committed since these marks were made, and what the
+        manifests returned by `held` need. It deletes the chunk rows of containers that are still unreferenced, and of
+        deltas elsewhere that need these chunks. It raises gc_epoch.
         """
         condemned = 0
         unneeded = self._tables.of(UNREFERENCED + " AND container.id = ?")
@@ -122,7 +122,7 @@ class Marks:
         return condemned
 
     def packs(self) -> list[SparsePack]:
-        """Every live pack that holds something marked, by size."""
+        """Every live pack that holds a marked chunk, by size."""
         sql = (
             "SELECT container.id, file_id, kind, NULL, executable, size, count(*), sum(length)"
             " FROM container JOIN chunk ON container = container.id"
@@ -142,7 +142,7 @@ class Marks:
 
     @contextlib.contextmanager
     def columns(self, files: Iterable[ColdFile]) -> Iterator[Columns]:
-        """The marked chunks in some of the cold loose files, to be put in the order of packing. Once at a time."""
+        """The marked chunks in some of the cold loose files, to be put in the order of packing. Only one at a time."""
         try:
             yield Columns(self._tables, _COLD, (file.id for file in files))
         finally:
@@ -152,15 +152,15 @@ class Marks:
         return list(map(decoding.sized_container, self._tables.rows(sql)))
 
 
-# Whether a loose file serves a version whose directory stands, which hardlinks to it. One that a gc which was killed
-# has marked as evicting may stand still, and counts until that is settled.
+# Whether a loose file serves a version whose directory stands and hardlinks to it. A directory that a killed gc has
+# marked as evicting may still stand, and counts until that is settled.
 IS_LINKED = (
     "EXISTS (SELECT 1 FROM file JOIN directory ON directory.version_id = file.version_id"
     f" WHERE file.digest = container.digest AND file.size >= {LINK_FROM_BYTES}"
     " AND directory.version_id NOT IN (SELECT id FROM temp.leaving))"
 )
-# Deltas that need these chunks are unneeded as well. Left behind in a pack that holds something else, they would pass
-# for stored when their content is saved again.
+# Deltas that need these chunks are unneeded as well. If left in a pack that holds other chunks, they would count as
+# stored when their content is saved again.
 _DELETE_CHUNKS = """
 WITH RECURSIVE doomed(digest) AS (
   SELECT digest FROM chunk WHERE container = ?
@@ -179,7 +179,7 @@ _COLD = f"SELECT id FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE} 
 
 
 def begin_marks(tables: Tables) -> None:
-    """Make the tables that marks are noted in: needed (chunks), needed_blob and leaving."""
+    """Make the tables that hold marks: needed (chunks), needed_blob and leaving."""
     tables.create("needed", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
     tables.create("needed_blob", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
     tables.create("leaving", "(id INTEGER PRIMARY KEY)")
@@ -188,7 +188,7 @@ def begin_marks(tables: Tables) -> None:
 def mark(tables: Tables, condition: str, parameters: Sequence[Any]) -> None:
     """Mark what the versions that meet `condition` need.
 
-    This is the one walk of references: files to blobs, blobs to chunks, deltas to their bases. Raises apsw.Error.
+    This is the only walk of references: files to blobs, blobs to chunks, deltas to their bases. Raises apsw.Error.
     """
     connection = tables.connection
     connection.execute(
@@ -214,7 +214,7 @@ def mark(tables: Tables, condition: str, parameters: Sequence[Any]) -> None:
 
 
 def mark_manifests(tables: Tables, manifests: Iterable[Manifest]) -> None:
-    """Mark what the versions of these manifests need, whether or not the catalog knows them. Raises apsw.Error."""
+    """Mark what the versions of these manifests need, known to the catalog or not. Raises apsw.Error."""
     is_any = False
     for manifest in manifests:
         is_any = True
@@ -227,7 +227,7 @@ def mark_manifests(tables: Tables, manifests: Iterable[Manifest]) -> None:
 
 
 def _mark_bases(tables: Tables) -> None:
-    """Mark what the marked deltas need, and what that needs."""
+    """Mark what the marked deltas need, directly and indirectly."""
     while tables.execute(
         "INSERT OR IGNORE INTO temp.needed"
         " SELECT base FROM chunk JOIN temp.needed USING (digest) WHERE base IS NOT NULL"

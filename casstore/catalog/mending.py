@@ -1,4 +1,4 @@
-"""SQL for a store whose files do not hold what its catalog says: new homes for chunks, and what is known to be lost."""
+"""SQL for a store whose files differ from its catalog: new homes for chunks, and chunks that are known to be lost."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Any
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
-from casstore.catalog.versions import NewChunk, NewContainer, insert_container, may_be_delta
+from casstore.catalog.connection import Connections
+from casstore.catalog.containers import insert_container, may_be_delta
+from casstore.catalog.sqlite_errors import translated_errors
+from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import DIGEST_BYTES, Digest
 
 _LOST = "lost_chunks"
 
 
 class Mending:
-    """Called with gc's lock held."""
+    """Records new homes and lost chunks. Its methods are called with gc's lock held."""
 
     def __init__(self, connections: Connections, boot_id: str) -> None:
         self._connections = connections
         self._boot_id = boot_id
 
     def known_lost(self) -> set[Digest]:
-        """The needed chunks that the last repair, or the rebuilding of the catalog, has found nowhere."""
+        """The needed chunks that the last repair, or rebuilding of the catalog, has not found anywhere."""
         with translated_errors(self._connections.path):
             row = self._connections.get().execute("SELECT value FROM store WHERE key = ?", (_LOST,)).fetchone()
         joined = b"" if row is None or not isinstance(row[0], bytes) else row[0]
@@ -30,7 +32,7 @@ class Mending:
         return {Digest(joined[start : start + DIGEST_BYTES]) for start in whole}
 
     def note_lost(self, digests: Collection[Digest]) -> None:
-        """Record which needed chunks nobody has: gc does not wait for them any longer."""
+        """Record which needed chunks are lost, so that gc no longer waits for them."""
         if set(digests) == self.known_lost():
             return
         with self._connections.write() as connection:
@@ -42,16 +44,16 @@ class Mending:
         homes: Sequence[tuple[str, NewChunk]],
         lost_in: Mapping[Digest, int],
     ) -> set[Digest]:
-        """Insert containers, and make them the homes of chunks whose own are lost; returns those chunks.
+        """Insert containers, and make them the homes of chunks whose own homes are lost; returns those chunks.
 
-        `homes`: each chunk with the file id of its container, what a delta needs before the delta. `lost_in`: the
-        containers that the chunks were at home in, none for one that had no home. A chunk that a save has stored
-        meanwhile stays where it is, and so does a delta that could not be one here: see `may_be_delta`.
+        `homes`: each chunk with the file id of its container; what a delta needs comes before the delta. `lost_in`: the
+        former homes of the chunks; a chunk that had no home has no entry. A chunk that a save has stored meanwhile
+        stays where it is, and so does a delta that may not be one here: see `may_be_delta`.
         """
         with self._connections.write() as connection:
             ids = {new.file_id: insert_container(connection, new, self._boot_id) for new in containers}
             before: dict[Digest, Any] = {}
-            for _, chunk in homes:  # all of them first: a row that goes must not pass for a delta that needs another
+            for _, chunk in homes:  # all of them first, so that none counts as a delta that needs another
                 row = connection.execute("SELECT * FROM chunk WHERE digest = ?", (chunk.digest,)).fetchone()
                 container = connection.execute(_HOME, (chunk.digest,)).fetchone()
                 if container is None or container[0] == lost_in.get(chunk.digest):

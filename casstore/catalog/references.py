@@ -1,4 +1,4 @@
-"""SQL that follows references: which versions, files and containers need what. The one walk of them is in `marks`."""
+"""SQL that follows references: which versions, files and containers need what. `marks` holds the only full walk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.marks import Marks
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
 from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
@@ -21,17 +22,17 @@ from casstore.tag import Tag
 
 
 class References:
-    """Walks from versions to blobs, chunks and containers."""
+    """Queries from versions to blobs, chunks and containers, and back."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     @contextlib.contextmanager
     def marked(self) -> Iterator[Marks]:
-        """Mark what the versions need that there are now; the marks last as long as the block, in this thread.
+        """Mark what the present versions need, for a `with` block in this thread.
 
-        Nothing else can touch them, not even other marks. A child that is forked meanwhile may not use the store.
-        Where another thread closes it, the work ends with StoreError.
+        Nothing else can change the marks, not even other marks. A child that is forked meanwhile may not use the store.
+        If another thread closes the store, the work ends with StoreError.
         """
         with self._connections.keeping(), Tables(self._connections) as tables:
             with translated_errors(self._connections.path):
@@ -45,13 +46,13 @@ class References:
             return connection.changes()
 
     def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
-        """Whether a loose file of one of these blobs is the home of a chunk that its recipe names, and no version's
-        recipe of that blob does."""
+        """Whether a loose file of one of these blobs is the home of a chunk that is named by the recipe given here, but
+        not by a version's recipe of that blob."""
         with self._connections.read() as connection:
             return has_unexplained_chunks(connection, recipes)
 
     def has_orphans(self) -> bool:
-        """Whether a chunk is at home in a loose file that is no version's any more."""
+        """Whether some loose file that no longer belongs to a version is the home of a chunk."""
         sql = (
             f"SELECT 1 FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE}"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)"
@@ -63,7 +64,7 @@ class References:
     def dead_containers(self) -> list[tuple[Container, int]]:
         """Condemned containers, with their sizes, whose files may still stand. Raises CatalogDamaged."""
         with translated_errors(self._connections.path):
-            # The transaction that condemns one deletes these rows: what still has them was condemned by nobody.
+            # Condemning a container deletes these rows in the same transaction, so one that has them is damage.
             homed = self._connections.get().execute(
                 f"SELECT 1 FROM chunk WHERE container IN (SELECT id FROM container WHERE state = {DEAD}) LIMIT 1"
             )
@@ -81,19 +82,19 @@ class References:
             )
 
     def forget_old_fingerprints(self, before_ns: int) -> None:
-        """Drop what is known of files outside the store that have not been seen since."""
+        """Drop the fingerprints of files outside the store that were last seen before `before_ns`."""
         with self._connections.write() as connection:
             connection.execute("DELETE FROM fingerprint WHERE recorded_at < ?", (before_ns,))
 
     def containers(self) -> list[tuple[Container, int]]:
-        """All live containers, with their sizes, in the order they were committed."""
+        """All live containers, with their sizes, in the order of their commits."""
         sql = f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
         return self._containers(sql)
 
     def newest_homes(self) -> list[tuple[Container, int]]:
-        """Some of the newest containers, with their sizes, that have been synced and that are the home of a chunk.
+        """Some of the newest synced containers that are the home of a chunk, with their sizes.
 
-        They cost some microseconds, however many redundant ones came after them.
+        This takes microseconds, however many redundant containers came after them.
         """
         newest = f"SELECT * FROM container WHERE state = {LIVE} ORDER BY id DESC LIMIT 64"
         return self._containers(
@@ -107,14 +108,14 @@ class References:
         return list(map(decoding.sized_container, rows))
 
     def chunks_of(self, container: Container) -> list[tuple[Digest, int]]:
-        """The chunks whose home this is, in the order they stand in it, each with the bytes it takes there."""
+        """The chunks whose home is this container, in their order in it, each with the bytes it takes there."""
         with translated_errors(self._connections.path):
             sql = "SELECT digest, length FROM chunk WHERE container = ? ORDER BY offset"
             rows: Iterable[Any] = self._connections.get().execute(sql, (container.id,)).fetchall()
         return [(decoding.digest(digest), decoding.typed(length, int, "a length")) for digest, length in rows]
 
     def missing_chunks(self) -> list[Digest]:
-        """Chunks that some version needs and that have no home. That is damage."""
+        """The chunks that some version needs and that have no home, which is damage."""
         with self.marked() as marks:
             return marks.homeless()
 
@@ -124,7 +125,7 @@ class References:
             return list(_recipes_with(connection, chunks))
 
     def files_of(self, blobs: set[Digest]) -> list[tuple[Tag, FileEntry]]:
-        """Every version's files that are one of these blobs."""
+        """The files of all versions whose content is one of these blobs."""
         sql = (
             "SELECT name, version, path, executable, file.size, file.digest FROM file JOIN version ON id = version_id"
             " ORDER BY 1, 2, 3"
@@ -138,7 +139,7 @@ class References:
             ]
 
     def standing_copies(self, blob: Digest) -> list[tuple[Tag, str, int]]:
-        """The files in versions' directories that should be this blob, as (tag, path, size)."""
+        """The files in versions' directories that should hold this blob, as (tag, path, size)."""
         sql = (
             "SELECT name, version, path, file.size FROM file JOIN version ON id = file.version_id"
             " JOIN directory ON directory.version_id = id WHERE file.digest = ?"
@@ -148,7 +149,7 @@ class References:
         return [(decoding.tag(name, version), _path(path), size) for name, version, path, size in rows]
 
     def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
-        """The (tag, path) of every file that needs one of these chunks or is one of these blobs."""
+        """The (tag, path) of every file that needs one of these chunks, or holds one of these blobs."""
         with self._connections.read() as connection:
             rows: list[Any] = connection.execute(
                 "SELECT digest, base, grouping FROM chunk WHERE base IS NOT NULL"

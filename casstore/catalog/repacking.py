@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterable, Mapping
 
 from casstore.catalog.connection import Connections
-from casstore.catalog.versions import NewContainer, insert_container, mark_synced, may_be_delta
+from casstore.catalog.containers import insert_container, mark_synced, may_be_delta
+from casstore.catalog.versions import NewContainer
 from casstore.digest import Digest
 from casstore.storage.container import Container
 
@@ -23,11 +24,11 @@ class Repacking:
     def move(
         self, new: NewContainer, homes: Mapping[Digest, int], synced_homes: Iterable[Container], *, verbatim: bool
     ) -> None:
-        """Make a new pack the home of its chunks, each if it still is where it was read.
+        """Make a new pack the home of its chunks, each only if it still is where it was read.
 
-        A delta moves only if what it needs stands and nothing needs it (see `may_be_delta`); of a chunk copied
-        `verbatim` nothing but the place changes. What does not move stays where it is. `synced_homes` have been
-        fsynced for it.
+        A delta moves only if the chunks it needs are stored and no chunk needs it (see `may_be_delta`). Of a chunk
+        copied `verbatim` only the place changes. Other chunks stay where they are. `synced_homes`: the containers that
+        have been fsynced for this move.
         """
         with self._connections.write() as connection:
             mark_synced(connection, synced_homes)
@@ -45,7 +46,7 @@ class Repacking:
                     )
 
     def rehome(self, new: NewContainer) -> None:
-        """Make a new pack the home of its chunks, whatever home they had: none of them is a delta."""
+        """Make a new pack the home of its chunks, whatever home they had. None of them may be a delta."""
         with self._connections.write() as connection:
             container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             connection.executemany(
@@ -57,9 +58,9 @@ class Repacking:
             )
 
     def give_up(self, chunks: Mapping[Digest, Container], containers: Iterable[Container]) -> None:
-        """Forget chunks whose bytes are lost, given with the homes they were lost in, so that a save which brings them
-        stores them anew (where one has meanwhile, they stay), and those of the containers that are the home of nothing
-        any more."""
+        """Forget chunks whose bytes are lost, given with their former homes, and those of the containers that are then
+        the home of nothing. A save that brings such a chunk stores it again; a chunk that has been stored again
+        meanwhile stays."""
         with self._connections.write() as connection:
             connection.executemany(
                 "DELETE FROM chunk WHERE digest = ? AND container = ?",

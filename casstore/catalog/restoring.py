@@ -1,24 +1,26 @@
-"""SQL that fills a new catalog from what stands in the store."""
+"""SQL that fills a new catalog from the files of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from casstore.catalog.boots import NoBoot
+from casstore.catalog.commits import insert_version
 from casstore.catalog.connection import Connections
-from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer, insert_container, insert_version
+from casstore.catalog.containers import insert_container
+from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
 
 class Restoring:
-    """For a catalog that nobody else has open yet."""
+    """Fills a catalog that no other process has open yet."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def add_containers(self, containers: Iterable[tuple[NewContainer, Iterable[tuple[NewChunk, int]]]]) -> None:
-        """Insert containers, and the chunks at home in them with the depths of their chains; all in one go."""
+        """Insert containers, and their chunks with the depths of their chains, in one transaction."""
         with self._connections.write() as connection:
             for new, homes in containers:
                 container_id = insert_container(connection, new, NoBoot.UNKNOWN)
@@ -43,7 +45,7 @@ class Restoring:
                 )
 
     def add_tombstones(self, manifests: Iterable[tuple[str, Tag]]) -> None:
-        """Note manifests, by id, that a deletion has left: a later version has their tag."""
+        """Add tombstones for manifests that a deletion has left, by id: a later version has their tag."""
         with self._connections.write() as connection:
             connection.executemany(
                 "INSERT INTO tombstone(manifest_id, name, version) VALUES (?,?,?)",

@@ -11,6 +11,8 @@ from casstore.errors import SQLiteTooOld, StoreError, StoreTooNew, StoreUnwritab
 # Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
 MINIMUM_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x63617373  # "cass"
+SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
+SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 
 _FIRST = """
 CREATE TABLE store(                      -- what holds for the store as a whole
@@ -162,7 +164,7 @@ UPDATE container SET kind = 2 WHERE digest IS NOT NULL;
 """
 
 MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
-# What makes a catalog that cannot be migrated readable as it is, by the number of migrations it has had: a view that
+# By the number of migrations that a catalog has had: the views that make it readable where it cannot be migrated. Each
 # hides the table of its name from this connection.
 _AS_NEWEST = {
     3: "CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container",
@@ -180,15 +182,15 @@ def check_sqlite() -> None:
 
 
 def check_is_catalog(connection: apsw.Connection, path: Path) -> None:
-    """Raise StoreError for a file that SQLite knows and another program has made. An empty one is fine."""
-    with connection:  # one moment of it: between two, another process may make the catalog
+    """Raise StoreError if another program has made this SQLite file. An empty file is accepted."""
+    with connection:  # in one snapshot: between two, another process may make the catalog
         if connection.execute("PRAGMA application_id").get == APPLICATION_ID:
             return
         table = connection.execute("SELECT name FROM sqlite_schema ORDER BY rowid LIMIT 1").fetchone()
     if table is None:
         return
     raise StoreError(
-        f"{path} is an SQLite file of another program, with {table[0]!r} in it, and no catalog of casstore; choose "
+        f"{path} is an SQLite file of another program, with {table[0]!r} in it, not a catalog of casstore; choose "
         "another store with --home or CASSTORE_HOME, or move it away. If it stands in the place of a lost catalog, "
         "`casstore repair --rebuild-catalog` puts it into quarantine/ and makes one from the files beside it"
     )
@@ -197,7 +199,7 @@ def check_is_catalog(connection: apsw.Connection, path: Path) -> None:
 def migrate(connection: apsw.Connection) -> None:
     """Bring the catalog to the newest schema, each migration and its number in one transaction.
 
-    Raises StoreTooNew for a catalog that has had migrations this release does not know.
+    Raises StoreTooNew if it has had migrations that this release does not know.
     """
     while (applied := _applied(connection)) != len(MIGRATIONS):
         if applied > len(MIGRATIONS):
@@ -207,29 +209,29 @@ def migrate(connection: apsw.Connection) -> None:
             )
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if _applied(connection) == applied:  # nobody was faster
+            if _applied(connection) == applied:  # no other process was faster
                 connection.execute(MIGRATIONS[applied])
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {applied + 1}")
             connection.execute("COMMIT")
         except BaseException:
-            # SQLite has already rolled back after some errors, a full disk among them.
+            # SQLite has already rolled back after some errors, such as a full disk.
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
 
 
 def read_as_newest(connection: apsw.Connection) -> None:
-    """Have a connection that can only read see the newest schema.
+    """Make the catalog appear to a read-only connection in the newest schema.
 
-    Raises StoreUnwritable for a catalog so old that it has to be migrated first, StoreTooNew for a newer one.
+    Raises StoreUnwritable for a catalog so old that it must be migrated first, StoreTooNew for a newer one.
     """
     applied = _applied(connection)
     if applied in _AS_NEWEST:
         connection.execute(_AS_NEWEST[applied])
         return
     if applied < len(MIGRATIONS):
-        raise StoreUnwritable("this read-only store has an older format; open it once as somebody who may write to it")
+        raise StoreUnwritable("this read-only store has an older format; open it once as a user who may write to it")
     migrate(connection)
 
 

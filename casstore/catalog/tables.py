@@ -1,4 +1,4 @@
-"""Temporary tables that belong to one value, so that no other work on the same connection can touch them."""
+"""Temporary tables that belong to one value, so that no other work on the same connection can change them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 
 _numbers = itertools.count(1)
 
@@ -17,8 +18,8 @@ _numbers = itertools.count(1)
 class Tables:
     """A few temporary tables of this thread's connection, for one `with` block.
 
-    SQL calls them `temp.NAME`; here each gets a name that nothing else in the process has. So a callback in the middle
-    of gc may ask for figures, which need the same kind of tables. SQLite keeps them in a file once they outgrow its
+    SQL calls them `temp.NAME`; here each gets a name that is unique in the process. So a callback in the middle of gc
+    may ask for statistics, which need tables of the same names. SQLite keeps them in a file once they outgrow its
     cache, so memory stays bounded for any number of rows.
     """
 
@@ -40,24 +41,24 @@ class Tables:
 
     @property
     def connection(self) -> apsw.Connection:
-        """The connection that the tables are in. Raises StoreError where another thread has closed the store."""
+        """The connection that holds the tables. Raises StoreError if another thread has closed the store."""
         return self._connections.get()
 
     def translated_errors(self) -> contextlib.AbstractContextManager[None]:
-        """For work on `connection` itself: raises StoreError, OSError, CatalogDamaged."""
+        """A `with` block for work on `connection` itself. Raises StoreError, OSError, CatalogDamaged."""
         return translated_errors(self._connections.path)
 
     def create(self, name: str, columns: str) -> None:
-        """Add an empty table, its `columns` with what follows them. Raises StoreError, OSError."""
+        """Add an empty table. `columns`: its columns in parentheses, and options. Raises StoreError, OSError."""
         with self.translated_errors():
             self.connection.execute(self.of(f"CREATE TABLE temp.{name}{columns}"))
         self._names.append(name)
 
     def drop(self, *names: str) -> None:
-        """Remove some of the tables, as far as SQLite lets go of them: the rest ends with the connection."""
-        if self._connections.has(self._connection):  # a forked child has it not, and must not touch it
+        """Remove some of the tables, as far as SQLite permits it; the rest end with the connection."""
+        if self._connections.has(self._connection):  # a forked child does not have it, and must not touch it
             for name in names:
-                with contextlib.suppress(apsw.Error):  # another statement of this thread may not be done
+                with contextlib.suppress(apsw.Error):  # another statement of this thread may not have ended
                     self._connection.execute(self.of(f"DROP TABLE temp.{name}"))
         self._names = [name for name in self._names if name not in names]
 
@@ -69,7 +70,7 @@ class Tables:
             return connection.changes()
 
     def add_all(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run a statement once for each of the rows. Raises StoreError, OSError, CatalogDamaged."""
+        """Run a statement once for each row. Raises StoreError, OSError, CatalogDamaged."""
         with self.translated_errors():
             self.connection.executemany(self.of(sql), rows)
 

@@ -1,25 +1,26 @@
-"""SQL over Python objects that came in archives which nobody has said may be trusted."""
+"""SQL over untrusted Python objects: they came in archives, and the user has not said that they may be trusted."""
 
 from __future__ import annotations
 
 import apsw
 
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.digest import Digest
 
 _OBJECTS_NAME = "custom_objects.pkl"
-# That the table holds what versions from before it was kept say.
+# A row with this key says that the table also covers versions from before the table existed.
 _FILLED = "untrusted_filled"
 
 
 class Trust:
-    """Digests of pickled objects that are not to be unpickled unasked, whatever versions they are in or were."""
+    """Digests of pickled objects that are not unpickled without consent, in whatever versions they are or were."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def is_untrusted(self, objects: Digest) -> bool:
-        """Whether these bytes are; True too where a read-only catalog from before this was kept does not say."""
+        """Whether these bytes are untrusted. Also True if a read-only catalog is too old to say."""
         with translated_errors(self._connections.path):
             connection = self._connections.get()
             if not _is_filled(connection):
@@ -30,19 +31,19 @@ class Trust:
             return connection.execute("SELECT 1 FROM untrusted WHERE digest = ?", (objects,)).fetchone() is not None
 
     def give(self, objects: Digest) -> None:
-        """Have these bytes trusted from now on, in whatever versions they are."""
+        """Trust these bytes from now on, in whatever versions they are."""
         with self._connections.write() as connection:
             note_trusted(connection, objects)
 
 
 def note_untrusted(connection: apsw.Connection, objects: Digest) -> None:
-    """Note, in a write transaction, bytes that are not trusted."""
+    """Record, in a write transaction, bytes that are not trusted."""
     connection.execute("INSERT OR IGNORE INTO untrusted(digest) VALUES (?)", (objects,))
 
 
 def note_trusted(connection: apsw.Connection, objects: Digest) -> None:
-    """Note, in a write transaction, bytes that are trusted."""
-    fill_untrusted(connection)  # or what fills it later would take the trust away
+    """Record, in a write transaction, bytes that are trusted."""
+    fill_untrusted(connection)  # otherwise `fill_untrusted` would take the trust away later
     connection.execute("DELETE FROM untrusted WHERE digest = ?", (objects,))
 
 
@@ -51,7 +52,7 @@ def _is_filled(connection: apsw.Connection) -> bool:
 
 
 def fill_untrusted(connection: apsw.Connection) -> None:
-    """Note, in a write transaction, what versions say that were there before this was kept."""
+    """Record, in a write transaction, the untrusted objects of versions that are older than this table."""
     if _is_filled(connection):
         return
     connection.execute(

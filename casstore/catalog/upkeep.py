@@ -1,6 +1,6 @@
-"""SQL of automatic gc: when it was last considered, and from what has changed since the last gc, what another is worth.
+"""SQL for automatic gc: when it was last considered, and how much another gc could give back.
 
-All of it must be cheap beside a save, so it estimates from a few sums, and walks no references.
+This must be cheap beside a save, so it estimates from a few sums, and walks no references.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import apsw
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections, translated_errors
+from casstore.catalog.connection import Connections
 from casstore.catalog.index import LIVE
+from casstore.catalog.sqlite_errors import translated_errors
 from casstore.errors import StoreLocked
 from casstore.storage.container import Kind
 
@@ -20,9 +21,9 @@ _CONSIDERED_AT, _DELETED_BYTES, _LEFT_BYTES = "auto_gc_at", "gc_deleted_bytes", 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """What has gathered since the last gc. `deleted_bytes`: of the files of deleted versions, as if they had shared
-    nothing. `left_bytes`: what could have been evicted after that gc, and was not. `loose_bytes`, `stored_bytes`: of
-    loose files, and of all containers."""
+    """What has accumulated since the last gc. `deleted_bytes`: the bytes of deleted versions' files, as if they had
+    shared nothing. `left_bytes`: what that gc could have evicted, and did not. `loose_bytes`, `stored_bytes`: the bytes
+    of loose files, and of all containers."""
 
     deleted_bytes: int
     left_bytes: int
@@ -31,14 +32,14 @@ class Growth:
 
 
 def note_deleted(connection: apsw.Connection, size: int) -> None:
-    """To be called in the transaction that deletes a version of that size."""
+    """Count the bytes of a deleted version. To be called in the transaction that deletes it."""
     connection.execute(
         "INSERT INTO store VALUES (?1, ?2) ON CONFLICT(key) DO UPDATE SET value = value + ?2", (_DELETED_BYTES, size)
     )
 
 
 class Upkeep:
-    """A few rows of the table `store`."""
+    """The rows of the table `store` that automatic gc uses."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -53,7 +54,7 @@ class Upkeep:
         return self._value(_CONSIDERED_AT, 0)
 
     def claim(self, seen_ns: int, now_ns: int) -> bool:
-        """Be the one to consider it now, where `considered_at_ns` still is what was seen; does not wait for anybody."""
+        """Claim the right to consider gc now; False if `considered_at_ns` has changed, or another process writes."""
         try:
             with self._connections.write(is_patient=False) as connection:
                 if self._value(_CONSIDERED_AT, 0) != seen_ns:
@@ -64,7 +65,7 @@ class Upkeep:
             return False
 
     def growth(self) -> Growth:
-        """What has gathered since the last gc, in one pass over containers."""
+        """What has accumulated since the last gc, from one pass over containers."""
         with self._connections.read() as connection:
             loose, stored = connection.execute(
                 f"SELECT coalesce(sum(size) FILTER (WHERE kind = {Kind.LOOSE}), 0), coalesce(sum(size), 0)"
@@ -77,7 +78,7 @@ class Upkeep:
         return self._value(_DELETED_BYTES, 0)
 
     def note_collected(self, deleted_bytes: int, left_bytes: int) -> None:
-        """Record that gc has run: the `deleted_bytes` of when it began, and what it could have evicted and did not."""
+        """Record that gc has run: `deleted_bytes` as of its start, and what it could have evicted and did not."""
         with self._connections.write() as connection:
             if deleted_bytes:  # gc with nothing to do writes nothing
                 note_deleted(connection, -deleted_bytes)

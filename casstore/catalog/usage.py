@@ -21,7 +21,7 @@ from casstore.storage.container import Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe
 
-BLOCK_BYTES = 4096  # what the usual file systems give a file at least, and round it up to
+BLOCK_BYTES = 4096  # usual file systems allocate files in multiples of this
 
 
 class EncodingUsage(NamedTuple):
@@ -34,7 +34,7 @@ class EncodingUsage(NamedTuple):
     raw_bytes
         Their bytes as they are read.
     encoded_bytes
-        What they take where they are stored.
+        Their bytes as they are stored.
     """
 
     chunks: int
@@ -46,11 +46,11 @@ class EncodingUsage(NamedTuple):
 class Usage(Shown):
     """Bytes of a store, of a model, or of versions.
 
-    Each of these makes less of the same content: `copied_bytes`, `logical_bytes`, `distinct_file_bytes`,
-    `unique_bytes`, `encoded_bytes`. The `share_by_...` say what each step saves, as shares of `logical_bytes`; with
-    `share_needed`, what is left, they add up to 1. For a store, `stored_bytes` is the sum of `encoded_bytes`,
-    `redundant_bytes`, `dead_bytes`, `trapped_bytes`, `overhead_bytes` and `kept_bytes`. Manifests, the catalog and
-    small files' copies in directories are not counted anywhere.
+    Each of these counts the same content in fewer bytes than the one before: `copied_bytes`, `logical_bytes`,
+    `distinct_file_bytes`, `unique_bytes`, `encoded_bytes`. The `share_by_...` say what each step saves, as shares of
+    `logical_bytes`; together with `share_needed`, what is left, they add up to 1. For a store, `stored_bytes` is the
+    sum of `encoded_bytes`, `redundant_bytes`, `dead_bytes`, `trapped_bytes`, `overhead_bytes` and `kept_bytes`.
+    Manifests, the catalog and small files' copies in directories are not counted anywhere.
 
     Attributes
     ----------
@@ -61,39 +61,39 @@ class Usage(Shown):
     copied_bytes
         Plain copies of every version's directory on a disk with blocks of 4096 bytes, `model.yaml` among the files.
     distinct_file_bytes
-        Equal files once.
+        All files, equal ones counted once.
     unique_bytes
-        Equal chunks once.
+        All chunks, equal ones counted once.
     encoded_bytes
-        These chunks as they are stored, and the bases without which deltas are no use.
+        These chunks as they are stored, and the bases that deltas among them need.
     stored_bytes
-        Of a store, the size of all files under objects/. Of a model or version, `encoded_bytes`, whether or not other
-        models use these chunks too.
+        For a store, the size of all files under objects/. For a model or version, `encoded_bytes`, whether or not
+        other models use these chunks too.
     loose_bytes, packs_bytes
-        What of `stored_bytes` stands in loose files, and in packs.
+        The parts of `stored_bytes` in loose files, and in packs.
     redundant_bytes
-        In loose files, what stands elsewhere too. Of a model or version: such bytes of its own files, beside
-        `stored_bytes`.
+        Bytes in loose files that are also stored elsewhere. For a model or version: such bytes of its own files, not
+        included in `stored_bytes`.
     dead_bytes
         Containers that no version needs, which the next gc unlinks.
     trapped_bytes
-        What no version needs in containers that also hold needed chunks. It comes back when gc rewrites packs, and
-        packs what loose files hold.
+        Bytes that no version needs, in containers that also hold needed chunks. They come back when gc rewrites packs,
+        and packs what loose files hold.
     overhead_bytes
-        What packs need beside chunks, and records in them that another home has replaced.
+        What packs hold besides chunks, and records in them whose chunks have another home.
     kept_bytes
-        Chunks that only versions need which `sync-tree --prune` has deleted and that may be brought back; dead or
-        trapped `keep_days` later.
+        Chunks that are needed only by versions that `sync-tree --prune` has deleted and that may be restored; they
+        become dead or trapped `keep_days` later.
     encodings
         The chunks by encoding.
     frees_bytes
-        Of versions: what deleting them takes from the store's `stored_bytes`. None otherwise.
+        For versions: how much deleting them reduces the store's `stored_bytes`. None otherwise.
     frees_at_rewrite_bytes
-        Of versions: what of `frees_bytes` is in packs that also hold needed chunks, and comes back when gc rewrites
-        these; the rest goes with the next gc. What gc saves besides, by packing what other versions need of a loose
-        file, is not in it. None otherwise.
+        For versions: the part of `frees_bytes` that is in packs which also hold needed chunks, and comes back when gc
+        rewrites these; the rest comes back with the next gc. What gc saves besides, by packing what other versions
+        need of a loose file, is not included. None otherwise.
     materialized, pinned
-        Of one version: its state. None otherwise.
+        For one version: its state. None otherwise.
     """
 
     versions: int
@@ -118,7 +118,7 @@ class Usage(Shown):
 
     @property
     def ratio(self) -> float | None:
-        """Logical to stored bytes; None when nothing is stored."""
+        """Logical bytes divided by stored bytes; None if nothing is stored."""
         return self.logical_bytes / self.stored_bytes if self.stored_bytes else None
 
     @property
@@ -128,17 +128,17 @@ class Usage(Shown):
 
     @property
     def share_by_chunk(self) -> float:
-        """The share that storing equal chunks of different files once saves."""
+        """The share of the logical bytes that storing equal chunks of different files once saves."""
         return self._share(self.distinct_file_bytes - self.unique_bytes)
 
     @property
     def share_by_encoding(self) -> float:
-        """The share that encoding the chunks saves; below 0 where the records' headers take more than it saves."""
+        """The share of the logical bytes that encoding saves; below 0 if the records' headers take more than that."""
         return self._share(self.unique_bytes - self.encoded_bytes)
 
     @property
     def share_needed(self) -> float:
-        """The share that is left: what the encoded chunks take."""
+        """The share of the logical bytes that is left: what the encoded chunks take."""
         return self._share(self.encoded_bytes)
 
     def _share(self, count: int) -> float:
@@ -146,13 +146,13 @@ class Usage(Shown):
 
 
 class UsageReport:
-    """Adds up the bytes of the store, of a model, of a version; each from one snapshot."""
+    """Adds up the bytes of the store, of a model, or of versions, each from one snapshot."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
     def of_store(self, kept: Iterable[Manifest] = ()) -> Usage:
-        """Bytes of the whole store. `kept`: of versions that are deleted and may be brought back."""
+        """Bytes of the whole store. `kept`: the manifests of deleted versions that may be restored."""
         with self._marking() as tables:
             mark(tables, "1", ())
             usage = _usage(tables, "1")
@@ -178,9 +178,9 @@ class UsageReport:
             return _usage(tables, "name = ?", name)
 
     def of_version(self, row: VersionRow, kept: Iterable[Manifest]) -> Usage:
-        """Bytes of one version, and what deleting it would free. Raises TagNotFound when it has been deleted.
+        """Bytes of one version, and what deleting it would free. Raises TagNotFound if it has been deleted.
 
-        `kept` is as in `of_store`: what these versions need is not freed.
+        `kept`: the manifests of deleted versions that may be restored; what these need is not freed.
         """
         with self._marking() as tables:
             usage = _usage_and_freed(tables, [row], kept)
@@ -190,14 +190,14 @@ class UsageReport:
     def of_versions(self, rows: Collection[VersionRow], kept: Iterable[Manifest]) -> Usage:
         """Bytes of some versions together, and what deleting them all would free. Raises TagNotFound.
 
-        `kept` is as in `of_version`.
+        `kept`: the manifests of deleted versions that may be restored; what these need is not freed.
         """
         with self._marking() as tables:
             return _usage_and_freed(tables, {row.id: row for row in rows}.values(), kept)
 
     @contextlib.contextmanager
     def _marking(self) -> Iterator[Tables]:
-        """Empty marks, and one snapshot to fill and ask them in."""
+        """Empty marks, and one snapshot in which to fill and query them, for a `with` block."""
         with self._connections.read(), Tables(self._connections) as tables:
             begin_marks(tables)
             yield tables
@@ -254,7 +254,7 @@ def _usage(tables: Tables, condition: str, *parameters: Any) -> Usage:
 
 
 def _raw_bytes_of_mere_bases(tables: Tables) -> int:
-    """Raw bytes of marked chunks that stand in none of the marked blobs: deltas alone need them."""
+    """Raw bytes of the marked chunks that are in none of the marked blobs: only deltas need them."""
     tables.create("mere_base", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
     for column in _LINKS:
         tables.execute(
@@ -273,10 +273,10 @@ def _raw_bytes_of_mere_bases(tables: Tables) -> int:
 
 
 def _freed(tables: Tables, ids: str, kept: Iterable[Manifest]) -> tuple[int, int]:
-    """What deleting the versions, which have been marked, frees at the next gc, and what when gc rewrites packs.
+    """The bytes that deleting the marked versions frees at the next gc, and those that it frees when gc rewrites packs.
 
-    Marking what all others need would tell, and takes a second in a store of 100,000 chunks. So the question is put
-    the other way round: who else needs what stands in the containers that these versions use?
+    Marking what all other versions need would tell, but takes a second in a store of 100,000 chunks. So this asks
+    instead which other versions need what stands in the containers that these versions use.
     """
     tables.create("own", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
     tables.create("touched", "(id INTEGER PRIMARY KEY, was_linked INTEGER NOT NULL)")
@@ -311,11 +311,11 @@ def _until_unchanged(tables: Tables, *statements: str) -> None:
 
 
 _AMONG = "id IN (SELECT value FROM json_each(?))"
-# The columns of a chunk that name others without which it cannot be decoded.
+# The columns of a chunk that name other chunks without which it cannot be decoded.
 _LINKS = ("base", "grouping")
 _ENCODING_NAMES = {int(encoding): encoding.name.lower() for encoding in Encoding}
-# CROSS JOIN and a plus before a column keep SQLite from its own idea of the best way, which is to go through an index
-# of all chunks, once or for each marked one, rather than to look the marked ones up by their digests.
+# CROSS JOIN and a plus before a column keep SQLite from going through an index of all chunks, once or for each marked
+# chunk, which its planner prefers to looking the marked ones up by their digests.
 _HOMES = f"""
 SELECT encoding, count(*), sum(raw_bytes), sum(length),
        coalesce(sum(length) FILTER (WHERE kind = {Kind.LOOSE}), 0)
@@ -323,14 +323,14 @@ FROM temp.needed CROSS JOIN chunk USING (digest) JOIN container ON container.id 
 GROUP BY encoding ORDER BY encoding
 """
 _NEEDED = "SELECT coalesce(sum(length), 0) FROM temp.needed CROSS JOIN chunk USING (digest)"
-# A loose file that is the home of chunks need not be that of all of its own: some were stored before it.
+# A loose file need not be the home of all of its chunks: some may have been stored before it.
 _NOT_HOMED = "size - (SELECT coalesce(sum(length), 0) FROM chunk WHERE chunk.container = container.id)"
 _REDUNDANT = f"""
 SELECT coalesce(sum({_NOT_HOMED}), 0) FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE}
 """
-# Every container falls into one of three: nothing of it is needed and no directory links to it (dead), its own blob is
-# needed (a loose file: what is not homed is redundant), or some of its chunks are (the others are trapped, and so are
-# the bytes of a loose file that are nobody's home).
+# Every container is in one of three states. Nothing of it is needed and no directory links to it: it is dead. Its own
+# blob is needed (a loose file): the bytes that are the home of no chunk are redundant. Some of its chunks are needed:
+# the others are trapped, and so are the bytes of a loose file that are the home of no chunk.
 _CONTAINERS = f"""
 WITH held AS (
   SELECT container AS id, sum(length) AS homed, coalesce(sum(length) FILTER (WHERE n.digest IS NOT NULL), 0) AS needed
@@ -350,8 +350,8 @@ SELECT coalesce(sum(size), 0),
        coalesce(sum(size - homed) FILTER (WHERE NOT is_dead AND NOT is_loose), 0)
 FROM part
 """
-# The version's own needs move aside, and what others need takes their place: of the chunks asked about, that is. Asked
-# about are all chunks in the containers that the version uses, and the deltas that lead to them.
+# The version's own needs move aside, and what others need takes their place, limited to the chunks asked about: all
+# chunks in the containers that the version uses, and the deltas that lead to them.
 _BEGIN_FREED = f"""
 INSERT INTO temp.own SELECT digest FROM temp.needed;
 INSERT INTO temp.touched
@@ -380,7 +380,7 @@ INSERT INTO temp.needed
 SELECT digest FROM temp.asked JOIN temp.needed_blob AS n USING (digest)
 WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)
 """
-# gc leaves a loose file whole while a standing directory links to it; of any other it moves what is needed into a pack.
+# gc leaves a loose file whole while a standing directory links to it. From any other it moves what is needed to a pack.
 _FREED_LOOSE = f"""
 SELECT coalesce(sum(iif(was_linked,
   size - (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.needed USING (digest) WHERE container = touched.id),

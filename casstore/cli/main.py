@@ -65,7 +65,7 @@ Exit codes:
 
 
 class Verbs(click.Group):
-    """Verbs in the order in which one meets them; for a word that is none of them, what to type is said."""
+    """Verbs in the order in which a user meets them; an unknown word is answered with what to type."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)

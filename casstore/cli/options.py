@@ -27,7 +27,7 @@ class Options:
     verbose: int = 0
 
     def open_store(self, *, create: bool = False) -> casstore.Store:
-        """The store that is meant; with `create`, for verbs that save, it is made where none stands.
+        """The store that the options mean; with `create`, for verbs that save, it is made if there is none.
 
         Raises StoreNotFound, and what casstore.Store raises.
         """
@@ -48,7 +48,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def common_options(function: _Function) -> _Function:
-    """Give a command `--home`, `--json`, `--quiet` and the like; what is given last counts."""
+    """Give a command the common options, such as `--home`, `--json` and `--quiet`; the one given last counts."""
     for decorator in reversed(_COMMON):
         function = decorator(function)
     return function

@@ -1,4 +1,4 @@
-"""Who may use what is made in a store: that follows the store's home, not the process that makes it."""
+"""Owner, group and mode of what is made in a store: they follow the store's home, not the process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Owner, group and mode of a store's home, from which those of all that is made below it follow.
+    """Owner, group and mode of a store's home, which decide those of everything made below it.
 
     A home that its group, or everybody, may write to is shared: modes follow it. In any other the umask holds.
     """
@@ -32,21 +32,21 @@ class Access:
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether what this process makes is right as the system makes it."""
+        """Whether what this process makes gets the right owner and mode from the system."""
         return not self.is_shared and (os.geteuid() != 0 or self.uid == 0)
 
     @property
     def mask(self) -> int:
-        """Of a shared home: the permissions that nothing in it gets."""
+        """The umask of everything in a shared home."""
         return 0o777 & ~self.mode
 
     @property
     def directory_mode(self) -> int:
-        """Of a shared home: the mode of every directory in it."""
+        """The mode of every directory in a shared home."""
         return self.mode & 0o2777
 
     def opened(self, mode: int) -> int:
-        """Of a shared home: `mode` with what its owner may do allowed to all whom the home lets do it."""
+        """`mode`, in a shared home, with its owner's permissions given to all others to whom the home gives them."""
         return mode | ((mode >> 6 & 7) * 0o111 & ~self.mask)
 
     @property
@@ -91,12 +91,12 @@ def follow(home: Path) -> None:
 
 
 def of_home(home: Path) -> Access | None:
-    """What is made in that store follows this; None for an ordinary home, and one that is not followed."""
+    """The access that is followed in the store at `home`; None for an ordinary home, or one not followed."""
     return _followed.get(str(home)) if _followed else None
 
 
 def around(path: str | os.PathLike[str]) -> Access | None:
-    """What a new file or directory at `path` follows; None outside of stores, and in ordinary ones."""
+    """The access that a new file or directory at `path` follows; None outside of stores, and in ordinary ones."""
     if not _followed:
         return None
     text = os.fspath(path)

@@ -1,4 +1,4 @@
-"""msgpack that a stranger may have written: what it becomes is counted, and refused where that is too much."""
+"""Unpacking untrusted msgpack: the items are counted, and documents with too many are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unpacking:
         return self._left
 
     def unpack(self, packed: bytes) -> Any:
-        """Raises ValueError, and what msgpack raises, which is no ValueError always."""
+        """The value of a document. Raises ValueError, or msgpack's own errors, which are not all ValueErrors."""
         most = max(self._left, 0)
         return msgpack.unpackb(
             packed, max_array_len=most, max_map_len=most, list_hook=self._count, object_hook=self._count

@@ -54,7 +54,7 @@ def top_level_keys(document: bytes) -> Iterator[str]:
 def load(document: bytes) -> Any:
     """The one document in `document`: dicts, lists, text, numbers, booleans, None, bytes, dates and datetimes.
 
-    Equal to what `yaml.safe_load` gives for what it accepts. Raises ForeignObject, ValueError for what is no YAML, too
+    Equal to what `yaml.safe_load` gives for what it accepts. Raises ForeignObject, ValueError for what is not YAML, too
     large, too deep, or has merge keys, sets or keys that are collections.
     """
     building = _Building()
@@ -71,7 +71,7 @@ def _events(document: bytes) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(document, Loader=_LOADER)
     except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from error
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ class _Building:
         try:
             return construct(self._reader, yaml.ScalarNode(tag, text))
         except (ValueError, LookupError, AttributeError, OverflowError, yaml.YAMLError) as error:
-            raise ValueError(f"{text[:40]!r} is no {tag.removeprefix(_PREFIX)}") from error
+            raise ValueError(f"{text[:40]!r} is not a {tag.removeprefix(_PREFIX)}") from error
 
 
 def _foreign(tag: str) -> ForeignObject:

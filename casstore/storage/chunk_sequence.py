@@ -63,7 +63,7 @@ class ChunkSequence:
         return raw
 
     def close(self) -> None:
-        """Stop reading ahead. What a thread reads at this moment it reads to its end, and nobody waits for it: the
+        """Stop reading ahead. A read that is in progress runs to its end, and is not waited for: the
         garbage collector may be closing the reader, in a thread that holds a lock which reading takes."""
         self._leave_to_parent()
         self._cancel()

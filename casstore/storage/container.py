@@ -17,7 +17,7 @@ LINK_FROM_BYTES = 64 << 10
 
 
 class Kind(IntEnum):
-    """What a container is; the numbers stand in the catalog.
+    """The kind of a container; the numbers stand in the catalog.
 
     PACK: encoded chunks that describe themselves. LOOSE: one whole blob, as it is.
     """

@@ -16,7 +16,7 @@ _CATALOG_NAME = "catalog.db"  # what tells a home from other directories
 
 
 def explained(error: PermissionError) -> StoreUnwritable | None:
-    """The error to be raised in place of one that a file of a store gave; None for files of no store."""
+    """The error to raise in place of a PermissionError in a store; None for files outside stores."""
     if isinstance(error, StoreError):
         return None
     paths = [path for path in (error.filename, error.filename2) if isinstance(path, str | os.PathLike)]
@@ -30,7 +30,7 @@ def explained(error: PermissionError) -> StoreUnwritable | None:
 
 
 def advice(home: Path, *paths: str | os.PathLike[str]) -> str:
-    """What denies this user the change of one of the paths in the store at `home`, and what to do."""
+    """A message: what keeps this user from changing one of the paths in the store at `home`, and what to do."""
     if home.is_dir() and os.statvfs(home).f_flag & os.ST_RDONLY:  # for which every permission seems to be denied
         return (
             f"{home} is mounted read-only; mount it so that it can be written to, or choose another store with --home "
@@ -110,7 +110,7 @@ def _may(path: Path, how: int) -> bool:
 
 
 def user_name(uid: int) -> str:
-    """The name of a user, or the number where the system has none."""
+    """The name of a user, or the number if the system has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -118,7 +118,7 @@ def user_name(uid: int) -> str:
 
 
 def group_name(gid: int) -> str:
-    """The name of a group, likewise."""
+    """The name of a group, or the number if the system has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:

@@ -48,7 +48,7 @@ _FIRST_OWN = 3
 
 
 def _moved_up(file: Descriptor) -> Descriptor:
-    """The open file under another number, which is not a standard stream's."""
+    """The open file under another number, which is not that of a standard stream."""
     try:
         return next(map(Descriptor, map(fcntl.fcntl, (file.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (_FIRST_OWN,))))
     finally:

@@ -28,17 +28,17 @@ _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
 _READ_BYTES = 256 << 10  # of a file that is held in memory as a whole
 _SYNC_FILE_RANGE_WRITE = 2  # from linux/fs.h; start writing, wait for nothing
-# What says of this process, or of the whole file system, that it lacks something, and nothing of a file's bytes.
+# Errors about this process or the whole file system, which say nothing about a file's bytes.
 _SHORTAGES = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
     *(errno.EROFS, errno.EACCES, errno.EPERM, errno.EINTR),
 }
-# What link(2) says where a hardlink cannot be had: another device, a file system without links, the
+# What link(2) reports if a hardlink cannot be made: another device, a file system without links, the
 # file's link limit, a kernel that protects files of others.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
-# What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
+# What open(2) reports if a file has been removed, or replaced by a link or a pipe.
 _ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
-# What open(2) says of a link that is not followed or leads nowhere, a socket, a device without a driver.
+# What open(2) reports for a link that is not followed or leads nowhere, a socket, a device without a driver.
 _NO_FILE = {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR}
 _MOST_REMOVALS = 100  # of one tree, which others move or remove at the same time
 
@@ -48,7 +48,7 @@ _Result = TypeVar("_Result")
 
 
 def explained(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Where a store's permissions are in the way, raise StoreUnwritable, which says what to type about them."""
+    """Make a function raise StoreUnwritable, which says what to type, for a PermissionError in a store."""
 
     @functools.wraps(function)
     def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
@@ -64,7 +64,7 @@ def explained(function: Callable[_Parameters, _Result]) -> Callable[_Parameters,
 
 
 def raise_unless_damage(error: Exception) -> None:
-    """Raise an error met while reading that tells nothing of the bytes: too many open files, no permission ..."""
+    """Raise an error met while reading if it says nothing about the bytes: too many open files, no permission ..."""
     if isinstance(error, OSError) and error.errno in _SHORTAGES:
         raise error
 
@@ -82,7 +82,7 @@ def sync_descriptor(descriptor: int) -> None:
 
 
 def start_writeback(descriptor: int, offset: int, size: int) -> None:
-    """Have the kernel begin to write this part of a file to disk, and do not wait: sync_file_range(2).
+    """Make the kernel begin to write this part of a file to disk, without waiting: sync_file_range(2).
 
     It promises nothing; it only leaves less to wait for to a sync that follows. Only Linux has it.
     """
@@ -129,7 +129,7 @@ def restore_mode(path: StrPath, before: os.stat_result, *, unless_linked: bool =
 
 
 def restore_owner(path: StrPath, before: os.stat_result) -> None:
-    """Give a file that was handed over back to whose it was; fine if it is gone."""
+    """Give a file back to its former owner; do nothing if it is gone."""
     with contextlib.suppress(FileNotFoundError):
         now = os.lstat(path)
         if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
@@ -152,7 +152,7 @@ def hand_over(descriptor: int, home: Path) -> bool:
 
 
 def share_file(path: StrPath, home: Path) -> None:
-    """Make a file that is written to in place, such as the catalog, one that all who share the store may write to."""
+    """Let all users who share the store write to a file that is written in place, such as the catalog."""
     follows = access.of_home(home)
     if follows is not None:
         with opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
@@ -172,7 +172,7 @@ def share_directories(root: Path, home: Path) -> None:
 def _hand_over(descriptor: int, follows: access.Access, mode: int | None = None) -> bool:
     """Give what this process has made to the home's owner and group, as far as this user may; True if that is new.
 
-    In a shared home it gets `mode`, less what the home lets nobody do.
+    In a shared home it gets `mode`, less the permissions that the home denies to all.
     """
     status = os.fstat(descriptor)
     uid, gid = follows.owner

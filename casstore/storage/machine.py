@@ -1,4 +1,4 @@
-"""What is true of the machine and the process: its boot, its umask, and what kind of file system a path is on."""
+"""Facts about the machine and the process: the boot, the umask, and the kind of file system that a path is on."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo"))
 
 
 def boot_id() -> str:
-    """What tells one boot of the machine from the next; unique per process where the system does not say."""
+    """An id of the machine's present boot; unique per process if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -217,7 +217,7 @@ class Manifest:
 
 
 def files_section(files: Iterable[FileEntry], directories: Iterable[str]) -> list[Any]:
-    """What the digest of a version is of: its files, sorted by path, and its empty directories, as they are stored."""
+    """The section whose digest is that of the version: its files, sorted by path, and its empty directories."""
     rows = [[as_stored(file.path), file.executable, file.size, file.digest] for file in files]
     return [rows, [as_stored(path) for path in directories]]
 
@@ -247,7 +247,7 @@ def _directory(tree: dict[str, Any], parts: Iterable[str]) -> dict[str, Any]:
 def entry_path(path: str) -> str:
     """A stored path that stays below a version's directory, as this process opens it.
 
-    Raises ValueError for any other, TypeError for what is no text.
+    Raises ValueError for any other path, TypeError for a value that is not text.
     """
     _checked(path, str)
     if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
@@ -263,5 +263,5 @@ def _tag(name: str, version: str) -> Tag:
 
 def _checked(value: Any, kind: type[_T]) -> _T:
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r:.80} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.80} is not a {kind.__name__}")
     return value

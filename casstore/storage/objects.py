@@ -31,25 +31,25 @@ from casstore.storage.uncopied import Uncopied
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
-_CHUNKS_AHEAD = 16  # read while the first is still being written: at most 16 MiB, 256 at the format's hard limit
+_CHUNKS_AHEAD = 16  # chunks read during the first write: at most 16 MiB, or 256 MiB at the format's hard limit
 _LOCATE_BATCH = 2000
 
 
 class Locate(Protocol):
-    """Where chunks are now: a fresh look at the catalog at each call."""
+    """Looks up where chunks are now, in the catalog, at each call."""
 
     def __call__(self, digests: Collection[Digest]) -> Mapping[Digest, Location]: ...
 
 
 Rescue = Callable[[Digest, Digest | None], bytes | None]
-"""Bytes that a chunk may have, from wherever else they stand, given its digest and a blob that it is a piece of."""
+"""Candidates for the bytes of a chunk, from other copies, given its digest and a blob that contains it."""
 
 OpenContainer = Callable[[Container], Readable]
-"""Opens a container, to be closed when the last reference to it goes. Raises FileNotFoundError, OSError."""
+"""Opens a container, which is closed when the last reference to it is dropped. Raises FileNotFoundError, OSError."""
 
 
 def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Digest, Location]]:
-    """A chunk, its base, the base's base and so on, as far as homes are known and chains may go."""
+    """A chunk, its base, the base's base and so on, as far as homes are known and chains may reach."""
     chain: list[tuple[Digest, Location]] = []
     following: Digest | None = digest
     while following is not None and following in homes and len(chain) <= MAX_LINKS:
@@ -59,13 +59,13 @@ def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Diges
 
 
 def _groupings(chain: list[tuple[Digest, Location]], homes: Mapping[Digest, Location]) -> set[Digest]:
-    """What the elements of a chain's deltas are grouped by, as far as homes are known."""
+    """The chunks by which the elements of a chain's deltas are grouped, as far as homes are known."""
     named = {home.grouping for _, home in chain if home.base is not None}
     return {grouping for grouping in named if grouping is not None and grouping in homes}
 
 
 class _Open(Uncopied, OpenFile):
-    """An open container of this store; closed when the last reference goes."""
+    """An open container of this store; closed when the last reference is dropped."""
 
     def __init__(self, path: str) -> None:
         self._file = files.open_regular(path)
@@ -84,7 +84,7 @@ _all: weakref.WeakSet[Objects] = weakref.WeakSet()
 
 
 def _unlock_in_child() -> None:
-    """Another thread of the parent may have held it."""
+    """Replace the lock in a forked child: another thread of the parent may have held it."""
     for objects in list(_all):
         objects._lock = threading.RLock()
 
@@ -95,14 +95,14 @@ os.register_at_fork(after_in_child=_unlock_in_child)
 class Objects(Uncopied):
     """Reads chunks and blobs of a store. Threads may share it.
 
-    Chunks are read from their homes, so that an error tells of damage; blobs, which are read to be handed out, are
-    served from any other copy where a home is damaged, as far as `rescue` finds one.
+    Chunks are read from their homes, so that an error means damage. Blobs, which are read to be handed out, are served
+    from another copy if a home is damaged, as far as `rescue` finds one.
     """
 
     def __init__(
         self, layout: Layout, locate: Locate, rescue: Rescue | None = None, open_container: OpenContainer | None = None
     ) -> None:
-        """`open_container`: how a container is opened, by default as the file that it is in the store's own layout."""
+        """`open_container`: how a container is opened, by default as a file in the store's own layout."""
         self._layout = layout
         self._locate = locate
         self._rescue = rescue
@@ -112,7 +112,7 @@ class Objects(Uncopied):
         _all.add(self)
 
     def close(self) -> None:
-        """Close the containers that are held open."""
+        """Close all open containers."""
         with self._lock:
             self._open.clear()
 
@@ -121,9 +121,9 @@ class Objects(Uncopied):
         return self._read(digest, self._locate_chains([digest]))
 
     def serve_chunk(self, digest: Digest, blob: Digest | None = None) -> bytes:
-        """One chunk's raw bytes from its home or, where that is damaged, from another copy.
+        """One chunk's raw bytes from its home or, if that is damaged, from another copy.
 
-        `blob`: one that the chunk is a piece of. Raises IntegrityError, OSError.
+        `blob`: a blob that contains the chunk. Raises IntegrityError, OSError.
         """
         return self._serve(digest, self._locate_chains([digest]), blob)
 
@@ -140,8 +140,8 @@ class Objects(Uncopied):
             return raw
 
     def rescued(self, digest: Digest, blob: Digest | None = None, links: int = MAX_LINKS) -> bytes | None:
-        """The bytes of a chunk whose home is damaged: from another copy, or out of its record where what that needs,
-        through so many links, can be had. None where nobody has them.
+        """The bytes of a chunk whose home is damaged: from another copy, or decoded from its record if what that needs,
+        through at most `links` links, can be found. None if they are nowhere.
         """
         raw = None if self._rescue is None else self._rescue(digest, blob)
         if raw is not None and Digest.of(raw) == digest:
@@ -168,7 +168,7 @@ class Objects(Uncopied):
             return self.rescued(digest, links=links)
 
     def _locate_chains(self, digests: Collection[Digest]) -> dict[Digest, Location]:
-        """Where those chunks are, and all that decoding them needs."""
+        """Where these chunks are, and all chunks that are needed to decode them."""
         homes = dict(self._locate(digests))
         wanted: Collection[Location] = homes.values()
         while missing := {d for home in wanted for d in (home.base, home.grouping) if d and d not in homes}:
@@ -189,18 +189,18 @@ class Objects(Uncopied):
                 with self._lock:
                     for tried in {link for link, _ in chain} | _groupings(chain, homes):
                         self._open.pop(homes[tried].container.file_id, None)
-                # gc may have moved a chunk since it was looked up; the same homes twice are damage.
+                # gc may have moved a chunk since it was looked up; if its home is the same again, it is damaged.
                 again = self._locate_chains([digest])
                 if digest not in again or again == {d: homes[d] for d in again if d in homes}:
                     raise self._damage(digest, homes, error) from error
                 homes = again
 
     def _damage(self, digest: Digest, homes: Mapping[Digest, Location], error: Exception) -> IntegrityError:
-        """The error for a chunk that cannot be read. It names the one that is damaged: this, or one that it needs."""
+        """The error for a chunk that cannot be read. It names the damaged chunk: this one, or one that it needs."""
         chain = _chain(digest, homes)
         if not chain:
             return IntegrityError(f"chunk {digest} is missing from the store")
-        # Each of these has a shorter chain, or none, so this ends whatever the catalog claims.
+        # Each of these has a shorter chain, or none, so the recursion ends whatever the catalog says.
         needed = [grouping for grouping in _groupings(chain, homes) if homes[grouping].base is None]
         if len(chain) <= MAX_LINKS or chain[-1][1].base is None:
             needed += [base for base, _ in reversed(chain[1:])]
@@ -218,9 +218,9 @@ class Objects(Uncopied):
             raise IntegrityError("it has no home")
         start, home = chain.pop()
         if home.base is not None:
-            raise IntegrityError(f"its base {home.base} is missing, or one link of too many")
+            raise IntegrityError(f"its base {home.base} is missing, or its chain is too long")
         raw = self._read_whole(start, home)
-        # Only the last link's result is compared with its digest: nothing but the right bytes leads to it.
+        # Only the last link's result is compared with its digest: only the right bytes lead to it.
         run: list[bytes] = []
         grouping = run_grouping = start
         grouping_raw = run_base = raw
@@ -230,7 +230,7 @@ class Objects(Uncopied):
             if run and grouping != run_grouping:
                 run_base, run = decode_deltas(run_base, run, grouping_raw), []
             if grouping != run_grouping:
-                # Usually the start of the chain; it is another where something in between has been stored whole since.
+                # Usually the start of the chain; another if a chunk in between has been stored whole since.
                 grouping_raw = raw if grouping == start else self._read_whole(grouping, homes.get(grouping))
                 run_grouping = grouping
             run.append(encoded)
@@ -241,30 +241,30 @@ class Objects(Uncopied):
         return raw
 
     def _read_whole(self, digest: Digest, home: Location | None) -> bytes:
-        """The bytes of a chunk that is no delta, not compared with its digest yet."""
+        """The bytes of a chunk that is not a delta, not yet compared with its digest."""
         if home is None:
             raise IntegrityError(f"chunk {digest}, which it is grouped by, is missing")
         if home.container.is_pack:
             entry, encoded = self._read_record(digest, home)
             return decode(entry.encoding, encoded, entry.raw_bytes)
         if not 0 < home.raw_bytes <= MAX_CHUNK_BYTES or home.offset < 0:
-            raise IntegrityError(f"the catalog's record of where chunk {digest} stands is damaged")
-        container = self._container(home.container)  # held: another thread may drop it from the cache, which closes it
+            raise IntegrityError(f"the catalog's record of the place of chunk {digest} is damaged")
+        container = self._container(home.container)  # our own reference: another thread may drop it from the cache
         return container.pread(home.offset, home.raw_bytes)
 
     def _read_record(self, digest: Digest, home: Location) -> tuple[pack.PackEntry, bytes]:
         container = self._container(home.container)
         entry, encoded = pack.read_record(container, home.offset, home.length)
         if entry.digest != digest or entry.base != home.base:
-            raise IntegrityError(f"another chunk stands where {digest} should be")
+            raise IntegrityError(f"another chunk is in the place of {digest}")
         return entry, encoded
 
     def copy_record(self, digest: Digest, home: Location) -> bytes:
-        """A pack's record as it stands, to be written elsewhere verbatim. Raises IntegrityError, OSError.
+        """A pack's record, to be written elsewhere verbatim. Raises IntegrityError, OSError.
 
-        That its bytes are sound is for the caller to see to.
+        The caller checks that the chunk in it is sound.
         """
-        container = self._container(home.container)  # held, as in `_read_whole`
+        container = self._container(home.container)  # our own reference, as in `_read_whole`
         self._read_record(digest, home)
         return container.pread(home.offset, home.length)
 
@@ -282,18 +282,18 @@ class Objects(Uncopied):
         return opened
 
     def read_blob(self, recipe: Recipe) -> Generator[bytes, None, None]:
-        """The blob's chunks in order, read and checked ahead by a few threads. Memory is bounded.
+        """The bytes of the blob's chunks in order, read ahead and checked by a few threads. Memory is bounded.
 
         Raises IntegrityError.
         """
         chunks = list(recipe.chunks())
-        # Closed here: an error's traceback may keep it until one of its own threads collects it, which cannot end it.
+        # Closed here: an error's traceback may keep it until one of its own threads collects it, which cannot close it.
         with contextlib.closing(self._ahead((c.digest for c in chunks), _READ_THREADS, self._serving(recipe))) as ahead:
             for chunk, (_, future) in zip(chunks, ahead, strict=True):
                 yield _checked_length(future.result(), chunk)
 
     def is_sound(self, recipe: Recipe) -> bool:
-        """Whether its chunks, read one after the other, are the blob."""
+        """Whether the chunks of a recipe, read one after the other, make up its blob."""
         hasher = blake3()
         try:
             for raw in self.read_blob(recipe):
@@ -306,11 +306,11 @@ class Objects(Uncopied):
     def read_ahead(
         self, digests: Iterable[Digest], threads: int = _READ_THREADS
     ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
-        """Each chunk in turn, and a future of it, done or soon to be; its result raises IntegrityError, OSError."""
+        """Each chunk in turn, with a future of its bytes, whose result may raise IntegrityError or OSError."""
         return self._ahead(digests, threads, self._read)
 
     def in_sequence(self, recipe: Recipe, chunks: Sequence[Chunk]) -> ChunkSequence:
-        """The chunks of a blob, as `recipe` lists them, for a reader that mostly goes forward."""
+        """The chunks of a blob, as listed by `recipe`, for a reader that mostly moves forward."""
         return ChunkSequence(chunks, self._locate_chains, self._serving(recipe))
 
     def _serving(self, recipe: Recipe) -> Callable[[Digest, Mapping[Digest, Location]], bytes]:
@@ -357,31 +357,31 @@ class Objects(Uncopied):
                     advance(length)
 
     def open_blob(self, recipe: Recipe, name: str = "the blob") -> io.BufferedReader:
-        """A seekable binary reader over a blob; each chunk is checked before a byte of it is handed out.
+        """A seekable binary reader over a blob. Each chunk is checked before any of its bytes are returned.
 
-        `name` is what its errors call the blob.
+        `name`: what its errors call the blob.
         """
         return io.BufferedReader(BlobReader(self, recipe, name), buffer_size=_READER_BUFFER_BYTES)
 
 
-_SMALL_BYTES = 1 << 20  # not worth a thread
+_SMALL_BYTES = 1 << 20  # too small to be worth a thread
 _READER_BUFFER_BYTES = 64 << 10
 
 
 def unreadable(name: str, error: IntegrityError) -> IntegrityError:
-    """The same error, saying what cannot be read for it."""
+    """The error for a blob or file that cannot be read because of `error`."""
     return type(error)(f"{name} cannot be read: {error}; `casstore verify` names every file that is damaged")
 
 
 def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
-    """A chunk that is sound by itself and is not of the length that the recipe counts on is damage too."""
+    """The bytes of a sound chunk. Raises IntegrityError if their length is not that in the recipe."""
     if len(raw) != chunk.length:
         raise IntegrityError(f"chunk {chunk.digest} has {len(raw)} bytes where the recipe says {chunk.length}")
     return raw
 
 
 class BlobReader(Uncopied, io.RawIOBase):
-    """The raw stream under `Objects.open_blob`: holds the chunk it stands in. One thread at a time."""
+    """The raw stream under `Objects.open_blob`: holds the chunk at its position. For one thread at a time."""
 
     def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
         self._name = name
@@ -431,7 +431,7 @@ class BlobReader(Uncopied, io.RawIOBase):
         return b"".join(pieces)
 
     def _piece(self) -> memoryview:
-        """What follows in the chunk that the reader stands in; nothing at the end."""
+        """The bytes of the current chunk from the reader's position on; empty at the end."""
         if self._position >= self._size:
             return memoryview(b"")
         number = bisect_right(self._offsets, self._position) - 1

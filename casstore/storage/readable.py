@@ -14,8 +14,9 @@ class Readable(Protocol):
     - `pread` gives the `length` bytes that stand from `offset` on: fewer only where the container ends before them,
       none from its end on. Neither is an error here; the caller compares what it gets with its digest.
     - `size` is how many bytes there are. A container never changes, and so neither does what the two give.
-    - FileNotFoundError says that the container is gone, and has the caller look up anew where its chunk stands; another
-      OSError that nothing is known of the bytes, as after an error of a disk or a network. It is never IntegrityError.
+    - FileNotFoundError says that the container is gone, and makes the caller look up again where its chunk stands. Any
+      other OSError says that the bytes could not be read, as after an error of a disk or a network. It is never
+      IntegrityError.
     - Several threads may call it at once, and a forked child may go on with it.
     """
 
@@ -26,7 +27,7 @@ class Readable(Protocol):
 
 
 class OpenFile:
-    """A local file, by a descriptor that somebody else closes."""
+    """A local file, by a descriptor that its owner closes."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -143,7 +143,7 @@ def _mount_above(path: str) -> object:
 
 
 def _mount_of(descriptor: int) -> object:
-    """What differs where another file system, or a part of the same one, is mounted: proc(5), fdinfo, mnt_id."""
+    """The mount that a directory is on, which also differs for bind mounts: mnt_id in fdinfo of proc(5)."""
     with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as lines:
         for line in lines:
             if line.startswith("mnt_id:"):

@@ -31,7 +31,7 @@ def make(directory: Path) -> None:
 
 
 def take_back(directory: Path, pieces: int = _PIECES) -> None:
-    """Take again what was given up, as far as there is room."""
+    """Reserve again the space that was given up, as far as there is room."""
     with contextlib.suppress(OSError):
         files.make_directory(directory)
         for number in range(pieces):
@@ -65,7 +65,7 @@ def give_up(directory: Path, pieces: int = _PIECES) -> bool:
 
 
 def shortage(path: Path, needed_bytes: int = 0, needed_files: int = 0) -> str | None:
-    """What is lacking on the file system of `path`, as a message; None where so much is left."""
+    """A message about what is lacking on the file system of `path`; None if that many bytes and files are free."""
     standing = path if path.exists() else path.parent
     try:
         status = os.statvfs(standing)

@@ -1,4 +1,4 @@
-"""What owns descriptors, locks or connections is never copied: a copy would close them under the original."""
+"""Objects that own descriptors, locks or connections cannot be copied: a copy would close them under the original."""
 
 from __future__ import annotations
 

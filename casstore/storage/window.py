@@ -1,4 +1,4 @@
-"""What zipfile is given to read: a part of something else, whose errors it does not take for a malformed archive."""
+"""A part of a file or buffer for zipfile to read, whose errors it does not take for a malformed archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ReadError(Exception):
 
 
 class Window:
-    """A position in `size` bytes, as a file has one. Whoever inherits it reads."""
+    """A position in `size` bytes, as a file has one. Subclasses read."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -91,13 +91,13 @@ def test_every_flipped_bit_is_found(read: Callable[..., Any], name: str) -> None
 @each
 @pytest.mark.parametrize("rubbish", [b"x", b"x" * 100_000, bytes(100) + b"rubbish", lzma.compress(b"")[:6] + b"x"])
 def test_rubbish_at_the_end_is_refused(read: Callable[..., Any], name: str, rubbish: bytes) -> None:
-    with pytest.raises(UnsafeArchive, match=f"bytes that are no {name} follow the end|cut short|damaged"):
+    with pytest.raises(UnsafeArchive, match=f"bytes that are not {name} follow the end|cut short|damaged"):
         read(COMPRESS[name](plain()) + rubbish)
 
 
 @each
 def test_the_message_about_rubbish(read: Callable[..., Any], name: str) -> None:
-    with pytest.raises(UnsafeArchive, match=f"bytes that are no {name} follow the end of the archive's {name} stream"):
+    with pytest.raises(UnsafeArchive, match=f"bytes that are not {name} follow the end of the archive's {name} stream"):
         read(COMPRESS[name](plain()) + b"rubbish")
 
 

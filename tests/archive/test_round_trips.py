@@ -159,14 +159,14 @@ def test_the_content_decides(read: Callable[..., Any], written: Format, said: Fo
     [
         (b"", "the source is nothing$"),
         (b"casmodel", "the source is casmodel$"),
-        (b"tar? no.", "the source is no archive of a known format$"),
-        (bytes(511), "the source is no archive of a known format"),
+        (b"tar? no.", "the source is not an archive of a known format$"),
+        (bytes(511), "the source is not an archive of a known format"),
     ],
 )
 def test_other_sources_are_named(read: Callable[..., Any], data: bytes, message: str) -> None:
     with pytest.raises(InvalidSource, match=message):
         read(data)
-    with pytest.raises(InvalidSource, match=", not tar"):
+    with pytest.raises(InvalidSource, match=", and not tar"):
         read(data, format=Format.TAR)
 
 

@@ -191,5 +191,5 @@ def test_errors_of_the_source_are_no_damage(read: Callable[..., Any]) -> None:
 
 def test_a_zip_that_is_said_to_be_one(read: Callable[..., Any]) -> None:
     assert read(pack(A), format=Format.ZIP)[1] == {"a": A[1]}
-    with pytest.raises(InvalidSource, match="the source is no archive of a known format, not zip"):
+    with pytest.raises(InvalidSource, match="the source is not an archive of a known format, and not zip"):
         read(b"x" + pack(A), format=Format.ZIP)

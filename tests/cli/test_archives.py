@@ -61,7 +61,7 @@ def test_bad_exports_and_imports_say_what_to_do(saved: Cli, cli: Cli, tmp_path: 
     assert "cannot both go to stdout" in saved("export", "bert", "-", "--json", code=2).err
     assert "does not exist" in saved("import", tmp_path / "nowhere", code=1).err
     (tmp_path / "text").write_text("hello")
-    assert f"{tmp_path / 'text'}: the source is no archive" in saved("import", tmp_path / "text", code=1).err
+    assert f"{tmp_path / 'text'}: the source is not an archive" in saved("import", tmp_path / "text", code=1).err
     saved("export", "bert:v1", tmp_path / "a.tar")
     assert "--as NAME:VERSION" in saved("import", tmp_path / "a.tar", "--as", "bert:v2", code=13).err
     assert len(saved("list").out.splitlines()) == 2
@@ -74,7 +74,7 @@ def test_a_full_disk_is_told_apart_from_the_store(saved: Cli) -> None:
 
 
 def test_a_terminal_gets_no_archive(untouched: Cli) -> None:
-    assert "nothing for a terminal" in untouched.on_terminal("export", "bert", "-", code=2)
+    assert "is not written to a terminal" in untouched.on_terminal("export", "bert", "-", code=2)
 
 
 def test_adopt_tells_what_is_shared_and_goes_on_past_a_bad_one(saved: Cli, cli: Cli, tmp_path: Path) -> None:

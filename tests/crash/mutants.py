@@ -21,11 +21,11 @@ from casstore.actions.directories.standing import Standing
 from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.packs import durability
 from casstore.actions.saving import delete
-from casstore.catalog import connection, repacking, versions
+from casstore.catalog import commits, connection, containers, repacking
+from casstore.catalog.commits import Commits
 from casstore.catalog.index import Index
 from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
-from casstore.catalog.versions import Versions
 from casstore.digest import Digest
 from casstore.storage import files, sessions
 from casstore.storage.container import Container, Kind
@@ -173,7 +173,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
         return lambda path: waiting.append(lambda: real(path)) if "objects" in Path(path).parts else real(path)
 
     def commit(real: Any) -> Any:
-        def run(self: Versions, new: Any) -> Any:
+        def run(self: Commits, new: Any) -> Any:
             result = real(self, new)
             while waiting:
                 waiting.pop(0)()
@@ -183,7 +183,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
     _replace(patch, files, "sync_file", later)
     _replace(patch, files, "sync_directory", later)
-    _replace(patch, Versions, "commit", commit)
+    _replace(patch, Commits, "commit", commit)
 
 
 @_power("final names come before the commit", "full", is_slow=True)
@@ -198,7 +198,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
         return run
 
-    _replace(patch, Versions, "commit", lambda real: lambda self, new: waiting.append(lambda: real(self, new)))
+    _replace(patch, Commits, "commit", lambda real: lambda self, new: waiting.append(lambda: real(self, new)))
     _replace(patch, placing, "publish", publish)
 
 
@@ -314,7 +314,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @_interleaved("a commit does not look at gc_epoch", "gc before a commit")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(versions, "_all_stored", lambda *_: True)
+    patch.setattr(commits, "_all_stored", lambda *_: True)
 
 
 @_interleaved("gc does not raise gc_epoch", "gc before a commit")
@@ -383,13 +383,13 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @_interleaved("a save does not check that its deltas' bases stand", "gc takes a base before a commit")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(versions, "_all_stored", lambda *_: True)
-    patch.setattr(versions, "may_be_delta", lambda *_: True)
+    patch.setattr(commits, "_all_stored", lambda *_: True)
+    patch.setattr(containers, "may_be_delta", lambda *_: True)
 
 
 @_interleaved("a save makes a delta of what others are stored against", "a delta upon the same chunk before a commit")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(versions, "may_be_delta", lambda *_: True)
+    patch.setattr(containers, "may_be_delta", lambda *_: True)
 
 
 @_interleaved("gc makes a delta of what others are stored against", "a delta upon a chunk before gc moves it")

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.catalog.commits import Commits
 from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
-from casstore.catalog.versions import Versions
 from casstore.storage import machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
@@ -502,14 +502,14 @@ def gc_before_a_commit(store, other, once, step_files):
     old, new = {"w.bin": noise(150_000, 1)}, {"w.bin": noise(150_000, 1), "new.bin": noise(150_000, 2), "few": b"few"}
     _save(store, "old:1", old)
     store.delete("old:1")
-    once(Versions, "commit", other.gc)
+    once(Commits, "commit", other.gc)
     _save(store, "m:1", new)
     return {"m:1": new}
 
 
 def gc_before_a_commit_of_what_is_new(store, other, once, step_files):
     new = {"new.bin": noise(150_000, 2), "few": b"few"}
-    once(Versions, "commit", other.gc)
+    once(Commits, "commit", other.gc)
     _save(store, "m:1", new)
     return {"m:1": new}
 
@@ -530,7 +530,7 @@ def a_commit_before_gc_condemns(store, other, once, step_files):
         may_commit.set()
         saving.join()
 
-    once(Versions, "commit", wait)
+    once(Commits, "commit", wait)
     saving.start()
     assert looked_up.wait(60)
     once(Marks, "condemn", let_it)
@@ -545,7 +545,7 @@ def gc_takes_a_base_before_a_commit(store, other, once, step_files):
         other.delete("base:0")
         other.gc()
 
-    once(Versions, "commit", take)
+    once(Commits, "commit", take)
     _save(store, "m:1", step_files(1), base="base:0", materialize=False)
     return {"m:1": step_files(1)}
 
@@ -557,7 +557,7 @@ def a_delta_upon_the_same_chunk_before_a_commit(store, other, once, step_files):
         _save(other, "n:1", step_files(1), materialize=False, durability="relaxed")
         _save(other, "n:2", step_files(2), materialize=False, durability="relaxed")
 
-    once(Versions, "commit", stack)
+    once(Commits, "commit", stack)
     _save(store, "m:1", step_files(1), materialize=False)
     return {"m:0": step_files(0), "m:1": step_files(1), "n:1": step_files(1), "n:2": step_files(2)}
 

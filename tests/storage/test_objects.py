@@ -197,7 +197,7 @@ def test_a_chunk_without_a_home(shelf: Shelf) -> None:
 def test_another_chunk_at_the_place(shelf: Shelf) -> None:
     shelf.add_pack(CHUNKS)
     shelf.homes[DIGESTS[0]] = shelf.homes[DIGESTS[1]]
-    with pytest.raises(IntegrityError, match="another chunk stands where"):
+    with pytest.raises(IntegrityError, match="another chunk is in the place of"):
         shelf.objects.read_chunk(DIGESTS[0])
 
 
@@ -515,7 +515,7 @@ def test_a_link_too_many(shelf: Shelf) -> None:
     """No casstore writes it. A reader that went on could be led on for as long as somebody likes."""
     add_apart(shelf, a_chain(MAX_LINKS + 1))
     assert shelf.objects.read_chunk(RUN_DIGESTS[MAX_LINKS]) == RUN[MAX_LINKS]
-    with pytest.raises(IntegrityError, match="one link of too many"):
+    with pytest.raises(IntegrityError, match="its chain is too long"):
         shelf.objects.read_chunk(RUN_DIGESTS[MAX_LINKS + 1])
 
 
@@ -524,7 +524,7 @@ def test_chains_that_lead_in_circles(shelf: Shelf) -> None:
     shelf.add_pack([link(first, second, third), link(second, third, first), link(third, first, second)])
     shelf.add_pack([link(RUN[3], RUN[3], RUN[3])])
     for digest in RUN_DIGESTS[:4]:
-        with pytest.raises(IntegrityError, match=f"chunk {digest} .* one link of too many"):
+        with pytest.raises(IntegrityError, match=f"chunk {digest} .* its chain is too long"):
             shelf.objects.read_chunk(digest)
 
 
@@ -607,7 +607,7 @@ def test_a_record_of_another_base_than_the_catalog_says(shelf: Shelf) -> None:
     add_apart(shelf, a_chain(2))
     home = shelf.homes[RUN_DIGESTS[2]]
     shelf.homes[RUN_DIGESTS[2]] = replace(home, base=RUN_DIGESTS[0])
-    with pytest.raises(IntegrityError, match=f"another chunk stands where {RUN_DIGESTS[2]} should be"):
+    with pytest.raises(IntegrityError, match=f"another chunk is in the place of {RUN_DIGESTS[2]}"):
         shelf.objects.read_chunk(RUN_DIGESTS[2])
 
 

@@ -509,10 +509,10 @@ def test_sources_that_are_no_archives(store: casstore.Store, save: Save, tmp_pat
     cases: list[tuple[str | Path, str | None, str]] = [
         (tmp_path / "missing", None, "missing does not exist"), (tmp_path / "missing", "folder", "does not exist"),
         (tmp_path / "hollow", None, "has no model.yaml"), (tmp_path / "plain", None, "has no model.yaml"),
-        (tmp_path / "empty", None, "nothing"), (tmp_path / "text", None, "no archive of a known format"),
-        (tmp_path / "short", None, "no archive of a known format"), (tmp_path / "text", "tar", "not tar"),
-        (tar, "zip", "is tar, not zip"), (tar, "casmodel", r"m\.tar is no \.casmodel"),
-        (tmp_path / "empty", "casmodel", r"empty is no \.casmodel"), (casmodel, "tar", "casmodel, not tar"),
+        (tmp_path / "empty", None, "nothing"), (tmp_path / "text", None, "not an archive of a known format"),
+        (tmp_path / "short", None, "not an archive of a known format"), (tmp_path / "text", "tar", "not tar"),
+        (tar, "zip", "is tar, not zip"), (tar, "casmodel", r"m\.tar is not a \.casmodel"),
+        (tmp_path / "empty", "casmodel", r"empty is not a \.casmodel"), (casmodel, "tar", "casmodel, and not tar"),
         (tar, "folder", "no directory|has no model.yaml"), (tmp_path / "bare.tar", None, "no model.yaml at its top"),
         (tmp_path / "bare.zip", None, "no model.yaml at its top"), (tar, "rar", "not an archive format"),
         ("~nobody-of-that-name/x.tar", None, "does not exist"), (tmp_path / "text/below", None, "(?i)not a directory"),
@@ -652,7 +652,7 @@ def test_a_failing_export_to_a_url(store: casstore.Store, save: Save, sql: Sql) 
 def test_errors_of_an_archive_behind_a_url_are_its_own(other) -> None:
     fsspec = pytest.importorskip("fsspec")
     fsspec.filesystem("memory").pipe("/casstore-tests/text", b"no archive " * 100)
-    with pytest.raises(casstore.InvalidSource, match="no archive of a known format"):
+    with pytest.raises(casstore.InvalidSource, match="not an archive of a known format"):
         other.import_archive("memory://casstore-tests/text")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.catalog.commits import Commits
 from casstore.catalog.repacking import Repacking
-from casstore.catalog.versions import Versions
 from tests.kit import Check, Save, Sql, checkpoint, plant, safetensors, streamed, weights
 
 
@@ -209,7 +209,7 @@ def test_a_base_that_is_moved_or_condemned_between_look_up_and_commit(
         return {"w.safetensors": safetensors({"w": ("F32", weights("F32", 6, step, 500_000))})}
 
     save("base:0", files(0))
-    real = Versions.commit
+    real = Commits.commit
     attempts = []
 
     def commit(self, new):
@@ -218,7 +218,7 @@ def test_a_base_that_is_moved_or_condemned_between_look_up_and_commit(
             meanwhile(store)
         return real(self, new)
 
-    monkeypatch.setattr(Versions, "commit", commit)
+    monkeypatch.setattr(Commits, "commit", commit)
     save("m:1", files(1), materialize=False, base="base:0")
     assert len(attempts) == (1 if meanwhile is _gc else 2)
     assert deltas() == (2 if meanwhile is _gc else 0)
@@ -236,7 +236,7 @@ def test_a_base_that_becomes_a_delta_between_look_up_and_commit(
 
     save("base:0", files(0))
     save("base:1", files(1))
-    real = Versions.commit
+    real = Commits.commit
     attempts = []
 
     def commit(self, new):
@@ -245,7 +245,7 @@ def test_a_base_that_becomes_a_delta_between_look_up_and_commit(
             _gc(store)
         return real(self, new)
 
-    monkeypatch.setattr(Versions, "commit", commit)
+    monkeypatch.setattr(Commits, "commit", commit)
     save("m:2", files(2), materialize=False, base="base:1")
     assert len(attempts) == 2
     check_catalog()

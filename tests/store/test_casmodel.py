@@ -17,7 +17,7 @@ import casstore
 from casstore.actions.exchange import casmodel_import
 from casstore.actions.packs import receiving
 from casstore.actions.saving.commit import commit_stored
-from casstore.catalog.versions import ChunkVanished
+from casstore.catalog.containers import ChunkVanished
 from casstore.storage.container import MAX_LINKS
 from tests.kit import Check, Child, Leftovers, Save, Sql, checkpoint, contents, noise, streamed
 from tests.store import casmodels

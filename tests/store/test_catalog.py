@@ -64,7 +64,7 @@ def test_a_write_that_fails_is_rolled_back(connections, error) -> None:
 def test_a_catalog_that_another_process_keeps_locked(
     store: casstore.Store, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("casstore.catalog.connection._BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("casstore.catalog.transaction.BUSY_TIMEOUT_MS", 50)
     holder = apsw.Connection(str(home / "catalog.db"))
     with casstore.Store(home) as other:
         holder.execute("BEGIN IMMEDIATE")

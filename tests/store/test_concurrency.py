@@ -216,8 +216,8 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store: casstore.Store, m
     """A manifest whose row is gone and whose tombstone came after gc read the tombstones is no sign of one."""
     with store.create("m:1"):
         pass
-    versions = type(store._workspace.catalog.versions)
-    real = versions.tombstones
+    deletions = type(store._workspace.catalog.deletions)
+    real = deletions.tombstones
     calls: list[Any] = []
 
     def tombstones(self):
@@ -229,7 +229,7 @@ def test_a_gc_while_another_deletes_sees_no_old_catalog(store: casstore.Store, m
             monkeypatch.undo()
         return found
 
-    monkeypatch.setattr(versions, "tombstones", tombstones)
+    monkeypatch.setattr(deletions, "tombstones", tombstones)
     store.gc()
     assert calls
 

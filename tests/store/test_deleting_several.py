@@ -12,7 +12,7 @@ import pytest
 import casstore
 from casstore.actions.directories import leavings
 from casstore.actions.saving import delete as delete_action
-from casstore.catalog.versions import Versions
+from casstore.catalog.deletions import Deletions
 from casstore.storage import files as storage_files
 from tests.kit import Child, noise, plant, streamed
 
@@ -100,7 +100,7 @@ def test_none_is_deleted_where_one_cannot_be_found(store, filled, tags, error):
 
 
 def test_none_of_a_name_is_deleted_where_one_goes_meanwhile(store, home, filled, monkeypatch):
-    real = Versions.delete
+    real = Deletions.delete
 
     def delete(self, inodes):
         monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_none_of_a_name_is_deleted_where_one_goes_meanwhile(store, home, filled,
             connection.execute("DELETE FROM version WHERE name = 'm' AND version = '2'")
         return real(self, inodes)
 
-    monkeypatch.setattr(Versions, "delete", delete)
+    monkeypatch.setattr(Deletions, "delete", delete)
     with pytest.raises(casstore.TagNotFound, match="m:2 is not in this store"):
         store.delete(["m:1", "m:2", "m:3"])
     assert {"m:1", "m:3"} <= set(store.tags())
@@ -131,7 +131,7 @@ def test_what_is_stuck_keeps_no_other_back(store, home, filled, monkeypatch, cap
     assert line.startswith("m:2 is deleted, but not all that it left could be taken away (models/m/2: Input/output")
     assert not {"m:1", "m:2", "m:3"} & set(store.tags())
     assert [(home / f"models/m/{number}").exists() for number in (1, 2, 3)] == [False, True, False]
-    assert [str(tag) for _, tag in store._workspace.catalog.versions.tombstones()] == ["m:2"]
+    assert [str(tag) for _, tag in store._workspace.catalog.deletions.tombstones()] == ["m:2"]
     assert {step.name: step.count for step in store.gc().steps}["unfinished work"] == 1
     assert not (home / "models/m/2").exists()
 
@@ -170,7 +170,7 @@ def test_killed_anywhere(store, home, filled, tmp_path):
             for verb in ("rename", "sync_directory", "remove_file", "remove_tree", "remove_empty_directory"):
                 setattr(storage_files, verb, killing(getattr(storage_files, verb)))
             for verb in ("delete", "forget_tombstones"):
-                setattr(Versions, verb, killing(getattr(Versions, verb)))
+                setattr(Deletions, verb, killing(getattr(Deletions, verb)))
             with casstore.Store(home, auto_gc=False) as killed:
                 killed.delete(["m:0", "m:1"])
 
@@ -182,7 +182,7 @@ def test_killed_anywhere(store, home, filled, tmp_path):
             again.gc(evict_all=True)
             assert again.verify().is_sound
             assert streamed(again.get("m:2"))["own"] == b"m:2"
-            assert again._workspace.catalog.versions.tombstones() == []
+            assert again._workspace.catalog.deletions.tombstones() == []
             assert (home / "models/m/latest").read_text() == "2"
             assert sorted(path.name.partition(".")[0] for path in (home / "manifests/m").iterdir()) == sorted(
                 tag.partition(":")[2] for tag in there
@@ -200,8 +200,8 @@ def test_gc_finishes_several_deletions_of_one_tag(store, save, monkeypatch):
             save("m:1", seed)
             store.delete("m:1")
         save("m:2")
-    assert len(store._workspace.catalog.versions.tombstones()) == 2
+    assert len(store._workspace.catalog.deletions.tombstones()) == 2
     store.gc()
-    assert store._workspace.catalog.versions.tombstones() == []
+    assert store._workspace.catalog.deletions.tombstones() == []
     assert [step.count for step in store.gc().steps] == [0] * 8
     assert store.verify().is_sound

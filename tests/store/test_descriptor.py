@@ -181,10 +181,10 @@ def test_what_an_alias_stands_for_is_counted() -> None:
         ("b: {<<: {a: 1}}", "merge key"),
         ("? [1]\n: 2", "a key is a list"),
         ("a: 1\n---\nb: 2", "more than one document"),
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
         ("a: " + "[" * 90 + "]" * 90, "nests more than"),
         ("a: !!int " + "9" * 5000, "too many digits"),
-        ("a: 2020-99-99", "no timestamp"),
+        ("a: 2020-99-99", "not a timestamp"),
     ],
 )
 def test_yaml_that_is_refused(text, message) -> None:

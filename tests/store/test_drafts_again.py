@@ -154,7 +154,7 @@ except OSError as error:
 assert str(kept.tag) == "m:v1", kept
 assert "No space left" in kept.reason, kept
 lost = [each.partition(" could")[0] for each in kept.left_out]
-assert lost == ["custom_objects", "labels, metadata and the like"], kept.left_out
+assert lost == ["custom_objects", "labels, metadata and the rest of the record"], kept.left_out
 assert sorted(path.name for path in kept.directory.iterdir()) == ["draft.json", "files"]
 ballast.unlink()
 model = store.save_draft(kept.id, labels={"why": "late"})

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.catalog.commits import Commits
 from casstore.catalog.index import Index
-from casstore.catalog.versions import Versions
 from casstore.storage.locks import Lock
 from tests.kit import Child, Leftovers, Picture, contents, noise, plant
 
@@ -126,7 +126,7 @@ def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
     files = {"w.bin": noise(size), "other.txt": b"new"}
     save(store, "m:old", {"w.bin": noise(size)})
     fired: list[Any] = []
-    real = Versions.commit
+    real = Commits.commit
 
     def commit(self, new):
         if not fired:
@@ -137,7 +137,7 @@ def test_chunks_that_vanish_between_look_up_and_commit_are_stored_anew(
                 assert other.stats().unique_bytes == 0
         return real(self, new)
 
-    monkeypatch.setattr(Versions, "commit", commit)
+    monkeypatch.setattr(Commits, "commit", commit)
     saved = save(store, "n:new", files) if how == "draft" else store.save("n:new", plant(tmp_path / "out", files))
     assert fired
     assert contents(saved) == files
@@ -153,7 +153,7 @@ def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(
     save(store, "m:old", {"known.bin": noise(BIG)})
     save(store, "x:dead", {"w.bin": noise(BIG, 5)})
     attempts = []
-    real = Versions.commit
+    real = Commits.commit
 
     def commit(self, new):
         attempts.append(new)
@@ -163,7 +163,7 @@ def test_a_gc_that_takes_nothing_does_not_make_a_save_start_over(
                 other.gc()
         return real(self, new)
 
-    monkeypatch.setattr(Versions, "commit", commit)
+    monkeypatch.setattr(Commits, "commit", commit)
     saved = save(store, "m:new", {"known.bin": noise(BIG), "new.bin": noise(BIG, 6), "small": b"s"})
     assert len(attempts) == 1, "what it relies on still stands"
     assert len(contents(saved)) == 3

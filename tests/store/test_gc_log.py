@@ -47,7 +47,7 @@ def test_what_was_done_and_why(store, busy, said):
     assert len(told("0123456789abcdef-1.pack: moved to quarantine")) == 1
     assert len(told("removed, nothing needs it any more")) == 2  # of n:1, and what m:1 has been packed from
     assert len(told("pack ", "1 files")) == 1
-    assert "used:1: directory kept, a process uses it" in said("DEBUG")
+    assert "used:1: directory kept, a process is using it" in said("DEBUG")
     assert said("WARNING") == []
 
 
@@ -56,7 +56,7 @@ def test_a_dry_run_tells_why_as_well(store, busy, said, picture):
     store.gc(evict_all=True, dry_run=True)
     assert picture() == before
     assert "changed:1: directory kept, something in it was changed or added" in said("INFO")
-    assert "used:1: directory kept, a process uses it" in said("DEBUG")
+    assert "used:1: directory kept, a process is using it" in said("DEBUG")
 
 
 def test_nothing_is_heard_unasked(home, store, busy):

@@ -284,8 +284,8 @@ CASES = {
     # descriptors
     "yaml: none": (lambda: tar(member("w", b"w"), descriptor=None), "has no model.yaml at its top"),
     "yaml: deeper": (lambda: tar(member("d/model.yaml", DESCRIPTOR), descriptor=None), "has no model.yaml"),
-    "yaml: empty": (lambda: yaml(""), "no mapping"),
-    "yaml: a list": (lambda: yaml("[1, 2]"), "no mapping"),
+    "yaml: empty": (lambda: yaml(""), "not a mapping"),
+    "yaml: a list": (lambda: yaml("[1, 2]"), "not a mapping"),
     "yaml: noise": (lambda: tar(descriptor=os.urandom(300)), "no YAML"),
     "yaml: two documents": (lambda: yaml(DESCRIPTOR.decode() + "---\na: 1\n"), "more than one document"),
     "yaml: python/object/apply": (

@@ -25,13 +25,16 @@ import pytest
 import casstore
 from casstore.actions import leasing
 from casstore.catalog import connection as connections
+from casstore.catalog import sqlite_errors, transaction
 from casstore.progress import Progress
 from casstore.storage import descriptors, files, sessions
 from tests.kit import Child, Save, every, known, noise, plant
 
 pytestmark = pytest.mark.crash
 
-TRACED = {module.__file__ for module in (connections, sessions, leasing, files, descriptors)}
+TRACED = {
+    module.__file__ for module in (connections, transaction, sqlite_errors, sessions, leasing, files, descriptors)
+}
 STEP = every(7)
 # After these CPython looks for signals, besides at the start of a function, but never before it returns.
 LOOKS = ("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE", "RESUME")

@@ -12,7 +12,7 @@ import pytest
 import casstore
 from casstore.actions.health import rebuild
 from casstore.actions.saving import commit as commit_action
-from casstore.catalog.versions import Versions
+from casstore.catalog.commits import Commits
 from casstore.storage import files as storage_files
 from casstore.storage import sessions
 from tests.kit import Child, Leftovers, Save, checkpoint, contents, noise, part, plant, streamed
@@ -275,7 +275,7 @@ def test_of_saves_that_were_cut_short_none_is_lost(
 
         assert Child(run).wait() == -signal.SIGKILL
 
-    killed(Versions, "commit", b"never committed")
+    killed(Commits, "commit", b"never committed")
     killed(commit_action, "publish", b"committed")
     drop_catalog(home)
     report = casstore.Store.rebuild_catalog(home)
@@ -332,9 +332,9 @@ def test_nobody_opens_the_store_meanwhile(
     real = rebuild._replace
 
     def replace(*args):
-        with pytest.raises(casstore.StoreLocked, match="being made anew"):
+        with pytest.raises(casstore.StoreLocked, match="being rebuilt"):
             casstore.Store(home)
-        with pytest.raises(casstore.StoreLocked, match="being made anew"):
+        with pytest.raises(casstore.StoreLocked, match="being rebuilt"):
             store.tags()
         real(*args)
 

@@ -14,7 +14,7 @@ import casstore
 from casstore.actions.health.repair import _Repair
 from casstore.actions.saving import commit as commit_action
 from casstore.actions.workspace import Workspace
-from casstore.catalog.versions import Versions
+from casstore.catalog.commits import Commits
 from casstore.storage import files as storage_files
 from casstore.storage.descriptors import Descriptor
 from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, noise, part, plant, script, streamed
@@ -330,7 +330,7 @@ def test_a_version_that_is_deleted_while_its_rows_are_made_anew_stays_deleted(
 ) -> None:
     save("m:1", {"a": b"1"})
     sql("UPDATE file SET size = 7")
-    ended = meanwhile(Versions, "restore", lambda: store.delete("m:1"), must_wait=True)
+    ended = meanwhile(Commits, "restore", lambda: store.delete("m:1"), must_wait=True)
     store.repair()
     assert ended() == 0
     assert store.tags() == []

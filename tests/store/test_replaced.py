@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 import casstore
-from casstore.catalog import versions
+from casstore.catalog import commits
 from casstore.catalog.index import insert_fingerprints
 from tests.kit import Save, plant
 
@@ -86,7 +86,7 @@ def test_a_save_in_whose_middle_it_happens_is_not_acknowledged(
             change(home)
         real(connection, fingerprints)
 
-    monkeypatch.setattr(versions, "insert_fingerprints", insert)
+    monkeypatch.setattr(commits, "insert_fingerprints", insert)
     with pytest.raises(casstore.StoreError, match=REPLACED):
         store.save("m:1", source)
     assert done

@@ -10,8 +10,8 @@ import apsw
 import pytest
 
 import casstore
-from casstore.catalog import versions
-from casstore.catalog.connection import translated_errors
+from casstore.catalog import commits
+from casstore.catalog.sqlite_errors import translated_errors
 from tests.kit import Save, Sql, contents
 
 DAMAGE = {apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError}
@@ -104,12 +104,12 @@ def interrupting(monkeypatch, module, name, action):
 def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot(
     store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = interrupting(monkeypatch, versions, "insert_version", lambda: save("other:1", {"a": b"handler"}))
+    outcome = interrupting(monkeypatch, commits, "insert_version", lambda: save("other:1", {"a": b"handler"}))
     model = save("m:1", {"a": b"1"})
     assert contents(model) == {"a": b"1"}
     [error] = outcome
     assert type(error) is casstore.StoreError
-    assert "the same thread; a signal's handler" in str(error)
+    assert "a transaction of this thread, so this call from a signal handler" in str(error)
     assert store.tags() == ["m:1"]
     assert contents(save("other:1", {"a": b"handler"})) == {"a": b"handler"}
 
@@ -117,7 +117,7 @@ def test_a_save_in_the_middle_of_a_transaction_of_its_thread_says_that_it_cannot
 def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(
     store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = store._workspace.catalog.versions.commit
+    commit = store._workspace.catalog.commits.commit
     outcome: list[Any] = []
 
     def handler(*_):
@@ -135,7 +135,7 @@ def test_a_save_of_the_same_name_that_interrupts_one_does_not_wait_for_itself(
                 signal.signal(signal.SIGUSR1, before)
         return commit(new)
 
-    monkeypatch.setattr(versions.Versions, "commit", lambda _, new: commit_interrupted(new))
+    monkeypatch.setattr(commits.Commits, "commit", lambda _, new: commit_interrupted(new))
     assert contents(save("m:1", {"a": b"1"})) == {"a": b"1"}
     assert len(outcome) == 2
     assert store.tags() == ["m:1", "other:1"]

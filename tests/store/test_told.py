@@ -72,7 +72,7 @@ def test_a_copy_in_quarantine_is_told(
     loose.write_bytes(bytes(100_000))
     assert contents(model) == {"w.bin": noise(100_000)}
     (kept,) = (home / "quarantine").iterdir()
-    assert f"a copy of stored bytes was damaged, is in {kept} now, and will be made again" in told()
+    assert f"a copy of stored bytes was damaged, was moved to {kept}, and will be made again" in told()
 
 
 def test_bytes_that_are_not_relied_on_are_told(

@@ -25,7 +25,7 @@ def gone(tmp_path: Path):
 
 
 def test_a_relative_home(gone) -> None:
-    with pytest.raises(casstore.StoreError, match=r"where st is .* works in is gone.*whole path"):
+    with pytest.raises(casstore.StoreError, match=r"where st is .* works in is gone.*absolute path"):
         casstore.Store("st")
 
 
@@ -59,4 +59,4 @@ def test_the_command_line(gone, home: Path, arguments) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "works in is gone" in done.stderr
-    assert "whole path" in done.stderr
+    assert "absolute path" in done.stderr

@@ -18,7 +18,7 @@ from casstore.tag import Tag
 
 
 def keep_all(layout: Layout, deleted: Sequence[tuple[Tag, str]]) -> list[tuple[Tag, OSError]]:
-    """Move the manifests of deleted versions of one name, given by id, to where they are no version's.
+    """Move the manifests of deleted versions of one name, given by id, to where they belong to no version.
 
     That is on disk when this returns. Returns those that cannot be moved, and why. Raises OSError.
     """
@@ -28,7 +28,7 @@ def keep_all(layout: Layout, deleted: Sequence[tuple[Tag, str]]) -> list[tuple[T
             _keep(layout, tag, manifest_id)
         except OSError as error:
             failures.append((tag, error))
-    # A power cut may bring the name in `.pending` back. What is in `.deleted` says that it is no version's.
+    # A power cut may bring the name in `.pending` back. A manifest in `.deleted` belongs to no version.
     ids = [manifest_id for _, manifest_id in deleted]
     are_kept = [is_file_id(manifest_id) and layout.deleted_manifest(manifest_id).exists() for manifest_id in ids]
     if any(are_kept):
@@ -36,7 +36,7 @@ def keep_all(layout: Layout, deleted: Sequence[tuple[Tag, str]]) -> list[tuple[T
     if not all(are_kept):
         files.sync_directory(layout.pending_manifests)
     parent = layout.manifest(*deleted[0]).parent
-    if parent.exists():  # also where they were gone already: whoever removed them may have been cut short
+    if parent.exists():  # also if they were gone already: the process that removed them may have been interrupted
         files.sync_directory(parent)
         files.remove_empty_directory(parent)
     return failures

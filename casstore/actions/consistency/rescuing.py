@@ -67,7 +67,7 @@ def _places_in(recipes: Iterable[Recipe], chunk: Digest) -> Iterator[tuple[int, 
 
 
 def _read(path: str, offset: int, length: int) -> bytes | None:
-    """That part of a file; None where it cannot be had."""
+    """A part of a file; None if it cannot be read."""
     if not 0 < length <= MAX_CHUNK_BYTES:
         return None
     try:

@@ -159,7 +159,7 @@ class _Reading:
 
     def result(self) -> Descriptor:
         if not isinstance(self.document, dict):
-            raise ValueError("it holds no mapping")
+            raise ValueError("it is not a mapping")
         name, version = self._text("name"), self._text("version")
         tag = Tag(name.lower(), version.lower())
         if (tag.name, tag.version) != (name, version):

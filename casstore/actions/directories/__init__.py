@@ -1,3 +1,3 @@
-"""What stands under `models/`: making a version's directory, whose a directory is, what is wrong in it, and taking it
-away. What somebody else has put there is kept, never overwritten.
+"""The directories under `models/`: making a version's directory, telling whose a directory is and what is wrong in it,
+and removing it. Anything that a user or another program has put there is kept, never overwritten.
 """

@@ -1,5 +1,5 @@
-"""What is found in a version's directory and is not as it was saved: it goes to quarantine/changed/, is named in the
-log, and is kept there for `keep_days`, since it may be somebody's work."""
+"""Files in a version's directory that are not as they were saved: they go to quarantine/changed/, are named in the log,
+and are kept there for `keep_days`, since they may be a user's work."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from casstore.storage.layout import Layout
 from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)
-_MOST_NAMED = 5  # files in one line of the log; quarantine has them all
+_MOST_NAMED = 5  # files named in one line of the log; quarantine has them all
 
 
 def parents(paths: Iterable[str]) -> set[str]:
-    """Every directory above these `/`-separated relative paths, but the root itself, which is ""."""
+    """Every directory above these `/`-separated relative paths, without the root itself, which is ""."""
     found: set[str] = set()
     for path in paths:
         above = path.rpartition("/")[0]
@@ -34,10 +34,10 @@ def parents(paths: Iterable[str]) -> set[str]:
 
 
 def additions(root: Path, own_files: Collection[str], own_directories: Collection[str]) -> list[str]:
-    """What stands below `root` and is not the version's, by relative path; of a directory only that itself.
+    """The relative paths below `root` that do not belong to the version; an added directory counts as one path.
 
-    That includes what is no directory and stands where the version has one, but not what stands where it has a file.
-    What cannot be looked at counts as nothing.
+    This includes anything other than a directory in the place of one of the version's directories, but not what stands
+    in the place of one of its files. What cannot be looked at does not count.
     """
     found, pending = [], [""]
     while pending:
@@ -56,9 +56,9 @@ def additions(root: Path, own_files: Collection[str], own_directories: Collectio
 
 
 class ChangedShelf:
-    """The directory in quarantine/ that takes what one mending finds; made when the first comes.
+    """The directory in quarantine/ for what one mending finds; it is made when first needed.
 
-    `kept`: the paths in quarantine/ of what it has taken.
+    `kept`: the paths in quarantine/ of what it holds.
     """
 
     def __init__(self, workspace: Workspace, tag: Tag) -> None:
@@ -70,10 +70,10 @@ class ChangedShelf:
         self._stuck: list[str] = []
 
     def take(self, standing: Path, path: str, *, stays: bool = False) -> None:
-        """Keep what stands at `standing` and was at `path` in the version's directory.
+        """Move what stands at `standing`, from `path` in the version's directory, to quarantine.
 
-        An empty directory is removed. With `stays` a file may be left standing, with another link in
-        quarantine, for the saved one to be put in its place: readers then find one or the other. Raises OSError.
+        An empty directory is removed. With `stays` a file may be left standing, with another link in quarantine, until
+        the saved one replaces it: readers then find one or the other. Raises OSError.
         """
         status = os.lstat(standing)
         if stat.S_ISDIR(status.st_mode) and files.remove_empty_directory(standing):
@@ -86,7 +86,7 @@ class ChangedShelf:
         self.kept.append(str(target))
 
     def take_addition(self, root: Path, path: str) -> None:
-        """Move away what was added. It stays where this user may not move it: no reason not to serve the version."""
+        """Move away what was added. If this user may not move it, it stays, and the version is served all the same."""
         try:
             self.take(root / path, path)
         except (OSError, StoreError):
@@ -95,7 +95,7 @@ class ChangedShelf:
 
     def _place(self, path: str) -> Path:
         if self._directories:
-            with contextlib.suppress(FileExistsError, NotADirectoryError):  # it has been changed once more
+            with contextlib.suppress(FileExistsError, NotADirectoryError):  # it has been changed again
                 return _place_in(self._directories[-1], path)
         made = keeping.new_directory(self._workspace.layout.changed_files)
         self._directories.append(made / f"{self._tag.name}.{self._tag.version}")
@@ -103,12 +103,12 @@ class ChangedShelf:
         return _place_in(self._directories[-1], path)
 
     def tell(self) -> None:
-        """Name in the log what was taken, where it is, and what could not be moved."""
+        """Name in the log what was moved, where it is now, and what could not be moved."""
         if self._taken:
             days = self._workspace.catalog.setting("keep_days")
             _log.warning(
                 "%s was written to in its directory: %s moved to %s, kept for %s days; the directory holds what was "
-                "saved. To keep a change, save it under a tag of its own: casstore save NAME:VERSION PATH",
+                "saved. To keep a change, save it under another tag: casstore save NAME:VERSION PATH",
                 self._tag, _named(self._taken), ", ".join(map(str, self._directories)), days,
             )  # fmt: skip
         if self._stuck:
@@ -133,5 +133,5 @@ def _named(paths: list[str]) -> str:
 
 
 def kept_files(layout: Layout) -> list[Path]:
-    """What has been found changed and is kept, oldest first: a directory for each version and time."""
+    """The directories of changed files that are kept, oldest first: one for each version and time."""
     return [path for each in keeping.kept(layout.changed_files) for path in sorted(each.iterdir())]

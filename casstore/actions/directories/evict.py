@@ -1,4 +1,4 @@
-"""Eviction: take away directories that nobody uses. The versions stay, and make their directories anew when asked."""
+"""Eviction: remove directories that are not in use. The versions stay; their directories are made again on demand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)
 _DAY_NS = 24 * 3600 * 1_000_000_000
-# Directories of one name that go with one hold of its lock and two commits: a commit is an fsync, and one for each
+# Directories of one name that go under one hold of its lock, with two commits: a commit is an fsync, and one for each
 # of thousands of versions would take minutes. Readers of the name wait for the renames of a batch, not for deletions.
 _BATCH = 50
 
@@ -36,8 +36,8 @@ _BATCH = 50
 @dataclass(frozen=True, slots=True)
 class Evictions:
     """The directories that are to go by a rule, those of one name together, and how many bytes of their files have no
-    other link. `gone`: how many of them somebody else has taken away. `altered`: left alone, for something in them is
-    not as it was made."""
+    other link. `gone`: how many of them have already been removed by others. `altered`: the directories left alone
+    since something in them is not as it was made."""
 
     rule: EvictionRule | None = None
     candidates: tuple[Candidate, ...] = ()
@@ -52,9 +52,9 @@ class Evictions:
 
 @dataclass(slots=True)
 class Evicted:
-    """What was taken away: versions' directories, and the bytes of their files that had no other link, since a hardlink
-    frees nothing by itself. `altered`: left alone, for something in them is not as it was made. `quarantined`: paths in
-    quarantine/ of what was written into directories while they were taken away.
+    """What was removed: the versions' directories, and the bytes of their files that had no other link, since removing
+    one of several links frees nothing. `altered`: the directories left alone since something in them is not as it was
+    made. `quarantined`: paths in quarantine/ of what was written into directories while they were being removed.
     """
 
     version_ids: list[int] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Evicted:
 
 
 def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | None:
-    """Which directories the settings let go; None when they keep all."""
+    """The rule by which the settings let directories go; None if they keep all."""
     if not evict_all and workspace.catalog.setting("materialize") == "all":
         return None
     keep_ns = int(workspace.catalog.setting("keep_days")) * _DAY_NS
@@ -82,7 +82,7 @@ def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | No
 
 
 def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions:
-    """Which directories may go by the rule, and what that frees; none without a rule. It only looks."""
+    """Which directories may go by the rule, and what that frees; none without a rule. Changes nothing."""
     candidates = [] if rule is None else unleased(workspace, workspace.catalog.directories.candidates(rule))
     found = [(candidate, _survey(workspace, candidate)) for candidate in candidates]
     going = [(candidate, each) for candidate, each in found if not each.is_altered]
@@ -101,13 +101,14 @@ def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions
 def evict(
     workspace: Workspace, session: Session, planned: Evictions, *, may_go: Callable[[VersionRow], bool]
 ) -> Evicted:
-    """Take away the directories that are planned to go, and may still. `may_go` is asked of each whether what stands
+    """Remove the directories that are planned to go, if they still may. `may_go` is asked for each whether what stands
     there is sound elsewhere.
 
-    Each is marked as evicting, in a transaction that finds neither pin nor lease; compared with what was made;
-    renamed into the session; and its row is dropped. A reader leases before it looks for the mark, so one of the
-    two sees the other; one that sees the mark waits for the name's lock and makes the directory anew. A kill at any
-    point leaves a mark, which `settle_eviction` or the next reader settles, and files of a dead session.
+    Each directory is marked as evicting, in a transaction that finds no pin and no lease; compared with what was made;
+    and renamed into the session. Then its row is dropped. A reader takes its lease before it looks for the mark, so
+    either gc sees the lease or the reader sees the mark. A reader that sees the mark waits for the name's lock and
+    makes the directory again. A kill at any point leaves a mark, which `settle_eviction` or the next reader settles,
+    and files of a dead session.
     """
     evicted = Evicted()
     if planned.rule is None:
@@ -115,17 +116,17 @@ def evict(
     for name, candidates in itertools.groupby(planned.candidates, lambda c: c.name):
         while batch := list(itertools.islice(candidates, _BATCH)):
             for candidate in unleased(workspace, batch):
-                _is_safe(workspace, candidate, may_go)  # now, so that nobody waits for it while the lock is held
+                _is_safe(workspace, candidate, may_go)  # now, so that no process waits for it while the lock is held
             doomed: list[_Doomed] = []
             with Lock(workspace.layout.name_lock(name)) as lock:
-                # Somebody who makes a directory of this name may hold it for long: leave the name to the next gc.
+                # A process that makes a directory of this name may hold the lock for long: left to the next gc.
                 if lock.try_acquire():
                     doomed = _take_away(workspace, session, batch, planned.rule, evicted, may_go)
                 else:
                     _log.debug("%s: directories kept, another process works on this model", name)
             for each in doomed:
                 evicted.quarantined += _keep_late(workspace, each)
-                with contextlib.suppress(OSError):  # the next gc reaps the session, and says what it cannot
+                with contextlib.suppress(OSError):  # the next gc reaps the session, and reports what it cannot remove
                     files.remove_tree(each.path)
     return evicted
 
@@ -137,27 +138,27 @@ def _is_safe(workspace: Workspace, candidate: Candidate, may_go: Callable[[Versi
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """A directory that a gc which was killed had marked as evicting, and whether it stands still."""
+    """A directory that a killed gc had marked as evicting, and whether it still stands."""
 
     candidate: Candidate
     stands: bool
 
 
 def unsettled_evictions(workspace: Workspace) -> list[Unsettled]:
-    """The directories that a gc which was killed had marked. It only looks."""
+    """The directories that a killed gc had marked as evicting. Changes nothing."""
     found = workspace.catalog.directories.evicting()
     return [Unsettled(candidate, _stands(workspace, candidate)) for candidate in found]
 
 
 def settle_eviction(workspace: Workspace, candidate: Candidate) -> None:
-    """Settle a directory that a gc which was killed had marked. The name's lock must be held.
+    """Settle a directory that a killed gc had marked as evicting. The name's lock must be held.
 
-    What still stands counts again, until a gc decides anew; what is gone loses its row.
+    A directory that still stands counts again, until another gc decides; one that is gone loses its row.
     """
     directories = workspace.catalog.directories
     recorded = directories.find(candidate.version_id)
     if recorded is None or not recorded.evicting:
-        return  # a reader was faster
+        return  # a reader has settled it already
     if _stands(workspace, candidate):
         directories.undo_evictions([candidate.version_id])
     else:
@@ -170,13 +171,13 @@ def _stands(workspace: Workspace, candidate: Candidate) -> bool:
 
 
 def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those versions whose directories no living session leases just now."""
+    """The versions among these whose directories no living session leases at present."""
     leases = workspace.catalog.leases
     alive = [each for each in leases.sessions() if sessions.is_live(workspace.layout, each)]
     leased = leases.versions(alive)
     for candidate in candidates:
         if candidate.version_id in leased:
-            _log.debug("%s: directory kept, a process uses it", candidate.tag)
+            _log.debug("%s: directory kept, a process is using it", candidate.tag)
     return [candidate for candidate in candidates if candidate.version_id not in leased]
 
 
@@ -184,7 +185,7 @@ def _take_away(
     workspace: Workspace, session: Session, batch: Sequence[Candidate], rule: EvictionRule, evicted: Evicted,
     may_go: Callable[[VersionRow], bool],
 ) -> list[_Doomed]:  # fmt: skip
-    """Evict one batch; returns what is left to be deleted. The name's lock must be held."""
+    """Evict one batch; returns the directories that remain to be deleted. The name's lock must be held."""
     directories = workspace.catalog.directories
     is_alive = functools.partial(sessions.is_live, workspace.layout)
     begun = directories.begin_eviction((each.version_id for each in batch), rule, is_alive)
@@ -197,7 +198,7 @@ def _take_away(
             _log.info("%s: directory kept, a damaged file could not be stored again", candidate.tag)
             kept.append(candidate.version_id)
             continue
-        # Compared now and not before the mark, which may have had to wait: what somebody puts there must not go.
+        # Compared only now, after the mark, which may have had to wait: what was put there meanwhile must not go.
         found = _survey(workspace, candidate)
         evicted.note(candidate, found)
         if found.is_altered:
@@ -206,7 +207,7 @@ def _take_away(
             path = workspace.set_aside(workspace.layout.model(candidate.tag), session)
             doomed.append(_Doomed(path, candidate.tag, found.manifest_id, found.stamps))
     if doomed:
-        # Without its row a directory that comes back would be a stranger, in the way of the version's own.
+        # Without its row a directory that comes back would count as foreign, and be in the way of the version's own.
         files.sync_directory(workspace.layout.model(batch[0].tag).parent)
     directories.undo_evictions(kept)
     directories.end_evictions([each for each in begun if each not in kept])
@@ -215,8 +216,8 @@ def _take_away(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What stands in a version's place. `lone_bytes`: of files without another link. Of what is as it was made:
-    `stamps` of its files, and `manifest_id` of the version."""
+    """What stands in a version's place. `lone_bytes`: the bytes of files without another link. For a directory that is
+    as it was made: the `stamps` of its files, and the `manifest_id` of the version."""
 
     lone_bytes: int = 0
     is_gone: bool = False
@@ -227,7 +228,7 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Doomed:
-    """A directory that has been set aside, and what it held just before."""
+    """A directory that has been set aside, and what it held immediately before."""
 
     path: Path
     tag: Tag
@@ -236,7 +237,7 @@ class _Doomed:
 
 
 def _keep_late(workspace: Workspace, doomed: _Doomed) -> list[str]:
-    """Move to quarantine what somebody has written into a directory in the moment before it was set aside."""
+    """Move to quarantine what was written into a directory in the moment before it was set aside."""
     found = late(workspace, doomed.tag, doomed.manifest_id, doomed.stamps, doomed.path)
     if not found:
         return []
@@ -245,7 +246,7 @@ def _keep_late(workspace: Workspace, doomed: _Doomed) -> list[str]:
         for path in map(Path, found):
             shelf.take(path, doomed.tag.version if path == doomed.path else str(path.relative_to(doomed.path)))
         files.sync_directory(workspace.layout.changed_files)
-    except OSError:  # such as of a full disk, where a rename still works; what stays goes with the session
+    except OSError:  # such as a full disk, on which a rename still works; what stays goes with the session
         whole = workspace.quarantined(doomed.tag, doomed.path.name)
         files.move(doomed.path, whole)
         return [*shelf.kept, str(whole)]
@@ -255,9 +256,9 @@ def _keep_late(workspace: Workspace, doomed: _Doomed) -> list[str]:
 
 
 def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
-    """Compare a version's directory, by stat, with what was made: the same files and directories and no others.
+    """Compare a version's directory, by stat, with what was made: it must hold just these files and directories.
 
-    In a store that was copied stat tells nothing, and the bytes are compared.
+    In a store that was copied stat cannot tell, so the bytes are compared.
     """
     row = workspace.catalog.versions.find(candidate.tag)
     if row is None:
@@ -278,7 +279,7 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
             if name not in expected or expected.pop(name) != stamp:
                 return _Found(is_altered=True)
             lone_bytes += status.st_size if stamp is not None and status.st_nlink == 1 else 0
-    except OSError:  # closed to us, or changing under our eyes: not as it was made
+    except OSError:  # closed to this user, or changing at this moment: not as it was made
         return _Found(is_altered=True)
     is_altered = inode != recorded.inode or bool(expected)
     return _Found(lone_bytes, False, is_altered, row.manifest_id, stamps)

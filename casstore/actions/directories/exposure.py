@@ -1,4 +1,4 @@
-"""Whoever may write to read-only files, as root may, reaches the store's own bytes through a directory's hardlinks."""
+"""Warnings for users who may write to read-only files, such as root: hardlinks in directories lead to stored bytes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from casstore.progress import SILENT
 from casstore.storage import access
 
 _log = logging.getLogger(__name__)
-_told: set[Path] = set()  # homes of stores of which this process has been told
+_told: set[Path] = set()  # homes of stores about which this process has been warned
 
 
 def guard(workspace: Workspace, row: VersionRow) -> None:
-    """Look once at a directory that is being handed out: make copies of hardlinks where the setting `link_mode` wants
-    none, or say, once in a process, what a write by this user would do. Raises as `materialize` does."""
+    """Check a directory that is being handed out, once: replace hardlinks by copies if the setting `link_mode` wants no
+    hardlinks; otherwise warn, once per process, what a write by this user would do. Raises as `materialize` does."""
     workspace.guarded.add(row.id)
     home = workspace.layout.home
     is_linking = workspace.may_link()

@@ -1,4 +1,4 @@
-"""`models/<name>/latest`: the file that says which version of a name is the newest, as BentoML has it."""
+"""`models/<name>/latest`: the file that says which version of a name is the newest, as in BentoML."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from casstore.actions.workspace import Workspace
 from casstore.storage import files
 from casstore.storage.layout import new_id
 
-_MOST_BYTES = 4096  # a version is at most 63; what is larger is something else
+_MOST_BYTES = 4096  # a version has at most 63 characters; a larger file is something else
 
 
 def is_stale(workspace: Workspace, name: str) -> bool:
-    """Whether models/<name>/latest, where there is such a directory, does not say what the catalog says."""
+    """Whether the directory models/<name> stands, and its `latest` does not say what the catalog says."""
     newest = workspace.catalog.versions.newest(name)
     path = workspace.layout.latest(name)
     return newest is not None and path.parent.is_dir() and _read(path) != newest.version
@@ -30,14 +30,14 @@ def write(workspace: Workspace, name: str) -> None:
         files.remove_file(path)
         files.remove_empty_directory(path.parent)
     elif said != newest.version and path.parent.is_dir():
-        # Not beside it: other tools read models/. The name's lock makes the fixed name ours.
+        # Not written beside it, since other tools read models/. The name's lock makes the fixed name ours.
         temporary = workspace.on_device_of(path.parent, workspace.layout.locks / f"{name}.{path.name}")
-        # Writable by its owner, unlike all else: BentoML writes into it when it saves or deletes a version.
+        # Writable by its owner, unlike other files: BentoML writes into it when it saves or deletes a version.
         files.write_file(path, newest.version.encode(), 0o666 & ~workspace.mask, temporary=temporary)
 
 
 def _read(path: Path) -> str | None:
-    """What a `latest` says; None where none stands, or something that is none."""
+    """The version in a `latest` file; None if there is no such file, or it is something else."""
     try:
         return files.read_file(path, _MOST_BYTES, follow=False).decode("utf-8", errors="replace")
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What somebody has put into a version's directory, which must not go with it: it goes to quarantine first."""
+"""Files that were put into a version's directory and must not be removed with it: they go to quarantine first."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def take_away(
     workspace: Workspace, session: Session, tag: Tag, manifest_id: str,
     recorded: Mapping[str, FileStamp] = _NOTHING_RECORDED,
 ) -> list[str]:  # fmt: skip
-    """Take away the directory of a version that has been deleted, or that another will stand in the place of.
+    """Remove the directory of a version that has been deleted, or whose place another version will take.
 
-    What the version does not have, or has otherwise, goes to quarantine first; returns those paths. `recorded`: the
-    stamps of the files that were put there, as far as they are known; what differs from them is compared with the
-    manifest. The name's lock must be held. Raises OSError; then the directory stands, and what was moved by then is
-    named in the log.
+    Files that the version does not have, or has with other content, go to quarantine first; returns their paths there.
+    `recorded`: the stamps of the files that were put there, as far as they are known; a file that differs from its
+    stamp is compared with the manifest. The name's lock must be held. Raises OSError; then the directory stands, and
+    what was moved by then is named in the log.
     """
     directory = workspace.layout.model(tag)
     own = _Own(workspace, tag, manifest_id, recorded)
@@ -44,20 +44,20 @@ def take_away(
         doomed = workspace.set_aside(directory, session)
         try:
             _keep_all(workspace, tag, _late(doomed, own), kept)
-        except OSError:  # as of a read-only directory; what stays goes with the session
+        except OSError:  # such as for a read-only directory; what stays goes with the session
             _keep_all(workspace, tag, [str(doomed)], kept)
         if kept:
             files.sync_directory(workspace.layout.quarantine)
     except OSError:
         _tell(tag, kept)
         raise
-    with contextlib.suppress(OSError):  # gc reaps what is left, and says what it cannot remove
+    with contextlib.suppress(OSError):  # gc reaps what is left, and reports what it cannot remove
         files.remove_tree(doomed)
     return kept
 
 
 def make_way(workspace: Workspace, session: Session, tag: Tag, manifest_id: str) -> None:
-    """Take a directory away as `take_away` does, for a version that comes after the deleted one; log what is kept."""
+    """Make way for a version that takes the tag of a deleted one: remove the old directory, and log what is kept."""
     _tell(tag, take_away(workspace, session, tag, manifest_id))
 
 
@@ -69,10 +69,10 @@ def _tell(tag: Tag, kept: list[str]) -> None:
 def late(
     workspace: Workspace, tag: Tag, manifest_id: str, recorded: Mapping[str, FileStamp], doomed: Path
 ) -> list[str]:  # fmt: skip
-    """What has come into a version's directory until it was set aside, to `doomed`: paths of what is not its own.
+    """The paths in a directory, set aside at `doomed`, of what was written into it and does not belong to its version.
 
-    `doomed` itself where something else stood in its place, or it cannot be looked through. `recorded` is as in
-    `take_away`.
+    `doomed` itself if something else stood in its place, or if it cannot be read. `recorded`: the stamps of its files,
+    as for `take_away`.
     """
     return _late(doomed, _Own(workspace, tag, manifest_id, recorded))
 
@@ -81,13 +81,13 @@ def _late(doomed: Path, own: _Own) -> list[str]:
     try:
         if stat.S_ISDIR(os.lstat(doomed).st_mode):
             return _strangers(str(doomed), own)
-    except OSError:  # rather kept as a whole than lost
+    except OSError:  # better kept as a whole than lost
         pass
     return [str(doomed)]
 
 
 def _strangers(root: str, own: _Own) -> list[str]:
-    """The paths below `root` that are not the version's own; of a directory that is not, only that itself."""
+    """The paths below `root` that do not belong to the version; a foreign directory counts as one path."""
     found = []
     pending = [""]
     while pending:
@@ -111,7 +111,7 @@ def _is_empty(directory: str) -> bool:
 
 
 def _keep_all(workspace: Workspace, tag: Tag, paths: list[str], kept: list[str]) -> None:
-    """Move these to quarantine, and add where to `kept`, one by one: also where that fails in the middle."""
+    """Move these to quarantine, and add each new path to `kept` at once, so that it is there if a later move fails."""
     for path in paths:
         target = workspace.quarantined(tag, os.path.basename(path))
         files.move(path, target)
@@ -119,7 +119,7 @@ def _keep_all(workspace: Workspace, tag: Tag, paths: list[str], kept: list[str])
 
 
 class _Own:
-    """What of a directory is the version's own, by what was recorded, and where that is not so by the manifest."""
+    """Tells what in a directory belongs to the version: by the recorded stamps, else by the manifest."""
 
     def __init__(self, workspace: Workspace, tag: Tag, manifest_id: str, recorded: Mapping[str, FileStamp]) -> None:
         self._workspace = workspace
@@ -148,7 +148,7 @@ class _Own:
             return False
 
     def _said(self) -> dict[str, Digest]:
-        """The digest of each file by the version's manifest; none where that cannot be read."""
+        """The digest of each file, from the version's manifest; empty if that cannot be read."""
         if self._digests is None:
             manifest = self._read()
             self._digests = {}

@@ -1,4 +1,4 @@
-"""A version as a directory: made from hardlinks where it can be, checked by stat, mended where it differs."""
+"""A version as a directory: made from hardlinks if possible, checked by stat, and mended where it differs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,11 @@ from casstore.storage.sessions import Session
 
 
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
-    """The version's directory, made or mended if need be: what was changed or added there goes to quarantine first.
+    """The version's directory, made or mended if needed. What was changed or added there goes to quarantine first.
 
-    It stays until somebody evicts it: lease it first to keep it. Raises TagNotFound when the version has been
-    deleted, IntegrityError when its bytes are damaged, StoreError when something else stands in its place.
-    Where the store can only be read, a directory that stands is served when its names, sizes and small files are
-    right, and StoreUnwritable raised for others.
+    It stays until it is evicted: lease it first to keep it. Raises TagNotFound if the version has been deleted,
+    IntegrityError if its bytes are damaged, StoreError if something else stands in its place. In a read-only store, a
+    directory is returned if its names, sizes and small files are right; otherwise StoreUnwritable is raised.
     """
     standing = Standing(workspace, row)
     if standing.is_whole():
@@ -57,16 +56,16 @@ def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Pa
 
 
 def mend(workspace: Workspace, row: VersionRow, progress: Progress) -> None:
-    """Mend the version's directory if one stands there; raises as `materialize` does. None is made."""
+    """Mend the version's directory if one stands there; do not make one. Raises as `materialize` does."""
     if workspace.catalog.read_only:
-        return  # every read through casstore is checked
+        return  # reads through casstore are checked anyway
     standing = Standing(workspace, row)
     if standing.exists() and not standing.is_whole():
         _build_or_mend(workspace, row, progress, only_mend=True)
 
 
 def unshare(workspace: Workspace, row: VersionRow, progress: Progress) -> None:
-    """Replace the hardlinks in the version's directory, if one stands, by files of its own; raises as `materialize`."""
+    """Replace the hardlinks in the version's directory, if it stands, by copies. Raises as `materialize` does."""
     _build_or_mend(workspace, row, progress, only_mend=True, is_linked=True)
 
 
@@ -77,7 +76,7 @@ def _build_or_mend(
         current = workspace.catalog.versions.find(row.tag)
         if current is None or current.id != row.id:
             raise TagNotFound(f"{row.tag} has been deleted meanwhile")
-        # While this waited for the lock, another may have made the directory, or gc taken it away.
+        # While this waited for the lock, another process may have made the directory, or gc may have removed it.
         standing = Standing(workspace, row)
         if (standing.is_whole() and not is_linked) or (only_mend and not standing.exists()):
             return
@@ -86,10 +85,10 @@ def _build_or_mend(
 
 
 def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress: Progress) -> None:
-    """Make the directory that somebody has put in the version's place, with just the version's files, its own.
+    """Take over a foreign directory that stands in the version's place and holds just the version's files.
 
-    Raises FileChanged when it is not as it was found, InvalidSource when it cannot be written to, TagNotFound when the
-    version has been deleted, IntegrityError when its bytes are damaged; then the directory is as it was.
+    Raises FileChanged if it is not as it was found, InvalidSource if it cannot be written to, TagNotFound if the
+    version has been deleted, IntegrityError if its bytes are damaged; then the directory is as it was.
     """
     with workspace.name_lock(row.name):
         current = workspace.catalog.versions.find(row.tag)
@@ -114,7 +113,7 @@ class _Builder:
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
-        self._known: dict[Fingerprint, Digest] = {}  # linked files, as the link has left them
+        self._known: dict[Fingerprint, Digest] = {}  # the status of linked files after the link
         self._is_unfinished = workspace.layout.pending_manifest(row.manifest_id).exists()
         self._shelf = ChangedShelf(workspace, row.tag)
         self._target = workspace.layout.model(row.tag)
@@ -122,7 +121,7 @@ class _Builder:
         files.make_directory(self._home)
 
     def _new_path(self) -> Path:
-        """A path that nobody has yet, from where a rename into the directory works."""
+        """A new path, from which a rename into the directory works."""
         return self._workspace.on_device_of(self._home, self._session.new_path())
 
     def run(self) -> None:
@@ -139,12 +138,12 @@ class _Builder:
             self._shelf.tell()
 
     def _whose(self, standing: Standing) -> Whose:
-        """Whose directory stands here: not a stranger's. Raises StoreError where one is."""
+        """Whose directory stands here. Raises StoreError if it is foreign."""
         whose = standing.whose()
         if whose is not Whose.FOREIGN:
             return whose
         if standing.recorded is not None and self._is_unfinished:
-            # Adopted in place, and cut short before the first of its files was replaced.
+            # An adoption in place was interrupted before the first file was replaced.
             status = status_of(standing.path)
             if status is not None and status.st_ino == standing.recorded.inode:
                 return Whose.OWN
@@ -156,19 +155,19 @@ class _Builder:
         )
 
     def _make_directories(self, standing: Standing) -> None:
-        """Make the version's directories that are missing, and take away what was added."""
+        """Make the version's directories that are missing, and move away what was added."""
         own_files = [*(file.path for file in self._files), DESCRIPTOR_NAME]
         for path in standing.additions(own_files):
             self._shelf.take_addition(standing.path, path)
         for directory in self._directories():
             below = standing.path / directory
             if os.path.lexists(below) and (below.is_symlink() or not below.is_dir()):
-                self._shelf.take(below, directory)  # a link would lead what is written out of the store
+                self._shelf.take(below, directory)  # through a link, files would be written outside the store
             files.make_directory(below)
 
     def _mend_copy(self, standing: Standing) -> None:
-        """Make a copy of the version's directory its own: what has the right bytes stays, what has others goes to
-        quarantine and is made again."""
+        """Make a copy of the version's directory its own: files with the right bytes stay, others go to quarantine and
+        are made again."""
         target = standing.path
         self._make_directories(standing)
         stamps = {}
@@ -187,9 +186,9 @@ class _Builder:
         self._record(target, stamps)
 
     def _kept(self, file: FileEntry, root: Path, before: os.stat_result) -> FileStamp:
-        """The stamp of a file that has been read and is right; made a link of the blob's loose file if it is none.
+        """The stamp of a file whose bytes are right. If it is not a link of the blob's loose file, it is made one.
 
-        `before`: what stat said when it had not been read yet.
+        `before`: its status before it was read.
         """
         if not self._may_link or file.size < LINK_FROM_BYTES:
             return FileStamp.of(before)
@@ -210,7 +209,7 @@ class _Builder:
         return stamp
 
     def _mend(self, standing: Standing) -> None:
-        """Replace what is not as recorded, file by file."""
+        """Replace the files that are not as recorded, one by one."""
         target = standing.path
         self._make_directories(standing)
         bad = set(standing.changed())
@@ -226,9 +225,9 @@ class _Builder:
         self._record(target, stamps)
 
     def _keep_changed(self, root: Path, path: str, digest: Digest) -> os.stat_result | None:
-        """Keep in quarantine what is about to be replaced and is not a file of these bytes: it may be somebody's.
+        """Move what is about to be replaced to quarantine, unless it is a file of these bytes: it may be a user's work.
 
-        Returns what stood there, None where nothing did.
+        Returns the status of what stood there, None if nothing did.
         """
         standing = root / path
         before = status_of(standing)
@@ -243,7 +242,7 @@ class _Builder:
         return before
 
     def _put(self, made: Path, root: Path, path: str, before: os.stat_result | None) -> None:
-        """Put a file that has been made in its place, and keep what has come there since `before` was seen there."""
+        """Put a new file in its place, and keep what was written there since the status `before` was taken."""
         if files.swap_into(made, root / path):
             if is_unchanged(os.lstat(made), before):
                 files.remove_file(made)
@@ -254,7 +253,7 @@ class _Builder:
         draft = self._new_path()
         try:
             stamps = self._fill(draft)
-            # Until it stands for certain, nobody takes its absence for a removal.
+            # Until it certainly stands, its absence does not count as a removal.
             self._record(draft, stamps, is_coming=True)
             publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
             files.sync_directory(self._home)
@@ -264,7 +263,7 @@ class _Builder:
             raise
 
     def _fill(self, draft: Path) -> dict[str, FileStamp]:
-        """Make the version's directory, whole, at `draft`; returns the stamps of its files but the descriptor."""
+        """Make the whole directory of the version at `draft`; returns the stamps of its files except the descriptor."""
         files.make_directory(draft)
         for directory in self._directories():
             files.make_directory(draft / directory)
@@ -279,10 +278,10 @@ class _Builder:
         return sorted(found - {"."})
 
     def take_over(self, standing: Source) -> None:
-        """Make a directory of just these files, that stands in the version's place, the version's own.
+        """Make a directory that stands in the version's place and holds just its files the version's own.
 
-        Every file in it is replaced by the version's, and it is never away. The record comes last: who is cut short
-        leaves a directory that somebody else has made, of the same content.
+        Every file in it is replaced by the version's, and the directory is never away. The record comes last: an
+        interruption leaves a foreign directory with the same content.
         """
         draft = self._new_path()
         try:

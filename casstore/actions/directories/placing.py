@@ -1,4 +1,4 @@
-"""Where the files of a saved version stand: its directory under models/, and what the catalog records of that."""
+"""Putting a saved version's directory in place under models/, and the catalog's record of it."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def directory_row(
     workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], empty: Collection[str], *,
     stands_as: Source | None = None,
 ) -> DirectoryRow:  # fmt: skip
-    """The row that describes a version's directory: its inode, the stamp of every file in it, and the times of the
-    directories below it, which tell where nothing has been added. `empty`: those of them that hold nothing.
+    """The row that describes a version's directory: its inode, the stamp of every file in it, and the modification
+    times of the directories below it, which show where nothing has been added. `empty`: the empty ones among them.
 
-    `stands_as`: another directory, which the files of `directory` are about to be moved to; its times will be others.
+    `stands_as`: another directory, to which the files of `directory` are about to be moved; its times will differ.
     """
     entries: list[Any] = [[as_stored(path), stamp.inode, stamp.size, stamp.mtime_ns] for path, stamp in stamps.items()]
     rendered = FileStamp.of(os.lstat(directory / DESCRIPTOR_NAME))
@@ -45,7 +45,7 @@ def directory_row(
 def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None) -> None:
     """Give a committed version's directory and manifest their final names. The name's lock must be held.
 
-    The manifest last: until it has its name, nobody takes a directory that is not there for one that was removed.
+    The manifest comes last: until it has its name, a missing directory does not count as removed.
     """
     if draft is not None:
         target = workspace.layout.model(tag)
@@ -58,10 +58,10 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
 
 
 def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> None:
-    """Make the directory that stands in a version's place its own: move what was made in `draft` over what it has.
+    """Make the directory that stands in a version's place its own, by moving the files made in `draft` over its files.
 
-    A file that is the same in both stays. What is not as it was found, since somebody has written it a moment ago,
-    goes to quarantine; what has been added is left alone. The name's lock must be held.
+    A file that is the same in both stays. A file that is no longer as it was found, since it was written to a moment
+    ago, goes to quarantine; added files are left alone. The name's lock must be held.
     """
     found = {file.location: file.status for file in standing.files}
     if standing.descriptor_status is not None:
@@ -69,7 +69,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
     links = {link for link in standing.links if os.path.islink(link)}
     for link in links:
         if os.path.isdir(link):
-            files.remove_file(link)  # what it leads to has been copied
+            files.remove_file(link)  # its target has been copied
     for directory, folders, names in os.walk(draft):
         below = os.path.relpath(directory, draft)
         if (standing.root / below).is_symlink():
@@ -85,7 +85,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
                     continue
                 if theirs not in links and not is_unchanged(now, found.get(theirs)):
                     files.move(theirs, workspace.quarantined(tag, name))
-            # And once more when it is out of the way: until then somebody may write there.
+            # Checked once more when it is out of the way: until then another process may write to it.
             if files.swap_into(mine, theirs):
                 if theirs in links or is_unchanged(os.lstat(mine), found.get(theirs)):
                     files.remove_file(mine)
@@ -95,7 +95,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
 
 
 def check_replaceable(standing: Source) -> None:
-    """Raise InvalidSource unless every file of a directory can be replaced by this user."""
+    """Raise InvalidSource unless this user can replace every file of a directory."""
     parents = {os.path.dirname(file.location) for file in standing.files if file.is_direct}
     for directory in sorted({str(standing.root), *parents}):
         if not os.access(directory, os.W_OK | os.X_OK):

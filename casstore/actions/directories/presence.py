@@ -1,5 +1,5 @@
-"""Which directories under models/ are there for certain. A save does not sync their names, so a power cut may take one
-away that nobody has removed; gc and sync-tree sync them later, and then an absence means a removal."""
+"""Which directories under models/ are certainly on disk. A save does not sync their names, so a power cut may take away
+one that nobody removed. gc and sync-tree sync them later; after that, a missing directory was removed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from casstore.storage.locks import Lock
 
 
 def was_certain(workspace: Workspace, recorded: DirectoryRow) -> bool:
-    """Whether the directory of this row has stood for certain, so that its absence means that somebody removed it."""
+    """Whether the directory of this row was certainly on disk, so that its absence means that it was removed."""
     return recorded.synced or recorded.boot_id == workspace.catalog.boot_id
 
 
 def settle_directories(workspace: Workspace) -> None:
-    """Sync the names of directories that have not been synced since they were made; forget those that a power cut has
-    taken away. Raises OSError."""
+    """Sync the names of directories that have not been synced since they were made, and forget the directories that a
+    power cut has taken away. Raises OSError."""
     directories = workspace.catalog.directories
     unsynced = directories.unsynced()
     if not unsynced or not workspace.layout.models.is_dir():  # its disk may not be mounted
@@ -38,7 +38,7 @@ def settle_directories(workspace: Workspace) -> None:
 
 
 def _sync(path: Path) -> bool:
-    """fsync a directory; False for one that is gone, or that this user may not read. Raises OSError."""
+    """fsync a directory; False if it is gone or this user may not read it. Raises OSError."""
     try:
         files.sync_directory(path)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -47,7 +47,7 @@ def _sync(path: Path) -> bool:
 
 
 def _forget(workspace: Workspace, lost: Unsynced) -> None:
-    """Drop the row of a directory that is as if never made, unless somebody is making it now."""
+    """Drop the row of a directory that a power cut has taken away, unless a process is making it now."""
     lock = Lock(workspace.layout.name_lock(lost.name))
     if lock.try_acquire():
         with lock:
@@ -57,7 +57,7 @@ def _forget(workspace: Workspace, lost: Unsynced) -> None:
 
 
 def inode_of(path: Path) -> int | None:
-    """The inode number of what stands there; None where nothing does. Raises OSError."""
+    """The inode number of what stands at a path; None if nothing does. Raises OSError."""
     try:
         return os.lstat(path).st_ino
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""What stands in a version's place under `models/`: whose it is, and what in it is not as it was put there."""
+"""What stands in a version's place under `models/`: whose directory it is, and what in it has changed."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from casstore.storage.walking import holds_a_file
 class Whose(Enum):
     """Whose directory stands in a version's place.
 
-    NOBODYS: nothing stands there. OWN: the directory that casstore made, be its files altered. COPY: a copy of that, as
-    in a store that was copied or put back from a backup; its inode numbers tell nothing, its files have to be compared.
-    FOREIGN: what somebody else has put there.
+    NOBODYS: nothing stands there. OWN: the directory that casstore made, even if its files were altered. COPY: a copy
+    of that, as in a store that was copied or restored from a backup: its inode numbers do not identify it, so its files
+    have to be compared. FOREIGN: anything else.
     """
 
     NOBODYS = auto()
@@ -43,9 +43,9 @@ class Whose(Enum):
 
 
 class Standing:
-    """What stands in a version's place, beside what the catalog has recorded of it. All verbs ask here.
+    """What stands in a version's place, compared with the catalog's record. All verbs use this class.
 
-    `recorded` is what the catalog said when this was made; the disk is looked at in every call.
+    `recorded`: the catalog's record when this was made. The disk is looked at in every call.
     """
 
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
@@ -56,17 +56,17 @@ class Standing:
 
     @property
     def counts(self) -> bool:
-        """Whether the catalog says that a directory stands here: not where gc is taking it away."""
+        """Whether the catalog says that a directory stands here; False while gc is removing it."""
         return self.recorded is not None and not self.recorded.evicting
 
     @property
     def is_ours(self) -> bool:
-        """Whether what stands here is the version's own directory, or a copy of that. Raises OSError."""
+        """Whether what stands here is the version's own directory, or a copy of it. Raises OSError."""
         return self.whose() in (Whose.OWN, Whose.COPY)
 
     @property
     def is_of_this_boot(self) -> bool:
-        """Whether it was made, or compared byte by byte, since the machine was started."""
+        """Whether the directory was made, or compared byte by byte, since the machine was started."""
         return self.recorded is not None and self.recorded.boot_id == self._workspace.catalog.boot_id
 
     def exists(self) -> bool:
@@ -83,23 +83,23 @@ class Standing:
             return Whose.FOREIGN
         if self.recorded is not None and self._is_as_made(self.recorded):
             return Whose.OWN
-        if self._workspace.catalog.versions.is_deleted_directory(self._row.tag, status.st_ino):
-            return Whose.FOREIGN  # which gc takes away
+        if self._workspace.catalog.deletions.is_deleted_directory(self._row.tag, status.st_ino):
+            return Whose.FOREIGN  # gc is removing it
         try:
             is_inherited = self.recorded is not None and self.recorded.boot_id == NoBoot.INHERITED
             is_copy = self._is_copy(is_inherited=is_inherited)
-        except (IntegrityError, PermissionError):  # of a damaged catalog, of somebody's own directory
+        except (IntegrityError, PermissionError):  # the catalog is damaged, or the directory is foreign
             is_copy = False
         return Whose.COPY if is_copy else Whose.FOREIGN
 
     def inode(self) -> int | None:
-        """The inode of the version's directory, a copy of it included; None if what stands here is another's."""
+        """The inode of the version's directory, or of a copy of it; None if what stands here is foreign."""
         return _inode(str(self.path)) if self.is_ours else None
 
     def is_whole(self) -> bool:
-        """Whether the version's directory stands, with every file that was put there and no other.
+        """Whether the version's directory stands, with exactly the files that were put there.
 
-        By stat, except in the first look after a reboot: what had not been synced is hashed then.
+        Compares by stat, except in the first check after a reboot: files that had not been synced are hashed then.
         """
         recorded = self.recorded
         if recorded is None or recorded.evicting or not self._is_as_recorded(recorded):
@@ -113,14 +113,14 @@ class Standing:
         return True
 
     def entries(self) -> dict[str, FileStamp]:
-        """The stamp of every file that should be here; that of no file where a damaged catalog does not say."""
+        """The stamp of every file that should be here; a stamp that matches no file if the catalog is damaged."""
         expected = [*(file.path for file in self._files()), DESCRIPTOR_NAME]
         entries = {} if self.recorded is None else unpacked_entries(self.recorded)
         return entries if entries.keys() == set(expected) else dict.fromkeys(expected, FileStamp(0, 0, 0))
 
     def altered(self, *, is_quick: bool = True) -> list[str]:
-        """The files that stat says have changed, and the empty directories that do not stand; none where no directory
-        counts as standing. Of a copy the bytes are compared; where `is_quick`, those of small files only."""
+        """The files that have changed by stat, and the missing empty directories; none if no directory counts as
+        standing. In a copy the bytes are compared; with `is_quick`, only those of small files."""
         if self.recorded is None or self.recorded.evicting:
             return []
         whose = self.whose()
@@ -129,29 +129,29 @@ class Standing:
         return self.changed() if whose is Whose.OWN else []
 
     def damaged(self) -> list[str]:
-        """The files that are not what they should be, by their bytes. Hardlinks of loose files that stand are not read:
-        their bytes are looked at there."""
+        """The files whose bytes are not what they should be. Hardlinks of existing loose files are not read, since
+        loose files are checked on their own."""
         altered = self.altered(is_quick=False)
         if altered or not self.counts or self.whose() is not Whose.OWN:
             return altered
         return self._damaged(lambda _: True)
 
     def damaged_since_boot(self) -> list[str]:
-        """The same, but a loose file that was not synced is not relied on."""
+        """The files whose bytes are not what they should be. Hardlinks are read unless their loose file was synced."""
         return self._damaged(lambda loose: loose.synced)
 
     def unaltered(self) -> list[str]:
-        """The files that stat says are those that were put here, of a copy their bytes."""
+        """The files that are as they were put here, by stat; in a copy, by their bytes."""
         if self.recorded is None:
             return []
         altered = set(self.differing(is_quick=False) if self.whose() is Whose.COPY else self.changed())
         return [path for path in self.entries() if path not in altered]
 
     def differing(self, *, is_quick: bool) -> list[str]:
-        """The files of the version that do not stand here as they were saved, whatever was recorded of them, and the
-        empty directories that do not stand.
+        """The files of the version that are not here as they were saved, whatever was recorded of them, and the missing
+        empty directories.
 
-        Their kind, size and executable bit are compared, and their bytes; where `is_quick`, those of small files only.
+        Compares kind, size, executable bit and bytes; with `is_quick`, only the bytes of small files.
         """
         differing = [
             file.path
@@ -163,8 +163,8 @@ class Standing:
         return differing + self._lost_directories()
 
     def changed(self) -> list[str]:
-        """The recorded files that are not what they were, and the empty directories that do not stand; every file when
-        the directory itself is another or gone."""
+        """The recorded files that have changed, and the missing empty directories; every file if the directory itself
+        is another or gone."""
         directory = str(self.path)
         is_same = self.recorded is not None and _inode(directory) == self.recorded.inode
         entries = {} if self.recorded is None else unpacked_entries(self.recorded)
@@ -176,11 +176,11 @@ class Standing:
         return [path for path, stamp in entries.items() if not is_same or _stamp(f"{directory}/{path}") != stamp] + lost
 
     def added(self) -> list[str]:
-        """What stands here and is not the version's; none where no directory counts as standing."""
+        """The paths here that do not belong to the version; none if no directory counts as standing."""
         return self.additions(self.entries()) if self.counts and self.is_ours else []
 
     def additions(self, own_files: Collection[str]) -> list[str]:
-        """What stands here besides these files, the directories that they are in, and the version's empty ones."""
+        """The paths here besides these files, their directories, and the version's empty directories."""
         leaves = [f"{path}/" for path in self._row.directory_paths()]
         return additions(self.path, own_files, parents((*own_files, *leaves)))
 
@@ -196,16 +196,15 @@ class Standing:
         return found
 
     def links_to(self, inodes: Set[tuple[int, int]]) -> list[str]:
-        """The files that are links to one of these inodes, given with their devices; none where no directory counts as
-        standing."""
+        """The files that are links to one of these (device, inode) pairs; none if no directory counts as standing."""
         if not self.counts or not inodes:
             return []
         found = {path: status_of(self.path / path) for path in self.entries()}
         return [path for path, status in found.items() if status and (status.st_dev, status.st_ino) in inodes]
 
     def as_copied(self) -> DirectoryRow | None:
-        """The row that describes this directory as it stands, where the store was copied since it was recorded and
-        every file is right; `recorded` for all others."""
+        """The row that describes this directory as it stands, if the store was copied since it was recorded and every
+        file is right; otherwise `recorded`."""
         if self.recorded is None or self.recorded.boot_id != NoBoot.INHERITED or self.whose() is not Whose.COPY:
             return self.recorded
         if self.differing(is_quick=False):
@@ -221,7 +220,7 @@ class Standing:
         return self._workspace.catalog.versions.files(self._row.id)
 
     def _is_as_recorded(self, recorded: DirectoryRow) -> bool:
-        """Whether the directory is the recorded one, and holds just what was put there, by stat."""
+        """Whether the directory is the recorded one and, by stat, holds exactly what was put there."""
         directory = str(self.path)
         try:
             rows = msgpack.unpackb(recorded.entries)
@@ -234,31 +233,31 @@ class Standing:
                 now = os.lstat(f"{directory}/{as_opened(path)}")
                 if now.st_mtime_ns != mtime_ns or now.st_ino != inode or now.st_size != size:
                     return False
-            # A name that is added or removed changes the time of the directory that it stands in.
+            # Adding or removing a name changes the modification time of its directory.
             is_same = times.pop("", None) == time_ns
             if is_same and self._has_empty(times) and (
                 not times or all(_mtime_ns(f"{directory}/{as_opened(path)}") == then for path, then in times.items())
             ):  # fmt: skip
                 return True
         except (OSError, ValueError, TypeError, IndexError, AttributeError, msgpack.UnpackException):
-            return False  # also what a damaged catalog says
+            return False  # also if the catalog is damaged
         return not (self.additions({as_opened(path) for path, *_ in rows}) or self._lost_directories())
 
     def _has_empty(self, times: Collection[str]) -> bool:
-        """Whether the times of the version's empty directories have been recorded, which were not always."""
+        """Whether the times of the version's empty directories have been recorded; early versions lack them."""
         return self._row.directories == "[]" or all(as_stored(path) in times for path in self._row.directory_paths())
 
     def _lost_directories(self) -> list[str]:
-        """The version's empty directories that do not stand, or have something else in their place."""
+        """The version's empty directories that are missing, or have something else in their place."""
         found = {path: status_of(self.path / path) for path in self._row.directory_paths()}
         return [path for path, status in found.items() if status is None or not stat.S_ISDIR(status.st_mode)]
 
     def _is_as_made(self, recorded: DirectoryRow) -> bool:
         """Whether this is the very directory that casstore made.
 
-        One that somebody made after removing ours may have got the same inode number, so unless nothing is in it one
-        recorded file at least has to be there too, altered or not. Files may have got theirs as well: then a
-        `model.yaml` of another creation tells.
+        A directory made after ours was removed may have got the same inode number. So unless it is empty, at least one
+        recorded file must be there too, altered or not. Files may have got the same inode numbers as well; then a
+        `model.yaml` with another creation time shows it.
         """
         directory = str(self.path)
         if _inode(directory) != recorded.inode:
@@ -270,15 +269,15 @@ class Standing:
         return _stamp(f"{directory}/{DESCRIPTOR_NAME}") == written or self._is_described() is not False
 
     def _is_copy(self, *, is_inherited: bool) -> bool:
-        """Whether what stands here says that it is the version. `is_inherited`: it had a directory when the store was
-        copied, of which the descriptor may have been spoiled since."""
+        """Whether what stands here is described as the version. `is_inherited`: the version had a directory when the
+        store was copied; its descriptor may have been damaged since."""
         if self.is_described_right():
             return True
         is_described = self._is_described() if is_inherited else False
         return self._holds_some() if is_described is None else is_described
 
     def _is_described(self) -> bool | None:
-        """Whether the descriptor here says that this is the version; None where there is none."""
+        """Whether the descriptor here says that this is the version; None if there is no descriptor."""
         try:
             described = model_yaml.load(self.path / DESCRIPTOR_NAME)
         except (InvalidSource, InvalidTag):
@@ -286,7 +285,7 @@ class Standing:
         return described.created_at_ns // 1000 == self._row.created_at_ns // 1000
 
     def _holds_some(self) -> bool:
-        """Whether one file of the version stands here, or no file at all."""
+        """Whether at least one file of the version stands here, or no file at all."""
         return any(is_file(self.path, file, is_read=True) for file in self._files()) or not holds_a_file(str(self.path))
 
     def _damaged(self, is_trusted: Callable[[LooseFile], bool]) -> list[str]:
@@ -306,10 +305,10 @@ class Standing:
 
 
 def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
-    """The stamps of a directory's files as the catalog has them; none where that is damaged."""
+    """The recorded stamps of a directory's files; empty if the record is damaged."""
     try:
         rows = msgpack.unpackb(recorded.entries)
-        if rows and type(rows[-1]) is dict:  # the times of directories
+        if rows and type(rows[-1]) is dict:  # an entry with the times of directories
             rows.pop()
         found = {path: FileStamp(inode, size, mtime) for path, inode, size, mtime in rows}
         if not all(type(path) is str for path in found):
@@ -320,7 +319,7 @@ def unpacked_entries(recorded: DirectoryRow) -> dict[str, FileStamp]:
 
 
 def is_file(directory: Path, file: FileEntry, *, is_read: bool) -> bool:
-    """Whether this file of a version stands in a directory, its bytes compared where `is_read`."""
+    """Whether this file of a version stands in a directory. With `is_read` its bytes are compared."""
     path = directory / file.path
     status = status_of(path)
     if status is None or not stat.S_ISREG(status.st_mode) or status.st_size != file.size:
@@ -330,7 +329,7 @@ def is_file(directory: Path, file: FileEntry, *, is_read: bool) -> bool:
 
 
 def link_among(workspace: Workspace, path: str, candidates: Sequence[LooseFile]) -> LooseFile | None:
-    """That of the loose files of which the file at `path` is a hardlink."""
+    """The loose file among these of which the file at `path` is a hardlink; None if there is none."""
     for loose in candidates:
         try:
             if os.path.samestat(os.lstat(path), os.lstat(loose.container.path(workspace.layout))):
@@ -341,17 +340,17 @@ def link_among(workspace: Workspace, path: str, candidates: Sequence[LooseFile])
 
 
 def rendered(workspace: Workspace, row: VersionRow) -> bytes:
-    """The version's descriptor. Raises IntegrityError where a damaged catalog has no whole description."""
+    """The bytes of the version's descriptor. Raises IntegrityError if the catalog's record is damaged."""
     try:
         return model_yaml.render(workspace.catalog.versions.manifest(row, {}))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise IntegrityError(
-            f"the catalog's record of {row.tag} is damaged; `casstore repair` makes it anew"
+            f"the catalog's record of {row.tag} is damaged; `casstore repair` writes it again"
         ) from error
 
 
 def has_digest(path: Path, digest: Digest) -> bool:
-    """Whether a file can be read and has these bytes. Raises OSError that says nothing of them."""
+    """Whether a file can be read and has this digest. Raises OSError if that cannot be told."""
     try:
         return hash_file(path) == digest
     except OSError as error:
@@ -360,7 +359,7 @@ def has_digest(path: Path, digest: Digest) -> bool:
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """What lstat says of a path; None where nothing stands there."""
+    """The status of what stands at a path, without following links; None if nothing does."""
     try:
         return os.lstat(path)
     except (OSError, ValueError):  # ValueError: a path that a damaged catalog has put a NUL into

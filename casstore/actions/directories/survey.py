@@ -1,4 +1,4 @@
-"""What stands under models/, or in another tree of `name/version/`, beside what the catalog says of it."""
+"""What stands under models/, or in another tree of `name/version/`, compared with the catalog."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from casstore.tag import Tag
 
 @dataclass(slots=True)
 class Tree:
-    """`versions`: the directories `name/version`, sorted. `names`: those of names that hold such, or are marked as
-    directories of names by a `latest`. `strays`: what else there is, but for hidden names, with the
-    reason why it is none. `unreadable`: directories of names that cannot be listed."""
+    """The content of a tree. `versions`: the directories `name/version`, sorted. `names`: the directories of names that
+    hold such directories or a `latest`. `strays`: anything else except hidden names, with the reason why it is not a
+    version. `unreadable`: directories of names that cannot be listed."""
 
     versions: list[Path] = field(default_factory=list)
     names: list[Path] = field(default_factory=list)
@@ -29,7 +29,7 @@ class Tree:
 
 
 def survey(root: Path) -> Tree:
-    """What is in a tree. Links are not followed. Raises OSError where `root` itself cannot be listed."""
+    """The content of a tree. Links are not followed. Raises OSError if `root` itself cannot be listed."""
     tree = Tree()
     for entry in _entries(root):
         if not entry.is_dir(follow_symlinks=False):
@@ -62,14 +62,14 @@ def _what(entry: os.DirEntry[str]) -> str:
 
 
 def tag_at(path: Path) -> Tag:
-    """The tag that a directory `name/version` stands for. Raises InvalidTag."""
-    return Tag(path.parent.name.lower(), path.name.lower())  # what Tag lowers itself, it warns of
+    """The tag of a directory `name/version`. Raises InvalidTag."""
+    return Tag(path.parent.name.lower(), path.name.lower())  # Tag warns about upper case in what it lowers itself
 
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """`foreign`: directories in the tree that casstore did not make. `missing`: versions whose directory is gone.
-    `tree`: what stands in models/; None when that is gone as a whole."""
+    """How models/ and the catalog differ. `foreign`: directories in the tree that casstore did not make. `missing`:
+    versions whose directory is gone. `tree`: what stands in models/; None if that is gone as a whole."""
 
     foreign: tuple[Path, ...]
     missing: tuple[VersionRow, ...]
@@ -77,7 +77,7 @@ class Disagreement:
 
 
 def disagreement(workspace: Workspace) -> Disagreement:
-    """How tree and catalog differ now. Directories are listed first: what is deleted meanwhile is neither."""
+    """How models/ and the catalog differ now. Directories are listed first: versions deleted meanwhile do not count."""
     try:
         tree = survey(workspace.layout.models)
     except FileNotFoundError:
@@ -88,15 +88,15 @@ def disagreement(workspace: Workspace) -> Disagreement:
 
 
 def foreign_among(workspace: Workspace, paths: Iterable[Path]) -> list[Path]:
-    """The directories in the store's tree that casstore did not make, and that still stand."""
+    """The directories among these that casstore did not make, and that still stand in the store's tree."""
     return [path for path in paths if not _is_own(workspace, path) and path.is_dir()]
 
 
 def is_missing(workspace: Workspace, row: VersionRow) -> bool:
-    """Whether a user or another tool has taken the version's directory away.
+    """Whether a user or another tool has removed the version's directory.
 
-    Not one that gc takes or that is only just being made, also not by a process that was killed at it. Nor one that a
-    power cut may have taken.
+    False if gc is removing it, if a process is making it or was killed while making it, or if a power cut may have
+    taken it away.
     """
     directory = workspace.layout.model(row.tag)
     if os.path.lexists(directory):
@@ -106,13 +106,12 @@ def is_missing(workspace: Workspace, row: VersionRow) -> bool:
         return False
     if workspace.layout.pending_manifest(row.manifest_id).exists():
         return False
-    # Whoever makes it gives the manifest its name when it stands.
+    # The process that makes it gives the manifest its name once it stands.
     return not os.path.lexists(directory)
 
 
 def _is_own(workspace: Workspace, path: Path) -> bool:
-    """Whether a directory in the store's tree is one that casstore has made there, or a copy of one, or is about to
-    take away."""
+    """Whether casstore has made a directory in the store's tree, or a copy of it, or is about to remove it."""
     try:
         tag = tag_at(path)
         inode = os.lstat(path).st_ino
@@ -123,8 +122,8 @@ def _is_own(workspace: Workspace, path: Path) -> bool:
     row = workspace.catalog.versions.find(tag)
     standing = None if row is None else Standing(workspace, row)
     if row is not None and standing is not None and standing.recorded is not None:
-        # One that is being adopted may hold none of the version's own files yet.
+        # A directory that is being adopted may hold none of the version's own files yet.
         is_coming = standing.recorded.inode == inode and workspace.layout.pending_manifest(row.manifest_id).exists()
         if is_coming or standing.is_ours:
             return True
-    return workspace.catalog.versions.is_deleted_directory(tag, inode)
+    return workspace.catalog.deletions.is_deleted_directory(tag, inode)

@@ -1,7 +1,8 @@
 """Taking over models that stand as directories: a BentoML home, or any directory of `name/version/`.
 
-One version after the other, oldest first, each atomically: who is cut short runs it again, and what is there already
-is only compared. In the store's own tree a directory becomes the version's where it stands, and is never away.
+Versions are adopted one after the other, oldest first, each atomically. After an interruption the same call continues:
+what is already there is only compared. In the store's own tree a directory becomes the version's in place, and is never
+away.
 """
 
 from __future__ import annotations
@@ -40,25 +41,25 @@ from casstore.storage.locks import Lock
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
-# A directory in which nothing has changed for so long is not being copied to. BentoML gives a directory its name
-# first, and then copies file by file; each is open for writing while it is copied, which a lease tells. This is for the
-# moments between two files.
+# A directory in which nothing has changed for this long is not being copied to. BentoML first gives a directory its
+# name, and then copies file by file. Each file is open for writing while it is copied, which a lease shows; this is for
+# the moments between two files.
 QUIET_NS = 1_000_000_000
-_TIMEOUT_S = 24 * 3600.0  # of the wait for another adoption, of perhaps a terabyte
-# What a system call says of a file that is not there any more, or that this user may not read.
+_TIMEOUT_S = 24 * 3600.0  # how long to wait for another adoption, of perhaps a terabyte
+# What a system call reports for a file that is gone, or that this user may not read.
 _OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A directory that was left as it is.
+    """A directory that was left alone.
 
     Attributes
     ----------
     path
         The directory.
     reason
-        Why it was left.
+        Why it was left alone.
     """
 
     path: str
@@ -78,11 +79,11 @@ class AdoptReport(Shown):
     refused
         Directories that were left alone.
     notes
-        What could not be kept as it stood, and what is not a version, one line each.
+        What could not be kept unchanged, and what is not a version, one line each.
     logical_bytes
         Bytes of the adopted versions' files.
     added_bytes
-        What the store's own files have grown by.
+        By how many bytes the store's own files have grown.
     """
 
     adopted: tuple[str, ...]
@@ -94,13 +95,13 @@ class AdoptReport(Shown):
 
     @property
     def shared_bytes(self) -> int:
-        """What plain copies would have taken and the store does not."""
+        """The bytes that plain copies would have taken and the store does not."""
         return max(0, self.logical_bytes - self.added_bytes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A directory that is to become a version. It is looked at again when its turn comes."""
+    """A directory that is to become a version. It is looked at again immediately before."""
 
     path: Path
     tag: Tag
@@ -111,8 +112,8 @@ class _Found:
 
 @dataclass(slots=True)
 class Adoption:
-    """Adopts directories one by one, and keeps account. `move`: what is adopted goes from where it stood, unless that
-    is in the store's own tree."""
+    """Adopts directories one by one, and records the results. `move`: adopted files are removed from where they stood,
+    unless that is in the store's own tree."""
 
     workspace: Workspace
     durable: bool
@@ -122,16 +123,18 @@ class Adoption:
     present: list[str] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    conflicts: list[Path] = field(default_factory=list)  # those refused because their tag is another version's
+    conflicts: list[Path] = field(default_factory=list)  # directories refused because another version has their tag
     logical_bytes: int = 0
 
     def __post_init__(self) -> None:
-        # What is taken away here must be certain to be there.
+        # Files that are removed here must certainly be on disk in the store.
         self.durable = self.durable or self.move
 
     def find(self, paths: Sequence[Path]) -> list[_Found]:
-        """What these directories hold, oldest first. Directories that cannot be adopted are refused. Directories that
-        changed a moment ago are looked at again after a pause; where they changed meanwhile, they are refused."""
+        """The versions in these directories, oldest first. Directories that cannot be adopted are refused.
+
+        Directories that changed a moment ago are looked at again after a pause, and refused if they have changed.
+        """
         found, fresh = [], []
         for path in paths:
             source = self._look(path)
@@ -191,8 +194,8 @@ class Adoption:
         return Handling.TAKE_WATCHED if self.move else Handling.COPY_WATCHED
 
     def take_all(self, found: Sequence[_Found]) -> None:
-        """Adopt what has been found. In the store's tree all keep their directory; else the newest of each name get
-        one, or with the setting `materialize` all."""
+        """Adopt what has been found. In the store's tree all versions keep their directories. Otherwise the newest of
+        each name gets one; with the setting `materialize`, all do."""
         keeps_all = self.workspace.catalog.setting("materialize") == "all"
         newest = {each.tag.name: each.path for each in found}
         self.progress.start("adopt", sum(each.size for each in found))
@@ -202,7 +205,7 @@ class Adoption:
                 for number, each in enumerate(found):
                     for coming in found[number : number + 2]:
                         if coming.path not in looks:
-                            # What is taken over is hashed when no other process can write to it any more.
+                            # Files that are taken over are hashed once no other process can write to them any more.
                             is_taken = self.move and (keeps_all or newest[coming.tag.name] == coming.path)
                             is_hashed = not is_taken and not self.is_in_tree(coming.path)
                             looks[coming.path] = ahead.look(coming.path, is_hashed=is_hashed)
@@ -216,9 +219,9 @@ class Adoption:
     def _take(
         self, session: Session, each: _Found, look: Future[Source], materialize: bool, progress: Progress
     ) -> None:
-        """Adopt one, or say why not. Raises OSError and StoreError of the store itself."""
+        """Adopt one directory, or record why not. Raises OSError and StoreError that concern the store itself."""
         is_in_tree = self.is_in_tree(each.path)
-        # What stands here is the user's own, who would unpickle it as well from where it stands.
+        # These files are the user's own, who could unpickle them in place as well.
         wishes = Wishes(each.tag, trust=Trust.AS_KNOWN, durable=self.durable, materialize=materialize)
         try:
             source = look.result()
@@ -233,7 +236,7 @@ class Adoption:
             finally:
                 files.remove_tree(draft)
             if is_in_tree and arrival.is_new:
-                mend(self.workspace, arrival.row, SILENT)  # where models/ is on another file system
+                mend(self.workspace, arrival.row, SILENT)  # if models/ is on another file system
             elif is_in_tree:
                 take_over(self.workspace, arrival.row, source, SILENT)
             elif self.move and not is_in_tree:
@@ -258,7 +261,7 @@ class Adoption:
             self.present.append(str(arrival.row.tag))
 
     def _remove(self, source: Source, arrival: Arrival) -> None:
-        """Take away, from another tree, a directory that has been adopted or holds nothing that is not saved."""
+        """Remove, from another tree, a directory that has been adopted or holds only what is saved."""
         if not arrival.is_new:
             secure(self.workspace, arrival.row)
             check_as_found(source)
@@ -270,13 +273,13 @@ class Adoption:
         files.remove_empty_directory(source.root)
 
     def _is_remains(self, tag: Tag, source: Source) -> bool:
-        """Whether a directory is what a move that was cut short has left of a saved version: empty directories."""
+        """Whether a directory is what an interrupted move has left of a saved version: empty directories."""
         is_bare = not source.files and not source.links and source.descriptor is None
         is_moved = self.move and not self.is_in_tree(source.root)
         return is_bare and is_moved and self.workspace.catalog.versions.find(tag) is not None
 
     def preview(self, found: Sequence[_Found]) -> list[_Found]:
-        """The directories that would be adopted; of the others it is said why not. Changes nothing."""
+        """The directories that would be adopted; for the others the reason is recorded. Changes nothing."""
         return [each for each in found if not self._is_refused(each)]
 
     def _is_refused(self, each: _Found) -> bool:
@@ -303,9 +306,9 @@ class Adoption:
 def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, progress: Progress) -> AdoptReport:
     """Make a version of each directory `name/version` in `directory`, or in `models/` there.
 
-    With `move` the files are taken over where they can be, and are gone from `directory`. In the store's own tree they
-    always are, and from then on every version keeps its directory (the setting `materialize`), unless set otherwise.
-    Raises InvalidSource when there is no such directory, OSError; what has been adopted by then stays.
+    With `move` the files are taken over if possible, and removed from `directory`. In the store's own tree they always
+    are taken over, and from then on every version keeps its directory (the setting `materialize`), unless set
+    otherwise. Raises InvalidSource if there is no such directory; OSError. What has been adopted by then stays.
     """
     workspace.check_writable()
     workspace.make_missing(models=True)
@@ -315,7 +318,7 @@ def adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, p
 
 @contextlib.contextmanager
 def adopting(workspace: Workspace) -> Iterator[None]:
-    """Have only one adoption at a time work in the store: others wait. Raises StoreLocked."""
+    """Allow only one adoption at a time in the store, for a `with` block: others wait. Raises StoreLocked."""
     with Lock(workspace.layout.locks / ".adopt.lock") as lock:
         lock.acquire("the adoption of directories", timeout_s=_TIMEOUT_S)
         yield
@@ -349,7 +352,7 @@ def _adopt(workspace: Workspace, directory: Path, *, move: bool, durable: bool, 
     latest = _latest(root, tree)
     found = adoption.find(paths)
     if in_place and found and not workspace.catalog.is_set("materialize"):
-        # First of all, or gc might take directories away if this is cut short.
+        # Set first, or gc might remove directories if this is interrupted.
         workspace.catalog.set_setting("materialize", "all")
     stored_before = workspace.catalog.usage.of_store().stored_bytes
     adoption.take_all(found)
@@ -367,16 +370,16 @@ def _being_written(path: Path) -> str:
 
 
 def note_tree(adoption: Adoption, tree: Tree) -> None:
-    """Name what cannot be adopted, or is no version."""
+    """Record what cannot be adopted, and what is not a version."""
     adoption.notes += tree.strays
     for path, reason in tree.unreadable:
         adoption.refuse(path, reason)
 
 
 def describe_source(source: Source, tag: Tag) -> Descriptor:
-    """What the `model.yaml` of a directory says; of one that has none, what its files tell.
+    """The descriptor in the `model.yaml` of a directory; if there is none, one derived from its files.
 
-    The directory's own name is right where the two differ. Raises InvalidSource.
+    If the name of the directory differs from the descriptor's tag, the directory is right. Raises InvalidSource.
     """
     path = source.root
     notes: list[str] = []
@@ -395,7 +398,7 @@ def describe_source(source: Source, tag: Tag) -> Descriptor:
 
 
 def _latest(root: Path, tree: Tree) -> dict[str, str]:
-    """What `latest` of each name says, before anything is adopted."""
+    """The version in the `latest` file of each name, before anything is adopted."""
     found = {}
     for name in {path.parent.name for path in tree.versions}:
         with contextlib.suppress(OSError):
@@ -404,7 +407,7 @@ def _latest(root: Path, tree: Tree) -> dict[str, str]:
 
 
 def _note_latest(adoption: Adoption, latest: dict[str, str]) -> None:
-    """Say where another version is the latest now."""
+    """Record the names of which another version is the latest now."""
     for name, version in sorted(latest.items()):
         newest = adoption.workspace.catalog.versions.newest(name)
         if newest is not None and newest.version != version:
@@ -414,7 +417,7 @@ def _note_latest(adoption: Adoption, latest: dict[str, str]) -> None:
 
 
 def _remove_empty_names(directories: Iterable[Path]) -> None:
-    """Remove those of these directories of names in which nothing but `latest` is left, or nothing."""
+    """Remove the directories of names among these that are empty, or in which only `latest` is left."""
     for directory in directories:
         with contextlib.suppress(OSError):
             if os.listdir(directory) in ([], [LATEST_NAME]):
@@ -423,7 +426,7 @@ def _remove_empty_names(directories: Iterable[Path]) -> None:
 
 
 class _Hashing:
-    """Progress of many saves as one: what each has hashed counts, what it does with it then does not."""
+    """Shows the progress of many saves as one. Only the bytes that each hashes count."""
 
     def __init__(self, whole: Progress) -> None:
         self._whole = whole

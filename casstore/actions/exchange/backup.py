@@ -26,8 +26,8 @@ from casstore.actions.exchange.backup_place import reserved
 from casstore.actions.workspace import Workspace
 from casstore.catalog import backups
 from casstore.catalog.backups import CatalogCopy
-from casstore.catalog.connection import SIDE_FILES
 from casstore.catalog.index import Fingerprint
+from casstore.catalog.schema import SIDE_FILES
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError
 from casstore.notebook import Shown

@@ -1,4 +1,4 @@
-"""Writing a `.casmodel`: each chunk once, and against the version before where that is in the archive too."""
+"""Writing a `.casmodel`: each chunk once, and as a delta against the version before if the archive has that too."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from casstore.storage.pack import PackStream
 
 def export_versions(workspace: Workspace, rows: Sequence[VersionRow], sink: BinaryIO, progress: Progress) -> None:
     """Write these versions and every chunk they need. Raises IntegrityError, OSError."""
-    rows = sorted(rows, key=lambda row: row.id)  # what a version came from is older than it
+    rows = sorted(rows, key=lambda row: row.id)  # a version is newer than the one that it came from
     manifests = [_manifest(workspace, row) for row in rows]
     casmodel.write_head(sink.write, (manifest.pack() for manifest in manifests))
     progress.start("export", sum(manifest.size for manifest in manifests))
@@ -42,6 +42,6 @@ def export_versions(workspace: Workspace, rows: Sequence[VersionRow], sink: Bina
 def _manifest(workspace: Workspace, row: VersionRow) -> Manifest:
     digests = {file.digest for file in resolve.files(workspace.catalog, row)}
     manifest = workspace.catalog.versions.manifest(row, workspace.catalog.index.recipes(digests))
-    if manifest.digest != row.digest:  # its rows have gone since they were looked at
+    if manifest.digest != row.digest:  # its rows were deleted after they were found
         raise TagNotFound(f"{row.tag} has been deleted meanwhile")
     return manifest

@@ -1,7 +1,7 @@
-"""Reading a `.casmodel`: chunks that the store lacks go into packs as they come, and the versions appear at the end.
+"""Reading a `.casmodel`: chunks that the store lacks go into packs as they arrive, and the versions appear at the end.
 
-Packs are made known as they are completed, though no version needs them yet. So an import that was cut short leaves
-what had come, until the next gc, and the same import, run again, takes up from there.
+Packs are recorded as they are completed, though no version needs them yet. So an interrupted import leaves what it has
+received until the next gc, and running the same import again continues from there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from casstore.actions.sources.source import check_collisions
 from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
-from casstore.catalog.versions import ChunkVanished, VersionRow
+from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
@@ -30,7 +31,7 @@ from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
-# As of archives of other formats.
+# The same limit as for archives of other formats.
 _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 4096
 _MAX_DEPTH = 200
@@ -39,7 +40,7 @@ _NOTHING = Digest.of(b"")
 
 @dataclass(slots=True)
 class CasmodelImport:
-    """The import of one archive, which may be run again where gc runs beside it. `name` is what errors call it."""
+    """The import of one archive. It may be run again if gc has interfered. `name`: what errors call the archive."""
 
     workspace: Workspace
     session: Session
@@ -50,10 +51,10 @@ class CasmodelImport:
     _read_bytes: int = 0
 
     def run(self, stream: BinaryIO) -> list[Arrival]:
-        """Import every version of the archive, which begins where `stream` stands.
+        """Import every version of the archive, which begins at the current position of `stream`.
 
-        Raises IntegrityError, UnsafeArchive, InvalidSource, TagExists, OSError before any version is visible, and
-        ChunkVanished when gc took chunks on which this had relied: then it is to be run again.
+        Raises IntegrityError, UnsafeArchive, InvalidSource, TagExists, OSError before any version is visible. Raises
+        ChunkVanished if gc removed chunks on which this had relied; then run it again.
         """
         self._read_bytes = 0
         reader = casmodel.Reader(stream, self.name, self._advance)
@@ -72,7 +73,7 @@ class CasmodelImport:
         self.progress.advance(read_bytes)
 
     def _manifests(self, reader: casmodel.Reader) -> list[Manifest]:
-        """The manifests of the archive, under the tags that are wished. Raises InvalidSource, UnsafeArchive."""
+        """The manifests of the archive, under the requested tags. Raises InvalidSource, UnsafeArchive."""
         manifests = [_checked(manifest, self.name) for manifest in reader.manifests()]
         if self.wishes.tag is not None:
             if len(manifests) != 1:
@@ -86,10 +87,10 @@ class CasmodelImport:
     def _receive(
         self, reader: casmodel.Reader, manifests: Sequence[Manifest], new: Sequence[Manifest], named: set[Digest]
     ) -> None:
-        """Take in the chunks that the store lacks, and check what they make. The archive has those `named`."""
+        """Store the chunks that the store lacks, and check the blobs. `named`: the chunks that the archive has."""
         incoming = Receiving(self.workspace, self.session, self.wishes.durable, self.name, find_lost)
         try:
-            # Of versions that are here already too: what has been lost of them.
+            # Also those of versions that are here already: some of their chunks may be lost.
             recipes = (manifest.recipe_of(file) for manifest in manifests for file in manifest.files)
             incoming.take_all(reader, recipes, named)
             if self.wishes.trust is not Trust.GIVEN:
@@ -113,7 +114,7 @@ class CasmodelImport:
 
 
 def _checked(manifest: Manifest, name: str) -> Manifest:
-    """A manifest that has been read, as a save would write it. Raises InvalidSource, IntegrityError."""
+    """A manifest from an archive, in the form that a save would write. Raises InvalidSource, IntegrityError."""
     paths = [file.path for file in manifest.files]
     directories = list(manifest.directories)
     for path in map(as_stored, [*paths, *directories]):
@@ -142,15 +143,15 @@ def _parents(path: str) -> Iterator[str]:
 
 
 def _by_known_recipes(workspace: Workspace, manifests: Sequence[Manifest], name: str) -> list[Manifest]:
-    """The manifests, with one recipe for each blob: the store's own, where it has one.
+    """The manifests, with one recipe for each blob: the store's own if it has one.
 
-    Raises IntegrityError where they contradict themselves or what is known.
+    Raises IntegrityError if they contradict each other or the catalog.
     """
     told: dict[Digest, Recipe] = {}
     for manifest in manifests:
         for file in manifest.files:
             recipe = manifest.recipe_of(file)
-            # What has no recipe that is stored is one chunk of the same digest, or nothing.
+            # A blob without a stored recipe is one chunk of the same digest, or is not stored.
             if not recipe.is_stored and (recipe.digests or [_NOTHING]) != [file.digest]:
                 raise IntegrityError(f"a file in {name} is not what its digest says: {file.path} of {manifest.tag}")
             if told.setdefault(file.digest, recipe) != recipe:
@@ -179,13 +180,13 @@ def _check_tags(manifests: Sequence[Manifest], name: str) -> None:
 
 
 def _present(workspace: Workspace, manifest: Manifest) -> VersionRow | None:
-    """The saved version of that tag, if it is this one; None when there is none. Raises TagExists for another."""
+    """The saved version of this tag, if it is the same; None if there is none. Raises TagExists for another."""
     row = workspace.catalog.versions.find(manifest.tag)
     if row is None:
         return None
     saved = row.described().completed().marked(is_untrusted=False)
     if row.digest != manifest.digest or saved != manifest.description.marked(is_untrusted=False):
-        what = "files" if row.digest != manifest.digest else "labels, metadata or what else is said of it"
+        what = "files" if row.digest != manifest.digest else "labels, metadata or other parts of its description"
         raise TagExists(
             f"another {manifest.tag} is saved already ({what} differ), and saved versions never change; delete it, or "
             "import this one as another version with --as NAME:VERSION (in Python: as_tag=...)"

@@ -1,4 +1,4 @@
-"""Versions to elsewhere: into one archive, in one pass, each byte checked on its way."""
+"""Exporting versions: into one archive or folder, in one pass, with every byte checked."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def export(
     workspace: Workspace, rows: Sequence[VersionRow], target: Location, format: Format | None, progress: Progress,
     *, default: Format = Format.CASMODEL,
 ) -> str:  # fmt: skip
-    """Write versions, more than one only as `.casmodel`, to a file, stream or URL; returns where they are.
+    """Write versions to a file, stream or URL; returns its location. Only a `.casmodel` holds more than one version.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
-    one is complete. Without a format the name's extension decides, `default` where that says nothing.
+    one is complete. Without a format the name's extension decides; without a known extension, `default`.
     Raises InvalidSource, IntegrityError, OSError; then no file is left.
     """
     if not rows:
         raise InvalidSource("there is nothing to export; name a version, or several")
     target, chosen = _resolved(target, format, default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
-        raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is none")
+        raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is not one")
     path = location.local_path(target)
     if path is not None and not location.is_device(path):
         check_target(path)
@@ -64,7 +64,7 @@ def export(
 def _resolved(
     target: Location, format: Format | None, default: Format, rows: Sequence[VersionRow]
 ) -> tuple[Location, Format]:
-    """Where to write to and how: a directory gets a file named after the version."""
+    """The target and format to write: in a directory, a file named after the version."""
     default = default if len(rows) == 1 else Format.CASMODEL
     if not isinstance(target, str | os.PathLike):
         return target, format or default
@@ -98,7 +98,7 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
                 with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
                     content = _Content(chunks, progress)
                     archive.add_file(as_stored(file.path), file.size, file.executable, content)  # type: ignore[arg-type]
-    except UnsafeArchive as error:  # a store takes names that no archive should hold, such as those with a backslash
+    except UnsafeArchive as error:  # a store accepts names that archives should not have, such as with a backslash
         raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:
         progress.finish()
@@ -113,7 +113,7 @@ def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Reci
 
 
 class _Content(io.RawIOBase):
-    """The chunks of a blob as a stream that is read once, from front to back."""
+    """A stream of the chunks of a blob, read once from front to back."""
 
     def __init__(self, chunks: Iterator[bytes], progress: Progress) -> None:
         self._chunks = chunks
@@ -124,7 +124,7 @@ class _Content(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes, as many as are at hand; none at the end."""
+        """At most `size` bytes, as many as are available at once; none at the end."""
         if not self._rest:
             chunk = next(self._chunks, b"")
             self._progress.advance(len(chunk))
@@ -157,9 +157,10 @@ def fill_folder(
     workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, *, what: str = "export",
     clone: Callable[[FileEntry, Path], bool] = lambda _, __: False,
 ) -> None:  # fmt: skip
-    """Write the version's files and `model.yaml` into an empty directory, writable, as this process's umask has it.
+    """Write the version's files and `model.yaml` into an empty directory, writable as this process's umask permits.
 
-    `clone`: makes a file of the right bytes if it can, and says so. Raises TagNotFound, IntegrityError, OSError.
+    `clone`: makes a file with the right bytes if it can, and returns whether it did. Raises TagNotFound,
+    IntegrityError, OSError.
     """
     entries = resolve.files(workspace.catalog, row)
     recipes = workspace.catalog.index.recipes({file.digest for file in entries})

@@ -1,7 +1,7 @@
-"""Versions from elsewhere: out of an archive, or from a directory that has a `model.yaml`.
+"""Importing versions: from an archive, or from a directory that has a `model.yaml`.
 
-They keep the tag, description and creation time that they come with, and take their place among the versions of their
-name by that time, so that an old archive does not become the latest.
+They keep their tag, description and creation time, which decides their place among the versions of their name, so that
+an old archive does not become the latest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from casstore.archive.formats import Format
 from casstore.archive.limits import Budget
 from casstore.archive.location import Location
 from casstore.archive.unpacking import unpack
-from casstore.catalog.versions import ChunkVanished, VersionRow
+from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
@@ -36,12 +37,12 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
-_TRIES = 3  # where gc runs beside an import and takes what it counted on
+_TRIES = 3  # attempts, if gc runs during an import and removes chunks that it relied on
 
 
 @dataclass(frozen=True, slots=True)
 class Coming:
-    """A directory that is to become the version that `described` says."""
+    """A directory that is to become a version, as in `described`."""
 
     source: Source
     described: Descriptor
@@ -49,16 +50,16 @@ class Coming:
 
     @property
     def may_be_part(self) -> bool:
-        """Whether files of a version that is there already may be gone, as where a move was cut short."""
+        """Whether files of a version that is there already may be missing, as after an interrupted move."""
         return self.handling is Handling.TAKE_WATCHED
 
 
 def import_archive(
     workspace: Workspace, source: Location, format: Format | None, wishes: Wishes, progress: Progress
 ) -> list[Arrival]:
-    """Import the versions of an archive, or the one of a directory with a `model.yaml`.
+    """Import the versions of an archive, or the one version of a directory with a `model.yaml`.
 
-    Raises UnsafeArchive, InvalidSource, TagExists where another version has the tag, OSError. Nothing is visible then.
+    Raises UnsafeArchive, InvalidSource, TagExists if another version has the tag, OSError. Then nothing is visible.
     """
     name = location.name_of(source)
     path = location.local_path(source)
@@ -74,7 +75,7 @@ def import_archive(
             if head == casmodel.MAGIC and format in (None, Format.CASMODEL):
                 return _import_casmodel(CasmodelImport(workspace, session, name, wishes, progress), stream, size)
             if format is Format.CASMODEL:
-                raise InvalidSource(f"{name} is no .casmodel; leave the format out, or name the right one")
+                raise InvalidSource(f"{name} is not a .casmodel; leave the format out, or name the right one")
             progress.start("unpack", size)
             try:
                 unpacked = unpack(
@@ -120,9 +121,9 @@ def _import_casmodel(coming: CasmodelImport, stream: BinaryIO, size: int | None)
 
 
 def _materialize(workspace: Workspace, rows: Sequence[VersionRow], progress: Progress) -> dict[int, tuple[str, ...]]:
-    """Make the directories that should stand; returns which could not be made, by row id, in words.
+    """Make the directories that should stand; returns the errors of those that could not be made, by row id.
 
-    The versions are saved, and `Model.path` will try again, so that nothing here is an error.
+    The versions are saved, and `Model.path` will try again, so no error is raised here.
     """
     notes: dict[int, tuple[str, ...]] = {}
     for row in rows:
@@ -135,7 +136,7 @@ def _materialize(workspace: Workspace, rows: Sequence[VersionRow], progress: Pro
 
 
 def _keeps_directory(workspace: Workspace, row: VersionRow) -> bool:
-    """Whether a version should have a directory though nobody has asked for it."""
+    """Whether a version should have a directory before it is first asked for."""
     newest = workspace.catalog.versions.newest(row.name)
     return workspace.catalog.setting("materialize") == "all" or (newest is not None and newest.id == row.id)
 
@@ -151,7 +152,7 @@ def _import_folder(
 
 
 def _spool(session: Session) -> BinaryIO:
-    """A file of the session's, for an archive from a pipe that can only be read from its end."""
+    """A file in the session, to hold a piped archive whose format can only be read from its end."""
     path = session.new_path()
     file = open(path, "x+b")  # noqa: SIM115 - whoever asked for it closes it
     files.remove_file(path)
@@ -161,9 +162,9 @@ def _spool(session: Session) -> BinaryIO:
 def take_in(
     workspace: Workspace, session: Session, draft: Path, coming: Coming, wishes: Wishes, progress: Progress
 ) -> Arrival:
-    """Save what is coming, unless that very version is there already.
+    """Save a version that is being imported, unless the very same version is there already.
 
-    Raises TagExists where another version has the tag, and what `save` raises.
+    Raises TagExists if another version has the tag, and what `save` raises.
     """
     tag, described = wishes.tag or coming.described.tag, coming.described
     present = _present(workspace, tag, coming)
@@ -190,14 +191,14 @@ def take_in(
 
 
 def _trust_present(workspace: Workspace, row: VersionRow, wishes: Wishes) -> None:
-    """Trust the Python objects of a version that is there already, if that is what is wished."""
+    """Trust the Python objects of a version that is there already, if that was asked for."""
     objects = objects_of(workspace.catalog.versions.files(row.id))
     if wishes.trust is Trust.GIVEN and objects is not None:
         workspace.catalog.trust.give(objects)
 
 
 def _present(workspace: Workspace, tag: Tag, coming: Coming) -> Arrival | None:
-    """The version of that tag, if it is this one; None when there is none. Raises TagExists for another."""
+    """The version of this tag, if it is the one to import; None if there is none. Raises TagExists for another."""
     row = workspace.catalog.versions.find(tag)
     if row is None:
         return None

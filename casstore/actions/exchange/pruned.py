@@ -11,7 +11,8 @@ from casstore.actions.health.inspection import read_manifest
 from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.trust import Trust
 from casstore.actions.workspace import Workspace
-from casstore.catalog.versions import ChunkVanished, VersionRow
+from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.versions import VersionRow
 from casstore.errors import IntegrityError, InvalidTag, TagNotFound
 from casstore.storage import files
 from casstore.tag import Tag, TagQuery

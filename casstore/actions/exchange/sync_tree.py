@@ -27,7 +27,7 @@ from casstore.storage import files
 
 @dataclass(frozen=True, slots=True)
 class SyncReport(Shown):
-    """How `models/` and the catalog differed, and what was done about it; with `dry_run`, what would be done.
+    """How `models/` and the catalog differed, and what was done about it or, with `dry_run`, would be done.
 
     Attributes
     ----------
@@ -36,13 +36,13 @@ class SyncReport(Shown):
     refused
         Directories that were left alone.
     missing
-        Tags of versions whose directory was taken away, or replaced by another.
+        Tags of versions whose directory was removed, or replaced by another.
     deleted
-        Those of them that `prune` has deleted; `Store.restore_pruned` brings them back for `keep_days`.
+        Tags of the missing versions that `prune` has deleted; `Store.restore_pruned` restores them for `keep_days`.
     made
         Tags of versions that were given a directory, since the setting `materialize` is "all".
     notes
-        What could not be kept as it stood, and what in the tree is not a version, one line each.
+        What could not be kept unchanged, and what in the tree is not a version, one line each.
     dry_run
         Whether nothing was changed.
     """
@@ -57,13 +57,12 @@ class SyncReport(Shown):
 
 
 def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
-    """Adopt what other tools have put into `models/`; see to the versions whose directories they took away.
+    """Adopt what other tools have put into `models/`, and handle the versions whose directories they removed.
 
-    Those are deleted with `prune` only, each after its manifest has been put into quarantine, from where
-    `pruned.restore` brings it back until `keep_days` have passed; then a directory that was put in the place of one is
-    adopted. Without, they stay, and get their directory back if the setting `materialize` is "all", as then has every
-    version that lacks one.
-    Raises OSError, StoreError; that also with `prune` where models/ is gone as a whole.
+    With `prune` these versions are deleted, each after its manifest has been put into quarantine, from where
+    `pruned.restore` brings it back until `keep_days` have passed; then a directory that stands in the place of one is
+    adopted. Without `prune` they stay, and if the setting `materialize` is "all", every version that lacks a directory
+    gets one. Raises OSError; StoreError, also with `prune` if models/ is gone as a whole.
     """
     workspace.check_writable()
     with contextlib.nullcontext() if dry_run else adopting(workspace):
@@ -78,7 +77,7 @@ def _sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: boo
     if found.tree is None and prune:
         raise StoreError(
             f"{workspace.layout.models} is gone as a whole, which deletes no version; without prune (--prune) it is "
-            "made anew"
+            "made again"
         )
     sync = _Sync(workspace, found, Adoption(workspace, durable, True, progress), prune, dry_run)
     sync.run(progress)
@@ -158,14 +157,14 @@ class _Sync:
         return None
 
     def _is_replaced(self, row: VersionRow) -> bool:
-        """Whether the version had a directory, and another stands there. One whose files were altered is no other."""
+        """Whether the version had a directory, and another stands there. Altered files do not make it another."""
         recorded = self._workspace.catalog.directories.find(row.id)
         has_had_one = recorded is not None and not recorded.evicting and was_certain(self._workspace, recorded)
         is_other = Standing(self._workspace, row).inode() is None
         return has_had_one and is_other and os.path.lexists(self._workspace.layout.model(row.tag))
 
     def _make_all(self, progress: Progress) -> None:
-        """Give every version a directory that has none."""
+        """Give a directory to every version that has none."""
         for row in list(self._workspace.catalog.versions.select()):
             target = self._workspace.layout.model(row.tag)
             if os.path.lexists(target) or str(row.tag) in self.deleted:

@@ -1,1 +1,1 @@
-"""Giving space back: what no version needs is condemned in the catalog first, and unlinked when that is on disk."""
+"""Giving space back: what no version needs is condemned in the catalog, and unlinked once that is on disk."""

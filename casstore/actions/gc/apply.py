@@ -1,7 +1,7 @@
-"""Doing what gc has planned. Each step may be killed anywhere, and done again by this plan or another.
+"""Applying a plan of gc. Each step may be killed at any point, and repeated by this plan or another.
 
-What was planned may be gone by now, or needed: others save, read and delete meanwhile. So each thing is looked at again
-where nothing can change it: under a name's lock, in the transaction that condemns, in the rename.
+What was planned may be gone or needed by now, since other processes save, read and delete meanwhile. So each thing is
+checked again where nothing can change it: under a name's lock, in the transaction that condemns, in the rename.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from casstore.storage.sessions import Session
 
 _log = logging.getLogger(__name__)
 _FORGET_FINGERPRINTS_AFTER_NS = 90 * 24 * 3600 * 1_000_000_000
-# What would be said of the next thing as well.
+# Errors that would meet the next thing as well.
 _OF_EVERYTHING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 def apply(workspace: Workspace, plan: GcPlan, progress: Progress) -> GcReport:
-    """Do what is planned, and say what came of it. gc's lock must be held. Raises OSError, StoreError; what has been
-    done by then stays done."""
+    """Apply the plan; returns what was done. gc's lock must be held. Raises OSError, StoreError; what has been done by
+    then stays done."""
     return _Application(workspace, plan, progress).run()
 
 
@@ -58,7 +58,7 @@ class _Application:
         self._plan = plan
         self._progress = progress
         self._redundancy = Redundancy(workspace)
-        self._told = (0, 0)  # of what `_redundancy` counts, what a step has told by now
+        self._told = (0, 0)  # of the counts in `_redundancy`, what steps have reported so far
         self._held = Held(workspace, set(plan.overdue.pruned))
         self._altered = list(plan.evictions.altered)
         self._quarantine_bytes = 0
@@ -89,7 +89,7 @@ class _Application:
         )  # fmt: skip
 
     def _drop_manifests(self) -> None:
-        """Remove the manifests of deleted versions that explain no loose file any more."""
+        """Remove the manifests of deleted versions that no longer explain any loose file."""
         try:
             drop_unneeded(self._workspace)
         except OSError as error:
@@ -114,8 +114,8 @@ class _Application:
             return False
 
     def _note_left(self, error: OSError) -> None:
-        """Go on after what could not be removed. Raises what says nothing of that one thing, as of a full disk."""
-        if isinstance(error, StoreUnwritable):  # what another user has closed is left to that user's gc
+        """Record what could not be removed, and go on. Raises errors that concern more than it, such as a full disk."""
+        if isinstance(error, StoreUnwritable):  # what this user may not enter is left to its owner's gc
             self._left.append(f"something could not be removed: {error}")
             return
         if isinstance(error, StoreError) or error.errno in _OF_EVERYTHING:
@@ -123,7 +123,7 @@ class _Application:
         self._left.append(f"{error.filename or 'something'} could not be removed: {error.strerror}")
 
     def unfinished(self) -> GcStep:
-        """Finish what was interrupted after its commit: evictions, deletions, the names of manifests, `latest`."""
+        """Finish what was interrupted after its commit: evictions, deletions, names of manifests, `latest` files."""
         unfinished = self._plan.unfinished
         for each in unfinished.evictions:
             with self._workspace.name_lock(each.candidate.name):
@@ -136,9 +136,9 @@ class _Application:
                 self._sweep(session, several)
         finish_saves(self._workspace, unfinished.manifest_ids)
         for manifest_id in unfinished.manifest_ids:
-            _log.info("manifest %s: given its name, or removed where it is no version's", manifest_id)
+            _log.info("manifest %s: given its name, or removed as that of no version", manifest_id)
         for name in unfinished.names:
-            _log.info("model %s: latest written anew", name)
+            _log.info("model %s: latest written again", name)
             with self._workspace.name_lock(name):
                 latest.write(self._workspace, name)
         return GcStep("unfinished work", unfinished.count)
@@ -156,7 +156,7 @@ class _Application:
                 self._note_left(error)
 
     def directories(self) -> GcStep:
-        """Take away the directories of versions that nobody uses."""
+        """Take away the directories of versions that are not in use."""
         self._progress.start("evict", None)
         try:
             with self._workspace.session() as session:
@@ -169,14 +169,14 @@ class _Application:
         return GcStep("idle directories", count, evicted.freed_bytes, len(self._altered), damaged, healed)
 
     def quarantine(self) -> GcStep:
-        """Remove what has been kept in quarantine/ and drafts/ for long enough."""
+        """Remove what has been kept in quarantine/ and drafts/ for `keep_days`."""
         layout, keep_ns = self._layout, keeping.keep_ns(self._workspace)
         for parent in (layout.quarantined_strays, layout.pruned_manifests, layout.changed_files, layout.drafts):
             keeping.mend_clocks(parent, keep_ns)
         count = freed = 0
         for path in self._plan.overdue.paths:
             files_there, bytes_there = file_count(path), tree_bytes(path)
-            _log.info("%s: removed, it has been kept for long enough", path)
+            _log.info("%s: removed, its keep_days have passed", path)
             if not self._remove(functools.partial(_remove, path)):
                 files_there, bytes_there = files_there - file_count(path), bytes_there - tree_bytes(path)
             count, freed = count + files_there, freed + bytes_there
@@ -195,13 +195,13 @@ class _Application:
             return False
 
     def strays(self) -> GcStep:
-        """Move files under objects/ that no row names to quarantine."""
+        """Move files under objects/ that no row of the catalog names to quarantine."""
         count = skipped = 0
         shelf = StrayShelf(self._layout)
         for path in self._plan.strays:
             with contextlib.suppress(FileNotFoundError):  # a reader has put a damaged copy into quarantine
                 if shelf.take(path):
-                    _log.info("%s: moved to quarantine, the catalog does not know it", path)
+                    _log.info("%s: moved to quarantine, it is not in the catalog", path)
                     count += 1
                 else:
                     skipped += 1
@@ -209,7 +209,7 @@ class _Application:
         return GcStep("stray files", count, skipped=skipped)
 
     def objects(self) -> tuple[GcStep, ...]:
-        """What goes by one marking of what is needed."""
+        """The steps that share one marking of what is needed: containers, rewriting and packing."""
         with self._catalog.references.marked() as marks:
             marks.hold(self._held.unseen())
             unneeded = self.containers(marks)
@@ -220,7 +220,7 @@ class _Application:
             return unneeded, rewritten, packed
 
     def _if_room(self, name: str, unneeded: GcStep, step: Callable[[], GcStep]) -> GcStep:
-        """A step that writes before it frees: left to the next gc on a full disk, if this one has freed anything."""
+        """Run a step that writes before it frees; on a full disk leave it to the next gc if this one freed anything."""
         try:
             return step()
         except OSError as error:
@@ -230,7 +230,7 @@ class _Application:
             return GcStep(name, 0)
 
     def containers(self, marks: Marks) -> GcStep:
-        """Condemn the containers that nothing needs, and only when that is durable unlink them."""
+        """Condemn the containers that nothing needs, and unlink them once that is durable."""
         reclaim = self._reclaim(marks)
         reclaim.condemn([container for container, _ in self._plan.objects.unneeded], self._progress)
         self._catalog.references.drop_unreferenced_blobs()
@@ -241,14 +241,14 @@ class _Application:
         return Reclaim(self._workspace, marks, self._redundancy, self._held)
 
     def _news(self) -> tuple[int, int]:
-        """How many damaged chunks copies were kept for, and how many were healed, since the step before."""
+        """How many damaged chunks kept their copies, and how many were healed, since the previous step."""
         now = self._redundancy.damaged, self._redundancy.healed
         damaged, healed = now[0] - self._told[0], now[1] - self._told[1]
         self._told = now
         return damaged, healed
 
     def rewrite(self, marks: Marks) -> GcStep:
-        """Move what is needed out of the planned packs, those that hold something still."""
+        """Move what is needed out of the planned packs, if they still hold anything."""
         planned = {pack.container for pack in self._plan.objects.sparse}
         packs = [pack for pack in marks.packs() if pack.container in planned]
         reclaim = self._reclaim(marks)
@@ -256,7 +256,7 @@ class _Application:
         return GcStep("rewritten", moved.files, reclaim.freed_bytes - moved.bytes, damaged=moved.damaged)
 
     def pack(self, marks: Marks) -> GcStep:
-        """Move what only the planned loose files hold into packs, those that are cold still."""
+        """Move what only the planned loose files hold into packs, if they are still cold."""
         planned = {file.id for file in self._plan.objects.cold}
         cold = [file for file in marks.cold() if file.id in planned]
         reclaim = self._reclaim(marks)

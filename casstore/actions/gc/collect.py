@@ -1,4 +1,4 @@
-"""gc: take away what no version needs. A plan first, then its application; a dry run ends with the plan."""
+"""gc: remove what no version needs. It makes a plan, then applies it; a dry run ends with the plan."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from casstore.storage.locks import Lock
 
 
 def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, wishes: GcOptions) -> GcReport:
-    """Run gc. Others may save, read and delete meanwhile. Raises StoreLocked while another gc runs, and
-    StoreError, with nothing removed, when manifests stand for which the catalog has neither version nor tombstone, or
-    when a file is missing or cut short that a version needs."""
+    """Run gc. Other processes may save, read and delete meanwhile.
+
+    Raises StoreLocked while another gc runs. Raises StoreError, with nothing removed, if the catalog has neither
+    version nor tombstone for some manifest, or if a file that a version needs is missing or cut short.
+    """
     workspace.check_writable()
     with Lock(workspace.layout.gc_lock) as lock:
         if not lock.try_acquire():
@@ -26,7 +28,7 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, wishes: 
 
 
 def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
-    """Run gc as commits start it: a report without steps when it is switched off, not worth its while, or running.
+    """Run gc as commits start it. The report has no steps if gc is switched off, not worthwhile, or already running.
 
     Raises StoreError as `collect` does.
     """

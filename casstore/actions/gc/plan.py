@@ -1,4 +1,4 @@
-"""What gc is going to do, as a value: decided by looking alone. A dry run prints it, and `apply` carries it out."""
+"""The plan of a gc, as a value: made without changing anything. A dry run prints it, and `apply` carries it out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What was cut short after its commit: directories marked as evicting, the tombstones of deleted versions with
+    """What was interrupted after its commit: directories marked as evicting, the tombstones of deleted versions with
     their manifests' ids, the ids of manifests without a name, and models whose file `latest` is not up to date."""
 
     evictions: tuple[Unsettled, ...]
@@ -58,8 +58,8 @@ class Unfinished:
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """What has been kept long enough: `paths` in quarantine/ with what they hold, the `pruned` manifests among them,
-    and `drafts`. `kept_bytes`: of what stays in both."""
+    """What has been kept for `keep_days`: `paths` in quarantine/ with what they hold, the `pruned` manifests among
+    them, and `drafts`. `kept_bytes`: the bytes that stay in quarantine/ and drafts/."""
 
     paths: tuple[Path, ...]
     pruned: tuple[Path, ...]
@@ -71,7 +71,7 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """The ids of processes that died, and the bytes of what they left."""
+    """The sessions of processes that died, by id, and the bytes that they left."""
 
     ids: tuple[str, ...]
     freed_bytes: int
@@ -79,10 +79,10 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What becomes of containers when all before has been done: these go, these packs are rewritten, and what is needed
-    of these cold loose files is packed. `packed_bytes`: about what the new packs take, 0 where that was not asked.
+    """What becomes of containers after the steps before: which go, which packs are rewritten, and which cold loose
+    files are packed. `packed_bytes`: an estimate of the size of the new packs, 0 if that was not asked for.
 
-    `would_free`: what evicting all besides would free at once, and what it would let gc pack.
+    `would_free`: the bytes that evicting all directories would free at once, and those that it would let gc pack.
     """
 
     unneeded: tuple[tuple[Container, int], ...]
@@ -94,8 +94,8 @@ class Objects:
 
 @dataclass(frozen=True, slots=True)
 class GcPlan:
-    """The steps of a gc in their order. It is good for one store, as long as gc's lock is held, and may be applied
-    again where that was cut short. Others save, read and delete meanwhile, so applying looks again at each thing."""
+    """The steps of a gc in their order. It is valid for one store while gc's lock is held, and may be applied again
+    after an interruption. Other processes save, read and delete meanwhile, so applying it checks each thing again."""
 
     wishes: GcOptions
     sessions: Sessions
@@ -107,7 +107,7 @@ class GcPlan:
     objects: Objects
 
     def report(self) -> GcReport:
-        """What a dry run says."""
+        """The report of a dry run."""
         objects = self.objects
         steps = (
             GcStep("dead sessions", len(self.sessions.ids), self.sessions.freed_bytes),
@@ -126,11 +126,11 @@ class GcPlan:
 
 
 def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
-    """Decide what a gc should do. It changes nothing; gc's lock must be held. `measured`: say also what packing would
-    free, which takes the encoding of what is to be packed, or of a sample.
+    """Decide what a gc should do, without changing anything. gc's lock must be held. `measured`: also estimate what
+    packing would free, by encoding what is to be packed, or a sample of it.
 
-    Raises StoreError when manifests stand for which the catalog has neither version nor tombstone, or when a file is
-    missing or cut short that a version needs: then nothing may be removed.
+    Raises StoreError if the catalog has neither version nor tombstone for some manifest, or if a file that a version
+    needs is missing or cut short: then nothing may be removed.
     """
     _check_catalog_is_current(workspace)
     with workspace.catalog.references.marked() as marks:
@@ -151,15 +151,15 @@ def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
 
 
 def _check_catalog_is_current(workspace: Workspace) -> None:
-    """Stop when an old catalog has been put back: what it does not know of may be the only copy."""
-    layout, versions = workspace.layout, workspace.catalog.versions
+    """Raise StoreError if an old catalog has been put back: what it does not know may be the only copy."""
+    layout, catalog = workspace.layout, workspace.catalog
     unknown = []
     for tag, manifest_id, path in list(layout.standing_manifests()):  # listed before the catalog is read
-        row = versions.find(tag)
+        row = catalog.versions.find(tag)
         if row is None or row.manifest_id != manifest_id:
             unknown.append((manifest_id, path))
-    # A deletion leaves the tombstone, then removes the file, then the tombstone: so look in that order.
-    dead = {manifest_id for manifest_id, _ in versions.tombstones()}
+    # A deletion adds the tombstone, then removes the manifest, then the tombstone, so look in this order.
+    dead = {manifest_id for manifest_id, _ in catalog.deletions.tombstones()}
     for manifest_id, path in unknown:
         if manifest_id not in dead and path.exists():
             raise StoreError(
@@ -173,9 +173,9 @@ def _check_catalog_is_current(workspace: Workspace) -> None:
 def _unfinished(workspace: Workspace) -> Unfinished:
     catalog = workspace.catalog
     evictions = tuple(unsettled_evictions(workspace))
-    tombstones = tuple(catalog.versions.tombstones())
+    tombstones = tuple(catalog.deletions.tombstones())
     manifest_ids = tuple(unfinished_saves(workspace))
-    # To finish either of these is to write `latest` too.
+    # Finishing either of these writes `latest` too.
     tags = [*(tag for _, tag in tombstones), *catalog.versions.by_manifest(manifest_ids).values()]
     written = {tag.name for tag in tags}
     names = (name for name in catalog.versions.names() if name not in written and latest.is_stale(workspace, name))
@@ -198,12 +198,12 @@ def _overdue(workspace: Workspace, wishes: GcOptions) -> Overdue:
 
 
 def _objects(workspace: Workspace, marks: Marks, wishes: GcOptions, *, measured: bool) -> Objects:
-    # What no version needs yet may be what an import has stored so far. Listed before the sessions.
+    # What no version needs yet may have been stored by a running import. Listed before the sessions.
     unneeded = marks.unreferenced()
     alive = sessions.live_ids(workspace.layout)
     for container, _ in unneeded:
         if session_of(container.file_id) in alive:
-            _log.debug("%s: kept, what runs has just stored it", container.file_id)
+            _log.debug("%s: kept, a running process has just stored it", container.file_id)
     unneeded = [(container, size) for container, size in unneeded if session_of(container.file_id) not in alive]
     unneeded += workspace.catalog.references.dead_containers()
     sparse = sparse_packs(workspace, marks, rewrite_all=wishes.rewrite)
@@ -214,7 +214,7 @@ def _objects(workspace: Workspace, marks: Marks, wishes: GcOptions, *, measured:
 
 
 def what_eviction_frees(workspace: Workspace, marks: Marks) -> tuple[int, int]:
-    """What no directory would link to any more if all went that may: unneeded bytes, and bytes to be packed."""
+    """The bytes that gc could free, and those that it could pack, if every directory that may go were evicted."""
     rule = eviction_rule(workspace, evict_all=True)
     candidates = [] if rule is None else workspace.catalog.directories.candidates(rule)
     before = _unlinked_bytes(marks)
@@ -228,14 +228,14 @@ def _unlinked_bytes(marks: Marks) -> tuple[int, int]:
 
 
 def file_count(path: Path) -> int:
-    """How many files, links and the like a path stands for: itself, or those below a directory."""
+    """How many files a path stands for, links and special files included: itself, or those below a directory."""
     if path.is_symlink() or not path.is_dir():
         return int(os.path.lexists(path))
     return sum(not stat.S_ISDIR(status.st_mode) for _, status in walk(str(path), lambda _: None))
 
 
 def tree_bytes(path: Path) -> int:
-    """What deleting a file or directory frees: the bytes of its files that no other link keeps."""
+    """The bytes that deleting a file or directory frees: those of its files that have no other link."""
     with contextlib.suppress(OSError):
         status = os.lstat(path)
         if stat.S_ISREG(status.st_mode):

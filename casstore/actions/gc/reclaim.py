@@ -1,4 +1,4 @@
-"""Taking containers away that nothing needs: condemned in the catalog first, unlinked when that is durable."""
+"""Removing containers that nothing needs: condemned in the catalog, and unlinked once that is durable."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Reclaim:
-    """Counts what it unlinks. `marks` say what is needed, `held` what they have been told to hold besides;
-    `redundancy` says which copies may go."""
+    """Unlinks containers, and counts them. `marks`: what is needed. `held`: the manifests that the marks hold besides.
+    `redundancy`: which copies may go."""
 
     workspace: Workspace
     marks: Marks
@@ -30,7 +30,7 @@ class Reclaim:
     freed_bytes: int = 0
 
     def condemn(self, candidates: Collection[Container], progress: Progress = SILENT) -> None:
-        """Condemn those of the containers that nothing needs, and unlink all that are condemned."""
+        """Condemn the containers among these that nothing needs, and unlink all that are condemned."""
         references = self.workspace.catalog.references
         removable = self.redundancy.removable(self.marks, candidates, progress)
         for kept in set(candidates) - set(removable):
@@ -53,5 +53,5 @@ class Reclaim:
         self.containers += len(gone)
 
     def condemn_rows(self, row_ids: Collection[int]) -> None:
-        """The same for containers given by their row ids."""
+        """Condemn and unlink the containers among these that nothing needs, given by row id."""
         self.condemn([container for container, _ in self.workspace.catalog.index.containers(row_ids)])

@@ -1,4 +1,4 @@
-"""What gc is asked, and what it answers."""
+"""The options of gc, and its report."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from casstore.tag import Tag
 
 @dataclass(frozen=True, slots=True)
 class GcStep:
-    """What one step of gc did, or, in a dry run, would do.
+    """What one step of gc did or, in a dry run, would do.
 
     Attributes
     ----------
     name
         The step, as `casstore gc --help` explains it.
     count
-        How many things it took.
+        How many things it removed, moved or rewrote.
     freed_bytes
-        How many bytes come back. In a dry run what packing and rewriting free is an estimate: packing by encoding what
-        is to be packed, or of much a sample of it, rewriting by the sizes of what is needed. Both are below 0 where
-        what does not shrink gets the headers of a pack.
+        How many bytes come back. In a dry run this is an estimate for packing (by encoding what is to be packed, or a
+        sample if it is much) and for rewriting (by the sizes of what is needed). Both are below 0 if the content does
+        not shrink and gets the headers of a pack.
     skipped
-        How many more it would have taken, but left alone, since something in them was changed.
+        How many more it left alone, since something in them was changed.
     damaged
-        Chunks that it should have moved, and left where they are because they cannot be read; `verify` names the files
+        Chunks that it should have moved, but left where they are since they cannot be read; `verify` names the files
         that need them.
     healed
-        Chunks that were damaged in their home, and that it stored again from a copy which was to go.
+        Chunks that were damaged in their home, and that it stored again from a copy that was to be removed.
     """
 
     name: str
@@ -41,32 +41,32 @@ class GcStep:
 
 @dataclass(frozen=True, slots=True)
 class GcReport(Shown):
-    """What one gc did, or, in a dry run, would do.
+    """What one gc did or, in a dry run, would do.
 
     Attributes
     ----------
     steps
-        The steps in order; none when gc was not due.
+        The steps in order; none if gc was not due.
     dry_run
         Whether nothing was changed.
     altered
-        Versions whose directories were left, since something in them was altered or added.
+        Versions whose directories were left alone, since something in them was altered or added.
     strays_kept_in
-        The directory in quarantine/ that took the stray files, empty if there were none. A gc that runs `keep_days`
+        The directory in quarantine/ that holds the stray files; empty if there were none. A gc that runs `keep_days`
         later removes it.
     left
         One line for each thing that could not be removed.
     foreign
-        Paths among the store's own files that are not casstore's, and were left alone.
+        Paths among the store's own files that casstore did not make, and left alone.
     quarantined
-        Paths in quarantine/ of what stood in directories that were removed, and was not the versions' own.
+        Paths in quarantine/ of what stood in removed directories and did not belong to the versions.
     evictable_bytes
-        What `evict_all` would free at once besides; 0 after it was set.
+        The bytes that `evict_all` would free at once in addition; 0 if it was set.
     packable_bytes
-        What directories in recent use keep from being packed; with `evict_all` most of it is freed where versions are
-        alike.
+        The bytes that cannot be packed since directories in recent use link to them. `evict_all` frees most of them if
+        versions are alike.
     quarantine_bytes
-        What stays in quarantine/ and drafts/.
+        The bytes that stay in quarantine/ and drafts/.
     """
 
     steps: tuple[GcStep, ...]
@@ -82,23 +82,23 @@ class GcReport(Shown):
 
     @property
     def freed_bytes(self) -> int:
-        """What came back in all; 0 where headers of packs took more than that."""
+        """The bytes that came back in all; 0 if headers of packs took more than that."""
         return max(0, sum(step.freed_bytes for step in self.steps))
 
     @property
     def damaged(self) -> int:
-        """Chunks that could not be read, and stay where they are."""
+        """How many chunks could not be read, and stay where they are."""
         return sum(step.damaged for step in self.steps)
 
     @property
     def healed(self) -> int:
-        """Chunks that were damaged where they are at home, and are not any more."""
+        """How many chunks were damaged in their home, and were stored again."""
         return sum(step.healed for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class GcOptions:
-    """What a gc may be asked to do besides what it does by itself; see `Store.gc`."""
+    """The options of a gc; see `Store.gc`."""
 
     evict_all: bool = False
     rewrite: bool = False

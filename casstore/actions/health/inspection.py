@@ -70,7 +70,7 @@ def _forgotten(workspace: Workspace) -> dict[Tag, str]:
     for tag, manifest_id, path in list(workspace.layout.standing_manifests()):
         row = workspace.catalog.versions.find(tag)
         if row is None or row.manifest_id != manifest_id:
-            dead = {each for each, _ in workspace.catalog.versions.tombstones()}
+            dead = {each for each, _ in workspace.catalog.deletions.tombstones()}
             if manifest_id not in dead and _is_manifest_of(path, tag):
                 found[tag] = (
                     f"{path} is the manifest of a version that the catalog does not know; "

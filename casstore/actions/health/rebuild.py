@@ -24,7 +24,7 @@ from casstore.actions.health.containers import threads
 from casstore.actions.instance import adopt_instance
 from casstore.catalog.boots import NoBoot
 from casstore.catalog.catalog import Catalog
-from casstore.catalog.connection import SIDE_FILES
+from casstore.catalog.schema import SIDE_FILES
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreLocked

@@ -164,7 +164,7 @@ class _Repair:
         if right != told:
             found.manifests[row.tag] = f"the manifest of {row.tag} does not say what its files are made of"
             manifest = replace(manifest, recipes={blob: each for blob, each in right.items() if each.is_stored})
-        self._catalog.versions.restore(row.id, manifest)
+        self._catalog.commits.restore(row.id, manifest)
         self._restored.add(row.tag)
 
     def _right_recipe(self, blob: Digest, told: Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a chunk could be stored against: the chunk at the same place of the version that it came from.
+"""The bases that chunks could be stored against: chunks at the same place of the version that theirs came from.
 
 The same place is the same tensor, offset, length and dtype. Tensors are found by name, in whatever file they stand,
 so resharding and renamed files do no harm.
@@ -20,21 +20,22 @@ from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.storage.tensors.elements import Element
 
-# Generations that follow one another directly before one goes back further. A delta against the step before takes
-# least, so most should be; each adds a link to what reading decodes. Of 100 checkpoints of a run, every fifth goes
-# back further: 0.03 of raw on average where one against 8 steps before takes 0.06 (benchmarks/training_run.py).
+# How many generations follow one another directly before one goes further back. A delta against the step before is the
+# smallest, so most should be that; but each adds a link to what reading decodes. Of 100 checkpoints of a run, every
+# fifth goes further back: 0.03 of raw on average, where a delta against 8 steps before takes 0.06
+# (benchmarks/training_run.py).
 _RUN = 5
-# Above the runs each digit of the generation to this radix is one more link: depth grows with the logarithm.
+# Above these runs, each digit of the generation in this radix is one more link: depth grows with the logarithm.
 _RADIX = 4
 
 
 def skip(generation: int) -> int:
-    """The generation that one of this number is stored against: skip-deltas, as in Subversion's FSFS.
+    """The generation that this generation is stored against: skip-deltas, as in Subversion's FSFS.
 
     Links from generation g to the start: below 5 + log4(g / 5). Raises ValueError below 1.
     """
     if generation < 1:
-        raise ValueError("the start of a chain is stored against nothing")
+        raise ValueError("the start of a chain has no base")
     run, step = divmod(generation, _RUN)
     if step:
         return generation - 1
@@ -45,7 +46,7 @@ def skip(generation: int) -> int:
 
 
 def choose_link(predecessor: Digest, chains: Mapping[Digest, Link]) -> Link | None:
-    """Which of the predecessor and what it stands on, all given in `chains`, a chunk should be stored against."""
+    """The base to store a chunk against: its predecessor, or a chunk below it in its chain. `chains` holds them all."""
     link = chains.get(predecessor)
     if link is None:
         return None
@@ -59,7 +60,7 @@ def choose_link(predecessor: Digest, chains: Mapping[Digest, Link]) -> Link | No
 
 
 def predecessors(new: Iterable[tuple[str, Recipe]], old: Iterable[tuple[str, Recipe]]) -> dict[Digest, Digest]:
-    """For the chunks of the new files, those at the same places of the old ones; both are given as (path, recipe)."""
+    """The chunks of the old files at the same places as those of the new ones; both are given as (path, recipe)."""
     by_place: dict[tuple[str, str], RecipeSegment] = {}
     by_name: dict[str, RecipeSegment] = {}
     for path, name, segment in _tensors(old):
@@ -84,14 +85,14 @@ def _tensors(files: Iterable[tuple[str, Recipe]]) -> Iterator[tuple[str, str, Re
 
 
 def tensor_files(workspace: Workspace, row: VersionRow) -> list[tuple[str, Recipe]]:
-    """The (path, recipe) of the version's files that may hold tensors."""
+    """The (path, recipe) of each of the version's files that may hold tensors."""
     files = workspace.catalog.versions.files(row.id)
     recipes = workspace.catalog.index.recipes({file.digest for file in files})
     return [(file.path, recipes[file.digest]) for file in files if file.digest in recipes]
 
 
 def encode_chunk(workspace: Workspace, digest: Digest, raw: bytes, element: Element, link: Link | None) -> EncodedChunk:
-    """The chunk by itself, or against `link` where that takes less. A damaged base is none: the chunk stands alone."""
+    """The chunk encoded by itself, or against `link` if that takes less. A damaged base is not used."""
     against, grouping = None, None
     if link is not None:
         grouping = link.grouping or link.digest

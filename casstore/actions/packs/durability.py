@@ -1,4 +1,4 @@
-"""Bringing to disk what is relied on: files of the store that were written without an fsync, in relaxed saves."""
+"""Bringing to disk what versions rely on: files of the store that relaxed saves wrote without an fsync."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from casstore.storage.recipe import Recipe
 
 
 def bring_to_disk(workspace: Workspace, unsynced: Iterable[Container]) -> list[Container]:
-    """Fsync these containers (see `Index.unsynced_homes`) and their names; returns those that gc has not taken away.
+    """Fsync these containers (see `Index.unsynced_homes`) and their names; returns those that gc has not removed.
 
-    A container of which that fails is distrusted from then on and never tried again: the kernel may have dropped the
+    A container whose fsync fails is distrusted from then on and never tried again: the kernel may have dropped the
     pages that it could not write, and a second fsync would succeed and prove nothing. Raises OSError.
     """
     index = workspace.catalog.index
@@ -41,9 +41,9 @@ def bring_to_disk(workspace: Workspace, unsynced: Iterable[Container]) -> list[C
 
 
 def secure(workspace: Workspace, row: VersionRow) -> None:
-    """Make sure of a version before another copy of it goes: read every byte, and bring to disk what was saved relaxed.
+    """Make sure of a version before another copy of it is removed: read every byte, and sync what was saved relaxed.
 
-    Raises IntegrityError when it is damaged or cannot be trusted to be on disk, OSError.
+    Raises IntegrityError if it is damaged or cannot be trusted to be on disk; OSError.
     """
     entries = workspace.catalog.versions.checked_files(row)
     index = workspace.catalog.index
@@ -63,8 +63,8 @@ def secure(workspace: Workspace, row: VersionRow) -> None:
                 "heals it from another copy"
             ) from error
     needed = owners.keys() | index.bases_of(owners.keys())
-    workspace.catalog.versions.note_synced(bring_to_disk(workspace, index.unsynced_homes(needed)))
+    workspace.catalog.commits.note_synced(bring_to_disk(workspace, index.unsynced_homes(needed)))
     if index.distrusted(needed):
         raise IntegrityError(
-            f"{row.tag} may not be on disk: bringing files of it there has failed before. Delete it and save it again"
+            f"{row.tag} may not be on disk: syncing its files has failed before. Delete it and save it again"
         )

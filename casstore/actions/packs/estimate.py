@@ -1,4 +1,4 @@
-"""What packing would make of cold loose files, told by encoding them or, of much, a sample of them."""
+"""How much packing cold loose files would take, estimated by encoding them or, if they are large, a sample of them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from casstore.catalog.marks import ColdFile, Marks
 from casstore.storage import files
 from casstore.storage.pack import EncodedChunk
 
-# About what is encoded of more: half a second's work, spread evenly over the columns.
+# The size of the sample: half a second's work, spread evenly over the columns.
 _SAMPLE_BYTES = 128 << 20
-# Of a column, which may be as long as a model has versions, the beginning: its first chunk, and deltas upon it.
+# A column may be as long as a model has versions; the sample takes its beginning: the first chunk and deltas upon it.
 _SAMPLE_LENGTH = 12
-# A record's header and its entry in the index; and, in both, each digest of what a delta needs.
+# A record's header and its entry in the index; and, in both, each digest that a delta needs.
 _RECORD_BYTES, _LINK_BYTES = 104, 66
-# Header and trailer of a pack. That there may be several makes no difference that one could see.
+# Header and trailer of one pack. There may be several packs, which makes no visible difference.
 _PACK_BYTES = 100
 
 
 def packed_bytes(workspace: Workspace, marks: Marks, cold: Sequence[ColdFile]) -> int:
-    """About the bytes of the packs that take in what is needed of these files; 0 for none. It changes nothing.
+    """An estimate of the bytes of the packs that would take what is needed of these files. It changes nothing.
 
-    Chunks of one dtype, and those with and without a predecessor, are taken to shrink alike. Where all of them fit in
-    the sample, the answer is exact but for a few bytes a chunk.
+    It assumes that chunks of one dtype shrink alike, separately for those with and without a predecessor. If all of
+    them fit in the sample, the result is exact except for a few bytes per chunk.
     """
     if not cold:
         return 0
@@ -46,7 +46,7 @@ def packed_bytes(workspace: Workspace, marks: Marks, cold: Sequence[ColdFile]) -
 
 
 class _Sample:
-    """Encoded chunks by kind, as `Columns.kinds` tells these apart: their raw bytes, and those of their records."""
+    """Encoded chunks by kind (see `Columns.kinds`): their raw bytes, and the bytes of their records."""
 
     def __init__(self) -> None:
         self._raw_bytes: Counter[Kind] = Counter()
@@ -57,11 +57,11 @@ class _Sample:
         return self._raw_bytes.total()
 
     def lacks(self, column: list[PlannedChunk]) -> bool:
-        """Whether a column has a kind at its beginning that nothing is known of yet."""
+        """Whether a column has at its beginning a kind that the sample lacks."""
         return any(self._raw_bytes[_kind(chunk)] == 0 for chunk in column[:_SAMPLE_LENGTH])
 
     def take(self, workspace: Workspace, column: list[PlannedChunk]) -> None:
-        """Encode the chunks of a column, but for damaged ones, which packing leaves where they are."""
+        """Encode the chunks of a column, except damaged ones, which packing leaves where they are."""
         kinds = {chunk.digest: _kind(chunk) for chunk in column}
 
         def note(item: Encoded | BaseException) -> None:
@@ -76,7 +76,7 @@ class _Sample:
             files.raise_unless_damage(error)
 
     def scaled(self, kind: Kind, size: int) -> int:
-        """About what that many bytes of a kind take: as many where none of it could be read."""
+        """An estimate of what that many raw bytes of a kind take; as many if no chunk of the kind could be read."""
         raw = self._raw_bytes[kind]
         return size if raw == 0 else size * self._encoded_bytes[kind] // raw
 

@@ -13,7 +13,7 @@ _DAY_NS = 24 * 3600 * 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """The setting `verify_days` as of now. A clock that was put back makes nothing fresh for ever."""
+    """The setting `verify_days` as of now. A clock that was put back does not make a container fresh for ever."""
 
     workspace: Workspace
     now_ns: int
@@ -24,10 +24,10 @@ class Freshness:
         return cls(workspace, time.time_ns(), int(workspace.catalog.setting("verify_days")) * _DAY_NS)
 
     def is_fresh(self, read_at_ns: int | None) -> bool:
-        """Whether what was last read then counts as sound."""
+        """Whether a container that was last read at `read_at_ns` counts as sound."""
         return read_at_ns is not None and abs(self.now_ns - read_at_ns) <= self.within_ns
 
     def stale(self, containers: Collection[int]) -> set[int]:
-        """The containers, given by row id, that have not been read for too long."""
+        """The containers among these, given by row id, that have not been read for too long."""
         times = self.workspace.catalog.index.read_times(containers)
         return {row_id for row_id, read_at_ns in times.items() if not self.is_fresh(read_at_ns)}

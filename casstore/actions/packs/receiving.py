@@ -206,7 +206,7 @@ class Receiving:
 
     def _complete(self, new: NewContainer) -> None:
         self._check(new.file_id, new.chunks)
-        self.workspace.catalog.versions.store([new], self._lost, self._lost_homes)
+        self.workspace.catalog.commits.store([new], self._lost, self._lost_homes)
         self._here, self._checked = {}, 0
         self._objects.close()
 

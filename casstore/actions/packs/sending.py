@@ -1,4 +1,4 @@
-"""What travels of a version, and how: which of its chunks, and each of them as it stands, whole, or as a delta."""
+"""Sending a version: which of its chunks are written, and whether each is copied as it stands, whole, or as a delta."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _Ready = EncodedChunk | bytes
 
 
 class Sink(Protocol):
-    """Takes records one after the other, as `PackStream` and `PackWriter` do."""
+    """Where records are written to, one after the other: a `PackStream` or a `PackWriter`."""
 
     def add(self, chunk: EncodedChunk) -> PackEntry:
         """Write a chunk. Raises OSError."""
@@ -42,9 +42,9 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class Sending:
-    """Writes the chunks of one version after another, each once: as they stand in the store's packs, or encoded again.
+    """Writes the chunks of several versions, each chunk once: as it stands in the store's packs, or encoded again.
 
-    A chunk is a delta only against what has been written before it, so that whoever has all of it needs nothing else.
+    A chunk is a delta only against chunks that were written before it, so the receiver needs nothing else.
     """
 
     workspace: Workspace
@@ -52,13 +52,13 @@ class Sending:
     pool: ThreadPoolExecutor
     progress: Progress
     _begun: set[Digest] = field(default_factory=set)
-    _links: dict[Digest, Link] = field(default_factory=dict)  # of what has been written
+    _links: dict[Digest, Link] = field(default_factory=dict)  # of the chunks that have been written
     _ahead: deque[tuple[Future[_Ready], int]] = field(default_factory=deque)
 
     def add(self, files: Files, base_files: Files) -> None:
-        """Write those chunks of a version that have not been written yet.
+        """Write the chunks of a version that have not been written yet.
 
-        `base_files` are those of the version that it came from, if that has been written before. Raises IntegrityError,
+        `base_files`: the files of the version that it came from, if that has been written. Raises IntegrityError,
         OSError.
         """
         before = predecessors(files, base_files)
@@ -77,7 +77,7 @@ class Sending:
                     pending = {}
             self._submit(pending, before)
             pending = {}
-        # The next version's deltas are against what this one has become.
+        # The next version's deltas are against the chunks as written here.
         while self._ahead:
             self._write_next()
 
@@ -95,7 +95,7 @@ class Sending:
 
     def _encode(self, digest: Digest, element: Element, link: Link | None, copied: Location | None) -> _Ready:
         try:
-            raw = self.workspace.objects.read_chunk(digest)  # which also checks what may be copied as it stands
+            raw = self.workspace.objects.read_chunk(digest)  # which also checks chunks that are copied
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
             raw, copied = self.workspace.objects.serve_chunk(digest), None
@@ -105,11 +105,11 @@ class Sending:
         return encode_chunk(self.workspace, digest, raw, element, link)
 
     def _may_copy(self, home: Location | None, link: Link | None) -> bool:
-        """Whether what the store has can be sent as it stands."""
+        """Whether the record in the store can be sent as it stands."""
         if home is None or not home.container.is_pack:
             return False
         if home.base is None:
-            return link is None  # what has a base here takes less when it is encoded anew
+            return link is None  # a chunk with a base here takes less when it is encoded again
         base = self._links.get(home.base)
         grouping = None if home.grouping is None else self._links.get(home.grouping)
         return base is not None and grouping is not None and grouping.base is None and base.depth < MAX_LINKS

@@ -1,3 +1,3 @@
-"""From files to a committed version, and back: staging, packing, the one transaction, and deletion. Drafts that could
-not be saved are kept.
+"""From files to a committed version: staging, packing and the one transaction; deletion; and keeping drafts that could
+not be saved.
 """

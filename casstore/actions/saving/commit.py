@@ -1,4 +1,4 @@
-"""The end of every save: what has been stored becomes a version in one transaction, or nothing comes of it.
+"""The end of every save: what has been stored becomes a version in one transaction, or is removed again.
 
 stored -> written (on disk, with its manifest) -> committed -> published (under its final names).
 """
@@ -20,8 +20,10 @@ from casstore.actions.saving.homes import Homes
 from casstore.actions.saving.trust import Trust, marked, objects_of
 from casstore.actions.sources.source import Source, check_as_found
 from casstore.actions.workspace import Workspace
+from casstore.catalog.commits import Commit, Place
+from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.index import Fingerprint
-from casstore.catalog.versions import ChunkVanished, Commit, DirectoryRow, NewContainer, Place
+from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
@@ -34,8 +36,8 @@ from casstore.tag import Tag
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a version is to be committed. `durable`: it must survive a power cut from then on. `trust`: what the caller
-    says of its Python objects. `place`: where it stands among the versions of its name."""
+    """How a version is to be committed. `durable`: once committed it must survive a power cut. `trust`: what the caller
+    says of its Python objects. `place`: its place among the versions of its name."""
 
     durable: bool
     trust: Trust
@@ -44,10 +46,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A version of which the store has every chunk, in `homes` or in the new `containers`.
+    """A version whose chunks are all in the store, in `homes` or in the new `containers`.
 
-    `paths`: the new files, which are removed if nothing comes of it. `directory`: what stands in the draft.
-    `fingerprints`: of files whose content has become known.
+    `paths`: the new files, which are removed if the version is not committed. `directory`: what stands in the draft.
+    `fingerprints`: those of files whose content has become known.
     """
 
     manifest: Manifest
@@ -59,13 +61,13 @@ class Stored:
 
     @property
     def new_bytes(self) -> int:
-        """How many bytes the store had not, before they are compressed."""
+        """How many bytes are new to the store, before compression."""
         return sum(chunk.raw_bytes for new in self.containers for chunk in new.chunks)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A version whose files, and manifest, are on disk as far as they have to be. `paths` as in `Stored`."""
+    """A version whose files and manifest are on disk as far as required. `paths`: the new files, as in `Stored`."""
 
     commit: Commit
     paths: Sequence[files.StrPath]
@@ -73,9 +75,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The directory that a version is to have. `draft`: what becomes it; None where none is to stand yet. `watched`:
-    the files that have been saved, if they must still be as found. `standing`: those of a directory that stands in its
-    place already, and becomes it."""
+    """The directory that a version is to have. `draft`: what becomes it; None if it is to have none yet. `watched`: the
+    files that have been saved, if they must still be as found. `standing`: the files of a directory that already stands
+    in the version's place and becomes its directory."""
 
     tag: Tag
     draft: Path | None = None
@@ -84,15 +86,15 @@ class Target:
 
 
 class Outcome(Enum):
-    """What has become of a transaction that was to make a version visible."""
+    """The outcome of the transaction that makes a version visible."""
 
     NOT = auto()
     COMMITTED = auto()
-    UNSURE = auto()  # it is not visible, and may be after a crash
+    UNSURE = auto()  # the version is not visible, but may be after a crash
 
 
 def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, progress: Progress) -> Written:
-    """Bring to disk what a version needs, and write its manifest. Raises OSError; then what is new is removed."""
+    """Bring to disk what a version needs, and write its manifest. Raises OSError; then new files are removed."""
     manifest, containers = stored.manifest, stored.containers
     manifest_id = session.new_file_id()
     pending = workspace.layout.pending_manifest(manifest_id)
@@ -128,7 +130,7 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
 
 
 def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
-    """The chunks that must have a home: those of the version, and all that deltas among them stand on."""
+    """The chunks that must have a home: those of the version, and all that deltas among them need."""
     brought = [chunk for new in stored.containers for chunk in new.chunks]
     relied_on = stored.homes.wanted | {
         base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None
@@ -140,12 +142,12 @@ def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
 def _sync(
     workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress
 ) -> list[Container]:
-    """Bring to disk what the version needs and is not there: adopted files and homes saved as relaxed, by their names.
+    """Bring to disk what the version needs and is not there yet: adopted files, homes saved as relaxed, by their names.
 
     Returns those homes. Raises OSError.
     """
     layout = workspace.layout
-    # What this save brings itself may also have an older home that was lost in a power cut: leave that alone.
+    # A chunk that this save brings may also have an older home that was lost in a power cut: leave that alone.
     brought = {chunk.digest for new in containers for chunk in new.chunks}
     unsynced = workspace.catalog.index.unsynced_homes(relied_on - brought)
     adopted = [new.as_container().path(layout) for new in containers if new.synced and new.kind is Kind.LOOSE]
@@ -164,7 +166,7 @@ def _sync(
 
 
 class Committing:
-    """Makes one version visible. `outcome` says what has become of it, also when `run` has raised."""
+    """Makes one version visible. `outcome` is valid also after `run` has raised."""
 
     def __init__(self, workspace: Workspace, session: Session, target: Target) -> None:
         self._workspace = workspace
@@ -173,9 +175,9 @@ class Committing:
         self.outcome = Outcome.NOT
 
     def run(self, written: Written, last_look: Callable[[], None] = lambda: None) -> None:
-        """Commit and publish, unless `last_look` raises. What is new is removed where nothing comes of it.
+        """Commit and publish, unless `last_look` raises. New files are removed if the version is not committed.
 
-        Raises ChunkVanished when gc took a chunk meanwhile: store it anew, and run again. Raises TagExists, OSError.
+        Raises ChunkVanished if gc removed a chunk meanwhile: store it again, then run again. Raises TagExists, OSError.
         """
         try:
             lock = self._workspace.name_lock(self._target.tag.name)
@@ -186,17 +188,17 @@ class Committing:
             try:
                 _clear_the_way(self._workspace, self._session, self._target, durable=written.commit.durable)
                 last_look()
-                self._workspace.catalog.versions.commit(written.commit)
+                self._workspace.catalog.commits.commit(written.commit)
                 self.outcome = Outcome.COMMITTED
             except BaseException as error:
                 self.outcome = _outcome(self._workspace, written.commit, error)
-                # After a failed fsync the transaction may still be in SQLite's log, and come back when that is
-                # recovered. So its files stay, for gc in case it does not, unless it can be written over.
+                # After a failed fsync the transaction may still be in SQLite's log, and come back when the log is
+                # recovered. So its files stay, for gc if it does not come back, unless it can be overwritten.
                 is_gone = self.outcome is Outcome.UNSURE and self._workspace.catalog.write_over_failed()
                 if self.outcome is Outcome.NOT or is_gone:
                     remove(written.paths)
                 raise
-            # From here on the version is saved. What fails now, the next get or gc finishes.
+            # From here on the version is saved. If a later step fails, the next get or gc finishes it.
             with contextlib.suppress(OSError):
                 self._publish(written.commit.manifest_id)
 
@@ -209,7 +211,7 @@ class Committing:
 
 
 def _outcome(workspace: Workspace, commit: Commit, error: BaseException) -> Outcome:
-    """What has become of a transaction that ended in an error: Ctrl-C may come after it went through."""
+    """The outcome of a transaction that ended in an error: Ctrl-C may come after it was committed."""
     row = workspace.catalog.versions.find(commit.manifest.tag)
     if row is not None and row.manifest_id == commit.manifest_id:
         return Outcome.COMMITTED
@@ -218,13 +220,13 @@ def _outcome(workspace: Workspace, commit: Commit, error: BaseException) -> Outc
 
 
 def _clear_the_way(workspace: Workspace, session: Session, target: Target, *, durable: bool) -> None:
-    """Refuse a directory that is not ours where the version would stand; take away what a deletion left."""
+    """Refuse a foreign directory in the version's place; take away what a deletion left there."""
     place = workspace.layout.model(target.tag)
     if target.watched is not None:
         check_as_found(target.watched)
     if target.standing is not None:
         check_replaceable(target.standing)
-        if durable:  # so that its absence, later, means that somebody has removed it
+        if durable:  # so that its absence later means that it was removed
             files.sync_directory(place.parent)
             files.sync_directory(workspace.layout.models)
         return
@@ -236,21 +238,21 @@ def _clear_the_way(workspace: Workspace, session: Session, target: Target, *, du
         raise TagExists(
             f"{place.parent} is in the way and was not made by casstore; move it away or choose another name"
         ) from error
-    versions = workspace.catalog.versions
-    if versions.find(target.tag) is not None:
+    deletions = workspace.catalog.deletions
+    if workspace.catalog.versions.find(target.tag) is not None:
         return  # the commit says so
-    if not versions.is_deleted_directory(target.tag, status.st_ino):
+    if not deletions.is_deleted_directory(target.tag, status.st_ino):
         raise TagExists(f"{place} is in the way and was not made by casstore; move it away or choose another version")
-    for manifest_id, tag in versions.tombstones():
+    for manifest_id, tag in deletions.tombstones():
         if tag == target.tag:
             make_way(workspace, session, tag, manifest_id)
             return
 
 
 def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> None:
-    """Save a version whose chunks are all stored already. It gets no directory.
+    """Commit a version whose chunks are all stored already. It gets no directory.
 
-    Raises ChunkVanished when a chunk is not there, TagExists, OSError.
+    Raises ChunkVanished if a chunk is not there, TagExists, OSError.
     """
     manifest = replace(manifest, description=marked(workspace, manifest, trust, None))
     wanted = {digest for file in manifest.files for digest in manifest.recipe_of(file).digests}
@@ -262,7 +264,7 @@ def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *,
 
 
 def remove(paths: Iterable[files.StrPath]) -> None:
-    """Remove what is new and not to stay, as far as that can be."""
+    """Remove these files, as far as possible."""
     for path in paths:
         with contextlib.suppress(OSError):
             files.remove_file(path)

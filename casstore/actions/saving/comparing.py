@@ -1,4 +1,4 @@
-"""Whether files that are to be saved are those of a version that is saved already."""
+"""Comparing files that are to be saved with a version that is saved already."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from casstore.storage.manifest import Base
 def difference(
     workspace: Workspace, row: VersionRow, source: Source, described: Descriptor, *, may_be_part: bool = False
 ) -> str | None:
-    """What tells these files and their descriptor from a saved version, in words; None when nothing does.
+    """How these files and their descriptor differ from a saved version, in words; None if they do not.
 
-    `may_be_part`: what is not there is no difference, as of a directory whose removal was cut short.
+    `may_be_part`: missing files do not count, as in a directory whose removal was interrupted.
     """
     saved = {file.path: file for file in workspace.catalog.versions.checked_files(row)}
     given = {file.path: file for file in source.files}
@@ -34,7 +34,7 @@ def difference(
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
     if ours.not_finite_places != theirs.not_finite_places:
         return "its metadata differ"
-    is_of_files = source.descriptor is None and may_be_part  # of those that are still there, which may be older
+    is_of_files = source.descriptor is None and may_be_part  # among the files that are still there, which may be older
     is_known = not described.is_from_the_future and not is_of_files
     if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:
         return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
@@ -46,10 +46,10 @@ def difference(
 
 
 def difference_of_base(row: VersionRow, base: Base) -> str | None:
-    """What tells the base of a saved version from another, in words; None when nothing does."""
+    """How the base of a saved version differs from another, in words; None if it does not."""
     saved = None if row.base_name is None else f"{row.base_name}:{row.base_version}"
     if saved is None:
-        return f"it has no base, unlike this, which comes from {base.tag}"
+        return f"it has no base, and this one comes from {base.tag}"
     if saved != str(base.tag):
         return f"its base is {saved}, not {base.tag}"
     return None if row.base_digest == base.digest else f"its base is another {saved}, which has been deleted"

@@ -1,4 +1,4 @@
-"""Deleting versions: rows first, then the directories; the bytes go with the next gc."""
+"""Deleting versions: first the rows, then the directories; the next gc removes the bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """A version whose rows are gone and that has a tombstone. `recorded`: the stamps of its files, where they are known
-    still."""
+    """A version whose rows are gone and that has a tombstone. `recorded`: the stamps of its files, if they are still
+    known."""
 
     manifest_id: str
     tag: Tag
@@ -33,15 +33,15 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """`kept`: paths in quarantine/ of what was in the directories and not the versions'. `failures`: the versions of
-    which something could not be taken away, and why."""
+    """What a sweep did. `kept`: paths in quarantine/ of what was in the directories and did not belong to the versions.
+    `failures`: the versions of which something could not be taken away, and why."""
 
     kept: list[str] = field(default_factory=list)
     failures: list[tuple[Tag, OSError]] = field(default_factory=list)
 
 
 def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
-    """The tags of each name together, each once, names and versions in the order in which they come first."""
+    """The distinct tags, grouped by name. Names and versions keep the order of their first appearance."""
     found: dict[str, dict[Tag, None]] = {}
     for tag in tags:
         found.setdefault(tag.name, {})[tag] = None
@@ -51,8 +51,8 @@ def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
 def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
     """Delete versions of one name: all of them in one transaction, or none.
 
-    Raises TagNotFound when one of them is gone, StoreLocked. What fails after the commit is named in the log, and gc
-    finishes it. Returns the paths in quarantine/ of what somebody has put into their directories, or changed there.
+    Returns the paths in quarantine/ of what was added to or changed in their directories. What fails after the commit
+    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, StoreLocked.
     """
     name = tags[0].name
     with workspace.session() as session, workspace.name_lock(name):
@@ -64,7 +64,7 @@ def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
             recorded = None if standing is None else standing.recorded
             inodes[tag] = None if standing is None else standing.inode()
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
-        rows = workspace.catalog.versions.delete(inodes)
+        rows = workspace.catalog.deletions.delete(inodes)
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
@@ -77,8 +77,8 @@ def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
 
 
 def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection[Deleted]) -> Swept:
-    """Take away what deleted versions of one name left: directories, manifests, tombstones, and bring that to disk
-    once for all of them. The name's lock must be held.
+    """Take away what deleted versions of one name left (directories, manifests, tombstones), with one sync for all.
+    The name's lock must be held.
 
     A version of which something cannot be taken away keeps its tombstone, and is among the failures.
     """
@@ -103,16 +103,16 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
 def _take_away(workspace: Workspace, session: Session, each: Deleted) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         inode = os.lstat(workspace.layout.model(each.tag)).st_ino
-        if workspace.catalog.versions.is_deleted_directory(each.tag, inode):
+        if workspace.catalog.deletions.is_deleted_directory(each.tag, inode):
             return take_away(workspace, session, each.tag, each.manifest_id, each.recorded)
     return []
 
 
 def _forget(workspace: Workspace, gone: Sequence[Deleted], swept: Swept) -> None:
-    """Move the manifests away, and drop the tombstones: only once neither directories nor manifests can come back."""
+    """Move the manifests away, and drop the tombstones once no directory and no manifest can come back."""
     directory = workspace.layout.model(gone[0].tag).parent
     files.sync_directory(directory if directory.exists() else workspace.layout.models)
     failures = keep_all(workspace.layout, [(each.tag, each.manifest_id) for each in gone])
     swept.failures.extend(failures)
     failed = {tag for tag, _ in failures}
-    workspace.catalog.versions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)
+    workspace.catalog.deletions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)

@@ -1,4 +1,4 @@
-"""Drafts that could not be saved: kept in drafts/ for `keep_days`, to be saved later, with what is known of them."""
+"""Drafts that could not be saved: kept in drafts/ for `keep_days` with a record, to be saved later."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from casstore.storage.locks import Lock
 from casstore.storage.walking import walk
 from casstore.tag import Tag, TagQuery
 
-# In the directory of a kept draft. As deep in the store as a draft is, so that links out of it lead where they did.
+# In the directory of a kept draft. It is as deep in the store as a draft, so relative links out of it still work.
 FILES, RECORD, OBJECTS = "files", "draft.json", "custom_objects.pkl"
 _MOST_RECORD_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class KeptDraft:
-    """A draft that was not saved since something went wrong, and is kept for `keep_days` (a setting of the store).
+    """A draft that was not saved because of an error, and is kept for `keep_days` (a setting of the store).
 
     Attributes
     ----------
@@ -47,11 +47,11 @@ class KeptDraft:
     file_count
         How many files it has.
     tag
-        The tag that it was to have; None where the record of it is lost.
+        The tag that it was to have; None if its record is lost.
     reason
         The error, in words.
     left_out
-        What could not be kept of labels, metadata and so on, one line each.
+        The labels, metadata and other parts that could not be kept, one line each.
     """
 
     id: str
@@ -65,16 +65,16 @@ class KeptDraft:
 
     @property
     def directory(self) -> Path:
-        """What holds files and record."""
+        """The directory that holds the files and the record."""
         return Path(self.path).parent
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a draft besides its files: what it was to be saved as, and why it was not.
+    """The record of a draft: what it was to be saved as, and why it was not.
 
-    `description` is of what could be kept; `base` a tag, or empty; `durability` empty where the store's setting was to
-    hold.
+    `description`: the parts that could be kept. `base`: a tag, or empty. `durability`: empty if the store's setting was
+    to apply.
     """
 
     tag: str = ""
@@ -86,7 +86,7 @@ class Record:
     durability: str = ""
 
     def document(self) -> dict[str, Any]:
-        """The record as JSON has it; its description as in a manifest."""
+        """The record as a JSON object; the description is as in a manifest."""
         shallow = {each.name: getattr(self, each.name) for each in fields(self)}
         return {**shallow, "left_out": list(self.left_out), "description": self.description.document()}
 
@@ -100,7 +100,7 @@ def kept_drafts(workspace: Workspace) -> list[KeptDraft]:
 
 
 def find(workspace: Workspace, draft_id: str) -> KeptDraft:
-    """The draft of that id, or of a unique beginning of one. Raises TagNotFound."""
+    """The draft with this id, or with the only id that begins so. Raises TagNotFound."""
     directories = keeping.kept(workspace.layout.drafts)
     found = [each for each in directories if draft_id and id_of(each).startswith(draft_id)]
     if len(found) == 1:
@@ -112,9 +112,9 @@ def find(workspace: Workspace, draft_id: str) -> KeptDraft:
 
 @contextlib.contextmanager
 def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
-    """Have a draft for oneself, for a `with` block, and what the record says of it.
+    """Lock a draft for a `with` block, which is given its record.
 
-    Raises StoreLocked where another process has it, TagNotFound where one has saved or removed it meanwhile.
+    Raises StoreLocked if another process holds it, TagNotFound if one has saved or removed it meanwhile.
     """
     workspace.check_writable()
     with Lock(workspace.layout.draft_lock(draft.id)) as lock:
@@ -129,8 +129,10 @@ def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
 
 
 def open_up(root: Path) -> None:
-    """Let this user list and change all directories of a draft, which some programs make read-only, as far as that can
-    be: they stand in the store to be saved or removed, and no version records their modes."""
+    """Let this user list and change all directories of a draft, as far as possible. Some programs make them read-only.
+
+    They stand in the store to be saved or removed, and no version records their modes.
+    """
     with contextlib.suppress(OSError):
         files.open_up(root)
     for path, status in walk(str(root), lambda _: None):
@@ -140,7 +142,7 @@ def open_up(root: Path) -> None:
 
 
 def check_open(draft: KeptDraft) -> None:
-    """Raise InvalidSource where a directory of a kept draft cannot be opened up, since it is another user's."""
+    """Raise InvalidSource if a directory of a kept draft belongs to another user and cannot be opened up."""
     open_up(Path(draft.path))
     for path, status in walk(draft.path, lambda _: None):
         location = f"{draft.path}/{path}"
@@ -152,26 +154,26 @@ def check_open(draft: KeptDraft) -> None:
 
 
 def may_use(directory: str, what: int) -> bool:
-    """Whether access(2) lets this process have `what` of a directory."""
+    """Whether access(2) grants this process the mode `what` on a directory."""
     return os.access(directory, what, effective_ids=os.access in os.supports_effective_ids)
 
 
 def base_of(workspace: Workspace, record: Record) -> Tag | None:
-    """The version that a draft was to come from, if it still stands."""
+    """The tag of the version that a draft was to come from; None if that is gone."""
     with contextlib.suppress(CasstoreError):
         return resolve.find(workspace.catalog, TagQuery.parse(record.base)).tag
     return None
 
 
 def objects_of(draft: KeptDraft) -> bytes | None:
-    """The pickled Python objects that were to be saved with a draft. Raises OSError."""
+    """The pickled Python objects that were to be saved with a draft; None if there are none. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         return files.read_file(draft.directory / OBJECTS, sys.maxsize, follow=False)
     return None
 
 
 def remove(workspace: Workspace, draft: KeptDraft) -> None:
-    """Take a draft away for good; it must be `held`. Raises OSError where not all of it can go."""
+    """Remove a draft, which must be `held`. Raises OSError if not all of it can be removed."""
     with workspace.session() as session:
         doomed = session.new_path()
         files.rename(draft.directory, doomed)
@@ -179,7 +181,7 @@ def remove(workspace: Workspace, draft: KeptDraft) -> None:
 
 
 def overdue(workspace: Workspace) -> Iterator[KeptDraft]:
-    """The drafts that have been kept for `keep_days`, but those that a process has for itself. Raises OSError."""
+    """The drafts that have been kept for `keep_days`, except those that a process holds. Raises OSError."""
     for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace)):
         draft = _read(directory)
         if not _is_held(workspace, draft):
@@ -187,7 +189,7 @@ def overdue(workspace: Workspace) -> Iterator[KeptDraft]:
 
 
 def remove_unless_held(workspace: Workspace, draft: KeptDraft) -> bool:
-    """Take a draft away, unless another process has it for itself or has taken it. Raises OSError."""
+    """Remove a draft, unless another process holds it or has removed it. Raises OSError."""
     with contextlib.suppress(StoreLocked, TagNotFound), held(workspace, draft):
         remove(workspace, draft)
         return True
@@ -201,12 +203,12 @@ def _is_held(workspace: Workspace, draft: KeptDraft) -> bool:
     with Lock(path) as lock:
         if not lock.try_acquire():
             return True
-        lock.release(remove=True)  # of a process that was killed
+        lock.release(remove=True)  # left by a process that was killed
     return False
 
 
 def id_of(directory: Path) -> str:
-    """The id of the draft in a directory of drafts/."""
+    """The id of the draft in this directory of drafts/."""
     return directory.name.rpartition("-")[2]
 
 
@@ -224,13 +226,13 @@ def _read(directory: Path) -> KeptDraft:
 
 
 def _record(directory: Path) -> Record:
-    """What stands beside a draft, as far as a full disk has let it be written."""
+    """The record beside a draft, as far as a full disk let it be written."""
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
         # An older casstore has not recorded a durability.
         read = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
         found = {"durability": "", **read}
         found["durability"] = _durability(found["durability"])
-        # Empty where there was no room for it.
+        # Empty if there was no room for it.
         found["description"] = Description.of(found["description"]) if found["description"] else Description()
         record = Record(**{each.name: found[each.name] for each in fields(Record)})
         if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):

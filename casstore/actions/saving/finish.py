@@ -1,4 +1,4 @@
-"""Finishing saves that were cut short after their commit: the name of the manifest, the directory, `latest`."""
+"""Finishing saves that were interrupted after their commit: the name of the manifest, the directory, `latest`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from casstore.tag import Tag
 
 def unfinished_saves(workspace: Workspace) -> list[str]:
     """The ids of the manifests that dead sessions have left without a name. Raises OSError."""
-    # Before the sessions: a later one is not in it.
+    # Listed before the sessions, so that later manifests are not in it.
     listed = [path for path in workspace.layout.pending_manifests.iterdir() if is_file_id(path.name)]
     alive = sessions.live_ids(workspace.layout)
     return [path.name for path in listed if session_of(path.name) not in alive]
 
 
 def without_directory(workspace: Workspace, manifest_ids: Iterable[str]) -> list[int]:
-    """The row ids of the versions of these manifests whose directories never came to stand, as far as stat tells."""
+    """The row ids of the versions of these manifests whose directories, by stat, were never put in place."""
     committed = workspace.catalog.versions.by_manifest(manifest_ids)
     rows = {manifest_id: workspace.catalog.versions.find(tag) for manifest_id, tag in committed.items()}
     return [
@@ -37,10 +37,10 @@ def without_directory(workspace: Workspace, manifest_ids: Iterable[str]) -> list
 
 
 def finish_saves(workspace: Workspace, manifest_ids: Iterable[str]) -> None:
-    """See to manifests that dead sessions have left without a name (see `unfinished_saves`).
+    """Finish the saves of manifests that dead sessions have left without a name (see `unfinished_saves`).
 
-    Those of no version go. Another's directory, if it never came to stand, is recorded as not there, so that nobody
-    takes it for one that was removed; one that stands is made what was recorded.
+    A manifest of no version is removed. A directory that was never put in place loses its record, so that it does not
+    count as removed by a user. A directory that stands is made what was recorded.
     """
     pending = list(manifest_ids)
     committed = workspace.catalog.versions.by_manifest(pending)
@@ -57,7 +57,7 @@ def _finish(workspace: Workspace, tag: Tag, manifest_id: str) -> None:
         if row is not None and row.manifest_id == manifest_id and not os.path.lexists(workspace.layout.model(tag)):
             workspace.catalog.directories.forget(row.id)
     if row is not None:
-        # What is damaged, or in the way, is for others to say.
+        # Other verbs report what is damaged or in the way.
         with contextlib.suppress(TagNotFound, IntegrityError, StoreError):
             mend(workspace, row, SILENT)
     with workspace.name_lock(tag.name), contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Where the chunks of a version-to-be stand already, and which of those places can be relied on."""
+"""Where the chunks of a new version are stored already, and which of these homes can be relied on."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _NOTHING_NOTED: Mapping[Fingerprint, Digest] = {}
 
 @dataclass(frozen=True, slots=True)
 class Homes:
-    """The chunks that a version needs, and the homes that were found for them since `gc_epoch`.
+    """The chunks that a version needs, and the homes found for them since `gc_epoch`.
 
-    `lost_homes`: containers among them that are gone or damaged; `lost_chunks`: what is lost with them.
+    `lost_homes`: containers among them that are gone or damaged. `lost_chunks`: the chunks lost with them.
     """
 
     wanted: set[Digest]
@@ -35,7 +35,7 @@ class Homes:
     def of(
         cls, workspace: Workspace, wanted: set[Digest], found: tuple[int, Mapping[Digest, int]] | None = None
     ) -> Homes:
-        """Look the chunks up, but for those that have been `found`, since the epoch given with them."""
+        """Look the chunks up, except those in `found`, which comes with the epoch of its own look-up."""
         index = workspace.catalog.index
         epoch, homes = (index.gc_epoch(), {}) if found is None else found
         return cls(wanted, epoch, {**homes, **index.usable_homes(wanted - homes.keys())})
@@ -46,7 +46,7 @@ class Homes:
         noted: Mapping[Fingerprint, Digest] = _NOTHING_NOTED,
         doubted: Set[Digest] = frozenset(),
     ) -> Homes:
-        """The homes, with those that are lost; see `find_lost`."""
+        """These homes, with the lost ones found by `find_lost`."""
         lost_homes, lost_chunks = find_lost(workspace, self.found, noted, doubted)
         return replace(self, lost_homes=lost_homes, lost_chunks=lost_chunks)
 
@@ -62,10 +62,10 @@ def find_lost(
     noted: Mapping[Fingerprint, Digest],
     doubted: Set[Digest] = frozenset(),
 ) -> tuple[set[int], set[Digest]]:
-    """The containers among these homes whose files are gone, cut short or written to, and the chunks lost with them,
-    or among those that are `doubted`, which are read.
+    """The containers among these homes whose files are gone, cut short or written to, and the lost chunks.
 
-    What they held, and what stands on that, has to be stored anew, which mends it. `noted`: what the caller has linked.
+    Chunks in `doubted` are read, and count as lost if they are damaged. Lost chunks, and deltas that need them, have to
+    be stored again, which mends them. `noted`: the fingerprints of files that the caller has linked.
     """
     index = workspace.catalog.index
     bases = index.bases_of(homes.keys())
@@ -74,7 +74,7 @@ def find_lost(
     gone = [each for each, size in containers if not loose_files.is_intact(workspace, each, size, noted)]
     for each in gone:
         _log.info(
-            "%s is missing, cut short or was written to: it is not relied on, and what is saved now is stored again",
+            "%s is missing, cut short or was written to: chunks of it that this save needs are stored again",
             each.path(workspace.layout),
         )
     lost_homes = {each.id for each in gone}
@@ -88,7 +88,7 @@ def find_lost(
 
 
 def _unreadable(workspace: Workspace, doubted: Collection[Digest]) -> set[Digest]:
-    """Those of the chunks that are damaged where they stand. What is found sound is noted as read."""
+    """The chunks among these that are damaged in their homes. Sound ones are recorded as read."""
     if not doubted:
         return set()
     began_ns = time.time_ns()

@@ -1,4 +1,4 @@
-"""What becomes of each file of a save: decided from values alone, before anything is written."""
+"""The plan of a save: how each file is stored. It is made from values alone, before anything is written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import NamedTuple
 from casstore.digest import Digest
 from casstore.storage.recipe import Chunk, Recipe
 
-# Below this a file's chunks go into a pack: a file of its own would cost an inode and an fsync.
+# Smaller files go into a pack: a loose file would cost an inode and an fsync.
 SMALL_FILE_BYTES = 1 << 20
-# A larger file joins a pack when less than this share of its bytes is new; above, adopting it writes nothing.
+# A larger file goes into a pack if less than this share of its bytes is new; above it, adopting writes nothing.
 MOSTLY_KNOWN_SHARE = 0.25
 
 
@@ -25,16 +25,16 @@ class Way(Enum):
 
 
 class Step(NamedTuple):
-    """What becomes of one file. `new`: the chunks that it brings, each of which no other step brings."""
+    """How one file is stored. `new`: the chunks that it brings; no other step brings them."""
 
     way: Way
     new: Mapping[Digest, Chunk]
 
 
 def plan(recipes: Iterable[Recipe], have: set[Digest], *, materialize: bool) -> Iterator[Step]:
-    """A step for each of the recipes, in order. `have`: the chunks that can be relied on, not changed meanwhile.
+    """A step for each recipe, in order. `have`: the chunks that can be relied on; it must not change meanwhile.
 
-    It comes step by step, since that of a file of terabytes names millions of chunks.
+    The steps are generated one by one, since the step of a file of terabytes names millions of chunks.
     """
     planned: set[Digest] = set()
     for recipe in recipes:

@@ -1,4 +1,4 @@
-"""What a save is asked to do."""
+"""The request of a save: what the caller asks for."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from casstore.tag import Tag
 
 
 class Handling(Enum):
-    """What becomes of the files that are saved, where they stand.
+    """What becomes of the source files, in the place where they stand.
 
-    Those that are watched may be somebody else's work: they must be what was found until the commit, and not be open
-    for writing.
+    Watched files may belong to another program: until the commit they must stay as they were found, and not be open for
+    writing.
     """
 
     DRAFT = auto()  # they stand in the draft's own directory, which becomes the version's
     COPY = auto()  # they stay as they are
     COPY_WATCHED = auto()
-    TAKE = auto()  # they are adopted where they can be, and are gone afterwards
+    TAKE = auto()  # they are adopted if possible, and are gone afterwards
     TAKE_WATCHED = auto()
     BECOME = auto()  # watched; their directory becomes the version's, file by file, and is never away
 
@@ -41,20 +41,20 @@ class Handling(Enum):
 
     @property
     def removes(self) -> bool:
-        """Whether the files are to be gone from where they stand."""
+        """Whether the files are to be removed from where they stand."""
         return self in (Handling.TAKE, Handling.TAKE_WATCHED)
 
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """What the caller asks to be saved. `source`: a directory, or a single file. `durable`: it must survive a power cut
-    once saved. `materialize`: its directory is to stand at once; otherwise all that is new goes encoded into packs.
+    """What the caller asks to be saved. `source`: a directory, or a single file. `durable`: the version must survive a
+    power cut. `materialize`: its directory is to stand at once; otherwise all new chunks go encoded into packs.
 
-    `found`: what is at the source, where it is watched. `rules`: what of a directory to leave out. `allow_empty`: it
-    may have no files. `custom_objects`: Python objects to be saved with it, pickled. `created_at_ns`: when it was made,
-    if not now; it takes its place among the versions of its name by that. `trust`: whether its Python objects may be
-    unpickled unasked. `said_context`: where the very same version may be saved already, what the caller says of the
-    context, of which the rest tells nothing; `is_base_said`: whether the caller says the base, too.
+    `found`: the files at the source, if it is watched. `rules`: what to leave out of a directory. `allow_empty`: it may
+    have no files. `custom_objects`: Python objects to be saved with it, pickled. `created_at_ns`: its creation time, if
+    not now, which also decides its place among the versions of its name. `trust`: whether its Python objects may be
+    unpickled without consent. `said_context`, for a version that may be saved already: the parts of the context that
+    the caller gave, which alone are compared. `is_base_said`: whether the caller also gave the base.
     """
 
     tag: Tag
@@ -75,5 +75,5 @@ class SaveRequest:
 
     @property
     def standing(self) -> Source | None:
-        """What becomes the version's directory where it stands."""
+        """The source that becomes the version's directory where it stands; None if none does."""
         return self.found if self.handling is Handling.BECOME else None

@@ -22,7 +22,8 @@ from casstore.actions.saving.unchanged import put
 from casstore.actions.sources.homes import check_holds_none, check_source
 from casstore.actions.sources.source import Source, SourceFile, check_removable, find_source, remove_source
 from casstore.actions.workspace import Workspace
-from casstore.catalog.versions import ChunkVanished, Place
+from casstore.catalog.commits import Place
+from casstore.catalog.containers import ChunkVanished
 from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, TagExists
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Saved(NamedTuple):
-    """What came of a save: how many bytes the store had not, and the files that `take` could not take away."""
+    """The result of a save: how many bytes were new to the store, and the source files that could not be removed."""
 
     new_bytes: int
     left_behind: tuple[str, ...]
@@ -47,7 +48,7 @@ class Saved(NamedTuple):
 def save(workspace: Workspace, session: Session, draft: Path, request: SaveRequest, progress: Progress) -> Saved:
     """Save files as a version, through the directory `draft`, which is the request's source or empty.
 
-    On any exception nothing is visible and the sources are as they were.
+    On any exception, no version is visible and the sources are as they were.
     Raises TagExists, InvalidSource, FileChanged, OSError ...
     """
     source = _checked_source(workspace, request)
@@ -56,7 +57,7 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
     if _is_same_version(workspace, source, request):
         return _after(source, request, 0)
     if request.handling is Handling.DRAFT and source.links and request.materialize:
-        # Links become files of their own in a fresh draft, which the files that stand here move to.
+        # Links become files of their own in a new draft, to which the files that stand here move.
         draft = session.new_path()
         files.make_directory(draft)
     staging = Staging(workspace, session, draft, request, progress)
@@ -68,14 +69,14 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
     except BaseException as error:
         if committing.outcome is not Outcome.COMMITTED:
             staging.undo()
-        # Somebody may have been faster.
+        # Another process may have been faster.
         if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
             raise
     return _after(source, request, new_bytes)
 
 
 def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
-    """The files that are to be saved, if they may be handled so. Raises InvalidSource, OSError."""
+    """The files to be saved, checked to allow the requested handling. Raises InvalidSource, OSError."""
     root, removes = request.source, request.handling.removes
     if request.handling is Handling.DRAFT:
         source = find_source(root, request.rules)
@@ -85,7 +86,7 @@ def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
         check_holds_none(root, (file.path for file in source.files))
     if removes:
         check_removable(source)
-    if source.descriptor is not None and request.created_at_ns is None:  # else it has been read, and is kept
+    if source.descriptor is not None and request.created_at_ns is None:  # otherwise it has been read, and is kept
         model_yaml.check_replaceable(source.descriptor)
     if source.files or request.allow_empty:
         return source
@@ -101,12 +102,12 @@ def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
 
 
 def _after(source: Source, request: SaveRequest, new_bytes: int) -> Saved:
-    """What came of a save. Files that have been taken are removed by then where that can be."""
+    """The result of a save. Removes the source files that have been taken, as far as possible."""
     return Saved(new_bytes, tuple(remove_source(source)) if request.handling.removes else ())
 
 
 def _is_same_version(workspace: Workspace, source: Source, new: SaveRequest) -> bool:
-    """Whether the version is saved already, where that is fine. Raises TagExists where another has its tag."""
+    """Whether the very same version is saved already and the request allows that. Raises TagExists for another."""
     row = None if new.said_context is None else workspace.catalog.versions.find(new.tag)
     if row is None:
         return False
@@ -135,7 +136,7 @@ def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> Non
 
 @dataclass(frozen=True, slots=True)
 class _Save:
-    """What every step of one save works with."""
+    """One save: the state that its steps share."""
 
     workspace: Workspace
     session: Session
@@ -144,7 +145,7 @@ class _Save:
     progress: Progress
 
     def run(self, source: Source, staged: Staged, committing: Committing) -> int:
-        """From staged files to a version; returns how many bytes the store had not."""
+        """Make a version of staged files; returns how many bytes were new to the store."""
         recipes = self.workspace.catalog.index.as_known({file.recipe.blob: file.recipe for file in staged.files})
         staged = staged.by(recipes)
         manifest = self._manifest(source, staged, recipes)
@@ -161,7 +162,7 @@ class _Save:
                 committing.run(written, storing.check_still)
                 return stored.new_bytes
             except ChunkVanished:
-                _log.debug("%s: gc has taken away what was relied on meanwhile; it is stored again", self.request.tag)
+                _log.debug("%s: gc removed chunks that this save relied on; they are stored again", self.request.tag)
                 homes = Homes.of(self.workspace, wanted)
 
     def _manifest(self, source: Source, staged: Staged, recipes: Mapping[Digest, Recipe]) -> Manifest:
@@ -179,11 +180,11 @@ class _Save:
         return replace(manifest, description=marked(self.workspace, manifest, self.request.trust, source.root))
 
     def _ground(self, source: Source, manifest: Manifest) -> Ground:
-        """The draft's directory, with a `model.yaml` in it where it is to become the version's."""
+        """The draft's directory, with a `model.yaml` in it if it is to become the version's."""
         known, paths = None, []
         if source.root == self.draft:
             known = source.directories
-            # What a link in the draft leads to is read from there, and nothing of it stays in the draft.
+            # The target of a link in the draft is read where it stands, and nothing of it stays in the draft.
             paths = [file.path for file in source.files if file.is_direct]
             paths += [f"{path}/" for path in source.empty_directories if not source.links]
         if not self.request.materialize:

@@ -36,32 +36,32 @@ from casstore.storage.writers import open_here, writer_of
 
 _log = logging.getLogger(__name__)
 
-# A file may be written to again within one tick of the clock that stamps it, and no stat tells. Git's "racy"
-# entries are the same case; FAT's 2 s are the coarsest clock there is.
+# A file may be written to again within one tick of the clock that stamps it, which stat does not show. Git calls such
+# index entries "racy". FAT's 2 s are the coarsest clock in use.
 _SETTLED_NS = 2_000_000_000
-# Contents of small files held in memory between hashing and packing.
+# The bytes of small files that are held in memory between hashing and packing.
 _KEEP_BYTES = 64 << 20
-# Hashing as much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
+# Hashing this much takes as long as a tick of the kernel's clock, which is 1 to 10 ms.
 _WAIT_FROM_BYTES = 8 << 20
 _TICK_S, _TICKS = 0.001, 20
 _ONE_CALL_BYTES = io.DEFAULT_BUFFER_SIZE
-# A write(2) that has set the file's time so long ago has ended, unless the machine stands still.
+# A write(2) that set the file's time this long ago has ended, unless the machine stands still.
 _UNDER_WAY_NS = 1_000_000_000
-_PAUSE_S, _PAUSES = 0.01, 25  # of one save: logs that are open and were just written to may be many
-# A time of whole hundredths of a second tells of a clock as coarse as FAT's.
+_PAUSE_S, _PAUSES = 0.01, 25  # per save: there may be many logs that are open and were just written to
+# A time in whole hundredths of a second suggests a clock as coarse as FAT's.
 _COARSE_NS = 10_000_000
-# Copying as much, and reading the copy, takes long enough to be shown as a step of its own.
+# Copying this much, and reading the copy, takes long enough to be shown as a step of its own.
 _SHOWN_COPY_BYTES = 64 << 20
 _UNSHOWN = contextlib.nullcontext(SILENT.advance)
 
 
 class StagedFile(NamedTuple):
-    """A file of the version-to-be: it stands in the draft at `path`, read-only, with this content.
+    """A file of the new version: it stands in the draft at `path`, read-only, with this content.
 
-    `is_linked`: it is a hardlink of one of the store's loose files already. `content`: of a small file, its bytes.
-    `location` is where its bytes can be read: in the draft, or, where nothing is to stand there, at the source.
-    `seen`: of a file that others know by a path, what stat last said of it, which must hold until the commit.
-    `is_racy`: stat may not tell of a write to it, so it is read once more.
+    `is_linked`: it is already a hardlink of one of the store's loose files. `content`: the bytes of a small file.
+    `location`: where its bytes can be read: in the draft or, if nothing is to stand there, at the source. `seen`: for a
+    file that other programs know by a path, its last status, which must hold until the commit. `is_racy`: stat may not
+    show a write to it, so it is read once more.
     """
 
     path: str
@@ -77,8 +77,8 @@ class StagedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What staging comes to. `fingerprints`: of files whose content has become known. `homes`: what look-ups found,
-    and `gc_epoch` that before the first of them: the commit proves by it that all still holds."""
+    """The result of staging. `fingerprints`: those of files whose content has become known. `homes`: the homes found by
+    look-ups. `gc_epoch`: the epoch before the first look-up, by which the commit proves that all homes still hold."""
 
     files: Sequence[StagedFile]
     fingerprints: Mapping[Fingerprint, Digest]
@@ -87,11 +87,11 @@ class Staged:
 
     @property
     def found(self) -> tuple[int, Mapping[Digest, int]]:
-        """The epoch, and what was found since."""
+        """The epoch, and the homes found since."""
         return self.gc_epoch, self.homes
 
     def by(self, recipes: Mapping[Digest, Recipe]) -> Staged:
-        """The same files, each with the one of these recipes that is its blob's."""
+        """A copy of this in which each file has the recipe given for its blob."""
         pairs = [(file, recipes[file.recipe.blob]) for file in self.files]
         staged = [file if recipe is file.recipe else file._replace(recipe=recipe) for file, recipe in pairs]
         return replace(self, files=staged)
@@ -99,9 +99,11 @@ class Staged:
 
 @dataclass(slots=True)
 class Staging:
-    """One save's staging. Without `request.materialize` the source files are only read, and the draft stays empty. A
-    file that somebody holds open for writing is refused where the system tells, if it is to be taken or is watched;
-    otherwise it is copied as it stands."""
+    """One save's staging. Without `request.materialize` the source files are only read, and the draft stays empty.
+
+    A file that a process holds open for writing is refused if it is to be taken or is watched, and the system tells;
+    otherwise it is copied as it stands.
+    """
 
     workspace: Workspace
     session: Session
@@ -113,22 +115,22 @@ class Staging:
     _homes: dict[Digest, int] = field(default_factory=dict)
     _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
     _frozen_in_place: list[tuple[str, os.stat_result]] = field(default_factory=list)
-    # Of a draft that the caller knows, the directories in it; None of one that nobody else knows.
+    # The directories in a draft that the caller knows; None for a draft that only this save knows.
     _known: frozenset[tuple[int, int]] | None = None
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
     _freshness: Freshness = field(init=False)
     _seen: set[int] = field(default_factory=set)  # homes
-    _stale: set[int] = field(default_factory=set)  # those of them that nobody has read for long
+    _stale: set[int] = field(default_factory=set)  # the homes that have not been read for long
     _takes: bool = field(init=False)
     _may_link: bool = field(init=False)
     _may_reflink: bool = field(init=False)
     _user: int = field(init=False)
-    _open_here: frozenset[tuple[int, int]] | None = None  # of this process, where it has been looked up
+    _open_here: frozenset[tuple[int, int]] | None = None  # of this process, once looked up
     _pauses: int = _PAUSES
-    _copied: dict[str, list[str]] = field(default_factory=dict)  # instead of being taken over: by the reason
+    _copied: dict[str, list[str]] = field(default_factory=dict)  # files copied instead of taken over, by the reason
     _kept_bytes: int = 0
-    _left_bytes: int = 0  # of the files that have yet to be staged
+    _left_bytes: int = 0  # recipes of the files that have yet to be staged
     _scanned: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -162,7 +164,7 @@ class Staging:
         return Staged(staged, self._fingerprints, self._homes, self._gc_epoch)
 
     def _tell_copied(self) -> None:
-        """Name in the log what was to be taken over and had to be copied, which takes time and, for a while, room."""
+        """Log which files were copied instead of taken over, which takes time and, for a while, space."""
         for reason, paths in self._copied.items():
             others = f", and {len(paths) - 1:,} more for that reason" if len(paths) > 1 else ""
             _log.info("%s was copied, not taken over, since %s%s", paths[0], reason, others)
@@ -170,8 +172,8 @@ class Staging:
                 _log.debug("%s was copied, too", path)
 
     def undo(self) -> None:
-        """Give frozen files their modes back, so that a failed `move=True` leaves its source as it was, and a draft
-        that is kept can be written to."""
+        """Restore the modes of frozen files, so that a failed `move=True` leaves its source as it was, and a kept draft
+        can be written to."""
         for path, status in self._frozen:
             files.restore_owner(path, status)
             files.restore_mode(path, status)
@@ -180,14 +182,14 @@ class Staging:
                 files.restore_mode(path, status, unless_linked=True)
 
     def _recognise(self, source: Source, in_place: bool) -> Mapping[str, Recipe]:
-        """The files whose content is known and stored already, by path: no need to read them."""
+        """The recipes of the files whose content is known and stored already, by path. They need not be read."""
         index = self.workspace.catalog.index
         # A draft's own file of one link can be neither a loose file of ours nor known from before.
         unknown = [file for file in source.files if not (in_place and file.is_direct and file.status.st_nlink == 1)]
         if not unknown:
             return {}
-        # Of loose files too, which casstore notes when it links them: inode numbers, sizes and times of writing may be
-        # another file's where a store has been restored from a backup.
+        # Fingerprints are also recorded of loose files when they are linked: in a store restored from a backup, another
+        # file may have their inode numbers, sizes and modification times.
         known = index.fingerprints({(f.status.st_dev, f.status.st_ino) for f in unknown})
         digests: dict[str, Digest] = {}
         for file in unknown:
@@ -199,7 +201,7 @@ class Staging:
         return {path: recipes[digest] for path, digest in digests.items() if digest in recipes}
 
     def _stored(self, sizes: Mapping[Digest, int]) -> dict[Digest, Recipe]:
-        """Those of the blobs, given with their sizes, that are stored whole and can be relied on."""
+        """The recipes of the blobs among these, given with sizes, that are stored whole and can be relied on."""
         index = self.workspace.catalog.index
         recipes = index.recipes(sizes)
         for digest, size in sizes.items():
@@ -213,7 +215,7 @@ class Staging:
         return {digest: recipe for digest, recipe in recipes.items() if usable.keys() >= set(recipe.digests)}
 
     def _stage(self, file: SourceFile, known: Recipe | None) -> StagedFile:
-        # What is taken is gone from where its writer has it.
+        # Taking a file removes it from where its writer has it.
         is_taken = self._takes and file.is_direct
         self._left_bytes -= file.status.st_size
         if self.request.handling.is_watched or (is_taken and known is not None):
@@ -239,7 +241,7 @@ class Staging:
         return self._copy(file, target, executable, reason)
 
     def _why_copied(self, status: os.stat_result, *, is_direct: bool) -> str:
-        """Why a file that stat tells this of cannot be taken over; empty where it can be."""
+        """Why a file with this status cannot be taken over; empty if it can be."""
         if not is_direct:
             return "it is reached by a link"
         if status.st_uid != self._user:
@@ -247,7 +249,7 @@ class Staging:
         return "" if status.st_nlink == 1 else "it has another name elsewhere (a hardlink)"
 
     def _read(self, file: SourceFile, known: Recipe | None) -> StagedFile:
-        """Hash a file where it is, unless its content is known. Whoever packs its chunks checks each digest again."""
+        """Hash a file where it is, unless its content is known. Packing its chunks checks each digest again."""
         executable = files.is_executable(file.status)
         recipe = known
         if recipe is None:
@@ -270,21 +272,21 @@ class Staging:
         return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.location)
 
     def _remember(self, descriptor: int, status: os.stat_result, recipe: Recipe) -> None:
-        """Note a hashed source file's fingerprint, so that it need not be read the next time."""
+        """Record the fingerprint of a hashed source file, so that it need not be read the next time."""
         is_settled = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) >= _SETTLED_NS
-        # Writes through a mapping that is dirty already leave the times as they are until it is written back.
+        # Writes through a mapping that is already dirty do not change the times until it is written back.
         if is_settled and not files.is_writable_by_others(descriptor):
             self._fingerprints[Fingerprint.of(status)] = recipe.blob
 
     def _link(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
-        """Put a hardlink, or a reflink, of the store's loose file at `target`, if the store has one."""
+        """Put a hardlink, or a reflink, of the store's loose file at `target`; None if that cannot be done."""
         if recipe.size < LINK_FROM_BYTES or not (self._may_link or self._may_reflink):
             return None
         candidates = self._loose.get((recipe.blob, executable)) or loose_files.find(
             self.workspace, recipe.blob, executable
         )
         if self._stale and any(self._homes[digest] in self._stale for digest in recipe.digests):
-            # Nobody has read what is stored for long: the file's own bytes are kept.
+            # The stored bytes have not been read for long: the file's own bytes are kept.
             candidates = [each for each in candidates if self._is_as_good(each, file)]
         is_free = file.location != target
         place = target if is_free else str(self.session.new_path())
@@ -297,7 +299,7 @@ class Staging:
         linked = os.lstat(place)
         if not is_free:
             self._put(file.status, place, target)
-            # rename(2) of a link onto another link of the same file does nothing and leaves both.
+            # rename(2) of a link onto another link of the same file does nothing, and leaves both.
             files.remove_file(place)
             linked = check_linked(target, linked, target)
         self._fingerprints[Fingerprint.of(linked)] = recipe.blob
@@ -305,18 +307,18 @@ class Staging:
         return StagedFile(file.path, executable, recipe, stamp, is_linked, target, seen=self._watched(linked))
 
     def _is_as_good(self, loose: LooseFile, file: SourceFile) -> bool:
-        """Whether a loose file was read lately, or is the very file that is being saved."""
+        """Whether a loose file was read lately, or is itself the file that is being saved."""
         if self._freshness.is_fresh(loose.read_at_ns):
             return True
         standing = lstat_or_none(loose.container.path(self.workspace.layout))
         return standing is not None and os.path.samestat(standing, file.status)
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | str:
-        """Freeze a file that is ours alone, and hash it where it stands. Returns why where it may not be adopted."""
+        """Freeze a file that is ours alone, and hash it in place. Returns the reason if it may not be adopted."""
         opened, found = open_as_found(file.location, is_direct=True)
         with opened as descriptor:
             if found.st_ino != file.status.st_ino or found.st_dev != file.status.st_dev:
-                raise changed(file.location)  # before its mode is
+                raise changed(file.location)  # before its mode is changed
             if reason := self._why_copied(found, is_direct=True):
                 return reason
             # A draft's own file may become a link to a stored one, whose mode must stay.
@@ -324,7 +326,7 @@ class Staging:
             frozen.append((file.location, found))
             try:
                 seen = _freeze(descriptor, self.workspace.file_mode(executable))
-            except PermissionError:  # an attribute of the file forbids it, as chattr +i does
+            except PermissionError:  # an attribute of the file forbids it, such as that of chattr +i
                 frozen.pop()
                 return "its mode cannot be changed"
             if files.is_writable_by_others(descriptor):
@@ -335,7 +337,7 @@ class Staging:
                 seen = os.fstat(descriptor)
             content = self._small_content(file.location, descriptor, seen)
             recipe = self._hash(file.location, descriptor, seen) if content is None else chunking.scan_bytes(content)
-            if file.location != target:  # a link changes the last of its times, which tells most
+            if file.location != target:  # a link changes the file's change time
                 self._check_unchanged(file.location, descriptor, seen)
         racy = is_racy(seen)
         if file.location != target:
@@ -347,9 +349,9 @@ class Staging:
         return StagedFile(file.path, executable, recipe, stamp, False, target, content, seen, racy)
 
     def _copy(self, file: SourceFile, target: str, executable: bool, reason: str) -> StagedFile:
-        """Hash the source; link what the store has, copy the rest and hash the copy, which is what will be kept.
+        """Hash the source. Link it if the store has its content; otherwise copy it and hash the copy, which is kept.
 
-        `reason`: why the file is not taken over, empty where it was not to be.
+        `reason`: why the file is not taken over; empty if it was not to be.
         """
         opened, before = open_as_found(file.location, is_direct=file.is_direct)
         with opened as descriptor:
@@ -385,9 +387,9 @@ class Staging:
             self._check_written(path, descriptor, os.fstat(descriptor))
 
     def _check_written(self, path: str, descriptor: int, status: os.stat_result) -> None:
-        """Raise FileChanged where the file is certainly open for writing: what is written later would be lost.
+        """Raise FileChanged if the file is certainly open for writing: what is written later would be lost.
 
-        `descriptor` must be open for reading only. Where no lease tells of all processes, this one is looked at.
+        `descriptor` must be open for reading only. If a lease cannot tell, only this process is looked at.
         """
         is_open = files.is_written_to(descriptor)
         if is_open is None:
@@ -405,7 +407,7 @@ class Staging:
 
     @contextlib.contextmanager
     def _shown_copying(self, size: int) -> Iterator[Callable[[int], None]]:
-        """Around the copying of a large file, and the reading of the copy: a step of its own amid the hashing."""
+        """Show the copying of a large file, and the reading of the copy, as a step of its own, for a `with` block."""
         self.progress.finish()
         self.progress.start("copy", 2 * size)
         try:
@@ -415,13 +417,13 @@ class Staging:
             self.progress.start("hash", self._left_bytes)
 
     def _put(self, found: os.stat_result, temporary: files.StrPath, target: str) -> None:
-        """Replace a draft's own file, if it is still the one that was found. Raises FileChanged, InvalidSource."""
+        """Replace a file in the draft, if it is still the one that was found. Raises FileChanged, InvalidSource."""
         if not is_unchanged(lstat_or_none(target), found):
             raise changed(target)
         put(temporary, target, self._known)
 
     def _watched(self, status: os.stat_result) -> os.stat_result | None:
-        """What must hold until the commit of a file that this save has made: nothing where nobody else knows it."""
+        """The status that a file must keep until the commit; None if only this save knows its directory."""
         return None if self._known is None else status
 
     def _small_content(self, path: str, descriptor: int, before: os.stat_result) -> bytes | None:
@@ -437,7 +439,7 @@ class Staging:
         return content
 
     def _known_or_hashed(self, file: SourceFile, descriptor: int, before: os.stat_result) -> Recipe:
-        """The recipe that was found when the file was looked at, if it has not changed since; else a new one."""
+        """The recipe found before, if the file has not changed since; otherwise a new one."""
         recipe = self._scanned.get(file.path)
         if recipe is None or Fingerprint.of(before) != Fingerprint.of(file.status):
             return self._hash(file.location, descriptor, before)
@@ -455,8 +457,8 @@ class Staging:
     def _is_written(self, file: SourceFile, descriptor: int, before: os.stat_result) -> bool:
         """Whether a file that was read once is open for writing, so that it must be read again.
 
-        A write that is under way may have set the file's time before that was looked at. It is given time to go on, or
-        a second reading would find it where the first did. Raises FileChanged.
+        A write in progress may have set the file's time before that was looked at. It is given time to go on, or a
+        second reading would find it where the first did. Raises FileChanged.
         """
         if not files.is_open_for_writing(descriptor):
             return False
@@ -485,18 +487,18 @@ class Staging:
 
 
 def _may_be_torn(status: os.stat_result) -> bool:
-    """Whether a file may be found half written: programs write a small one with one call, after making it empty."""
+    """Whether a file may be half written: programs empty a small file, then write it with one call."""
     return not 0 < status.st_size < _ONE_CALL_BYTES
 
 
 def _is_told(status: os.stat_result, now_ns: int) -> bool:
-    """Whether a write to the file from now on will change its times."""
+    """Whether any write to the file from now on will change its times."""
     coarse_ns = _SETTLED_NS if status.st_mtime_ns % _COARSE_NS == 0 else int(_TICK_S * _TICKS * 1e9)
     return abs(now_ns - max(status.st_mtime_ns, status.st_ctime_ns)) >= coarse_ns
 
 
 def _wait_until_told(descriptor: int, status: os.stat_result) -> os.stat_result:
-    """Let stand a large file that was written to in this tick of the clock; a smaller one costs less to read again."""
+    """Wait for the next tick of the clock if a large file was written to in this one; returns its status then."""
     for _ in range(_TICKS):
         if status.st_size < _WAIT_FROM_BYTES or _is_told(status, time.time_ns()):
             break
@@ -508,8 +510,8 @@ def _wait_until_told(descriptor: int, status: os.stat_result) -> os.stat_result:
 def _freeze(descriptor: int, mode: int) -> os.stat_result:
     """Make a file read-only; returns its status from then on.
 
-    A large one that was written to in this tick of the clock is let stand until the next, for a write that comes later
-    to be told by its times. A smaller one is read again before the commit, which costs less.
+    If a large file was written to in this tick of the clock, this waits for the next, so that its times show any later
+    write. A smaller file is read again before the commit, which costs less.
     """
     files.set_mode(descriptor, mode)
     status = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""Middle of a save: what the staged files hold comes into the store, as packs, loose files, or not at all."""
+"""Middle of a save: the content of the staged files comes into the store, in packs or as loose files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from casstore.actions.saving.unchanged import (
     put,
 )
 from casstore.actions.workspace import Workspace
+from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.index import Fingerprint, LooseFile
-from casstore.catalog.versions import ChunkVanished, DirectoryRow, NewChunk, NewContainer
+from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.progress import Progress
 from casstore.storage import files
@@ -42,8 +43,8 @@ from casstore.storage.sessions import Session
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """The draft's directory. Where its path is known to others: the directories in it (`known`), the paths in it that
-    the version has, and the `model.yaml` that has been put into it."""
+    """The draft's directory. If other programs know its path, also the directories in it (`known`), the paths in it
+    that the version has, and the `model.yaml` that has been put into it."""
 
     draft: Path
     known: frozenset[tuple[int, int]] | None = None
@@ -51,7 +52,7 @@ class Ground:
     rendered: os.stat_result | None = None
 
     def check(self, paths: Sequence[str] = ()) -> None:
-        """See that the directories above these paths, and the `model.yaml`, stand there still. Raises FileChanged,
+        """Check that the directories above these paths, and the `model.yaml`, still stand there. Raises FileChanged,
         InvalidSource."""
         if self.known is not None:
             check_directories(str(self.draft), paths, self.known)
@@ -62,7 +63,7 @@ class Ground:
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """What one try has written, noted before it is there: containers, all new files, and which blobs are adopted."""
+    """What one attempt writes, noted before it is written: containers, all new files, and the adopted blobs."""
 
     containers: list[NewContainer] = field(default_factory=list)
     paths: list[files.StrPath] = field(default_factory=list)
@@ -71,7 +72,7 @@ class _Try:
 
 @dataclass(frozen=True, slots=True)
 class _Copies:
-    """The loose files that staged files may be linked to. `stale`: homes that nobody has read for long."""
+    """The loose files that staged files may be linked to. `stale`: homes that have not been read for long."""
 
     homes: Mapping[Digest, int]
     stale: Set[int]
@@ -79,17 +80,17 @@ class _Copies:
     loose: Mapping[tuple[Digest, bool], list[LooseFile]]
 
     def is_stale(self, file: StagedFile) -> bool:
-        """Whether nobody has read what is stored of this file for long, so that its own bytes are kept."""
+        """Whether the stored bytes of this file have not been read for long, so that the file's own bytes are kept."""
         return bool(self.stale) and any(self.homes.get(digest) in self.stale for digest in file.recipe.digests)
 
     def of(self, file: StagedFile) -> list[LooseFile]:
-        """Those of the file's content; of a stale file those that have been read lately, which are as good as it."""
+        """The loose files with the file's content; for a stale file, those that have been read lately."""
         found = self.loose.get((file.recipe.blob, file.executable), [])
         return [each for each in found if self.freshness.is_fresh(each.read_at_ns)] if self.is_stale(file) else found
 
 
 class Storing:
-    """Stores one save's staged files; again, where gc has taken what was counted on."""
+    """Stores one save's staged files, and does so again if gc has removed chunks that it relied on."""
 
     def __init__(
         self, workspace: Workspace, session: Session, request: SaveRequest, staged: Staged, ground: Ground,
@@ -101,13 +102,13 @@ class Storing:
         self._ground = ground
         self._progress = progress
         self._may_link = workspace.may_link()
-        self._files = list(staged.files)  # as they stand by now
+        self._files = list(staged.files)  # in their present state
         self._noted = dict(staged.fingerprints)
 
     def store(self, manifest: Manifest, homes: Homes) -> Stored:
-        """Put every new chunk into one container, and give every file a loose file to be linked to.
+        """Put every new chunk into a container, and give every file a loose file to be linked to.
 
-        On any exception what is new is removed. Raises ChunkVanished, FileChanged, InvalidSource, OSError.
+        On any exception the new files are removed. Raises ChunkVanished, FileChanged, InvalidSource, OSError.
         """
         freshness = Freshness.of(self._workspace)
         stale = freshness.stale(set(homes.found.values()))
@@ -124,7 +125,7 @@ class Storing:
         return Stored(manifest, homes, tuple(done.containers), tuple(done.paths), directory, dict(self._noted))
 
     def check_still(self) -> None:
-        """See that what others may have reached meanwhile is what was hashed. Raises FileChanged, InvalidSource."""
+        """Check that files which other programs can reach are as hashed. Raises FileChanged, InvalidSource."""
         for file in self._files:
             if file.seen is not None and (file.is_racy or not is_untouched(file.location, file.seen)):
                 check_still(
@@ -161,7 +162,7 @@ class Storing:
             self._progress.finish()
 
     def _take(self, file: StagedFile, step: Step, packer: SavePacker, copies: _Copies, done: _Try) -> StagedFile:
-        """Do with one file as planned; returns how it stands then."""
+        """Store one file as planned; returns its new state."""
         if step.way is Way.PACK:
             packer.add(file, set(step.new), self._progress.advance)
         else:
@@ -174,7 +175,7 @@ class Storing:
         return file
 
     def _bare(self, homes: Mapping[Digest, int], stale: Set[int]) -> set[Digest]:
-        """The chunks in stale homes of files that the store keeps no copy of: what is there must be read."""
+        """The chunks in stale homes of files of which the store keeps no copy: they must be read where they are."""
         if not stale:
             return set()
         keeps_copies = self._request.materialize and self._may_link
@@ -187,13 +188,13 @@ class Storing:
         }
 
     def _base_files(self) -> list[tuple[str, Recipe]]:
-        """The files of the version that this one came from; none when it has been deleted."""
+        """The files of the version that this one came from; none if it has been deleted."""
         base = self._request.base
         row = None if base is None else self._workspace.catalog.versions.find(base.tag)
         return [] if row is None else tensor_files(self._workspace, row)
 
     def _share(self, file: StagedFile, copies: _Copies, done: _Try) -> StagedFile:
-        """Link a file whose chunks have homes elsewhere to its blob's loose file, or make it that."""
+        """Link a file whose chunks have homes elsewhere to the loose file of its blob, or make it that loose file."""
         if file.is_linked or file.recipe.size < LINK_FROM_BYTES or not self._may_link:
             return file
         twin = done.adopted.get((file.recipe.blob, file.executable))
@@ -216,7 +217,7 @@ class Storing:
     def _adopt(self, file: StagedFile, homes: Sequence[NewChunk], done: _Try, *, is_wanted: bool = False) -> StagedFile:
         """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied.
 
-        One that is the home of none is made where it costs nothing, or `is_wanted`.
+        A loose file that is the home of no chunk is made if it costs nothing, or if `is_wanted`.
         """
         file_id = self._session.new_file_id()
         loose = self._workspace.layout.loose_file(file.recipe.blob, file_id)
@@ -238,7 +239,7 @@ class Storing:
         return file
 
     def _copy_in(self, file: StagedFile, loose: str) -> tuple[StagedFile, os.stat_result]:
-        """Make a loose file that is a copy of a staged file; returns that file as it stands, and the copy's status."""
+        """Copy a staged file to a loose file; returns the staged file's new state, and the copy's status."""
         opened, before = open_as_found(file.location, is_direct=True)
         with opened as descriptor, files.create_file(loose) as copy:
             files.copy_file(descriptor, copy)
@@ -250,11 +251,11 @@ class Storing:
         return file, copied
 
     def _check_file(self, file: StagedFile) -> None:
-        """See that a staged file is as it was hashed, before it is linked or replaced. Raises FileChanged."""
+        """Check that a staged file is as it was hashed, before it is linked or replaced. Raises FileChanged."""
         if file.seen is not None:
             check_still(file.location, file.seen, file.recipe.blob, self._noted, is_shared=file.is_linked)
 
     def _with_link(self, file: StagedFile, status: os.stat_result) -> StagedFile:
-        """The file as it stands when casstore itself has changed its status, by a link."""
+        """The file with the status that it has after casstore itself has linked it."""
         self._noted[Fingerprint.of(status)] = file.recipe.blob
         return file if file.seen is None else file._replace(seen=status)

@@ -1,6 +1,6 @@
-"""Whose Python objects may be unpickled unasked: those that came in an archive not, whatever version they are in now.
+"""Which Python objects may be unpickled without consent: not those that came in an archive, in whatever version.
 
-The mark is of the bytes: a version that brings them gets it, and it counts until somebody says that they are trusted.
+The mark belongs to the bytes: every version that brings them gets it, and it counts until the user trusts them.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ class Trust(Enum):
     """What the caller says of Python objects that a save brings."""
 
     NONE = auto()  # they come in an archive
-    GIVEN = auto()  # they do, and are to be trusted, here and wherever the same bytes are saved from now on
-    AS_KNOWN = auto()  # they stand in files of the user's own, unless these bytes are known to be others'
+    GIVEN = auto()  # they come in an archive, and are to be trusted from now on, wherever these bytes are saved
+    AS_KNOWN = auto()  # they stand in the user's own files: trusted unless these bytes are known to be untrusted
     MADE_NOW = auto()  # the caller has just pickled them
 
 
 def objects_of(files: Iterable[FileEntry]) -> Digest | None:
-    """The digest of a version's Python objects; None where it has none."""
+    """The digest of a version's Python objects; None if it has none."""
     return next((file.digest for file in files if file.path == CUSTOM_OBJECTS_NAME), None)
 
 
 def is_untrusted(workspace: Workspace, objects: Digest, source: Path | None) -> bool:
-    """Whether these bytes, from that place, are in an untrusted version of this store, or were, or of another's."""
+    """Whether these bytes are untrusted in this store, or in the store that the directory `source` belongs to."""
     if workspace.catalog.trust.is_untrusted(objects):
         return True
     return source is not None and _is_untrusted_there(workspace.layout, objects, source)
 
 
 def marked(workspace: Workspace, manifest: Manifest, trust: Trust, source: Path | None) -> Description:
-    """What is said of a new version, with the mark of Python objects that are not trusted where it needs one.
+    """The description of a new version, with the mark of untrusted Python objects if it needs one.
 
-    `trust`: what the caller says of them, who has them from the directory `source`.
+    `trust`: what the caller says of them. `source`: the directory that they come from.
     """
     objects = objects_of(manifest.files)
     if objects is None or trust in (Trust.GIVEN, Trust.MADE_NOW):
@@ -54,7 +54,7 @@ def marked(workspace: Workspace, manifest: Manifest, trust: Trust, source: Path 
 
 
 def _is_untrusted_there(own: Layout, objects: Digest, source: Path) -> bool:
-    """Whether a directory is an untrusted version's in another store."""
+    """Whether `source` is the directory of a version in another store that does not trust these objects."""
     for home, parts in homes_above(source):
         if len(parts) < 3 or parts[0] != "models" or home == Path(os.path.realpath(own.home)):
             continue

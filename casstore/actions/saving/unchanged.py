@@ -1,6 +1,6 @@
-"""What a save has hashed is what it keeps: a file is looked at again when it is linked, and before the commit.
+"""Checks that a save keeps what it has hashed: a file is looked at again when it is linked, and before the commit.
 
-A writer that goes on may put another file in the place of one that has been hashed, or write to that very file.
+A program that goes on writing may replace a file that has been hashed, or write to that very file.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from casstore.errors import CasstoreError, FileChanged, InvalidSource
 from casstore.storage import files
 from casstore.storage.descriptors import Descriptor, opened
 
-# What open(2) says where a file has been taken away, or a link or a pipe been put in its place.
+# What open(2) reports if a file has been removed, or replaced by a link or a pipe.
 _ANOTHER = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO}
 _FOLLOWING = os.O_RDONLY | os.O_NONBLOCK
 _DIRECT = _FOLLOWING | os.O_NOFOLLOW
-# A time of whole hundredths of a second tells of a clock as coarse as FAT's, which ticks every 2 s.
+# A time in whole hundredths of a second suggests a clock as coarse as FAT's, which ticks every 2 s.
 _COARSE_NS = 10_000_000
 _COARSE_TICK_NS = 2_000_000_000
 
 
 def changed(path: str) -> FileChanged:
-    """The error for a file that is not what it was when it was hashed."""
+    """The error for a file that has changed since it was hashed."""
     return FileChanged(f"{path} was written to or replaced while it was being saved; save again when it is complete")
 
 
 def open_as_found(location: str, *, is_direct: bool) -> tuple[Descriptor, os.stat_result]:
-    """A regular file, open for reading, and its status. With `is_direct`, none that a link now leads to.
+    """Open a regular file for reading; returns it with its status. With `is_direct` links are not followed.
 
-    Raises FileChanged where there is no such file any more, OSError.
+    Raises FileChanged if there is no such file any more; OSError.
     """
     try:
         file = opened(location, _DIRECT if is_direct else _FOLLOWING)
@@ -50,7 +50,7 @@ def open_as_found(location: str, *, is_direct: bool) -> tuple[Descriptor, os.sta
 
 
 def lstat_or_none(path: str) -> os.stat_result | None:
-    """What stands at a path; None where nothing does."""
+    """The status of what stands at a path; None if nothing does."""
     try:
         return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -58,9 +58,9 @@ def lstat_or_none(path: str) -> os.stat_result | None:
 
 
 def put(source: files.StrPath, target: str, known: Collection[tuple[int, int]] | None) -> None:
-    """rename(2) into one of the `known` directories; into any where there are none.
+    """rename(2) into one of the `known` directories, given by device and inode; into any directory if that is None.
 
-    Raises InvalidSource or FileChanged where another directory stands there by now, OSError.
+    Raises InvalidSource or FileChanged if another directory stands there by now; OSError.
     """
     if known is None:
         files.rename(source, target)
@@ -72,16 +72,16 @@ def put(source: files.StrPath, target: str, known: Collection[tuple[int, int]] |
 
 
 def is_racy(status: os.stat_result) -> bool:
-    """Whether a file may be written to again without its time of change telling: it was, in this tick of the clock.
+    """Whether a write to the file may not show in its change time, since it was changed in this tick of the clock.
 
-    The status must be from after casstore has set the file's mode, so that its last time says when that was.
+    The status must be from after casstore has set the file's mode, so that its change time says when that was.
     """
     since = status.st_ctime_ns - status.st_mtime_ns
     return since == 0 or (status.st_mtime_ns % _COARSE_NS == 0 and 0 < since < _COARSE_TICK_NS)
 
 
 def is_same(now: os.stat_result, seen: os.stat_result) -> bool:
-    """Whether two looks saw one file of one size and time of change."""
+    """Whether both statuses are of one file, with the same size and modification time."""
     return (
         now.st_ino == seen.st_ino
         and now.st_mtime_ns == seen.st_mtime_ns
@@ -91,7 +91,7 @@ def is_same(now: os.stat_result, seen: os.stat_result) -> bool:
 
 
 def is_untouched(location: str, seen: os.stat_result) -> bool:
-    """Whether the very file that was seen stands at `location`, and not even its status has changed."""
+    """Whether the file that was seen still stands at `location`, with an unchanged status."""
     try:
         now = os.lstat(location)
     except (FileNotFoundError, NotADirectoryError):
@@ -100,7 +100,7 @@ def is_untouched(location: str, seen: os.stat_result) -> bool:
 
 
 def check_linked(link: str, seen: os.stat_result, location: str) -> os.stat_result:
-    """The status of a new link, to be of the file that was seen. Raises FileChanged, naming the file's `location`."""
+    """The status of a new link. Raises FileChanged, naming `location`, if it is not the file that was seen."""
     now = lstat_or_none(link)
     if now is None or not is_same(now, seen):
         raise changed(location)
@@ -108,9 +108,9 @@ def check_linked(link: str, seen: os.stat_result, location: str) -> os.stat_resu
 
 
 def link(location: str, target: str, seen: os.stat_result | None) -> os.stat_result | None:
-    """Hardlink the file at `location`, and see that it is the one that was seen; returns the link's status.
+    """Hardlink the file at `location`, and check that it is the one that was seen; returns the link's status.
 
-    None where no link can be had. Raises FileChanged, OSError.
+    None if no link can be made. Raises FileChanged, OSError.
     """
     try:
         if not files.try_link(location, target):
@@ -127,11 +127,11 @@ def check_still(
     location: str, seen: os.stat_result, digest: Digest, noted: Mapping[Fingerprint, Digest], *,
     is_racy: bool = False, is_shared: bool = False,
 ) -> os.stat_result:  # fmt: skip
-    """The status of the file at `location`, which must be the one that was seen, with the bytes of that digest.
+    """Check that the file at `location` is the one that was seen, with these bytes; returns its status.
 
-    It is read again when only its last time has changed, as it does when its times are put back after a write, or if
-    `is_racy`. `noted` are links that the caller has made since. `is_shared`: other saves may be linking it too.
-    Raises FileChanged.
+    It is read again if only its change time differs, as after a write whose modification time was put back, or if
+    `is_racy`. `noted`: links that the caller has made since. `is_shared`: other saves may be linking it too. Raises
+    FileChanged.
     """
     now = lstat_or_none(location)
     if now is None or not is_same(now, seen):
@@ -143,9 +143,9 @@ def check_still(
 
 
 def check_directories(root: str, paths: Iterable[str], known: Collection[tuple[int, int]]) -> None:
-    """See that `root`, and every directory between it and these paths in it, is one of those (device, inode).
+    """Check that `root`, and every directory between it and these paths in it, is one of the `known` (device, inode).
 
-    Raises InvalidSource for one that has become a link, FileChanged.
+    Raises InvalidSource for one that has been replaced by a link, FileChanged for any other.
     """
     parents = {path.rpartition("/")[0] for path in paths}
     for parent in list(parents):
@@ -159,7 +159,7 @@ def check_directories(root: str, paths: Iterable[str], known: Collection[tuple[i
 
 
 def displaced(directory: str) -> CasstoreError:
-    """The error for a directory that another stands in place of, or a link."""
+    """The error for a directory that has been replaced by another or by a link."""
     if not os.path.islink(directory):
         return changed(directory)
     return InvalidSource(

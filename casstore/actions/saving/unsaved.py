@@ -1,6 +1,6 @@
-"""A draft that could not be saved is kept in drafts/, with what is known of it, and the error says where.
+"""Keeping a draft that could not be saved: it goes to drafts/ with a record, and the error says where.
 
-That is a rename of its directory, with the record beside it, in one step: a process that is killed leaves it in its
+One rename moves its directory together with the record. If the process is killed, the draft is either still in its
 session, which gc reaps, or kept.
 """
 
@@ -30,22 +30,22 @@ from casstore.storage.layout import DESCRIPTOR_NAME, Layout
 from casstore.storage.sessions import Session
 from casstore.storage.walking import walk
 
-_ATTEMPTS = 5  # where a user presses Ctrl-C again and again
-# Sessions of drafts that could not be moved: their directories stand until the process ends.
+_ATTEMPTS = 5  # for a user who presses Ctrl-C repeatedly
+# The sessions of drafts that could not be moved: their directories stay until the process ends.
 _unmoved: list[Session] = []
 _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Where the files of a draft stand now, and how to go on, in words for the user."""
+    """Where the files of a draft are now, and what to do next, in words for the user."""
 
     path: str
     advice: str
 
 
 class Content(Enum):
-    """What there is in a draft to be kept. UNTOLD: perhaps something, as where the process has no descriptor left."""
+    """Whether a draft holds anything to be kept. UNTOLD: unknown, as when the process has no descriptor left."""
 
     NOTHING = auto()
     FILES = auto()
@@ -53,8 +53,8 @@ class Content(Enum):
 
 
 def content(draft: Path) -> Content:
-    """Whether a draft's directory holds files, or what is closed to this user, besides a save's own descriptor."""
-    if draft.is_symlink() or not draft.is_dir():  # what a link leads to stays where it is
+    """Whether a draft's directory holds files, or directories closed to this user, besides a save's own descriptor."""
+    if draft.is_symlink() or not draft.is_dir():  # the target of a link stays where it is
         return Content.NOTHING
     open_up(draft)
     errors: list[OSError] = []
@@ -67,7 +67,7 @@ def content(draft: Path) -> Content:
 
 
 def _tells_of_content(error: OSError) -> bool:
-    """Whether it is the directory that cannot be listed: another user's, or one too deep for a path."""
+    """Whether the error is about a directory that cannot be listed: another user's, or one too deep for a path."""
     is_closed = error.errno == errno.EACCES and not may_use(error.filename, os.R_OK | os.X_OK)
     return is_closed or error.errno == errno.ENAMETOOLONG
 
@@ -83,24 +83,25 @@ def _is_descriptor(path: Path) -> bool:
 def moving_of(
     workspace: Workspace, session: Session, draft: Path, record: Record, objects: bytes | None, *, has_files: bool
 ) -> Moving:
-    """What moves a draft, which stands in its session, to where gc leaves it for `keep_days`.
+    """The move of a draft from its session to drafts/, where gc leaves it for `keep_days`.
 
-    `record` and the pickled `objects` are kept beside it where there is room. `has_files`: it is known to have some.
+    `record` and the pickled `objects` are kept beside it if there is room. `has_files`: the draft is known to have
+    some.
     """
     stage, name = session.new_path(), keeping.new_name()
     return Moving(workspace.layout, stage, draft, name, record, objects, workspace.mask, has_files)
 
 
 def keep(workspace: Workspace, session: Session, moving: Moving, *, save_as: str) -> Kept | None:
-    """Move the draft, be it again where that was cut short. `save_as`: the tag or name to be advised.
+    """Move the draft, also after an interrupted attempt. `save_as`: the tag or name to advise to the user.
 
-    Where it cannot be moved it stays where it is until the process ends; None where it is not known to have files.
+    A draft that cannot be moved stays where it is until the process ends; None if it is not known to have files.
     """
     try:
         persisting(lambda: moving.run(lambda move: in_any_room(workspace, move)))
     except (OSError, CasstoreError) as error:
-        if not os.path.exists(moving.target):  # false also where nothing can be told
-            if not moving.has_files:  # where every call fails nothing can be kept, be it a session
+        if not os.path.exists(moving.target):  # also false if that is unknown
+            if not moving.has_files:  # if every call fails nothing can be kept, not even a session
                 return None
             if session not in _unmoved:
                 _unmoved.append(session)
@@ -109,15 +110,15 @@ def keep(workspace: Workspace, session: Session, moving: Moving, *, save_as: str
 
 
 def stays(session: Session) -> bool:
-    """Whether a draft stands in this session until the process ends."""
+    """Whether a draft stays in this session until the process ends."""
     return session in _unmoved
 
 
 def persisting(action: Callable[[], _Result]) -> _Result:
-    """Do it, and again where Ctrl-C comes: an impatient user presses it more than once, and wants the draft all the
-    same."""
+    """Run the action, and run it again if Ctrl-C interrupts it; returns its result. An impatient user presses Ctrl-C
+    more than once, and still wants the draft."""
     for _ in range(_ATTEMPTS):
-        try:  # contextlib.suppress is code in which another may come
+        try:  # contextlib.suppress is code in which another Ctrl-C may come
             return action()
         except KeyboardInterrupt:
             continue
@@ -125,8 +126,8 @@ def persisting(action: Callable[[], _Result]) -> _Result:
 
 
 def tell(error: BaseException, kept: Kept) -> None:
-    """Have an error say what has become of the draft, if it does not yet: in its message, and as its `draft_path`."""
-    with contextlib.suppress(AttributeError, TypeError):  # of another library's making
+    """Add to an error where the draft is, in its message and as its `draft_path`, unless it says so already."""
+    with contextlib.suppress(AttributeError, TypeError):  # an error of another library
         error.draft_path = kept.path  # type: ignore[attr-defined]
     said = (getattr(error, "strerror", None), *error.args[:1], *getattr(error, "__notes__", ()))
     if any(kept.advice in str(each) for each in said):
@@ -158,8 +159,8 @@ def _how_to_save(layout: Layout, directory: Path, tag: str) -> str:
 
 
 def home_option(layout: Layout) -> str:
-    """What a command needs to mean this store: nothing where it is the default one."""
-    with contextlib.suppress(RuntimeError):  # a user without a home
+    """The option that a command needs to mean this store; empty for the default store."""
+    with contextlib.suppress(RuntimeError):  # a user without a home directory
         if layout_of(None).home == layout.home:
             return ""
     return f" --home {shlex.quote(str(layout.home))}"
@@ -167,7 +168,7 @@ def home_option(layout: Layout) -> str:
 
 @dataclass(slots=True)
 class Moving:
-    """One draft's way into drafts/. Each step sees what has been done, so that all may be done again at any point."""
+    """Moves one draft into drafts/. Each step sees what has been done, so all of them may be repeated at any point."""
 
     layout: Layout
     stage: Path
@@ -175,7 +176,7 @@ class Moving:
     name: str
     record: Record
     objects: bytes | None
-    mask: int  # the permissions that nothing made in the store gets
+    mask: int  # the permissions that files of the store do not get
     has_files: bool
 
     @property
@@ -191,7 +192,7 @@ class Moving:
         if not self.target.exists():
             in_any_room(lambda: files.make_directory(self.layout.drafts))
             in_any_room(lambda: files.make_directory(self.stage))
-            with contextlib.suppress(OSError):  # without it the files are all there is, and they are what took the time
+            with contextlib.suppress(OSError):  # without it only the files are kept, and they are what took the time
                 in_any_room(self._describe)
             in_any_room(self._move)
         with contextlib.suppress(OSError):
@@ -211,7 +212,7 @@ class Moving:
         try:
             self._write(RECORD, json.dumps(record).encode())
         except OSError as error:
-            lost = f"labels, metadata and the like could not be kept: {error.strerror}"
+            lost = f"labels, metadata and the rest of the record could not be kept: {error.strerror}"
             record |= {"description": {}, "left_out": [*record["left_out"], lost]}
             self._write(RECORD, json.dumps(record).encode())
 
@@ -226,11 +227,11 @@ class Moving:
 
 
 def _unshare(root: Path, temporary: Path, mask: int) -> None:
-    """Make copies of files that the save had linked to stored ones: who mends a draft must not change those."""
+    """Copy the files that the save had linked to stored ones, so that editing the draft does not change those."""
     shared = [
         path for path, status in walk(str(root), lambda _: None) if stat.S_ISREG(status.st_mode) and status.st_nlink > 1
     ]
-    files.remove_file(temporary)  # which may be left of an attempt that was cut short
+    files.remove_file(temporary)  # which an interrupted attempt may have left
     for path in shared:
         try:
             with files.open_regular(root / path) as source, files.create_file(temporary) as copy:
@@ -242,7 +243,7 @@ def _unshare(root: Path, temporary: Path, mask: int) -> None:
 
 
 def _lead_to(old: Path, new: Path) -> None:
-    """Have links in a directory that has been moved lead into it again, where they named its old path."""
+    """Make links in a moved directory that name its old path lead into it again."""
     for directory, folders, names in os.walk(new):
         for name in [*folders, *names]:
             link = Path(directory, name)
@@ -253,7 +254,7 @@ def _lead_to(old: Path, new: Path) -> None:
 
 
 def _below(old: Path, path: Path) -> Path | None:
-    """Where a path leads below `old`, which is gone; None for any other. Where the store's home is reached through a
+    """The part of a path below `old`, which is gone; None for any other path. If the store's home is reached through a
     link, `old` has another path too."""
     for above in (path, *path.parents) if path.is_absolute() else ():
         with contextlib.suppress(OSError):

@@ -107,7 +107,7 @@ def _is_left_out(patterns: list[Pattern], path: str) -> bool:
 
 
 def translated(text: str) -> Pattern:
-    """What a line of a .gitignore says. Raises ValueError, IndexError or re.error for one that is none."""
+    """The rule in a line of a .gitignore. Raises ValueError, IndexError or re.error for an invalid line."""
     kept = text.rstrip(" ")
     if kept.endswith("\\") and kept != text:
         kept += " "  # the space is meant

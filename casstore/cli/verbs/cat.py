@@ -48,7 +48,7 @@ def cat(options: Options, tag: str, file: str) -> None:
             head = reader.read(_PIECE_BYTES)
             if sys.stdout.isatty() and b"\0" in head:
                 raise click.UsageError(
-                    f"{file} is binary, which is nothing for a terminal; redirect it: casstore cat TAG FILE > COPY",
+                    f"{file} is binary and is not printed to a terminal; redirect it: casstore cat TAG FILE > COPY",
                     context,
                 )
             piece = head

@@ -60,7 +60,7 @@ def delete(
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
     if not yes and not dry_run and not sys.stdin.isatty():
-        raise click.UsageError("delete asks first, and here is no terminal to ask on; add --yes", context)
+        raise click.UsageError("delete asks first, and there is no terminal to ask on; add --yes", context)
     with options.open_store() as store:
         doomed = _distinct([*tags, *_versions_of(store, name)])
         if dry_run:

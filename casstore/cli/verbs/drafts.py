@@ -56,7 +56,7 @@ def drafts(options: Options, doomed: tuple[str, ...]) -> None:
             is_free = kept[-1].tag is not None and tag not in store.tags()
             hint(options, f"save one with `casstore save {tag if is_free else 'TAG'} --draft {kept[-1].id}{home}`")
         else:
-            hint(options, "no draft is kept: every save that was begun was saved, or given up by the program itself")
+            hint(options, "no draft is kept: every draft was saved, or discarded by its program")
 
 
 def _show_removed(options: Options, removed: list[casstore.KeptDraft]) -> None:

@@ -53,7 +53,7 @@ def export(
     context = click.get_current_context()
     if path == "-" and sys.stdout.isatty():
         raise click.UsageError(
-            "an archive is nothing for a terminal; redirect it: casstore export TAG - > FILE", context
+            "an archive is not written to a terminal; redirect it: casstore export TAG - > FILE", context
         )
     if path == "-" and options.json:
         raise click.UsageError("--json and the archive cannot both go to stdout", context)

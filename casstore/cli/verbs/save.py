@@ -144,7 +144,7 @@ class _Asked:
     "--slug",
     "as_slug",
     is_flag=True,
-    help="Make a tag of TAG where it is none, such as meta-llama--llama-3 of meta-llama/Llama-3.",
+    help="Turn TAG into a valid tag if it is not one: meta-llama/Llama-3 becomes meta-llama--llama-3.",
 )
 @click.option(
     "--exist-ok",

@@ -36,9 +36,9 @@ _WHOLE_STORE = "(whole store)"
 _PART_COLUMNS = (Column("ON DISK"), Column("SIZE", right=True), Column(""))
 _MEANINGS = {
     "needed": "chunks that versions need, as they are stored",
-    "redundant": "in loose files, what stands elsewhere too, for fast opening",
+    "redundant": "in loose files, stored elsewhere too, for fast opening",
     "dead": "what no version needs; `casstore gc` frees it",
-    "trapped": "the same, beside needed chunks; free when gc rewrites those",
+    "trapped": "the same, beside needed chunks; freed when gc rewrites those",
     "overhead": "headers and indexes of packs",
     "kept": "what sync-tree --prune has deleted and can bring back",
 }
@@ -66,7 +66,7 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
                the shares of logical saved by storing equal files once, equal
                chunks once, and by encoding; needed is what they leave
     needed     chunks that versions need, as they are stored
-    redundant  in loose files, what stands elsewhere too, for fast opening
+    redundant  in loose files, stored elsewhere too, for fast opening
     dead       what no version needs; `casstore gc` frees it
     trapped    the same, in packs and files that hold needed chunks too: free
                when gc rewrites them

@@ -1,4 +1,4 @@
-"""Memory that is used over and over by coding: how it is kept from going back to the system between two chunks."""
+"""Keeps the memory that coding uses again and again from going back to the system between two chunks."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _MARK = object()
 
 class _Class(NamedTuple):
     path: str
-    """As pickle's GLOBAL has it: module and name, separated by a blank."""
+    """The argument of pickle's GLOBAL: module and name, separated by a blank."""
 
 
 class _Storage(NamedTuple):

@@ -1,0 +1,209 @@
+"""SQL that writes versions: the one transaction of a save, and the rows of a version made again from its manifest."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+import apsw
+
+from casstore.catalog.connection import Connections
+from casstore.catalog.containers import ChunkVanished, drop_lost, insert_with_chunks, mark_synced
+from casstore.catalog.index import Fingerprint, insert_fingerprints
+from casstore.catalog.trust import note_trusted, note_untrusted
+from casstore.catalog.versions import DirectoryRow, NewContainer
+from casstore.digest import Digest
+from casstore.errors import TagExists
+from casstore.storage.container import Container
+from casstore.storage.manifest import Manifest
+from casstore.storage.names import as_stored
+from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
+
+
+class Place(Enum):
+    """The place of a new version among the versions of its name; the last is the latest."""
+
+    LAST = auto()
+    BY_CREATION = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Everything that one save makes visible at once."""
+
+    manifest: Manifest
+    manifest_id: str
+    containers: Sequence[NewContainer]
+    recipes: Mapping[Digest, Recipe]
+    relied_on: Collection[Digest]
+    gc_epoch: int
+    durable: bool
+    synced_homes: Sequence[Container]
+    lost_homes: Collection[int]
+    lost_chunks: Collection[Digest]
+    directory: DirectoryRow | None
+    fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
+    place: Place = Place.LAST
+    # The version's Python objects, if they are not trusted, or if these bytes are to be trusted from now on.
+    untrusted: Digest | None = None
+    trusted: Digest | None = None
+
+
+class Commits:
+    """Writes versions, and containers that no version needs yet."""
+
+    def __init__(self, connections: Connections, boot_id: str) -> None:
+        self._connections = connections
+        self._boot_id = boot_id
+
+    def commit(self, new: Commit) -> int:
+        """The only commit point: the version, its files and its bytes appear together. Returns its row id.
+
+        Raises TagExists, and ChunkVanished if the caller has to store chunks again; then nothing has changed.
+        """
+        with self._connections.write() as connection:
+            tag = new.manifest.tag
+            if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
+                raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+            mark_synced(connection, new.synced_homes)
+            for container_row in new.containers:
+                insert_with_chunks(connection, container_row, self._boot_id, new.lost_chunks)
+            drop_lost(connection, new.lost_homes)
+            epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
+            if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
+                raise ChunkVanished
+            connection.executemany(
+                "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
+                ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
+            )
+            version_id = insert_version(connection, new.manifest, new.manifest_id, time.time_ns(), new.place)
+            if new.directory is not None:
+                row = new.directory
+                connection.execute(
+                    "INSERT INTO directory(version_id, inode, boot_id, entries) VALUES (?,?,?,?)",
+                    (version_id, row.inode, row.boot_id, row.entries),
+                )
+            insert_fingerprints(connection, new.fingerprints)
+            if new.untrusted is not None:
+                note_untrusted(connection, new.untrusted)
+            if new.trusted is not None:
+                note_trusted(connection, new.trusted)
+            return version_id
+
+    def store(
+        self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_homes: Collection[int]
+    ) -> None:
+        """Record containers that no version needs yet. Raises ChunkVanished if a delta in them has lost its base."""
+        with self._connections.write() as connection:
+            for each in containers:
+                insert_with_chunks(connection, each, self._boot_id, lost_chunks)
+            drop_lost(connection, lost_homes)
+
+    def restore(self, version_id: int, manifest: Manifest) -> None:
+        """Write the rows of a version again from its manifest."""
+        with self._connections.write() as connection:
+            connection.execute(
+                "UPDATE version SET digest = :digest, size = :size, file_count = :file_count, created_at = :created_at,"
+                " description = :description, directories = :directories, base_name = :base_name,"
+                " base_version = :base_version, base_digest = :base_digest, casstore_version = :casstore_version"
+                " WHERE id = :id",
+                {**_columns(manifest), "id": version_id},
+            )
+            for table in ("file", "label", "metadata"):
+                connection.execute(f"DELETE FROM {table} WHERE version_id = ?", (version_id,))
+            _insert_parts(connection, version_id, manifest)
+            connection.executemany(
+                "INSERT OR REPLACE INTO blob(digest, size, recipe) VALUES (?,?,?)",
+                ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),
+            )
+
+    def note_synced(self, containers: Iterable[Container]) -> None:
+        """Record that these containers have been fsynced since they were committed."""
+        with self._connections.write() as connection:
+            mark_synced(connection, containers)
+
+
+def _parts(tag: Tag) -> tuple[str, str]:
+    return (tag.name, tag.version)
+
+
+def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable: bool) -> bool:
+    sql = "SELECT 1 FROM chunk JOIN container ON id = container WHERE chunk.digest = ? AND synced >= ?"
+    return all(connection.execute(sql, (digest, durable)).fetchone() for digest in digests)
+
+
+def insert_version(
+    connection: apsw.Connection, manifest: Manifest, manifest_id: str, now_ns: int, place: Place = Place.LAST
+) -> int:
+    """Insert a version's rows; returns its row id."""
+    # The clock may step back, but a later commit must stay later.
+    last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
+    ordered_at, opened_at = max(now_ns, (last or 0) + 1), None
+    if place is Place.BY_CREATION:
+        # An old version that has just arrived is in use: gc must not treat its directory as unused.
+        ordered_at, opened_at = manifest.created_at_ns, now_ns
+    connection.execute(
+        "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
+        " directories, base_name, base_version, base_digest, casstore_version, opened_at)"
+        " VALUES (:name, :version, :manifest_id, :digest, :size, :file_count, :created_at, :ordered_at, :description,"
+        " :directories, :base_name, :base_version, :base_digest, :casstore_version, :opened_at)",
+        {
+            **_columns(manifest), "name": manifest.tag.name, "version": manifest.tag.version,
+            "manifest_id": manifest_id, "ordered_at": ordered_at, "opened_at": opened_at,
+        },
+    )  # fmt: skip
+    version_id = connection.last_insert_rowid()
+    _insert_parts(connection, version_id, manifest)
+    return version_id
+
+
+def _columns(manifest: Manifest) -> dict[str, Any]:
+    """The columns of a version's row that describe its content."""
+    base = manifest.base
+    return {
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "file_count": len(manifest.files),
+        "created_at": manifest.created_at_ns,
+        "description": manifest.description.text,
+        "directories": json.dumps([as_stored(path) for path in manifest.directories]),
+        "base_name": None if base is None else base.tag.name,
+        "base_version": None if base is None else base.tag.version,
+        "base_digest": None if base is None else base.digest,
+        "casstore_version": manifest.casstore_version,
+    }
+
+
+def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:
+    """Insert the rows that a version has in other tables."""
+    connection.executemany(
+        "INSERT INTO file(version_id, path, executable, size, digest) VALUES (?,?,?,?,?)",
+        ((version_id, as_stored(f.path), f.executable, f.size, f.digest) for f in manifest.files),
+    )
+    connection.executemany(
+        "INSERT INTO label VALUES (?,?,?)",
+        ((version_id, key, value) for key, value in manifest.description.labels.items()),
+    )
+    connection.executemany(
+        "INSERT INTO metadata VALUES (?,?,?)",
+        ((version_id, path, value) for path, value in _scalars("", manifest.description.numbers)),
+    )
+
+
+def _scalars(path: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:
+    """Each scalar in nested metadata with its dotted path; the items of a list share the list's path."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _scalars(f"{path}.{key}" if path else key, item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _scalars(path, item)
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        yield path, str(value)
+    else:
+        yield path, value

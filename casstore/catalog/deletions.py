@@ -1,0 +1,67 @@
+"""SQL that deletes versions, and over the tombstones that they leave until their files are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from casstore.catalog import decoding
+from casstore.catalog.connection import Connections
+from casstore.catalog.sqlite_errors import translated_errors
+from casstore.catalog.trust import fill_untrusted
+from casstore.catalog.upkeep import note_deleted
+from casstore.catalog.versions import VersionRow, Versions
+from casstore.errors import TagNotFound
+from casstore.tag import Tag
+
+
+class Deletions:
+    """Deletes versions, and keeps their tombstones."""
+
+    def __init__(self, connections: Connections, versions: Versions) -> None:
+        self._connections = connections
+        self._versions = versions
+
+    def delete(self, directory_inodes: Mapping[Tag, int | None]) -> list[VersionRow]:
+        """Remove the rows of versions in one transaction, and leave tombstones for their manifests and directories.
+
+        `directory_inodes`: the tags of the versions, each with the inode of its directory. Raises TagNotFound, with
+        nothing removed, if one of the versions is gone.
+        """
+        with self._connections.write() as connection:
+            rows = []
+            for tag in directory_inodes:
+                row = self._versions.find(tag)
+                if row is None:
+                    raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
+                rows.append(row)
+            fill_untrusted(connection)  # while the rows of these versions are still there
+            for row in rows:
+                connection.execute(
+                    "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
+                    (row.manifest_id, row.name, row.version, directory_inodes[row.tag]),
+                )
+                connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
+            note_deleted(connection, sum(row.size for row in rows))
+            return rows
+
+    def is_deleted_directory(self, tag: Tag, inode: int) -> bool:
+        """Whether the directory with this inode was made for a version of this tag that has been deleted since."""
+        # The directory of the tag's present version may have got the inode number of the deleted version's directory.
+        sql = (
+            "SELECT 1 FROM tombstone AS t WHERE name = ?1 AND version = ?2 AND inode = ?3 AND NOT EXISTS (SELECT 1"
+            " FROM directory JOIN version ON id = version_id WHERE name = ?1 AND version = ?2 AND inode = ?3)"
+        )
+        with translated_errors(self._connections.path):
+            found = self._connections.get().execute(sql, (tag.name, tag.version, inode))
+            return found.fetchone() is not None
+
+    def tombstones(self) -> list[tuple[str, Tag]]:
+        """The manifest ids and tags of deleted versions whose files may not all be removed."""
+        with translated_errors(self._connections.path):
+            rows = self._connections.get().execute("SELECT manifest_id, name, version FROM tombstone").fetchall()
+        return [(decoding.typed(row[0], str, "an id"), decoding.tag(row[1], row[2])) for row in rows]
+
+    def forget_tombstones(self, manifest_ids: Iterable[str]) -> None:
+        """Drop tombstones whose manifests are certainly gone."""
+        with self._connections.write() as connection:
+            connection.executemany("DELETE FROM tombstone WHERE manifest_id = ?", ((each,) for each in manifest_ids))
