@@ -398,6 +398,13 @@ def test_the_reader_is_a_file_to_others(shelf: Shelf, tmp_path: Path) -> None:
         reader.read(1)
 
 
+def test_the_raw_reader_fills_a_buffer_of_numbers(shelf: Shelf) -> None:
+    numbers = np.zeros(2, np.int32)
+    raw = shelf.objects.open_blob(fill(shelf, "loose")).detach()
+    assert raw.readinto(numbers) == 8
+    assert numbers.tobytes() == BLOB[:8]
+
+
 def test_the_reader_refuses_impossible_places(shelf: Shelf) -> None:
     reader = shelf.objects.open_blob(fill(shelf, "loose"))
     reader.seek(3)
