@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import threading
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -399,7 +400,7 @@ def test_the_reader_is_a_file_to_others(shelf: Shelf, tmp_path: Path) -> None:
 
 
 def test_the_raw_reader_fills_a_buffer_of_numbers(shelf: Shelf) -> None:
-    numbers = np.zeros(2, np.int32)
+    numbers = array("i", [0, 0])
     raw = shelf.objects.open_blob(fill(shelf, "loose")).detach()
     assert raw.readinto(numbers) == 8
     assert numbers.tobytes() == BLOB[:8]

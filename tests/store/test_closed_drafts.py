@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import resource
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -48,6 +50,23 @@ def run_as_user():
         assert Child(become).wait() == 0
 
     return run
+
+
+@pytest.fixture
+def immutable():
+    """immutable(path): it is, within a `with` block, also to root."""
+
+    @contextlib.contextmanager
+    def held(path):
+        chattr = shutil.which("chattr")
+        if chattr is None or subprocess.run([chattr, "+i", path], capture_output=True, check=False).returncode:
+            pytest.skip("nothing can be made immutable here")
+        try:
+            yield
+        finally:
+            subprocess.run([chattr, "-i", path], check=True)
+
+    return held
 
 
 def _keep(store, write):
@@ -148,6 +167,28 @@ def test_a_directory_of_another_user(place, run_as_user) -> None:
             assert store.save_draft(store.drafts()[0], "m:v1").open("sub/w").read() == b"weights"
 
     run_as_user(third)
+
+
+def test_a_directory_that_an_attribute_keeps_as_it_is(store: casstore.Store, immutable) -> None:
+    def write(root):
+        (root / "sub").mkdir()
+        (root / "sub/w").write_bytes(b"weights")
+
+    kept = _keep(store, write)
+    with immutable(Path(kept.path, "sub")), pytest.raises(casstore.InvalidSource) as caught:
+        store.save_draft(kept)
+    assert f"{kept.path}/sub is immutable" in str(caught.value)
+    assert f"`sudo chattr -R -i {kept.path}`" in str(caught.value)
+    assert "another user" not in str(caught.value)
+    assert store.save_draft(kept).open("sub/w").read() == b"weights"
+
+
+def test_a_directory_of_the_store_that_an_attribute_keeps_as_it_is(store: casstore.Store, immutable) -> None:
+    place = store.home / "sessions"
+    with immutable(place), pytest.raises(casstore.StoreUnwritable) as caught:
+        store.save("m:v1", __file__)
+    assert f"{place} is immutable" in str(caught.value)
+    assert f"`sudo chattr -i {place}`" in str(caught.value)
 
 
 def test_what_has_too_long_a_path(store: casstore.Store) -> None:
