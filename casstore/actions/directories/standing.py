@@ -196,7 +196,7 @@ class Standing:
                 continue
             candidates = loose_files.find(self._workspace, file.digest, file.executable)
             # In a store that was copied the recorded inode numbers are those of the original: the disk tells there.
-            is_recorded = any(loose.stamp and loose.stamp.inode == status.st_ino for loose in candidates)
+            is_recorded = any(loose.stamp.inode == status.st_ino for loose in candidates)
             if is_recorded or link_among(self._workspace, str(self.path / file.path), candidates) is not None:
                 found.append(file.path)
         return found
