@@ -45,7 +45,7 @@ def run_as_user():
             function()
 
         # What is imported late, where Python is below a directory of root's.
-        time.strptime("1", "%d")
+        time.strptime("2000", "%Y")
         codecs.lookup("ascii")
         assert Child(become).wait() == 0
 
@@ -138,15 +138,20 @@ def test_a_directory_of_another_user(place, run_as_user) -> None:
 
     go, tell = os.pipe()
     if not (pid := os.fork()):
-        path = os.read(read, 4096).decode().strip()
+        os.close(write)
+        if not (path := os.read(read, 4096).decode().strip()):  # the other has failed
+            os._exit(1)
         os.mkdir(f"{path}/sub")
         Path(path, "sub/w").write_bytes(b"weights")
         os.chown(f"{path}/sub", OTHER, OTHER)
         os.chmod(f"{path}/sub", 0o700)
         os.write(tell, b"!")
         os._exit(0)
-    run_as_user(first)
-    os.waitpid(pid, 0)
+    try:
+        run_as_user(first)
+    finally:
+        os.close(write)
+        os.waitpid(pid, 0)
 
     def second():
         with casstore.Store(place / "store") as store:
