@@ -188,6 +188,22 @@ def test_a_directory_that_an_attribute_keeps_as_it_is(store: casstore.Store, imm
     assert store.save_draft(kept).open("sub/w").read() == b"weights"
 
 
+@as_root
+def test_a_directory_that_is_mounted_read_only(store: casstore.Store) -> None:
+    kept = _keep(store, lambda root: ((root / "sub").mkdir(), (root / "sub/w").write_bytes(b"weights")))
+    place = Path(kept.path, "sub")
+    if subprocess.run(["mount", "--bind", place, place], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+        with pytest.raises(casstore.InvalidSource, match="sub is on a disk that is mounted read-only") as caught:
+            store.save_draft(kept)
+        assert "another user" not in str(caught.value)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert store.save_draft(kept).file_count == 1
+
+
 def test_a_directory_of_the_store_that_an_attribute_keeps_as_it_is(store: casstore.Store, immutable) -> None:
     place = store.home / "sessions"
     with immutable(place), pytest.raises(casstore.StoreUnwritable) as caught:

@@ -140,8 +140,8 @@ def open_up(root: Path) -> None:
 
 
 def check_open(draft: KeptDraft) -> None:
-    """Raise InvalidSource where a directory of a kept draft cannot be opened up, since it is another user's or an
-    attribute keeps it as it is."""
+    """Raise InvalidSource where a directory of a kept draft cannot be opened up, since it is another user's, or an
+    attribute or a read-only mount keeps it as it is."""
     open_up(Path(draft.path))
     for path, status in walk(draft.path, lambda _: None):
         location = f"{draft.path}/{path}"
@@ -152,6 +152,11 @@ def check_open(draft: KeptDraft) -> None:
             raise InvalidSource(
                 f"{location} is immutable, and cannot be taken over: take the attribute away with "
                 f"`sudo chattr -R -i {place}`, and save the draft {draft.id} again"
+            )
+        if os.statvfs(location).f_flag & os.ST_RDONLY:
+            raise InvalidSource(
+                f"{location} is on a disk that is mounted read-only, and cannot be taken over: mount it so that it can "
+                f"be written to, or unmount it there, and save the draft {draft.id} again"
             )
         raise InvalidSource(
             f"{location} belongs to another user, and cannot be taken over: make it yours with "
