@@ -4,8 +4,7 @@
 
 The version: 26 files, six of them of 1.5 MB. Each verb runs in a store opened again. Statements are what SQLite runs,
 on whatever thread, BEGIN and COMMIT included; lstat calls are those of `os.lstat`, and of `os.stat` without following
-links. Where a directory is handed out for the first time, its hardlinks are looked at once more if this user may write
-to read-only files, as root may.
+links.
 """
 
 from __future__ import annotations

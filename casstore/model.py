@@ -13,7 +13,7 @@ from casstore.actions import resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
-from casstore.actions.directories.materialize import materialize
+from casstore.actions.directories.materialize import made_whole
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.reopening import Sent
 from casstore.actions.saving.trust import objects_of
@@ -135,10 +135,10 @@ class Model:
             The version has been deleted.
         """
         self._workspace.leasing.take(self._row)  # before looking whether the directory stands
-        directory = str(materialize(self._workspace, self._row, SILENT))
+        standing = made_whole(self._workspace, self._row, SILENT)
         if self._row.id not in self._workspace.guarded:
-            guard(self._workspace, self._row)
-        return directory
+            guard(self._workspace, self._row, standing)
+        return str(standing.path)
 
     def __fspath__(self) -> str:
         """Return `path`, for whatever takes a path: `Path(model)`, `os.listdir(model)`, `load(model)`."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 _MOST_ITEMS = 10  # of one value
 MOST_ROWS = 50
@@ -42,10 +42,11 @@ class Shown:
     """Gives a dataclass an HTML table of its properties and fields, for notebooks."""
 
     __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def _repr_html_(self) -> str:
         names = [name for name, member in vars(type(self)).items() if isinstance(member, property)]
-        names += [field.name for field in dataclasses.fields(self)]  # type: ignore[arg-type]  # for dataclasses
+        names += [field.name for field in dataclasses.fields(self)]
         values = {name: getattr(self, name) for name in names if not name.startswith("_")}
         sized = {
             name: Size(value) if name.endswith("_bytes") and isinstance(value, int) else value

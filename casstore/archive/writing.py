@@ -23,6 +23,12 @@ _LAST_ZIP_TIME_S = 4_354_819_198
 _UNIX = 3
 
 
+class Content(Protocol):
+    """A member's bytes, read once from front to back: at most `size` at a time, none at the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class ArchiveWriter(Protocol):
     """Takes the members of an archive, each path once. Paths are relative and `/`-separated.
 
@@ -32,7 +38,7 @@ class ArchiveWriter(Protocol):
 
     def add_directory(self, path: str) -> None: ...
 
-    def add_file(self, path: str, size: int, executable: bool, content: BinaryIO) -> None: ...
+    def add_file(self, path: str, size: int, executable: bool, content: Content) -> None: ...
 
     def close(self) -> None:
         """Complete the archive; harmless when it is."""
@@ -84,7 +90,7 @@ class _TarWriter:
         info.type = tarfile.DIRTYPE
         self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
 
-    def add_file(self, path: str, size: int, executable: bool, content: BinaryIO) -> None:
+    def add_file(self, path: str, size: int, executable: bool, content: Content) -> None:
         info = self._info(path, 0o755 if executable else 0o644)
         info.size = size
         self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict"))
@@ -121,14 +127,14 @@ class _ZipWriter:
         moment = time.gmtime(min(max(mtime_s, _FIRST_ZIP_TIME_S), _LAST_ZIP_TIME_S))
         self._time = moment[:6]
         # Without `seekable` it writes sizes behind the members, as to a pipe.
-        self._archive = zipfile.ZipFile(output, "w")  # type: ignore[call-overload]
+        self._archive = zipfile.ZipFile(output, "w")  # type: ignore[call-overload]  # for a `close`, which it never calls
 
     def add_directory(self, path: str) -> None:
         info = self._info(f"{path}/", stat.S_IFDIR | 0o755, zipfile.ZIP_STORED)
         info.external_attr |= 0x10  # DOS's bit for a directory
         self._archive.writestr(info, b"")
 
-    def add_file(self, path: str, size: int, executable: bool, content: BinaryIO) -> None:
+    def add_file(self, path: str, size: int, executable: bool, content: Content) -> None:
         info = self._info(path, stat.S_IFREG | (0o755 if executable else 0o644), zipfile.ZIP_DEFLATED)
         info.file_size = size
         with self._archive.open(info, "w") as member:
@@ -150,7 +156,7 @@ class _ZipWriter:
         return info
 
 
-def _exactly(content: BinaryIO, path: str, size: int) -> Iterator[bytes]:
+def _exactly(content: Content, path: str, size: int) -> Iterator[bytes]:
     """All pieces of content that has to have the size that was announced."""
     left = size
     while left:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 from casstore.catalog import decoding
@@ -55,13 +56,24 @@ class Unsynced(NamedTuple):
         return decoding.tag(self.name, self.version)
 
 
-_CANDIDATES = """
-SELECT v.id, v.name, v.version, v.size FROM directory JOIN version AS v ON v.id = directory.version_id
-WHERE NOT v.pinned AND (:everything OR (
+class KeptBy(Enum):
+    """The rule by which a version's directory stays; the value says why, "it" being the version."""
+
+    PIN = "it is pinned"
+    NEWEST = "it is the newest version of its name"
+    RECENT_USE = "it was saved or opened within keep_days"
+
+
+_NEWEST = "v.id = (SELECT id FROM version AS n WHERE n.name = v.name ORDER BY n.ordered_at DESC, n.id DESC LIMIT 1)"
+_MAY_GO = f"""
+(NOT v.pinned AND (:everything OR (
   abs(:now - v.created_at) >= :keep AND abs(:now - v.ordered_at) >= :keep
   AND abs(:now - coalesce(v.opened_at, v.created_at)) >= :keep
-  AND v.id != (SELECT id FROM version AS n WHERE n.name = v.name ORDER BY n.ordered_at DESC, n.id DESC LIMIT 1)))
+  AND NOT {_NEWEST})))
 """
+_MATERIALIZED = "FROM directory JOIN version AS v ON v.id = directory.version_id"
+_CANDIDATES = f"SELECT v.id, v.name, v.version, v.size {_MATERIALIZED} WHERE {_MAY_GO}"
+_KEPT = f"SELECT v.name, v.version, v.pinned, {_NEWEST} {_MATERIALIZED} WHERE NOT {_MAY_GO} ORDER BY v.name, v.id"
 
 
 class Directories:
@@ -122,6 +134,13 @@ class Directories:
     def candidates(self, rule: EvictionRule) -> list[Candidate]:
         """The directories that may go by this rule, without regard to leases; those of one name together."""
         return [_candidate(*row) for row in self._rows(_CANDIDATES + " ORDER BY v.name, v.id", _bindings(rule))]
+
+    def kept(self, rule: EvictionRule) -> list[tuple[Tag, KeptBy]]:
+        """The directories that stay by this rule, leases aside, each with the first reason. Raises CatalogDamaged."""
+        return [
+            (decoding.tag(name, version), KeptBy.PIN if pinned else KeptBy.NEWEST if newest else KeptBy.RECENT_USE)
+            for name, version, pinned, newest in self._rows(_KEPT, _bindings(rule))
+        ]
 
     def begin_eviction(
         self, version_ids: Iterable[int], rule: EvictionRule, is_alive: Callable[[str], bool]

@@ -17,7 +17,7 @@ from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError
-from casstore.storage.container import FileStamp, Kind
+from casstore.storage.container import Container, FileStamp, Kind
 from casstore.storage.manifest import (
     Base,
     FileEntry,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -147,7 +148,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Only bugs raise."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names need not fit the encoding
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names need not fit the encoding
     options = Options()
     instruction = os.environ.get(VARIABLE)
     if instruction:

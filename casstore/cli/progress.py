@@ -113,13 +113,17 @@ def _display() -> rich.progress.Progress:
     class Either(ProgressColumn):
         """One column for a step of known length, another, or none, for one that takes as long as it takes."""
 
-        def __init__(self, known: ProgressColumn, unknown: ProgressColumn | None = None) -> None:
+        def __init__(
+            self,
+            known: DownloadColumn | TransferSpeedColumn | TimeRemainingColumn,
+            unknown: TimeElapsedColumn | None = None,
+        ) -> None:
             super().__init__()
             self._known, self._unknown = known, unknown
 
         def render(self, task: Task) -> Text:
             column = self._known if task.total is not None else self._unknown
-            return Text() if column is None else Text.assemble(column.render(task))  # type: ignore[arg-type]
+            return Text() if column is None else column.render(task)
 
     return Progress(
         TextColumn("{task.description}", markup=False),

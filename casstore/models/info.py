@@ -183,8 +183,6 @@ class ModelOptions:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelOptions) and type(self) is type(other) and self.to_dict() == other.to_dict()
 
-    __hash__ = None  # type: ignore[assignment]  # as of anything that can be changed
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
@@ -324,8 +322,6 @@ class ModelInfo:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelInfo) and self.to_dict() == other.to_dict()
-
-    __hash__ = None  # type: ignore[assignment]  # labels and metadata can be changed
 
     def __repr__(self) -> str:
         return f"ModelInfo(tag={str(self.tag)!r}, module={self.module!r})"

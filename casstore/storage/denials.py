@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import pwd
 import shlex
 import stat
+import struct
+import sys
 from pathlib import Path
 
 from casstore.errors import StoreError, StoreUnwritable
 from casstore.storage.access import Access
+from casstore.storage.descriptors import OpenDirectory
 
 _CATALOG_NAME = "catalog.db"  # what tells a home from other directories
 
@@ -42,6 +46,9 @@ def advice(home: Path, *paths: str | os.PathLike[str]) -> str:
             f"{paths[0]} cannot be changed, though its permissions allow it; see whether attributes (`lsattr -d`) "
             "keep it as it is, and whether its disk is mounted read-only"
         )
+    if is_immutable(denying):
+        place = shlex.quote(str(denying))
+        return f"{denying} is immutable, by an attribute that binds root too; run `sudo chattr -i {place}`"
     status = os.lstat(denying)
     if not denying.is_relative_to(home):
         return (
@@ -107,6 +114,25 @@ def _home_of(path: str | os.PathLike[str]) -> Path | None:
 
 def _may(path: Path, how: int) -> bool:
     return os.access(path, how, effective_ids=os.access in os.supports_effective_ids)
+
+
+_GET_FLAGS = 0x80006601 | struct.calcsize("l") << 16  # FS_IOC_GETFLAGS, as of most processors, from linux/fs.h
+_IMMUTABLE = 0x10
+
+
+def is_immutable(path: str | os.PathLike[str]) -> bool:
+    """Whether an attribute keeps every user from changing a file or directory, as `chattr +i` does: ioctl_iflags(2).
+    False where that cannot be told."""
+    flags = bytearray(struct.calcsize("l"))
+    try:
+        opened = OpenDirectory(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.ioctl(opened[0], _GET_FLAGS, flags)
+        finally:
+            opened.close()
+    except OSError:
+        return False
+    return bool(int.from_bytes(flags[:4], sys.byteorder) & _IMMUTABLE)  # an int, be it asked for as a long
 
 
 def user_name(uid: int) -> str:

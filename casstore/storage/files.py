@@ -97,9 +97,9 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
         return None
     import ctypes  # takes some milliseconds that most commands do not need
 
-    call: Callable[[int, int, int, int], int] | None = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
     if call is not None:
-        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)  # type: ignore[attr-defined]
+        call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return call
 
 

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from blake3 import blake3
 
@@ -28,6 +28,9 @@ from casstore.storage.layout import Layout
 from casstore.storage.readable import OpenFile, Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
 from casstore.storage.uncopied import Uncopied
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
@@ -415,10 +418,11 @@ class BlobReader(Uncopied, io.RawIOBase):
         self._position = start + offset
         return self._position
 
-    def readinto(self, buffer: memoryview | bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
         self._checkClosed()
-        piece = self._piece()[: len(buffer)]
-        buffer[: len(piece)] = piece
+        target = memoryview(buffer).cast("B")
+        piece = self._piece()[: len(target)]
+        target[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)
 

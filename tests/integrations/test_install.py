@@ -47,6 +47,26 @@ def test_another_bentoml(monkeypatch: pytest.MonkeyPatch, home: Path, version) -
 
 
 @needs_bentoml
+def test_a_home_is_told_as_a_store_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.environ["BENTOML_HOME"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    integration.install("~/mine")
+    assert os.environ["BENTOML_HOME"] == str(tmp_path / "mine")
+    left, gone = Path.cwd(), tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    try:
+        with pytest.raises(casstore.StoreError, match=r"where st is .* works in is gone.*whole path"):
+            integration.install("st")
+        assert os.environ["BENTOML_HOME"] == str(tmp_path / "mine")
+    finally:
+        os.chdir(left)
+        integration.uninstall()
+    assert os.environ["BENTOML_HOME"] == before
+
+
+@needs_bentoml
 def test_it_is_undone(store: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import bentoml
     from bentoml._internal.configuration.containers import BentoMLContainer

@@ -100,6 +100,12 @@ def test_infos_are_equal_by_what_they_say() -> None:
     assert repr(info()) == "ModelInfo(tag='bert:v1', module='somewhere')"
 
 
+@pytest.mark.parametrize("value", [info(), models.ModelOptions(size=2)])
+def test_what_can_be_changed_has_no_hash(value) -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(value)
+
+
 def test_signatures() -> None:
     assert models.ModelSignature.from_dict({"batch_dim": 2}) == models.ModelSignature(False, (2, 2))
     assert models.ModelSignature.from_dict({"batch_dim": [0, 1]}).batch_dim == (0, 1)

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import threading
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -396,6 +397,13 @@ def test_the_reader_is_a_file_to_others(shelf: Shelf, tmp_path: Path) -> None:
     reader.close()
     with pytest.raises(ValueError, match="closed"):
         reader.read(1)
+
+
+def test_the_raw_reader_fills_a_buffer_of_numbers(shelf: Shelf) -> None:
+    numbers = array("i", [0, 0])
+    raw = shelf.objects.open_blob(fill(shelf, "loose")).detach()
+    assert raw.readinto(numbers) == 8
+    assert numbers.tobytes() == BLOB[:8]
 
 
 def test_the_reader_refuses_impossible_places(shelf: Shelf) -> None:

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import resource
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -43,11 +45,28 @@ def run_as_user():
             function()
 
         # What is imported late, where Python is below a directory of root's.
-        time.strptime("1", "%d")
+        time.strptime("2000", "%Y")
         codecs.lookup("ascii")
         assert Child(become).wait() == 0
 
     return run
+
+
+@pytest.fixture
+def immutable():
+    """immutable(path): it is, within a `with` block, also to root."""
+
+    @contextlib.contextmanager
+    def held(path):
+        chattr = shutil.which("chattr")
+        if chattr is None or subprocess.run([chattr, "+i", path], capture_output=True, check=False).returncode:
+            pytest.skip("nothing can be made immutable here")
+        try:
+            yield
+        finally:
+            subprocess.run([chattr, "-i", path], check=True)
+
+    return held
 
 
 def _keep(store, write):
@@ -119,15 +138,20 @@ def test_a_directory_of_another_user(place, run_as_user) -> None:
 
     go, tell = os.pipe()
     if not (pid := os.fork()):
-        path = os.read(read, 4096).decode().strip()
+        os.close(write)
+        if not (path := os.read(read, 4096).decode().strip()):  # the other has failed
+            os._exit(1)
         os.mkdir(f"{path}/sub")
         Path(path, "sub/w").write_bytes(b"weights")
         os.chown(f"{path}/sub", OTHER, OTHER)
         os.chmod(f"{path}/sub", 0o700)
         os.write(tell, b"!")
         os._exit(0)
-    run_as_user(first)
-    os.waitpid(pid, 0)
+    try:
+        run_as_user(first)
+    finally:
+        os.close(write)
+        os.waitpid(pid, 0)
 
     def second():
         with casstore.Store(place / "store") as store:
@@ -148,6 +172,44 @@ def test_a_directory_of_another_user(place, run_as_user) -> None:
             assert store.save_draft(store.drafts()[0], "m:v1").open("sub/w").read() == b"weights"
 
     run_as_user(third)
+
+
+def test_a_directory_that_an_attribute_keeps_as_it_is(store: casstore.Store, immutable) -> None:
+    def write(root):
+        (root / "sub").mkdir()
+        (root / "sub/w").write_bytes(b"weights")
+
+    kept = _keep(store, write)
+    with immutable(Path(kept.path, "sub")), pytest.raises(casstore.InvalidSource) as caught:
+        store.save_draft(kept)
+    assert f"{kept.path}/sub is immutable" in str(caught.value)
+    assert f"`sudo chattr -R -i {kept.path}`" in str(caught.value)
+    assert "another user" not in str(caught.value)
+    assert store.save_draft(kept).open("sub/w").read() == b"weights"
+
+
+@as_root
+def test_a_directory_that_is_mounted_read_only(store: casstore.Store) -> None:
+    kept = _keep(store, lambda root: ((root / "sub").mkdir(), (root / "sub/w").write_bytes(b"weights")))
+    place = Path(kept.path, "sub")
+    if subprocess.run(["mount", "--bind", place, place], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+        with pytest.raises(casstore.InvalidSource, match="sub is on a disk that is mounted read-only") as caught:
+            store.save_draft(kept)
+        assert "another user" not in str(caught.value)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert store.save_draft(kept).file_count == 1
+
+
+def test_a_directory_of_the_store_that_an_attribute_keeps_as_it_is(store: casstore.Store, immutable) -> None:
+    place = store.home / "sessions"
+    with immutable(place), pytest.raises(casstore.StoreUnwritable) as caught:
+        store.save("m:v1", __file__)
+    assert f"{place} is immutable" in str(caught.value)
+    assert f"`sudo chattr -i {place}`" in str(caught.value)
 
 
 def test_what_has_too_long_a_path(store: casstore.Store) -> None:

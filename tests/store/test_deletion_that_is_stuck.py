@@ -33,7 +33,7 @@ def as_somebody():
             function(root / "store")
 
         codecs.lookup("ascii")  # where Python is below root's own directory, other users can import nothing more
-        time.strptime("1", "%d")
+        time.strptime("2000", "%Y")
         assert Child(become).wait() == 0
 
     yield run

@@ -126,6 +126,18 @@ def test_protect_makes_directories_of_copies(store: casstore.Store, save: Save) 
     assert Path(store.get("m:1").path, "w.bin").stat().st_nlink == 1
 
 
+@needs_root
+def test_protect_finds_the_hardlinks_of_a_store_that_was_copied(
+    store: casstore.Store, home: Path, save: Save, tmp_path: Path
+) -> None:
+    save("m:1", {"w.bin": noise(BIG)})
+    store.close()
+    subprocess.run(["cp", "-a", home, tmp_path / "copy"], check=True)
+    with casstore.Store(tmp_path / "copy") as copy:
+        copy.set_setting("link_mode", "protect")
+        assert Path(copy.get("m:1").path, "w.bin").stat().st_nlink == 1
+
+
 def written_over(path: Path, size: int) -> None:
     """As root's plain write does, to a file that is linked to the store's own."""
     path.chmod(0o644)

@@ -59,6 +59,30 @@ def test_a_dry_run_tells_why_as_well(store, busy, said, picture):
     assert "used:1: directory kept, a process is using it" in said("DEBUG")
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_each_directory_that_a_rule_keeps_is_named_with_the_rule(store, busy, said, dry_run):
+    store.gc(dry_run=dry_run)
+    assert [line for line in said("DEBUG") if "directory kept" in line] == [
+        "changed:1: directory kept, it is the newest version of its name",
+        "m:1: directory kept, it was saved or opened within keep_days (7)",
+        "m:2: directory kept, it is pinned",
+        "used:1: directory kept, it is the newest version of its name",
+    ]
+
+
+def test_of_a_gc_that_evicts_all_only_pins_and_leases_keep(store, busy, said):
+    store.gc(evict_all=True, dry_run=True)
+    kept = [line for line in said("DEBUG") if "directory kept" in line]
+    assert kept == ["m:2: directory kept, it is pinned", "used:1: directory kept, a process uses it"]
+
+
+def test_a_setting_that_keeps_all_is_named_once(store, busy, said):
+    store.set_setting("materialize", "all")
+    store.gc(dry_run=True)
+    kept = [line for line in said("DEBUG") if "kept" in line]
+    assert kept == ["every directory is kept, the setting materialize is all"]
+
+
 def test_nothing_is_heard_unasked(home, store, busy):
     store.close()
     done = script("import casstore, sys; casstore.Store(sys.argv[1]).gc(evict_all=True)", home)

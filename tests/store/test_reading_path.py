@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 import casstore
+from casstore.storage import access
 from tests.kit import Child, contents, everything, noise, script
 
 BIG = 1_100_000
@@ -72,14 +73,32 @@ def test_each_file_is_looked_at_once_when_its_directory_is_handed_out(store, man
     assert {path: looks[str(path)] for path in wanted} == dict.fromkeys(wanted, 1)
 
 
+@pytest.mark.skipif(not access.ignores_modes(), reason="may not write to read-only files: nothing to guard against")
+@pytest.mark.parametrize("mode", ["hardlink", "protect"])
+def test_hardlinks_are_told_by_the_look_that_the_files_get_anyway(store, save, home, monkeypatch, caplog, mode):
+    store.set_setting("link_mode", mode)
+    files = {"a": noise(BIG), "b": noise(BIG, 1), "small": b"s"}
+    save("m:1", files)
+    directory = home / "models/m/1"
+    with casstore.Store(home) as opened:
+        looks = _looks(monkeypatch)
+        assert opened.get("m:1").path == str(directory)
+        wanted = {*files, "model.yaml"}
+        assert {path: looks[str(directory / path)] for path in wanted} == dict.fromkeys(wanted, 1)
+        assert not [path for path in looks if "/objects/" in path]
+    assert len(caplog.records) == (directory / "a").stat().st_nlink - 1
+
+
 def _looks(monkeypatch):
-    """How often each path below models/ is looked at from now on."""
+    """How often each path below models/ and objects/loose/ is looked at from now on."""
     looks: Counter[str] = Counter()
     for name in ("stat", "lstat"):
         real = getattr(os, name)
 
         def look(path, *arguments, real=real, **options):
-            if isinstance(path, str | os.PathLike) and "/models/" in os.fspath(path):
+            if isinstance(path, str | os.PathLike) and any(
+                place in os.fspath(path) for place in ("/models/", "/objects/loose/")
+            ):
                 looks[os.fspath(path)] += 1
             return real(path, *arguments, **options)
 

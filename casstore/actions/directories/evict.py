@@ -17,7 +17,7 @@ from casstore.actions.directories.leavings import late
 from casstore.actions.directories.presence import inode_of
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
-from casstore.catalog.directories import Candidate, EvictionRule
+from casstore.catalog.directories import Candidate, EvictionRule, KeptBy
 from casstore.catalog.versions import VersionRow
 from casstore.storage import files, sessions
 from casstore.storage.container import FileStamp
@@ -83,7 +83,11 @@ def eviction_rule(workspace: Workspace, *, evict_all: bool) -> EvictionRule | No
 
 def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions:
     """Which directories may go by the rule, and what that frees; none without a rule. Changes nothing."""
-    candidates = [] if rule is None else unleased(workspace, workspace.catalog.directories.candidates(rule))
+    idle = [] if rule is None else workspace.catalog.directories.candidates(rule)
+    candidates = unleased(workspace, idle)
+    if _log.isEnabledFor(logging.DEBUG):
+        unused = set(candidates)
+        _tell_kept(workspace, rule, [each for each in idle if each not in unused])
     found = [(candidate, _survey(workspace, candidate)) for candidate in candidates]
     going = [(candidate, each) for candidate, each in found if not each.is_altered]
     for candidate, each in found:
@@ -96,6 +100,18 @@ def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions
         sum(each.lone_bytes for _, each in going),
         tuple(candidate.tag for candidate, each in found if each.is_altered),
     )
+
+
+def _tell_kept(workspace: Workspace, rule: EvictionRule | None, leased: Sequence[Candidate]) -> None:
+    """Say of each directory that stays by which rule it does."""
+    if rule is None:
+        _log.debug("every directory is kept, the setting materialize is all")
+        return
+    for tag, by in workspace.catalog.directories.kept(rule):
+        days = f" ({rule.keep_ns // _DAY_NS})" if by is KeptBy.RECENT_USE else ""
+        _log.debug("%s: directory kept, %s%s", tag, by.value, days)
+    for candidate in leased:
+        _log.debug("%s: directory kept, a process uses it", candidate.tag)
 
 
 def evict(
@@ -175,9 +191,6 @@ def unleased(workspace: Workspace, candidates: Sequence[Candidate]) -> list[Cand
     leases = workspace.catalog.leases
     alive = [each for each in leases.sessions() if sessions.is_live(workspace.layout, each)]
     leased = leases.versions(alive)
-    for candidate in candidates:
-        if candidate.version_id in leased:
-            _log.debug("%s: directory kept, a process is using it", candidate.tag)
     return [candidate for candidate in candidates if candidate.version_id not in leased]
 
 

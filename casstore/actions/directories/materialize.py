@@ -36,6 +36,11 @@ from casstore.storage.sessions import Session
 
 
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
+    """The version's directory, as `made_whole` leaves it. Raises what that raises."""
+    return made_whole(workspace, row, progress).path
+
+
+def made_whole(workspace: Workspace, row: VersionRow, progress: Progress) -> Standing:
     """The version's directory, made or mended if needed. What was changed or added there goes to quarantine first.
 
     It stays until it is evicted: lease it first to keep it. Raises TagNotFound if the version has been deleted,
@@ -44,15 +49,16 @@ def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Pa
     """
     standing = Standing(workspace, row)
     if standing.is_whole():
-        return standing.path
+        return standing
     if not workspace.catalog.read_only:
         _build_or_mend(workspace, row, progress, only_mend=False)
-    elif standing.differing(is_quick=True):
+        return Standing(workspace, row)
+    if standing.differing(is_quick=True):
         raise StoreUnwritable(
             f"{row.tag} has no directory as it was saved in {workspace.layout.home}, which can only be read: read its "
             "files with model.open() or `casstore export`, or copy the store to a place that can be written to"
         )
-    return standing.path
+    return standing
 
 
 def mend(workspace: Workspace, row: VersionRow, progress: Progress) -> None:

@@ -45,7 +45,8 @@ class Whose(Enum):
 class Standing:
     """What stands in a version's place, compared with the catalog's record. All verbs use this class.
 
-    `recorded`: the catalog's record when this was made. The disk is looked at in every call.
+    `recorded`: the catalog's record when this was made. The disk is looked at in every call but `linked`, which uses
+    what `is_whole` has seen.
     """
 
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
@@ -53,6 +54,7 @@ class Standing:
         self._row = row
         self.recorded = workspace.catalog.directories.find(row.id)
         self.path = workspace.layout.model(row.tag)
+        self._seen: dict[str, os.stat_result] = {}  # files that may be links
 
     @property
     def counts(self) -> bool:
@@ -188,11 +190,16 @@ class Standing:
         """The files that are hardlinks of loose files."""
         found = []
         for file in self._files():
-            status = status_of(self.path / file.path) if file.size >= LINK_FROM_BYTES else None
-            if status is not None and status.st_nlink > 1:
-                candidates = loose_files.find(self._workspace, file.digest, file.executable)
-                if link_among(self._workspace, str(self.path / file.path), candidates) is not None:
-                    found.append(file.path)
+            if file.size < LINK_FROM_BYTES:
+                continue
+            status = self._seen.get(file.path) or status_of(self.path / file.path)
+            if status is None or status.st_nlink == 1:
+                continue
+            candidates = loose_files.find(self._workspace, file.digest, file.executable)
+            # In a store that was copied the recorded inode numbers are those of the original: the disk tells there.
+            is_recorded = any(loose.stamp.inode == status.st_ino for loose in candidates)
+            if is_recorded or link_among(self._workspace, str(self.path / file.path), candidates) is not None:
+                found.append(file.path)
         return found
 
     def links_to(self, inodes: Set[tuple[int, int]]) -> list[str]:
@@ -230,9 +237,12 @@ class Standing:
                 return False
             time_ns = now.st_mtime_ns
             for path, inode, size, mtime_ns in rows:
-                now = os.lstat(f"{directory}/{as_opened(path)}")
+                name = as_opened(path)
+                now = os.lstat(f"{directory}/{name}")
                 if now.st_mtime_ns != mtime_ns or now.st_ino != inode or now.st_size != size:
                     return False
+                if size >= LINK_FROM_BYTES:
+                    self._seen[name] = now
             # Adding or removing a name changes the modification time of its directory.
             is_same = times.pop("", None) == time_ns
             if is_same and self._has_empty(times) and (

@@ -97,7 +97,7 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
             for file in entries:
                 with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
                     content = _Content(chunks, progress)
-                    archive.add_file(as_stored(file.path), file.size, file.executable, content)  # type: ignore[arg-type]
+                    archive.add_file(as_stored(file.path), file.size, file.executable, content)
     except UnsafeArchive as error:  # a store accepts names that archives should not have, such as with a backslash
         raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:
@@ -112,7 +112,7 @@ def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Reci
         yield workspace.objects.serve_chunk(file.digest, file.digest)
 
 
-class _Content(io.RawIOBase):
+class _Content:
     """A stream of the chunks of a blob, read once from front to back."""
 
     def __init__(self, chunks: Iterator[bytes], progress: Progress) -> None:
@@ -120,15 +120,12 @@ class _Content(io.RawIOBase):
         self._progress = progress
         self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """At most `size` bytes, as many as are available at once; none at the end."""
         if not self._rest:
             chunk = next(self._chunks, b"")
             self._progress.advance(len(chunk))
-            if size < 0 or len(chunk) <= size:
+            if len(chunk) <= size:
                 return chunk
             self._rest = memoryview(chunk)
         data = bytes(self._rest[:size])

@@ -20,7 +20,7 @@ from casstore.actions.workspace import Workspace
 from casstore.description import Description
 from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
 from casstore.settings import check_setting
-from casstore.storage import files
+from casstore.storage import denials, files
 from casstore.storage.locks import Lock
 from casstore.storage.walking import walk
 from casstore.tag import Tag, TagQuery
@@ -142,15 +142,28 @@ def open_up(root: Path) -> None:
 
 
 def check_open(draft: KeptDraft) -> None:
-    """Raise InvalidSource if a directory of a kept draft belongs to another user and cannot be opened up."""
+    """Raise InvalidSource if a directory of a kept draft cannot be opened up, because it belongs to another user, or an
+    attribute or a read-only mount prevents it."""
     open_up(Path(draft.path))
     for path, status in walk(draft.path, lambda _: None):
         location = f"{draft.path}/{path}"
-        if stat.S_ISDIR(status.st_mode) and not may_use(location, os.R_OK | os.W_OK | os.X_OK):
+        if not stat.S_ISDIR(status.st_mode) or may_use(location, os.R_OK | os.W_OK | os.X_OK):
+            continue
+        place = shlex.quote(draft.path)
+        if denials.is_immutable(location):
             raise InvalidSource(
-                f"{location} belongs to another user, and cannot be taken over: make it yours with "
-                f"`sudo chown -R {os.geteuid()} {shlex.quote(draft.path)}`, and save the draft {draft.id} again"
+                f"{location} is immutable, and cannot be taken over: take the attribute away with "
+                f"`sudo chattr -R -i {place}`, and save the draft {draft.id} again"
             )
+        if os.statvfs(location).f_flag & os.ST_RDONLY:
+            raise InvalidSource(
+                f"{location} is on a disk that is mounted read-only, and cannot be taken over: mount it so that it can "
+                f"be written to, or unmount it there, and save the draft {draft.id} again"
+            )
+        raise InvalidSource(
+            f"{location} belongs to another user, and cannot be taken over: make it yours with "
+            f"`sudo chown -R {os.geteuid()} {place}`, and save the draft {draft.id} again"
+        )
 
 
 def may_use(directory: str, what: int) -> bool:

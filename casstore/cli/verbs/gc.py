@@ -59,6 +59,7 @@ def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, *
     A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
     saved or opened in the last days (the setting keep_days). The version stays, and makes its directory again when
     asked for; what only idle directories held is packed, as differences between versions where it can be.
+    With -vv each directory that stays is named, with the reason.
 
     \b
     dead sessions     what processes left that were killed

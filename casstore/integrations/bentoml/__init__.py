@@ -6,7 +6,6 @@ The command line: `python -m casstore.integrations.bentoml ...` in place of `ben
 from __future__ import annotations
 
 import importlib.metadata
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -35,12 +34,13 @@ def install(home: str | None = None) -> None:
 
     if patches.is_bento_with_models():
         return
-    place = Store.default_home() if home is None else Path(os.path.abspath(home))
+    store = Store(home)
     if _installed is not None:
-        if _installed[0] == place:
+        if _installed[0] == store.home:
+            store.close()
             return
         uninstall()
-    _installed = (place, patches.apply(place))
+    _installed = (store.home, patches.apply(store))
 
 
 def uninstall() -> None:

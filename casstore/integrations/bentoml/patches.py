@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -23,10 +22,10 @@ _OF_THE_HOME = (
 _save_elsewhere = Model.save
 
 
-def apply(home: Path) -> ExitStack:
-    """Change everything; closing what is returned takes it all back."""
+def apply(store: Store) -> ExitStack:
+    """Change everything; closing what is returned takes it all back, and closes the store."""
     with ExitStack() as stack:
-        store = stack.enter_context(Store(home))
+        stack.enter_context(store)
         _set_home(stack, str(store.home))
         BentoMLContainer.model_store.set(CasstoreModelStore(store))
         stack.callback(setattr, Model, "save", _save_elsewhere)

@@ -69,16 +69,16 @@ def _compress(plane: _Bytes, parts: Sequence[int]) -> bytes:
     """One zstd frame, in which a block ends where a part ends: codes are made block by block."""
     compressor = _compressor()
     if len(parts) < 2:
-        return compressor.compress(plane)  # type: ignore[arg-type]
+        return compressor.compress(plane.data)
     frame = compressor.compressobj(size=plane.size)
     pieces = []
     start = 0
     for length in parts[:-1]:
         if length:
-            pieces.append(frame.compress(plane[start : start + length]))  # type: ignore[arg-type]
+            pieces.append(frame.compress(plane[start : start + length].data))
             pieces.append(frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
         start += length
-    pieces.append(frame.compress(plane[start:]))  # type: ignore[arg-type]
+    pieces.append(frame.compress(plane[start:].data))
     pieces.append(frame.flush())
     return b"".join(pieces)
 
