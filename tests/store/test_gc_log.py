@@ -73,7 +73,7 @@ def test_each_directory_that_a_rule_keeps_is_named_with_the_rule(store, busy, sa
 def test_of_a_gc_that_evicts_all_only_pins_and_leases_keep(store, busy, said):
     store.gc(evict_all=True, dry_run=True)
     kept = [line for line in said("DEBUG") if "directory kept" in line]
-    assert kept == ["m:2: directory kept, it is pinned", "used:1: directory kept, a process uses it"]
+    assert kept == ["m:2: directory kept, it is pinned", "used:1: directory kept, a process is using it"]
 
 
 def test_a_setting_that_keeps_all_is_named_once(store, busy, said):

@@ -111,7 +111,7 @@ def _tell_kept(workspace: Workspace, rule: EvictionRule | None, leased: Sequence
         days = f" ({rule.keep_ns // _DAY_NS})" if by is KeptBy.RECENT_USE else ""
         _log.debug("%s: directory kept, %s%s", tag, by.value, days)
     for candidate in leased:
-        _log.debug("%s: directory kept, a process uses it", candidate.tag)
+        _log.debug("%s: directory kept, a process is using it", candidate.tag)
 
 
 def evict(
