@@ -19,7 +19,7 @@ from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust
 from casstore.actions.saving.unchanged import displaced
-from casstore.actions.sources import snapshot
+from casstore.actions.sources import hugging_face
 from casstore.actions.sources.ignoring import Rules
 from casstore.actions.workspace import Workspace
 from casstore.description import FIELDS, Description
@@ -218,7 +218,7 @@ class Draft(Uncopied):
         """
         self._rules = Rules.of(exclude, ignore)
         if from_hf:
-            self.metadata["huggingface"] = snapshot.origin(path)
+            self.metadata["huggingface"] = hugging_face.origin(path)
         self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
 
     def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:

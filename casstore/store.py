@@ -22,7 +22,7 @@ from casstore.actions.exchange import backup as backup_action
 from casstore.actions.exchange import checkout as checkout_action
 from casstore.actions.exchange import exporting, importing
 from casstore.actions.exchange import pruned as pruned_action
-from casstore.actions.exchange import sync_tree as sync_action
+from casstore.actions.exchange import sync_tree as sync_tree_action
 from casstore.actions.exchange.adopt import AdoptReport
 from casstore.actions.exchange.arrivals import Wishes as ImportWishes
 from casstore.actions.exchange.backup import BackupReport
@@ -955,7 +955,7 @@ class Store:
         OSError
             The system refused something.
         """
-        return sync_action.sync_tree(
+        return sync_tree_action.sync_tree(
             self._workspace, prune=prune, dry_run=dry_run, durable=self._is_durable(durability), progress=progress
         )
 

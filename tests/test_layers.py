@@ -31,7 +31,7 @@ INNER = {
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
     ],
     "archive": [
-        *["casmodel", "limits", "location", "names", "pathset", "compression", "decompression", "links"],
+        *["casmodel", "limits", "endpoint", "names", "pathset", "compression", "decompression", "links"],
         *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
     ],
     "catalog": [

@@ -8,14 +8,14 @@ from collections import defaultdict
 from casstore.archive.limits import Budget
 from casstore.archive.links import Resolver
 from casstore.archive.names import clean, show
-from casstore.archive.unpacked_tree import DESCRIPTOR_NAME, Tree
+from casstore.archive.unpacked_tree import DESCRIPTOR_NAME, UnpackedTree
 from casstore.errors import UnsafeArchive
 from casstore.storage import files
 from casstore.storage.descriptors import opened
 from casstore.storage.names import as_stored
 
 
-def copy_links(tree: Tree, budget: Budget) -> None:
+def copy_links(tree: UnpackedTree, budget: Budget) -> None:
     """Replace every link of the tree. Raises UnsafeArchive, naming a link that cannot be, and OSError."""
     resolver = Resolver(tree.links, tree.kind)
     # All before the first copy, so that none leads to a copy.
@@ -29,7 +29,7 @@ def copy_links(tree: Tree, budget: Budget) -> None:
 class _Copier:
     """Copies come to stand below links only, so leaving links out of a listing leaves out all copies made so far."""
 
-    def __init__(self, tree: Tree, budget: Budget, resolver: Resolver) -> None:
+    def __init__(self, tree: UnpackedTree, budget: Budget, resolver: Resolver) -> None:
         self._tree = tree
         self._budget = budget
         self._resolver = resolver
@@ -53,7 +53,7 @@ class _Copier:
     def _copy_directory(self, directory: str, destination: str, within: tuple[str, ...]) -> None:
         self._budget.add_member()
         self._tree.make_directory(clean(destination))
-        with os.scandir(self._tree.location(directory)) as entries:
+        with os.scandir(self._tree.disk_path(directory)) as entries:
             for entry in entries:
                 name = as_stored(entry.name)
                 path = f"{directory}/{name}"
@@ -73,7 +73,7 @@ class _Copier:
             self._budget.spend(len(self._tree.descriptor or b""))
             self._tree.write(destination, False, [self._tree.descriptor or b""])
             return
-        with opened(self._tree.location(path), os.O_RDONLY | os.O_NOFOLLOW) as source:
+        with opened(self._tree.disk_path(path), os.O_RDONLY | os.O_NOFOLLOW) as source:
             status = os.fstat(source)
             self._budget.spend(status.st_size)
             with self._tree.create(destination) as descriptor:

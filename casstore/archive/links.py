@@ -12,7 +12,7 @@ from casstore.errors import UnsafeArchive
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class ArchiveLink:
     """A symbolic link, whose target is relative to its own directory; with `is_hard`, to the archive's root."""
 
     target: str
@@ -25,7 +25,7 @@ class Resolver:
     `kind` tells what stands at a path that is not a link: "directory", "file" or None.
     """
 
-    def __init__(self, links: Mapping[str, Link], kind: Callable[[str], str | None]) -> None:
+    def __init__(self, links: Mapping[str, ArchiveLink], kind: Callable[[str], str | None]) -> None:
         self._links = links
         self._kind = kind
         # Each link is walked once, or long chains of long targets would take hours.
@@ -50,7 +50,7 @@ class Resolver:
             _refuse(first, f"leads through more than {limits.MAX_LINK_HOPS} links")
         return known
 
-    def _follow_hard(self, path: str, link: Link, depth: int) -> tuple[str, int]:
+    def _follow_hard(self, path: str, link: ArchiveLink, depth: int) -> tuple[str, int]:
         target = clean(link.target)
         following = self._links.get(target)
         if following is not None and following.is_hard:
@@ -60,7 +60,7 @@ class Resolver:
             _refuse(path, f"is a hard link to {show(link.target)}, which is not a file in the archive")
         return target, 1
 
-    def _walk(self, path: str, link: Link, depth: int) -> tuple[str, int]:
+    def _walk(self, path: str, link: ArchiveLink, depth: int) -> tuple[str, int]:
         if not link.target:
             _refuse(path, "is a link without a target")
         if link.target.startswith("/"):

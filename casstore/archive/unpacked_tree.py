@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from casstore.archive import limits
-from casstore.archive.links import Link
+from casstore.archive.links import ArchiveLink
 from casstore.archive.names import clean, show
 from casstore.archive.pathset import PathSet
 from casstore.errors import UnsafeArchive
@@ -24,7 +24,7 @@ _WRITEBACK_BYTES = 8 << 20
 _NO_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
 
 
-class Tree:
+class UnpackedTree:
     """Creates members below `directory`, which nothing else writes to. Links are only noted.
 
     Every method raises UnsafeArchive for a member that cannot be, and OSError.
@@ -34,7 +34,7 @@ class Tree:
         self._will_be_synced = will_be_synced
         self._directory = str(directory)
         self._budget = budget
-        self.links: dict[str, Link] = {}
+        self.links: dict[str, ArchiveLink] = {}
         self.descriptor: bytes | None = None
         self.file_count = 0
         self.size = 0
@@ -43,7 +43,7 @@ class Tree:
         self._taken.add(DESCRIPTOR_NAME)
         self._entered = ""
 
-    def location(self, path: str) -> str:
+    def disk_path(self, path: str) -> str:
         return f"{self._directory}/{as_opened(path)}" if path else self._directory
 
     def add_directory(self, name: str) -> None:
@@ -70,7 +70,7 @@ class Tree:
         self._link_bytes += len(path) + len(target)
         if self._link_bytes > limits.MAX_LINK_BYTES:
             raise UnsafeArchive(f"the links of the archive take more than {limits.MAX_LINK_BYTES:,} bytes of paths")
-        self.links[path] = Link(target, is_hard)
+        self.links[path] = ArchiveLink(target, is_hard)
 
     def write(self, path: str, is_executable: bool, pieces: Iterable[bytes | memoryview]) -> None:
         """A file at a path that is known to be free."""
@@ -90,19 +90,19 @@ class Tree:
     def create(self, path: str) -> Iterator[int]:
         """A descriptor of a new file."""
         with _naming(path):
-            created = files.create_file(self.location(path))
+            created = files.create_file(self.disk_path(path))
         with created as descriptor:
             self.file_count += 1
             yield descriptor
 
     def make_directory(self, path: str) -> None:
         with _naming(path):
-            os.mkdir(self.location(path), 0o700)
+            os.mkdir(self.disk_path(path), 0o700)
 
     def kind(self, path: str) -> str | None:
         """What stands at a path: "directory", "file" or nothing. Links are not there yet."""
         try:
-            mode = os.lstat(self.location(path)).st_mode
+            mode = os.lstat(self.disk_path(path)).st_mode
         except (FileNotFoundError, NotADirectoryError):
             is_descriptor = path == DESCRIPTOR_NAME and self.descriptor is not None
             return "file" if is_descriptor else None

@@ -13,7 +13,7 @@ from casstore.archive.decompression import Read, Stream
 from casstore.archive.formats import Format, sniff
 from casstore.archive.limits import Budget
 from casstore.archive.tar import BLOCK_BYTES, TarReader
-from casstore.archive.unpacked_tree import Tree
+from casstore.archive.unpacked_tree import UnpackedTree
 from casstore.archive.zips import read_zip
 from casstore.errors import InvalidSource
 
@@ -55,7 +55,7 @@ def unpack(
     start = source.tell() if source.seekable() else None
     reader = _Reader(source)
     found = _settle(reader.peek(), format)
-    tree = Tree(directory, budget, will_be_synced=will_be_synced)
+    tree = UnpackedTree(directory, budget, will_be_synced=will_be_synced)
     if found is Format.ZIP:
         _unpack_zip(source, start, reader, spool, tree, budget)
     else:
@@ -118,7 +118,7 @@ def _settle(head: bytes, wanted: Format | None) -> Format:
     return found
 
 
-def _unpack_tar(pieces: Iterator[bytes], tree: Tree, budget: Budget) -> None:
+def _unpack_tar(pieces: Iterator[bytes], tree: UnpackedTree, budget: Budget) -> None:
     def counted() -> Iterator[bytes]:
         for piece in pieces:
             budget.spend(len(piece))
@@ -139,7 +139,7 @@ def _unpack_zip(
     start: int | None,
     reader: _Reader,
     spool: Callable[[], BinaryIO] | None,
-    tree: Tree,
+    tree: UnpackedTree,
     budget: Budget,
 ) -> None:
     if start is not None:

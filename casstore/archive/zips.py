@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from casstore.archive.limits import Budget
 from casstore.archive.names import decode, show
-from casstore.archive.unpacked_tree import Tree
+from casstore.archive.unpacked_tree import UnpackedTree
 from casstore.errors import UnsafeArchive
 from casstore.storage.window import ReadError, Window
 
@@ -65,7 +65,7 @@ class _Window(Window):
             self._report(count)
 
 
-def read_zip(source: BinaryIO, start: int, tree: Tree, budget: Budget, report: Callable[[int], None]) -> None:
+def read_zip(source: BinaryIO, start: int, tree: UnpackedTree, budget: Budget, report: Callable[[int], None]) -> None:
     """Unpack the archive from `start` to the end of a seekable stream. Raises UnsafeArchive, OSError."""
     window = _Window(source, start, report)
     try:
@@ -149,7 +149,7 @@ def _name(info: zipfile.ZipInfo) -> str:
     return info.orig_filename if info.flag_bits & _IS_UTF8 else decode(info.orig_filename.encode("cp437"))
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, tree: Tree, budget: Budget) -> None:
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, tree: UnpackedTree, budget: Budget) -> None:
     name = _name(info)
     where = f"{show(name)} in the zip archive"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

@@ -27,7 +27,7 @@ _PAGES = 2048  # copied at once: an interrupt is heeded after some milliseconds
 _OF, _LAST = "backup_of", "backup_last"
 
 # What is true of one place only is removed: directories, who uses them, files outside the store, unfinished deletions,
-# inode numbers; and containers in which no chunk is at home: files still to be unlinked, and redundant copies.
+# inode numbers; and containers in which there is no chunk: files still to be unlinked, and redundant copies.
 _MAKE_TRUE = f"""
 DELETE FROM directory; DELETE FROM lease; DELETE FROM fingerprint; DELETE FROM tombstone;
 DELETE FROM container WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id);
@@ -58,7 +58,7 @@ class Backups:
         target = apsw.Connection(sqlite_name(path))
         try:
             with self._connections.read() as source:
-                source.execute("SELECT count(*) FROM store").fetchall()  # with which the snapshot begins
+                source.execute("SELECT count(*) FROM store").fetchall()  # with which the read transaction begins
                 _copy_pages(source, target, path)
             with translated_errors(self._connections.path):
                 said = str(target.execute("PRAGMA quick_check(1)").get)
@@ -124,7 +124,7 @@ class CatalogCopy:
         return decoding.tag(*found[0]) if found else None
 
     def containers(self) -> list[tuple[Container, int]]:
-        """Every container that is the home of a chunk, with its size."""
+        """Every container that is the container of a chunk, with its size."""
         sql = "SELECT id, file_id, kind, digest, executable, size FROM container ORDER BY id"
         return [(decoding.container(*row[:5]), row[5]) for row in self._rows(sql)]
 

@@ -23,7 +23,7 @@ class PlannedChunk(NamedTuple):
     digest: Digest
     dtype: str | None
     predecessor: Digest | None
-    home: int
+    container: int
     is_base: bool
 
 
@@ -116,7 +116,13 @@ class Columns:
         )
         return [
             PlannedChunk(
-                place, number, decoding.digest(digest), dtype, before and decoding.digest(before), home, bool(is_base)
+                place,
+                number,
+                decoding.digest(digest),
+                dtype,
+                before and decoding.digest(before),
+                container,
+                bool(is_base),
             )
-            for place, number, digest, dtype, before, home, is_base in self._tables.rows(sql, (*after, limit))
+            for place, number, digest, dtype, before, container, is_base in self._tables.rows(sql, (*after, limit))
         ]

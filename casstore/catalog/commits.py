@@ -43,8 +43,8 @@ class Commit:
     relied_on: Collection[Digest]
     gc_epoch: int
     durable: bool
-    synced_homes: Sequence[Container]
-    lost_homes: Collection[int]
+    synced_containers: Sequence[Container]
+    lost_containers: Collection[int]
     lost_chunks: Collection[Digest]
     directory: DirectoryRow | None
     fingerprints: Mapping[Fingerprint, Digest] = field(default_factory=dict)
@@ -70,10 +70,10 @@ class Commits:
             tag = new.manifest.tag
             if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
-            mark_synced(connection, new.synced_homes)
+            mark_synced(connection, new.synced_containers)
             for container_row in new.containers:
                 insert_with_chunks(connection, container_row, self._boot_id, new.lost_chunks)
-            drop_lost(connection, new.lost_homes)
+            drop_lost(connection, new.lost_containers)
             epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
             if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
                 raise ChunkVanished
@@ -96,13 +96,13 @@ class Commits:
             return version_id
 
     def store(
-        self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_homes: Collection[int]
+        self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_containers: Collection[int]
     ) -> None:
         """Record containers that no version needs yet. Raises ChunkVanished if a delta in them has lost its base."""
         with self._connections.write() as connection:
             for each in containers:
                 insert_with_chunks(connection, each, self._boot_id, lost_chunks)
-            drop_lost(connection, lost_homes)
+            drop_lost(connection, lost_containers)
 
     def restore(self, version_id: int, manifest: Manifest) -> None:
         """Write the rows of a version again from its manifest."""

@@ -335,7 +335,7 @@ class Connections(Uncopied):
         return Transaction(self, is_write=True, is_patient=is_patient)
 
     def read(self) -> Transaction:
-        """Several reads of one snapshot."""
+        """Several reads of one state of the catalog."""
         return Transaction(self, is_write=False)
 
 

@@ -13,7 +13,7 @@ import apsw
 from casstore.catalog.index import LIVE, TRUSTED, next_container_id
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
-from casstore.storage.container import MAX_LINKS, Container
+from casstore.storage.container import MAX_DELTA_LINKS, Container
 
 
 class ChunkVanished(Exception):
@@ -21,14 +21,14 @@ class ChunkVanished(Exception):
 
 
 def insert_with_chunks(connection: apsw.Connection, new: NewContainer, boot_id: str, lost: Collection[Digest]) -> None:
-    """Insert a container that was just written, and make it the home of its chunks.
+    """Insert a container that was just written, and make it the container of its chunks.
 
     `lost`: chunks whose present home is lost. Raises ChunkVanished if a delta among the chunks has lost its base.
     """
     # Its bytes were hashed as they were written.
     container_id = insert_container(connection, new, boot_id, time.time_ns())
     # Another save may have stored the chunk meanwhile. That home stays, unless only ours is certainly on disk, or
-    # that home, or the home of a base it needs, was found to be lost.
+    # that container, or that of a base it needs, was found to be lost.
     is_replaced = (
         "EXISTS (SELECT 1 FROM container WHERE id = chunk.container AND NOT synced"
         f" AND (:is_synced OR NOT {TRUSTED})) OR :is_lost"
@@ -59,12 +59,12 @@ def insert_with_chunks(connection: apsw.Connection, new: NewContainer, boot_id: 
             connection.execute(insert, parameters(chunk))
 
 
-def drop_lost(connection: apsw.Connection, lost_homes: Collection[int]) -> None:
-    """Drop the rows of containers whose files are gone or damaged, unless they are the home of a chunk."""
+def drop_lost(connection: apsw.Connection, lost_containers: Collection[int]) -> None:
+    """Drop the rows of containers whose files are gone or damaged, unless chunks are in them."""
     connection.execute(
         "DELETE FROM container WHERE id IN (SELECT value FROM json_each(?))"
         " AND NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)",
-        (json.dumps(sorted(lost_homes)),),
+        (json.dumps(sorted(lost_containers)),),
     )
 
 
@@ -106,4 +106,4 @@ def may_be_delta(connection: apsw.Connection, chunk: NewChunk) -> bool:
         " AND NOT EXISTS (SELECT 1 FROM chunk WHERE base = ?1)"
         " AND NOT EXISTS (SELECT 1 FROM chunk WHERE grouping = ?1)"
     )
-    return bool(connection.execute(sql, (chunk.digest, chunk.base, chunk.grouping, MAX_LINKS)).get)
+    return bool(connection.execute(sql, (chunk.digest, chunk.base, chunk.grouping, MAX_DELTA_LINKS)).get)

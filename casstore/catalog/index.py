@@ -38,7 +38,7 @@ class LooseFile:
     read_at_ns: int | None  # when it was last read whole, and had its digest
 
 
-class Link(NamedTuple):
+class DeltaLink(NamedTuple):
     """A stored chunk as a possible base. `depth`: links to decode; `generation`: changes since the chain's start."""
 
     digest: Digest
@@ -108,7 +108,7 @@ class Index:
         return decoding.typed(row[0], int, "gc's epoch")
 
     def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
-        """The homes of the chunks, if they are stored."""
+        """The containers of the chunks, if they are stored."""
         sql = (
             "SELECT chunk.digest, offset, length, raw_bytes, encoding, base, grouping,"
             " container.id, file_id, kind, container.digest, executable"
@@ -123,14 +123,14 @@ class Index:
             found[decoding.digest(digest)] = _location(container, place, base, grouping)
         return found
 
-    def chains(self, digests: Collection[Digest]) -> dict[Digest, Link]:
+    def chains(self, digests: Collection[Digest]) -> dict[Digest, DeltaLink]:
         """The chunks that are stored, their bases, the bases' bases and so on: what a delta could be against."""
         sql = "SELECT digest, base, grouping, depth, generation FROM chunk WHERE digest IN ({})"
-        found: dict[Digest, Link] = {}
+        found: dict[Digest, DeltaLink] = {}
         wanted = set(digests)
         while wanted:
             links = [
-                Link(decoding.digest(digest), optional_digest(base), optional_digest(grouping), *_numbers(*steps))
+                DeltaLink(decoding.digest(digest), optional_digest(base), optional_digest(grouping), *_numbers(*steps))
                 for digest, base, grouping, *steps in self._batched(sql, wanted)
             ]
             found.update((link.digest, link) for link in links)
@@ -157,8 +157,9 @@ class Index:
             found |= wanted
         return found
 
-    def usable_homes(self, digests: Collection[Digest]) -> dict[Digest, int]:
-        """The chunks a new version may rely on, with the row ids of their homes: synced, or written in this boot."""
+    def usable_containers(self, digests: Collection[Digest]) -> dict[Digest, int]:
+        """The chunks a new version may rely on, with the row ids of their containers: synced, or written in this
+        boot."""
         sql = (
             "SELECT chunk.digest, container.id FROM chunk JOIN container ON container.id = chunk.container"
             f" WHERE {TRUSTED} AND chunk.digest IN ({{}})"
@@ -183,10 +184,10 @@ class Index:
             )
 
     def note_read_chunks(self, sound: Collection[Digest], at_ns: int) -> None:
-        """Record as read the containers all of whose chunks are `sound`: read in their homes since `at_ns`."""
-        homes = {row[0] for row in self._batched("SELECT container FROM chunk WHERE digest IN ({})", sound)}
+        """Record as read the containers all of whose chunks are `sound`: read in their containers since `at_ns`."""
+        in_question = {row[0] for row in self._batched("SELECT container FROM chunk WHERE digest IN ({})", sound)}
         whole = []
-        for container, size in self.containers(homes):
+        for container, size in self.containers(in_question):
             chunks = list(self.rows("SELECT digest, length FROM chunk WHERE container = ?", (container.id,)))
             is_all = container.is_pack or sum(length for _, length in chunks) == size
             if is_all and all(digest in sound for digest, _ in chunks):
@@ -201,7 +202,7 @@ class Index:
         ]
 
     def forget_redundant(self, container: Container) -> bool:
-        """Drop the row of a loose file that is missing or damaged, unless it is the home of a chunk."""
+        """Drop the row of a loose file that is missing or damaged, unless it is a chunk's container."""
         with self._connections.write() as connection:
             connection.execute(
                 "DELETE FROM container WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE container = ?1)",
@@ -209,8 +210,8 @@ class Index:
             )
             return bool(connection.changes())
 
-    def unsynced_homes(self, digests: Collection[Digest]) -> list[Container]:
-        """The containers among these chunks' homes that have never been fsynced, without the distrusted ones."""
+    def unsynced_containers(self, digests: Collection[Digest]) -> list[Container]:
+        """The containers among these chunks' containers that have never been fsynced, without the distrusted ones."""
         sql = (
             "SELECT DISTINCT container.id, file_id, kind, container.digest, executable"
             " FROM chunk JOIN container ON container.id = chunk.container"
@@ -220,7 +221,7 @@ class Index:
         return list({row[0]: decoding.container(*row) for row in rows}.values())
 
     def distrusted(self, digests: Collection[Digest]) -> set[Digest]:
-        """The chunks among these whose home could not be fsynced."""
+        """The chunks among these whose container could not be fsynced."""
         sql = (
             "SELECT chunk.digest FROM chunk JOIN container ON container.id = chunk.container"
             " WHERE NOT synced AND boot_id = :failed AND chunk.digest IN ({})"
@@ -260,7 +261,7 @@ class Index:
         return {**recipes, **whole, **known}
 
     def loose_files(self, digests: Collection[Digest]) -> dict[tuple[Digest, bool], list[LooseFile]]:
-        """The loose files of these blobs, by (digest, executable); those that are homes of chunks come first."""
+        """The loose files of these blobs, by (digest, executable); those that are containers of chunks come first."""
         found: dict[tuple[Digest, bool], list[LooseFile]] = {}
         sql = _LOOSE + f" WHERE digest IN ({{}}) AND state = {LIVE} AND kind = {Kind.LOOSE} ORDER BY synced DESC, id"
         for row in self._batched(sql, digests):
@@ -268,10 +269,10 @@ class Index:
             found.setdefault((decoding.digest(row[3]), bool(row[4])), []).append(file)
         return found
 
-    def homes(self) -> list[LooseFile]:
-        """Every live container, packs too, that is the home of a chunk, with its stamp if it has one."""
-        is_home = "EXISTS (SELECT 1 FROM chunk WHERE container = container.id)"
-        return [_loose(row) for row in self.rows(f"{_LOOSE} WHERE state = {LIVE} AND {is_home}")]
+    def containers_in_use(self) -> list[LooseFile]:
+        """Every live container, packs too, that is the container of a chunk, with its stamp if it has one."""
+        is_in_use = "EXISTS (SELECT 1 FROM chunk WHERE container = container.id)"
+        return [_loose(row) for row in self.rows(f"{_LOOSE} WHERE state = {LIVE} AND {is_in_use}")]
 
     def fingerprints(self, inodes: Collection[tuple[int, int]]) -> dict[Fingerprint, Digest]:
         """The known content of the files with these (device, inode) pairs."""
@@ -341,7 +342,7 @@ def _numbers(first: Any, second: Any) -> tuple[int, int]:
 
 
 def _location(container: Container, place: list[Any], base: Any, grouping: Any) -> Location:
-    """A chunk's home. The reader checks it against the file, since damage may heal from copies."""
+    """Where a chunk is. The reader checks it against the file, since damage may heal from copies."""
     if [*map(type, place)] != _PLACE_TYPES:
         raise decoding.malformed(f"a chunk stands at {place!r:.80}")
     offset, length, raw_bytes, encoding = place

@@ -68,12 +68,12 @@ class Instances:
         return self._any("SELECT 1 FROM version LIMIT 1")
 
     def needs_packs(self) -> bool:
-        """Whether some chunk is at home in a pack."""
-        return self._any(_AT_HOME.format(Kind.PACK))
+        """Whether a pack is some chunk's container."""
+        return self._any(_WITH_CHUNKS.format(Kind.PACK))
 
     def needs_loose_files(self) -> bool:
-        """Whether some chunk is at home in a loose file."""
-        return self._any(_AT_HOME.format(Kind.LOOSE))
+        """Whether a loose file is some chunk's container."""
+        return self._any(_WITH_CHUNKS.format(Kind.LOOSE))
 
     def forget_directories(self) -> None:
         """Drop the rows of all directories, when models/ is gone as a whole."""
@@ -85,7 +85,7 @@ class Instances:
             return self._connections.get().execute(sql).fetchone() is not None
 
 
-_AT_HOME = (
+_WITH_CHUNKS = (
     f"SELECT 1 FROM container JOIN chunk ON chunk.container = container.id WHERE state = {LIVE} AND kind = {{}} LIMIT 1"
 )
 

@@ -30,7 +30,7 @@ class SparsePack(NamedTuple):
 
 class ColdFile(NamedTuple):
     """A loose file that no standing directory links to: its container's row id and size, and the bytes of the needed
-    chunks whose home it is."""
+    chunks that it contains."""
 
     id: int
     size: int
@@ -73,14 +73,14 @@ class Marks:
         return [decoding.digest(row[0]) for row in self._tables.rows(sql, (container.id,))]
 
     def needed_containers(self) -> list[tuple[Container, int]]:
-        """The containers, with their sizes, that are the home of a marked chunk."""
+        """The containers, with their sizes, that are the container of a marked chunk."""
         return self._containers(
             "SELECT id, file_id, kind, digest, executable, size FROM container WHERE EXISTS"
             " (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id) ORDER BY id"
         )
 
-    def homeless(self) -> list[Digest]:
-        """Marked chunks that have no home."""
+    def unplaced(self) -> list[Digest]:
+        """Marked chunks that have no row."""
         sql = (
             "SELECT digest FROM temp.needed AS needed"
             " WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.digest = needed.digest) AND digest != ?"
@@ -132,7 +132,7 @@ class Marks:
         return [SparsePack(decoding.container(*row[:5]), *row[5:]) for row in self._tables.rows(sql)]
 
     def cold(self) -> list[ColdFile]:
-        """The cold loose files that are the home of marked chunks."""
+        """The cold loose files that are the containers of marked chunks."""
         sql = (
             "SELECT container.id, container.size, sum(raw_bytes)"
             " FROM chunk JOIN temp.needed USING (digest) JOIN container ON container.id = container"

@@ -1,4 +1,5 @@
-"""SQL for a store whose files differ from its catalog: new homes for chunks, and chunks that are known to be lost."""
+"""SQL for a store whose files differ from its catalog: new containers for chunks, and chunks that are known to be
+lost."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ _LOST = "lost_chunks"
 
 
 class Mending:
-    """Records new homes and lost chunks. Its methods are called with gc's lock held."""
+    """Records new containers and lost chunks. Its methods are called with gc's lock held."""
 
     def __init__(self, connections: Connections, boot_id: str) -> None:
         self._connections = connections
@@ -41,26 +42,27 @@ class Mending:
     def take_up(
         self,
         containers: Sequence[NewContainer],
-        homes: Sequence[tuple[str, NewChunk]],
+        chunks: Sequence[tuple[str, NewChunk]],
         lost_in: Mapping[Digest, int],
     ) -> set[Digest]:
-        """Insert containers, and make them the homes of chunks whose own homes are lost; returns those chunks.
+        """Insert containers, and make them the containers of chunks whose own containers are lost; returns those
+        chunks.
 
-        `homes`: each chunk with the file id of its container; what a delta needs comes before the delta. `lost_in`: the
-        former homes of the chunks; a chunk that had no home has no entry. A chunk that a save has stored meanwhile
+        `chunks`: each with the file id of its container; what a delta needs comes before the delta. `lost_in`: the
+        former containers of the chunks; a chunk that was in none has no entry. A chunk that a save has stored meanwhile
         stays where it is, and so does a delta that may not be one here: see `may_be_delta`.
         """
         with self._connections.write() as connection:
             ids = {new.file_id: insert_container(connection, new, self._boot_id) for new in containers}
             before: dict[Digest, Any] = {}
-            for _, chunk in homes:  # all of them first, so that none counts as a delta that needs another
+            for _, chunk in chunks:  # all of them first, so that none counts as a delta that needs another
                 row = connection.execute("SELECT * FROM chunk WHERE digest = ?", (chunk.digest,)).fetchone()
-                container = connection.execute(_HOME, (chunk.digest,)).fetchone()
+                container = connection.execute(_CONTAINER, (chunk.digest,)).fetchone()
                 if container is None or container[0] == lost_in.get(chunk.digest):
                     before[chunk.digest] = row
                     connection.execute("DELETE FROM chunk WHERE digest = ?", (chunk.digest,))
             taken = set()
-            for file_id, chunk in homes:
+            for file_id, chunk in chunks:
                 if chunk.digest not in before:
                     continue
                 if chunk.base is None or may_be_delta(connection, chunk):
@@ -72,7 +74,7 @@ class Mending:
             return taken
 
 
-_HOME = "SELECT container FROM chunk WHERE digest = ?"
+_CONTAINER = "SELECT container FROM chunk WHERE digest = ?"
 
 
 def _insert(connection: apsw.Connection, container_id: int, chunk: NewChunk) -> None:

@@ -46,13 +46,13 @@ class References:
             return connection.changes()
 
     def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
-        """Whether a loose file of one of these blobs is the home of a chunk that is named by the recipe given here, but
-        not by a version's recipe of that blob."""
+        """Whether a loose file of one of these blobs is the container of a chunk that is named by the recipe given
+        here, but not by a version's recipe of that blob."""
         with self._connections.read() as connection:
             return has_unexplained_chunks(connection, recipes)
 
     def has_orphans(self) -> bool:
-        """Whether some loose file that no longer belongs to a version is the home of a chunk."""
+        """Whether some loose file that no longer belongs to a version is the container of a chunk."""
         sql = (
             f"SELECT 1 FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE}"
             " AND EXISTS (SELECT 1 FROM chunk WHERE chunk.container = container.id)"
@@ -65,11 +65,11 @@ class References:
         """Condemned containers, with their sizes, whose files may still stand. Raises CatalogDamaged."""
         with translated_errors(self._connections.path):
             # Condemning a container deletes these rows in the same transaction, so one that has them is damage.
-            homed = self._connections.get().execute(
+            stored = self._connections.get().execute(
                 f"SELECT 1 FROM chunk WHERE container IN (SELECT id FROM container WHERE state = {DEAD}) LIMIT 1"
             )
-            if homed.fetchone() is not None:
-                raise decoding.malformed("chunks are at home in a container that is to be removed")
+            if stored.fetchone() is not None:
+                raise decoding.malformed("chunks stand in a container that is to be removed")
         return self._containers(
             f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {DEAD}"
         )
@@ -91,8 +91,8 @@ class References:
         sql = f"SELECT id, file_id, kind, digest, executable, size FROM container WHERE state = {LIVE} ORDER BY id"
         return self._containers(sql)
 
-    def newest_homes(self) -> list[tuple[Container, int]]:
-        """Some of the newest synced containers that are the home of a chunk, with their sizes.
+    def newest_containers(self) -> list[tuple[Container, int]]:
+        """Some of the newest synced containers that are the container of a chunk, with their sizes.
 
         This takes microseconds, however many redundant containers came after them.
         """
@@ -108,16 +108,16 @@ class References:
         return list(map(decoding.sized_container, rows))
 
     def chunks_of(self, container: Container) -> list[tuple[Digest, int]]:
-        """The chunks whose home is this container, in their order in it, each with the bytes it takes there."""
+        """The chunks in this container, in their order in it, each with the bytes it takes there."""
         with translated_errors(self._connections.path):
             sql = "SELECT digest, length FROM chunk WHERE container = ? ORDER BY offset"
             rows: Iterable[Any] = self._connections.get().execute(sql, (container.id,)).fetchall()
         return [(decoding.digest(digest), decoding.typed(length, int, "a length")) for digest, length in rows]
 
     def missing_chunks(self) -> list[Digest]:
-        """The chunks that some version needs and that have no home, which is damage."""
+        """The chunks that some version needs and that are in no container, which is damage."""
         with self.marked() as marks:
-            return marks.homeless()
+            return marks.unplaced()
 
     def recipes_with(self, chunks: set[Digest]) -> list[Recipe]:
         """The stored recipes that name one of these chunks."""
@@ -192,13 +192,13 @@ _OF_A_VERSION = f"SELECT 1 FROM file WHERE file.digest = {{}} AND file.size >= {
 
 def has_unexplained_chunks(connection: apsw.Connection, recipes: Mapping[Digest, Recipe]) -> bool:
     """See `References.has_unexplained_chunks`."""
-    homed = (
+    stored = (
         "SELECT chunk.digest FROM container JOIN chunk ON chunk.container = container.id"
         f" WHERE container.digest = ? AND state = {LIVE}"
     )
     known = f"SELECT recipe FROM blob WHERE digest = ?1 AND EXISTS ({_OF_A_VERSION.format('?1')})"
     for blob, recipe in recipes.items():
-        chunks = {decoding.digest(row[0]) for row in connection.execute(homed, (blob,))}.intersection(recipe.digests)
+        chunks = {decoding.digest(row[0]) for row in connection.execute(stored, (blob,))}.intersection(recipe.digests)
         told = connection.execute(known, (blob,)).get if chunks else None
         if chunks - set(() if told is None else Recipe.unpack(blob, told).digests):
             return True

@@ -15,26 +15,31 @@ _MOVE = "UPDATE chunk SET container = :container, offset = :offset, length = :le
 
 
 class Repacking:
-    """Makes packs the home of chunks that stood elsewhere."""
+    """Makes packs the containers of chunks that stood elsewhere."""
 
     def __init__(self, connections: Connections, boot_id: str) -> None:
         self._connections = connections
         self._boot_id = boot_id
 
     def move(
-        self, new: NewContainer, homes: Mapping[Digest, int], synced_homes: Iterable[Container], *, verbatim: bool
+        self,
+        new: NewContainer,
+        containers: Mapping[Digest, int],
+        synced_containers: Iterable[Container],
+        *,
+        verbatim: bool,
     ) -> None:
-        """Make a new pack the home of its chunks, each only if it still is where it was read.
+        """Make a new pack the container of its chunks, each only if it still is where it was read.
 
         A delta moves only if the chunks it needs are stored and no chunk needs it (see `may_be_delta`). Of a chunk
-        copied `verbatim` only the place changes. Other chunks stay where they are. `synced_homes`: the containers that
-        have been fsynced for this move.
+        copied `verbatim` only the place changes. Other chunks stay where they are. `synced_containers`: the containers
+        that have been fsynced for this move.
         """
         with self._connections.write() as connection:
-            mark_synced(connection, synced_homes)
+            mark_synced(connection, synced_containers)
             container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             for chunk in new.chunks:
-                parameters = {**chunk._asdict(), "container": container_id, "left": homes[chunk.digest]}
+                parameters = {**chunk._asdict(), "container": container_id, "left": containers[chunk.digest]}
                 if verbatim:
                     connection.execute(f"{_MOVE} WHERE digest = :digest AND container = :left", parameters)
                 elif chunk.base is None or may_be_delta(connection, chunk):
@@ -45,8 +50,8 @@ class Repacking:
                         parameters,
                     )
 
-    def rehome(self, new: NewContainer) -> None:
-        """Make a new pack the home of its chunks, whatever home they had. None of them may be a delta."""
+    def repoint(self, new: NewContainer) -> None:
+        """Make a new pack the container of its chunks, wherever they were. None of them may be a delta."""
         with self._connections.write() as connection:
             container_id = insert_container(connection, new, self._boot_id, time.time_ns())
             connection.executemany(
@@ -58,13 +63,13 @@ class Repacking:
             )
 
     def give_up(self, chunks: Mapping[Digest, Container], containers: Iterable[Container]) -> None:
-        """Forget chunks whose bytes are lost, given with their former homes, and those of the containers that are then
-        the home of nothing. A save that brings such a chunk stores it again; a chunk that has been stored again
-        meanwhile stays."""
+        """Forget chunks whose bytes are lost, given with their former containers, and those of the containers that are
+        then the container of nothing. A save that brings such a chunk stores it again; a chunk that has been stored
+        again meanwhile stays."""
         with self._connections.write() as connection:
             connection.executemany(
                 "DELETE FROM chunk WHERE digest = ? AND container = ?",
-                ((digest, home.id) for digest, home in chunks.items()),
+                ((digest, container.id) for digest, container in chunks.items()),
             )
             connection.executemany(
                 "DELETE FROM container WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM chunk WHERE container = ?1)",

@@ -22,12 +22,12 @@ class Restoring:
     def add_containers(self, containers: Iterable[tuple[NewContainer, Iterable[tuple[NewChunk, int]]]]) -> None:
         """Insert containers, and their chunks with the depths of their chains, in one transaction."""
         with self._connections.write() as connection:
-            for new, homes in containers:
+            for new, chunks in containers:
                 container_id = insert_container(connection, new, NoBoot.UNKNOWN)
                 connection.executemany(
                     "INSERT INTO chunk(digest, container, offset, length, raw_bytes, encoding, base, grouping,"
                     " generation, depth) VALUES (?,?,?,?,?,?,?,?,?,?)",
-                    ((c.digest, container_id, *c[1:], depth) for c, depth in homes),
+                    ((c.digest, container_id, *c[1:], depth) for c, depth in chunks),
                 )
 
     def add_version(self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None) -> None:

@@ -183,7 +183,7 @@ def check_sqlite() -> None:
 
 def check_is_catalog(connection: apsw.Connection, path: Path) -> None:
     """Raise StoreError if another program has made this SQLite file. An empty file is accepted."""
-    with connection:  # in one snapshot: between two, another process may make the catalog
+    with connection:  # in one transaction: between two, another process may make the catalog
         if connection.execute("PRAGMA application_id").get == APPLICATION_ID:
             return
         table = connection.execute("SELECT name FROM sqlite_schema ORDER BY rowid LIMIT 1").fetchone()

@@ -80,7 +80,7 @@ class Usage(Shown):
         Bytes that no version needs, in containers that also hold needed chunks. They come back when gc rewrites packs,
         and packs what loose files hold.
     overhead_bytes
-        What packs hold besides chunks, and records in them whose chunks have another home.
+        What packs hold besides chunks, and records in them whose chunks are in another container.
     kept_bytes
         Chunks that are needed only by versions that `sync-tree --prune` has deleted and that may be restored; they
         become dead or trapped `keep_days` later.
@@ -146,7 +146,7 @@ class Usage(Shown):
 
 
 class UsageReport:
-    """Adds up the bytes of the store, of a model, or of versions, each from one snapshot."""
+    """Adds up the bytes of the store, of a model, or of versions, each in one read transaction."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -197,7 +197,7 @@ class UsageReport:
 
     @contextlib.contextmanager
     def _marking(self) -> Iterator[Tables]:
-        """Empty marks, and one snapshot in which to fill and query them, for a `with` block."""
+        """Empty marks, and one read transaction in which to fill and query them, for a `with` block."""
         with self._connections.read(), Tables(self._connections) as tables:
             begin_marks(tables)
             yield tables
@@ -233,7 +233,7 @@ def _usage(tables: Tables, condition: str, *parameters: Any) -> Usage:
     )
     loose = 0
     encodings = {}
-    for encoding, chunks, raw, encoded, encoded_loose in tables.rows(_HOMES):
+    for encoding, chunks, raw, encoded, encoded_loose in tables.rows(_ENCODINGS):
         encodings[_ENCODING_NAMES.get(encoding, f"encoding {encoding}")] = EncodingUsage(chunks, raw, encoded)
         loose += encoded_loose
     encoded = sum(usage.encoded_bytes for usage in encodings.values())
@@ -256,7 +256,7 @@ def _usage(tables: Tables, condition: str, *parameters: Any) -> Usage:
 def _raw_bytes_of_mere_bases(tables: Tables) -> int:
     """Raw bytes of the marked chunks that are in none of the marked blobs: only deltas need them."""
     tables.create("mere_base", "(digest BLOB PRIMARY KEY) WITHOUT ROWID")
-    for column in _LINKS:
+    for column in _DELTA_LINKS:
         tables.execute(
             f"INSERT OR IGNORE INTO temp.mere_base SELECT {column} FROM temp.needed CROSS JOIN chunk USING (digest)"
             f" WHERE +{column} IN (SELECT digest FROM temp.needed)"
@@ -312,42 +312,42 @@ def _until_unchanged(tables: Tables, *statements: str) -> None:
 
 _AMONG = "id IN (SELECT value FROM json_each(?))"
 # The columns of a chunk that name other chunks without which it cannot be decoded.
-_LINKS = ("base", "grouping")
+_DELTA_LINKS = ("base", "grouping")
 _ENCODING_NAMES = {int(encoding): encoding.name.lower() for encoding in Encoding}
 # CROSS JOIN and a plus before a column keep SQLite from going through an index of all chunks, once or for each marked
 # chunk, which its planner prefers to looking the marked ones up by their digests.
-_HOMES = f"""
+_ENCODINGS = f"""
 SELECT encoding, count(*), sum(raw_bytes), sum(length),
        coalesce(sum(length) FILTER (WHERE kind = {Kind.LOOSE}), 0)
 FROM temp.needed CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
 GROUP BY encoding ORDER BY encoding
 """
 _NEEDED = "SELECT coalesce(sum(length), 0) FROM temp.needed CROSS JOIN chunk USING (digest)"
-# A loose file need not be the home of all of its chunks: some may have been stored before it.
-_NOT_HOMED = "size - (SELECT coalesce(sum(length), 0) FROM chunk WHERE chunk.container = container.id)"
+# A loose file need not be the container of all of its chunks: some may have been stored before it.
+_NOT_OWN = "size - (SELECT coalesce(sum(length), 0) FROM chunk WHERE chunk.container = container.id)"
 _REDUNDANT = f"""
-SELECT coalesce(sum({_NOT_HOMED}), 0) FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE}
+SELECT coalesce(sum({_NOT_OWN}), 0) FROM temp.needed_blob CROSS JOIN container USING (digest) WHERE state = {LIVE}
 """
 # Every container is in one of three states. Nothing of it is needed and no directory links to it: it is dead. Its own
-# blob is needed (a loose file): the bytes that are the home of no chunk are redundant. Some of its chunks are needed:
-# the others are trapped, and so are the bytes of a loose file that are the home of no chunk.
+# blob is needed (a loose file): the bytes that are no chunk's container are redundant. Some of its chunks are needed:
+# the others are trapped, and so are the bytes of a loose file that are no chunk's container.
 _CONTAINERS = f"""
 WITH held AS (
-  SELECT container AS id, sum(length) AS homed, coalesce(sum(length) FILTER (WHERE n.digest IS NOT NULL), 0) AS needed
+  SELECT container AS id, sum(length) AS own, coalesce(sum(length) FILTER (WHERE n.digest IS NOT NULL), 0) AS needed
   FROM chunk LEFT JOIN temp.needed AS n USING (digest) GROUP BY container
 ), part AS (
   SELECT size, kind = {Kind.LOOSE} AS is_loose,
-         coalesce(homed, 0) AS homed, coalesce(needed, 0) AS needed, b.digest IS NOT NULL AS is_needed_blob,
+         coalesce(own, 0) AS own, coalesce(needed, 0) AS needed, b.digest IS NOT NULL AS is_needed_blob,
          state = {DEAD} OR (coalesce(needed, 0) = 0 AND NOT {IS_LINKED}) AS is_dead
   FROM container LEFT JOIN held USING (id) LEFT JOIN temp.needed_blob AS b ON b.digest = container.digest
 )
 SELECT coalesce(sum(size), 0),
        coalesce(sum(size) FILTER (WHERE is_loose), 0),
        coalesce(sum(size) FILTER (WHERE NOT is_loose), 0),
-       coalesce(sum(size - homed) FILTER (WHERE NOT is_dead AND is_needed_blob), 0),
+       coalesce(sum(size - own) FILTER (WHERE NOT is_dead AND is_needed_blob), 0),
        coalesce(sum(size) FILTER (WHERE is_dead), 0),
-       coalesce(sum(iif(is_loose, size, homed) - needed) FILTER (WHERE NOT is_dead AND NOT is_needed_blob), 0),
-       coalesce(sum(size - homed) FILTER (WHERE NOT is_dead AND NOT is_loose), 0)
+       coalesce(sum(iif(is_loose, size, own) - needed) FILTER (WHERE NOT is_dead AND NOT is_needed_blob), 0),
+       coalesce(sum(size - own) FILTER (WHERE NOT is_dead AND NOT is_loose), 0)
 FROM part
 """
 # The version's own needs move aside, and what others need takes their place, limited to the chunks asked about: all
@@ -366,12 +366,12 @@ DELETE FROM temp.needed; DELETE FROM temp.needed_blob;
 _ADD_DEPENDENTS = tuple(
     "INSERT OR IGNORE INTO temp.asked SELECT chunk.digest FROM temp.asked AS asked CROSS JOIN chunk"
     f" ON chunk.{column} = asked.digest"
-    for column in _LINKS
+    for column in _DELTA_LINKS
 )
 _ADD_BASES = tuple(
     f"INSERT OR IGNORE INTO temp.needed SELECT {column} FROM temp.needed CROSS JOIN chunk USING (digest)"
     f" WHERE +{column} IN (SELECT digest FROM temp.asked)"
-    for column in _LINKS
+    for column in _DELTA_LINKS
 )
 _NEED_IF_ASKED = "INSERT OR IGNORE INTO temp.needed SELECT digest FROM temp.asked WHERE digest = ?"
 _OTHERS_BLOBS = """

@@ -81,7 +81,8 @@ class VersionRow(NamedTuple):
 
 
 class NewChunk(NamedTuple):
-    """A chunk's home to be committed, as in `container.Location`. A delta's generation counts the changes before it."""
+    """A chunk's location to be committed, as in `container.Location`. A delta's generation counts the changes before
+    it."""
 
     digest: Digest
     offset: int
@@ -95,7 +96,7 @@ class NewChunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NewContainer:
-    """A container to be committed: its row, and the chunks whose home it becomes."""
+    """A container to be committed: its row, and the chunks that it holds."""
 
     file_id: str
     kind: Kind

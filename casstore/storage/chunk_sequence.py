@@ -10,7 +10,7 @@ from casstore.digest import Digest
 from casstore.storage.container import Location
 from casstore.storage.recipe import Chunk
 
-Homes = Mapping[Digest, Location]
+Locations = Mapping[Digest, Location]
 
 _READ_THREADS = 2
 _CHUNKS_AHEAD = 8  # at most 8 MiB, 128 at the format's hard limit
@@ -30,14 +30,14 @@ class ChunkSequence:
     def __init__(
         self,
         chunks: Sequence[Chunk],
-        locate: Callable[[Collection[Digest]], Homes],
-        read: Callable[[Digest, Homes], bytes],
+        locate: Callable[[Collection[Digest]], Locations],
+        read: Callable[[Digest, Locations], bytes],
     ) -> None:
         self._chunks = chunks
         self._locate = locate
         self._read = read
-        self._homes: Homes = {}
-        self._located = range(0)  # the numbers of the chunks that `_homes` was asked for
+        self._locations: Locations = {}
+        self._located = range(0)  # the numbers of the chunks that `_locations` was asked for
         self._last = -2  # so that the first chunk begins no run
         self._ahead: dict[int, Future[bytes]] = {}
         self._pool: ThreadPoolExecutor | None = None
@@ -54,7 +54,9 @@ class ChunkSequence:
             self._read_ahead(number)
         ahead = self._ahead.get(number)
         try:
-            raw = self._read(self._chunks[number].digest, self._homes_of(number)) if ahead is None else ahead.result()
+            raw = (
+                self._read(self._chunks[number].digest, self._locations_of(number)) if ahead is None else ahead.result()
+            )
         finally:
             self._ahead.pop(number, None)
         if self._pool is not None and number + 1 == len(self._chunks):
@@ -83,15 +85,15 @@ class ChunkSequence:
             future.cancel()
         self._ahead = {}
 
-    def _homes_of(self, number: int) -> Homes:
+    def _locations_of(self, number: int) -> Locations:
         if number not in self._located:
             count = _FIRST_LOOK_UP
             if self._located.start <= self._last <= self._located.stop:
                 count = max(count, min(2 * len(self._located), _LARGEST_LOOK_UP))
             # From where the reader stands, since not all from there on may have been read ahead.
             self._located = range(self._last, min(number + count, len(self._chunks)))
-            self._homes = self._locate({self._chunks[each].digest for each in self._located})
-        return self._homes
+            self._locations = self._locate({self._chunks[each].digest for each in self._located})
+        return self._locations
 
     def _read_ahead(self, number: int) -> None:
         for following in range(number + 1, min(number + 1 + _CHUNKS_AHEAD, len(self._chunks))):
@@ -100,8 +102,8 @@ class ChunkSequence:
                 continue
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_READ_THREADS)
-            homes = self._homes_of(following)
+            locations = self._locations_of(following)
             try:
-                self._ahead[following] = self._pool.submit(self._read, chunk.digest, homes)
+                self._ahead[following] = self._pool.submit(self._read, chunk.digest, locations)
             except RuntimeError:  # the interpreter is shutting down, or no thread is to be had
                 return

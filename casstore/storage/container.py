@@ -10,7 +10,7 @@ from typing import NamedTuple
 from casstore.digest import Digest
 from casstore.storage.layout import Layout
 
-MAX_LINKS = 8  # deltas that reading one chunk decodes at the most
+MAX_DELTA_LINKS = 8  # deltas that reading one chunk decodes at the most
 # A smaller file gets no loose file: a hardlink and its row cost more time than a copy of it, and save at most
 # some blocks. With 10,000 files of 4 KiB they took a third of the commit (benchmarks/small_files.py).
 LINK_FROM_BYTES = 64 << 10
@@ -60,7 +60,8 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A chunk's one home. `offset` and `length` are of the raw bytes in a loose file, of the record in a pack.
+    """Where a chunk stands: in the one container that its row names. `offset` and `length` are of the raw bytes in a
+    loose file, of the record in a pack.
 
     Of a delta, `base` is the chunk that it is against, `grouping` the one that orders its elements, never a delta.
     """

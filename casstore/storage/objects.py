@@ -23,7 +23,7 @@ from casstore.storage import files, pack
 from casstore.storage.chunk_sequence import ChunkSequence
 from casstore.storage.coding.codec import decode
 from casstore.storage.coding.delta import decode_deltas
-from casstore.storage.container import MAX_LINKS, Container, Location
+from casstore.storage.container import MAX_DELTA_LINKS, Container, Location
 from casstore.storage.layout import Layout
 from casstore.storage.readable import OpenFile, Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
@@ -51,20 +51,20 @@ OpenContainer = Callable[[Container], Readable]
 """Opens a container, which is closed when the last reference to it is dropped. Raises FileNotFoundError, OSError."""
 
 
-def _chain(digest: Digest, homes: Mapping[Digest, Location]) -> list[tuple[Digest, Location]]:
-    """A chunk, its base, the base's base and so on, as far as homes are known and chains may reach."""
+def _chain(digest: Digest, locations: Mapping[Digest, Location]) -> list[tuple[Digest, Location]]:
+    """A chunk, its base, the base's base and so on, as far as locations are known and chains may reach."""
     chain: list[tuple[Digest, Location]] = []
     following: Digest | None = digest
-    while following is not None and following in homes and len(chain) <= MAX_LINKS:
-        chain.append((following, homes[following]))
-        following = homes[following].base
+    while following is not None and following in locations and len(chain) <= MAX_DELTA_LINKS:
+        chain.append((following, locations[following]))
+        following = locations[following].base
     return chain
 
 
-def _groupings(chain: list[tuple[Digest, Location]], homes: Mapping[Digest, Location]) -> set[Digest]:
-    """The chunks by which the elements of a chain's deltas are grouped, as far as homes are known."""
-    named = {home.grouping for _, home in chain if home.base is not None}
-    return {grouping for grouping in named if grouping is not None and grouping in homes}
+def _groupings(chain: list[tuple[Digest, Location]], locations: Mapping[Digest, Location]) -> set[Digest]:
+    """The chunks by which the elements of a chain's deltas are grouped, as far as locations are known."""
+    named = {location.grouping for _, location in chain if location.base is not None}
+    return {grouping for grouping in named if grouping is not None and grouping in locations}
 
 
 class _Open(Uncopied, OpenFile):
@@ -98,8 +98,8 @@ os.register_at_fork(after_in_child=_unlock_in_child)
 class Objects(Uncopied):
     """Reads chunks and blobs of a store. Threads may share it.
 
-    Chunks are read from their homes, so that an error means damage. Blobs, which are read to be handed out, are served
-    from another copy if a home is damaged, as far as `rescue` finds one.
+    Chunks are read where their rows say, so that an error means damage. Blobs, which are read to be handed out, are
+    served from another copy if a container is damaged, as far as `rescue` finds one.
     """
 
     def __init__(
@@ -124,15 +124,15 @@ class Objects(Uncopied):
         return self._read(digest, self._locate_chains([digest]))
 
     def serve_chunk(self, digest: Digest, blob: Digest | None = None) -> bytes:
-        """One chunk's raw bytes from its home or, if that is damaged, from another copy.
+        """One chunk's raw bytes from its container or, if that is damaged, from another copy.
 
         `blob`: a blob that contains the chunk. Raises IntegrityError, OSError.
         """
         return self._serve(digest, self._locate_chains([digest]), blob)
 
-    def _serve(self, digest: Digest, homes: Mapping[Digest, Location], blob: Digest | None) -> bytes:
+    def _serve(self, digest: Digest, locations: Mapping[Digest, Location], blob: Digest | None) -> bytes:
         try:
-            return self._read(digest, homes)
+            return self._read(digest, locations)
         except UnsupportedFormat:
             raise
         except (IntegrityError, OSError) as error:
@@ -142,22 +142,22 @@ class Objects(Uncopied):
                 raise
             return raw
 
-    def rescued(self, digest: Digest, blob: Digest | None = None, links: int = MAX_LINKS) -> bytes | None:
-        """The bytes of a chunk whose home is damaged: from another copy, or decoded from its record if what that needs,
-        through at most `links` links, can be found. None if they are nowhere.
+    def rescued(self, digest: Digest, blob: Digest | None = None, links: int = MAX_DELTA_LINKS) -> bytes | None:
+        """The bytes of a chunk that is damaged in its container: from another copy, or decoded from its record if what
+        that needs, through at most `links` links, can be found. None if they are nowhere.
         """
         raw = None if self._rescue is None else self._rescue(digest, blob)
         if raw is not None and Digest.of(raw) == digest:
             return raw
-        home = self._locate([digest]).get(digest)
-        if home is None or home.base is None or home.grouping is None or not links:
+        location = self._locate([digest]).get(digest)
+        if location is None or location.base is None or location.grouping is None or not links:
             return None
-        base = self._read_or_rescued(home.base, links - 1)
-        grouping = base if home.grouping == home.base else self._read_or_rescued(home.grouping, 0)
+        base = self._read_or_rescued(location.base, links - 1)
+        grouping = base if location.grouping == location.base else self._read_or_rescued(location.grouping, 0)
         if base is None or grouping is None:
             return None
         try:
-            raw = decode_deltas(base, [self._read_record(digest, home)[1]], grouping)
+            raw = decode_deltas(base, [self._read_record(digest, location)[1]], grouping)
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
             return None
@@ -172,40 +172,42 @@ class Objects(Uncopied):
 
     def _locate_chains(self, digests: Collection[Digest]) -> dict[Digest, Location]:
         """Where these chunks are, and all chunks that are needed to decode them."""
-        homes = dict(self._locate(digests))
-        wanted: Collection[Location] = homes.values()
-        while missing := {d for home in wanted for d in (home.base, home.grouping) if d and d not in homes}:
+        locations = dict(self._locate(digests))
+        wanted: Collection[Location] = locations.values()
+        while missing := {
+            d for location in wanted for d in (location.base, location.grouping) if d and d not in locations
+        }:
             found = self._locate(missing)
-            homes.update(found)
+            locations.update(found)
             wanted = found.values()
-        return homes
+        return locations
 
-    def _read(self, digest: Digest, homes: Mapping[Digest, Location]) -> bytes:
+    def _read(self, digest: Digest, locations: Mapping[Digest, Location]) -> bytes:
         while True:
             try:
-                return self._decode(digest, homes)
+                return self._decode(digest, locations)
             except (IntegrityError, OSError) as error:
                 is_other_trouble = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
                 if is_other_trouble or isinstance(error, UnsupportedFormat):
                     raise
-                chain = _chain(digest, homes)
+                chain = _chain(digest, locations)
                 with self._lock:
-                    for tried in {link for link, _ in chain} | _groupings(chain, homes):
-                        self._open.pop(homes[tried].container.file_id, None)
-                # gc may have moved a chunk since it was looked up; if its home is the same again, it is damaged.
+                    for tried in {link for link, _ in chain} | _groupings(chain, locations):
+                        self._open.pop(locations[tried].container.file_id, None)
+                # gc may have moved a chunk since it was looked up; if its container is the same again, it is damaged.
                 again = self._locate_chains([digest])
-                if digest not in again or again == {d: homes[d] for d in again if d in homes}:
-                    raise self._damage(digest, homes, error) from error
-                homes = again
+                if digest not in again or again == {d: locations[d] for d in again if d in locations}:
+                    raise self._damage(digest, locations, error) from error
+                locations = again
 
-    def _damage(self, digest: Digest, homes: Mapping[Digest, Location], error: Exception) -> IntegrityError:
+    def _damage(self, digest: Digest, locations: Mapping[Digest, Location], error: Exception) -> IntegrityError:
         """The error for a chunk that cannot be read. It names the damaged chunk: this one, or one that it needs."""
-        chain = _chain(digest, homes)
+        chain = _chain(digest, locations)
         if not chain:
             return IntegrityError(f"chunk {digest} is missing from the store")
         # Each of these has a shorter chain, or none, so the recursion ends whatever the catalog says.
-        needed = [grouping for grouping in _groupings(chain, homes) if homes[grouping].base is None]
-        if len(chain) <= MAX_LINKS or chain[-1][1].base is None:
+        needed = [grouping for grouping in _groupings(chain, locations) if locations[grouping].base is None]
+        if len(chain) <= MAX_DELTA_LINKS or chain[-1][1].base is None:
             needed += [base for base, _ in reversed(chain[1:])]
         for other in needed:
             try:
@@ -215,26 +217,26 @@ class Objects(Uncopied):
         path = chain[0][1].container.path(self._layout)
         return IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}")
 
-    def _decode(self, digest: Digest, homes: Mapping[Digest, Location]) -> bytes:
-        chain = _chain(digest, homes)
+    def _decode(self, digest: Digest, locations: Mapping[Digest, Location]) -> bytes:
+        chain = _chain(digest, locations)
         if not chain:
-            raise IntegrityError("it has no home")
-        start, home = chain.pop()
-        if home.base is not None:
-            raise IntegrityError(f"its base {home.base} is missing, or its chain is too long")
-        raw = self._read_whole(start, home)
+            raise IntegrityError("it has no location")
+        start, location = chain.pop()
+        if location.base is not None:
+            raise IntegrityError(f"its base {location.base} is missing, or its chain is too long")
+        raw = self._read_whole(start, location)
         # Only the last link's result is compared with its digest: only the right bytes lead to it.
         run: list[bytes] = []
         grouping = run_grouping = start
         grouping_raw = run_base = raw
-        for delta, delta_home in reversed(chain):
-            entry, encoded = self._read_record(delta, delta_home)
+        for delta, delta_location in reversed(chain):
+            entry, encoded = self._read_record(delta, delta_location)
             grouping = entry.grouping or start
             if run and grouping != run_grouping:
                 run_base, run = decode_deltas(run_base, run, grouping_raw), []
             if grouping != run_grouping:
                 # Usually the start of the chain; another if a chunk in between has been stored whole since.
-                grouping_raw = raw if grouping == start else self._read_whole(grouping, homes.get(grouping))
+                grouping_raw = raw if grouping == start else self._read_whole(grouping, locations.get(grouping))
                 run_grouping = grouping
             run.append(encoded)
         if run:
@@ -243,33 +245,33 @@ class Objects(Uncopied):
             raise IntegrityError(f"its bytes do not match the digest {digest}")
         return raw
 
-    def _read_whole(self, digest: Digest, home: Location | None) -> bytes:
+    def _read_whole(self, digest: Digest, location: Location | None) -> bytes:
         """The bytes of a chunk that is not a delta, not yet compared with its digest."""
-        if home is None:
+        if location is None:
             raise IntegrityError(f"chunk {digest}, which it is grouped by, is missing")
-        if home.container.is_pack:
-            entry, encoded = self._read_record(digest, home)
+        if location.container.is_pack:
+            entry, encoded = self._read_record(digest, location)
             return decode(entry.encoding, encoded, entry.raw_bytes)
-        if not 0 < home.raw_bytes <= MAX_CHUNK_BYTES or home.offset < 0:
+        if not 0 < location.raw_bytes <= MAX_CHUNK_BYTES or location.offset < 0:
             raise IntegrityError(f"the catalog's record of the place of chunk {digest} is damaged")
-        container = self._container(home.container)  # our own reference: another thread may drop it from the cache
-        return container.pread(home.offset, home.raw_bytes)
+        container = self._container(location.container)  # our own reference: another thread may drop it from the cache
+        return container.pread(location.offset, location.raw_bytes)
 
-    def _read_record(self, digest: Digest, home: Location) -> tuple[pack.PackEntry, bytes]:
-        container = self._container(home.container)
-        entry, encoded = pack.read_record(container, home.offset, home.length)
-        if entry.digest != digest or entry.base != home.base:
+    def _read_record(self, digest: Digest, location: Location) -> tuple[pack.PackEntry, bytes]:
+        container = self._container(location.container)
+        entry, encoded = pack.read_record(container, location.offset, location.length)
+        if entry.digest != digest or entry.base != location.base:
             raise IntegrityError(f"another chunk is in the place of {digest}")
         return entry, encoded
 
-    def copy_record(self, digest: Digest, home: Location) -> bytes:
+    def copy_record(self, digest: Digest, location: Location) -> bytes:
         """A pack's record, to be written elsewhere verbatim. Raises IntegrityError, OSError.
 
         The caller checks that the chunk in it is sound.
         """
-        container = self._container(home.container)  # our own reference, as in `_read_whole`
-        self._read_record(digest, home)
-        return container.pread(home.offset, home.length)
+        container = self._container(location.container)  # our own reference, as in `_read_whole`
+        self._read_record(digest, location)
+        return container.pread(location.offset, location.length)
 
     def _container(self, container: Container) -> Readable:
         with self._lock:
@@ -327,9 +329,9 @@ class Objects(Uncopied):
             ahead: deque[tuple[Digest, Future[bytes]]] = deque()
             try:
                 while batch := list(itertools.islice(unread, _LOCATE_BATCH)):
-                    homes = self._locate_chains(set(batch))
+                    locations = self._locate_chains(set(batch))
                     for digest in batch:
-                        ahead.append((digest, pool.submit(read, digest, homes)))
+                        ahead.append((digest, pool.submit(read, digest, locations)))
                         if len(ahead) >= _CHUNKS_AHEAD:
                             yield ahead.popleft()
                 while ahead:
@@ -347,16 +349,16 @@ class Objects(Uncopied):
             advance(recipe.size)
             return
 
-        def write(chunk: Chunk, homes: Mapping[Digest, Location]) -> int:
-            raw = self._serve(chunk.digest, homes, recipe.blob)
+        def write(chunk: Chunk, locations: Mapping[Digest, Location]) -> int:
+            raw = self._serve(chunk.digest, locations, recipe.blob)
             files.write_all(descriptor, _checked_length(raw, chunk), chunk.offset)
             return chunk.length
 
         chunks = recipe.chunks()
         with ThreadPoolExecutor(_READ_THREADS) as pool:
             while batch := list(itertools.islice(chunks, _LOCATE_BATCH)):
-                homes = self._locate_chains({chunk.digest for chunk in batch})
-                for length in pool.map(partial(write, homes=homes), batch):
+                locations = self._locate_chains({chunk.digest for chunk in batch})
+                for length in pool.map(partial(write, locations=locations), batch):
                     advance(length)
 
     def open_blob(self, recipe: Recipe, name: str = "the blob") -> io.BufferedReader:

@@ -9,7 +9,7 @@ import pytest
 
 from casstore.archive import limits
 from casstore.archive.limits import Budget
-from casstore.archive.links import Link, Resolver
+from casstore.archive.links import ArchiveLink, Resolver
 from casstore.errors import UnsafeArchive
 
 
@@ -140,7 +140,7 @@ def test_long_ways_are_walked_once() -> None:
         asked.append(path)
         return "file" if path == "f" else "directory"
 
-    links = {f"{n}": Link("d/../" * 100 + (f"{n - 1}" if n else "f"), is_hard=False) for n in range(40)}
+    links = {f"{n}": ArchiveLink("d/../" * 100 + (f"{n - 1}" if n else "f"), is_hard=False) for n in range(40)}
     resolver = Resolver(links, kind)
     assert {resolver.locate(path) for path in reversed(links)} == {"f"}
     assert len(asked) <= 40 * 201

@@ -130,7 +130,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @_power("what was saved relaxed is not synced", "full")
 def _(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Index, "unsynced_homes", lambda _, __: [])
+    patch.setattr(Index, "unsynced_containers", lambda _, __: [])
 
 
 @_power("names of loose files are not synced", "full")
@@ -240,7 +240,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @_power("a save relies on what an earlier boot did not sync", "relaxed")
 def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
-        Index, "usable_homes",
+        Index, "usable_containers",
         lambda self, digests: {digest: found.container.id for digest, found in self.locate(digests).items()},
     )  # fmt: skip
 
@@ -257,7 +257,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     _replace(
         patch,
         Index,
-        "unsynced_homes",
+        "unsynced_containers",
         lambda real: lambda self, digests: [] if is_collecting() else real(self, digests),
     )
 
@@ -265,16 +265,16 @@ def _(patch: pytest.MonkeyPatch) -> None:
 @_power("gc unlinks what it has moved before the move is committed", "gc")
 def _(patch: pytest.MonkeyPatch) -> None:
     def move(real: Any) -> Any:
-        def run(self: Repacking, new: Any, homes: Any, *arguments: Any, **options: Any) -> None:
+        def run(self: Repacking, new: Any, containers: Any, *arguments: Any, **options: Any) -> None:
             with self._connections.read() as reading:
                 sql = "SELECT id, file_id, kind, digest, executable FROM container"
-                rows: list[Any] = [row for row in reading.execute(sql).fetchall() if row[0] in set(homes.values())]
+                rows: list[Any] = [row for row in reading.execute(sql).fetchall() if row[0] in set(containers.values())]
             sources = [
                 Container(row_id, file_id, Kind(kind), None if digest is None else Digest(digest), bool(executable))
                 for row_id, file_id, kind, digest, executable in rows
             ]
             _remove(self._connections.path.parent, sources)
-            real(self, new, homes, *arguments, **options)
+            real(self, new, containers, *arguments, **options)
 
         return run
 

@@ -22,7 +22,7 @@ from casstore.errors import IntegrityError
 from casstore.storage import objects as objects_module
 from casstore.storage.coding.codec import Encoding, encode
 from casstore.storage.coding.delta import Grouping, encode_delta
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind, Location
+from casstore.storage.container import MAX_DELTA_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
 from casstore.storage.pack import EncodedChunk, PackWriter
@@ -35,13 +35,13 @@ def whole(raw: bytes) -> EncodedChunk:
 
 
 class Shelf:
-    """A store's objects without a catalog: `homes` says where chunks are, `asked` how often that was looked up."""
+    """A store's objects without a catalog: `locations` says where chunks are, `asked` how often that was looked up."""
 
     def __init__(self, home: Path) -> None:
         self.layout = Layout(home)
         for directory in self.layout.directories():
             directory.mkdir(parents=True, exist_ok=True)
-        self.homes: dict[Digest, Location] = {}
+        self.locations: dict[Digest, Location] = {}
         self.asked = 0
         self.when_asked: Callable[[], object] = lambda: None
         self.objects = Objects(self.layout, self.locate)
@@ -50,7 +50,7 @@ class Shelf:
     def locate(self, digests: Collection[Digest]) -> dict[Digest, Location]:
         self.asked += 1
         self.when_asked()
-        return {digest: self.homes[digest] for digest in digests if digest in self.homes}
+        return {digest: self.locations[digest] for digest in digests if digest in self.locations}
 
     def add_loose(self, blob: bytes, lengths: list[int]) -> Recipe:
         self._containers += 1
@@ -60,7 +60,7 @@ class Shelf:
         offset = 0
         for length in lengths:
             digest = Digest.of(blob[offset : offset + length])
-            self.homes[digest] = Location(container, offset, length, length)
+            self.locations[digest] = Location(container, offset, length, length)
             chunks.append((digest, length))
             offset += length
         assert offset == len(blob)
@@ -74,13 +74,13 @@ class Shelf:
             writer.add(chunk if isinstance(chunk, EncodedChunk) else whole(chunk))
         writer.finish(0o444, durable=False)
         for entry in writer.entries:
-            self.homes[entry.digest] = Location(
+            self.locations[entry.digest] = Location(
                 container, entry.offset, entry.length, entry.raw_bytes, entry.encoding, entry.base, entry.grouping
             )
         return container
 
     def path_of(self, digest: Digest) -> Path:
-        return Path(self.homes[digest].container.path(self.layout))
+        return Path(self.locations[digest].container.path(self.layout))
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_the_empty_blob(shelf: Shelf) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_damaged_byte_is_noticed(shelf: Shelf, kind: str) -> None:
     fill(shelf, kind)
-    location = shelf.homes[DIGESTS[0]]
+    location = shelf.locations[DIGESTS[0]]
     path = shelf.path_of(DIGESTS[0])
     for offset in range(location.offset, location.offset + location.length):
         damage(path, offset)
@@ -161,7 +161,7 @@ def test_every_damaged_byte_is_noticed(shelf: Shelf, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_reaches_every_way_of_reading(shelf: Shelf, tmp_path: Path, kind: str) -> None:
     recipe = fill(shelf, kind)
-    location = shelf.homes[DIGESTS[2]]
+    location = shelf.locations[DIGESTS[2]]
     damage(shelf.path_of(DIGESTS[2]), location.offset + location.length - 1)
     with pytest.raises(IntegrityError):
         list(shelf.objects.read_blob(recipe))
@@ -182,7 +182,7 @@ def test_a_container_that_is_gone(shelf: Shelf, kind: str, how: str) -> None:
     if how == "missing":
         path.unlink()
     else:
-        os.truncate(path, 0 if how == "empty" else shelf.homes[DIGESTS[-1]].offset + 30)
+        os.truncate(path, 0 if how == "empty" else shelf.locations[DIGESTS[-1]].offset + 30)
     with pytest.raises(IntegrityError, match="damaged or missing") as caught:
         shelf.objects.read_chunk(DIGESTS[-1])
     assert str(path) in str(caught.value)
@@ -190,14 +190,14 @@ def test_a_container_that_is_gone(shelf: Shelf, kind: str, how: str) -> None:
     assert shelf.asked == 2
 
 
-def test_a_chunk_without_a_home(shelf: Shelf) -> None:
+def test_a_chunk_without_a_location(shelf: Shelf) -> None:
     with pytest.raises(IntegrityError, match=f"chunk {DIGESTS[0]} is missing from the store"):
         shelf.objects.read_chunk(DIGESTS[0])
 
 
 def test_another_chunk_at_the_place(shelf: Shelf) -> None:
     shelf.add_pack(CHUNKS)
-    shelf.homes[DIGESTS[0]] = shelf.homes[DIGESTS[1]]
+    shelf.locations[DIGESTS[0]] = shelf.locations[DIGESTS[1]]
     with pytest.raises(IntegrityError, match="another chunk is in the place of"):
         shelf.objects.read_chunk(DIGESTS[0])
 
@@ -205,9 +205,9 @@ def test_another_chunk_at_the_place(shelf: Shelf) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 def test_a_chunk_that_moves_while_it_is_read(shelf: Shelf, kind: str, how: str) -> None:
-    """gc packs it and unlinks its old home between the look-up and the open."""
+    """gc packs it and unlinks its old container between the look-up and the open."""
     recipe = fill(shelf, kind)
-    old = shelf.homes[DIGESTS[0]].container
+    old = shelf.locations[DIGESTS[0]].container
     moved = False
 
     def move() -> None:
@@ -215,7 +215,7 @@ def test_a_chunk_that_moves_while_it_is_read(shelf: Shelf, kind: str, how: str) 
         if not moved:
             moved = True
             return
-        if shelf.homes[DIGESTS[0]].container == old:
+        if shelf.locations[DIGESTS[0]].container == old:
             shelf.add_pack(CHUNKS)
 
     shelf.when_asked = move
@@ -223,7 +223,7 @@ def test_a_chunk_that_moves_while_it_is_read(shelf: Shelf, kind: str, how: str) 
     if how == "missing":
         path.unlink()
     else:
-        damage(path, shelf.homes[DIGESTS[0]].offset)
+        damage(path, shelf.locations[DIGESTS[0]].offset)
     assert shelf.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]
     assert shelf.asked == 2
     assert b"".join(shelf.objects.read_blob(recipe)) == BLOB
@@ -233,12 +233,12 @@ def test_a_chunk_that_moves_again_and_again(shelf: Shelf) -> None:
     fill(shelf, "loose")
     containers = []
     for _ in range(4):
-        containers.append(shelf.homes[DIGESTS[0]])
+        containers.append(shelf.locations[DIGESTS[0]])
         shelf.path_of(DIGESTS[0]).unlink()
         shelf.add_pack(CHUNKS)
-    last = shelf.homes[DIGESTS[0]]
+    last = shelf.locations[DIGESTS[0]]
     answers = [*containers, last]
-    shelf.when_asked = lambda: shelf.homes.update({DIGESTS[0]: answers.pop(0)})
+    shelf.when_asked = lambda: shelf.locations.update({DIGESTS[0]: answers.pop(0)})
     assert shelf.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]
     assert answers == []
 
@@ -246,7 +246,7 @@ def test_a_chunk_that_moves_again_and_again(shelf: Shelf) -> None:
 def test_a_chunk_that_is_collected_while_it_is_read(shelf: Shelf) -> None:
     fill(shelf, "loose")
     shelf.path_of(DIGESTS[0]).unlink()
-    shelf.when_asked = lambda: shelf.homes.pop(DIGESTS[0]) if shelf.asked > 1 else None
+    shelf.when_asked = lambda: shelf.locations.pop(DIGESTS[0]) if shelf.asked > 1 else None
     with pytest.raises(IntegrityError, match="damaged or missing"):
         shelf.objects.read_chunk(DIGESTS[0])
 
@@ -264,7 +264,7 @@ def test_what_is_put_back_from_a_copy_is_read_again(shelf: Shelf, tmp_path: Path
     fill(shelf, kind)
     path = shelf.path_of(DIGESTS[0])
     shutil.copyfile(path, tmp_path / "copy")
-    damage(path, shelf.homes[DIGESTS[0]].offset)
+    damage(path, shelf.locations[DIGESTS[0]].offset)
     with pytest.raises(IntegrityError):
         shelf.objects.read_chunk(DIGESTS[0])
     (tmp_path / "copy").replace(path)
@@ -293,7 +293,7 @@ def test_open_containers_are_bounded_and_closed(shelf: Shelf) -> None:
     for n in range(100):
         shelf.add_loose(b"%d" % n, [len(str(n))])
     assert shelf.objects.read_chunk(Digest.of(b"0")) == b"0"
-    for digest in list(shelf.homes) * 2:
+    for digest in list(shelf.locations) * 2:
         shelf.objects.read_chunk(digest)
     assert open_descriptors() - before <= 64
     shelf.objects.close()
@@ -307,7 +307,7 @@ def test_threads_share_it(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None
     for n in range(20):
         shelf.add_loose(b"%d" % n, [len(str(n))])
     shelf.add_pack(CHUNKS)
-    order = [*shelf.homes] * 20
+    order = [*shelf.locations] * 20
 
     def read(seed: int) -> bool:
         mine = random.Random(seed).sample(order, len(order))
@@ -440,9 +440,9 @@ def a_run(count: int, size: int = 30_001) -> list[bytes]:
     return run
 
 
-RUN = a_run(MAX_LINKS + 2)
+RUN = a_run(MAX_DELTA_LINKS + 2)
 RUN_DIGESTS = [Digest.of(raw) for raw in RUN]
-SPARE = a_run(MAX_LINKS + 3)[-1]
+SPARE = a_run(MAX_DELTA_LINKS + 3)[-1]
 GROUPING = bytes(reversed(RUN[0]))
 
 
@@ -465,7 +465,7 @@ def add_apart(shelf: Shelf, chunks: list[EncodedChunk]) -> None:
         shelf.add_pack([chunk])
 
 
-@pytest.mark.parametrize("links", range(MAX_LINKS + 1))
+@pytest.mark.parametrize("links", range(MAX_DELTA_LINKS + 1))
 @pytest.mark.parametrize("is_apart", [False, True])
 def test_chains_come_back(shelf: Shelf, tmp_path: Path, links: int, is_apart: bool) -> None:
     if is_apart:
@@ -521,10 +521,10 @@ def test_a_chain_whose_groupings_differ(shelf: Shelf) -> None:
 
 def test_a_link_too_many(shelf: Shelf) -> None:
     """No casstore writes it. A reader that went on could be led on for as long as somebody likes."""
-    add_apart(shelf, a_chain(MAX_LINKS + 1))
-    assert shelf.objects.read_chunk(RUN_DIGESTS[MAX_LINKS]) == RUN[MAX_LINKS]
+    add_apart(shelf, a_chain(MAX_DELTA_LINKS + 1))
+    assert shelf.objects.read_chunk(RUN_DIGESTS[MAX_DELTA_LINKS]) == RUN[MAX_DELTA_LINKS]
     with pytest.raises(IntegrityError, match="its chain is too long"):
-        shelf.objects.read_chunk(RUN_DIGESTS[MAX_LINKS + 1])
+        shelf.objects.read_chunk(RUN_DIGESTS[MAX_DELTA_LINKS + 1])
 
 
 def test_chains_that_lead_in_circles(shelf: Shelf) -> None:
@@ -543,10 +543,10 @@ def test_a_grouping_that_is_a_delta_itself(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1, 4, 7, 8])
-@pytest.mark.parametrize("how", ["missing", "damaged", "cut short", "without a home", "another"])
+@pytest.mark.parametrize("how", ["missing", "damaged", "cut short", "without a location", "another"])
 def test_damage_in_a_chain_is_told_by_the_chunk_that_has_it(shelf: Shelf, victim: int, how: str) -> None:
-    add_apart(shelf, a_chain(MAX_LINKS))
-    location = shelf.homes[RUN_DIGESTS[victim]]
+    add_apart(shelf, a_chain(MAX_DELTA_LINKS))
+    location = shelf.locations[RUN_DIGESTS[victim]]
     path = shelf.path_of(RUN_DIGESTS[victim])
     match how:
         case "missing":
@@ -557,12 +557,12 @@ def test_damage_in_a_chain_is_told_by_the_chunk_that_has_it(shelf: Shelf, victim
         case "cut short":
             path.chmod(0o644)
             os.truncate(path, location.offset + location.length - 1)
-        case "without a home":
-            del shelf.homes[RUN_DIGESTS[victim]]
+        case "without a location":
+            del shelf.locations[RUN_DIGESTS[victim]]
         case "another":
-            other = shelf.homes[RUN_DIGESTS[abs(victim - 1)]]
-            shelf.homes[RUN_DIGESTS[victim]] = replace(other, base=location.base, grouping=location.grouping)
-    for number, (raw, digest) in enumerate(zip(RUN[: MAX_LINKS + 1], RUN_DIGESTS, strict=False)):
+            other = shelf.locations[RUN_DIGESTS[abs(victim - 1)]]
+            shelf.locations[RUN_DIGESTS[victim]] = replace(other, base=location.base, grouping=location.grouping)
+    for number, (raw, digest) in enumerate(zip(RUN[: MAX_DELTA_LINKS + 1], RUN_DIGESTS, strict=False)):
         if number < victim:
             assert shelf.objects.read_chunk(digest) == raw
             continue
@@ -572,12 +572,12 @@ def test_damage_in_a_chain_is_told_by_the_chunk_that_has_it(shelf: Shelf, victim
         assert message.startswith(f"chunk {digest} ")
         assert str(RUN_DIGESTS[victim]) in message
         # Others that are as they should be are not called damaged.
-        if how != "without a home":
+        if how != "without a location":
             assert [d for d in RUN_DIGESTS if f"chunk {d} in " in message] == [RUN_DIGESTS[victim]]
             assert how == "another" or str(path) in message
 
 
-@pytest.mark.parametrize("how", ["missing", "damaged", "without a home"])
+@pytest.mark.parametrize("how", ["missing", "damaged", "without a location"])
 def test_damage_of_a_grouping_is_told_by_its_chunk(shelf: Shelf, how: str) -> None:
     shelf.add_loose(GROUPING, [len(GROUPING)])
     add_apart(shelf, a_chain(3, GROUPING))
@@ -588,7 +588,7 @@ def test_damage_of_a_grouping_is_told_by_its_chunk(shelf: Shelf, how: str) -> No
     elif how == "damaged":
         path.write_bytes(GROUPING[2000:] + GROUPING[:2000])
     else:
-        del shelf.homes[digest]
+        del shelf.locations[digest]
     for number in range(1, 4):
         with pytest.raises(IntegrityError, match=f"^chunk {RUN_DIGESTS[number]} .*chunk {digest}"):
             shelf.objects.read_chunk(RUN_DIGESTS[number])
@@ -613,8 +613,8 @@ def test_what_a_delta_needs_is_read_again_once_put_back(shelf: Shelf, tmp_path: 
 
 def test_a_record_of_another_base_than_the_catalog_says(shelf: Shelf) -> None:
     add_apart(shelf, a_chain(2))
-    home = shelf.homes[RUN_DIGESTS[2]]
-    shelf.homes[RUN_DIGESTS[2]] = replace(home, base=RUN_DIGESTS[0])
+    location = shelf.locations[RUN_DIGESTS[2]]
+    shelf.locations[RUN_DIGESTS[2]] = replace(location, base=RUN_DIGESTS[0])
     with pytest.raises(IntegrityError, match=f"another chunk is in the place of {RUN_DIGESTS[2]}"):
         shelf.objects.read_chunk(RUN_DIGESTS[2])
 
@@ -622,7 +622,7 @@ def test_a_record_of_another_base_than_the_catalog_says(shelf: Shelf) -> None:
 @pytest.mark.parametrize("moved", [0, 1, 4, 5])
 @pytest.mark.parametrize("as_what", ["verbatim", "whole", "loose"])
 def test_a_chain_of_which_a_chunk_moves_while_it_is_read(shelf: Shelf, moved: int, as_what: str) -> None:
-    """gc rewrites a pack, or stores a link whole, and unlinks its old home between the look-up and the open."""
+    """gc rewrites a pack, or stores a link whole, and unlinks its old container between the look-up and the open."""
     chain = a_chain(5)
     add_apart(shelf, chain)
     path = shelf.path_of(RUN_DIGESTS[moved])
@@ -656,10 +656,10 @@ def test_a_grouping_that_moves_while_it_is_read(shelf: Shelf) -> None:
 
 def test_chains_are_read_by_threads_while_all_of_them_move(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects_module, "_MAX_OPEN_CONTAINERS", 2)
-    chain = a_chain(MAX_LINKS)
+    chain = a_chain(MAX_DELTA_LINKS)
     other = [whole(GROUPING), link(SPARE, RUN[0], GROUPING)]
     add_apart(shelf, [*chain, *other])
-    raws = dict(zip(RUN_DIGESTS, RUN[: MAX_LINKS + 1], strict=False)) | {Digest.of(SPARE): SPARE}
+    raws = dict(zip(RUN_DIGESTS, RUN[: MAX_DELTA_LINKS + 1], strict=False)) | {Digest.of(SPARE): SPARE}
     are_moving = threading.Event()
 
     def read(seed: int) -> bool:
@@ -687,12 +687,12 @@ def test_chains_are_read_by_threads_while_all_of_them_move(shelf: Shelf, monkeyp
 def test_records_are_copied_verbatim(shelf: Shelf) -> None:
     add_apart(shelf, a_chain(2))
     digest = RUN_DIGESTS[2]
-    home = shelf.homes[digest]
-    record = shelf.objects.copy_record(digest, home)
-    assert record == shelf.path_of(digest).read_bytes()[home.offset : home.offset + home.length]
-    os.truncate(shelf.path_of(digest), home.offset + home.length - 1)
+    location = shelf.locations[digest]
+    record = shelf.objects.copy_record(digest, location)
+    assert record == shelf.path_of(digest).read_bytes()[location.offset : location.offset + location.length]
+    os.truncate(shelf.path_of(digest), location.offset + location.length - 1)
     with pytest.raises(IntegrityError):
-        shelf.objects.copy_record(digest, home)
+        shelf.objects.copy_record(digest, location)
 
 
 def test_stamps() -> None:

@@ -59,9 +59,9 @@ class Elsewhere:
 
     def __init__(self, shelf: Shelf) -> None:
         self.data: dict[str, bytes] = {}
-        for home in {home.container.file_id: home for home in shelf.homes.values()}.values():
-            path = Path(home.container.path(shelf.layout))
-            self.data[home.container.file_id] = path.read_bytes()
+        for location in {location.container.file_id: location for location in shelf.locations.values()}.values():
+            path = Path(location.container.path(shelf.layout))
+            self.data[location.container.file_id] = path.read_bytes()
             path.unlink()
         self.trouble: Callable[[], None] = lambda: None
         self.objects = Objects(shelf.layout, shelf.locate, open_container=self._open)
@@ -89,21 +89,21 @@ def test_what_is_elsewhere_is_read_in_every_way(shelf: Shelf, kind: str, tmp_pat
         objects.write_blob(recipe, file.fileno())
         assert (file.seek(0), file.read()) == (0, BLOB)
     if kind == "pack":
-        home = shelf.homes[DIGESTS[0]]
-        assert len(objects.copy_record(DIGESTS[0], home)) == home.length
+        location = shelf.locations[DIGESTS[0]]
+        assert len(objects.copy_record(DIGESTS[0], location)) == location.length
 
 
 def test_what_is_gone_from_elsewhere_is_looked_up_again(shelf: Shelf) -> None:
     fill(shelf, "pack")
     elsewhere = Elsewhere(shelf)
-    stale = dict(shelf.homes)
+    stale = dict(shelf.locations)
     fill(shelf, "pack")
     elsewhere.data = Elsewhere(shelf).data
-    moved, shelf.homes = shelf.homes, stale
+    moved, shelf.locations = shelf.locations, stale
 
     def look() -> None:
         if shelf.asked > 1:
-            shelf.homes = moved
+            shelf.locations = moved
 
     shelf.when_asked = look
     assert elsewhere.objects.read_chunk(DIGESTS[0]) == CHUNKS[0]

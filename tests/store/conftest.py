@@ -11,7 +11,7 @@ import pytest
 
 import casstore
 from casstore.actions.exchange import adopt
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_DELTA_LINKS
 from tests.kit import Check, Files, Leftovers, Rot, Save, Sql, counts, plant
 
 
@@ -67,7 +67,7 @@ def check_catalog(sql: Sql) -> Check:
             assert base in chunks, "the base of a delta has a home"
             assert grouping in chunks
             assert chunks[grouping][0] is None, "no delta groups others"
-            assert chunks[base][2] < depth <= MAX_LINKS
+            assert chunks[base][2] < depth <= MAX_DELTA_LINKS
 
     return check
 

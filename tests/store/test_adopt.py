@@ -23,7 +23,7 @@ import casstore
 from casstore.actions.directories import materialize as materialize_action
 from casstore.actions.directories import placing
 from casstore.actions.exchange import adopt
-from casstore.actions.saving import commit, homes, save, staging, storing
+from casstore.actions.saving import commit, needed, save, staging, storing
 from casstore.actions.saving.staging import Staging
 from casstore.actions.sources.source import check_as_found
 from casstore.storage import files as storage_files
@@ -658,7 +658,7 @@ class _Boom(BaseException):
 
 
 STEPS = [
-    (homes, "find_lost"), (Staging, "stage"), (storing.Storing, "store"), (commit, "_sync"),
+    (needed, "find_lost"), (Staging, "stage"), (storing.Storing, "store"), (commit, "_sync"),
     (commit, "_clear_the_way"), (commit, "settle"), (commit, "publish"), (save, "remove_source"),
     (adopt, "take_in"), (adopt.Adoption, "_remove"), (adopt, "_remove_empty_names"), (adopt, "_note_latest"),
     (staging.Staging, "_take"), (staging.Staging, "_copy"), (adopt, "finish_saves"), (materialize_action, "settle"),

@@ -103,7 +103,7 @@ def test_a_delta_whose_base_has_gone_is_not_taken_for_stored(
 def test_a_chunk_that_is_stored_anew_is_no_base_in_the_same_save(
     store: casstore.Store, save: Save, two, check_catalog: Check, sql: Sql
 ) -> None:
-    """After a power cut the old home of a chunk counts no more. The version that brings it again, elsewhere, also
+    """After a power cut the old container of a chunk counts no more. The version that brings it again, elsewhere, also
     brings a successor at the old place: neither may end up as a delta against the other."""
     save("z:0", two((9, 0), (0, 0)), materialize=False)
     save("m:0", two((0, 1), (0, 0)), materialize=False, durability="relaxed")

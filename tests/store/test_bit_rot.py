@@ -24,25 +24,25 @@ def old(sql: Sql):
 
 
 @pytest.fixture
-def home_of(store: casstore.Store):
-    """home_of(digest): the container that is the home of a chunk, and where it stands in it."""
+def location_of(store: casstore.Store):
+    """location_of(digest): the container of a chunk, and where it stands in it."""
 
     def find(digest):
-        home = store._workspace.catalog.index.locate([digest])[digest]
-        return Path(home.container.path(store._workspace.layout)), home
+        location = store._workspace.catalog.index.locate([digest])[digest]
+        return Path(location.container.path(store._workspace.layout)), location
 
     return find
 
 
 @pytest.fixture
-def first_home(store: casstore.Store, home_of):
-    """first_home(tag, path): the container that is the home of the file's first chunk, and the middle of that."""
+def first_location(store: casstore.Store, location_of):
+    """first_location(tag, path): the container of the file's first chunk, and the middle of that."""
 
     def find(tag, path):
         file = next(file for file in store.get(tag).files if file.path == path)
         recipe = store._workspace.catalog.index.recipes([file.digest]).get(file.digest)
-        found, home = home_of(file.digest if recipe is None else recipe.digests[0])
-        return found, home.offset + home.length // 2
+        found, location = location_of(file.digest if recipe is None else recipe.digests[0])
+        return found, location.offset + location.length // 2
 
     return find
 
@@ -78,14 +78,14 @@ def objects(home):
 
 
 @pytest.mark.parametrize("size", ALL_SIZES)
-def test_a_copy_is_served_while_the_home_is_rotten_and_gc_brings_it_home(
-    store: casstore.Store, save: Save, rot: Rot, first_home, served, size
+def test_a_copy_is_served_while_the_container_is_rotten_and_gc_heals_it(
+    store: casstore.Store, save: Save, rot: Rot, first_location, served, size
 ) -> None:
     """The bytes of a packed version rot; somebody saves the same content again; gc takes its directory away."""
     files = {"w.bin": noise(size), "about.txt": b"about"}
     save("m:1", files)
     store.gc(evict_all=True)
-    rot(*first_home("m:1", "w.bin"))
+    rot(*first_location("m:1", "w.bin"))
     save("m:2", files)
     assert served("m:2") == files
     assert contents(store.get("m:2")) == files
@@ -107,7 +107,7 @@ def test_a_copy_is_served_while_the_home_is_rotten_and_gc_brings_it_home(
 
 
 def test_a_file_of_many_chunks_is_healed_where_it_is_rotten(
-    store: casstore.Store, home: Path, save: Save, rot: Rot, home_of
+    store: casstore.Store, home: Path, save: Save, rot: Rot, location_of
 ) -> None:
     files = {"w.bin": noise(9_000_000)}
     save("m:1", files)
@@ -116,7 +116,7 @@ def test_a_file_of_many_chunks_is_healed_where_it_is_rotten(
     recipe = store._workspace.catalog.index.recipes([file.digest])[file.digest]
     assert len(recipe.digests) > 4
     for digest in (recipe.digests[0], recipe.digests[-1]):
-        path, found = home_of(digest)
+        path, found = location_of(digest)
         rot(path, found.offset + found.length // 2)
     save("m:2", files)
     assert streamed(store.get("m:1")) == files
@@ -129,7 +129,8 @@ def test_a_file_of_many_chunks_is_healed_where_it_is_rotten(
 def test_a_rotten_loose_file_is_replaced_by_a_copy_of_the_same(
     store: casstore.Store, home: Path, save: Save, rot: Rot, old
 ) -> None:
-    """The home is a loose file that nobody has read for long: who saves the content again keeps the bytes he brings."""
+    """The container is a loose file that nobody has read for long: who saves the content again keeps the bytes he
+    brings."""
     files = {"w.bin": noise(LARGEST)}
     save("m:1", files)
     (loose,) = [path for path in objects(home) if path.parent.parent.name == "loose"]
@@ -190,7 +191,7 @@ def test_a_link_of_the_stores_own_file_brings_no_bytes_that_could_be_kept(
 
 @pytest.mark.parametrize("stored", [(SMALL, {}), *((size, {"materialize": False}) for size in ALL_SIZES)])
 def test_what_keeps_no_copy_reads_what_it_relies_on(
-    store: casstore.Store, save: Save, rot: Rot, old, first_home, stored
+    store: casstore.Store, save: Save, rot: Rot, old, first_location, stored
 ) -> None:
     size, options = stored
     home = store.home
@@ -198,7 +199,7 @@ def test_what_keeps_no_copy_reads_what_it_relies_on(
     save("m:1", files)
     store.gc(evict_all=True)
     before = {path.name for path in objects(home)}
-    rot(*first_home("m:1", "w.bin"))
+    rot(*first_location("m:1", "w.bin"))
     old()
     save("m:2", files, **options)
     shutil.rmtree(home / "models")
@@ -225,13 +226,15 @@ def test_sound_bytes_that_are_stale_are_read_once_and_not_stored_again(
 
 
 @pytest.mark.parametrize("setting", ["copy", "auto"])
-def test_a_directory_that_goes_is_a_copy_too(store: casstore.Store, save: Save, rot: Rot, first_home, setting) -> None:
+def test_a_directory_that_goes_is_a_copy_too(
+    store: casstore.Store, save: Save, rot: Rot, first_location, setting
+) -> None:
     """Its files are no links of loose files where they are small, or where the store makes no links."""
     store.set_setting("link_mode", setting)
     files = {"w.bin": noise(LARGE), "small.bin": noise(SMALL, 1)}
     save("m:1", files, materialize=False)
     for name in files:
-        rot(*first_home("m:1", name))
+        rot(*first_location("m:1", name))
     save("m:2", files)
     assert streamed(store.get("m:1")) == files
     assert store.gc(evict_all=True).healed == 2
@@ -242,7 +245,7 @@ def test_a_directory_that_goes_is_a_copy_too(store: casstore.Store, save: Save, 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(
-    store: casstore.Store, save: Save, rot: Rot, home_of, check_catalog: Check, step
+    store: casstore.Store, save: Save, rot: Rot, location_of, check_catalog: Check, step
 ) -> None:
     """The start, the middle and the end of a chain; all of its files are saved again from good bytes."""
     expected = {f"m:{n}": checkpoint(n) for n in range(3)}
@@ -252,7 +255,7 @@ def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(
     chain = [next(digest for digest in _recipe(store, "m:2").digests if links[digest].depth == 2)]
     while (base := links[chain[-1]].base) is not None:
         chain.append(base)
-    path, found = home_of(chain[2 - step])
+    path, found = location_of(chain[2 - step])
     rot(path, found.offset + found.length - 9)
     with pytest.raises(casstore.IntegrityError):
         streamed(store.get("m:2"))
@@ -271,7 +274,7 @@ def test_a_rotten_base_loses_nothing_of_which_a_copy_stands(
 
 
 def test_a_delta_is_read_against_a_base_that_only_a_copy_has(
-    store: casstore.Store, save: Save, rot: Rot, home_of
+    store: casstore.Store, save: Save, rot: Rot, location_of
 ) -> None:
     """Of the delta itself there is no copy: its own record is sound, and what it is against stands in a directory."""
     expected = {f"m:{n}": checkpoint(n) for n in range(2)}
@@ -279,7 +282,7 @@ def test_a_delta_is_read_against_a_base_that_only_a_copy_has(
         save(tag, files, materialize=False)
     _ = store.get("m:0").path
     link = next(link for link in _links(store, "m:1") if link.base is not None)
-    path, found = home_of(link.base)
+    path, found = location_of(link.base)
     rot(path, found.offset + found.length - 9)
     assert streamed(store.get("m:1")) == expected["m:1"]
     assert [(each.tag, each.path) for each in store.verify().damage] == [
@@ -306,26 +309,26 @@ def _links(store, tag):
 
 
 def test_a_copy_of_another_blob_that_shares_the_chunk_is_as_good(
-    store: casstore.Store, save: Save, rot: Rot, home_of
+    store: casstore.Store, save: Save, rot: Rot, location_of
 ) -> None:
     """`frozen` is the same in both versions, whose files differ."""
     expected = {"m:0": checkpoint(0), "m:1": checkpoint(1)}
     save("m:0", expected["m:0"], materialize=False)
     save("m:1", expected["m:1"])
     assert _frozen(store, "m:0") == _frozen(store, "m:1")
-    path, found = home_of(_frozen(store, "m:0"))
+    path, found = location_of(_frozen(store, "m:0"))
     rot(path, found.offset + found.length - 9)
     assert streamed(store.get("m:0")) == expected["m:0"]
 
 
 def test_a_copy_that_is_rotten_too_is_not_served_and_not_taken_away(
-    store: casstore.Store, home: Path, save: Save, rot: Rot, first_home, sql: Sql
+    store: casstore.Store, home: Path, save: Save, rot: Rot, first_location, sql: Sql
 ) -> None:
     files = {"w.bin": noise(LARGE)}
     save("m:1", files, materialize=False)
     save("m:2", files)
     (loose,) = (path for path in objects(home) if path.suffix != ".pack")
-    path, offset = first_home("m:1", "w.bin")
+    path, offset = first_location("m:1", "w.bin")
     rot(path, offset)
     rot(loose)
     for tag in ("m:1", "m:2"):
@@ -341,12 +344,12 @@ def test_a_copy_that_is_rotten_too_is_not_served_and_not_taken_away(
 
 
 def test_what_nobody_needs_is_taken_away_unread(
-    store: casstore.Store, home: Path, save: Save, rot: Rot, first_home
+    store: casstore.Store, home: Path, save: Save, rot: Rot, first_location
 ) -> None:
     files = {"w.bin": noise(LARGE)}
     save("m:1", files)
     save("m:2", files)
-    rot(*first_home("m:1", "w.bin"))
+    rot(*first_location("m:1", "w.bin"))
     for tag in ("m:1", "m:2"):
         store.delete(tag)
     report = store.gc()
@@ -355,13 +358,13 @@ def test_what_nobody_needs_is_taken_away_unread(
 
 
 def test_the_copy_of_a_deleted_version_heals_one_that_shares_its_chunks(
-    store: casstore.Store, home: Path, save: Save, rot: Rot, home_of
+    store: casstore.Store, home: Path, save: Save, rot: Rot, location_of
 ) -> None:
     expected = {"m:0": checkpoint(0), "m:1": checkpoint(1)}
     save("m:0", expected["m:0"], materialize=False)
     save("m:1", expected["m:1"])
     assert _frozen(store, "m:0") == _frozen(store, "m:1")
-    path, found = home_of(_frozen(store, "m:0"))
+    path, found = location_of(_frozen(store, "m:0"))
     rot(path, found.offset + found.length - 9)
     store.delete("m:1")
     assert store.gc().healed == 1
@@ -370,14 +373,14 @@ def test_the_copy_of_a_deleted_version_heals_one_that_shares_its_chunks(
 
 
 def test_what_is_both_home_and_copy_is_packed_when_the_rest_is_sound(
-    store: casstore.Store, home: Path, save: Save, rot: Rot, home_of
+    store: casstore.Store, home: Path, save: Save, rot: Rot, location_of
 ) -> None:
-    """A loose file brought the chunks that changed; that which it shares is at home elsewhere, and rots there."""
+    """A loose file brought the chunks that changed; that which it shares stands elsewhere, and rots there."""
     expected = {"m:0": checkpoint(0), "m:1": checkpoint(1)}
     save("m:0", expected["m:0"])
     store.gc(evict_all=True)
     save("m:1", expected["m:1"])
-    path, found = home_of(_frozen(store, "m:1"))
+    path, found = location_of(_frozen(store, "m:1"))
     assert path.suffix == ".pack"
     rot(path, found.offset + found.length - 9)
     report = store.gc(evict_all=True)
@@ -402,13 +405,13 @@ def test_verify_and_gc_note_what_they_have_read(store: casstore.Store, save: Sav
 
 
 def test_an_archive_that_has_the_bytes_mends_what_is_rotten(
-    store: casstore.Store, save: Save, rot: Rot, old, first_home
+    store: casstore.Store, save: Save, rot: Rot, old, first_location
 ) -> None:
     files = {"w.bin": noise(LARGE)}
     archive = io.BytesIO()
     save("m:1", files, materialize=False)
     store.export("m:1", archive, format="casmodel")
-    rot(*first_home("m:1", "w.bin"))
+    rot(*first_location("m:1", "w.bin"))
     old()
     archive.seek(0)
     store.import_archive(archive, as_tag="n:1")

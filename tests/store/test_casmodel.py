@@ -18,7 +18,7 @@ from casstore.actions.exchange import casmodel_import
 from casstore.actions.packs import receiving
 from casstore.actions.saving.commit import commit_stored
 from casstore.catalog.containers import ChunkVanished
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_DELTA_LINKS
 from tests.kit import Check, Child, Leftovers, Save, Sql, checkpoint, contents, noise, streamed
 from tests.store import casmodels
 from tests.store.test_bases import reboot
@@ -136,7 +136,7 @@ def test_long_runs_keep_to_the_limit_of_chains(
     files = run_of(30, size=9_000)
     take(archive(files))
     depths = [row[0] for row in sql("SELECT depth FROM chunk")]
-    assert 4 < max(depths) <= MAX_LINKS
+    assert 4 < max(depths) <= MAX_DELTA_LINKS
     assert {tag: streamed(store.get(tag)) for tag in store.tags()} == files
     settled()
 
@@ -164,16 +164,16 @@ def test_what_would_stand_too_deep_is_stored_whole(
     store: casstore.Store, take, settled: Check, check_catalog: Check, sql: Sql
 ) -> None:
     """A chain longer than the limit in the archive, and one that would get too long in this store."""
-    steps = casmodels.steps(MAX_LINKS + 3)
+    steps = casmodels.steps(MAX_DELTA_LINKS + 3)
     versions = [casmodels.manifest(f"m:{n}", {"w": step}) for n, step in enumerate(steps)]
     chunks = [casmodels.whole(steps[0])]
     chunks += [casmodels.against(after, before, steps[0]) for before, after in itertools.pairwise(steps)]
     assert take(casmodels.build(versions, chunks)) == [f"m:{n}" for n in range(len(steps))]
     check_catalog()
-    assert max(sql("SELECT depth FROM chunk"))[0] == MAX_LINKS
+    assert max(sql("SELECT depth FROM chunk"))[0] == MAX_DELTA_LINKS
     for number, step in enumerate(steps):
         assert streamed(store.get(f"m:{number}")) == {"w": step}
-    deepest = steps[MAX_LINKS]
+    deepest = steps[MAX_DELTA_LINKS]
     (later,) = casmodels.steps(1, seed=7, start=deepest)
     data = casmodels.build([casmodels.manifest("n:1", {"w": later})], [casmodels.against(later, deepest)])
     assert take(data) == ["n:1"]

@@ -33,8 +33,8 @@ def run(store: casstore.Store, save: Save):
 
 
 @pytest.fixture
-def homes(store: casstore.Store, sql: Sql):
-    """homes(tag, path): where the file's tensors stand, by name: (path of the container, offset, length, base)."""
+def locations(store: casstore.Store, sql: Sql):
+    """locations(tag, path): where the file's tensors stand, by name: (path of the container, offset, length, base)."""
 
     def find(tag, path):
         file = next(file for file in store.get(tag).files if file.path == path)
@@ -43,8 +43,8 @@ def homes(store: casstore.Store, sql: Sql):
         for segment in recipe.segments:
             if segment.name is not None:
                 for digest, _ in segment.chunks:
-                    home = store._workspace.catalog.index.locate([digest])[digest]
-                    found[segment.name] = (Path(home.container.path(store._workspace.layout)), home, digest)
+                    location = store._workspace.catalog.index.locate([digest])[digest]
+                    found[segment.name] = (Path(location.container.path(store._workspace.layout)), location, digest)
         return found
 
     return find
@@ -68,22 +68,24 @@ def named(report):
 
 
 def harm_record(place, how):
-    path, home, _ = place
+    path, location, _ = place
     if how == "delete":
         path.unlink()
     elif how == "header":
-        flip(path, home.offset + 20)
+        flip(path, location.offset + 20)
     else:
-        flip(path, home.offset + home.length - 5)
+        flip(path, location.offset + location.length - 5)
 
 
 @pytest.mark.parametrize("how", ["payload", "header"])
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_damaged_link_loses_what_stands_on_it_and_nothing_else(store: casstore.Store, run, homes, how, step) -> None:
+def test_a_damaged_link_loses_what_stands_on_it_and_nothing_else(
+    store: casstore.Store, run, locations, how, step
+) -> None:
     expected = run(4, materialize=False)
-    chain = {tag: homes(tag, "w.safetensors")["a"][1].base for tag in expected}
+    chain = {tag: locations(tag, "w.safetensors")["a"][1].base for tag in expected}
     assert None not in [chain[f"m:{n}"] for n in (1, 2, 3)]
-    place = homes(f"m:{step}", "w.safetensors")["a"]
+    place = locations(f"m:{step}", "w.safetensors")["a"]
     harm_record(place, how)
     lost = [(f"m:{n}", "w.safetensors") for n in range(step, 4)]
     report = store.verify()
@@ -107,16 +109,16 @@ def test_a_damaged_link_loses_what_stands_on_it_and_nothing_else(store: casstore
 
 @pytest.mark.parametrize("how", ["payload", "delete"])
 def test_a_damaged_grouping_that_is_no_link_of_the_chain(
-    store: casstore.Store, save: Save, run, homes, sql: Sql, how
+    store: casstore.Store, save: Save, run, locations, sql: Sql, how
 ) -> None:
     """The middle of a chain has been stored whole since, so the start only groups what stands on it."""
     expected = run(3, materialize=False)
-    first, middle, last = (homes(f"m:{n}", "w.safetensors")["a"] for n in range(3))
+    first, middle, last = (locations(f"m:{n}", "w.safetensors")["a"] for n in range(3))
     assert last[1].grouping == first[2]
     assert last[1].base == middle[2]
     middle[0].unlink()  # lost, and saved again by a version that has nothing to stand on
     save("again:1", expected["m:1"], materialize=False)
-    middle = homes("m:1", "w.safetensors")["a"]
+    middle = locations("m:1", "w.safetensors")["a"]
     assert middle[1].base is None
     assert {tag: streamed(store.get(tag)) for tag in expected} == expected
     harm_record(first, how)
@@ -160,14 +162,14 @@ def test_a_damaged_loose_file_that_holds_a_base(store: casstore.Store, save: Sav
 
 
 @pytest.mark.parametrize("how", ["payload", "header"])
-def test_a_damaged_base_is_none(store: casstore.Store, run, homes, save: Save, how) -> None:
+def test_a_damaged_base_is_none(store: casstore.Store, run, locations, save: Save, how) -> None:
     """What is saved next stands alone, and reads back."""
     expected = run(1, materialize=False)
-    harm_record(homes("m:0", "w.safetensors")["a"], how)
+    harm_record(locations("m:0", "w.safetensors")["a"], how)
     tensors = {name: ("F32", weights("F32", 40 + n, 1, 200_000)) for n, name in enumerate("ab")}
     files = {"w.safetensors": safetensors(tensors)}
     save("m:1", files, materialize=False)
-    found = homes("m:1", "w.safetensors")
+    found = locations("m:1", "w.safetensors")
     assert found["a"][1].base is None
     assert found["b"][1].base is not None
     assert streamed(store.get("m:1")) == files
@@ -223,7 +225,7 @@ def test_gc_rewrites_around_a_damaged_record(
     store.delete("m:1")
     report = store.gc()
     assert {step.name: step.damaged for step in report.steps if step.damaged} == {"rewritten": 1}
-    assert pack.exists(), "the damaged chunk has its home there"
+    assert pack.exists(), "it is the container of the damaged chunk"
     assert leftovers() == []
     assert store.get("m:2").open("2.bin").read() == kept["2.bin"]
     assert named(store.verify()) == [("m:2", "1.bin")]
@@ -255,10 +257,10 @@ def test_gc_packs_what_was_to_be_a_delta_against_a_damaged_chunk(store: casstore
 
 
 def test_saving_a_lost_base_again_mends_all_that_stands_on_it(
-    store: casstore.Store, run, homes, save: Save, check_catalog: Check
+    store: casstore.Store, run, locations, save: Save, check_catalog: Check
 ) -> None:
     expected = run(4, materialize=False)
-    homes("m:1", "w.safetensors")["a"][0].unlink()
+    locations("m:1", "w.safetensors")["a"][0].unlink()
     store._workspace.objects.close()
     assert [tag for tag, _ in named(store.verify())] == ["m:1", "m:2", "m:3"]
     save("x:1", expected["m:1"], base="m:0", materialize=False)
@@ -291,12 +293,12 @@ def test_a_read_that_fails_otherwise_stops_gc(
 
 @pytest.mark.parametrize("saved", list(product([1, 2], [True, False])))
 def test_what_stands_on_a_lost_base_is_not_taken_for_stored(
-    store: casstore.Store, run, homes, save: Save, check_catalog: Check, saved
+    store: casstore.Store, run, locations, save: Save, check_catalog: Check, saved
 ) -> None:
     """Its bytes are at hand: they are stored anew, which also mends the older version that has them."""
     which, materialize = saved
     expected = run(4, materialize=False)
-    homes("m:0", "w.safetensors")["a"][0].unlink()
+    locations("m:0", "w.safetensors")["a"][0].unlink()
     store._workspace.objects.close()
     assert [tag for tag, path in named(store.verify()) if path[0] == "w"] == list(expected)
     save("x:1", expected[f"m:{which}"], materialize=materialize)

@@ -302,7 +302,7 @@ def test_what_was_given_up_and_has_turned_up_stops_gc(store: casstore.Store, hom
     store.gc()
 
 
-def test_a_damaged_file_that_is_taken_up_is_home_of_what_is_sound_in_it(
+def test_a_damaged_file_that_is_taken_up_holds_what_is_sound_in_it(
     store: casstore.Store, home: Path, save: Save, sql: Sql
 ) -> None:
     files = {f"{number}": noise(20_000, number) for number in range(20)}

@@ -18,7 +18,7 @@ from casstore.actions.saving.packing import SavePacker
 from casstore.catalog.marks import Marks
 from casstore.catalog.references import References
 from casstore.catalog.repacking import Repacking
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.objects import Objects
 from tests.kit import (
     EVERY,
@@ -213,7 +213,9 @@ def test_no_chain_is_deeper_than_eight(
             check_catalog()
     store.gc(evict_all=True)
     ((depth, count),) = sql("SELECT max(depth), count(*) FROM chunk WHERE base IS NOT NULL")
-    assert 4 <= depth <= 6 < MAX_LINKS, "below 5 + log4(40 / 5): few links, though each could go to the step before"
+    assert 4 <= depth <= 6 < MAX_DELTA_LINKS, (
+        "below 5 + log4(40 / 5): few links, though each could go to the step before"
+    )
     assert count >= 35
     assert [streamed(store.get(f"m:{step}")) for step in range(40)] == [files(step) for step in range(40)]
     settled()
@@ -231,9 +233,9 @@ def test_an_open_reader_decodes_only_what_is_touched(
     decoded = []
     real = Objects._decode
 
-    def decode(self, digest, homes):
+    def decode(self, digest, locations):
         decoded.append(digest)
-        return real(self, digest, homes)
+        return real(self, digest, locations)
 
     monkeypatch.setattr(Objects, "_decode", decode)
     content = files(2)["w.safetensors"]
@@ -413,7 +415,8 @@ def test_packing_where_nothing_is_linked(store: casstore.Store, save: Save, sett
 def test_in_what_order_gc_writes_and_takes_away(
     store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pack is on disk, by name too, before it is the home of anything; a file is condemned before it is unlinked."""
+    """A pack is on disk, by name too, before it is the container of anything; a file is condemned before it is
+    unlinked."""
     monkeypatch.setattr("casstore.actions.packs.builder.MAX_PACK_BYTES", 1_000_000)
     for step in range(3):
         save(f"m:{step}", checkpoint(step))

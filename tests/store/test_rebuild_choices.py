@@ -64,7 +64,7 @@ def manifest(home, tag):
     return path
 
 
-def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same(
+def test_a_loose_file_of_which_no_version_is_left_holds_chunks_all_the_same(
     store: casstore.Store, save: Save, rebuild, whole
 ) -> None:
     other = {"w.bin": noise(BIG)[:2_000_000] + noise(900_000, 5)}
@@ -76,7 +76,7 @@ def test_a_loose_file_of_which_no_version_is_left_is_home_of_chunks_all_the_same
 
 
 @pytest.mark.parametrize("damage", list(product([False, True], [False, True])))
-def test_of_two_copies_of_a_chunk_the_sound_one_is_home(
+def test_of_two_copies_of_a_chunk_the_sound_one_is_taken(
     store: casstore.Store, save: Save, deltas, rebuild, whole, damage
 ) -> None:
     is_delta, damaged_is_first = damage

@@ -11,7 +11,7 @@ import pytest
 import casstore
 from casstore.actions.packs.receiving import Receiving, check_blobs
 from casstore.actions.packs.sending import Sending
-from casstore.actions.saving.homes import find_lost
+from casstore.actions.saving.needed import find_lost
 from casstore.progress import SILENT
 from casstore.storage.pack import PackReader, PackStream, PackWriter, read_entries
 from casstore.storage.recipe import Recipe

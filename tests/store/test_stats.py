@@ -322,7 +322,7 @@ def test_what_another_version_holds_cold_frees_its_directory_s_file(store: casst
 
 
 def test_what_another_version_holds_cold_frees_what_is_redundant_in_the_file(store: casstore.Store, save) -> None:
-    """Half of the file's chunks are at home in it: those gc moves into a pack, the others stand elsewhere."""
+    """It is the container of half of its chunks: those gc moves into a pack, the others stand elsewhere."""
     chunks_shared(store, save)
     with store.get("n:3").open("w") as file:
         save("o:4", w=file.read())

@@ -13,7 +13,7 @@ import pytest
 
 import casstore
 from casstore.actions.directories import materialize as materialize_action
-from casstore.actions.directories import survey as tree
+from casstore.actions.directories import survey
 from casstore.actions.directories.survey import disagreement
 from casstore.actions.exchange import sync_tree as sync
 from casstore.actions.saving import commit as commit_action
@@ -433,7 +433,7 @@ def test_many_at_once(store: casstore.Store, home: Path, models) -> None:
 
 def test_only_directories_of_depth_two_are_looked_at(models, store: casstore.Store) -> None:
     plant(models, {"a/b/c/d": b"x", "file": b"x"})
-    found = tree.survey(models)
+    found = survey.survey(models)
     assert [str(path.relative_to(models)) for path in found.versions] == ["a/b"]
     assert [path.name for path in found.names] == ["a"]
     assert len(found.strays) == 1

@@ -27,10 +27,10 @@ def glance(layout: Layout, catalog: Catalog) -> str:
 
 
 def _glance(layout: Layout, catalog: Catalog) -> str:
-    for container, size in catalog.references.newest_homes():
+    for container, size in catalog.references.newest_containers():
         path = container.path(layout)
         reason = what_is_wrong(path, size)
-        if reason and any(container == each for each, _ in catalog.references.newest_homes()):
+        if reason and any(container == each for each, _ in catalog.references.newest_containers()):
             return f"{path} {reason}: {_SEEMS}; `casstore verify --quick` says what is lost"
     newest = catalog.versions.last_committed()
     if newest is None:
@@ -51,7 +51,7 @@ def describe(workspace: Workspace) -> str:
     while True:
         with workspace.catalog.references.marked() as marks:
             found = find_missing(workspace, marks)
-        unknown = found.homeless - workspace.catalog.mending.known_lost() if found.homeless else set()
+        unknown = found.unplaced - workspace.catalog.mending.known_lost() if found.unplaced else set()
         if not (found.files or unknown):
             return ""
         if before is not None:  # what gc has taken since it was looked up is not named a second time
@@ -66,16 +66,16 @@ def check_nothing_is_missing(workspace: Workspace, marks: Marks) -> None:
     """Raise StoreError where something that a version needs is not where the catalog says: what gc would take for
     unneeded may be the only copy. What repair has given up does not count, unless it has turned up since."""
     found = find_missing(workspace, marks)
-    known = workspace.catalog.mending.known_lost() if found.homeless else set()
-    unknown = found.homeless - known
+    known = workspace.catalog.mending.known_lost() if found.unplaced else set()
+    unknown = found.unplaced - known
     if not (found.files or unknown):
-        if not found.homeless or not (where := holders(workspace, found.homeless, thorough=True)):
+        if not found.unplaced or not (where := holders(workspace, found.unplaced, thorough=True)):
             return
     else:
         where = holders(workspace, found.chunks)
     affected = workspace.catalog.references.dependents(found.chunks, set())
     tags = {tag for tag, _ in affected}
-    what = f"{len(unknown or found.homeless):,} chunks have no place in the catalog"
+    what = f"{len(unknown or found.unplaced):,} chunks have no place in the catalog"
     if found.files:
         container, reason = next(iter(found.files.items()))
         more = f", {len(found.files) - 1:,} more like it" if len(found.files) > 1 else ""

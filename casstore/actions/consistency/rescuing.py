@@ -1,4 +1,5 @@
-"""Where else the bytes of a chunk stand whose home is damaged: loose files and directories that hold a copy."""
+"""Where else the bytes of a chunk stand that is damaged in its container: loose files and directories that hold a
+copy."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import chunking, descriptors, files, pack
-from casstore.storage.container import MAX_LINKS, Container, FileStamp, Kind, Location
+from casstore.storage.container import MAX_DELTA_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
@@ -25,27 +25,27 @@ from casstore.storage.recipe import Recipe
 
 @dataclass(slots=True)
 class Missing:
-    """What marked chunks need and stat does not find. `files`: containers, with what is wrong with each. `homes`: the
-    marked chunks at home in these. `homeless`: marked chunks that have no home."""
+    """What marked chunks need and stat does not find. `files`: containers, with what is wrong with each. `containers`:
+    these, by the marked chunks whose rows name them. `unplaced`: marked chunks that have no row."""
 
     files: dict[Container, str] = field(default_factory=dict)
-    homes: dict[Digest, Container] = field(default_factory=dict)
-    homeless: set[Digest] = field(default_factory=set)
+    containers: dict[Digest, Container] = field(default_factory=dict)
+    unplaced: set[Digest] = field(default_factory=set)
 
     @property
     def chunks(self) -> set[Digest]:
-        return self.homes.keys() | self.homeless
+        return self.containers.keys() | self.unplaced
 
 
 def find_missing(workspace: Workspace, marks: Marks) -> Missing:
-    """Look at every container in which a marked chunk is at home, by one stat each. Raises OSError where stat cannot
+    """Look at every container that a marked chunk's row names, by one stat each. Raises OSError where stat cannot
     tell."""
-    found = Missing(homeless=set(marks.homeless()))
+    found = Missing(unplaced=set(marks.unplaced()))
     for container, size in marks.needed_containers():
         reason = what_is_wrong(container.path(workspace.layout), size)
         if reason:
             found.files[container] = reason
-            found.homes.update(dict.fromkeys(marks.needed_in(container), container))
+            found.containers.update(dict.fromkeys(marks.needed_in(container), container))
     return found
 
 
@@ -132,7 +132,8 @@ def bring_back(layout: Layout, wanted: Collection[Digest], recipes: Mapping[Dige
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
-    """`paths`: files that were taken up, or put back where the catalog knows them. `chunks`: what they are home of."""
+    """`paths`: files that were taken up, or put back where the catalog knows them. `chunks`: those whose containers
+    they are."""
 
     paths: tuple[Path, ...] = ()
     chunks: frozenset[Digest] = frozenset()
@@ -162,33 +163,33 @@ def _take_up(workspace: Workspace, marks: Marks) -> TakenUp:
 
 
 class _TakeUp:
-    """Chooses homes as the rebuilding of a catalog does: whole chunks before deltas, and these only after what they
-    need."""
+    """Chooses containers as the rebuilding of a catalog does: whole chunks before deltas, and these only after what
+    they need."""
 
     def __init__(self, workspace: Workspace, missing: Missing) -> None:
         self._workspace = workspace
-        self._lost_in = {digest: home.id for digest, home in missing.homes.items()}
+        self._lost_in = {digest: container.id for digest, container in missing.containers.items()}
         self._wanted = set(missing.chunks)
         self._locations: dict[Digest, Location] = {}
         self._depths: dict[Digest, int] = {}
-        self._homes: list[tuple[str, NewChunk]] = []
+        self._chosen: list[tuple[str, NewChunk]] = []
         self._objects = Objects(workspace.layout, self._locate)
 
     def run(self) -> TakenUp:
         candidates = list(unnamed_files(self._workspace))
         held = self._held(candidates)
         try:
-            for depth in range(MAX_LINKS + 1):
+            for depth in range(MAX_DELTA_LINKS + 1):
                 for path, chunks in held.items():
                     for chunk in chunks:
                         if chunk.digest not in self._depths and self._depth(chunk) == depth:
                             self._consider(path, chunk, depth)
         finally:
             self._objects.close()
-        return self._commit([path for path in held if file_id(path) in {each for each, _ in self._homes}])
+        return self._commit([path for path in held if file_id(path) in {each for each, _ in self._chosen}])
 
     def _held(self, candidates: Sequence[Path]) -> dict[Path, list[NewChunk]]:
-        """What each file holds of what is wanted, and of what deltas among it need and has no home either."""
+        """What each file holds of what is wanted, and of what deltas among it need and has no row either."""
         count = Counter(map(file_id, candidates))
         candidates = [path for path in candidates if count[file_id(path)] == 1]  # a row names one file
         recipes = _recipes_for(self._workspace, candidates)
@@ -207,7 +208,7 @@ class _TakeUp:
             self._wanted |= lacking
 
     def _depth(self, chunk: NewChunk) -> int | None:
-        """How many links its chain would have; None as long as its base or grouping has no home."""
+        """How many links its chain would have; None as long as its base or grouping has no container."""
         if chunk.base is None:
             return 0
         base, grouping = self._depth_of(chunk.base), self._depth_of(chunk.grouping or chunk.base)
@@ -231,7 +232,7 @@ class _TakeUp:
             del self._locations[chunk.digest]
             return
         self._depths[chunk.digest] = depth
-        self._homes.append((container.file_id, chunk._replace(generation=depth)))
+        self._chosen.append((container.file_id, chunk._replace(generation=depth)))
 
     def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
         known = self._workspace.catalog.index.locate([digest for digest in digests if digest not in self._wanted])
@@ -244,7 +245,7 @@ class _TakeUp:
             files.sync_file(path)
         for parent in sorted({path.parent for path in paths}):
             files.sync_directory(parent)
-        taken = self._workspace.catalog.mending.take_up(list(map(_container, paths)), self._homes, self._lost_in)
+        taken = self._workspace.catalog.mending.take_up(list(map(_container, paths)), self._chosen, self._lost_in)
         self._workspace.objects.close()
         return TakenUp(tuple(paths), frozenset(taken))
 

@@ -62,7 +62,7 @@ class Evicted:
     altered: list[Tag] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
 
-    def note(self, candidate: Candidate, found: _Found) -> None:
+    def note(self, candidate: Candidate, found: _Compared) -> None:
         """Count one directory by what was found in its place."""
         if found.is_altered:
             _log.info("%s: directory kept, something in it was changed or added", candidate.tag)
@@ -88,7 +88,7 @@ def plan_evictions(workspace: Workspace, rule: EvictionRule | None) -> Evictions
     if _log.isEnabledFor(logging.DEBUG):
         unused = set(candidates)
         _tell_kept(workspace, rule, [each for each in idle if each not in unused])
-    found = [(candidate, _survey(workspace, candidate)) for candidate in candidates]
+    found = [(candidate, _compare(workspace, candidate)) for candidate in candidates]
     going = [(candidate, each) for candidate, each in found if not each.is_altered]
     for candidate, each in found:
         if each.is_altered:
@@ -212,7 +212,7 @@ def _take_away(
             kept.append(candidate.version_id)
             continue
         # Compared only now, after the mark, which may have had to wait: what was put there meanwhile must not go.
-        found = _survey(workspace, candidate)
+        found = _compare(workspace, candidate)
         evicted.note(candidate, found)
         if found.is_altered:
             kept.append(candidate.version_id)
@@ -228,7 +228,7 @@ def _take_away(
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Compared:
     """What stands in a version's place. `lone_bytes`: the bytes of files without another link. For a directory that is
     as it was made: the `stamps` of its files, and the `manifest_id` of the version."""
 
@@ -268,20 +268,20 @@ def _keep_late(workspace: Workspace, doomed: _Doomed) -> list[str]:
     return shelf.kept
 
 
-def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
+def _compare(workspace: Workspace, candidate: Candidate) -> _Compared:
     """Compare a version's directory, by stat, with what was made: it must hold just these files and directories.
 
     In a store that was copied stat cannot tell, so the bytes are compared.
     """
     row = workspace.catalog.versions.find(candidate.tag)
     if row is None:
-        return _Found(is_gone=True)
+        return _Compared(is_gone=True)
     standing = Standing(workspace, row)
     path = standing.path
     inode = inode_of(path)
     recorded = None if inode is None else standing.as_copied()
     if recorded is None:
-        return _Found(is_gone=True)
+        return _Compared(is_gone=True)
     stamps = unpacked_entries(recorded)
     own_directories = parents((*stamps, *(f"{path}/" for path in row.directory_paths())))
     expected: dict[str, FileStamp | None] = {**dict.fromkeys(own_directories), **stamps}
@@ -290,9 +290,9 @@ def _survey(workspace: Workspace, candidate: Candidate) -> _Found:
         for name, status in walk(str(path)):
             stamp = None if stat.S_ISDIR(status.st_mode) else FileStamp.of(status)
             if name not in expected or expected.pop(name) != stamp:
-                return _Found(is_altered=True)
+                return _Compared(is_altered=True)
             lone_bytes += status.st_size if stamp is not None and status.st_nlink == 1 else 0
     except OSError:  # closed to this user, or changing at this moment: not as it was made
-        return _Found(is_altered=True)
+        return _Compared(is_altered=True)
     is_altered = inode != recorded.inode or bool(expected)
-    return _Found(lone_bytes, False, is_altered, row.manifest_id, stamps)
+    return _Compared(lone_bytes, False, is_altered, row.manifest_id, stamps)

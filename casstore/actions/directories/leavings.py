@@ -135,14 +135,14 @@ class _Own:
         self._said()
         return path in self._folders
 
-    def has_file(self, path: str, location: str, status: os.stat_result) -> bool:
+    def has_file(self, path: str, disk_path: str, status: os.stat_result) -> bool:
         if not stat.S_ISREG(status.st_mode):
             return False
         if self._recorded.get(path) == FileStamp.of(status):
             return True
         digest = self._said().get(path)
         try:
-            return digest is not None and hash_file(location) == digest
+            return digest is not None and hash_file(disk_path) == digest
         except OSError as error:
             files.raise_unless_damage(error)
             return False

@@ -123,12 +123,12 @@ class _Builder:
         self._is_unfinished = workspace.layout.pending_manifest(row.manifest_id).exists()
         self._shelf = ChangedShelf(workspace, row.tag)
         self._target = workspace.layout.model(row.tag)
-        self._home = self._target.parent
-        files.make_directory(self._home)
+        self._name_directory = self._target.parent
+        files.make_directory(self._name_directory)
 
     def _new_path(self) -> Path:
         """A new path, from which a rename into the directory works."""
-        return self._workspace.on_device_of(self._home, self._session.new_path())
+        return self._workspace.on_device_of(self._name_directory, self._session.new_path())
 
     def run(self) -> None:
         standing = Standing(self._workspace, self._row)
@@ -262,7 +262,7 @@ class _Builder:
             # Until it certainly stands, its absence does not count as a removal.
             self._record(draft, stamps, is_coming=True)
             publish(self._workspace, self._row.tag, self._row.manifest_id, draft)
-            files.sync_directory(self._home)
+            files.sync_directory(self._name_directory)
             self._workspace.catalog.directories.undo_evictions([self._row.id])
         except BaseException:
             files.remove_tree(draft)
@@ -293,7 +293,7 @@ class _Builder:
         try:
             stamps = self._fill(draft)
             settle(self._workspace, self._row.tag, draft, standing)
-            files.sync_directory(self._home)
+            files.sync_directory(self._name_directory)
             self._record(standing.root, stamps)
         finally:
             files.remove_tree(draft)

@@ -63,7 +63,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
     A file that is the same in both stays. A file that is no longer as it was found, since it was written to a moment
     ago, goes to quarantine; added files are left alone. The name's lock must be held.
     """
-    found = {file.location: file.status for file in standing.files}
+    found = {file.disk_path: file.status for file in standing.files}
     if standing.descriptor_status is not None:
         found[str(standing.descriptor)] = standing.descriptor_status
     links = {link for link in standing.links if os.path.islink(link)}
@@ -96,7 +96,7 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
 
 def check_replaceable(standing: Source) -> None:
     """Raise InvalidSource unless this user can replace every file of a directory."""
-    parents = {os.path.dirname(file.location) for file in standing.files if file.is_direct}
+    parents = {os.path.dirname(file.disk_path) for file in standing.files if file.is_direct}
     for directory in sorted({str(standing.root), *parents}):
         if not os.access(directory, os.W_OK | os.X_OK):
             raise InvalidSource(f"{directory} cannot be written to by this user; mend its permissions, and try again")

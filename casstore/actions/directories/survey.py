@@ -17,7 +17,7 @@ from casstore.tag import Tag
 
 
 @dataclass(slots=True)
-class Tree:
+class ModelTree:
     """The content of a tree. `versions`: the directories `name/version`, sorted. `names`: the directories of names that
     hold such directories or a `latest`. `strays`: anything else except hidden names, with the reason why it is not a
     version. `unreadable`: directories of names that cannot be listed."""
@@ -28,9 +28,9 @@ class Tree:
     unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def survey(root: Path) -> Tree:
+def survey(root: Path) -> ModelTree:
     """The content of a tree. Links are not followed. Raises OSError if `root` itself cannot be listed."""
-    tree = Tree()
+    tree = ModelTree()
     for entry in _entries(root):
         if not entry.is_dir(follow_symlinks=False):
             tree.strays.append(f"{entry.path} {_what(entry)}, which is not a directory NAME/VERSION; it was left alone")
@@ -73,7 +73,7 @@ class Disagreement:
 
     foreign: tuple[Path, ...]
     missing: tuple[VersionRow, ...]
-    tree: Tree | None
+    tree: ModelTree | None
 
 
 def disagreement(workspace: Workspace) -> Disagreement:

@@ -19,7 +19,7 @@ from pathlib import Path
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import mend, take_over
-from casstore.actions.directories.survey import Tree, foreign_among, survey, tag_at
+from casstore.actions.directories.survey import ModelTree, foreign_among, survey, tag_at
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.importing import Coming, take_in
 from casstore.actions.exchange.look_ahead import LookAhead
@@ -100,7 +100,7 @@ class AdoptReport(Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _Adoptable:
     """A directory that is to become a version. It is looked at again immediately before."""
 
     path: Path
@@ -130,7 +130,7 @@ class Adoption:
         # Files that are removed here must certainly be on disk in the store.
         self.durable = self.durable or self.move
 
-    def find(self, paths: Sequence[Path]) -> list[_Found]:
+    def find(self, paths: Sequence[Path]) -> list[_Adoptable]:
         """The versions in these directories, oldest first. Directories that cannot be adopted are refused.
 
         Directories that changed a moment ago are looked at again after a pause, and refused if they have changed.
@@ -163,7 +163,7 @@ class Adoption:
             self.refuse(path, str(error))
         return None
 
-    def _described(self, path: Path, source: Source) -> _Found | None:
+    def _described(self, path: Path, source: Source) -> _Adoptable | None:
         try:
             tag = self._tag_of(path)
             if self._is_remains(tag, source):
@@ -173,7 +173,7 @@ class Adoption:
         except (InvalidSource, InvalidTag) as error:
             self.refuse(path, str(error))
             return None
-        return _Found(path, tag, described.created_at_ns, source.size, source.changed_ns)
+        return _Adoptable(path, tag, described.created_at_ns, source.size, source.changed_ns)
 
     def refuse(self, path: Path, reason: str) -> None:
         self.refused.append(Refused(str(path), reason))
@@ -193,7 +193,7 @@ class Adoption:
             return Handling.BECOME
         return Handling.TAKE_WATCHED if self.move else Handling.COPY_WATCHED
 
-    def take_all(self, found: Sequence[_Found]) -> None:
+    def take_all(self, found: Sequence[_Adoptable]) -> None:
         """Adopt what has been found. In the store's tree all versions keep their directories. Otherwise the newest of
         each name gets one; with the setting `materialize`, all do."""
         keeps_all = self.workspace.catalog.setting("materialize") == "all"
@@ -217,7 +217,7 @@ class Adoption:
             self.progress.finish()
 
     def _take(
-        self, session: Session, each: _Found, look: Future[Source], materialize: bool, progress: Progress
+        self, session: Session, each: _Adoptable, look: Future[Source], materialize: bool, progress: Progress
     ) -> None:
         """Adopt one directory, or record why not. Raises OSError and StoreError that concern the store itself."""
         is_in_tree = self.is_in_tree(each.path)
@@ -278,11 +278,11 @@ class Adoption:
         is_moved = self.move and not self.is_in_tree(source.root)
         return is_bare and is_moved and self.workspace.catalog.versions.find(tag) is not None
 
-    def preview(self, found: Sequence[_Found]) -> list[_Found]:
+    def preview(self, found: Sequence[_Adoptable]) -> list[_Adoptable]:
         """The directories that would be adopted; for the others the reason is recorded. Changes nothing."""
         return [each for each in found if not self._is_refused(each)]
 
-    def _is_refused(self, each: _Found) -> bool:
+    def _is_refused(self, each: _Adoptable) -> bool:
         row = self.workspace.catalog.versions.find(each.tag)
         try:
             source = find_source(each.path)
@@ -369,7 +369,7 @@ def _being_written(path: Path) -> str:
     return f"{path} is being written to; try again when it is complete"
 
 
-def note_tree(adoption: Adoption, tree: Tree) -> None:
+def note_tree(adoption: Adoption, tree: ModelTree) -> None:
     """Record what cannot be adopted, and what is not a version."""
     adoption.notes += tree.strays
     for path, reason in tree.unreadable:
@@ -397,7 +397,7 @@ def describe_source(source: Source, tag: Tag) -> Descriptor:
     return Descriptor(tag, description, newest_ns, tuple(notes))
 
 
-def _latest(root: Path, tree: Tree) -> dict[str, str]:
+def _latest(root: Path, tree: ModelTree) -> dict[str, str]:
     """The version in the `latest` file of each name, before anything is adopted."""
     found = {}
     for name in {path.parent.name for path in tree.versions}:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.packs.receiving import Receiving, check_blobs
 from casstore.actions.saving.commit import commit_stored
-from casstore.actions.saving.homes import find_lost
+from casstore.actions.saving.needed import find_lost
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.source import check_collisions
 from casstore.actions.workspace import Workspace

@@ -15,9 +15,9 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.exchange.casmodel_export import export_versions
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
-from casstore.archive import formats, location
+from casstore.archive import endpoint, formats
+from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
-from casstore.archive.location import Location
 from casstore.archive.writing import open_writer
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -33,10 +33,10 @@ _EXTENSIONS = {Format.GZ: "tar.gz", Format.XZ: "tar.xz", Format.BZ2: "tar.bz2", 
 
 
 def export(
-    workspace: Workspace, rows: Sequence[VersionRow], target: Location, format: Format | None, progress: Progress,
+    workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, format: Format | None, progress: Progress,
     *, default: Format = Format.CASMODEL,
 ) -> str:  # fmt: skip
-    """Write versions to a file, stream or URL; returns its location. Only a `.casmodel` holds more than one version.
+    """Write versions to a file, stream or URL; returns its endpoint. Only a `.casmodel` holds more than one version.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
     one is complete. Without a format the name's extension decides; without a known extension, `default`.
@@ -46,30 +46,30 @@ def export(
         raise InvalidSource("there is nothing to export; name a version, or several")
     target, chosen = _resolved(target, format, default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
-        raise InvalidSource(f"only a .casmodel holds more than one version, and {location.name_of(target)} is not one")
-    path = location.local_path(target)
-    if path is not None and not location.is_device(path):
+        raise InvalidSource(f"only a .casmodel holds more than one version, and {endpoint.name_of(target)} is not one")
+    path = endpoint.local_path(target)
+    if path is not None and not endpoint.is_device(path):
         check_target(path)
     if chosen is Format.FOLDER:
         _write_folder(workspace, rows[0], target, progress)
-        return location.name_of(target)
-    with location.writing(target, 0o666 & ~workspace.umask) as sink:
+        return endpoint.name_of(target)
+    with endpoint.writing(target, 0o666 & ~workspace.umask) as sink:
         if chosen is Format.CASMODEL:
             export_versions(workspace, rows, sink, progress)
         else:
             _write_archive(workspace, rows[0], sink, chosen, progress)
-    return location.name_of(target)
+    return endpoint.name_of(target)
 
 
 def _resolved(
-    target: Location, format: Format | None, default: Format, rows: Sequence[VersionRow]
-) -> tuple[Location, Format]:
+    target: Endpoint, format: Format | None, default: Format, rows: Sequence[VersionRow]
+) -> tuple[Endpoint, Format]:
     """The target and format to write: in a directory, a file named after the version."""
     default = default if len(rows) == 1 else Format.CASMODEL
     if not isinstance(target, str | os.PathLike):
         return target, format or default
     text = os.fspath(target)
-    path = location.local_path(target)
+    path = endpoint.local_path(target)
     if not text or text.endswith("/") or (path is not None and path.is_dir()):
         chosen = format or default
         name = f"{rows[0].name}-{rows[0].version}"
@@ -79,7 +79,7 @@ def _resolved(
         return text, chosen
     chosen = format or formats.guess(text, default)
     is_named = chosen not in (Format.BENTOMODEL, Format.CASMODEL) or text.endswith(f".{chosen.value}")
-    if not is_named and not (path is not None and location.is_device(path)):
+    if not is_named and not (path is not None and endpoint.is_device(path)):
         text += f".{chosen.value}"
     return text, chosen
 
@@ -133,10 +133,10 @@ class _Content:
         return data
 
 
-def _write_folder(workspace: Workspace, row: VersionRow, target: Location, progress: Progress) -> None:
-    path = location.local_path(target)
+def _write_folder(workspace: Workspace, row: VersionRow, target: Endpoint, progress: Progress) -> None:
+    path = endpoint.local_path(target)
     if path is None:
-        raise InvalidSource(f"a folder can be exported to this machine only, not to {location.name_of(target)}")
+        raise InvalidSource(f"a folder can be exported to this machine only, not to {endpoint.name_of(target)}")
     if path.is_dir() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not empty; name a directory that is new, or remove what is in it")
     path = Path(os.path.abspath(path))

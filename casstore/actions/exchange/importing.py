@@ -23,10 +23,10 @@ from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust, objects_of
 from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
-from casstore.archive import casmodel, location
+from casstore.archive import casmodel, endpoint
+from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
 from casstore.archive.limits import Budget
-from casstore.archive.location import Location
 from casstore.archive.unpacking import unpack
 from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.versions import VersionRow
@@ -55,14 +55,14 @@ class Coming:
 
 
 def import_archive(
-    workspace: Workspace, source: Location, format: Format | None, wishes: Wishes, progress: Progress
+    workspace: Workspace, source: Endpoint, format: Format | None, wishes: Wishes, progress: Progress
 ) -> list[Arrival]:
     """Import the versions of an archive, or the one version of a directory with a `model.yaml`.
 
     Raises UnsafeArchive, InvalidSource, TagExists if another version has the tag, OSError. Then nothing is visible.
     """
-    name = location.name_of(source)
-    path = location.local_path(source)
+    name = endpoint.name_of(source)
+    path = endpoint.local_path(source)
     with workspace.session() as session:
         draft = session.new_path()
         files.make_directory(draft)
@@ -70,8 +70,8 @@ def import_archive(
             return [_import_folder(workspace, session, draft, path, wishes, progress)]
         if format is Format.FOLDER:
             raise InvalidSource(f"{name} is not a directory on this machine")
-        with location.reading(source) as (stream, size):
-            head, stream = location.peeked(stream, len(casmodel.MAGIC))
+        with endpoint.reading(source) as (stream, size):
+            head, stream = endpoint.peeked(stream, len(casmodel.MAGIC))
             if head == casmodel.MAGIC and format in (None, Format.CASMODEL):
                 return _import_casmodel(CasmodelImport(workspace, session, name, wishes, progress), stream, size)
             if format is Format.CASMODEL:

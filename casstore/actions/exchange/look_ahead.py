@@ -46,7 +46,7 @@ class LookAhead:
     def _scan(self, file: SourceFile) -> Recipe | None:
         """The file's recipe; None where it is not as it was found, or cannot be read: who saves it will say so."""
         try:
-            with opened(file.location, os.O_RDONLY) as descriptor:
+            with opened(file.disk_path, os.O_RDONLY) as descriptor:
                 recipe = chunking.scan_file(descriptor, self._check, file.status.st_size)
                 is_as_found = Fingerprint.of(os.fstat(descriptor)) == Fingerprint.of(file.status)
         except (OSError, EOFError):

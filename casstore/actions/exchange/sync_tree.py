@@ -79,16 +79,16 @@ def _sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: boo
             f"{workspace.layout.models} is gone as a whole, which deletes no version; without prune (--prune) it is "
             "made again"
         )
-    sync = _Sync(workspace, found, Adoption(workspace, durable, True, progress), prune, dry_run)
-    sync.run(progress)
-    adoption = sync.adoption
+    work = _TreeSync(workspace, found, Adoption(workspace, durable, True, progress), prune, dry_run)
+    work.run(progress)
+    adoption = work.adoption
     return SyncReport(
-        tuple(adoption.adopted + adoption.present), tuple(adoption.refused), tuple(sync.missing), tuple(sync.deleted),
-        tuple(sync.made), tuple(adoption.notes), dry_run,
+        tuple(adoption.adopted + adoption.present), tuple(adoption.refused), tuple(work.missing), tuple(work.deleted),
+        tuple(work.made), tuple(adoption.notes), dry_run,
     )  # fmt: skip
 
 
-class _Sync:
+class _TreeSync:
     def __init__(
         self, workspace: Workspace, found: Disagreement, adoption: Adoption, prune: bool, dry_run: bool
     ) -> None:

@@ -1,4 +1,4 @@
-"""Before gc takes a copy away: the bytes are read where they are at home, and brought there where they are damaged."""
+"""Before gc takes a copy away: the bytes are read in their containers, and stored again where they are damaged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _Pieces = dict[Digest, tuple[Element, Digest]]
 
 
 class Redundancy:
-    """What one gc has read at home. `healed`: chunks that it has found damaged there, and stored again from a copy."""
+    """What one gc has read in the containers of chunks. `healed`: chunks that it has found damaged there, and stored
+    again from a copy."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -66,7 +67,8 @@ class Redundancy:
         return {each for each in copies if not damaged.isdisjoint(pieces[each.blob])}
 
     def secure(self, row: VersionRow) -> bool:
-        """See to it that what stands in a version's directory, and is no link to a loose file, is sound at home.
+        """See to it that what stands in a version's directory, and is no link to a loose file, is sound in its
+        containers.
 
         False where it cannot be stored there. Once done, the answer is at hand. Raises OSError.
         """
@@ -105,7 +107,7 @@ class Redundancy:
         return pieces
 
     def _secure(self, pieces: _Pieces, progress: Progress) -> None:
-        """Read these chunks at home, unless that was done since gc began, and heal what is damaged."""
+        """Read these chunks in their containers, unless that was done since gc began, and heal what is damaged."""
         known = self._sound | self._lost | self._unhealed
         unread = [digest for digest in pieces if digest not in known]
         since = self._read_since(unread)
@@ -125,24 +127,24 @@ class Redundancy:
             self._heal({digest: pieces[digest] for digest in damaged})
 
     def _read_since(self, digests: Collection[Digest]) -> set[Digest]:
-        """Those at home in containers that have been written, or read whole, since gc began."""
+        """Those in containers that have been written, or read whole, since gc began."""
         index = self._workspace.catalog.index
-        homes = index.usable_homes(digests)
-        times = index.read_times(set(homes.values()))
-        return {digest for digest, home in homes.items() if (times.get(home) or 0) >= self._began_ns}
+        containers = index.usable_containers(digests)
+        times = index.read_times(set(containers.values()))
+        return {digest for digest, container in containers.items() if (times.get(container) or 0) >= self._began_ns}
 
     def _heal(self, damaged: _Pieces) -> None:
-        """Store damaged chunks again, from whatever copy of them there is, in packs which become their homes."""
+        """Store damaged chunks again, from whatever copy of them there is, in packs which become their containers."""
         unhealed = set(damaged)
 
-        def rehome(new: NewContainer) -> None:
-            self._workspace.catalog.repacking.rehome(new)
+        def repoint(new: NewContainer) -> None:
+            self._workspace.catalog.repacking.repoint(new)
             unhealed.difference_update(chunk.digest for chunk in new.chunks)
             self.healed += len(new.chunks)
 
         with self._workspace.session() as session:
             try:
-                with PackBuilder(self._workspace, session, rehome, durable=True) as packs:
+                with PackBuilder(self._workspace, session, repoint, durable=True) as packs:
                     for digest, (element, blob) in damaged.items():
                         raw = self._workspace.objects.rescued(digest, blob)
                         if raw is None:

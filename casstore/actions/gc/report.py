@@ -28,7 +28,7 @@ class GcStep:
         Chunks that it should have moved, but left where they are since they cannot be read; `verify` names the files
         that need them.
     healed
-        Chunks that were damaged in their home, and that it stored again from a copy that was to be removed.
+        Chunks that were damaged in their container, and that it stored again from a copy that was to be removed.
     """
 
     name: str

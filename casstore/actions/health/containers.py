@@ -1,4 +1,4 @@
-"""What containers hold: every chunk where it is at home, and the copies that loose files are beside those."""
+"""What containers hold: every chunk in its own, and the copies that loose files are beside those."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from casstore.storage.container import Container
 _MOST_THREADS = 8
 
 
-class _AtHome(NamedTuple):
-    """A chunk in the container that is its home, and the bytes that it takes there."""
+class _InContainer(NamedTuple):
+    """A chunk in its container, and the bytes that it takes there."""
 
     container: Container
     digest: Digest
@@ -46,20 +46,20 @@ class _Selection:
         return cls(workspace, scope, sized)
 
     def missing(self) -> Collection[Digest]:
-        """The chunks that are needed and have no home."""
+        """The chunks that are needed and have no row."""
         if self.scope is None:
             return self.workspace.catalog.references.missing_chunks()
         return self.scope.chunks - self.workspace.catalog.index.locate(self.scope.chunks).keys()
 
-    def chunks_of(self, container: Container) -> list[_AtHome]:
+    def chunks_of(self, container: Container) -> list[_InContainer]:
         chunks = self.workspace.catalog.references.chunks_of(container)
         return [
-            _AtHome(container, digest, length)
+            _InContainer(container, digest, length)
             for digest, length in chunks
             if self.scope is None or digest in self.scope.chunks
         ]
 
-    def chunks(self) -> Iterator[_AtHome]:
+    def chunks(self) -> Iterator[_InContainer]:
         """All of them, each looked up when it is asked for: there may be millions."""
         return itertools.chain.from_iterable(self.chunks_of(container) for container, _ in self.sized)
 
@@ -77,9 +77,9 @@ class _Selection:
 
 
 @dataclass(slots=True)
-class _ReadAtHome:
+class _ReadInContainers:
     """What reading chunks has shown: those that are `bad`, with the reason, the containers that these are in, and of
-    each container how many bytes chunks take that are at home in it."""
+    each container how many bytes its own chunks take."""
 
     bad: dict[Digest, str] = field(default_factory=dict)
     damaged: set[Container] = field(default_factory=set)
@@ -125,7 +125,7 @@ def _stat_containers(workspace: Workspace, found: Findings, selection: _Selectio
 
 
 def _read_containers(workspace: Workspace, found: Findings, progress: Progress, selection: _Selection) -> None:
-    """Every chunk where it stands, then what loose files hold beside the chunks that are at home in them: copies,
+    """Every chunk where it stands, then what loose files hold beside the chunks whose containers they are: copies,
     which directories link to. What is sound is noted as read."""
     began_ns = time.time_ns()
     progress.start("verify", selection.read_bytes())
@@ -148,8 +148,8 @@ def _read_containers(workspace: Workspace, found: Findings, progress: Progress, 
         _note_read(workspace, (container.id for container, _ in sound if container not in found.files), began_ns)
 
 
-def _read_chunks(workspace: Workspace, chunks: Iterator[_AtHome], progress: Progress) -> _ReadAtHome:
-    read = _ReadAtHome()
+def _read_chunks(workspace: Workspace, chunks: Iterator[_InContainer], progress: Progress) -> _ReadInContainers:
+    read = _ReadInContainers()
     chunks, ahead = itertools.tee(chunks)
     with contextlib.closing(workspace.objects.read_ahead((each.digest for each in ahead), threads())) as reads:
         for (_, future), chunk in zip(reads, chunks, strict=True):

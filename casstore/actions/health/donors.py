@@ -14,7 +14,7 @@ from casstore.progress import Progress
 from casstore.storage import chunking, files, pack
 from casstore.storage.coding.codec import decode
 from casstore.storage.coding.delta import decode_deltas
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.descriptors import opened
 from casstore.storage.readable import OpenFile
 from casstore.storage.recipe import Recipe
@@ -149,7 +149,7 @@ class Donors:
         for entry in pack.read_entries(path):
             entries.setdefault(entry.digest, []).append(entry)
         for digest in self.wanted & entries.keys():
-            raw = self._from_pack(descriptor, entries, digest, MAX_LINKS, {})
+            raw = self._from_pack(descriptor, entries, digest, MAX_DELTA_LINKS, {})
             if raw is not None:
                 self._take(digest, raw)
 

@@ -59,6 +59,6 @@ class Scope:
                 chunks |= listed - recipes.keys()
                 blobs |= listed
         chunks |= index.bases_of(chunks)
-        homes = {home.container.id for home in index.locate(chunks).values()}
+        containers = {location.container.id for location in index.locate(chunks).values()}
         copies = {each.container.id for found in index.loose_files(blobs).values() for each in found}
-        return cls(rows, chunks, blobs, index.containers(homes | copies))
+        return cls(rows, chunks, blobs, index.containers(containers | copies))

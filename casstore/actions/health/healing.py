@@ -1,4 +1,5 @@
-"""New homes for chunks: for damaged ones from whatever has their bytes, and for the sound ones that are beside them."""
+"""New locations for chunks: for damaged ones from whatever has their bytes, and for the sound ones that are beside
+them."""
 
 from __future__ import annotations
 
@@ -32,18 +33,18 @@ class Healed:
 
 
 def heal(workspace: Workspace, wanted: set[Digest], sources: Sequence[Path], progress: Progress) -> Healed:
-    """Store what donors have of these chunks in new packs, which become their homes. Raises OSError.
+    """Store what donors have of these chunks in new packs, which become their containers. Raises OSError.
 
     What one search finds may be what deltas in a donor need, so donors are searched until a search changes nothing.
     """
     if not wanted:
         return Healed()
 
-    def rehome(new: NewContainer) -> None:
-        workspace.catalog.repacking.rehome(new)
+    def repoint(new: NewContainer) -> None:
+        workspace.catalog.repacking.repoint(new)
         workspace.objects.close()
 
-    with workspace.session() as session, PackBuilder(workspace, session, rehome, durable=True) as packs:
+    with workspace.session() as session, PackBuilder(workspace, session, repoint, durable=True) as packs:
         healing = _Healing.of(workspace, packs, wanted)
         while healing.lost:
             has_changed = healing.search(sources, progress)
@@ -98,9 +99,9 @@ class _Healing:
 
 
 def move_sound(workspace: Workspace, container: Container, lost: set[Digest]) -> None:
-    """Copy what a damaged container holds beside the damage into a new pack, which becomes its home."""
+    """Copy what a damaged container holds beside the damage into a new pack, which becomes its container."""
     digests = [digest for digest, _ in workspace.catalog.references.chunks_of(container) if digest not in lost]
-    homes = workspace.catalog.index.locate(digests)
+    locations = workspace.catalog.index.locate(digests)
     blobs = [] if container.is_pack else [container.blob]
     elements = _elements(workspace.catalog.index.recipes(blobs).values())
     with (
@@ -110,7 +111,7 @@ def move_sound(workspace: Workspace, container: Container, lost: set[Digest]) ->
         for digest, future in workspace.objects.read_ahead(digests):
             raw = future.result()
             if container.is_pack:
-                mover.copy(digest, workspace.objects.copy_record(digest, homes[digest]), container.id)
+                mover.copy(digest, workspace.objects.copy_record(digest, locations[digest]), container.id)
             else:
                 encoded = encode_chunk(workspace, digest, raw, elements.get(digest, BYTES), None)
                 mover.add(encoded, 0, container.id)

@@ -31,7 +31,7 @@ from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import chunking, files, machine, pack, sessions
-from casstore.storage.container import MAX_LINKS, FileStamp, Kind, Location
+from casstore.storage.container import MAX_DELTA_LINKS, FileStamp, Kind, Location
 from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
 from casstore.storage.locks import Lock
@@ -78,7 +78,7 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _FoundContainer:
     """A container as it stands, and the chunks that can be read from it."""
 
     new: NewContainer
@@ -142,12 +142,12 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     manifests = _manifests(layout, session, unreadable, recovered)
     told = _recipes(manifest for _, manifest in manifests)
     of_deleted = _recipes(manifest for _, manifest in kept_manifests(layout))
-    found, chooser, homes = _contents(layout, told, of_deleted, progress, unreadable)
+    found, chooser, chosen = _contents(layout, told, of_deleted, progress, unreadable)
     disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
     chooser.close()
     catalog = Catalog(path, machine.boot_id())
     try:
-        catalog.restoring.add_containers((each.new, homes.get(each.new.file_id, ())) for each in found)
+        catalog.restoring.add_containers((each.new, chosen.get(each.new.file_id, ())) for each in found)
         for manifest_id, manifest in manifests:
             known = _by_right_recipes(manifest, disputed)
             catalog.restoring.add_version(known, manifest_id, _directory(layout, manifest))
@@ -173,9 +173,9 @@ def _contents(
     of_deleted: Mapping[Digest, list[Recipe]],
     progress: Progress,
     unreadable: list[Unreadable],
-) -> tuple[list[_Found], _Homes, dict[str, list[tuple[NewChunk, int]]]]:
-    """The containers, and the homes of chunks in them. Strays that an earlier gc has moved to quarantine are brought
-    back where they hold what has no other home."""
+) -> tuple[list[_FoundContainer], _Chooser, dict[str, list[tuple[NewChunk, int]]]]:
+    """The containers, and the chunks that are read from each. Strays that an earlier gc has moved to quarantine are
+    brought back where they hold what has no other container."""
     # What a deleted version says of a file holds of it as much: other versions may need chunks of that cut.
     cuts = {
         blob: list(dict.fromkeys((*told.get(blob, ()), *of_deleted.get(blob, ()))))
@@ -185,14 +185,14 @@ def _contents(
     while True:
         reasons: list[Unreadable] = []
         found = [*_loose_files(layout, cuts, progress, reasons), *_packs(layout, reasons)]
-        chooser = _Homes(layout, found)
-        homes = chooser.choose()
+        chooser = _Chooser(layout, found)
+        chosen = chooser.choose()
         unreadable += (reason for reason in reasons if reason not in unreadable)
         wanted = {digest for recipes in told.values() for recipe in recipes for digest in recipe.digests}
         wanted |= {need for each in found for c in each.chunks for need in (c.base, c.grouping) if need is not None}
-        wanted -= {chunk.digest for each in homes.values() for chunk, _ in each}
+        wanted -= {chunk.digest for each in chosen.values() for chunk, _ in each}
         if not wanted or not bring_back(layout, wanted, first):
-            return found, chooser, homes
+            return found, chooser, chosen
         chooser.close()
 
 
@@ -289,7 +289,7 @@ def _readable(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Standin
         yield _Standing(manifest_id, path, tag is None, manifest)
 
 
-def _packs(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Found]:
+def _packs(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_FoundContainer]:
     for path in sorted(layout.packs.iterdir()):
         if path.suffix != ".pack" or not path.is_file():
             continue
@@ -309,7 +309,9 @@ def _packs(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Found]:
         chunks = tuple(
             NewChunk(e.digest, e.offset, e.length, e.raw_bytes, e.encoding, e.base, e.grouping) for e in entries
         )
-        yield _Found(NewContainer(path.stem, Kind.PACK, None, False, path.stat().st_size, True, None, ()), chunks)
+        yield _FoundContainer(
+            NewContainer(path.stem, Kind.PACK, None, False, path.stat().st_size, True, None, ()), chunks
+        )
 
 
 def _entries(path: Path) -> list[pack.PackEntry]:
@@ -322,7 +324,7 @@ def _entries(path: Path) -> list[pack.PackEntry]:
 
 def _loose_files(
     layout: Layout, recipes: Mapping[Digest, list[Recipe]], progress: Progress, unreadable: list[Unreadable]
-) -> list[_Found]:
+) -> list[_FoundContainer]:
     """The loose files that some version has, read and compared with their digests."""
     paths = []
     for path in sorted(layout.loose.glob("*/*.*")):
@@ -343,7 +345,7 @@ def _loose_files(
 class _Read:
     path: Path
     reason: str
-    found: _Found
+    found: _FoundContainer
 
 
 def _loose_file(path: Path, blob: Digest, recipes: Sequence[Recipe], progress: Progress) -> _Read:
@@ -374,7 +376,7 @@ def _loose_file(path: Path, blob: Digest, recipes: Sequence[Recipe], progress: P
     new = NewContainer(
         path.suffix[1:], Kind.LOOSE, blob, files.is_executable(status), status.st_size, not reason, stamp, ()
     )
-    return _Read(path, reason, _Found(new, tuple(unique.values())))
+    return _Read(path, reason, _FoundContainer(new, tuple(unique.values())))
 
 
 def _has_chunk(descriptor: int, chunk: Chunk) -> bool:
@@ -392,15 +394,15 @@ def _digest_of(path: Path) -> Digest | None:
         return None
 
 
-class _Homes:
-    """Chooses one home for each chunk: whole chunks before deltas, and these only after what they need, so that no
+class _Chooser:
+    """Chooses one container for each chunk: whole chunks before deltas, and these only after what they need, so that no
     chain is a circle or longer than chains may be.
 
     Of a chunk that stands more than once the first that reads well is taken, since gc will take the others away. One
     that does not read well is taken where there is no other: what is damaged is for repair to find.
     """
 
-    def __init__(self, layout: Layout, found: Sequence[_Found]) -> None:
+    def __init__(self, layout: Layout, found: Sequence[_FoundContainer]) -> None:
         self.chosen: dict[str, list[tuple[NewChunk, int]]] = {}
         self._found = found
         self._places = Counter(chunk.digest for each in found for chunk in each.chunks)
@@ -409,9 +411,9 @@ class _Homes:
         self._objects = Objects(layout, self._locate)
 
     def choose(self) -> dict[str, list[tuple[NewChunk, int]]]:
-        """By container, the chunks at home in it with the links of their chains."""
+        """By container, the chunks chosen of it with the links of their chains."""
         for is_last_resort in (False, True):
-            for depth in range(MAX_LINKS + 1):
+            for depth in range(MAX_DELTA_LINKS + 1):
                 for number, each in enumerate(self._found):
                     for chunk in each.chunks:
                         if chunk.digest not in self._depths and self._depth(chunk) == depth:
@@ -426,7 +428,7 @@ class _Homes:
         return next((recipe for recipe in recipes if self._objects.is_sound(recipe)), recipes[0])
 
     def _depth(self, chunk: NewChunk) -> int | None:
-        """How many links its chain has; None as long as its base or grouping has no home."""
+        """How many links its chain has; None as long as its base or grouping has no container."""
         if chunk.base is None:
             return 0
         base = self._depths.get(chunk.base)

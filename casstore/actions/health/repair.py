@@ -2,7 +2,7 @@
 
 In this order, so that it may be killed anywhere and run again: rows and manifests are made to agree, files that the
 catalog does not know are taken up where they hold what is missing, healed chunks and the sound ones beside damaged ones
-get new homes, damaged files go to `quarantine/`, and only then what is lost is
+get new containers, damaged files go to `quarantine/`, and only then what is lost is
 forgotten. No version is ever dropped; a file of one that is lost stays listed, and reading it says so.
 """
 
@@ -120,17 +120,19 @@ class _Repair:
         inspect_containers(self._workspace, found, self._progress, quick=False)
         damaged_before = dict.fromkeys(Damage(str(tag), path) for tag, path in brought)
         damaged_before |= dict.fromkeys(lost_files(self._workspace, found))
-        homes = self._catalog.index.locate(found.chunks)
+        locations = self._catalog.index.locate(found.chunks)
         healed = heal(self._workspace, set(found.chunks), self._sources, self._progress)
         lost = set(healed.lost)
         # Not those of deltas that are readable again now that their bases are.
         unreadable = healed.chunks | lost
-        damaged = {home.container for digest, home in homes.items() if digest in unreadable} | found.files.keys()
+        damaged = {
+            location.container for digest, location in locations.items() if digest in unreadable
+        } | found.files.keys()
         for container in damaged:
             move_sound(self._workspace, container, lost)
         inodes = self._quarantine(damaged)
         if lost or damaged:
-            gone = {digest: homes[digest].container for digest in lost if digest in homes}
+            gone = {digest: locations[digest].container for digest in lost if digest in locations}
             self._catalog.repacking.give_up(gone, damaged)
             lost -= self._catalog.index.locate(lost).keys()  # a save has brought these meanwhile
         self._mend(found.directories, inspected, inodes)

@@ -104,8 +104,8 @@ def verify(
     found = inspect(workspace, progress, quick=quick, scope=scope)
     layout = workspace.layout
     if scope is None:
-        tree = disagreement(workspace)
-        foreign, missing, mixed = tree.foreign, tree.missing, describe(workspace)
+        differing = disagreement(workspace)
+        foreign, missing, mixed = differing.foreign, differing.missing, describe(workspace)
     else:
         foreign, missing, mixed = (), tuple(row for row in scope.rows if is_missing(workspace, row)), ""
     gone = what_is_gone(layout, workspace.catalog)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from casstore.actions.workspace import Workspace
-from casstore.catalog.index import Link
+from casstore.catalog.index import DeltaLink
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage.coding.codec import Against, encode
 from casstore.storage.coding.delta import Grouping
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.storage.tensors.elements import Element
@@ -45,13 +45,13 @@ def skip(generation: int) -> int:
     return (run - run % (power * _RADIX)) * _RUN
 
 
-def choose_link(predecessor: Digest, chains: Mapping[Digest, Link]) -> Link | None:
+def choose_base(predecessor: Digest, chains: Mapping[Digest, DeltaLink]) -> DeltaLink | None:
     """The base to store a chunk against: its predecessor, or a chunk below it in its chain. `chains` holds them all."""
     link = chains.get(predecessor)
     if link is None:
         return None
     target = skip(link.generation + 1)
-    while link.base is not None and (link.generation > target or link.depth >= MAX_LINKS):
+    while link.base is not None and (link.generation > target or link.depth >= MAX_DELTA_LINKS):
         following = chains.get(link.base)
         if following is None:
             return None
@@ -91,7 +91,9 @@ def tensor_files(workspace: Workspace, row: VersionRow) -> list[tuple[str, Recip
     return [(file.path, recipes[file.digest]) for file in files if file.digest in recipes]
 
 
-def encode_chunk(workspace: Workspace, digest: Digest, raw: bytes, element: Element, link: Link | None) -> EncodedChunk:
+def encode_chunk(
+    workspace: Workspace, digest: Digest, raw: bytes, element: Element, link: DeltaLink | None
+) -> EncodedChunk:
     """The chunk encoded by itself, or against `link` if that takes less. A damaged base is not used."""
     against, grouping = None, None
     if link is not None:

@@ -14,7 +14,7 @@ from casstore.storage.recipe import Recipe
 
 
 def bring_to_disk(workspace: Workspace, unsynced: Iterable[Container]) -> list[Container]:
-    """Fsync these containers (see `Index.unsynced_homes`) and their names; returns those that gc has not removed.
+    """Fsync these containers (see `Index.unsynced_containers`) and their names; returns those that gc has not removed.
 
     A container whose fsync fails is distrusted from then on and never tried again: the kernel may have dropped the
     pages that it could not write, and a second fsync would succeed and prove nothing. Raises OSError.
@@ -63,7 +63,7 @@ def secure(workspace: Workspace, row: VersionRow) -> None:
                 "heals it from another copy"
             ) from error
     needed = owners.keys() | index.bases_of(owners.keys())
-    workspace.catalog.commits.note_synced(bring_to_disk(workspace, index.unsynced_homes(needed)))
+    workspace.catalog.commits.note_synced(bring_to_disk(workspace, index.unsynced_containers(needed)))
     if index.distrusted(needed):
         raise IntegrityError(
             f"{row.tag} may not be on disk: syncing its files has failed before. Delete it and save it again"

@@ -18,7 +18,7 @@ _SAMPLE_BYTES = 128 << 20
 # A column may be as long as a model has versions; the sample takes its beginning: the first chunk and deltas upon it.
 _SAMPLE_LENGTH = 12
 # A record's header and its entry in the index; and, in both, each digest that a delta needs.
-_RECORD_BYTES, _LINK_BYTES = 104, 66
+_RECORD_BYTES, _DELTA_LINK_BYTES = 104, 66
 # Header and trailer of one pack. There may be several packs, which makes no visible difference.
 _PACK_BYTES = 100
 
@@ -87,4 +87,4 @@ def _kind(chunk: PlannedChunk) -> Kind:
 
 def _record_bytes(chunk: EncodedChunk) -> int:
     links = {chunk.base, chunk.grouping} - {None}
-    return _RECORD_BYTES + len(links) * _LINK_BYTES + len(chunk.data)
+    return _RECORD_BYTES + len(links) * _DELTA_LINK_BYTES + len(chunk.data)

@@ -17,7 +17,7 @@ from casstore.actions.packs.bases import encode_chunk
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.workspace import Workspace
-from casstore.catalog.index import Fingerprint, Link
+from casstore.catalog.index import DeltaLink, Fingerprint
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -25,7 +25,7 @@ from casstore.progress import Progress
 from casstore.storage import pack
 from casstore.storage.coding import delta
 from casstore.storage.coding.codec import Encoding
-from casstore.storage.container import MAX_LINKS, Container, Kind, Location
+from casstore.storage.container import MAX_DELTA_LINKS, Container, Kind, Location
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
 from casstore.storage.recipe import Recipe
@@ -40,7 +40,7 @@ _BATCH_BYTES = 32 << 20
 FindLost = Callable[
     [Workspace, Mapping[Digest, int], Mapping[Fingerprint, Digest], Set[Digest]], tuple[set[int], set[Digest]]
 ]
-"""The containers among the homes of these chunks that are gone or spoiled, and the chunks lost with them."""
+"""The containers of these chunks that are gone or spoiled, and the chunks lost with them."""
 
 
 class Records(Protocol):
@@ -72,10 +72,10 @@ class Receiving:
     _objects: Objects = field(init=False)
     _wanted: dict[Digest, Element] = field(default_factory=dict)
     _relied_on: set[Digest] = field(default_factory=set)
-    _lost_homes: set[int] = field(default_factory=set)
+    _lost_containers: set[int] = field(default_factory=set)
     _lost: set[Digest] = field(default_factory=set)
     _whole: set[Digest] = field(default_factory=set)
-    _links: dict[Digest, Link] = field(default_factory=dict)
+    _delta_links: dict[Digest, DeltaLink] = field(default_factory=dict)
     # Of the pack that is being written: where its chunks stand, and how many of them have been checked.
     _here: dict[Digest, Location] = field(default_factory=dict)
     _checked: int = 0
@@ -97,14 +97,14 @@ class Receiving:
             for segment in recipe.segments:
                 for digest, _ in segment.chunks:
                     self._wanted.setdefault(digest, element_of(segment.dtype))
-        homes = index.usable_homes(self._wanted.keys())
-        stale = Freshness.of(self.workspace).stale(set(homes.values()))
-        doubted = {digest for digest, home in homes.items() if home in stale and digest in named}
-        self._lost_homes, self._lost = self.find_lost(self.workspace, homes, {}, doubted)
-        self._relied_on = homes.keys() - self._lost
+        containers = index.usable_containers(self._wanted.keys())
+        stale = Freshness.of(self.workspace).stale(set(containers.values()))
+        doubted = {digest for digest, container in containers.items() if container in stale and digest in named}
+        self._lost_containers, self._lost = self.find_lost(self.workspace, containers, {}, doubted)
+        self._relied_on = containers.keys() - self._lost
         for digest in self._relied_on:
             del self._wanted[digest]
-        # What deltas stand on stays whole, also where its home cannot be relied on and it is stored anew.
+        # What deltas stand on stays whole, also where its container cannot be relied on and it is stored anew.
         self._whole = index.with_dependents(self._wanted.keys())
         for entry in coming.entries():
             if entry.digest not in named:
@@ -118,7 +118,7 @@ class Receiving:
 
     def has_lost(self) -> bool:
         """Whether gc has taken what was here at the start, so that an error may be no fault of what comes."""
-        return self._relied_on != self.workspace.catalog.index.usable_homes(self._relied_on).keys()
+        return self._relied_on != self.workspace.catalog.index.usable_containers(self._relied_on).keys()
 
     def salvage(self) -> None:
         """Keep what has come so far and is sound, for the next try."""
@@ -130,18 +130,20 @@ class Receiving:
         if (entry.base is None) != (entry.encoding != Encoding.DELTA):
             raise IntegrityError(f"chunk {entry.digest} in {self.origin} is a delta without a base, or none with one")
         if entry.base is not None:
-            base, grouping = self._link(entry.base), self._link(entry.grouping)
+            base, grouping = self._delta_link(entry.base), self._delta_link(entry.grouping)
             if base is None or grouping is None:
                 raise IntegrityError(
                     f"chunk {entry.digest} in {self.origin} is a delta against a chunk that has not come before it"
                 )
-            if base.depth >= MAX_LINKS or grouping.base is not None or entry.digest in self._whole:
+            if base.depth >= MAX_DELTA_LINKS or grouping.base is not None or entry.digest in self._whole:
                 self._add_whole(entry, record, element)
                 return
             generation = base.generation + 1
-            self._links[entry.digest] = Link(entry.digest, entry.base, entry.grouping, base.depth + 1, generation)
+            self._delta_links[entry.digest] = DeltaLink(
+                entry.digest, entry.base, entry.grouping, base.depth + 1, generation
+            )
         else:
-            self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
+            self._delta_links[entry.digest] = DeltaLink(entry.digest, None, None, 0, 0)
         self._unchecked_bytes += entry.length
         self._packs.copy(record, generation)
         self._check_if_many()
@@ -154,18 +156,18 @@ class Receiving:
         if Digest.of(raw) != entry.digest:
             raise self._damaged(entry.digest)
         encoded = encode_chunk(self.workspace, entry.digest, raw, element, None)
-        self._links[entry.digest] = Link(entry.digest, None, None, 0, 0)
+        self._delta_links[entry.digest] = DeltaLink(entry.digest, None, None, 0, 0)
         self._unchecked_bytes += len(encoded.data)
         self._packs.add(encoded)
         self._check_if_many()
 
-    def _link(self, digest: Digest | None) -> Link | None:
+    def _delta_link(self, digest: Digest | None) -> DeltaLink | None:
         if digest is None:
             return None
-        link = self._links.get(digest)
+        link = self._delta_links.get(digest)
         if link is None:
-            self._links |= self.workspace.catalog.index.chains([digest])
-            link = self._links.get(digest)
+            self._delta_links |= self.workspace.catalog.index.chains([digest])
+            link = self._delta_links.get(digest)
         return link
 
     def _check_if_many(self) -> None:
@@ -188,15 +190,15 @@ class Receiving:
         self._checked, self._unchecked_bytes = len(chunks), 0
 
     def _check_chunk(self, digest: Digest, future: Future[bytes]) -> None:
-        home = self._here[digest]
+        location = self._here[digest]
         try:
             raw = future.result()
         except IntegrityError as error:
-            for needed in (home.base, home.grouping):
+            for needed in (location.base, location.grouping):
                 if needed is not None and needed not in self._here:
                     self._objects.read_chunk(needed)  # if it is that which is damaged, its error says so
             raise self._damaged(digest) from error
-        if len(raw) != home.raw_bytes:
+        if len(raw) != location.raw_bytes:
             raise self._damaged(digest)
 
     def _damaged(self, digest: Digest) -> IntegrityError:
@@ -206,7 +208,7 @@ class Receiving:
 
     def _complete(self, new: NewContainer) -> None:
         self._check(new.file_id, new.chunks)
-        self.workspace.catalog.commits.store([new], self._lost, self._lost_homes)
+        self.workspace.catalog.commits.store([new], self._lost, self._lost_containers)
         self._here, self._checked = {}, 0
         self._objects.close()
 
@@ -232,9 +234,11 @@ def check_blobs(workspace: Workspace, recipes: Mapping[Digest, Recipe], origin: 
     known = index.recipes(recipes.keys())
     # A chunk's bytes are those of its digest; how many there are is for the manifest to claim.
     single = {digest: recipe.size for digest, recipe in recipes.items() if recipe.size and not recipe.is_stored}
-    for digest, home in index.locate(single.keys()).items():
-        if home.raw_bytes != single[digest]:
-            raise IntegrityError(f"a file in {origin} has {home.raw_bytes:,} bytes, not {single[digest]:,}: {digest}")
+    for digest, location in index.locate(single.keys()).items():
+        if location.raw_bytes != single[digest]:
+            raise IntegrityError(
+                f"a file in {origin} has {location.raw_bytes:,} bytes, not {single[digest]:,}: {digest}"
+            )
     unchecked = [recipe for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
     progress.start("verify", sum(recipe.size for recipe in unchecked))
     try:

@@ -1,9 +1,9 @@
 """The part of gc that moves bytes: cold loose files into packs, and out of packs that hold little that is needed.
 
-Each pack is a step of its own. It is complete and fsynced before one transaction makes it the home of its chunks, and
-only after that are the files it replaces condemned and unlinked. Killed anywhere, gc leaves a pack that no row names,
-which the next one removes, or a moved chunk's old home, which it condemns. Others save and read meanwhile: a chunk
-that somebody else has moved, or needs as it is, stays where it is.
+Each pack is a step of its own. It is complete and fsynced before one transaction makes it the container of its chunks,
+and only after that are the files it replaces condemned and unlinked. Killed anywhere, gc leaves a pack that no row
+names, which the next one removes, or a moved chunk's old container, which it condemns. Others save and read meanwhile:
+a chunk that somebody else has moved, or needs as it is, stays where it is.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from itertools import groupby
 from operator import attrgetter
 from types import TracebackType
 
-from casstore.actions.packs.bases import choose_link, predecessors, tensor_files
+from casstore.actions.packs.bases import choose_base, predecessors, tensor_files
 from casstore.actions.packs.builder import ENCODE_THREADS, MAX_PACK_BYTES, PackBuilder
 from casstore.actions.packs.durability import bring_to_disk
 from casstore.actions.workspace import Workspace
 from casstore.catalog.columns import Columns, PlannedChunk
-from casstore.catalog.index import Link
+from casstore.catalog.index import DeltaLink
 from casstore.catalog.marks import ColdFile, Marks, SparsePack
 from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
@@ -33,7 +33,7 @@ from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage.coding.codec import Against, Encoding, encode
 from casstore.storage.coding.delta import Grouping
-from casstore.storage.container import MAX_LINKS
+from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session, live_ids, session_of
@@ -55,7 +55,7 @@ _CHUNKS_AHEAD = 16
 _COLUMNS_AHEAD = 4
 _PLAN_BATCH = 2000
 # Raw chunks of a column kept at hand as bases for the next: the longest chain, and the one it grows from.
-_HELD_CHUNKS = MAX_LINKS + 2
+_HELD_CHUNKS = MAX_DELTA_LINKS + 2
 
 
 @dataclass(slots=True)
@@ -138,22 +138,22 @@ def rewrite_sparse(
 def _copy_needed(
     workspace: Workspace, needed: Sequence[Digest], pack: SparsePack, mover: Mover, progress: Progress
 ) -> None:
-    homes = workspace.catalog.index.locate(needed)
+    locations = workspace.catalog.index.locate(needed)
     for digest, future in workspace.objects.read_ahead(needed):
-        home = homes.get(digest)
-        if home is None or home.container.id != pack.container.id:
+        location = locations.get(digest)
+        if location is None or location.container.id != pack.container.id:
             continue
         try:
             future.result()  # raises for a damaged chunk, which a copy of its record would only spread
-            mover.copy(digest, workspace.objects.copy_record(digest, home), pack.container.id)
+            mover.copy(digest, workspace.objects.copy_record(digest, location), pack.container.id)
         except (IntegrityError, FileNotFoundError):
             mover.moved.damaged += 1
             _log.info("chunk %s: left in pack %s, it is damaged", digest, pack.container.file_id)
-        progress.advance(home.length)
+        progress.advance(location.length)
 
 
 class Mover:
-    """Fills packs, and makes each the home of its chunks once it is on disk.
+    """Fills packs, and makes each the container of its chunks once it is on disk.
 
     Leaving it as a context manager does so with the last, and on an error removes that.
     """
@@ -166,7 +166,7 @@ class Mover:
         self._reclaim = reclaim
         self._verbatim = verbatim
         self._packs = PackBuilder(workspace, session, self._move, durable=True)
-        self._homes: dict[Digest, int] = {}
+        self._containers: dict[Digest, int] = {}
         self._sources: set[int] = set()
 
     def __enter__(self) -> Mover:
@@ -178,31 +178,31 @@ class Mover:
     ) -> None:
         self._packs.__exit__(kind, error, trace)
 
-    def add(self, chunk: EncodedChunk, generation: int, home: int) -> None:
-        """Append a chunk of that home. Raises OSError."""
-        self._homes[chunk.digest] = home
+    def add(self, chunk: EncodedChunk, generation: int, container: int) -> None:
+        """Append a chunk of that container. Raises OSError."""
+        self._containers[chunk.digest] = container
         self._packs.add(chunk, generation)
 
-    def copy(self, digest: Digest, record: bytes, home: int) -> None:
-        """Append a chunk's record as it stands in that home. Raises IntegrityError, OSError."""
-        self._homes[digest] = home
+    def copy(self, digest: Digest, record: bytes, container: int) -> None:
+        """Append a chunk's record as it stands in that container. Raises IntegrityError, OSError."""
+        self._containers[digest] = container
         self._packs.copy(record)
 
     def _move(self, new: NewContainer) -> None:
         index = self._workspace.catalog.index
         # The pack counts as synced, so durable versions may rely on it from now on without another look.
         named = {digest for chunk in new.chunks for digest in (chunk.base, chunk.grouping) if digest is not None}
-        bases = (named | index.bases_of(named)) - self._homes.keys()
-        synced = bring_to_disk(self._workspace, index.unsynced_homes(bases))
+        bases = (named | index.bases_of(named)) - self._containers.keys()
+        synced = bring_to_disk(self._workspace, index.unsynced_containers(bases))
         if index.distrusted(bases):  # what stands on them stays where it is
             new = replace(new, chunks=[chunk for chunk in new.chunks if chunk.base is None])
-        self._workspace.catalog.repacking.move(new, self._homes, synced, verbatim=self._verbatim)
+        self._workspace.catalog.repacking.move(new, self._containers, synced, verbatim=self._verbatim)
         self.moved.bytes += new.size
-        sources = set(self._homes.values())
+        sources = set(self._containers.values())
         _log.info("pack %s: %d chunks of %d files", new.file_id, len(new.chunks), len(sources))
         self._sources |= sources
         self.moved.files = len(self._sources)
-        self._homes = {}
+        self._containers = {}
         self._reclaim(sources)
 
 
@@ -254,7 +254,7 @@ def arranged(columns: Columns) -> Iterator[list[PlannedChunk]]:
 
 
 class _Stopped(Exception):
-    """The packs cannot be written any more; whoever encodes for them may go home."""
+    """The packs cannot be written any more; whoever encodes for them may stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +263,7 @@ class Encoded:
 
     chunk: EncodedChunk
     generation: int
-    home: int
+    container: int
 
 
 class _Packer:
@@ -299,7 +299,7 @@ class _Packer:
         elif isinstance(item, BaseException):
             raise item
         elif item is not None:
-            self._mover.add(item.chunk, item.generation, item.home)
+            self._mover.add(item.chunk, item.generation, item.container)
             self._progress.advance(item.chunk.raw_bytes)
 
     def _put(self, item: Encoded | BaseException | None) -> None:
@@ -333,7 +333,7 @@ class Column:
         self._put = put
         inside = {chunk.digest for chunk in column}
         outside = {chunk.predecessor for chunk in column if chunk.predecessor} - inside
-        self._links = workspace.catalog.index.chains(outside)
+        self._delta_links = workspace.catalog.index.chains(outside)
         self._held: OrderedDict[Digest, bytes] = OrderedDict()
         self._grouping: tuple[Digest, Element, Grouping] | None = None
 
@@ -345,22 +345,22 @@ class Column:
                 self._put(error)
                 continue
             encoded, generation = self._encode(chunk, raw)
-            depth = 0 if encoded.base is None else self._links[encoded.base].depth + 1
-            self._links[chunk.digest] = Link(chunk.digest, encoded.base, encoded.grouping, depth, generation)
-            self._put(Encoded(encoded, generation, chunk.home))
+            depth = 0 if encoded.base is None else self._delta_links[encoded.base].depth + 1
+            self._delta_links[chunk.digest] = DeltaLink(chunk.digest, encoded.base, encoded.grouping, depth, generation)
+            self._put(Encoded(encoded, generation, chunk.container))
 
     def _encode(self, chunk: PlannedChunk, raw: bytes) -> tuple[EncodedChunk, int]:
         element = element_of(chunk.dtype)
         predecessor = None if chunk.is_base else chunk.predecessor
-        link = None if predecessor is None else choose_link(predecessor, self._links)
+        link = None if predecessor is None else choose_base(predecessor, self._delta_links)
         against = None if link is None else self._against(link, element, len(raw))
         encoding, data = encode(raw, element, against)
         if encoding is not Encoding.DELTA or link is None or predecessor is None:
             return EncodedChunk(chunk.digest, len(raw), encoding, data), 0
         encoded = EncodedChunk(chunk.digest, len(raw), encoding, data, link.digest, link.grouping or link.digest)
-        return encoded, self._links[predecessor].generation + 1
+        return encoded, self._delta_links[predecessor].generation + 1
 
-    def _against(self, link: Link, element: Element, length: int) -> Against | None:
+    def _against(self, link: DeltaLink, element: Element, length: int) -> Against | None:
         """The base's bytes and the grouping; None where they are damaged: then the chunk stands alone."""
         by = link.grouping or link.digest
         try:

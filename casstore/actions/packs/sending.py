@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from casstore.actions.packs.bases import choose_link, encode_chunk, predecessors
+from casstore.actions.packs.bases import choose_base, encode_chunk, predecessors
 from casstore.actions.workspace import Workspace
-from casstore.catalog.index import Link
+from casstore.catalog.index import DeltaLink
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.container import MAX_LINKS, Location
+from casstore.storage.container import MAX_DELTA_LINKS, Location
 from casstore.storage.pack import EncodedChunk, PackEntry
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import Element, element_of
@@ -52,7 +52,7 @@ class Sending:
     pool: ThreadPoolExecutor
     progress: Progress
     _begun: set[Digest] = field(default_factory=set)
-    _links: dict[Digest, Link] = field(default_factory=dict)  # of the chunks that have been written
+    _delta_links: dict[Digest, DeltaLink] = field(default_factory=dict)  # of the chunks that have been written
     _ahead: deque[tuple[Future[_Ready], int]] = field(default_factory=deque)
 
     def add(self, files: Files, base_files: Files) -> None:
@@ -82,18 +82,18 @@ class Sending:
             self._write_next()
 
     def _submit(self, chunks: Mapping[Digest, Element], before: Mapping[Digest, Digest]) -> None:
-        homes = self.workspace.catalog.index.locate(chunks.keys()) if chunks else {}
+        locations = self.workspace.catalog.index.locate(chunks.keys()) if chunks else {}
         for digest, element in chunks.items():
             predecessor = before.get(digest)
-            link = None if predecessor is None else choose_link(predecessor, self._links)
-            generation = self._links[predecessor].generation + 1 if predecessor in self._links else 0
-            home = homes.get(digest)
-            task = partial(self._encode, digest, element, link, home if self._may_copy(home, link) else None)
+            link = None if predecessor is None else choose_base(predecessor, self._delta_links)
+            generation = self._delta_links[predecessor].generation + 1 if predecessor in self._delta_links else 0
+            location = locations.get(digest)
+            task = partial(self._encode, digest, element, link, location if self._may_copy(location, link) else None)
             self._ahead.append((self.pool.submit(task), generation))
             if len(self._ahead) >= _CHUNKS_AHEAD:
                 self._write_next()
 
-    def _encode(self, digest: Digest, element: Element, link: Link | None, copied: Location | None) -> _Ready:
+    def _encode(self, digest: Digest, element: Element, link: DeltaLink | None, copied: Location | None) -> _Ready:
         try:
             raw = self.workspace.objects.read_chunk(digest)  # which also checks chunks that are copied
         except (IntegrityError, OSError) as error:
@@ -104,24 +104,26 @@ class Sending:
                 return self.workspace.objects.copy_record(digest, copied)
         return encode_chunk(self.workspace, digest, raw, element, link)
 
-    def _may_copy(self, home: Location | None, link: Link | None) -> bool:
+    def _may_copy(self, location: Location | None, link: DeltaLink | None) -> bool:
         """Whether the record in the store can be sent as it stands."""
-        if home is None or not home.container.is_pack:
+        if location is None or not location.container.is_pack:
             return False
-        if home.base is None:
+        if location.base is None:
             return link is None  # a chunk with a base here takes less when it is encoded again
-        base = self._links.get(home.base)
-        grouping = None if home.grouping is None else self._links.get(home.grouping)
-        return base is not None and grouping is not None and grouping.base is None and base.depth < MAX_LINKS
+        base = self._delta_links.get(location.base)
+        grouping = None if location.grouping is None else self._delta_links.get(location.grouping)
+        return base is not None and grouping is not None and grouping.base is None and base.depth < MAX_DELTA_LINKS
 
     def _write_next(self) -> None:
         future, generation = self._ahead.popleft()
         ready = future.result()
         entry = self.sink.copy(ready) if isinstance(ready, bytes) else self.sink.add(ready)
-        self._links[entry.digest] = self._link(entry, generation)
+        self._delta_links[entry.digest] = self._delta_link(entry, generation)
         self.progress.advance(entry.raw_bytes)
 
-    def _link(self, entry: PackEntry, generation: int) -> Link:
+    def _delta_link(self, entry: PackEntry, generation: int) -> DeltaLink:
         if entry.base is None:
-            return Link(entry.digest, None, None, 0, 0)
-        return Link(entry.digest, entry.base, entry.grouping, self._links[entry.base].depth + 1, max(1, generation))
+            return DeltaLink(entry.digest, None, None, 0, 0)
+        return DeltaLink(
+            entry.digest, entry.base, entry.grouping, self._delta_links[entry.base].depth + 1, max(1, generation)
+        )

@@ -16,7 +16,7 @@ from pathlib import Path
 from casstore.actions.directories.leavings import make_way
 from casstore.actions.directories.placing import check_replaceable, publish, settle
 from casstore.actions.packs.durability import bring_to_disk
-from casstore.actions.saving.homes import Homes
+from casstore.actions.saving.needed import Needed
 from casstore.actions.saving.trust import Trust, marked, objects_of
 from casstore.actions.sources.source import Source, check_as_found
 from casstore.actions.workspace import Workspace
@@ -46,14 +46,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A version whose chunks are all in the store, in `homes` or in the new `containers`.
+    """A version whose chunks are all in the store, where `needed` was found or in the new `containers`.
 
     `paths`: the new files, which are removed if the version is not committed. `directory`: what stands in the draft.
     `fingerprints`: those of files whose content has become known.
     """
 
     manifest: Manifest
-    homes: Homes
+    needed: Needed
     containers: Sequence[NewContainer] = ()
     paths: Sequence[files.StrPath] = ()
     directory: DirectoryRow | None = None
@@ -101,7 +101,7 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
     paths = (*stored.paths, pending)
     try:
         relied_on = _relied_on(workspace, stored)
-        synced_homes = _sync(workspace, containers, relied_on, progress) if terms.durable else []
+        synced_containers = _sync(workspace, containers, relied_on, progress) if terms.durable else []
         mode = workspace.file_mode(executable=False)
         temporary = session.new_path()
         files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=terms.durable)
@@ -115,11 +115,11 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
         containers=containers,
         recipes=manifest.recipes,
         relied_on=relied_on,
-        gc_epoch=stored.homes.gc_epoch,
+        gc_epoch=stored.needed.gc_epoch,
         durable=terms.durable,
-        synced_homes=synced_homes,
-        lost_homes=stored.homes.lost_homes,
-        lost_chunks=stored.homes.lost_chunks,
+        synced_containers=synced_containers,
+        lost_containers=stored.needed.lost_containers,
+        lost_chunks=stored.needed.lost_chunks,
         directory=stored.directory,
         fingerprints=stored.fingerprints,
         place=terms.place,
@@ -130,9 +130,9 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
 
 
 def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
-    """The chunks that must have a home: those of the version, and all that deltas among them need."""
+    """The chunks that must have a container: those of the version, and all that deltas among them need."""
     brought = [chunk for new in stored.containers for chunk in new.chunks]
-    relied_on = stored.homes.wanted | {
+    relied_on = stored.needed.wanted | {
         base for chunk in brought for base in (chunk.base, chunk.grouping) if base is not None
     }
     relied_on |= workspace.catalog.index.bases_of(relied_on - {chunk.digest for chunk in brought})
@@ -142,27 +142,28 @@ def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
 def _sync(
     workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress
 ) -> list[Container]:
-    """Bring to disk what the version needs and is not there yet: adopted files, homes saved as relaxed, by their names.
+    """Bring to disk what the version needs and is not there yet: adopted files, containers saved as relaxed, by their
+    names.
 
-    Returns those homes. Raises OSError.
+    Returns those containers. Raises OSError.
     """
     layout = workspace.layout
-    # A chunk that this save brings may also have an older home that was lost in a power cut: leave that alone.
+    # A chunk that this save brings may also have an older container that was lost in a power cut: leave that alone.
     brought = {chunk.digest for new in containers for chunk in new.chunks}
-    unsynced = workspace.catalog.index.unsynced_homes(relied_on - brought)
+    unsynced = workspace.catalog.index.unsynced_containers(relied_on - brought)
     adopted = [new.as_container().path(layout) for new in containers if new.synced and new.kind is Kind.LOOSE]
     if adopted or unsynced:
         progress.start("sync to disk", None)
     try:
         for path in adopted:
             files.sync_file(path)
-        synced_homes = bring_to_disk(workspace, unsynced)
+        synced_containers = bring_to_disk(workspace, unsynced)
     finally:
         if adopted or unsynced:
             progress.finish()
     for directory in sorted({os.path.dirname(path) for path in adopted}):
         files.sync_directory(directory)
-    return synced_homes
+    return synced_containers
 
 
 class Committing:
@@ -256,10 +257,10 @@ def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *,
     """
     manifest = replace(manifest, description=marked(workspace, manifest, trust, None))
     wanted = {digest for file in manifest.files for digest in manifest.recipe_of(file).digests}
-    homes = Homes.of(workspace, wanted).checked(workspace)
-    if wanted - homes.have:
+    needed = Needed.of(workspace, wanted).checked(workspace)
+    if wanted - needed.have:
         raise ChunkVanished
-    written = write(workspace, session, Stored(manifest, homes), Terms(durable, trust, Place.BY_CREATION), SILENT)
+    written = write(workspace, session, Stored(manifest, needed), Terms(durable, trust, Place.BY_CREATION), SILENT)
     Committing(workspace, session, Target(manifest.tag)).run(written)
 
 

@@ -40,7 +40,7 @@ def difference(
         return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
     for path, file in given.items():
         scanned = source.scanned.get(path)
-        if (hash_file(file.location) if scanned is None else scanned.blob) != saved[path].digest:
+        if (hash_file(file.disk_path) if scanned is None else scanned.blob) != saved[path].digest:
             return f"{path} differs"
     return None
 

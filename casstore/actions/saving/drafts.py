@@ -146,22 +146,22 @@ def check_open(draft: KeptDraft) -> None:
     attribute or a read-only mount prevents it."""
     open_up(Path(draft.path))
     for path, status in walk(draft.path, lambda _: None):
-        location = f"{draft.path}/{path}"
-        if not stat.S_ISDIR(status.st_mode) or may_use(location, os.R_OK | os.W_OK | os.X_OK):
+        disk_path = f"{draft.path}/{path}"
+        if not stat.S_ISDIR(status.st_mode) or may_use(disk_path, os.R_OK | os.W_OK | os.X_OK):
             continue
         place = shlex.quote(draft.path)
-        if denials.is_immutable(location):
+        if denials.is_immutable(disk_path):
             raise InvalidSource(
-                f"{location} is immutable, and cannot be taken over: take the attribute away with "
+                f"{disk_path} is immutable, and cannot be taken over: take the attribute away with "
                 f"`sudo chattr -R -i {place}`, and save the draft {draft.id} again"
             )
-        if os.statvfs(location).f_flag & os.ST_RDONLY:
+        if os.statvfs(disk_path).f_flag & os.ST_RDONLY:
             raise InvalidSource(
-                f"{location} is on a disk that is mounted read-only, and cannot be taken over: mount it so that it can "
-                f"be written to, or unmount it there, and save the draft {draft.id} again"
+                f"{disk_path} is on a disk that is mounted read-only, and cannot be taken over: mount it so that it "
+                f"can be written to, or unmount it there, and save the draft {draft.id} again"
             )
         raise InvalidSource(
-            f"{location} belongs to another user, and cannot be taken over: make it yours with "
+            f"{disk_path} belongs to another user, and cannot be taken over: make it yours with "
             f"`sudo chown -R {os.geteuid()} {place}`, and save the draft {draft.id} again"
         )
 

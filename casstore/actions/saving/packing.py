@@ -8,12 +8,12 @@ from collections.abc import Callable, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from casstore.actions.packs.bases import choose_link, encode_chunk, predecessors
+from casstore.actions.packs.bases import choose_base, encode_chunk, predecessors
 from casstore.actions.packs.builder import ENCODE_THREADS, PackBuilder
 from casstore.actions.saving.staging import StagedFile
 from casstore.actions.saving.unchanged import changed, open_as_found
 from casstore.actions.workspace import Workspace
-from casstore.catalog.index import Link
+from casstore.catalog.index import DeltaLink
 from casstore.digest import Digest
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe
@@ -29,7 +29,7 @@ class SavePacker:
 
     Leaving it as a context manager writes what is still being encoded; on an error it drops that. `base_files` are the
     files of the version that this one came from, looked at when first needed. `unstored` are the chunks that the save
-    stores: none of them is a base, not even where an older home of it can be read still.
+    stores: none of them is a base, not even where an older container of it can be read still.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class SavePacker:
             advance(recipe.size)
             return
         before, chains = self._possible_bases(file, wanted)
-        opened, _ = open_as_found(file.location, is_direct=False)
+        opened, _ = open_as_found(file.disk_path, is_direct=False)
         with opened as descriptor:
             offset = 0
             for segment in recipe.segments:
@@ -78,21 +78,23 @@ class SavePacker:
                         wanted.discard(digest)
                         raw = os.pread(descriptor, length, offset)
                         if Digest.of(raw) != digest:
-                            raise changed(file.location)
+                            raise changed(file.disk_path)
                         predecessor = before.get(digest)
-                        link = None if predecessor is None else choose_link(predecessor, chains)
+                        link = None if predecessor is None else choose_base(predecessor, chains)
                         generation = chains[predecessor].generation + 1 if predecessor in chains else 0
                         self._put(digest, raw, element, link, generation)
                     offset += length
                     advance(length)
 
-    def _possible_bases(self, file: StagedFile, wanted: set[Digest]) -> tuple[dict[Digest, Digest], dict[Digest, Link]]:
+    def _possible_bases(
+        self, file: StagedFile, wanted: set[Digest]
+    ) -> tuple[dict[Digest, Digest], dict[Digest, DeltaLink]]:
         if all(segment.name is None for segment in file.recipe.segments):
             return {}, {}
         if self._base_files is None:
             self._base_files = self._find_base_files()
         before = predecessors([(file.path, file.recipe)], self._base_files)
-        # What deltas stand on already stays whole, also where its home is lost and it is stored anew.
+        # What deltas stand on already stays whole, also where its container is lost and it is stored anew.
         whole = self._workspace.catalog.index.with_dependents(wanted)
         before = {
             digest: base
@@ -101,7 +103,7 @@ class SavePacker:
         }
         return before, self._workspace.catalog.index.chains(set(before.values()))
 
-    def _put(self, digest: Digest, raw: bytes, element: Element, link: Link | None, generation: int) -> None:
+    def _put(self, digest: Digest, raw: bytes, element: Element, link: DeltaLink | None, generation: int) -> None:
         if len(raw) < _NOT_WORTH_A_THREAD_BYTES:
             encoded = encode_chunk(self._workspace, digest, raw, element, link)
             if not self._ahead:

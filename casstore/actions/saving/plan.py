@@ -19,7 +19,7 @@ class Way(Enum):
     """How the store comes to hold a file."""
 
     PACK = auto()  # its new chunks are encoded into a pack
-    ADOPT = auto()  # it becomes a loose file, the home of its new chunks
+    ADOPT = auto()  # it becomes a loose file, the container of its new chunks
     SHARE = auto()  # all its chunks are stored; its directory links to a loose file, or it becomes one
     NOTHING = auto()  # all its chunks are stored, and no directory is to hold it
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from casstore.actions.describing import model_yaml
 from casstore.actions.saving import comparing
 from casstore.actions.saving.commit import Committing, Outcome, Target, Terms, write
-from casstore.actions.saving.homes import Homes
+from casstore.actions.saving.needed import Needed
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.staging import Staged, Staging
 from casstore.actions.saving.storing import Ground, Storing
@@ -128,9 +128,9 @@ def _add_custom_objects(source: Source, pickled: bytes, session: Session) -> Non
     name = CUSTOM_OBJECTS_NAME
     if any(file.path == name for file in source.files):
         raise InvalidSource(f"{source.root} holds a {name} already; give custom_objects or the file, not both")
-    location = session.new_path()
-    files.write_new_file(location, pickled, 0o600)
-    source.files.append(SourceFile(name, str(location), os.stat(location), is_direct=True))
+    disk_path = session.new_path()
+    files.write_new_file(disk_path, pickled, 0o600)
+    source.files.append(SourceFile(name, str(disk_path), os.stat(disk_path), is_direct=True))
     source.files.sort(key=lambda file: file.path)
 
 
@@ -154,16 +154,16 @@ class _Save:
         place = Place.LAST if self.request.created_at_ns is None else Place.BY_CREATION
         terms = Terms(self.request.durable, self.request.trust, place)
         wanted = {digest for recipe in recipes.values() for digest in recipe.digests}
-        homes = Homes.of(self.workspace, wanted, staged.found)
+        needed = Needed.of(self.workspace, wanted, staged.found)
         while True:
             try:
-                stored = storing.store(manifest, homes)
+                stored = storing.store(manifest, needed)
                 written = write(self.workspace, self.session, stored, terms, self.progress)
                 committing.run(written, storing.check_still)
                 return stored.new_bytes
             except ChunkVanished:
                 _log.debug("%s: gc removed chunks that this save relied on; they are stored again", self.request.tag)
-                homes = Homes.of(self.workspace, wanted)
+                needed = Needed.of(self.workspace, wanted)
 
     def _manifest(self, source: Source, staged: Staged, recipes: Mapping[Digest, Recipe]) -> Manifest:
         created_at_ns = self.request.created_at_ns

@@ -59,9 +59,9 @@ class StagedFile(NamedTuple):
     """A file of the new version: it stands in the draft at `path`, read-only, with this content.
 
     `is_linked`: it is already a hardlink of one of the store's loose files. `content`: the bytes of a small file.
-    `location`: where its bytes can be read: in the draft or, if nothing is to stand there, at the source. `seen`: for a
-    file that other programs know by a path, its last status, which must hold until the commit. `is_racy`: stat may not
-    show a write to it, so it is read once more.
+    `disk_path`: where its bytes can be read: in the draft or, if nothing is to stand there, at the source. `seen`: for
+    a file that other programs know by a path, its last status, which must hold until the commit. `is_racy`: stat may
+    not show a write to it, so it is read once more.
     """
 
     path: str
@@ -69,7 +69,7 @@ class StagedFile(NamedTuple):
     recipe: Recipe
     stamp: FileStamp
     is_linked: bool
-    location: str
+    disk_path: str
     content: bytes | None = None
     seen: os.stat_result | None = None
     is_racy: bool = False
@@ -77,18 +77,19 @@ class StagedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The result of staging. `fingerprints`: those of files whose content has become known. `homes`: the homes found by
-    look-ups. `gc_epoch`: the epoch before the first look-up, by which the commit proves that all homes still hold."""
+    """The result of staging. `fingerprints`: those of files whose content has become known. `containers`: those
+    found by look-ups. `gc_epoch`: the epoch before the first look-up, by which the commit proves that all containers
+    still hold."""
 
     files: Sequence[StagedFile]
     fingerprints: Mapping[Fingerprint, Digest]
-    homes: Mapping[Digest, int]
+    containers: Mapping[Digest, int]
     gc_epoch: int
 
     @property
     def found(self) -> tuple[int, Mapping[Digest, int]]:
-        """The epoch, and the homes found since."""
-        return self.gc_epoch, self.homes
+        """The epoch, and the containers found since."""
+        return self.gc_epoch, self.containers
 
     def by(self, recipes: Mapping[Digest, Recipe]) -> Staged:
         """A copy of this in which each file has the recipe given for its blob."""
@@ -112,7 +113,7 @@ class Staging:
     progress: Progress
     _fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
     _gc_epoch: int = field(init=False)
-    _homes: dict[Digest, int] = field(default_factory=dict)
+    _containers: dict[Digest, int] = field(default_factory=dict)
     _frozen: list[tuple[str, os.stat_result]] = field(default_factory=list)
     _frozen_in_place: list[tuple[str, os.stat_result]] = field(default_factory=list)
     # The directories in a draft that the caller knows; None for a draft that only this save knows.
@@ -120,8 +121,8 @@ class Staging:
     _directories: set[str] = field(default_factory=set)
     _loose: dict[tuple[Digest, bool], list[LooseFile]] = field(default_factory=dict)
     _freshness: Freshness = field(init=False)
-    _seen: set[int] = field(default_factory=set)  # homes
-    _stale: set[int] = field(default_factory=set)  # the homes that have not been read for long
+    _seen: set[int] = field(default_factory=set)  # containers
+    _stale: set[int] = field(default_factory=set)  # the containers that have not been read for long
     _takes: bool = field(init=False)
     _may_link: bool = field(init=False)
     _may_reflink: bool = field(init=False)
@@ -161,7 +162,7 @@ class Staging:
         finally:
             self.progress.finish()
             self._tell_copied()
-        return Staged(staged, self._fingerprints, self._homes, self._gc_epoch)
+        return Staged(staged, self._fingerprints, self._containers, self._gc_epoch)
 
     def _tell_copied(self) -> None:
         """Log which files were copied instead of taken over, which takes time and, for a while, space."""
@@ -207,8 +208,8 @@ class Staging:
         for digest, size in sizes.items():
             recipes.setdefault(digest, Recipe.of_one_chunk(digest, size))
         chunks = {digest for recipe in recipes.values() for digest in recipe.digests}
-        usable = index.usable_homes(chunks)
-        self._homes |= usable
+        usable = index.usable_containers(chunks)
+        self._containers |= usable
         if unseen := set(usable.values()) - self._seen:
             self._seen |= unseen
             self._stale |= self._freshness.stale(unseen)
@@ -219,11 +220,11 @@ class Staging:
         is_taken = self._takes and file.is_direct
         self._left_bytes -= file.status.st_size
         if self.request.handling.is_watched or (is_taken and known is not None):
-            self._check_closed(file.location)
+            self._check_closed(file.disk_path)
         if not self.request.materialize:
             return self._read(file, known)
         target = f"{self.draft}/{file.path}"
-        if file.location != target and (parent := os.path.dirname(target)) not in self._directories:
+        if file.disk_path != target and (parent := os.path.dirname(target)) not in self._directories:
             files.make_directory(parent, parents=True)
             self._directories.add(parent)
         executable = files.is_executable(file.status)
@@ -253,23 +254,23 @@ class Staging:
         executable = files.is_executable(file.status)
         recipe = known
         if recipe is None:
-            opened, before = open_as_found(file.location, is_direct=file.is_direct)
+            opened, before = open_as_found(file.disk_path, is_direct=file.is_direct)
             with opened as descriptor:
                 is_taken = self._takes and file.is_direct
                 if is_taken:
-                    self._check_written(file.location, descriptor, before)
+                    self._check_written(file.disk_path, descriptor, before)
                 is_watched = not is_taken and _may_be_torn(before)
                 if is_watched:
                     before = _wait_until_told(descriptor, before)
                     began_ns = time.time_ns()
                 recipe = self._known_or_hashed(file, descriptor, before)
                 if is_watched and (self._is_written(file, descriptor, before) or not _is_told(before, began_ns)):
-                    self._check_same(file.location, descriptor, recipe)
-                    self._check_unchanged(file.location, descriptor, before)
+                    self._check_same(file.disk_path, descriptor, recipe)
+                    self._check_unchanged(file.disk_path, descriptor, before)
                 self._remember(descriptor, before, recipe)
         else:
             self.progress.advance(recipe.size)
-        return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.location)
+        return StagedFile(file.path, executable, recipe, FileStamp.of(file.status), False, file.disk_path)
 
     def _remember(self, descriptor: int, status: os.stat_result, recipe: Recipe) -> None:
         """Record the fingerprint of a hashed source file, so that it need not be read the next time."""
@@ -285,10 +286,10 @@ class Staging:
         candidates = self._loose.get((recipe.blob, executable)) or loose_files.find(
             self.workspace, recipe.blob, executable
         )
-        if self._stale and any(self._homes[digest] in self._stale for digest in recipe.digests):
+        if self._stale and any(self._containers[digest] in self._stale for digest in recipe.digests):
             # The stored bytes have not been read for long: the file's own bytes are kept.
             candidates = [each for each in candidates if self._is_as_good(each, file)]
-        is_free = file.location != target
+        is_free = file.disk_path != target
         place = target if is_free else str(self.session.new_path())
         if self._may_link:
             stamp = loose_files.link(self.workspace, candidates, place, noted=self._fingerprints)
@@ -315,15 +316,15 @@ class Staging:
 
     def _take(self, file: SourceFile, target: str, executable: bool) -> StagedFile | str:
         """Freeze a file that is ours alone, and hash it in place. Returns the reason if it may not be adopted."""
-        opened, found = open_as_found(file.location, is_direct=True)
+        opened, found = open_as_found(file.disk_path, is_direct=True)
         with opened as descriptor:
             if found.st_ino != file.status.st_ino or found.st_dev != file.status.st_dev:
-                raise changed(file.location)  # before its mode is changed
+                raise changed(file.disk_path)  # before its mode is changed
             if reason := self._why_copied(found, is_direct=True):
                 return reason
             # A draft's own file may become a link to a stored one, whose mode must stay.
-            frozen = self._frozen_in_place if file.location == target else self._frozen
-            frozen.append((file.location, found))
+            frozen = self._frozen_in_place if file.disk_path == target else self._frozen
+            frozen.append((file.disk_path, found))
             try:
                 seen = _freeze(descriptor, self.workspace.file_mode(executable))
             except PermissionError:  # an attribute of the file forbids it, such as that of chattr +i
@@ -331,17 +332,17 @@ class Staging:
                 return "its mode cannot be changed"
             if files.is_writable_by_others(descriptor):
                 files.set_mode(descriptor, stat.S_IMODE(found.st_mode))
-                self._check_written(file.location, descriptor, found)
+                self._check_written(file.disk_path, descriptor, found)
                 return "another process may write to it"
             if files.hand_over(descriptor, self.workspace.layout.home):
                 seen = os.fstat(descriptor)
-            content = self._small_content(file.location, descriptor, seen)
-            recipe = self._hash(file.location, descriptor, seen) if content is None else chunking.scan_bytes(content)
-            if file.location != target:  # a link changes the file's change time
-                self._check_unchanged(file.location, descriptor, seen)
+            content = self._small_content(file.disk_path, descriptor, seen)
+            recipe = self._hash(file.disk_path, descriptor, seen) if content is None else chunking.scan_bytes(content)
+            if file.disk_path != target:  # a link changes the file's change time
+                self._check_unchanged(file.disk_path, descriptor, seen)
         racy = is_racy(seen)
-        if file.location != target:
-            linked = link(file.location, target, seen)
+        if file.disk_path != target:
+            linked = link(file.disk_path, target, seen)
             if linked is None:
                 return "no hardlink of it can be made in the store, as on another file system"
             seen = linked
@@ -353,10 +354,10 @@ class Staging:
 
         `reason`: why the file is not taken over; empty if it was not to be.
         """
-        opened, before = open_as_found(file.location, is_direct=file.is_direct)
+        opened, before = open_as_found(file.disk_path, is_direct=file.is_direct)
         with opened as descriptor:
             if self._takes and file.is_direct:
-                self._check_written(file.location, descriptor, before)
+                self._check_written(file.disk_path, descriptor, before)
             recipe = self._known_or_hashed(file, descriptor, before)
             self._remember(descriptor, before, recipe)
             known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
@@ -368,8 +369,8 @@ class Staging:
                 self._is_written(file, descriptor, before)
             with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
                 files.copy_file(descriptor, copy, advance)
-                self._check_unchanged(file.location, descriptor, before)
-                self._check_same(file.location, copy, recipe, advance)
+                self._check_unchanged(file.disk_path, descriptor, before)
+                self._check_same(file.disk_path, copy, recipe, advance)
                 files.set_mode(copy, self.workspace.file_mode(executable))
                 copied = os.fstat(copy)
             if self._known is None:
@@ -378,7 +379,7 @@ class Staging:
                 self._put(before, temporary, target)
                 copied = check_linked(target, copied, target)
         if reason:
-            self._copied.setdefault(reason, []).append(file.location)
+            self._copied.setdefault(reason, []).append(file.disk_path)
         stamp = FileStamp.of(copied)
         return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
 
@@ -442,7 +443,7 @@ class Staging:
         """The recipe found before, if the file has not changed since; otherwise a new one."""
         recipe = self._scanned.get(file.path)
         if recipe is None or Fingerprint.of(before) != Fingerprint.of(file.status):
-            return self._hash(file.location, descriptor, before)
+            return self._hash(file.disk_path, descriptor, before)
         self.progress.advance(recipe.size)
         return recipe
 
@@ -466,7 +467,7 @@ class Staging:
             while self._pauses:
                 self._pauses -= 1
                 time.sleep(_PAUSE_S)
-                self._check_unchanged(file.location, descriptor, before)
+                self._check_unchanged(file.disk_path, descriptor, before)
                 if not files.is_open_for_writing(descriptor):
                     break
         return True

@@ -13,7 +13,7 @@ from casstore.actions.packs.bases import tensor_files
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving.commit import Stored, remove
-from casstore.actions.saving.homes import Homes
+from casstore.actions.saving.needed import Needed
 from casstore.actions.saving.packing import SavePacker
 from casstore.actions.saving.plan import Step, Way, plan
 from casstore.actions.saving.request import SaveRequest
@@ -72,16 +72,16 @@ class _Try:
 
 @dataclass(frozen=True, slots=True)
 class _Copies:
-    """The loose files that staged files may be linked to. `stale`: homes that have not been read for long."""
+    """The loose files that staged files may be linked to. `stale`: containers that have not been read for long."""
 
-    homes: Mapping[Digest, int]
+    containers: Mapping[Digest, int]
     stale: Set[int]
     freshness: Freshness
     loose: Mapping[tuple[Digest, bool], list[LooseFile]]
 
     def is_stale(self, file: StagedFile) -> bool:
         """Whether the stored bytes of this file have not been read for long, so that the file's own bytes are kept."""
-        return bool(self.stale) and any(self.homes.get(digest) in self.stale for digest in file.recipe.digests)
+        return bool(self.stale) and any(self.containers.get(digest) in self.stale for digest in file.recipe.digests)
 
     def of(self, file: StagedFile) -> list[LooseFile]:
         """The loose files with the file's content; for a stale file, those that have been read lately."""
@@ -105,31 +105,31 @@ class Storing:
         self._files = list(staged.files)  # in their present state
         self._noted = dict(staged.fingerprints)
 
-    def store(self, manifest: Manifest, homes: Homes) -> Stored:
+    def store(self, manifest: Manifest, needed: Needed) -> Stored:
         """Put every new chunk into a container, and give every file a loose file to be linked to.
 
         On any exception the new files are removed. Raises ChunkVanished, FileChanged, InvalidSource, OSError.
         """
         freshness = Freshness.of(self._workspace)
-        stale = freshness.stale(set(homes.found.values()))
-        homes = homes.checked(self._workspace, self._noted, self._bare(homes.found, stale))
+        stale = freshness.stale(set(needed.found.values()))
+        needed = needed.checked(self._workspace, self._noted, self._bare(needed.found, stale))
         unlinked = {f.recipe.blob for f in self._files if not f.is_linked and f.recipe.size >= LINK_FROM_BYTES}
-        copies = _Copies(homes.found, stale, freshness, self._workspace.catalog.index.loose_files(unlinked))
+        copies = _Copies(needed.found, stale, freshness, self._workspace.catalog.index.loose_files(unlinked))
         done = _Try()
         try:
-            self._store_files(homes, copies, done)
+            self._store_files(needed, copies, done)
             directory = self._directory_row(manifest.directories)
         except BaseException:
             remove(done.paths)
             raise
-        return Stored(manifest, homes, tuple(done.containers), tuple(done.paths), directory, dict(self._noted))
+        return Stored(manifest, needed, tuple(done.containers), tuple(done.paths), directory, dict(self._noted))
 
     def check_still(self) -> None:
         """Check that files which other programs can reach are as hashed. Raises FileChanged, InvalidSource."""
         for file in self._files:
-            if file.seen is not None and (file.is_racy or not is_untouched(file.location, file.seen)):
+            if file.seen is not None and (file.is_racy or not is_untouched(file.disk_path, file.seen)):
                 check_still(
-                    file.location, file.seen, file.recipe.blob, self._noted,
+                    file.disk_path, file.seen, file.recipe.blob, self._noted,
                     is_racy=file.is_racy, is_shared=file.is_linked,
                 )  # fmt: skip
         self._ground.check(self._ground.paths)
@@ -141,9 +141,9 @@ class Storing:
         self._ground.check()
         return directory_row(self._workspace, self._ground.draft, stamps, empty, stands_as=self._request.standing)
 
-    def _store_files(self, homes: Homes, copies: _Copies, done: _Try) -> None:
-        have = homes.have
-        unstored = homes.wanted - have
+    def _store_files(self, needed: Needed, copies: _Copies, done: _Try) -> None:
+        have = needed.have
+        unstored = needed.wanted - have
         missing = set(unstored)
         builder = PackBuilder(
             self._workspace, self._session, done.containers.append,
@@ -168,14 +168,15 @@ class Storing:
         else:
             self._progress.advance(file.recipe.size)
         if step.way is Way.ADOPT:
-            homes = [NewChunk(c.digest, c.offset, c.length, c.length) for c in step.new.values()]
-            return self._adopt(file, homes, done)
+            chunks = [NewChunk(c.digest, c.offset, c.length, c.length) for c in step.new.values()]
+            return self._adopt(file, chunks, done)
         if step.way is Way.SHARE or (step.way is Way.PACK and self._request.materialize):
             return self._share(file, copies, done)
         return file
 
-    def _bare(self, homes: Mapping[Digest, int], stale: Set[int]) -> set[Digest]:
-        """The chunks in stale homes of files of which the store keeps no copy: they must be read where they are."""
+    def _bare(self, containers: Mapping[Digest, int], stale: Set[int]) -> set[Digest]:
+        """The chunks in stale containers of files of which the store keeps no copy: they must be read where they
+        are."""
         if not stale:
             return set()
         keeps_copies = self._request.materialize and self._may_link
@@ -184,7 +185,7 @@ class Storing:
             for file in self._files
             if not (file.is_linked or (keeps_copies and file.recipe.size >= LINK_FROM_BYTES))
             for digest in file.recipe.digests
-            if homes.get(digest) in stale
+            if containers.get(digest) in stale
         }
 
     def _base_files(self) -> list[tuple[str, Recipe]]:
@@ -194,7 +195,7 @@ class Storing:
         return [] if row is None else tensor_files(self._workspace, row)
 
     def _share(self, file: StagedFile, copies: _Copies, done: _Try) -> StagedFile:
-        """Link a file whose chunks have homes elsewhere to the loose file of its blob, or make it that loose file."""
+        """Link a file whose chunks stand elsewhere to the loose file of its blob, or make it that loose file."""
         if file.is_linked or file.recipe.size < LINK_FROM_BYTES or not self._may_link:
             return file
         twin = done.adopted.get((file.recipe.blob, file.executable))
@@ -210,50 +211,54 @@ class Storing:
             return self._adopt(file, [], done, is_wanted=copies.is_stale(file))
         linked = os.lstat(temporary)
         self._check_file(file)
-        put(temporary, file.location, self._ground.known)
+        put(temporary, file.disk_path, self._ground.known)
         file = file._replace(stamp=stamp, is_linked=True, is_racy=False)
-        return self._with_link(file, check_linked(file.location, linked, file.location))
+        return self._with_link(file, check_linked(file.disk_path, linked, file.disk_path))
 
-    def _adopt(self, file: StagedFile, homes: Sequence[NewChunk], done: _Try, *, is_wanted: bool = False) -> StagedFile:
-        """Hardlink a staged file in as a loose file, the home of the given chunks; no byte is copied.
+    def _adopt(
+        self, file: StagedFile, chunks: Sequence[NewChunk], done: _Try, *, is_wanted: bool = False
+    ) -> StagedFile:
+        """Hardlink a staged file in as a loose file, the container of the given chunks; no byte is copied.
 
-        A loose file that is the home of no chunk is made if it costs nothing, or if `is_wanted`.
+        A loose file that is no chunk's container is made if it costs nothing, or if `is_wanted`.
         """
         file_id = self._session.new_file_id()
         loose = self._workspace.layout.loose_file(file.recipe.blob, file_id)
         done.paths.append(loose)
         self._check_file(file)
-        linked = link(file.location, loose, file.seen) if self._may_link else None
+        linked = link(file.disk_path, loose, file.seen) if self._may_link else None
         if linked is not None:
             file = self._with_link(file, linked)
-        elif not (homes or is_wanted):
+        elif not (chunks or is_wanted):
             return file  # its bytes are in the store; without links a second copy is of no use
         else:
             file, linked = self._copy_in(file, loose)
-        synced = bool(homes) and self._request.durable
+        synced = bool(chunks) and self._request.durable
         stamp = FileStamp.of(linked)
         done.containers.append(
-            NewContainer(file_id, Kind.LOOSE, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, homes)
+            NewContainer(
+                file_id, Kind.LOOSE, file.recipe.blob, file.executable, file.recipe.size, synced, stamp, chunks
+            )
         )
         done.adopted[file.recipe.blob, file.executable] = loose
         return file
 
     def _copy_in(self, file: StagedFile, loose: str) -> tuple[StagedFile, os.stat_result]:
         """Copy a staged file to a loose file; returns the staged file's new state, and the copy's status."""
-        opened, before = open_as_found(file.location, is_direct=True)
+        opened, before = open_as_found(file.disk_path, is_direct=True)
         with opened as descriptor, files.create_file(loose) as copy:
             files.copy_file(descriptor, copy)
             files.set_mode(copy, self._workspace.file_mode(file.executable))
             copied = os.fstat(copy)
         self._check_file(file)
-        file = self._with_link(file, check_linked(file.location, before, file.location))
+        file = self._with_link(file, check_linked(file.disk_path, before, file.disk_path))
         self._noted[Fingerprint.of(copied)] = file.recipe.blob
         return file, copied
 
     def _check_file(self, file: StagedFile) -> None:
         """Check that a staged file is as it was hashed, before it is linked or replaced. Raises FileChanged."""
         if file.seen is not None:
-            check_still(file.location, file.seen, file.recipe.blob, self._noted, is_shared=file.is_linked)
+            check_still(file.disk_path, file.seen, file.recipe.blob, self._noted, is_shared=file.is_linked)
 
     def _with_link(self, file: StagedFile, status: os.stat_result) -> StagedFile:
         """The file with the status that it has after casstore itself has linked it."""

@@ -31,21 +31,21 @@ def changed(path: str) -> FileChanged:
     return FileChanged(f"{path} was written to or replaced while it was being saved; save again when it is complete")
 
 
-def open_as_found(location: str, *, is_direct: bool) -> tuple[Descriptor, os.stat_result]:
+def open_as_found(disk_path: str, *, is_direct: bool) -> tuple[Descriptor, os.stat_result]:
     """Open a regular file for reading; returns it with its status. With `is_direct` links are not followed.
 
     Raises FileChanged if there is no such file any more; OSError.
     """
     try:
-        file = opened(location, _DIRECT if is_direct else _FOLLOWING)
+        file = opened(disk_path, _DIRECT if is_direct else _FOLLOWING)
         status = os.fstat(file.fileno())
     except OSError as error:
         if error.errno in _ANOTHER:
-            raise changed(location) from error
+            raise changed(disk_path) from error
         raise
     if not stat.S_ISREG(status.st_mode):
         file.close()
-        raise changed(location)
+        raise changed(disk_path)
     return file, status
 
 
@@ -90,55 +90,55 @@ def is_same(now: os.stat_result, seen: os.stat_result) -> bool:
     )
 
 
-def is_untouched(location: str, seen: os.stat_result) -> bool:
-    """Whether the file that was seen still stands at `location`, with an unchanged status."""
+def is_untouched(disk_path: str, seen: os.stat_result) -> bool:
+    """Whether the file that was seen still stands at `disk_path`, with an unchanged status."""
     try:
-        now = os.lstat(location)
+        now = os.lstat(disk_path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return now.st_ctime_ns == seen.st_ctime_ns and now.st_ino == seen.st_ino and now.st_dev == seen.st_dev
 
 
-def check_linked(link: str, seen: os.stat_result, location: str) -> os.stat_result:
-    """The status of a new link. Raises FileChanged, naming `location`, if it is not the file that was seen."""
+def check_linked(link: str, seen: os.stat_result, disk_path: str) -> os.stat_result:
+    """The status of a new link. Raises FileChanged, naming `disk_path`, if it is not the file that was seen."""
     now = lstat_or_none(link)
     if now is None or not is_same(now, seen):
-        raise changed(location)
+        raise changed(disk_path)
     return now
 
 
-def link(location: str, target: str, seen: os.stat_result | None) -> os.stat_result | None:
-    """Hardlink the file at `location`, and check that it is the one that was seen; returns the link's status.
+def link(disk_path: str, target: str, seen: os.stat_result | None) -> os.stat_result | None:
+    """Hardlink the file at `disk_path`, and check that it is the one that was seen; returns the link's status.
 
     None if no link can be made. Raises FileChanged, OSError.
     """
     try:
-        if not files.try_link(location, target):
+        if not files.try_link(disk_path, target):
             return None
     except FileNotFoundError as error:
-        now = lstat_or_none(location)
+        now = lstat_or_none(disk_path)
         if seen is None or (now is not None and is_same(now, seen)):
             raise
-        raise changed(location) from error
-    return os.lstat(target) if seen is None else check_linked(target, seen, location)
+        raise changed(disk_path) from error
+    return os.lstat(target) if seen is None else check_linked(target, seen, disk_path)
 
 
 def check_still(
-    location: str, seen: os.stat_result, digest: Digest, noted: Mapping[Fingerprint, Digest], *,
+    disk_path: str, seen: os.stat_result, digest: Digest, noted: Mapping[Fingerprint, Digest], *,
     is_racy: bool = False, is_shared: bool = False,
 ) -> os.stat_result:  # fmt: skip
-    """Check that the file at `location` is the one that was seen, with these bytes; returns its status.
+    """Check that the file at `disk_path` is the one that was seen, with these bytes; returns its status.
 
     It is read again if only its change time differs, as after a write whose modification time was put back, or if
     `is_racy`. `noted`: links that the caller has made since. `is_shared`: other saves may be linking it too. Raises
     FileChanged.
     """
-    now = lstat_or_none(location)
+    now = lstat_or_none(disk_path)
     if now is None or not is_same(now, seen):
-        raise changed(location)
+        raise changed(disk_path)
     is_known = is_shared or now.st_ctime_ns == seen.st_ctime_ns or noted.get(Fingerprint.of(now)) == digest
-    if (is_racy or not is_known) and hash_file(location) != digest:
-        raise changed(location)
+    if (is_racy or not is_known) and hash_file(disk_path) != digest:
+        raise changed(disk_path)
     return now
 
 

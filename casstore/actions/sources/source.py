@@ -32,7 +32,7 @@ class SourceFile(NamedTuple):
     """One file: its `/`-separated path in the version, where it is, what stat said, and whether no link led there."""
 
     path: str
-    location: str
+    disk_path: str
     status: os.stat_result
     is_direct: bool
 
@@ -108,7 +108,7 @@ def check_as_found(source: Source) -> None:
 
 def check_removable(source: Source) -> None:
     """Raise InvalidSource, before anything is saved, where `move=True` could not take the files away afterwards."""
-    owners = {file.location: file.status.st_uid for file in source.files if file.is_direct}
+    owners = {file.disk_path: file.status.st_uid for file in source.files if file.is_direct}
     owners |= {path: os.lstat(path).st_uid for path in source.links}
     me = os.geteuid()
     modes: dict[str, os.stat_result] = {}
@@ -133,9 +133,9 @@ def remove_source(source: Source) -> list[str]:
     a process has replaced, or written to after it was copied, and what cannot be removed.
     """
     left = [
-        file.location
+        file.disk_path
         for file in source.files
-        if file.is_direct and not (_is_as_found(file) and _is_removed(file.location))
+        if file.is_direct and not (_is_as_found(file) and _is_removed(file.disk_path))
     ]
     left += [path for path in source.links if not _is_removed(path)]
     for directory, _, _ in os.walk(source.root, topdown=False):
@@ -164,7 +164,7 @@ def _is_same_inode(now: os.stat_result | None, found: os.stat_result | None) -> 
 
 def _is_as_found(file: SourceFile) -> bool:
     try:
-        return is_unchanged(os.lstat(file.location), file.status)
+        return is_unchanged(os.lstat(file.disk_path), file.status)
     except FileNotFoundError:
         return False
 
@@ -182,60 +182,60 @@ def _walk(source: Source, directory: str, prefix: str, ancestors: list[tuple[int
     has_plain_names = _PLAIN_NAMES.fullmatch("/".join([entry.name for entry in found])) is not None
     for entry in found:
         path = prefix + entry.name
-        location = entry.path
+        disk_path = entry.path
         if source.rules is not None and source.rules.leaves_out(entry, prefix):
             continue
         if not has_plain_names:
-            _check_name(entry.name, location)
+            _check_name(entry.name, disk_path)
         is_link = entry.is_symlink()
         if is_link and is_direct:
-            source.links.append(location)
+            source.links.append(disk_path)
         try:
             status = entry.stat()
         except OSError as error:
-            raise _cannot_read(location, error) from error
+            raise _cannot_read(disk_path, error) from error
         if status.st_ctime_ns > source.changed_ns:
             source.changed_ns = status.st_ctime_ns
         if stat.S_ISDIR(status.st_mode):
             if path == DESCRIPTOR_NAME:
-                raise InvalidSource(f"{location} stands where casstore writes its descriptor; rename your directory")
+                raise InvalidSource(f"{disk_path} stands where casstore writes its descriptor; rename your directory")
             identity = (status.st_dev, status.st_ino)
             if identity in ancestors:
-                raise InvalidSource(f"{location} is a link to a directory that contains it; remove the link")
+                raise InvalidSource(f"{disk_path} is a link to a directory that contains it; remove the link")
             source.visits[identity] = source.visits.get(identity, 0) + 1
             if source.visits[identity] > _MAX_VISITS:
-                raise InvalidSource(f"links lead to {location} in more than {_MAX_VISITS} ways; remove some")
-            _walk(source, location, path + "/", [*ancestors, identity], is_direct and not is_link)
+                raise InvalidSource(f"links lead to {disk_path} in more than {_MAX_VISITS} ways; remove some")
+            _walk(source, disk_path, path + "/", [*ancestors, identity], is_direct and not is_link)
         elif path == DESCRIPTOR_NAME:
-            _check_regular(location, status)
-            source.descriptor, source.descriptor_status = Path(location), status
+            _check_regular(disk_path, status)
+            source.descriptor, source.descriptor_status = Path(disk_path), status
         else:
-            _add_file(source, path, location, status, is_direct and not is_link)
+            _add_file(source, path, disk_path, status, is_direct and not is_link)
 
 
-def _add_file(source: Source, path: str, location: str, status: os.stat_result, is_direct: bool) -> None:
-    _check_regular(location, status)
-    if status.st_size == 0 and _is_generated(location):
+def _add_file(source: Source, path: str, disk_path: str, status: os.stat_result, is_direct: bool) -> None:
+    _check_regular(disk_path, status)
+    if status.st_size == 0 and _is_generated(disk_path):
         raise InvalidSource(
-            f"{location} says that it is empty and is not, as files do that a kernel or a program makes when they are "
+            f"{disk_path} says that it is empty and is not, as files do that a kernel or a program makes when they are "
             "read; copy its content into a file, and save that"
         )
-    source.files.append(SourceFile(path, location, status, is_direct))
+    source.files.append(SourceFile(path, disk_path, status, is_direct))
 
 
-def _is_generated(location: str) -> bool:
+def _is_generated(disk_path: str) -> bool:
     """Whether bytes can be read from a file of size 0."""
     try:
-        with files.open_regular(location) as descriptor:
+        with files.open_regular(disk_path) as descriptor:
             return bool(os.read(descriptor, 1))
     except OSError:  # the code that reads it will say
         return False
 
 
-def _check_regular(location: str, status: os.stat_result) -> None:
+def _check_regular(disk_path: str, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for test, name in _KINDS if test(status.st_mode)), "no regular file")
-        raise InvalidSource(f"{location} is {kind}, which cannot be saved; remove it or save another directory")
+        raise InvalidSource(f"{disk_path} is {kind}, which cannot be saved; remove it or save another directory")
 
 
 _KINDS = (
@@ -256,12 +256,12 @@ def _cannot_read(path: files.StrPath, error: OSError) -> InvalidSource:
     return InvalidSource(f"{path} cannot be read: {error.strerror}")
 
 
-def _check_name(name: str, location: str) -> None:
+def _check_name(name: str, disk_path: str) -> None:
     if not name.isascii():
         try:
             as_stored(name).encode("utf-8")
         except UnicodeError as error:
-            raise InvalidSource(f"the name of {os.fsencode(location)!r} is not UTF-8; rename the file") from error
+            raise InvalidSource(f"the name of {os.fsencode(disk_path)!r} is not UTF-8; rename the file") from error
     if not _NOT_ON_WINDOWS.isdisjoint(name) or name[-1] in ". ":
         warnings.warn(f"Windows cannot hold a file named {name!r}; the version will not open there", stacklevel=2)
 

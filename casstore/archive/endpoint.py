@@ -17,39 +17,39 @@ from casstore.storage import files, unfinished
 # Of directories that may be written to and not read, and of file systems that sync no directories.
 _NO_DIRECTORY_SYNC = {errno.EACCES, errno.EINVAL, errno.ENOTSUP}
 
-Location = str | os.PathLike[str] | BinaryIO
+Endpoint = str | os.PathLike[str] | BinaryIO
 
 
-def name_of(location: Location) -> str:
+def name_of(endpoint: Endpoint) -> str:
     """What messages call it."""
-    name = location if isinstance(location, str | os.PathLike) else getattr(location, "name", None)
+    name = endpoint if isinstance(endpoint, str | os.PathLike) else getattr(endpoint, "name", None)
     return os.fspath(name) if isinstance(name, str | os.PathLike) else "the stream"  # of a descriptor it is a number
 
 
-def is_url(location: Location) -> bool:
-    return isinstance(location, str) and "://" in location
+def is_url(endpoint: Endpoint) -> bool:
+    return isinstance(endpoint, str) and "://" in endpoint
 
 
-def local_path(location: Location) -> Path | None:
+def local_path(endpoint: Endpoint) -> Path | None:
     """The path of a file or directory on this machine; None for a stream or a URL."""
-    if not isinstance(location, str | os.PathLike):
+    if not isinstance(endpoint, str | os.PathLike):
         return None
-    text = os.fspath(location)
+    text = os.fspath(endpoint)
     for scheme in ("file://", "local://"):
         if text.startswith(scheme):
             return Path(text.removeprefix(scheme))
     return None if is_url(text) else Path(os.path.expanduser(text))
 
 
-def _stream(location: Location) -> BinaryIO:
+def _stream(endpoint: Endpoint) -> BinaryIO:
     """The error for a value that is neither a path nor a URL."""
-    return cast("BinaryIO", location)
+    return cast("BinaryIO", endpoint)
 
 
 @contextlib.contextmanager
-def reading(location: Location) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The bytes at a location, and how many there are where that is known. Raises InvalidSource, OSError."""
-    path = local_path(location)
+def reading(endpoint: Endpoint) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The bytes at an endpoint, and how many there are where that is known. Raises InvalidSource, OSError."""
+    path = local_path(endpoint)
     if path is not None:
         try:
             file = open(path, "rb")  # noqa: SIM115 - the with block is below, with what only opening can raise above
@@ -60,28 +60,28 @@ def reading(location: Location) -> Iterator[tuple[BinaryIO, int | None]]:
         with file:
             status = os.fstat(file.fileno())
             yield file, status.st_size if stat.S_ISREG(status.st_mode) else None
-    elif isinstance(location, str):
-        system, target = _file_system(location)
-        with _open_url(location, system, target, "rb") as remote:
+    elif isinstance(endpoint, str):
+        system, target = _file_system(endpoint)
+        with _open_url(endpoint, system, target, "rb") as remote:
             yield remote, getattr(remote, "size", None)
     else:
-        yield _stream(location), None
+        yield _stream(endpoint), None
 
 
 @contextlib.contextmanager
-def writing(location: Location, mode: int) -> Iterator[BinaryIO]:
-    """A stream whose bytes are at the location once the block has ended, and not at all when it raises.
+def writing(endpoint: Endpoint, mode: int) -> Iterator[BinaryIO]:
+    """A stream whose bytes are at the endpoint once the block has ended, and not at all when it raises.
 
     Of a stream that is given, and some file systems behind URLs, what was written stays. Raises InvalidSource, OSError.
     """
-    path = local_path(location)
+    path = local_path(endpoint)
     if path is not None:
         with _writing_file(path, mode) as file:
             yield file
-    elif isinstance(location, str):
-        system, target = _file_system(location)
+    elif isinstance(endpoint, str):
+        system, target = _file_system(endpoint)
         was_there = _exists(system, target)
-        remote = _open_url(location, system, target, "wb")
+        remote = _open_url(endpoint, system, target, "wb")
         try:
             yield remote
         except BaseException:
@@ -92,7 +92,7 @@ def writing(location: Location, mode: int) -> Iterator[BinaryIO]:
             raise
         remote.close()
     else:
-        stream = _stream(location)
+        stream = _stream(endpoint)
         yield stream
         stream.flush()
 
