@@ -2,6 +2,8 @@
 
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.exchange.push import Pushed
+from casstore.actions.exchange.remote_versions import RemoteStatus
 from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
@@ -9,6 +11,7 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft
@@ -23,7 +26,11 @@ from casstore.errors import (
     InvalidSource,
     InvalidTag,
     NoRemote,
+    OutcomeUnknown,
     ReadOnly,
+    RemoteError,
+    RemoteNotFound,
+    RemoteUnsafe,
     SQLiteTooOld,
     StoreError,
     StoreLocked,
@@ -39,6 +46,11 @@ from casstore.errors import (
 from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
+from casstore.remote.collect import RemoteGcReport
+from casstore.remote.documents import Ref
+from casstore.remote.repacking import RemoteRepackReport
+from casstore.remote.verifying import RemoteReport
+from casstore.remotes import Pulled, Remote, RemoteModel
 from casstore.settings import SETTINGS
 from casstore.storage.manifest import Base, FileEntry
 from casstore.store import Store
@@ -55,6 +67,7 @@ __all__ = [
     "Damage",
     "Digest",
     "Draft",
+    "Elsewhere",
     "EncodingUsage",
     "FileChanged",
     "FileEntry",
@@ -70,10 +83,23 @@ __all__ = [
     "KeptDraft",
     "Model",
     "NoRemote",
+    "OutcomeUnknown",
     "Progress",
+    "Pulled",
+    "Pushed",
     "ReadOnly",
     "RebuildReport",
+    "Ref",
     "Refused",
+    "Remote",
+    "RemoteError",
+    "RemoteGcReport",
+    "RemoteModel",
+    "RemoteNotFound",
+    "RemoteRepackReport",
+    "RemoteReport",
+    "RemoteStatus",
+    "RemoteUnsafe",
     "RepairReport",
     "SQLiteTooOld",
     "Store",

@@ -14,7 +14,11 @@
   x InvalidSetting         an unknown setting, or a value it does not take
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
-  x NoRemote               there is no remote to push to or pull from
+  x RemoteError            a remote cannot be reached, refuses, or holds what it should not
+    · NoRemote             there is no remote to push to or pull from
+    · RemoteNotFound       no remote of casstore stands at that URL
+    · RemoteUnsafe         the object store ignores conditions, on which all that is safe rests
+    · OutcomeUnknown       an answer was lost, and what became of the request cannot be told
   x StoreError             the store itself cannot be used
     · StoreNotFound        no store stands there, and none was to be made
     · StoreLocked          another process holds a lock for too long
@@ -124,8 +128,27 @@ class UnsupportedFormat(IntegrityError):
     """A file in the store requires a feature that this release does not know."""
 
 
-class NoRemote(CasstoreError):
+class RemoteError(CasstoreError, OSError):
+    """A remote cannot be reached, refuses, or was asked for what it cannot do. Nothing is lost by this."""
+
+    is_refusal = False
+    """Whether the remote has said no, as for want of rights: then nothing was done, and to ask again is of no use."""
+
+
+class NoRemote(RemoteError):
     """No remote is set up to push versions to, or to pull them from."""
+
+
+class RemoteNotFound(RemoteError, FileNotFoundError):
+    """No remote of casstore stands at that URL."""
+
+
+class RemoteUnsafe(RemoteError):
+    """The object store ignores conditional creates, so that two writers could both win one tag."""
+
+
+class OutcomeUnknown(RemoteError):
+    """An answer was lost, and whether the object was written cannot be told. Run the same again: it goes on."""
 
 
 class StoreError(CasstoreError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ class Setting:
     default: str
     takes: str
     meaning: str
-    accepts: Callable[[str], bool]
+    accepts: Callable[[str], object]
 
 
 def _one_of(default: str, *others: str, meaning: str) -> Setting:
@@ -81,6 +82,12 @@ SETTINGS: Mapping[str, Setting] = {
         most=36_500,
         meaning="how many days stored bytes count as sound after they were written or read; a save that brings older "
         "ones again keeps a copy of its own, or reads them",
+    ),
+    "pull_missing": Setting(
+        "off",
+        "off or the name of a remote",
+        "the remote from which a version is pulled that a user asks for and the store does not have; off: none is",
+        re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?").fullmatch,
     ),
     "auto_gc": _one_of(
         "on",

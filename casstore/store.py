@@ -20,7 +20,7 @@ from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
 from casstore.actions.exchange import backup as backup_action
 from casstore.actions.exchange import checkout as checkout_action
-from casstore.actions.exchange import exporting, importing
+from casstore.actions.exchange import elsewhere, exporting, importing, remotes_file
 from casstore.actions.exchange import pruned as pruned_action
 from casstore.actions.exchange import sync_tree as sync_tree_action
 from casstore.actions.exchange.adopt import AdoptReport
@@ -45,14 +45,17 @@ from casstore.actions.saving.trust import Trust
 from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
+from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
 from casstore.description import Description
 from casstore.draft import Draft, Wishes
-from casstore.errors import InvalidTag
+from casstore.errors import InvalidTag, TagNotFound
 from casstore.model import Imported, Model, Models
 from casstore.notebook import MOST_ROWS, table
 from casstore.plain_json import mapping, plain_labels
 from casstore.progress import SILENT, Progress
+from casstore.remote.address import RemoteAddress
+from casstore.remotes import Remote
 from casstore.settings import check_setting
 from casstore.tag import Tag, TagQuery
 
@@ -455,7 +458,8 @@ class Store:
         """Return the version of a tag.
 
         An exact match wins over a prefix. Only the catalog is read: nothing is written, locked or waited for.
-        `Model.path` looks at the version's directory, and mends it.
+        `Model.path` looks at the version's directory, and mends it. A version that is not here is pulled if `evict` has
+        left it to a remote, or if the setting `pull_missing` names one.
 
         Parameters
         ----------
@@ -482,7 +486,15 @@ class Store:
         >>> store.get("bert")
         Model('bert:v1')
         """
-        return Model(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(tag)))
+        query = TagQuery.parse(tag)
+        try:
+            return Model(self._workspace, resolve.find(self._workspace.catalog, query))
+        except TagNotFound:
+            missing = elsewhere.missing(self._workspace, query)
+            if missing is None:
+                raise
+            with self.remote(missing.remote) as there:
+                return there.pull(missing.text, materialize=False)[0].model
 
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.
@@ -635,12 +647,75 @@ class Store:
         >>> store.tags()
         []
         """
-        tags = [tag] if isinstance(tag, str | Tag) else tag
+        tags = [tag] if isinstance(tag, str | Tag) else [*tag]
+        tags = [each for each in tags if not self._forget_elsewhere(each)]
         exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
         kept: list[str] = []
         for group in delete_action.by_name(exact):
             kept += in_any_room(self._workspace, functools.partial(delete_action.delete, self._workspace, group))
         return kept
+
+    def _forget_elsewhere(self, tag: str | Tag) -> bool:
+        """Whether that was the name of a version that only a remote has; it is forgotten here, and stays there."""
+        query = TagQuery.parse(tag)
+        for each in self._workspace.catalog.remotes.elsewhere(query.name):
+            if each.tag.version == query.version:
+                self._workspace.catalog.remotes.forget_elsewhere(each.tag)
+                return True
+        return False
+
+    def evict(self, tag: str | Tag | Iterable[str | Tag], *, to_remote: str | None = None) -> Sequence[str]:
+        """Give up the bytes of versions here that a remote has, once they have been seen there. The names stay.
+
+        `get` pulls such a version when it is asked for. The newest version of a name, one that is pinned, and one in
+        use by a process stay.
+
+        Parameters
+        ----------
+        tag
+            `name:version`, or several.
+        to_remote
+            The remote that has them; None for the one that is meant where none is named.
+
+        Returns
+        -------
+        Sequence[str]
+            The tags that were given up.
+
+        Raises
+        ------
+        StoreError
+            One is to stay; those before it have been given up.
+        TagNotFound
+            One is not saved here, or not in the remote.
+        RemoteError
+            The remote cannot be reached, or lacks bytes of one.
+        """
+        catalog = self._workspace.catalog
+        name = to_remote or self.default_remote() or ""
+        rows = [
+            resolve.find(catalog, TagQuery.parse(resolve.exact(catalog, each)))
+            for each in ([tag] if isinstance(tag, str | Tag) else tag)
+        ]
+        with self.remote(name or None) as there:
+            for row in rows:
+                there._give_up(name, row)
+        return [str(row.tag) for row in rows]
+
+    def elsewhere(self, name: str | None = None) -> Sequence[Elsewhere]:
+        """List the versions whose bytes only a remote has: see `evict`.
+
+        Parameters
+        ----------
+        name
+            Only versions of this name.
+
+        Returns
+        -------
+        Sequence[Elsewhere]
+            Tag, remote, digest, size and time of each, by tag.
+        """
+        return self._workspace.catalog.remotes.elsewhere(None if name is None else resolve.name(name))
 
     def pin(self, tag: str | Tag) -> Model:
         """Keep gc from ever taking a version's directory away. Pinning it again changes nothing.
@@ -1322,6 +1397,134 @@ class Store:
         '30'
         """
         configure.set_setting(self._workspace, key, value)
+
+    def remote(self, name: str | None = None) -> Remote:
+        """Return one of the store's remotes, to push to and pull from.
+
+        Parameters
+        ----------
+        name
+            As given to `add_remote`; None for the one that is meant where none is named.
+
+        Returns
+        -------
+        Remote
+            The remote. Nothing is asked of it yet.
+
+        Raises
+        ------
+        NoRemote
+            There is none of that name.
+
+        Examples
+        --------
+        >>> store.remote("origin").push("bert:v1")[0].is_new
+        True
+        """
+        return Remote._of(self._workspace, remotes_file.read(self._workspace).address(name))
+
+    def remotes(self) -> dict[str, str]:
+        """Return the store's remotes.
+
+        Returns
+        -------
+        dict[str, str]
+            Their URLs by name, the one that is meant where none is named first.
+        """
+        found = remotes_file.read(self._workspace)
+        names = sorted(found.remotes, key=lambda name: (name != found.default, name))
+        return {name: found.remotes[name].url for name in names}
+
+    def default_remote(self) -> str | None:
+        """Return the name of the remote that is meant where none is named.
+
+        Returns
+        -------
+        str | None
+            The name; None where no remote is set up.
+        """
+        return remotes_file.read(self._workspace).meant
+
+    def add_remote(
+        self,
+        name: str,
+        url: str,
+        *,
+        endpoint: str | None = None,
+        region: str | None = None,
+        anonymous: bool = False,
+        profile: str | None = None,
+        credential_process: str | None = None,
+        single_writer: bool = False,
+        make: bool = True,
+    ) -> Remote:
+        """Set a remote up, in `remotes.toml`; the first is meant where none is named. No secret is kept.
+
+        Parameters
+        ----------
+        name
+            What it is to be called, such as `origin`.
+        url
+            `s3://bucket/prefix`, `gs://...`, `az://...`, `https://...`, or the path of a directory.
+        endpoint, region, anonymous, profile, credential_process
+            As of `Remote`.
+        single_writer
+            Whether a store that ignores conditional creates is taken, since only one machine will ever write there.
+        make
+            Whether to make a remote there if none stands; the object store is probed first.
+
+        Returns
+        -------
+        Remote
+            The remote.
+
+        Raises
+        ------
+        RemoteUnsafe
+            The object store ignores conditional creates, and `single_writer` is not said.
+        RemoteNotFound
+            No remote stands there, and none is to be made.
+        RemoteError
+            It cannot be reached, or there is a remote of that name.
+        InvalidSetting
+            The name cannot be a remote's.
+        """
+        address = RemoteAddress(url, endpoint, region, anonymous, profile, credential_process).checked()
+        remotes_file.check_new(self._workspace, name)
+        with Remote._of(self._workspace, address) as remote:
+            remote._ensure(single_writer=single_writer, make=make)
+        remotes_file.add(self._workspace, name, address)
+        return self.remote(name)
+
+    def remove_remote(self, name: str) -> None:
+        """Forget a remote; what stands there stays as it is.
+
+        Parameters
+        ----------
+        name
+            What it is called.
+
+        Raises
+        ------
+        NoRemote
+            There is none of that name.
+        """
+        remotes_file.remove(self._workspace, name)
+
+    def set_default_remote(self, name: str) -> None:
+        """Have a remote meant where none is named.
+
+        Parameters
+        ----------
+        name
+            What it is called.
+
+        Raises
+        ------
+        NoRemote
+            There is none of that name.
+        """
+        remotes_file.set_default(self._workspace, name)
 
     def close(self) -> None:
         """Close the files and catalog connections of all threads, and let gc have the directories that were handed out.

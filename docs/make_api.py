@@ -21,6 +21,10 @@ PAGE = Path(__file__).with_name("api.md")
 # The order in which one meets them. What no group names comes under the last heading.
 GROUPS = {
     "The store": ["Store", "Model", "Imported", "FileEntry", "Base", "Draft", "KeptDraft"],
+    "Remotes": [
+        "Remote", "RemoteModel", "Ref", "Pushed", "Pulled", "RemoteStatus", "RemoteGcReport", "RemoteReport",
+        "Elsewhere",
+    ],
     "Tags and digests": ["Tag", "slug", "Digest"],
     "Reports": [
         "GcReport", "GcStep", "VerifyReport", "Damage", "RepairReport", "RebuildReport", "BackupReport", "AdoptReport",
@@ -36,6 +40,9 @@ INTERNAL = {
     "Model.being_written",
     "Model.saved",
     "Model.become",
+    "Ref.pack",
+    "Ref.unpack",
+    "Ref.says_the_same_as",
 }
 _HEADING = re.compile(r"^(\w[\w ]*)\n-{3,}\n", re.MULTILINE)
 _INTRODUCTION = """\
@@ -43,7 +50,8 @@ _INTRODUCTION = """\
 
 Written by `python docs/make_api.py` from the docstrings; change those. The names of the first part are in `casstore`,
 those of the second, which are BentoML's, in `casstore.models`. The examples assume an open store with the version
-`bert:v1`, and a directory `out` with its files, `config.json` and `model.bin`.
+`bert:v1`, a directory `out` with its files, `config.json` and `model.bin`, and at `remote_url` an empty
+remote, `origin`.
 """
 
 

@@ -115,8 +115,13 @@ def test_examples_do_what_they_show(name: str, tmp_path: Path, monkeypatch: pyte
     plant(tmp_path / "out", {"config.json": b'{"hidden_size": 384}', "model.bin": bytes(range(250)) * 12_000})
     with casstore.Store(tmp_path / "home", auto_gc=False) as store:
         store.save("bert:v1", "out", labels={"stage": "dev"}, metadata={"accuracy": 0.93})
+        remote = store.add_remote("origin", str(tmp_path / "remote"))
         parsed = doctest.DocTestParser().get_doctest(
-            inspect.cleandoc(EXAMPLES[name].__doc__), {"casstore": casstore, "store": store}, name, None, 0
+            inspect.cleandoc(EXAMPLES[name].__doc__),
+            {"casstore": casstore, "store": store, "remote_url": remote.url},
+            name,
+            None,
+            0,
         )
         said: list[str] = []
         result = doctest.DocTestRunner().run(parsed, out=said.append)

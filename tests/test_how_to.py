@@ -29,7 +29,9 @@ pytestmark = pytest.mark.crash
 STAND_INS = Path(__file__).parent / "stand_ins"
 HOW_TO = ROOT / "docs/how-to"
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
-PAGES = sorted([*HOW_TO.glob("*.md"), ROOT / "docs/how-it-works.md", ROOT / "docs/glossary.md"])
+PAGES = sorted(
+    [*HOW_TO.glob("*.md"), ROOT / "docs/how-it-works.md", ROOT / "docs/glossary.md", ROOT / "docs/remotes.md"]
+)
 
 
 def text_of(name: str) -> str:
@@ -49,7 +51,10 @@ def places(tmp_path: Path) -> dict[str, str]:
     return {"/mnt/disk": str(tmp_path / "disk")}
 
 
-@pytest.mark.parametrize("name", ["how-it-works.md", "glossary.md", "how-to/best-model.md", "how-to/free-space.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["how-it-works.md", "glossary.md", "how-to/best-model.md", "how-to/free-space.md", "how-to/share-by-disk.md"],
+)
 def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -> None:
     page = text_of(name)
     if "| jq " in page and shutil.which("jq") is None:
@@ -58,6 +63,17 @@ def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -
         store.set_setting("link_mode", "hardlink")  # which a user without privileges has, and root not on every disk
     with Reader(home, places=places) as reader:
         reader.read(page)
+
+
+def test_remotes(home: Path, tmp_path: Path, places: dict[str, str]) -> None:
+    """A directory stands for the bucket, and for the NAS."""
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "nas").mkdir()
+    buckets = {"s3://my-bucket": str(tmp_path / "bucket"), "/mnt/nas": str(tmp_path / "nas")}
+    with casstore.Store(home / ".casstore", auto_gc=False) as store:
+        store.set_setting("keep_days", "0")  # so that gc has something to do at once
+    with Reader(home, places={**places, **buckets}) as reader:
+        reader.read(text_of("remotes.md"))
 
 
 def test_every_page_is_followed() -> None:

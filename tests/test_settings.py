@@ -15,6 +15,8 @@ def test_every_setting_takes_its_default_and_what_it_says(key: str) -> None:
     if setting.takes.startswith("a whole number"):
         return
     for value in setting.takes.split(" or "):
+        if value.startswith("the name of"):
+            continue
         assert value in setting.meaning, f"what {key}={value} means is not explained"
         assert check_setting(key, value) == value
 

@@ -15,6 +15,7 @@ from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
 from casstore.catalog.mending import Mending
 from casstore.catalog.references import References
+from casstore.catalog.remotes import Remotes
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
 from casstore.catalog.sqlite_errors import damaged, translated_errors
@@ -32,7 +33,7 @@ class Catalog(Uncopied):
     `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
-    by itself), `instances` (which copy of the store this is), and settings.
+    by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -55,6 +56,7 @@ class Catalog(Uncopied):
         self.usage = UsageReport(self._connections)
         self.upkeep = Upkeep(self._connections)
         self.instances = Instances(self._connections)
+        self.remotes = Remotes(self._connections)
 
     @property
     def read_only(self) -> bool:

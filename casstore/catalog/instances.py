@@ -112,3 +112,5 @@ def _forget_places(connection: apsw.Connection) -> None:
     )
     # Another directory may have this inode number here, and would be deleted.
     connection.execute("UPDATE tombstone SET inode = NULL")
+    # Pushes go on in the copy that began them.
+    connection.execute("DELETE FROM remote_push")

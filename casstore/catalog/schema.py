@@ -163,11 +163,54 @@ ALTER TABLE container ADD COLUMN kind INTEGER NOT NULL DEFAULT 1;
 UPDATE container SET kind = 2 WHERE digest IS NOT NULL;
 """
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH)
+_FIFTH = """
+CREATE TABLE remote_object(              -- documents of remotes that have been read: they never change
+  remote TEXT NOT NULL,                  -- the remote's own id
+  key TEXT NOT NULL,
+  body BLOB NOT NULL,
+  read_at INTEGER NOT NULL,              -- UTC nanoseconds
+  PRIMARY KEY(remote, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE remote_push(                -- pushes that this machine has begun, and not heard the end of
+  id TEXT PRIMARY KEY,
+  remote TEXT NOT NULL,
+  content BLOB NOT NULL                  -- the digest of what it pushes
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE remote_pack(                -- what such a push has written, or was about to
+  push TEXT NOT NULL REFERENCES remote_push(id) ON DELETE CASCADE,
+  key TEXT NOT NULL,
+  size INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  entries BLOB NOT NULL,                 -- msgpack: its index, see docs/format.md
+  PRIMARY KEY(push, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE elsewhere(                  -- versions whose bytes were given up here, since a remote has them
+  name TEXT NOT NULL,
+  version TEXT NOT NULL,
+  remote TEXT NOT NULL,                  -- what this store calls it
+  digest BLOB NOT NULL,
+  size INTEGER NOT NULL,
+  created_at INTEGER NOT NULL,
+  PRIMARY KEY(name, version)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 # By the number of migrations that a catalog has had: the views that make it readable where it cannot be migrated. Each
 # hides the table of its name from this connection.
+_NO_REMOTES = (
+    "CREATE TEMP VIEW remote_object AS SELECT '' AS remote, '' AS key, x'' AS body, 0 AS read_at WHERE 0;"
+    "CREATE TEMP VIEW remote_push AS SELECT '' AS id, '' AS remote, x'' AS content WHERE 0;"
+    "CREATE TEMP VIEW remote_pack AS SELECT '' AS push, '' AS key, 0 AS size, x'' AS digest, x'' AS entries WHERE 0;"
+    "CREATE TEMP VIEW elsewhere AS SELECT '' AS name, '' AS version, '' AS remote, x'' AS digest, 0 AS size,"
+    " 0 AS created_at WHERE 0;"
+)
 _AS_NEWEST = {
-    3: "CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container",
+    3: f"CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container;{_NO_REMOTES}",
+    4: _NO_REMOTES,
 }
 
 

@@ -47,6 +47,8 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.TagExists, ExitCode.EXISTS),
     (casstore.AmbiguousTag, ExitCode.NOT_FOUND),
     (casstore.StoreNotFound, ExitCode.NOT_FOUND),
+    (casstore.NoRemote, ExitCode.NOT_FOUND),
+    (casstore.RemoteNotFound, ExitCode.NOT_FOUND),
 )
 
 

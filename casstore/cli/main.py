@@ -26,6 +26,7 @@ from casstore.cli.verbs.config import config
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.drafts import drafts
+from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
@@ -34,10 +35,14 @@ from casstore.cli.verbs.list import list_versions
 from casstore.cli.verbs.ls import ls
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
+from casstore.cli.verbs.pull import clone, pull
+from casstore.cli.verbs.push import push
+from casstore.cli.verbs.remote import remote
 from casstore.cli.verbs.repair import repair
 from casstore.cli.verbs.save import save
 from casstore.cli.verbs.show import show
 from casstore.cli.verbs.stats import stats
+from casstore.cli.verbs.status import status
 from casstore.cli.verbs.sync_tree import sync_tree
 from casstore.cli.verbs.verify import verify
 from casstore.cli.words import ALIASES, advice
@@ -49,6 +54,7 @@ Examples:
   casstore list bert                           what there is, newest first
   python predict.py "$(casstore path bert)"    use the newest version
   casstore delete bert:v1 && casstore gc       give its space back
+  casstore clone s3://bucket/models            a store of what a team shares
   casstore help save                           all about a verb, with examples
 
 \b
@@ -59,7 +65,7 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 \b
 Exit codes:
     0  done                          11  the store is locked by another process
-    1  failed, or damage was found   12  no such version, file or store, or it is ambiguous
+    1  failed, or damage was found   12  no such version, file, store or remote
     2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
     3  partly done                  130  interrupted
 """
@@ -131,7 +137,7 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, gc, backup,
+    delete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

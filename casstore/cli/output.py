@@ -63,8 +63,9 @@ def percent(share: float) -> str:
     return f"{hundredths:.{0 if abs(hundredths) >= 10 else 1}f}%"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """The count and the noun, such as "1 version"; `nouns` where more of them are not called by an added s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or f'{noun}s'}"
 
 
 def printable(text: str) -> str:

@@ -10,9 +10,9 @@ ALIASES = {"rm": "delete", "remove": "delete", "info": "show"}
 _SAVE = "`casstore save TAG PATH` keeps a directory or file as a version"
 _LIST = "`casstore list` lists versions, newest first; `casstore list NAME -l K=V` those with a label"
 _PATH = "`casstore path TAG` prints the directory of a version, and `casstore export TAG PATH` writes it elsewhere"
-_NO_REMOTES = (
-    "there are no remotes yet: `casstore export` and `casstore import` carry versions between stores, "
-    "`casstore backup DIR` copies a whole one"
+_REMOTES = (
+    "`casstore push TAG` brings a version to a remote, `casstore pull TAG` fetches one, and "
+    "`casstore remote add NAME URL` sets a remote up"
 )
 _GC = "`casstore gc` gives back the space of deleted versions and idle directories"
 _VERIFY = "`casstore verify` reads everything and names what is damaged"
@@ -32,8 +32,8 @@ _INSTEAD = {
     **dict.fromkeys(("add", "commit", "create", "put", "store", "log-model"), _SAVE),
     **dict.fromkeys(("find", "grep", "history", "log", "models", "query", "search", "tags", "versions"), _LIST),
     **dict.fromkeys(("fetch", "get", "load", "open", "use", "where"), _PATH),
-    **dict.fromkeys(("clone", "download", "login", "pull", "push", "remote", "sync", "upload"), _NO_REMOTES),
-    **dict.fromkeys(("clean", "cleanup", "collect", "evict", "prune", "purge"), _GC),
+    **dict.fromkeys(("download", "login", "sync", "upload"), _REMOTES),
+    **dict.fromkeys(("clean", "cleanup", "collect", "prune", "purge"), _GC),
     **dict.fromkeys(("check", "fsck", "scrub", "validate"), _VERIFY),
     **dict.fromkeys(("doctor", "fix", "heal", "recover"), _REPAIR),
     **dict.fromkeys(("describe", "inspect", "metadata", "view"), _SHOW),
@@ -42,7 +42,6 @@ _INSTEAD = {
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
     **dict.fromkeys(("restore", "undelete", "undo"), _RESTORE),
     "extract": _PATH,
-    "status": _SYNC,
     "unpack": _IMPORT,
     "settings": "`casstore config` lists the store's settings",
     "setup": "`casstore init` makes a store, and so does the first `casstore save`",

@@ -6,11 +6,11 @@ import builtins
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 
-from casstore import InvalidMetadata, InvalidTag, NoRemote, Store, Tag, TagNotFound
+from casstore import InvalidMetadata, InvalidTag, Store, Tag, TagNotFound
 from casstore.models import urls
 from casstore.models.bento_model import Model
 from casstore.models.info import ModelInfo, ModelSignature, as_dict
@@ -271,36 +271,69 @@ def export_model(
     )
 
 
-def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = None) -> NoReturn:  # noqa: ARG001
-    """Raise NoRemote: there is no remote yet to push to.
+def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = None) -> None:  # noqa: ARG001
+    """Bring a version to the store's default remote; only what that lacks travels.
+
+    What `casstore.Store.remote` returns can do more.
 
     Parameters
     ----------
-    tag, force, _model_store
-        As BentoML takes them.
+    tag
+        As in `get`.
+    force
+        Taken for BentoML's sake: a version that is there is not sent again, and never replaced by another.
+    _model_store
+        As in `create`.
 
     Raises
     ------
     NoRemote
-        Always.
+        The store has no remote, or several of which none is the default.
+    TagNotFound
+        No version fits.
+    TagExists
+        Another version has the tag there.
+    RemoteError
+        The remote cannot be reached.
     """
-    raise NoRemote(f"there is no remote to push {tag} to; carry it by file, with export_model and import_model")
+    store = _model_store or store_at_home()
+    with store.remote() as remote:
+        remote.push(store.get(_text(tag)).tag)
 
 
-def pull(tag: Tag | str, *, force: bool = False) -> NoReturn:  # noqa: ARG001
-    """Raise NoRemote: there is no remote yet to pull from.
+def pull(tag: Tag | str, *, force: bool = False) -> Model:  # noqa: ARG001
+    """Fetch a version from the store's default remote; only what the store lacks travels.
+
+    The store is the one at `$CASSTORE_HOME`, else `~/.casstore`. What `casstore.Store.remote` returns can do more.
 
     Parameters
     ----------
-    tag, force
-        As BentoML takes them.
+    tag
+        `name:version`; a name alone, or `name:latest`, for the newest version there.
+    force
+        Taken for BentoML's sake: a version that is here is not fetched again, and never replaced by another.
+
+    Returns
+    -------
+    Model
+        The version.
 
     Raises
     ------
     NoRemote
-        Always.
+        The store has no remote, or several of which none is the default.
+    TagNotFound
+        No such version is there.
+    TagExists
+        Another version has the tag here.
+    RemoteError
+        The remote cannot be reached.
     """
-    raise NoRemote(f"there is no remote to pull {tag} from; carry it by file, with export_model and import_model")
+    store = store_at_home()
+    text = _text(tag)
+    with store.remote() as remote:
+        (pulled,) = remote.pull(text if ":" in text else f"{text}:latest")
+    return Model.saved(store, pulled.model)
 
 
 def _plain_signatures(signatures: Any) -> Any:

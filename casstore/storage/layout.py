@@ -74,6 +74,7 @@ class Layout:
         self.deleted_manifests = self.manifests / ".deleted"
         self.models = home / "models"
         self.sessions = home / "sessions"
+        self.remotes = home / "remotes.toml"
         self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from blake3 import blake3
 
@@ -36,6 +36,7 @@ _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
 _CHUNKS_AHEAD = 16  # chunks read during the first write: at most 16 MiB, or 256 MiB at the format's hard limit
 _LOCATE_BATCH = 2000
+_ADVICE = "`casstore verify` names every file that is damaged"
 
 
 class Locate(Protocol):
@@ -103,13 +104,25 @@ class Objects(Uncopied):
     """
 
     def __init__(
-        self, layout: Layout, locate: Locate, rescue: Rescue | None = None, open_container: OpenContainer | None = None
+        self,
+        layout: Layout | None,
+        locate: Locate,
+        rescue: Rescue | None = None,
+        open_container: OpenContainer | None = None,
+        advice: str = _ADVICE,
     ) -> None:
-        """`open_container`: how a container is opened, by default as a file in the store's own layout."""
+        """`open_container`: how a container is opened, by default as a file in the store's own layout. `advice`: how
+        errors of readers end.
+
+        Raises ValueError where neither is given.
+        """
+        if layout is None and open_container is None:
+            raise ValueError("nothing says how containers are opened")
         self._layout = layout
         self._locate = locate
         self._rescue = rescue
-        self._open_container = open_container or partial(_open_file, layout)
+        self.advice = advice
+        self._open_container = open_container or partial(_open_file, cast(Layout, layout))
         self._open: OrderedDict[str, Readable] = OrderedDict()
         self._lock = threading.RLock()
         _all.add(self)
@@ -214,7 +227,8 @@ class Objects(Uncopied):
                 self.read_chunk(other)
             except IntegrityError as cause:
                 return IntegrityError(f"chunk {digest} is a delta that needs another, and {cause}")
-        path = chain[0][1].container.path(self._layout)
+        container = chain[0][1].container
+        path = container.file_id if self._layout is None else container.path(self._layout)
         return IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}")
 
     def _decode(self, digest: Digest, locations: Mapping[Digest, Location]) -> bytes:
@@ -373,9 +387,9 @@ _SMALL_BYTES = 1 << 20  # too small to be worth a thread
 _READER_BUFFER_BYTES = 64 << 10
 
 
-def unreadable(name: str, error: IntegrityError) -> IntegrityError:
+def unreadable(name: str, error: IntegrityError, advice: str = _ADVICE) -> IntegrityError:
     """The error for a blob or file that cannot be read because of `error`."""
-    return type(error)(f"{name} cannot be read: {error}; `casstore verify` names every file that is damaged")
+    return type(error)(f"{name} cannot be read: {error}; {advice}")
 
 
 def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
@@ -390,6 +404,7 @@ class BlobReader(Uncopied, io.RawIOBase):
 
     def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
         self._name = name
+        self._advice = objects.advice
         self._size = recipe.size
         self._chunks = list(recipe.chunks())
         self._offsets = [chunk.offset for chunk in self._chunks]
@@ -445,5 +460,5 @@ class BlobReader(Uncopied, io.RawIOBase):
             try:
                 self._held = (number, _checked_length(self._sequence.get(number), self._chunks[number]))
             except IntegrityError as error:
-                raise unreadable(self._name, error) from error
+                raise unreadable(self._name, error, self._advice) from error
         return memoryview(self._held[1])[self._position - self._offsets[number] :]

@@ -150,6 +150,20 @@ class PackWriter(PackStream):
         self._file.close()
         return size
 
+    @property
+    def on_disk(self) -> int:
+        """How many of the records are in the file wholly, also after a write that failed."""
+        size = os.fstat(self._descriptor).st_size
+        return sum(entry.offset + entry.length <= size for entry in self.entries)
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first `count` records, which are on disk. Raises OSError."""
+        del self.entries[count:]
+        end = self.entries[-1].offset + self.entries[-1].length if self.entries else _HEADER.size
+        os.ftruncate(self._descriptor, end)
+        os.lseek(self._descriptor, end, os.SEEK_SET)
+        self._flushed, self._buffer = end, bytearray()
+
     def abort(self) -> None:
         """Close and remove the unfinished pack."""
         self._file.close()
@@ -165,6 +179,14 @@ def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntr
     if entry.length != len(record) or len(record) != length:
         raise IntegrityError("a pack record is cut short")
     return entry, record[payload_start:]
+
+
+def parse_record(record: bytes, offset: int) -> PackEntry:
+    """The entry of a whole record that stands at `offset`. Raises IntegrityError, UnsupportedFormat."""
+    entry, _ = _parse_record(record, offset)
+    if entry.length != len(record):
+        raise IntegrityError("a pack record is cut short")
+    return entry
 
 
 def payload(record: bytes) -> bytes:

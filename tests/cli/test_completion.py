@@ -32,7 +32,7 @@ def test_unknown_shell_is_a_usage_error(cli: Cli) -> None:
 
 def test_verbs_tags_names_and_settings_are_completed(saved: Cli, files: Path) -> None:
     saved("save", "albert:v1", files)
-    assert complete(saved, "casstore st") == ["stats"]
+    assert complete(saved, "casstore sta") == ["status", "stats"]
     assert sorted(complete(saved, "casstore show ")) == ["albert", "bert"]
     assert sorted(complete(saved, "casstore show bert:")) == ["bert:v1", "bert:v2"]
     assert sorted(complete(saved, "casstore delete bert:v1 b")) == ["bert:v1", "bert:v2"]

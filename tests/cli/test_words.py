@@ -28,9 +28,9 @@ def test_an_alias_does_its_work(saved: Cli) -> None:
         ("get", "casstore path"),
         ("log", "casstore list"),
         ("find", "casstore list NAME -l"),
-        ("push", "casstore export"),
-        ("pull", "casstore import"),
-        ("PUSH", "casstore export"),
+        ("upload", "casstore push"),
+        ("download", "casstore pull"),
+        ("PUSH", "did you mean 'push'"),
         ("fsck", "casstore verify"),
         ("du", "casstore stats"),
         ("prune", "casstore gc"),
@@ -48,7 +48,7 @@ def test_another_word_gets_advice(word, text) -> None:
 
 
 def test_advice_names_verbs_that_are_there(cli: Cli) -> None:
-    assert "`casstore export`" in cli("push", code=2).err
+    assert "`casstore remote add NAME URL`" in cli("sync", code=2).err
     for word in casstore.cli.words._INSTEAD:
         assert word not in main.commands
         said = advice(word, main.commands)

@@ -248,8 +248,35 @@ def test_external_modules_are_forgotten_again(monkeypatch: pytest.MonkeyPatch) -
 
 def test_push_and_pull_say_what_to_do() -> None:
     for call in (models.push, models.pull):
-        with pytest.raises(casstore.NoRemote, match="export_model and import_model"):
+        with pytest.raises(casstore.NoRemote, match="casstore remote add origin URL"):
             call("m:v1", force=True)
+
+
+def test_push_and_pull_go_through_the_default_remote(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("m:v1")
+    make("m:v2", labels={"stage": "dev"})
+    with casstore.Store(home) as store:
+        store.add_remote("origin", str(tmp_path / "remote"))
+    for _ in range(2):
+        models.push("m:v1")
+        models.push("m")
+    with pytest.raises(casstore.TagNotFound):
+        models.push("m:v3")
+    monkeypatch.setenv("CASSTORE_HOME", str(tmp_path / "other"))
+    with casstore.Store(tmp_path / "other") as store:
+        store.add_remote("origin", str(tmp_path / "remote"), make=False)
+    for _ in range(2):
+        pulled = models.pull("m", force=True)
+        assert str(pulled.tag) == "m:v2"
+        assert pulled.info.labels == {"stage": "dev"}
+        assert Path(pulled.path).is_dir()
+    assert [str(model.tag) for model in models.list()] == ["m:v2"]
+    models.pull("m:v1")
+    assert [str(model.tag) for model in models.list()] == ["m:v1", "m:v2"]
+    with pytest.raises(casstore.TagNotFound, match="casstore list --remote"):
+        models.pull("m:v3")
 
 
 def test_a_forked_child_goes_on() -> None:

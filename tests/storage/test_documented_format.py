@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 from casstore import description, plain_json, tag
 from casstore.actions.describing import model_yaml
 from casstore.actions.directories import latest
-from casstore.actions.exchange import casmodel_import
+from casstore.actions.exchange import arriving_manifests
 from casstore.actions.sources import source
 from casstore.archive import casmodel, limits
-from casstore.digest import Digest
+from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import UnsupportedFormat
 from casstore.plain_json import canonical_json
+from casstore.remote import documents, segment
+from casstore.remote.backend import MOST_DOCUMENT_BYTES
 from casstore.storage import manifest as manifests
 from casstore.storage import pack, recipe
 from casstore.storage.coding.delta import decode_deltas
@@ -156,11 +158,19 @@ LIMITS = {
     "all of them decompressed": [manifests._MOST_RATIO, manifests._ANY_MANIFEST_BYTES // MIB],
     "items of all of them": [manifests._MOST_ITEMS_PER_BYTE_TOGETHER, manifests._ANY_ITEMS],
     "values of all descriptions, told by their `,`, `[` and `{`": [1, manifests._ANY_VALUES],
-    "a path": [casmodel_import._MAX_PATH_BYTES, casmodel_import._MAX_DEPTH, casmodel_import._MAX_NAME_BYTES],
-    "`casstore` in a manifest": [casmodel_import._MAX_NAME_BYTES],
+    "a path": [arriving_manifests._MAX_PATH_BYTES, arriving_manifests._MAX_DEPTH, arriving_manifests._MAX_NAME_BYTES],
+    "`casstore` in a manifest": [arriving_manifests._MAX_NAME_BYTES],
     "files of one version, and of the newest versions of all names together": [
         limits.FREE_BYTES >> 30, limits.MAX_RATIO
     ],
+    "document": [MOST_DOCUMENT_BYTES // MIB, documents._MOST_VALUES],
+    "segment, and each of its sections decompressed": [segment.MOST_BYTES >> 30],
+    "rows of its packs": [1, DIGEST_BYTES],
+    "rows of its chunks": [1, DIGEST_BYTES],
+    "these sections decompressed": [
+        segment._ANY_SECTION_BYTES, DIGEST_BYTES, segment._NUMBER_BYTES, segment._PACK_ITEMS, segment._COLUMNS
+    ],
+    "their items": [segment._ANY_SECTION_ITEMS, segment._PACK_ITEMS + 1, segment._COLUMNS + 1],
 }  # fmt: skip
 
 

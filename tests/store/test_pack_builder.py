@@ -127,3 +127,32 @@ def test_a_pack_whose_name_cannot_be_synced_is_not_given_out(build, monkeypatch:
     with pytest.raises(OSError, match="Input/output error"), build(done.append, durable=True) as builder:
         builder.add(chunk(1))
     assert done == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_the_first_chunks_of_a_pack_may_be_kept_alone(build, packs: Path, count: int) -> None:
+    done: list[NewContainer] = []
+    with build(done.append, durable=False) as builder:
+        for seed in range(3):
+            builder.add(chunk(seed))
+        assert builder.on_disk == 0
+        assert len(builder.unfinished[1]) == builder.on_disk == 3
+        builder.keep(count)
+        builder.add(chunk(7))
+    wanted = [chunk(seed).digest for seed in (*range(count), 7)]
+    assert digests(done[0]) == wanted
+    (path,) = packs.iterdir()
+    assert [entry.digest for entry in read_entries(path)] == wanted
+
+
+def test_what_a_write_that_failed_has_left_of_a_pack(build, packs: Path) -> None:
+    done: list[NewContainer] = []
+    with build(done.append, durable=False) as builder:
+        for seed in range(3):
+            builder.add(chunk(seed))
+        assert builder.unfinished is not None
+        (path,) = packs.iterdir()
+        os.truncate(path, path.stat().st_size - 1)
+        assert builder.on_disk == 2
+        builder.keep(builder.on_disk)
+    assert [entry.digest for entry in read_entries(path)] == digests(done[0]) == [chunk(seed).digest for seed in (0, 1)]

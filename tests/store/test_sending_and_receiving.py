@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.packs.receiving import Receiving, check_blobs
+from casstore.actions.packs.receiving import Receiving, check_blobs, elements
 from casstore.actions.packs.sending import Sending
 from casstore.actions.saving.needed import find_lost
 from casstore.progress import SILENT
@@ -67,7 +67,10 @@ def receive(store, data, recipes):
         receiving = Receiving(workspace, session, False, "the other store", find_lost)
         try:
             coming = PackReader(stream.read, lambda size: stream.seek(size, io.SEEK_CUR))
-            receiving.take_all(coming, recipes, {digest for recipe in recipes for digest in recipe.digests})
+            wanted = elements(recipes)
+            here = receiving.rely_on(wanted.keys(), wanted.keys())
+            lacking = {digest: wanted[digest] for digest in wanted.keys() - here}
+            receiving.take_all(coming, lacking, set(wanted))
         except BaseException:
             receiving.salvage()
             raise

@@ -116,11 +116,13 @@ def _import_casmodel(coming: CasmodelImport, stream: BinaryIO, size: int | None)
         if not arrival.is_new:
             _trust_present(workspace, arrival.row, wishes)
     rows = [arrival.row for arrival in found]
-    without = _materialize(workspace, rows, coming.progress) if wishes.materialize else {}
+    without = materialize_newest(workspace, rows, coming.progress) if wishes.materialize else {}
     return [replace(arrival, notes=without.get(arrival.row.id, ())) for arrival in found]
 
 
-def _materialize(workspace: Workspace, rows: Sequence[VersionRow], progress: Progress) -> dict[int, tuple[str, ...]]:
+def materialize_newest(
+    workspace: Workspace, rows: Sequence[VersionRow], progress: Progress
+) -> dict[int, tuple[str, ...]]:
     """Make the directories that should stand; returns the errors of those that could not be made, by row id.
 
     The versions are saved, and `Model.path` will try again, so no error is raised here.

@@ -85,6 +85,19 @@ class PackBuilder:
         self._writer.flush()
         return self._file_id, self._chunks
 
+    @property
+    def on_disk(self) -> int:
+        """How many chunks of the pack that is being written are in its file, wholly, also after an error."""
+        return 0 if self._writer is None else self._writer.on_disk
+
+    def keep(self, count: int) -> None:
+        """Drop all but the first `count` chunks of the pack that is being written; they are on disk. Raises OSError."""
+        if not count:
+            self._abort()
+        elif self._writer is not None:
+            self._writer.keep(count)
+            del self._chunks[count:]
+
     def _current(self) -> PackWriter:
         if self._writer is None:
             self._file_id = self._session.new_file_id()

@@ -20,7 +20,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.index import DeltaLink, Fingerprint
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
-from casstore.errors import IntegrityError
+from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.progress import Progress
 from casstore.storage import pack
 from casstore.storage.coding import delta
@@ -36,6 +36,7 @@ from casstore.storage.tensors.elements import Element, element_of
 _PACK_BYTES = 256 << 20
 # Records that are written and then checked together; their raw bytes are in memory one by one.
 _BATCH_BYTES = 32 << 20
+_CHUNKS_FOR_ROOM = 2
 
 FindLost = Callable[
     [Workspace, Mapping[Digest, int], Mapping[Fingerprint, Digest], Set[Digest]], tuple[set[int], set[Digest]]
@@ -60,7 +61,8 @@ class Receiving:
 
     A delta that comes stays one where what it needs is here, and its chain is not too long; else its chunk is stored
     whole. `origin` is what errors call where the chunks come from. `find_lost` tells which of the chunks that the
-    store has cannot be relied on: see `saving.save.find_lost`.
+    store has cannot be relied on: see `saving.save.find_lost`. `damaged` makes the error for a chunk that is not
+    what its digest says.
     """
 
     workspace: Workspace
@@ -68,6 +70,7 @@ class Receiving:
     durable: bool
     origin: str
     find_lost: FindLost
+    damaged: Callable[[Digest], IntegrityError] | None = None
     _packs: PackBuilder = field(init=False)
     _objects: Objects = field(init=False)
     _wanted: dict[Digest, Element] = field(default_factory=dict)
@@ -87,23 +90,22 @@ class Receiving:
         )
         self._objects = Objects(self.workspace.layout, self._locate)
 
-    def take_all(self, coming: Records, recipes: Iterable[Recipe], named: set[Digest]) -> None:
-        """Store what the store lacks of the blobs of these recipes. The chunks that are `named` come, each once.
+    def rely_on(self, chunks: Collection[Digest], may_come: Set[Digest]) -> Set[Digest]:
+        """Which of these chunks the store has, so that they need not come. What `may_come` is doubted sooner."""
+        containers = self.workspace.catalog.index.usable_containers(chunks)
+        stale = Freshness.of(self.workspace).stale(set(containers.values()))
+        doubted = {digest for digest, container in containers.items() if container in stale and digest in may_come}
+        self._lost_containers, self._lost = self.find_lost(self.workspace, containers, {}, doubted)
+        self._relied_on = containers.keys() - self._lost
+        return self._relied_on
+
+    def take_all(self, coming: Records, wanted: Mapping[Digest, Element], named: set[Digest]) -> None:
+        """Store the chunks that are wanted, tensors' with their type. Those that are `named` come, each once.
 
         Raises IntegrityError where not all come, or others do.
         """
         index = self.workspace.catalog.index
-        for recipe in recipes:
-            for segment in recipe.segments:
-                for digest, _ in segment.chunks:
-                    self._wanted.setdefault(digest, element_of(segment.dtype))
-        containers = index.usable_containers(self._wanted.keys())
-        stale = Freshness.of(self.workspace).stale(set(containers.values()))
-        doubted = {digest for digest, container in containers.items() if container in stale and digest in named}
-        self._lost_containers, self._lost = self.find_lost(self.workspace, containers, {}, doubted)
-        self._relied_on = containers.keys() - self._lost
-        for digest in self._relied_on:
-            del self._wanted[digest]
+        self._wanted = dict(wanted)
         # What deltas stand on stays whole, also where its container cannot be relied on and it is stored anew.
         self._whole = index.with_dependents(self._wanted.keys())
         for entry in coming.entries():
@@ -114,6 +116,7 @@ class Receiving:
                 self._take(entry, coming.record(), self._wanted.pop(entry.digest))
         if self._wanted:
             raise IntegrityError(f"{self.origin} lacks {len(self._wanted):,} chunks that its versions need")
+        self._check_unfinished()  # before the pack is complete, so that what is sound can be kept without the rest
         self._packs.finish()
 
     def has_lost(self) -> bool:
@@ -123,6 +126,16 @@ class Receiving:
     def salvage(self) -> None:
         """Keep what has come so far and is sound, for the next try."""
         with contextlib.suppress(Exception), self._packs:  # the error that led here says more
+            with contextlib.suppress(Exception):
+                self._check_what_is_there()
+            self._packs.keep(self._checked)
+
+    def _check_what_is_there(self) -> None:
+        """Check as much of what has come as could be written."""
+        try:
+            self._check_unfinished()
+        except OSError:  # of a disk that is full: what goes makes room for an index, and for the catalog
+            self._packs.keep(max(0, self._packs.on_disk - _CHUNKS_FOR_ROOM))
             self._check_unfinished()
 
     def _take(self, entry: PackEntry, record: bytes, element: Element) -> None:
@@ -187,12 +200,15 @@ class Receiving:
         with contextlib.closing(self._objects.read_ahead([chunk.digest for chunk in unchecked])) as ahead:
             for digest, future in ahead:
                 self._check_chunk(digest, future)
-        self._checked, self._unchecked_bytes = len(chunks), 0
+                self._checked += 1
+        self._unchecked_bytes = 0
 
     def _check_chunk(self, digest: Digest, future: Future[bytes]) -> None:
         location = self._here[digest]
         try:
             raw = future.result()
+        except UnsupportedFormat:
+            raise
         except IntegrityError as error:
             for needed in (location.base, location.grouping):
                 if needed is not None and needed not in self._here:
@@ -202,6 +218,8 @@ class Receiving:
             raise self._damaged(digest)
 
     def _damaged(self, digest: Digest) -> IntegrityError:
+        if self.damaged is not None:
+            return self.damaged(digest)
         return IntegrityError(
             f"{self.origin} is damaged: chunk {digest} in it is not what its digest says; fetch or copy it again"
         )
@@ -222,6 +240,17 @@ class Receiving:
 
 def _location(chunk: NewChunk, container: Container) -> Location:
     return Location(container, chunk.offset, chunk.length, chunk.raw_bytes, chunk.encoding, chunk.base, chunk.grouping)
+
+
+def elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:
+    """The chunks of these recipes, each with the type of the tensor that it is a piece of."""
+    found: dict[Digest, Element] = {}
+    for recipe in recipes:
+        for segment in recipe.segments:
+            element = element_of(segment.dtype)
+            for digest, _ in segment.chunks:
+                found.setdefault(digest, element)
+    return found
 
 
 def check_blobs(workspace: Workspace, recipes: Mapping[Digest, Recipe], origin: str, progress: Progress) -> None:

@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from casstore.actions.packs.bases import choose_base, encode_chunk, predecessors
+from casstore.actions.packs.bases import encode_chunk, predecessors
+from casstore.actions.packs.chains import Chains
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import DeltaLink
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
-from casstore.storage.container import MAX_DELTA_LINKS, Location
+from casstore.storage.container import Location
 from casstore.storage.pack import EncodedChunk, PackEntry
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import Element, element_of
@@ -44,16 +45,20 @@ class Sink(Protocol):
 class Sending:
     """Writes the chunks of several versions, each chunk once: as it stands in the store's packs, or encoded again.
 
-    A chunk is a delta only against chunks that were written before it, so the receiver needs nothing else.
+    A chunk is a delta only against chunks that were written before it, or that `chains` has from the start, so the
+    receiver, which has those, needs nothing else.
     """
 
     workspace: Workspace
     sink: Sink
     pool: ThreadPoolExecutor
     progress: Progress
-    _begun: set[Digest] = field(default_factory=set)
-    _delta_links: dict[Digest, DeltaLink] = field(default_factory=dict)  # of the chunks that have been written
-    _ahead: deque[tuple[Future[_Ready], int]] = field(default_factory=deque)
+    chains: Chains = field(default_factory=Chains)
+    _begun: set[Digest] = field(init=False)
+    _ahead: deque[tuple[Future[_Ready], Digest | None]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._begun = set(self.chains.links)
 
     def add(self, files: Files, base_files: Files) -> None:
         """Write the chunks of a version that have not been written yet.
@@ -85,11 +90,10 @@ class Sending:
         locations = self.workspace.catalog.index.locate(chunks.keys()) if chunks else {}
         for digest, element in chunks.items():
             predecessor = before.get(digest)
-            link = None if predecessor is None else choose_base(predecessor, self._delta_links)
-            generation = self._delta_links[predecessor].generation + 1 if predecessor in self._delta_links else 0
+            link = None if predecessor is None else self.chains.link(predecessor)
             location = locations.get(digest)
             task = partial(self._encode, digest, element, link, location if self._may_copy(location, link) else None)
-            self._ahead.append((self.pool.submit(task), generation))
+            self._ahead.append((self.pool.submit(task), predecessor))
             if len(self._ahead) >= _CHUNKS_AHEAD:
                 self._write_next()
 
@@ -110,20 +114,11 @@ class Sending:
             return False
         if location.base is None:
             return link is None  # a chunk with a base here takes less when it is encoded again
-        base = self._delta_links.get(location.base)
-        grouping = None if location.grouping is None else self._delta_links.get(location.grouping)
-        return base is not None and grouping is not None and grouping.base is None and base.depth < MAX_DELTA_LINKS
+        return location.grouping is not None and self.chains.takes(location.base, location.grouping, location.length)
 
     def _write_next(self) -> None:
-        future, generation = self._ahead.popleft()
+        future, predecessor = self._ahead.popleft()
         ready = future.result()
         entry = self.sink.copy(ready) if isinstance(ready, bytes) else self.sink.add(ready)
-        self._delta_links[entry.digest] = self._delta_link(entry, generation)
+        self.chains.note(entry, predecessor)
         self.progress.advance(entry.raw_bytes)
-
-    def _delta_link(self, entry: PackEntry, generation: int) -> DeltaLink:
-        if entry.base is None:
-            return DeltaLink(entry.digest, None, None, 0, 0)
-        return DeltaLink(
-            entry.digest, entry.base, entry.grouping, self._delta_links[entry.base].depth + 1, max(1, generation)
-        )

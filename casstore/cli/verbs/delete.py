@@ -25,6 +25,7 @@ from casstore.cli.output import (
     show_json,
     styled,
 )
+from casstore.cli.remotes import delete_there, remote_option
 from casstore.cli.report import report_error
 
 _EXAMPLES = """\b
@@ -33,6 +34,7 @@ Examples:
   casstore delete bert:v1 bert:v2 --dry-run    what both together would free
   casstore delete bert:v1 bert:v2 --yes
   casstore delete --all-versions-of bert --yes && casstore gc
+  casstore delete bert:v1 --remote && casstore remote gc
 """
 _MAX_LISTED = 10
 
@@ -44,11 +46,11 @@ _MAX_LISTED = 10
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and what that would free.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
+@remote_option("Delete them in a remote, and leave what is here.")
 @common_options
 @pass_options
-@click.pass_context
 def delete(
-    context: click.Context, options: Options, tags: tuple[str, ...], name: str | None, dry_run: bool, yes: bool
+    options: Options, tags: tuple[str, ...], name: str | None, dry_run: bool, yes: bool, remote: str | None
 ) -> None:
     """Delete versions, each by its full tag.
 
@@ -57,10 +59,16 @@ def delete(
     step: where it is interrupted, all of them are gone or none. One that cannot be deleted is named, and the others go
     all the same. Exit code 3: some were deleted and some were not.
     """
+    context = click.get_current_context()
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
     if not yes and not dry_run and not sys.stdin.isatty():
         raise click.UsageError("delete asks first, and there is no terminal to ask on; add --yes", context)
+    if remote is not None:
+        if name is not None:
+            raise click.UsageError("--remote takes tags, not --all-versions-of", context)
+        delete_there(options, remote, _distinct([*tags]), dry_run=dry_run, ask=not yes)
+        return
     with options.open_store() as store:
         doomed = _distinct([*tags, *_versions_of(store, name)])
         if dry_run:
@@ -68,9 +76,10 @@ def delete(
             return
         refused: dict[str, Exception] = {}
         if not yes:
-            models, refused = _look(store, doomed)
-            doomed = [tag for tag in doomed if tag in models]
-            if models and not _confirm(list(models.values()), refused):
+            names = _only_names(store, doomed)
+            models, refused = _look(store, [tag for tag in doomed if tag not in names])
+            doomed = [tag for tag in doomed if tag in models or tag in names]
+            if doomed and not _confirm(list(models.values()), refused, len(doomed)):
                 raise click.ClickException("nothing was deleted")
         deleted, quarantined, failures = _delete(store, doomed)
         failures = {**refused, **failures}
@@ -121,6 +130,15 @@ def _look(store: casstore.Store, tags: list[str]) -> tuple[dict[str, casstore.Mo
     return models, refused
 
 
+def _only_names(store: casstore.Store, tags: list[str]) -> list[str]:
+    """Which of these are names here alone, as their bytes are in a remote; says so."""
+    remotes = {str(each.tag): each.remote for each in store.elsewhere()}
+    found = [tag for tag in tags if tag.lower() in remotes]
+    for tag in found:
+        say(f"  {printable(tag)}: only its name is here, and it stays in the remote {remotes[tag.lower()]}")
+    return found
+
+
 def _show_plan(options: Options, store: casstore.Store, tags: list[str]) -> None:
     models = [store.exact(tag) for tag in tags]
     usage = store.stats(tags)
@@ -138,12 +156,13 @@ def _show_plan(options: Options, store: casstore.Store, tags: list[str]) -> None
     )
 
 
-def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception]) -> bool:
+def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception], count: int) -> bool:
     """Show what would go, and ask."""
     for error in refused.values():
         say(f"not deleted: {printable(exits.message(error))}")
-    _list(models)
-    question = "this version" if len(models) == 1 else f"these {len(models):,} versions"
+    if models:
+        _list(models)
+    question = "this version" if count == 1 else f"these {count:,} versions"
     return click.confirm(f"Delete {question}?", err=True)
 
 

@@ -25,6 +25,7 @@ _EXAMPLES = """\b
 Examples:
   casstore demo
   casstore demo --keep demo-store              keep the store, to look around in it
+  casstore demo --remote                       push to a remote, clone it, and count what travels
 """
 _NAME = "demo"
 _WEIGHTS = "model.safetensors"
@@ -34,6 +35,12 @@ _VOCABULARY = 2000
 _ADDED_ROWS = 48
 # How far training moves a weight at the most, in steps of the smallest difference between two fp32 numbers.
 _TRAINED_STEPS = 1 << 12
+_TRAVELLED = (
+    Column("VERSION"),
+    Column("SIZE", right=True),
+    Column("PUSHED", right=True),
+    Column("PULLED", right=True),
+)
 _COLUMNS = (
     Column("VERSION"),
     Column("WHAT CHANGED"),
@@ -61,13 +68,24 @@ class _OnDisk:
     stored_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Travelled:
+    """One version on its way to a remote and into another store: its bytes, and those that went."""
+
+    tag: str
+    size_bytes: int
+    sent_bytes: int
+    received_bytes: int
+
+
 @click.command(epilog=_EXAMPLES)
 @click.option(
     "--keep", metavar="DIR", type=click.Path(path_type=Path), help="Make the store at DIR and leave it there."
 )
+@click.option("--remote", is_flag=True, help="Also push them to a remote, a directory here, and clone it.")
 @common_options
 @pass_options
-def demo(options: Options, keep: Path | None) -> None:
+def demo(options: Options, keep: Path | None, remote: bool) -> None:
     """See it work: four versions of a small model.
 
     Saves them, has gc pack them, opens one, compares every byte, and shows what sharing and packing save. The model
@@ -88,7 +106,10 @@ def demo(options: Options, keep: Path | None) -> None:
                 store.gc(evict_all=True, progress=progress)
             on_disk = _OnDisk(before_gc.logical_bytes, before_gc.stored_bytes, store.stats().stored_bytes)
             checks = _check(store, originals)
-    _show(options, saved, on_disk, checks, keep)
+            travelled = _travel(store, Path(scratch), originals, checks) if remote else []
+            if keep is not None and remote:
+                store.remove_remote("demo")  # which ends with this program
+    _show(options, saved, on_disk, checks, keep, travelled)
     if not all(checks.values()):
         raise click.ClickException("a check failed: this machine or this build of casstore cannot be trusted")
 
@@ -185,13 +206,44 @@ def _check(store: casstore.Store, originals: list[tuple[str, Path, str]]) -> dic
     }
 
 
-def _show(options: Options, saved: list[_Saved], on_disk: _OnDisk, checks: dict[str, bool], keep: Path | None) -> None:
+def _travel(
+    store: casstore.Store, scratch: Path, originals: list[tuple[str, Path, str]], checks: dict[str, bool]
+) -> list[_Travelled]:
+    """Push the versions one by one, pull them so into another store, and compare what has come."""
+    travelled = []
+    is_same = True
+    with (
+        store.add_remote("demo", str(scratch / "remote")) as there,
+        casstore.Store(scratch / "clone") as clone,
+        clone.add_remote("demo", str(scratch / "remote"), make=False) as again,
+    ):
+        for tag, directory, _ in originals:
+            (pushed,) = there.push(tag)
+            (pulled,) = again.pull(tag)
+            travelled.append(_Travelled(tag, pulled.model.size, pushed.sent_bytes, pulled.received_bytes))
+            is_same = is_same and all(
+                Path(pulled.model.path, path.name).read_bytes() == path.read_bytes() for path in directory.iterdir()
+            )
+        checks["pushed to a remote and pulled into another store: the bytes that were saved"] = is_same
+        checks["the remote, read and compared with its digests"] = there.verify(deep=True).ok
+    return travelled
+
+
+def _show(
+    options: Options,
+    saved: list[_Saved],
+    on_disk: _OnDisk,
+    checks: dict[str, bool],
+    keep: Path | None,
+    travelled: list[_Travelled],
+) -> None:
     if options.json:
         show_json(
             {
                 "versions": [dataclasses.asdict(version) for version in saved],
                 "checks": [{"check": check, "passed": passed} for check, passed in checks.items()],
                 **dataclasses.asdict(on_disk),
+                **({"travelled": [dataclasses.asdict(each) for each in travelled]} if travelled else {}),
                 "store": None if keep is None else str(keep),
             }
         )
@@ -206,6 +258,13 @@ def _show(options: Options, saved: list[_Saved], on_disk: _OnDisk, checks: dict[
         (on_disk.stored_bytes, f"when gc has packed what no directory is needed for: {less:.1f} times less"),
     ):
         click.echo(f"{human_bytes(size):>9}  {what}")
+    if travelled:
+        click.echo()
+        show_table(
+            _TRAVELLED,
+            [(t.tag, Bytes(t.size_bytes), Bytes(t.sent_bytes), Bytes(t.received_bytes)) for t in travelled],
+            for_people=True,
+        )
     click.echo()
     for check, passed in checks.items():
         click.echo(f"{_verdict(passed)}  {check}")

@@ -7,7 +7,8 @@ import click
 from casstore.cli.arguments import complete_name, parse_pairs
 from casstore.cli.describe import summary
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, plural, show_json, show_table
+from casstore.cli.remotes import list_there, remote_option
 
 _EXAMPLES = """\b
 Examples:
@@ -16,6 +17,7 @@ Examples:
   casstore list bert | head -1 | cut -f1       the newest tag
   casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
   casstore list bert --json | jq -r '.versions | max_by(.metadata.accuracy).tag'
+  casstore list bert --remote                  what the default remote has
 """
 # Where the screen is narrow: labels are cut, FILES goes, the time of day, labels, the day, and last the size.
 _COLUMNS = (
@@ -35,27 +37,39 @@ _MARK = ("damaged",)
 @click.option(
     "-l", "--label", "labels", metavar="K=V", multiple=True, help="Only versions with this label. Repeatable."
 )
+@remote_option("What is in a remote, and whether it is here.")
 @common_options
 @pass_options
-def list_versions(options: Options, name: str | None, labels: tuple[str, ...]) -> None:
+def list_versions(options: Options, name: str | None, labels: tuple[str, ...], remote: str | None) -> None:
     """List versions, newest first; with NAME, those of one model.
 
     In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short. A version
     whose stored bytes are gone or have been written over is marked as damaged, at the end of its line. With --json
     also digest and metadata, where null stands for NaN and infinities, which JSON does not have.
     """
+    wanted = parse_pairs("--label", labels)
+    if remote is not None:
+        list_there(options, remote, name, wanted)
+        return
     with options.open_store() as store:
-        models = store.list(name, labels=parse_pairs("--label", labels))
-        if not models and name is not None and not store.exists(name):
+        models = store.list(name, labels=wanted)
+        if not models and name is not None and not store.exists(name) and not store.elsewhere(name):
             store.get(name)  # which raises TagNotFound with the nearest name
         if name is None:
             # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
             places = {tag: place for place, tag in enumerate(store.tags())}
             models.sort(key=lambda model: places.get(str(model.tag), -1))
         damaged = set(store.damaged_tags()) if models else set()
+        given_up = [] if labels else store.elsewhere(name)
         if options.json:
-            show_json({"versions": [{**summary(m), "is_damaged": str(m.tag) in damaged} for m in models]})
+            show_json({
+                "versions": [{**summary(m), "is_damaged": str(m.tag) in damaged} for m in models],
+                "elsewhere": [{"tag": str(e.tag), "remote": e.remote, "size_bytes": e.size} for e in given_up],
+            })  # fmt: skip
             return
+        if given_up:
+            remotes = ", ".join(sorted({each.remote for each in given_up}))
+            hint(options, f"{plural(len(given_up), 'more version')} in the remote {remotes} alone; --json names them")
         if models:
             rows = [
                 (m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels, *_MARK[: str(m.tag) in damaged])

@@ -13,6 +13,7 @@ from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import everything
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, file_name, is_screen, show_fields, show_json, show_table
+from casstore.cli.remotes import remote_option, show_there
 from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
@@ -20,6 +21,7 @@ Examples:
   casstore show bert                           the newest version
   casstore show bert:v1
   casstore show bert:v1 --json | jq .metadata
+  casstore show bert:v1 --remote
 """
 _COLUMNS = (Column("FILE"), Column("SIZE", right=True), Column("BLAKE3"), Column(""))
 # A vector in the metadata would push everything else off the screen; --json has it whole.
@@ -28,15 +30,19 @@ _MAX_SCREEN_CHARACTERS = 300
 
 @click.command(epilog=_EXAMPLES)
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
+@remote_option("What a remote has under this tag.")
 @common_options
 @pass_options
-def show(options: Options, tag: str) -> None:
+def show(options: Options, tag: str, remote: str | None) -> None:
     """Show all about one version.
 
     Its files with their digests, labels, metadata, context and base; what it takes, as `casstore stats --help`
     explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, or a name alone
     for its newest version.
     """
+    if remote is not None:
+        show_there(options, remote, tag)
+        return
     with options.open_store() as store:
         model = store.get(tag)
         is_damaged = str(model.tag) in store.damaged_tags()

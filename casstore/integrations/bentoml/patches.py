@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.models import Model, ModelStore
 from simple_di import sentinel
@@ -30,7 +33,24 @@ def apply(store: Store) -> ExitStack:
         BentoMLContainer.model_store.set(CasstoreModelStore(store))
         stack.callback(setattr, Model, "save", _save_elsewhere)
         Model.save = _save
+        for name in ("push", "pull"):
+            call = getattr(bentoml.models, name)
+            stack.callback(setattr, bentoml.models, name, call)
+            setattr(bentoml.models, name, _by_remote(name, call))
         return stack.pop_all()
+
+
+def _by_remote(name: str, elsewhere: Callable[..., Any]) -> Callable[..., Any]:
+    """That call, through the store's default remote; where it has none, BentoML's own, which goes to BentoCloud."""
+
+    @functools.wraps(elsewhere)
+    def call(tag: Any, **how: Any) -> Any:
+        store = how.get("_model_store") or BentoMLContainer.model_store.get()
+        if not isinstance(store, CasstoreModelStore) or store.store.default_remote() is None:
+            return elsewhere(tag, **how)
+        return getattr(store, name)(tag)
+
+    return call
 
 
 def is_bento_with_models() -> bool:

@@ -62,6 +62,18 @@ class CasstoreModelStore(ModelStore):  # type: ignore[misc]  # its types are not
             _log.warning("%s: %s", tag, note)
         return self.get(tag)
 
+    def push(self, tag: Any) -> None:
+        """Bring a version to the store's default remote. Raises NotFound, BentoMLException."""
+        with as_bentoml():
+            models.push(str(Tag.from_taglike(tag)), _model_store=self.store)
+
+    def pull(self, tag: Any) -> StoredModel:
+        """Fetch a version, or the newest of a name, from the store's default remote. Raises as `push`."""
+        wanted = Tag.from_taglike(tag)
+        with as_bentoml(), self.store.remote() as remote:
+            (pulled,) = remote.pull(f"{wanted.name}:{wanted.version or 'latest'}")
+        return self.get(str(pulled.model.tag))
+
     def _check_is_free(self, tag: Any) -> None:
         with as_bentoml():
             complete = casstore.Tag.parse(str(Tag.from_taglike(tag)))

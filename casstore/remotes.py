@@ -1,0 +1,567 @@
+"""Remotes, as callers see them: versions in an object store or a directory, to push to, pull from, and read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+
+from casstore.actions import resolve
+from casstore.actions.describing import model_yaml
+from casstore.actions.describing.read_only import ReadOnlyDict
+from casstore.actions.exchange import elsewhere
+from casstore.actions.exchange.arrivals import Wishes
+from casstore.actions.exchange.importing import materialize_newest
+from casstore.actions.exchange.pull import pull_version
+from casstore.actions.exchange.push import Pushed, push_version
+from casstore.actions.exchange.remote_cache import live_refs
+from casstore.actions.exchange.remote_versions import RemoteStatus, local_rows, remote_tags, status
+from casstore.actions.saving.trust import Trust
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
+from casstore.errors import NoRemote, RemoteError, TagNotFound
+from casstore.model import Model
+from casstore.progress import SILENT, Progress
+from casstore.remote import keys
+from casstore.remote.address import RemoteAddress
+from casstore.remote.bucket import Bucket
+from casstore.remote.collect import RemoteGcReport, collect
+from casstore.remote.deleting import delete
+from casstore.remote.directory import DirectoryBackend
+from casstore.remote.documents import Ref
+from casstore.remote.reading import RemoteVersion
+from casstore.remote.repacking import RemoteRepackReport, repack
+from casstore.remote.summing_up import sum_up
+from casstore.remote.transfers import workers
+from casstore.remote.verifying import RemoteReport, verify
+from casstore.storage.manifest import FileEntry
+from casstore.tag import Tag
+
+_READERS = 16
+_Tags = str | Tag | Iterable[str | Tag]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A version that was pulled: see `Remote.pull`.
+
+    Attributes
+    ----------
+    model
+        The version, as it is saved here.
+    is_new
+        False when it was saved here already.
+    received_bytes
+        What travelled.
+    notes
+        What could not be done, one line each, such as a directory that could not be made.
+    """
+
+    model: Model
+    is_new: bool
+    received_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+class RemoteModel:
+    """One version of a remote: what it is, and its files, read from where they are. `Remote.get` gives one.
+
+    Examples
+    --------
+    >>> store.remote("origin").push("bert:v1")[0].is_new
+    True
+    >>> there = store.remote("origin").get("bert:v1")
+    >>> there.tag, there.labels["stage"]
+    (Tag(name='bert', version='v1'), 'dev')
+    >>> there.open("config.json").read()
+    b'{"hidden_size": 384}'
+    """
+
+    __slots__ = ("_version",)
+
+    def __init__(self, version: RemoteVersion) -> None:
+        self._version = version
+
+    @property
+    def tag(self) -> Tag:
+        """`name:version`; `str(model.tag)` gives that text."""
+        return self._version.ref.tag
+
+    @property
+    def digest(self) -> Digest:
+        """BLAKE3 of the canonical list of files, the same as `Model.digest`."""
+        return self._version.ref.digest
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return self._version.ref.size
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was saved, in UTC."""
+        return model_yaml.timestamp(self._version.ref.created_at_ns)
+
+    @property
+    def files(self) -> tuple[FileEntry, ...]:
+        """The files, sorted by path, with size in bytes and BLAKE3 digest."""
+        return self._version.manifest.files
+
+    @property
+    def labels(self) -> ReadOnlyDict:
+        """What it can be found by, text to text."""
+        return ReadOnlyDict(self._version.manifest.description.labels, f"the labels of {self.tag}")
+
+    @property
+    def metadata(self) -> ReadOnlyDict:
+        """What was recorded with it, in JSON's types, NaN and infinities."""
+        return ReadOnlyDict(self._version.manifest.description.numbers, f"the metadata of {self.tag}")
+
+    def open(self, path: str) -> io.BufferedIOBase:
+        """Open one file, to be read by ranges from where it is. Each chunk is checked against its digest.
+
+        Parameters
+        ----------
+        path
+            One of `files`.
+
+        Returns
+        -------
+        io.BufferedIOBase
+            A seekable binary reader. It raises IntegrityError at damaged bytes, and RemoteError.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        """
+        return self._version.open(path)
+
+    def __repr__(self) -> str:
+        return f"RemoteModel({str(self.tag)!r})"
+
+
+class Remote:
+    """Versions in an object store or a directory. `Store.remote` gives one that can also push and pull.
+
+    Nothing is asked of it before the first call. Threads may share it; a forked child must open its own. It is a
+    context manager; `close` may also be called.
+
+    Parameters
+    ----------
+    url
+        `s3://bucket/prefix`, `gs://...`, `az://...`, `https://...`, or the path of a directory.
+    endpoint
+        The URL of a server that speaks S3, for what is not AWS itself.
+    region
+        Of the bucket.
+    anonymous
+        Whether to ask without credentials, as of a public bucket.
+    profile
+        A profile of `~/.aws/config`, read by boto3.
+    credential_process
+        A command that prints credentials in AWS's format.
+
+    Raises
+    ------
+    RemoteError
+        The URL is not one that casstore knows, or there are no credentials.
+
+    Examples
+    --------
+    >>> casstore.Remote(remote_url).list()
+    []
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        endpoint: str | None = None,
+        region: str | None = None,
+        anonymous: bool = False,
+        profile: str | None = None,
+        credential_process: str | None = None,
+    ) -> None:
+        address = RemoteAddress(url, endpoint, region, anonymous, profile, credential_process)
+        self._address = address.checked()
+        self._workspace: Workspace | None = None
+        self._opened: Bucket | None = None
+
+    @classmethod
+    def _of(cls, workspace: Workspace, address: RemoteAddress) -> Remote:
+        remote = cls.__new__(cls)
+        remote._address, remote._workspace, remote._opened = address.checked(), workspace, None
+        return remote
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._address.url
+
+    @property
+    def _bucket(self) -> Bucket:
+        if self._opened is None:
+            self._opened = Bucket.open(self._address.open())
+        return self._opened
+
+    def _ensure(self, *, single_writer: bool, make: bool) -> None:
+        """See that a remote stands there, and make one if need be. Raises RemoteUnsafe, RemoteNotFound, RemoteError."""
+        backend = self._address.open()
+        try:
+            if make and isinstance(backend, DirectoryBackend):
+                backend.check_own()
+            self._opened = Bucket.make(backend, single_writer=single_writer) if make else Bucket.open(backend)
+        except BaseException:
+            backend.close()
+            raise
+
+    @property
+    def _store(self) -> Workspace:
+        if self._workspace is None:
+            raise NoRemote(
+                "this Remote was opened without a store; Store.remote(NAME) gives one that can push and pull"
+            )
+        return self._workspace
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[Bucket]:
+        """The remote. Where the user interrupts, requests that are on their way are given up."""
+        try:
+            yield self._bucket
+        except Exception:
+            raise
+        except BaseException:
+            self.close()  # the next call opens it again
+            raise
+
+    def list(self, name: str | None = None) -> Sequence[Ref]:
+        """Return what is there: of each version its tag, digest, size, labels and time.
+
+        Parameters
+        ----------
+        name
+            Only versions of this name.
+
+        Returns
+        -------
+        Sequence[Ref]
+            The newest first.
+
+        Raises
+        ------
+        RemoteNotFound
+            No remote stands there.
+        RemoteError
+            It cannot be reached.
+        """
+        name = None if name is None else resolve.name(name)
+        with self._asking() as bucket, workers(_READERS) as pool:
+            if self._workspace is not None:
+                refs = live_refs(self._workspace, bucket, pool, name)
+            else:
+                refs = [ref for ref, _ in bucket.read_refs(keys.live(bucket.refs(name)), pool)]
+        return sorted(refs, key=lambda ref: (ref.created_at_ns, ref.tag), reverse=True)
+
+    def get(self, tag: str | Tag) -> RemoteModel:
+        """Return one version, to be looked at or read without pulling it.
+
+        Parameters
+        ----------
+        tag
+            `name:version`; a name alone, or `name:latest`, for the newest version.
+
+        Returns
+        -------
+        RemoteModel
+            The version.
+
+        Raises
+        ------
+        TagNotFound
+            It is not there.
+        RemoteError
+            The remote cannot be reached.
+        """
+        with self._asking() as bucket:
+            return RemoteModel(RemoteVersion.find(bucket, self._exact(tag)))
+
+    def _exact(self, tag: str | Tag) -> Tag:
+        text = str(tag)
+        name, _, version = text.partition(":")
+        if isinstance(tag, str) and version in ("", "latest"):
+            found = self.list(name)
+            if not found:
+                raise TagNotFound(f"no version of {name!r} is in {self.url}; `casstore list --remote` shows what is")
+            return found[0].tag
+        return Tag.parse(text)
+
+    def push(
+        self, tags: _Tags | None = None, *, dry_run: bool = False, progress: Progress = SILENT
+    ) -> Sequence[Pushed]:
+        """Bring versions there, as far as they are not there: the oldest first, and only the chunks that it lacks.
+
+        A version is there wholly or not at all. What has arrived when this is cut short is used by the next push.
+
+        Parameters
+        ----------
+        tags
+            Tags, names (for every version) or patterns such as `bert:v*`. None for every version of the store.
+        dry_run
+            Only tell which versions are not there.
+        progress
+            Told of bytes that travel.
+
+        Returns
+        -------
+        Sequence[Pushed]
+            One for each version; `is_new` is false for what was there.
+
+        Raises
+        ------
+        TagNotFound
+            Nothing is saved here that one of `tags` fits.
+        TagExists
+            Another version has the tag there; those before it have been pushed.
+        RemoteError
+            The remote cannot be reached.
+        OutcomeUnknown
+            An answer was lost. The same push, made again, goes on.
+        """
+        workspace = self._store
+        rows = local_rows(workspace, _texts(tags))
+        with self._asking() as bucket:
+            if dry_run:
+                with workers(_READERS) as pool:
+                    there = {ref.tag: ref.digest for ref in live_refs(workspace, bucket, pool)}
+                return [Pushed(row.tag, there.get(row.tag) != row.digest) for row in rows]
+            return [push_version(workspace, bucket, row, progress) for row in rows]
+
+    def pull(
+        self,
+        tags: _Tags | None = None,
+        *,
+        as_tag: str | Tag | None = None,
+        trust: bool = False,
+        materialize: bool = True,
+        dry_run: bool = False,
+        progress: Progress = SILENT,
+    ) -> Sequence[Pulled]:
+        """Fetch versions, as far as they are not here: only the chunks that the store lacks.
+
+        They keep their times, and take their place among the versions of their names by these. What has come when this
+        is cut short stays until the next gc, and need not come again.
+
+        Parameters
+        ----------
+        tags
+            Tags, names (for every version) or patterns such as `bert:v*`. None for every version of the remote.
+        as_tag
+            Save the one version under this tag instead.
+        trust
+            Whether Python objects in them may be unpickled: see `Model.custom_objects`.
+        materialize
+            Whether to make the directory of what is the newest of its name then.
+        dry_run
+            Fetch nothing: the versions that are not here are left out of what is returned.
+        progress
+            Told of bytes that travel.
+
+        Returns
+        -------
+        Sequence[Pulled]
+            One for each version; `is_new` is false for what was here.
+
+        Raises
+        ------
+        TagNotFound
+            Nothing is there that one of `tags` fits.
+        TagExists
+            Another version has the tag here.
+        IntegrityError
+            What came is damaged; nothing of that version is visible.
+        RemoteError
+            The remote cannot be reached.
+        """
+        workspace = self._store
+        with self._asking() as bucket:
+            wanted = self._remote_tags(bucket, _texts(tags))
+            target = None if as_tag is None else Tag.parse(str(as_tag))
+            if target is not None and len(wanted) != 1:
+                raise RemoteError(f"{len(wanted):,} versions are meant, which one tag cannot name; leave out as_tag")
+            if dry_run:
+                here = (workspace.catalog.versions.find(tag) for tag in wanted)
+                return [Pulled(Model(workspace, row), False, 0) for row in here if row is not None]
+            wishes = Wishes(
+                target,
+                Trust.GIVEN if trust else Trust.NONE,
+                durable=workspace.catalog.setting("durability") == "full",
+                materialize=materialize,
+            )
+            found = [pull_version(workspace, bucket, tag, wishes, progress) for tag in wanted]
+        given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
+        for row in (each.row for each in found):
+            if row.tag in given_up:
+                workspace.catalog.remotes.forget_elsewhere(row.tag)
+        rows = [each.row for each in found if each.is_new]
+        notes = materialize_newest(workspace, rows, progress) if materialize else {}
+        return [
+            Pulled(Model(workspace, each.row), each.is_new, each.received_bytes, notes.get(each.row.id, ()))
+            for each in found
+        ]
+
+    def _remote_tags(self, bucket: Bucket, texts: Sequence[str] | None) -> Sequence[Tag]:
+        if texts is not None and all(_is_exact(text) for text in texts):
+            return [self._exact(text) for text in texts]
+        with workers(_READERS) as pool:
+            return remote_tags(live_refs(self._store, bucket, pool), texts, bucket.name)
+
+    def _give_up(self, name: str, row: VersionRow) -> None:
+        """See Store.evict."""
+        with self._asking() as bucket:
+            elsewhere.give_up(self._store, bucket, name, row)
+
+    def status(self) -> RemoteStatus:
+        """Compare the store with the remote, by tags and digests.
+
+        Returns
+        -------
+        RemoteStatus
+            What is only here, only there, and different.
+
+        Raises
+        ------
+        RemoteError
+            The remote cannot be reached.
+        """
+        with self._asking() as bucket, workers(_READERS) as pool:
+            return status(self._store, bucket, pool)
+
+    def delete(self, tags: _Tags) -> Sequence[str]:
+        """Delete versions there: the names go at once, bytes at the next `gc`. To have one back, push it again.
+
+        Parameters
+        ----------
+        tags
+            `name:version`, or several.
+
+        Returns
+        -------
+        Sequence[str]
+            The tags that were deleted.
+
+        Raises
+        ------
+        TagNotFound
+            One is not there; those before it have been deleted.
+        RemoteError
+            The remote cannot be reached.
+        """
+        wanted = [Tag.parse(text) for text in _texts(tags) or ()]
+        with self._asking() as bucket:
+            for tag in wanted:
+                delete(bucket, tag)
+        return [str(tag) for tag in wanted]
+
+    def gc(self, *, dry_run: bool = False) -> RemoteGcReport:
+        """Remove what no version there needs, as far as that is safe while others push; run again, it goes on.
+
+        Parameters
+        ----------
+        dry_run
+            Only tell what would go.
+
+        Returns
+        -------
+        RemoteGcReport
+            What went, and which pushes have to be waited for.
+
+        Raises
+        ------
+        IntegrityError
+            What a version needs cannot be told, so that nothing is removed.
+        RemoteError
+            The remote cannot be reached.
+        """
+        with self._asking() as bucket, workers(_READERS) as pool:
+            report = collect(bucket, pool, dry_run=dry_run)
+            if not dry_run:
+                sum_up(bucket, pool)
+        return report
+
+    def repack(self, *, dry_run: bool = False, progress: Progress = SILENT) -> RemoteRepackReport:
+        """Rewrite packs of which at least half is dead; the next `gc` frees what that leaves behind.
+
+        Parameters
+        ----------
+        dry_run
+            Only tell what it would do.
+        progress
+            Told of bytes that are copied.
+
+        Returns
+        -------
+        RemoteRepackReport
+            How many packs, and what the next gc frees.
+
+        Raises
+        ------
+        IntegrityError
+            A version's ref or segment is damaged or gone.
+        RemoteError
+            The remote cannot be reached, or was changed meanwhile: run it again.
+        """
+        with self._asking() as bucket, workers(_READERS) as pool:
+            return repack(bucket, pool, progress, dry_run=dry_run)
+
+    def verify(self, *, deep: bool = False) -> RemoteReport:
+        """See that all that versions there need is there; with `deep`, read it and compare it with its digests.
+
+        Parameters
+        ----------
+        deep
+            Whether to read every byte.
+
+        Returns
+        -------
+        RemoteReport
+            What is wrong, and which versions cannot be pulled because of it.
+
+        Raises
+        ------
+        RemoteError
+            The remote cannot be reached.
+        """
+        with self._asking() as bucket, workers(_READERS) as pool:
+            return verify(bucket, pool, deep=deep)
+
+    def close(self) -> None:
+        """Give up requests that are on their way, and let go of connections. The next call opens them again."""
+        if self._opened is not None:
+            self._opened.backend.close()
+            self._opened = None
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Remote({self.url!r})"
+
+
+def _texts(tags: _Tags | None) -> list[str] | None:
+    if tags is None:
+        return None
+    return [str(tags)] if isinstance(tags, str | Tag) else [str(tag) for tag in tags]
+
+
+def _is_exact(text: str) -> bool:
+    return ":" in text and not set(text) & set("*?[")
