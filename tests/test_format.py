@@ -441,6 +441,7 @@ with casstore.Store(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.crash
 def test_a_training_run_is_rebuilt_from_deltas(tmp_path: Path) -> None:
     run = training_run()
     branch = bytearray(run["run:v3"])

@@ -183,7 +183,7 @@ def small(ground, monkeypatch) -> Ground:
     return ground
 
 
-@pytest.mark.parametrize("name", ["push", "gc"])
+@pytest.mark.parametrize("name", ["push"])
 def test_whoever_is_killed_goes_on_and_leaves_nothing(name: str, small) -> None:
     moments = moments_of(small, WORK[name][0])
     kill_at(small, name, range(1, moments + 1, every(max(1, moments // POINTS))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,7 @@ def pushed_apart(draw: st.DrawFn) -> Sequence[Segment]:
     return found
 
 
+@pytest.mark.crash
 @settings(max_examples=50)
 @given(pushed_apart(), st.data())
 def test_chains_of_versions_that_were_pushed_apart(apart: Sequence[Segment], data: st.DataObject) -> None:

@@ -84,6 +84,7 @@ def test_a_damaged_byte_is_noticed(segment: Segment, place: int, by: int) -> Non
         Segment.unpack(bytes(data), check, KEY)
 
 
+@pytest.mark.crash
 @given(segments(), st.integers(-400, 400))
 def test_a_segment_that_is_cut_short_or_goes_on(segment: Segment, by: int) -> None:
     data = segment.pack()
@@ -92,6 +93,7 @@ def test_a_segment_that_is_cut_short_or_goes_on(segment: Segment, by: int) -> No
         Segment.unpack(other, Digest.of(data[:HEADER_BYTES]), KEY)
 
 
+@pytest.mark.crash
 @given(segments(), st.integers(0, 2), st.binary(max_size=100) | VALUES.map(frame))
 def test_sections_of_anything_are_read_or_refused_by_name(segment: Segment, number: int, section: bytes) -> None:
     """With right digests, as anybody can write them."""
@@ -103,6 +105,7 @@ def test_sections_of_anything_are_read_or_refused_by_name(segment: Segment, numb
         assert KEY in str(error)
 
 
+@pytest.mark.crash
 @settings(max_examples=80)
 @given(segments(), st.data())
 def test_columns_that_say_anything_are_read_or_refused_by_name(segment: Segment, data: st.DataObject) -> None:

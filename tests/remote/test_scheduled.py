@@ -50,6 +50,7 @@ def perform_until_broken(stage: Stage, mutant: str) -> None:
                 perform(stage, play, options, seed)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_thing_that_safety_rests_on_is_missed(name: str, stage, monkeypatch) -> None:
     MUTANTS[name](monkeypatch)

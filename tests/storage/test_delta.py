@@ -391,6 +391,7 @@ def damaged(base: bytes, links: list[bytes], grouping_raw: bytes) -> bytes | Non
     return raw
 
 
+@pytest.mark.crash
 @settings(deadline=None, max_examples=1000)
 @given(victims, st.data())
 def test_mutated_deltas(made: tuple[bytes, bytes, bytes], draw: st.DataObject) -> None:

@@ -342,6 +342,7 @@ def test_numbers_that_json_lacks(value: object) -> None:
         canonical_json(value)
 
 
+@pytest.mark.crash
 def test_manifests_that_come_together_share_what_they_may_hold() -> None:
     """However small each is: that there are many does not let them hold more."""
     recipe = Recipe(A, 200_000, "", (RecipeSegment(((B, 1),) * 200_000),))

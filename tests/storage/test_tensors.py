@@ -686,6 +686,7 @@ def test_arbitrary_bytes(magic: bytes, rest: bytes) -> None:
     find(magic + rest)
 
 
+@pytest.mark.crash
 @settings(max_examples=1500, deadline=None)
 @given(st.sampled_from(sorted(EXAMPLES)), st.data())
 def test_arbitrary_mutations(kind: str, draw: st.DataObject) -> None:
