@@ -148,7 +148,7 @@ CASES = {
         lambda: one(chunks=[whole(HELLO, encoding=Encoding.ZSTD, data=zstandard.compress(bytes(100 << 20)))]),
         "is damaged",
     ),
-    "an unknown encoding": (lambda: one(chunks=[whole(HELLO, encoding=9)]), "newer casstore|is damaged"),
+    "an unknown encoding": (lambda: one(chunks=[whole(HELLO, encoding=9)]), "newer casstore|is damaged|upgrade it"),
     "a delta before its base": (
         lambda: one(files={"a": A, "b": B}, chunks=[against(B, A), whole(A)]), "has not come before it",
     ),

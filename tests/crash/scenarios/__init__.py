@@ -268,6 +268,7 @@ def to_first_schema(home: Path) -> None:
         "ALTER TABLE chunk DROP COLUMN grouping; ALTER TABLE version DROP COLUMN pinned;"
         "ALTER TABLE directory DROP COLUMN evicting; ALTER TABLE container DROP COLUMN read_at;"
         "ALTER TABLE directory DROP COLUMN synced; DROP TABLE untrusted; ALTER TABLE container DROP COLUMN kind;"
+        "DROP TABLE remote_object; DROP TABLE remote_pack; DROP TABLE remote_push; DROP TABLE elsewhere;"
         "DELETE FROM store WHERE key = 'last_container'; PRAGMA user_version = 1"
     )
     connection.close()
