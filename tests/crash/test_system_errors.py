@@ -10,6 +10,7 @@ import errno
 import gc
 import os
 import sys
+import threading
 from itertools import product
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def _attempt(scenario: Scenario, home: Path, error: int, *, is_held: bool) -> No
     _check_clear(problem, error)
     del problem
     gc.collect()  # the frames that it went through held files open
+    for thread in threading.enumerate():  # a reader that is closed does not wait for what it reads ahead
+        if thread is not threading.current_thread():
+            thread.join()
     if not is_held:
         assert not (left := _descriptors() - before), left
     if (home / "catalog.db").exists() and not is_held:

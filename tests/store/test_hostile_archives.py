@@ -286,7 +286,7 @@ CASES = {
     "yaml: deeper": (lambda: tar(member("d/model.yaml", DESCRIPTOR), descriptor=None), "has no model.yaml"),
     "yaml: empty": (lambda: yaml(""), "not a mapping"),
     "yaml: a list": (lambda: yaml("[1, 2]"), "not a mapping"),
-    "yaml: noise": (lambda: tar(descriptor=os.urandom(300)), "no YAML"),
+    "yaml: noise": (lambda: tar(descriptor=os.urandom(300)), "not YAML"),
     "yaml: two documents": (lambda: yaml(DESCRIPTOR.decode() + "---\na: 1\n"), "more than one document"),
     "yaml: python/object/apply": (
         lambda: described(f"metadata: !!python/object/apply:os.mkdir ['{Bomb.trace}']\n"), "never made",
@@ -300,7 +300,7 @@ CASES = {
     "yaml: aliases that multiply": (lambda: described(LAUGHS), "more than 1,000,000 values"),
     "yaml: an alias of itself": (lambda: described("metadata: &a {a: *a}\n"), "alias"),
     "yaml: deep": (lambda: described("metadata: {a: " + "[" * 90 + "]" * 90 + "}\n"), "nests more than"),
-    "yaml: very deep": (lambda: described("metadata: {a: " + "[" * 5000 + "]" * 5000 + "}\n"), "no YAML|nests"),
+    "yaml: very deep": (lambda: described("metadata: {a: " + "[" * 5000 + "]" * 5000 + "}\n"), "not YAML|nests"),
     "yaml: a merge key": (lambda: described("metadata: {a: &a {b: 1}, c: {<<: *a}}\n"), "merge key"),
     "yaml: a number of a megabyte": (
         lambda: described("metadata: {a: !!int " + "9" * (1 << 20) + "}\n"), "too many digits",
