@@ -230,16 +230,17 @@ def assert_shown(shown: Sequence[str], output: str, what: str) -> None:
 
     Blanks may be more or fewer: they depend on how long the longest word of a table is. So may empty lines.
     """
-    pattern = ""
+    # A bar that is shown where a command takes long, and taken away again, leaves an empty line.
+    lines = [line for line in output.splitlines() if line.strip()]
+    reached = {0}  # how many lines what is shown so far may stand for
     for line in filter(str.strip, shown):
         if line.strip() == "...":
-            pattern += r"(?:.*\n)*"
+            reached = set(range(min(reached, default=len(lines) + 1), len(lines) + 1))
         else:
             words = [re.escape(word).replace(re.escape("..."), ".*") for word in line.split()]
-            pattern += r"[ \t]*" + r"[ \t]+".join(words) + r"[ \t]*\n"
-    # A bar that is shown where a command takes long, and taken away again, leaves an empty line.
-    text = "".join(f"{line}\n" for line in output.splitlines() if line.strip())
-    assert re.fullmatch(pattern, text), f"{what} prints\n{output}\nand not\n" + "\n".join(shown)
+            pattern = re.compile(r"[ \t]*" + r"[ \t]+".join(words) + r"[ \t]*")
+            reached = {place + 1 for place in reached if place < len(lines) and pattern.fullmatch(lines[place])}
+    assert len(lines) in reached, f"{what} prints\n{output}\nand not\n" + "\n".join(shown)
 
 
 def _read(descriptor: int) -> bytes:
