@@ -20,6 +20,7 @@ from casstore.cli import narrow
 from casstore.cli.narrow import Shape
 from casstore.cli.options import Options
 
+_ANY_WIDTH = 1 << 20  # columns of a terminal
 _MAX_NAME_CHARACTERS = 32  # longer ones stand out of line rather than push all values to the right
 _COMMAND = re.compile("`casstore ([^`]+`)")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -186,6 +187,7 @@ def _show_narrow(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> No
 def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
     # Imported when a table is due: rich takes longer to load than most verbs take to run.
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -200,7 +202,11 @@ def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -
     for row in rows:
         # Text, not str: rich would read markup such as [red] in a str.
         table.add_row(*(Text(as_text(value, for_screen=True)) for value in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if Measurement.get(console, console.options.update_width(_ANY_WIDTH), table).minimum > console.width:
+        _show_aligned(columns, rows)  # what must stay whole has no room: the terminal wraps it
+    else:
+        console.print(table)
 
 
 def _show_aligned(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:

@@ -47,7 +47,7 @@ def test_a_remote_is_set_up_and_forgotten(saved: Cli, remote: Path, tmp_path: Pa
     assert saved("remote", "list").out == ""
     assert saved("remote", "add", "origin", remote).out == f"origin\t{remote}\n"
     assert saved("remote", "add", "nas", tmp_path / "nas", "--json").json == {"name": "nas", "url": f"{tmp_path}/nas"}
-    assert saved("remote", "list").out == f"origin\t{remote}\tdefault\nnas\t{tmp_path}/nas\n"
+    assert saved("remote", "list").out == f"origin\t{remote}\tdefault\nnas\t{tmp_path}/nas\t\n"
     saved("remote", "default", "nas")
     assert saved("remote", "list", "--json").json["remotes"] == [
         {"name": "nas", "url": f"{tmp_path}/nas", "default": True},

@@ -32,6 +32,13 @@ def test_a_narrow_screen_loses_no_tag(untouched: Cli) -> None:
     assert "…" not in screen
 
 
+def test_a_narrow_screen_leaves_a_url_whole(cli: Cli, tmp_path: Path) -> None:
+    url = tmp_path / "a-long-directory" / "in-another-long-directory" / "models"
+    url.parent.mkdir(parents=True)
+    cli("remote", "add", "origin", url)
+    assert f"{url}" in cli.on_terminal("remote", "list", columns=40)
+
+
 def test_hints_come_on_a_terminal_only(cli: Cli, files: Path) -> None:
     cli("init")
     assert "save NAME:VERSION" in cli.on_terminal("list")

@@ -31,7 +31,7 @@ Examples:
   casstore push bert:v1
   casstore remote gc --dry-run
 """
-_COLUMNS = (Column("NAME"), Column("URL"), Column(""))
+_COLUMNS = (Column("NAME", fixed=True), Column("URL", fixed=True), Column(""))
 
 
 @click.group(epilog=_EXAMPLES, subcommand_metavar="[add|list|show|remove|default|gc|repack|verify] ...")
@@ -100,7 +100,7 @@ def list_remotes(options: Options) -> None:
         rows = [{"name": name, "url": url, "default": name == default} for name, url in remotes.items()]
         show_json({"remotes": rows})
     elif remotes:
-        show_table(_COLUMNS, [(name, url, *["default"][: name == default]) for name, url in remotes.items()])
+        show_table(_COLUMNS, [(name, url, "default" if name == default else "") for name, url in remotes.items()])
     else:
         hint(options, "no remote is set up; `casstore remote add origin URL` does it")
 
