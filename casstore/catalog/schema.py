@@ -198,7 +198,74 @@ CREATE TABLE elsewhere(                  -- versions whose bytes were given up h
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+_SIXTH = """
+CREATE TABLE alias(                      -- name@alias: what it means now
+  name TEXT NOT NULL,
+  alias TEXT NOT NULL,
+  version_id INTEGER NOT NULL REFERENCES version(id),
+  move INTEGER NOT NULL,                 -- the number of its last move
+  protected INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY(name, alias)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX alias_by_version ON alias(version_id);
+
+CREATE TABLE alias_move(                 -- what aliases/<name>.log says
+  name TEXT NOT NULL,
+  alias TEXT NOT NULL,
+  move INTEGER NOT NULL,                 -- 1, 2, ... of each alias
+  version TEXT,                          -- where it stands from then on; NULL: it was deleted
+  moved_at INTEGER NOT NULL,             -- UTC nanoseconds
+  actor TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY(name, alias, move)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE annotation(                 -- what annotations/<name>.log says: labels and metrics given after the save
+  version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
+  number INTEGER NOT NULL,               -- 1, 2, ... of each version
+  kind TEXT NOT NULL,                    -- 'label' or 'metric'
+  key TEXT NOT NULL,
+  value ANY,                             -- NULL: taken away
+  annotated_at INTEGER NOT NULL,         -- UTC nanoseconds
+  actor TEXT NOT NULL,
+  PRIMARY KEY(version_id, number)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE parent(                     -- what a version came from
+  version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
+  number INTEGER NOT NULL,
+  relation TEXT NOT NULL,
+  name TEXT, version TEXT, digest BLOB,  -- of a version of a store
+  uri TEXT,                              -- of anything else
+  PRIMARY KEY(version_id, number)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX parent_by_tag ON parent(name, version) WHERE name IS NOT NULL;
+
+CREATE TABLE event(                      -- what has been done to the store, the newest of it
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  happened_at INTEGER NOT NULL,          -- UTC nanoseconds
+  actor TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  tag TEXT,                              -- or name@alias; NULL: the store as a whole
+  details TEXT NOT NULL                  -- JSON
+) STRICT;
+
+CREATE TABLE trash(                      -- deleted versions that can be brought back: in `version` they have no name
+  version_id INTEGER PRIMARY KEY REFERENCES version(id) ON DELETE CASCADE,
+  name TEXT NOT NULL,
+  version TEXT NOT NULL,
+  deleted_at INTEGER NOT NULL,           -- UTC nanoseconds
+  actor TEXT NOT NULL
+) STRICT;
+CREATE INDEX trash_by_tag ON trash(name, version);
+
+CREATE TABLE policy(                     -- what `forget` keeps of the names that a pattern matches
+  pattern TEXT PRIMARY KEY,
+  rules TEXT NOT NULL                    -- JSON
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 # By the number of migrations that a catalog has had: the views that make it readable where it cannot be migrated. Each
 # hides the table of its name from this connection.
 _NO_REMOTES = (
@@ -208,9 +275,26 @@ _NO_REMOTES = (
     "CREATE TEMP VIEW elsewhere AS SELECT '' AS name, '' AS version, '' AS remote, x'' AS digest, 0 AS size,"
     " 0 AS created_at WHERE 0;"
 )
+_NO_REGISTRY = (
+    "CREATE TEMP VIEW alias AS SELECT '' AS name, '' AS alias, 0 AS version_id, 0 AS move, 0 AS protected WHERE 0;"
+    "CREATE TEMP VIEW alias_move AS SELECT '' AS name, '' AS alias, 0 AS move, '' AS version, 0 AS moved_at,"
+    " '' AS actor, '' AS reason WHERE 0;"
+    "CREATE TEMP VIEW annotation AS SELECT 0 AS version_id, 0 AS number, '' AS kind, '' AS key, '' AS value,"
+    " 0 AS annotated_at, '' AS actor WHERE 0;"
+    "CREATE TEMP VIEW parent AS SELECT 0 AS version_id, 0 AS number, '' AS relation, '' AS name, '' AS version,"
+    " x'' AS digest, '' AS uri WHERE 0;"
+    "CREATE TEMP VIEW event AS SELECT 0 AS number, 0 AS happened_at, '' AS actor, '' AS kind, '' AS tag,"
+    " '' AS details WHERE 0;"
+    "CREATE TEMP VIEW trash AS SELECT 0 AS version_id, '' AS name, '' AS version, 0 AS deleted_at, '' AS actor WHERE 0;"
+    "CREATE TEMP VIEW policy AS SELECT '' AS pattern, '' AS rules WHERE 0;"
+)
 _AS_NEWEST = {
-    3: f"CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container;{_NO_REMOTES}",
-    4: _NO_REMOTES,
+    3: (
+        "CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container;"
+        f"{_NO_REMOTES}{_NO_REGISTRY}"
+    ),
+    4: f"{_NO_REMOTES}{_NO_REGISTRY}",
+    5: _NO_REGISTRY,
 }
 
 

@@ -269,6 +269,8 @@ def to_first_schema(home: Path) -> None:
         "ALTER TABLE directory DROP COLUMN evicting; ALTER TABLE container DROP COLUMN read_at;"
         "ALTER TABLE directory DROP COLUMN synced; DROP TABLE untrusted; ALTER TABLE container DROP COLUMN kind;"
         "DROP TABLE remote_object; DROP TABLE remote_pack; DROP TABLE remote_push; DROP TABLE elsewhere;"
+        "DROP TABLE alias; DROP TABLE alias_move; DROP TABLE annotation; DROP TABLE parent; DROP TABLE event;"
+        "DROP TABLE trash; DROP TABLE policy;"
         "DELETE FROM store WHERE key = 'last_container'; PRAGMA user_version = 1"
     )
     connection.close()
