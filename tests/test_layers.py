@@ -27,7 +27,8 @@ INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
         *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
-        *["descriptors", "denials", "removal", "readable", "files", "locks", "unfinished", "reserve", "sharing"],
+        *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
+        *["sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
     ],
     "archive": [
@@ -36,7 +37,7 @@ INNER = {
     ],
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
-        *["index", "instances", "upkeep", "columns", "marks", "remotes"],
+        *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
         *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],

@@ -10,6 +10,7 @@ from casstore.catalog.commits import Commits
 from casstore.catalog.connection import Connections
 from casstore.catalog.deletions import Deletions
 from casstore.catalog.directories import Directories
+from casstore.catalog.events import Events
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
@@ -33,7 +34,8 @@ class Catalog(Uncopied):
     `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
-    by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), and settings.
+    by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
+    been done to the store), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -57,6 +59,7 @@ class Catalog(Uncopied):
         self.upkeep = Upkeep(self._connections)
         self.instances = Instances(self._connections)
         self.remotes = Remotes(self._connections)
+        self.events = Events(self._connections)
 
     @property
     def read_only(self) -> bool:

@@ -9,7 +9,7 @@ from casstore.remote import keys
 from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Tombstone
 from casstore.remote.once import create_once
-from casstore.remote.pushing import who
+from casstore.storage.machine import who
 from casstore.tag import Tag
 
 

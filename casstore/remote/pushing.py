@@ -7,8 +7,6 @@ gc that condemns a pack either sees the push, and waits for it or revokes it, or
 from __future__ import annotations
 
 import contextlib
-import getpass
-import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +18,7 @@ from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Epoch, PushEnd, PushOpen, Ref, Seen
 from casstore.remote.once import create_once
 from casstore.remote.segment import HEADER_BYTES, PackInfo, Segment
+from casstore.storage.machine import who
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
@@ -158,12 +157,3 @@ def roll_forward(bucket: Bucket, end: PushEnd) -> dict[str, bytes]:
     Anybody may do so, any number of times. Raises RemoteError.
     """
     return {key: create_once(bucket.backend, key, text.encode("utf-8")) for key, text in end.refs}
-
-
-def who() -> str:
-    """The user and the machine, as far as they can be told: for people, never for a decision."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "?"
-    return f"{user}@{socket.gethostname()}"

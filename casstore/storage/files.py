@@ -298,6 +298,24 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
 
 
 @explained
+def append(path: Path, data: bytes) -> None:
+    """Add whole lines to a file that is only appended to, made where it is missing; they are on disk afterwards.
+
+    What a crash has left without an end of line is ended first. Raises OSError; a part may have been written then.
+    """
+    make_directory(path.parent)
+    make_file(path)
+    with opened(path, os.O_RDWR | os.O_APPEND) as descriptor:
+        size = os.fstat(descriptor).st_size
+        is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        write_all(descriptor, b"\n" + data if is_cut else data)
+        os.fsync(descriptor)
+    if not size:
+        sync_directory(path.parent)
+        sync_directory(path.parent.parent)
+
+
+@explained
 def make_directory(path: StrPath, mode: int = 0o777, *, parents: bool = False) -> None:
     """mkdir; fine if it is there. Raises OSError."""
     follows = access.around(path)

@@ -75,6 +75,8 @@ class Layout:
         self.models = home / "models"
         self.sessions = home / "sessions"
         self.remotes = home / "remotes.toml"
+        self.aliases = home / "aliases"  # made when there is the first
+        self.annotations = home / "annotations"  # likewise
         self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import re
 import secrets
+import socket
 from pathlib import Path
 
 _NETWORK_FILE_SYSTEMS = {
@@ -54,3 +56,12 @@ def boot_id() -> str:
 
 
 _UNKNOWN_BOOT = secrets.token_hex(16)
+
+
+def who() -> str:
+    """The user and the machine, as far as they can be told: for people, never for a decision."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
