@@ -31,7 +31,7 @@ Examples:
   casstore push bert:v1
   casstore remote gc --dry-run
 """
-_COLUMNS = (Column("NAME", fixed=True), Column("URL", fixed=True), Column(""))
+_COLUMNS = (Column("NAME", fixed=True), Column("URL", whole=True), Column(""))
 
 
 @click.group(epilog=_EXAMPLES, subcommand_metavar="[add|list|show|remove|default|gc|repack|verify] ...")
