@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
 
-from casstore.actions import resolve
+from casstore.actions import elsewhere_file, resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.exchange import elsewhere
@@ -406,7 +406,7 @@ class Remote:
         given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
         for row in (each.row for each in found):
             if row.tag in given_up:
-                workspace.catalog.remotes.forget_elsewhere(row.tag)
+                elsewhere_file.forget(workspace, row.tag)
         rows = [each.row for each in found if each.is_new]
         notes = materialize_newest(workspace, rows, progress) if materialize else {}
         return [

@@ -47,7 +47,18 @@ INNER = {
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
-        *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
+        *[
+            "workspace",
+            "elsewhere_file",
+            "loose_files",
+            "configure",
+            "keeping",
+            "reserved",
+            "packs",
+            "consistency",
+            "home",
+            "sharing",
+        ],
         *["directories", "saving", "reopening", "gc", "health", "exchange"],
     ],
 }
