@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 
 from casstore.actions import elsewhere_file, resolve
@@ -29,7 +29,7 @@ from casstore.progress import SILENT, Progress
 from casstore.remote import keys
 from casstore.remote.address import RemoteAddress
 from casstore.remote.bucket import Bucket
-from casstore.remote.collect import RemoteGcReport, collect
+from casstore.remote.collect import RemoteGcReport, collect, with_pushes
 from casstore.remote.deleting import delete
 from casstore.remote.directory import DirectoryBackend
 from casstore.remote.documents import Ref
@@ -467,13 +467,16 @@ class Remote:
                 delete(bucket, tag)
         return [str(tag) for tag in wanted]
 
-    def gc(self, *, dry_run: bool = False) -> RemoteGcReport:
+    def gc(self, *, dry_run: bool = False, give_up_after: timedelta = timedelta(days=7)) -> RemoteGcReport:
         """Remove what no version there needs, as far as that is safe while others push; run again, it goes on.
 
         Parameters
         ----------
         dry_run
             Only tell what would go.
+        give_up_after
+            How long a push may have brought nothing, by the store's clock, before it is ended, so that what it has left
+            can go. One that is under way after all starts over by itself.
 
         Returns
         -------
@@ -488,10 +491,11 @@ class Remote:
             The remote cannot be reached.
         """
         with self._asking() as bucket, workers(_READERS) as pool:
-            report = collect(bucket, pool, dry_run=dry_run)
+            revoke_after_ns = round(give_up_after.total_seconds() * 1e9)
+            report = collect(bucket, pool, dry_run=dry_run, revoke_after_ns=revoke_after_ns)
             if not dry_run:
                 sum_up(bucket, pool)
-        return report
+            return with_pushes(bucket, report, pool)
 
     def repack(self, *, dry_run: bool = False, progress: Progress = SILENT) -> RemoteRepackReport:
         """Rewrite packs of which at least half is dead; the next `gc` frees what that leaves behind.

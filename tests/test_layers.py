@@ -47,19 +47,8 @@ INNER = {
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
-        *[
-            "workspace",
-            "elsewhere_file",
-            "loose_files",
-            "configure",
-            "keeping",
-            "reserved",
-            "packs",
-            "consistency",
-            "home",
-            "sharing",
-        ],
-        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+        *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
+        *["elsewhere_file", "directories", "saving", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.
