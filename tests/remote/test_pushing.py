@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import casstore
-from casstore.actions.exchange import push
+from casstore.actions.exchange import pack_size, push
 from casstore.catalog.remotes import PushedPack
 from casstore.digest import Digest
 from casstore.errors import RemoteError, TagExists
@@ -23,7 +24,7 @@ from casstore.remote.segment import HEADER_BYTES, Segment
 from casstore.remote.unconditional import Unconditional
 from casstore.storage.pack import PackEntry
 from casstore.tag import Tag
-from tests.kit import known
+from tests.kit import known, noise
 from tests.remote.memory import MemoryBackend, NoHook
 from tests.remote.scheduler import AtOnce
 from tests.remote.stage import SMALL_PACK_BYTES, Stage, leftovers, needs, push_tag, read_remote
@@ -291,6 +292,32 @@ def test_a_pack_of_a_revoked_push_that_any_epoch_condemned_is_not_relied_on(late
             publish(backend, number + 2, [])
 
     assert revoked_with_its_packs(stage, backend, condemn_it) == 1
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(10_000_000, 64_000), (2_000, 60_000), (500, 15_000), (1, 2_000)])
+def test_packs_are_as_large_as_the_line_is_fast(rate: int, largest: int, backend, tmp_path, monkeypatch) -> None:
+    """The line is one by a clock of its own; each record is of some 2 kB."""
+    now = [0.0]
+    monkeypatch.setattr(pack_size, "clock", lambda: now[0])
+    for name, size in (("_FIRST_BYTES", 8_000), ("_LEAST_BYTES", 2_000)):
+        monkeypatch.setattr(pack_size, name, size)
+    monkeypatch.setattr(push, "PACK_BYTES", 64_000)
+    monkeypatch.setattr(push, "workers", lambda _: nullcontext(AtOnce()))
+    real = backend.put
+
+    def put(key: str, body: bytes) -> None:
+        now[0] += len(body) / rate
+        real(key, body)
+
+    monkeypatch.setattr(backend, "put", put)
+    with casstore.Store(tmp_path / "store") as store:
+        with store.create("m:x") as draft:
+            for number in range(150):
+                Path(draft.path, f"{number}").write_bytes(noise(2_000, number))
+        push_tag(store, Bucket.open(backend), "m:x")
+    sizes = [len(each.body) for key, each in backend.objects.items() if key.startswith(keys.PACKS)]
+    assert 8_000 <= sizes[0] < 12_000
+    assert all(largest <= size < largest * 1.1 + 4_000 for size in sizes[2:-1])  # with a record, and the index
 
 
 def diverged(stage: Stage, backend: MemoryBackend) -> MemoryBackend:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from casstore.actions import resolve
+from casstore.actions.exchange.pack_size import MOST_BYTES, PackSize
 from casstore.actions.exchange.remote_cache import read_refs, read_segments
 from casstore.actions.packs.builder import ENCODE_THREADS
 from casstore.actions.packs.chains import BoundedChains
@@ -36,7 +37,7 @@ from casstore.storage.pack import EncodedChunk, PackEntry, PackStream
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
-PACK_BYTES = 32 << 20
+PACK_BYTES = MOST_BYTES
 _AT_ONCE = 4  # packs on their way: with the one that is being filled they take 160 MiB
 _TRIES = 3  # of a push that a gc revokes
 _SOURCES = 3  # versions of the name, the base among them, whose chunks are looked for there
@@ -134,6 +135,7 @@ class _Uploads:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pieces: list[bytes] = field(default_factory=list)
     _stream: PackStream | None = None
+    _pack_size: PackSize = field(default_factory=lambda: PackSize(_AT_ONCE, PACK_BYTES))
     _running: list[Future[None]] = field(default_factory=list)
 
     def add(self, chunk: EncodedChunk) -> PackEntry:
@@ -145,8 +147,10 @@ class _Uploads:
         return self._current().copy(record)
 
     def _current(self) -> PackStream:
-        if self._stream is not None and self._stream.size >= PACK_BYTES:
+        if self._stream is not None and self._stream.size >= self._pack_size.wanted_bytes:
             self._end_pack()
+            while self._running and not self._pack_size.is_known:
+                self._running.pop(0).result()
         if self._stream is None:
             self._stream = PackStream(lambda data: self._pieces.append(bytes(data)))
         return self._stream
@@ -169,7 +173,7 @@ class _Uploads:
             self.push.keep_up()  # a gc need not wait until all has been sent
 
     def _write(self, info: PackInfo, body: bytes) -> None:
-        self.push.bucket.backend.put(info.key, body)
+        self._pack_size.send(body, lambda body: self.push.bucket.backend.put(info.key, body))
         with self._lock:
             self.sent_bytes += info.size
             self.packs += 1
