@@ -216,6 +216,8 @@ class Remote:
             if make and isinstance(backend, DirectoryBackend):
                 backend.check_own()
             self._opened = Bucket.make(backend, single_writer=single_writer) if make else Bucket.open(backend)
+            if self._address.url.startswith("http"):  # of which some have the marker, and cannot be listed
+                self._opened.newest_epoch()
         except BaseException:
             backend.close()
             raise
