@@ -165,7 +165,7 @@ def default(options: Options, name: str) -> None:
 @click.option(
     "--give-up-after",
     "hours",
-    type=click.FloatRange(min=0, max=1e6),
+    type=click.FloatRange(min=0, max=8760),
     default=168,
     metavar="HOURS",
     help="End pushes that have brought nothing for so long; one that lives starts over.  [default: 168]",
