@@ -17,31 +17,38 @@ most 1.5 of its size packed alone, and at least 0.6 of rclone's speed for a vers
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import concurrent.futures
 import contextlib
+import itertools
+import multiprocessing
 import os
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import measure
+import numpy as np
 
 import casstore
 
 KEY, SECRET = "benchmark", "benchmark-secret"
+_LINE = 50e6  # bytes a second
 
 
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("--checkpoints", type=Path, help="a set made by checkpoints.py")
     parser.add_argument("--versions", type=int, default=1000, help="how many small ones for status and list")
+    parser.add_argument("--chain", type=int, default=100, help="how many checkpoints of 200 MB, one after another")
+    parser.add_argument("--gigabytes", type=int, default=10, help="how large the version is whose memory is measured")
     arguments = parser.parse_args()
     os.environ.update({"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_REGION": "us-east-1"})
     with measure.workplace(arguments.dir) as place, server(place) as port, Proxy(port) as proxy:
@@ -49,84 +56,99 @@ def main() -> None:
         if arguments.checkpoints is not None:
             pushes(report, place, proxy, sorted(arguments.checkpoints.iterdir()))
         requests(report, place, proxy)
-        cold(report, place, proxy, arguments.rounds)
+        cold(report, place, proxy, port, arguments)
         listing(report, place, proxy, arguments.versions)
+        memory(report, place, proxy, arguments.gigabytes)
     report.print(as_json=arguments.json)
 
 
 class Proxy:
-    """Passes HTTP on, and counts requests and the bytes of bodies both ways."""
+    """Passes HTTP on in a process of its own, and counts requests and the bytes of bodies both ways.
 
-    def __init__(self, upstream: int) -> None:
-        self._upstream = upstream
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self.port = 0
-        self.reset()
+    `most`: how many bytes of bodies a second go each way, 0 for as many as it takes: a line of that speed.
+    """
 
-    def reset(self) -> None:
-        self.requests = self.up = self.down = 0
+    def __init__(self, upstream: int, most: float = 0) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._counts = context.Array("q", 3)
+        self._port = context.Value("i", 0)
+        arguments = (upstream, most, self._counts, self._port)
+        self._process = context.Process(target=_serve_proxy, args=arguments, daemon=True)
 
-    def __enter__(self) -> Proxy:
-        threading.Thread(target=self._run, daemon=True).start()
-        self._ready.wait()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+    requests = property(lambda self: self._counts[0])
+    up = property(lambda self: self._counts[1])
+    down = property(lambda self: self._counts[2])
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._port.value}"
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    def reset(self) -> None:
+        self._counts[:] = [0, 0, 0]
 
-        async def start() -> None:
-            listening = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20)
-            self.port = listening.sockets[0].getsockname()[1]
-            self._ready.set()
+    def __enter__(self) -> Proxy:
+        self._process.start()
+        while not self._port.value:
+            time.sleep(0.01)
+        return self
 
-        self._loop.run_until_complete(start())
-        self._loop.run_forever()
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+
+def _serve_proxy(upstream: int, most: float, counts: Any, port: Any) -> None:
+    free_at = [0.0, 0.0, 0.0]  # when the line is free again: nothing for requests, then each way
+
+    async def spend(way: int, size: int) -> None:
+        counts[way] += size
+        if most:
+            free_at[way] = max(free_at[way], time.monotonic()) + size / most
+            await asyncio.sleep(free_at[way] - time.monotonic())
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads: list[bool] = []  # whether the answers that are due have no body
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream, limit=1 << 20)
-            await asyncio.gather(self._pass(reader, to_server, "up"), self._pass(from_server, writer, "down"))
+            from_server, to_server = await asyncio.open_connection("127.0.0.1", upstream, limit=1 << 20)
+            await asyncio.gather(pass_on(reader, to_server, 1, heads), pass_on(from_server, writer, 2, heads))
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: int, heads: list[bool]) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = head.decode("latin1").lower().split("\r\n")
-                self.requests += way == "up"
                 writer.write(head)
                 fields = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
-                if "chunked" in fields.get("transfer-encoding", ""):
-                    while (size := int((line := await reader.readline()).split(b";")[0], 16)) >= 0:
-                        data = await reader.readexactly(size + 2)
-                        writer.write(line + data)
-                        await writer.drain()
-                        setattr(self, way, getattr(self, way) + size)
-                        if not size:
-                            break
-                    continue
                 left = int(fields.get("content-length", 0))
-                if way == "down" and (lines[0].split()[1] in ("304", "204") or self._is_head):
-                    left = 0
-                if way == "up":
-                    self._is_head = lines[0].startswith("head")
+                if way == 1:
+                    counts[0] += 1
+                    heads.append(lines[0].startswith("head"))
+                elif lines[0].split()[1] != "100" and (heads.pop(0) or lines[0].split()[1] in ("204", "304")):
+                    continue
+                while "chunked" in fields.get("transfer-encoding", ""):
+                    size = int((line := await reader.readline()).split(b";")[0], 16)
+                    writer.write(line + await reader.readexactly(size + 2))
+                    await writer.drain()
+                    await spend(way, size)
+                    if not size:
+                        break
                 while left:
                     data = await reader.read(min(left, 1 << 18))
                     if not data:
                         raise ConnectionResetError
                     left -= len(data)
-                    setattr(self, way, getattr(self, way) + len(data))
                     writer.write(data)
                     await writer.drain()
+                    await spend(way, len(data))
         finally:
             writer.close()
+
+    async def start() -> None:
+        listening = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
+        port.value = listening.sockets[0].getsockname()[1]
+        await listening.serve_forever()
+
+    asyncio.run(start())
 
 
 @contextlib.contextmanager
@@ -173,9 +195,8 @@ def command(*words: str | Path, directory: Path | None = None, environment: Mapp
         sys.exit(f"{' '.join(map(str, words))} failed:\n{done.stdout}{done.stderr}")
 
 
-def remote(store: casstore.Store, proxy: Proxy, prefix: str | None = None) -> casstore.Remote:
-    url = f"s3://bench/{prefix or secrets.token_hex(8)}"
-    return store.add_remote("origin", url, endpoint=proxy.url)
+def remote(store: casstore.Store, endpoint: str, prefix: str | None = None) -> casstore.Remote:
+    return store.add_remote("origin", f"s3://bench/{prefix or secrets.token_hex(8)}", endpoint=endpoint)
 
 
 def pushes(report: measure.Report, place: Path, proxy: Proxy, versions: list[Path]) -> None:
@@ -195,7 +216,7 @@ def pushes(report: measure.Report, place: Path, proxy: Proxy, versions: list[Pat
 
 
 def push_casstore(place: Path, proxy: Proxy, versions: list[Path]) -> None:
-    with casstore.Store(place, auto_gc=False) as store, remote(store, proxy) as there:
+    with casstore.Store(place, auto_gc=False) as store, remote(store, proxy.url) as there:
         for version in versions:
             store.save(f"m:{version.name}", version)
             there.push(f"m:{version.name}")
@@ -227,7 +248,7 @@ def push_dvc(place: Path, proxy: Proxy, versions: list[Path]) -> None:
 
 def requests(report: measure.Report, place: Path, proxy: Proxy) -> None:
     """How many requests the push of one changed and of one unchanged version takes."""
-    with casstore.Store(place / "requests", auto_gc=False) as store, remote(store, proxy) as there:
+    with casstore.Store(place / "requests", auto_gc=False) as store, remote(store, proxy.url) as there:
         source = place / "changing"
         source.mkdir()
         for number in range(101):
@@ -246,73 +267,76 @@ def requests(report: measure.Report, place: Path, proxy: Proxy) -> None:
                 report.add(f"requests, an unchanged one beside {number}", [proxy.requests], "", at_most=10)
 
 
-def cold(report: measure.Report, place: Path, proxy: Proxy, rounds: int) -> None:
+def cold(report: measure.Report, place: Path, proxy: Proxy, upstream: int, arguments: argparse.Namespace) -> None:
     """Pulls into an empty store, and beside the version before."""
     source = place / "chain"
     source.mkdir()
     measure.write_weights(source / "model.safetensors", 200_000_000, changed=False)
-    with casstore.Store(place / "chain-store", auto_gc=False) as store, remote(store, proxy, "chain") as there:
+    direct = f"http://127.0.0.1:{upstream}"
+    with casstore.Store(place / "chain-store", auto_gc=False) as store, remote(store, proxy.url, "chain") as there:
         store.save("m:v0", source)
-        proxy.reset()
         alone = there.push("m:v0")[0].sent_bytes
-        with tempfile.TemporaryDirectory(dir=place) as scratch:
-            plain = Path(scratch) / "plain"
-            shutil.copytree(source, plain)
-            rclone = {"RCLONE_CONFIG_W_TYPE": "s3", "RCLONE_CONFIG_W_PROVIDER": "Other",
-                      "RCLONE_CONFIG_W_ENDPOINT": proxy.url, "RCLONE_CONFIG_W_ENV_AUTH": "true",
-                      "RCLONE_CONFIG_W_FORCE_PATH_STYLE": "true"}  # fmt: skip
-            command("rclone", "copy", plain, "w:bench/plain", environment=rclone)
-            numbers = iter(range(1000))
-
-            def ours() -> float:
-                return measure.seconds(lambda: pull_all(place / f"cold-{next(numbers)}", proxy, "chain", "m:v0"))
-
-            def theirs() -> float:
-                target = place / f"plain-{next(numbers)}"
-                return measure.seconds(lambda: command("rclone", "copy", "w:bench/plain", target, environment=rclone))
-
-            times = measure.in_turns(rounds, {"casstore": ours, "rclone": theirs})
-            report.add(
-                "cold pull, rclone's time / casstore's",
-                measure.ratios(times["rclone"], times["casstore"]),
-                "",
-                at_least=0.6,
-            )
-        weights = bytearray((source / "model.safetensors").read_bytes())
-        for number in range(1, 12):
-            change(weights, number)
-            (source / "model.safetensors").write_bytes(weights)
+        rclone(direct, source, "w:bench/plain")
+        numbers = itertools.count()
+        times = measure.in_turns(arguments.rounds, {
+            "casstore": lambda: measure.seconds(lambda: pull(place / f"cold-{next(numbers)}", direct, "chain", "m:v0")),
+            "rclone": lambda: measure.seconds(lambda: rclone(direct, "w:bench/plain", place / f"p-{next(numbers)}")),
+        })  # fmt: skip
+        ratios = measure.ratios(times["rclone"], times["casstore"])
+        report.add("cold pull, rclone's time / casstore's", ratios, "", at_least=0.6)
+        newest = arguments.chain - 1
+        for number in range(1, arguments.chain):
+            change(source / "model.safetensors", number)
             store.save(f"m:v{number}", source)
             sent = there.push(f"m:v{number}")[0].sent_bytes
+            store.gc(evict_all=True)
+    rclone(direct, source, "w:bench/newest")
+    with Proxy(upstream, _LINE) as line:
+        times = measure.in_turns(1, {
+            "casstore": lambda: measure.seconds(lambda: pull(place / "newest", line.url, "chain", f"m:v{newest}")),
+            "rclone": lambda: measure.seconds(lambda: rclone(line.url, "w:bench/newest", place / "newest-plain")),
+        })  # fmt: skip
+    ratios = measure.ratios(times["casstore"], times["rclone"])
+    report.add(f"newest of {arguments.chain} at 50 MB/s, casstore's time / rclone's", ratios, "", at_most=1)
     proxy.reset()
-    pull_all(place / "newest", proxy, "chain", "m:v11")
-    report.add("cold pull of the newest of 12, bytes / packed alone", [proxy.down / alone], "", at_most=1.5)
-    with casstore.Store(place / "beside", auto_gc=False) as store, remote(store, proxy, "chain") as there:
-        there.pull("m:v10")
+    pull(place / "newest-again", proxy.url, "chain", f"m:v{newest}")
+    what = f"cold pull of the newest of {arguments.chain}, bytes / packed alone"
+    report.add(what, [proxy.down / alone], "", at_most=1.5)
+    with casstore.Store(place / "beside", auto_gc=False) as store, remote(store, proxy.url, "chain") as there:
+        there.pull(f"m:v{newest - 1}")
         proxy.reset()
-        there.pull("m:v11")
+        there.pull(f"m:v{newest}")
     report.add("pull beside the version before, bytes / its stored delta", [proxy.down / sent], "", at_most=1.05)
 
 
-def change(weights: bytearray, number: int) -> None:
-    """Let one in seven of the low bytes move a little, as a step of training does."""
-    for start in range(4096 + 2 * number, len(weights) - 2, 14):
-        weights[start] = (weights[start] + 1) % 256
+def change(path: Path, number: int) -> None:
+    """Let one in seven of the values move a little, as a step of training does."""
+    weights = bytearray(path.read_bytes())
+    moved = np.frombuffer(weights, np.uint8)[4096 + 2 * number :: 14]
+    moved += 1
+    path.unlink()
+    path.write_bytes(weights)
 
 
-def pull_all(home: Path, proxy: Proxy, prefix: str, tag: str) -> None:
-    with casstore.Store(home, auto_gc=False) as store, remote(store, proxy, prefix) as there:
+def rclone(endpoint: str, source: str | Path, target: str | Path) -> None:
+    settings = {"TYPE": "s3", "PROVIDER": "Other", "ENDPOINT": endpoint, "ENV_AUTH": "true", "FORCE_PATH_STYLE": "true"}
+    environment = {f"RCLONE_CONFIG_W_{name}": value for name, value in settings.items()}
+    command("rclone", "copy", source, target, environment=environment)
+
+
+def pull(home: Path, endpoint: str, prefix: str, tag: str) -> None:
+    with casstore.Store(home, auto_gc=False) as store, remote(store, endpoint, prefix) as there:
         there.pull(tag)
 
 
 def listing(report: measure.Report, place: Path, proxy: Proxy, versions: int) -> None:
-    with casstore.Store(place / "many", auto_gc=False) as store, remote(store, proxy, "many") as there:
+    with casstore.Store(place / "many", auto_gc=False) as store, remote(store, proxy.url, "many") as there:
         for number in range(versions):
             with store.create(f"m{number % 50}:v{number}", materialize=False) as draft:
                 Path(draft.path, "w").write_bytes(str(number).encode() * 100)
         there.push()
         there.gc()
-    with casstore.Store(place / "many-2", auto_gc=False) as store, remote(store, proxy, "many") as there:
+    with casstore.Store(place / "many-2", auto_gc=False) as store, remote(store, proxy.url, "many") as there:
         for what, ask in (("status", there.status), ("list", there.list)):
             for state in ("cold", "warm"):
                 there.close()
@@ -325,6 +349,28 @@ def listing(report: measure.Report, place: Path, proxy: Proxy, versions: int) ->
                     "s",
                     at_most=1 if state == "warm" else None,
                 )
+
+
+def memory(report: measure.Report, place: Path, proxy: Proxy, gigabytes: int) -> None:
+    """The most that the processes hold which push a large version and pull it."""
+    (place / "large").mkdir()
+    measure.write_weights(place / "large" / "model.safetensors", gigabytes * measure.GB, changed=False)
+    with casstore.Store(place / "large-store", auto_gc=False) as store:
+        store.save("m:large", place / "large", move=True)
+    for what, home in (("push", "large-store"), ("pull", "large-copy")):
+        arguments = (what, place / home, proxy.url)
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            most = alone.submit(travel, *arguments).result()
+        report.add(f"most memory, {what} of {gigabytes} GB", [most / measure.MIB], "MiB", at_most=400)
+
+
+def travel(what: str, home: Path, endpoint: str) -> int:
+    """Push or pull `m:large` in this process; returns the most bytes of memory that it has had."""
+    with casstore.Store(home, auto_gc=False) as store, remote(store, endpoint, "large") as there:
+        getattr(there, what)("m:large")
+    # Not ru_maxrss: that counts what the parent held when this process was made.
+    status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmHWM"].split()[0])
 
 
 if __name__ == "__main__":

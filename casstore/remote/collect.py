@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from casstore.errors import IntegrityError
 from casstore.remote import keys
 from casstore.remote.backend import Entry, KeyMissing
 from casstore.remote.bucket import Bucket
-from casstore.remote.documents import Epoch, PushEnd, Ref
+from casstore.remote.documents import Epoch, PushEnd
 from casstore.remote.once import create_once
 from casstore.remote.pushing import revoke, roll_forward
 from casstore.tag import Tag
@@ -33,6 +33,7 @@ _DELETE_BATCH = 1000
 _MOST_CONDEMNED = 500_000  # by one epoch, which is read whole: some 32 MB. What is left is the next one's
 _PROBE_NS = 86_400 * 10**9  # no probe of a store takes so long
 _Pause = Callable[[float], object]
+_Needs = tuple[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Marked:
         How those of them have ended that have.
     live_packs, live_segments
         The keys of what versions need that are there. Sealed pushes had their refs made before these were listed.
+    needs
+        The segment and the packs of each version, by the key of its ref: objects that never change.
     """
 
     packs: Mapping[str, Entry]
@@ -57,6 +60,7 @@ class Marked:
     ends: Mapping[str, PushEnd]
     live_packs: frozenset[str]
     live_segments: frozenset[str]
+    needs: Mapping[str, _Needs] = field(repr=False)
 
     def is_open(self, push_id: str) -> bool:
         """Whether a push may still bring what nothing names yet."""
@@ -153,7 +157,7 @@ def collect(
     if not dry_run:
         revoked += _revoke(bucket, _silent(bucket, marked, marked.open_pushes, revoke_after_ns))
         if revoked:
-            marked = mark(bucket, pool, pause=pause)  # with what these have brought
+            marked = mark(bucket, pool, marked.needs, pause=pause)  # with what these have brought
     before = frozenset(epoch.condemned)
     unneeded = marked.unneeded_packs
     if dry_run:
@@ -171,7 +175,7 @@ def collect(
         if len(silent) < len(unheard):
             waiting = [push_id for push_id in unheard if push_id not in silent]
             return _report(marked, unneeded, unneeded - before, waiting=waiting, revoked=revoked)
-        marked = mark(bucket, pool, pause=pause)
+        marked = mark(bucket, pool, marked.needs, pause=pause)
     doomed = frozenset(epoch.condemned) & (marked.packs.keys() - marked.live_packs)
     _delete(bucket, doomed)
     records = _remove_records(bucket, marked)
@@ -192,10 +196,18 @@ def _report(
     return RemoteGcReport(len(packs), freed, len(condemned), waiting, revoked, records)
 
 
-def mark(bucket: Bucket, pool: Executor, *, dry_run: bool = False, pause: _Pause = time.sleep) -> Marked:
+def mark(
+    bucket: Bucket,
+    pool: Executor,
+    known: Mapping[str, _Needs] | None = None,
+    *,
+    dry_run: bool = False,
+    pause: _Pause = time.sleep,
+) -> Marked:
     """Look at all of a remote; makes the refs of sealed pushes on the way, unless it is a dry run.
 
-    Raises IntegrityError where a version's ref or segment is damaged or gone, since what it needs cannot be told then.
+    `known`: what an earlier look has read, which need not be read again. Raises IntegrityError where a version's ref or
+    segment is damaged or gone, since what it needs cannot be told then.
     """
     # In this order: what is listed here may be removed, and whatever needs it is listed later.
     packs = {entry.key: entry for entry in bucket.backend.list(keys.PACKS)}
@@ -211,16 +223,17 @@ def mark(bucket: Bucket, pool: Executor, *, dry_run: bool = False, pause: _Pause
             pass
         _settle(bucket, pause)
     live = keys.live(bucket.refs())
-    live_packs: set[str] = set()
-    live_segments: set[str] = set()
-    for ref, needed in pool.map(lambda pair: _needed(bucket, *pair), live.items()):
-        live_segments.add(ref.segment)
-        live_packs.update(needed)
+    known = known or {}
+    needs = {key: known[key] for key in live.values() if key in known}
+    unread = [(tag, key) for tag, key in live.items() if key not in known]
+    needs |= zip((key for _, key in unread), pool.map(lambda pair: _needed(bucket, *pair), unread), strict=True)
+    live_packs = {pack for _, packs in needs.values() for pack in packs}
+    live_segments = {segment for segment, _ in needs.values()}
     if dry_run:  # whose refs are missing would get them; those of deleted versions stand, beside their tombstones
         standing = {entry.key for entry in bucket.backend.list(keys.REFS)}
         about = {push.push_id for push in sealed if not all(key in standing for key, _ in push.refs)}
         live_packs.update(key for key in packs if (keys.parse_pack(key) or ("",))[0] in about)
-    return Marked(packs, segments, pushes, ends, frozenset(live_packs), frozenset(live_segments))
+    return Marked(packs, segments, pushes, ends, frozenset(live_packs), frozenset(live_segments), needs)
 
 
 def with_pushes(bucket: Bucket, report: RemoteGcReport, pool: Executor) -> RemoteGcReport:
@@ -253,17 +266,17 @@ def list_pushes(bucket: Bucket) -> dict[str, keys.PushState]:
     return keys.pushes((entry.key, entry.modified_ns) for entry in bucket.backend.list(keys.PUSHES))
 
 
-def _needed(bucket: Bucket, tag: Tag, key: str) -> tuple[Ref, Iterable[str]]:
-    """A version's ref, and the packs that its segment names."""
+def _needed(bucket: Bucket, tag: Tag, key: str) -> _Needs:
+    """A version's segment, and the packs that it names."""
     ref = bucket.ref(tag, key)
     try:
-        return ref, [info.key for info in bucket.packs_of(ref)]
+        return ref.segment, [info.key for info in bucket.packs_of(ref)]
     except KeyMissing as error:
         state = bucket.state(tag)
         if state.is_live and state.key(tag) != key:  # it was repacked meanwhile
             return _needed(bucket, tag, state.key(tag))
         if not state.is_live:
-            return ref, []
+            return ref.segment, []
         raise IntegrityError(
             f"{ref.segment} is gone from {bucket.name}, and {tag} needs it, so what else it needs cannot be told; "
             f"delete it there (`casstore delete {tag} --remote`), and push it again from where it is"

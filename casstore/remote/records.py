@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.remote.backend import Backend, KeyMissing
-from casstore.remote.segment import ChunkPlace, Segment
+from casstore.remote.segment import ChunkPlace, Segment, needed
 from casstore.storage.pack import PackEntry, parse_record
 
 # A request takes as long as some hundreds of kilobytes do, so that gaps below this are read and thrown away.
 _GAP_BYTES = 256 << 10
 _RUN_BYTES = 8 << 20
 _AT_ONCE = 12  # with the one that is read they take 104 MiB at most
+_WINDOW_BYTES = 64 << 20
 
 
 class PackGone(Exception):
@@ -52,8 +53,26 @@ class Run:
         return self.end - self.start
 
 
-def plan(segment: Segment, wanted: Collection[Digest]) -> list[Run]:
-    """The ranges to ask for, such that what a delta needs comes before it."""
+def plan(segment: Segment, digests: Iterable[Digest], here: Collection[Digest] = ()) -> list[Run]:
+    """The ranges to ask for these chunks and all that decoding them takes, but for what is `here` already.
+
+    What a delta needs comes before it. Chunks come about in the order given, so that what they are pieces of can be
+    hashed as they come: in that of packs only among as many as are on their way at once.
+    """
+    runs: list[Run] = []
+    planned, found, found_bytes = set(here), set[Digest](), 0
+    for digest in digests:
+        new = needed([digest], segment.chunks, planned)
+        planned |= new
+        found |= new
+        found_bytes += sum(segment.chunks[each].length for each in new)
+        if found_bytes >= _WINDOW_BYTES:
+            runs += _runs(segment, found)
+            found, found_bytes = set(), 0
+    return runs + _runs(segment, found)
+
+
+def _runs(segment: Segment, wanted: Collection[Digest]) -> list[Run]:
     depths = segment.depths
     ordered = sorted(wanted, key=lambda digest: (depths[digest], *_at(segment.chunks[digest])))
     runs: list[Run] = []

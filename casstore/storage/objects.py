@@ -300,12 +300,12 @@ class Objects(Uncopied):
                 self._open.popitem(last=False)
         return opened
 
-    def read_blob(self, recipe: Recipe) -> Generator[bytes, None, None]:
-        """The bytes of the blob's chunks in order, read ahead and checked by a few threads. Memory is bounded.
+    def read_blob(self, recipe: Recipe, start: int = 0) -> Generator[bytes, None, None]:
+        """The bytes of the blob's chunks in order, from that of number `start` on. Memory is bounded.
 
-        Raises IntegrityError.
+        They are read ahead and checked by a few threads. Raises IntegrityError.
         """
-        chunks = list(recipe.chunks())
+        chunks = list(recipe.chunks())[start:]
         # Closed here: an error's traceback may keep it until one of its own threads collects it, which cannot close it.
         with contextlib.closing(self._ahead((c.digest for c in chunks), _READ_THREADS, self._serving(recipe))) as ahead:
             for chunk, (_, future) in zip(chunks, ahead, strict=True):

@@ -33,7 +33,7 @@ from tests.kit import EVERY, noise, safetensors, weights
 pytestmark = pytest.mark.crash
 
 SAMPLES = 8 if EVERY else 1  # states of a crash point besides the extremes
-POINTS = 3  # crash points of a scenario by default
+POINTS = 2  # crash points of a scenario by default
 PARTS = 4 if EVERY else 1  # of a scenario, each a test
 Files = Mapping[str, bytes]
 

@@ -22,7 +22,7 @@ from tests.kit import Child
 
 pytestmark = pytest.mark.crash
 
-SECONDS = 60 * float(os.environ.get("CASSTORE_SOAK_MINUTES", "0.2"))
+SECONDS = 60 * float(os.environ.get("CASSTORE_SOAK_MINUTES", "0.1"))
 PROCESSES = 8
 NAMES = ["a", "b", "c"]
 

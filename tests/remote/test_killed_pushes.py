@@ -191,9 +191,8 @@ def test_whoever_is_killed_goes_on_and_leaves_nothing(name: str, small) -> None:
 
 @pytest.mark.crash
 @pytest.mark.parametrize("name", WORK)
-def test_whoever_is_killed_at_any_moment_goes_on(name: str, small) -> None:
-    step = every(3) if name == "two pushes" else 1  # which are mostly as one
-    kill_at(small, name, range(1, moments_of(small, WORK[name][0]) + 1, step))
+def test_whoever_is_killed_at_many_moments_goes_on(name: str, small) -> None:
+    kill_at(small, name, range(1, moments_of(small, WORK[name][0]) + 1, every(2)))
 
 
 def kill_at(ground: Ground, name: str, moments: Iterable[int]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.kit import EVERY
 from tests.remote.bucket import Bucket, Faults, initial
 from tests.remote.interleavings import (
     Arrival,
@@ -44,7 +45,7 @@ SMALL = [
     "repack that may not hear",
 ]
 LARGE = [name for name in SCENES if name not in SMALL]
-MOST_STATES = 60_000
+MOST_STATES = 1_000_000 if EVERY else 30_000
 
 
 @pytest.mark.parametrize("pages", [{}, PAGES], ids=["listed at once", "listed in pages"])
@@ -81,7 +82,7 @@ def test_random_orders_of_many_hold_the_promises() -> None:
 @pytest.mark.crash
 @pytest.mark.parametrize("seed", [2, 3])
 def test_many_random_orders_of_many_hold_the_promises(seed: int) -> None:
-    assert random_fault(Protocol(pages=PAGES), runs=4_000, seed=seed) is None
+    assert random_fault(Protocol(pages=PAGES), runs=40_000 if EVERY else 2_000, seed=seed) is None
 
 
 @dataclass(frozen=True)

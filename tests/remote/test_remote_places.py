@@ -21,9 +21,11 @@ from tests.remote.test_remote_segments import checked
 @given(segments(most=15), st.data())
 def test_a_plan_covers_what_is_wanted_once_and_bases_first(segment: Segment, data: st.DataObject) -> None:
     here = data.draw(st.sets(st.sampled_from(sorted(segment.chunks))))
-    asked = data.draw(st.sets(st.sampled_from(sorted(segment.chunks))))
+    asked = data.draw(st.lists(st.sampled_from(sorted(segment.chunks)), unique=True))
     wanted = needed(asked, segment.chunks, here)
-    runs = plan(segment, wanted)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "_WINDOW_BYTES", data.draw(st.integers(1, 1 << 20)))
+        runs = plan(segment, asked, here)
     come: set[Digest] = set(here)
     for run in runs:
         end = run.start

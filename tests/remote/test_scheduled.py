@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from casstore.errors import IntegrityError
+from tests.kit import EVERY
 from tests.remote.protocol_mutants import MUTANTS
 from tests.remote.stage import ORDERS, SCENES, Broken, Options, Play, Stage, perform
 
@@ -61,5 +62,5 @@ def test_each_thing_that_safety_rests_on_is_missed(name: str, stage, monkeypatch
 @pytest.mark.crash
 @pytest.mark.parametrize(("play", "options"), PLAYED)
 def test_in_many_more_orders(play: Play, options: Options, stage) -> None:
-    for seed in range(SEEDS, 8 * SEEDS):
+    for seed in range(SEEDS, (40 if EVERY else 4) * SEEDS):
         perform(stage, play, options, seed)

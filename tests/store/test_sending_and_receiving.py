@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore.actions.packs.receiving import Receiving, check_blobs, elements
+from casstore.actions.packs.blob_checks import BlobChecks
+from casstore.actions.packs.receiving import Receiving, elements
 from casstore.actions.packs.sending import Sending
 from casstore.actions.saving.needed import find_lost
 from casstore.progress import SILENT
@@ -64,7 +65,8 @@ def receive(store, data, recipes):
     stream = io.BytesIO(data)
     workspace = store._workspace
     with workspace.session() as session:
-        receiving = Receiving(workspace, session, False, "the other store", find_lost)
+        blobs = BlobChecks(workspace, {recipe.blob: recipe for recipe in recipes}, "the other store")
+        receiving = Receiving(workspace, session, False, "the other store", find_lost, blobs)
         try:
             coming = PackReader(stream.read, lambda size: stream.seek(size, io.SEEK_CUR))
             wanted = elements(recipes)
@@ -74,7 +76,7 @@ def receive(store, data, recipes):
         except BaseException:
             receiving.salvage()
             raise
-        check_blobs(workspace, {recipe.blob: recipe for recipe in recipes}, "the other store", SILENT)
+        blobs.finish(SILENT)
 
 
 @pytest.fixture

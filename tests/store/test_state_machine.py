@@ -389,7 +389,7 @@ def write(root: Path, files: Files) -> None:
 
 TestStateMachine = StoreMachine.TestCase
 TestStateMachine.settings = settings(
-    max_examples=2000 if EVERY else 40,
+    max_examples=2000 if EVERY else 20,
     derandomize=not EVERY,  # a short run tells whether a change broke something, a long one looks for what nobody knows
     stateful_step_count=40,
     deadline=None,

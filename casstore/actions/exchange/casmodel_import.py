@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
-from casstore.actions.packs.receiving import Receiving, check_blobs, elements
+from casstore.actions.packs.blob_checks import BlobChecks
+from casstore.actions.packs.receiving import Receiving, elements
 from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.needed import find_lost
 from casstore.actions.saving.trust import Trust
@@ -78,7 +79,9 @@ class CasmodelImport:
         self, reader: casmodel.Reader, manifests: Sequence[Manifest], new: Sequence[Manifest], named: set[Digest]
     ) -> None:
         """Store the chunks that the store lacks, and check the blobs. `named`: the chunks that the archive has."""
-        incoming = Receiving(self.workspace, self.session, self.wishes.durable, self.name, find_lost)
+        recipes = {file.digest: manifest.recipe_of(file) for manifest in new for file in manifest.files}
+        blobs = BlobChecks(self.workspace, recipes, self.name)
+        incoming = Receiving(self.workspace, self.session, self.wishes.durable, self.name, find_lost, blobs)
         try:
             # Also those of versions that are here already: some of their chunks may be lost.
             chunks = elements(manifest.recipe_of(file) for manifest in manifests for file in manifest.files)
@@ -86,8 +89,7 @@ class CasmodelImport:
             incoming.take_all(reader, {digest: chunks[digest] for digest in chunks.keys() - here}, named)
             if self.wishes.trust is not Trust.GIVEN:
                 _check_proportion(new, self._read_bytes, self.name)
-            blobs = {file.digest: manifest.recipe_of(file) for manifest in new for file in manifest.files}
-            check_blobs(self.workspace, blobs, self.name, self.progress)
+            blobs.finish(self.progress)
         except BaseException as error:
             incoming.salvage()
             if isinstance(error, IntegrityError) and incoming.has_lost():

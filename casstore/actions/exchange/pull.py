@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
 from casstore.actions.exchange.remote_cache import read_refs, read_segments
-from casstore.actions.packs.receiving import Receiving, check_blobs, elements
+from casstore.actions.packs.blob_checks import BlobChecks
+from casstore.actions.packs.receiving import Receiving, elements
 from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.needed import find_lost
 from casstore.actions.workspace import Workspace
@@ -24,7 +25,7 @@ from casstore.remote.bucket import Bucket, advice
 from casstore.remote.documents import Ref
 from casstore.remote.other_places import BadPlaces
 from casstore.remote.records import PackGone, RecordDamaged, RemoteRecords, plan, total_bytes
-from casstore.remote.segment import Segment, chunks_of, needed
+from casstore.remote.segment import Segment, chunks_of
 from casstore.remote.transfers import workers
 from casstore.storage.tensors.elements import BYTES, Element
 from casstore.tag import Tag
@@ -135,11 +136,12 @@ class _Pulling:
         renamed = replace(self.segment.manifest, tag=self._tag)
         (manifest,) = by_known_recipes(self.workspace, [checked_manifest(renamed, origin)], origin)
         with self.workspace.session() as session:
-            incoming = Receiving(self.workspace, session, wishes.durable, origin, find_lost, self._damaged)
+            recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
+            blobs = BlobChecks(self.workspace, recipes, origin)
+            incoming = Receiving(self.workspace, session, wishes.durable, origin, find_lost, blobs, self._damaged)
             try:
                 self._receive(incoming, pool)
-                blobs = {file.digest: manifest.recipe_of(file) for file in manifest.files}
-                check_blobs(self.workspace, blobs, origin, self.progress)
+                blobs.finish(self.progress)
             except BaseException as error:
                 incoming.salvage()
                 if isinstance(error, IntegrityError) and incoming.has_lost():
@@ -155,12 +157,12 @@ class _Pulling:
         chunks = _elements(self.segment)
         here = incoming.rely_on(chunks.keys(), chunks.keys())
         lacking = [digest for digest in chunks_of(self.segment.manifest) if digest not in here]
-        wanted = needed(lacking, self.segment.chunks, here)
-        runs = plan(self.segment, wanted)
+        runs = plan(self.segment, lacking, here)
+        wanted = {digest for run in runs for digest in run.digests}
         coming = RemoteRecords(self.bucket.backend, self.segment, runs, pool, self.progress.advance)
         self.progress.start("pull", total_bytes(runs))
         try:
-            incoming.take_all(coming, {digest: chunks[digest] for digest in wanted}, set(wanted))
+            incoming.take_all(coming, {digest: chunks[digest] for digest in wanted}, wanted)
         finally:
             self.received_bytes = coming.received_bytes
             self.progress.finish()

@@ -11,9 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import blake3
-
 from casstore.actions.packs.bases import encode_chunk
+from casstore.actions.packs.blob_checks import BlobChecks
 from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.workspace import Workspace
@@ -21,7 +20,6 @@ from casstore.catalog.index import DeltaLink, Fingerprint
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.progress import Progress
 from casstore.storage import pack
 from casstore.storage.coding import delta
 from casstore.storage.coding.codec import Encoding
@@ -61,8 +59,8 @@ class Receiving:
 
     A delta that comes stays one where what it needs is here, and its chain is not too long; else its chunk is stored
     whole. `origin` is what errors call where the chunks come from. `find_lost` tells which of the chunks that the
-    store has cannot be relied on: see `saving.save.find_lost`. `damaged` makes the error for a chunk that is not
-    what its digest says.
+    store has cannot be relied on: see `saving.save.find_lost`. `blobs` are told of each chunk that is sound. `damaged`
+    makes the error for a chunk that is not what its digest says.
     """
 
     workspace: Workspace
@@ -70,6 +68,7 @@ class Receiving:
     durable: bool
     origin: str
     find_lost: FindLost
+    blobs: BlobChecks
     damaged: Callable[[Digest], IntegrityError] | None = None
     _packs: PackBuilder = field(init=False)
     _objects: Objects = field(init=False)
@@ -216,6 +215,7 @@ class Receiving:
             raise self._damaged(digest) from error
         if len(raw) != location.raw_bytes:
             raise self._damaged(digest)
+        self.blobs.take(digest, raw)
 
     def _damaged(self, digest: Digest) -> IntegrityError:
         if self.damaged is not None:
@@ -251,33 +251,3 @@ def elements(recipes: Iterable[Recipe]) -> dict[Digest, Element]:
             for digest, _ in segment.chunks:
                 found.setdefault(digest, element)
     return found
-
-
-def check_blobs(workspace: Workspace, recipes: Mapping[Digest, Recipe], origin: str, progress: Progress) -> None:
-    """Compare each blob that is not known yet, whose chunks have been received, as a whole with its digest.
-
-    Sound chunks in a wrong order would make a wrong file, and every save of the right one would then be taken for it.
-    Raises IntegrityError.
-    """
-    index = workspace.catalog.index
-    known = index.recipes(recipes.keys())
-    # A chunk's bytes are those of its digest; how many there are is for the manifest to claim.
-    single = {digest: recipe.size for digest, recipe in recipes.items() if recipe.size and not recipe.is_stored}
-    for digest, location in index.locate(single.keys()).items():
-        if location.raw_bytes != single[digest]:
-            raise IntegrityError(
-                f"a file in {origin} has {location.raw_bytes:,} bytes, not {single[digest]:,}: {digest}"
-            )
-    unchecked = [recipe for digest, recipe in recipes.items() if recipe.is_stored and digest not in known]
-    progress.start("verify", sum(recipe.size for recipe in unchecked))
-    try:
-        for recipe in unchecked:
-            hasher = blake3.blake3()
-            with contextlib.closing(workspace.objects.read_blob(recipe)) as chunks:
-                for chunk in chunks:
-                    hasher.update(chunk)
-                    progress.advance(len(chunk))
-            if hasher.digest() != recipe.blob:
-                raise IntegrityError(f"a file in {origin} is not what its digest says: {recipe.blob}")
-    finally:
-        progress.finish()
