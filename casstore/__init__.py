@@ -46,7 +46,7 @@ from casstore.errors import (
 from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
-from casstore.remote.collect import RemoteGcReport
+from casstore.remote.collect import OpenPush, RemoteGcReport
 from casstore.remote.documents import Ref
 from casstore.remote.repacking import RemoteRepackReport
 from casstore.remote.verifying import RemoteReport
@@ -83,6 +83,7 @@ __all__ = [
     "KeptDraft",
     "Model",
     "NoRemote",
+    "OpenPush",
     "OutcomeUnknown",
     "Progress",
     "Pulled",

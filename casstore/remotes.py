@@ -6,10 +6,10 @@ import contextlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from types import TracebackType
 
-from casstore.actions import resolve
+from casstore.actions import elsewhere_file, resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.exchange import elsewhere
@@ -29,7 +29,7 @@ from casstore.progress import SILENT, Progress
 from casstore.remote import keys
 from casstore.remote.address import RemoteAddress
 from casstore.remote.bucket import Bucket
-from casstore.remote.collect import RemoteGcReport, collect
+from casstore.remote.collect import RemoteGcReport, collect, with_pushes
 from casstore.remote.deleting import delete
 from casstore.remote.directory import DirectoryBackend
 from casstore.remote.documents import Ref
@@ -216,6 +216,8 @@ class Remote:
             if make and isinstance(backend, DirectoryBackend):
                 backend.check_own()
             self._opened = Bucket.make(backend, single_writer=single_writer) if make else Bucket.open(backend)
+            if self._address.url.startswith("http"):  # of which some have the marker, and cannot be listed
+                self._opened.newest_epoch()
         except BaseException:
             backend.close()
             raise
@@ -406,7 +408,7 @@ class Remote:
         given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
         for row in (each.row for each in found):
             if row.tag in given_up:
-                workspace.catalog.remotes.forget_elsewhere(row.tag)
+                elsewhere_file.forget(workspace, row.tag)
         rows = [each.row for each in found if each.is_new]
         notes = materialize_newest(workspace, rows, progress) if materialize else {}
         return [
@@ -467,13 +469,16 @@ class Remote:
                 delete(bucket, tag)
         return [str(tag) for tag in wanted]
 
-    def gc(self, *, dry_run: bool = False) -> RemoteGcReport:
+    def gc(self, *, dry_run: bool = False, give_up_after: timedelta = timedelta(days=7)) -> RemoteGcReport:
         """Remove what no version there needs, as far as that is safe while others push; run again, it goes on.
 
         Parameters
         ----------
         dry_run
             Only tell what would go.
+        give_up_after
+            How long a push may have brought nothing, by the store's clock, before it is ended, so that what it has left
+            can go. One that is under way after all starts over by itself.
 
         Returns
         -------
@@ -488,10 +493,11 @@ class Remote:
             The remote cannot be reached.
         """
         with self._asking() as bucket, workers(_READERS) as pool:
-            report = collect(bucket, pool, dry_run=dry_run)
+            revoke_after_ns = round(give_up_after.total_seconds() * 1e9)
+            report = collect(bucket, pool, dry_run=dry_run, revoke_after_ns=revoke_after_ns)
             if not dry_run:
                 sum_up(bucket, pool)
-        return report
+            return with_pushes(bucket, report, pool)
 
     def repack(self, *, dry_run: bool = False, progress: Progress = SILENT) -> RemoteRepackReport:
         """Rewrite packs of which at least half is dead; the next `gc` frees what that leaves behind.

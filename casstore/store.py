@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from casstore.actions import configure, resolve
+from casstore.actions import configure, elsewhere_file, resolve
 from casstore.actions import sharing as sharing_action
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
@@ -660,7 +660,7 @@ class Store:
         query = TagQuery.parse(tag)
         for each in self._workspace.catalog.remotes.elsewhere(query.name):
             if each.tag.version == query.version:
-                self._workspace.catalog.remotes.forget_elsewhere(each.tag)
+                elsewhere_file.forget(self._workspace, each.tag)
                 return True
         return False
 

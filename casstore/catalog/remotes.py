@@ -6,7 +6,7 @@ All of it can be lost: then it is read again, or a push begins again.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -167,18 +167,20 @@ class Remotes:
             for name, version, remote, digest, size, created_at in rows
         ]
 
-    def put_elsewhere(self, version: Elsewhere) -> None:
-        """Note that only a remote will have a version, before it is deleted here."""
+    def put_elsewhere(self, version: Elsewhere, write: Callable[[Sequence[Elsewhere]], object]) -> None:
+        """Note that only a remote will have a version, before it is deleted here. `write` gets all, and comes first."""
         tag, *rest = version
         with self._connections.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO elsewhere VALUES (?, ?, ?, ?, ?, ?)", (tag.name, tag.version, *rest)
             )
+            write(self.elsewhere())
 
-    def forget_elsewhere(self, tag: Tag) -> None:
-        """Note that a version is here again, or gone for good."""
+    def forget_elsewhere(self, tag: Tag, write: Callable[[Sequence[Elsewhere]], object]) -> None:
+        """Note that a version is here again, or gone for good. `write` gets those that are left, and comes first."""
         with self._connections.write() as connection:
             connection.execute("DELETE FROM elsewhere WHERE name = ? AND version = ?", (tag.name, tag.version))
+            write(self.elsewhere())
 
 
 def _entries(packed: bytes) -> Iterable[PackEntry]:

@@ -75,6 +75,7 @@ class Layout:
         self.models = home / "models"
         self.sessions = home / "sessions"
         self.remotes = home / "remotes.toml"
+        self.elsewhere = home / "elsewhere.json"
         self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"

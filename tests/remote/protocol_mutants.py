@@ -120,7 +120,7 @@ def undeleted(patch: pytest.MonkeyPatch) -> None:
 def own_packs_trusted(patch: pytest.MonkeyPatch) -> None:
     """A push relies on what one that was cut short noted, whether or not that has arrived."""
 
-    def written(self: push._Pushing, push_ids: Collection[str]) -> list[object]:
+    def written(self: push._Pushing, _push: object, push_ids: Collection[str]) -> list[object]:
         return [pack for push_id in push_ids for pack in self.workspace.catalog.remotes.packs(push_id)]
 
     patch.setattr(push._Pushing, "_written", written)

@@ -260,6 +260,55 @@ def test_what_is_given_up_is_fetched_when_it_is_asked_for(run: casstore.Store, t
     assert run.tags() == ["run:3", "run:2", "run:1"]
 
 
+def rebuilt(store: casstore.Store) -> tuple[casstore.Store, casstore.RebuildReport]:
+    """The store with a catalog that was made again."""
+    home = store.home
+    store.close()
+    (home / "catalog.db").unlink()
+    report = casstore.Store.rebuild_catalog(home)
+    return casstore.Store(home, auto_gc=False), report
+
+
+def test_what_was_given_up_is_known_when_the_catalog_was_made_again(
+    run: casstore.Store, there: casstore.Remote
+) -> None:
+    there.push()
+    run.evict(["run:0", "run:1", "run:2"])
+    check(run.get("run:1"))
+    run.delete("run:2")
+    before = run.elsewhere()
+    run, report = rebuilt(run)
+    with run:
+        assert run.elsewhere() == before
+        assert report.unreadable == ()
+        assert run.tags() == ["run:3", "run:1"]
+        check(run.get("run:0"))
+
+
+def test_a_backup_names_what_was_given_up_too(run: casstore.Store, there: casstore.Remote, tmp_path: Path) -> None:
+    there.push()
+    run.evict("run:0")
+    run.backup(tmp_path / "backup")
+    backup, _ = rebuilt(casstore.Store(tmp_path / "backup", auto_gc=False))
+    with backup:
+        assert backup.elsewhere() == run.elsewhere()
+    (run.home / "elsewhere.json").unlink()
+    run.backup(tmp_path / "backup")
+    assert not (tmp_path / "backup/elsewhere.json").exists()
+
+
+@pytest.mark.parametrize("change", [b"", b"[]", b'{"versions":[]}', b"{"])
+def test_what_names_it_is_damaged(change: bytes, run: casstore.Store, there: casstore.Remote) -> None:
+    there.push()
+    run.evict("run:0")
+    (run.home / "elsewhere.json").write_bytes(change)
+    run, report = rebuilt(run)
+    with run:
+        assert "casstore list --remote" in report.unreadable[0]
+        assert run.elsewhere() == []
+        check(run.get("run:1"))
+
+
 def test_what_is_to_stay_stays(run: casstore.Store, there: casstore.Remote) -> None:
     there.push(["run:0", "run:1", "run:3"])
     run.pin("run:0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casstore.actions import elsewhere_file
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.workspace import Workspace
@@ -44,7 +45,7 @@ def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) 
     """
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
-    workspace.catalog.remotes.put_elsewhere(Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
+    elsewhere_file.note(workspace, Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
     delete_action.delete(workspace, [row.tag])
 
 
