@@ -96,6 +96,11 @@ class RemoteModel:
         return self._version.ref.tag
 
     @property
+    def url(self) -> str:
+        """Where it is: the remote's URL."""
+        return self._version.bucket.name
+
+    @property
     def digest(self) -> Digest:
         """BLAKE3 of the canonical list of files, the same as `Model.digest`."""
         return self._version.ref.digest

@@ -25,8 +25,11 @@ def find(catalog: Catalog, query: TagQuery) -> VersionRow:
     if exact is not None:
         return exact
     candidates = catalog.versions.with_prefix(query.name, query.version)
-    if len(candidates) > 1:
-        tags = [str(row.tag) for row in candidates]
+    left = [each.tag for each in catalog.remotes.elsewhere(query.name) if each.tag.version.startswith(query.version)]
+    if Tag(query.name, query.version) in left:
+        raise _not_found(catalog, str(query))
+    if len(candidates) + len(left) > 1:
+        tags = [str(tag) for tag in [*(row.tag for row in candidates), *left]]
         more = f" and {len(tags) - _MAX_CANDIDATES} more" if len(tags) > _MAX_CANDIDATES else ""
         raise AmbiguousTag(f"{query} could be {', '.join(tags[:_MAX_CANDIDATES])}{more}; type more of it", tags)
     if not candidates:
@@ -131,6 +134,9 @@ def known_name(catalog: Catalog, text: str) -> str:
 
 
 def _not_found(catalog: Catalog, text: str) -> TagNotFound:
+    for each in catalog.remotes.elsewhere(text.partition(":")[0]):
+        if str(each.tag) == text:
+            return TagNotFound(f"{text} is in the remote {each.remote} alone; `casstore pull {text}` brings it back")
     # A name is compared with names and a tag with tags, so that a wrong version finds its sisters.
     wanted, colon, _ = text.partition(":")
     names = catalog.versions.names()
