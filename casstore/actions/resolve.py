@@ -79,7 +79,7 @@ def new_tag(catalog: Catalog, text: str | Tag, *, exist_ok: bool = False) -> Tag
             f"{tag} is already saved, and saved versions never change; choose another version, or say that the same "
             "one may be there: --exist-ok (in Python: exist_ok=True)"
         )
-    if any(each.tag == tag for each in catalog.remotes.elsewhere(tag.name)):
+    if not exist_ok and any(each.tag == tag for each in catalog.remotes.elsewhere(tag.name)):
         raise TagExists(
             f"{tag} is taken: its bytes are in a remote, and saved versions never change; choose another version, or "
             f"forget that one here: `casstore delete {tag}`"
