@@ -1551,20 +1551,32 @@ class Store:
         remotes_file.add(self._workspace, name, address)
         return self.remote(name)
 
-    def remove_remote(self, name: str) -> None:
-        """Forget a remote; what stands there stays as it is.
+    def remove_remote(self, name: str, *, force: bool = False) -> Sequence[str]:
+        """Forget a remote, and what is known of it; what stands there stays as it is.
+
+        Where another remote of the store stands at the same place, it takes over versions that only this one has.
 
         Parameters
         ----------
         name
             What it is called.
+        force
+            Also where versions are only there: see `evict`. Their names stay, and they can be had again once a remote
+            that has them is added under this name.
+
+        Returns
+        -------
+        Sequence[str]
+            The tags of these versions; there are none without `force`.
 
         Raises
         ------
         NoRemote
             There is none of that name.
+        StoreError
+            Versions are only there.
         """
-        remotes_file.remove(self._workspace, name)
+        return [str(tag) for tag in remotes_file.remove(self._workspace, name, force=force)]
 
     def set_default_remote(self, name: str) -> None:
         """Have a remote meant where none is named.

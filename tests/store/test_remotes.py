@@ -235,7 +235,7 @@ def test_a_backup_knows_the_remotes_of_its_store(run: casstore.Store, there: cas
     with casstore.Store(tmp_path / "backup", auto_gc=False) as backup:
         assert backup.remotes() == run.remotes()
         check(backup.get("run:0"))
-    run.remove_remote("origin")
+    run.remove_remote("origin", force=True)
     (run.home / "remotes.toml").unlink()
     run.backup(tmp_path / "another")
     assert not (tmp_path / "another/remotes.toml").exists()
