@@ -225,7 +225,11 @@ def test_a_version_that_is_deleted_or_packed_anew_meanwhile(template: Path, tmp_
         alone.delete("bert:v1")
         with pytest.raises(casstore.TagNotFound):
             model.checkout(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        assert not (tmp_path / "out").exists()
+        (tmp_path / "own").mkdir()
+        with pytest.raises(casstore.TagNotFound):
+            model.checkout(tmp_path / "own")
+    assert list((tmp_path / "own").iterdir()) == []
 
 
 def test_what_has_come_need_not_come_again(

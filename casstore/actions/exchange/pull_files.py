@@ -105,6 +105,7 @@ def pull_files(
     check_target(root)
     lacking = [file for file in wanted if not _stands(root, file, replace=replace)]
     writing = _Writing(manifest, root, origin, progress, replace)
+    is_new = not root.exists()
     with workers(_READERS) as pool:
         fetching = Fetching(version, pool)
         progress.start("pull", sum(file.size for file in lacking))
@@ -112,8 +113,9 @@ def pull_files(
             for group in _groups(lacking):
                 writing.write(group, fetching)
         except BaseException:
-            with contextlib.suppress(OSError):
-                files.remove_empty_directory(root)  # it was made for what did not come
+            if is_new:  # it was made for what did not come
+                with contextlib.suppress(OSError):
+                    files.remove_empty_directory(root)
             raise
         finally:
             progress.finish()
