@@ -2,6 +2,7 @@
 
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.exchange.pull_files import PulledFiles
 from casstore.actions.exchange.push import Pushed
 from casstore.actions.exchange.remote_versions import RemoteStatus
 from casstore.actions.exchange.sync_tree import SyncReport
@@ -87,6 +88,7 @@ __all__ = [
     "OutcomeUnknown",
     "Progress",
     "Pulled",
+    "PulledFiles",
     "Pushed",
     "ReadOnly",
     "RebuildReport",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 
 from casstore.actions import elsewhere_file, resolve
@@ -15,7 +17,9 @@ from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.exchange import elsewhere
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.exchange.importing import materialize_newest
+from casstore.actions.exchange.local_chunks import LocalChunks
 from casstore.actions.exchange.pull import pull_version
+from casstore.actions.exchange.pull_files import PulledFiles, pull_files
 from casstore.actions.exchange.push import Pushed, push_version
 from casstore.actions.exchange.remote_cache import live_refs
 from casstore.actions.exchange.remote_versions import RemoteStatus, local_rows, remote_tags, status
@@ -92,6 +96,11 @@ class RemoteModel:
         return self._version.ref.tag
 
     @property
+    def url(self) -> str:
+        """Where it is: the remote's URL."""
+        return self._version.bucket.name
+
+    @property
     def digest(self) -> Digest:
         """BLAKE3 of the canonical list of files, the same as `Model.digest`."""
         return self._version.ref.digest
@@ -124,6 +133,8 @@ class RemoteModel:
     def open(self, path: str) -> io.BufferedIOBase:
         """Open one file, to be read by ranges from where it is. Each chunk is checked against its digest.
 
+        Chunks that the store of the remote has, if there is one, are read there.
+
         Parameters
         ----------
         path
@@ -140,6 +151,59 @@ class RemoteModel:
             The version has no such file.
         """
         return self._version.open(path)
+
+    def checkout(
+        self,
+        directory: str | os.PathLike[str],
+        files: str | Iterable[str] | None = None,
+        *,
+        replace: bool = False,
+        progress: Progress = SILENT,
+    ) -> PulledFiles:
+        """Copy files into a directory of your own, fetching only what they are made of. Nothing is saved in a store.
+
+        Chunks that the store has are read there. Each file is there when it is complete, and checked. What has come
+        when this is cut short stays, and need not come again.
+
+        Parameters
+        ----------
+        directory
+            Where to; it is made if need be, and may hold other things.
+        files
+            Paths, directories or patterns, of which `*` also stands for `/`; None for every file.
+        replace
+            Whether files that are there with other content give way. Those with the same stay in any case.
+        progress
+            Told of bytes that are written.
+
+        Returns
+        -------
+        PulledFiles
+            What was written, and what stood there.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        FileExistsError
+            Something else is in the place of a file.
+        InvalidSource
+            `directory` is inside a store.
+        IntegrityError
+            What came is damaged.
+        RemoteError
+            The remote cannot be reached.
+
+        Examples
+        --------
+        >>> store.remote("origin").push("bert:v1")[0].is_new
+        True
+        >>> done = store.remote("origin").get("bert:v1").checkout("parts", "*.json")
+        >>> done.written
+        ['config.json']
+        """
+        patterns = [files] if isinstance(files, str) else None if files is None else list(files)
+        return pull_files(self._version, Path(directory), patterns, progress, replace=replace)
 
     def __repr__(self) -> str:
         return f"RemoteModel({str(self.tag)!r})"
@@ -290,7 +354,8 @@ class Remote:
             The remote cannot be reached.
         """
         with self._asking() as bucket:
-            return RemoteModel(RemoteVersion.find(bucket, self._exact(tag)))
+            local = None if self._workspace is None else LocalChunks(self._workspace)
+            return RemoteModel(RemoteVersion.find(bucket, self._exact(tag), local))
 
     def _exact(self, tag: str | Tag) -> Tag:
         text = str(tag)
@@ -404,8 +469,8 @@ class Remote:
                 durable=workspace.catalog.setting("durability") == "full",
                 materialize=materialize,
             )
+            given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
             found = [pull_version(workspace, bucket, tag, wishes, progress) for tag in wanted]
-        given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
         for row in (each.row for each in found):
             if row.tag in given_up:
                 elsewhere_file.forget(workspace, row.tag)

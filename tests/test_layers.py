@@ -43,6 +43,7 @@ INNER = {
     "remote": [
         *["backend", "keys", "credentials", "loop", "transfers", "once", "unconditional", "documents", "segment"],
         *["other_places", "directory", "probe", "address", "object_store", "bucket", "records", "pushing", "reading"],
+        *["fetching"],
         *["repacking", "summing_up", "deleting", "collect", "verifying"],
     ],
     "actions": [

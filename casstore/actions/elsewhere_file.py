@@ -34,6 +34,13 @@ def note(workspace: Workspace, version: Elsewhere) -> None:
         workspace.catalog.remotes.put_elsewhere(version, lambda all_: _write(workspace, all_, session.new_path()))
 
 
+def rename_remote(workspace: Workspace, before: str, after: str) -> None:
+    """Note that the store calls a remote something else now. Raises StoreLocked, OSError."""
+    with workspace.session() as session:
+        known = workspace.catalog.remotes
+        known.rename_elsewhere(before, after, lambda all_: _write(workspace, all_, session.new_path()))
+
+
 def forget(workspace: Workspace, tag: Tag) -> None:
     """Note that a version is here again, or gone for good. Raises StoreLocked, OSError."""
     with workspace.session() as session:

@@ -94,11 +94,11 @@ class Remotes:
                 (_LARGE_BYTES, _MOST_LARGE_BYTES),
             )
 
-    def forget(self, remote: str) -> None:
-        """Drop all that is known of a remote."""
+    def forget_at(self, url: str) -> None:
+        """Drop all that is known of remotes that have stood at a URL: that is what their ids end in."""
         with self._connections.write() as connection:
-            connection.execute("DELETE FROM remote_object WHERE remote = ?", (remote,))
-            connection.execute("DELETE FROM remote_push WHERE remote = ?", (remote,))
+            for table in ("remote_object", "remote_push"):
+                connection.execute(f"DELETE FROM {table} WHERE substr(remote, instr(remote, ' ') + 1) = ?", (url,))
 
     def begun(self, remote: str, content: Digest) -> list[str]:
         """The ids of pushes of that content that were begun, and have not ended."""
@@ -174,6 +174,12 @@ class Remotes:
             connection.execute(
                 "INSERT OR REPLACE INTO elsewhere VALUES (?, ?, ?, ?, ?, ?)", (tag.name, tag.version, *rest)
             )
+            write(self.elsewhere())
+
+    def rename_elsewhere(self, before: str, after: str, write: Callable[[Sequence[Elsewhere]], object]) -> None:
+        """Note that the store calls a remote something else now. `write` gets all versions, and comes first."""
+        with self._connections.write() as connection:
+            connection.execute("UPDATE elsewhere SET remote = ? WHERE remote = ?", (after, before))
             write(self.elsewhere())
 
     def forget_elsewhere(self, tag: Tag, write: Callable[[Sequence[Elsewhere]], object]) -> None:

@@ -48,6 +48,12 @@ class RemoteAddress:
     def is_directory(self) -> bool:
         return self.url.startswith("file://") or not _SCHEME.match(self.url)
 
+    @property
+    def name(self) -> str:
+        """What the backend that is opened there is called."""
+        url = self.checked().url
+        return url if self.is_directory else url.rstrip("/")
+
     def checked(self) -> RemoteAddress:
         """The same; raises RemoteError for what no remote can be at. A directory's path is made whole."""
         if self.is_directory:

@@ -36,7 +36,12 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
 
 def no_second_mark(patch: pytest.MonkeyPatch) -> None:
     """gc removes what it found at first, whatever has been sealed since."""
-    edited(patch, collect, "collect", ("marked = mark(bucket, pool, pause=pause)\n    doomed", "pass\n    doomed"))
+    edited(
+        patch,
+        collect,
+        "collect",
+        ("marked = mark(bucket, pool, marked.needs, pause=pause)\n    doomed", "pass\n    doomed"),
+    )
 
 
 def no_second_look(patch: pytest.MonkeyPatch) -> None:

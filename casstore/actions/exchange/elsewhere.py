@@ -29,9 +29,14 @@ class Missing:
 
 def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
     """Which remote is to be asked for a version that was not found, and for what; None where none is."""
-    for each in workspace.catalog.remotes.elsewhere(query.name):
-        if query.version == each.tag.version:
-            return Missing(each.remote, str(each.tag))
+    left = workspace.catalog.remotes.elsewhere(query.name)
+    if query.version is None or query.wants_newest:
+        fitting = sorted(left, key=lambda each: each.created_at_ns)[-1:]
+    else:
+        exact = [each for each in left if each.tag.version == query.version]
+        fitting = exact or [each for each in left if each.tag.version.startswith(query.version)]
+    if len(fitting) == 1:
+        return Missing(fitting[0].remote, str(fitting[0].tag))
     remote = workspace.catalog.setting("pull_missing")
     version = LATEST if query.version is None or query.wants_newest else query.version
     return None if remote == "off" else Missing(remote, f"{query.name}:{version}")

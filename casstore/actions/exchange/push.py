@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from casstore.actions import resolve
 from casstore.actions.exchange.pack_size import MOST_BYTES, PackSize
-from casstore.actions.exchange.remote_cache import read_refs, read_segments
+from casstore.actions.exchange.remote_cache import keep_refs, read_refs, read_segments
 from casstore.actions.packs.builder import ENCODE_THREADS
 from casstore.actions.packs.chains import BoundedChains
 from casstore.actions.packs.sending import Sending
@@ -240,7 +240,7 @@ def _asked_again(
     A remote that was copied, or put back as it once was, has the same id, and other versions under the same keys.
     """
     read = list(bucket.read_refs(wanted, pool))
-    workspace.catalog.remotes.keep(bucket.id, {wanted[ref.tag]: body for ref, body in read})
+    keep_refs(workspace, bucket, {wanted[ref.tag]: body for ref, body in read})
     return [ref for ref, _ in read]
 
 
@@ -388,7 +388,6 @@ class _Pushing:
         key = keys.ref(ref.tag, state.next_generation)
         end = push.seal([(key, ref)])
         stands = Ref.unpack(roll_forward(self.bucket, end)[key], ref.tag, key)
-        self.workspace.catalog.remotes.keep(self.bucket.id, {key: stands.pack()})
         _check_same(self.manifest, stands, self.bucket)
         return stands == ref
 

@@ -131,16 +131,27 @@ def show(options: Options, name: str | None) -> None:
         show_fields(found)
 
 
-@remote.command("remove", epilog="\b\nExample:\n  casstore remote remove origin\n")
+@remote.command(
+    "remove",
+    epilog="\b\nExamples:\n  casstore remote remove origin\n"
+    "  casstore remote remove origin --force        it has moved: add it again under its name\n",
+)
 @click.argument("name", metavar="NAME", shell_complete=complete_remote)
+@click.option("--force", is_flag=True, help="Also where evicted versions are only there; their names stay.")
 @common_options
 @pass_options
-def remove(options: Options, name: str) -> None:
-    """Forget a remote; what stands there stays as it is."""
+def remove(options: Options, name: str, force: bool) -> None:
+    """Forget a remote; what stands there stays as it is.
+
+    A remote that alone has versions which were evicted stays, unless another remote of the store is at the same place,
+    or with --force. They can be had again once a remote that has them is added under this name.
+    """
     with options.open_store() as store:
-        store.remove_remote(name)
+        alone = store.remove_remote(name, force=force)
     if options.json:
-        show_json({"removed": name})
+        show_json({"removed": name, "elsewhere": list(alone)})
+    if alone:
+        hint(options, f"{plural(len(alone), 'version')} can be had again once a remote that has them is called {name}")
 
 
 @remote.command("default", epilog="\b\nExample:\n  casstore remote default origin\n")
