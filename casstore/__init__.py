@@ -2,6 +2,7 @@
 
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.exchange.pull_files import PulledFiles
 from casstore.actions.exchange.push import Pushed
 from casstore.actions.exchange.remote_versions import RemoteStatus
 from casstore.actions.exchange.sync_tree import SyncReport
@@ -46,7 +47,7 @@ from casstore.errors import (
 from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
-from casstore.remote.collect import RemoteGcReport
+from casstore.remote.collect import OpenPush, RemoteGcReport
 from casstore.remote.documents import Ref
 from casstore.remote.repacking import RemoteRepackReport
 from casstore.remote.verifying import RemoteReport
@@ -83,9 +84,11 @@ __all__ = [
     "KeptDraft",
     "Model",
     "NoRemote",
+    "OpenPush",
     "OutcomeUnknown",
     "Progress",
     "Pulled",
+    "PulledFiles",
     "Pushed",
     "ReadOnly",
     "RebuildReport",

@@ -6,13 +6,13 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from casstore.actions import configure, resolve
+from casstore.actions import configure, elsewhere_file, resolve
 from casstore.actions import sharing as sharing_action
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
@@ -47,6 +47,7 @@ from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
+from casstore.catalog.versions import VersionRow
 from casstore.description import Description
 from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag, TagNotFound
@@ -55,7 +56,7 @@ from casstore.notebook import MOST_ROWS, table
 from casstore.plain_json import mapping, plain_labels
 from casstore.progress import SILENT, Progress
 from casstore.remote.address import RemoteAddress
-from casstore.remotes import Remote
+from casstore.remotes import Remote, RemoteModel
 from casstore.settings import check_setting
 from casstore.tag import Tag, TagQuery
 
@@ -454,7 +455,7 @@ class Store:
             _log.warning("%s is saved, and these are still there: %s", draft.tag, ", ".join(draft.left_behind))
         return draft.model
 
-    def get(self, tag: str | Tag) -> Model:
+    def get(self, tag: str | Tag, *, pull: bool = True) -> Model:
         """Return the version of a tag.
 
         An exact match wins over a prefix. Only the catalog is read: nothing is written, locked or waited for.
@@ -466,6 +467,8 @@ class Store:
         tag
             `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version
             has.
+        pull
+            False to take what is not here for not found, wherever else it may be.
 
         Returns
         -------
@@ -480,21 +483,73 @@ class Store:
             Several versions begin like this.
         InvalidTag
             `tag` cannot be a tag.
+        RemoteError
+            The remote that has it cannot be reached.
 
         Examples
         --------
         >>> store.get("bert")
         Model('bert:v1')
         """
+        return Model(self._workspace, self._find(tag, pull=pull))
+
+    def _find(self, tag: str | Tag, *, pull: bool = True) -> VersionRow:
         query = TagQuery.parse(tag)
         try:
-            return Model(self._workspace, resolve.find(self._workspace.catalog, query))
+            return resolve.find(self._workspace.catalog, query)
+        except TagNotFound:
+            missing = elsewhere.missing(self._workspace, query) if pull else None
+            if missing is None:
+                raise
+            with self.remote(missing.remote) as there:
+                pulled = there.pull(missing.text, materialize=False)[0].model.tag
+        return resolve.find(self._workspace.catalog, TagQuery.parse(pulled))
+
+    @contextlib.contextmanager
+    def look(self, tag: str | Tag) -> Iterator[Model | RemoteModel]:
+        """Give the version of a tag to a `with` block that looks at it, without pulling it.
+
+        It is what `get` would return; where `get` would have to pull it first, it is the version as its remote has it.
+
+        Parameters
+        ----------
+        tag
+            As for `get`.
+
+        Yields
+        ------
+        Model | RemoteModel
+            The version. Both have `tag`, `digest`, `size`, `created_at`, `files`, `labels`, `metadata` and `open`.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        RemoteError
+            The remote that has it cannot be reached.
+
+        Examples
+        --------
+        >>> with store.look("bert") as model:
+        ...     model.open("config.json").read()
+        b'{"hidden_size": 384}'
+        """
+        query = TagQuery.parse(tag)
+        try:
+            model = Model(self._workspace, resolve.find(self._workspace.catalog, query))
         except TagNotFound:
             missing = elsewhere.missing(self._workspace, query)
             if missing is None:
                 raise
-            with self.remote(missing.remote) as there:
-                return there.pull(missing.text, materialize=False)[0].model
+        else:
+            yield model
+            return
+        with self.remote(missing.remote) as there:
+            yield there.get(missing.text)
 
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.
@@ -660,7 +715,7 @@ class Store:
         query = TagQuery.parse(tag)
         for each in self._workspace.catalog.remotes.elsewhere(query.name):
             if each.tag.version == query.version:
-                self._workspace.catalog.remotes.forget_elsewhere(each.tag)
+                elsewhere_file.forget(self._workspace, each.tag)
                 return True
         return False
 
@@ -773,7 +828,7 @@ class Store:
         return self._set_pinned(tag, False)
 
     def _set_pinned(self, tag: str | Tag, pinned: bool) -> Model:
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        row = self._find(tag, pull=pinned)
         pinning.set_pinned(self._workspace, row, pinned)
         return Model(self._workspace, row)
 
@@ -831,7 +886,7 @@ class Store:
         'bert.tar.zst'
         """
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
-        rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
+        rows = {row.id: row for row in (self._find(each) for each in tags)}
         chosen = None if format is None else Format.parse(format)
         return exporting.export(
             self._workspace, list(rows.values()), target, chosen, progress, default=Format.parse(default)
@@ -884,7 +939,7 @@ class Store:
         >>> sorted(os.listdir(store.checkout("bert", "work")))
         ['config.json', 'model.bin', 'model.yaml']
         """
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        row = self._find(tag)
         return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
 
     def import_archive(
@@ -1496,20 +1551,32 @@ class Store:
         remotes_file.add(self._workspace, name, address)
         return self.remote(name)
 
-    def remove_remote(self, name: str) -> None:
-        """Forget a remote; what stands there stays as it is.
+    def remove_remote(self, name: str, *, force: bool = False) -> Sequence[str]:
+        """Forget a remote, and what is known of it; what stands there stays as it is.
+
+        Where another remote of the store stands at the same place, it takes over versions that only this one has.
 
         Parameters
         ----------
         name
             What it is called.
+        force
+            Also where versions are only there: see `evict`. Their names stay, and they can be had again once a remote
+            that has them is added under this name.
+
+        Returns
+        -------
+        Sequence[str]
+            The tags of these versions; there are none without `force`.
 
         Raises
         ------
         NoRemote
             There is none of that name.
+        StoreError
+            Versions are only there.
         """
-        remotes_file.remove(self._workspace, name)
+        return [str(tag) for tag in remotes_file.remove(self._workspace, name, force=force)]
 
     def set_default_remote(self, name: str) -> None:
         """Have a remote meant where none is named.

@@ -44,12 +44,13 @@ INNER = {
     "remote": [
         *["backend", "keys", "credentials", "loop", "transfers", "once", "unconditional", "documents", "segment"],
         *["other_places", "directory", "probe", "address", "object_store", "bucket", "records", "pushing", "reading"],
+        *["fetching"],
         *["repacking", "summing_up", "deleting", "collect", "verifying"],
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+        *["elsewhere_file", "directories", "saving", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

@@ -70,6 +70,7 @@ class Commits:
             tag = new.manifest.tag
             if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+            _take_back(connection, tag, new.manifest.digest)
             mark_synced(connection, new.synced_containers)
             for container_row in new.containers:
                 insert_with_chunks(connection, container_row, self._boot_id, new.lost_chunks)
@@ -130,6 +131,24 @@ class Commits:
 
 def _parts(tag: Tag) -> tuple[str, str]:
     return (tag.name, tag.version)
+
+
+def _take_back(connection: apsw.Connection, tag: Tag, digest: Digest) -> None:
+    """Forget that a version is only in a remote, since it is to be here again. Raises TagExists for another one."""
+    where = "FROM elsewhere WHERE name = ? AND version = ?"
+    left = connection.execute(f"SELECT digest {where}", _parts(tag)).get
+    if left is not None and left != digest:
+        raise TagExists(left_to_a_remote(tag))
+    if left is not None:
+        connection.execute(f"DELETE {where}", _parts(tag))
+
+
+def left_to_a_remote(tag: Tag) -> str:
+    """What is said of a tag that another version has, which only a remote has."""
+    return (
+        f"{tag} is taken: another version of that tag is in a remote alone (files differ), and saved versions never "
+        f"change; choose another version, or forget that one here: `casstore delete {tag}`"
+    )
 
 
 def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable: bool) -> bool:

@@ -38,7 +38,7 @@ def complete_file(
     """Files of the version whose tag stands before."""
     try:
         with casstore.Store(_home(ctx), create=False) as store:
-            paths = [file.path for file in store.get(str(ctx.params.get("tag"))).files]
+            paths = [file.path for file in store.get(str(ctx.params.get("tag")), pull=False).files]
     except (casstore.CasstoreError, OSError):
         return []
     return [shell_completion.CompletionItem(path) for path in paths if path.startswith(incomplete)]

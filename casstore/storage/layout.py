@@ -77,6 +77,7 @@ class Layout:
         self.remotes = home / "remotes.toml"
         self.aliases = home / "aliases"  # made when there is the first
         self.annotations = home / "annotations"  # likewise
+        self.elsewhere = home / "elsewhere.json"
         self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"

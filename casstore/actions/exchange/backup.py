@@ -21,6 +21,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from casstore.actions import elsewhere_file
 from casstore.actions.consistency.deleted import kept_ids
 from casstore.actions.exchange import remotes_file
 from casstore.actions.exchange.backup_place import reserved
@@ -333,6 +334,7 @@ class _Backup:
         self._drop_manifests([path for _, _, path in doomed], explaining)
         self._set_models_aside()
         remotes_file.copy(self._source, target, self._session.new_path())
+        elsewhere_file.copy(self._source, target, self._session.new_path())
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
         for path in unneeded if not self._damaged else ():
             files.remove_file(path)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgpack
 
+from casstore.actions import elsewhere_file
 from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.containers import threads
@@ -159,12 +160,25 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             if manifest_id not in taken_in and path not in not_read
         )
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
+        _put_elsewhere(layout, catalog, unreadable)
         adopt_instance(layout, catalog)
         catalog.tidy()
     finally:
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
     return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered))
+
+
+def _put_elsewhere(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
+    """Take the names in of versions that only a remote has."""
+    try:
+        for each in elsewhere_file.read(layout):
+            if catalog.versions.find(each.tag) is None:  # its deletion was cut short, or it was pulled again
+                catalog.remotes.put_elsewhere(each, lambda _: None)
+    except (IntegrityError, OSError) as error:
+        files.raise_unless_damage(error)
+        advice = "; `casstore list --remote` shows what is there, and `casstore pull` fetches it"
+        unreadable.append(Unreadable(layout.elsewhere, f"{error}{advice}"))
 
 
 def _contents(

@@ -114,7 +114,7 @@ def _versions_of(store: casstore.Store, name: str | None) -> list[str]:
         return []
     models = store.list(name)
     if not models:
-        store.get(name)  # raises TagNotFound with the nearest name
+        store.get(name, pull=False)  # raises TagNotFound with the nearest name
     return [str(model.tag) for model in models]
 
 

@@ -54,7 +54,7 @@ def list_versions(options: Options, name: str | None, labels: tuple[str, ...], r
     with options.open_store() as store:
         models = store.list(name, labels=wanted)
         if not models and name is not None and not store.exists(name) and not store.elsewhere(name):
-            store.get(name)  # which raises TagNotFound with the nearest name
+            store.get(name, pull=False)  # which raises TagNotFound with the nearest name
         if name is None:
             # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
             places = {tag: place for place, tag in enumerate(store.tags())}
