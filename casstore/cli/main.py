@@ -44,6 +44,7 @@ from casstore.cli.verbs.show import show
 from casstore.cli.verbs.stats import stats
 from casstore.cli.verbs.status import status
 from casstore.cli.verbs.sync_tree import sync_tree
+from casstore.cli.verbs.undelete import undelete
 from casstore.cli.verbs.verify import verify
 from casstore.cli.words import ALIASES, advice
 
@@ -137,7 +138,7 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, gc, remote, push, pull, clone, status, evict, backup,
+    delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
