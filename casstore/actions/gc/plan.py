@@ -170,23 +170,30 @@ def _check_catalog_is_current(workspace: Workspace) -> None:
     # A deletion into the trash changes the row, then moves the manifest; one that is for good as below.
     trashed = layout.trashed_ids()
     held = catalog.trash.holds(trashed)
-    unknown = [(each, layout.trashed_manifest(each)) for each in trashed if each not in held]
-    for tag, manifest_id, path in list(layout.standing_manifests()):  # listed before the catalog is read
-        row = catalog.versions.find(tag)
-        if row is None or row.manifest_id != manifest_id:
-            unknown.append((manifest_id, path))
+    unknown: list[tuple[Tag | None, str, Path]] = [
+        (None, each, layout.trashed_manifest(each)) for each in trashed if each not in held
+    ]
+    unknown += [each for each in list(layout.standing_manifests()) if not _is_version(workspace, *each[:2])]
     # A deletion adds the tombstone, then removes the manifest, then the tombstone, so look in this order.
     dead = {manifest_id for manifest_id, _ in catalog.deletions.tombstones()}
-    for manifest_id, path in unknown:
+    for tag, manifest_id, path in unknown:
         # Bringing back adds the tombstone, then the manifest, then gives the version its name and drops the tombstone.
-        is_known = manifest_id in dead or catalog.versions.by_manifest([manifest_id])
-        if not is_known and path.exists():
+        if manifest_id not in dead and not _is_version(workspace, tag, manifest_id) and path.exists():
             raise StoreError(
                 f"{path} is the manifest of a saved version that the catalog does not know, so the catalog is "
                 f"older than the store; gc removed nothing. Put the newer {layout.catalog.name} back, or "
                 "make a new one with `casstore repair --rebuild-catalog`; to give up a version whose manifest "
                 "that cannot read, move the manifest away"
             )
+
+
+def _is_version(workspace: Workspace, tag: Tag | None, manifest_id: str) -> bool:
+    """Whether that is the manifest of the version of this tag; None for any."""
+    versions = workspace.catalog.versions
+    if tag is None:
+        return bool(versions.by_manifest([manifest_id]))
+    row = versions.find(tag)
+    return row is not None and row.manifest_id == manifest_id
 
 
 def _unfinished(workspace: Workspace) -> Unfinished:

@@ -142,8 +142,8 @@ def _replace(layout: Layout, rebuilt: Path) -> None:
 def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progress) -> RebuildReport:
     unreadable: list[Unreadable] = []
     recovered: list[str] = []
+    trashed = _trashed(layout, unreadable)  # first: one that is damaged is no reason to leave its other name out
     manifests = _manifests(layout, session, unreadable, recovered)
-    trashed = _trashed(layout, unreadable)
     told = _recipes(manifest for _, manifest in (*manifests, *trashed.items()))
     of_deleted = _recipes(manifest for _, manifest in kept_manifests(layout))
     found, chooser, chosen = _contents(layout, told, of_deleted, progress, unreadable)

@@ -25,9 +25,10 @@ from casstore.errors import AmbiguousTag, CasstoreError, IntegrityError, Invalid
 from casstore.notebook import Shown
 from casstore.progress import SILENT
 from casstore.storage import files
+from casstore.storage.layout import new_id
 from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.storage.sessions import Session
-from casstore.tag import Tag, TagQuery
+from casstore.tag import LATEST, Tag, TagQuery
 
 _log = logging.getLogger(__name__)
 _MOST_NAMED = 10
@@ -96,7 +97,7 @@ def find(workspace: Workspace, query: TagQuery, which: str | None = None) -> Tra
 
     `which`: the beginning of its id or digest. Raises TagNotFound, AmbiguousTag, InvalidTag.
     """
-    if query.wants_newest:
+    if query.version == LATEST:
         raise InvalidTag(f"{query} names no deleted version; say which one to bring back, such as {query.name}:VERSION")
     text = str(query)
     rows = workspace.catalog.trash.with_prefix(query.name, query.version or "")
@@ -187,6 +188,9 @@ def _place_manifest(
         made = replace(_from_catalog(workspace, row) if manifest is None else manifest, tag=target)
         mode = workspace.file_mode(executable=False)
         files.write_file(final, made.pack(), mode, temporary=session.new_path(), durable=True)
+        if manifest is None:  # a new catalog would go by it, and take the version for a deleted one
+            with contextlib.suppress(FileNotFoundError):
+                files.rename(trashed, layout.quarantine / f"{new_id()}.{row.manifest_id}")
     for directory in (final.parent, layout.manifests, layout.trashed_manifests):
         files.sync_directory(directory)
 
