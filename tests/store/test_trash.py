@@ -6,13 +6,18 @@ import os
 import shutil
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import casstore
+from casstore.actions.gc.apply import apply
+from casstore.actions.gc.plan import plan
+from casstore.actions.gc.report import GcOptions
 from casstore.actions.registry import trash as trash_action
 from casstore.actions.saving import delete as delete_action
+from casstore.progress import SILENT
 from casstore.storage import files
 from tests.kit import Check, Child, Picture, Rot, Save, Sql, contents, counts, noise, part, plant
 
@@ -429,6 +434,21 @@ def test_a_deletion_that_was_cut_short_is_finished_first(store, home: Path, save
     assert contents(store.undelete("m:1")) == part(1)
 
 
+def test_gc_leaves_alone_what_is_back_meanwhile(store, home: Path, save: Save, monkeypatch) -> None:
+    save("m:1", part(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(delete_action, "sweep", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.delete("m:1")
+    planned = plan(store._workspace, GcOptions(empty_trash=True), measured=False)
+    assert (planned.unfinished.count, len(planned.trash.versions)) == (1, 1)
+    store.undelete("m:1")
+    apply(store._workspace, planned, SILENT)
+    assert len(list((home / "manifests/m").iterdir())) == 1
+    assert contents(store.get("m:1")) == part(1)
+    assert store.verify().is_sound
+
+
 def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -504,7 +524,7 @@ def test_gc_beside_it(store: casstore.Store, home: Path, save: Save, check_catal
                 except (casstore.TagNotFound, casstore.TagExists, casstore.StoreLocked):
                     pass
 
-    children = [Child(lambda seed=seed: work(seed)) for seed in range(4)]
+    children = [Child(partial(work, seed)) for seed in range(4)]
     assert [child.wait() for child in children] == [0] * 4
     for each in store.deleted():
         store.undelete(each.tag, as_=f"back:{each.id}", which=each.id)
@@ -512,7 +532,8 @@ def test_gc_beside_it(store: casstore.Store, home: Path, save: Save, check_catal
     for model in store.list():
         assert contents(model)["x"] == noise(90_000, 50)
     check_catalog()
-    assert store.verify().is_sound
+    report = store.verify()
+    assert report.is_sound, report.reasons
 
 
 def test_a_store_without_room_for_it(store: casstore.Store, home: Path, save: Save) -> None:

@@ -119,10 +119,12 @@ def _is_meant(row: VersionRow, which: str) -> bool:
 
 
 def _not_found(workspace: Workspace, query: TagQuery, text: str) -> TagNotFound:
-    hint = "`casstore list --deleted` shows what is; gc takes a deleted version when its trash_days have passed"
     if resolve.exists(workspace.catalog, query):
-        hint = f"it has not been deleted: `casstore show {query}`"
-    return TagNotFound(f"there is no {text} in the trash; {hint}")
+        return TagNotFound(f"there is no {text} in the trash; it has not been deleted: `casstore show {query}`")
+    return TagNotFound(
+        f"there is no {text} in the trash; `casstore list --deleted` shows what is. gc takes a deleted version from there "
+        "when its trash_days have passed"
+    )
 
 
 def undelete(workspace: Workspace, found: TrashRow, target: Tag) -> Tag:

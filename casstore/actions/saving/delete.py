@@ -82,11 +82,15 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
     """Take away what deleted versions of one name left (directories, manifests, tombstones), with one sync for all.
     The name's lock must be held.
 
-    A version of which something cannot be taken away keeps its tombstone, and is among the failures.
+    A version of which something cannot be taken away keeps its tombstone, and is among the failures. One that has none
+    any more is left alone: it may have been brought back.
     """
     swept = Swept()
     gone = []
+    buried = {manifest_id for manifest_id, _ in workspace.catalog.deletions.tombstones()}
     for each in deleted:
+        if each.manifest_id not in buried:
+            continue
         try:
             swept.kept.extend(_take_away(workspace, session, each))
             gone.append(each)
