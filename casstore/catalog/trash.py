@@ -112,6 +112,12 @@ class Trash:
         where = " WHERE trash.name = ? AND trash.version >= ? AND trash.version < ? ORDER BY number DESC"
         return self._select(where, (name, prefix, prefix + "\x7f"))
 
+    def has(self, name: str, version: str) -> bool:
+        """Whether a deleted version of this tag is in the trash."""
+        with translated_errors(self._connections.path):
+            sql = "SELECT 1 FROM trash WHERE name = ? AND version = ? LIMIT 1"
+            return self._connections.get().execute(sql, (name, version)).fetchone() is not None
+
     def by_number(self, number: int) -> TrashRow | None:
         return next(iter(self._select(" WHERE number = ?", (number,))), None)
 

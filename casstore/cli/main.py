@@ -54,7 +54,7 @@ Examples:
   casstore save bert:v1 out/ -l stage=dev      keep a directory as a version
   casstore list bert                           what there is, newest first
   python predict.py "$(casstore path bert)"    use the newest version
-  casstore delete bert:v1 && casstore gc       give its space back
+  casstore delete bert:v1                      for some days, casstore undelete brings it back
   casstore clone s3://bucket/models            a store of what a team shares
   casstore help save                           all about a verb, with examples
 

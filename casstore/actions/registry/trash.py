@@ -122,8 +122,8 @@ def _not_found(workspace: Workspace, query: TagQuery, text: str) -> TagNotFound:
     if resolve.exists(workspace.catalog, query):
         return TagNotFound(f"there is no {text} in the trash; it has not been deleted: `casstore show {query}`")
     return TagNotFound(
-        f"there is no {text} in the trash; `casstore list --deleted` shows what is. gc takes a deleted version from there "
-        "when its trash_days have passed"
+        f"there is no {text} in the trash; `casstore list --deleted` shows what is. gc takes a deleted version from "
+        "there when its trash_days have passed"
     )
 
 
