@@ -76,17 +76,24 @@ def note_in_trash(connection: apsw.Connection, version_id: int, tag: Tag) -> Non
     )
 
 
+def _since_look(connection: apsw.Connection, now_ns: int) -> int:
+    """How long ago the last look was, by the clock as it is set now."""
+    row = connection.execute("SELECT value FROM store WHERE key = ?", (_LOOKED_AT,)).fetchone()
+    return 0 if row is None else now_ns - decoding.typed(row[0], int, "a time")
+
+
 def _moved(connection: apsw.Connection, now_ns: int) -> int:
     """By how much the clock has been set since the last look; 0 if it seems to have gone on as it should."""
-    row = connection.execute("SELECT value FROM store WHERE key = ?", (_LOOKED_AT,)).fetchone()
-    moved = 0 if row is None else now_ns - decoding.typed(row[0], int, "a time")
+    moved = _since_look(connection, now_ns)
     return moved if abs(moved) > MOST_BETWEEN_LOOKS_NS else 0
 
 
 def _look(connection: apsw.Connection, now_ns: int) -> None:
     """Note the time, and where the clock has been set, have the days of all that is in the trash count from now."""
-    after_ns = -1 if _moved(connection, now_ns) else now_ns  # and never from a time to come
-    connection.execute("UPDATE trash SET counted_from = ?1 WHERE counted_from > ?2", (now_ns, after_ns))
+    if _moved(connection, now_ns):
+        connection.execute("UPDATE trash SET counted_from = ?", (now_ns,))
+    elif _since_look(connection, now_ns) < 0:  # and never from a time to come
+        connection.execute("UPDATE trash SET counted_from = ?1 WHERE counted_from > ?1", (now_ns,))
     connection.execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (_LOOKED_AT, now_ns))
 
 
