@@ -57,13 +57,8 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
     later = {layout.deleted_manifests, layout.trashed_manifests}  # which earlier releases did not make
     for directory in (
         *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests, layout.deleted_manifests),
-        *(
-            layout.trashed_manifests,
-            layout.sessions,
-            layout.quarantine,
-            layout.locks,
-            *([layout.models] if models else []),
-        ),
+        *(layout.trashed_manifests, layout.sessions, layout.quarantine, layout.locks),
+        *([layout.models] if models else []),
     ):
         # Anything else there, such as a link to a disk that is not mounted, is reported by the action that needs it.
         if os.path.lexists(directory) or not directory.parent.is_dir():
