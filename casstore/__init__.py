@@ -10,6 +10,7 @@ from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
+from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
 from casstore.catalog.remotes import Elsewhere
@@ -66,6 +67,7 @@ __all__ = [
     "CasstoreError",
     "CatalogDamaged",
     "Damage",
+    "DeletedVersion",
     "Digest",
     "Draft",
     "Elsewhere",

@@ -36,6 +36,8 @@ from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.registry import trash as trash_action
+from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.reopening import Address
 from casstore.actions.reserved import in_any_room
 from casstore.actions.saving import delete as delete_action
@@ -671,8 +673,11 @@ class Store:
         """
         return self._workspace.catalog.versions.tags()
 
-    def delete(self, tag: str | Tag | Iterable[str | Tag]) -> Sequence[str]:
-        """Delete exactly this version, or several: directories go at once, bytes at the next `gc`.
+    def delete(self, tag: str | Tag | Iterable[str | Tag], *, now: bool = False) -> Sequence[str]:
+        """Delete exactly this version, or several. They go to the trash, from where `undelete` brings them back.
+
+        Their directories go at once. Their bytes go with the first `gc` after `trash_days` days (a setting, 7), or with
+        `gc(empty_trash=True)`. Their tags are free again.
 
         What users have put into these directories, or changed there, is not the versions' own: it goes to
         `quarantine/`. Of several versions those of one name go in one transaction: all of them, or none where one is
@@ -682,6 +687,8 @@ class Store:
         ----------
         tag
             `name:version`, or several of them. A prefix, a name alone or `latest` is not enough.
+        now
+            Delete for good, past the trash: the next `gc` takes the bytes.
 
         Returns
         -------
@@ -707,8 +714,84 @@ class Store:
         exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
         kept: list[str] = []
         for group in delete_action.by_name(exact):
-            kept += in_any_room(self._workspace, functools.partial(delete_action.delete, self._workspace, group))
+            kept += in_any_room(
+                self._workspace, functools.partial(delete_action.delete, self._workspace, group, now=now)
+            )
         return kept
+
+    def deleted(self, name: str | None = None) -> Sequence[DeletedVersion]:
+        """List what is in the trash: deleted versions that `undelete` can bring back.
+
+        Parameters
+        ----------
+        name
+            Only versions that had this name.
+
+        Returns
+        -------
+        Sequence[DeletedVersion]
+            The last deleted first.
+
+        Raises
+        ------
+        InvalidTag
+            `name` cannot be a name.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> [str(each.tag) for each in store.deleted()]
+        ['bert:v1']
+        """
+        return trash_action.deleted(self._workspace, None if name is None else resolve.name(name))
+
+    def undelete(self, tag: str | Tag, *, as_: str | Tag | None = None, which: str | None = None) -> Model:
+        """Bring a deleted version back: its files, all that was said of it, and its place among the versions.
+
+        Aliases stay where they are.
+
+        Parameters
+        ----------
+        tag
+            `name:version`, or the beginning of it that only one deleted version has. Of several that had the same tag,
+            the last deleted comes back.
+        as_
+            Another tag for it, such as where its own has been given to another version meanwhile.
+        which
+            The beginning of the id or digest of the one that is meant: see `deleted`.
+
+        Returns
+        -------
+        Model
+            The version.
+
+        Raises
+        ------
+        TagNotFound
+            No such version is in the trash.
+        AmbiguousTag
+            Several deleted versions begin like this.
+        TagExists
+            Another version has the tag.
+        InvalidTag
+            `tag` or `as_` cannot be a tag.
+        IntegrityError
+            The store's records of it are damaged.
+        OSError
+            The system refused something.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> store.undelete("bert:v1")
+        Model('bert:v1')
+        """
+        found = trash_action.find(self._workspace, TagQuery.parse(tag), which)
+        target = found.version.tag if as_ is None else resolve.new_tag(self._workspace.catalog, as_)
+        bring = functools.partial(trash_action.undelete, self._workspace, found, target)
+        return self.get(in_any_room(self._workspace, bring))
 
     def _forget_elsewhere(self, tag: str | Tag) -> bool:
         """Whether that was the name of a version that only a remote has; it is forgotten here, and stays there."""
@@ -1064,8 +1147,8 @@ class Store:
         Parameters
         ----------
         prune
-            Delete the versions whose directories were removed; otherwise they are only reported. `restore_pruned`
-            brings them back for `keep_days`.
+            Delete the versions whose directories were removed; otherwise they are only reported. They go to the trash,
+            from where `undelete` brings them back.
         dry_run
             Change nothing, and report what would be done.
         durability
@@ -1090,7 +1173,9 @@ class Store:
         )
 
     def restore_pruned(self, tag: str | Tag, *, durability: str | None = None) -> Model:
-        """Save a version again that `sync_tree(prune=True)` has deleted in the last `keep_days`. Only its pin is lost.
+        """Bring a version back that `sync_tree(prune=True)` has deleted: from the trash, as `undelete` does.
+
+        Where the setting `trash_days` is 0 it is saved again, for `keep_days`; then only its pin is lost.
 
         Parameters
         ----------
@@ -1131,6 +1216,7 @@ class Store:
         evict_all: bool = False,
         rewrite: bool = False,
         empty_quarantine: bool = False,
+        empty_trash: bool = False,
         auto: bool = False,
         progress: Progress = SILENT,
     ) -> GcReport:
@@ -1152,6 +1238,8 @@ class Store:
         empty_quarantine
             Also remove what was found damaged, and what stood in directories of deleted versions and was not theirs.
             Look through `quarantine/` first.
+        empty_trash
+            Take all deleted versions for good, also those whose `trash_days` have not passed.
         auto
             Run as saves start it: do nothing where automatic gc is switched off, another gc runs, or too little could
             be given back. The report then has no steps.
@@ -1175,7 +1263,7 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        wishes = GcOptions(evict_all, rewrite, empty_quarantine)
+        wishes = GcOptions(evict_all, rewrite, empty_quarantine, empty_trash)
         return in_any_room(
             self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )

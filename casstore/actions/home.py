@@ -175,7 +175,7 @@ def _make(layout: Layout, *, create: bool) -> None:
         access.follow(layout.home)
         for path in missing:
             files.sync_directory(path.parent)
-    if layout.manifests.is_dir() and any(layout.standing_manifests()):
+    if layout.manifests.is_dir() and (any(layout.standing_manifests()) or layout.trashed_ids()):
         raise CatalogDamaged(
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` rebuilds it"
         )

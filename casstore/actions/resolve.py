@@ -138,7 +138,9 @@ def _not_found(catalog: Catalog, text: str) -> TagNotFound:
         if str(each.tag) == text:
             return TagNotFound(f"{text} is in the remote {each.remote} alone; `casstore pull {text}` brings it back")
     # A name is compared with names and a tag with tags, so that a wrong version finds its sisters.
-    wanted, colon, _ = text.partition(":")
+    wanted, colon, version = text.partition(":")
+    if version and version != LATEST and catalog.trash.has(wanted, version):
+        return TagNotFound(f"{text} has been deleted, and is in the trash; `casstore undelete {text}` brings it back")
     names = catalog.versions.names()
     pool = catalog.versions.tags() if colon and wanted in names else names
     near = get_close_matches(text if colon and wanted in names else wanted, pool, n=1, cutoff=0.5)

@@ -26,10 +26,12 @@ from casstore.tag import Tag
 
 
 class Place(Enum):
-    """The place of a new version among the versions of its name; the last is the latest."""
+    """The place of a new version among the versions of its name; the last is the latest. One that is in the trash
+    keeps its place until it is brought back."""
 
     LAST = auto()
     BY_CREATION = auto()
+    LAST_IN_TRASH = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,23 +158,33 @@ def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable:
     return all(connection.execute(sql, (digest, durable)).fetchone() for digest in digests)
 
 
+# One in the trash may come back, to the place that it had.
+_LAST_ORDERED = """
+SELECT max(coalesce((SELECT max(ordered_at) FROM version WHERE name = ?1), 0),
+           coalesce((SELECT max(ordered_at) FROM trash WHERE name = ?1), 0))
+"""
+
+
 def insert_version(
     connection: apsw.Connection, manifest: Manifest, manifest_id: str, now_ns: int, place: Place = Place.LAST
 ) -> int:
     """Insert a version's rows; returns its row id."""
     # The clock may step back, but a later commit must stay later.
-    last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
+    last = connection.execute(_LAST_ORDERED, (manifest.tag.name,)).get
     ordered_at, opened_at = max(now_ns, (last or 0) + 1), None
     if place is Place.BY_CREATION:
         # An old version that has just arrived is in use: gc must not treat its directory as unused.
         ordered_at, opened_at = manifest.created_at_ns, now_ns
+    name, version = _parts(manifest.tag)
+    if place is Place.LAST_IN_TRASH:
+        name, version = "", manifest_id
     connection.execute(
         "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
         " directories, base_name, base_version, base_digest, casstore_version, opened_at)"
         " VALUES (:name, :version, :manifest_id, :digest, :size, :file_count, :created_at, :ordered_at, :description,"
         " :directories, :base_name, :base_version, :base_digest, :casstore_version, :opened_at)",
         {
-            **_columns(manifest), "name": manifest.tag.name, "version": manifest.tag.version,
+            **_columns(manifest), "name": name, "version": version,
             "manifest_id": manifest_id, "ordered_at": ordered_at, "opened_at": opened_at,
         },
     )  # fmt: skip

@@ -24,8 +24,7 @@ _SYNC = "`casstore sync-tree` says what other tools have done to models/"
 _IMPORT = "`casstore import PATH` saves the versions of an archive"
 _NEW_TAG = 'a tag never moves: `casstore save NEW-TAG "$(casstore path TAG)"` saves a version under another one'
 _RESTORE = (
-    "`casstore import` saves a version from an archive again, and `casstore sync-tree --restore TAG` one that "
-    "sync-tree --prune has deleted"
+    "`casstore undelete TAG` brings a deleted version back, and `casstore import` saves one from an archive again"
 )
 
 _INSTEAD = {
@@ -40,7 +39,7 @@ _INSTEAD = {
     **dict.fromkeys(("del", "drop", "erase"), _DELETE),
     **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
-    **dict.fromkeys(("restore", "undelete", "undo"), _RESTORE),
+    **dict.fromkeys(("restore", "undo", "unremove"), _RESTORE),
     "extract": _PATH,
     "unpack": _IMPORT,
     "settings": "`casstore config` lists the store's settings",

@@ -251,6 +251,7 @@ def test_what_is_given_up_is_fetched_when_it_is_asked_for(run: casstore.Store, t
     assert [str(each.tag) for each in run.elsewhere()] == ["run:0", "run:1"]
     assert run.elsewhere("run")[1].digest == digest
     assert run.tags() == ["run:3", "run:2"]
+    assert run.deleted() == [], "they are not deleted, but elsewhere"
     run.gc(evict_all=True, rewrite=True)
     assert run.verify().is_sound
     for number in (2, 3):  # which stood on what was given up

@@ -51,7 +51,7 @@ def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) 
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
     elsewhere_file.note(workspace, Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
-    delete_action.delete(workspace, [row.tag])
+    delete_action.delete(workspace, [row.tag], now=True)  # it is not given up for good: it is there
 
 
 def _check_idle(workspace: Workspace, row: VersionRow) -> None:
