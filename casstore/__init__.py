@@ -1,5 +1,17 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
+from casstore.actions.comparing.difference import (
+    Change,
+    Diff,
+    DocumentChange,
+    FileChange,
+    Layer,
+    Metric,
+    TensorChange,
+    TensorInfo,
+    ValueChange,
+    Values,
+)
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
 from casstore.actions.exchange.push import Pushed
@@ -64,11 +76,15 @@ __all__ = [
     "Base",
     "CasstoreError",
     "CatalogDamaged",
+    "Change",
     "Damage",
+    "Diff",
     "Digest",
+    "DocumentChange",
     "Draft",
     "Elsewhere",
     "EncodingUsage",
+    "FileChange",
     "FileChanged",
     "FileEntry",
     "GcReport",
@@ -81,6 +97,8 @@ __all__ = [
     "InvalidSource",
     "InvalidTag",
     "KeptDraft",
+    "Layer",
+    "Metric",
     "Model",
     "NoRemote",
     "OutcomeUnknown",
@@ -112,10 +130,14 @@ __all__ = [
     "Tag",
     "TagExists",
     "TagNotFound",
+    "TensorChange",
+    "TensorInfo",
     "UnsafeArchive",
     "UnsupportedFormat",
     "UntrustedObjects",
     "Usage",
+    "ValueChange",
+    "Values",
     "VerifyReport",
     "__version__",
     "slug",
