@@ -62,7 +62,7 @@ _STAT = (
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Tell what differs between two versions.", epilog=_EXAMPLES)
 @click.argument("old", metavar="A", shell_complete=complete_tag)
 @click.argument("new", metavar="B|DIR", shell_complete=complete_tag)
 @click.option("--stat", is_flag=True, help="Only one line for each layer in which tensors differ.")
