@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -649,6 +650,38 @@ def test_a_damaged_recipe(store: casstore.Store, save: Save, sql: Sql) -> None:
         assert files_of(found) == {"w.safetensors": "changed", "x": "changed"}
         assert tensors_of(found) == {"w": "added"}
         assert found.damage == ("m:v1 w.safetensors: the recipe of its content is missing or damaged",)
+
+
+def test_a_recipe_that_cuts_elements(store: casstore.Store, save: Save, sql: Sql) -> None:
+    """As none does that casstore writes; but the recipe of a stranger's archive may."""
+    numbers = [np.array([1, step], "<f4") for step in (2, 3)]
+    for step, array in enumerate(numbers):
+        save(f"m:v{step}", {"w.safetensors": safetensors({"w": ("F32", array)})})
+        raw = array.tobytes()
+        parts = raw[:3], raw[3:]
+        save(f"parts:v{step}", dict(zip("xy", parts, strict=True)))
+        digest = next(file.digest for file in store.get(f"m:v{step}").files)
+        recipe = store._workspace.catalog.index.recipes([digest])[digest]
+        segment = recipe.segments[1]._replace(chunks=tuple((casstore.Digest.of(part), len(part)) for part in parts))
+        changed = dataclasses.replace(recipe, segments=(recipe.segments[0], segment))
+        sql("UPDATE blob SET recipe = ? WHERE digest = ?", (changed.pack(), digest))
+    check(values_of(store.diff("m:v0", "m:v1", values=True)), figures(*numbers))
+
+
+def test_a_recipe_that_says_more_than_there_is(store: casstore.Store, save: Save, sql: Sql) -> None:
+    recipes = []
+    for step in (2, 3):
+        save(f"m:v{step}", {"w.safetensors": safetensors({"w": ("U8", np.array([step], "u1"))})})
+        digest = next(file.digest for file in store.get(f"m:v{step}").files)
+        recipes.append(store._workspace.catalog.index.recipes([digest])[digest])
+    for shape in ((), (-1, -1), (2**40, 2**40)):
+        for recipe in recipes:
+            segment = recipe.segments[1]._replace(dtype="F64", shape=shape)
+            changed = dataclasses.replace(recipe, segments=(recipe.segments[0], segment))
+            sql("UPDATE blob SET recipe = ? WHERE digest = ?", (changed.pack(), recipe.blob))
+        (change,) = store.diff("m:v2", "m:v3", values=True).tensors
+        assert (change.change, change.values) == (Change.CHANGED, None)
+        assert change.problem
 
 
 def test_a_damaged_record(store: casstore.Store, save: Save, sql: Sql) -> None:

@@ -188,9 +188,13 @@ def _pieces(tensor: Tensor, chunks: Sequence[Chunk], advance: Callable[[int], No
 
 
 def _may_be_held(tensor: Tensor) -> bool:
-    shape = tensor.info.shape or ()
-    is_small = max(_size(tensor), prod(shape) * _width(tensor)) <= MAX_HELD_BYTES
-    return is_small and len(shape) <= _MAX_ARRAY_DIMENSIONS and len(tensor.strides) == len(shape)
+    shape, strides, width = tensor.info.shape or (), tensor.strides, _width(tensor)
+    is_small = max(_size(tensor), prod(shape) * width) <= MAX_HELD_BYTES
+    if not is_small or len(shape) > _MAX_ARRAY_DIMENSIONS or len(strides) != len(shape):
+        return False
+    # NumPy would read beyond the end of what a stranger's manifest says is larger than it is.
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return tensor.skip + reach * width <= _size(tensor)
 
 
 def _side_by_side(

@@ -216,7 +216,9 @@ def _show_tensors(options: Options, found: casstore.Diff) -> None:
 def _told(tensor: casstore.TensorChange) -> str:
     """What is to be said of a tensor, for people."""
     parts = []
-    old, new = (None if info is None else f"{info.dtype or '?'} {_shape(info)}" for info in (tensor.old, tensor.new))
+    old, new = (
+        None if info is None else f"{printable(info.dtype or '?')} {_shape(info)}" for info in (tensor.old, tensor.new)
+    )
     parts.append(f"{old} -> {new}" if old and new and old != new else new or old or "")
     if tensor.change is Change.RENAMED and tensor.old is not None:
         parts.append(f"was {printable(tensor.old.name)}")
