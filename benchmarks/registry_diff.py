@@ -97,7 +97,7 @@ def main() -> None:
         figures = diff(store, place, arguments.tensors, arguments.kib, arguments.rounds)
         title = f"Two versions compared: {arguments.tensors:,} tensors of {arguments.kib} KiB, half of them changed"
         report = measure.Report(title, place)
-    limits = {"tensors of safetensors": 50, "tensors of torch.save": 50}
+    limits = {"tensors of safetensors": 50}
     for name, taken in figures.items():
         report.add(name, taken, "ms", at_most=limits.get(name))
     report.print(as_json=arguments.json)

@@ -166,7 +166,7 @@ def _placed(parameter: Strided, stored: _Stored | None) -> _Placed | None:
     dtype, shape, strides = parameter.dtype, parameter.shape, parameter.strides
     if 0 in shape:
         return _Placed((), 0, strides, True, None)
-    if dtype is None or stored is None:
+    if dtype is None or stored is None or not stored.ends:
         return None
     width = element_bytes(dtype)
     first = parameter.offset * width
