@@ -1,5 +1,17 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
+from casstore.actions.comparing.difference import (
+    Change,
+    Diff,
+    DocumentChange,
+    FileChange,
+    Layer,
+    Metric,
+    TensorChange,
+    TensorInfo,
+    ValueChange,
+    Values,
+)
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
 from casstore.actions.exchange.pull_files import PulledFiles
@@ -66,12 +78,16 @@ __all__ = [
     "Base",
     "CasstoreError",
     "CatalogDamaged",
+    "Change",
     "Damage",
     "DeletedVersion",
+    "Diff",
     "Digest",
+    "DocumentChange",
     "Draft",
     "Elsewhere",
     "EncodingUsage",
+    "FileChange",
     "FileChanged",
     "FileEntry",
     "GcReport",
@@ -84,6 +100,8 @@ __all__ = [
     "InvalidSource",
     "InvalidTag",
     "KeptDraft",
+    "Layer",
+    "Metric",
     "Model",
     "NoRemote",
     "OpenPush",
@@ -117,10 +135,14 @@ __all__ = [
     "Tag",
     "TagExists",
     "TagNotFound",
+    "TensorChange",
+    "TensorInfo",
     "UnsafeArchive",
     "UnsupportedFormat",
     "UntrustedObjects",
     "Usage",
+    "ValueChange",
+    "Values",
     "VerifyReport",
     "__version__",
     "slug",

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 from casstore.actions import configure, elsewhere_file, resolve
 from casstore.actions import sharing as sharing_action
+from casstore.actions.comparing import diff as diff_action
+from casstore.actions.comparing.difference import Diff
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
 from casstore.actions.directories import pinning
@@ -672,6 +674,77 @@ class Store:
             The newest first.
         """
         return self._workspace.catalog.versions.tags()
+
+    def diff(
+        self,
+        a: str | Tag,
+        b: str | Tag | os.PathLike[str],
+        *,
+        values: bool = False,
+        tensors: str | None = None,
+        progress: Progress = SILENT,
+    ) -> Diff:
+        """Tell what differs between two versions, or between a version and files that are not saved.
+
+        Files, labels, metadata and, of JSON and YAML files, the values in them; tensors by name, from what the catalog
+        knows of their chunks. Only documents that differ, and the pickles that name the tensors of PyTorch's files
+        (which are not unpickled), are read. What is damaged is named in `damage`, and the rest is compared. Files are
+        hashed and cut as `save` would, and nothing is stored.
+
+        Parameters
+        ----------
+        a
+            The older version, as `get` takes it.
+        b
+            The newer one, or the path of a directory or file: text that is no tag of a version, or has a `/` in it.
+        values
+            Read the tensors that have changed, and tell by how much their numbers have. Memory does not grow with them.
+        tensors
+            Only tensors whose names match this pattern, as of a shell: `encoder.layer.1*`. None for all.
+        progress
+            Is told how much is hashed and read.
+
+        Returns
+        -------
+        Diff
+            What differs; `is_same` says whether nothing does.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such version, and no such path.
+        IntegrityError
+            The catalog's record of a version's files is damaged.
+        InvalidSource
+            A file in the directory could not be saved.
+        FileChanged
+            A file in the directory was written to meanwhile.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> _ = Path("out", "config.json").write_text('{"hidden_size": 512}')
+        >>> found = store.diff("bert:v1", "out")
+        >>> [(each.change.value, each.path) for each in found.files]
+        [('changed', 'config.json')]
+        >>> [(each.path, each.old, each.new) for each in found.documents[0].changes]
+        [('$.hidden_size', 384, 512)]
+        """
+        wishes = diff_action.Wishes(values, tensors)
+        return diff_action.compare(self._workspace, self._row(a), self._row_or_path(b), wishes, progress)
+
+    def _row(self, tag: str | Tag) -> VersionRow:
+        return resolve.find(self._workspace.catalog, TagQuery.parse(self.get(tag).tag))
+
+    def _row_or_path(self, version: str | Tag | os.PathLike[str]) -> VersionRow | Path:
+        if not isinstance(version, str | Tag) or (isinstance(version, str) and diff_action.is_path(version)):
+            return Path(version)
+        try:
+            return self._row(version)
+        except (TagNotFound, InvalidTag):
+            if isinstance(version, str) and os.path.lexists(version):
+                return Path(version)
+            raise
 
     def delete(self, tag: str | Tag | Iterable[str | Tag], *, now: bool = False) -> Sequence[str]:
         """Delete exactly this version, or several. They go to the trash, from where `undelete` brings them back.

@@ -50,7 +50,7 @@ INNER = {
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["elsewhere_file", "directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
+        *["elsewhere_file", "directories", "saving", "comparing", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

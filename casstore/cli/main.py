@@ -25,6 +25,7 @@ from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.verbs.config import config
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
+from casstore.cli.verbs.diff import diff
 from casstore.cli.verbs.drafts import drafts
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
@@ -137,8 +138,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, show, diff, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin,
+    unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

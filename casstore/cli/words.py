@@ -18,6 +18,7 @@ _GC = "`casstore gc` gives back the space of deleted versions and idle directori
 _VERIFY = "`casstore verify` reads everything and names what is damaged"
 _REPAIR = "`casstore repair` heals what is damaged"
 _SHOW = "`casstore show TAG` tells all about a version"
+_DIFF = "`casstore diff A B` tells what differs between two versions, or a version and a directory"
 _DELETE = "`casstore delete TAG` deletes a version"
 _STATS = "`casstore stats` shows what versions hold and take"
 _SYNC = "`casstore sync-tree` says what other tools have done to models/"
@@ -36,6 +37,7 @@ _INSTEAD = {
     **dict.fromkeys(("check", "fsck", "scrub", "validate"), _VERIFY),
     **dict.fromkeys(("doctor", "fix", "heal", "recover"), _REPAIR),
     **dict.fromkeys(("describe", "inspect", "metadata", "view"), _SHOW),
+    **dict.fromkeys(("cmp", "compare"), _DIFF),
     **dict.fromkeys(("del", "drop", "erase"), _DELETE),
     **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
