@@ -1,4 +1,4 @@
-"""The store that benchmarks of the registry stand on: very many versions, made in seconds.
+"""The store that benchmarks of the registry stand on: very many versions, made in a minute or two.
 
     import registry_ground
     store = registry_ground.make_store(place / "store", versions=100_000, names=1_000, metrics=20)
@@ -10,6 +10,7 @@ functions that a save calls, thousands in one transaction and without a sync. So
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def make_store(place: Path, versions: int, names: int, metrics: int) -> casstore
         oldest = time.time_ns() - versions * APART_NS
         connection.execute("UPDATE version SET ordered_at = ?", (oldest,))
     rest = _rest(workspace.catalog.versions.manifest(row, {}), versions, names, metrics)
-    while batch := [manifest for manifest, _ in zip(rest, range(PER_TRANSACTION), strict=False)]:
+    while batch := list(itertools.islice(rest, PER_TRANSACTION)):
         with workspace.catalog._connections.write() as connection:
             for manifest in batch:
                 manifest_id = new_id()
