@@ -11,11 +11,14 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.catalog.aliases import Alias, AliasMove
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft
 from casstore.errors import (
+    AliasMoved,
+    AliasProtected,
     AmbiguousTag,
     CasstoreError,
     CatalogDamaged,
@@ -42,6 +45,7 @@ from casstore.errors import (
     UnsafeArchive,
     UnsupportedFormat,
     UntrustedObjects,
+    VersionAliased,
 )
 from casstore.model import Imported, Model
 from casstore.progress import Progress
@@ -59,6 +63,10 @@ from casstore.tag import Tag, slug
 __all__ = [
     "SETTINGS",
     "AdoptReport",
+    "Alias",
+    "AliasMove",
+    "AliasMoved",
+    "AliasProtected",
     "AmbiguousTag",
     "BackupReport",
     "Base",
@@ -117,6 +125,7 @@ __all__ = [
     "UntrustedObjects",
     "Usage",
     "VerifyReport",
+    "VersionAliased",
     "__version__",
     "slug",
 ]

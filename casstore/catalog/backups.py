@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
+from casstore.catalog.aliases import AliasMove, all_moves
 from casstore.catalog.connection import Connections, sqlite_name
 from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
@@ -131,6 +132,11 @@ class CatalogCopy:
     def manifests(self) -> dict[str, Tag]:
         """The tag of every version, by the id of its manifest."""
         return {row[0]: decoding.tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
+
+    def alias_moves(self) -> list[AliasMove]:
+        """All that was done to aliases, by name and in order."""
+        with translated_errors(self.path):
+            return list(all_moves(self._connection))
 
     def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
         """See `References.has_unexplained_chunks`."""

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids
 from casstore.actions.exchange import remotes_file
 from casstore.actions.exchange.backup_place import reserved
@@ -312,7 +313,7 @@ class _Backup:
     def _commit(self, copy: CatalogCopy) -> BackupReport:
         """Put the copied catalog in its place, and make what stands beside it what the catalog says."""
         target = self._target
-        containers, manifests = copy.containers(), copy.manifests()
+        containers, manifests, moves = copy.containers(), copy.manifests(), copy.alias_moves()
         doomed = [each for each in target.standing_manifests() if each[1] not in manifests]
         explaining = {path for _, _, path in doomed if _explains(copy, _read_if_there(path))}
         unneeded = [
@@ -333,6 +334,7 @@ class _Backup:
         self._drop_manifests([path for _, _, path in doomed], explaining)
         self._set_models_aside()
         remotes_file.copy(self._source, target, self._session.new_path())
+        alias_log.copy(moves, target, self._session.new_path())
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
         for path in unneeded if not self._damaged else ():
             files.remove_file(path)

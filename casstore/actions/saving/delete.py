@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import keep_all
 from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
@@ -48,11 +49,12 @@ def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
     return [list(group) for group in found.values()]
 
 
-def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
-    """Delete versions of one name: all of them in one transaction, or none.
+def delete(workspace: Workspace, tags: Sequence[Tag], *, with_aliases: bool = False) -> list[str]:
+    """Delete versions of one name, and their aliases if that is said: all of them in one transaction, or none.
 
     Returns the paths in quarantine/ of what was added to or changed in their directories. What fails after the commit
-    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, StoreLocked.
+    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, VersionAliased if one has
+    aliases, AliasProtected, StoreLocked.
     """
     name = tags[0].name
     with workspace.session() as session, workspace.name_lock(name):
@@ -64,7 +66,8 @@ def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
             recorded = None if standing is None else standing.recorded
             inodes[tag] = None if standing is None else standing.inode()
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
-        rows = workspace.catalog.deletions.delete(inodes)
+        with alias_log.changing(workspace, name) if with_aliases else contextlib.nullcontext():
+            rows = workspace.catalog.deletions.delete(inodes, with_aliases=with_aliases)
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
