@@ -334,9 +334,9 @@ def steps_back(moves: Iterable[AliasMove]) -> list[AliasMove]:
     """Each move to another version, the newest first; deletions are passed over."""
     found: list[AliasMove] = []
     for move in moves:
-        if move.action in _MOVES:
-            found.insert(0, move)
-    return found
+        if move.action in _MOVES and not (found and _is_same(found[-1], move)):
+            found.append(move)
+    return found[::-1]
 
 
 def not_so_far(alias: AliasName, steps: int, known: int) -> TagNotFound:
@@ -370,7 +370,7 @@ def _earlier(alias: AliasName, moves: Sequence[AliasMove], steps: int) -> AliasM
         if move.action == Action.ROLLBACK:
             below = next((n for n in range(len(stack) - 2, -1, -1) if _is_same(stack[n], move)), None)
             stack = [*(stack if below is None else stack[:below]), move]
-        elif move.action in _MOVES:
+        elif move.action in _MOVES and not (stack and _is_same(stack[-1], move)):
             stack.append(move)
     if steps >= len(stack):
         raise not_so_far(alias, steps, max(0, len(stack) - 1))

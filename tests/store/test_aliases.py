@@ -73,6 +73,14 @@ def test_what_it_meant_before(filled) -> None:
         filled.get("m@prod~1")
 
 
+def test_one_that_was_deleted_and_made_again_goes_on(filled) -> None:
+    moved(filled, "r1", "r2")
+    filled.delete_alias("m@prod")
+    moved(filled, "r2")
+    assert at(filled, "m@prod~1") == "r1"
+    assert filled.rollback_alias("m@prod").tag.version == "r1"
+
+
 def test_where_it_stands_already_nothing_happens(filled) -> None:
     first = filled.set_alias("m@prod", "m:r1", reason="first")
     assert filled.set_alias("m@prod", "m:r1", reason="again", expected="m:r1") == first

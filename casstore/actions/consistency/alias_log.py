@@ -139,7 +139,9 @@ def read(layout: Layout, name: str) -> Found:
 
 def _locked(layout: Layout, name: str) -> Lock:
     lock = Lock(layout.alias_lock(name))
-    lock.acquire(f"the aliases of {name!r}", timeout_s=_LOCK_TIMEOUT_S)
+    what = f"what was done to the aliases of {name!r}"
+    lock.check_not_mine(what)
+    lock.acquire(what, timeout_s=_LOCK_TIMEOUT_S)
     return lock
 
 

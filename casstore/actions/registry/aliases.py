@@ -95,7 +95,8 @@ def nanoseconds(moment: datetime) -> int:
 def _of_name(alias: AliasName, tag: str | Tag, what: str) -> TagQuery:
     query = TagQuery.parse(tag)
     if query.name != alias.name:
-        raise InvalidTag(f"{alias} means versions of {alias.name}, and {what} {tag} is one of {query.name}")
+        hint = f"; if that is a version, write {alias.name}:{query.name}" if query.is_name else ""
+        raise InvalidTag(f"{alias} means versions of {alias.name}, and {what} {tag} is one of {query.name}{hint}")
     return query
 
 

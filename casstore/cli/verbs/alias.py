@@ -73,7 +73,11 @@ def alias() -> None:
 @_ALIAS
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
 @click.option(
-    "--if", "expected", metavar="TAG|none", help="Only if it means this version now; none: only if it does not exist."
+    "--if",
+    "expected",
+    metavar="TAG|none",
+    shell_complete=complete_tag,
+    help="Only if it means this version now; none: only if it does not exist.",
 )
 @_REASON
 @_FORCE
