@@ -25,11 +25,14 @@ from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.catalog.aliases import Alias, AliasMove
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft
 from casstore.errors import (
+    AliasMoved,
+    AliasProtected,
     AmbiguousTag,
     CasstoreError,
     CatalogDamaged,
@@ -56,6 +59,7 @@ from casstore.errors import (
     UnsafeArchive,
     UnsupportedFormat,
     UntrustedObjects,
+    VersionAliased,
 )
 from casstore.model import Imported, Model
 from casstore.progress import Progress
@@ -73,6 +77,10 @@ from casstore.tag import Tag, slug
 __all__ = [
     "SETTINGS",
     "AdoptReport",
+    "Alias",
+    "AliasMove",
+    "AliasMoved",
+    "AliasProtected",
     "AmbiguousTag",
     "BackupReport",
     "Base",
@@ -144,6 +152,7 @@ __all__ = [
     "ValueChange",
     "Values",
     "VerifyReport",
+    "VersionAliased",
     "__version__",
     "slug",
 ]
