@@ -9,6 +9,8 @@ from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
+from casstore.actions.registry.likeness import LikelyParent
+from casstore.actions.registry.lineage import Lineage, Relative
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
 from casstore.catalog.remotes import Elsewhere
@@ -53,6 +55,7 @@ from casstore.remote.verifying import RemoteReport
 from casstore.remotes import Pulled, Remote, RemoteModel
 from casstore.settings import SETTINGS
 from casstore.storage.manifest import Base, FileEntry
+from casstore.storage.parents import Parent
 from casstore.store import Store
 from casstore.tag import Tag, slug
 
@@ -81,9 +84,12 @@ __all__ = [
     "InvalidSource",
     "InvalidTag",
     "KeptDraft",
+    "LikelyParent",
+    "Lineage",
     "Model",
     "NoRemote",
     "OutcomeUnknown",
+    "Parent",
     "Progress",
     "Pulled",
     "Pushed",
@@ -91,6 +97,7 @@ __all__ = [
     "RebuildReport",
     "Ref",
     "Refused",
+    "Relative",
     "Remote",
     "RemoteError",
     "RemoteGcReport",

@@ -26,7 +26,7 @@ ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft",
 INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
-        *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
+        *["parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
@@ -37,7 +37,7 @@ INNER = {
     ],
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
-        *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
+        *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
         *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
@@ -49,7 +49,7 @@ INNER = {
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+        *["directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

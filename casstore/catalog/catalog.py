@@ -15,6 +15,7 @@ from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
 from casstore.catalog.mending import Mending
+from casstore.catalog.parents import Parents
 from casstore.catalog.references import References
 from casstore.catalog.remotes import Remotes
 from casstore.catalog.repacking import Repacking
@@ -35,7 +36,7 @@ class Catalog(Uncopied):
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
     by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), and settings.
+    been done to the store), `parents` (what versions came from), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -60,6 +61,7 @@ class Catalog(Uncopied):
         self.instances = Instances(self._connections)
         self.remotes = Remotes(self._connections)
         self.events = Events(self._connections)
+        self.parents = Parents(self._connections)
 
     @property
     def read_only(self) -> bool:

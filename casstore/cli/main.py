@@ -31,7 +31,9 @@ from casstore.cli.verbs.export import export
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
 from casstore.cli.verbs.init import init
+from casstore.cli.verbs.lineage import lineage
 from casstore.cli.verbs.list import list_versions
+from casstore.cli.verbs.log import log
 from casstore.cli.verbs.ls import ls
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
@@ -136,7 +138,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
+    save, drafts, list_versions, show, log, lineage, ls, cat, path, checkout, export, import_archive, adopt, sync_tree,
+    pin, unpin,
     delete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip

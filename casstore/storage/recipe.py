@@ -122,3 +122,27 @@ def _segment(
         for start, length in zip(range(0, len(digests), DIGEST_BYTES), lengths, strict=True)
     )
     return RecipeSegment(chunks, name, dtype, None if shape is None else tuple(shape))
+
+
+class Contents(NamedTuple):
+    """What a blob is made of, to be compared with others: of each tensor the digests of its chunks, joined, and of
+    each chunk its digest."""
+
+    tensors: list[bytes]
+    chunks: list[bytes]
+
+
+def contents(blob: Digest, packed: bytes | None) -> Contents:
+    """The contents that a packed recipe names, without the rest; of a blob of one chunk there is none.
+
+    Raises IntegrityError.
+    """
+    if packed is None:
+        return Contents([], [blob])
+    try:
+        rows = msgpack.unpackb(packed)[2]
+        tensors = [row[3] for row in rows if row[0] is not None and row[3]]
+        joined = b"".join(row[3] for row in rows)
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+        raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
+    return Contents(tensors, [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)])

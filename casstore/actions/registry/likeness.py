@@ -1,0 +1,162 @@
+"""How much two versions have in common, told from recipes alone: no content is read."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from casstore.actions.workspace import Workspace
+from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
+from casstore.errors import InvalidSetting
+from casstore.progress import Progress
+from casstore.storage.recipe import contents
+from casstore.tag import Tag
+
+MOST_LIKELY = 1000
+_KEPT = 64  # versions whose contents are kept, of which each may take 100 kB
+
+
+class Common(NamedTuple):
+    """How many of a version's tensors, or chunks where it has no tensors, stand in another one just the same."""
+
+    equal: int
+    total: int
+    unit: str
+
+    @property
+    def changed(self) -> float:
+        """The share that does not."""
+        return 1 - self.equal / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyParent:
+    """A version that another one may have come from.
+
+    Attributes
+    ----------
+    tag
+        Its tag.
+    digest
+        Its content's digest.
+    equal
+        How many of the other one's tensors stand in it just the same, wherever and under whatever names.
+    total
+        How many tensors the other one has.
+    unit
+        `tensors`; or `chunks` where the other one has no tensors, whose chunks are compared then.
+    """
+
+    tag: Tag
+    digest: Digest
+    equal: int
+    total: int
+    unit: str
+
+    @property
+    def share(self) -> float:
+        """`equal` as a part of `total`, from 0 to 1."""
+        return self.equal / self.total
+
+
+class Likeness:
+    """Compares versions two at a time; what was read of the last ones is kept."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._parents = workspace.catalog.parents
+        self._kept: OrderedDict[int, tuple[list[bytes], list[bytes]]] = OrderedDict()
+
+    def common(self, child: VersionRow, parent: VersionRow) -> Common | None:
+        """What of the child stands in its parent; None where the two are of different kinds, such as a model and a
+        dataset. Raises IntegrityError."""
+        ours, theirs = self.contents(child.id), self.contents(parent.id)
+        if bool(ours[0]) != bool(theirs[0]):
+            return None
+        unit = "tensors" if ours[0] else "chunks"
+        mine, known = (ours[0], set(theirs[0])) if ours[0] else (ours[1], set(theirs[1]))
+        return Common(sum(each in known for each in mine), len(mine), unit)
+
+    def contents(self, version_id: int) -> tuple[list[bytes], list[bytes]]:
+        """The contents of a version's tensors, and of its chunks."""
+        if version_id in self._kept:
+            self._kept.move_to_end(version_id)
+            return self._kept[version_id]
+        tensors: list[bytes] = []
+        chunks: list[bytes] = []
+        for blob, packed in self._parents.recipes_of(version_id):
+            found = contents(blob, packed)
+            tensors += found.tensors
+            chunks += found.chunks
+        self._kept[version_id] = tensors, chunks
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return tensors, chunks
+
+
+def likely_parents(
+    workspace: Workspace, row: VersionRow, name: str | None, limit: int, progress: Progress
+) -> list[LikelyParent]:
+    """The versions that this one most likely came from, the likeliest first: those with most of its tensors, and of
+    equal ones the last before it. What came from it is none of them.
+
+    Every recipe of the store is looked at once, a few in memory at a time. Raises IntegrityError.
+    """
+    if not 0 < limit <= MOST_LIKELY:
+        raise InvalidSetting(f"the most that are listed is a number from 1 to {MOST_LIKELY:,}, not {limit}")
+    tensors, chunks = Likeness(workspace).contents(row.id)
+    places: dict[bytes, int] = {}  # of each content, the bits of its tensors
+    for number, content in enumerate(tensors or chunks):
+        places[content] = places.get(content, 0) | 1 << number
+    unit, total = ("tensors", len(tensors)) if tensors else ("chunks", len(chunks))
+    found = _found(workspace, places, progress, is_of_tensors=bool(tensors))
+    catalog = workspace.catalog
+    ours = catalog.parents.descendants(row.id)
+    scores = (
+        (equal, version_id < row.id, -abs(row.id - version_id), version_id)
+        for version_id, equal in _scores(catalog.parents.blobs_of_versions(name), found, places)
+        if version_id not in ours
+    )
+    made = []
+    for equal, _, _, version_id in heapq.nlargest(limit, scores):
+        other = catalog.versions.by_id(version_id)
+        if other is not None:
+            made.append(LikelyParent(other.tag, Digest(other.digest), equal, total, unit))
+    return made
+
+
+def _found(
+    workspace: Workspace, places: dict[bytes, int], progress: Progress, *, is_of_tensors: bool
+) -> dict[bytes, int]:
+    """The blobs that hold some of these contents, each with the bits of those."""
+    found: dict[bytes, int] = {}
+    same: dict[int, int] = {}  # most blobs of a run have the same: one number serves them all
+    progress.start("compare recipes", workspace.catalog.parents.recipe_bytes())
+    try:
+        for blob, packed in workspace.catalog.parents.recipes():
+            held = contents(blob, packed)
+            bits = 0
+            for each in held.tensors if is_of_tensors else held.chunks:
+                bits |= places.get(each, 0)
+            if bits:
+                found[blob] = same.setdefault(bits, bits)
+            progress.advance(len(packed))
+    finally:
+        progress.finish()
+    return found
+
+
+def _scores(
+    blobs: Iterable[tuple[int, bytes]], found: dict[bytes, int], places: dict[bytes, int]
+) -> Iterator[tuple[int, int]]:
+    """Each version that has some of the contents, by row id, and how many."""
+    for version_id, rows in groupby(blobs, key=lambda row: row[0]):
+        bits = 0
+        for _, blob in rows:
+            bits |= found.get(blob, 0) or places.get(blob, 0)  # a blob of one chunk is that chunk
+        if bits:
+            yield version_id, bits.bit_count()
