@@ -223,7 +223,9 @@ class Draft(Uncopied):
             self.metadata["huggingface"] = hugging_face.origin(path)
         self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
 
-    def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:
+    def take_kept(
+        self, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None
+    ) -> None:
         """Save Python objects that are pickled already, and say where the base came from; for `Store.save_draft`.
 
         Parameters
@@ -232,8 +234,11 @@ class Draft(Uncopied):
             The pickle, or None where there are no objects.
         is_base_said
             Whether the caller named the base, which `exist_ok` then compares.
+        parents
+            What it came from; None where nothing was said.
         """
-        self._pickled_objects, self._wishes = objects, replace(self._wishes, is_base_said=is_base_said)
+        self._pickled_objects = objects
+        self._wishes = replace(self._wishes, is_base_said=is_base_said, parents=parents)
 
     def __enter__(self) -> Draft:
         if self._session is not None or self._model is not None:

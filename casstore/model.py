@@ -251,8 +251,17 @@ class Model:
         """What it came from, in order: versions and other things, each with the relation; see `Store.create`.
 
         Where nothing else is known, that is its base. `Store.lineage` follows them.
+
+        Raises
+        ------
+        TagNotFound
+            The version has been deleted.
         """
-        return self._workspace.catalog.parents.of(self._row.id)
+        catalog = self._workspace.catalog
+        found = catalog.parents.of(self._row.id)
+        if not found:
+            resolve.check_stands(catalog, self._row)
+        return found
 
     @property
     def is_untrusted(self) -> bool:

@@ -337,12 +337,15 @@ class Store:
         kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept) as record:
             said = record.description
+            came_from = drafts_action.parents_of(record)
+            if parents is not None:
+                named = None if base is None else resolve.base(self._workspace.catalog, base, base)
+                came_from = resolve.said_parents(self._workspace.catalog, parents, named)
             if tag is None and not record.tag:
                 raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
             drafts_action.check_open(kept)
             with self.create(
                 tag or record.tag, base=base or drafts_action.base_of(self._workspace, record),
-                parents=drafts_action.parents_of(record) if parents is None else parents,
                 **{
                     **said.said(), "labels": {**said.labels, **_copy("labels", labels)},
                     "metadata": {**said.numbers, **_copy("metadata", metadata)},
@@ -351,7 +354,7 @@ class Store:
                 materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
                 progress=progress,
             ) as new:  # fmt: skip
-                new.take_kept(drafts_action.objects_of(kept), is_base_said=base is not None)
+                new.take_kept(drafts_action.objects_of(kept), is_base_said=base is not None, parents=came_from)
                 new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)
             if new.left_behind:
                 _log.warning(

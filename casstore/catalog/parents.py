@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import apsw
@@ -70,12 +70,21 @@ class Parents:
         )
         return [(decoding.digest(digest), recipe) for digest, recipe in self._rows(sql, (version_id,))]
 
-    def recipes(self) -> Iterator[tuple[Digest, bytes]]:
-        """Every blob's packed recipe, a few at a time: all of them may take gigabytes."""
+    def recipes(self, blobs: Collection[Digest] | None = None) -> Iterator[tuple[Digest, bytes]]:
+        """The packed recipe of every blob, or of each of these, a few at a time: all of them may take gigabytes."""
+        if blobs is not None:
+            yield from self._recipes_of(list(blobs))
+            return
         last = -1
         sql = "SELECT rowid, digest, recipe FROM blob WHERE rowid > ? ORDER BY rowid LIMIT ?"
         while rows := self._rows(sql, (last, _RECIPES_AT_ONCE)):
             for last, digest, recipe in rows:  # noqa: B007 - the last one is where it goes on
+                yield decoding.digest(digest), recipe
+
+    def _recipes_of(self, blobs: list[Digest]) -> Iterator[tuple[Digest, bytes]]:
+        for start in range(0, len(blobs), _RECIPES_AT_ONCE):
+            some = tuple(blobs[start : start + _RECIPES_AT_ONCE])
+            for digest, recipe in self._rows(f"SELECT digest, recipe FROM blob WHERE digest IN ({_marks(some)})", some):
                 yield decoding.digest(digest), recipe
 
     def recipe_bytes(self) -> int:
@@ -110,6 +119,10 @@ class Parents:
                 return
             yield from rows
             last = end
+
+
+def _marks(values: tuple[Any, ...]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _parent(row: Any) -> Parent:

@@ -124,25 +124,26 @@ def _segment(
     return RecipeSegment(chunks, name, dtype, None if shape is None else tuple(shape))
 
 
-class Contents(NamedTuple):
-    """What a blob is made of, to be compared with others: of each tensor the digests of its chunks, joined, and of
-    each chunk its digest."""
-
-    tensors: list[bytes]
-    chunks: list[bytes]
+def tensor_contents(blob: Digest, packed: bytes | None) -> list[bytes]:
+    """Of each tensor in a packed recipe the digests of its chunks, joined: equal for equal tensors, whatever they are
+    called. None for a blob of one chunk. Raises IntegrityError."""
+    return [] if packed is None else [row[3] for row in _rows(blob, packed) if row[0] is not None and row[3]]
 
 
-def contents(blob: Digest, packed: bytes | None) -> Contents:
-    """The contents that a packed recipe names, without the rest; of a blob of one chunk there is none.
-
-    Raises IntegrityError.
-    """
+def chunk_contents(blob: Digest, packed: bytes | None) -> list[bytes]:
+    """The digests of a blob's chunks: in its packed recipe, or of one chunk its own. Raises IntegrityError."""
     if packed is None:
-        return Contents([], [blob])
+        return [blob]
+    joined = b"".join(row[3] for row in _rows(blob, packed))
+    return [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]
+
+
+def _rows(blob: Digest, packed: bytes) -> list[Any]:
+    """The segments of a packed recipe, of which no more is checked than what it takes to compare them."""
     try:
-        rows = msgpack.unpackb(packed)[2]
-        tensors = [row[3] for row in rows if row[0] is not None and row[3]]
-        joined = b"".join(row[3] for row in rows)
+        rows: list[Any] = msgpack.unpackb(packed)[2]
+        if {type(row[3]) for row in rows} <= {bytes}:
+            return rows
     except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
         raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
-    return Contents(tensors, [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)])
+    raise IntegrityError(f"the recipe of blob {blob} cannot be read: a segment has no digests")

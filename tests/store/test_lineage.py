@@ -138,6 +138,14 @@ def test_what_cannot_be_a_parent_is_refused(store: casstore.Store, save: Save, p
         store.create("m:2", parents=parents)
 
 
+def test_parents_of_a_version_that_was_deleted(store: casstore.Store, save: Save) -> None:
+    model = save("m:1", {"a": b"1"})
+    assert model.parents == ()
+    store.delete("m:1")
+    with pytest.raises(casstore.TagNotFound):
+        _ = model.parents
+
+
 def test_a_parent_that_is_not_there_is_an_error(store: casstore.Store) -> None:
     with pytest.raises(casstore.TagNotFound):
         store.create("m:2", parents=[("m:1", "finetune")])
@@ -169,6 +177,16 @@ def test_a_kept_draft_keeps_its_parents(store: casstore.Store, save: Save) -> No
     assert saved.parents == (of(first, "finetune"), Parent("merge", uri=HF))
 
 
+def test_a_kept_draft_gets_no_parent_that_was_not_said(store: casstore.Store, save: Save) -> None:
+    save("m:1", {"a": b"1"})
+    for given in (None, [DATA]):
+        with pytest.raises(casstore.InvalidMetadata), store.create("m:2", parents=[(HF, "merge")]) as draft:
+            plant(draft.path, {"a": b"2"}) and draft.metadata.update(x=object())
+        (kept,) = store.drafts()
+        expected = Parent("merge", uri=HF) if given is None else Parent("derived", uri=DATA)
+        assert store.save_draft(kept, f"n:{given is None}".lower(), parents=given).parents == (expected,)
+
+
 CARD = b"---\nlicense: mit\nbase_model: %s\n---\n# A model\n"
 
 
@@ -196,6 +214,8 @@ CARD = b"---\nlicense: mit\nbase_model: %s\n---\n# A model\n"
         ({"README.md": b"---\nbase_model: org/a\n"}, []),
         ({"adapter_config.json": b"[" * 100_000}, []),
         ({"adapter_config.json": b"\xff"}, []),
+        ({"adapter_config.json": b'{"base_model_name_or_path": "a/\\ud800"}'}, []),
+        ({"adapter_config.json": b'{"base_model_name_or_path": "/' + b"a/" * 9000 + b'"}'}, []),
         ({"adapter_config.json": b'{"base_model_name_or_path": "a\\u0000b"}'}, []),
         ({"sub/adapter_config.json": b'{"base_model_name_or_path": "org/b"}'}, []),
     ],

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 from casstore.actions.workspace import Workspace
+from casstore.catalog.parents import Parents
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import InvalidSetting
 from casstore.progress import Progress
-from casstore.storage.recipe import contents
+from casstore.storage.recipe import chunk_contents, tensor_contents
 from casstore.tag import Tag
 
 MOST_LIKELY = 1000
@@ -82,16 +83,13 @@ class Likeness:
         return Common(sum(each in known for each in mine), len(mine), unit)
 
     def contents(self, version_id: int) -> tuple[list[bytes], list[bytes]]:
-        """The contents of a version's tensors, and of its chunks."""
+        """The contents of a version's tensors, or where it has none of its chunks. Raises IntegrityError."""
         if version_id in self._kept:
             self._kept.move_to_end(version_id)
             return self._kept[version_id]
-        tensors: list[bytes] = []
-        chunks: list[bytes] = []
-        for blob, packed in self._parents.recipes_of(version_id):
-            found = contents(blob, packed)
-            tensors += found.tensors
-            chunks += found.chunks
+        recipes = self._parents.recipes_of(version_id)
+        tensors = [each for recipe in recipes for each in tensor_contents(*recipe)]
+        chunks = [] if tensors else [each for recipe in recipes for each in chunk_contents(*recipe)]
         self._kept[version_id] = tensors, chunks
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -113,8 +111,9 @@ def likely_parents(
     for number, content in enumerate(tensors or chunks):
         places[content] = places.get(content, 0) | 1 << number
     unit, total = ("tensors", len(tensors)) if tensors else ("chunks", len(chunks))
-    found = _found(workspace, places, progress, is_of_tensors=bool(tensors))
     catalog = workspace.catalog
+    among = None if name is None else {Digest(blob) for _, blob in catalog.parents.blobs_of_versions(name)}
+    found = _found(catalog.parents, places, among, tensor_contents if tensors else chunk_contents, progress)
     ours = catalog.parents.descendants(row.id)
     scores = (
         (equal, version_id < row.id, -abs(row.id - version_id), version_id)
@@ -130,17 +129,20 @@ def likely_parents(
 
 
 def _found(
-    workspace: Workspace, places: dict[bytes, int], progress: Progress, *, is_of_tensors: bool
+    parents: Parents,
+    places: dict[bytes, int],
+    among: Collection[Digest] | None,
+    contents: Callable[[Digest, bytes | None], list[bytes]],
+    progress: Progress,
 ) -> dict[bytes, int]:
-    """The blobs that hold some of these contents, each with the bits of those."""
+    """The blobs, all or of these, that hold some of the contents, each with the bits of those."""
     found: dict[bytes, int] = {}
     same: dict[int, int] = {}  # most blobs of a run have the same: one number serves them all
-    progress.start("compare recipes", workspace.catalog.parents.recipe_bytes())
+    progress.start("compare recipes", parents.recipe_bytes() if among is None else None)
     try:
-        for blob, packed in workspace.catalog.parents.recipes():
-            held = contents(blob, packed)
+        for blob, packed in parents.recipes(among):
             bits = 0
-            for each in held.tensors if is_of_tensors else held.chunks:
+            for each in contents(blob, packed):
                 bits |= places.get(each, 0)
             if bits:
                 found[blob] = same.setdefault(bits, bits)

@@ -189,7 +189,7 @@ def listed(parents: Iterable[Parent]) -> list[Any]:
     ]
 
 
-def parents_of(record: Record) -> list[Parent] | None:
+def parents_of(record: Record) -> tuple[Parent, ...] | None:
     """What a draft was to come from, be it there or not, as far as the record can be read; None if nothing was said."""
     if record.parents is None:
         return None
@@ -199,7 +199,7 @@ def parents_of(record: Record) -> list[Parent] | None:
             relation, what, *digest = each
             tag = Tag.parse(what) if digest else None
             found.append(unpacked(packed(Parent(relation, tag, Digest.parse(digest[0]) if digest else None, what))))
-    return found
+    return tuple(found)
 
 
 def objects_of(draft: KeptDraft) -> bytes | None:

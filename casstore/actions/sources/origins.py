@@ -80,7 +80,7 @@ def _origin(layout: Layout, said: Any, relation: str, revision: Any = None) -> I
     elsewhere too."""
     if not isinstance(said, str) or "\0" in said:
         return
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # a name that no file system can have
         parts = _version_at(layout, said)
         if parts is not None:
             yield Origin(relation, parts=parts)
