@@ -13,6 +13,7 @@ import pytest
 
 import casstore
 from casstore import Parent
+from casstore.actions.registry import likeness
 from casstore.storage.layout import Layout
 from casstore.storage.manifest import Manifest
 from tests.kit import Save, Sql, plant
@@ -371,6 +372,26 @@ def test_likeness_without_tensors_and_over_several_files(store: casstore.Store, 
     assert [(str(each.tag), each.equal, each.unit) for each in found] == [("m:1", 2, "chunks"), ("m:2", 1, "chunks")]
     save("empty:1", {"e": b""})
     assert store.likely_parents("empty:1") == []
+
+
+def test_of_very_many_some_are_looked_for(store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(likeness, "MOST_SOUGHT", 4)
+    monkeypatch.setattr(likeness, "_MOST_KEPT", 5)
+    save("m:1", {"m.safetensors": weights(12)})
+    save("m:2", {"m.safetensors": weights(12, {0, 1, 2})})
+    (found,) = store.likely_parents("m:2")
+    assert (found.equal, found.total) == (3, 4)
+    assert store.lineage("m:2").ancestors[0].changed_count == 3  # counted, not guessed
+
+
+def test_equal_tensors_of_one_version_are_counted_each(store: casstore.Store, save: Save) -> None:
+    zeros = {"a": b"z" * 9, "b": b"z" * 9, "c": b"c"}
+    save("m:1", {"x": b"z" * 9})
+    save("m:2", zeros, parents=[])
+    (found,) = store.likely_parents("m:2")
+    assert (found.equal, found.total) == (2, 3)
+    (only,) = store.lineage(save("m:3", {**zeros, "d": b"d"}).tag).ancestors
+    assert (only.changed_count, only.total) == (1, 4)
 
 
 def test_a_store_from_before_knows_bases_as_parents(store: casstore.Store, save: Save, sql: Sql) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -19,7 +19,10 @@ from casstore.storage.recipe import chunk_contents, tensor_contents
 from casstore.tag import Tag
 
 MOST_LIKELY = 1000
-_KEPT = 64  # versions whose contents are kept, of which each may take 100 kB
+# Of more tensors, or chunks, of a version so many are looked for: a bit for each, of each blob of the store, must fit
+# into memory.
+MOST_SOUGHT = 16_384
+_MOST_KEPT = 1_000_000  # contents of versions that are kept to be compared with the next: some 100 MB
 
 
 class Common(NamedTuple):
@@ -48,7 +51,7 @@ class LikelyParent:
     equal
         How many of the other one's tensors stand in it just the same, wherever and under whatever names.
     total
-        How many tensors the other one has.
+        How many tensors the other one has; where it has more than 16,384, so many of them are looked for.
     unit
         `tensors`; or `chunks` where the other one has no tensors, whose chunks are compared then.
     """
@@ -71,6 +74,7 @@ class Likeness:
     def __init__(self, workspace: Workspace) -> None:
         self._parents = workspace.catalog.parents
         self._kept: OrderedDict[int, tuple[list[bytes], list[bytes]]] = OrderedDict()
+        self._count = 0
 
     def common(self, child: VersionRow, parent: VersionRow) -> Common | None:
         """What of the child stands in its parent; None where the two are of different kinds, such as a model and a
@@ -91,8 +95,10 @@ class Likeness:
         tensors = [each for recipe in recipes for each in tensor_contents(*recipe)]
         chunks = [] if tensors else [each for recipe in recipes for each in chunk_contents(*recipe)]
         self._kept[version_id] = tensors, chunks
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        self._count += len(tensors) + len(chunks)
+        while self._count > _MOST_KEPT and len(self._kept) > 1:
+            _, gone = self._kept.popitem(last=False)
+            self._count -= sum(map(len, gone))
         return tensors, chunks
 
 
@@ -107,43 +113,71 @@ def likely_parents(
     if not 0 < limit <= MOST_LIKELY:
         raise InvalidSetting(f"the most that are listed is a number from 1 to {MOST_LIKELY:,}, not {limit}")
     tensors, chunks = Likeness(workspace).contents(row.id)
-    places: dict[bytes, int] = {}  # of each content, the bits of its tensors
-    for number, content in enumerate(tensors or chunks):
-        places[content] = places.get(content, 0) | 1 << number
-    unit, total = ("tensors", len(tensors)) if tensors else ("chunks", len(chunks))
+    sought = _Sought.of(tensors or chunks)
+    unit = "tensors" if tensors else "chunks"
     catalog = workspace.catalog
     among = None if name is None else {Digest(blob) for _, blob in catalog.parents.blobs_of_versions(name)}
-    found = _found(catalog.parents, places, among, tensor_contents if tensors else chunk_contents, progress)
+    found = _found(catalog.parents, sought, among, tensor_contents if tensors else chunk_contents, progress)
     ours = catalog.parents.descendants(row.id)
     scores = (
         (equal, version_id < row.id, -abs(row.id - version_id), version_id)
-        for version_id, equal in _scores(catalog.parents.blobs_of_versions(name), found, places)
+        for version_id, equal in _scores(catalog.parents.blobs_of_versions(name), found, sought)
         if version_id not in ours
     )
     made = []
     for equal, _, _, version_id in heapq.nlargest(limit, scores):
         other = catalog.versions.by_id(version_id)
         if other is not None:
-            made.append(LikelyParent(other.tag, Digest(other.digest), equal, total, unit))
+            made.append(LikelyParent(other.tag, Digest(other.digest), equal, sought.total, unit))
     return made
+
+
+class _Sought(NamedTuple):
+    """The contents that are looked for, each once, by number; and of those that stand in the version several times, by
+    number, how often more. `total`: how many there are with these."""
+
+    numbers: dict[bytes, int]
+    doubles: dict[int, int]
+    total: int
+
+    @classmethod
+    def of(cls, contents: Sequence[bytes]) -> _Sought:
+        """Those of a version, or where they are very many as many of them as there may be, from all of it."""
+        counts = Counter(contents)
+        step = -(-len(counts) // MOST_SOUGHT) or 1
+        picked = list(counts)[::step]
+        doubles = {number: counts[each] - 1 for number, each in enumerate(picked) if counts[each] > 1}
+        return cls({each: number for number, each in enumerate(picked)}, doubles, len(picked) + sum(doubles.values()))
+
+    def bits(self, contents: Iterable[bytes]) -> int:
+        """A number whose bits say which of the sought ones are among these."""
+        found = [number for each in contents if (number := self.numbers.get(each)) is not None]
+        if not found:
+            return 0
+        marks = bytearray(len(self.numbers) // 8 + 1)
+        for number in found:
+            marks[number >> 3] |= 1 << (number & 7)
+        return int.from_bytes(marks, "little")
+
+    def count(self, bits: int) -> int:
+        """How many tensors, or chunks, of the version these bits stand for."""
+        return bits.bit_count() + sum(more for number, more in self.doubles.items() if bits >> number & 1)
 
 
 def _found(
     parents: Parents,
-    places: dict[bytes, int],
+    sought: _Sought,
     among: Collection[Digest] | None,
     contents: Callable[[Digest, bytes | None], list[bytes]],
     progress: Progress,
 ) -> dict[bytes, int]:
-    """The blobs, all or of these, that hold some of the contents, each with the bits of those."""
+    """The blobs, all or of these, that hold some of what is sought, each with the bits of that."""
     found: dict[bytes, int] = {}
-    same: dict[int, int] = {}  # most blobs of a run have the same: one number serves them all
+    same: dict[int, int] = {}  # many blobs have the same: one number serves them all
     progress.start("compare recipes", parents.recipe_bytes() if among is None else None)
     try:
         for blob, packed in parents.recipes(among):
-            bits = 0
-            for each in contents(blob, packed):
-                bits |= places.get(each, 0)
+            bits = sought.bits(contents(blob, packed))
             if bits:
                 found[blob] = same.setdefault(bits, bits)
             progress.advance(len(packed))
@@ -152,13 +186,12 @@ def _found(
     return found
 
 
-def _scores(
-    blobs: Iterable[tuple[int, bytes]], found: dict[bytes, int], places: dict[bytes, int]
-) -> Iterator[tuple[int, int]]:
-    """Each version that has some of the contents, by row id, and how many."""
+def _scores(blobs: Iterable[tuple[int, bytes]], found: dict[bytes, int], sought: _Sought) -> Iterator[tuple[int, int]]:
+    """Each version that has some of what is sought, by row id, and how much."""
     for version_id, rows in groupby(blobs, key=lambda row: row[0]):
         bits = 0
         for _, blob in rows:
-            bits |= found.get(blob, 0) or places.get(blob, 0)  # a blob of one chunk is that chunk
+            number = sought.numbers.get(blob)  # a blob of one chunk is that chunk
+            bits |= found.get(blob, 0) if number is None else 1 << number
         if bits:
-            yield version_id, bits.bit_count()
+            yield version_id, sought.count(bits)
