@@ -1,7 +1,20 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
+from casstore.actions.comparing.difference import (
+    Change,
+    Diff,
+    DocumentChange,
+    FileChange,
+    Layer,
+    Metric,
+    TensorChange,
+    TensorInfo,
+    ValueChange,
+    Values,
+)
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.exchange.pull_files import PulledFiles
 from casstore.actions.exchange.push import Pushed
 from casstore.actions.exchange.remote_versions import RemoteStatus
 from casstore.actions.exchange.sync_tree import SyncReport
@@ -11,6 +24,7 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.registry.likeness import LikelyParent
 from casstore.actions.registry.lineage import Lineage, Relative
+from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
 from casstore.catalog.remotes import Elsewhere
@@ -48,7 +62,7 @@ from casstore.errors import (
 from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
-from casstore.remote.collect import RemoteGcReport
+from casstore.remote.collect import OpenPush, RemoteGcReport
 from casstore.remote.documents import Ref
 from casstore.remote.repacking import RemoteRepackReport
 from casstore.remote.verifying import RemoteReport
@@ -67,11 +81,16 @@ __all__ = [
     "Base",
     "CasstoreError",
     "CatalogDamaged",
+    "Change",
     "Damage",
+    "DeletedVersion",
+    "Diff",
     "Digest",
+    "DocumentChange",
     "Draft",
     "Elsewhere",
     "EncodingUsage",
+    "FileChange",
     "FileChanged",
     "FileEntry",
     "GcReport",
@@ -84,14 +103,18 @@ __all__ = [
     "InvalidSource",
     "InvalidTag",
     "KeptDraft",
+    "Layer",
     "LikelyParent",
     "Lineage",
+    "Metric",
     "Model",
     "NoRemote",
+    "OpenPush",
     "OutcomeUnknown",
     "Parent",
     "Progress",
     "Pulled",
+    "PulledFiles",
     "Pushed",
     "ReadOnly",
     "RebuildReport",
@@ -119,10 +142,14 @@ __all__ = [
     "Tag",
     "TagExists",
     "TagNotFound",
+    "TensorChange",
+    "TensorInfo",
     "UnsafeArchive",
     "UnsupportedFormat",
     "UntrustedObjects",
     "Usage",
+    "ValueChange",
+    "Values",
     "VerifyReport",
     "__version__",
     "slug",

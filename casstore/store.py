@@ -6,14 +6,16 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from casstore.actions import configure, resolve
+from casstore.actions import configure, elsewhere_file, resolve
 from casstore.actions import sharing as sharing_action
+from casstore.actions.comparing import diff as diff_action
+from casstore.actions.comparing.difference import Diff
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
 from casstore.actions.describing.capture import captured
@@ -39,8 +41,10 @@ from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.registry import likeness
 from casstore.actions.registry import lineage as lineage_action
+from casstore.actions.registry import trash as trash_action
 from casstore.actions.registry.likeness import LikelyParent
 from casstore.actions.registry.lineage import Lineage
+from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.reopening import Address
 from casstore.actions.reserved import in_any_room
 from casstore.actions.saving import delete as delete_action
@@ -52,6 +56,7 @@ from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
+from casstore.catalog.versions import VersionRow
 from casstore.description import Description
 from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag, TagNotFound
@@ -60,7 +65,7 @@ from casstore.notebook import MOST_ROWS, table
 from casstore.plain_json import mapping, plain_labels
 from casstore.progress import SILENT, Progress
 from casstore.remote.address import RemoteAddress
-from casstore.remotes import Remote
+from casstore.remotes import Remote, RemoteModel
 from casstore.settings import check_setting
 from casstore.tag import Tag, TagQuery
 
@@ -483,7 +488,7 @@ class Store:
             _log.warning("%s is saved, and these are still there: %s", draft.tag, ", ".join(draft.left_behind))
         return draft.model
 
-    def get(self, tag: str | Tag) -> Model:
+    def get(self, tag: str | Tag, *, pull: bool = True) -> Model:
         """Return the version of a tag.
 
         An exact match wins over a prefix. Only the catalog is read: nothing is written, locked or waited for.
@@ -495,6 +500,8 @@ class Store:
         tag
             `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version
             has.
+        pull
+            False to take what is not here for not found, wherever else it may be.
 
         Returns
         -------
@@ -509,21 +516,73 @@ class Store:
             Several versions begin like this.
         InvalidTag
             `tag` cannot be a tag.
+        RemoteError
+            The remote that has it cannot be reached.
 
         Examples
         --------
         >>> store.get("bert")
         Model('bert:v1')
         """
+        return Model(self._workspace, self._find(tag, pull=pull))
+
+    def _find(self, tag: str | Tag, *, pull: bool = True) -> VersionRow:
         query = TagQuery.parse(tag)
         try:
-            return Model(self._workspace, resolve.find(self._workspace.catalog, query))
+            return resolve.find(self._workspace.catalog, query)
+        except TagNotFound:
+            missing = elsewhere.missing(self._workspace, query) if pull else None
+            if missing is None:
+                raise
+            with self.remote(missing.remote) as there:
+                pulled = there.pull(missing.text, materialize=False)[0].model.tag
+        return resolve.find(self._workspace.catalog, TagQuery.parse(pulled))
+
+    @contextlib.contextmanager
+    def look(self, tag: str | Tag) -> Iterator[Model | RemoteModel]:
+        """Give the version of a tag to a `with` block that looks at it, without pulling it.
+
+        It is what `get` would return; where `get` would have to pull it first, it is the version as its remote has it.
+
+        Parameters
+        ----------
+        tag
+            As for `get`.
+
+        Yields
+        ------
+        Model | RemoteModel
+            The version. Both have `tag`, `digest`, `size`, `created_at`, `files`, `labels`, `metadata` and `open`.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        RemoteError
+            The remote that has it cannot be reached.
+
+        Examples
+        --------
+        >>> with store.look("bert") as model:
+        ...     model.open("config.json").read()
+        b'{"hidden_size": 384}'
+        """
+        query = TagQuery.parse(tag)
+        try:
+            model = Model(self._workspace, resolve.find(self._workspace.catalog, query))
         except TagNotFound:
             missing = elsewhere.missing(self._workspace, query)
             if missing is None:
                 raise
-            with self.remote(missing.remote) as there:
-                return there.pull(missing.text, materialize=False)[0].model
+        else:
+            yield model
+            return
+        with self.remote(missing.remote) as there:
+            yield there.get(missing.text)
 
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.
@@ -732,8 +791,82 @@ class Store:
         """
         return self._workspace.catalog.versions.tags()
 
-    def delete(self, tag: str | Tag | Iterable[str | Tag]) -> Sequence[str]:
-        """Delete exactly this version, or several: directories go at once, bytes at the next `gc`.
+    def diff(
+        self,
+        a: str | Tag,
+        b: str | Tag | os.PathLike[str],
+        *,
+        values: bool = False,
+        tensors: str | None = None,
+        progress: Progress = SILENT,
+    ) -> Diff:
+        """Tell what differs between two versions, or between a version and files that are not saved.
+
+        Files, labels, metadata and, of JSON and YAML files, the values in them; tensors by name, from what the catalog
+        knows of their chunks. Only documents that differ, and the pickles that name the tensors of PyTorch's files
+        (which are not unpickled), are read. What is damaged is named in `damage`, and the rest is compared. Files are
+        hashed and cut as `save` would, and nothing is stored.
+
+        Parameters
+        ----------
+        a
+            The older version, as `get` takes it.
+        b
+            The newer one, or the path of a directory or file: text that is no tag of a version, or has a `/` in it.
+        values
+            Read the tensors that have changed, and tell by how much their numbers have. Memory does not grow with them.
+        tensors
+            Only tensors whose names match this pattern, as of a shell: `encoder.layer.1*`. None for all.
+        progress
+            Is told how much is hashed and read.
+
+        Returns
+        -------
+        Diff
+            What differs; `is_same` says whether nothing does.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such version, and no such path.
+        IntegrityError
+            The catalog's record of a version's files is damaged.
+        InvalidSource
+            A file in the directory could not be saved.
+        FileChanged
+            A file in the directory was written to meanwhile.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> _ = Path("out", "config.json").write_text('{"hidden_size": 512}')
+        >>> found = store.diff("bert:v1", "out")
+        >>> [(each.change.value, each.path) for each in found.files]
+        [('changed', 'config.json')]
+        >>> [(each.path, each.old, each.new) for each in found.documents[0].changes]
+        [('$.hidden_size', 384, 512)]
+        """
+        wishes = diff_action.Wishes(values, tensors)
+        return diff_action.compare(self._workspace, self._row(a), self._row_or_path(b), wishes, progress)
+
+    def _row(self, tag: str | Tag) -> VersionRow:
+        return resolve.find(self._workspace.catalog, TagQuery.parse(self.get(tag).tag))
+
+    def _row_or_path(self, version: str | Tag | os.PathLike[str]) -> VersionRow | Path:
+        if not isinstance(version, str | Tag) or (isinstance(version, str) and diff_action.is_path(version)):
+            return Path(version)
+        try:
+            return self._row(version)
+        except (TagNotFound, InvalidTag):
+            if isinstance(version, str) and os.path.lexists(version):
+                return Path(version)
+            raise
+
+    def delete(self, tag: str | Tag | Iterable[str | Tag], *, now: bool = False) -> Sequence[str]:
+        """Delete exactly this version, or several. They go to the trash, from where `undelete` brings them back.
+
+        Their directories go at once. Their bytes go with the first `gc` after `trash_days` days (a setting, 7), or with
+        `gc(empty_trash=True)`. Their tags are free again.
 
         What users have put into these directories, or changed there, is not the versions' own: it goes to
         `quarantine/`. Of several versions those of one name go in one transaction: all of them, or none where one is
@@ -743,6 +876,8 @@ class Store:
         ----------
         tag
             `name:version`, or several of them. A prefix, a name alone or `latest` is not enough.
+        now
+            Delete for good, past the trash: the next `gc` takes the bytes.
 
         Returns
         -------
@@ -768,15 +903,91 @@ class Store:
         exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
         kept: list[str] = []
         for group in delete_action.by_name(exact):
-            kept += in_any_room(self._workspace, functools.partial(delete_action.delete, self._workspace, group))
+            kept += in_any_room(
+                self._workspace, functools.partial(delete_action.delete, self._workspace, group, now=now)
+            )
         return kept
+
+    def deleted(self, name: str | None = None) -> Sequence[DeletedVersion]:
+        """List what is in the trash: deleted versions that `undelete` can bring back.
+
+        Parameters
+        ----------
+        name
+            Only versions that had this name.
+
+        Returns
+        -------
+        Sequence[DeletedVersion]
+            The last deleted first.
+
+        Raises
+        ------
+        InvalidTag
+            `name` cannot be a name.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> [str(each.tag) for each in store.deleted()]
+        ['bert:v1']
+        """
+        return trash_action.deleted(self._workspace, None if name is None else resolve.name(name))
+
+    def undelete(self, tag: str | Tag, *, as_: str | Tag | None = None, which: str | None = None) -> Model:
+        """Bring a deleted version back: its files, all that was said of it, and its place among the versions.
+
+        Aliases stay where they are.
+
+        Parameters
+        ----------
+        tag
+            `name:version`, or the beginning of it that only one deleted version has. Of several that had the same tag,
+            the last deleted comes back.
+        as_
+            Another tag for it, such as where its own has been given to another version meanwhile.
+        which
+            The beginning of the id or digest of the one that is meant: see `deleted`.
+
+        Returns
+        -------
+        Model
+            The version.
+
+        Raises
+        ------
+        TagNotFound
+            No such version is in the trash.
+        AmbiguousTag
+            Several deleted versions begin like this.
+        TagExists
+            Another version has the tag.
+        InvalidTag
+            `tag` or `as_` cannot be a tag.
+        IntegrityError
+            The store's records of it are damaged.
+        OSError
+            The system refused something.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> store.undelete("bert:v1")
+        Model('bert:v1')
+        """
+        found = trash_action.find(self._workspace, TagQuery.parse(tag), which)
+        target = found.version.tag if as_ is None else resolve.new_tag(self._workspace.catalog, as_)
+        bring = functools.partial(trash_action.undelete, self._workspace, found, target)
+        return self.get(in_any_room(self._workspace, bring))
 
     def _forget_elsewhere(self, tag: str | Tag) -> bool:
         """Whether that was the name of a version that only a remote has; it is forgotten here, and stays there."""
         query = TagQuery.parse(tag)
         for each in self._workspace.catalog.remotes.elsewhere(query.name):
             if each.tag.version == query.version:
-                self._workspace.catalog.remotes.forget_elsewhere(each.tag)
+                elsewhere_file.forget(self._workspace, each.tag)
                 return True
         return False
 
@@ -889,7 +1100,7 @@ class Store:
         return self._set_pinned(tag, False)
 
     def _set_pinned(self, tag: str | Tag, pinned: bool) -> Model:
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        row = self._find(tag, pull=pinned)
         pinning.set_pinned(self._workspace, row, pinned)
         return Model(self._workspace, row)
 
@@ -947,7 +1158,7 @@ class Store:
         'bert.tar.zst'
         """
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
-        rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
+        rows = {row.id: row for row in (self._find(each) for each in tags)}
         chosen = None if format is None else Format.parse(format)
         return exporting.export(
             self._workspace, list(rows.values()), target, chosen, progress, default=Format.parse(default)
@@ -1000,7 +1211,7 @@ class Store:
         >>> sorted(os.listdir(store.checkout("bert", "work")))
         ['config.json', 'model.bin', 'model.yaml']
         """
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        row = self._find(tag)
         return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
 
     def import_archive(
@@ -1125,8 +1336,8 @@ class Store:
         Parameters
         ----------
         prune
-            Delete the versions whose directories were removed; otherwise they are only reported. `restore_pruned`
-            brings them back for `keep_days`.
+            Delete the versions whose directories were removed; otherwise they are only reported. They go to the trash,
+            from where `undelete` brings them back.
         dry_run
             Change nothing, and report what would be done.
         durability
@@ -1151,7 +1362,9 @@ class Store:
         )
 
     def restore_pruned(self, tag: str | Tag, *, durability: str | None = None) -> Model:
-        """Save a version again that `sync_tree(prune=True)` has deleted in the last `keep_days`. Only its pin is lost.
+        """Bring a version back that `sync_tree(prune=True)` has deleted: from the trash, as `undelete` does.
+
+        Where the setting `trash_days` is 0 it is saved again, for `keep_days`; then only its pin is lost.
 
         Parameters
         ----------
@@ -1192,6 +1405,7 @@ class Store:
         evict_all: bool = False,
         rewrite: bool = False,
         empty_quarantine: bool = False,
+        empty_trash: bool = False,
         auto: bool = False,
         progress: Progress = SILENT,
     ) -> GcReport:
@@ -1213,6 +1427,8 @@ class Store:
         empty_quarantine
             Also remove what was found damaged, and what stood in directories of deleted versions and was not theirs.
             Look through `quarantine/` first.
+        empty_trash
+            Take all deleted versions for good, also those whose `trash_days` have not passed.
         auto
             Run as saves start it: do nothing where automatic gc is switched off, another gc runs, or too little could
             be given back. The report then has no steps.
@@ -1236,7 +1452,7 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        wishes = GcOptions(evict_all, rewrite, empty_quarantine)
+        wishes = GcOptions(evict_all, rewrite, empty_quarantine, empty_trash)
         return in_any_room(
             self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )
@@ -1612,20 +1828,32 @@ class Store:
         remotes_file.add(self._workspace, name, address)
         return self.remote(name)
 
-    def remove_remote(self, name: str) -> None:
-        """Forget a remote; what stands there stays as it is.
+    def remove_remote(self, name: str, *, force: bool = False) -> Sequence[str]:
+        """Forget a remote, and what is known of it; what stands there stays as it is.
+
+        Where another remote of the store stands at the same place, it takes over versions that only this one has.
 
         Parameters
         ----------
         name
             What it is called.
+        force
+            Also where versions are only there: see `evict`. Their names stay, and they can be had again once a remote
+            that has them is added under this name.
+
+        Returns
+        -------
+        Sequence[str]
+            The tags of these versions; there are none without `force`.
 
         Raises
         ------
         NoRemote
             There is none of that name.
+        StoreError
+            Versions are only there.
         """
-        remotes_file.remove(self._workspace, name)
+        return [str(tag) for tag in remotes_file.remove(self._workspace, name, force=force)]
 
     def set_default_remote(self, name: str) -> None:
         """Have a remote meant where none is named.

@@ -23,8 +23,8 @@ GROUPS = {
     "The store": ["Store", "Model", "Imported", "FileEntry", "Base", "Draft", "KeptDraft"],
     "Where versions came from": ["Parent", "Lineage", "Relative", "LikelyParent"],
     "Remotes": [
-        "Remote", "RemoteModel", "Ref", "Pushed", "Pulled", "RemoteStatus", "RemoteGcReport", "RemoteReport",
-        "Elsewhere",
+        "Remote", "RemoteModel", "Ref", "Pushed", "Pulled", "PulledFiles", "RemoteStatus", "RemoteGcReport", "OpenPush",
+        "RemoteReport", "Elsewhere",
     ],
     "Tags and digests": ["Tag", "slug", "Digest"],
     "Reports": [

@@ -60,6 +60,7 @@ def places(tmp_path: Path) -> dict[str, str]:
         "how-to/free-space.md",
         "how-to/lineage.md",
         "how-to/share-by-disk.md",
+        "how-to/what-changed.md",
     ],
 )
 def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -> None:

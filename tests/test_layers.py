@@ -38,18 +38,19 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
+        *["references", "backups", "versions", "containers", "commits", "trash", "deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
         *["backend", "keys", "credentials", "loop", "transfers", "once", "unconditional", "documents", "segment"],
         *["other_places", "directory", "probe", "address", "object_store", "bucket", "records", "pushing", "reading"],
+        *["fetching"],
         *["repacking", "summing_up", "deleting", "collect", "verifying"],
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
+        *["elsewhere_file", "directories", "saving", "comparing", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

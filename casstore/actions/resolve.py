@@ -32,8 +32,11 @@ def find(catalog: Catalog, query: TagQuery) -> VersionRow:
     if exact is not None:
         return exact
     candidates = catalog.versions.with_prefix(query.name, query.version)
-    if len(candidates) > 1:
-        tags = [str(row.tag) for row in candidates]
+    left = [each.tag for each in catalog.remotes.elsewhere(query.name) if each.tag.version.startswith(query.version)]
+    if Tag(query.name, query.version) in left:
+        raise _not_found(catalog, str(query))
+    if len(candidates) + len(left) > 1:
+        tags = [str(tag) for tag in [*(row.tag for row in candidates), *left]]
         more = f" and {len(tags) - _MAX_CANDIDATES} more" if len(tags) > _MAX_CANDIDATES else ""
         raise AmbiguousTag(f"{query} could be {', '.join(tags[:_MAX_CANDIDATES])}{more}; type more of it", tags)
     if not candidates:
@@ -83,7 +86,7 @@ def new_tag(catalog: Catalog, text: str | Tag, *, exist_ok: bool = False) -> Tag
             f"{tag} is already saved, and saved versions never change; choose another version, or say that the same "
             "one may be there: --exist-ok (in Python: exist_ok=True)"
         )
-    if any(each.tag == tag for each in catalog.remotes.elsewhere(tag.name)):
+    if not exist_ok and any(each.tag == tag for each in catalog.remotes.elsewhere(tag.name)):
         raise TagExists(
             f"{tag} is taken: its bytes are in a remote, and saved versions never change; choose another version, or "
             f"forget that one here: `casstore delete {tag}`"
@@ -188,8 +191,13 @@ def known_name(catalog: Catalog, text: str) -> str:
 
 
 def _not_found(catalog: Catalog, text: str) -> TagNotFound:
+    for each in catalog.remotes.elsewhere(text.partition(":")[0]):
+        if str(each.tag) == text:
+            return TagNotFound(f"{text} is in the remote {each.remote} alone; `casstore pull {text}` brings it back")
     # A name is compared with names and a tag with tags, so that a wrong version finds its sisters.
-    wanted, colon, _ = text.partition(":")
+    wanted, colon, version = text.partition(":")
+    if version and version != LATEST and catalog.trash.has(wanted, version):
+        return TagNotFound(f"{text} has been deleted, and is in the trash; `casstore undelete {text}` brings it back")
     names = catalog.versions.names()
     pool = catalog.versions.tags() if colon and wanted in names else names
     near = get_close_matches(text if colon and wanted in names else wanted, pool, n=1, cutoff=0.5)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import DirectoryRow
 from casstore.tag import Tag
@@ -98,7 +99,7 @@ class Directories:
         with self._connections.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries, evicting, synced)"
-                " SELECT id, ?, ?, ?, ?, ? FROM version WHERE id = ?",
+                f" SELECT id, ?, ?, ?, ?, ? FROM version WHERE id = ? AND {IS_HERE}",
                 (row.inode, row.boot_id, row.entries, row.evicting, row.synced, version_id),
             )
 
@@ -184,12 +185,12 @@ class Directories:
     def set_pinned(self, version_id: int, pinned: bool) -> bool:
         """Pin or unpin a version; False if the version is gone."""
         with self._connections.write() as connection:
-            connection.execute("UPDATE version SET pinned = ? WHERE id = ?", (pinned, version_id))
+            connection.execute(f"UPDATE version SET pinned = ? WHERE id = ? AND {IS_HERE}", (pinned, version_id))
             return bool(connection.changes())
 
     def is_pinned(self, version_id: int) -> bool | None:
         """Whether a version is pinned; None if it is gone."""
-        rows = self._rows("SELECT pinned FROM version WHERE id = ?", (version_id,))
+        rows = self._rows(f"SELECT pinned FROM version WHERE id = ? AND {IS_HERE}", (version_id,))
         return next((bool(row[0]) for row in rows), None)
 
 

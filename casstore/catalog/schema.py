@@ -11,6 +11,8 @@ from casstore.errors import SQLiteTooOld, StoreError, StoreTooNew, StoreUnwritab
 # Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
 MINIMUM_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x63617373  # "cass"
+# A version in the trash keeps its row under no name: see `trash`. Each query that names no name leaves these out.
+IS_HERE = "name != ''"
 SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 
@@ -253,13 +255,17 @@ CREATE TABLE event(                      -- what has been done to the store, the
 ) STRICT;
 
 CREATE TABLE trash(                      -- deleted versions that can be brought back: in `version` they have no name
-  version_id INTEGER PRIMARY KEY REFERENCES version(id) ON DELETE CASCADE,
+  number INTEGER PRIMARY KEY AUTOINCREMENT, -- in the order of deletions
+  version_id INTEGER NOT NULL UNIQUE REFERENCES version(id) ON DELETE CASCADE,
   name TEXT NOT NULL,
   version TEXT NOT NULL,
+  ordered_at INTEGER NOT NULL,           -- the version's own
   deleted_at INTEGER NOT NULL,           -- UTC nanoseconds
+  counted_from INTEGER NOT NULL,         -- from when trash_days count: later, if the clock has jumped since
   actor TEXT NOT NULL
 ) STRICT;
 CREATE INDEX trash_by_tag ON trash(name, version);
+CREATE INDEX trash_by_order ON trash(name, ordered_at);
 
 CREATE TABLE policy(                     -- what `forget` keeps of the names that a pattern matches
   pattern TEXT PRIMARY KEY,
@@ -287,7 +293,8 @@ _NO_REGISTRY = (
     " base_version AS version, base_digest AS digest, NULL AS uri FROM main.version WHERE base_name IS NOT NULL;"
     "CREATE TEMP VIEW event AS SELECT 0 AS number, 0 AS happened_at, '' AS actor, '' AS kind, '' AS tag,"
     " '' AS details WHERE 0;"
-    "CREATE TEMP VIEW trash AS SELECT 0 AS version_id, '' AS name, '' AS version, 0 AS deleted_at, '' AS actor WHERE 0;"
+    "CREATE TEMP VIEW trash AS SELECT 0 AS number, 0 AS version_id, '' AS name, '' AS version, 0 AS ordered_at,"
+    " 0 AS deleted_at, 0 AS counted_from, '' AS actor WHERE 0;"
     "CREATE TEMP VIEW policy AS SELECT '' AS pattern, '' AS rules WHERE 0;"
 )
 _AS_NEWEST = {

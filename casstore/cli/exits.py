@@ -84,8 +84,9 @@ def _os_message(error: OSError) -> str:
 
 
 _ADVICE = {
-    errno.ENOSPC: "free some space there (`casstore gc` may help if it is the store), then run the command again",
-    errno.EDQUOT: "your quota on the store's disk is used up; free some of it (`casstore gc` may help)",
+    errno.ENOSPC: "free some space there (`casstore gc --empty-trash` may help if it is the store), then run the "
+    "command again",
+    errno.EDQUOT: "your quota on the store's disk is used up; free some of it (`casstore gc --empty-trash` may help)",
     errno.EROFS: "the disk is mounted read-only; choose another store with --home",
     errno.EACCES: "check its permissions, and whose it is",
     errno.EPERM: "check its permissions, and whose it is",

@@ -25,6 +25,7 @@ from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.verbs.config import config
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
+from casstore.cli.verbs.diff import diff
 from casstore.cli.verbs.drafts import drafts
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
@@ -46,6 +47,7 @@ from casstore.cli.verbs.show import show
 from casstore.cli.verbs.stats import stats
 from casstore.cli.verbs.status import status
 from casstore.cli.verbs.sync_tree import sync_tree
+from casstore.cli.verbs.undelete import undelete
 from casstore.cli.verbs.verify import verify
 from casstore.cli.words import ALIASES, advice
 
@@ -55,7 +57,7 @@ Examples:
   casstore save bert:v1 out/ -l stage=dev      keep a directory as a version
   casstore list bert                           what there is, newest first
   python predict.py "$(casstore path bert)"    use the newest version
-  casstore delete bert:v1 && casstore gc       give its space back
+  casstore delete bert:v1                      for some days, casstore undelete brings it back
   casstore clone s3://bucket/models            a store of what a team shares
   casstore help save                           all about a verb, with examples
 
@@ -138,9 +140,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, log, lineage, ls, cat, path, checkout, export, import_archive, adopt, sync_tree,
-    pin, unpin,
-    delete, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive, adopt,
+    sync_tree, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

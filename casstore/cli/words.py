@@ -18,14 +18,14 @@ _GC = "`casstore gc` gives back the space of deleted versions and idle directori
 _VERIFY = "`casstore verify` reads everything and names what is damaged"
 _REPAIR = "`casstore repair` heals what is damaged"
 _SHOW = "`casstore show TAG` tells all about a version"
+_DIFF = "`casstore diff A B` tells what differs between two versions, or a version and a directory"
 _DELETE = "`casstore delete TAG` deletes a version"
 _STATS = "`casstore stats` shows what versions hold and take"
 _SYNC = "`casstore sync-tree` says what other tools have done to models/"
 _IMPORT = "`casstore import PATH` saves the versions of an archive"
 _NEW_TAG = 'a tag never moves: `casstore save NEW-TAG "$(casstore path TAG)"` saves a version under another one'
 _RESTORE = (
-    "`casstore import` saves a version from an archive again, and `casstore sync-tree --restore TAG` one that "
-    "sync-tree --prune has deleted"
+    "`casstore undelete TAG` brings a deleted version back, and `casstore import` saves one from an archive again"
 )
 
 _INSTEAD = {
@@ -37,10 +37,11 @@ _INSTEAD = {
     **dict.fromkeys(("check", "fsck", "scrub", "validate"), _VERIFY),
     **dict.fromkeys(("doctor", "fix", "heal", "recover"), _REPAIR),
     **dict.fromkeys(("describe", "inspect", "metadata", "view"), _SHOW),
+    **dict.fromkeys(("cmp", "compare"), _DIFF),
     **dict.fromkeys(("del", "drop", "erase"), _DELETE),
     **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
-    **dict.fromkeys(("restore", "undelete", "undo"), _RESTORE),
+    **dict.fromkeys(("restore", "undo", "unremove"), _RESTORE),
     "extract": _PATH,
     "unpack": _IMPORT,
     "settings": "`casstore config` lists the store's settings",

@@ -144,7 +144,7 @@ def list(tag: Tag | str | None = None, *, _model_store: Store | None = None) -> 
     name, _, version = _text(tag or "").partition(":")
     versions = store.list(name or None)
     if name and not version and not versions:
-        store.get(name)  # says so, with what is near it
+        store.get(name, pull=False)  # says so, with what is near it
     return [
         Model.saved(store, each)
         for each in sorted(versions, key=lambda each: each.tag)
@@ -173,7 +173,7 @@ def delete(tag: Tag | str, *, _model_store: Store | None = None) -> None:
     name, _, version = _text(tag).partition(":")
     if version == "latest":
         with contextlib.suppress(TagNotFound):  # BentoML takes it that there is nothing to do
-            store.delete(store.get(name).tag)
+            store.delete(store.get(name, pull=False).tag)
     elif version:
         store.delete(_text(tag))
     else:
@@ -298,7 +298,7 @@ def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = No
     """
     store = _model_store or store_at_home()
     with store.remote() as remote:
-        remote.push(store.get(_text(tag)).tag)
+        remote.push(store.get(_text(tag), pull=False).tag)
 
 
 def pull(tag: Tag | str, *, force: bool = False) -> Model:  # noqa: ARG001

@@ -294,6 +294,17 @@ def test_a_tag_that_was_saved_again_is_another_version(
     assert store.lineage("base:v1").descendants == ()
 
 
+def test_a_parent_that_is_brought_back(store: casstore.Store, line: list[casstore.Model]) -> None:
+    store.delete("chat:v1")
+    assert store.lineage("chat:v2").ancestors[0].state == "gone"
+    assert store.lineage("base:v1").descendants == ()
+    assert [str(each.tag) for each in store.likely_parents("chat:v2")] == ["base:v1"]
+    store.undelete("chat:v1")
+    assert [each.state for each in store.lineage("chat:v2").ancestors] == ["here", "here", "outside", "outside"]
+    assert store.get("chat:v1").parents == line[1].parents
+    assert len(store.lineage("base:v1").descendants) == 2
+
+
 def test_a_circle_is_followed_once(store: casstore.Store, line: list[casstore.Model], save: Save) -> None:
     """The very same content under the same tag again: now chat:v1 came from chat:v2, which came from it."""
     store.delete("chat:v1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casstore.actions import elsewhere_file
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.workspace import Workspace
@@ -28,9 +29,14 @@ class Missing:
 
 def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
     """Which remote is to be asked for a version that was not found, and for what; None where none is."""
-    for each in workspace.catalog.remotes.elsewhere(query.name):
-        if query.version == each.tag.version:
-            return Missing(each.remote, str(each.tag))
+    left = workspace.catalog.remotes.elsewhere(query.name)
+    if query.version is None or query.wants_newest:
+        fitting = sorted(left, key=lambda each: each.created_at_ns)[-1:]
+    else:
+        exact = [each for each in left if each.tag.version == query.version]
+        fitting = exact or [each for each in left if each.tag.version.startswith(query.version)]
+    if len(fitting) == 1:
+        return Missing(fitting[0].remote, str(fitting[0].tag))
     remote = workspace.catalog.setting("pull_missing")
     version = LATEST if query.version is None or query.wants_newest else query.version
     return None if remote == "off" else Missing(remote, f"{query.name}:{version}")
@@ -44,8 +50,8 @@ def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) 
     """
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
-    workspace.catalog.remotes.put_elsewhere(Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
-    delete_action.delete(workspace, [row.tag])
+    elsewhere_file.note(workspace, Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
+    delete_action.delete(workspace, [row.tag], now=True)  # it is not given up for good: it is there
 
 
 def _check_idle(workspace: Workspace, row: VersionRow) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from casstore.actions import keeping
 from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.directories.presence import settle_directories, was_certain
@@ -38,7 +39,7 @@ class SyncReport(Shown):
     missing
         Tags of versions whose directory was removed, or replaced by another.
     deleted
-        Tags of the missing versions that `prune` has deleted; `Store.restore_pruned` restores them for `keep_days`.
+        Tags of the missing versions that `prune` has deleted; `Store.undelete` brings them back from the trash.
     made
         Tags of versions that were given a directory, since the setting `materialize` is "all".
     notes
@@ -59,10 +60,11 @@ class SyncReport(Shown):
 def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
     """Adopt what other tools have put into `models/`, and handle the versions whose directories they removed.
 
-    With `prune` these versions are deleted, each after its manifest has been put into quarantine, from where
-    `pruned.restore` brings it back until `keep_days` have passed; then a directory that stands in the place of one is
-    adopted. Without `prune` they stay, and if the setting `materialize` is "all", every version that lacks a directory
-    gets one. Raises OSError; StoreError, also with `prune` if models/ is gone as a whole.
+    With `prune` these versions go to the trash; where the setting trash_days is 0, they are deleted, each after its
+    manifest has been put into quarantine, from where `pruned.restore` brings it back until `keep_days` have passed.
+    Then a directory that stands in the place of one is adopted. Without `prune` they stay, and if the setting
+    `materialize` is "all", every version that lacks a directory gets one. Raises OSError; StoreError, also with `prune`
+    if models/ is gone as a whole.
     """
     workspace.check_writable()
     with contextlib.nullcontext() if dry_run else adopting(workspace):
@@ -124,7 +126,8 @@ class _TreeSync:
                 is_still = self._is_replaced(row) if is_replaced else is_missing(self._workspace, row)
             if not is_still:
                 return
-            keep(self._workspace, row)
+            if not keeping.trash_ns(self._workspace):
+                keep(self._workspace, row)
             with contextlib.suppress(TagNotFound):
                 delete(self._workspace, [row.tag])
         self.deleted.append(str(row.tag))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgpack
 
+from casstore.actions import elsewhere_file
 from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.containers import threads
@@ -57,12 +58,15 @@ class RebuildReport(Shown):
     recovered
         Those of `tags` that are new: of versions found beside others with the same tag, from deletions or saves that
         were cut short.
+    deleted
+        The tags of the deleted versions in its trash. Their days there count anew.
     """
 
     tags: tuple[str, ...]
     containers: int
     unreadable: tuple[str, ...]
     recovered: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +143,9 @@ def _replace(layout: Layout, rebuilt: Path) -> None:
 def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progress) -> RebuildReport:
     unreadable: list[Unreadable] = []
     recovered: list[str] = []
+    trashed = _trashed(layout, unreadable)  # first: one that is damaged is no reason to leave its other name out
     manifests = _manifests(layout, session, unreadable, recovered)
-    told = _recipes(manifest for _, manifest in manifests)
+    told = _recipes(manifest for _, manifest in (*manifests, *trashed.items()))
     of_deleted = _recipes(manifest for _, manifest in kept_manifests(layout))
     found, chooser, chosen = _contents(layout, told, of_deleted, progress, unreadable)
     disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
@@ -148,9 +153,10 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     catalog = Catalog(path, machine.boot_id())
     try:
         catalog.restoring.add_containers((each.new, chosen.get(each.new.file_id, ())) for each in found)
-        for manifest_id, manifest in manifests:
-            known = _by_right_recipes(manifest, disputed)
-            catalog.restoring.add_version(known, manifest_id, _directory(layout, manifest))
+        for manifest_id, manifest in sorted((*manifests, *trashed.items()), key=_age):
+            known, is_deleted = _by_right_recipes(manifest, disputed), manifest_id in trashed
+            directory = None if is_deleted else _directory(layout, manifest)
+            catalog.restoring.add_version(known, manifest_id, directory, is_deleted=is_deleted)
         taken_in = {manifest_id for manifest_id, _ in manifests}
         not_read = {each.path for each in unreadable}
         catalog.restoring.add_tombstones(
@@ -159,12 +165,26 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             if manifest_id not in taken_in and path not in not_read
         )
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
+        _put_elsewhere(layout, catalog, unreadable)
         adopt_instance(layout, catalog)
         catalog.tidy()
     finally:
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
-    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered))
+    deleted = tuple(str(manifest.tag) for manifest in trashed.values())
+    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered), deleted)
+
+
+def _put_elsewhere(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
+    """Take the names in of versions that only a remote has."""
+    try:
+        for each in elsewhere_file.read(layout):
+            if catalog.versions.find(each.tag) is None:  # its deletion was cut short, or it was pulled again
+                catalog.remotes.put_elsewhere(each, lambda _: None)
+    except (IntegrityError, OSError) as error:
+        files.raise_unless_damage(error)
+        advice = "; `casstore list --remote` shows what is there, and `casstore pull` fetches it"
+        unreadable.append(Unreadable(layout.elsewhere, f"{error}{advice}"))
 
 
 def _contents(
@@ -261,14 +281,31 @@ def _manifests(
         files.rename(each.path, layout.quarantine / f"{new_id()}.{each.path.name}")
         found[tag] = _Standing(each.manifest_id, target, False, manifest)
         recovered.append(str(tag))
-    return [
-        (each.manifest_id, each.manifest)
-        for each in sorted(found.values(), key=lambda each: (each.manifest.created_at_ns, each.manifest.tag))
-    ]
+    return sorted(((each.manifest_id, each.manifest) for each in found.values()), key=_age)
+
+
+def _age(row: tuple[str, Manifest]) -> tuple[int, Tag, str]:
+    """By which versions are ordered, oldest first."""
+    return row[1].created_at_ns, row[1].tag, row[0]
+
+
+def _trashed(layout: Layout, unreadable: list[Unreadable]) -> dict[str, Manifest]:
+    """The manifests of deleted versions that can be brought back, by id."""
+    found = {}
+    for manifest_id in layout.trashed_ids():
+        path = layout.trashed_manifest(manifest_id)
+        try:
+            found[manifest_id] = Manifest.unpack(read_manifest_file(path))
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            kept = layout.quarantine / f"{new_id()}.{manifest_id}"
+            files.rename(path, kept)
+            unreadable.append(Unreadable(path, str(error), kept))
+    return found
 
 
 def _readable(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Standing]:
-    deleted = set(kept_ids(layout))
+    deleted = {*kept_ids(layout), *layout.trashed_ids()}
     standing = [(manifest_id, path, tag) for tag, manifest_id, path in layout.standing_manifests()]
     pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if is_file_id(path.name)]
     for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:

@@ -70,6 +70,8 @@ class VerifyReport(Shown):
         Directories in quarantine/ with what was found changed or added, which gc removes after `keep_days`.
     tags
         The versions that were asked for, which all this is about then; none where it was everything.
+    damaged_trash
+        Files of deleted versions that would be damaged if these were brought back.
     """
 
     chunks: int
@@ -84,11 +86,12 @@ class VerifyReport(Shown):
     added_files: tuple[str, ...] = ()
     kept_files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    damaged_trash: tuple[Damage, ...] = ()
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing is damaged."""
-        return not (self.damage or self.damaged_copies or self.damaged_records)
+        return not (self.damage or self.damaged_copies or self.damaged_records or self.damaged_trash)
 
     @property
     def damaged_tags(self) -> list[str]:
@@ -130,6 +133,7 @@ def verify(
         added_files=tuple(str(layout.model(tag) / path) for tag, paths in found.additions.items() for path in paths),
         kept_files=tuple(map(str, kept_files(layout))),
         tags=tags,
+        damaged_trash=tuple(lost_files(workspace, found, deleted=True)) if scope is None else (),
     )
 
 
@@ -157,7 +161,7 @@ def _unknown_holders(workspace: Workspace, found: Findings) -> list[str]:
     return [f"{path} {advice}" for path in holders(workspace, found.chunks)]
 
 
-def lost_files(workspace: Workspace, found: Findings) -> list[Damage]:
-    """The files of versions that the damaged chunks make unreadable."""
-    affected = workspace.catalog.references.dependents(set(found.chunks), set())
+def lost_files(workspace: Workspace, found: Findings, *, deleted: bool = False) -> list[Damage]:
+    """The files of versions, or of deleted ones in the trash, that the damaged chunks make unreadable."""
+    affected = workspace.catalog.references.dependents(set(found.chunks), set(), deleted=deleted)
     return [Damage(str(tag), path) for tag, path in affected]

@@ -10,7 +10,7 @@ import click
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, human_bytes, printable, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, human_bytes, plural, printable, show_json, show_table
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -18,7 +18,7 @@ Examples:
   casstore gc --dry-run                        what would go, changing nothing
   casstore gc
   casstore gc --evict-all                      directories in recent use too: each is made again when asked for
-  casstore gc --evict-all --rewrite            all that can be had
+  casstore gc --evict-all --rewrite --empty-trash    all that can be had
 """
 _MAX_LISTED = 5
 _WORTH_SAYING_BYTES = 1 << 20
@@ -45,6 +45,11 @@ _ESTIMATED = ("rewritten", "packed")
     "through it first.",
 )
 @click.option(
+    "--empty-trash",
+    is_flag=True,
+    help="Take all deleted versions for good, not only those whose trash_days have passed.",
+)
+@click.option(
     "--auto",
     is_flag=True,
     help="As saves start it: at low priority, and only where the setting auto_gc is on, CASSTORE_AUTO_GC is not 0, "
@@ -64,6 +69,7 @@ def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, *
     \b
     dead sessions     what processes left that were killed
     unfinished work   what was cut short after its version was saved or deleted
+    trash             versions deleted trash_days ago; with --empty-trash all deleted ones
     idle directories  of versions; frees what has no other link
     quarantine        what an earlier gc or sync-tree --prune moved there, keep_days ago, and kept drafts as old
     stray files       that belong to nothing: moved to quarantine/ for keep_days
@@ -115,6 +121,8 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "quarantine_bytes": report.quarantine_bytes,
             "evictable_bytes": report.evictable_bytes,
             "packable_bytes": report.packable_bytes,
+            "trash_versions": report.trash_versions,
+            "clock_moved_days": report.clock_moved_days,
         }
     )
 
@@ -162,6 +170,15 @@ def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool
             f"quarantine/ and drafts/ hold {human_bytes(report.quarantine_bytes)}: what gc or sync-tree moved there, "
             "and kept drafts, for keep_days; the rest until `casstore gc --empty-quarantine`",
         )
+    if report.clock_moved_days:
+        hint(
+            options,
+            f"the clock has been set by {report.clock_moved_days:,} days since the trash was last looked at: nothing "
+            "in it went, and its trash_days count from now",
+        )
+    if report.trash_versions:
+        what = plural(report.trash_versions, "deleted version")
+        hint(options, f"{what} in the trash, for trash_days; `casstore gc --empty-trash` takes all of it now")
     would = report.evictable_bytes + report.packable_bytes
     if would >= _WORTH_SAYING_BYTES:
         held = f"hold {human_bytes(report.evictable_bytes)} that stands elsewhere too"

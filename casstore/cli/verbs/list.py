@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from casstore.cli.arguments import complete_name, parse_pairs
+from casstore.cli.deleted import list_deleted
 from casstore.cli.describe import summary
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, hint, plural, show_json, show_table
@@ -17,6 +18,7 @@ Examples:
   casstore list bert | head -1 | cut -f1       the newest tag
   casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
   casstore list bert --json | jq -r '.versions | max_by(.metadata.accuracy).tag'
+  casstore list --deleted                      what `casstore undelete` can bring back
   casstore list bert --remote                  what the default remote has
 """
 # Where the screen is narrow: labels are cut, FILES goes, the time of day, labels, the day, and last the size.
@@ -37,24 +39,36 @@ _MARK = ("damaged",)
 @click.option(
     "-l", "--label", "labels", metavar="K=V", multiple=True, help="Only versions with this label. Repeatable."
 )
+@click.option("--deleted", is_flag=True, help="What is in the trash: `casstore undelete TAG` brings it back.")
 @remote_option("What is in a remote, and whether it is here.")
 @common_options
 @pass_options
-def list_versions(options: Options, name: str | None, labels: tuple[str, ...], remote: str | None) -> None:
+@click.pass_context
+def list_versions(
+    context: click.Context, options: Options, /, name: str | None, labels: tuple[str, ...], remote: str | None,
+    deleted: bool,
+) -> None:  # fmt: skip
     """List versions, newest first; with NAME, those of one model.
 
     In a pipe: one version per line, tabs between tag, bytes, files, UTC time and labels; nothing cut short. A version
     whose stored bytes are gone or have been written over is marked as damaged, at the end of its line. With --json
     also digest and metadata, where null stands for NaN and infinities, which JSON does not have.
+
+    With --deleted: tag, bytes, files, when it was deleted, by whom, from when gc may take it for good, and its id.
     """
     wanted = parse_pairs("--label", labels)
+    if deleted:
+        if remote is not None or labels:
+            raise click.UsageError("--deleted goes with neither --remote nor --label", context)
+        list_deleted(options, name)
+        return
     if remote is not None:
         list_there(options, remote, name, wanted)
         return
     with options.open_store() as store:
         models = store.list(name, labels=wanted)
         if not models and name is not None and not store.exists(name) and not store.elsewhere(name):
-            store.get(name)  # which raises TagNotFound with the nearest name
+            store.get(name, pull=False)  # which raises TagNotFound with the nearest name
         if name is None:
             # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
             places = {tag: place for place, tag in enumerate(store.tags())}

@@ -13,7 +13,7 @@ from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import everything
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, file_name, is_screen, show_fields, show_json, show_table
-from casstore.cli.remotes import remote_option, show_there
+from casstore.cli.remotes import remote_option, show_remote_model, show_there
 from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
@@ -43,8 +43,10 @@ def show(options: Options, tag: str, remote: str | None) -> None:
     if remote is not None:
         show_there(options, remote, tag)
         return
-    with options.open_store() as store:
-        model = store.get(tag)
+    with options.open_store() as store, store.look(tag) as model:
+        if isinstance(model, casstore.RemoteModel):
+            show_remote_model(options, model, is_here=False)
+            return
         is_damaged = str(model.tag) in store.damaged_tags()
         usage = store.stats(model.tag)
         if options.json:
