@@ -27,11 +27,14 @@ from casstore.actions.registry.lineage import Lineage, Relative
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.catalog.aliases import Alias, AliasMove
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft
 from casstore.errors import (
+    AliasMoved,
+    AliasProtected,
     AmbiguousTag,
     CasstoreError,
     CatalogDamaged,
@@ -58,6 +61,7 @@ from casstore.errors import (
     UnsafeArchive,
     UnsupportedFormat,
     UntrustedObjects,
+    VersionAliased,
 )
 from casstore.model import Imported, Model
 from casstore.progress import Progress
@@ -76,6 +80,10 @@ from casstore.tag import Tag, slug
 __all__ = [
     "SETTINGS",
     "AdoptReport",
+    "Alias",
+    "AliasMove",
+    "AliasMoved",
+    "AliasProtected",
     "AmbiguousTag",
     "BackupReport",
     "Base",
@@ -151,6 +159,7 @@ __all__ = [
     "ValueChange",
     "Values",
     "VerifyReport",
+    "VersionAliased",
     "__version__",
     "slug",
 ]

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,7 @@ from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.registry import aliases as aliases_action
 from casstore.actions.registry import likeness
 from casstore.actions.registry import lineage as lineage_action
 from casstore.actions.registry import trash as trash_action
@@ -54,6 +56,7 @@ from casstore.actions.saving.trust import Trust
 from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
+from casstore.catalog.aliases import Alias, AliasMove, Anywhere
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
 from casstore.catalog.versions import VersionRow
@@ -498,8 +501,8 @@ class Store:
         Parameters
         ----------
         tag
-            `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version
-            has.
+            `name:version`; a name alone, or `name:latest`, for the newest version; a prefix that only one version has;
+            `name@alias`; or `name@alias~n`, for what the alias meant n moves before.
         pull
             False to take what is not here for not found, wherever else it may be.
 
@@ -587,14 +590,14 @@ class Store:
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.
 
-        A name alone, or `name:latest`, stands for any version of that name.
+        A name alone, or `name:latest`, stands for any version of that name, and `name@alias` for the one it means.
 
         A prefix is not enough, unlike in `get`. `tag in store` does this too, and is false for what cannot be a tag.
 
         Parameters
         ----------
         tag
-            `name:version`, `name:latest` or a name.
+            `name:version`, `name:latest`, `name@alias` or a name.
 
         Returns
         -------
@@ -862,7 +865,9 @@ class Store:
                 return Path(version)
             raise
 
-    def delete(self, tag: str | Tag | Iterable[str | Tag], *, now: bool = False) -> Sequence[str]:
+    def delete(
+        self, tag: str | Tag | Iterable[str | Tag], *, now: bool = False, drop_aliases: bool = False
+    ) -> Sequence[str]:
         """Delete exactly this version, or several. They go to the trash, from where `undelete` brings them back.
 
         Their directories go at once. Their bytes go with the first `gc` after `trash_days` days (a setting, 7), or with
@@ -875,9 +880,11 @@ class Store:
         Parameters
         ----------
         tag
-            `name:version`, or several of them. A prefix, a name alone or `latest` is not enough.
+            `name:version`, or several of them. A prefix, a name alone, `latest` or an alias is not enough.
         now
             Delete for good, past the trash: the next `gc` takes the bytes.
+        drop_aliases
+            Delete the aliases that mean these versions, too. Otherwise a version that has one is not deleted.
 
         Returns
         -------
@@ -890,6 +897,10 @@ class Store:
             There is no such version; nothing is deleted.
         InvalidTag
             `tag` is not a whole tag; nothing is deleted.
+        VersionAliased
+            An alias means one of them; none of its name is deleted.
+        AliasProtected
+            One of the aliases is protected; likewise.
 
         Examples
         --------
@@ -903,9 +914,8 @@ class Store:
         exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
         kept: list[str] = []
         for group in delete_action.by_name(exact):
-            kept += in_any_room(
-                self._workspace, functools.partial(delete_action.delete, self._workspace, group, now=now)
-            )
+            delete = functools.partial(delete_action.delete, self._workspace, group, now=now, with_aliases=drop_aliases)
+            kept += in_any_room(self._workspace, delete)
         return kept
 
     def deleted(self, name: str | None = None) -> Sequence[DeletedVersion]:
@@ -994,8 +1004,8 @@ class Store:
     def evict(self, tag: str | Tag | Iterable[str | Tag], *, to_remote: str | None = None) -> Sequence[str]:
         """Give up the bytes of versions here that a remote has, once they have been seen there. The names stay.
 
-        `get` pulls such a version when it is asked for. The newest version of a name, one that is pinned, and one in
-        use by a process stay.
+        `get` pulls such a version when it is asked for. The newest version of a name, one that is pinned, one that an
+        alias means, and one in use by a process stay.
 
         Parameters
         ----------
@@ -1013,6 +1023,8 @@ class Store:
         ------
         StoreError
             One is to stay; those before it have been given up.
+        VersionAliased
+            One is to stay, since an alias means it; likewise.
         TagNotFound
             One is not saved here, or not in the remote.
         RemoteError
@@ -1104,6 +1116,228 @@ class Store:
         pinning.set_pinned(self._workspace, row, pinned)
         return Model(self._workspace, row)
 
+    def set_alias(
+        self, alias: str, tag: str | Tag, *, expected: str | Tag | Anywhere | None = Anywhere.ANYWHERE,
+        reason: str = "", force: bool = False,
+    ) -> Alias:  # fmt: skip
+        """Have `name@alias` mean a version of that name, from now on.
+
+        Every such move is kept, with the time, who made it and why: see `alias_history`. Where the alias means that
+        version already, nothing is changed or noted. The version can not be deleted as long as an alias means it, and
+        gc leaves its directory alone.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`. An alias is written as a name is, and is neither `latest` nor `v` and a number.
+        tag
+            What `get` takes.
+        expected
+            The version that it must mean until then, or None where there must be no such alias. Of several processes
+            that expect the same, one moves the alias, and the others get AliasMoved. By default it is moved from
+            wherever it stands.
+        reason
+            Why, for whoever reads the history.
+        force
+            Move it even if it is protected; it stays protected.
+
+        Returns
+        -------
+        Alias
+            The alias as it stands now.
+
+        Raises
+        ------
+        AliasMoved
+            It does not mean what was expected; `error.current` is what it means.
+        AliasProtected
+            It is protected.
+        TagNotFound
+            No version fits `tag`.
+        AmbiguousTag
+            Several versions begin like `tag`.
+        InvalidTag
+            `alias` cannot be an alias, or `tag` is of another name.
+        InvalidMetadata
+            `reason` is not text, or too long.
+        StoreLocked
+            Another process is at the aliases of this name for too long.
+
+        Examples
+        --------
+        >>> str(store.set_alias("bert@prod", "bert:v1", reason="accuracy 0.93").tag)
+        'bert:v1'
+        >>> store.get("bert@prod")
+        Model('bert:v1')
+        """
+        return aliases_action.set_alias(self._workspace, alias, tag, expected, reason, force=force)
+
+    def aliases(self, name: str | None = None) -> Sequence[Alias]:
+        """List the aliases, and where each stands.
+
+        Parameters
+        ----------
+        name
+            Only those of this name.
+
+        Returns
+        -------
+        Sequence[Alias]
+            By name and alias.
+
+        Raises
+        ------
+        InvalidTag
+            `name` cannot be a name.
+        """
+        return aliases_action.standing(self._workspace, name)
+
+    def alias_history(self, alias: str, *, at: datetime | None = None) -> Sequence[AliasMove]:
+        """List what was done to an alias, also to one that has been deleted.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        at
+            Only what held at this time: the last that was not later, by the clock of its time. A time without a zone is
+            local.
+
+        Returns
+        -------
+        Sequence[AliasMove]
+            The newest first.
+
+        Raises
+        ------
+        TagNotFound
+            There has never been such an alias, or not at that time.
+        InvalidTag
+            `alias` cannot be an alias.
+
+        Examples
+        --------
+        >>> moved = store.set_alias("bert@prod", "bert:v1", reason="accuracy 0.93")
+        >>> [(move.action, move.version, move.reason) for move in store.alias_history("bert@prod")]
+        [('set', 'v1', 'accuracy 0.93')]
+        """
+        return aliases_action.history(self._workspace, alias, at)
+
+    def rollback_alias(
+        self, alias: str, *, steps: int = 1, to: datetime | None = None, reason: str = "", force: bool = False
+    ) -> Alias:
+        """Have an alias mean again what it meant before. That is a move of its own, and is kept as such.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        steps
+            How many moves to go back. What has been rolled back from does not count: rolled back twice, an alias is
+            where it was two moves before, and not where it began.
+        to
+            Go to what it meant at this time instead. A time without a zone is local.
+        reason
+            Why, for whoever reads the history.
+        force
+            Move it even if it is protected; it stays protected.
+
+        Returns
+        -------
+        Alias
+            The alias as it stands now.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias, it has not been moved so often, or the version that it meant has been deleted.
+        AliasProtected
+            It is protected.
+        InvalidTag
+            `alias` cannot be an alias, or `steps` is less than 1.
+        InvalidMetadata
+            `reason` is not text, or too long.
+        StoreLocked
+            Another process is at the aliases of this name for too long.
+        """
+        return aliases_action.roll_back(self._workspace, alias, steps, to, reason, force=force)
+
+    def protect_alias(self, alias: str, *, reason: str = "") -> Alias:
+        """Have an alias be moved or deleted only by force, until it is unprotected. Twice is as good as once.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        reason
+            Why, for whoever reads the history.
+
+        Returns
+        -------
+        Alias
+            The alias.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias.
+        InvalidTag
+            `alias` cannot be an alias.
+        """
+        return aliases_action.set_protected(self._workspace, alias, True, reason)
+
+    def unprotect_alias(self, alias: str, *, reason: str = "") -> Alias:
+        """Let an alias be moved and deleted again. Where it is not protected, nothing changes.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        reason
+            Why, for whoever reads the history.
+
+        Returns
+        -------
+        Alias
+            The alias.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias.
+        InvalidTag
+            `alias` cannot be an alias.
+        """
+        return aliases_action.set_protected(self._workspace, alias, False, reason)
+
+    def delete_alias(self, alias: str, *, reason: str = "", force: bool = False) -> Tag:
+        """Delete an alias; the version that it means stays, and so does the history.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        reason
+            Why, for whoever reads the history.
+        force
+            Delete it even if it is protected.
+
+        Returns
+        -------
+        Tag
+            The version that it meant.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias.
+        AliasProtected
+            It is protected.
+        InvalidTag
+            `alias` cannot be an alias.
+        """
+        return aliases_action.delete(self._workspace, alias, reason, force=force)
+
     def export(
         self,
         tag: str | Tag | Iterable[str | Tag],
@@ -1111,6 +1345,7 @@ class Store:
         *,
         format: str | None = None,
         default: str = "casmodel",
+        aliases: bool = False,
         progress: Progress = SILENT,
     ) -> str:
         """Write a version to an archive, in one pass, and check each byte on its way.
@@ -1129,6 +1364,8 @@ class Store:
             several versions and is smallest. By default what the name of `target` says.
         default
             The format where the name of `target` says nothing.
+        aliases
+            Put in what aliases mean these versions, too. Only a casmodel can hold that.
         progress
             Told how far the writing is.
 
@@ -1160,9 +1397,8 @@ class Store:
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
         rows = {row.id: row for row in (self._find(each) for each in tags)}
         chosen = None if format is None else Format.parse(format)
-        return exporting.export(
-            self._workspace, list(rows.values()), target, chosen, progress, default=Format.parse(default)
-        )
+        how = exporting.How(chosen, Format.parse(default), aliases)
+        return exporting.export(self._workspace, list(rows.values()), target, how, progress)
 
     def checkout(
         self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
@@ -1223,6 +1459,7 @@ class Store:
         trust: bool = False,
         materialize: bool = True,
         durability: str | None = None,
+        aliases: bool = False,
         progress: Progress = SILENT,
     ) -> _Imports:
         """Save the version that an archive holds, or a directory with a `model.yaml`; of a `.casmodel`, all versions.
@@ -1246,6 +1483,9 @@ class Store:
             Whether each version gets a directory now.
         durability
             As in `create`.
+        aliases
+            Also have aliases mean what they meant where the archive was made, if it says: those that are here move, but
+            for protected ones, which the notes name.
         progress
             Told how far the reading is.
 
@@ -1276,7 +1516,7 @@ class Store:
         query = None if as_tag is None else TagQuery.parse(as_tag)
         wishes = ImportWishes(
             None if query is None else resolve.completed(query), Trust.GIVEN if trust else Trust.NONE,
-            self._is_durable(durability), materialize,
+            self._is_durable(durability), materialize, aliases,
         )  # fmt: skip
         chosen = None if format is None else Format.parse(format)
         arrivals = importing.import_archive(self._workspace, source, chosen, wishes, progress)
@@ -1411,16 +1651,16 @@ class Store:
     ) -> GcReport:
         """Take away what no version needs, and directories that are not in use. Others may save and read meanwhile.
 
-        A version's directory goes unless the version is the newest of its name, pinned, leased (a living process has
-        asked for its `path`), or was saved or opened in the last `keep_days` days, or unless the setting `materialize`
-        is "all". The version stays, and its directory is made again when it is asked for.
+        A version's directory goes unless the version is the newest of its name, pinned, what an alias means, leased (a
+        living process has asked for its `path`), or was saved or opened in the last `keep_days` days, or unless the
+        setting `materialize` is "all". The version stays, and its directory is made again when it is asked for.
 
         Parameters
         ----------
         dry_run
             Change nothing, and report what would be done.
         evict_all
-            Take away every directory whose version is neither pinned nor leased.
+            Take away every directory whose version is neither pinned, nor leased, nor what an alias means.
         rewrite
             Rewrite every pack that gets smaller by it. Otherwise a pack is rewritten once less than half of it is
             needed.
@@ -1577,7 +1817,8 @@ class Store:
         """Make the catalog of the store at `home` again from its packs, loose files and manifests.
 
         For a catalog that is damaged, gone, or older than the store; the old one goes to `quarantine/`. No process may
-        use the store meanwhile. Every version comes back with all that was saved with it; settings and pins do not.
+        use the store meanwhile. Every version comes back with all that was saved with it, and aliases with their
+        history; settings and pins do not.
 
         Parameters
         ----------
@@ -1683,7 +1924,7 @@ class Store:
         if name is None:
             return catalog.usage.of_store(kept_manifests(self._workspace))
         query = TagQuery.parse(name)
-        if query.version is None:
+        if query.is_name:
             return catalog.usage.of_model(resolve.known_name(catalog, query.name))
         return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
 

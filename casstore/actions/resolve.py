@@ -7,13 +7,15 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
+from casstore.catalog import aliases
+from casstore.catalog.aliases import AliasMove
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AmbiguousTag, InvalidMetadata, InvalidTag, TagExists, TagNotFound
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.parents import OF_BASE, Parent, checked_relation, is_name, packed, unpacked, without_doubles
-from casstore.tag import LATEST, Tag, TagQuery, generate_version
+from casstore.tag import LATEST, AliasName, Tag, TagQuery, generate_version
 
 _MAX_CANDIDATES = 10
 DERIVED = "derived"  # the relation to a parent where none is said
@@ -22,7 +24,9 @@ _OUTSIDE = re.compile(r"[A-Za-z][-+.A-Za-z0-9]*://.+|[^@]+@[A-Za-z0-9_+.-]+:[^@]
 
 
 def find(catalog: Catalog, query: TagQuery) -> VersionRow:
-    """The version meant: exact, newest, or by unique prefix. Raises TagNotFound, AmbiguousTag."""
+    """The version meant: exact, newest, by unique prefix, or by an alias. Raises TagNotFound, AmbiguousTag."""
+    if query.alias is not None:
+        return _aliased(catalog, AliasName(query.name, query.alias), query.back)
     if query.version is None or query.wants_newest:
         newest = catalog.versions.newest(query.name)
         if newest is None:
@@ -45,7 +49,13 @@ def find(catalog: Catalog, query: TagQuery) -> VersionRow:
 
 
 def exists(catalog: Catalog, query: TagQuery) -> bool:
-    """Whether exactly that version is saved; for a name alone, or with `latest`, whether any version of it is."""
+    """Whether exactly that version is saved; for a name alone, or with `latest`, whether any version of it is. For an
+    alias, whether it means one."""
+    if query.alias is not None:
+        try:
+            return find(catalog, query) is not None
+        except TagNotFound:
+            return False
     if query.version is None or query.wants_newest:
         return catalog.versions.newest(query.name) is not None
     return catalog.versions.find(Tag(query.name, query.version)) is not None
@@ -54,6 +64,8 @@ def exists(catalog: Catalog, query: TagQuery) -> bool:
 def exact(catalog: Catalog, text: str | Tag) -> Tag:
     """A tag that names one version in full, for what cannot be undone. Raises InvalidTag, TagNotFound."""
     query = TagQuery.parse(text)
+    if query.alias is not None:
+        raise InvalidTag(f"{text} is an alias, which moves; name the version itself, now {find(catalog, query).tag}")
     if query.version is None:
         rows = catalog.versions.with_prefix(query.name, "")
         if not rows:
@@ -75,6 +87,12 @@ def exact(catalog: Catalog, text: str | Tag) -> Tag:
 
 def completed(query: TagQuery) -> Tag:
     """The tag that is typed for a version to be, its version generated if none is given. Raises InvalidTag."""
+    if query.alias is not None:
+        raise InvalidTag(
+            f"{query} is an alias, and versions are saved under tags: save it as {query.name}, then "
+            f"`casstore alias set {query.name}@{query.alias} {query.name}`",
+            query.name,
+        )
     return Tag(query.name, generate_version() if query.version is None else query.version)
 
 
@@ -177,7 +195,7 @@ def _deleted(row: VersionRow) -> TagNotFound:
 def name(text: str) -> str:
     """A model's name. Raises InvalidTag, also for a whole tag."""
     query = TagQuery.parse(text)
-    if query.version is not None:
+    if not query.is_name:
         raise InvalidTag(f"{text!r} is a tag; a name alone is wanted here, such as {query.name!r}")
     return query.name
 
@@ -190,12 +208,44 @@ def known_name(catalog: Catalog, text: str) -> str:
     return checked
 
 
+def _aliased(catalog: Catalog, alias: AliasName, back: int) -> VersionRow:
+    """The version that an alias means, or meant so many moves before. Raises TagNotFound."""
+    found = catalog.versions.aliased(alias)
+    if found is None:
+        raise _no_alias(catalog, alias)
+    if not back:
+        return found
+    moves = aliases.steps_back(catalog.aliases.history(alias))
+    if back >= len(moves):
+        raise aliases.not_so_far(alias, back, max(0, len(moves) - 1))
+    return _of_move(catalog, alias, moves[back])
+
+
+def _of_move(catalog: Catalog, alias: AliasName, move: AliasMove) -> VersionRow:
+    tag = move.tag
+    row = None if tag is None else catalog.versions.find(tag)
+    if row is None or row.digest != move.digest:  # another version may have got the tag
+        raise aliases.gone(alias, move)
+    return row
+
+
+def _no_alias(catalog: Catalog, alias: AliasName) -> TagNotFound:
+    if catalog.versions.newest(alias.name) is None:
+        return _not_found(catalog, f"{alias}")
+    moves = catalog.aliases.history(alias)
+    near = get_close_matches(alias.alias, [each.alias for each in catalog.aliases.standing(alias.name)], n=1)
+    if moves or not near:
+        return aliases.no_alias(alias, moves)
+    nearest = f"{alias.name}@{near[0]}"
+    return TagNotFound(f"there is no alias {alias} in this store; did you mean {nearest}?", nearest)
+
+
 def _not_found(catalog: Catalog, text: str) -> TagNotFound:
     for each in catalog.remotes.elsewhere(text.partition(":")[0]):
         if str(each.tag) == text:
             return TagNotFound(f"{text} is in the remote {each.remote} alone; `casstore pull {text}` brings it back")
     # A name is compared with names and a tag with tags, so that a wrong version finds its sisters.
-    wanted, colon, version = text.partition(":")
+    wanted, colon, version = text.partition("@")[0].partition(":")
     if version and version != LATEST and catalog.trash.has(wanted, version):
         return TagNotFound(f"{text} has been deleted, and is in the trash; `casstore undelete {text}` brings it back")
     names = catalog.versions.names()

@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
+from casstore.catalog.aliases import AliasMove, all_moves
 from casstore.catalog.connection import Connections, sqlite_name
 from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
@@ -139,6 +140,11 @@ class CatalogCopy:
         """The tag of every version in the trash, by the id of its manifest."""
         sql = "SELECT manifest_id, trash.name, trash.version FROM version JOIN trash ON version_id = version.id"
         return {row[0]: decoding.tag(*row[1:]) for row in self._rows(sql)}
+
+    def alias_moves(self) -> list[AliasMove]:
+        """All that was done to aliases, by name and in order."""
+        with translated_errors(self.path):
+            return list(all_moves(self._connection))
 
     def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
         """See `References.has_unexplained_chunks`."""

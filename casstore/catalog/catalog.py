@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from casstore.catalog.aliases import Aliases
 from casstore.catalog.backups import Backups
 from casstore.catalog.commits import Commits
 from casstore.catalog.connection import Connections
@@ -38,7 +39,7 @@ class Catalog(Uncopied):
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
     by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), `parents` (what versions came from), and settings.
+    been done to the store), `aliases`, `parents` (what versions came from), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -65,6 +66,7 @@ class Catalog(Uncopied):
         self.remotes = Remotes(self._connections)
         self.events = Events(self._connections)
         self.parents = Parents(self._connections)
+        self.aliases = Aliases(self._connections)
 
     @property
     def read_only(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from casstore.catalog import decoding
+from casstore.catalog.aliases import drop_aliases
 from casstore.catalog.connection import Connections
 from casstore.catalog.events import note_event
 from casstore.catalog.sqlite_errors import translated_errors
@@ -23,12 +24,15 @@ class Deletions:
         self._connections = connections
         self._versions = versions
 
-    def delete(self, directory_inodes: Mapping[Tag, int | None], *, for_good: bool) -> list[VersionRow]:
+    def delete(
+        self, directory_inodes: Mapping[Tag, int | None], *, for_good: bool, with_aliases: bool = False
+    ) -> list[VersionRow]:
         """Remove the rows of versions in one transaction, or put the versions into the trash unless it is `for_good`,
         and leave tombstones for their manifests and directories.
 
-        `directory_inodes`: the tags of the versions, each with the inode of its directory. Raises TagNotFound, with
-        nothing removed, if one of the versions is gone.
+        `directory_inodes`: the tags of the versions, each with the inode of its directory. `with_aliases`: their
+        aliases go too. Raises TagNotFound, with nothing removed, if one of the versions is gone, and otherwise
+        VersionAliased if one has aliases; AliasProtected.
         """
         with self._connections.write() as connection:
             rows = []
@@ -37,6 +41,7 @@ class Deletions:
                 if row is None:
                     raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
                 rows.append(row)
+            drop_aliases(connection, rows, are_doomed=with_aliases)
             fill_untrusted(connection)  # while the rows of these versions are still there
             for row in rows:
                 connection.execute(

@@ -205,21 +205,24 @@ CREATE TABLE alias(                      -- name@alias: what it means now
   name TEXT NOT NULL,
   alias TEXT NOT NULL,
   version_id INTEGER NOT NULL REFERENCES version(id),
-  move INTEGER NOT NULL,                 -- the number of its last move
+  move INTEGER NOT NULL,                 -- the number of its last row in alias_move
   protected INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(name, alias)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX alias_by_version ON alias(version_id);
 
-CREATE TABLE alias_move(                 -- what aliases/<name>.log says
+CREATE TABLE alias_move(                 -- what aliases/<name>.log says: each row is what an alias was from then on
   name TEXT NOT NULL,
+  number INTEGER NOT NULL,               -- 1, 2, ... of each name: the order, whatever clocks said
   alias TEXT NOT NULL,
-  move INTEGER NOT NULL,                 -- 1, 2, ... of each alias
-  version TEXT,                          -- where it stands from then on; NULL: it was deleted
+  action TEXT NOT NULL,                  -- 'set', 'rollback', 'import', 'delete', 'protect' or 'unprotect'
+  version TEXT,                          -- NULL: it is deleted
+  digest BLOB,                           -- of that version, whose tag another may have got since
+  protected INTEGER NOT NULL,
   moved_at INTEGER NOT NULL,             -- UTC nanoseconds
   actor TEXT NOT NULL,
   reason TEXT NOT NULL,
-  PRIMARY KEY(name, alias, move)
+  PRIMARY KEY(name, number)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE annotation(                 -- what annotations/<name>.log says: labels and metrics given after the save
@@ -285,8 +288,8 @@ _NO_REMOTES = (
 )
 _NO_REGISTRY = (
     "CREATE TEMP VIEW alias AS SELECT '' AS name, '' AS alias, 0 AS version_id, 0 AS move, 0 AS protected WHERE 0;"
-    "CREATE TEMP VIEW alias_move AS SELECT '' AS name, '' AS alias, 0 AS move, '' AS version, 0 AS moved_at,"
-    " '' AS actor, '' AS reason WHERE 0;"
+    "CREATE TEMP VIEW alias_move AS SELECT '' AS name, 0 AS number, '' AS alias, '' AS action, '' AS version,"
+    " x'' AS digest, 0 AS protected, 0 AS moved_at, '' AS actor, '' AS reason WHERE 0;"
     "CREATE TEMP VIEW annotation AS SELECT 0 AS version_id, 0 AS number, '' AS kind, '' AS key, '' AS value,"
     " 0 AS annotated_at, '' AS actor WHERE 0;"
     "CREATE TEMP VIEW parent AS SELECT id AS version_id, 0 AS number, 'base' AS relation, base_name AS name,"

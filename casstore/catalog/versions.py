@@ -30,7 +30,7 @@ from casstore.storage.manifest import (
     said_parents,
 )
 from casstore.storage.recipe import Recipe
-from casstore.tag import LATEST, WINDOWS_DEVICE, Tag
+from casstore.tag import LATEST, WINDOWS_DEVICE, AliasName, Tag
 
 
 class VersionRow(NamedTuple):
@@ -155,6 +155,14 @@ class Versions:
         """The version of exactly this tag; None if there is none."""
         row = next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
         return None if row is None else self._confirmed(row)
+
+    def aliased(self, alias: AliasName) -> VersionRow | None:
+        """The version that an alias means; None if there is no such alias."""
+        where = " WHERE id = (SELECT version_id FROM alias WHERE name = ? AND alias = ?)"
+        row = next(self._select(where, (alias.name, alias.alias)), None)
+        if row is not None and row.name != alias.name:
+            raise decoding.malformed(f"the alias {alias} means {row.name}:{row.version}")
+        return row
 
     def newest(self, name: str) -> VersionRow | None:
         row = next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)

@@ -17,7 +17,7 @@ def complete_tag(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[shell_completion.CompletionItem]:
-    """Tags of the store that begin like `incomplete`, for a shell's completion."""
+    """Tags and aliases of the store that begin like `incomplete`, for a shell's completion."""
     return _completions(ctx, incomplete, names_only=False)
 
 
@@ -28,6 +28,20 @@ def complete_name(
 ) -> list[shell_completion.CompletionItem]:
     """Names of models, likewise."""
     return _completions(ctx, incomplete, names_only=True)
+
+
+def complete_alias(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[shell_completion.CompletionItem]:
+    """Aliases that there are."""
+    try:
+        with casstore.Store(_home(ctx), create=False) as store:
+            near = [str(each) for each in store.aliases() if str(each).startswith(incomplete)]
+    except (casstore.CasstoreError, OSError):
+        return []
+    return [shell_completion.CompletionItem(value) for value in near]
 
 
 def complete_file(
@@ -55,7 +69,9 @@ def _completions(ctx: click.Context, incomplete: str, *, names_only: bool) -> li
         # Names first; versions once a name is complete, so that ten thousand of them do not fill the screen.
         names = store.names()
         is_one = sum(name.startswith(incomplete) for name in names) == 1
-        return store.tags() if not names_only and (":" in incomplete or is_one) else names
+        if names_only or not (":" in incomplete or "@" in incomplete or is_one):
+            return names
+        return [*store.tags(), *map(str, store.aliases())]
 
     return begins_like(ctx, incomplete, known)
 

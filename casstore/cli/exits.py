@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     PARTLY_DONE = 3
-    LOCKED = 11
+    LOCKED = 11  # or an alias did not stand where it was expected: look again, and decide again
     NOT_FOUND = 12
     EXISTS = 13
     INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -42,6 +42,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.InvalidSetting, ExitCode.USAGE),
     (casstore.InvalidMetadata, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
+    (casstore.AliasMoved, ExitCode.LOCKED),
     (NotFound, ExitCode.NOT_FOUND),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
     (casstore.TagExists, ExitCode.EXISTS),
@@ -67,12 +68,16 @@ def message(error: BaseException) -> str:
 
 
 def as_document(error: BaseException) -> dict[str, Any]:
-    """An error for `--json`: type, message, exit code, and a suggestion or candidates where there are any."""
+    """An error for `--json`: type, message, exit code, and what else the error says, such as a suggestion."""
     document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
     if isinstance(error, casstore.TagNotFound | casstore.InvalidTag):
         document["suggestion"] = error.suggestion
     if isinstance(error, casstore.AmbiguousTag):
         document["candidates"] = list(error.candidates)
+    if isinstance(error, casstore.AliasMoved):
+        document["current"] = error.current
+    if isinstance(error, casstore.VersionAliased):
+        document["aliases"] = list(error.aliases)
     return document
 
 

@@ -18,6 +18,7 @@ from casstore.cli.options import Options, common_options
 from casstore.cli.report import report_error, show_warnings
 from casstore.cli.streams import open_missing
 from casstore.cli.verbs.adopt import adopt
+from casstore.cli.verbs.alias import alias
 from casstore.cli.verbs.backup import backup
 from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
@@ -68,8 +69,8 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 
 \b
 Exit codes:
-    0  done                          11  the store is locked by another process
-    1  failed, or damage was found   12  no such version, file, store or remote
+    0  done                          11  locked by another process, or an alias has moved
+    1  failed, or damage was found   12  no such version, alias, file, store or remote
     2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
     3  partly done                  130  interrupted
 """
@@ -141,7 +142,7 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, drafts, list_versions, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive, adopt,
-    sync_tree, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
+    sync_tree, alias, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

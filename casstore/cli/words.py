@@ -23,6 +23,7 @@ _DELETE = "`casstore delete TAG` deletes a version"
 _STATS = "`casstore stats` shows what versions hold and take"
 _SYNC = "`casstore sync-tree` says what other tools have done to models/"
 _IMPORT = "`casstore import PATH` saves the versions of an archive"
+_ALIAS = "`casstore alias set NAME@ALIAS TAG` has an alias mean a version, and moves it"
 _NEW_TAG = 'a tag never moves: `casstore save NEW-TAG "$(casstore path TAG)"` saves a version under another one'
 _RESTORE = (
     "`casstore undelete TAG` brings a deleted version back, and `casstore import` saves one from an archive again"
@@ -42,6 +43,7 @@ _INSTEAD = {
     **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
     **dict.fromkeys(("restore", "undo", "unremove"), _RESTORE),
+    **dict.fromkeys(("aliases", "promote", "point", "rollback", "stage"), _ALIAS),
     "extract": _PATH,
     "unpack": _IMPORT,
     "settings": "`casstore config` lists the store's settings",

@@ -146,6 +146,13 @@ class Layout:
     def name_lock(self, name: str) -> Path:
         return self.locks / f"{name}.lock"
 
+    def alias_log(self, name: str) -> Path:
+        return self.aliases / f"{name}.log"
+
+    def alias_lock(self, name: str) -> Path:
+        # The dot keeps it apart from the locks of models.
+        return self.locks / f".aliases-{name}.lock"
+
     def draft_lock(self, draft_id: str) -> Path:
         # The dot keeps it apart from the locks of models.
         return self.locks / f".draft-{draft_id}.lock"

@@ -24,7 +24,7 @@ import casstore
 from casstore.catalog.commits import Commits
 from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
-from casstore.storage import machine
+from casstore.storage import append_log, machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
@@ -56,9 +56,15 @@ class Promises:
     versions: dict[str, Version] = field(default_factory=dict)
     trashed: dict[str, Version] = field(default_factory=dict)
     deleted: dict[str, Version] = field(default_factory=dict)
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    """Where each may stand: where it was acknowledged last, and where it was being moved to."""
 
     def note(self, event: Any) -> None:
         kind, tag, *rest = event
+        if kind == "moving":
+            self.aliases.setdefault(tag, [""]).append(*rest)
+        elif kind == "moved":
+            self.aliases[tag] = rest
         if kind == "saving":
             self.versions[tag] = Version(*rest)
         elif kind == "saved":
@@ -142,6 +148,11 @@ class Play:
         self.recorder.mark(("emptying", ""))
         self.store.gc(evict_all=True, empty_trash=True)
         self.recorder.mark(("emptied", ""))
+
+    def move(self, alias: str, version: str) -> None:
+        self.recorder.mark(("moving", alias, version))
+        self.store.set_alias(alias, f"{alias.partition('@')[0]}:{version}")
+        self.recorder.mark(("moved", alias, version))
 
     def gc(self) -> None:
         self.store.gc(evict_all=True)
@@ -283,6 +294,14 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         play.trash("n:1")
         play.empty_trash()
 
+    def aliases(play: Play) -> None:
+        for number in range(3):
+            play.save(f"m:r{number}", {"few": b"%d" % number})
+        play.begin()
+        for number in range(3):
+            play.move("m@prod", f"r{number}")
+        play.move("m@best", "r1")
+
     def imports(play: Play) -> None:
         run = {f"run:{step}": step_files(step) for step in range(4)}
         first, second, whole, tar = (tmp_path / name for name in ("1.casmodel", "2.casmodel", "3.casmodel", "m.tar"))
@@ -307,10 +326,11 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         "gc": gc,
         "verbs": verbs,
         "trash": trash,
+        "aliases": aliases,
     }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "imports"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:
@@ -345,6 +365,7 @@ def _check_store(home: Path, promises: Promises, *, gc_first: bool, prune_first:
     versions = dict(promises.versions)
     may_be_lost = {tag for tag, version in versions.items() if not version.durable}
     with casstore.Store(home, auto_gc=False) as store:
+        _check_aliases(store, promises)
         # Nobody has removed a directory: what is not there was not on disk.
         foreseen = store.sync_tree(prune=True, dry_run=True)
         assert foreseen.deleted == (), f"sync-tree --prune deletes {foreseen.deleted}"
@@ -405,6 +426,17 @@ def _check_trash(store: casstore.Store, expected: set[str], promises: Promises) 
     may_have_left = {tag for tag, version in promises.trashed.items() if version.leaving}
     missing = expected - there - may_have_left
     assert not missing, f"{missing} are lost from the trash"
+
+
+def _check_aliases(store: casstore.Store, promises: Promises) -> None:
+    """That each stands where it may, for the catalog and for one that would be made from its log."""
+    standing = {str(each): each.tag.version for each in store.aliases()}
+    assert standing.keys() <= promises.aliases.keys()
+    for alias, may_be in promises.aliases.items():
+        assert standing.get(alias, "") in may_be
+        log = append_log.read(store.home / "aliases" / f"{alias.partition('@')[0]}.log")
+        logged = [line["version"] for line in log.documents if alias.endswith(f"@{line['alias']}")]
+        assert ["", *logged][-1] in may_be
 
 
 def _gc(store: casstore.Store, may_be_lost: set[str]) -> None:

@@ -294,6 +294,14 @@ def test_a_tag_that_was_saved_again_is_another_version(
     assert store.lineage("base:v1").descendants == ()
 
 
+def test_an_alias_stands_for_what_it_means_now(store: casstore.Store, line: list[casstore.Model], save: Save) -> None:
+    store.set_alias("chat@prod", "chat:v1")
+    child = save("n:1", {"a": b"a"}, parents=[("chat@prod", "finetune")])
+    store.set_alias("chat@prod", "chat:v2")
+    assert child.parents == (of(line[1], "finetune"),)
+    assert str(store.lineage("chat@prod").tag) == "chat:v2"
+
+
 def test_a_parent_that_is_brought_back(store: casstore.Store, line: list[casstore.Model]) -> None:
     store.delete("chat:v1")
     assert store.lineage("chat:v2").ancestors[0].state == "gone"

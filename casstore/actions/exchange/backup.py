@@ -22,6 +22,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from casstore.actions import elsewhere_file
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids
 from casstore.actions.exchange import remotes_file
 from casstore.actions.exchange.backup_place import reserved
@@ -319,6 +320,7 @@ class _Backup:
         target = self._target
         containers, manifests, trashed = copy.containers(), copy.manifests(), copy.trashed()
         leaving = [each for each in target.trashed_ids() if each not in trashed]
+        moves = copy.alias_moves()
         doomed = [each for each in target.standing_manifests() if each[1] not in manifests]
         explaining = {path for _, _, path in doomed if _explains(copy, _read_if_there(path))}
         unneeded = [
@@ -342,6 +344,7 @@ class _Backup:
         self._set_models_aside()
         remotes_file.copy(self._source, target, self._session.new_path())
         elsewhere_file.copy(self._source, target, self._session.new_path())
+        alias_log.copy(moves, target, self._session.new_path())
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
         for path in unneeded if not self._damaged else ():
             files.remove_file(path)

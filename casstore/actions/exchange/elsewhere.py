@@ -8,15 +8,16 @@ from casstore.actions import elsewhere_file
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.workspace import Workspace
+from casstore.catalog.aliases import aliased
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.versions import VersionRow
-from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound
+from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound, VersionAliased
 from casstore.remote import keys
 from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Ref
 from casstore.remote.pushing import described_as
 from casstore.storage import sessions
-from casstore.tag import LATEST, Tag, TagQuery
+from casstore.tag import LATEST, AliasName, Tag, TagQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class Missing:
 
 def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
     """Which remote is to be asked for a version that was not found, and for what; None where none is."""
+    if query.alias is not None:
+        return None
     left = workspace.catalog.remotes.elsewhere(query.name)
     if query.version is None or query.wants_newest:
         fitting = sorted(left, key=lambda each: each.created_at_ns)[-1:]
@@ -45,16 +48,23 @@ def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
 def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) -> None:
     """Keep a version's name here, and its bytes in the remote alone, once all of them have been seen there.
 
-    Raises StoreError for one that is to stay here, TagNotFound or IntegrityError where it is not there or not whole,
-    RemoteError.
+    Raises StoreError or VersionAliased for one that is to stay here, TagNotFound or IntegrityError where it is not
+    there or not whole, RemoteError.
     """
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
     elsewhere_file.note(workspace, Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
-    delete_action.delete(workspace, [row.tag], now=True)  # it is not given up for good: it is there
+    try:
+        delete_action.delete(workspace, [row.tag], now=True)  # it is not given up for good: it is there
+    except VersionAliased:  # an alias has just been moved there
+        elsewhere_file.forget(workspace, row.tag)
+        raise
 
 
 def _check_idle(workspace: Workspace, row: VersionRow) -> None:
+    aliases = workspace.catalog.aliases.of_version(row.id)
+    if aliases:
+        raise aliased(row.tag, [AliasName(row.name, alias) for alias in aliases])
     newest = workspace.catalog.versions.newest(row.name)
     leases = workspace.catalog.leases
     alive = [session for session in leases.sessions() if sessions.is_live(workspace.layout, session)]

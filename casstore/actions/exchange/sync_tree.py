@@ -20,7 +20,7 @@ from casstore.actions.saving.delete import delete
 from casstore.actions.saving.finish import finish_saves, unfinished_saves
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
-from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound
+from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound, VersionAliased
 from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
@@ -121,6 +121,11 @@ class _TreeSync:
 
     def _delete(self, row: VersionRow, *, is_replaced: bool = False) -> None:
         """Delete a version whose directory is still missing, or still replaced."""
+        aliases = self._workspace.catalog.aliases.of_version(row.id)
+        if aliases:
+            names = ", ".join(f"{row.name}@{alias}" for alias in aliases)
+            self.adoption.notes.append(f"{row.tag} stays, though its directory is gone: it is what {names} means")
+            return
         if not self._dry_run:
             with self._workspace.name_lock(row.name):
                 is_still = self._is_replaced(row) if is_replaced else is_missing(self._workspace, row)
@@ -128,8 +133,13 @@ class _TreeSync:
                 return
             if not keeping.trash_ns(self._workspace):
                 keep(self._workspace, row)
-            with contextlib.suppress(TagNotFound):
+            try:
                 delete(self._workspace, [row.tag])
+            except VersionAliased as error:  # an alias has just been moved there
+                self.adoption.notes.append(str(error))
+                return
+            except TagNotFound:
+                pass
         self.deleted.append(str(row.tag))
 
     def _adopt(self, paths: Sequence[Path]) -> None:

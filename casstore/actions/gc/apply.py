@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from casstore.actions import keeping
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import drop_unneeded
 from casstore.actions.consistency.held import Held
 from casstore.actions.consistency.strays import StrayShelf
@@ -143,6 +144,9 @@ class _Application:
             _log.info("model %s: latest written again", name)
             with self._workspace.name_lock(name):
                 latest.write(self._workspace, name)
+        for name in unfinished.alias_logs:
+            _log.info("model %s: the log of its aliases was completed", name)
+            alias_log.catch_up(self._workspace, name)
         return GcStep("unfinished work", unfinished.count)
 
     def _sweep(self, session: Session, deleted: Sequence[Deleted]) -> None:

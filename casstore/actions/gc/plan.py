@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casstore.actions import keeping
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.held import Held
 from casstore.actions.consistency.moments import check_nothing_is_missing
 from casstore.actions.consistency.strays import foreign_files, unnamed_files
@@ -46,16 +47,19 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Unfinished:
     """What was interrupted after its commit: directories marked as evicting, the tombstones of deleted versions with
-    their manifests' ids, the ids of manifests without a name, and models whose file `latest` is not up to date."""
+    their manifests' ids, the ids of manifests without a name, models whose file `latest` is not up to date, and those
+    whose log of aliases lacks something."""
 
     evictions: tuple[Unsettled, ...]
     tombstones: tuple[tuple[str, Tag], ...]
     manifest_ids: tuple[str, ...]
     names: tuple[str, ...]
+    alias_logs: tuple[str, ...]
 
     @property
     def count(self) -> int:
-        return len(self.evictions) + len(self.tombstones) + len(self.manifest_ids) + len(self.names)
+        parts = (self.evictions, self.tombstones, self.manifest_ids, self.names, self.alias_logs)
+        return sum(map(len, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,7 @@ def _unfinished(workspace: Workspace) -> Unfinished:
     tags = [*(tag for _, tag in tombstones), *catalog.versions.by_manifest(manifest_ids).values()]
     written = {tag.name for tag in tags}
     names = (name for name in catalog.versions.names() if name not in written and latest.is_stale(workspace, name))
-    return Unfinished(evictions, tombstones, manifest_ids, tuple(names))
+    return Unfinished(evictions, tombstones, manifest_ids, tuple(names), tuple(alias_log.behind(workspace)))
 
 
 def _overdue(workspace: Workspace, wishes: GcOptions) -> Overdue:

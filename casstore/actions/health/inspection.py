@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from casstore.actions.consistency import alias_log
 from casstore.actions.directories.standing import Standing
 from casstore.actions.health.containers import inspect_containers
 from casstore.actions.health.findings import Findings, Scope
@@ -33,6 +34,7 @@ def inspect(workspace: Workspace, progress: Progress, *, quick: bool, scope: Sco
     inspect_records(workspace, found, rows)
     if scope is None:
         found.records |= _forgotten(workspace)
+    found.alias_logs |= alias_log.faults(workspace, None if rows is None else {row.name for row in rows})
     inspect_directories(workspace, found, quick=quick, rows=rows)
     inspect_containers(workspace, found, progress, quick=quick, scope=scope)
     return found

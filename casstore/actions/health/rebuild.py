@@ -1,8 +1,9 @@
 """Rebuilding the catalog from what stands beside it: packs and manifests describe themselves, loose files are named
 by their digest.
 
-The old catalog is not read. What only it knew is lost: settings, pins, when versions were last opened, and, where
-clocks were wrong, in which order versions of one name were committed; they are ordered by the times of their making.
+The old catalog is not read. What only it knew is lost: settings, pins, events, when versions were last opened, and,
+where clocks were wrong, in which order versions of one name were committed; they are ordered by the times of their
+making.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgpack
 
 from casstore.actions import elsewhere_file
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.containers import threads
@@ -60,6 +62,8 @@ class RebuildReport(Shown):
         were cut short.
     deleted
         The tags of the deleted versions in its trash. Their days there count anew.
+    lost_aliases
+        One line for each alias that was not made, since the version that it meant is gone.
     """
 
     tags: tuple[str, ...]
@@ -67,6 +71,7 @@ class RebuildReport(Shown):
     unreadable: tuple[str, ...]
     recovered: tuple[str, ...] = ()
     deleted: tuple[str, ...] = ()
+    lost_aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             for tag, manifest_id, path in layout.standing_manifests()
             if manifest_id not in taken_in and path not in not_read
         )
+        lost_aliases = _aliases(layout, catalog, unreadable)
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         _put_elsewhere(layout, catalog, unreadable)
         adopt_instance(layout, catalog)
@@ -172,7 +178,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
     deleted = tuple(str(manifest.tag) for manifest in trashed.values())
-    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered), deleted)
+    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered), deleted, lost_aliases)
 
 
 def _put_elsewhere(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
@@ -185,6 +191,27 @@ def _put_elsewhere(layout: Layout, catalog: Catalog, unreadable: list[Unreadable
         files.raise_unless_damage(error)
         advice = "; `casstore list --remote` shows what is there, and `casstore pull` fetches it"
         unreadable.append(Unreadable(layout.elsewhere, f"{error}{advice}"))
+
+
+def _aliases(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> tuple[str, ...]:
+    """Take in what the logs of aliases say; returns one line for each alias whose version is gone."""
+    lost = []
+    for name in sorted(alias_log.logged_names(layout)):
+        path = layout.alias_log(name)
+        try:
+            found = alias_log.read(layout, name)
+        except OSError as error:
+            files.raise_unless_damage(error)
+            unreadable.append(Unreadable(path, str(error)))
+            continue
+        if found.damaged:
+            reason = f"{found.damaged:,} damaged lines were passed over; `casstore repair` writes it again without them"
+            unreadable.append(Unreadable(path, reason))
+        lost += [
+            f"{name}@{move.alias} was not made: it meant {move.tag}, which is gone"
+            for move in catalog.aliases.restore(name, found.moves)
+        ]
+    return tuple(lost)
 
 
 def _contents(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from casstore.actions import keeping
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import keep_all
 from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
@@ -49,12 +50,13 @@ def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
     return [list(group) for group in found.values()]
 
 
-def delete(workspace: Workspace, tags: Sequence[Tag], *, now: bool = False) -> list[str]:
-    """Delete versions of one name: all of them in one transaction, or none. They go to the trash, unless the setting
-    trash_days is 0; with `now` for good.
+def delete(workspace: Workspace, tags: Sequence[Tag], *, now: bool = False, with_aliases: bool = False) -> list[str]:
+    """Delete versions of one name, and their aliases if that is said: all of them in one transaction, or none. They go
+    to the trash, unless the setting trash_days is 0; with `now` for good.
 
     Returns the paths in quarantine/ of what was added to or changed in their directories. What fails after the commit
-    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, StoreLocked.
+    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, VersionAliased if one has
+    aliases, AliasProtected, StoreLocked.
     """
     name = tags[0].name
     with workspace.session() as session, workspace.name_lock(name):
@@ -66,7 +68,9 @@ def delete(workspace: Workspace, tags: Sequence[Tag], *, now: bool = False) -> l
             recorded = None if standing is None else standing.recorded
             inodes[tag] = None if standing is None else standing.inode()
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
-        rows = workspace.catalog.deletions.delete(inodes, for_good=now or not keeping.trash_ns(workspace))
+        for_good = now or not keeping.trash_ns(workspace)
+        with alias_log.changing(workspace, name) if with_aliases else contextlib.nullcontext():
+            rows = workspace.catalog.deletions.delete(inodes, for_good=for_good, with_aliases=with_aliases)
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error

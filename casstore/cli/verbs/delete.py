@@ -35,6 +35,7 @@ Examples:
   casstore delete bert:v1 bert:v2 --yes
   casstore undelete bert:v1                    brings it back, for some days
   casstore delete --all-versions-of bert --yes --now && casstore gc
+  casstore delete bert:v1 --drop-aliases       also one that an alias means, such as bert@old
   casstore delete bert:v1 --remote && casstore remote gc
 """
 _MAX_LISTED = 10
@@ -48,24 +49,22 @@ _MAX_LISTED = 10
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and what that would free.")
 @click.option("--now", is_flag=True, help="Delete for good, past the trash.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
+@click.option("--drop-aliases", is_flag=True, help="Delete their aliases, too; else a version that has any stays.")
 @remote_option("Delete them in a remote, and leave what is here.")
 @common_options
 @pass_options
-@click.pass_context
-def delete(
-    context: click.Context, options: Options, /, tags: tuple[str, ...], name: str | None, remote: str | None,
-    **how: bool,
-) -> None:  # fmt: skip
+def delete(options: Options, /, tags: tuple[str, ...], name: str | None, remote: str | None, **how: bool) -> None:
     """Delete versions, each by its full tag.
 
-    It shows what would go (size, age, labels, pins) and asks. Directories go at once. The versions go to the trash:
-    `casstore undelete` brings one back, until `casstore gc` takes it for good, the days of trash_days later, or with
-    --empty-trash. With --now their bytes go at the next `casstore gc`.
+    It shows what would go (size, age, labels, pins, aliases) and asks. Directories go at once. The versions go to the
+    trash: `casstore undelete` brings one back, until `casstore gc` takes it for good, the days of trash_days later, or
+    with --empty-trash. With --now their bytes go at the next `casstore gc`. One that an alias means stays, unless
+    --drop-aliases is said.
     A version that others share bytes with can be deleted: the others keep what they need. Those of one model go in one
     step: where it is interrupted, all of them are gone or none. One that cannot be deleted is named, and the others go
     all the same. Exit code 3: some were deleted and some were not.
     """
-    dry_run, now, yes = how["dry_run"], how["now"], how["yes"]
+    context, dry_run, now, yes = click.get_current_context(), how["dry_run"], how["now"], how["yes"]
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
     if not yes and not dry_run and not sys.stdin.isatty():
@@ -78,16 +77,17 @@ def delete(
     with options.open_store() as store:
         doomed = _distinct([*tags, *_versions_of(store, name)])
         if dry_run:
-            _show_plan(options, store, doomed, for_good=now or _has_no_trash(store))
+            for_good = now or _has_no_trash(store)
+            _show_plan(options, store, doomed, for_good=for_good, may_drop=how["drop_aliases"])
             return
         refused: dict[str, Exception] = {}
         if not yes:
             names = _only_names(store, doomed)
             models, refused = _look(store, [tag for tag in doomed if tag not in names])
             doomed = [tag for tag in doomed if tag in models or tag in names]
-            if doomed and not _confirm(list(models.values()), refused, len(doomed)):
+            if doomed and not _confirm(list(models.values()), refused, len(doomed), may_drop=how["drop_aliases"]):
                 raise click.ClickException("nothing was deleted")
-        deleted, quarantined, failures = _delete(store, doomed, now=now)
+        deleted, quarantined, failures = _delete(store, doomed, now=now, drop_aliases=how["drop_aliases"])
         failures = {**refused, **failures}
         for_good = now or _has_no_trash(store)
     if options.json:
@@ -156,8 +156,10 @@ def _has_no_trash(store: casstore.Store) -> bool:
     return store.settings()["trash_days"] == "0"
 
 
-def _show_plan(options: Options, store: casstore.Store, tags: list[str], *, for_good: bool) -> None:
+def _show_plan(options: Options, store: casstore.Store, tags: list[str], *, for_good: bool, may_drop: bool) -> None:
     models = [store.exact(tag) for tag in tags]
+    if not may_drop:
+        _warn_of_aliases(models)
     usage = store.stats(tags)
     freed, later = usage.frees_bytes or 0, usage.frees_at_rewrite_bytes or 0
     if options.json:
@@ -165,7 +167,7 @@ def _show_plan(options: Options, store: casstore.Store, tags: list[str], *, for_
         show_json({"would_delete": names, "frees_bytes": freed, "frees_at_rewrite_bytes": later})
         return
     if is_screen():
-        _list(models)
+        _list(models, may_drop=True)  # of which it has been said already
     show_fields({"versions": len(models), "frees": Bytes(freed), "frees.later": Bytes(later)})
     hint(
         options,
@@ -174,17 +176,17 @@ def _show_plan(options: Options, store: casstore.Store, tags: list[str], *, for_
     )
 
 
-def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception], count: int) -> bool:
+def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception], count: int, *, may_drop: bool) -> bool:
     """Show what would go, and ask."""
     for error in refused.values():
         say(f"not deleted: {printable(exits.message(error))}")
     if models:
-        _list(models)
+        _list(models, may_drop=may_drop)
     question = "this version" if count == 1 else f"these {count:,} versions"
     return click.confirm(f"Delete {question}?", err=True)
 
 
-def _list(models: list[casstore.Model]) -> None:
+def _list(models: list[casstore.Model], *, may_drop: bool) -> None:
     """Show versions with what may make one think again."""
     rows = [(str(m.tag), human_bytes(m.size), f"saved {age(m.created_at)}", as_text(m.labels, for_screen=True))
             for m in models[:_MAX_LISTED]]  # fmt: skip
@@ -199,9 +201,21 @@ def _list(models: list[casstore.Model]) -> None:
         more_pinned = f" and {len(pinned) - _MAX_LISTED:,} more" if len(pinned) > _MAX_LISTED else ""
         text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so a user wants to keep it at hand"
         say(styled("warning: ", fg="yellow", bold=True) + text)
+    if not may_drop:
+        _warn_of_aliases(models)
 
 
-def _delete(store: casstore.Store, tags: list[str], *, now: bool) -> tuple[list[str], list[str], dict[str, Exception]]:
+def _warn_of_aliases(models: list[casstore.Model]) -> None:
+    named = [f"{model.name}@{alias}, which means {model.tag}" for model in models for alias in model.aliases]
+    if named:
+        more_named = f" and {len(named) - _MAX_LISTED:,} more" if len(named) > _MAX_LISTED else ""
+        text = f"{'; '.join(named[:_MAX_LISTED])}{more_named}: what has an alias goes only with --drop-aliases"
+        say(styled("warning: ", fg="yellow", bold=True) + text)
+
+
+def _delete(
+    store: casstore.Store, tags: list[str], *, now: bool, drop_aliases: bool
+) -> tuple[list[str], list[str], dict[str, Exception]]:
     deleted: list[str] = []
     quarantined: list[str] = []
     failures: dict[str, Exception] = {}
@@ -210,7 +224,7 @@ def _delete(store: casstore.Store, tags: list[str], *, now: bool) -> tuple[list[
         while pending:
             group = pending.pop(0)
             try:
-                quarantined += store.delete(group, now=now)
+                quarantined += store.delete(group, now=now, drop_aliases=drop_aliases)
                 deleted += group
             except (casstore.CasstoreError, OSError) as error:
                 if len(group) == 1:

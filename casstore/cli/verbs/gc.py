@@ -31,7 +31,7 @@ _ESTIMATED = ("rewritten", "packed")
 @click.option(
     "--evict-all",
     is_flag=True,
-    help="Take away the directory of every version that is neither pinned nor in use, also new and recent ones.",
+    help="Take away the directory of every version that is not pinned, aliased or in use, also new and recent ones.",
 )
 @click.option(
     "--rewrite",
@@ -61,8 +61,8 @@ _ESTIMATED = ("rewritten", "packed")
 def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, **wishes: bool) -> None:
     """Give back space: what no version needs, and idle directories.
 
-    A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
-    saved or opened in the last days (the setting keep_days). The version stays, and makes its directory again when
+    A directory goes unless its version is the newest of its name, pinned, aliased, in use by a process that lives, or
+    was saved or opened in the last days (the setting keep_days). The version stays, and makes its directory again when
     asked for; what only idle directories held is packed, as differences between versions where it can be.
     With -vv each directory that stays is named, with the reason.
 

@@ -20,6 +20,7 @@ _EXAMPLES = """\b
 Examples:
   casstore show bert                           the newest version
   casstore show bert:v1
+  casstore show bert@prod                      what an alias means; bert@prod~1 is what it meant before
   casstore show bert:v1 --json | jq .metadata
   casstore show bert:v1 --remote
 """
@@ -36,9 +37,9 @@ _MAX_SCREEN_CHARACTERS = 300
 def show(options: Options, tag: str, remote: str | None) -> None:
     """Show all about one version.
 
-    Its files with their digests, labels, metadata, context and base; what it takes, as `casstore stats --help`
-    explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, or a name alone
-    for its newest version.
+    Its files with their digests, labels, metadata, context, aliases and base; what it takes, as `casstore stats --help`
+    explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, a name alone
+    for its newest version, or an alias.
     """
     if remote is not None:
         show_there(options, remote, tag)
@@ -50,8 +51,8 @@ def show(options: Options, tag: str, remote: str | None) -> None:
         is_damaged = str(model.tag) in store.damaged_tags()
         usage = store.stats(model.tag)
         if options.json:
-            state = {"materialized": usage.materialized, "pinned": usage.pinned, "is_damaged": is_damaged}
-            show_json({**everything(model), **state, "usage": usage_document(usage)})
+            held = {"materialized": usage.materialized, "pinned": usage.pinned, "aliases": list(model.aliases)}
+            show_json({**everything(model), **held, "is_damaged": is_damaged, "usage": usage_document(usage)})
             return
         mark = {"damaged": "bytes are gone or written over; see `casstore verify`"} if is_damaged else {}
         show_fields({**_fields(model, usage), **mark})
@@ -70,6 +71,7 @@ def _fields(model: casstore.Model, usage: casstore.Usage) -> dict[str, Any]:
         "files": model.file_count,
         "created": model.created_at,
         "digest": model.digest,
+        "aliases": ", ".join(model.aliases) or None,
         "base": None if model.base is None else model.base.tag,
         "parents": "; ".join(f"{each} ({each.relation})" for each in model.parents) or None,
         "module": model.module or None,

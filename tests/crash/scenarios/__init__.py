@@ -229,6 +229,7 @@ _TOP_LEVEL = {
     *("catalog.db", "catalog.db-wal", "catalog.db-shm", "instance"),
     *("objects", "manifests", "models", "sessions", "quarantine", "locks"),
     *("remotes.toml", "elsewhere.json"),
+    "aliases",
     "drafts",  # of a process that lived when its save failed; not before that
 }
 
