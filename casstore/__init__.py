@@ -22,6 +22,8 @@ from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
+from casstore.actions.registry.likeness import LikelyParent
+from casstore.actions.registry.lineage import Lineage, Relative
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
@@ -71,6 +73,7 @@ from casstore.remote.verifying import RemoteReport
 from casstore.remotes import Pulled, Remote, RemoteModel
 from casstore.settings import SETTINGS
 from casstore.storage.manifest import Base, FileEntry
+from casstore.storage.parents import Parent
 from casstore.store import Store
 from casstore.tag import Tag, slug
 
@@ -109,11 +112,14 @@ __all__ = [
     "InvalidTag",
     "KeptDraft",
     "Layer",
+    "LikelyParent",
+    "Lineage",
     "Metric",
     "Model",
     "NoRemote",
     "OpenPush",
     "OutcomeUnknown",
+    "Parent",
     "Progress",
     "Pulled",
     "PulledFiles",
@@ -122,6 +128,7 @@ __all__ = [
     "RebuildReport",
     "Ref",
     "Refused",
+    "Relative",
     "Remote",
     "RemoteError",
     "RemoteGcReport",

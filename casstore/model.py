@@ -27,6 +27,7 @@ from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.names import as_stored
+from casstore.storage.parents import Parent
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -251,6 +252,23 @@ class Model:
         if row.base_name is None or row.base_version is None or row.base_digest is None:
             return None
         return Base(Tag(row.base_name, row.base_version), Digest(row.base_digest))
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        """What it came from, in order: versions and other things, each with the relation; see `Store.create`.
+
+        Where nothing else is known, that is its base. `Store.lineage` follows them.
+
+        Raises
+        ------
+        TagNotFound
+            The version has been deleted.
+        """
+        catalog = self._workspace.catalog
+        found = catalog.parents.of(self._row.id)
+        if not found:
+            resolve.check_stands(catalog, self._row)
+        return found
 
     @property
     def is_untrusted(self) -> bool:

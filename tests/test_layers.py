@@ -26,7 +26,7 @@ ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft",
 INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
-        *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
+        *["parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
@@ -37,7 +37,7 @@ INNER = {
     ],
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
-        *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
+        *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
         *["references", "versions", "aliases", "backups", "containers", "commits", "trash", "deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],

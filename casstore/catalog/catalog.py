@@ -16,6 +16,7 @@ from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
 from casstore.catalog.mending import Mending
+from casstore.catalog.parents import Parents
 from casstore.catalog.references import References
 from casstore.catalog.remotes import Remotes
 from casstore.catalog.repacking import Repacking
@@ -38,7 +39,7 @@ class Catalog(Uncopied):
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
     by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), `aliases`, and settings.
+    been done to the store), `aliases`, `parents` (what versions came from), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -64,6 +65,7 @@ class Catalog(Uncopied):
         self.instances = Instances(self._connections)
         self.remotes = Remotes(self._connections)
         self.events = Events(self._connections)
+        self.parents = Parents(self._connections)
         self.aliases = Aliases(self._connections)
 
     @property

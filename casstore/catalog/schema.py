@@ -245,6 +245,8 @@ CREATE TABLE parent(                     -- what a version came from
   PRIMARY KEY(version_id, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX parent_by_tag ON parent(name, version) WHERE name IS NOT NULL;
+INSERT INTO parent(version_id, number, relation, name, version, digest)
+  SELECT id, 0, 'base', base_name, base_version, base_digest FROM version WHERE base_name IS NOT NULL;
 
 CREATE TABLE event(                      -- what has been done to the store, the newest of it
   number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -290,8 +292,8 @@ _NO_REGISTRY = (
     " x'' AS digest, 0 AS protected, 0 AS moved_at, '' AS actor, '' AS reason WHERE 0;"
     "CREATE TEMP VIEW annotation AS SELECT 0 AS version_id, 0 AS number, '' AS kind, '' AS key, '' AS value,"
     " 0 AS annotated_at, '' AS actor WHERE 0;"
-    "CREATE TEMP VIEW parent AS SELECT 0 AS version_id, 0 AS number, '' AS relation, '' AS name, '' AS version,"
-    " x'' AS digest, '' AS uri WHERE 0;"
+    "CREATE TEMP VIEW parent AS SELECT id AS version_id, 0 AS number, 'base' AS relation, base_name AS name,"
+    " base_version AS version, base_digest AS digest, NULL AS uri FROM main.version WHERE base_name IS NOT NULL;"
     "CREATE TEMP VIEW event AS SELECT 0 AS number, 0 AS happened_at, '' AS actor, '' AS kind, '' AS tag,"
     " '' AS details WHERE 0;"
     "CREATE TEMP VIEW trash AS SELECT 0 AS number, 0 AS version_id, '' AS name, '' AS version, 0 AS ordered_at,"

@@ -13,6 +13,7 @@ import msgpack
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.parents import parents_of
 from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.description import Description
@@ -26,6 +27,7 @@ from casstore.storage.manifest import (
     entry_path,
     file_entry,
     files_section,
+    said_parents,
 )
 from casstore.storage.recipe import Recipe
 from casstore.tag import LATEST, WINDOWS_DEVICE, AliasName, Tag
@@ -269,6 +271,7 @@ class Versions:
             recipes=recipes,
             description=row.checked_description(),
             base=base,
+            parents=said_parents(base, parents_of(self._connections, row.id)),
             casstore_version=row.casstore_version,
         )
 

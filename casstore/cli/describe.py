@@ -45,6 +45,15 @@ def everything(model: casstore.Model) -> dict[str, Any]:
         "context": model.context,
         "casstore_version": model.casstore_version,
         "base": None if base is None else {"tag": str(base.tag), "digest": str(base.digest)},
+        "parents": [
+            {
+                "relation": each.relation,
+                "tag": None if each.tag is None else str(each.tag),
+                "digest": None if each.digest is None else str(each.digest),
+                "uri": each.uri,
+            }
+            for each in model.parents
+        ],
         "files": files(model),
     }
 

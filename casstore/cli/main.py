@@ -33,7 +33,9 @@ from casstore.cli.verbs.export import export
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
 from casstore.cli.verbs.init import init
+from casstore.cli.verbs.lineage import lineage
 from casstore.cli.verbs.list import list_versions
+from casstore.cli.verbs.log import log
 from casstore.cli.verbs.ls import ls
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
@@ -139,8 +141,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, diff, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, alias,
-    pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive, adopt,
+    sync_tree, alias, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

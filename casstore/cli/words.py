@@ -31,7 +31,7 @@ _RESTORE = (
 
 _INSTEAD = {
     **dict.fromkeys(("add", "commit", "create", "put", "store", "log-model"), _SAVE),
-    **dict.fromkeys(("find", "grep", "history", "log", "models", "query", "search", "tags", "versions"), _LIST),
+    **dict.fromkeys(("find", "grep", "history", "models", "query", "search", "tags", "versions"), _LIST),
     **dict.fromkeys(("fetch", "get", "load", "open", "use", "where"), _PATH),
     **dict.fromkeys(("download", "login", "sync", "upload"), _REMOTES),
     **dict.fromkeys(("clean", "cleanup", "collect", "prune", "purge"), _GC),

@@ -20,8 +20,8 @@ FILES = {"w.bin": noise(BIG), "small": b"small"}
 
 # Take the sixth, the fifth and the fourth migration back.
 TABLES = (
-    *("alias", "alias_move", "annotation", "parent", "event", "trash", "policy"),
     *("remote_object", "remote_push", "remote_pack", "elsewhere"),
+    *("alias", "alias_move", "annotation", "parent", "event", "trash", "policy"),
 )
 TO_THIRD = (
     "".join(f"DROP TABLE {table}; " for table in TABLES)
