@@ -38,7 +38,8 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
+        *["references", "backups", "versions", "query", "condition", "search", "containers", "commits"],
+        *["deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
@@ -49,7 +50,7 @@ INNER = {
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+        *["directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

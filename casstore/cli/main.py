@@ -23,6 +23,7 @@ from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
 from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.verbs.config import config
+from casstore.cli.verbs.count import count
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.drafts import drafts
@@ -136,8 +137,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, count, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin,
+    unpin, delete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
