@@ -67,6 +67,10 @@ class Searches:
     def rows(self, search: Search) -> list[VersionRow]:
         """The versions that are wanted, in their order."""
         with self._connections.read() as connection:
+            if not search.sort:
+                plan = _plan(connection, search)
+                limit = "" if search.limit is None else f" LIMIT {search.limit}"
+                return self._versions.found(f"{plan.where}{_order(search, [])}{limit}", plan.parameters)
             ids = _ids(connection, search)
             found: dict[int, VersionRow] = {}
             for start in range(0, len(ids), _BATCH):

@@ -175,6 +175,10 @@ class Versions:
         """Those of these versions that there are, in any order."""
         return self._select(" WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(version_ids),))
 
+    def found(self, where: str, parameters: Sequence[Any]) -> list[VersionRow]:
+        """The versions that a search finds: it calls a version `v`."""
+        return list(self._select(f" AS v{where}", parameters))
+
     def base_of(self, row: VersionRow) -> VersionRow | None:
         """The version that this one came from; if that is gone, the one committed before it under the same name."""
         found = None

@@ -233,6 +233,20 @@ def test_sql_finds_what_each_version_says(
         check(store, facts, tree, key, limit)
 
 
+@pytest.mark.parametrize("few", [0, 5000])
+@pytest.mark.parametrize(
+    "key", ["metadata.list", "-metadata.list", "alias", "-metadata.a.b", "metrics.acc", "params.lr"]
+)
+def test_a_version_of_several_values_is_listed_once(
+    store: casstore.Store, facts: dict[str, Any], key: str, few: int
+) -> None:
+    """In its first place; and the first versions are as many as are asked for."""
+    (wanted,) = query.parse_sort(key)
+    with mock.patch.object(search, "FEW", few):
+        for limit in (1, 3, 10, 39):
+            check(store, facts, query.parse("size > 0"), wanted, limit)
+
+
 def check(
     store: casstore.Store, facts: dict[str, Any], tree: Expression, key: query.SortKey, limit: int | None
 ) -> None:
@@ -417,6 +431,32 @@ def test_keys_with_dots_quotes_and_blanks_are_found(tmp_path: Path) -> None:
         assert made.count(where="labels.'a b' = c and metrics.\"q\"\"\" = 4 and metrics.'it''s' = 5") == 1
 
 
+@pytest.mark.parametrize(
+    ("where", "count"),
+    [
+        ("metadata.n ~ '*'", 0), ("metadata.n like '%'", 0), ("metadata.n = '3'", 0), ("metadata.n < 'a'", 0),
+        ("metadata.n >= ''", 0), ("metadata.n in (3, x)", 1), ("metadata.t ~ 3", 1), ("metadata.t = 3", 0),
+        ("metadata.t > 1", 0), ("metadata.t < 5", 0), ("metadata.t >= ''", 1), ("metadata.t != 3", 1),
+        ("metadata.nothing exists", 1), ("metadata.nothing = 0 or metadata.nothing != 'x'", 1),
+        ("metadata.nothing < 1 or metadata.nothing > 1 or metadata.nothing ~ '*'", 0), ("metadata.yes = true", 1),
+        ("metadata.yes = 'true'", 0), ("labels.l = 3 and labels.l in (3.0, 3)", 1), ("labels.l = 3.0", 0),
+        ("metadata.big = 7B and metadata.big != 7", 1), ("metadata.huge = 1180591620717411303424", 1),
+        ("name = M", 0), ("name like M", 1), ("metadata.empty exists", 0), ("metadata.t LIKE '3' AND NOT name = x", 1),
+    ],
+)  # fmt: skip
+def test_unlike_types_are_not_compared(typed: casstore.Store, where: str, count: int) -> None:
+    assert typed.count(where=where) == count
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[casstore.Store]:
+    """A store with one version, of values of many types."""
+    said = {"n": 3, "t": "3", "nothing": None, "yes": True, "big": "7B", "huge": 2**70, "empty": []}
+    with casstore.Store(tmp_path_factory.mktemp("typed") / "home") as made:
+        add(made, "m:v1", metadata=said, labels={"l": 3})
+        yield made
+
+
 def test_names_may_be_patterns(store: casstore.Store) -> None:
     names = {model.name for model in store.list("run-*")}
     assert names == {"run-1", "run-2"}
@@ -439,6 +479,7 @@ def test_lists_sort_as_asked_and_else_by_name_and_time(store: casstore.Store) ->
     for wrong in ("labels", "", "name,", "-", "name created", "nam", "--name"):
         with pytest.raises(casstore.InvalidQuery):
             store.list(sort=wrong)
+    assert len(store.list(sort="-metrics.acc", limit=10**30)) == len(store.list(limit=10**30)) == VERSIONS
     limits: list[Any] = [-1, True, "5", 1.5]
     for limit in limits:
         with pytest.raises(casstore.InvalidQuery):

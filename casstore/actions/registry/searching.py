@@ -19,6 +19,7 @@ from casstore.plain_json import plain_labels
 _PATTERN = re.compile(r"[-._a-z0-9*?!^\[\]]+")
 _WILD = frozenset("*?[")
 _COLUMNS = ("tag", "size", "files", "created", "labels", "metadata")
+_MOST = 1 << 62  # versions: SQLite takes no larger limit
 _NESTED = ("metrics", "params")
 
 
@@ -44,7 +45,7 @@ def search_of(catalog: Catalog, wanted: Wanted) -> Search:
         name=None if wanted.name is None else name_or_pattern(wanted.name),
         expression=all_of(expressions) if expressions else None,
         sort=() if wanted.sort is None else parse_sort(wanted.sort),
-        limit=limit,
+        limit=None if limit is None else min(limit, _MOST),
         by_name=wanted.sort is None,
         up_to=catalog.searches.last(),
     )
