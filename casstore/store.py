@@ -41,7 +41,7 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.registry import aliases as aliases_action
-from casstore.actions.registry import likeness
+from casstore.actions.registry import likeness, searching
 from casstore.actions.registry import lineage as lineage_action
 from casstore.actions.registry import trash as trash_action
 from casstore.actions.registry.likeness import LikelyParent
@@ -63,9 +63,9 @@ from casstore.catalog.versions import VersionRow
 from casstore.description import Description
 from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag, TagNotFound
-from casstore.model import Imported, Model, Models
+from casstore.model import Imported, Model, Models, table_of
 from casstore.notebook import MOST_ROWS, table
-from casstore.plain_json import mapping, plain_labels
+from casstore.plain_json import mapping
 from casstore.progress import SILENT, Progress
 from casstore.remote.address import RemoteAddress
 from casstore.remotes import Remote, RemoteModel
@@ -624,20 +624,50 @@ class Store:
         except InvalidTag:
             return False
 
-    def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> Models:
-        """List versions, by name and newest first.
+    def list(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        where: str | None = None,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> Models:
+        """List versions, by name and newest first, or as `sort` says.
+
+        An expression compares fields and joins comparisons with `and`, `or`, `not` and parentheses:
+        `metrics.acc > 0.9 and labels.stage = prod`. It is compiled to SQL, and what a version lacks fits no comparison.
+
+        * Fields are `tag`, `name`, `version`, `size`, `files`, `created`, `opened`, `pinned`, `base`, `digest`,
+          `alias`, `labels.KEY`, `metadata.PATH`, `metrics.NAME` and `params.NAME`. `metrics.acc` is
+          `metadata.metrics.acc`, or `metadata.acc` where that is absent. A part of a path that has dots, quotes or
+          blanks in it stands between quotes; a dot in a key and one between keys are the same.
+        * Comparisons are `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (...)`, `not in (...)`, `exists`, `like` (with `%` and
+          `_`, whatever the case of ASCII letters) and `~` (a pattern with `*`, `?` and `[...]`). Text is neither more
+          nor less than a number. Of a list, one item must fit.
+        * Values are numbers, also with units (`1.5GiB`, `500MB`), text with or without quotes, `true` and `false`.
+          A time is compared with an age (`created < 7d`: within the last week; `s m h d w mo y`) or with a date
+          (`created >= 2026-11-01`, in local time where it has no offset).
 
         Parameters
         ----------
         name
-            Only the versions of this name. A name without versions gives an empty list.
+            Only the versions of this name, or of names that fit a pattern such as `run-*`. A name without versions
+            gives an empty list.
         labels
             Only versions that have all these labels.
+        where
+            Only versions that fit this expression.
+        sort
+            Fields to sort by, such as "-metrics.acc,name" or a list of them; a minus stands for the largest first.
+            Versions without the field come last, and what fields do not decide is sorted by time, newest first.
+        limit
+            At most that many.
 
         Returns
         -------
-        list[Model]
-            The versions; a notebook shows the list as a table.
+        Models
+            A list of `Model`, read when it is first looked at; a notebook shows it as a table.
 
         Raises
         ------
@@ -645,16 +675,85 @@ class Store:
             `name` cannot be a name.
         InvalidMetadata
             `labels` cannot be labels.
+        InvalidQuery
+            `where` or `sort` cannot be understood; the message shows the place.
 
         Examples
         --------
         >>> store.list("bert", labels={"stage": "dev"})
         [Model('bert:v1')]
+        >>> store.list(where="metrics.accuracy > 0.9 and created < 7d", sort="-metrics.accuracy", limit=5)
+        [Model('bert:v1')]
         """
-        checked = None if name is None else resolve.name(name)
-        wanted = plain_labels(labels)
-        rows = self._workspace.catalog.versions.select(checked, wanted)
-        return Models(Model(self._workspace, row) for row in rows)
+        wanted = searching.Wanted(name, labels, where, sort, limit)
+        return Models._of(self._workspace, searching.search_of(self._workspace.catalog, wanted))
+
+    def count(
+        self, name: str | None = None, *, labels: Mapping[str, Any] | None = None, where: str | None = None
+    ) -> int:
+        """Count versions, without reading them.
+
+        Parameters
+        ----------
+        name, labels, where
+            As in `list`.
+
+        Returns
+        -------
+        int
+            How many versions fit.
+
+        Raises
+        ------
+        InvalidTag, InvalidMetadata, InvalidQuery
+            As from `list`.
+
+        Examples
+        --------
+        >>> store.count(where="size > 1MB")
+        1
+        """
+        wanted = searching.Wanted(name, labels, where)
+        return self._workspace.catalog.searches.count(searching.search_of(self._workspace.catalog, wanted))
+
+    def table(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        where: str | None = None,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        columns: str | Sequence[str] | None = None,
+    ) -> Sequence[dict[str, Any]]:
+        """List versions as rows of a table, which `pandas.DataFrame` takes as they are.
+
+        Parameters
+        ----------
+        name, labels, where, sort, limit
+            As in `list`.
+        columns
+            Fields, such as "tag,metrics.acc,size" or a list of them. One that has many values, such as `labels` or
+            `metrics`, gives a column for each. By default tag, size, files, created, labels and metadata.
+
+        Returns
+        -------
+        Sequence[dict[str, Any]]
+            One row for each version: text, numbers, UTC times; None for a field that is asked for by name and that the
+            version lacks.
+
+        Raises
+        ------
+        InvalidTag, InvalidMetadata, InvalidQuery
+            As from `list`.
+
+        Examples
+        --------
+        >>> store.table("bert", columns="tag,labels.stage,metrics.accuracy")
+        [{'tag': 'bert:v1', 'labels.stage': 'dev', 'metrics.accuracy': 0.93}]
+        """
+        fields = searching.columns_of(columns)
+        return table_of(self._workspace, self.list(name, labels=labels, where=where, sort=sort, limit=limit), fields)
 
     def lineage(self, tag: str | Tag, *, depth: int = 20, limit: int = 1000) -> Lineage:
         """Tell what a version came from and what came from it, and how much of each was changed.

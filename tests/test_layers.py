@@ -38,7 +38,8 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "versions", "aliases", "backups", "containers", "commits", "trash", "deletions", "usage"],
+        *["references", "versions", "aliases", "backups", "query", "condition", "search", "containers", "commits"],
+        *["trash", "deletions", "usage"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [

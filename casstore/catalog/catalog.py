@@ -21,6 +21,7 @@ from casstore.catalog.references import References
 from casstore.catalog.remotes import Remotes
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
+from casstore.catalog.search import Searches
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.catalog.trash import Trash
 from casstore.catalog.trust import Trust
@@ -33,8 +34,8 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `trash` (those
-    of them that can be brought back), `directories` and
+    """The open catalog: `versions` (names), `searches` (versions by expressions), `commits` (new ones),
+    `deletions` (deleted ones), `trash` (those of them that can be brought back), `directories` and
     `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
@@ -48,6 +49,7 @@ class Catalog(Uncopied):
         self._connections = Connections(path, open_lock)
         self.boot_id = boot_id
         self.versions = Versions(self._connections)
+        self.searches = Searches(self._connections, self.versions)
         self.commits = Commits(self._connections, boot_id)
         self.deletions = Deletions(self._connections, self.versions)
         self.trash = Trash(self._connections)

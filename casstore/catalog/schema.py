@@ -270,6 +270,18 @@ CREATE TABLE trash(                      -- deleted versions that can be brought
 CREATE INDEX trash_by_tag ON trash(name, version);
 CREATE INDEX trash_by_order ON trash(name, ordered_at);
 
+-- Searches: all that is asked of a value is in an index, by value and, for sets that are merged, by version; and
+-- `version_in_brief` is a narrow copy of what versions are searched by (see catalog/condition.py).
+DROP INDEX metadata_by_value;
+CREATE INDEX metadata_by_value ON metadata(path, value, version_id);
+CREATE INDEX metadata_by_path ON metadata(path, version_id, value);
+CREATE INDEX label_by_key ON label(key, version_id, value);
+CREATE INDEX version_by_time ON version(ordered_at DESC, id DESC);
+CREATE INDEX version_by_creation ON version(created_at DESC, ordered_at DESC, id DESC);
+CREATE INDEX version_in_brief ON version(
+  id, name, version, ordered_at, size, file_count, created_at, opened_at, pinned, digest, base_name, base_version
+);
+
 CREATE TABLE policy(                     -- what `forget` keeps of the names that a pattern matches
   pattern TEXT PRIMARY KEY,
   rules TEXT NOT NULL                    -- JSON

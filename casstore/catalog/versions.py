@@ -182,6 +182,14 @@ class Versions:
     def by_id(self, version_id: int) -> VersionRow | None:
         return next(self._select(f" WHERE id = ? AND {IS_HERE}", (version_id,)), None)
 
+    def by_ids(self, version_ids: Sequence[int]) -> Iterator[VersionRow]:
+        """Those of these versions that there are, in any order."""
+        return self._select(" WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(version_ids),))
+
+    def found(self, where: str, parameters: Sequence[Any]) -> list[VersionRow]:
+        """The versions that a search finds: it calls a version `v`."""
+        return list(self._select(f" AS v{where}", parameters))
+
     def base_of(self, row: VersionRow) -> VersionRow | None:
         """The version that this one came from; if that is gone, the one committed before it under the same name."""
         found = None

@@ -20,17 +20,17 @@ def summary(model: casstore.Model) -> dict[str, Any]:
         "created_at": utc(model.created_at),
         "digest": str(model.digest),
         "labels": model.labels,
-        "metadata": _finite(model.metadata),
+        "metadata": finite(model.metadata),
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Metadata for JSON, which has no NaN: null stands for that and for infinities, as for programs that write JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return list(map(_finite, value)) if isinstance(value, list) else value
+        return {key: finite(item) for key, item in value.items()}
+    return list(map(finite, value)) if isinstance(value, list) else value
 
 
 def everything(model: casstore.Model) -> dict[str, Any]:

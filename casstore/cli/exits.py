@@ -40,6 +40,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (click.UsageError, ExitCode.USAGE),
     (casstore.InvalidTag, ExitCode.USAGE),
     (casstore.InvalidSetting, ExitCode.USAGE),
+    (casstore.InvalidQuery, ExitCode.USAGE),
     (casstore.InvalidMetadata, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
     (casstore.AliasMoved, ExitCode.LOCKED),
@@ -70,7 +71,7 @@ def message(error: BaseException) -> str:
 def as_document(error: BaseException) -> dict[str, Any]:
     """An error for `--json`: type, message, exit code, and what else the error says, such as a suggestion."""
     document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
-    if isinstance(error, casstore.TagNotFound | casstore.InvalidTag):
+    if isinstance(error, casstore.TagNotFound | casstore.InvalidTag | casstore.InvalidQuery):
         document["suggestion"] = error.suggestion
     if isinstance(error, casstore.AmbiguousTag):
         document["candidates"] = list(error.candidates)

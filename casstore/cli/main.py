@@ -24,6 +24,7 @@ from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
 from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.verbs.config import config
+from casstore.cli.verbs.count import count
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.diff import diff
@@ -141,8 +142,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive, adopt,
-    sync_tree, alias, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, count, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive,
+    adopt, sync_tree, alias, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

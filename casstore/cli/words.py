@@ -8,7 +8,10 @@ from collections.abc import Collection
 ALIASES = {"rm": "delete", "remove": "delete", "info": "show"}
 
 _SAVE = "`casstore save TAG PATH` keeps a directory or file as a version"
-_LIST = "`casstore list` lists versions, newest first; `casstore list NAME -l K=V` those with a label"
+_LIST = (
+    "`casstore list` lists versions, newest first; `casstore list NAME -l K=V` those with a label, and "
+    "`casstore list 'metrics.acc > 0.9'` those that an expression fits"
+)
 _PATH = "`casstore path TAG` prints the directory of a version, and `casstore export TAG PATH` writes it elsewhere"
 _REMOTES = (
     "`casstore push TAG` brings a version to a remote, `casstore pull TAG` fetches one, and "
