@@ -216,7 +216,7 @@ CARD = b"---\nlicense: mit\nbase_model: %s\n---\n# A model\n"
         ({"adapter_config.json": b"[" * 100_000}, []),
         ({"adapter_config.json": b"\xff"}, []),
         ({"adapter_config.json": b'{"base_model_name_or_path": "a/\\ud800"}'}, []),
-        ({"adapter_config.json": b'{"base_model_name_or_path": "/' + b"a/" * 9000 + b'"}'}, []),
+        ({"adapter_config.json": b'{"base_model_name_or_path": "/' + b"a/" * 500_000 + b'"}'}, []),
         ({"adapter_config.json": b'{"base_model_name_or_path": "a\\u0000b"}'}, []),
         ({"sub/adapter_config.json": b'{"base_model_name_or_path": "org/b"}'}, []),
     ],

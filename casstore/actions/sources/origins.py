@@ -29,7 +29,7 @@ _MOST_BASES = 64
 _FRONT_MATTER = re.compile(rb"\A(?:\xef\xbb\xbf)?---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 # As huggingface_hub checks it: ORG/NAME, or a NAME alone.
 _REPOSITORY = re.compile(r"(?!.*(?:--|\.\.))(?:[A-Za-z0-9][-._A-Za-z0-9]*/)?[A-Za-z0-9][-._A-Za-z0-9]*")
-_MOST_REPOSITORY_CHARACTERS = 96
+_MOST_REPOSITORY_CHARACTERS, _MOST_PATH_CHARACTERS = 96, 4096
 _RELATIONS = {"finetune", "adapter", "quantized", "merge"}
 
 
@@ -78,7 +78,7 @@ def _of_card(layout: Layout, card: Mapping[Any, Any], *, is_adapter: bool) -> It
 def _origin(layout: Layout, said: Any, relation: str, revision: Any = None) -> Iterator[Origin]:
     """What a model calls its base: a repository of the hub, or a path, of which nothing is recorded but what it means
     elsewhere too."""
-    if not isinstance(said, str) or "\0" in said:
+    if not isinstance(said, str) or "\0" in said or len(said) > _MOST_PATH_CHARACTERS:
         return
     with contextlib.suppress(OSError, ValueError):  # a name that no file system can have
         parts = _version_at(layout, said)
