@@ -206,8 +206,10 @@ class Aliases:
             standing = _standing(connection, alias)
             if expected is not Anywhere.ANYWHERE:
                 _check_expected(alias, standing, expected)
-            _put(connection, alias, standing, target.tag, _Change(action, reason, force))
-        return self._found(alias)
+            if connection.execute("SELECT 1 FROM version WHERE id = ?", (target.id,)).fetchone() is None:
+                raise TagNotFound(f"{target.tag} has been deleted meanwhile")
+            moved = _put(connection, alias, standing, target.tag, _Change(action, reason, force))
+        return self._found(alias) if moved is None else moved
 
     def roll_back(self, alias: AliasName, steps: int, at_ns: int | None, change: tuple[str, bool]) -> Alias:
         """Have an alias mean what it meant so many moves before, not counting those that were rolled back; or at a
@@ -224,8 +226,8 @@ class Aliases:
             tag = target.tag
             if tag is None or _version_of(connection, target) is None:
                 raise gone(alias, target)
-            _put(connection, alias, standing, tag, _Change(Action.ROLLBACK, *change))
-        return self._found(alias)
+            moved = _put(connection, alias, standing, tag, _Change(Action.ROLLBACK, *change))
+        return self._found(alias) if moved is None else moved
 
     def set_protected(self, alias: AliasName, is_protected: bool, reason: str) -> Alias:
         """Protect an alias, or take the protection away; twice is as good as once. Raises TagNotFound."""
@@ -236,7 +238,7 @@ class Aliases:
             if standing.is_protected != is_protected:
                 action = Action.PROTECT if is_protected else Action.UNPROTECT
                 after = standing._replace(is_protected=is_protected)
-                number = _note(connection, alias, action, after, reason)
+                number = _note(connection, alias, action, after, reason).number
                 connection.execute(
                     "UPDATE alias SET protected = ?, move = ? WHERE name = ? AND alias = ?",
                     (is_protected, number, alias.name, alias.alias),
@@ -407,26 +409,29 @@ def _check_expected(alias: AliasName, standing: _Standing | None, expected: Vers
     )  # fmt: skip
 
 
-def _put(connection: apsw.Connection, alias: AliasName, standing: _Standing | None, tag: Tag, change: _Change) -> None:
-    """Move an alias to a version, unless it stands there. Raises TagNotFound, AliasProtected."""
+def _put(
+    connection: apsw.Connection, alias: AliasName, standing: _Standing | None, tag: Tag, change: _Change
+) -> Alias | None:
+    """Move an alias to a version; None where it stands there already. Raises TagNotFound, AliasProtected."""
     sql = "SELECT id, digest FROM version WHERE name = ? AND version = ?"
     found = connection.execute(sql, (tag.name, tag.version)).fetchone()
     if found is None:
         raise TagNotFound(f"{tag} has been deleted meanwhile")
     version_id, digest = decoding.typed(found[0], int, "an id"), decoding.digest(found[1])
     if standing is not None and standing.version_id == version_id:
-        return
+        return None
     is_protected = standing is not None and standing.is_protected
     if is_protected and not change.force:
         raise _protected(alias, "moved")
     after = _Standing(version_id, is_protected, tag.version, digest)
-    number = _note(connection, alias, change.action, after, change.reason)
+    move = _note(connection, alias, change.action, after, change.reason)
     connection.execute(
         "INSERT OR REPLACE INTO alias(name, alias, version_id, move, protected) VALUES (?,?,?,?,?)",
-        (alias.name, alias.alias, version_id, number, is_protected),
+        (alias.name, alias.alias, version_id, move.number, is_protected),
     )
     was = None if standing is None else standing.version
     note_event(connection, "alias moved", alias, version=tag.version, was=was, reason=change.reason)
+    return Alias(alias.name, alias.alias, tag, is_protected, move.moved_at_ns, move.actor, move.reason)
 
 
 def _remove(connection: apsw.Connection, alias: AliasName, reason: str) -> None:
@@ -435,18 +440,21 @@ def _remove(connection: apsw.Connection, alias: AliasName, reason: str) -> None:
     note_event(connection, "alias deleted", alias, reason=reason)
 
 
-def _note(connection: apsw.Connection, alias: AliasName, action: Action, after: _Standing | None, reason: str) -> int:
-    """Add to the history of an alias; returns the number."""
+def _note(
+    connection: apsw.Connection, alias: AliasName, action: Action, after: _Standing | None, reason: str
+) -> AliasMove:
+    """Add to the history of an alias."""
     sql = "SELECT coalesce(max(number), 0) FROM alias_move WHERE name = ?"
     number = 1 + decoding.typed(connection.execute(sql, (alias.name,)).get, int, "the number of a move")
     version, digest = (None, None) if after is None else (after.version, after.digest)
     is_protected = after is not None and after.is_protected
-    _insert(connection, AliasMove(
+    move = AliasMove(
         alias.name, number, alias.alias, action.value, version, digest, is_protected, time.time_ns(), who(), reason
-    ))  # fmt: skip
+    )  # fmt: skip
+    _insert(connection, move)
     if action in (Action.PROTECT, Action.UNPROTECT):
         note_event(connection, f"alias {action.value}ed", alias, reason=reason)
-    return number
+    return move
 
 
 def _insert(connection: apsw.Connection, move: AliasMove) -> None:

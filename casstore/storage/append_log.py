@@ -19,7 +19,7 @@ from casstore.storage import files
 _CHECK = "check"
 _CHECK_CHARACTERS = 16
 _MOST_BYTES = 1 << 30
-_END_BYTES = 64 << 10
+_END_BYTES = (2 << 10, 64 << 10)
 
 
 class Lines(NamedTuple):
@@ -57,11 +57,14 @@ def last(path: Path) -> dict[str, Any] | None:
     try:
         with files.open_regular(path) as descriptor:
             size = os.fstat(descriptor).st_size
-            end = os.pread(descriptor, _END_BYTES, max(0, size - _END_BYTES))
+            for length in _END_BYTES:
+                lines = os.pread(descriptor, length, max(0, size - length)).split(b"\n")
+                for line in reversed(lines):
+                    if line and (parsed := _parsed(line)) is not None:
+                        return parsed
     except FileNotFoundError:
-        return None
-    parsed = (_parsed(line) for line in reversed(end.split(b"\n")) if line)
-    return next((each for each in parsed if each is not None), None)
+        pass
+    return None
 
 
 def written(documents: Iterable[Mapping[str, Any]]) -> bytes:

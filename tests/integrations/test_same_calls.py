@@ -274,3 +274,21 @@ def test_numpy_metadata_and_signatures_of_any_form(api) -> None:
         "b": {"batchable": True, "batch_dim": [0, 3]},
         "c": {"batchable": False},
     }
+
+
+def test_an_alias_is_taken_for_a_tag(api, home: Path) -> None:
+    for tag in ("bert:a", "bert:b"):
+        make(api, tag)
+    with casstore.Store(home, auto_gc=False) as store:
+        store.set_alias("bert@prod", "bert:a")
+        store.set_alias("bert@prod", "bert:b")
+    assert str(api.get("bert@prod").tag) == "bert:b"
+    assert str(api.get("bert@prod~1").tag) == "bert:a"
+    assert [str(model.tag) for model in api.list("bert@prod")] == ["bert:b"]
+    with pytest.raises(api.NotFound, match="there is no alias bert@none"):
+        api.get("bert@none")
+    with pytest.raises(api.Error, match="bert:b is what the alias bert@prod means"):
+        api.delete("bert:b")
+    with pytest.raises(api.Error, match="is an alias, which moves"):
+        api.delete("bert@prod")
+    assert len(api.list("bert")) == 2
