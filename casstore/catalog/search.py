@@ -16,6 +16,7 @@ from casstore.catalog.connection import Connections
 from casstore.catalog.query import Expression, Field, SortKey
 from casstore.catalog.versions import VersionRow, Versions
 
+MOST = 1 << 62  # versions: SQLite takes no larger limit
 _BATCH = 500
 _GLOB = frozenset("*?[")
 _STANDING = "EXCEPT SELECT version_id FROM trash"
@@ -38,7 +39,7 @@ class Search:
 
     def first(self, count: int) -> Search:
         """The first of what this finds."""
-        return dataclasses.replace(self, limit=count if self.limit is None else min(count, self.limit))
+        return dataclasses.replace(self, limit=min(count, MOST if self.limit is None else self.limit))
 
 
 class _Plan(NamedTuple):
