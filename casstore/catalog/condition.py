@@ -46,17 +46,16 @@ COLUMNS = {**_COLUMNS, "digest": "digest"}  # to sort by
 class Condition(NamedTuple):
     """A SELECT of the ids of the versions that fit, and what is bound in it: `WHERE id IN ({sql})`.
 
-    Versions in the trash may be among them. `few`: there are at most some thousands, as far as has been counted.
+    Versions in the trash may be among them. `terms`: how many SELECTs it is made of.
     """
 
     sql: str
     parameters: tuple[object, ...]
-    few: bool = False
-    is_compound: bool = False
+    terms: int = 1
 
     @property
     def _operand(self) -> str:
-        return f"SELECT id FROM ({self.sql})" if self.is_compound else self.sql
+        return f"SELECT id FROM ({self.sql})" if self.terms > 1 else self.sql
 
 
 class Known(Protocol):
@@ -99,8 +98,9 @@ class _Compiler:
 
     def condition(self, expression: Expression) -> Condition:
         if isinstance(expression, AllOf):
-            fitting = [self.condition(part) for part in expression.parts if not isinstance(part, Not)]
-            others = [self.condition(part.part) for part in expression.parts if isinstance(part, Not)]
+            parts = [each for part in expression.parts for each in _positive(part)]
+            fitting = [self.condition(part) for part in parts if not isinstance(part, Not)]
+            others = [self.condition(part.part) for part in parts if isinstance(part, Not)]
             return self._except(_joined(" INTERSECT ", fitting or [Condition(_EVERY, ())]), others)
         if isinstance(expression, OneOf):
             return _joined(" UNION ", [self.condition(part) for part in expression.parts])
@@ -120,8 +120,7 @@ class _Compiler:
             text = " OR ".join(f"({test.sql.format(v=column)})" for test in tests)
             return Condition(f"{_EVERY} WHERE {text}", _parameters(tests))
         if comparison.operator in ("!=", "not in"):
-            positive = Comparison(field, "=" if comparison.operator == "!=" else "in", comparison.values)
-            return self._except(self._comparison(Comparison(field, "exists")), [self._comparison(positive)])
+            return self.condition(AllOf(_positive(comparison)))
         test = _test_of_values(comparison)
         if field.root == "alias":
             return self._rows("alias", _Test("1"), "alias", test)
@@ -155,7 +154,7 @@ class _Compiler:
         few = self._known is not None and self._asked <= _MOST_ASKED and self._known.are_few(by_value, parameters)
         # A plus keeps SQLite from the index by value, whose ids come in no order. Of one value they do.
         is_ordered = few or test.sql == _EQUAL
-        return Condition(by_value if is_ordered else select + test.sql.format(v=f"+{column}"), parameters, few)
+        return Condition(by_value if is_ordered else select + test.sql.format(v=f"+{column}"), parameters)
 
     def _column_tests(self, comparison: Comparison) -> list[_Test]:
         """Tests of a version's own column, of which one must hold."""
@@ -193,6 +192,17 @@ class _Compiler:
 
 _EQUAL = "{v} = ?"
 _MIRRORED = str.maketrans("<>", "><")
+
+
+def _positive(part: Expression) -> tuple[Expression, ...]:
+    """What must hold together: of a field with rows of its own, that it has a value, and not that value.
+
+    They join the others of an `and` in one compound SELECT. A compound within a compound would be sorted again.
+    """
+    if not isinstance(part, Comparison) or part.operator not in ("!=", "not in") or part.field.root in _COLUMNS:
+        return (part,)
+    equal = Comparison(part.field, "=" if part.operator == "!=" else "in", part.values)
+    return Comparison(part.field, "exists"), Not(equal)
 
 
 def _test_of_values(comparison: Comparison) -> _Test:
@@ -245,18 +255,22 @@ def _marks(values: Sequence[object]) -> str:
 
 
 def _joined(operator: str, parts: Sequence[Condition]) -> Condition:
-    """Several as one. What is few comes first in an INTERSECT, and no compound SELECT has too many terms."""
+    """Several as one. No compound SELECT has too many terms.
+
+    The first may be a compound as it stands, since all operators bind from the left. Another one becomes a SELECT of
+    its own, which SQLite sorts again.
+    """
     if len(parts) == 1:
         return parts[0]
     if len(parts) > _MOST_TERMS:
         groups = [parts[start : start + _MOST_TERMS] for start in range(0, len(parts), _MOST_TERMS)]
         return _joined(operator, [_joined(operator, group) for group in groups])
-    if operator == " INTERSECT ":
-        parts = sorted(parts, key=lambda part: not part.few)
-    few = {" INTERSECT ": any, " UNION ": all}.get(operator, lambda each: next(iter(each)))
+    if operator != " EXCEPT ":
+        parts = sorted(parts, key=lambda part: -part.terms)
+    first, *rest = parts
+    is_flat = first.terms + len(rest) <= _MOST_TERMS
     return Condition(
-        operator.join(part._operand for part in parts),
+        operator.join([first.sql if is_flat else first._operand, *(part._operand for part in rest)]),
         tuple(value for part in parts for value in part.parameters),
-        few(part.few for part in parts),
-        is_compound=True,
+        (first.terms if is_flat else 1) + len(rest),
     )

@@ -278,6 +278,7 @@ CREATE INDEX metadata_by_path ON metadata(path, version_id, value);
 CREATE INDEX label_by_key ON label(key, version_id, value);
 CREATE INDEX version_by_time ON version(ordered_at DESC, id DESC);
 CREATE INDEX version_by_creation ON version(created_at DESC, ordered_at DESC, id DESC);
+CREATE INDEX version_by_size ON version(size DESC, ordered_at DESC, id DESC);
 CREATE INDEX version_in_brief ON version(
   id, name, version, ordered_at, size, file_count, created_at, opened_at, pinned, digest, base_name, base_version
 );

@@ -16,6 +16,7 @@ from casstore.catalog.connection import Connections
 from casstore.catalog.query import Expression, Field, SortKey
 from casstore.catalog.versions import VersionRow, Versions
 
+MOST = 1 << 62  # versions: SQLite takes no larger limit
 _BATCH = 500
 _GLOB = frozenset("*?[")
 _STANDING = "EXCEPT SELECT version_id FROM trash"
@@ -38,11 +39,11 @@ class Search:
 
     def first(self, count: int) -> Search:
         """The first of what this finds."""
-        return dataclasses.replace(self, limit=count if self.limit is None else min(count, self.limit))
+        return dataclasses.replace(self, limit=min(count, MOST if self.limit is None else self.limit))
 
 
 class _Plan(NamedTuple):
-    """Parts of a SELECT of ids; where `few` is false, those that fit are many, or may be."""
+    """Parts of a SELECT of versions; where `few` is false, those that fit the expression are many."""
 
     where: str
     parameters: tuple[object, ...]
@@ -70,7 +71,8 @@ class Searches:
             if not search.sort:
                 plan = _plan(connection, search)
                 limit = "" if search.limit is None else f" LIMIT {search.limit}"
-                return self._versions.found(f"{plan.where}{_order(search, [])}{limit}", plan.parameters)
+                where = plan.where.replace("{id}", "v.id")
+                return self._versions.found(f"{where}{_order(search, [])}{limit}", plan.parameters)
             ids = _ids(connection, search)
             found: dict[int, VersionRow] = {}
             for start in range(0, len(ids), _BATCH):
@@ -85,7 +87,8 @@ class Searches:
                 sql, parameters = f"SELECT count(*) FROM (SELECT id FROM ({found.sql}) {_STANDING})", found.parameters
             else:
                 plan = _plan(connection, search)
-                sql, parameters = f"SELECT count(*) FROM version AS v{plan.where}", plan.parameters
+                where = plan.where.replace("{id}", "v.id")
+                sql, parameters = f"SELECT count(*) FROM version AS v{where}", plan.parameters
             return decoding.typed(connection.execute(sql, parameters).get, int, "a count")
 
     def last(self) -> int:
@@ -124,54 +127,55 @@ class _Known:
         return self._connection.execute(sql, (path,)).fetchone() is not None
 
 
-def _plan(connection: apsw.Connection, search: Search, version_id: str = "v.id", *, few: bool = False) -> _Plan:
-    """What limits the versions; `version_id` is where their ids stand. `few`: that they are is known."""
-    wheres: list[str] = [f"{version_id} NOT IN (SELECT version_id FROM trash)"]
+def _plan(connection: apsw.Connection, search: Search) -> _Plan:
+    """What limits the versions; where their ids stand, the text says {id}."""
+    wheres: list[str] = ["{id} NOT IN (SELECT version_id FROM trash)"]
     parameters: list[object] = []
+    few = False
     if search.name is not None:
         is_pattern = not _GLOB.isdisjoint(search.name)
         wheres.append("v.name GLOB ?" if is_pattern else "v.name = ?")
         parameters.append(glob_in_sql(search.name) if is_pattern else search.name)
     if search.expression is not None:
         found = condition_of(search.expression, _Known(connection))
-        few = few or found.few
+        first = connection.execute(f"SELECT id FROM ({found.sql}) LIMIT {FEW + 1}", found.parameters)
+        ids = [row[0] for row in first]
+        few = len(ids) <= FEW
         # Of many, SQLite is to walk the order that is wanted, not to look up each.
-        wheres.append(f"{'' if few else '+'}{version_id} IN ({found.sql})")
-        parameters += found.parameters
+        wheres.append("{id} IN (SELECT value FROM json_each(?))" if few else f"+{{id}} IN ({found.sql})")
+        parameters += [json.dumps(ids)] if few else found.parameters
     if search.up_to is not None:
-        wheres.append(f"+{version_id} <= ?")
+        wheres.append("+{id} <= ?")
         parameters.append(search.up_to)
     return _Plan(" WHERE " + " AND ".join(wheres), tuple(parameters), few)
 
 
 def _ids(connection: apsw.Connection, search: Search) -> list[int]:
-    walked = _walked(connection, search)
+    plan = _plan(connection, search)
+    walked = None if plan.few else _walked(connection, search, plan)
     if walked is not None and len(walked) == search.limit:
         return walked
-    # Many have the key and few of those fit, so few fit at all, as a rule.
-    plan = _plan(connection, search, few=walked is not None)
     joins = [_join(connection, key, f"k{number}") for number, key in enumerate(search.sort)]
-    sql = f"SELECT v.id FROM version AS v{''.join(join.sql for join in joins)}{plan.where}{_order(search, joins)}"
+    where = plan.where.replace("{id}", "v.id")
+    sql = f"SELECT v.id FROM version AS v{''.join(join.sql for join in joins)}{where}{_order(search, joins)}"
     parameters = (*(value for join in joins for value in join.parameters), *plan.parameters)
     return _distinct(lambda limit: connection.execute(sql + limit, parameters).fetchall(), search.limit)
 
 
-def _walked(connection: apsw.Connection, search: Search) -> list[int] | None:
+def _walked(connection: apsw.Connection, search: Search, plan: _Plan) -> list[int] | None:
     """The first of many, found by walking the numbers of the first key; None where that is not the way."""
     if search.limit is None or not search.sort or search.name is not None:
         return None
     key, *others = search.sort
     path = _only_path(connection, key.field)
-    if path is None or _Known(connection).are_few("SELECT 1 FROM metadata WHERE path = ?", (path,)):
+    if path is None:
         return None
-    plan = _plan(connection, search, "k0.version_id")
-    if plan.few:
-        return None
+    where = plan.where.replace("{id}", "k0.version_id")
     joins = [_join(connection, each, f"k{number}") for number, each in enumerate(others, 1)]
     joins.insert(0, _Join("", (path,), (f"k0.value{_direction(key)}",)))
     sql = (
         "SELECT v.id FROM metadata AS k0 CROSS JOIN version AS v ON v.id = k0.version_id"
-        f"{''.join(join.sql for join in joins)}{plan.where} AND k0.path = ? AND k0.value < ''{_order(search, joins)}"
+        f"{''.join(join.sql for join in joins)}{where} AND k0.path = ? AND k0.value < ''{_order(search, joins)}"
     )
     parameters = (*(value for join in joins[1:] for value in join.parameters), *plan.parameters, path)
     return _distinct(lambda most: connection.execute(sql + most, parameters).fetchall(), search.limit)

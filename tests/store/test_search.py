@@ -496,6 +496,7 @@ def test_what_is_asked_is_checked_at_once_and_read_later(tmp_path: Path) -> None
         assert str(untouched[0].tag) == "m:v2"
         assert [str(model.tag) for model in untouched[:1]] == ["m:v2"]
         assert untouched[:0] == []
+        assert len(untouched[: 10**30]) == 2
         assert [str(model.tag) for model in untouched[1:]] == ["m:v1"]
         with pytest.raises(IndexError):
             made.list("other")[0]

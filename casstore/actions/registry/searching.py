@@ -11,7 +11,7 @@ from casstore.actions import resolve
 from casstore.actions.describing import model_yaml
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.query import Comparison, Field, Text, all_of, parse, parse_fields, parse_sort
-from casstore.catalog.search import Search
+from casstore.catalog.search import MOST, Search
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidQuery, InvalidTag
 from casstore.plain_json import plain_labels
@@ -19,7 +19,6 @@ from casstore.plain_json import plain_labels
 _PATTERN = re.compile(r"[-._a-z0-9*?!^\[\]]+")
 _WILD = frozenset("*?[")
 _COLUMNS = ("tag", "size", "files", "created", "labels", "metadata")
-_MOST = 1 << 62  # versions: SQLite takes no larger limit
 _NESTED = ("metrics", "params")
 
 
@@ -45,7 +44,7 @@ def search_of(catalog: Catalog, wanted: Wanted) -> Search:
         name=None if wanted.name is None else name_or_pattern(wanted.name),
         expression=all_of(expressions) if expressions else None,
         sort=() if wanted.sort is None else parse_sort(wanted.sort),
-        limit=None if limit is None else min(limit, _MOST),
+        limit=None if limit is None else min(limit, MOST),
         by_name=wanted.sort is None,
         up_to=catalog.searches.last(),
     )
