@@ -40,7 +40,7 @@ def test_what_can_be_brought_back_is_listed(saved: Cli) -> None:
     assert "trash_days 7" in " ".join(screen.split())
     assert saved("list", "--deleted", "other", "--json").json == {"deleted": []}
     for option in ("--remote", "--label=a=b"):
-        assert "--deleted goes with neither" in saved("list", "--deleted", option, code=2).err
+        assert "--deleted goes with a NAME alone" in saved("list", "--deleted", option, code=2).err
 
 
 def test_one_of_several_and_another_tag(saved: Cli, files: Path) -> None:

@@ -13,18 +13,16 @@ import casstore
 from casstore.catalog.boots import NoBoot
 from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
 from casstore.storage.layout import Layout
-from tests.kit import noise, script, streamed
+from tests.kit import SIXTH_BACK, noise, script, streamed
 
 BIG = 1_100_000
 FILES = {"w.bin": noise(BIG), "small": b"small"}
 
 # Take the sixth, the fifth and the fourth migration back.
-TABLES = (
-    *("remote_object", "remote_push", "remote_pack", "elsewhere"),
-    *("alias", "alias_move", "annotation", "parent", "event", "trash", "policy"),
-)
+TABLES = ("remote_object", "remote_push", "remote_pack", "elsewhere")
 TO_THIRD = (
-    "".join(f"DROP TABLE {table}; " for table in TABLES)
+    SIXTH_BACK
+    + "".join(f"DROP TABLE {table}; " for table in TABLES)
     + "ALTER TABLE container DROP COLUMN kind; PRAGMA user_version = 3"
 )
 

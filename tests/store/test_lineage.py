@@ -16,7 +16,7 @@ from casstore import Parent
 from casstore.actions.registry import likeness
 from casstore.storage.layout import Layout
 from casstore.storage.manifest import Manifest
-from tests.kit import Save, Sql, plant
+from tests.kit import SIXTH_BACK, Save, Sql, plant
 
 HF = "hf://org/base@rev"
 DATA = "sst2@sha256:" + "ab" * 32
@@ -416,8 +416,7 @@ def test_equal_tensors_of_one_version_are_counted_each(store: casstore.Store, sa
 def test_a_store_from_before_knows_bases_as_parents(store: casstore.Store, save: Save, sql: Sql) -> None:
     first, second = save("m:1", {"a": b"1"}), save("m:2", {"a": b"2"})
     store.close()
-    tables = ("alias", "alias_move", "annotation", "parent", "event", "trash", "policy")
-    sql("".join(f"DROP TABLE {table}; " for table in tables) + "PRAGMA user_version = 5")
+    sql(f"{SIXTH_BACK}PRAGMA user_version = 5")
     with casstore.Store(store.home) as again:
         assert again.get("m:2").parents == (of(first, "base"),)
         assert [str(each) for each in again.lineage("m:1").descendants] == [str(second.tag)]

@@ -16,6 +16,7 @@ import apsw
 import msgpack
 
 import casstore
+from tests.kit import SIXTH_BACK
 
 Files = dict[str, bytes]
 Expected = Mapping[str, Files]
@@ -275,17 +276,13 @@ def to_first_schema(home: Path) -> None:
     """Take all migrations but the first back, of a store without deltas."""
     connection = apsw.Connection(str(home / "catalog.db"))
     connection.execute(
-        "DROP INDEX version_in_brief; DROP INDEX version_by_time; DROP INDEX version_by_creation;"
-        "DROP INDEX version_by_size;"
-        "DROP INDEX metadata_by_path; DROP INDEX label_by_key;"
+        f"{SIXTH_BACK}"
         "DROP INDEX chunk_by_base; DROP INDEX chunk_by_grouping; DROP INDEX file_by_digest; DROP TABLE lease;"
         "ALTER TABLE chunk DROP COLUMN depth; ALTER TABLE chunk DROP COLUMN generation;"
         "ALTER TABLE chunk DROP COLUMN grouping; ALTER TABLE version DROP COLUMN pinned;"
         "ALTER TABLE directory DROP COLUMN evicting; ALTER TABLE container DROP COLUMN read_at;"
         "ALTER TABLE directory DROP COLUMN synced; DROP TABLE untrusted; ALTER TABLE container DROP COLUMN kind;"
         "DROP TABLE remote_object; DROP TABLE remote_pack; DROP TABLE remote_push; DROP TABLE elsewhere;"
-        "DROP TABLE alias; DROP TABLE alias_move; DROP TABLE annotation; DROP TABLE parent; DROP TABLE event;"
-        "DROP TABLE trash; DROP TABLE policy;"
         "DELETE FROM store WHERE key = 'last_container'; PRAGMA user_version = 1"
     )
     connection.close()
