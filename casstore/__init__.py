@@ -9,6 +9,8 @@ from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
+from casstore.actions.registry.forgetting import ForgetPlan, PlannedVersion
+from casstore.actions.registry.rules import KeepRules
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
 from casstore.catalog.remotes import Elsewhere
@@ -22,6 +24,8 @@ from casstore.errors import (
     FileChanged,
     IntegrityError,
     InvalidMetadata,
+    InvalidPolicy,
+    InvalidQuery,
     InvalidSetting,
     InvalidSource,
     InvalidTag,
@@ -71,19 +75,24 @@ __all__ = [
     "EncodingUsage",
     "FileChanged",
     "FileEntry",
+    "ForgetPlan",
     "GcReport",
     "GcStep",
     "Imported",
     "InitReport",
     "IntegrityError",
     "InvalidMetadata",
+    "InvalidPolicy",
+    "InvalidQuery",
     "InvalidSetting",
     "InvalidSource",
     "InvalidTag",
+    "KeepRules",
     "KeptDraft",
     "Model",
     "NoRemote",
     "OutcomeUnknown",
+    "PlannedVersion",
     "Progress",
     "Pulled",
     "Pushed",

@@ -12,6 +12,8 @@
     · UnsafeArchive        an archive that would write elsewhere, expands too much, or contradicts itself
   x UntrustedObjects       Python objects from an archive that was imported without trust
   x InvalidSetting         an unknown setting, or a value it does not take
+  x InvalidQuery           an expression to search by cannot be understood
+  x InvalidPolicy          rules to keep versions by that cannot be understood, or would keep none
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
   x RemoteError            a remote cannot be reached, refuses, or holds what it should not
@@ -118,6 +120,28 @@ class UntrustedObjects(CasstoreError):
 
 class InvalidSetting(CasstoreError, ValueError):
     """An unknown setting, or a value that the setting does not take."""
+
+
+class InvalidPolicy(CasstoreError, ValueError):
+    """Rules to keep versions by that cannot be understood, are none, or would keep no version of a name."""
+
+
+class InvalidQuery(CasstoreError, ValueError):
+    """An expression, or a key to sort by, that cannot be understood; the message shows the place in it.
+
+    Attributes
+    ----------
+    reason
+        What is wrong, on one line.
+    excerpt
+        The expression around that place, and a caret below it, on two lines; empty where it is no one place.
+    suggestion
+        The nearest field, or None.
+    """
+
+    def __init__(self, reason: str, excerpt: str = "", suggestion: str | None = None) -> None:
+        super().__init__(f"{reason}\n{excerpt}" if excerpt else reason)
+        self.reason, self.excerpt, self.suggestion = reason, excerpt, suggestion
 
 
 class IntegrityError(CasstoreError):

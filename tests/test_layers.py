@@ -38,8 +38,8 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "backups", "versions", "containers", "commits", "deletions", "usage"],
-        *["directories", "mending", "repacking", "restoring", "catalog"],
+        *["references", "backups", "versions", "query", "condition", "containers", "commits", "deletions", "usage"],
+        *["freed", "retention", "directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
         *["backend", "keys", "credentials", "loop", "transfers", "once", "unconditional", "documents", "segment"],
@@ -49,7 +49,7 @@ INNER = {
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+        *["directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

@@ -40,7 +40,9 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (click.UsageError, ExitCode.USAGE),
     (casstore.InvalidTag, ExitCode.USAGE),
     (casstore.InvalidSetting, ExitCode.USAGE),
+    (casstore.InvalidQuery, ExitCode.USAGE),
     (casstore.InvalidMetadata, ExitCode.USAGE),
+    (casstore.InvalidPolicy, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
     (NotFound, ExitCode.NOT_FOUND),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
@@ -69,7 +71,7 @@ def message(error: BaseException) -> str:
 def as_document(error: BaseException) -> dict[str, Any]:
     """An error for `--json`: type, message, exit code, and a suggestion or candidates where there are any."""
     document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
-    if isinstance(error, casstore.TagNotFound | casstore.InvalidTag):
+    if isinstance(error, casstore.TagNotFound | casstore.InvalidTag | casstore.InvalidQuery):
         document["suggestion"] = error.suggestion
     if isinstance(error, casstore.AmbiguousTag):
         document["candidates"] = list(error.candidates)

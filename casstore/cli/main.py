@@ -28,6 +28,7 @@ from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.drafts import drafts
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
+from casstore.cli.verbs.forget import forget
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
 from casstore.cli.verbs.init import init
@@ -35,6 +36,7 @@ from casstore.cli.verbs.list import list_versions
 from casstore.cli.verbs.ls import ls
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
+from casstore.cli.verbs.policy import policy
 from casstore.cli.verbs.pull import clone, pull
 from casstore.cli.verbs.push import push
 from casstore.cli.verbs.remote import remote
@@ -137,7 +139,7 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, gc, remote, push, pull, clone, status, evict, backup,
+    delete, forget, policy, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import click
 
+import casstore
 from casstore.cli.exits import as_document, message
 from casstore.cli.options import Options
 from casstore.cli.output import printable, say, styled, with_home
@@ -20,7 +21,8 @@ def report_error(error: BaseException, *, as_json: bool, home: str | None = None
     if as_json:
         say(json.dumps({"error": {**as_document(error), "message": text}}))
         return
-    say(styled("error: ", fg="red", bold=True) + printable(text))
+    lines = text.split("\n") if isinstance(error, casstore.InvalidQuery) else [text]  # a caret below an expression
+    say(styled("error: ", fg="red", bold=True) + "\n".join(map(printable, lines)))
     if isinstance(error, click.UsageError) and error.ctx is not None:
         say(f"see `{error.ctx.command_path} --help`")
 

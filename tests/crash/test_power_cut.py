@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,13 @@ class Play:
         self.recorder.mark(("deleting", tag))
         self.store.delete(tag)
         self.recorder.mark(("deleted", tag))
+
+    def forget(self, name: str, tags: Collection[str], **rules: Any) -> None:
+        for tag in tags:
+            self.recorder.mark(("deleting", tag))
+        assert {str(tag) for tag in self.store.forget(name, dry_run=False, **rules).forgotten} == set(tags)
+        for tag in tags:
+            self.recorder.mark(("deleted", tag))
 
     def gc(self) -> None:
         self.store.gc(evict_all=True)
@@ -233,6 +240,18 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         play.delete("m:2")
         play.save("m:2", mixed(30))
 
+    def forgets(play: Play) -> None:
+        for step in range(4):
+            play.save(f"run:{step}", step_files(step), materialize=step % 2 == 0)
+        play.begin()
+        play.store.set_policy("other-*", keep_last=3)
+        play.forget(
+            "run",
+            ["run:0", "run:1"],
+            keep_last=2,
+        )
+        play.gc()
+
     def imports(play: Play) -> None:
         run = {f"run:{step}": step_files(step) for step in range(4)}
         first, second, whole, tar = (tmp_path / name for name in ("1.casmodel", "2.casmodel", "3.casmodel", "m.tar"))
@@ -256,10 +275,11 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         "relaxed": saves("relaxed"),
         "gc": gc,
         "verbs": verbs,
+        "forgets": forgets,
     }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs", "imports"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "imports", "forgets"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:

@@ -22,6 +22,7 @@ from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.containers import threads
 from casstore.actions.instance import adopt_instance
+from casstore.actions.registry import policy_log
 from casstore.catalog.boots import NoBoot
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.schema import SIDE_FILES
@@ -158,6 +159,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             for tag, manifest_id, path in layout.standing_manifests()
             if manifest_id not in taken_in and path not in not_read
         )
+        _take_in_policies(layout, catalog, unreadable)
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         adopt_instance(layout, catalog)
         catalog.tidy()
@@ -165,6 +167,20 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
     return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered))
+
+
+def _take_in_policies(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
+    """Take in the policies that their log says, or none where it does not say what they are."""
+    try:
+        told = policy_log.read(layout)
+    except OSError as error:
+        files.raise_unless_damage(error)
+        unreadable.append(Unreadable(layout.policies, f"{error}; set the policies again"))
+        return
+    if told.policies is None:
+        reason = "its last line is damaged, so that policies would be taken in that were changed since; set them again"
+        unreadable.append(Unreadable(layout.policies, reason))
+    catalog.retention.restore(told.policies or {})
 
 
 def _contents(
