@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from casstore.actions.registry import forgetting, policies, policy_log
 from casstore.storage import append_log
 from casstore.storage import files as storage_files
 from casstore.storage.locks import Lock
-from tests.kit import Reader, Save, Sql, counts
+from tests.kit import Reader, Save, Sql, counts, plant
 
 
 @pytest.fixture
@@ -110,6 +111,28 @@ def test_a_save_forgets_no_more_than_some(
 def test_gc_has_no_such_step_without_policies(store: casstore.Store, save: Save) -> None:
     fill(save, "m", range(2))
     assert "policies" not in counts(store.gc())
+
+
+def test_nothing_is_forgotten_by_an_old_catalog(home: Path, sql: Sql, tmp_path: Path) -> None:
+    """One that was put back, of which gc takes nothing on trust."""
+
+    def save(number: int) -> None:
+        with store.create(f"m:{number}") as draft:
+            plant(draft.path, {"x": b"%d" % number})
+
+    with casstore.Store(home) as store:
+        store.set_policy("m", keep_last=2)
+        save(0)
+        save(1)
+    shutil.copy(home / "catalog.db", tmp_path / "old.db")
+    with casstore.Store(home) as store:
+        save(2)
+    shutil.copy(tmp_path / "old.db", home / "catalog.db")
+    sql("UPDATE policy SET rules = ?", ('{"keep_last":1}',))
+    with casstore.Store(home) as store:
+        with pytest.raises(casstore.StoreError, match="older than the store"):
+            store.gc()
+        assert store.tags() == ["m:1", "m:0"]
 
 
 def test_forget_by_policies(store: casstore.Store, save: Save, versions) -> None:

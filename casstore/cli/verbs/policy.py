@@ -35,8 +35,9 @@ _COLUMNS = (Column("NAMES"), Column("RULES"))
 def policy(context: click.Context, options: Options) -> None:
     """Store rules by which versions are forgotten.
 
-    They are kept in the store, hold for all who use it, and are applied after each save and by `casstore gc`. A save never fails for a policy, and never forgets the
-    version just saved. Of a name that several policies match, what any of them keeps stays.
+    They are kept in the store, hold for all who use it, and are applied after each save and by `casstore gc`. A save
+    never fails for a policy, and never forgets the version just saved. Of a name that several policies match, what any
+    of them keeps stays.
     """
     if context.invoked_subcommand is None:
         with options.open_store() as store:
