@@ -92,6 +92,7 @@ def test_it_shows_and_asks(run: Cli) -> None:
         (("x*", "--keep-last", "1", "--yes"), 12, "no name in this store matches"),
         (("run:v1", "--keep-last", "1", "--yes"), 2, "a name alone is wanted"),
         (("run", "--policies", "--yes"), 2, "no policy is stored"),
+        (("run", "--keep-where", "siez > 1", "--yes"), 2, "did you mean size?\n  siez > 1\n  ^"),
     ],
 )
 def test_what_is_refused(run: Cli, arguments: tuple[str, ...], code: int, said: str) -> None:

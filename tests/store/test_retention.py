@@ -17,7 +17,7 @@ from tests.kit import EVERY
 SECOND = 10**9
 DAY = 24 * 3600 * SECOND
 NOW = 1_700_000_000 * SECOND
-tried = settings(max_examples=EVERY * 500 or 40)
+tried = settings(max_examples=EVERY * 500 or 25)
 NUMBERS = ("metrics.f1", "metadata.step")
 MOST_YEARS = 200  # of a time that the catalog can hold
 

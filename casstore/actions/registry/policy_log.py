@@ -83,22 +83,30 @@ def fault(workspace: Workspace) -> str:
         return f"{path} cannot be read: {error.strerror}; `casstore repair` writes it from the catalog"
     if told.damaged:
         return f"{path} has {told.damaged:,} damaged lines; `casstore repair` writes it again"
-    return "" if _is_current(workspace) else f"{path} does not say what the policies are; `casstore gc` adds that"
+    return "" if _is_current(workspace) else f"{path} does not say what the policies are; `casstore repair` adds that"
 
 
 def write_again(workspace: Workspace) -> Path | None:
-    """Write the log again from the catalog, where it is damaged; returns where in quarantine/ the old one is.
+    """Write the log again from the catalog where it is damaged, and add what it lacks.
 
-    Raises OSError, StoreLocked.
+    Returns where in quarantine/ a damaged one is. Raises OSError, StoreLocked.
     """
     layout = workspace.layout
     with _locked(layout):
         kept = None
-        if fault(workspace) and layout.policies.exists():
+        if _is_damaged(layout):
             kept = layout.quarantine / f"{new_id()}.{layout.policies.name}"
             files.rename(layout.policies, kept)
         _catch_up(workspace)
         return kept
+
+
+def _is_damaged(layout: Layout) -> bool:
+    try:
+        return read(layout).damaged > 0
+    except OSError as error:
+        files.raise_unless_damage(error)
+        return True
 
 
 def copy(source: Layout, target: Layout, temporary: Path) -> None:
