@@ -1,7 +1,20 @@
 """casstore: a content-addressed store for trained models. Start with `Store`."""
 
+from casstore.actions.comparing.difference import (
+    Change,
+    Diff,
+    DocumentChange,
+    FileChange,
+    Layer,
+    Metric,
+    TensorChange,
+    TensorInfo,
+    ValueChange,
+    Values,
+)
 from casstore.actions.exchange.adopt import AdoptReport, Refused
 from casstore.actions.exchange.backup import BackupReport
+from casstore.actions.exchange.pull_files import PulledFiles
 from casstore.actions.exchange.push import Pushed
 from casstore.actions.exchange.remote_versions import RemoteStatus
 from casstore.actions.exchange.sync_tree import SyncReport
@@ -11,13 +24,17 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.registry.forgetting import ForgetPlan, PlannedVersion
 from casstore.actions.registry.rules import KeepRules
+from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.catalog.aliases import Alias, AliasMove
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
 from casstore.draft import Draft
 from casstore.errors import (
+    AliasMoved,
+    AliasProtected,
     AmbiguousTag,
     CasstoreError,
     CatalogDamaged,
@@ -46,11 +63,12 @@ from casstore.errors import (
     UnsafeArchive,
     UnsupportedFormat,
     UntrustedObjects,
+    VersionAliased,
 )
 from casstore.model import Imported, Model
 from casstore.progress import Progress
 from casstore.release import __version__
-from casstore.remote.collect import RemoteGcReport
+from casstore.remote.collect import OpenPush, RemoteGcReport
 from casstore.remote.documents import Ref
 from casstore.remote.repacking import RemoteRepackReport
 from casstore.remote.verifying import RemoteReport
@@ -63,16 +81,25 @@ from casstore.tag import Tag, slug
 __all__ = [
     "SETTINGS",
     "AdoptReport",
+    "Alias",
+    "AliasMove",
+    "AliasMoved",
+    "AliasProtected",
     "AmbiguousTag",
     "BackupReport",
     "Base",
     "CasstoreError",
     "CatalogDamaged",
+    "Change",
     "Damage",
+    "DeletedVersion",
+    "Diff",
     "Digest",
+    "DocumentChange",
     "Draft",
     "Elsewhere",
     "EncodingUsage",
+    "FileChange",
     "FileChanged",
     "FileEntry",
     "ForgetPlan",
@@ -89,12 +116,16 @@ __all__ = [
     "InvalidTag",
     "KeepRules",
     "KeptDraft",
+    "Layer",
+    "Metric",
     "Model",
     "NoRemote",
+    "OpenPush",
     "OutcomeUnknown",
     "PlannedVersion",
     "Progress",
     "Pulled",
+    "PulledFiles",
     "Pushed",
     "ReadOnly",
     "RebuildReport",
@@ -121,11 +152,16 @@ __all__ = [
     "Tag",
     "TagExists",
     "TagNotFound",
+    "TensorChange",
+    "TensorInfo",
     "UnsafeArchive",
     "UnsupportedFormat",
     "UntrustedObjects",
     "Usage",
+    "ValueChange",
+    "Values",
     "VerifyReport",
+    "VersionAliased",
     "__version__",
     "slug",
 ]

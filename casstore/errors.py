@@ -5,6 +5,9 @@
   x TagNotFound            nothing is saved under this tag
   x AmbiguousTag           a version prefix that more than one version shares
   x TagExists              the tag is taken; saved versions never change
+  x AliasMoved             an alias does not stand where it was expected
+  x AliasProtected         a protected alias was to be moved or deleted
+  x VersionAliased         a version was to be deleted that an alias names
   x InvalidMetadata        labels, metadata, signatures ... that cannot be recorded
   x ReadOnly               labels, metadata ... of a saved version were to be changed
   x InvalidSource          the files to be saved cannot be saved
@@ -92,6 +95,41 @@ class AmbiguousTag(CasstoreError, LookupError):
 
 class TagExists(CasstoreError, FileExistsError):
     """The tag is already saved, or a directory that is not casstore's stands where it would go."""
+
+
+class AliasMoved(CasstoreError):
+    """An alias does not stand where it was expected, so it was left there.
+
+    Attributes
+    ----------
+    alias
+        The alias, as `name@alias`.
+    current
+        The tag of the version that it stands at, or None where there is no such alias.
+    """
+
+    def __init__(self, message: str, alias: str = "", current: str | None = None) -> None:
+        super().__init__(message)
+        self.alias = alias
+        self.current = current
+
+
+class AliasProtected(CasstoreError):
+    """An alias is protected, and was to be moved or deleted without saying so."""
+
+
+class VersionAliased(CasstoreError):
+    """A version was to be deleted that an alias names.
+
+    Attributes
+    ----------
+    aliases
+        The aliases, as `name@alias`.
+    """
+
+    def __init__(self, message: str, aliases: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.aliases = tuple(aliases)
 
 
 class InvalidMetadata(CasstoreError, ValueError):

@@ -156,6 +156,13 @@ class Model:
         return is_pinned(self._workspace, self._row)
 
     @property
+    def aliases(self) -> tuple[str, ...]:
+        """The aliases that mean it, such as `("prod",)` for `bert@prod`, in order: see `Store.set_alias`. They are read
+        from the store each time.
+        """
+        return tuple(self._workspace.catalog.aliases.of_version(self._row.id))
+
+    @property
     def size(self) -> int:
         """Bytes of all files, as a plain copy would take; `model.yaml` is not counted."""
         return self._row.size

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 
-from casstore.actions import resolve
+from casstore.actions import elsewhere_file, resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.exchange import elsewhere
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.exchange.importing import materialize_newest
+from casstore.actions.exchange.local_chunks import LocalChunks
 from casstore.actions.exchange.pull import pull_version
+from casstore.actions.exchange.pull_files import PulledFiles, pull_files
 from casstore.actions.exchange.push import Pushed, push_version
 from casstore.actions.exchange.remote_cache import live_refs
 from casstore.actions.exchange.remote_versions import RemoteStatus, local_rows, remote_tags, status
@@ -29,7 +33,7 @@ from casstore.progress import SILENT, Progress
 from casstore.remote import keys
 from casstore.remote.address import RemoteAddress
 from casstore.remote.bucket import Bucket
-from casstore.remote.collect import RemoteGcReport, collect
+from casstore.remote.collect import RemoteGcReport, collect, with_pushes
 from casstore.remote.deleting import delete
 from casstore.remote.directory import DirectoryBackend
 from casstore.remote.documents import Ref
@@ -92,6 +96,11 @@ class RemoteModel:
         return self._version.ref.tag
 
     @property
+    def url(self) -> str:
+        """Where it is: the remote's URL."""
+        return self._version.bucket.name
+
+    @property
     def digest(self) -> Digest:
         """BLAKE3 of the canonical list of files, the same as `Model.digest`."""
         return self._version.ref.digest
@@ -124,6 +133,8 @@ class RemoteModel:
     def open(self, path: str) -> io.BufferedIOBase:
         """Open one file, to be read by ranges from where it is. Each chunk is checked against its digest.
 
+        Chunks that the store of the remote has, if there is one, are read there.
+
         Parameters
         ----------
         path
@@ -140,6 +151,59 @@ class RemoteModel:
             The version has no such file.
         """
         return self._version.open(path)
+
+    def checkout(
+        self,
+        directory: str | os.PathLike[str],
+        files: str | Iterable[str] | None = None,
+        *,
+        replace: bool = False,
+        progress: Progress = SILENT,
+    ) -> PulledFiles:
+        """Copy files into a directory of your own, fetching only what they are made of. Nothing is saved in a store.
+
+        Chunks that the store has are read there. Each file is there when it is complete, and checked. What has come
+        when this is cut short stays, and need not come again.
+
+        Parameters
+        ----------
+        directory
+            Where to; it is made if need be, and may hold other things.
+        files
+            Paths, directories or patterns, of which `*` also stands for `/`; None for every file.
+        replace
+            Whether files that are there with other content give way. Those with the same stay in any case.
+        progress
+            Told of bytes that are written.
+
+        Returns
+        -------
+        PulledFiles
+            What was written, and what stood there.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        FileExistsError
+            Something else is in the place of a file.
+        InvalidSource
+            `directory` is inside a store.
+        IntegrityError
+            What came is damaged.
+        RemoteError
+            The remote cannot be reached.
+
+        Examples
+        --------
+        >>> store.remote("origin").push("bert:v1")[0].is_new
+        True
+        >>> done = store.remote("origin").get("bert:v1").checkout("parts", "*.json")
+        >>> done.written
+        ['config.json']
+        """
+        patterns = [files] if isinstance(files, str) else None if files is None else list(files)
+        return pull_files(self._version, Path(directory), patterns, progress, replace=replace)
 
     def __repr__(self) -> str:
         return f"RemoteModel({str(self.tag)!r})"
@@ -216,6 +280,8 @@ class Remote:
             if make and isinstance(backend, DirectoryBackend):
                 backend.check_own()
             self._opened = Bucket.make(backend, single_writer=single_writer) if make else Bucket.open(backend)
+            if self._address.url.startswith("http"):  # of which some have the marker, and cannot be listed
+                self._opened.newest_epoch()
         except BaseException:
             backend.close()
             raise
@@ -288,7 +354,8 @@ class Remote:
             The remote cannot be reached.
         """
         with self._asking() as bucket:
-            return RemoteModel(RemoteVersion.find(bucket, self._exact(tag)))
+            local = None if self._workspace is None else LocalChunks(self._workspace)
+            return RemoteModel(RemoteVersion.find(bucket, self._exact(tag), local))
 
     def _exact(self, tag: str | Tag) -> Tag:
         text = str(tag)
@@ -402,11 +469,11 @@ class Remote:
                 durable=workspace.catalog.setting("durability") == "full",
                 materialize=materialize,
             )
+            given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
             found = [pull_version(workspace, bucket, tag, wishes, progress) for tag in wanted]
-        given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
         for row in (each.row for each in found):
             if row.tag in given_up:
-                workspace.catalog.remotes.forget_elsewhere(row.tag)
+                elsewhere_file.forget(workspace, row.tag)
         rows = [each.row for each in found if each.is_new]
         notes = materialize_newest(workspace, rows, progress) if materialize else {}
         return [
@@ -467,13 +534,16 @@ class Remote:
                 delete(bucket, tag)
         return [str(tag) for tag in wanted]
 
-    def gc(self, *, dry_run: bool = False) -> RemoteGcReport:
+    def gc(self, *, dry_run: bool = False, give_up_after: timedelta = timedelta(days=7)) -> RemoteGcReport:
         """Remove what no version there needs, as far as that is safe while others push; run again, it goes on.
 
         Parameters
         ----------
         dry_run
             Only tell what would go.
+        give_up_after
+            How long a push may have brought nothing, by the store's clock, before it is ended, so that what it has left
+            can go. One that is under way after all starts over by itself.
 
         Returns
         -------
@@ -488,10 +558,11 @@ class Remote:
             The remote cannot be reached.
         """
         with self._asking() as bucket, workers(_READERS) as pool:
-            report = collect(bucket, pool, dry_run=dry_run)
+            revoke_after_ns = round(give_up_after.total_seconds() * 1e9)
+            report = collect(bucket, pool, dry_run=dry_run, revoke_after_ns=revoke_after_ns)
             if not dry_run:
                 sum_up(bucket, pool)
-        return report
+            return with_pushes(bucket, report, pool)
 
     def repack(self, *, dry_run: bool = False, progress: Progress = SILENT) -> RemoteRepackReport:
         """Rewrite packs of which at least half is dead; the next `gc` frees what that leaves behind.

@@ -76,6 +76,13 @@ SETTINGS: Mapping[str, Setting] = {
         most=36_500,  # a century: in nanoseconds, still far from the limit of an integer in SQLite
         meaning="how many days after a version was saved or last opened gc leaves its directory alone",
     ),
+    "trash_days": _number(
+        7,
+        "days",
+        most=36_500,
+        meaning="how many days a deleted version can be brought back (`casstore undelete`) before gc takes it for "
+        "good; 0: delete takes it at once",
+    ),
     "verify_days": _number(
         30,
         "days",

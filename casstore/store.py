@@ -6,15 +6,17 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from casstore.actions import configure, resolve
+from casstore.actions import configure, elsewhere_file, resolve
 from casstore.actions import sharing as sharing_action
+from casstore.actions.comparing import diff as diff_action
+from casstore.actions.comparing.difference import Diff
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
 from casstore.actions.directories import pinning
@@ -37,10 +39,13 @@ from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.registry import aliases as aliases_action
 from casstore.actions.registry import forgetting
 from casstore.actions.registry import policies as policies_action
+from casstore.actions.registry import trash as trash_action
 from casstore.actions.registry.forgetting import ForgetPlan
 from casstore.actions.registry.rules import KeepRules
+from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.reopening import Address
 from casstore.actions.reserved import in_any_room
 from casstore.actions.saving import delete as delete_action
@@ -50,8 +55,10 @@ from casstore.actions.saving.trust import Trust
 from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
+from casstore.catalog.aliases import Alias, AliasMove, Anywhere
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
+from casstore.catalog.versions import VersionRow
 from casstore.description import Description
 from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag, TagNotFound
@@ -60,7 +67,7 @@ from casstore.notebook import MOST_ROWS, table
 from casstore.plain_json import mapping, plain_labels
 from casstore.progress import SILENT, Progress
 from casstore.remote.address import RemoteAddress
-from casstore.remotes import Remote
+from casstore.remotes import Remote, RemoteModel
 from casstore.settings import check_setting
 from casstore.tag import Tag, TagQuery
 
@@ -459,7 +466,7 @@ class Store:
             _log.warning("%s is saved, and these are still there: %s", draft.tag, ", ".join(draft.left_behind))
         return draft.model
 
-    def get(self, tag: str | Tag) -> Model:
+    def get(self, tag: str | Tag, *, pull: bool = True) -> Model:
         """Return the version of a tag.
 
         An exact match wins over a prefix. Only the catalog is read: nothing is written, locked or waited for.
@@ -469,8 +476,10 @@ class Store:
         Parameters
         ----------
         tag
-            `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version
-            has.
+            `name:version`; a name alone, or `name:latest`, for the newest version; a prefix that only one version has;
+            `name@alias`; or `name@alias~n`, for what the alias meant n moves before.
+        pull
+            False to take what is not here for not found, wherever else it may be.
 
         Returns
         -------
@@ -485,33 +494,85 @@ class Store:
             Several versions begin like this.
         InvalidTag
             `tag` cannot be a tag.
+        RemoteError
+            The remote that has it cannot be reached.
 
         Examples
         --------
         >>> store.get("bert")
         Model('bert:v1')
         """
+        return Model(self._workspace, self._find(tag, pull=pull))
+
+    def _find(self, tag: str | Tag, *, pull: bool = True) -> VersionRow:
         query = TagQuery.parse(tag)
         try:
-            return Model(self._workspace, resolve.find(self._workspace.catalog, query))
+            return resolve.find(self._workspace.catalog, query)
+        except TagNotFound:
+            missing = elsewhere.missing(self._workspace, query) if pull else None
+            if missing is None:
+                raise
+            with self.remote(missing.remote) as there:
+                pulled = there.pull(missing.text, materialize=False)[0].model.tag
+        return resolve.find(self._workspace.catalog, TagQuery.parse(pulled))
+
+    @contextlib.contextmanager
+    def look(self, tag: str | Tag) -> Iterator[Model | RemoteModel]:
+        """Give the version of a tag to a `with` block that looks at it, without pulling it.
+
+        It is what `get` would return; where `get` would have to pull it first, it is the version as its remote has it.
+
+        Parameters
+        ----------
+        tag
+            As for `get`.
+
+        Yields
+        ------
+        Model | RemoteModel
+            The version. Both have `tag`, `digest`, `size`, `created_at`, `files`, `labels`, `metadata` and `open`.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        RemoteError
+            The remote that has it cannot be reached.
+
+        Examples
+        --------
+        >>> with store.look("bert") as model:
+        ...     model.open("config.json").read()
+        b'{"hidden_size": 384}'
+        """
+        query = TagQuery.parse(tag)
+        try:
+            model = Model(self._workspace, resolve.find(self._workspace.catalog, query))
         except TagNotFound:
             missing = elsewhere.missing(self._workspace, query)
             if missing is None:
                 raise
-            with self.remote(missing.remote) as there:
-                return there.pull(missing.text, materialize=False)[0].model
+        else:
+            yield model
+            return
+        with self.remote(missing.remote) as there:
+            yield there.get(missing.text)
 
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.
 
-        A name alone, or `name:latest`, stands for any version of that name.
+        A name alone, or `name:latest`, stands for any version of that name, and `name@alias` for the one it means.
 
         A prefix is not enough, unlike in `get`. `tag in store` does this too, and is false for what cannot be a tag.
 
         Parameters
         ----------
         tag
-            `name:version`, `name:latest` or a name.
+            `name:version`, `name:latest`, `name@alias` or a name.
 
         Returns
         -------
@@ -621,8 +682,84 @@ class Store:
         """
         return self._workspace.catalog.versions.tags()
 
-    def delete(self, tag: str | Tag | Iterable[str | Tag]) -> Sequence[str]:
-        """Delete exactly this version, or several: directories go at once, bytes at the next `gc`.
+    def diff(
+        self,
+        a: str | Tag,
+        b: str | Tag | os.PathLike[str],
+        *,
+        values: bool = False,
+        tensors: str | None = None,
+        progress: Progress = SILENT,
+    ) -> Diff:
+        """Tell what differs between two versions, or between a version and files that are not saved.
+
+        Files, labels, metadata and, of JSON and YAML files, the values in them; tensors by name, from what the catalog
+        knows of their chunks. Only documents that differ, and the pickles that name the tensors of PyTorch's files
+        (which are not unpickled), are read. What is damaged is named in `damage`, and the rest is compared. Files are
+        hashed and cut as `save` would, and nothing is stored.
+
+        Parameters
+        ----------
+        a
+            The older version, as `get` takes it.
+        b
+            The newer one, or the path of a directory or file: text that is no tag of a version, or has a `/` in it.
+        values
+            Read the tensors that have changed, and tell by how much their numbers have. Memory does not grow with them.
+        tensors
+            Only tensors whose names match this pattern, as of a shell: `encoder.layer.1*`. None for all.
+        progress
+            Is told how much is hashed and read.
+
+        Returns
+        -------
+        Diff
+            What differs; `is_same` says whether nothing does.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such version, and no such path.
+        IntegrityError
+            The catalog's record of a version's files is damaged.
+        InvalidSource
+            A file in the directory could not be saved.
+        FileChanged
+            A file in the directory was written to meanwhile.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> _ = Path("out", "config.json").write_text('{"hidden_size": 512}')
+        >>> found = store.diff("bert:v1", "out")
+        >>> [(each.change.value, each.path) for each in found.files]
+        [('changed', 'config.json')]
+        >>> [(each.path, each.old, each.new) for each in found.documents[0].changes]
+        [('$.hidden_size', 384, 512)]
+        """
+        wishes = diff_action.Wishes(values, tensors)
+        return diff_action.compare(self._workspace, self._row(a), self._row_or_path(b), wishes, progress)
+
+    def _row(self, tag: str | Tag) -> VersionRow:
+        return resolve.find(self._workspace.catalog, TagQuery.parse(self.get(tag).tag))
+
+    def _row_or_path(self, version: str | Tag | os.PathLike[str]) -> VersionRow | Path:
+        if not isinstance(version, str | Tag) or (isinstance(version, str) and diff_action.is_path(version)):
+            return Path(version)
+        try:
+            return self._row(version)
+        except (TagNotFound, InvalidTag):
+            if isinstance(version, str) and os.path.lexists(version):
+                return Path(version)
+            raise
+
+    def delete(
+        self, tag: str | Tag | Iterable[str | Tag], *, now: bool = False, drop_aliases: bool = False
+    ) -> Sequence[str]:
+        """Delete exactly this version, or several. They go to the trash, from where `undelete` brings them back.
+
+        Their directories go at once. Their bytes go with the first `gc` after `trash_days` days (a setting, 7), or with
+        `gc(empty_trash=True)`. Their tags are free again.
 
         What users have put into these directories, or changed there, is not the versions' own: it goes to
         `quarantine/`. Of several versions those of one name go in one transaction: all of them, or none where one is
@@ -631,7 +768,11 @@ class Store:
         Parameters
         ----------
         tag
-            `name:version`, or several of them. A prefix, a name alone or `latest` is not enough.
+            `name:version`, or several of them. A prefix, a name alone, `latest` or an alias is not enough.
+        now
+            Delete for good, past the trash: the next `gc` takes the bytes.
+        drop_aliases
+            Delete the aliases that mean these versions, too. Otherwise a version that has one is not deleted.
 
         Returns
         -------
@@ -644,6 +785,10 @@ class Store:
             There is no such version; nothing is deleted.
         InvalidTag
             `tag` is not a whole tag; nothing is deleted.
+        VersionAliased
+            An alias means one of them; none of its name is deleted.
+        AliasProtected
+            One of the aliases is protected; likewise.
 
         Examples
         --------
@@ -657,15 +802,90 @@ class Store:
         exact = [resolve.exact(self._workspace.catalog, each) for each in tags]
         kept: list[str] = []
         for group in delete_action.by_name(exact):
-            kept += in_any_room(self._workspace, functools.partial(delete_action.delete, self._workspace, group))
+            delete = functools.partial(delete_action.delete, self._workspace, group, now=now, with_aliases=drop_aliases)
+            kept += in_any_room(self._workspace, delete)
         return kept
+
+    def deleted(self, name: str | None = None) -> Sequence[DeletedVersion]:
+        """List what is in the trash: deleted versions that `undelete` can bring back.
+
+        Parameters
+        ----------
+        name
+            Only versions that had this name.
+
+        Returns
+        -------
+        Sequence[DeletedVersion]
+            The last deleted first.
+
+        Raises
+        ------
+        InvalidTag
+            `name` cannot be a name.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> [str(each.tag) for each in store.deleted()]
+        ['bert:v1']
+        """
+        return trash_action.deleted(self._workspace, None if name is None else resolve.name(name))
+
+    def undelete(self, tag: str | Tag, *, as_: str | Tag | None = None, which: str | None = None) -> Model:
+        """Bring a deleted version back: its files, all that was said of it, and its place among the versions.
+
+        Aliases stay where they are.
+
+        Parameters
+        ----------
+        tag
+            `name:version`, or the beginning of it that only one deleted version has. Of several that had the same tag,
+            the last deleted comes back.
+        as_
+            Another tag for it, such as where its own has been given to another version meanwhile.
+        which
+            The beginning of the id or digest of the one that is meant: see `deleted`.
+
+        Returns
+        -------
+        Model
+            The version.
+
+        Raises
+        ------
+        TagNotFound
+            No such version is in the trash.
+        AmbiguousTag
+            Several deleted versions begin like this.
+        TagExists
+            Another version has the tag.
+        InvalidTag
+            `tag` or `as_` cannot be a tag.
+        IntegrityError
+            The store's records of it are damaged.
+        OSError
+            The system refused something.
+
+        Examples
+        --------
+        >>> store.delete("bert:v1")
+        []
+        >>> store.undelete("bert:v1")
+        Model('bert:v1')
+        """
+        found = trash_action.find(self._workspace, TagQuery.parse(tag), which)
+        target = found.version.tag if as_ is None else resolve.new_tag(self._workspace.catalog, as_)
+        bring = functools.partial(trash_action.undelete, self._workspace, found, target)
+        return self.get(in_any_room(self._workspace, bring))
 
     def _forget_elsewhere(self, tag: str | Tag) -> bool:
         """Whether that was the name of a version that only a remote has; it is forgotten here, and stays there."""
         query = TagQuery.parse(tag)
         for each in self._workspace.catalog.remotes.elsewhere(query.name):
             if each.tag.version == query.version:
-                self._workspace.catalog.remotes.forget_elsewhere(each.tag)
+                elsewhere_file.forget(self._workspace, each.tag)
                 return True
         return False
 
@@ -691,7 +911,8 @@ class Store:
         """Delete the versions of names that no rule keeps, or say which these are.
 
         A version stays that any of the rules keeps. The newest version of a name stays always, and so does one that is
-        pinned or has an alias. Those of one name go in one transaction; names go one after another.
+        pinned or has an alias. The others go to the trash, as by `delete`, and their bytes come back when gc takes them
+        from there. Those of one name go in one transaction; names go one after another.
 
         Parameters
         ----------
@@ -901,8 +1122,8 @@ class Store:
     def evict(self, tag: str | Tag | Iterable[str | Tag], *, to_remote: str | None = None) -> Sequence[str]:
         """Give up the bytes of versions here that a remote has, once they have been seen there. The names stay.
 
-        `get` pulls such a version when it is asked for. The newest version of a name, one that is pinned, and one in
-        use by a process stay.
+        `get` pulls such a version when it is asked for. The newest version of a name, one that is pinned, one that an
+        alias means, and one in use by a process stay.
 
         Parameters
         ----------
@@ -920,6 +1141,8 @@ class Store:
         ------
         StoreError
             One is to stay; those before it have been given up.
+        VersionAliased
+            One is to stay, since an alias means it; likewise.
         TagNotFound
             One is not saved here, or not in the remote.
         RemoteError
@@ -1007,9 +1230,231 @@ class Store:
         return self._set_pinned(tag, False)
 
     def _set_pinned(self, tag: str | Tag, pinned: bool) -> Model:
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        row = self._find(tag, pull=pinned)
         pinning.set_pinned(self._workspace, row, pinned)
         return Model(self._workspace, row)
+
+    def set_alias(
+        self, alias: str, tag: str | Tag, *, expected: str | Tag | Anywhere | None = Anywhere.ANYWHERE,
+        reason: str = "", force: bool = False,
+    ) -> Alias:  # fmt: skip
+        """Have `name@alias` mean a version of that name, from now on.
+
+        Every such move is kept, with the time, who made it and why: see `alias_history`. Where the alias means that
+        version already, nothing is changed or noted. The version can not be deleted as long as an alias means it, and
+        gc leaves its directory alone.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`. An alias is written as a name is, and is neither `latest` nor `v` and a number.
+        tag
+            What `get` takes.
+        expected
+            The version that it must mean until then, or None where there must be no such alias. Of several processes
+            that expect the same, one moves the alias, and the others get AliasMoved. By default it is moved from
+            wherever it stands.
+        reason
+            Why, for whoever reads the history.
+        force
+            Move it even if it is protected; it stays protected.
+
+        Returns
+        -------
+        Alias
+            The alias as it stands now.
+
+        Raises
+        ------
+        AliasMoved
+            It does not mean what was expected; `error.current` is what it means.
+        AliasProtected
+            It is protected.
+        TagNotFound
+            No version fits `tag`.
+        AmbiguousTag
+            Several versions begin like `tag`.
+        InvalidTag
+            `alias` cannot be an alias, or `tag` is of another name.
+        InvalidMetadata
+            `reason` is not text, or too long.
+        StoreLocked
+            Another process is at the aliases of this name for too long.
+
+        Examples
+        --------
+        >>> str(store.set_alias("bert@prod", "bert:v1", reason="accuracy 0.93").tag)
+        'bert:v1'
+        >>> store.get("bert@prod")
+        Model('bert:v1')
+        """
+        return aliases_action.set_alias(self._workspace, alias, tag, expected, reason, force=force)
+
+    def aliases(self, name: str | None = None) -> Sequence[Alias]:
+        """List the aliases, and where each stands.
+
+        Parameters
+        ----------
+        name
+            Only those of this name.
+
+        Returns
+        -------
+        Sequence[Alias]
+            By name and alias.
+
+        Raises
+        ------
+        InvalidTag
+            `name` cannot be a name.
+        """
+        return aliases_action.standing(self._workspace, name)
+
+    def alias_history(self, alias: str, *, at: datetime | None = None) -> Sequence[AliasMove]:
+        """List what was done to an alias, also to one that has been deleted.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        at
+            Only what held at this time: the last that was not later, by the clock of its time. A time without a zone is
+            local.
+
+        Returns
+        -------
+        Sequence[AliasMove]
+            The newest first.
+
+        Raises
+        ------
+        TagNotFound
+            There has never been such an alias, or not at that time.
+        InvalidTag
+            `alias` cannot be an alias.
+
+        Examples
+        --------
+        >>> moved = store.set_alias("bert@prod", "bert:v1", reason="accuracy 0.93")
+        >>> [(move.action, move.version, move.reason) for move in store.alias_history("bert@prod")]
+        [('set', 'v1', 'accuracy 0.93')]
+        """
+        return aliases_action.history(self._workspace, alias, at)
+
+    def rollback_alias(
+        self, alias: str, *, steps: int = 1, to: datetime | None = None, reason: str = "", force: bool = False
+    ) -> Alias:
+        """Have an alias mean again what it meant before. That is a move of its own, and is kept as such.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        steps
+            How many moves to go back. What has been rolled back from does not count: rolled back twice, an alias is
+            where it was two moves before, and not where it began.
+        to
+            Go to what it meant at this time instead. A time without a zone is local.
+        reason
+            Why, for whoever reads the history.
+        force
+            Move it even if it is protected; it stays protected.
+
+        Returns
+        -------
+        Alias
+            The alias as it stands now.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias, it has not been moved so often, or the version that it meant has been deleted.
+        AliasProtected
+            It is protected.
+        InvalidTag
+            `alias` cannot be an alias, or `steps` is less than 1.
+        InvalidMetadata
+            `reason` is not text, or too long.
+        StoreLocked
+            Another process is at the aliases of this name for too long.
+        """
+        return aliases_action.roll_back(self._workspace, alias, steps, to, reason, force=force)
+
+    def protect_alias(self, alias: str, *, reason: str = "") -> Alias:
+        """Have an alias be moved or deleted only by force, until it is unprotected. Twice is as good as once.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        reason
+            Why, for whoever reads the history.
+
+        Returns
+        -------
+        Alias
+            The alias.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias.
+        InvalidTag
+            `alias` cannot be an alias.
+        """
+        return aliases_action.set_protected(self._workspace, alias, True, reason)
+
+    def unprotect_alias(self, alias: str, *, reason: str = "") -> Alias:
+        """Let an alias be moved and deleted again. Where it is not protected, nothing changes.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        reason
+            Why, for whoever reads the history.
+
+        Returns
+        -------
+        Alias
+            The alias.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias.
+        InvalidTag
+            `alias` cannot be an alias.
+        """
+        return aliases_action.set_protected(self._workspace, alias, False, reason)
+
+    def delete_alias(self, alias: str, *, reason: str = "", force: bool = False) -> Tag:
+        """Delete an alias; the version that it means stays, and so does the history.
+
+        Parameters
+        ----------
+        alias
+            `name@alias`.
+        reason
+            Why, for whoever reads the history.
+        force
+            Delete it even if it is protected.
+
+        Returns
+        -------
+        Tag
+            The version that it meant.
+
+        Raises
+        ------
+        TagNotFound
+            There is no such alias.
+        AliasProtected
+            It is protected.
+        InvalidTag
+            `alias` cannot be an alias.
+        """
+        return aliases_action.delete(self._workspace, alias, reason, force=force)
 
     def export(
         self,
@@ -1018,6 +1463,7 @@ class Store:
         *,
         format: str | None = None,
         default: str = "casmodel",
+        aliases: bool = False,
         progress: Progress = SILENT,
     ) -> str:
         """Write a version to an archive, in one pass, and check each byte on its way.
@@ -1036,6 +1482,8 @@ class Store:
             several versions and is smallest. By default what the name of `target` says.
         default
             The format where the name of `target` says nothing.
+        aliases
+            Put in what aliases mean these versions, too. Only a casmodel can hold that.
         progress
             Told how far the writing is.
 
@@ -1065,11 +1513,10 @@ class Store:
         'bert.tar.zst'
         """
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
-        rows = {row.id: row for row in (resolve.find(self._workspace.catalog, TagQuery.parse(each)) for each in tags)}
+        rows = {row.id: row for row in (self._find(each) for each in tags)}
         chosen = None if format is None else Format.parse(format)
-        return exporting.export(
-            self._workspace, list(rows.values()), target, chosen, progress, default=Format.parse(default)
-        )
+        how = exporting.How(chosen, Format.parse(default), aliases)
+        return exporting.export(self._workspace, list(rows.values()), target, how, progress)
 
     def checkout(
         self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
@@ -1118,7 +1565,7 @@ class Store:
         >>> sorted(os.listdir(store.checkout("bert", "work")))
         ['config.json', 'model.bin', 'model.yaml']
         """
-        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        row = self._find(tag)
         return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
 
     def import_archive(
@@ -1130,6 +1577,7 @@ class Store:
         trust: bool = False,
         materialize: bool = True,
         durability: str | None = None,
+        aliases: bool = False,
         progress: Progress = SILENT,
     ) -> _Imports:
         """Save the version that an archive holds, or a directory with a `model.yaml`; of a `.casmodel`, all versions.
@@ -1153,6 +1601,9 @@ class Store:
             Whether each version gets a directory now.
         durability
             As in `create`.
+        aliases
+            Also have aliases mean what they meant where the archive was made, if it says: those that are here move, but
+            for protected ones, which the notes name.
         progress
             Told how far the reading is.
 
@@ -1183,7 +1634,7 @@ class Store:
         query = None if as_tag is None else TagQuery.parse(as_tag)
         wishes = ImportWishes(
             None if query is None else resolve.completed(query), Trust.GIVEN if trust else Trust.NONE,
-            self._is_durable(durability), materialize,
+            self._is_durable(durability), materialize, aliases,
         )  # fmt: skip
         chosen = None if format is None else Format.parse(format)
         arrivals = importing.import_archive(self._workspace, source, chosen, wishes, progress)
@@ -1243,8 +1694,8 @@ class Store:
         Parameters
         ----------
         prune
-            Delete the versions whose directories were removed; otherwise they are only reported. `restore_pruned`
-            brings them back for `keep_days`.
+            Delete the versions whose directories were removed; otherwise they are only reported. They go to the trash,
+            from where `undelete` brings them back.
         dry_run
             Change nothing, and report what would be done.
         durability
@@ -1269,7 +1720,9 @@ class Store:
         )
 
     def restore_pruned(self, tag: str | Tag, *, durability: str | None = None) -> Model:
-        """Save a version again that `sync_tree(prune=True)` has deleted in the last `keep_days`. Only its pin is lost.
+        """Bring a version back that `sync_tree(prune=True)` has deleted: from the trash, as `undelete` does.
+
+        Where the setting `trash_days` is 0 it is saved again, for `keep_days`; then only its pin is lost.
 
         Parameters
         ----------
@@ -1310,27 +1763,30 @@ class Store:
         evict_all: bool = False,
         rewrite: bool = False,
         empty_quarantine: bool = False,
+        empty_trash: bool = False,
         auto: bool = False,
         progress: Progress = SILENT,
     ) -> GcReport:
         """Take away what no version needs, and directories that are not in use. Others may save and read meanwhile.
 
-        A version's directory goes unless the version is the newest of its name, pinned, leased (a living process has
-        asked for its `path`), or was saved or opened in the last `keep_days` days, or unless the setting `materialize`
-        is "all". The version stays, and its directory is made again when it is asked for.
+        A version's directory goes unless the version is the newest of its name, pinned, what an alias means, leased (a
+        living process has asked for its `path`), or was saved or opened in the last `keep_days` days, or unless the
+        setting `materialize` is "all". The version stays, and its directory is made again when it is asked for.
 
         Parameters
         ----------
         dry_run
             Change nothing, and report what would be done.
         evict_all
-            Take away every directory whose version is neither pinned nor leased.
+            Take away every directory whose version is neither pinned, nor leased, nor what an alias means.
         rewrite
             Rewrite every pack that gets smaller by it. Otherwise a pack is rewritten once less than half of it is
             needed.
         empty_quarantine
             Also remove what was found damaged, and what stood in directories of deleted versions and was not theirs.
             Look through `quarantine/` first.
+        empty_trash
+            Take all deleted versions for good, also those whose `trash_days` have not passed.
         auto
             Run as saves start it: do nothing where automatic gc is switched off, another gc runs, or too little could
             be given back. The report then has no steps.
@@ -1354,7 +1810,7 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        wishes = GcOptions(evict_all, rewrite, empty_quarantine)
+        wishes = GcOptions(evict_all, rewrite, empty_quarantine, empty_trash)
         return in_any_room(
             self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )
@@ -1479,7 +1935,8 @@ class Store:
         """Make the catalog of the store at `home` again from its packs, loose files and manifests.
 
         For a catalog that is damaged, gone, or older than the store; the old one goes to `quarantine/`. No process may
-        use the store meanwhile. Every version comes back with all that was saved with it; settings and pins do not.
+        use the store meanwhile. Every version comes back with all that was saved with it, and aliases with their
+        history; settings and pins do not.
 
         Parameters
         ----------
@@ -1585,7 +2042,7 @@ class Store:
         if name is None:
             return catalog.usage.of_store(kept_manifests(self._workspace))
         query = TagQuery.parse(name)
-        if query.version is None:
+        if query.is_name:
             return catalog.usage.of_model(resolve.known_name(catalog, query.name))
         return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
 
@@ -1730,20 +2187,32 @@ class Store:
         remotes_file.add(self._workspace, name, address)
         return self.remote(name)
 
-    def remove_remote(self, name: str) -> None:
-        """Forget a remote; what stands there stays as it is.
+    def remove_remote(self, name: str, *, force: bool = False) -> Sequence[str]:
+        """Forget a remote, and what is known of it; what stands there stays as it is.
+
+        Where another remote of the store stands at the same place, it takes over versions that only this one has.
 
         Parameters
         ----------
         name
             What it is called.
+        force
+            Also where versions are only there: see `evict`. Their names stay, and they can be had again once a remote
+            that has them is added under this name.
+
+        Returns
+        -------
+        Sequence[str]
+            The tags of these versions; there are none without `force`.
 
         Raises
         ------
         NoRemote
             There is none of that name.
+        StoreError
+            Versions are only there.
         """
-        remotes_file.remove(self._workspace, name)
+        return [str(tag) for tag in remotes_file.remove(self._workspace, name, force=force)]
 
     def set_default_remote(self, name: str) -> None:
         """Have a remote meant where none is named.

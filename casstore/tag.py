@@ -19,6 +19,9 @@ _PART = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
 _NO_PART = re.compile(r"[^-._a-z0-9]")
 _NO_ENDS = re.compile(r"^[-._]+|[-._]+$")
 _DIGEST_CHARACTERS = 8
+# What registries count versions with: as an alias it would be taken for one.
+_NUMBERED = re.compile(r"v[0-9]+")
+_MOST_MOVES_DIGITS = 9
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file: reserved with any extension, so a store
 # that is copied to Windows keeps all its directories.
 WINDOWS_DEVICE = r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.[^:]*)?"
@@ -77,6 +80,8 @@ class Tag:
             A part is missing or invalid.
         """
         query = TagQuery.parse(text)
+        if query.alias is not None:
+            raise InvalidTag(f"{text!r} is an alias, which moves; write the version itself, as {query.name}:VERSION")
         if query.version is None:
             raise InvalidTag(f"{text!r} names no version; write it as {query.name}:VERSION")
         return cls(query.name, query.version)
@@ -104,30 +109,83 @@ class Tag:
         return f"{self.name}:{self.version}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class AliasName:
+    """`name@alias`: a word for a version of a name, which moves."""
+
+    name: str
+    alias: str
+
+    @classmethod
+    def parse(cls, text: str | AliasName) -> AliasName:
+        """Read `name@alias`. Raises InvalidTag."""
+        if isinstance(text, AliasName):
+            return text
+        query = TagQuery.parse(text)
+        if query.alias is None:
+            raise InvalidTag(f"{text!r} is not an alias; an alias is written {query.name}@ALIAS, such as bert@prod")
+        if query.back:
+            raise InvalidTag(f"{text!r} is where an alias stood; the alias itself is {query.name}@{query.alias}")
+        return cls(query.name, query.alias)
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.alias}"
+
+
 @dataclass(frozen=True, slots=True)
 class TagQuery:
-    """What a user typed to mean a version: a name, and perhaps a version, a prefix of one, or `latest`."""
+    """What a user typed to mean a version: a name, and perhaps a version, a prefix of one, or `latest`; or an alias,
+    and how many moves to go `back` from where it stands."""
 
     name: str
     version: str | None = None
+    alias: str | None = None
+    back: int = 0
 
     @classmethod
     def parse(cls, text: str | Tag) -> TagQuery:
-        """Read `name`, `name:version`, `name:prefix` or `name:latest`. Raises InvalidTag."""
+        """Read `name`, `name:version`, `name:prefix`, `name:latest`, `name@alias` or `name@alias~n`.
+
+        Raises InvalidTag.
+        """
         if isinstance(text, Tag):
             return cls(text.name, text.version)
         if not isinstance(text, str):
             raise InvalidTag(f"a tag is text such as 'bert:v1', not {type(text).__name__}")
+        name, at, alias = text.partition("@")
+        if at and ":" not in name:
+            return cls._aliased(name, alias, text)
         name, colon, version = text.partition(":")
         if colon and not version:
             raise InvalidTag(f"{text!r} ends in ':'; write {name!r} for the newest version of it")
         return cls(_part("name", name, text), _part("version", version, text) if colon else None)
 
+    @classmethod
+    def _aliased(cls, name: str, text: str, whole: str) -> TagQuery:
+        alias, tilde, moves = text.partition("~")
+        if tilde and not (moves.isascii() and moves.isdigit() and len(moves) <= _MOST_MOVES_DIGITS):
+            raise InvalidTag(f"{whole!r}: after '~' stands a number of moves, such as {name}@{alias}~1")
+        if ":" in alias:
+            raise InvalidTag(f"{whole!r} names both an alias and a version; write {whole.rpartition(':')[0]!r}")
+        checked = _part("alias", alias)
+        if checked == LATEST:
+            raise InvalidTag(f"'latest' always means the newest version ({name}:latest) and cannot be an alias")
+        if _NUMBERED.fullmatch(checked):
+            raise InvalidTag(f"{alias!r} reads like a version and cannot be an alias; take a word, such as 'prod'")
+        return cls(_part("name", name), alias=checked, back=int(moves or 0))
+
     @property
     def wants_newest(self) -> bool:
-        return self.version is None or self.version == LATEST
+        return self.alias is None and (self.version is None or self.version == LATEST)
+
+    @property
+    def is_name(self) -> bool:
+        """Whether it is a name alone."""
+        return self.version is None and self.alias is None
 
     def __str__(self) -> str:
+        if self.alias is not None:
+            return f"{self.name}@{self.alias}" + (f"~{self.back}" if self.back else "")
         return self.name if self.version is None else f"{self.name}:{self.version}"
 
 
@@ -190,18 +248,19 @@ def _suggestion(text: str) -> str | None:
 
 
 def _part(what: str, text: str, whole: str | None = None) -> str:
-    """A name or a version, checked; `whole` is the tag that it was typed in. Raises InvalidTag."""
+    """A name, a version or an alias, checked; `whole` is the tag that it was typed in. Raises InvalidTag."""
     lowered = text.lower() if text.isascii() else text
+    such = f"an {what}" if what == "alias" else f"a {what}"
     if len(lowered) > MAX_PART_CHARACTERS:
         raise _invalid(f"the {what} {text!r} has {len(lowered)} characters; at most {MAX_PART_CHARACTERS} fit", whole)
     if _PART.fullmatch(lowered) is None:
         raise _invalid(
-            f"{text!r} cannot be a {what}: use letters, digits, '-', '_' and '.', "
+            f"{text!r} cannot be {such}: use letters, digits, '-', '_' and '.', "
             "beginning and ending with a letter or digit",
             whole,
         )
     if _WINDOWS_DEVICE.fullmatch(lowered):
-        raise _invalid(f"{text!r} cannot be a {what}: Windows reserves it for a device", whole)
+        raise _invalid(f"{text!r} cannot be {such}: Windows reserves it for a device", whole)
     if lowered != text:
         # The level points at the caller of the public method on most paths; the text is what matters.
         warnings.warn(f"the {what} {text!r} is kept in lower case, as {lowered!r}", stacklevel=4)

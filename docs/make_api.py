@@ -22,8 +22,8 @@ PAGE = Path(__file__).with_name("api.md")
 GROUPS = {
     "The store": ["Store", "Model", "Imported", "FileEntry", "Base", "Draft", "KeptDraft"],
     "Remotes": [
-        "Remote", "RemoteModel", "Ref", "Pushed", "Pulled", "RemoteStatus", "RemoteGcReport", "RemoteReport",
-        "Elsewhere",
+        "Remote", "RemoteModel", "Ref", "Pushed", "Pulled", "PulledFiles", "RemoteStatus", "RemoteGcReport", "OpenPush",
+        "RemoteReport", "Elsewhere",
     ],
     "Tags and digests": ["Tag", "slug", "Digest"],
     "Reports": [

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 import pytest
@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 import casstore
 from casstore.actions.describing import model_yaml
 from casstore.actions.gc import autogc
+from casstore.settings import Setting
 from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
@@ -72,6 +73,15 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 def no_background_gc(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test starts a gc that goes on when it has ended, and none finds that a save has considered it."""
     monkeypatch.setattr(autogc, "start_if_due", lambda _: None)
+
+
+@pytest.fixture
+def no_trash() -> Iterator[None]:
+    """What this process deletes is gone at once, in every store whose setting trash_days has not been set."""
+    kept = casstore.SETTINGS["trash_days"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cast("dict[str, Setting]", casstore.SETTINGS), "trash_days", replace(kept, default="0"))
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

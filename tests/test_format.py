@@ -236,8 +236,8 @@ class Reader:
         return found
 
     def deleted(self) -> dict[str, dict[str, Any]]:
-        """What `.deleted` says of how loose files are cut, by id."""
-        paths = (self.home / "manifests/.deleted").glob("*")
+        """What `.deleted` and `.trash` say of how loose files are cut, by id."""
+        paths = (self.home / "manifests").glob(".[dt][er]*/*")
         return {path.name: msgpack.unpackb(unzstd(path.read_bytes())) for path in paths}
 
     def read(self, manifest: Mapping[str, Any]) -> dict[str, bytes]:
@@ -476,7 +476,7 @@ import sys, casstore
 with casstore.Store(sys.argv[1]) as store:
     store.save("a:1", sys.argv[2] + "/a")
     store.save("b:1", sys.argv[2] + "/b", materialize=False)
-    store.delete("a:1")
+    store.delete("a:1", now=True)
     store.save("c:1", sys.argv[2] + "/b", materialize=False)
 """
 
@@ -672,6 +672,7 @@ _LAYOUT = (
     rf"objects/loose/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.{_ID}",
     rf"objects/packs/{_ID}\.pack",
     rf"manifests/(m|other)/(v1|1\.0\.rc-1)\.{_ID}",
+    rf"manifests/\.trash/{_ID}",
     r"models/(m|other)/(v1|1\.0\.rc-1)/.+",
     r"models/(m|other)/latest",
     r"locks/(m|other|\.gc|\.open)\.lock",

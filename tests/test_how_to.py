@@ -53,7 +53,11 @@ def places(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "name",
-    ["how-it-works.md", "glossary.md", "how-to/best-model.md", "how-to/free-space.md", "how-to/share-by-disk.md"],
+    [
+        *("how-it-works.md", "glossary.md", "how-to/aliases.md", "how-to/best-model.md", "how-to/free-space.md"),
+        "how-to/share-by-disk.md",
+        "how-to/what-changed.md",
+    ],
 )
 def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -> None:
     page = text_of(name)

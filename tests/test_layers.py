@@ -38,22 +38,24 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "backups", "versions", "query", "condition", "containers", "commits", "deletions", "usage"],
+        *["references", "versions", "query", "condition", "aliases", "backups", "containers", "commits", "trash"],
+        *["deletions", "usage"],
         *["freed", "retention", "directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
         *["backend", "keys", "credentials", "loop", "transfers", "once", "unconditional", "documents", "segment"],
         *["other_places", "directory", "probe", "address", "object_store", "bucket", "records", "pushing", "reading"],
+        *["fetching"],
         *["repacking", "summing_up", "deleting", "collect", "verifying"],
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
+        *["elsewhere_file", "directories", "saving", "comparing", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.
-MOST_ARROWS = 27
+MOST_ARROWS = 29
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
 FACES = {"cli", "integrations", "models", "web"}

@@ -147,7 +147,8 @@ def _make(layout: Layout, *, create: bool) -> None:
         )
     if layout.home.is_dir():
         own = {"objects", "manifests", "models", "sessions", "quarantine", "locks"}
-        own |= {layout.instance.name, layout.next_instance.name, layout.drafts.name, layout.remotes.name}
+        own |= {layout.instance.name, layout.next_instance.name, layout.drafts.name}
+        own |= {layout.remotes.name, layout.elsewhere.name}
         # SQLite's own files begin with the catalog's name; another process may be making the catalog right now.
         databases = (layout.catalog.name, _RESULTS_OF_BENTOML)
         strangers = sorted(
@@ -174,7 +175,7 @@ def _make(layout: Layout, *, create: bool) -> None:
         access.follow(layout.home)
         for path in missing:
             files.sync_directory(path.parent)
-    if layout.manifests.is_dir() and any(layout.standing_manifests()):
+    if layout.manifests.is_dir() and (any(layout.standing_manifests()) or layout.trashed_ids()):
         raise CatalogDamaged(
             f"{layout.catalog} is gone, and versions stand beside it; `casstore repair --rebuild-catalog` rebuilds it"
         )

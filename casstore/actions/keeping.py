@@ -22,6 +22,11 @@ def keep_ns(workspace: Workspace) -> int:
     return int(workspace.catalog.setting("keep_days")) * _DAY_NS
 
 
+def trash_ns(workspace: Workspace) -> int:
+    """How long deleted versions can be brought back: the setting trash_days; 0 where delete takes them at once."""
+    return int(workspace.catalog.setting("trash_days")) * _DAY_NS
+
+
 def new_directory(parent: Path) -> Path:
     """Make a directory below `parent`, a part of quarantine/, that says in its name when that was. Raises OSError.
 

@@ -54,9 +54,11 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
     """
     objects = layout.loose.parent
     made: list[Path] = []
+    later = {layout.deleted_manifests, layout.trashed_manifests}  # which earlier releases did not make
     for directory in (
         *(objects, layout.loose, layout.packs, layout.manifests, layout.pending_manifests, layout.deleted_manifests),
-        *(layout.sessions, layout.quarantine, layout.locks, *([layout.models] if models else [])),
+        *(layout.trashed_manifests, layout.sessions, layout.quarantine, layout.locks),
+        *([layout.models] if models else []),
     ):
         # Anything else there, such as a link to a disk that is not mounted, is reported by the action that needs it.
         if os.path.lexists(directory) or not directory.parent.is_dir():
@@ -68,7 +70,7 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
         try:
             files.make_directory(directory)
         except OSError as error:
-            if directory != layout.deleted_manifests or error.errno not in FULL:
+            if directory not in later or error.errno not in FULL:
                 raise
             continue  # in a store of an earlier release on a full disk: a deletion that frees room goes without it
         made.append(directory)
@@ -79,8 +81,8 @@ def make_missing(layout: Layout, catalog: Catalog, *, models: bool, even_needed:
             made.append(layout.loose / name)
     for parent in sorted({directory.parent for directory in made}):
         files.sync_directory(parent)  # or a power cut could take away what is saved there
-    # Of the 256 in it, the one that they are in is named. In stores of earlier releases `.deleted` was not missing.
-    told = [each for each in made if each != layout.deleted_manifests]
+    # Of the 256 in it, the one that they are in is named. In stores of earlier releases those two were not missing.
+    told = [each for each in made if each not in later]
     named = dict.fromkeys(layout.loose if each.parent == layout.loose else each for each in told)
     return [f"{directory.relative_to(layout.home)}/" for directory in named]
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from casstore.catalog import aliases
+from casstore.catalog.aliases import AliasMove
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AmbiguousTag, InvalidTag, TagExists, TagNotFound
 from casstore.storage.manifest import Base, FileEntry
-from casstore.tag import LATEST, Tag, TagQuery, generate_version
+from casstore.tag import LATEST, AliasName, Tag, TagQuery, generate_version
 
 _MAX_CANDIDATES = 10
 
 
 def find(catalog: Catalog, query: TagQuery) -> VersionRow:
-    """The version meant: exact, newest, or by unique prefix. Raises TagNotFound, AmbiguousTag."""
+    """The version meant: exact, newest, by unique prefix, or by an alias. Raises TagNotFound, AmbiguousTag."""
+    if query.alias is not None:
+        return _aliased(catalog, AliasName(query.name, query.alias), query.back)
     if query.version is None or query.wants_newest:
         newest = catalog.versions.newest(query.name)
         if newest is None:
@@ -25,8 +29,11 @@ def find(catalog: Catalog, query: TagQuery) -> VersionRow:
     if exact is not None:
         return exact
     candidates = catalog.versions.with_prefix(query.name, query.version)
-    if len(candidates) > 1:
-        tags = [str(row.tag) for row in candidates]
+    left = [each.tag for each in catalog.remotes.elsewhere(query.name) if each.tag.version.startswith(query.version)]
+    if Tag(query.name, query.version) in left:
+        raise _not_found(catalog, str(query))
+    if len(candidates) + len(left) > 1:
+        tags = [str(tag) for tag in [*(row.tag for row in candidates), *left]]
         more = f" and {len(tags) - _MAX_CANDIDATES} more" if len(tags) > _MAX_CANDIDATES else ""
         raise AmbiguousTag(f"{query} could be {', '.join(tags[:_MAX_CANDIDATES])}{more}; type more of it", tags)
     if not candidates:
@@ -35,7 +42,13 @@ def find(catalog: Catalog, query: TagQuery) -> VersionRow:
 
 
 def exists(catalog: Catalog, query: TagQuery) -> bool:
-    """Whether exactly that version is saved; for a name alone, or with `latest`, whether any version of it is."""
+    """Whether exactly that version is saved; for a name alone, or with `latest`, whether any version of it is. For an
+    alias, whether it means one."""
+    if query.alias is not None:
+        try:
+            return find(catalog, query) is not None
+        except TagNotFound:
+            return False
     if query.version is None or query.wants_newest:
         return catalog.versions.newest(query.name) is not None
     return catalog.versions.find(Tag(query.name, query.version)) is not None
@@ -44,6 +57,8 @@ def exists(catalog: Catalog, query: TagQuery) -> bool:
 def exact(catalog: Catalog, text: str | Tag) -> Tag:
     """A tag that names one version in full, for what cannot be undone. Raises InvalidTag, TagNotFound."""
     query = TagQuery.parse(text)
+    if query.alias is not None:
+        raise InvalidTag(f"{text} is an alias, which moves; name the version itself, now {find(catalog, query).tag}")
     if query.version is None:
         rows = catalog.versions.with_prefix(query.name, "")
         if not rows:
@@ -65,6 +80,12 @@ def exact(catalog: Catalog, text: str | Tag) -> Tag:
 
 def completed(query: TagQuery) -> Tag:
     """The tag that is typed for a version to be, its version generated if none is given. Raises InvalidTag."""
+    if query.alias is not None:
+        raise InvalidTag(
+            f"{query} is an alias, and versions are saved under tags: save it as {query.name}, then "
+            f"`casstore alias set {query.name}@{query.alias} {query.name}`",
+            query.name,
+        )
     return Tag(query.name, generate_version() if query.version is None else query.version)
 
 
@@ -76,7 +97,7 @@ def new_tag(catalog: Catalog, text: str | Tag, *, exist_ok: bool = False) -> Tag
             f"{tag} is already saved, and saved versions never change; choose another version, or say that the same "
             "one may be there: --exist-ok (in Python: exist_ok=True)"
         )
-    if any(each.tag == tag for each in catalog.remotes.elsewhere(tag.name)):
+    if not exist_ok and any(each.tag == tag for each in catalog.remotes.elsewhere(tag.name)):
         raise TagExists(
             f"{tag} is taken: its bytes are in a remote, and saved versions never change; choose another version, or "
             f"forget that one here: `casstore delete {tag}`"
@@ -117,7 +138,7 @@ def _deleted(row: VersionRow) -> TagNotFound:
 def name(text: str) -> str:
     """A model's name. Raises InvalidTag, also for a whole tag."""
     query = TagQuery.parse(text)
-    if query.version is not None:
+    if not query.is_name:
         raise InvalidTag(f"{text!r} is a tag; a name alone is wanted here, such as {query.name!r}")
     return query.name
 
@@ -130,9 +151,46 @@ def known_name(catalog: Catalog, text: str) -> str:
     return checked
 
 
+def _aliased(catalog: Catalog, alias: AliasName, back: int) -> VersionRow:
+    """The version that an alias means, or meant so many moves before. Raises TagNotFound."""
+    found = catalog.versions.aliased(alias)
+    if found is None:
+        raise _no_alias(catalog, alias)
+    if not back:
+        return found
+    moves = aliases.steps_back(catalog.aliases.history(alias))
+    if back >= len(moves):
+        raise aliases.not_so_far(alias, back, max(0, len(moves) - 1))
+    return _of_move(catalog, alias, moves[back])
+
+
+def _of_move(catalog: Catalog, alias: AliasName, move: AliasMove) -> VersionRow:
+    tag = move.tag
+    row = None if tag is None else catalog.versions.find(tag)
+    if row is None or row.digest != move.digest:  # another version may have got the tag
+        raise aliases.gone(alias, move)
+    return row
+
+
+def _no_alias(catalog: Catalog, alias: AliasName) -> TagNotFound:
+    if catalog.versions.newest(alias.name) is None:
+        return _not_found(catalog, f"{alias}")
+    moves = catalog.aliases.history(alias)
+    near = get_close_matches(alias.alias, [each.alias for each in catalog.aliases.standing(alias.name)], n=1)
+    if moves or not near:
+        return aliases.no_alias(alias, moves)
+    nearest = f"{alias.name}@{near[0]}"
+    return TagNotFound(f"there is no alias {alias} in this store; did you mean {nearest}?", nearest)
+
+
 def _not_found(catalog: Catalog, text: str) -> TagNotFound:
+    for each in catalog.remotes.elsewhere(text.partition(":")[0]):
+        if str(each.tag) == text:
+            return TagNotFound(f"{text} is in the remote {each.remote} alone; `casstore pull {text}` brings it back")
     # A name is compared with names and a tag with tags, so that a wrong version finds its sisters.
-    wanted, colon, _ = text.partition(":")
+    wanted, colon, version = text.partition("@")[0].partition(":")
+    if version and version != LATEST and catalog.trash.has(wanted, version):
+        return TagNotFound(f"{text} has been deleted, and is in the trash; `casstore undelete {text}` brings it back")
     names = catalog.versions.names()
     pool = catalog.versions.tags() if colon and wanted in names else names
     near = get_close_matches(text if colon and wanted in names else wanted, pool, n=1, cutoff=0.5)

@@ -2,6 +2,7 @@
 
     header      16 B   magic "casmodel", u16 format, u16 requires, u32 hash (1: BLAKE3-256)
     manifests          u32 how many; of each: u32 length, its BLAKE3-256, the manifest as in manifests/
+    aliases            where `requires` has bit 0: u32 length, its BLAKE3-256, msgpack [[name, version, alias], ...]
     pack               one pack, of every chunk that a version here needs; what a delta is against comes before it
 
 Integers are little-endian. docs/format.md is the contract.
@@ -11,13 +12,17 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import BinaryIO
+
+import msgpack
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.storage.bounded_msgpack import Unpacking
 from casstore.storage.manifest import Allowance, Manifest
 from casstore.storage.pack import PackEntry, PackReader
+from casstore.tag import AliasName, Tag
 
 MAGIC = b"casmodel"
 FORMAT = 1
@@ -26,17 +31,25 @@ _HEADER = struct.Struct("<8sHHI")
 _COUNT = struct.Struct("<I")
 _MANIFEST = struct.Struct("<I32s")
 # Bound what a hostile archive makes a reader hold: of large models, thousands of versions.
+_HAS_ALIASES = 1
 _MAX_MANIFESTS = 100_000
+_MAX_ALIASES_BYTES = 64 << 20
+_MAX_ALIAS_ITEMS = 4_000_000
 _MAX_MANIFESTS_BYTES = 1 << 30
 _SKIP_BYTES = 1 << 20
 
 
-def write_head(write: Callable[[bytes], object], manifests: Iterable[bytes]) -> None:
-    """Write all that stands before the pack; each manifest as `Manifest.pack` gives it."""
+def write_head(
+    write: Callable[[bytes], object], manifests: Iterable[bytes], aliases: Sequence[tuple[Tag, str]] | None = None
+) -> None:
+    """Write all that stands before the pack; each manifest as `Manifest.pack` gives it. `aliases`: those of versions in
+    it; None if it is to say nothing of them."""
     packed = list(manifests)
-    write(_HEADER.pack(MAGIC, FORMAT, 0, _HASH_BLAKE3_256) + _COUNT.pack(len(packed)))
-    for manifest in packed:
-        write(_MANIFEST.pack(len(manifest), Digest.of(manifest)) + manifest)
+    requires = 0 if aliases is None else _HAS_ALIASES
+    write(_HEADER.pack(MAGIC, FORMAT, requires, _HASH_BLAKE3_256) + _COUNT.pack(len(packed)))
+    parts = [*packed, *([] if aliases is None else [msgpack.packb([[t.name, t.version, a] for t, a in aliases])])]
+    for part in parts:
+        write(_MANIFEST.pack(len(part), Digest.of(part)) + part)
 
 
 class Reader:
@@ -50,6 +63,8 @@ class Reader:
         self._name = name
         self._advance = advance
         self._pack = PackReader(self._read, self._skip)
+        self.aliases: list[tuple[Tag, str]] | None = None
+        """What aliases mean which versions, known once the manifests are read; None where it says nothing of them."""
 
     def manifests(self) -> list[Manifest]:
         """What the archive holds; read this first. Raises IntegrityError, UnsupportedFormat."""
@@ -57,25 +72,47 @@ class Reader:
         magic, format_number, requires, hash_number = _HEADER.unpack_from(header)
         if magic != MAGIC:
             raise IntegrityError(f"{self._name} is not a .casmodel")
-        if format_number != FORMAT or requires or hash_number != _HASH_BLAKE3_256:
+        if format_number != FORMAT or requires & ~_HAS_ALIASES or hash_number != _HASH_BLAKE3_256:
             raise UnsupportedFormat(f"{self._name} was written by a newer casstore; upgrade this one")
         (count,) = _COUNT.unpack_from(header, _HEADER.size)
         if count > _MAX_MANIFESTS:
             raise IntegrityError(f"{self._name} claims to hold {count:,} versions, which is too many")
         found, left, allowance = [], _MAX_MANIFESTS_BYTES, Allowance()
         for _ in range(count):
-            length, digest = _MANIFEST.unpack(self._exactly(_MANIFEST.size))
-            left -= length
-            if left < 0:
-                raise IntegrityError(f"the manifests in {self._name} are too long")
-            data = self._exactly(length)
-            if Digest.of(data) != digest:
-                raise IntegrityError(f"a manifest in {self._name} is damaged")
+            too_long, damaged = f"the manifests in {self._name} are too long", f"a manifest in {self._name} is damaged"
+            data = self._part(left, too_long, damaged)
+            left -= len(data)
             try:
                 found.append(Manifest.unpack(data, allowance))
             except IntegrityError as error:
                 raise type(error)(f"{self._name} cannot be read: {error}") from error
+        if requires & _HAS_ALIASES:
+            self.aliases = self._aliases({manifest.tag for manifest in found})
         return found
+
+    def _aliases(self, tags: Set[Tag]) -> list[tuple[Tag, str]]:
+        too_long, damaged = f"the aliases in {self._name} are too long", f"the aliases in {self._name} are damaged"
+        data = self._part(_MAX_ALIASES_BYTES, too_long, damaged)
+        try:
+            rows = [(Tag(name, version), alias) for name, version, alias in Unpacking(_MAX_ALIAS_ITEMS).unpack(data)]
+            names = [AliasName.parse(f"{tag.name}@{alias}") for tag, alias in rows]
+            if [name.alias for name in names] != [alias for _, alias in rows]:
+                raise ValueError("one is not written as aliases are")
+        except (msgpack.UnpackException, ValueError, TypeError, RecursionError, AttributeError) as error:
+            raise IntegrityError(f"the aliases in {self._name} cannot be read: {error}") from error
+        if len(set(names)) < len(names) or not {tag for tag, _ in rows} <= tags:
+            raise IntegrityError(f"the aliases in {self._name} contradict its versions, or one another")
+        return [(tag, name.alias) for (tag, _), name in zip(rows, names, strict=True)]
+
+    def _part(self, most_bytes: int, too_long: str, damaged: str) -> bytes:
+        """What stands next, behind its length and digest. Raises IntegrityError, with one of these messages."""
+        length, digest = _MANIFEST.unpack(self._exactly(_MANIFEST.size))
+        if length > most_bytes:
+            raise IntegrityError(too_long)
+        data = self._exactly(length)
+        if Digest.of(data) != digest:
+            raise IntegrityError(damaged)
+        return data
 
     def entries(self) -> Iterator[PackEntry]:
         """Each chunk's entry; `record` gives its bytes. At the end all has been checked, also that it is the end."""

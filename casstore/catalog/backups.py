@@ -11,10 +11,11 @@ from typing import Any
 import apsw
 
 from casstore.catalog import decoding
+from casstore.catalog.aliases import AliasMove, all_moves
 from casstore.catalog.connection import Connections, sqlite_name
 from casstore.catalog.index import TRUSTED
 from casstore.catalog.references import has_unexplained_chunks
-from casstore.catalog.schema import APPLICATION_ID, migrate
+from casstore.catalog.schema import APPLICATION_ID, IS_HERE, migrate
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.digest import Digest
 from casstore.errors import StoreError
@@ -34,11 +35,13 @@ DELETE FROM container WHERE NOT EXISTS (SELECT 1 FROM chunk WHERE chunk.containe
 UPDATE container SET read_at = NULL;
 UPDATE container SET inode = 0, mtime_ns = 0 WHERE kind = {Kind.LOOSE};
 """
-# Versions that another catalog has and this one lacks, except those deleted here since that one was copied from this.
+# Versions that another catalog has and this one lacks, except those deleted here since that one was copied from this,
+# and those that were brought back under another tag, which gave them another manifest.
 _FOREIGN = """
-SELECT name, version FROM other.version
-WHERE manifest_id NOT IN (SELECT manifest_id FROM main.version)
-  AND NOT (:is_own AND id <= :last AND id NOT IN (SELECT id FROM main.version)
+SELECT name, version FROM other.version AS o
+WHERE name != '' AND manifest_id NOT IN (SELECT manifest_id FROM main.version)
+  AND NOT (:is_own AND id <= :last AND NOT EXISTS (SELECT 1 FROM main.version AS m WHERE m.id = o.id AND NOT (
+             m.digest = o.digest AND m.created_at = o.created_at))
            AND id <= (SELECT coalesce(max(seq), 0) FROM main.sqlite_sequence WHERE name = 'version'))
 ORDER BY id LIMIT 1
 """
@@ -130,7 +133,18 @@ class CatalogCopy:
 
     def manifests(self) -> dict[str, Tag]:
         """The tag of every version, by the id of its manifest."""
-        return {row[0]: decoding.tag(*row[1:]) for row in self._rows("SELECT manifest_id, name, version FROM version")}
+        sql = f"SELECT manifest_id, name, version FROM version WHERE {IS_HERE}"
+        return {row[0]: decoding.tag(*row[1:]) for row in self._rows(sql)}
+
+    def trashed(self) -> dict[str, Tag]:
+        """The tag of every version in the trash, by the id of its manifest."""
+        sql = "SELECT manifest_id, trash.name, trash.version FROM version JOIN trash ON version_id = version.id"
+        return {row[0]: decoding.tag(*row[1:]) for row in self._rows(sql)}
+
+    def alias_moves(self) -> list[AliasMove]:
+        """All that was done to aliases, by name and in order."""
+        with translated_errors(self.path):
+            return list(all_moves(self._connection))
 
     def has_unexplained_chunks(self, recipes: Mapping[Digest, Recipe]) -> bool:
         """See `References.has_unexplained_chunks`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from casstore.catalog.aliases import Aliases
 from casstore.catalog.backups import Backups
 from casstore.catalog.commits import Commits
 from casstore.catalog.connection import Connections
@@ -22,6 +23,7 @@ from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
 from casstore.catalog.retention import Retention
 from casstore.catalog.sqlite_errors import damaged, translated_errors
+from casstore.catalog.trash import Trash
 from casstore.catalog.trust import Trust
 from casstore.catalog.upkeep import Upkeep
 from casstore.catalog.usage import UsageReport
@@ -32,12 +34,14 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `directories` and
+    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `trash` (those
+    of them that can be brought back), `directories` and
     `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
     by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), `retention` (what is to be kept), `freed` (what each version frees), and settings.
+    been done to the store), `aliases`, `retention` (what is to be kept), `freed` (what each version frees), and
+    settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -48,6 +52,7 @@ class Catalog(Uncopied):
         self.versions = Versions(self._connections)
         self.commits = Commits(self._connections, boot_id)
         self.deletions = Deletions(self._connections, self.versions)
+        self.trash = Trash(self._connections)
         self.directories = Directories(self._connections, boot_id)
         self.leases = Leases(self._connections)
         self.index = Index(self._connections, boot_id)
@@ -64,6 +69,7 @@ class Catalog(Uncopied):
         self.events = Events(self._connections)
         self.retention = Retention(self._connections)
         self.freed = FreedReport(self._connections)
+        self.aliases = Aliases(self._connections)
 
     @property
     def read_only(self) -> bool:

@@ -26,10 +26,12 @@ from casstore.tag import Tag
 
 
 class Place(Enum):
-    """The place of a new version among the versions of its name; the last is the latest."""
+    """The place of a new version among the versions of its name; the last is the latest. One that is in the trash
+    keeps its place until it is brought back."""
 
     LAST = auto()
     BY_CREATION = auto()
+    LAST_IN_TRASH = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Commits:
             tag = new.manifest.tag
             if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
                 raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+            _take_back(connection, tag, new.manifest.digest)
             mark_synced(connection, new.synced_containers)
             for container_row in new.containers:
                 insert_with_chunks(connection, container_row, self._boot_id, new.lost_chunks)
@@ -132,9 +135,34 @@ def _parts(tag: Tag) -> tuple[str, str]:
     return (tag.name, tag.version)
 
 
+def _take_back(connection: apsw.Connection, tag: Tag, digest: Digest) -> None:
+    """Forget that a version is only in a remote, since it is to be here again. Raises TagExists for another one."""
+    where = "FROM elsewhere WHERE name = ? AND version = ?"
+    left = connection.execute(f"SELECT digest {where}", _parts(tag)).get
+    if left is not None and left != digest:
+        raise TagExists(left_to_a_remote(tag))
+    if left is not None:
+        connection.execute(f"DELETE {where}", _parts(tag))
+
+
+def left_to_a_remote(tag: Tag) -> str:
+    """What is said of a tag that another version has, which only a remote has."""
+    return (
+        f"{tag} is taken: another version of that tag is in a remote alone (files differ), and saved versions never "
+        f"change; choose another version, or forget that one here: `casstore delete {tag}`"
+    )
+
+
 def _all_stored(connection: apsw.Connection, digests: Iterable[Digest], durable: bool) -> bool:
     sql = "SELECT 1 FROM chunk JOIN container ON id = container WHERE chunk.digest = ? AND synced >= ?"
     return all(connection.execute(sql, (digest, durable)).fetchone() for digest in digests)
+
+
+# One in the trash may come back, to the place that it had.
+_LAST_ORDERED = """
+SELECT max(coalesce((SELECT max(ordered_at) FROM version WHERE name = ?1), 0),
+           coalesce((SELECT max(ordered_at) FROM trash WHERE name = ?1), 0))
+"""
 
 
 def insert_version(
@@ -142,18 +170,21 @@ def insert_version(
 ) -> int:
     """Insert a version's rows; returns its row id."""
     # The clock may step back, but a later commit must stay later.
-    last = connection.execute("SELECT max(ordered_at) FROM version WHERE name = ?", (manifest.tag.name,)).get
+    last = connection.execute(_LAST_ORDERED, (manifest.tag.name,)).get
     ordered_at, opened_at = max(now_ns, (last or 0) + 1), None
     if place is Place.BY_CREATION:
         # An old version that has just arrived is in use: gc must not treat its directory as unused.
         ordered_at, opened_at = manifest.created_at_ns, now_ns
+    name, version = _parts(manifest.tag)
+    if place is Place.LAST_IN_TRASH:
+        name, version = "", manifest_id
     connection.execute(
         "INSERT INTO version(name, version, manifest_id, digest, size, file_count, created_at, ordered_at, description,"
         " directories, base_name, base_version, base_digest, casstore_version, opened_at)"
         " VALUES (:name, :version, :manifest_id, :digest, :size, :file_count, :created_at, :ordered_at, :description,"
         " :directories, :base_name, :base_version, :base_digest, :casstore_version, :opened_at)",
         {
-            **_columns(manifest), "name": manifest.tag.name, "version": manifest.tag.version,
+            **_columns(manifest), "name": name, "version": version,
             "manifest_id": manifest_id, "ordered_at": ordered_at, "opened_at": opened_at,
         },
     )  # fmt: skip

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from casstore.catalog import decoding
+from casstore.catalog.aliases import drop_aliases
 from casstore.catalog.connection import Connections
+from casstore.catalog.events import note_event
 from casstore.catalog.sqlite_errors import translated_errors
+from casstore.catalog.trash import put_in_trash
 from casstore.catalog.trust import fill_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.catalog.versions import VersionRow, Versions
@@ -21,11 +24,15 @@ class Deletions:
         self._connections = connections
         self._versions = versions
 
-    def delete(self, directory_inodes: Mapping[Tag, int | None]) -> list[VersionRow]:
-        """Remove the rows of versions in one transaction, and leave tombstones for their manifests and directories.
+    def delete(
+        self, directory_inodes: Mapping[Tag, int | None], *, for_good: bool, with_aliases: bool = False
+    ) -> list[VersionRow]:
+        """Remove the rows of versions in one transaction, or put the versions into the trash unless it is `for_good`,
+        and leave tombstones for their manifests and directories.
 
-        `directory_inodes`: the tags of the versions, each with the inode of its directory. Raises TagNotFound, with
-        nothing removed, if one of the versions is gone.
+        `directory_inodes`: the tags of the versions, each with the inode of its directory. `with_aliases`: their
+        aliases go too. Raises TagNotFound, with nothing removed, if one of the versions is gone, and otherwise
+        VersionAliased if one has aliases; AliasProtected.
         """
         with self._connections.write() as connection:
             rows = []
@@ -34,14 +41,20 @@ class Deletions:
                 if row is None:
                     raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
                 rows.append(row)
+            drop_aliases(connection, rows, are_doomed=with_aliases)
             fill_untrusted(connection)  # while the rows of these versions are still there
             for row in rows:
                 connection.execute(
                     "INSERT OR REPLACE INTO tombstone(manifest_id, name, version, inode) VALUES (?,?,?,?)",
                     (row.manifest_id, row.name, row.version, directory_inodes[row.tag]),
                 )
-                connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
-            note_deleted(connection, sum(row.size for row in rows))
+                if for_good:
+                    connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
+                else:
+                    put_in_trash(connection, row)
+                note_event(connection, "deleted", row.tag, for_good=for_good)
+            if for_good:
+                note_deleted(connection, sum(row.size for row in rows))
             return rows
 
     def is_deleted_directory(self, tag: Tag, inode: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import DirectoryRow
 from casstore.tag import Tag
@@ -16,7 +17,7 @@ from casstore.tag import Tag
 
 @dataclass(frozen=True, slots=True)
 class EvictionRule:
-    """Which directories gc may take away. Those of pinned and leased versions never go.
+    """Which directories gc may take away. Those of pinned, aliased and leased versions never go.
 
     `everything`: all others may go. Otherwise a directory may go if its version is not the newest of its name, and was
     not saved or opened within `keep_ns` of `now_ns`, before or after. A time in the near future comes from a clock that
@@ -60,20 +61,25 @@ class KeptBy(Enum):
     """The rule by which a version's directory stays; the value says why, "it" being the version."""
 
     PIN = "it is pinned"
+    ALIAS = "an alias names it"
     NEWEST = "it is the newest version of its name"
     RECENT_USE = "it was saved or opened within keep_days"
 
 
 _NEWEST = "v.id = (SELECT id FROM version AS n WHERE n.name = v.name ORDER BY n.ordered_at DESC, n.id DESC LIMIT 1)"
+_ALIASED = "v.id IN (SELECT version_id FROM alias)"
 _MAY_GO = f"""
-(NOT v.pinned AND (:everything OR (
+(NOT v.pinned AND NOT {_ALIASED} AND (:everything OR (
   abs(:now - v.created_at) >= :keep AND abs(:now - v.ordered_at) >= :keep
   AND abs(:now - coalesce(v.opened_at, v.created_at)) >= :keep
   AND NOT {_NEWEST})))
 """
 _MATERIALIZED = "FROM directory JOIN version AS v ON v.id = directory.version_id"
 _CANDIDATES = f"SELECT v.id, v.name, v.version, v.size {_MATERIALIZED} WHERE {_MAY_GO}"
-_KEPT = f"SELECT v.name, v.version, v.pinned, {_NEWEST} {_MATERIALIZED} WHERE NOT {_MAY_GO} ORDER BY v.name, v.id"
+_KEPT = (
+    f"SELECT v.name, v.version, v.pinned, {_ALIASED}, {_NEWEST} {_MATERIALIZED} WHERE NOT {_MAY_GO}"
+    " ORDER BY v.name, v.id"
+)
 
 
 class Directories:
@@ -98,7 +104,7 @@ class Directories:
         with self._connections.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO directory(version_id, inode, boot_id, entries, evicting, synced)"
-                " SELECT id, ?, ?, ?, ?, ? FROM version WHERE id = ?",
+                f" SELECT id, ?, ?, ?, ?, ? FROM version WHERE id = ? AND {IS_HERE}",
                 (row.inode, row.boot_id, row.entries, row.evicting, row.synced, version_id),
             )
 
@@ -138,8 +144,8 @@ class Directories:
     def kept(self, rule: EvictionRule) -> list[tuple[Tag, KeptBy]]:
         """The directories that stay by this rule, leases aside, each with the first reason. Raises CatalogDamaged."""
         return [
-            (decoding.tag(name, version), KeptBy.PIN if pinned else KeptBy.NEWEST if newest else KeptBy.RECENT_USE)
-            for name, version, pinned, newest in self._rows(_KEPT, _bindings(rule))
+            (decoding.tag(*row[:2]), next(why for holds, why in zip((*row[2:], True), KeptBy, strict=True) if holds))
+            for row in self._rows(_KEPT, _bindings(rule))
         ]
 
     def begin_eviction(
@@ -184,12 +190,12 @@ class Directories:
     def set_pinned(self, version_id: int, pinned: bool) -> bool:
         """Pin or unpin a version; False if the version is gone."""
         with self._connections.write() as connection:
-            connection.execute("UPDATE version SET pinned = ? WHERE id = ?", (pinned, version_id))
+            connection.execute(f"UPDATE version SET pinned = ? WHERE id = ? AND {IS_HERE}", (pinned, version_id))
             return bool(connection.changes())
 
     def is_pinned(self, version_id: int) -> bool | None:
         """Whether a version is pinned; None if it is gone."""
-        rows = self._rows("SELECT pinned FROM version WHERE id = ?", (version_id,))
+        rows = self._rows(f"SELECT pinned FROM version WHERE id = ? AND {IS_HERE}", (version_id,))
         return next((bool(row[0]) for row in rows), None)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import translated_errors
 
 
@@ -27,7 +28,8 @@ class Leases:
                 "DELETE FROM lease WHERE version_id = ? AND session = ?", ((version_id, old) for old in ended)
             )
             connection.execute(
-                "INSERT OR IGNORE INTO lease(version_id, session) SELECT id, ? FROM version WHERE id = ?",
+                "INSERT OR IGNORE INTO lease(version_id, session) SELECT id, ? FROM version WHERE id = ?"
+                f" AND {IS_HERE}",
                 (session, version_id),
             )
             if opened:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from casstore.catalog import decoding
 from casstore.catalog.columns import Columns
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
 from casstore.storage.container import LINK_FROM_BYTES, Container, Kind
@@ -43,13 +45,13 @@ class Marks:
     Made by `References.marked`. What is saved later is not marked until `condemn` looks; what is deleted stays marked.
     """
 
-    def __init__(self, connections: Connections, tables: Tables, newest: int) -> None:
+    def __init__(self, connections: Connections, tables: Tables, newest: int, leaving: Collection[int] = ()) -> None:
         self._connections = connections
         self._tables = tables
         self._newest = newest
         begin_marks(tables)
         with tables.translated_errors():
-            mark(tables, "id <= ?", (newest,))
+            mark(tables, "id <= ? AND id NOT IN (SELECT value FROM json_each(?))", (newest, json.dumps([*leaving])))
 
     def leave(self, version_ids: Iterable[int]) -> None:
         """From now on, treat the directories of these versions as gone."""
@@ -152,6 +154,7 @@ class Marks:
         return list(map(decoding.sized_container, self._tables.rows(sql)))
 
 
+_IS_ITS_FILE = f"file.digest = container.digest AND file.size >= {LINK_FROM_BYTES}"
 # Whether a loose file serves a version whose directory stands and hardlinks to it. A directory that a killed gc has
 # marked as evicting may still stand, and counts until that is settled.
 IS_LINKED = (
@@ -175,7 +178,15 @@ WHERE state = {LIVE}
   AND NOT EXISTS (SELECT 1 FROM chunk JOIN temp.needed USING (digest) WHERE chunk.container = container.id)
   AND NOT (kind = {Kind.LOOSE} AND {IS_LINKED})
 """
-_COLD = f"SELECT id FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE} AND NOT {IS_LINKED}"
+# What a version in the trash alone has is not worth packing: it goes soon, or comes back as it is.
+_OF_TRASH_ALONE = (
+    f"(EXISTS (SELECT 1 FROM file JOIN trash USING (version_id) WHERE {_IS_ITS_FILE})"
+    f" AND NOT EXISTS (SELECT 1 FROM file JOIN version ON version.id = version_id WHERE {IS_HERE} AND {_IS_ITS_FILE}))"
+)
+_COLD = (
+    f"SELECT id FROM container WHERE state = {LIVE} AND kind = {Kind.LOOSE} AND NOT {IS_LINKED}"
+    f" AND NOT {_OF_TRASH_ALONE}"
+)
 
 
 def begin_marks(tables: Tables) -> None:

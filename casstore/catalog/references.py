@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import apsw
@@ -12,6 +12,7 @@ from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.marks import Marks
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.tables import Tables
 from casstore.digest import Digest
@@ -28,8 +29,10 @@ class References:
         self._connections = connections
 
     @contextlib.contextmanager
-    def marked(self) -> Iterator[Marks]:
-        """Mark what the present versions need, for a `with` block in this thread.
+    def marked(self, leaving: Collection[int] = ()) -> Iterator[Marks]:
+        """Mark what the present versions need, those in the trash too, for a `with` block in this thread.
+
+        `leaving`: versions, by row id, that are treated as gone.
 
         Nothing else can change the marks, not even other marks. A child that is forked meanwhile may not use the store.
         If another thread closes the store, the work ends with StoreError.
@@ -37,7 +40,7 @@ class References:
         with self._connections.keeping(), Tables(self._connections) as tables:
             with translated_errors(self._connections.path):
                 newest = int(self._connections.get().execute("SELECT coalesce(max(id), 0) FROM version").get)
-            yield Marks(self._connections, tables, newest)
+            yield Marks(self._connections, tables, newest, leaving)
 
     def drop_unreferenced_blobs(self) -> int:
         """Delete the recipes that no file of any version names; returns how many."""
@@ -128,7 +131,7 @@ class References:
         """The files of all versions whose content is one of these blobs."""
         sql = (
             "SELECT name, version, path, executable, file.size, file.digest FROM file JOIN version ON id = version_id"
-            " ORDER BY 1, 2, 3"
+            f" WHERE {IS_HERE} ORDER BY 1, 2, 3"
         )
         with self._connections.read() as connection:
             found: Iterable[Any] = connection.execute(sql)
@@ -148,8 +151,11 @@ class References:
             rows: list[Any] = self._connections.get().execute(sql, (blob,)).fetchall()
         return [(decoding.tag(name, version), _path(path), size) for name, version, path, size in rows]
 
-    def dependents(self, chunks: set[Digest], blobs: set[Digest]) -> list[tuple[Tag, str]]:
-        """The (tag, path) of every file that needs one of these chunks, or holds one of these blobs."""
+    def dependents(
+        self, chunks: set[Digest], blobs: set[Digest], *, deleted: bool = False
+    ) -> list[tuple[Tag, str]]:  # fmt: skip
+        """The (tag, path) of every file that needs one of these chunks, or holds one of these blobs. `deleted`: those
+        of versions in the trash instead."""
         with self._connections.read() as connection:
             rows: list[Any] = connection.execute(
                 "SELECT digest, base, grouping FROM chunk WHERE base IS NOT NULL"
@@ -158,7 +164,8 @@ class References:
             while more := {decoding.digest(row[0]) for row in rows if not affected.isdisjoint(row[1:])} - affected:
                 affected |= more
             damaged = affected | blobs | {recipe.blob for recipe in _recipes_with(connection, affected)}
-            sql = "SELECT name, version, path, file.digest FROM file JOIN version ON id = version_id ORDER BY 1, 2, 3"
+            versions = "trash USING (version_id)" if deleted else f"version ON id = version_id AND {IS_HERE}"
+            sql = f"SELECT name, version, path, file.digest FROM file JOIN {versions} ORDER BY 1, 2, 3"
             found: Iterable[Any] = connection.execute(sql)
             return [
                 (decoding.tag(name, version), _path(path)) for name, version, path, digest in found if digest in damaged

@@ -6,7 +6,7 @@ All of it can be lost: then it is read again, or a push begins again.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgpack
@@ -94,11 +94,11 @@ class Remotes:
                 (_LARGE_BYTES, _MOST_LARGE_BYTES),
             )
 
-    def forget(self, remote: str) -> None:
-        """Drop all that is known of a remote."""
+    def forget_at(self, url: str) -> None:
+        """Drop all that is known of remotes that have stood at a URL: that is what their ids end in."""
         with self._connections.write() as connection:
-            connection.execute("DELETE FROM remote_object WHERE remote = ?", (remote,))
-            connection.execute("DELETE FROM remote_push WHERE remote = ?", (remote,))
+            for table in ("remote_object", "remote_push"):
+                connection.execute(f"DELETE FROM {table} WHERE substr(remote, instr(remote, ' ') + 1) = ?", (url,))
 
     def begun(self, remote: str, content: Digest) -> list[str]:
         """The ids of pushes of that content that were begun, and have not ended."""
@@ -167,18 +167,26 @@ class Remotes:
             for name, version, remote, digest, size, created_at in rows
         ]
 
-    def put_elsewhere(self, version: Elsewhere) -> None:
-        """Note that only a remote will have a version, before it is deleted here."""
+    def put_elsewhere(self, version: Elsewhere, write: Callable[[Sequence[Elsewhere]], object]) -> None:
+        """Note that only a remote will have a version, before it is deleted here. `write` gets all, and comes first."""
         tag, *rest = version
         with self._connections.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO elsewhere VALUES (?, ?, ?, ?, ?, ?)", (tag.name, tag.version, *rest)
             )
+            write(self.elsewhere())
 
-    def forget_elsewhere(self, tag: Tag) -> None:
-        """Note that a version is here again, or gone for good."""
+    def rename_elsewhere(self, before: str, after: str, write: Callable[[Sequence[Elsewhere]], object]) -> None:
+        """Note that the store calls a remote something else now. `write` gets all versions, and comes first."""
+        with self._connections.write() as connection:
+            connection.execute("UPDATE elsewhere SET remote = ? WHERE remote = ?", (after, before))
+            write(self.elsewhere())
+
+    def forget_elsewhere(self, tag: Tag, write: Callable[[Sequence[Elsewhere]], object]) -> None:
+        """Note that a version is here again, or gone for good. `write` gets those that are left, and comes first."""
         with self._connections.write() as connection:
             connection.execute("DELETE FROM elsewhere WHERE name = ? AND version = ?", (tag.name, tag.version))
+            write(self.elsewhere())
 
 
 def _entries(packed: bytes) -> Iterable[PackEntry]:

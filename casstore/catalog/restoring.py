@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from casstore.catalog.boots import NoBoot
-from casstore.catalog.commits import insert_version
+from casstore.catalog.commits import Place, insert_version
 from casstore.catalog.connection import Connections
 from casstore.catalog.containers import insert_container
+from casstore.catalog.trash import note_in_trash
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
@@ -30,10 +31,15 @@ class Restoring:
                     ((c.digest, container_id, *c[1:], depth) for c, depth in chunks),
                 )
 
-    def add_version(self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None) -> None:
-        """Insert a version as the newest of its name."""
+    def add_version(
+        self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None, *, is_deleted: bool = False
+    ) -> None:
+        """Insert a version as the newest of its name. `is_deleted`: put it into the trash; its days there begin now."""
         with self._connections.write() as connection:
-            version_id = insert_version(connection, manifest, manifest_id, manifest.created_at_ns)
+            place = Place.LAST_IN_TRASH if is_deleted else Place.LAST
+            version_id = insert_version(connection, manifest, manifest_id, manifest.created_at_ns, place)
+            if is_deleted:
+                note_in_trash(connection, version_id, manifest.tag)
             connection.executemany(
                 "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),

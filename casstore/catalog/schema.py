@@ -11,6 +11,8 @@ from casstore.errors import SQLiteTooOld, StoreError, StoreTooNew, StoreUnwritab
 # Older ones can corrupt a WAL database that several connections write to (the WAL-reset bug).
 MINIMUM_SQLITE = (3, 51, 3)
 APPLICATION_ID = 0x63617373  # "cass"
+# A version in the trash keeps its row under no name: see `trash`. Each query that names no name leaves these out.
+IS_HERE = "name != ''"
 SIDE_FILES = ("-wal", "-shm")  # what SQLite keeps beside a database, by their endings
 SIDE_FILES_BYTES = 64 << 10  # -shm takes 32 KiB, and -wal some pages
 
@@ -203,21 +205,24 @@ CREATE TABLE alias(                      -- name@alias: what it means now
   name TEXT NOT NULL,
   alias TEXT NOT NULL,
   version_id INTEGER NOT NULL REFERENCES version(id),
-  move INTEGER NOT NULL,                 -- the number of its last move
+  move INTEGER NOT NULL,                 -- the number of its last row in alias_move
   protected INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY(name, alias)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX alias_by_version ON alias(version_id);
 
-CREATE TABLE alias_move(                 -- what aliases/<name>.log says
+CREATE TABLE alias_move(                 -- what aliases/<name>.log says: each row is what an alias was from then on
   name TEXT NOT NULL,
+  number INTEGER NOT NULL,               -- 1, 2, ... of each name: the order, whatever clocks said
   alias TEXT NOT NULL,
-  move INTEGER NOT NULL,                 -- 1, 2, ... of each alias
-  version TEXT,                          -- where it stands from then on; NULL: it was deleted
+  action TEXT NOT NULL,                  -- 'set', 'rollback', 'import', 'delete', 'protect' or 'unprotect'
+  version TEXT,                          -- NULL: it is deleted
+  digest BLOB,                           -- of that version, whose tag another may have got since
+  protected INTEGER NOT NULL,
   moved_at INTEGER NOT NULL,             -- UTC nanoseconds
   actor TEXT NOT NULL,
   reason TEXT NOT NULL,
-  PRIMARY KEY(name, alias, move)
+  PRIMARY KEY(name, number)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE annotation(                 -- what annotations/<name>.log says: labels and metrics given after the save
@@ -251,13 +256,17 @@ CREATE TABLE event(                      -- what has been done to the store, the
 ) STRICT;
 
 CREATE TABLE trash(                      -- deleted versions that can be brought back: in `version` they have no name
-  version_id INTEGER PRIMARY KEY REFERENCES version(id) ON DELETE CASCADE,
+  number INTEGER PRIMARY KEY AUTOINCREMENT, -- in the order of deletions
+  version_id INTEGER NOT NULL UNIQUE REFERENCES version(id) ON DELETE CASCADE,
   name TEXT NOT NULL,
   version TEXT NOT NULL,
+  ordered_at INTEGER NOT NULL,           -- the version's own
   deleted_at INTEGER NOT NULL,           -- UTC nanoseconds
+  counted_from INTEGER NOT NULL,         -- from when trash_days count: later, if the clock has jumped since
   actor TEXT NOT NULL
 ) STRICT;
 CREATE INDEX trash_by_tag ON trash(name, version);
+CREATE INDEX trash_by_order ON trash(name, ordered_at);
 
 CREATE TABLE policy(                     -- what `forget` keeps of the names that a pattern matches
   pattern TEXT PRIMARY KEY,
@@ -277,15 +286,16 @@ _NO_REMOTES = (
 )
 _NO_REGISTRY = (
     "CREATE TEMP VIEW alias AS SELECT '' AS name, '' AS alias, 0 AS version_id, 0 AS move, 0 AS protected WHERE 0;"
-    "CREATE TEMP VIEW alias_move AS SELECT '' AS name, '' AS alias, 0 AS move, '' AS version, 0 AS moved_at,"
-    " '' AS actor, '' AS reason WHERE 0;"
+    "CREATE TEMP VIEW alias_move AS SELECT '' AS name, 0 AS number, '' AS alias, '' AS action, '' AS version,"
+    " x'' AS digest, 0 AS protected, 0 AS moved_at, '' AS actor, '' AS reason WHERE 0;"
     "CREATE TEMP VIEW annotation AS SELECT 0 AS version_id, 0 AS number, '' AS kind, '' AS key, '' AS value,"
     " 0 AS annotated_at, '' AS actor WHERE 0;"
     "CREATE TEMP VIEW parent AS SELECT 0 AS version_id, 0 AS number, '' AS relation, '' AS name, '' AS version,"
     " x'' AS digest, '' AS uri WHERE 0;"
     "CREATE TEMP VIEW event AS SELECT 0 AS number, 0 AS happened_at, '' AS actor, '' AS kind, '' AS tag,"
     " '' AS details WHERE 0;"
-    "CREATE TEMP VIEW trash AS SELECT 0 AS version_id, '' AS name, '' AS version, 0 AS deleted_at, '' AS actor WHERE 0;"
+    "CREATE TEMP VIEW trash AS SELECT 0 AS number, 0 AS version_id, '' AS name, '' AS version, 0 AS ordered_at,"
+    " 0 AS deleted_at, 0 AS counted_from, '' AS actor WHERE 0;"
     "CREATE TEMP VIEW policy AS SELECT '' AS pattern, '' AS rules WHERE 0;"
 )
 _AS_NEWEST = {

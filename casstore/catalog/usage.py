@@ -12,6 +12,7 @@ from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
 from casstore.catalog.index import DEAD, LIVE
 from casstore.catalog.marks import IS_LINKED, UNREFERENCED, begin_marks, mark, mark_manifests
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.tables import Tables
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
@@ -49,7 +50,8 @@ class Usage(Shown):
     Each of these counts the same content in fewer bytes than the one before: `copied_bytes`, `logical_bytes`,
     `distinct_file_bytes`, `unique_bytes`, `encoded_bytes`. The `share_by_...` say what each step saves, as shares of
     `logical_bytes`; together with `share_needed`, what is left, they add up to 1. For a store, `stored_bytes` is the
-    sum of `encoded_bytes`, `redundant_bytes`, `dead_bytes`, `trapped_bytes`, `overhead_bytes` and `kept_bytes`.
+    sum of `encoded_bytes`, `redundant_bytes`, `dead_bytes`, `trapped_bytes`, `overhead_bytes`,
+    `trash_bytes` and `kept_bytes`.
     Manifests, the catalog and small files' copies in directories are not counted anywhere.
 
     Attributes
@@ -81,6 +83,10 @@ class Usage(Shown):
         and packs what loose files hold.
     overhead_bytes
         What packs hold besides chunks, and records in them whose chunks are in another container.
+    trash_versions
+        How many deleted versions `undelete` can bring back; 0 for a model or versions.
+    trash_bytes
+        Chunks that these alone need. They become dead or trapped when gc takes them from the trash.
     kept_bytes
         Chunks that are needed only by versions that `sync-tree --prune` has deleted and that may be restored; they
         become dead or trapped `keep_days` later.
@@ -109,6 +115,8 @@ class Usage(Shown):
     dead_bytes: int = 0
     trapped_bytes: int = 0
     overhead_bytes: int = 0
+    trash_versions: int = 0
+    trash_bytes: int = 0
     kept_bytes: int = 0
     encodings: Mapping[str, EncodingUsage] = field(default_factory=dict)
     frees_bytes: int | None = None
@@ -154,8 +162,12 @@ class UsageReport:
     def of_store(self, kept: Iterable[Manifest] = ()) -> Usage:
         """Bytes of the whole store. `kept`: the manifests of deleted versions that may be restored."""
         with self._marking() as tables:
-            mark(tables, "1", ())
-            usage = _usage(tables, "1")
+            mark(tables, IS_HERE, ())
+            usage = _usage(tables, IS_HERE)
+            (trashed,) = _row(tables, "SELECT count(*) FROM trash")
+            if trashed:
+                mark(tables, f"NOT {IS_HERE}", ())
+            (with_trash,) = _row(tables, _NEEDED)
             mark_manifests(tables, kept)
             (needed,) = _row(tables, _NEEDED)
             stored, loose, packs, redundant, dead, trapped, overhead = _row(tables, _CONTAINERS)
@@ -168,7 +180,9 @@ class UsageReport:
                 dead_bytes=dead,
                 trapped_bytes=trapped,
                 overhead_bytes=overhead,
-                kept_bytes=needed - usage.encoded_bytes,
+                trash_versions=trashed,
+                trash_bytes=with_trash - usage.encoded_bytes,
+                kept_bytes=needed - with_trash,
             )
 
     def of_model(self, name: str) -> Usage:
@@ -316,7 +330,7 @@ def _until_unchanged(tables: Tables, *statements: str) -> None:
             return
 
 
-_AMONG = "id IN (SELECT value FROM json_each(?))"
+_AMONG = f"id IN (SELECT value FROM json_each(?)) AND {IS_HERE}"
 # The columns of a chunk that name other chunks without which it cannot be decoded.
 _DELTA_LINKS = ("base", "grouping")
 _ENCODING_NAMES = {int(encoding): encoding.name.lower() for encoding in Encoding}

@@ -13,6 +13,7 @@ import msgpack
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
@@ -27,7 +28,7 @@ from casstore.storage.manifest import (
     files_section,
 )
 from casstore.storage.recipe import Recipe
-from casstore.tag import LATEST, WINDOWS_DEVICE, Tag
+from casstore.tag import LATEST, WINDOWS_DEVICE, AliasName, Tag
 
 
 class VersionRow(NamedTuple):
@@ -153,13 +154,21 @@ class Versions:
         row = next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
         return None if row is None else self._confirmed(row)
 
+    def aliased(self, alias: AliasName) -> VersionRow | None:
+        """The version that an alias means; None if there is no such alias."""
+        where = " WHERE id = (SELECT version_id FROM alias WHERE name = ? AND alias = ?)"
+        row = next(self._select(where, (alias.name, alias.alias)), None)
+        if row is not None and row.name != alias.name:
+            raise decoding.malformed(f"the alias {alias} means {row.name}:{row.version}")
+        return row
+
     def newest(self, name: str) -> VersionRow | None:
         row = next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
         return None if row is None else self._confirmed(row)
 
     def last_committed(self) -> VersionRow | None:
         """The version that was committed last."""
-        return next(self._select(" ORDER BY id DESC LIMIT 1"), None)
+        return next(self._select(f" WHERE {IS_HERE} ORDER BY id DESC LIMIT 1"), None)
 
     def _confirmed(self, row: VersionRow) -> VersionRow:
         """The row, if the table agrees with the index through which it was found. Raises CatalogDamaged."""
@@ -169,7 +178,7 @@ class Versions:
         return row
 
     def by_id(self, version_id: int) -> VersionRow | None:
-        return next(self._select(" WHERE id = ?", (version_id,)), None)
+        return next(self._select(f" WHERE id = ? AND {IS_HERE}", (version_id,)), None)
 
     def base_of(self, row: VersionRow) -> VersionRow | None:
         """The version that this one came from; if that is gone, the one committed before it under the same name."""
@@ -187,10 +196,7 @@ class Versions:
 
     def select(self, name: str | None = None, labels: Mapping[str, str] | None = None) -> Iterator[VersionRow]:
         """Versions by name, newest first. `name` and `labels` limit them to one name, and to those with all labels."""
-        conditions, parameters = [], []
-        if name is not None:
-            conditions.append("name = ?")
-            parameters.append(name)
+        conditions, parameters = [IS_HERE if name is None else "name = ?"], [] if name is None else [name]
         if labels:
             # The first label by its index; the others in one condition, since SQLite takes at most 1,000 of them.
             conditions.append("id IN (SELECT version_id FROM label WHERE key = ? AND value = ?)")
@@ -201,24 +207,30 @@ class Versions:
                 " WHERE version_id = version.id AND label.key = wanted.key AND label.value = wanted.value))"
             )
             parameters.append(json.dumps(labels))
-        where = " WHERE " + " AND ".join(conditions) if conditions else ""
+        where = " WHERE " + " AND ".join(conditions)
         return self._select(where + " ORDER BY name, ordered_at DESC, id DESC", parameters)
 
     def names(self) -> list[str]:
-        return [decoding.name(row[0]) for row in self._rows("SELECT DISTINCT name FROM version ORDER BY name")]
+        sql = f"SELECT DISTINCT name FROM version WHERE {IS_HERE} ORDER BY name"
+        return [decoding.name(row[0]) for row in self._rows(sql)]
 
     def counts(self) -> dict[str, int]:
         """How many versions each name has."""
-        rows = self._rows("SELECT name, count(*) FROM version GROUP BY name ORDER BY name")
+        rows = self._rows(f"SELECT name, count(*) FROM version WHERE {IS_HERE} GROUP BY name ORDER BY name")
         return {decoding.name(row[0]): row[1] for row in rows}
 
     def tags(self) -> list[str]:
         """Every tag as text, for suggestions and shell completion; newest first."""
-        return [f"{row[0]}:{row[1]}" for row in self._rows("SELECT name, version FROM version" + _NEWEST_FIRST)]
+        sql = f"SELECT name, version FROM version WHERE {IS_HERE}{_NEWEST_FIRST}"
+        return [f"{row[0]}:{row[1]}" for row in self._rows(sql)]
 
-    def files(self, version_id: int) -> list[FileEntry]:
-        """The version's files, sorted by path. Raises IntegrityError for rows that cannot be, such as unsafe paths."""
-        sql = "SELECT path, executable, size, digest FROM file WHERE version_id = ? ORDER BY path"
+    def files(self, version_id: int, *, deleted: bool = False) -> list[FileEntry]:
+        """The version's files, sorted by path; none if it has been deleted, but with `deleted`, of one in the trash.
+
+        Raises IntegrityError for rows that cannot be, such as unsafe paths.
+        """
+        stands = "" if deleted else f" AND EXISTS (SELECT 1 FROM version WHERE id = ?1 AND {IS_HERE})"
+        sql = f"SELECT path, executable, size, digest FROM file WHERE version_id = ?1{stands} ORDER BY path"
         rows = list(self._rows(sql, (version_id,)))
         try:
             return [file_entry(*row) for row in rows]
@@ -241,10 +253,10 @@ class Versions:
 
     def by_manifest(self, manifest_ids: Iterable[str]) -> dict[str, Tag]:
         """The tags of the versions that have these manifests."""
-        sql = "SELECT name, version FROM version WHERE manifest_id = ?"
+        sql = f"SELECT name, version FROM version WHERE manifest_id = ? AND {IS_HERE}"
         return {manifest: decoding.tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
 
-    def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe]) -> Manifest:
+    def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe], *, deleted: bool = False) -> Manifest:
         """The version's manifest, made from its rows. Raises IntegrityError, CatalogDamaged."""
         base = None
         if row.base_name is not None and row.base_version is not None and row.base_digest is not None:
@@ -252,7 +264,7 @@ class Versions:
         return Manifest(
             tag=row.tag,
             created_at_ns=row.created_at_ns,
-            files=tuple(self.files(row.id)),
+            files=tuple(self.files(row.id, deleted=deleted)),
             directories=tuple(row.directory_paths()),
             recipes=recipes,
             description=row.checked_description(),
@@ -261,10 +273,11 @@ class Versions:
         )
 
     def _select(self, clause: str, parameters: Sequence[Any] = ()) -> Iterator[VersionRow]:
-        return map(_version_row, self._rows(_COLUMNS + clause, parameters))
+        return map(version_row, self._rows(_COLUMNS + clause, parameters))
 
 
-def _version_row(row: tuple[Any, ...]) -> VersionRow:
+def version_row(row: tuple[Any, ...]) -> VersionRow:
+    """The row of these columns. Raises CatalogDamaged for one with impossible values."""
     made = VersionRow._make(row)
     try:
         # Lists of tens of thousands pass here. Joining the texts, and combining the numbers, fails for any other type.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import click
 from click import shell_completion
@@ -17,7 +17,7 @@ def complete_tag(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[shell_completion.CompletionItem]:
-    """Tags of the store that begin like `incomplete`, for a shell's completion."""
+    """Tags and aliases of the store that begin like `incomplete`, for a shell's completion."""
     return _completions(ctx, incomplete, names_only=False)
 
 
@@ -30,6 +30,20 @@ def complete_name(
     return _completions(ctx, incomplete, names_only=True)
 
 
+def complete_alias(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[shell_completion.CompletionItem]:
+    """Aliases that there are."""
+    try:
+        with casstore.Store(_home(ctx), create=False) as store:
+            near = [str(each) for each in store.aliases() if str(each).startswith(incomplete)]
+    except (casstore.CasstoreError, OSError):
+        return []
+    return [shell_completion.CompletionItem(value) for value in near]
+
+
 def complete_file(
     ctx: click.Context,
     param: click.Parameter,  # noqa: ARG001 - click's signature
@@ -38,7 +52,7 @@ def complete_file(
     """Files of the version whose tag stands before."""
     try:
         with casstore.Store(_home(ctx), create=False) as store:
-            paths = [file.path for file in store.get(str(ctx.params.get("tag"))).files]
+            paths = [file.path for file in store.get(str(ctx.params.get("tag")), pull=False).files]
     except (casstore.CasstoreError, OSError):
         return []
     return [shell_completion.CompletionItem(path) for path in paths if path.startswith(incomplete)]
@@ -50,13 +64,25 @@ def _home(ctx: click.Context) -> str | None:
 
 def _completions(ctx: click.Context, incomplete: str, *, names_only: bool) -> list[shell_completion.CompletionItem]:
     """What begins like `incomplete`; nothing when the store cannot say, for a shell shows no errors here."""
+
+    def known(store: casstore.Store) -> Sequence[str]:
+        # Names first; versions once a name is complete, so that ten thousand of them do not fill the screen.
+        names = store.names()
+        is_one = sum(name.startswith(incomplete) for name in names) == 1
+        if names_only or not (":" in incomplete or "@" in incomplete or is_one):
+            return names
+        return [*store.tags(), *map(str, store.aliases())]
+
+    return begins_like(ctx, incomplete, known)
+
+
+def begins_like(
+    ctx: click.Context, incomplete: str, known: Callable[[casstore.Store], Iterable[str]]
+) -> list[shell_completion.CompletionItem]:
+    """What of that which the store knows begins like `incomplete`; nothing when it cannot say."""
     try:
         with casstore.Store(_home(ctx), create=False) as store:
-            # Names first; versions once a name is complete, so that ten thousand of them do not fill the screen.
-            names = store.names()
-            near = [name for name in names if name.startswith(incomplete)]
-            if not names_only and (":" in incomplete or len(near) == 1):
-                near = [tag for tag in store.tags() if tag.startswith(incomplete)]
+            near = dict.fromkeys(value for value in known(store) if value.startswith(incomplete))
     except (casstore.CasstoreError, OSError):
         return []
     return [shell_completion.CompletionItem(value) for value in near]

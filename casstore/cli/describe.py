@@ -49,7 +49,7 @@ def everything(model: casstore.Model) -> dict[str, Any]:
     }
 
 
-def files(model: casstore.Model) -> list[dict[str, Any]]:
+def files(model: casstore.Model | casstore.RemoteModel) -> list[dict[str, Any]]:
     """What `show` and `ls` tell of each file."""
     return [
         {"path": file_name(f.path), "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}

@@ -19,7 +19,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     PARTLY_DONE = 3
-    LOCKED = 11
+    LOCKED = 11  # or an alias did not stand where it was expected: look again, and decide again
     NOT_FOUND = 12
     EXISTS = 13
     INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -44,6 +44,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.InvalidMetadata, ExitCode.USAGE),
     (casstore.InvalidPolicy, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
+    (casstore.AliasMoved, ExitCode.LOCKED),
     (NotFound, ExitCode.NOT_FOUND),
     (casstore.TagNotFound, ExitCode.NOT_FOUND),
     (casstore.TagExists, ExitCode.EXISTS),
@@ -69,12 +70,16 @@ def message(error: BaseException) -> str:
 
 
 def as_document(error: BaseException) -> dict[str, Any]:
-    """An error for `--json`: type, message, exit code, and a suggestion or candidates where there are any."""
+    """An error for `--json`: type, message, exit code, and what else the error says, such as a suggestion."""
     document: dict[str, Any] = {"type": type(error).__name__, "message": message(error), "exit_code": exit_code(error)}
     if isinstance(error, casstore.TagNotFound | casstore.InvalidTag | casstore.InvalidQuery):
         document["suggestion"] = error.suggestion
     if isinstance(error, casstore.AmbiguousTag):
         document["candidates"] = list(error.candidates)
+    if isinstance(error, casstore.AliasMoved):
+        document["current"] = error.current
+    if isinstance(error, casstore.VersionAliased):
+        document["aliases"] = list(error.aliases)
     return document
 
 
@@ -86,8 +91,9 @@ def _os_message(error: OSError) -> str:
 
 
 _ADVICE = {
-    errno.ENOSPC: "free some space there (`casstore gc` may help if it is the store), then run the command again",
-    errno.EDQUOT: "your quota on the store's disk is used up; free some of it (`casstore gc` may help)",
+    errno.ENOSPC: "free some space there (`casstore gc --empty-trash` may help if it is the store), then run the "
+    "command again",
+    errno.EDQUOT: "your quota on the store's disk is used up; free some of it (`casstore gc --empty-trash` may help)",
     errno.EROFS: "the disk is mounted read-only; choose another store with --home",
     errno.EACCES: "check its permissions, and whose it is",
     errno.EPERM: "check its permissions, and whose it is",

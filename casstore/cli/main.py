@@ -18,6 +18,7 @@ from casstore.cli.options import Options, common_options
 from casstore.cli.report import report_error, show_warnings
 from casstore.cli.streams import open_missing
 from casstore.cli.verbs.adopt import adopt
+from casstore.cli.verbs.alias import alias
 from casstore.cli.verbs.backup import backup
 from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
@@ -25,6 +26,7 @@ from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.verbs.config import config
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
+from casstore.cli.verbs.diff import diff
 from casstore.cli.verbs.drafts import drafts
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
@@ -46,6 +48,7 @@ from casstore.cli.verbs.show import show
 from casstore.cli.verbs.stats import stats
 from casstore.cli.verbs.status import status
 from casstore.cli.verbs.sync_tree import sync_tree
+from casstore.cli.verbs.undelete import undelete
 from casstore.cli.verbs.verify import verify
 from casstore.cli.words import ALIASES, advice
 
@@ -55,7 +58,7 @@ Examples:
   casstore save bert:v1 out/ -l stage=dev      keep a directory as a version
   casstore list bert                           what there is, newest first
   python predict.py "$(casstore path bert)"    use the newest version
-  casstore delete bert:v1 && casstore gc       give its space back
+  casstore delete bert:v1                      for some days, casstore undelete brings it back
   casstore clone s3://bucket/models            a store of what a team shares
   casstore help save                           all about a verb, with examples
 
@@ -66,8 +69,8 @@ error is one on stderr: {"error": {"type": ..., "message": ..., "exit_code": ...
 
 \b
 Exit codes:
-    0  done                          11  the store is locked by another process
-    1  failed, or damage was found   12  no such version, file, store or remote
+    0  done                          11  locked by another process, or an alias has moved
+    1  failed, or damage was found   12  no such version, alias, file, store or remote
     2  wrong use, an invalid tag     13  the tag is taken, and saved versions never change
     3  partly done                  130  interrupted
 """
@@ -138,8 +141,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, forget, policy, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, show, diff, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, alias,
+    pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone, status, evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

@@ -36,7 +36,8 @@ class Share(float):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold.
+    """A column of a table; `right` aligns it to the right, `fixed` keeps it whole while others fold, and `whole` even
+    where the screen is too narrow for it: the terminal wraps the lines then, and what is copied is one word.
 
     A table in which a column says how it may be made `narrow` has one line for each row: see casstore.cli.narrow.
     """
@@ -44,6 +45,7 @@ class Column:
     title: str
     right: bool = False
     fixed: bool = False
+    whole: bool = False
     narrow: tuple[tuple[int, int], ...] = ()
 
 
@@ -198,14 +200,15 @@ def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -
             Text(column.title),
             justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=column.right or column.fixed,
+            no_wrap=column.right or column.fixed or column.whole,
         )
     for row in rows:
         # Text, not str: rich would read markup such as [red] in a str.
         table.add_row(*(Text(as_text(value, for_screen=True)) for value in row))
     console = Console(highlight=False)
-    if Measurement.get(console, console.options.update_width(_ANY_WIDTH), table).minimum > console.width:
-        _show_aligned(columns, rows)  # what must stay whole has no room: the terminal wraps it
+    least = Measurement.get(console, console.options.update_width(_ANY_WIDTH), table).minimum
+    if least > console.width and any(column.whole for column in columns):
+        _show_aligned(columns, rows)
     else:
         console.print(table)
 

@@ -115,8 +115,14 @@ def _document(ref: casstore.Ref, state: str) -> dict[str, Any]:
 def show_there(options: Options, remote: str, tag: str) -> None:
     """Show all about one version of a remote."""
     with options.open_store() as store, store.remote(remote or None) as there:
-        model, url = there.get(tag), there.url
+        model = there.get(tag)
         is_here = store.exists(model.tag) and store.exact(model.tag).digest == model.digest
+    show_remote_model(options, model, is_here=is_here)
+
+
+def show_remote_model(options: Options, model: casstore.RemoteModel, *, is_here: bool) -> None:
+    """Show all about one version of a remote."""
+    url = model.url
     if options.json:
         show_json({
             "tag": str(model.tag), "name": model.tag.name, "version": model.tag.version, "size_bytes": model.size,

@@ -8,7 +8,7 @@ from typing import Any
 import casstore
 from casstore.cli.output import Bytes, Share
 
-_OF_STORE = ("dead_bytes", "trapped_bytes", "overhead_bytes", "kept_bytes")
+_OF_STORE = ("dead_bytes", "trapped_bytes", "overhead_bytes", "trash_versions", "trash_bytes", "kept_bytes")
 _OF_VERSION = ("frees_bytes", "frees_at_rewrite_bytes")
 
 

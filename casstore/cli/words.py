@@ -18,15 +18,16 @@ _GC = "`casstore gc` gives back the space of deleted versions and idle directori
 _VERIFY = "`casstore verify` reads everything and names what is damaged"
 _REPAIR = "`casstore repair` heals what is damaged"
 _SHOW = "`casstore show TAG` tells all about a version"
+_DIFF = "`casstore diff A B` tells what differs between two versions, or a version and a directory"
 _DELETE = "`casstore delete TAG` deletes a version"
 _FORGET = "`casstore forget NAME --keep-last 5` deletes the versions that no rule keeps, once you have seen which"
 _STATS = "`casstore stats` shows what versions hold and take"
 _SYNC = "`casstore sync-tree` says what other tools have done to models/"
 _IMPORT = "`casstore import PATH` saves the versions of an archive"
+_ALIAS = "`casstore alias set NAME@ALIAS TAG` has an alias mean a version, and moves it"
 _NEW_TAG = 'a tag never moves: `casstore save NEW-TAG "$(casstore path TAG)"` saves a version under another one'
 _RESTORE = (
-    "`casstore import` saves a version from an archive again, and `casstore sync-tree --restore TAG` one that "
-    "sync-tree --prune has deleted"
+    "`casstore undelete TAG` brings a deleted version back, and `casstore import` saves one from an archive again"
 )
 
 _INSTEAD = {
@@ -38,11 +39,13 @@ _INSTEAD = {
     **dict.fromkeys(("check", "fsck", "scrub", "validate"), _VERIFY),
     **dict.fromkeys(("doctor", "fix", "heal", "recover"), _REPAIR),
     **dict.fromkeys(("describe", "inspect", "metadata", "view"), _SHOW),
+    **dict.fromkeys(("cmp", "compare"), _DIFF),
     **dict.fromkeys(("del", "drop", "erase"), _DELETE),
     **dict.fromkeys(("expire", "keep", "retain", "retention", "thin"), _FORGET),
     **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
-    **dict.fromkeys(("restore", "undelete", "undo"), _RESTORE),
+    **dict.fromkeys(("restore", "undo", "unremove"), _RESTORE),
+    **dict.fromkeys(("aliases", "promote", "point", "rollback", "stage"), _ALIAS),
     "extract": _PATH,
     "policies": "`casstore policy show` lists the policies that are stored",
     "unpack": _IMPORT,

@@ -91,7 +91,8 @@ def get(tag: Tag | str, *, _model_store: Store | None = None, model_aliases: Map
     Parameters
     ----------
     tag
-        `name:version`; a name alone, or `name:latest`, for the newest version; or a prefix that only one version has.
+        `name:version`; a name alone, or `name:latest`, for the newest version; a prefix that only one version has; or
+        an alias, `name@alias`.
     _model_store
         As in `create`.
     model_aliases
@@ -124,7 +125,7 @@ def list(tag: Tag | str | None = None, *, _model_store: Store | None = None) -> 
     Parameters
     ----------
     tag
-        Only versions of this name, or only the one with exactly this tag.
+        Only versions of this name, or only the one with exactly this tag, or that this alias means.
     _model_store
         As in `create`.
 
@@ -141,10 +142,13 @@ def list(tag: Tag | str | None = None, *, _model_store: Store | None = None) -> 
         `tag` cannot be a tag.
     """
     store = _model_store or store_at_home()
-    name, _, version = _text(tag or "").partition(":")
+    text = _text(tag or "")
+    if "@" in text:
+        return [Model.saved(store, store.get(text))]
+    name, _, version = text.partition(":")
     versions = store.list(name or None)
     if name and not version and not versions:
-        store.get(name)  # says so, with what is near it
+        store.get(name, pull=False)  # says so, with what is near it
     return [
         Model.saved(store, each)
         for each in sorted(versions, key=lambda each: each.tag)
@@ -168,12 +172,16 @@ def delete(tag: Tag | str, *, _model_store: Store | None = None) -> None:
         There is no such version.
     InvalidTag
         `tag` cannot be a tag.
+    VersionAliased
+        An alias means the version.
     """
     store = _model_store or store_at_home()
     name, _, version = _text(tag).partition(":")
-    if version == "latest":
+    if "@" in name:
+        store.delete(_text(tag))  # which says why not
+    elif version == "latest":
         with contextlib.suppress(TagNotFound):  # BentoML takes it that there is nothing to do
-            store.delete(store.get(name).tag)
+            store.delete(store.get(name, pull=False).tag)
     elif version:
         store.delete(_text(tag))
     else:
@@ -298,7 +306,7 @@ def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = No
     """
     store = _model_store or store_at_home()
     with store.remote() as remote:
-        remote.push(store.get(_text(tag)).tag)
+        remote.push(store.get(_text(tag), pull=False).tag)
 
 
 def pull(tag: Tag | str, *, force: bool = False) -> Model:  # noqa: ARG001

@@ -13,6 +13,7 @@ from casstore.remote.directory import DirectoryBackend
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
+_CONTAINER_FIRST = ("abfs", "abfss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,12 @@ class RemoteAddress:
     def is_directory(self) -> bool:
         return self.url.startswith("file://") or not _SCHEME.match(self.url)
 
+    @property
+    def name(self) -> str:
+        """What the backend that is opened there is called."""
+        url = self.checked().url
+        return url if self.is_directory else url.rstrip("/")
+
     def checked(self) -> RemoteAddress:
         """The same; raises RemoteError for what no remote can be at. A directory's path is made whole."""
         if self.is_directory:
@@ -57,10 +64,12 @@ class RemoteAddress:
                 )
             return RemoteAddress(os.path.abspath(path))
         parts = urlsplit(self.url)
-        if parts.username is not None or parts.password is not None or parts.query:
+        is_container = parts.scheme.lower() in _CONTAINER_FIRST  # abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX
+        if (parts.username is not None and not is_container) or parts.password is not None or parts.query:
             raise RemoteError(
                 "the URL of a remote is kept in a file and shown, so it must not have credentials in it; give them by "
-                "the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), --profile or --credential-process"
+                "the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; of Azure AZURE_STORAGE_ACCOUNT_KEY), "
+                "--profile or --credential-process"
             )
         if parts.scheme.lower() not in _SCHEMES:
             raise RemoteError(

@@ -36,6 +36,7 @@ class Bucket:
         # What stands elsewhere must not pass for this one, though anybody can write a marker with the same id.
         self.id = f"{marker.id} {backend.name}"
         self.is_single_writer = marker.single_writer
+        self._written: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -73,11 +74,23 @@ class Bucket:
     def refs(self, name: str | None = None) -> dict[Tag, keys.RefState]:
         """What a listing says of all tags, or of those of one name. Raises RemoteError."""
         prefix = keys.REFS if name is None else f"{keys.REFS}{name}/"
-        return keys.refs(entry.key for entry in self.backend.list(prefix))
+        return keys.refs(self._listed(prefix))
 
     def state(self, tag: Tag) -> keys.RefState:
         """What a listing says of one tag. Raises RemoteError."""
-        return keys.refs(entry.key for entry in self.backend.list(keys.ref_prefix(tag))).get(tag, keys.RefState())
+        return keys.refs(self._listed(keys.ref_prefix(tag))).get(tag, keys.RefState())
+
+    def _listed(self, prefix: str) -> Iterator[str]:
+        for entry in self.backend.list(prefix):
+            self._written[entry.key] = entry.modified_ns
+            yield entry.key
+
+    def as_listed(self, key: str) -> str:
+        """A name for what stands under a ref's key since it was listed last: its key, and when it was written.
+
+        Where a remote has been put back as it once was, or emptied, another ref may come to stand under the key.
+        """
+        return f"{key}@{self._written[key]}" if key in self._written else key
 
     def ref(self, tag: Tag, key: str) -> Ref:
         """The document under a ref's key. Raises IntegrityError where it is damaged or gone, RemoteError."""

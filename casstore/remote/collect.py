@@ -14,7 +14,8 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import cached_property
 
 from casstore.errors import IntegrityError
@@ -85,6 +86,29 @@ class Marked:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenPush:
+    """A push that has not ended: it is under way, or was killed.
+
+    Attributes
+    ----------
+    id
+        What its objects are named by.
+    by
+        Who pushes: `user@machine`, as that machine says.
+    tags
+        What it is to bring; of one that packs anew, none.
+    opened_at, heard_at
+        When it began, and when its last object came, by the store's clock.
+    """
+
+    id: str
+    by: str
+    tags: Sequence[str]
+    opened_at: datetime
+    heard_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteGcReport:
     """What a gc of a remote has done, or would do.
 
@@ -100,6 +124,8 @@ class RemoteGcReport:
         Ids of pushes that were silent for so long that they were ended.
     records
         Other objects that went: segments, and what pushes that have ended had left.
+    pushes
+        What is known of those of `waiting`.
     """
 
     packs: int
@@ -108,6 +134,7 @@ class RemoteGcReport:
     waiting: Sequence[str] = ()
     revoked: Sequence[str] = ()
     records: int = 0
+    pushes: Sequence[OpenPush] = ()
 
 
 def collect(
@@ -207,6 +234,31 @@ def mark(
         about = {push.push_id for push in sealed if not all(key in standing for key, _ in push.refs)}
         live_packs.update(key for key in packs if (keys.parse_pack(key) or ("",))[0] in about)
     return Marked(packs, segments, pushes, ends, frozenset(live_packs), frozenset(live_segments), needs)
+
+
+def with_pushes(bucket: Bucket, report: RemoteGcReport, pool: Executor) -> RemoteGcReport:
+    """The report with what is known of the pushes that are waited for. Raises RemoteError."""
+    states = list_pushes(bucket) if report.waiting else {}
+
+    def look(push_id: str) -> OpenPush | None:
+        try:
+            opened = bucket.opened(push_id)
+            by, tags = opened.by, opened.tags
+        except KeyMissing:
+            return None  # it has ended meanwhile
+        except IntegrityError:
+            by, tags = "?", ()
+        prefixes = (f"{keys.PACKS}{push_id}/", f"{keys.SEGMENTS}{push_id}/")
+        brought = [entry.modified_ns for prefix in prefixes for entry in bucket.backend.list(prefix)]
+        state = states[push_id]
+        return OpenPush(push_id, by, tags, _moment(state.opened_ns), _moment(max(state.modified_ns, *brought, 0)))
+
+    looked = pool.map(look, [push_id for push_id in report.waiting if push_id in states])
+    return replace(report, pushes=[each for each in looked if each is not None])
+
+
+def _moment(at_ns: int) -> datetime:
+    return datetime.fromtimestamp(at_ns // 10**9, timezone.utc)
 
 
 def list_pushes(bucket: Bucket) -> dict[str, keys.PushState]:

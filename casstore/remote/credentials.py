@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from casstore.errors import RemoteError
 
@@ -43,6 +44,8 @@ _AZURES = (
     "IDENTITY_ENDPOINT",
     "MSI_ENDPOINT",
 )
+_AZURE_ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_USE_EMULATOR")
+_AZURE_HOSTS = (".windows.net", ".fabric.microsoft.com")
 _MAKER = Path("/sys/devices/virtual/dmi/id/sys_vendor")
 
 Provider = Callable[[], Any]
@@ -90,6 +93,17 @@ def check_azure(url: str, environment: Mapping[str, str] = os.environ) -> None:
         raise RemoteError(
             f"there are no credentials for {url}: set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, beside "
             "AZURE_STORAGE_ACCOUNT_NAME, or set the remote up again with --anonymous for a public container"
+        )
+
+
+def check_azure_account(url: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises RemoteError where nothing says in whose account a container of Azure is."""
+    parts = urlsplit(url)
+    is_said = parts.username is not None or (parts.hostname or "").endswith(_AZURE_HOSTS)
+    if not is_said and not any(environment.get(name) for name in _AZURE_ACCOUNTS):
+        raise RemoteError(
+            f"{url} does not say in which storage account its container is: set AZURE_STORAGE_ACCOUNT_NAME, or write "
+            "the URL as https://ACCOUNT.blob.core.windows.net/CONTAINER/PREFIX"
         )
 
 

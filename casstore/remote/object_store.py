@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from casstore.errors import RemoteError
 from casstore.remote.address import RemoteAddress
 from casstore.remote.backend import MOST_DOCUMENT_BYTES, Entry, KeyMissing, KeyTaken, refusal, too_large
-from casstore.remote.credentials import check_azure, check_google, s3_provider
+from casstore.remote.credentials import check_azure, check_azure_account, check_google, s3_provider
 from casstore.remote.loop import RequestLoop
 
 try:
@@ -41,6 +41,7 @@ _LIST_TRIES = 3
 # send what there is where a range goes beyond the end.
 _WHOLE_ANSWER = "non-partial response"
 _RANGE_ANSWERS = (_WHOLE_ANSWER, "416 Range", "400 Bad Request")
+_NOT_LISTED = re.compile(r"performing PROPFIND .* status code: (400|405|501)\b", re.DOTALL)
 _QUERY = re.compile(r"\?\S*")
 _INNER = "Debug source:"
 _REASON = re.compile(r'\b(?:message|error): "([^"?]{1,100})"')  # as the system has it: of the name, or the connection
@@ -196,7 +197,18 @@ class ObjectStoreBackend:
             raise refusal(
                 f"{self.name} refuses access to {key}: {_shortened(error)}; check the credentials, and what they allow"
             ) from None
+        except (NotImplementedError, exceptions.NotSupportedError):
+            raise refusal(
+                f"{self.name} cannot be written to: it is a web server, which gives objects and takes none; push to "
+                "the object store or the directory that it shows"
+            ) from None
         except exceptions.BaseError as error:
+            if _NOT_LISTED.search(str(error)):
+                raise refusal(
+                    f"{self.name} cannot list what it holds, and a remote is read by listings: it is a web server "
+                    "without WebDAV; serve it by one that has it (such as `rclone serve webdav DIRECTORY`), or use the "
+                    "object store or the directory that it shows"
+                ) from None
             raise RemoteError(f"{self.name} cannot be used ({key}): {_shortened(error)}") from None
 
 
@@ -227,8 +239,10 @@ def _store(address: RemoteAddress, seconds: float, *, one_by_one: bool = False) 
         options["skip_signature"] = True
     if service == "gs" and not address.anonymous:
         check_google(address.url)
-    elif service == "az" and not address.anonymous:
-        check_azure(address.url)
+    elif service == "az":
+        if not address.anonymous:
+            check_azure(address.url)
+        check_azure_account(address.url)
     elif service == "s3":
         if not address.url.startswith("https:"):  # which says it
             options["region"] = (

@@ -38,12 +38,15 @@ class Push:
     condemned
         The keys of packs that it may not rely on: all that any epoch condemned which it has noted. The newest alone
         would not do, since what has been removed meanwhile is not on its list any more.
+    first_epoch
+        The newest epoch when it had begun: none up to that condemns what it brings.
     """
 
     bucket: Bucket
     id: str
     epoch: int
     condemned: frozenset[str]
+    first_epoch: int = 0
 
     @classmethod
     def begin(cls, bucket: Bucket, tags: Sequence[Tag], content: Digest, push_id: str | None = None) -> Push:
@@ -58,7 +61,18 @@ class Push:
         create_once(bucket.backend, keys.push_open(push.id), opened.pack())
         while (newer := push.newer_epoch()) is not None:
             push.note(newer)
+        push.first_epoch = push.epoch
         return push
+
+    def take_over(self, revoked: Push) -> None:
+        """Take note of all that was condemned since a push began that was revoked: its other packs may be relied on.
+
+        No epoch between may be left out. One may condemn a pack that is not on the list of the next, since it has been
+        removed, and that a request which was long on its way has brought again: a gc that was asleep would remove it.
+        Raises IntegrityError, RemoteError.
+        """
+        between = range(revoked.first_epoch + 1, self.epoch)
+        self.condemned = self.condemned.union(*(self.bucket.epoch(number).condemned for number in between))
 
     def newer_epoch(self) -> Epoch | None:
         """An epoch that a gc has published since the last one was noted. Raises RemoteError."""

@@ -1,4 +1,4 @@
-"""Reading a version where it is, without a store: each byte is asked for when it is wanted, and checked."""
+"""Reading a version where it is: each byte is asked for when it is wanted, and checked; not what is at hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagNotFound
@@ -18,6 +18,7 @@ from casstore.remote.segment import PackInfo, Segment
 from casstore.storage.container import Container, Kind, Location
 from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.objects import Objects
+from casstore.storage.readable import Readable
 from casstore.tag import Tag
 
 # Read ahead, twice as much each time that a reader goes on where it was. A chain of deltas is up to nine such readers.
@@ -25,6 +26,56 @@ _FIRST_WINDOW_BYTES = 256 << 10
 _MOST_WINDOW_BYTES = 4 << 20
 _MOST_KEPT_BYTES = 64 << 20
 _ADVICE = "`casstore remote verify --deep` names every version that is damaged"
+
+
+class Local(Protocol):
+    """Chunks that need not be asked for, since they are at hand, as in a store. Threads may share it."""
+
+    def sizes(self, digests: Collection[Digest]) -> Mapping[Digest, int]:
+        """Those of the chunks that are at hand, with their raw bytes."""
+
+    def read(self, digest: Digest) -> bytes:
+        """The raw bytes of one. Raises IntegrityError and OSError where it is not at hand any more."""
+
+
+class Nothing:
+    """Nothing is at hand."""
+
+    def sizes(self, digests: Collection[Digest]) -> Mapping[Digest, int]:  # noqa: ARG002 - see Local
+        """See Local."""
+        return {}
+
+    def read(self, digest: Digest) -> bytes:
+        """See Local."""
+        raise FileNotFoundError(f"chunk {digest} is not here")
+
+
+class LocalChunk:
+    """A chunk that is at hand, as an open container of its own, in which it stands whole: see `Readable`."""
+
+    def __init__(self, local: Local, digest: Digest) -> None:
+        self._local = local
+        self._digest = digest
+
+    @classmethod
+    def location(cls, digest: Digest, size: int) -> Location:
+        """Where it stands: in a container that is named after it."""
+        return Location(Container(0, f"chunk {digest}", Kind.LOOSE, digest), 0, size, size)
+
+    def _raw(self) -> bytes:
+        try:
+            return self._local.read(self._digest)
+        except (IntegrityError, OSError) as error:  # gc has taken it, or it is damaged
+            raise FileNotFoundError(f"chunk {self._digest} cannot be read: {error}") from error
+
+    @property
+    def size(self) -> int:
+        """See Readable."""
+        return len(self._raw())
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """See Readable."""
+        return self._raw()[offset : offset + length]
 
 
 class _Window(NamedTuple):
@@ -133,23 +184,26 @@ class RemotePack:
 class RemoteVersion:
     """One version of a remote: what it is, and its files, to be read from where they are.
 
-    Where they are is asked again once a pack is gone, as where the version has been packed anew since.
+    Where they are is asked again once a pack is gone, as where the version has been packed anew since. `local`: chunks
+    that are at hand are read there; where they turn out to be damaged or gone, they are asked for.
     """
 
-    def __init__(self, bucket: Bucket, ref: Ref, segment: Segment) -> None:
+    def __init__(self, bucket: Bucket, ref: Ref, segment: Segment, local: Local) -> None:
+        self.bucket = bucket
         self.ref = ref
         self.segment = segment
-        self._bucket = bucket
+        self.local = local
         self._packs = {info.key: info for info in segment.packs}
         self._windows = _Windows()
         self._now = segment  # says where chunks are
         self._is_old = threading.Event()
-        self._objects = Objects(None, self._locate, open_container=self._open, advice=_ADVICE)
+        self._there = Objects(None, self._locate_there, open_container=self._open, advice=_ADVICE)
+        self._objects = Objects(None, self._locate, self._ask_for, self._open, _ADVICE)
 
     @classmethod
-    def find(cls, bucket: Bucket, tag: Tag) -> RemoteVersion:
+    def find(cls, bucket: Bucket, tag: Tag, local: Local | None = None) -> RemoteVersion:
         """The version of that tag. Raises TagNotFound, IntegrityError, RemoteError."""
-        return cls(bucket, *bucket.version(tag))
+        return cls(bucket, *bucket.version(tag), local or Nothing())
 
     @property
     def manifest(self) -> Manifest:
@@ -172,8 +226,17 @@ class RemoteVersion:
         return self._objects.open_blob(self.manifest.recipe_of(file), f"{path} of {self.ref.tag}")
 
     def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
+        here = {digest: LocalChunk.location(digest, size) for digest, size in self.local.sizes(digests).items()}
+        lacking = [digest for digest in digests if digest not in here]
+        return {**here, **self._locate_there(lacking)} if lacking else here
+
+    def _ask_for(self, digest: Digest, _: Digest | None) -> bytes | None:
+        """A chunk that could not be read, from the remote, if it was to be read here."""
+        return self._there.read_chunk(digest) if self.local.sizes([digest]) else None
+
+    def _locate_there(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
         if self._is_old.is_set():
-            self._look_again()
+            self.look_again()
         chunks, packs = self._now.chunks, self._now.packs
         return {
             digest: Location(Container(0, packs[place.pack].key, Kind.PACK), *place[1:])
@@ -181,17 +244,20 @@ class RemoteVersion:
             if (place := chunks.get(digest)) is not None
         }
 
-    def _open(self, container: Container) -> RemotePack:
+    def _open(self, container: Container) -> Readable:
+        if not container.is_pack:
+            return LocalChunk(self.local, container.blob)
         if container.file_id not in self._packs:
             raise IntegrityError(f"{container.file_id} is not a pack of {self.ref.tag}")
-        return RemotePack(self._bucket.backend, self._packs[container.file_id], self._windows, self._is_old.set)
+        return RemotePack(self.bucket.backend, self._packs[container.file_id], self._windows, self._is_old.set)
 
-    def _look_again(self) -> None:
+    def look_again(self) -> Segment:
         """Look up where the chunks are now. Raises TagNotFound where the version is not there, RemoteError."""
         self._is_old.clear()
-        ref, segment = self._bucket.version(self.ref.tag)
+        ref, segment = self.bucket.version(self.ref.tag)
         if ref.manifest != self.ref.manifest:
-            where = self._bucket.name
+            where = self.bucket.name
             raise TagNotFound(f"{ref.tag} has been deleted from {where}, and another pushed under its name")
         self._packs = {**self._packs, **{info.key: info for info in segment.packs}}
         self._now = segment
+        return segment

@@ -15,8 +15,8 @@ from casstore.storage.pack import PackEntry, parse_record
 
 # A request takes as long as some hundreds of kilobytes do, so that gaps below this are read and thrown away.
 _GAP_BYTES = 256 << 10
-_RUN_BYTES = 8 << 20
-_AT_ONCE = 12  # with the one that is read they take 104 MiB at most
+_RUN_BYTES = 4 << 20
+_AT_ONCE = 8  # each is in memory three times for a moment, while obstore puts it together
 _WINDOW_BYTES = 64 << 20
 
 

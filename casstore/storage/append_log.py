@@ -7,6 +7,7 @@ A line that a crash has cut, or that is damaged otherwise, is passed over: the o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from casstore.storage import files
 _CHECK = "check"
 _CHECK_CHARACTERS = 16
 _MOST_BYTES = 1 << 30
+_END_BYTES = 64 << 10
 
 
 class Lines(NamedTuple):
@@ -32,8 +34,7 @@ def append(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
 
     Whoever calls it sees to it that nobody else appends meanwhile. Raises OSError; some of the lines may be there then.
     """
-    text = "".join(f"{canonical_json({**document, _CHECK: _check(document)})}\n" for document in documents)
-    files.append(path, text.encode("utf-8"))
+    files.append(path, written(documents))
 
 
 def read(path: Path) -> Lines:
@@ -49,6 +50,25 @@ def read(path: Path) -> Lines:
             found += [] if document is None else [document]
             damaged += document is None
     return Lines(found, damaged)
+
+
+def last(path: Path) -> dict[str, Any] | None:
+    """The last sound line of a log, of which only the end is read; None where there is none there. Raises OSError."""
+    try:
+        with files.open_regular(path) as descriptor:
+            size = os.fstat(descriptor).st_size
+            end = os.pread(descriptor, _END_BYTES, max(0, size - _END_BYTES))
+    except FileNotFoundError:
+        return None
+    parsed = (_parsed(line) for line in reversed(end.split(b"\n")) if line)
+    return next((each for each in parsed if each is not None), None)
+
+
+def written(documents: Iterable[Mapping[str, Any]]) -> bytes:
+    """The lines of a log that says this, as they stand in its file."""
+    return "".join(f"{canonical_json({**document, _CHECK: _check(document)})}\n" for document in documents).encode(
+        "utf-8"
+    )
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

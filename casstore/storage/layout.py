@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -72,12 +73,14 @@ class Layout:
         # The dot keeps them apart from models of these names.
         self.pending_manifests = self.manifests / ".pending"
         self.deleted_manifests = self.manifests / ".deleted"
+        self.trashed_manifests = self.manifests / ".trash"
         self.models = home / "models"
         self.sessions = home / "sessions"
         self.remotes = home / "remotes.toml"
         self.aliases = home / "aliases"  # made when there is the first
         self.annotations = home / "annotations"  # likewise
         self.policies = home / "policies.log"  # likewise
+        self.elsewhere = home / "elsewhere.json"
         self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
         self.quarantined_strays = self.quarantine / "strays"
@@ -88,7 +91,7 @@ class Layout:
             str(directory)
             for directory in (
                 *(self.loose, self.packs, self.manifests, self.pending_manifests, self.deleted_manifests),
-                *(self.models, self.sessions, self.quarantine, self.locks),
+                *(self.trashed_manifests, self.models, self.sessions, self.quarantine, self.locks),
             )
         ]
 
@@ -103,6 +106,7 @@ class Layout:
             self.manifests,
             self.pending_manifests,
             self.deleted_manifests,
+            self.trashed_manifests,
             self.models,
             self.sessions,
             self.quarantine,
@@ -122,6 +126,15 @@ class Layout:
     def deleted_manifest(self, manifest_id: str) -> Path:
         return self.deleted_manifests / _named(manifest_id)
 
+    def trashed_manifest(self, manifest_id: str) -> Path:
+        return self.trashed_manifests / _named(manifest_id)
+
+    def trashed_ids(self) -> list[str]:
+        """The ids of the manifests in the trash. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):  # in stores of earlier releases there is no such directory
+            return sorted(name for name in os.listdir(self.trashed_manifests) if is_file_id(name))
+        return []
+
     def manifest(self, tag: Tag, manifest_id: str) -> Path:
         return self.manifests / tag.name / f"{tag.version}.{_named(manifest_id)}"
 
@@ -133,6 +146,13 @@ class Layout:
 
     def name_lock(self, name: str) -> Path:
         return self.locks / f"{name}.lock"
+
+    def alias_log(self, name: str) -> Path:
+        return self.aliases / f"{name}.log"
+
+    def alias_lock(self, name: str) -> Path:
+        # The dot keeps it apart from the locks of models.
+        return self.locks / f".aliases-{name}.lock"
 
     def draft_lock(self, draft_id: str) -> Path:
         # The dot keeps it apart from the locks of models.

@@ -13,7 +13,7 @@ import casstore
 from tests.cli.conftest import Cli
 
 STEPS = [
-    "dead sessions", "unfinished work", "idle directories", "quarantine", "stray files", "unneeded objects",
+    "dead sessions", "unfinished work", "trash", "idle directories", "quarantine", "stray files", "unneeded objects",
     "rewritten", "packed",
 ]  # fmt: skip
 MIB = 1 << 20
@@ -125,7 +125,7 @@ def test_what_was_altered_is_named_and_left_alone(saved: Cli) -> None:
     note.write_text("mine")
     answer = saved("gc", "--evict-all", "--json").json
     assert answer["altered"] == ["bert:v1"]
-    assert [step["skipped"] for step in answer["steps"]] == [0, 0, 1, 0, 0, 0, 0, 0]
+    assert [step["skipped"] for step in answer["steps"]] == [0, 0, 0, 1, 0, 0, 0, 0, 0]
     assert "left a directory alone" in saved.on_terminal("gc", "--evict-all", columns=80)
     assert note.read_text() == "mine"
     assert saved("gc", "--evict-all").err == ""
@@ -144,6 +144,8 @@ def test_auto_decides_by_itself(saved: Cli) -> None:
         "quarantine_bytes": 0,
         "evictable_bytes": 0,
         "packable_bytes": 0,
+        "trash_versions": 0,
+        "clock_moved_days": 0,
     }
     assert saved("gc", "--auto").out == ""
     assert "--auto" in saved("gc", "--auto", "--dry-run", code=2).err
@@ -158,7 +160,7 @@ def wasteful(cli: Cli, tmp_path: Path):
         file.truncate(300 * MIB)
     with casstore.Store(cli.home) as store:
         store.save("zeros:v1", tmp_path / "zeros", move=True, durability="relaxed")
-        store.delete("zeros:v1")
+        store.delete("zeros:v1", now=True)
     return cli
 
 
@@ -234,5 +236,5 @@ def test_what_a_deletion_would_free(saved: Cli) -> None:
     assert "frees" in saved.on_terminal("delete", "--dry-run", "bert:v1", columns=80)
     assert saved("delete", "--dry-run", "bert:v9", code=12).out == ""
     assert saved("list", "bert").out == versions
-    saved("delete", "bert:v1", "bert:v2", "-y")
+    saved("delete", "bert:v1", "bert:v2", "-y", "--now")
     assert saved("gc", "--json").json["freed_bytes"] == pytest.approx(answer["frees_bytes"], rel=0.05, abs=2000)

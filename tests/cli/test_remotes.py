@@ -13,6 +13,11 @@ import pytest
 
 import casstore
 from casstore.cli.exits import ExitCode
+from casstore.digest import Digest
+from casstore.remote.bucket import Bucket
+from casstore.remote.directory import DirectoryBackend
+from casstore.remote.pushing import Push
+from casstore.tag import Tag
 from tests.cli.conftest import Cli
 from tests.cli.test_completion import complete
 from tests.kit import plant
@@ -151,6 +156,25 @@ def test_a_deletion_there_asks_and_leaves_what_is_here(pushed: Cli, other: Cli, 
     assert pushed("remote", "gc", "--json").json["packs"] == 2
     assert pushed("push", "--all").out.count("new") == 2
     assert pushed("remote", "verify", "--deep", "--json").json["ok"] is True
+
+
+def test_a_push_that_was_killed_is_named_and_given_up(pushed: Cli, remote: Path) -> None:
+    bucket = Bucket.open(DirectoryBackend(remote))
+    killed = Push.begin(bucket, [Tag("bert", "v3")], Digest.of(b"v3"))
+    bucket.backend.put(killed.new_pack(b"pack").key, b"pack")
+    pushed("delete", "bert:v1", "bert:v2", "--remote", "--yes")
+    (push,) = pushed("remote", "gc", "--json").json["pushes"]
+    assert (push["id"], push["tags"]) == (killed.id, ["bert:v3"])
+    assert "@" in push["by"]
+    assert push["opened_at"] <= push["heard_at"]
+    screen = pushed.on_terminal("remote", "gc", "origin")
+    assert "bert:v3 by " in screen
+    assert "last heard of just now" in screen
+    assert "gc origin --give-up-after HOURS" in " ".join(screen.split())
+    assert pushed("remote", "gc", "--give-up-after", "1", "--json").json["revoked"] == []
+    done = pushed("remote", "gc", "--give-up-after", "0", "--json").json
+    assert (done["revoked"], done["pushes"], done["packs"]) == ([killed.id], [], 3)
+    assert pushed("remote", "gc", "--give-up-after", "-1", code=ExitCode.USAGE).err
 
 
 def test_damage_there_is_named_and_mended(pushed: Cli, other: Cli, remote: Path) -> None:

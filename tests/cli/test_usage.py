@@ -103,7 +103,7 @@ def test_what_a_deletion_frees_comes_back(saved: Cli, files: Path) -> None:
     saved("save", "other:v1", files)
     frees = saved("stats", "other:v1", "--json").json["frees_bytes"]
     before = object_bytes(saved.home)
-    saved("delete", "other:v1", "-y")
+    saved("delete", "other:v1", "-y", "--now")
     assert saved("stats", "--json").json["dead_bytes"] == frees
     assert "frees what is dead" in saved.on_terminal("stats", columns=80)
     saved("gc")
@@ -137,6 +137,7 @@ def test_a_screen_of_80_columns_holds_all(cli: Cli, files: Path, tag) -> None:
 def test_stats_shows_what_a_prune_keeps(saved: Cli) -> None:
     assert "kept" not in fields(saved("stats").out)
     shutil.rmtree(saved.home / "models/bert/v1")
+    saved("config", "set", "trash_days", "0")
     saved("sync-tree", "--prune")
     answer, told = saved("stats", "--json").json, fields(saved("stats").out)
     assert answer["kept_bytes"] == int(told["kept"]) > 0

@@ -116,10 +116,11 @@ def test_delete_then_gc(saved: Cli) -> None:
     assert saved("delete", "bert:v1", "--yes").out == "bert:v1\n"
     assert [line.split("\t")[0] for line in saved("list").out.splitlines()] == ["bert:v2"]
     saved("delete", "bert:v2", "-y")
-    planned = saved("gc", "--dry-run", "--json").json
+    assert saved("gc", "--json").json["freed_bytes"] < 2097152 // 1024
+    planned = saved("gc", "--empty-trash", "--dry-run", "--json").json
     assert planned["dry_run"] is True
     assert planned["freed_bytes"] >= 2097152 // 1024
-    done = saved("gc", "--json").json
+    done = saved("gc", "--empty-trash", "--json").json
     assert done["dry_run"] is False
     assert done["freed_bytes"] == planned["freed_bytes"] == sum(step["freed_bytes"] for step in done["steps"])
     assert saved("gc").out.splitlines()[-1].split("\t") == ["total", "0", "0"]

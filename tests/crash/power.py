@@ -218,6 +218,8 @@ class Recorder:
         *parents, name = text[len(self.root) + 1 :].split("/")
         inode = ROOT
         for parent in parents:
+            if parent not in self._names[inode]:
+                return None  # nor does the call find it
             inode = self._names[inode][parent]
         return inode, name
 

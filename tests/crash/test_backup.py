@@ -48,7 +48,7 @@ class Case:
             with casstore.Store(self.home, auto_gc=False) as store:
                 store.backup(self.earlier)
         with casstore.Store(self.home, auto_gc=False) as store:
-            store.delete("b:1")
+            store.delete("b:1", now=True)
             store.gc(evict_all=True)
         put(self.home, "c:1", {"w.bin": noise(1_300_000, 4)})
         put(self.home, "c:2", {"w.bin": noise(3000, 5)}, durability="relaxed")
@@ -177,7 +177,7 @@ def test_the_power_goes(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         back_up("first")
         save("c:1", "full")
         save("d:1", "relaxed")
-        store.delete("b:1")
+        store.delete("b:1", now=True)
         store.gc(evict_all=True)
         back_up("second")
     monkeypatch.setattr(machine, "boot_id", lambda: "the boot after")

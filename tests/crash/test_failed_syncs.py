@@ -227,7 +227,7 @@ def test_a_deletion_that_gc_finishes_is_on_disk_before_it_is_forgotten(
             with monkeypatch.context() as patch:
                 patch.setattr(storage_files, "sync_directory", cut)
                 with pytest.raises(Cut):
-                    store.delete("m:1")
+                    store.delete("m:1", now=True)
         with casstore.Store(ground / "recorded/store", auto_gc=False) as store:
             store.gc()
     for number, image in enumerate(disks(recorder.log)):

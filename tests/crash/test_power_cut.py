@@ -24,7 +24,7 @@ import casstore
 from casstore.catalog.commits import Commits
 from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
-from casstore.storage import machine
+from casstore.storage import append_log, machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
@@ -40,22 +40,31 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Version:
-    """What has been promised of a version. `acknowledged`: its save has returned; `leaving`: its deletion has begun."""
+    """What has been promised of a version. `acknowledged`: its save has returned; `leaving`: its deletion has begun, or
+    of one in the trash, its return; `kept`: if it is not here, it is in the trash."""
 
     files: Files
     durable: bool
     acknowledged: bool = False
     leaving: bool = False
     pinned: bool = False
+    kept: bool = False
 
 
 @dataclass
 class Promises:
     versions: dict[str, Version] = field(default_factory=dict)
+    trashed: dict[str, Version] = field(default_factory=dict)
     deleted: dict[str, Version] = field(default_factory=dict)
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    """Where each may stand: where it was acknowledged last, and where it was being moved to."""
 
     def note(self, event: Any) -> None:
         kind, tag, *rest = event
+        if kind == "moving":
+            self.aliases.setdefault(tag, [""]).append(*rest)
+        elif kind == "moved":
+            self.aliases[tag] = rest
         if kind == "saving":
             self.versions[tag] = Version(*rest)
         elif kind == "saved":
@@ -66,6 +75,21 @@ class Promises:
             self.versions[tag] = replace(self.versions[tag], leaving=True)
         elif kind == "deleted":
             self.deleted[tag] = self.versions.pop(tag)
+        elif kind == "trashing":
+            self.versions[tag] = replace(self.versions[tag], leaving=True, kept=True)
+        elif kind == "trashed":
+            self.trashed[tag] = replace(self.versions.pop(tag), leaving=False, acknowledged=True)
+        elif kind == "returning":
+            self.trashed[rest[0]] = replace(self.trashed[rest[0]], leaving=True)
+            self.versions[tag] = replace(self.trashed[rest[0]], acknowledged=False)
+        elif kind == "returned":
+            del self.trashed[rest[0]]
+            self.versions[tag] = replace(self.versions[tag], acknowledged=True, leaving=False, kept=False)
+        elif kind == "emptying":
+            self.trashed = {each: replace(version, leaving=True, kept=False) for each, version in self.trashed.items()}
+        elif kind == "emptied":
+            self.deleted.update(self.trashed)
+            self.trashed = {}
 
 
 class Play:
@@ -107,7 +131,7 @@ class Play:
 
     def delete(self, tag: str) -> None:
         self.recorder.mark(("deleting", tag))
-        self.store.delete(tag)
+        self.store.delete(tag, now=True)
         self.recorder.mark(("deleted", tag))
 
     def forget(self, name: str, tags: Collection[str], **rules: Any) -> None:
@@ -116,6 +140,26 @@ class Play:
         assert {str(tag) for tag in self.store.forget(name, dry_run=False, **rules).forgotten} == set(tags)
         for tag in tags:
             self.recorder.mark(("deleted", tag))
+
+    def trash(self, tag: str) -> None:
+        self.recorder.mark(("trashing", tag))
+        self.store.delete(tag)
+        self.recorder.mark(("trashed", tag))
+
+    def undelete(self, tag: str, target: str) -> None:
+        self.recorder.mark(("returning", target, tag))
+        self.store.undelete(tag, as_=None if tag == target else target)
+        self.recorder.mark(("returned", target, tag))
+
+    def empty_trash(self) -> None:
+        self.recorder.mark(("emptying", ""))
+        self.store.gc(evict_all=True, empty_trash=True)
+        self.recorder.mark(("emptied", ""))
+
+    def move(self, alias: str, version: str) -> None:
+        self.recorder.mark(("moving", alias, version))
+        self.store.set_alias(alias, f"{alias.partition('@')[0]}:{version}")
+        self.recorder.mark(("moved", alias, version))
 
     def gc(self) -> None:
         self.store.gc(evict_all=True)
@@ -252,6 +296,31 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         )
         play.gc()
 
+    def trash(play: Play) -> None:
+        play.save("m:1", mixed(20))
+        play.save("run:0", step_files(0), materialize=False)
+        play.save("run:1", step_files(1), materialize=False)
+        play.begin()
+        play.trash("m:1")
+        play.undelete("m:1", "m:1")
+        play.trash("m:1")
+        play.save("m:1", mixed(30))
+        play.undelete("m:1", "n:1")
+        play.trash("run:0")
+        play.gc()
+        play.undelete("run:0", "run:0")
+        play.trash("run:0")
+        play.trash("n:1")
+        play.empty_trash()
+
+    def aliases(play: Play) -> None:
+        for number in range(3):
+            play.save(f"m:r{number}", {"few": b"%d" % number})
+        play.begin()
+        for number in range(3):
+            play.move("m@prod", f"r{number}")
+        play.move("m@best", "r1")
+
     def imports(play: Play) -> None:
         run = {f"run:{step}": step_files(step) for step in range(4)}
         first, second, whole, tar = (tmp_path / name for name in ("1.casmodel", "2.casmodel", "3.casmodel", "m.tar"))
@@ -275,11 +344,13 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         "relaxed": saves("relaxed"),
         "gc": gc,
         "verbs": verbs,
+        "trash": trash,
+        "aliases": aliases,
         "forgets": forgets,
     }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs", "imports", "forgets"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports", "forgets"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:
@@ -314,6 +385,7 @@ def _check_store(home: Path, promises: Promises, *, gc_first: bool, prune_first:
     versions = dict(promises.versions)
     may_be_lost = {tag for tag, version in versions.items() if not version.durable}
     with casstore.Store(home, auto_gc=False) as store:
+        _check_aliases(store, promises)
         # Nobody has removed a directory: what is not there was not on disk.
         foreseen = store.sync_tree(prune=True, dry_run=True)
         assert foreseen.deleted == (), f"sync-tree --prune deletes {foreseen.deleted}"
@@ -328,9 +400,16 @@ def _check_store(home: Path, promises: Promises, *, gc_first: bool, prune_first:
         }
         assert not missing, f"{missing} are lost"
         assert tags <= versions.keys(), f"{tags - versions.keys()} came back"
+        known = {tag: version for tag, version in versions.items() if version.kept} | promises.trashed
+        _check_trash(store, {tag for tag, version in known.items() if not (version.leaving and tag in tags)}, promises)
         for tag in tags:
             _check_version(store, tag, versions[tag])
     with casstore.Store(home, auto_gc=False) as store:
+        for each in store.deleted():
+            version = (promises.trashed | promises.deleted | versions)[str(each.tag)]
+            back = str(store.undelete(each.tag, as_=f"back:{each.id}").tag)
+            versions[back] = replace(version, durable=True)
+            tags.add(back)
         # The next saves: what is not there, and new versions of everything.
         for tag, version in {**promises.deleted, **versions}.items():
             if tag not in tags and tag not in store.tags():
@@ -359,6 +438,25 @@ def _check_store(home: Path, promises: Promises, *, gc_first: bool, prune_first:
         _check_catalog(home)
         # It has the content of every version.
         _check_version(store, "after:1", versions["after:1"], with_directory=False)
+
+
+def _check_trash(store: casstore.Store, expected: set[str], promises: Promises) -> None:
+    """That what has been deleted is in the trash, or where it has begun to leave that, may be elsewhere."""
+    there = {str(each.tag) for each in store.deleted()}
+    may_have_left = {tag for tag, version in promises.trashed.items() if version.leaving}
+    missing = expected - there - may_have_left
+    assert not missing, f"{missing} are lost from the trash"
+
+
+def _check_aliases(store: casstore.Store, promises: Promises) -> None:
+    """That each stands where it may, for the catalog and for one that would be made from its log."""
+    standing = {str(each): each.tag.version for each in store.aliases()}
+    assert standing.keys() <= promises.aliases.keys()
+    for alias, may_be in promises.aliases.items():
+        assert standing.get(alias, "") in may_be
+        log = append_log.read(store.home / "aliases" / f"{alias.partition('@')[0]}.log")
+        logged = [line["version"] for line in log.documents if alias.endswith(f"@{line['alias']}")]
+        assert ["", *logged][-1] in may_be
 
 
 def _gc(store: casstore.Store, may_be_lost: set[str]) -> None:
@@ -521,7 +619,7 @@ def once(monkeypatch: pytest.MonkeyPatch):
 def gc_before_a_commit(store, other, once, step_files):
     old, new = {"w.bin": noise(150_000, 1)}, {"w.bin": noise(150_000, 1), "new.bin": noise(150_000, 2), "few": b"few"}
     _save(store, "old:1", old)
-    store.delete("old:1")
+    store.delete("old:1", now=True)
     once(Commits, "commit", other.gc)
     _save(store, "m:1", new)
     return {"m:1": new}
@@ -537,7 +635,7 @@ def gc_before_a_commit_of_what_is_new(store, other, once, step_files):
 def a_commit_before_gc_condemns(store, other, once, step_files):
     files = {"w.bin": noise(150_000, 1)}
     _save(store, "old:1", files, materialize=False)
-    store.delete("old:1")
+    store.delete("old:1", now=True)
     looked_up, may_commit = threading.Event(), threading.Event()
 
     def wait():
@@ -562,7 +660,7 @@ def gc_takes_a_base_before_a_commit(store, other, once, step_files):
     _save(store, "base:0", step_files(0))
 
     def take():
-        other.delete("base:0")
+        other.delete("base:0", now=True)
         other.gc()
 
     once(Commits, "commit", take)

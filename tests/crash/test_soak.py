@@ -85,8 +85,8 @@ def work(home: Path, journal: Journal, number: int) -> None:
 
 def do_one(store: casstore.Store, journal: Journal, rng: random.Random, number: int) -> None:
     verb = rng.choices(
-        ["save", "open", "path", "delete", "gc", "evict", "verify", "pin", "list", "backup"],
-        [8, 8, 6, 3, 1, 1, 1, 1, 2, 1],
+        ["save", "open", "path", "delete", "gc", "evict", "verify", "pin", "list", "backup", "undelete"],
+        [8, 8, 6, 3, 1, 1, 1, 1, 2, 1, 1],
     )[0]
     tags = store.tags()
     tag = rng.choice(tags) if tags else None
@@ -109,8 +109,14 @@ def do_one(store: casstore.Store, journal: Journal, rng: random.Random, number: 
             assert all(model.labels == {} for model in store.list())
         elif tag is not None and verb == "delete":
             journal.note("deleting", tag)
-            store.delete(tag)
+            store.delete(tag, now=rng.random() < 0.5)
             journal.note("deleted", tag)
+        elif verb == "undelete":
+            for each in store.deleted()[:1]:
+                tag = f"{rng.choice(NAMES)}:{rng.randrange(1 << 30)}"
+                journal.note("saving", tag)
+                store.undelete(each.tag, as_=tag, which=each.id)
+                journal.note("saved", tag)
         elif tag is not None and verb == "pin":
             (store.pin if rng.random() < 0.5 else store.unpin)(tag)
         elif tag is not None:

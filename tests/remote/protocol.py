@@ -309,6 +309,60 @@ class Protocol:
                 outcome = Outcome.EXISTS
         return outcome
 
+    def push_anew(self, push: Push, incarnation: int = 0) -> Process:
+        """Make a version, every time under another id, and rely on what earlier tries have brought, however they ended.
+
+        Every pack is written twice, as where no answer came: the first request may be long on its way.
+        """
+        try:
+            return (yield from self._push_anew(push, incarnation))
+        except _UnknownError:
+            return Outcome.UNKNOWN
+
+    def _push_anew(self, push: Push, incarnation: int) -> Process:
+        (journal,) = yield bucket.get(JOURNAL + push.name)
+        begun: tuple[tuple[str, int], ...] = journal or ()
+        for attempt in range(push.tries):
+            name = f"{push.name}{incarnation}{attempt}"
+            known = yield from self._enter(name)
+            yield bucket.put(JOURNAL + push.name, (*begun, (name, known.number)))
+            refs = yield from self._list("refs/")
+            if push.tag in live(refs):
+                yield bucket.create(f"pushes/{name}/end", Revoked(push.name))
+                return Outcome.ALREADY_THERE
+            condemned = yield from self._condemned_since(begun, known)
+            own = (yield bucket.listing(*(f"packs/{each}/" for each, _ in begun))) if begun else ()
+            chunk = next((Chunk(*each) for each in own if each[0] not in condemned), None)
+            chunk = chunk or (yield from self._upload_twice(name, "0"))
+            newer: Epoch = yield EPOCH
+            if newer.number > known.number:
+                if chunk.pack in newer.condemned:
+                    chunk = yield from self._upload_twice(name, "1")
+                yield bucket.create(f"pushes/{name}/v{newer.number}", Open(newer.number))
+            key, segment = f"refs/{push.tag}/{generations(refs).get(push.tag, -1) + 1}", f"segments/{name}/0"
+            yield bucket.put(segment, Segment(push.version, chunk))
+            end = yield from self._seal(name, Sealed(((key, Ref(name, push.name, segment, push.version)),)))
+            if isinstance(end, Sealed):
+                outcome = yield from self._commit(end)
+                return Outcome.ALREADY_THERE if outcome is Outcome.EXISTS else outcome  # by an earlier try
+            begun = (*begun, (name, known.number))
+        return Outcome.GAVE_UP
+
+    def _condemned_since(
+        self, begun: tuple[tuple[str, int], ...], known: Epoch
+    ) -> Generator[Request, Any, frozenset[str]]:
+        """What was condemned since the first of these pushes began."""
+        condemned = frozenset(known.condemned)
+        if begun and Rule.ALL_EPOCHS in self.rules:
+            between = range(min(number for _, number in begun) + 1, known.number)
+            epochs = (yield bucket.get(*(f"gc/{number}" for number in between))) if between else ()
+            condemned = condemned.union(*(epoch.packs for epoch in epochs))
+        return condemned
+
+    def _upload_twice(self, push: str, number: str) -> Generator[Request, Any, Chunk]:
+        yield from self._upload(push, number, push)
+        return (yield from self._upload(push, number, push))
+
     def repack(self, name: str, tags: tuple[str, ...], incarnation: int = 0) -> Process:
         """Move the chunks of live versions away from the packs in which they are."""
         try:

@@ -36,7 +36,12 @@ def no_fence(patch: pytest.MonkeyPatch) -> None:
 
 def no_second_mark(patch: pytest.MonkeyPatch) -> None:
     """gc removes what it found at first, whatever has been sealed since."""
-    edited(patch, collect, "collect", ("marked = mark(bucket, pool, pause=pause)\n    doomed", "pass\n    doomed"))
+    edited(
+        patch,
+        collect,
+        "collect",
+        ("marked = mark(bucket, pool, marked.needs, pause=pause)\n    doomed", "pass\n    doomed"),
+    )
 
 
 def no_second_look(patch: pytest.MonkeyPatch) -> None:
@@ -120,7 +125,7 @@ def undeleted(patch: pytest.MonkeyPatch) -> None:
 def own_packs_trusted(patch: pytest.MonkeyPatch) -> None:
     """A push relies on what one that was cut short noted, whether or not that has arrived."""
 
-    def written(self: push._Pushing, push_ids: Collection[str]) -> list[object]:
+    def written(self: push._Pushing, _push: object, push_ids: Collection[str]) -> list[object]:
         return [pack for push_id in push_ids for pack in self.workspace.catalog.remotes.packs(push_id)]
 
     patch.setattr(push._Pushing, "_written", written)

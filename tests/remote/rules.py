@@ -39,6 +39,7 @@ class Rule(Enum):
     SEAL_IN_JOURNAL = "a push notes what it seals before it does, and when resumed does nothing but that"
     RELY_AFRESH = "a resumed push decides again, after it has read the epoch, on what it relies"
     ALL_CONDEMNED = "a push relies on nothing that any epoch condemned which it has acknowledged, not the newest alone"
+    ALL_EPOCHS = "who relies on a pack of a push of its own that was revoked knows of every epoch since that began"
     NEW_NUMBERS = "a resumed push gives no number again to a pack or segment of other content"
     # Answers that are lost.
     READ_BACK = "a create whose answer is lost is read back and compared"

@@ -22,6 +22,9 @@ class Cast:
     def push(self, push: Push, kills: int = 0) -> Client:
         return Client(push.name, lambda incarnation: self.protocol.push(push, incarnation), kills)
 
+    def push_anew(self, push: Push, kills: int = 0) -> Client:
+        return Client(push.name, lambda incarnation: self.protocol.push_anew(push, incarnation), kills)
+
     def delete(self, tag: str, name: str = "") -> Client:
         return Client(name or f"delete {tag}", lambda _: self.protocol.delete(tag))
 
@@ -63,6 +66,7 @@ Q = Push("q", "B")
 R = Push("r", "C")
 POLLING = Push("q", "B", tries=2, polls=True)
 ADOPTING = Push("q", "B", adopts=True)
+ANEW = Push("q", "B", tries=2)
 RESUMED = Push("q", "B", tries=2, polls=True, journals=True)
 
 SCENES = {
@@ -143,6 +147,13 @@ SCENES = {
     "push that adopts, two deletes, two gcs": Scene(
         lambda cast: [cast.push(ADOPTING), cast.delete("A"), cast.delete("C"), cast.gc("g"), cast.gc("h")],
         tags=("A", "C"),
+        is_swept=False,
+    ),
+    "push that is revoked and relies on its packs, gc": Scene(
+        lambda cast: [cast.push_anew(ANEW), cast.gc("g"), cast.gc("h")]
+    ),
+    "push that is killed, revoked and relies on its packs, gcs": Scene(
+        lambda cast: [cast.push_anew(ANEW, kills=1), cast.delete("A"), *[cast.gc(run) for run in ("g", "h", "i")]],
         is_swept=False,
     ),
     # Repacking.

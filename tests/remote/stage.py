@@ -262,7 +262,7 @@ def perform(stage: Stage, play: Play, options: Options, seed: int, steps: Sequen
             check_collected(scene)
         finally:
             for store in stage.stores:
-                store._workspace.catalog.remotes.forget(bucket.id)
+                store._workspace.catalog.remotes.forget_at(bucket.name)
             for store in scene.pulled:
                 store.close()
     return scheduler

@@ -50,8 +50,10 @@ def test_the_page_says_how_many(ours: casstore.Store, step: Save, tmp_path: Path
         ours.add_remote("origin", url) as there,
         casstore.Store(tmp_path / "theirs") as theirs,
         theirs.add_remote("origin", url, make=False) as again,
+        casstore.Remote(url) as alone,
     ):
         there.list()
+        alone.list()
         again.list()  # the marker has been read
         requests.clear()
 
@@ -67,7 +69,7 @@ def test_the_page_says_how_many(ours: casstore.Store, step: Save, tmp_path: Path
         count("pull the next", again.pull("m:v1"))
         count("pull what is here", again.pull("m:v1"))
         count("status, when seen before", there.status())
-        with there.get("m:v1").open("w.bin") as file:
+        with alone.get("m:v1").open("w.bin") as file:
             count("read some bytes of a file there", file.read(10))
         count("delete a version", there.delete("m:v0"))
     assert found == told

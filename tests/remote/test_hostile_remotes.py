@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -56,16 +57,28 @@ def read_all(there: casstore.Remote) -> None:
         model.open(file.path).read()
 
 
+def check_out(there: casstore.Remote) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        try:
+            there.get(TAG).checkout(f"{root}/out")
+        except Exception:
+            assert not list(Path(root).rglob(".casstore-*"))
+            raise
+        finally:
+            assert {*os.listdir(root)} <= {"out"}
+
+
 VERBS: dict[str, Callable[[casstore.Remote], Any]] = {
     "list": lambda there: there.list(),
     "status": lambda there: there.status(),
     "get": lambda there: there.get(TAG),
     "read": read_all,
+    "checkout": check_out,
     "pull": lambda there: there.pull(TAG),
     "verify": lambda there: there.verify(deep=True),
     "gc": lambda there: there.gc(),
 }
-VERSION = {"get", "read", "pull"}
+VERSION = {"get", "read", "checkout", "pull"}
 REF = {*VERSION, "list", "status", "gc"}
 
 
@@ -175,7 +188,7 @@ def test_packs_that_a_segment_cannot_name(store: casstore.Store, remote: Rewriti
 def test_paths_that_no_file_system_takes(store: casstore.Store, remote: Rewriting, path: str) -> None:
     """They can be read in the remote, and are refused where files would be made of them."""
     rename_file(path)(remote)
-    check(store, remote, {"pull"}, SEGMENT, is_found=False)
+    check(store, remote, {"checkout", "pull"}, SEGMENT, is_found=False)
 
 
 def swap_chunks(sections: list[Any]) -> None:
@@ -200,7 +213,7 @@ def swap_chunks(sections: list[Any]) -> None:
 def test_sound_chunks_that_make_another_file(store: casstore.Store, remote: Rewriting) -> None:
     """Where each chunk is checked, and not the whole, it is read; it must not be taken for the file of that digest."""
     remote.resegment(TAG, swap_chunks)
-    check(store, remote, {"pull"}, SEGMENT, is_found=False)
+    check(store, remote, {"checkout", "pull"}, SEGMENT, is_found=False)
 
 
 def point_to(tag: str) -> Callable[[Rewriting], None]:
@@ -325,7 +338,7 @@ FORGERIES: dict[str, Callable[[EncodedChunk], EncodedChunk]] = {
 def test_packs_whose_records_lie(store: casstore.Store, remote: Rewriting, forgery: str) -> None:
     """The digest of the pack fits, so that only who reads the record can tell."""
     key = forge(remote, FORGERIES[forgery])
-    check(store, remote, {"read", "pull"}, f"{key}|^own.bin of run:2 .*newer|upgrade", is_found=False)
+    check(store, remote, {"read", "checkout", "pull"}, f"{key}|^own.bin of run:2 .*newer|upgrade", is_found=False)
 
 
 def test_a_pack_whose_index_lies_is_read_by_its_records(store: casstore.Store, remote: Rewriting) -> None:

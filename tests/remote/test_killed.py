@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import casstore
 from casstore.actions.exchange import push as pushing
 from casstore.remote import keys
 from tests.kit import contents, counts, part
+from tests.pages import ROOT
 from tests.remote.fault_proxy import FaultProxy, Request
 from tests.remote.places import Places
 
@@ -35,6 +37,17 @@ input()
 with casstore.Store(sys.argv[1]) as store, store.remote("origin") as there:
     getattr(there, sys.argv[2])(sys.argv[3])
 """
+
+
+def test_many_processes_use_a_server_that_is_killed(tmp_path: Path) -> None:
+    """A short form of the benchmark, which says in the end what is wrong."""
+    if shutil.which("weed") is None:
+        pytest.skip("weed is not installed")
+    program = [sys.executable, str(ROOT / "benchmarks/soak_remote.py")]
+    done = subprocess.run(
+        [*program, "--acts", "4", "--every", "1.5", "--dir", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
 @pytest.fixture(autouse=True)

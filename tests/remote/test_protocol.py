@@ -27,7 +27,7 @@ from tests.remote.interleavings import (
 )
 from tests.remote.protocol import Cleaning, Protocol, Push
 from tests.remote.rules import Rule
-from tests.remote.scenes import PAGES, RESUMED, SCENES, Cast, everybody
+from tests.remote.scenes import ANEW, PAGES, RESUMED, SCENES, Cast, everybody
 
 # Scenes of which every state is seen, in the quick tier.
 SMALL = [
@@ -38,6 +38,7 @@ SMALL = [
     "two push again what is deleted",
     "pushed again, deleted again, rolled forward",
     "push that adopts, delete, gc",
+    "push that is revoked and relies on its packs, gc",
     "repack, gc, read",
     "repack of two versions, help, gc",
     "three move an alias",
@@ -193,6 +194,21 @@ ALL_CONDEMNED = Directed(
     ],
     tags=("A", "C"),
 )
+ALL_EPOCHS = Directed(
+    lambda cast: [
+        *[cast.push_anew(ANEW, kills=1), cast.delete("A"), cast.delete("C")],
+        *[cast.gc(run) for run in ("f", "g", "h", "i")],
+    ],
+    # q is killed while it writes its pack for the second time, and f revokes it. g condemns the pack, and falls asleep;
+    # h removes it, and i condemns something else. Then the pack arrives once more, q relies on it, and g wakes up.
+    [
+        *[Turn("q", 7, Then.KILL_SENDING), Turn("delete A"), Turn("f")],
+        *[Turn("g", there("gc/2")), Turn("g", 3), Turn("h"), Turn("delete C"), Turn("i")],
+        Arrival("packs/q00/0"),
+        *[Turn("q", there("segments/q10/0")), Turn("g"), Turn("q")],
+    ],
+    tags=("A", "C"),
+)
 LOOK_AT_OWN_REFS = Directed(
     SCENES["resumed push that was committed, purged and deleted"].cast,
     # q is killed while it opens, resumed, and does not hear that it has sealed. Others commit its push, remove its
@@ -235,6 +251,7 @@ MISSED: dict[Rule, Searched | Directed] = {
     Rule.SEAL_IN_JOURNAL: Searched("resumed push, delete, gc"),
     Rule.RELY_AFRESH: RELY_AFRESH,
     Rule.ALL_CONDEMNED: ALL_CONDEMNED,
+    Rule.ALL_EPOCHS: ALL_EPOCHS,
     Rule.NEW_NUMBERS: Searched("resumed push, delete, gc"),
     Rule.READ_BACK: Searched("push and gc that may not hear"),
     Rule.UNKNOWN_IS_NO_FAILURE: Searched("push and gc that may not hear"),

@@ -5,24 +5,26 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 import casstore
-from casstore.actions.exchange import push
+from casstore.actions.exchange import pack_size, push
 from casstore.catalog.remotes import PushedPack
 from casstore.digest import Digest
 from casstore.errors import RemoteError, TagExists
 from casstore.remote import collect, deleting, keys, pushing
 from casstore.remote.bucket import Bucket
 from casstore.remote.directory import DirectoryBackend
+from casstore.remote.documents import Epoch
 from casstore.remote.pushing import Push
 from casstore.remote.segment import HEADER_BYTES, Segment
 from casstore.remote.unconditional import Unconditional
 from casstore.storage.pack import PackEntry
 from casstore.tag import Tag
-from tests.kit import known
+from tests.kit import known, noise
 from tests.remote.memory import MemoryBackend, NoHook
 from tests.remote.scheduler import AtOnce
 from tests.remote.stage import SMALL_PACK_BYTES, Stage, leftovers, needs, push_tag, read_remote
@@ -238,8 +240,84 @@ def test_a_long_push_that_is_revoked_stops_sending(stage, backend, monkeypatch) 
         pushing.revoke(Bucket.open(quiet(backend)), push_id)
 
     backend.hook = hook = At("put packs/", revoke_it)
-    assert push_tag(stage.stores[0], Bucket.open(backend), "m:c").packs == 2
-    assert len(hook.put) == 3  # one before it looked, and those of the next try
+    assert push_tag(stage.stores[0], Bucket.open(backend), "m:c").packs == 1
+    assert len(hook.put) == 2  # one before it looked, and the other by the next try
+
+
+def revoked_with_its_packs(stage: Stage, backend: MemoryBackend, work: Callable[[str], object]) -> int:
+    """Revoke a push when all its packs are there, and do something with it; returns how many packs it sends then."""
+    backend.hook = At("put segments/", lambda: interfere(quiet(backend), work))
+    pushed = push_tag(stage.stores[0], Bucket.open(backend), "m:c")
+    backend.hook = NoHook()
+    needs(backend.objects)
+    read_remote(Bucket.open(backend), "m:c")
+    return pushed.packs
+
+
+def interfere(backend: MemoryBackend, work: Callable[[str], object]) -> None:
+    (push_id,) = pushes(backend)
+    pushing.revoke(Bucket.open(backend), push_id)
+    work(push_id)
+
+
+def publish(backend: MemoryBackend, number: int, condemned: list[str]) -> None:
+    backend.create(keys.epoch(number), Epoch(number, "run", condemned).pack())
+
+
+def test_a_push_that_is_revoked_does_not_send_its_packs_again(stage, backend) -> None:
+    assert revoked_with_its_packs(stage, backend, lambda _: None) == 0
+    gc(backend)
+    assert leftovers(backend.objects, Bucket.open(backend)) == []
+
+
+def packs_of(backend: MemoryBackend, push_id: str) -> list[str]:
+    return [key for key in backend.objects if key.startswith(f"{keys.PACKS}{push_id}/")]
+
+
+def test_a_pack_of_a_revoked_push_that_has_gone_is_sent_again(stage, backend) -> None:
+    def remove(push_id: str) -> None:
+        publish(backend, 1, condemned := packs_of(backend, push_id)[:1])
+        quiet(backend).delete(condemned)
+
+    assert revoked_with_its_packs(stage, backend, remove) == 1
+
+
+@pytest.mark.parametrize("later", [0, 1, 2])
+def test_a_pack_of_a_revoked_push_that_any_epoch_condemned_is_not_relied_on(later: int, stage, backend) -> None:
+    """It has gone, so that later epochs do not name it, and stands there again."""
+
+    def condemn_it(push_id: str) -> None:
+        publish(backend, 1, packs_of(backend, push_id)[:1])
+        for number in range(later):
+            publish(backend, number + 2, [])
+
+    assert revoked_with_its_packs(stage, backend, condemn_it) == 1
+
+
+@pytest.mark.parametrize(("rate", "largest"), [(10_000_000, 64_000), (2_000, 60_000), (500, 15_000), (1, 2_000)])
+def test_packs_are_as_large_as_the_line_is_fast(rate: int, largest: int, backend, tmp_path, monkeypatch) -> None:
+    """The line is one by a clock of its own; each record is of some 2 kB."""
+    now = [0.0]
+    monkeypatch.setattr(pack_size, "clock", lambda: now[0])
+    for name, size in (("_FIRST_BYTES", 8_000), ("_LEAST_BYTES", 2_000)):
+        monkeypatch.setattr(pack_size, name, size)
+    monkeypatch.setattr(push, "PACK_BYTES", 64_000)
+    monkeypatch.setattr(push, "workers", lambda _: nullcontext(AtOnce()))
+    real = backend.put
+
+    def put(key: str, body: bytes) -> None:
+        now[0] += len(body) / rate
+        real(key, body)
+
+    monkeypatch.setattr(backend, "put", put)
+    with casstore.Store(tmp_path / "store") as store:
+        with store.create("m:x") as draft:
+            for number in range(150):
+                Path(draft.path, f"{number}").write_bytes(noise(2_000, number))
+        push_tag(store, Bucket.open(backend), "m:x")
+    sizes = [len(each.body) for key, each in backend.objects.items() if key.startswith(keys.PACKS)]
+    assert 8_000 <= sizes[0] < 12_000
+    assert all(largest <= size < largest * 1.1 + 4_000 for size in sizes[2:-1])  # with a record, and the index
 
 
 def diverged(stage: Stage, backend: MemoryBackend) -> MemoryBackend:

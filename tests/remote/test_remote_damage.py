@@ -245,7 +245,7 @@ def test_what_has_come_is_not_asked_for_again(
 def test_what_came_before_a_damaged_record_is_kept(
     store: casstore.Store, big: Rewriting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (key,) = big.packs("big:1")
+    *_, key = big.packs("big:1")
     last, _ = big.records(key)[-1]
     big.flip(key, last.offset + last.length - 1)
     store.add_remote("origin", str(big.root))

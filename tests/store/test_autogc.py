@@ -23,6 +23,7 @@ from tests.kit import Age, Sql, contents, noise, plant, script
 START_IF_DUE = autogc.start_if_due
 MIB = 1 << 20
 TEN_MINUTES_NS = 600 * 10**9
+pytestmark = pytest.mark.usefixtures("no_trash")
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from casstore.catalog.commits import Commits
 from casstore.catalog.repacking import Repacking
 from tests.kit import Check, Save, Sql, checkpoint, plant, safetensors, streamed, weights
 
+pytestmark = pytest.mark.usefixtures("no_trash")
+
 
 @pytest.fixture
 def one():

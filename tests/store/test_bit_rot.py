@@ -343,6 +343,7 @@ def test_a_copy_that_is_rotten_too_is_not_served_and_not_taken_away(
     assert store.get("m:1").open("w.bin").read() == files["w.bin"]
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_what_nobody_needs_is_taken_away_unread(
     store: casstore.Store, home: Path, save: Save, rot: Rot, first_location
 ) -> None:
@@ -357,6 +358,7 @@ def test_what_nobody_needs_is_taken_away_unread(
     assert objects(home) == []
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_the_copy_of_a_deleted_version_heals_one_that_shares_its_chunks(
     store: casstore.Store, home: Path, save: Save, rot: Rot, location_of
 ) -> None:

@@ -458,6 +458,7 @@ def test_beside_gc_in_another_process(
     sent.settled()
 
 
+@pytest.mark.usefixtures("no_trash")
 @pytest.mark.parametrize("seekable", [True, False])
 def test_gc_takes_what_an_import_had_counted_on(store: casstore.Store, home: Path, seekable, sent: Sent) -> None:
     """Another version that had it was deleted meanwhile: read again where that can be, otherwise the user is told."""

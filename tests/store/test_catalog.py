@@ -103,6 +103,7 @@ def test_labels_and_metadata_are_found_by_index(store: casstore.Store, sql: Sql)
         assert "USING" in plan[0][-1], plan
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_deleting_a_version_deletes_all_its_rows(store: casstore.Store, sql: Sql) -> None:
     with store.create("m:1", labels={"a": "b"}, metadata={"a": 1}):
         pass

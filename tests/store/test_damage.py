@@ -209,6 +209,7 @@ def test_gc_packs_around_a_damaged_chunk(store: casstore.Store, save: Save, home
     assert streamed(store.get("m:1")) == files(1)
 
 
+@pytest.mark.usefixtures("no_trash")
 @pytest.mark.parametrize("how", ["payload", "header"])
 def test_gc_rewrites_around_a_damaged_record(
     store: casstore.Store, save: Save, home: Path, sql: Sql, leftovers: Leftovers, how

@@ -20,6 +20,7 @@ from casstore.storage.manifest import Manifest
 from tests.kit import Child, Leftovers, Save, Sql, noise, part, safetensors, streamed
 
 SHARED = 300_000
+pytestmark = pytest.mark.usefixtures("no_trash")
 
 
 @pytest.fixture

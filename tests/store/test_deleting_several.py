@@ -99,15 +99,16 @@ def test_none_is_deleted_where_one_cannot_be_found(store, filled, tags, error):
     assert store.tags() == before
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_none_of_a_name_is_deleted_where_one_goes_meanwhile(store, home, filled, monkeypatch):
     real = Deletions.delete
 
-    def delete(self, inodes):
+    def delete(self, inodes, **how):
         monkeypatch.undo()
         store._workspace.catalog._connections.write  # noqa: B018 - the name's lock is held: past it, as by an older release
         with store._workspace.catalog._connections.write() as connection:
             connection.execute("DELETE FROM version WHERE name = 'm' AND version = '2'")
-        return real(self, inodes)
+        return real(self, inodes, **how)
 
     monkeypatch.setattr(Deletions, "delete", delete)
     with pytest.raises(casstore.TagNotFound, match="m:2 is not in this store"):
@@ -192,6 +193,7 @@ def test_killed_anywhere(store, home, filled, tmp_path):
     assert number > 8
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_gc_finishes_several_deletions_of_one_tag(store, save, monkeypatch):
     """Deleted, saved again and deleted again, each time by a process that was killed right after."""
     with monkeypatch.context() as patch:
@@ -203,5 +205,5 @@ def test_gc_finishes_several_deletions_of_one_tag(store, save, monkeypatch):
     assert len(store._workspace.catalog.deletions.tombstones()) == 2
     store.gc()
     assert store._workspace.catalog.deletions.tombstones() == []
-    assert [step.count for step in store.gc().steps] == [0] * 8
+    assert [step.count for step in store.gc().steps] == [0] * 9
     assert store.verify().is_sound

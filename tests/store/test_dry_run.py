@@ -44,6 +44,7 @@ def check(store, picture, *, evict_all):
     return {name: count for name, (count, _) in counts(done).items() if count}
 
 
+@pytest.mark.usefixtures("no_trash")
 @pytest.mark.parametrize("evict_all", [False, True])
 def test_every_step_at_once(store: casstore.Store, save, age: Age, picture: Picture, evict_all) -> None:
     save("m:1", 1, 2)

@@ -183,7 +183,7 @@ for number in range(0, 40, 3):
     model = store.get(tag)
     assert {name: pathlib.Path(model.path, name).read_bytes() for name in content} == content
     assert store.verify().is_sound
-    store.delete(tag)
+    store.delete(tag, now=True)
     store.gc()
     store.close()
 assert True in outcomes and False in outcomes, outcomes

@@ -16,6 +16,7 @@ from casstore.storage.locks import Lock
 from tests.kit import Child, Leftovers, Picture, contents, noise, plant
 
 BIG = 2_500_000
+pytestmark = pytest.mark.usefixtures("no_trash")
 
 
 def save(store, tag, files):

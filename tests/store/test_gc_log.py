@@ -35,6 +35,7 @@ def said(caplog):
     return run
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_what_was_done_and_why(store, busy, said):
     store.gc(evict_all=True)
     lines = said("INFO")

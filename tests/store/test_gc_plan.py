@@ -19,6 +19,7 @@ from tests.kit import checkpoint, noise, plant, streamed
 
 MIB = 1 << 20
 ALL = GcOptions(evict_all=True, rewrite=True)
+pytestmark = pytest.mark.usefixtures("no_trash")
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def holds(store, expected):
 
 
 def settled(store):
-    assert [step.count for step in store.gc(evict_all=True).steps] == [0] * 8
+    assert [step.count for step in store.gc(evict_all=True).steps] == [0] * 9
 
 
 def test_a_plan_is_applied_twice(store, busy):

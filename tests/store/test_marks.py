@@ -47,6 +47,7 @@ class Asking:
         self.start()
 
 
+@pytest.mark.usefixtures("no_trash")
 @pytest.mark.parametrize("ends_with", ["ROLLBACK", "COMMIT"])
 def test_figures_asked_for_in_the_middle_of_gc_change_nothing(store, busy, monkeypatch, ends_with):
     """Also if what `stats` notes for itself were kept."""

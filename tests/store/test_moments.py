@@ -137,6 +137,7 @@ def test_no_byte_is_copied_to_take_a_pack_up(store: casstore.Store, home: Path, 
     assert {path.name: path.stat().st_ino for path in (target / "objects/packs").iterdir()} == packs
 
 
+@pytest.mark.usefixtures("no_trash")
 @pytest.mark.parametrize("evict", [False, True])
 def test_the_objects_of_yesterday_under_the_catalog_of_today(
     store: casstore.Store, home: Path, three, tmp_path: Path, refused_then_healed, evict

@@ -70,10 +70,16 @@ do(f"store.export('m:1', {str(elsewhere / 'out.tar')!r}, format='tar')")
 fill()
 do("assert os.path.exists(store.get('m:2').path)")
 fill()
-do("store.delete('m:2')")
+do("store.delete('m:2'); assert store.tags() == ['m:1']")
+fill()
+do("store.undelete('m:2')")
+fill()
+do("assert len(store.get('m:2').open('w').read()) == 3_000_000; store.delete('m:2')")
+fill()
+do("store.gc(); assert len(store.deleted()) == 1")
 fill()
 room = os.statvfs(mount).f_bfree * os.statvfs(mount).f_frsize
-do("store.gc()")
+do("store.gc(empty_trash=True)")
 freed = os.statvfs(mount).f_bfree * os.statvfs(mount).f_frsize - room
 assert freed > 2_000_000, freed
 do("assert store.tags() == ['m:1'] and store.verify().is_sound")

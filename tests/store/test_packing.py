@@ -412,6 +412,7 @@ def test_packing_where_nothing_is_linked(store: casstore.Store, save: Save, sett
     settled()
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_in_what_order_gc_writes_and_takes_away(
     store: casstore.Store, save: Save, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_everything_comes_back(full, home: Path, expected, leftovers: Leftovers,
         assert {tag: streamed(store.get(tag)) for tag in expected} == expected
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_what_is_saved_again_afterwards_costs_nothing(full, home: Path, expected) -> None:
     stored = full.stats().stored_bytes
     full.gc()

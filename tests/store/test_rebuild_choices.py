@@ -120,6 +120,7 @@ def test_a_flipped_bit_in_the_header_of_a_pack(
     whole({"a:1": files})
 
 
+@pytest.mark.usefixtures("no_trash")
 @pytest.mark.parametrize("pending", [(), ("old",), ("new",), ("old", "new")])
 def test_a_second_manifest_of_a_tag_is_recovered_under_a_tag_of_its_own(
     store: casstore.Store, save: Save, rebuild, whole, tmp_path: Path, pending

@@ -191,8 +191,11 @@ def test_a_damaged_remote_gives_nothing_wrong(there: casstore.Remote, other: cas
     with other.remote() as again, pytest.raises(casstore.IntegrityError):
         again.pull()
     assert other.list() == []
-    with there.get("run:0").open("w.bin") as file, pytest.raises(casstore.IntegrityError):
+    alone = casstore.Remote(str(place)).get("run:0")
+    with alone.open("w.bin") as file, pytest.raises(casstore.IntegrityError):
         file.read()
+    with there.get("run:0").open("w.bin") as file:  # the store has all of it
+        assert file.read() == step(0)
 
 
 def test_where_remotes_are_is_kept_without_secrets(store: casstore.Store, place: Path, home: Path) -> None:
@@ -232,7 +235,7 @@ def test_a_backup_knows_the_remotes_of_its_store(run: casstore.Store, there: cas
     with casstore.Store(tmp_path / "backup", auto_gc=False) as backup:
         assert backup.remotes() == run.remotes()
         check(backup.get("run:0"))
-    run.remove_remote("origin")
+    run.remove_remote("origin", force=True)
     (run.home / "remotes.toml").unlink()
     run.backup(tmp_path / "another")
     assert not (tmp_path / "another/remotes.toml").exists()
@@ -248,6 +251,7 @@ def test_what_is_given_up_is_fetched_when_it_is_asked_for(run: casstore.Store, t
     assert [str(each.tag) for each in run.elsewhere()] == ["run:0", "run:1"]
     assert run.elsewhere("run")[1].digest == digest
     assert run.tags() == ["run:3", "run:2"]
+    assert run.deleted() == [], "they are not deleted, but elsewhere"
     run.gc(evict_all=True, rewrite=True)
     assert run.verify().is_sound
     for number in (2, 3):  # which stood on what was given up
@@ -258,6 +262,55 @@ def test_what_is_given_up_is_fetched_when_it_is_asked_for(run: casstore.Store, t
     assert Path(model.path, "step").read_text() == "1"
     assert [str(each.tag) for each in run.elsewhere()] == ["run:0"]
     assert run.tags() == ["run:3", "run:2", "run:1"]
+
+
+def rebuilt(store: casstore.Store) -> tuple[casstore.Store, casstore.RebuildReport]:
+    """The store with a catalog that was made again."""
+    home = store.home
+    store.close()
+    (home / "catalog.db").unlink()
+    report = casstore.Store.rebuild_catalog(home)
+    return casstore.Store(home, auto_gc=False), report
+
+
+def test_what_was_given_up_is_known_when_the_catalog_was_made_again(
+    run: casstore.Store, there: casstore.Remote
+) -> None:
+    there.push()
+    run.evict(["run:0", "run:1", "run:2"])
+    check(run.get("run:1"))
+    run.delete("run:2")
+    before = run.elsewhere()
+    run, report = rebuilt(run)
+    with run:
+        assert run.elsewhere() == before
+        assert report.unreadable == ()
+        assert run.tags() == ["run:3", "run:1"]
+        check(run.get("run:0"))
+
+
+def test_a_backup_names_what_was_given_up_too(run: casstore.Store, there: casstore.Remote, tmp_path: Path) -> None:
+    there.push()
+    run.evict("run:0")
+    run.backup(tmp_path / "backup")
+    backup, _ = rebuilt(casstore.Store(tmp_path / "backup", auto_gc=False))
+    with backup:
+        assert backup.elsewhere() == run.elsewhere()
+    (run.home / "elsewhere.json").unlink()
+    run.backup(tmp_path / "backup")
+    assert not (tmp_path / "backup/elsewhere.json").exists()
+
+
+@pytest.mark.parametrize("change", [b"", b"[]", b'{"versions":[]}', b"{"])
+def test_what_names_it_is_damaged(change: bytes, run: casstore.Store, there: casstore.Remote) -> None:
+    there.push()
+    run.evict("run:0")
+    (run.home / "elsewhere.json").write_bytes(change)
+    run, report = rebuilt(run)
+    with run:
+        assert "casstore list --remote" in report.unreadable[0]
+        assert run.elsewhere() == []
+        check(run.get("run:1"))
 
 
 def test_what_is_to_stay_stays(run: casstore.Store, there: casstore.Remote) -> None:

@@ -12,6 +12,8 @@ from casstore.actions.packs import repack
 from casstore.catalog.repacking import Repacking
 from tests.kit import Check, Save, Sql, checkpoint, counts, noise, part, safetensors, streamed, weights
 
+pytestmark = pytest.mark.usefixtures("no_trash")
+
 
 def packs(home):
     return {path.name: path.stat().st_size for path in (home / "objects/packs").iterdir()}

@@ -64,6 +64,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.is_flipped = False
         self.is_altered = False
         self.lost: set[tuple[str, str]] = set()
+        self.trash: dict[str, tuple[Files, bool]] = {}  # by id, with whether it is pinned
+        self.was_harmed = False
 
     def pick(self, number: int) -> str:
         return sorted(self.versions)[number % len(self.versions)]
@@ -105,16 +107,44 @@ class StoreMachine(RuleBasedStateMachine):
             self.suspects.add(tag)
 
     @precondition(lambda self: self.versions)
-    @rule(number=NUMBER)
-    def delete(self, number):
+    @rule(number=NUMBER, now=st.booleans())
+    def delete(self, number, now):
         tag = self.pick(number)
-        self.store.delete(tag)
-        del self.versions[tag]
+        self.store.delete(tag, now=now)
+        files, is_pinned = self.versions.pop(tag), tag in self.pinned
+        if not now:
+            self.trash[self.store.deleted()[0].id] = files, is_pinned
         self.pinned.discard(tag)
         self.suspects.discard(tag)
         self.lost = {each for each in self.lost if each[0] != tag}
         with pytest.raises(casstore.TagNotFound):
             self.store.get(tag)
+
+    @precondition(lambda self: self.trash and not self.was_harmed)
+    @rule(number=NUMBER, name=NAMES, is_renamed=st.booleans())
+    def undelete(self, number, name, is_renamed):
+        found = {each.id: each for each in self.store.deleted()}
+        assert found.keys() == self.trash.keys()
+        which = sorted(found)[number % len(found)]
+        tag = f"{name}:back" if is_renamed else str(found[which].tag)
+        if tag in self.versions:
+            with pytest.raises(casstore.TagExists):
+                self.store.undelete(found[which].tag, as_=tag, which=which)
+            return
+        assert str(self.store.undelete(found[which].tag, as_=tag, which=which).tag) == tag
+        self.versions[tag], is_pinned = self.trash.pop(which)
+        self.pinned |= {tag} if is_pinned else set()
+        self.check_bytes(tag)
+
+    @rule()
+    def empty_trash(self):
+        try:
+            self.store.gc(empty_trash=True)
+        except casstore.StoreError as error:
+            assert "gc removed nothing" in str(error)
+            assert self.is_flipped or self.is_altered
+            return
+        self.trash.clear()
 
     @rule(evict_all=st.booleans(), dry_run=st.booleans())
     def gc(self, evict_all, dry_run):
@@ -203,7 +233,7 @@ class StoreMachine(RuleBasedStateMachine):
                 os.truncate(path, offset % status.st_size)
                 path.chmod(status.st_mode & 0o777)
                 os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        self.is_flipped = True
+        self.is_flipped = self.was_harmed = True
         self.suspects |= self.versions.keys()
 
     @precondition(lambda self: self.versions and not (self.suspects or self.lost or self.is_flipped or self.is_altered))
@@ -231,7 +261,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.check_bytes(each)
             self.store.gc(evict_all=evict_all)
         # Until gc has taken every copy away, the home may be as it was; a deletion takes copies unasked.
-        self.is_flipped = True
+        self.is_flipped = self.was_harmed = True
         self.suspects |= self.versions.keys()
 
     @precondition(lambda self: self.versions and not (self.is_flipped or self.is_altered or self.lost or self.suspects))
@@ -355,7 +385,7 @@ class StoreMachine(RuleBasedStateMachine):
             for tag in self.versions:
                 self.check_bytes(tag)
                 self.path(sorted(self.versions).index(tag))
-            self.store.gc()
+            self.store.gc(empty_trash=True)
             assert {step.count for step in self.store.gc().steps} == {0}
             assert self.store.verify().is_sound
             self.store.close()

@@ -18,6 +18,7 @@ from tests.kit import Picture, known, noise, plant
 MIB = 1 << 20
 # What a chunk costs in a pack besides its bytes, at most: the record's header and its entry in the index.
 PER_CHUNK_BYTES = 300
+pytestmark = pytest.mark.usefixtures("no_trash")
 
 
 def object_files(home: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from casstore.actions.packs import repack
 from tests.kit import Save, checkpoint, known, noise
 
 BIG = 1_300_000
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = pytest.mark.usefixtures("no_trash", "quiet")
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def test_what_it_would_pack(store: casstore.Store, save: Save) -> None:
     assert store.gc().packable_bytes == 0, "and so does a process that has asked for its path"
 
 
+@pytest.mark.usefixtures("no_trash")
 def test_versions_that_share_bytes_free_them_together(store: casstore.Store, save: Save) -> None:
     shared = noise(3_000_000, 1)
     save("m:1", {"w": shared, "a": noise(70_000, 2)}, materialize=False)

@@ -7,7 +7,8 @@ of it when the last of these is deleted, until gc has packed that chunk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
 
 from casstore.actions.workspace import Workspace
 from casstore.errors import IntegrityError, UnsupportedFormat
@@ -17,22 +18,28 @@ from casstore.storage.manifest import Manifest, read_manifest_file
 from casstore.tag import Tag
 
 
-def keep_all(layout: Layout, deleted: Sequence[tuple[Tag, str]]) -> list[tuple[Tag, OSError]]:
-    """Move the manifests of deleted versions of one name, given by id, to where they belong to no version.
+def keep_all(
+    layout: Layout, deleted: Sequence[tuple[Tag, str]], trashed: Set[str]
+) -> list[tuple[Tag, OSError]]:  # fmt: skip
+    """Move the manifests of deleted versions of one name, given by id, to where they belong to no version: those of
+    versions in the trash (`trashed`) into `manifests/.trash/`.
 
     That is on disk when this returns. Returns those that cannot be moved, and why. Raises OSError.
     """
     failures = []
     for tag, manifest_id in deleted:
         try:
-            _keep(layout, tag, manifest_id)
+            _keep(layout, tag, manifest_id, manifest_id in trashed)
         except OSError as error:
             failures.append((tag, error))
-    # A power cut may bring the name in `.pending` back. A manifest in `.deleted` belongs to no version.
+    # A power cut may bring the name in `.pending` back. A manifest in `.deleted` or `.trash` belongs to no version.
     ids = [manifest_id for _, manifest_id in deleted]
-    are_kept = [is_file_id(manifest_id) and layout.deleted_manifest(manifest_id).exists() for manifest_id in ids]
-    if any(are_kept):
-        files.sync_directory(layout.deleted_manifests)
+    places = [_place(layout, manifest_id, manifest_id in trashed) for manifest_id in ids]
+    are_kept = [is_file_id(manifest_id) and place.exists() for manifest_id, place in zip(ids, places, strict=True)]
+    for room in sorted({place.parent for place, is_kept in zip(places, are_kept, strict=True) if is_kept}):
+        files.sync_directory(room)
+    if not trashed >= set(ids) and layout.trashed_manifests.is_dir():
+        files.sync_directory(layout.trashed_manifests)  # from where they may have come
     if not all(are_kept):
         files.sync_directory(layout.pending_manifests)
     parent = layout.manifest(*deleted[0]).parent
@@ -42,14 +49,22 @@ def keep_all(layout: Layout, deleted: Sequence[tuple[Tag, str]]) -> list[tuple[T
     return failures
 
 
-def _keep(layout: Layout, tag: Tag, manifest_id: str) -> None:
-    kept, pending = layout.deleted_manifest(manifest_id), layout.pending_manifest(manifest_id)
-    final = layout.manifest(tag, manifest_id)
-    for path in (final, pending) if is_file_id(manifest_id) else ():  # a damaged catalog may say anything
+def _place(layout: Layout, manifest_id: str, is_trashed: bool) -> Path:
+    return layout.trashed_manifest(manifest_id) if is_trashed else layout.deleted_manifest(manifest_id)
+
+
+def _keep(layout: Layout, tag: Tag, manifest_id: str, is_trashed: bool) -> None:
+    kept, final = _place(layout, manifest_id, is_trashed), layout.manifest(tag, manifest_id)
+    places = [
+        final,
+        layout.pending_manifest(manifest_id),
+        *([] if is_trashed else [layout.trashed_manifest(manifest_id)]),
+    ]
+    for path in places if is_file_id(manifest_id) else ():  # a damaged catalog may say anything
         with contextlib.suppress(FileNotFoundError):
             files.rename(path, kept)
             break
-    for path in (final, pending):
+    for path in places:
         files.remove_file(path)
 
 

@@ -74,6 +74,7 @@ def check_nothing_is_missing(workspace: Workspace, marks: Marks) -> None:
     else:
         where = holders(workspace, found.chunks)
     affected = workspace.catalog.references.dependents(found.chunks, set())
+    affected += workspace.catalog.references.dependents(found.chunks, set(), deleted=True)
     tags = {tag for tag, _ in affected}
     what = f"{len(unknown or found.unplaced):,} chunks have no place in the catalog"
     if found.files:

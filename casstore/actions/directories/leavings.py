@@ -161,7 +161,8 @@ class _Own:
     def _read(self) -> Manifest | None:
         layout = self._workspace.layout
         name = self._manifest_id
-        for path in (layout.manifest(self._tag, name), layout.pending_manifest(name), layout.deleted_manifest(name)):
+        kept = layout.trashed_manifest(name), layout.deleted_manifest(name)
+        for path in (layout.manifest(self._tag, name), layout.pending_manifest(name), *kept):
             try:
                 manifest = Manifest.unpack(read_manifest_file(path))
             except (IntegrityError, OSError) as error:

@@ -21,9 +21,11 @@ class Arrival:
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """How versions are to be taken in. `tag`: instead of the one they come with. `trust`, if given: the archive's
-    author is believed: it may expand a lot, and its Python objects may be unpickled."""
+    author is believed: it may expand a lot, and its Python objects may be unpickled. `aliases`: those that come with it
+    are to be moved."""
 
     tag: Tag | None
     trust: Trust
     durable: bool
     materialize: bool
+    aliases: bool = False

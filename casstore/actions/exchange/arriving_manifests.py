@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from casstore.actions.sources.source import check_collisions
 from casstore.actions.workspace import Workspace
+from casstore.catalog.commits import left_to_a_remote
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, TagExists, UnsafeArchive
@@ -76,9 +77,14 @@ def by_known_recipes(workspace: Workspace, manifests: Sequence[Manifest], name: 
 
 
 def present(workspace: Workspace, manifest: Manifest) -> VersionRow | None:
-    """The saved version of this tag, if it is the same; None if there is none. Raises TagExists for another."""
+    """The saved version of this tag, if it is the same; None if there is none. Raises TagExists for another, here or
+    left to a remote.
+    """
     row = workspace.catalog.versions.find(manifest.tag)
     if row is None:
+        left = workspace.catalog.remotes.elsewhere(manifest.tag.name)
+        if any(each.tag == manifest.tag and each.digest != manifest.digest for each in left):
+            raise TagExists(left_to_a_remote(manifest.tag))
         return None
     saved = row.described().completed().marked(is_untrusted=False)
     if row.digest != manifest.digest or saved != manifest.description.marked(is_untrusted=False):

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from casstore.actions import elsewhere_file
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids
 from casstore.actions.exchange import remotes_file
 from casstore.actions.exchange.backup_place import reserved
@@ -173,14 +175,18 @@ class _Backup:
         return absent
 
     def _new_manifests(self, copy: CatalogCopy) -> Iterator[tuple[str, Tag]]:
+        manifests, trashed = copy.manifests(), copy.trashed()
         there = {manifest_id for _, manifest_id, _ in self._target.standing_manifests()}
         there.update(path.name for path in self._target.pending_manifests.iterdir())
-        return ((manifest_id, tag) for manifest_id, tag in copy.manifests().items() if manifest_id not in there)
+        there.update(trashed.keys() & self._target.trashed_ids())
+        return ((manifest_id, tag) for manifest_id, tag in {**manifests, **trashed}.items() if manifest_id not in there)
 
     def _bring_manifest(self, manifest_id: str, tag: Tag) -> bool:
         """Put it where a save does until it is committed; False when it is not in the store."""
-        final = self._source.manifest(tag, manifest_id)
-        for path in (final, self._source.pending_manifest(manifest_id), final):  # it may be getting its name just now
+        source, final = self._source, self._source.manifest(tag, manifest_id)
+        gone = source.trashed_manifest(manifest_id), source.deleted_manifest(manifest_id)
+        # It may be getting its name just now, or be on its way into the trash or out of it.
+        for path in (final, source.pending_manifest(manifest_id), final, *gone, final):
             try:
                 data, mode = path.read_bytes(), stat.S_IMODE(os.stat(path).st_mode)
                 Manifest.unpack(data)
@@ -313,28 +319,34 @@ class _Backup:
     def _commit(self, copy: CatalogCopy) -> BackupReport:
         """Put the copied catalog in its place, and make what stands beside it what the catalog says."""
         target = self._target
-        containers, manifests = copy.containers(), copy.manifests()
+        containers, manifests, trashed = copy.containers(), copy.manifests(), copy.trashed()
+        leaving = [each for each in target.trashed_ids() if each not in trashed]
+        moves = copy.alias_moves()
         doomed = [each for each in target.standing_manifests() if each[1] not in manifests]
         explaining = {path for _, _, path in doomed if _explains(copy, _read_if_there(path))}
         unneeded = [
             path
             for path in map(target.deleted_manifest, kept_ids(target))
-            if path.name in manifests or not _explains(copy, _read_if_there(path))
+            if path.name in manifests or path.name in trashed or not _explains(copy, _read_if_there(path))
         ]
         copy.finish(self._instance, ((manifest_id, tag) for tag, manifest_id, _ in doomed))
         files.sync_file(copy.path)
-        rooms = map(str, (target.pending_manifests, target.deleted_manifests))
+        rooms = map(str, (target.pending_manifests, target.deleted_manifests, target.trashed_manifests))
         self._sync({*(str(each.parent) for each in target.directories()), *rooms})
+        for each in leaving:  # without it a deleted version can still be brought back, by what the catalog says
+            files.remove_file(target.trashed_manifest(each))
         for suffix in (*SIDE_FILES, "-journal"):
             files.remove_file(f"{target.catalog}{suffix}")
         files.sync_directory(target.home)  # a log that came back would be applied to the new catalog
         files.rename(copy.path, target.catalog)
         files.sync_directory(target.home)
-        self._name_manifests(manifests)
-        self._drop_manifests([path for _, _, path in doomed], explaining)
+        self._name_manifests(manifests, trashed)
+        self._drop_manifests([path for _, _, path in doomed], explaining, trashed)
         self._set_models_aside()
         remotes_file.copy(self._source, target, self._session.new_path())
         policy_log.copy(self._source, target, self._session.new_path())
+        elsewhere_file.copy(self._source, target, self._session.new_path())
+        alias_log.copy(moves, target, self._session.new_path())
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
         for path in unneeded if not self._damaged else ():
             files.remove_file(path)
@@ -350,10 +362,14 @@ class _Backup:
             files.sync_directory(directory)
         self._changed.clear()
 
-    def _name_manifests(self, manifests: dict[str, Tag]) -> None:
+    def _name_manifests(self, manifests: dict[str, Tag], trashed: Collection[str]) -> None:
         """Give those that were brought their names, as after a save's commit; what has become of no version goes."""
         pending = self._target.pending_manifests
         for path in list(pending.iterdir()):
+            if path.name in trashed:
+                files.rename(path, self._target.trashed_manifest(path.name))
+                self._changed.add(str(self._target.trashed_manifests))
+                continue
             tag = manifests.get(path.name)
             if tag is None:
                 files.remove_file(path)
@@ -365,14 +381,19 @@ class _Backup:
         self._sync()
         files.sync_directory(pending)  # last: no name shall be gone before the other is there
 
-    def _drop_manifests(self, paths: Collection[Path], explaining: Collection[Path]) -> None:
+    def _drop_manifests(
+        self, paths: Collection[Path], explaining: Collection[Path], trashed: Collection[str]
+    ) -> None:  # fmt: skip
         """Remove the manifests of versions that are gone, then the tombstones that explain them until then."""
         for path in paths:
-            if path in explaining:
-                files.rename(path, self._target.deleted_manifest(path.name.rpartition(".")[2]))
+            manifest_id = path.name.rpartition(".")[2]
+            if manifest_id in trashed:
+                files.rename(path, self._target.trashed_manifest(manifest_id))
+            elif path in explaining:
+                files.rename(path, self._target.deleted_manifest(manifest_id))
             files.remove_file(path)
-        if explaining:
-            files.sync_directory(self._target.deleted_manifests)
+        for room in (self._target.deleted_manifests, self._target.trashed_manifests) if paths else ():
+            files.sync_directory(room)
         for directory in {path.parent for path in paths}:
             files.sync_directory(directory)
             files.remove_empty_directory(directory)

@@ -18,11 +18,19 @@ from casstore.storage.manifest import Manifest
 from casstore.storage.pack import PackStream
 
 
-def export_versions(workspace: Workspace, rows: Sequence[VersionRow], sink: BinaryIO, progress: Progress) -> None:
-    """Write these versions and every chunk they need. Raises IntegrityError, OSError."""
+def export_versions(
+    workspace: Workspace, rows: Sequence[VersionRow], sink: BinaryIO, progress: Progress, *, with_aliases: bool = False
+) -> None:
+    """Write these versions and every chunk they need, and `with_aliases` what aliases mean them.
+
+    Raises IntegrityError, OSError.
+    """
     rows = sorted(rows, key=lambda row: row.id)  # a version is newer than the one that it came from
     manifests = [_manifest(workspace, row) for row in rows]
-    casmodel.write_head(sink.write, (manifest.pack() for manifest in manifests))
+    aliases = None
+    if with_aliases:
+        aliases = [(row.tag, alias) for row in rows for alias in workspace.catalog.aliases.of_version(row.id)]
+    casmodel.write_head(sink.write, (manifest.pack() for manifest in manifests), aliases)
     progress.start("export", sum(manifest.size for manifest in manifests))
     try:
         with ThreadPoolExecutor(ENCODE_THREADS) as pool:

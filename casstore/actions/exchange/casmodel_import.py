@@ -31,13 +31,15 @@ from casstore.tag import Tag
 
 @dataclass(slots=True)
 class CasmodelImport:
-    """The import of one archive. It may be run again if gc has interfered. `name`: what errors call the archive."""
+    """The import of one archive. It may be run again if gc has interfered. `name`: what errors call the archive.
+    `aliases`: what it says of aliases, once it has been run; None where it says nothing of them."""
 
     workspace: Workspace
     session: Session
     name: str
     wishes: Wishes
     progress: Progress
+    aliases: list[tuple[Tag, str]] | None = None
     _done: set[Tag] = field(default_factory=set)
     _read_bytes: int = 0
 
@@ -66,12 +68,15 @@ class CasmodelImport:
     def _manifests(self, reader: casmodel.Reader) -> list[Manifest]:
         """The manifests of the archive, under the requested tags. Raises InvalidSource, UnsafeArchive."""
         manifests = [checked_manifest(manifest, self.name) for manifest in reader.manifests()]
+        self.aliases = reader.aliases
         if self.wishes.tag is not None:
             if len(manifests) != 1:
                 raise InvalidSource(
                     f"{self.name} holds {len(manifests)} versions, which one tag cannot name; leave out --as"
                 )
             manifests = [replace(manifests[0], tag=self.wishes.tag)]
+            if self.aliases is not None:
+                self.aliases = [(self.wishes.tag, alias) for _, alias in self.aliases]
         _check_tags(manifests, self.name)
         return manifests
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from casstore.actions import elsewhere_file
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.workspace import Workspace
+from casstore.catalog.aliases import aliased
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.versions import VersionRow
-from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound
+from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound, VersionAliased
 from casstore.remote import keys
 from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Ref
 from casstore.remote.pushing import described_as
 from casstore.storage import sessions
-from casstore.tag import LATEST, Tag, TagQuery
+from casstore.tag import LATEST, AliasName, Tag, TagQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,16 @@ class Missing:
 
 def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
     """Which remote is to be asked for a version that was not found, and for what; None where none is."""
-    for each in workspace.catalog.remotes.elsewhere(query.name):
-        if query.version == each.tag.version:
-            return Missing(each.remote, str(each.tag))
+    if query.alias is not None:
+        return None
+    left = workspace.catalog.remotes.elsewhere(query.name)
+    if query.version is None or query.wants_newest:
+        fitting = sorted(left, key=lambda each: each.created_at_ns)[-1:]
+    else:
+        exact = [each for each in left if each.tag.version == query.version]
+        fitting = exact or [each for each in left if each.tag.version.startswith(query.version)]
+    if len(fitting) == 1:
+        return Missing(fitting[0].remote, str(fitting[0].tag))
     remote = workspace.catalog.setting("pull_missing")
     version = LATEST if query.version is None or query.wants_newest else query.version
     return None if remote == "off" else Missing(remote, f"{query.name}:{version}")
@@ -39,16 +48,23 @@ def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
 def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) -> None:
     """Keep a version's name here, and its bytes in the remote alone, once all of them have been seen there.
 
-    Raises StoreError for one that is to stay here, TagNotFound or IntegrityError where it is not there or not whole,
-    RemoteError.
+    Raises StoreError or VersionAliased for one that is to stay here, TagNotFound or IntegrityError where it is not
+    there or not whole, RemoteError.
     """
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
-    workspace.catalog.remotes.put_elsewhere(Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
-    delete_action.delete(workspace, [row.tag])
+    elsewhere_file.note(workspace, Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
+    try:
+        delete_action.delete(workspace, [row.tag], now=True)  # it is not given up for good: it is there
+    except VersionAliased:  # an alias has just been moved there
+        elsewhere_file.forget(workspace, row.tag)
+        raise
 
 
 def _check_idle(workspace: Workspace, row: VersionRow) -> None:
+    aliases = workspace.catalog.aliases.of_version(row.id)
+    if aliases:
+        raise aliased(row.tag, [AliasName(row.name, alias) for alias in aliases])
     newest = workspace.catalog.versions.newest(row.name)
     leases = workspace.catalog.leases
     alive = [session for session in leases.sessions() if sessions.is_live(workspace.layout, session)]

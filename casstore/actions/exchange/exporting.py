@@ -7,6 +7,7 @@ import io
 import os
 import posixpath
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,21 +33,29 @@ from casstore.storage.recipe import Recipe
 _EXTENSIONS = {Format.GZ: "tar.gz", Format.XZ: "tar.xz", Format.BZ2: "tar.bz2", Format.ZST: "tar.zst"}
 
 
-def export(
-    workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, format: Format | None, progress: Progress,
-    *, default: Format = Format.CASMODEL,
-) -> str:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class How:
+    """How versions are to be written: in what format, or else in which by `default`, and whether with `aliases`."""
+
+    format: Format | None = None
+    default: Format = Format.CASMODEL
+    aliases: bool = False
+
+
+def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, how: How, progress: Progress) -> str:
     """Write versions to a file, stream or URL; returns its endpoint. Only a `.casmodel` holds more than one version.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
-    one is complete. Without a format the name's extension decides; without a known extension, `default`.
+    one is complete. Without a format the name's extension decides; without a known extension, `how.default`.
     Raises InvalidSource, IntegrityError, OSError; then no file is left.
     """
     if not rows:
         raise InvalidSource("there is nothing to export; name a version, or several")
-    target, chosen = _resolved(target, format, default, rows)
+    target, chosen = _resolved(target, how.format, how.default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {endpoint.name_of(target)} is not one")
+    if how.aliases and chosen is not Format.CASMODEL:
+        raise InvalidSource(f"only a .casmodel holds aliases, and {endpoint.name_of(target)} is not one")
     path = endpoint.local_path(target)
     if path is not None and not endpoint.is_device(path):
         check_target(path)
@@ -55,7 +64,7 @@ def export(
         return endpoint.name_of(target)
     with endpoint.writing(target, 0o666 & ~workspace.umask) as sink:
         if chosen is Format.CASMODEL:
-            export_versions(workspace, rows, sink, progress)
+            export_versions(workspace, rows, sink, progress, with_aliases=how.aliases)
         else:
             _write_archive(workspace, rows[0], sink, chosen, progress)
     return endpoint.name_of(target)

@@ -6,6 +6,7 @@ an old archive does not become the latest.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.casmodel_import import CasmodelImport
+from casstore.actions.registry.aliases import import_alias
 from casstore.actions.saving import comparing
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.save import save
@@ -30,12 +32,12 @@ from casstore.archive.limits import Budget
 from casstore.archive.unpacking import unpack
 from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.versions import VersionRow
-from casstore.errors import CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
+from casstore.errors import AliasProtected, CasstoreError, InvalidSource, StoreError, TagExists, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.sessions import Session
-from casstore.tag import Tag
+from casstore.tag import AliasName, Tag
 
 _TRIES = 3  # attempts, if gc runs during an import and removes chunks that it relied on
 
@@ -67,7 +69,7 @@ def import_archive(
         draft = session.new_path()
         files.make_directory(draft)
         if path is not None and (format is Format.FOLDER or path.is_dir()):
-            return [_import_folder(workspace, session, draft, path, wishes, progress)]
+            return [_without_aliases(_import_folder(workspace, session, draft, path, wishes, progress), wishes)]
         if format is Format.FOLDER:
             raise InvalidSource(f"{name} is not a directory on this machine")
         with endpoint.reading(source) as (stream, size):
@@ -93,7 +95,7 @@ def import_archive(
             )
         described = model_yaml.read(unpacked.descriptor, f"{DESCRIPTOR_NAME} in {name}")
         coming = Coming(find_source(draft), described, Handling.DRAFT)
-        return [take_in(workspace, session, draft, coming, wishes, progress)]
+        return [_without_aliases(take_in(workspace, session, draft, coming, wishes, progress), wishes)]
 
 
 def _import_casmodel(coming: CasmodelImport, stream: BinaryIO, size: int | None) -> list[Arrival]:
@@ -117,7 +119,33 @@ def _import_casmodel(coming: CasmodelImport, stream: BinaryIO, size: int | None)
             _trust_present(workspace, arrival.row, wishes)
     rows = [arrival.row for arrival in found]
     without = materialize_newest(workspace, rows, coming.progress) if wishes.materialize else {}
-    return [replace(arrival, notes=without.get(arrival.row.id, ())) for arrival in found]
+    notes = _take_aliases(coming) if wishes.aliases else {}
+    if coming.aliases is None:
+        found[:1] = [_without_aliases(each, wishes) for each in found[:1]]
+    return [
+        replace(each, notes=(*each.notes, *without.get(each.row.id, ()), *notes.get(each.row.tag, ())))
+        for each in found
+    ]
+
+
+def _take_aliases(coming: CasmodelImport) -> dict[Tag, list[str]]:
+    """Move the aliases that came with an archive; returns what could not be done, by tag."""
+    notes: dict[Tag, list[str]] = {}
+    for tag, alias in coming.aliases or ():
+        name = AliasName(tag.name, alias)
+        row = coming.workspace.catalog.versions.find(tag)
+        try:
+            if row is not None:
+                import_alias(coming.workspace, name, row, f"imported from {os.path.basename(coming.name)}")
+        except (AliasProtected, TagNotFound) as error:
+            notes.setdefault(tag, []).append(str(error))
+    return notes
+
+
+def _without_aliases(arrival: Arrival, wishes: Wishes) -> Arrival:
+    """The first version that came without a word of aliases, with a note if they were wanted."""
+    said = "it came without aliases; `casstore export --aliases` to a .casmodel takes them along"
+    return replace(arrival, notes=(*arrival.notes, said)) if wishes.aliases else arrival
 
 
 def materialize_newest(

@@ -1,19 +1,21 @@
-"""Versions that `sync-tree --prune` has deleted. Their manifests are kept in quarantine/pruned/ for a while, with the
-bytes that they need, since the user who removed a directory may not have meant the version."""
+"""Versions that `sync-tree --prune` has deleted where there is no trash. Their manifests are kept in quarantine/pruned/
+for a while, with the bytes that they need, since the user who removed a directory may not have meant the version."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from casstore.actions import keeping
 from casstore.actions.consistency.held import held_manifests
 from casstore.actions.health.inspection import read_manifest
+from casstore.actions.registry import trash
 from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.trust import Trust
 from casstore.actions.workspace import Workspace
 from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.versions import VersionRow
-from casstore.errors import IntegrityError, InvalidTag, TagNotFound
+from casstore.errors import AmbiguousTag, IntegrityError, InvalidTag, TagNotFound
 from casstore.storage import files
 from casstore.tag import Tag, TagQuery
 
@@ -41,7 +43,8 @@ def keep(workspace: Workspace, row: VersionRow) -> None:
 
 
 def restore(workspace: Workspace, query: TagQuery, *, durable: bool) -> Tag:
-    """Save a version again that `sync-tree --prune` has deleted; returns its tag, which the query must name in full.
+    """Bring a version back that `sync-tree --prune` has deleted, from the trash, or by saving it again; returns its
+    tag, which the query must name in full.
 
     Raises InvalidTag, TagNotFound for one that is not kept, TagExists, IntegrityError where bytes of it are lost,
     OSError.
@@ -49,6 +52,10 @@ def restore(workspace: Workspace, query: TagQuery, *, durable: bool) -> Tag:
     if query.version is None or query.wants_newest:
         raise InvalidTag(f"{query} names no version; say which one to bring back, such as {query.name}:VERSION")
     tag = Tag(query.name, query.version)
+    with contextlib.suppress(TagNotFound, AmbiguousTag):
+        trashed = trash.find(workspace, query)
+        if trashed.version.tag == tag:
+            return trash.undelete(workspace, trashed, tag)
     held = list(held_manifests(workspace))
     found = next(((path, manifest) for path, manifest in reversed(held) if manifest.tag == tag), None)
     if found is None:

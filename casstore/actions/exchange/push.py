@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from casstore.actions import resolve
-from casstore.actions.exchange.remote_cache import read_refs, read_segments
+from casstore.actions.exchange.pack_size import MOST_BYTES, PackSize
+from casstore.actions.exchange.remote_cache import keep_refs, read_refs, read_segments
 from casstore.actions.packs.builder import ENCODE_THREADS
 from casstore.actions.packs.chains import BoundedChains
 from casstore.actions.packs.sending import Sending
@@ -36,7 +37,7 @@ from casstore.storage.pack import EncodedChunk, PackEntry, PackStream
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
-PACK_BYTES = 32 << 20
+PACK_BYTES = MOST_BYTES
 _AT_ONCE = 4  # packs on their way: with the one that is being filled they take 160 MiB
 _TRIES = 3  # of a push that a gc revokes
 _SOURCES = 3  # versions of the name, the base among them, whose chunks are looked for there
@@ -134,6 +135,7 @@ class _Uploads:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pieces: list[bytes] = field(default_factory=list)
     _stream: PackStream | None = None
+    _pack_size: PackSize = field(default_factory=lambda: PackSize(_AT_ONCE, PACK_BYTES))
     _running: list[Future[None]] = field(default_factory=list)
 
     def add(self, chunk: EncodedChunk) -> PackEntry:
@@ -145,8 +147,10 @@ class _Uploads:
         return self._current().copy(record)
 
     def _current(self) -> PackStream:
-        if self._stream is not None and self._stream.size >= PACK_BYTES:
+        if self._stream is not None and self._stream.size >= self._pack_size.wanted_bytes:
             self._end_pack()
+            while self._running and not self._pack_size.is_known:
+                self._running.pop(0).result()
         if self._stream is None:
             self._stream = PackStream(lambda data: self._pieces.append(bytes(data)))
         return self._stream
@@ -169,7 +173,7 @@ class _Uploads:
             self.push.keep_up()  # a gc need not wait until all has been sent
 
     def _write(self, info: PackInfo, body: bytes) -> None:
-        self.push.bucket.backend.put(info.key, body)
+        self._pack_size.send(body, lambda body: self.push.bucket.backend.put(info.key, body))
         with self._lock:
             self.sent_bytes += info.size
             self.packs += 1
@@ -199,9 +203,10 @@ def push_version(workspace: Workspace, bucket: Bucket, row: VersionRow, progress
         states = bucket.refs(row.name)
         if _is_there(workspace, bucket, manifest, states, pool):
             return Pushed(row.tag, False)
+        pushing = _Pushing(workspace, bucket, manifest, progress, pool)
         for _ in range(_TRIES):
             with contextlib.suppress(PushRevoked):
-                return _Pushing(workspace, bucket, manifest, progress, pool).run()
+                return pushing.run()
     raise RemoteError(
         f"gc of {bucket.name} has revoked the push of {row.tag} {_TRIES} times, as it does with pushes that are silent "
         "for days; run `casstore push` again"
@@ -235,7 +240,7 @@ def _asked_again(
     A remote that was copied, or put back as it once was, has the same id, and other versions under the same keys.
     """
     read = list(bucket.read_refs(wanted, pool))
-    workspace.catalog.remotes.keep(bucket.id, {wanted[ref.tag]: body for ref, body in read})
+    keep_refs(workspace, bucket, {wanted[ref.tag]: body for ref, body in read})
     return [ref for ref, _ in read]
 
 
@@ -255,16 +260,23 @@ def _check_same(manifest: Manifest, ref: Ref, bucket: Bucket) -> None:
 
 @dataclass(slots=True)
 class _Pushing:
-    """One try of pushing one version."""
+    """One version that is pushed, by one try after another.
+
+    Attributes
+    ----------
+    revoked
+        The tries that a gc has ended, with what they have written.
+    """
 
     workspace: Workspace
     bucket: Bucket
     manifest: Manifest
     progress: Progress
     pool: ThreadPoolExecutor
+    revoked: list[tuple[Push, list[PushedPack]]] = field(default_factory=list)
 
     def run(self) -> Pushed:
-        """Push it. Raises PushRevoked, TagExists, IntegrityError, RemoteError."""
+        """Try to push it. Raises PushRevoked, TagExists, IntegrityError, RemoteError."""
         content = Digest.of(self.manifest.digest + described(self.manifest))
         version = Digest.of(content + str(self.manifest.tag).encode("utf-8"))
         push_id, remotes = keys.new_push_id(), self.workspace.catalog.remotes
@@ -274,6 +286,7 @@ class _Pushing:
         try:
             pushed = self._bring(push, content, cut_short)
         except (TagExists, PushRevoked):
+            self.revoked.append((push, remotes.packs(push_id)))
             self._end([push_id])
             raise
         self._end(cut_short)
@@ -309,7 +322,7 @@ class _Pushing:
         """Bring what the remote lacks; returns where all of it is then, and how many bytes and packs went there."""
         segments = read_segments(self.workspace, self.bucket, self._sources(states), self.pool)
         files = [(file.path, self.manifest.recipe_of(file)) for file in self.manifest.files]
-        written = self._written(cut_short)
+        written = self._written(push, cut_short)
         sent_bytes = packs = 0
         while True:
             there = _There(push.condemned)
@@ -328,15 +341,19 @@ class _Pushing:
             if push.condemned.isdisjoint(info.key for info in whole.packs):
                 return whole, sent_bytes, packs
 
-    def _written(self, push_ids: Sequence[str]) -> list[PushedPack]:
-        """The packs that pushes which were cut short, and are open, have brought, as far as they have arrived.
+    def _written(self, push: Push, push_ids: Sequence[str]) -> list[PushedPack]:
+        """The packs that earlier pushes have brought, as far as they have arrived: those that were cut short, and are
+        open, and those that were revoked under way.
 
-        No gc has condemned a pack of a push that is open. A pack of another may have been, and have gone, and a writer
-        that was asleep may have brought it again: no epoch would name it, and a gc that was asleep could remove it.
+        No gc has condemned a pack of a push that is open. Of one that was revoked, epochs that are not the newest may
+        have: the push takes note of all since it began. When one of another process did is not known.
         """
+        packs = {push_id: self.workspace.catalog.remotes.packs(push_id) for push_id in push_ids}
+        for revoked, brought in self.revoked:
+            push.take_over(revoked)
+            packs[revoked.id] = brought
         found = []
-        for push_id in push_ids:
-            noted = self.workspace.catalog.remotes.packs(push_id)
+        for push_id, noted in packs.items():
             if noted:
                 listed = {entry.key: entry.size for entry in self.bucket.backend.list(f"{keys.PACKS}{push_id}/")}
                 found += [pack for pack in noted if listed.get(pack.key) == pack.size]
@@ -371,7 +388,6 @@ class _Pushing:
         key = keys.ref(ref.tag, state.next_generation)
         end = push.seal([(key, ref)])
         stands = Ref.unpack(roll_forward(self.bucket, end)[key], ref.tag, key)
-        self.workspace.catalog.remotes.keep(self.bucket.id, {key: stands.pack()})
         _check_same(self.manifest, stands, self.bucket)
         return stands == ref
 

@@ -18,21 +18,30 @@ from casstore.tag import Tag
 
 
 def read_refs(workspace: Workspace, bucket: Bucket, wanted: Mapping[Tag, str], pool: Executor) -> list[Ref]:
-    """The refs under these keys, in that order. Raises IntegrityError, RemoteError."""
-    known = workspace.catalog.remotes.objects(bucket.id, wanted.values())
-    found = _sound(wanted, known)
+    """The refs under these keys, in that order. Raises IntegrityError, RemoteError.
+
+    What has been read before is not asked for, unless the last listing has another time for its key.
+    """
+    names = {bucket.as_listed(key): key for key in wanted.values()}
+    known = workspace.catalog.remotes.objects(bucket.id, names)
+    found = _sound(wanted, {names[name]: body for name, body in known.items()})
     if len(wanted) - len(found) > MANY:
         numbers = bucket.summaries()
         refs = bucket.summary(numbers[-1]).refs if numbers else {}
         summed_up = {key: refs[key].encode("utf-8") for tag, key in wanted.items() if tag not in found and key in refs}
         sound = _sound(wanted, summed_up)
-        workspace.catalog.remotes.keep(bucket.id, {wanted[tag]: summed_up[wanted[tag]] for tag in sound})
+        keep_refs(workspace, bucket, {wanted[tag]: summed_up[wanted[tag]] for tag in sound})
         found |= sound
     missing = {tag: key for tag, key in wanted.items() if tag not in found}
     read = dict(zip(missing, bucket.read_refs(missing, pool), strict=True))
     # As they came: another release may have written what this one would write otherwise.
-    workspace.catalog.remotes.keep(bucket.id, {missing[tag]: body for tag, (_, body) in read.items()})
+    keep_refs(workspace, bucket, {missing[tag]: body for tag, (_, body) in read.items()})
     return [read[tag][0] if tag in read else found[tag] for tag in wanted]
+
+
+def keep_refs(workspace: Workspace, bucket: Bucket, bodies: Mapping[str, bytes]) -> None:
+    """Keep refs that have been read, by their keys."""
+    workspace.catalog.remotes.keep(bucket.id, {bucket.as_listed(key): body for key, body in bodies.items()})
 
 
 def _sound(wanted: Mapping[Tag, str], bodies: Mapping[str, bytes]) -> dict[Tag, Ref]:

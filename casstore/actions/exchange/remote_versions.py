@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from casstore.actions import resolve
 from casstore.actions.exchange.remote_cache import live_refs
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
 from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Ref
-from casstore.tag import Tag
+from casstore.tag import Tag, TagQuery
 
 _WILD = frozenset("*?[")
 
@@ -83,7 +84,8 @@ def local_rows(workspace: Workspace, texts: Sequence[str] | None) -> list[Versio
     rows = {row.tag: row for row in sorted(workspace.catalog.versions.select(), key=lambda row: row.id)}
     if texts is None:
         return list(rows.values())
-    return [rows[tag] for tag in chosen(texts, rows.keys(), "this store")]
+    named = [str(resolve.find(workspace.catalog, TagQuery.parse(text)).tag) if "@" in text else text for text in texts]
+    return [rows[tag] for tag in chosen(named, rows.keys(), "this store")]
 
 
 def remote_tags(refs: Sequence[Ref], texts: Sequence[str] | None, where: str) -> list[Tag]:

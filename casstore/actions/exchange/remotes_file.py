@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from casstore.actions import elsewhere_file
 from casstore.actions.workspace import Workspace
-from casstore.errors import InvalidSetting, NoRemote, RemoteError
+from casstore.errors import InvalidSetting, NoRemote, RemoteError, StoreError
 from casstore.remote.address import RemoteAddress
 from casstore.storage import files
 from casstore.storage.layout import Layout
+from casstore.tag import Tag
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +26,7 @@ else:
     import tomli as tomllib
 
 _NAME = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
+_MOST_NAMED = 10
 _MOST_BYTES = 1 << 20
 _HEADER = "# The remotes of this store. Credentials have no place here: see docs/remotes.md.\n"
 
@@ -100,13 +103,33 @@ def add(workspace: Workspace, name: str, address: RemoteAddress) -> None:
     _write(workspace, RemotesFile({**found.remotes, name: address}, found.default or name))
 
 
-def remove(workspace: Workspace, name: str) -> RemoteAddress:
-    """Forget a remote, and leave what stands there as it is. Raises NoRemote."""
+def remove(workspace: Workspace, name: str, *, force: bool = False) -> list[Tag]:
+    """Forget a remote, and leave what stands there as it is; returns the versions that only it has, so far as known.
+
+    Another remote at the same address takes its place for these. Raises NoRemote, and StoreError where there is none,
+    unless `force`: then their names stay, for a remote that is called so again.
+    """
     found = read(workspace)
     address = found.address(name)
     left = {other: each for other, each in found.remotes.items() if other != name}
+    same = [other for other, each in left.items() if each.name == address.name and each.endpoint == address.endpoint]
+    known = workspace.catalog.remotes
+    alone = [each.tag for each in known.elsewhere() if each.remote == name]
+    if alone and same:
+        elsewhere_file.rename_remote(workspace, name, same[0])
+        alone = []
+    if alone and not force:
+        tags = " ".join(map(str, alone[:_MOST_NAMED]))
+        more = f" and {len(alone) - _MOST_NAMED:,} more" if len(alone) > _MOST_NAMED else ""
+        raise StoreError(
+            f"only the remote {name} has {tags}{more}, so it stays; bring them back: `casstore pull {tags} --from "
+            f"{name}`; or, as where the remote has moved, keep their names alone: `casstore remote remove {name} "
+            f"--force`, and add it again under that name"
+        )
     _write(workspace, RemotesFile(left, None if found.default == name else found.default))
-    return address
+    if not any(each.name == address.name for each in left.values()):
+        known.forget_at(address.name)
+    return alone
 
 
 def set_default(workspace: Workspace, name: str) -> None:

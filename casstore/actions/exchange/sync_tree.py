@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from casstore.actions import keeping
 from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.directories.presence import settle_directories, was_certain
@@ -19,7 +20,7 @@ from casstore.actions.saving.delete import delete
 from casstore.actions.saving.finish import finish_saves, unfinished_saves
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
-from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound
+from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound, VersionAliased
 from casstore.notebook import Shown
 from casstore.progress import Progress
 from casstore.storage import files
@@ -38,7 +39,7 @@ class SyncReport(Shown):
     missing
         Tags of versions whose directory was removed, or replaced by another.
     deleted
-        Tags of the missing versions that `prune` has deleted; `Store.restore_pruned` restores them for `keep_days`.
+        Tags of the missing versions that `prune` has deleted; `Store.undelete` brings them back from the trash.
     made
         Tags of versions that were given a directory, since the setting `materialize` is "all".
     notes
@@ -59,10 +60,11 @@ class SyncReport(Shown):
 def sync_tree(workspace: Workspace, *, prune: bool, dry_run: bool, durable: bool, progress: Progress) -> SyncReport:
     """Adopt what other tools have put into `models/`, and handle the versions whose directories they removed.
 
-    With `prune` these versions are deleted, each after its manifest has been put into quarantine, from where
-    `pruned.restore` brings it back until `keep_days` have passed; then a directory that stands in the place of one is
-    adopted. Without `prune` they stay, and if the setting `materialize` is "all", every version that lacks a directory
-    gets one. Raises OSError; StoreError, also with `prune` if models/ is gone as a whole.
+    With `prune` these versions go to the trash; where the setting trash_days is 0, they are deleted, each after its
+    manifest has been put into quarantine, from where `pruned.restore` brings it back until `keep_days` have passed.
+    Then a directory that stands in the place of one is adopted. Without `prune` they stay, and if the setting
+    `materialize` is "all", every version that lacks a directory gets one. Raises OSError; StoreError, also with `prune`
+    if models/ is gone as a whole.
     """
     workspace.check_writable()
     with contextlib.nullcontext() if dry_run else adopting(workspace):
@@ -119,14 +121,25 @@ class _TreeSync:
 
     def _delete(self, row: VersionRow, *, is_replaced: bool = False) -> None:
         """Delete a version whose directory is still missing, or still replaced."""
+        aliases = self._workspace.catalog.aliases.of_version(row.id)
+        if aliases:
+            names = ", ".join(f"{row.name}@{alias}" for alias in aliases)
+            self.adoption.notes.append(f"{row.tag} stays, though its directory is gone: it is what {names} means")
+            return
         if not self._dry_run:
             with self._workspace.name_lock(row.name):
                 is_still = self._is_replaced(row) if is_replaced else is_missing(self._workspace, row)
             if not is_still:
                 return
-            keep(self._workspace, row)
-            with contextlib.suppress(TagNotFound):
+            if not keeping.trash_ns(self._workspace):
+                keep(self._workspace, row)
+            try:
                 delete(self._workspace, [row.tag])
+            except VersionAliased as error:  # an alias has just been moved there
+                self.adoption.notes.append(str(error))
+                return
+            except TagNotFound:
+                pass
         self.deleted.append(str(row.tag))
 
     def _adopt(self, paths: Sequence[Path]) -> None:

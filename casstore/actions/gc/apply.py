@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from casstore.actions import keeping
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import drop_unneeded
 from casstore.actions.consistency.held import Held
 from casstore.actions.consistency.strays import StrayShelf
@@ -27,6 +28,7 @@ from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.packs.repack import pack_cold, rewrite_sparse
+from casstore.actions.registry import trash
 from casstore.actions.saving import drafts
 from casstore.actions.saving.delete import Deleted, sweep
 from casstore.actions.saving.finish import finish_saves
@@ -69,10 +71,10 @@ class _Application:
 
     def run(self) -> GcReport:
         settle_directories(self._workspace)
+        first = self.sessions(), self.unfinished(), self.trash()
         deleted_bytes = self._catalog.upkeep.deleted_bytes()
         steps = (
-            self.sessions(),
-            self.unfinished(),
+            *first,
             self.directories(),
             self.quarantine(),
             self.strays(),
@@ -85,7 +87,8 @@ class _Application:
         self._catalog.tidy()
         return GcReport(
             steps, False, tuple(self._altered), self._strays_kept_in, tuple(self._left), self._plan.foreign,
-            tuple(self._quarantined), *self._would_free, self._quarantine_bytes,
+            tuple(self._quarantined), *self._would_free, self._quarantine_bytes, self._catalog.trash.count(),
+            self._plan.clock_moved_days,
         )  # fmt: skip
 
     def _drop_manifests(self) -> None:
@@ -141,6 +144,9 @@ class _Application:
             _log.info("model %s: latest written again", name)
             with self._workspace.name_lock(name):
                 latest.write(self._workspace, name)
+        for name in unfinished.alias_logs:
+            _log.info("model %s: the log of its aliases was completed", name)
+            alias_log.catch_up(self._workspace, name)
         return GcStep("unfinished work", unfinished.count)
 
     def _sweep(self, session: Session, deleted: Sequence[Deleted]) -> None:
@@ -154,6 +160,17 @@ class _Application:
             _log.info("%s: something that its deletion has left stays: %s", tag, error)
             if error.errno not in FULL:  # the name in `.deleted` may need a block; there is room when gc is done
                 self._note_left(error)
+
+    def trash(self) -> GcStep:
+        """Delete for good what has been in the trash for `trash_days`; later steps take what it alone needs."""
+        count, failures = trash.empty(self._workspace, self._plan.trash)
+        for tag, error in failures:
+            _log.info("%s: something that its deletion has left stays: %s", tag, error)
+            if error.errno not in FULL:
+                self._note_left(error)
+        if count:
+            _log.info("trash: %d versions taken for good", count)
+        return GcStep("trash", count)
 
     def directories(self) -> GcStep:
         """Take away the directories of versions that are not in use."""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from casstore.actions.directories.evict import eviction_rule, unleased
+from casstore.actions.registry import trash
 from casstore.actions.workspace import Workspace
 
 # A check costs a commit and, with 10,000 versions, some milliseconds; a gc may as well come ten minutes later.
@@ -50,7 +51,8 @@ def is_worthwhile(workspace: Workspace) -> bool:
     growth = workspace.catalog.upkeep.growth()
     # What the last gc could have evicted and did not, the next will not evict either: mostly altered directories.
     evictable = max(0, _evictable_bytes(workspace) - growth.left_bytes)
-    reclaimable = min(growth.deleted_bytes, growth.stored_bytes) + min(evictable, growth.loose_bytes)
+    deleted_bytes = growth.deleted_bytes + trash.due(workspace).size
+    reclaimable = min(deleted_bytes, growth.stored_bytes) + min(evictable, growth.loose_bytes)
     return reclaimable >= MUCH_BYTES or reclaimable >= max(SOME_BYTES, SHARE * growth.stored_bytes)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from casstore.actions import keeping
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.held import Held
 from casstore.actions.consistency.moments import check_nothing_is_missing
 from casstore.actions.consistency.strays import foreign_files, unnamed_files
@@ -26,11 +27,13 @@ from casstore.actions.directories.evict import (
 from casstore.actions.gc.report import GcOptions, GcReport, GcStep
 from casstore.actions.packs.estimate import packed_bytes
 from casstore.actions.packs.repack import needed_bytes, sparse_packs
+from casstore.actions.registry import trash
 from casstore.actions.saving import drafts
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.saving.finish import unfinished_saves, without_directory
 from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import ColdFile, Marks, SparsePack
+from casstore.catalog.trash import Due
 from casstore.errors import StoreError
 from casstore.storage import sessions
 from casstore.storage.container import Container
@@ -44,16 +47,19 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Unfinished:
     """What was interrupted after its commit: directories marked as evicting, the tombstones of deleted versions with
-    their manifests' ids, the ids of manifests without a name, and models whose file `latest` is not up to date."""
+    their manifests' ids, the ids of manifests without a name, models whose file `latest` is not up to date, and those
+    whose log of aliases lacks something."""
 
     evictions: tuple[Unsettled, ...]
     tombstones: tuple[tuple[str, Tag], ...]
     manifest_ids: tuple[str, ...]
     names: tuple[str, ...]
+    alias_logs: tuple[str, ...]
 
     @property
     def count(self) -> int:
-        return len(self.evictions) + len(self.tombstones) + len(self.manifest_ids) + len(self.names)
+        parts = (self.evictions, self.tombstones, self.manifest_ids, self.names, self.alias_logs)
+        return sum(map(len, parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +107,16 @@ class GcPlan:
     sessions: Sessions
     unfinished: Unfinished
     evictions: Evictions
+    trash: Due
     overdue: Overdue
     strays: tuple[Path, ...]
     foreign: tuple[str, ...]
     objects: Objects
+    trash_versions: int
+
+    @property
+    def clock_moved_days(self) -> int:
+        return round(self.trash.clock_moved_ns / (24 * 3600 * 1_000_000_000))
 
     def report(self) -> GcReport:
         """The report of a dry run."""
@@ -112,6 +124,7 @@ class GcPlan:
         steps = (
             GcStep("dead sessions", len(self.sessions.ids), self.sessions.freed_bytes),
             GcStep("unfinished work", self.unfinished.count),
+            GcStep("trash", len(self.trash.versions)),
             GcStep("idle directories", self.evictions.count, self.evictions.freed_bytes, len(self.evictions.altered)),
             GcStep("quarantine", self.overdue.count, self.overdue.freed_bytes),
             GcStep("stray files", len(self.strays)),
@@ -122,6 +135,7 @@ class GcPlan:
         return GcReport(
             steps, True, self.evictions.altered, foreign=self.foreign, evictable_bytes=objects.would_free[0],
             packable_bytes=objects.would_free[1], quarantine_bytes=self.overdue.kept_bytes,
+            trash_versions=self.trash_versions, clock_moved_days=self.clock_moved_days,
         )  # fmt: skip
 
 
@@ -133,7 +147,8 @@ def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
     needs is missing or cut short: then nothing may be removed.
     """
     _check_catalog_is_current(workspace)
-    with workspace.catalog.references.marked() as marks:
+    doomed = trash.due(workspace, everything=wishes.empty_trash)
+    with workspace.catalog.references.marked([version_id for version_id, _ in doomed.versions]) as marks:
         check_nothing_is_missing(workspace, marks)
         dead = tuple(sessions.dead_ids(workspace.layout))
         freed = sum(tree_bytes(workspace.layout.session(each)) for each in dead)
@@ -147,27 +162,42 @@ def plan(workspace: Workspace, wishes: GcOptions, *, measured: bool) -> GcPlan:
         marks.leave(without_directory(workspace, unfinished.manifest_ids))
         marks.hold(Held(workspace, set(overdue.pruned)).unseen())
         objects = _objects(workspace, marks, wishes, measured=measured)
-    return GcPlan(wishes, Sessions(dead, freed), unfinished, evictions, overdue, strays, foreign, objects)
+    left = workspace.catalog.trash.count() - len(doomed.versions)
+    return GcPlan(
+        wishes, Sessions(dead, freed), unfinished, evictions, doomed, overdue, strays, foreign, objects, left
+    )  # fmt: skip
 
 
 def _check_catalog_is_current(workspace: Workspace) -> None:
     """Raise StoreError if an old catalog has been put back: what it does not know may be the only copy."""
     layout, catalog = workspace.layout, workspace.catalog
-    unknown = []
-    for tag, manifest_id, path in list(layout.standing_manifests()):  # listed before the catalog is read
-        row = catalog.versions.find(tag)
-        if row is None or row.manifest_id != manifest_id:
-            unknown.append((manifest_id, path))
+    # A deletion into the trash changes the row, then moves the manifest; one that is for good as below.
+    trashed = layout.trashed_ids()
+    held = catalog.trash.holds(trashed)
+    unknown: list[tuple[Tag | None, str, Path]] = [
+        (None, each, layout.trashed_manifest(each)) for each in trashed if each not in held
+    ]
+    unknown += [each for each in list(layout.standing_manifests()) if not _is_version(workspace, *each[:2])]
     # A deletion adds the tombstone, then removes the manifest, then the tombstone, so look in this order.
     dead = {manifest_id for manifest_id, _ in catalog.deletions.tombstones()}
-    for manifest_id, path in unknown:
-        if manifest_id not in dead and path.exists():
+    for tag, manifest_id, path in unknown:
+        # Bringing back adds the tombstone, then the manifest, then gives the version its name and drops the tombstone.
+        if manifest_id not in dead and not _is_version(workspace, tag, manifest_id) and path.exists():
             raise StoreError(
                 f"{path} is the manifest of a saved version that the catalog does not know, so the catalog is "
                 f"older than the store; gc removed nothing. Put the newer {layout.catalog.name} back, or "
                 "make a new one with `casstore repair --rebuild-catalog`; to give up a version whose manifest "
                 "that cannot read, move the manifest away"
             )
+
+
+def _is_version(workspace: Workspace, tag: Tag | None, manifest_id: str) -> bool:
+    """Whether that is the manifest of the version of this tag; None for any."""
+    versions = workspace.catalog.versions
+    if tag is None:
+        return bool(versions.by_manifest([manifest_id]))
+    row = versions.find(tag)
+    return row is not None and row.manifest_id == manifest_id
 
 
 def _unfinished(workspace: Workspace) -> Unfinished:
@@ -179,7 +209,7 @@ def _unfinished(workspace: Workspace) -> Unfinished:
     tags = [*(tag for _, tag in tombstones), *catalog.versions.by_manifest(manifest_ids).values()]
     written = {tag.name for tag in tags}
     names = (name for name in catalog.versions.names() if name not in written and latest.is_stale(workspace, name))
-    return Unfinished(evictions, tombstones, manifest_ids, tuple(names))
+    return Unfinished(evictions, tombstones, manifest_ids, tuple(names), tuple(alias_log.behind(workspace)))
 
 
 def _overdue(workspace: Workspace, wishes: GcOptions) -> Overdue:

@@ -67,6 +67,11 @@ class GcReport(Shown):
         versions are alike.
     quarantine_bytes
         The bytes that stay in quarantine/ and drafts/.
+    trash_versions
+        How many deleted versions stay in the trash.
+    clock_moved_days
+        By how many days the clock has been set since the trash was last looked at; 0 for a clock that has gone on as it
+        should. The days of what is in the trash then count from now, and nothing in it is due.
     """
 
     steps: tuple[GcStep, ...]
@@ -79,6 +84,8 @@ class GcReport(Shown):
     evictable_bytes: int = 0
     packable_bytes: int = 0
     quarantine_bytes: int = 0
+    trash_versions: int = 0
+    clock_moved_days: int = 0
 
     @property
     def freed_bytes(self) -> int:
@@ -103,3 +110,4 @@ class GcOptions:
     evict_all: bool = False
     rewrite: bool = False
     empty_quarantine: bool = False
+    empty_trash: bool = False

@@ -21,6 +21,7 @@ class Findings:
     `chunks`: whose bytes cannot be read. `files`: loose files with a damaged or missing part that is a mere copy.
     `directories`: versions with the files of their directories that are not what was put there; `additions`: with
     what else is in them, which harms nothing.
+    `alias_logs`: paths of logs of aliases that are damaged, or do not say what the catalog says.
     `manifests`: versions whose manifest is missing or damaged. `records`: versions whose rows differ from it.
     """
 
@@ -30,6 +31,7 @@ class Findings:
     additions: dict[Tag, list[str]] = field(default_factory=dict)
     manifests: dict[Tag, str] = field(default_factory=dict)
     records: dict[Tag, str] = field(default_factory=dict)
+    alias_logs: dict[str, str] = field(default_factory=dict)
     read_chunks: int = 0
     read_bytes: int = 0
 

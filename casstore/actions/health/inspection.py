@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from casstore.actions.consistency import alias_log
 from casstore.actions.directories.standing import Standing
 from casstore.actions.health.containers import inspect_containers
 from casstore.actions.health.findings import Findings, Scope
@@ -33,6 +34,7 @@ def inspect(workspace: Workspace, progress: Progress, *, quick: bool, scope: Sco
     inspect_records(workspace, found, rows)
     if scope is None:
         found.records |= _forgotten(workspace)
+    found.alias_logs |= alias_log.faults(workspace, None if rows is None else {row.name for row in rows})
     inspect_directories(workspace, found, quick=quick, rows=rows)
     inspect_containers(workspace, found, progress, quick=quick, scope=scope)
     return found
@@ -68,15 +70,20 @@ def check_known(workspace: Workspace) -> None:
 def _forgotten(workspace: Workspace) -> dict[Tag, str]:
     found = {}
     for tag, manifest_id, path in list(workspace.layout.standing_manifests()):
-        row = workspace.catalog.versions.find(tag)
-        if row is None or row.manifest_id != manifest_id:
+        if not _is_known(workspace, tag, manifest_id):
             dead = {each for each, _ in workspace.catalog.deletions.tombstones()}
-            if manifest_id not in dead and _is_manifest_of(path, tag):
+            if manifest_id not in dead and _is_manifest_of(path, tag) and not _is_known(workspace, tag, manifest_id):
                 found[tag] = (
                     f"{path} is the manifest of a version that the catalog does not know; "
                     "`casstore repair --rebuild-catalog` makes it anew"
                 )
     return found
+
+
+def _is_known(workspace: Workspace, tag: Tag, manifest_id: str) -> bool:
+    """Whether the version has it after all: one that has just been brought back from the trash."""
+    row = workspace.catalog.versions.find(tag)
+    return row is not None and row.manifest_id == manifest_id
 
 
 def _is_manifest_of(path: Path, tag: Tag) -> bool:

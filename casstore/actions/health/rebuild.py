@@ -1,8 +1,9 @@
 """Rebuilding the catalog from what stands beside it: packs and manifests describe themselves, loose files are named
 by their digest.
 
-The old catalog is not read. What only it knew is lost: settings, pins, when versions were last opened, and, where
-clocks were wrong, in which order versions of one name were committed; they are ordered by the times of their making.
+The old catalog is not read. What only it knew is lost: settings, pins, events, when versions were last opened, and,
+where clocks were wrong, in which order versions of one name were committed; they are ordered by the times of their
+making.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import msgpack
 
+from casstore.actions import elsewhere_file
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.containers import threads
@@ -58,12 +61,18 @@ class RebuildReport(Shown):
     recovered
         Those of `tags` that are new: of versions found beside others with the same tag, from deletions or saves that
         were cut short.
+    deleted
+        The tags of the deleted versions in its trash. Their days there count anew.
+    lost_aliases
+        One line for each alias that was not made, since the version that it meant is gone.
     """
 
     tags: tuple[str, ...]
     containers: int
     unreadable: tuple[str, ...]
     recovered: tuple[str, ...] = ()
+    deleted: tuple[str, ...] = ()
+    lost_aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +149,9 @@ def _replace(layout: Layout, rebuilt: Path) -> None:
 def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progress) -> RebuildReport:
     unreadable: list[Unreadable] = []
     recovered: list[str] = []
+    trashed = _trashed(layout, unreadable)  # first: one that is damaged is no reason to leave its other name out
     manifests = _manifests(layout, session, unreadable, recovered)
-    told = _recipes(manifest for _, manifest in manifests)
+    told = _recipes(manifest for _, manifest in (*manifests, *trashed.items()))
     of_deleted = _recipes(manifest for _, manifest in kept_manifests(layout))
     found, chooser, chosen = _contents(layout, told, of_deleted, progress, unreadable)
     disputed = {blob: chooser.right_one(recipes) for blob, recipes in told.items() if len(recipes) > 1}
@@ -149,9 +159,10 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     catalog = Catalog(path, machine.boot_id())
     try:
         catalog.restoring.add_containers((each.new, chosen.get(each.new.file_id, ())) for each in found)
-        for manifest_id, manifest in manifests:
-            known = _by_right_recipes(manifest, disputed)
-            catalog.restoring.add_version(known, manifest_id, _directory(layout, manifest))
+        for manifest_id, manifest in sorted((*manifests, *trashed.items()), key=_age):
+            known, is_deleted = _by_right_recipes(manifest, disputed), manifest_id in trashed
+            directory = None if is_deleted else _directory(layout, manifest)
+            catalog.restoring.add_version(known, manifest_id, directory, is_deleted=is_deleted)
         taken_in = {manifest_id for manifest_id, _ in manifests}
         not_read = {each.path for each in unreadable}
         catalog.restoring.add_tombstones(
@@ -160,13 +171,49 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             if manifest_id not in taken_in and path not in not_read
         )
         _take_in_policies(layout, catalog, unreadable)
+        lost_aliases = _aliases(layout, catalog, unreadable)
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
+        _put_elsewhere(layout, catalog, unreadable)
         adopt_instance(layout, catalog)
         catalog.tidy()
     finally:
         catalog.close()
     tags = tuple(str(manifest.tag) for _, manifest in manifests)
-    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered))
+    deleted = tuple(str(manifest.tag) for manifest in trashed.values())
+    return RebuildReport(tags, len(found), tuple(map(str, unreadable)), tuple(recovered), deleted, lost_aliases)
+
+
+def _put_elsewhere(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
+    """Take the names in of versions that only a remote has."""
+    try:
+        for each in elsewhere_file.read(layout):
+            if catalog.versions.find(each.tag) is None:  # its deletion was cut short, or it was pulled again
+                catalog.remotes.put_elsewhere(each, lambda _: None)
+    except (IntegrityError, OSError) as error:
+        files.raise_unless_damage(error)
+        advice = "; `casstore list --remote` shows what is there, and `casstore pull` fetches it"
+        unreadable.append(Unreadable(layout.elsewhere, f"{error}{advice}"))
+
+
+def _aliases(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> tuple[str, ...]:
+    """Take in what the logs of aliases say; returns one line for each alias whose version is gone."""
+    lost = []
+    for name in sorted(alias_log.logged_names(layout)):
+        path = layout.alias_log(name)
+        try:
+            found = alias_log.read(layout, name)
+        except OSError as error:
+            files.raise_unless_damage(error)
+            unreadable.append(Unreadable(path, str(error)))
+            continue
+        if found.damaged:
+            reason = f"{found.damaged:,} damaged lines were passed over; `casstore repair` writes it again without them"
+            unreadable.append(Unreadable(path, reason))
+        lost += [
+            f"{name}@{move.alias} was not made: it meant {move.tag}, which is gone"
+            for move in catalog.aliases.restore(name, found.moves)
+        ]
+    return tuple(lost)
 
 
 def _take_in_policies(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
@@ -277,14 +324,31 @@ def _manifests(
         files.rename(each.path, layout.quarantine / f"{new_id()}.{each.path.name}")
         found[tag] = _Standing(each.manifest_id, target, False, manifest)
         recovered.append(str(tag))
-    return [
-        (each.manifest_id, each.manifest)
-        for each in sorted(found.values(), key=lambda each: (each.manifest.created_at_ns, each.manifest.tag))
-    ]
+    return sorted(((each.manifest_id, each.manifest) for each in found.values()), key=_age)
+
+
+def _age(row: tuple[str, Manifest]) -> tuple[int, Tag, str]:
+    """By which versions are ordered, oldest first."""
+    return row[1].created_at_ns, row[1].tag, row[0]
+
+
+def _trashed(layout: Layout, unreadable: list[Unreadable]) -> dict[str, Manifest]:
+    """The manifests of deleted versions that can be brought back, by id."""
+    found = {}
+    for manifest_id in layout.trashed_ids():
+        path = layout.trashed_manifest(manifest_id)
+        try:
+            found[manifest_id] = Manifest.unpack(read_manifest_file(path))
+        except (IntegrityError, OSError) as error:
+            files.raise_unless_damage(error)
+            kept = layout.quarantine / f"{new_id()}.{manifest_id}"
+            files.rename(path, kept)
+            unreadable.append(Unreadable(path, str(error), kept))
+    return found
 
 
 def _readable(layout: Layout, unreadable: list[Unreadable]) -> Iterator[_Standing]:
-    deleted = set(kept_ids(layout))
+    deleted = {*kept_ids(layout), *layout.trashed_ids()}
     standing = [(manifest_id, path, tag) for tag, manifest_id, path in layout.standing_manifests()]
     pending = [(path.name, path, None) for path in layout.pending_manifests.iterdir() if is_file_id(path.name)]
     for manifest_id, path, tag in [*sorted(standing), *sorted(pending)]:

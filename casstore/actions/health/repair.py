@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.takeup import take_up
 from casstore.actions.directories.materialize import mend
 from casstore.actions.directories.standing import Standing, Whose
@@ -62,6 +63,8 @@ class RepairReport(Shown):
         now the catalog knows them.
     unread
         One line for each thing below the sources that could not be searched.
+    alias_logs
+        Names of models whose log of aliases was damaged, and has been written again.
     """
 
     healed: tuple[Damage, ...]
@@ -72,6 +75,7 @@ class RepairReport(Shown):
     made: tuple[str, ...] = ()
     taken_up: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    alias_logs: tuple[str, ...] = ()
 
     @property
     def is_sound(self) -> bool:
@@ -116,6 +120,7 @@ class _Repair:
         found.records.clear()
         if (kept := policy_log.write_again(self._workspace)) is not None:
             self._quarantined.append(str(kept))
+        alias_logs = self._write_alias_logs()
         taken = take_up(self._workspace)
         brought = self._catalog.references.dependents(set(taken.chunks), set())
         inspected = {row.id for row in self._catalog.versions.select()}
@@ -151,7 +156,18 @@ class _Repair:
             made=tuple(dict.fromkeys(self._workspace.made)),
             taken_up=tuple(map(str, taken.paths)),
             unread=tuple(healed.unread),
+            alias_logs=alias_logs,
         )
+
+    def _write_alias_logs(self) -> tuple[str, ...]:
+        written = {}
+        for path in alias_log.faults(self._workspace):
+            name = Path(path).stem
+            kept = alias_log.write_again(self._workspace, name)
+            if kept is not None:
+                self._quarantined += map(str, kept)
+                written[name] = path
+        return tuple(written)
 
     def _restore_records(self, found: Findings) -> None:
         """The manifest is right where the catalog differs: it is checksummed, and never written twice."""

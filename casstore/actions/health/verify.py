@@ -53,7 +53,7 @@ class VerifyReport(Shown):
         Files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
     damaged_copies
         Paths of redundant files that are damaged, altered or missing, while what they say is safe elsewhere: copies of
-        files, directories' files, manifests.
+        files, directories' files, manifests, logs of aliases.
     damaged_records
         Tags of which the catalog does not say what their manifests say.
     reasons
@@ -71,6 +71,8 @@ class VerifyReport(Shown):
         Directories in quarantine/ with what was found changed or added, which gc removes after `keep_days`.
     tags
         The versions that were asked for, which all this is about then; none where it was everything.
+    damaged_trash
+        Files of deleted versions that would be damaged if these were brought back.
     """
 
     chunks: int
@@ -85,11 +87,12 @@ class VerifyReport(Shown):
     added_files: tuple[str, ...] = ()
     kept_files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    damaged_trash: tuple[Damage, ...] = ()
 
     @property
     def is_sound(self) -> bool:
         """Whether nothing is damaged."""
-        return not (self.damage or self.damaged_copies or self.damaged_records)
+        return not (self.damage or self.damaged_copies or self.damaged_records or self.damaged_trash)
 
     @property
     def damaged_tags(self) -> list[str]:
@@ -133,12 +136,13 @@ def verify(
         added_files=tuple(str(layout.model(tag) / path) for tag, paths in found.additions.items() for path in paths),
         kept_files=tuple(map(str, kept_files(layout))),
         tags=tags,
+        damaged_trash=tuple(lost_files(workspace, found, deleted=True)) if scope is None else (),
     )
 
 
 def _damaged_copies(layout: Layout, found: Findings) -> dict[str, str]:
     """By path, the reason for each redundant file that is not what it should be: copies, files of directories,
-    manifests."""
+    manifests, logs of aliases."""
     copies = {container.path(layout): reason for container, reason in found.files.items()}
     for tag, paths in found.directories.items():
         for path in paths:
@@ -149,7 +153,7 @@ def _damaged_copies(layout: Layout, found: Findings) -> dict[str, str]:
             )
     for tag, reason in found.manifests.items():
         copies[f"{layout.manifests / tag.name}/{tag.version}"] = reason
-    return copies
+    return {**copies, **found.alias_logs}
 
 
 def _unknown_holders(workspace: Workspace, found: Findings) -> list[str]:
@@ -160,7 +164,7 @@ def _unknown_holders(workspace: Workspace, found: Findings) -> list[str]:
     return [f"{path} {advice}" for path in holders(workspace, found.chunks)]
 
 
-def lost_files(workspace: Workspace, found: Findings) -> list[Damage]:
-    """The files of versions that the damaged chunks make unreadable."""
-    affected = workspace.catalog.references.dependents(set(found.chunks), set())
+def lost_files(workspace: Workspace, found: Findings, *, deleted: bool = False) -> list[Damage]:
+    """The files of versions, or of deleted ones in the trash, that the damaged chunks make unreadable."""
+    affected = workspace.catalog.references.dependents(set(found.chunks), set(), deleted=deleted)
     return [Damage(str(tag), path) for tag, path in affected]

@@ -23,6 +23,7 @@ from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import pack
 from casstore.storage.coding import delta
 from casstore.storage.coding.codec import Encoding
+from casstore.storage.coding.memory import give_freed_memory_back
 from casstore.storage.container import MAX_DELTA_LINKS, Container, Kind, Location
 from casstore.storage.objects import Objects
 from casstore.storage.pack import PackEntry
@@ -229,6 +230,7 @@ class Receiving:
         self.workspace.catalog.commits.store([new], self._lost, self._lost_containers)
         self._here, self._checked = {}, 0
         self._objects.close()
+        give_freed_memory_back()
 
     def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
         here = {digest: self._here[digest] for digest in digests if digest in self._here}

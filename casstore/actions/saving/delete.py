@@ -1,4 +1,4 @@
-"""Deleting versions: first the rows, then the directories; the next gc removes the bytes."""
+"""Deleting versions: first the rows, then the directories; a gc removes the bytes, once they are not in the trash."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from casstore.actions import keeping
+from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import keep_all
 from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
@@ -23,8 +25,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """A version whose rows are gone and that has a tombstone. `recorded`: the stamps of its files, if they are still
-    known."""
+    """A version that has no name any more and that has a tombstone. `recorded`: the stamps of its files, if they are
+    still known."""
 
     manifest_id: str
     tag: Tag
@@ -48,11 +50,13 @@ def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
     return [list(group) for group in found.values()]
 
 
-def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
-    """Delete versions of one name: all of them in one transaction, or none.
+def delete(workspace: Workspace, tags: Sequence[Tag], *, now: bool = False, with_aliases: bool = False) -> list[str]:
+    """Delete versions of one name, and their aliases if that is said: all of them in one transaction, or none. They go
+    to the trash, unless the setting trash_days is 0; with `now` for good.
 
     Returns the paths in quarantine/ of what was added to or changed in their directories. What fails after the commit
-    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, StoreLocked.
+    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, VersionAliased if one has
+    aliases, AliasProtected, StoreLocked.
     """
     name = tags[0].name
     with workspace.session() as session, workspace.name_lock(name):
@@ -64,7 +68,9 @@ def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
             recorded = None if standing is None else standing.recorded
             inodes[tag] = None if standing is None else standing.inode()
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
-        rows = workspace.catalog.deletions.delete(inodes)
+        for_good = now or not keeping.trash_ns(workspace)
+        with alias_log.changing(workspace, name) if with_aliases else contextlib.nullcontext():
+            rows = workspace.catalog.deletions.delete(inodes, for_good=for_good, with_aliases=with_aliases)
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
@@ -80,11 +86,15 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
     """Take away what deleted versions of one name left (directories, manifests, tombstones), with one sync for all.
     The name's lock must be held.
 
-    A version of which something cannot be taken away keeps its tombstone, and is among the failures.
+    A version of which something cannot be taken away keeps its tombstone, and is among the failures. One that has none
+    any more is left alone: it may have been brought back.
     """
     swept = Swept()
     gone = []
+    buried = {manifest_id for manifest_id, _ in workspace.catalog.deletions.tombstones()}
     for each in deleted:
+        if each.manifest_id not in buried:
+            continue
         try:
             swept.kept.extend(_take_away(workspace, session, each))
             gone.append(each)
@@ -112,7 +122,8 @@ def _forget(workspace: Workspace, gone: Sequence[Deleted], swept: Swept) -> None
     """Move the manifests away, and drop the tombstones once no directory and no manifest can come back."""
     directory = workspace.layout.model(gone[0].tag).parent
     files.sync_directory(directory if directory.exists() else workspace.layout.models)
-    failures = keep_all(workspace.layout, [(each.tag, each.manifest_id) for each in gone])
+    trashed = workspace.catalog.trash.holds([each.manifest_id for each in gone])
+    failures = keep_all(workspace.layout, [(each.tag, each.manifest_id) for each in gone], trashed)
     swept.failures.extend(failures)
     failed = {tag for tag, _ in failures}
     workspace.catalog.deletions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)

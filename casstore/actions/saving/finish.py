@@ -44,10 +44,11 @@ def finish_saves(workspace: Workspace, manifest_ids: Iterable[str]) -> None:
     """
     pending = list(manifest_ids)
     committed = workspace.catalog.versions.by_manifest(pending)
+    trashed = workspace.catalog.trash.holds(pending)
     for manifest_id in pending:
         if manifest_id in committed:
             _finish(workspace, committed[manifest_id], manifest_id)
-        else:
+        elif manifest_id not in trashed or workspace.layout.trashed_manifest(manifest_id).exists():
             files.remove_file(workspace.layout.pending_manifest(manifest_id))
 
 

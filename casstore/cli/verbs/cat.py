@@ -35,7 +35,7 @@ def cat(options: Options, tag: str, file: str, remote: str | None) -> None:
     """Write one file of a version to stdout, its bytes as they are.
 
     FILE is its path in the version, as `casstore ls TAG` lists it. It is read straight from the store, every byte
-    checked on its way; no directory is made.
+    checked on its way; no directory is made. Of a version that only a remote has, the file alone is fetched.
     """
     context = click.get_current_context()
     if options.json:
@@ -45,9 +45,8 @@ def cat(options: Options, tag: str, file: str, remote: str | None) -> None:
             with store.remote(remote or None) as there:
                 _write(context, there.get(tag), file)
             return
-        with tag_first(context, store, tag, file):
-            model = store.get(tag)
-        _write(context, model, file)
+        with tag_first(context, store, tag, file), store.look(tag) as model:
+            _write(context, model, file)
 
 
 def _write(context: click.Context, model: casstore.Model | casstore.RemoteModel, file: str) -> None:

@@ -33,7 +33,9 @@ Examples:
   casstore delete bert:v1
   casstore delete bert:v1 bert:v2 --dry-run    what both together would free
   casstore delete bert:v1 bert:v2 --yes
-  casstore delete --all-versions-of bert --yes && casstore gc
+  casstore undelete bert:v1                    brings it back, for some days
+  casstore delete --all-versions-of bert --yes --now && casstore gc
+  casstore delete bert:v1 --drop-aliases       also one that an alias means, such as bert@old
   casstore delete bert:v1 --remote && casstore remote gc
 """
 _MAX_LISTED = 10
@@ -45,44 +47,49 @@ _MAX_LISTED = 10
     "--all-versions-of", "name", metavar="NAME", shell_complete=complete_name, help="Every version of this model."
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would go, and what that would free.")
+@click.option("--now", is_flag=True, help="Delete for good, past the trash.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask; needed where there is no terminal to ask on.")
+@click.option("--drop-aliases", is_flag=True, help="Delete their aliases, too; else a version that has any stays.")
 @remote_option("Delete them in a remote, and leave what is here.")
 @common_options
 @pass_options
-def delete(
-    options: Options, tags: tuple[str, ...], name: str | None, dry_run: bool, yes: bool, remote: str | None
-) -> None:
+def delete(options: Options, /, tags: tuple[str, ...], name: str | None, remote: str | None, **how: bool) -> None:
     """Delete versions, each by its full tag.
 
-    It shows what would go (size, age, labels, pins) and asks. Directories go at once, bytes at the next `casstore gc`.
+    It shows what would go (size, age, labels, pins, aliases) and asks. Directories go at once. The versions go to the
+    trash: `casstore undelete` brings one back, until `casstore gc` takes it for good, the days of trash_days later, or
+    with --empty-trash. With --now their bytes go at the next `casstore gc`. One that an alias means stays, unless
+    --drop-aliases is said.
     A version that others share bytes with can be deleted: the others keep what they need. Those of one model go in one
     step: where it is interrupted, all of them are gone or none. One that cannot be deleted is named, and the others go
     all the same. Exit code 3: some were deleted and some were not.
     """
-    context = click.get_current_context()
+    context, dry_run, now, yes = click.get_current_context(), how["dry_run"], how["now"], how["yes"]
     if not tags and name is None:
         raise click.UsageError("say what to delete: a TAG or more, or --all-versions-of NAME", context)
     if not yes and not dry_run and not sys.stdin.isatty():
         raise click.UsageError("delete asks first, and there is no terminal to ask on; add --yes", context)
     if remote is not None:
-        if name is not None:
-            raise click.UsageError("--remote takes tags, not --all-versions-of", context)
+        if name is not None or now:
+            raise click.UsageError("--remote takes tags, not --all-versions-of or --now", context)
         delete_there(options, remote, _distinct([*tags]), dry_run=dry_run, ask=not yes)
         return
     with options.open_store() as store:
         doomed = _distinct([*tags, *_versions_of(store, name)])
         if dry_run:
-            _show_plan(options, store, doomed)
+            for_good = now or _has_no_trash(store)
+            _show_plan(options, store, doomed, for_good=for_good, may_drop=how["drop_aliases"])
             return
         refused: dict[str, Exception] = {}
         if not yes:
             names = _only_names(store, doomed)
             models, refused = _look(store, [tag for tag in doomed if tag not in names])
             doomed = [tag for tag in doomed if tag in models or tag in names]
-            if doomed and not _confirm(list(models.values()), refused, len(doomed)):
+            if doomed and not _confirm(list(models.values()), refused, len(doomed), may_drop=how["drop_aliases"]):
                 raise click.ClickException("nothing was deleted")
-        deleted, quarantined, failures = _delete(store, doomed)
+        deleted, quarantined, failures = _delete(store, doomed, now=now, drop_aliases=how["drop_aliases"])
         failures = {**refused, **failures}
+        for_good = now or _has_no_trash(store)
     if options.json:
         failed = [{"tag": tag, **exits.as_document(error)} for tag, error in failures.items()]
         show_json({"deleted": deleted, "quarantined": quarantined, "failed": failed})
@@ -94,7 +101,13 @@ def delete(
     for path in quarantined:
         hint(options, f"kept in {path}, since it was not the version's own")
     if deleted:
-        hint(options, "`casstore gc` gives their space back")
+        hint(
+            options,
+            "`casstore gc` gives their space back"
+            if for_good
+            else "`casstore undelete` brings them back; `casstore gc --empty-trash` gives the space of all that is in "
+            "the trash back at once",
+        )
     if failures:
         codes = {exits.exit_code(error) for error in failures.values()}
         alone = codes.pop() if len(codes) == 1 else exits.ExitCode.FAILED
@@ -114,7 +127,7 @@ def _versions_of(store: casstore.Store, name: str | None) -> list[str]:
         return []
     models = store.list(name)
     if not models:
-        store.get(name)  # raises TagNotFound with the nearest name
+        store.get(name, pull=False)  # raises TagNotFound with the nearest name
     return [str(model.tag) for model in models]
 
 
@@ -139,8 +152,14 @@ def _only_names(store: casstore.Store, tags: list[str]) -> list[str]:
     return found
 
 
-def _show_plan(options: Options, store: casstore.Store, tags: list[str]) -> None:
+def _has_no_trash(store: casstore.Store) -> bool:
+    return store.settings()["trash_days"] == "0"
+
+
+def _show_plan(options: Options, store: casstore.Store, tags: list[str], *, for_good: bool, may_drop: bool) -> None:
     models = [store.exact(tag) for tag in tags]
+    if not may_drop:
+        _warn_of_aliases(models)
     usage = store.stats(tags)
     freed, later = usage.frees_bytes or 0, usage.frees_at_rewrite_bytes or 0
     if options.json:
@@ -148,25 +167,26 @@ def _show_plan(options: Options, store: casstore.Store, tags: list[str]) -> None
         show_json({"would_delete": names, "frees_bytes": freed, "frees_at_rewrite_bytes": later})
         return
     if is_screen():
-        _list(models)
+        _list(models, may_drop=True)  # of which it has been said already
     show_fields({"versions": len(models), "frees": Bytes(freed), "frees.later": Bytes(later)})
     hint(
         options,
-        "frees: in all, with the next `casstore gc`; later: of that, what only `casstore gc --rewrite` frees now",
+        f"frees: in all, with {'the next `casstore gc`' if for_good else '`casstore gc --empty-trash`, or in time'}; "
+        "later: of that, what only `casstore gc --rewrite` frees now",
     )
 
 
-def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception], count: int) -> bool:
+def _confirm(models: list[casstore.Model], refused: Mapping[str, Exception], count: int, *, may_drop: bool) -> bool:
     """Show what would go, and ask."""
     for error in refused.values():
         say(f"not deleted: {printable(exits.message(error))}")
     if models:
-        _list(models)
+        _list(models, may_drop=may_drop)
     question = "this version" if count == 1 else f"these {count:,} versions"
     return click.confirm(f"Delete {question}?", err=True)
 
 
-def _list(models: list[casstore.Model]) -> None:
+def _list(models: list[casstore.Model], *, may_drop: bool) -> None:
     """Show versions with what may make one think again."""
     rows = [(str(m.tag), human_bytes(m.size), f"saved {age(m.created_at)}", as_text(m.labels, for_screen=True))
             for m in models[:_MAX_LISTED]]  # fmt: skip
@@ -181,9 +201,21 @@ def _list(models: list[casstore.Model]) -> None:
         more_pinned = f" and {len(pinned) - _MAX_LISTED:,} more" if len(pinned) > _MAX_LISTED else ""
         text = f"{', '.join(pinned[:_MAX_LISTED])}{more_pinned}: pinned, so a user wants to keep it at hand"
         say(styled("warning: ", fg="yellow", bold=True) + text)
+    if not may_drop:
+        _warn_of_aliases(models)
 
 
-def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str], dict[str, Exception]]:
+def _warn_of_aliases(models: list[casstore.Model]) -> None:
+    named = [f"{model.name}@{alias}, which means {model.tag}" for model in models for alias in model.aliases]
+    if named:
+        more_named = f" and {len(named) - _MAX_LISTED:,} more" if len(named) > _MAX_LISTED else ""
+        text = f"{'; '.join(named[:_MAX_LISTED])}{more_named}: what has an alias goes only with --drop-aliases"
+        say(styled("warning: ", fg="yellow", bold=True) + text)
+
+
+def _delete(
+    store: casstore.Store, tags: list[str], *, now: bool, drop_aliases: bool
+) -> tuple[list[str], list[str], dict[str, Exception]]:
     deleted: list[str] = []
     quarantined: list[str] = []
     failures: dict[str, Exception] = {}
@@ -192,7 +224,7 @@ def _delete(store: casstore.Store, tags: list[str]) -> tuple[list[str], list[str
         while pending:
             group = pending.pop(0)
             try:
-                quarantined += store.delete(group)
+                quarantined += store.delete(group, now=now, drop_aliases=drop_aliases)
                 deleted += group
             except (casstore.CasstoreError, OSError) as error:
                 if len(group) == 1:

@@ -34,8 +34,8 @@ def evict(options: Options, tags: tuple[str, ...], name: str) -> None:
     """Leave versions to a remote, but for their names.
 
     All that they need is looked for there first. Whatever asks for such a version, as `casstore path TAG` does, pulls
-    it again. The newest version of a name, one that is pinned, and one in use by a process stay. The next `casstore gc`
-    gives the space back.
+    it again. The newest version of a name, one that is pinned or aliased, and one in use by a process stay. The next
+    `casstore gc` gives the space back.
     """
     with options.open_store() as store:
         given_up = store.evict(tags, to_remote=name or None)

@@ -20,6 +20,7 @@ Examples:
   casstore export bert:v1 bert.tar.zst         the name says the format
   casstore export bert:v1 bert.bentomodel      for BentoML
   casstore export bert runs.casmodel --all     every version, in the least space
+  casstore export bert@prod --aliases          with the aliases that mean it
   casstore export bert:v1 - --format tar | ssh host casstore import -
 """
 
@@ -37,10 +38,11 @@ Examples:
     help="Another version for the same .casmodel. Repeatable.",
 )
 @click.option("--all", "every", is_flag=True, help="Every version of the name; TAG is a name alone.")
+@click.option("--aliases", is_flag=True, help="Put in what aliases mean these versions; a .casmodel alone can hold it.")
 @common_options
 @pass_options
 def export(
-    options: Options, tag: str, path: str, archive_format: str | None, others: tuple[str, ...], every: bool
+    options: Options, /, tag: str, path: str, archive_format: str | None, others: tuple[str, ...], **which: bool
 ) -> None:
     """Write a version to an archive, which `casstore import` and, but for .casmodel and .tar.zst, BentoML read.
 
@@ -59,13 +61,13 @@ def export(
         raise click.UsageError("--json and the archive cannot both go to stdout", context)
     with options.open_store() as store, progress_bar(options) as progress:
         tags = [tag, *others]
-        if every:
+        if which["every"]:
             tags = [str(model.tag) for model in store.list(tag)] + list(others)
             if not tags:
                 tags = [tag]  # and export says what there is
         target = sys.stdout.buffer if path == "-" else path
         with tag_first(context, store, tag, path):
-            written = store.export(tags, target, format=archive_format, progress=progress)
+            written = store.export(tags, target, format=archive_format, aliases=which["aliases"], progress=progress)
     if path == "-":
         return
     if options.json:

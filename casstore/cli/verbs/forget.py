@@ -67,8 +67,9 @@ def forget(
     as where a clock was ahead, is kept by every rule that goes by age. metrics.f1 is the number metrics.f1 in the
     metadata, or else f1; params.x likewise, and metadata.PATH is just that.
 
-    What several of the versions need comes back with the last of them, so that the column FREES adds up to what really
-    comes back. Those of one name go in one step. Rules that keep nothing of a name are refused.
+    The others go to the trash, from where `casstore undelete` brings them back; their space comes back when gc takes
+    them from there. What several of them need comes back with the last of them, so that the column FREES adds up.
+    Those of one name go in one step. Rules that keep nothing of a name are refused.
 
     In a pipe: keep or forget, tag, UTC time, bytes, bytes freed, and the reasons.
     """
@@ -165,4 +166,8 @@ def _hint(options: Options, plan: casstore.ForgetPlan, *, dry_run: bool) -> None
     if dry_run and plan.forgotten:
         hint(options, "nothing was changed; the same without --dry-run does it")
     elif plan.forgotten:
-        hint(options, "`casstore gc` gives their space back")
+        hint(
+            options,
+            "`casstore undelete` brings one back; `casstore gc --empty-trash` gives the space of all that is in the "
+            "trash back at once",
+        )

@@ -10,7 +10,7 @@ import click
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, human_bytes, printable, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, human_bytes, plural, printable, show_json, show_table
 from casstore.cli.progress import progress_bar
 
 _EXAMPLES = """\b
@@ -18,7 +18,7 @@ Examples:
   casstore gc --dry-run                        what would go, changing nothing
   casstore gc
   casstore gc --evict-all                      directories in recent use too: each is made again when asked for
-  casstore gc --evict-all --rewrite            all that can be had
+  casstore gc --evict-all --rewrite --empty-trash    all that can be had
 """
 _MAX_LISTED = 5
 _WORTH_SAYING_BYTES = 1 << 20
@@ -31,7 +31,7 @@ _ESTIMATED = ("rewritten", "packed")
 @click.option(
     "--evict-all",
     is_flag=True,
-    help="Take away the directory of every version that is neither pinned nor in use, also new and recent ones.",
+    help="Take away the directory of every version that is not pinned, aliased or in use, also new and recent ones.",
 )
 @click.option(
     "--rewrite",
@@ -45,6 +45,11 @@ _ESTIMATED = ("rewritten", "packed")
     "through it first.",
 )
 @click.option(
+    "--empty-trash",
+    is_flag=True,
+    help="Take all deleted versions for good, not only those whose trash_days have passed.",
+)
+@click.option(
     "--auto",
     is_flag=True,
     help="As saves start it: at low priority, and only where the setting auto_gc is on, CASSTORE_AUTO_GC is not 0, "
@@ -56,8 +61,8 @@ _ESTIMATED = ("rewritten", "packed")
 def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, **wishes: bool) -> None:
     """Give back space: what no version needs, and idle directories.
 
-    A directory goes unless its version is the newest of its name, pinned, in use by a process that lives, or was
-    saved or opened in the last days (the setting keep_days). The version stays, and makes its directory again when
+    A directory goes unless its version is the newest of its name, pinned, aliased, in use by a process that lives, or
+    was saved or opened in the last days (the setting keep_days). The version stays, and makes its directory again when
     asked for; what only idle directories held is packed, as differences between versions where it can be.
     With -vv each directory that stays is named, with the reason.
 
@@ -65,6 +70,7 @@ def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, *
     policies          versions that a stored policy no longer keeps (`casstore policy`); only where there is one
     dead sessions     what processes left that were killed
     unfinished work   what was cut short after its version was saved or deleted
+    trash             versions deleted trash_days ago; with --empty-trash all deleted ones
     idle directories  of versions; frees what has no other link
     quarantine        what an earlier gc or sync-tree --prune moved there, keep_days ago, and kept drafts as old
     stray files       that belong to nothing: moved to quarantine/ for keep_days
@@ -116,6 +122,8 @@ def _show_as_json(report: casstore.GcReport) -> None:
             "quarantine_bytes": report.quarantine_bytes,
             "evictable_bytes": report.evictable_bytes,
             "packable_bytes": report.packable_bytes,
+            "trash_versions": report.trash_versions,
+            "clock_moved_days": report.clock_moved_days,
         }
     )
 
@@ -163,6 +171,15 @@ def _hint(options: Options, report: casstore.GcReport, wishes: Mapping[str, bool
             f"quarantine/ and drafts/ hold {human_bytes(report.quarantine_bytes)}: what gc or sync-tree moved there, "
             "and kept drafts, for keep_days; the rest until `casstore gc --empty-quarantine`",
         )
+    if report.clock_moved_days:
+        hint(
+            options,
+            f"the clock has been set by {report.clock_moved_days:,} days since the trash was last looked at: nothing "
+            "in it went, and its trash_days count from now",
+        )
+    if report.trash_versions:
+        what = plural(report.trash_versions, "deleted version")
+        hint(options, f"{what} in the trash, for trash_days; `casstore gc --empty-trash` takes all of it now")
     would = report.evictable_bytes + report.packable_bytes
     if would >= _WORTH_SAYING_BYTES:
         held = f"hold {human_bytes(report.evictable_bytes)} that stands elsewhere too"

@@ -33,17 +33,19 @@ Examples:
     "unpickled when a program asks for them.",
 )
 @click.option("--no-materialize", is_flag=True, help="Make no directory until one is asked for; pack it at once.")
+@click.option("--aliases", is_flag=True, help="Move aliases to what they meant where it was made, if it says so.")
 @common_options
 @pass_options
 def import_archive(
-    options: Options, path: str, as_tag: str | None, archive_format: str | None, trust: bool, no_materialize: bool
+    options: Options, /, path: str, as_tag: str | None, archive_format: str | None, **wishes: bool
 ) -> None:
     """Save the version that an archive holds, or every version of a .casmodel.
 
     PATH is an archive of any format that `casstore export` or `bentoml models export` writes, a directory with a
     model.yaml, a URL if the Python package fsspec is installed, or - for stdin. A version keeps its tag, labels,
     metadata and creation time, and takes its place among the versions of its name by that time. The very same version
-    imported twice is not an error; another one under a tag that is taken is, and changes nothing.
+    imported twice is not an error; another one under a tag that is taken is, and changes nothing. With --aliases an
+    alias that is here moves, unless it is protected.
 
     Nothing is unpacked outside the store, and what an archive claims is checked: one that would write elsewhere,
     expands out of proportion or is damaged is refused. A .casmodel whose import was cut short goes on from there when
@@ -54,8 +56,9 @@ def import_archive(
             sys.stdin.buffer if path == "-" else path,
             format=archive_format,
             as_tag=as_tag,
-            trust=trust,
-            materialize=not no_materialize,
+            trust=wishes["trust"],
+            materialize=not wishes["no_materialize"],
+            aliases=wishes["aliases"],
             progress=progress,
         )
     if options.json:

@@ -33,8 +33,7 @@ def ls(context: click.Context, options: Options, tag: str | None) -> None:
     if tag is None:
         context.invoke(list_versions, name=None, labels=())
         return
-    with options.open_store() as store:
-        model = store.get(tag)
+    with options.open_store() as store, store.look(tag) as model:
         if options.json:
             show_json({"tag": str(model.tag), "files": files(model)})
             return

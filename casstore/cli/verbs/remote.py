@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import (
     Bytes,
     Column,
+    age,
     hint,
     human_bytes,
     is_screen,
@@ -20,6 +22,7 @@ from casstore.cli.output import (
     show_fields,
     show_json,
     show_table,
+    utc,
 )
 from casstore.cli.progress import progress_bar
 from casstore.cli.remotes import complete_remote
@@ -31,7 +34,8 @@ Examples:
   casstore push bert:v1
   casstore remote gc --dry-run
 """
-_COLUMNS = (Column("NAME", fixed=True), Column("URL", fixed=True), Column(""))
+_MOST_PUSHES = 10
+_COLUMNS = (Column("NAME", fixed=True), Column("URL", whole=True), Column(""))
 
 
 @click.group(epilog=_EXAMPLES, subcommand_metavar="[add|list|show|remove|default|gc|repack|verify] ...")
@@ -127,16 +131,27 @@ def show(options: Options, name: str | None) -> None:
         show_fields(found)
 
 
-@remote.command("remove", epilog="\b\nExample:\n  casstore remote remove origin\n")
+@remote.command(
+    "remove",
+    epilog="\b\nExamples:\n  casstore remote remove origin\n"
+    "  casstore remote remove origin --force        it has moved: add it again under its name\n",
+)
 @click.argument("name", metavar="NAME", shell_complete=complete_remote)
+@click.option("--force", is_flag=True, help="Also where evicted versions are only there; their names stay.")
 @common_options
 @pass_options
-def remove(options: Options, name: str) -> None:
-    """Forget a remote; what stands there stays as it is."""
+def remove(options: Options, name: str, force: bool) -> None:
+    """Forget a remote; what stands there stays as it is.
+
+    A remote that alone has versions which were evicted stays, unless another remote of the store is at the same place,
+    or with --force. They can be had again once a remote that has them is added under this name.
+    """
     with options.open_store() as store:
-        store.remove_remote(name)
+        alone = store.remove_remote(name, force=force)
     if options.json:
-        show_json({"removed": name})
+        show_json({"removed": name, "elsewhere": list(alone)})
+    if alone:
+        hint(options, f"{plural(len(alone), 'version')} can be had again once a remote that has them is called {name}")
 
 
 @remote.command("default", epilog="\b\nExample:\n  casstore remote default origin\n")
@@ -151,24 +166,39 @@ def default(options: Options, name: str) -> None:
         show_json({"default": name})
 
 
-@remote.command("gc", epilog="\b\nExamples:\n  casstore remote gc --dry-run\n  casstore remote gc origin\n")
+@remote.command(
+    "gc",
+    epilog="\b\nExamples:\n  casstore remote gc --dry-run\n  casstore remote gc origin\n"
+    "  casstore remote gc --give-up-after 1         end pushes that were killed\n",
+)
 @click.argument("name", metavar="[NAME]", required=False, shell_complete=complete_remote)
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option(
+    "--give-up-after",
+    "hours",
+    type=click.FloatRange(min=0, max=8760),
+    default=168,
+    metavar="HOURS",
+    help="End pushes that have brought nothing for so long; one that lives starts over.  [default: 168]",
+)
 @common_options
 @pass_options
-def gc(options: Options, name: str | None, dry_run: bool) -> None:
+def gc(options: Options, name: str | None, dry_run: bool, hours: float) -> None:
     """Give back what no version there needs.
 
     Others may push to it meanwhile. What nothing needs is published first, and removed once every push that is under
     way has taken note of it, by this run or by a later one. A push that has been silent for 7 days is revoked, and
-    starts over by itself. In a directory on a network file system, whose listings may be old, it takes ten minutes.
+    starts over by itself. One that was killed is waited for until then: push its version again, or give up earlier. In
+    a directory on a network file system, whose listings may be old, it takes ten minutes.
     """
     with options.open_store() as store, store.remote(name) as there:
-        done = there.gc(dry_run=dry_run)
+        done = there.gc(dry_run=dry_run, give_up_after=timedelta(hours=hours))
     if options.json:
         show_json({
             "packs": done.packs, "freed_bytes": done.freed_bytes, "condemned": done.condemned,
             "waiting": list(done.waiting), "revoked": list(done.revoked), "records": done.records, "dry_run": dry_run,
+            "pushes": [{"id": push.id, "by": push.by, "tags": list(push.tags), "opened_at": utc(push.opened_at),
+                        "heard_at": utc(push.heard_at)} for push in done.pushes],
         })  # fmt: skip
         return
     would = "would be " if dry_run or done.waiting else ""
@@ -178,8 +208,16 @@ def gc(options: Options, name: str | None, dry_run: bool) -> None:
             options,
             f"{plural(len(done.waiting), 'push is', 'pushes are')} under way, and must take note first: run it later",
         )
+        for push in done.pushes[:_MOST_PUSHES]:
+            what = ", ".join(push.tags[:5]) or "versions that are packed anew"
+            hint(options, f"  {what} by {push.by}: begun {age(push.opened_at)}, last heard of {age(push.heard_at)}")
+        hint(
+            options,
+            "of one that was killed, push the same version again from there, or give it up: `casstore remote gc "
+            f"{name or ''}{' ' if name else ''}--give-up-after HOURS`",
+        )
     if done.revoked:
-        hint(options, f"revoked, since nothing came of it for 7 days: {plural(len(done.revoked), 'push', 'pushes')}")
+        hint(options, f"revoked, since nothing came of it for long: {plural(len(done.revoked), 'push', 'pushes')}")
 
 
 @remote.command("repack", epilog="\b\nExample:\n  casstore remote repack && casstore remote gc\n")

@@ -68,6 +68,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
         "made_directories": list(report.made),
         "taken_up": list(report.taken_up),
         "unread": list(report.unread),
+        "alias_logs": list(report.alias_logs),
     }
     if rebuilt is not None:
         answer["rebuilt"] = {
@@ -75,6 +76,7 @@ def _as_json(report: casstore.RepairReport, rebuilt: casstore.RebuildReport | No
             "containers": rebuilt.containers,
             "unreadable": list(rebuilt.unreadable),
             "recovered_tags": list(rebuilt.recovered),
+            "lost_aliases": list(rebuilt.lost_aliases),
         }
     return answer
 
@@ -85,6 +87,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
         click.echo(f"rebuilt the catalog: {found}")
         for tag in rebuilt.recovered:
             click.echo(f"found beside another of its tag: {tag}")
+        for line in rebuilt.lost_aliases:
+            click.echo(f"alias lost: {printable(line)}")
         for line in rebuilt.unreadable:
             click.echo(f"unreadable: {printable(line)}")
     for directory in report.made:
@@ -95,6 +99,8 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
         click.echo(f"healed: {each.tag} {printable(each.path)}")
     for tag in report.restored:
         click.echo(f"restored: {tag}")
+    for name in report.alias_logs:
+        click.echo(f"log of aliases written again: {name}")
     for path in report.quarantined:
         click.echo(f"in quarantine: {printable(path)}")
     for each in report.damage:
@@ -106,7 +112,7 @@ def _show(options: Options, report: casstore.RepairReport, rebuilt: casstore.Reb
     if report.damage:
         click.echo(f"{plural(len(report.damage), 'file')} lost; every other file is whole")
         hint(options, "give a directory that has them with --from, or save their content again under any tag")
-    elif report.healed or report.restored or report.quarantined or report.made or report.taken_up:
+    elif report.healed or report.restored or report.quarantined or report.made or report.taken_up or report.alias_logs:
         click.echo("repaired: every version is whole")
     else:
         click.echo("nothing was damaged")

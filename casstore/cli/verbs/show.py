@@ -13,13 +13,14 @@ from casstore.cli.arguments import complete_tag
 from casstore.cli.describe import everything
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, file_name, is_screen, show_fields, show_json, show_table
-from casstore.cli.remotes import remote_option, show_there
+from casstore.cli.remotes import remote_option, show_remote_model, show_there
 from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
 Examples:
   casstore show bert                           the newest version
   casstore show bert:v1
+  casstore show bert@prod                      what an alias means; bert@prod~1 is what it meant before
   casstore show bert:v1 --json | jq .metadata
   casstore show bert:v1 --remote
 """
@@ -36,20 +37,22 @@ _MAX_SCREEN_CHARACTERS = 300
 def show(options: Options, tag: str, remote: str | None) -> None:
     """Show all about one version.
 
-    Its files with their digests, labels, metadata, context and base; what it takes, as `casstore stats --help`
-    explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, or a name alone
-    for its newest version.
+    Its files with their digests, labels, metadata, context, aliases and base; what it takes, as `casstore stats --help`
+    explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, a name alone
+    for its newest version, or an alias.
     """
     if remote is not None:
         show_there(options, remote, tag)
         return
-    with options.open_store() as store:
-        model = store.get(tag)
+    with options.open_store() as store, store.look(tag) as model:
+        if isinstance(model, casstore.RemoteModel):
+            show_remote_model(options, model, is_here=False)
+            return
         is_damaged = str(model.tag) in store.damaged_tags()
         usage = store.stats(model.tag)
         if options.json:
-            state = {"materialized": usage.materialized, "pinned": usage.pinned, "is_damaged": is_damaged}
-            show_json({**everything(model), **state, "usage": usage_document(usage)})
+            held = {"materialized": usage.materialized, "pinned": usage.pinned, "aliases": list(model.aliases)}
+            show_json({**everything(model), **held, "is_damaged": is_damaged, "usage": usage_document(usage)})
             return
         mark = {"damaged": "bytes are gone or written over; see `casstore verify`"} if is_damaged else {}
         show_fields({**_fields(model, usage), **mark})
@@ -68,6 +71,7 @@ def _fields(model: casstore.Model, usage: casstore.Usage) -> dict[str, Any]:
         "files": model.file_count,
         "created": model.created_at,
         "digest": model.digest,
+        "aliases": ", ".join(model.aliases) or None,
         "base": None if model.base is None else model.base.tag,
         "module": model.module or None,
         "casstore": model.casstore_version,

@@ -10,7 +10,7 @@ import click
 import casstore
 from casstore.cli.arguments import complete_name
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, human_bytes, is_screen, show_fields, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, human_bytes, is_screen, plural, show_fields, show_json, show_table
 from casstore.cli.usage import usage_document, usage_fields, version_fields
 
 _EXAMPLES = """\b
@@ -40,6 +40,7 @@ _MEANINGS = {
     "dead": "what no version needs; `casstore gc` frees it",
     "trapped": "the same, beside needed chunks; freed when gc rewrites those",
     "overhead": "headers and indexes of packs",
+    "trash": "what only deleted versions need; `casstore gc` frees it in time",
     "kept": "what sync-tree --prune has deleted and can bring back",
 }
 
@@ -71,6 +72,8 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
     trapped    the same, in packs and files that hold needed chunks too: free
                when gc rewrites them
     overhead   headers and indexes of packs
+    trash      if any: what only deleted versions need that `casstore undelete`
+               can bring back; gc frees it once trash_days have passed
     kept       if any: what only versions need that sync-tree --prune has
                deleted, and can bring back for the days of keep_days
     frees      what deleting the version frees in all, and later: of that, what
@@ -79,7 +82,7 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
                packs; not materialized: neither
 
     What the store has stored is the sum of needed, redundant, dead, trapped,
-    overhead and kept. Models share chunks, so theirs may add up to more than needed.
+    overhead, trash and kept. Models share chunks, so theirs may add up to more than needed.
     """
     if name is not None and by_model:
         raise click.UsageError("give NAME or --by-model, not both", context)
@@ -107,6 +110,9 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
         show_table((), [("model", *row) for row in _rows(models)])
     if usage.dead_bytes:
         hint(options, "`casstore gc` frees what is dead")
+    if usage.trash_versions:
+        what = f"{plural(usage.trash_versions, 'deleted version')}, {human_bytes(usage.trash_bytes)}"
+        hint(options, f"in the trash: {what}; `casstore gc --empty-trash` frees it at once")
 
 
 def _show_one(options: Options, name: str, usage: casstore.Usage) -> None:
@@ -142,6 +148,7 @@ def _parts(usage: casstore.Usage) -> dict[str, Bytes]:
         "dead": Bytes(usage.dead_bytes),
         "trapped": Bytes(usage.trapped_bytes),
         "overhead": Bytes(usage.overhead_bytes),
+        **({"trash": Bytes(usage.trash_bytes)} if usage.trash_versions else {}),
         **({"kept": Bytes(usage.kept_bytes)} if usage.kept_bytes else {}),
     }
 

@@ -28,7 +28,7 @@ Examples:
     "tags",
     multiple=True,
     metavar="TAG",
-    help="Only bring back a version that --prune has deleted in the last days (keep_days). May be repeated.",
+    help="Only bring back a version that --prune has deleted, as `casstore undelete` does. May be repeated.",
 )
 @common_options
 @pass_options
@@ -93,7 +93,7 @@ def _show(options: Options, report: casstore.SyncReport, prune: bool) -> None:
     if not (report.adopted or report.deleted or report.made or missing or report.refused):
         click.echo("models/ and the catalog agree")
     if report.deleted and not report.dry_run:
-        hint(options, "`casstore sync-tree --restore TAG` brings a deleted version back, for the days of keep_days")
+        hint(options, "`casstore sync-tree --restore TAG` brings a deleted version back, while it is in the trash")
     if missing and not prune:
         hint(
             options, "`casstore path TAG` makes a directory again; `casstore sync-tree --prune` deletes these versions"

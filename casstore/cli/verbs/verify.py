@@ -54,6 +54,7 @@ def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
                 "missing_directories": list(report.missing_directories),
                 "added_files": list(report.added_files),
                 "kept_files": list(report.kept_files),
+                "damaged_trash": [{"tag": each.tag, "path": file_name(each.path)} for each in report.damaged_trash],
             }
         )
     else:
@@ -67,6 +68,8 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
         click.echo(report.mixed)
     for damage in report.damage:
         click.echo(f"damaged: {damage.tag} {printable(file_name(damage.path))}")
+    for damage in report.damaged_trash:
+        click.echo(f"damaged, of a deleted version: {damage.tag} {printable(file_name(damage.path))}")
     for path in report.damaged_copies:
         click.echo(f"damaged copy, no version is lost: {printable(path)}")
     for tag in report.damaged_records:
@@ -100,6 +103,9 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
     if report.damage:
         tags = {damage.tag for damage in report.damage}
         parts.append(f"{plural(len(tags), 'version')} damaged, {plural(len(report.damage), 'file')}")
+    if report.damaged_trash:
+        tags = {damage.tag for damage in report.damaged_trash}
+        parts.append(f"{plural(len(tags), 'deleted version')} damaged")
     if report.damaged_copies:
         parts.append(f"{plural(len(report.damaged_copies), 'redundant file')} damaged")
     if report.damaged_records:

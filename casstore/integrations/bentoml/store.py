@@ -30,18 +30,18 @@ class CasstoreModelStore(ModelStore):  # type: ignore[misc]  # its types are not
     def list(self, tag: Any = None) -> list[Any]:
         """All versions, those of a name, or the one with that very tag. Raises NotFound for an unknown name."""
         with as_bentoml():
-            wanted = str(Tag.from_taglike(tag)) if tag else None
+            wanted = _text(tag) if tag else None
             return [StoredModel(model) for model in models.list(wanted, _model_store=self.store)]
 
     def get(self, tag: Any) -> StoredModel:
-        """The version of that tag, of a name alone, of `name:latest` or of a unique prefix. Raises NotFound."""
+        """The version of that tag, a name alone, `name:latest`, a unique prefix or an alias. Raises NotFound."""
         with as_bentoml():
-            return StoredModel(models.get(str(Tag.from_taglike(tag)), _model_store=self.store))
+            return StoredModel(models.get(_text(tag), _model_store=self.store))
 
     def delete(self, tag: Any) -> None:
         """Delete that version, or all of a name alone. Raises NotFound."""
         with as_bentoml():
-            models.delete(str(Tag.from_taglike(tag)), _model_store=self.store)
+            models.delete(_text(tag), _model_store=self.store)
 
     @contextlib.contextmanager
     def register(self, tag: Any) -> Iterator[str]:
@@ -65,7 +65,7 @@ class CasstoreModelStore(ModelStore):  # type: ignore[misc]  # its types are not
     def push(self, tag: Any) -> None:
         """Bring a version to the store's default remote. Raises NotFound, BentoMLException."""
         with as_bentoml():
-            models.push(str(Tag.from_taglike(tag)), _model_store=self.store)
+            models.push(_text(tag), _model_store=self.store)
 
     def pull(self, tag: Any) -> StoredModel:
         """Fetch a version, or the newest of a name, from the store's default remote. Raises as `push`."""
@@ -82,3 +82,8 @@ class CasstoreModelStore(ModelStore):  # type: ignore[misc]  # its types are not
 
     def _taken(self, tag: Any) -> BentoMLException:
         return BentoMLException(f"Item '{tag}' already exists in the store {self._path}; saved versions never change")
+
+
+def _text(tag: Any) -> str:
+    """A tag, or an alias, for which BentoML has no word."""
+    return tag if isinstance(tag, str) and "@" in tag else str(Tag.from_taglike(tag))

@@ -23,7 +23,7 @@ MAX_LINE_BYTES = 1024
 
 # https://docs.pytorch.org/docs/stable/storage.html, "Legacy Typed Storage". Types that came later (F8_E4M3,
 # U16, ...) are written as torch.storage.UntypedStorage, which does not tell.
-_STORAGE_DTYPES = {
+STORAGE_DTYPES = {
     "torch DoubleStorage": "F64",
     "torch FloatStorage": "F32",
     "torch HalfStorage": "F16",
@@ -121,4 +121,4 @@ def _as_storage(members: list[object]) -> _Storage | None:
     # type(), as the opcode INT also makes bools.
     if not (isinstance(storage_class, _Class) and isinstance(key, str) and type(elements) is int):
         return None
-    return _Storage(_STORAGE_DTYPES.get(storage_class.path), key, elements)
+    return _Storage(STORAGE_DTYPES.get(storage_class.path), key, elements)

@@ -69,7 +69,7 @@ def find_zip(read: ReadAt, size: int) -> tuple[str, list[Segment]]:
     names = [entry.orig_filename for entry in entries]
     if len(set(names)) != len(names):
         raise HeaderError("two entries have one name")
-    roots = [name[: -len("data.pkl")] for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+    roots = [root for name in names if (root := _root(name))]
     if len(roots) == 1:
         return "torch", cover(_torch_storages(read, size, entries, roots[0]), size)
     if names and all(name.endswith(".npy") for name in names):
@@ -136,7 +136,7 @@ def _data_offset(read: ReadAt, size: int, entry: zipfile.ZipInfo) -> int:
 
 
 def _torch_storages(read: ReadAt, size: int, entries: list[zipfile.ZipInfo], root: str) -> list[Segment]:
-    storages = _torch_dtypes(read, size, {entry.orig_filename: entry for entry in entries}, root)
+    storages = find_storages(_torch_pickle(read, size, {entry.orig_filename: entry for entry in entries}, root))
     prefix = root + "data/"
     found = []
     for entry in entries:
@@ -152,10 +152,25 @@ def _torch_storages(read: ReadAt, size: int, entries: list[zipfile.ZipInfo], roo
     return found
 
 
-def _torch_dtypes(
-    read: ReadAt, size: int, entries: dict[str, zipfile.ZipInfo], root: str
-) -> dict[str, tuple[str | None, int]]:
-    """Key to (dtype, number of elements); empty when that is not to be learnt."""
+def read_torch_pickle(read: ReadAt, size: int) -> bytes:
+    """The pickle of a `torch.save` file of `size` bytes; empty where there is none to be read, or where the file's
+    numbers are not little-endian. Raises only what `read` raises."""
+    try:
+        entries = _list_entries(read, size)
+        named = {entry.orig_filename: entry for entry in entries}
+        roots = [root for name in named if (root := _root(name))]
+        return _torch_pickle(read, size, named, roots[0]) if len(roots) == 1 else b""
+    except ValueError:
+        return b""
+
+
+def _root(name: str) -> str:
+    """What the names of all entries begin with, if this is the name of a pickle of PyTorch's."""
+    return name[: -len("data.pkl")] if re.fullmatch(r"[^/]+/data\.pkl", name) else ""
+
+
+def _torch_pickle(read: ReadAt, size: int, entries: dict[str, zipfile.ZipInfo], root: str) -> bytes:
+    """The pickle; empty when its storages' types are not to be learnt from it."""
 
     def content(name: str, limit: int) -> bytes:
         entry = entries[root + name]
@@ -165,8 +180,8 @@ def _torch_dtypes(
 
     # Written since PyTorch 2.1; before it, all files are little-endian.
     if root + "byteorder" in entries and content("byteorder", 6) != b"little":
-        return {}
-    return find_storages(content("data.pkl", MAX_PICKLE_BYTES))
+        return b""
+    return content("data.pkl", MAX_PICKLE_BYTES)
 
 
 def _npz_array(read: ReadAt, size: int, entry: zipfile.ZipInfo) -> list[Segment]:

@@ -27,7 +27,8 @@ class Scenario:
 
     `before`: the versions that stand, and go on standing. `new`: what the operation adds, `gone`: what it takes away;
     until it is acknowledged both may be there or not. `again`: how to go on after a crash (default: the operation).
-    `damaged`: versions that may be unreadable, until the operation is acknowledged.
+    `damaged`: versions that may be unreadable, until the operation is acknowledged. `trashed`: versions that are in the
+    trash where they are not here. `is_emptied`: the operation empties the trash.
     `around`: makes what the operation finds beside the store. `origin`: the tree in which the new versions stand until
     they are saved.
     """
@@ -41,6 +42,8 @@ class Scenario:
     damaged: frozenset[str] = frozenset()
     around: Callable[[Path], object] = lambda _: None
     origin: Callable[[Path], Path] | None = None
+    trashed: Expected = field(default_factory=dict)
+    is_emptied: bool = False
 
 
 # By name, in the order in which they are written down; of those that change nothing the names stand apart.
@@ -126,6 +129,10 @@ def check(home: Path, scenario: Scenario, *, acknowledged: bool, gc_first: bool 
     _check_gc(home)
     check_versions(home, scenario, acknowledged=True)
     with open_store(home) as store:
+        for tag in scenario.trashed.keys() - set(store.tags()):
+            _check_bytes(store.undelete(tag), scenario.trashed[tag])
+        if scenario.is_emptied:
+            assert store.deleted() == []
         report = store.verify()
         assert report.is_sound, report
 
@@ -172,6 +179,7 @@ def check_versions(home: Path, scenario: Scenario, *, acknowledged: bool) -> Non
         if acknowledged:
             assert scenario.new.keys() <= tags
             assert scenario.gone.keys().isdisjoint(tags)
+        assert scenario.trashed.keys() - tags <= {str(each.tag) for each in store.deleted()}
         for tag in tags:
             is_damaged = not acknowledged and tag in scenario.damaged
             with contextlib.suppress(*[casstore.IntegrityError] if is_damaged else ()):
@@ -201,6 +209,8 @@ def leftovers(home: Path) -> list[str]:
     manifests = {row[0] for row in sql(home, "SELECT manifest_id FROM version")}
     versions = {f"{name}/{version}" for name, version in sql(home, "SELECT name, version FROM version")}
     rooms = (home / "sessions", home / "manifests/.pending", home / "manifests/.deleted")
+    trash = sql(home, "SELECT manifest_id FROM version WHERE name = ''")
+    assert {(path.name,) for path in (home / "manifests/.trash").glob("*")} == set(trash)
     stray = [path for room in rooms if room.is_dir() for path in room.iterdir()]
     stray += [path for path in (home / "objects/packs").iterdir() if path.stem not in named]
     stray += [path for path in (home / "objects/loose").rglob("*.*") if path.suffix[1:] not in named]
@@ -219,6 +229,8 @@ _TOP_LEVEL = {
     *("catalog.db", "catalog.db-wal", "catalog.db-shm", "instance"),
     *("objects", "manifests", "models", "sessions", "quarantine", "locks"),
     "policies.log",
+    *("remotes.toml", "elsewhere.json"),
+    "aliases",
     "drafts",  # of a process that lived when its save failed; not before that
 }
 

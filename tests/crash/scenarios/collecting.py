@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import casstore
 from tests.crash import tracer
-from tests.crash.scenarios import Scenario, copy_store, open_store, put, scenario
+from tests.crash.scenarios import Files, Scenario, copy_store, open_store, put, scenario
 from tests.crash.scenarios.steps import LARGE, A, B, Operation, doing, having, heavy
 from tests.kit import noise
 
 
 @scenario("delete")
 def delete(_: Path) -> Scenario:
-    return Scenario(having({"a:1": A, "a:2": B}), doing("delete", "a:1"), {"a:2": B}, gone={"a:1": A})
+    operation = doing("delete", "a:1", now=True)
+    return Scenario(having({"a:1": A, "a:2": B}), operation, {"a:2": B}, gone={"a:1": A})
+
+
+@scenario("delete into the trash")
+def trash(_: Path) -> Scenario:
+    prepare = having({"a:1": A, "a:2": B})
+    return Scenario(prepare, doing("delete", "a:2"), {"a:1": A}, gone={"a:2": B}, trashed={"a:2": B})
+
+
+@scenario("undelete")
+def undelete(_: Path) -> Scenario:
+    prepare = in_trash({"a:1": A, "a:2": B}, "a:2")
+    operation = doing("undelete", "a:2")
+    return Scenario(prepare, operation, {"a:1": A}, {"a:2": B}, again=_unless_done(operation), trashed={"a:2": B})
+
+
+@scenario("undelete under another tag")
+def undelete_as(_: Path) -> Scenario:
+    def prepare(home: Path) -> None:
+        in_trash({"a:1": A}, "a:1")(home)
+        put(home, "a:1", B)
+
+    operation = doing("undelete", "a:1", as_="b:1")
+    return Scenario(prepare, operation, {"a:1": B}, {"b:1": A}, again=_unless_done(operation))
+
+
+@scenario("empty the trash")
+def empty(_: Path) -> Scenario:
+    prepare = in_trash({"a:1": A, "a:2": B, "b:1": A}, "a:2", "b:1")
+    return Scenario(prepare, doing("gc", empty_trash=True), {"a:1": A}, is_emptied=True)
 
 
 @scenario("gc")
@@ -26,6 +59,27 @@ def gc(_: Path) -> Scenario:
 @scenario("evict")
 def evict(_: Path) -> Scenario:
     return Scenario(having({"a:1": A, "b:1": B}), doing("gc", evict_all=True), {"a:1": A, "b:1": B})
+
+
+def _unless_done(operation: Operation) -> Callable[[Path], None]:
+    """The operation, unless the version is no longer in the trash."""
+
+    def again(home: Path) -> None:
+        with contextlib.suppress(casstore.TagNotFound):
+            operation(home)
+
+    return again
+
+
+def in_trash(versions: dict[str, Files], *deleted: str) -> Operation:
+    """Save these versions, and delete some."""
+
+    def operation(home: Path) -> None:
+        having(versions)(home)
+        with open_store(home) as store:
+            store.delete(deleted)
+
+    return operation
 
 
 def littered(home: Path) -> None:
@@ -40,13 +94,12 @@ def littered(home: Path) -> None:
     put(home, "d:2", {"w": noise(3000, 7)})
     _kill_at(home, doing("gc"), "rename /models/")  # a directory that is marked to be taken away
     with open_store(home) as store:
-        store.delete("half:1")
-        store.delete("d:1")
+        store.delete(["half:1", "d:1"], now=True)
     save = partial(put, tag="b:1", files=B)
     _kill_at(home, save, "mkdir /sessions/")  # a draft
     _kill_at(home, save, "fsync /sessions/")  # objects, which no row names
     _kill_at(home, save, "rename /manifests/")  # a version whose manifest has no name yet
-    _kill_at(home, doing("delete", "d:2"), "rename /models/")  # a tombstone, and the directory
+    _kill_at(home, doing("delete", "d:2", now=True), "rename /models/")  # a tombstone, and the directory
 
 
 def _kill_at(home: Path, operation: Operation, call: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import casstore
-from tests.crash.scenarios import Scenario, put, scenario, to_first_schema, write
+from tests.crash.scenarios import Scenario, open_store, put, scenario, to_first_schema, write
 from tests.crash.scenarios.steps import LARGE, A, B, cold, doing, having, run_of
 
 
@@ -54,3 +54,31 @@ def rebuild_the_catalog(_: Path) -> Scenario:
         casstore.Store.rebuild_catalog(home)
 
     return Scenario(no_catalog, rebuild, {"b:1": B, "a:1": A, **run_of(3)}, again=rebuild)
+
+
+@scenario("set an alias")
+def set_an_alias(_: Path) -> Scenario:
+    """The alias is where it was, or where it was to be, in the catalog and in one that is made from its log."""
+
+    def aliased(home: Path) -> None:
+        having({"b:1": B, "b:2": B})(home)
+        doing("set_alias", "b@prod", "b:1")(home)
+
+    def move(home: Path) -> None:
+        with open_store(home) as store:
+            store.set_alias("b@prod", "b:2", reason="better")
+            store.protect_alias("b@prod")
+
+    def again(home: Path) -> None:
+        with open_store(home) as store:
+            found = [move.version for move in store.alias_history("b@prod")]
+            assert found in (["1"], ["2", "1"], ["2", "2", "1"]), found
+            assert store.get("b@prod").version == found[0]
+            before = store.aliases(), store.alias_history("b@prod")
+            store.gc()  # which adds to the log what it lacks
+        casstore.Store.rebuild_catalog(home)
+        with open_store(home) as store:
+            assert (store.aliases(), store.alias_history("b@prod")) == before
+        move(home)
+
+    return Scenario(aliased, move, {"b:1": B, "b:2": B}, again=again)
