@@ -23,6 +23,8 @@ from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.registry.forgetting import ForgetPlan, PlannedVersion
+from casstore.actions.registry.likeness import LikelyParent
+from casstore.actions.registry.lineage import Lineage, Relative
 from casstore.actions.registry.rules import KeepRules
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
@@ -75,6 +77,7 @@ from casstore.remote.verifying import RemoteReport
 from casstore.remotes import Pulled, Remote, RemoteModel
 from casstore.settings import SETTINGS
 from casstore.storage.manifest import Base, FileEntry
+from casstore.storage.parents import Parent
 from casstore.store import Store
 from casstore.tag import Tag, slug
 
@@ -117,11 +120,14 @@ __all__ = [
     "KeepRules",
     "KeptDraft",
     "Layer",
+    "LikelyParent",
+    "Lineage",
     "Metric",
     "Model",
     "NoRemote",
     "OpenPush",
     "OutcomeUnknown",
+    "Parent",
     "PlannedVersion",
     "Progress",
     "Pulled",
@@ -131,6 +137,7 @@ __all__ = [
     "RebuildReport",
     "Ref",
     "Refused",
+    "Relative",
     "Remote",
     "RemoteError",
     "RemoteGcReport",

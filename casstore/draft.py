@@ -30,6 +30,7 @@ from casstore.plain_json import label, mapping, plain_mapping
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.manifest import Base
+from casstore.storage.parents import Parent
 from casstore.storage.sessions import Session, session_of
 from casstore.storage.uncopied import Uncopied
 from casstore.tag import Tag
@@ -38,7 +39,7 @@ from casstore.tag import Tag
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """How a draft is to be saved, as `Store.create` takes it. `base`: the version it comes from, `is_base_said`: the
-    caller has named it; `durability`: None where the store's setting holds."""
+    caller has named it; `durability`: None where the store's setting holds; `parents`: None where none were said."""
 
     base: Base | None
     is_base_said: bool
@@ -47,6 +48,7 @@ class Wishes:
     materialize: bool
     keep_on_error: bool = False
     exist_ok: bool = False
+    parents: tuple[Parent, ...] | None = None
 
 
 class Draft(Uncopied):
@@ -222,7 +224,9 @@ class Draft(Uncopied):
             self.metadata["huggingface"] = hugging_face.origin(path)
         self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
 
-    def take_kept(self, objects: bytes | None, *, is_base_said: bool) -> None:
+    def take_kept(
+        self, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None
+    ) -> None:
         """Save Python objects that are pickled already, and say where the base came from; for `Store.save_draft`.
 
         Parameters
@@ -231,8 +235,11 @@ class Draft(Uncopied):
             The pickle, or None where there are no objects.
         is_base_said
             Whether the caller named the base, which `exist_ok` then compares.
+        parents
+            What it came from; None where nothing was said.
         """
-        self._pickled_objects, self._wishes = objects, replace(self._wishes, is_base_said=is_base_said)
+        self._pickled_objects = objects
+        self._wishes = replace(self._wishes, is_base_said=is_base_said, parents=parents)
 
     def __enter__(self) -> Draft:
         if self._session is not None or self._model is not None:
@@ -342,6 +349,7 @@ class Draft(Uncopied):
             tag=str(self.tag), reason=f"{type(error).__name__}: {error}", left_out=faults, description=description,
             base="" if self._wishes.base is None else str(self._wishes.base.tag),
             materialize=self._wishes.materialize, durability=self._wishes.durability or "",
+            parents=None if self._wishes.parents is None else drafts.listed(self._wishes.parents),
         )  # fmt: skip
         return record, objects
 
@@ -370,7 +378,7 @@ class Draft(Uncopied):
             rules=self._rules, allow_empty=allow_empty, custom_objects=custom_objects,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
             said_context=plain_mapping("context", self.context) if wishes.exist_ok else None,
-            is_base_said=wishes.is_base_said,
+            is_base_said=wishes.is_base_said, parents=wishes.parents,
         )  # fmt: skip
         self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         row = self._workspace.catalog.versions.find(self.tag)

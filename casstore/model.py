@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,9 +17,12 @@ from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
 from casstore.actions.directories.materialize import made_whole
 from casstore.actions.directories.pinning import is_pinned
+from casstore.actions.registry.searching import Facts
 from casstore.actions.reopening import Sent
 from casstore.actions.saving.trust import objects_of
 from casstore.actions.workspace import Workspace
+from casstore.catalog.query import Field
+from casstore.catalog.search import Search
 from casstore.catalog.versions import VersionRow
 from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
@@ -27,6 +32,7 @@ from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.names import as_stored
+from casstore.storage.parents import Parent
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -253,6 +259,23 @@ class Model:
         return Base(Tag(row.base_name, row.base_version), Digest(row.base_digest))
 
     @property
+    def parents(self) -> tuple[Parent, ...]:
+        """What it came from, in order: versions and other things, each with the relation; see `Store.create`.
+
+        Where nothing else is known, that is its base. `Store.lineage` follows them.
+
+        Raises
+        ------
+        TagNotFound
+            The version has been deleted.
+        """
+        catalog = self._workspace.catalog
+        found = catalog.parents.of(self._row.id)
+        if not found:
+            resolve.check_stands(catalog, self._row)
+        return found
+
+    @property
     def is_untrusted(self) -> bool:
         """Whether its Python objects came in an archive, perhaps as another version's, and no import with `trust` has
         brought them since.
@@ -375,8 +398,82 @@ class Model:
 
 
 class Models(list[Model]):
-    """What `Store.list` gives: a list that a notebook shows as a table."""
+    """What `Store.list` gives: a list that is read from the catalog when it is first looked at.
+
+    Versions that are saved after the call are not in it. `[0]` and `[:10]` of a list that nothing has looked at read no
+    more than that. A notebook shows it as a table.
+    """
+
+    _pending: tuple[Workspace, Search] | None = None
+
+    @classmethod
+    def _of(cls, workspace: Workspace, search: Search) -> Models:
+        made = cls()
+        made._pending = workspace, search
+        return made
+
+    def _read(self) -> None:
+        if self._pending is not None:
+            workspace, search = self._pending
+            read = [Model(workspace, row) for row in workspace.catalog.searches.rows(search)]
+            super().__setitem__(slice(None), read)  # of two threads both may do it
+            self._pending = None
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._pending is not None:
+            workspace, search = self._pending
+            if isinstance(index, slice) and _is_first(index):
+                return self._of(workspace, search.first(index.stop))
+            if type(index) is int and index == 0:
+                first = self._of(workspace, search.first(1))
+                first._read()
+                return first[0]
+        self._read()
+        return super().__getitem__(index)
+
+    def __radd__(self, before: list[Model]) -> list[Model]:
+        return [*before, *self]
+
+    def __reduce_ex__(self, protocol: object) -> tuple[type[Models], tuple[list[Model]]]:
+        return Models, ([*self],)
 
     def _repr_html_(self) -> str:
         rows = [(m.tag, Size(m.size), m.file_count, m.created_at, m.labels) for m in self[:MOST_ROWS]]
         return table(("tag", "size", "files", "created", "labels"), rows, len(self))
+
+
+def _is_first(wanted: slice) -> bool:
+    """Whether a slice is of the first items, as many as it says."""
+    return not wanted.start and wanted.step in (None, 1) and isinstance(wanted.stop, int) and wanted.stop >= 0
+
+
+def _after_reading(name: str) -> Callable[..., Any]:
+    """A method of lists, for one that is read first."""
+    method = getattr(list, name)
+
+    @functools.wraps(method)
+    def call(self: Models, *arguments: Any, **named: Any) -> Any:
+        self._read()
+        return method(self, *arguments, **named)
+
+    return call
+
+
+for _name in (
+    "__add__", "__contains__", "__delitem__", "__eq__", "__ge__", "__gt__", "__iadd__", "__imul__", "__iter__",
+    "__le__", "__len__", "__lt__", "__mul__", "__ne__", "__repr__", "__reversed__", "__rmul__", "__setitem__",
+    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort",
+):  # fmt: skip
+    setattr(Models, _name, _after_reading(_name))
+
+
+def table_of(workspace: Workspace, models: Sequence[Model], columns: Sequence[Field]) -> list[dict[str, Any]]:
+    """Versions as rows of a table, in their order."""
+    rows = [model._row for model in models]
+    wanted = {field.root for field in columns}
+    aliases = workspace.catalog.searches.aliases(row.id for row in rows) if "alias" in wanted else {}
+    pinned = workspace.catalog.searches.pinned(row.id for row in rows) if "pinned" in wanted else set()
+    return [
+        Facts(row, model.labels, model.metadata, aliases.get(row.id, []), row.id in pinned).cells(columns)
+        for row, model in zip(rows, models, strict=True)
+    ]

@@ -19,6 +19,7 @@ from casstore.actions.comparing import diff as diff_action
 from casstore.actions.comparing.difference import Diff
 from casstore.actions.consistency import lost
 from casstore.actions.consistency.held import kept_manifests
+from casstore.actions.describing.capture import captured
 from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
 from casstore.actions.exchange import backup as backup_action
@@ -40,10 +41,13 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.registry import aliases as aliases_action
-from casstore.actions.registry import forgetting
+from casstore.actions.registry import forgetting, likeness, searching
+from casstore.actions.registry import lineage as lineage_action
 from casstore.actions.registry import policies as policies_action
 from casstore.actions.registry import trash as trash_action
 from casstore.actions.registry.forgetting import ForgetPlan
+from casstore.actions.registry.likeness import LikelyParent
+from casstore.actions.registry.lineage import Lineage
 from casstore.actions.registry.rules import KeepRules
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.reopening import Address
@@ -62,9 +66,9 @@ from casstore.catalog.versions import VersionRow
 from casstore.description import Description
 from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag, TagNotFound
-from casstore.model import Imported, Model, Models
+from casstore.model import Imported, Model, Models, table_of
 from casstore.notebook import MOST_ROWS, table
-from casstore.plain_json import mapping, plain_labels
+from casstore.plain_json import mapping
 from casstore.progress import SILENT, Progress
 from casstore.remote.address import RemoteAddress
 from casstore.remotes import Remote, RemoteModel
@@ -151,6 +155,7 @@ class Store:
         labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
+        parents: Iterable[Any] | None = None,
         module: str = "",
         api_version: str = "v1",
         signatures: Mapping[str, Any] | None = None,
@@ -161,6 +166,7 @@ class Store:
         materialize: bool = True,
         keep_on_error: bool = False,
         exist_ok: bool = False,
+        capture: bool = False,
         progress: Progress = SILENT,
     ) -> Draft:
         """Begin a new version: `with store.create("bert") as draft:`, and put files into `draft.path`.
@@ -181,6 +187,12 @@ class Store:
         base
             The version that this one came from; what has changed since is stored as the difference from it. By default
             the newest version of the same name.
+        parents
+            What it came from: tags and URIs, each with a word for the relation, such as
+            `[("chat:v1", "finetune"), ("hf://org/base@rev", "finetune"), ("sst2@sha256:...", "dataset")]`; also
+            `Model.parents` of another version. A `base` that is named is one too; an empty list says that there is
+            none. By default the base, and what an `adapter_config.json`, the `base_model` of a `README.md` (a model
+            card), and `metadata["huggingface"]` say.
         module
             The Python module that can load the model, as BentoML records it.
         api_version
@@ -204,6 +216,10 @@ class Store:
         exist_ok
             Where the tag is saved already with the same files, labels, metadata and the rest, save nothing and succeed,
             as when a training is resumed. Where anything differs, TagExists is raised at the end of the block.
+        capture
+            Record in `metadata["capture"]` where it was made: the git commit of the working directory and whether
+            files differ from it, the command line, the host, and the versions of Python and of installed packages. No
+            environment variables; arguments that look like secrets are left out, as far as that can be told.
         progress
             Told how far the saving is.
 
@@ -219,9 +235,9 @@ class Store:
         TagExists
             The tag is taken; also at the end of the block, when another process has taken it meanwhile.
         TagNotFound
-            There is no version `base`.
+            There is no version `base`, or none that one of `parents` names.
         InvalidMetadata
-            Labels, metadata or another description cannot be recorded.
+            Labels, metadata, parents or another description cannot be recorded.
         InvalidSetting
             `durability` is neither "full" nor "relaxed".
         InvalidSource
@@ -245,14 +261,17 @@ class Store:
         if durability is not None:
             check_setting("durability", durability)
         new_tag = resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok)
+        about = {**({"capture": captured()} if capture else {}), **_copy("metadata", metadata)}
         said = Description(
-            labels=_copy("labels", labels), metadata=_copy("metadata", metadata), module=module,
+            labels=_copy("labels", labels), metadata=about, module=module,
             signatures=_copy("signatures", signatures), options=options, api_version=api_version, context=context,
         )  # fmt: skip
+        from_base = resolve.base(self._workspace.catalog, tag, base)
         wishes = Wishes(
-            base=resolve.base(self._workspace.catalog, tag, base), is_base_said=base is not None,
+            base=from_base, is_base_said=base is not None,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
             keep_on_error=keep_on_error, exist_ok=exist_ok,
+            parents=resolve.said_parents(self._workspace.catalog, parents, None if base is None else from_base),
         )  # fmt: skip
         return Draft(self._workspace, new_tag, said, wishes, progress)
 
@@ -274,6 +293,7 @@ class Store:
         labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
+        parents: Iterable[Any] | None = None,
         durability: str | None = None,
         materialize: bool | None = None,
         exist_ok: bool = False,
@@ -296,6 +316,8 @@ class Store:
             Metadata to add to that of the draft, or to replace it.
         base
             As in `create`; by default the base of the draft.
+        parents
+            As in `create`; by default those that were said of the draft.
         durability
             As in `create`; by default as the draft was to be saved.
         materialize
@@ -326,6 +348,10 @@ class Store:
         kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept) as record:
             said = record.description
+            came_from = drafts_action.parents_of(record)
+            if parents is not None:
+                named = None if base is None else resolve.base(self._workspace.catalog, base, base)
+                came_from = resolve.said_parents(self._workspace.catalog, parents, named)
             if tag is None and not record.tag:
                 raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
             drafts_action.check_open(kept)
@@ -339,7 +365,7 @@ class Store:
                 materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
                 progress=progress,
             ) as new:  # fmt: skip
-                new.take_kept(drafts_action.objects_of(kept), is_base_said=base is not None)
+                new.take_kept(drafts_action.objects_of(kept), is_base_said=base is not None, parents=came_from)
                 new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)
             if new.left_behind:
                 _log.warning(
@@ -392,6 +418,7 @@ class Store:
         labels: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         base: str | Tag | None = None,
+        parents: Iterable[Any] | None = None,
         module: str = "",
         api_version: str = "v1",
         signatures: Mapping[str, Any] | None = None,
@@ -401,6 +428,7 @@ class Store:
         durability: str | None = None,
         materialize: bool = True,
         exist_ok: bool = False,
+        capture: bool = False,
         progress: Progress = SILENT,
     ) -> Model:
         """Save a directory, or a single file, that exists already.
@@ -426,9 +454,9 @@ class Store:
             Patterns, written as in a `.gitignore`, of what to leave out.
         ignore
             False: take what is usually left out, and read no `.casstoreignore`. `exclude` still counts.
-        labels, metadata, base, module, api_version, signatures, options, context, custom_objects
+        labels, metadata, base, parents, module, api_version, signatures, options, context, custom_objects
             As in `create`.
-        durability, materialize, exist_ok
+        durability, materialize, exist_ok, capture
             As in `create`.
         progress
             Told how far the saving is.
@@ -453,9 +481,9 @@ class Store:
         Model('gpt:v1')
         """
         with self.create(
-            tag, labels=labels, metadata=metadata, base=base, module=module, api_version=api_version,
+            tag, labels=labels, metadata=metadata, base=base, parents=parents, module=module, api_version=api_version,
             signatures=signatures, options=options, context=context, custom_objects=custom_objects,
-            durability=durability, materialize=materialize, exist_ok=exist_ok, progress=progress,
+            durability=durability, materialize=materialize, exist_ok=exist_ok, capture=capture, progress=progress,
         ) as draft:  # fmt: skip
             draft.take_from(
                 Path(path), move=move, allow_empty=allow_empty, from_hf=from_hf, exclude=exclude, ignore=ignore
@@ -599,20 +627,50 @@ class Store:
         except InvalidTag:
             return False
 
-    def list(self, name: str | None = None, *, labels: Mapping[str, Any] | None = None) -> Models:
-        """List versions, by name and newest first.
+    def list(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        where: str | None = None,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> Models:
+        """List versions, by name and newest first, or as `sort` says.
+
+        An expression compares fields and joins comparisons with `and`, `or`, `not` and parentheses:
+        `metrics.acc > 0.9 and labels.stage = prod`. It is compiled to SQL, and what a version lacks fits no comparison.
+
+        * Fields are `tag`, `name`, `version`, `size`, `files`, `created`, `opened`, `pinned`, `base`, `digest`,
+          `alias`, `labels.KEY`, `metadata.PATH`, `metrics.NAME` and `params.NAME`. `metrics.acc` is
+          `metadata.metrics.acc`, or `metadata.acc` where that is absent. A part of a path that has dots, quotes or
+          blanks in it stands between quotes; a dot in a key and one between keys are the same.
+        * Comparisons are `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (...)`, `not in (...)`, `exists`, `like` (with `%` and
+          `_`, whatever the case of ASCII letters) and `~` (a pattern with `*`, `?` and `[...]`). Text is neither more
+          nor less than a number. Of a list, one item must fit.
+        * Values are numbers, also with units (`1.5GiB`, `500MB`), text with or without quotes, `true` and `false`.
+          A time is compared with an age (`created < 7d`: within the last week; `s m h d w mo y`) or with a date
+          (`created >= 2026-11-01`, in local time where it has no offset).
 
         Parameters
         ----------
         name
-            Only the versions of this name. A name without versions gives an empty list.
+            Only the versions of this name, or of names that fit a pattern such as `run-*`. A name without versions
+            gives an empty list.
         labels
             Only versions that have all these labels.
+        where
+            Only versions that fit this expression.
+        sort
+            Fields to sort by, such as "-metrics.acc,name" or a list of them; a minus stands for the largest first.
+            Versions without the field come last, and what fields do not decide is sorted by time, newest first.
+        limit
+            At most that many.
 
         Returns
         -------
-        list[Model]
-            The versions; a notebook shows the list as a table.
+        Models
+            A list of `Model`, read when it is first looked at; a notebook shows it as a table.
 
         Raises
         ------
@@ -620,16 +678,172 @@ class Store:
             `name` cannot be a name.
         InvalidMetadata
             `labels` cannot be labels.
+        InvalidQuery
+            `where` or `sort` cannot be understood; the message shows the place.
 
         Examples
         --------
         >>> store.list("bert", labels={"stage": "dev"})
         [Model('bert:v1')]
+        >>> store.list(where="metrics.accuracy > 0.9 and created < 7d", sort="-metrics.accuracy", limit=5)
+        [Model('bert:v1')]
         """
-        checked = None if name is None else resolve.name(name)
-        wanted = plain_labels(labels)
-        rows = self._workspace.catalog.versions.select(checked, wanted)
-        return Models(Model(self._workspace, row) for row in rows)
+        wanted = searching.Wanted(name, labels, where, sort, limit)
+        return Models._of(self._workspace, searching.search_of(self._workspace.catalog, wanted))
+
+    def count(
+        self, name: str | None = None, *, labels: Mapping[str, Any] | None = None, where: str | None = None
+    ) -> int:
+        """Count versions, without reading them.
+
+        Parameters
+        ----------
+        name, labels, where
+            As in `list`.
+
+        Returns
+        -------
+        int
+            How many versions fit.
+
+        Raises
+        ------
+        InvalidTag, InvalidMetadata, InvalidQuery
+            As from `list`.
+
+        Examples
+        --------
+        >>> store.count(where="size > 1MB")
+        1
+        """
+        wanted = searching.Wanted(name, labels, where)
+        return self._workspace.catalog.searches.count(searching.search_of(self._workspace.catalog, wanted))
+
+    def table(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        where: str | None = None,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        columns: str | Sequence[str] | None = None,
+    ) -> Sequence[dict[str, Any]]:
+        """List versions as rows of a table, which `pandas.DataFrame` takes as they are.
+
+        Parameters
+        ----------
+        name, labels, where, sort, limit
+            As in `list`.
+        columns
+            Fields, such as "tag,metrics.acc,size" or a list of them. One that has many values, such as `labels` or
+            `metrics`, gives a column for each. By default tag, size, files, created, labels and metadata.
+
+        Returns
+        -------
+        Sequence[dict[str, Any]]
+            One row for each version: text, numbers, UTC times; None for a field that is asked for by name and that the
+            version lacks.
+
+        Raises
+        ------
+        InvalidTag, InvalidMetadata, InvalidQuery
+            As from `list`.
+
+        Examples
+        --------
+        >>> store.table("bert", columns="tag,labels.stage,metrics.accuracy")
+        [{'tag': 'bert:v1', 'labels.stage': 'dev', 'metrics.accuracy': 0.93}]
+        """
+        fields = searching.columns_of(columns)
+        return table_of(self._workspace, self.list(name, labels=labels, where=where, sort=sort, limit=limit), fields)
+
+    def lineage(self, tag: str | Tag, *, depth: int = 20, limit: int = 1000) -> Lineage:
+        """Tell what a version came from and what came from it, and how much of each was changed.
+
+        Only the catalog is read. A parent that was deleted is there as gone, also where its tag means another version
+        now.
+
+        Parameters
+        ----------
+        tag
+            As in `get`.
+        depth
+            How many generations to follow in either direction.
+        limit
+            How many ancestors, and how many descendants, to follow at most.
+
+        Returns
+        -------
+        Lineage
+            Two trees, each as a list.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        InvalidSetting
+            `depth` or `limit` is out of range.
+
+        Examples
+        --------
+        >>> lineage = store.lineage("bert:v1")
+        >>> [(each.relation, str(each), each.changed) for each in lineage.ancestors]
+        []
+        """
+        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        return lineage_action.lineage(self._workspace, row, depth, limit)
+
+    def likely_parents(
+        self, tag: str | Tag, *, name: str | None = None, limit: int = 10, progress: Progress = SILENT
+    ) -> Sequence[LikelyParent]:
+        """List the versions that a version most likely came from, by how many of its tensors stand in them.
+
+        Every recipe of the store is looked at once; no content is read, and a few recipes are in memory at a time.
+
+        Parameters
+        ----------
+        tag
+            As in `get`.
+        name
+            Only versions of this name.
+        limit
+            How many to list at most, up to 1,000.
+        progress
+            Told how far the looking is.
+
+        Returns
+        -------
+        Sequence[LikelyParent]
+            The likeliest first; empty where nothing has anything in common with it. What is known to have come from the
+            version is left out.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits, or none has this name.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag, or `name` a name.
+        InvalidSetting
+            `limit` is out of range.
+        IntegrityError
+            The catalog's record of a version is damaged.
+
+        Examples
+        --------
+        >>> store.likely_parents("bert:v1")
+        []
+        """
+        catalog = self._workspace.catalog
+        row = resolve.find(catalog, TagQuery.parse(tag))
+        among = None if name is None else resolve.known_name(catalog, name)
+        return likeness.likely_parents(self._workspace, row, among, limit, progress)
 
     def damaged_tags(self) -> Sequence[str]:
         """List the versions that need bytes which are gone or have been written over, as far as stat tells.

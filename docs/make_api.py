@@ -21,6 +21,7 @@ PAGE = Path(__file__).with_name("api.md")
 # The order in which one meets them. What no group names comes under the last heading.
 GROUPS = {
     "The store": ["Store", "Model", "Imported", "FileEntry", "Base", "Draft", "KeptDraft"],
+    "Where versions came from": ["Parent", "Lineage", "Relative", "LikelyParent"],
     "Remotes": [
         "Remote", "RemoteModel", "Ref", "Pushed", "Pulled", "PulledFiles", "RemoteStatus", "RemoteGcReport", "OpenPush",
         "RemoteReport", "Elsewhere",

@@ -26,7 +26,7 @@ ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft",
 INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
-        *["recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
+        *["parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
@@ -37,10 +37,10 @@ INNER = {
     ],
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
-        *["events", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "versions", "query", "condition", "aliases", "backups", "containers", "commits", "trash"],
-        *["deletions", "usage"],
-        *["freed", "retention", "directories", "mending", "repacking", "restoring", "catalog"],
+        *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
+        *["references", "versions", "aliases", "backups", "query", "condition", "search", "containers", "commits"],
+        *["trash", "deletions", "usage", "freed", "retention"],
+        *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
         *["backend", "keys", "credentials", "loop", "transfers", "once", "unconditional", "documents", "segment"],
@@ -55,7 +55,7 @@ INNER = {
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.
-MOST_ARROWS = 29
+MOST_ARROWS = 30
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
 FACES = {"cli", "integrations", "models", "web"}

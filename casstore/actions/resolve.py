@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 from casstore.catalog import aliases
 from casstore.catalog.aliases import AliasMove
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import AmbiguousTag, InvalidTag, TagExists, TagNotFound
+from casstore.errors import AmbiguousTag, InvalidMetadata, InvalidTag, TagExists, TagNotFound
 from casstore.storage.manifest import Base, FileEntry
+from casstore.storage.parents import OF_BASE, Parent, checked_relation, is_name, packed, unpacked, without_doubles
 from casstore.tag import LATEST, AliasName, Tag, TagQuery, generate_version
 
 _MAX_CANDIDATES = 10
+DERIVED = "derived"  # the relation to a parent where none is said
+# What is none of a store's versions: scheme://..., or NAME@sha256:DIGEST.
+_OUTSIDE = re.compile(r"[A-Za-z][-+.A-Za-z0-9]*://.+|[^@]+@[A-Za-z0-9_+.-]+:[^@]+")
 
 
 def find(catalog: Catalog, query: TagQuery) -> VersionRow:
@@ -115,6 +122,56 @@ def base(catalog: Catalog, new: str | Tag, given: str | Tag | None) -> Base | No
             return None
         row = newest
     return Base(row.tag, Digest(row.digest))
+
+
+def said_parents(catalog: Catalog, given: Iterable[Any] | None, base: Base | None) -> tuple[Parent, ...] | None:
+    """What a caller says that a new version comes from, and the base that it named, unless it says that there is
+    nothing; None where it says nothing. Raises InvalidMetadata, TagNotFound."""
+    if given is None:
+        return None
+    if isinstance(given, str | Tag | Parent):
+        raise InvalidMetadata(f"parents is a list, such as [({str(given)!r}, 'finetune')]")
+    said = [_parent(catalog, each) for each in given]
+    if said and base is not None and not any((each.tag, each.digest) == (base.tag, base.digest) for each in said):
+        said.insert(0, Parent(OF_BASE, base.tag, base.digest))
+    return without_doubles(said)
+
+
+def _parent(catalog: Catalog, said: Any) -> Parent:
+    if isinstance(said, Parent):
+        return _sound(said)
+    what, relation = (said, DERIVED) if isinstance(said, str | Tag) else _pair(said)
+    checked_relation(relation)
+    if isinstance(what, str) and _OUTSIDE.fullmatch(what):
+        if is_name(what):
+            return Parent(relation, uri=what)
+        raise InvalidMetadata(f"{what!r:.80} cannot be a parent: it has blanks or control characters, or is too long")
+    query = TagQuery.parse(what)
+    try:
+        row = find(catalog, query)
+    except TagNotFound:
+        there = [each for each in catalog.remotes.elsewhere(query.name) if each.tag.version == query.version]
+        if not there:
+            raise
+        return Parent(relation, there[0].tag, there[0].digest)
+    return Parent(relation, row.tag, Digest(row.digest))
+
+
+def _sound(said: Parent) -> Parent:
+    """A parent that a caller has made, or taken of another version, whose own may be gone by now."""
+    try:
+        is_one = (said.tag is None) != (said.uri is None)
+        if is_one and checked_relation(said.relation) and (said.uri is None or is_name(said.uri)):
+            return unpacked(packed(said))
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InvalidMetadata(f"{said!r:.200} cannot be a parent: {error}") from error
+    raise InvalidMetadata(f"{said!r:.200} cannot be a parent: it has a tag and a digest, or else a uri")
+
+
+def _pair(said: Any) -> tuple[Any, Any]:
+    if isinstance(said, tuple | list) and len(said) == 2 and isinstance(said[0], str | Tag):
+        return said[0], said[1]
+    raise InvalidMetadata(f"a parent is a tag or a URI, with a relation: ('chat:v1', 'finetune'), not {said!r:.80}")
 
 
 def files(catalog: Catalog, row: VersionRow) -> list[FileEntry]:

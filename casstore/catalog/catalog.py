@@ -17,11 +17,13 @@ from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
 from casstore.catalog.mending import Mending
+from casstore.catalog.parents import Parents
 from casstore.catalog.references import References
 from casstore.catalog.remotes import Remotes
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
 from casstore.catalog.retention import Retention
+from casstore.catalog.search import Searches
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.catalog.trash import Trash
 from casstore.catalog.trust import Trust
@@ -34,14 +36,14 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `trash` (those
-    of them that can be brought back), `directories` and
+    """The open catalog: `versions` (names), `searches` (versions by expressions), `commits` (new ones),
+    `deletions` (deleted ones), `trash` (those of them that can be brought back), `directories` and
     `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
     by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), `aliases`, `retention` (what is to be kept), `freed` (what each version frees), and
-    settings.
+    been done to the store), `aliases`, `parents` (what versions came from), `retention` (what is to be kept), `freed`
+    (what each version frees), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -50,6 +52,7 @@ class Catalog(Uncopied):
         self._connections = Connections(path, open_lock)
         self.boot_id = boot_id
         self.versions = Versions(self._connections)
+        self.searches = Searches(self._connections, self.versions)
         self.commits = Commits(self._connections, boot_id)
         self.deletions = Deletions(self._connections, self.versions)
         self.trash = Trash(self._connections)
@@ -69,6 +72,7 @@ class Catalog(Uncopied):
         self.events = Events(self._connections)
         self.retention = Retention(self._connections)
         self.freed = FreedReport(self._connections)
+        self.parents = Parents(self._connections)
         self.aliases = Aliases(self._connections)
 
     @property

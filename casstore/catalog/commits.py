@@ -14,6 +14,7 @@ import apsw
 from casstore.catalog.connection import Connections
 from casstore.catalog.containers import ChunkVanished, drop_lost, insert_with_chunks, mark_synced
 from casstore.catalog.index import Fingerprint, insert_fingerprints
+from casstore.catalog.parents import insert_parents
 from casstore.catalog.trust import note_trusted, note_untrusted
 from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
@@ -117,7 +118,7 @@ class Commits:
                 " WHERE id = :id",
                 {**_columns(manifest), "id": version_id},
             )
-            for table in ("file", "label", "metadata"):
+            for table in ("file", "label", "metadata", "parent"):
                 connection.execute(f"DELETE FROM {table} WHERE version_id = ?", (version_id,))
             _insert_parts(connection, version_id, manifest)
             connection.executemany(
@@ -224,6 +225,7 @@ def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manife
         "INSERT INTO metadata VALUES (?,?,?)",
         ((version_id, path, value) for path, value in _scalars("", manifest.description.numbers)),
     )
+    insert_parents(connection, version_id, manifest.came_from)
 
 
 def _scalars(path: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:

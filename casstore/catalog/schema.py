@@ -245,6 +245,8 @@ CREATE TABLE parent(                     -- what a version came from
   PRIMARY KEY(version_id, number)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX parent_by_tag ON parent(name, version) WHERE name IS NOT NULL;
+INSERT INTO parent(version_id, number, relation, name, version, digest)
+  SELECT id, 0, 'base', base_name, base_version, base_digest FROM version WHERE base_name IS NOT NULL;
 
 CREATE TABLE event(                      -- what has been done to the store, the newest of it
   number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -268,6 +270,18 @@ CREATE TABLE trash(                      -- deleted versions that can be brought
 CREATE INDEX trash_by_tag ON trash(name, version);
 CREATE INDEX trash_by_order ON trash(name, ordered_at);
 
+-- Searches: all that is asked of a value is in an index, by value and, for sets that are merged, by version; and
+-- `version_in_brief` is a narrow copy of what versions are searched by (see catalog/condition.py).
+DROP INDEX metadata_by_value;
+CREATE INDEX metadata_by_value ON metadata(path, value, version_id);
+CREATE INDEX metadata_by_path ON metadata(path, version_id, value);
+CREATE INDEX label_by_key ON label(key, version_id, value);
+CREATE INDEX version_by_time ON version(ordered_at DESC, id DESC);
+CREATE INDEX version_by_creation ON version(created_at DESC, ordered_at DESC, id DESC);
+CREATE INDEX version_in_brief ON version(
+  id, name, version, ordered_at, size, file_count, created_at, opened_at, pinned, digest, base_name, base_version
+);
+
 CREATE TABLE policy(                     -- what `forget` keeps of the names that a pattern matches
   pattern TEXT PRIMARY KEY,
   rules TEXT NOT NULL                    -- JSON
@@ -290,8 +304,8 @@ _NO_REGISTRY = (
     " x'' AS digest, 0 AS protected, 0 AS moved_at, '' AS actor, '' AS reason WHERE 0;"
     "CREATE TEMP VIEW annotation AS SELECT 0 AS version_id, 0 AS number, '' AS kind, '' AS key, '' AS value,"
     " 0 AS annotated_at, '' AS actor WHERE 0;"
-    "CREATE TEMP VIEW parent AS SELECT 0 AS version_id, 0 AS number, '' AS relation, '' AS name, '' AS version,"
-    " x'' AS digest, '' AS uri WHERE 0;"
+    "CREATE TEMP VIEW parent AS SELECT id AS version_id, 0 AS number, 'base' AS relation, base_name AS name,"
+    " base_version AS version, base_digest AS digest, NULL AS uri FROM main.version WHERE base_name IS NOT NULL;"
     "CREATE TEMP VIEW event AS SELECT 0 AS number, 0 AS happened_at, '' AS actor, '' AS kind, '' AS tag,"
     " '' AS details WHERE 0;"
     "CREATE TEMP VIEW trash AS SELECT 0 AS number, 0 AS version_id, '' AS name, '' AS version, 0 AS ordered_at,"

@@ -13,6 +13,7 @@ import msgpack
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.parents import parents_of
 from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.description import Description
@@ -26,6 +27,7 @@ from casstore.storage.manifest import (
     entry_path,
     file_entry,
     files_section,
+    said_parents,
 )
 from casstore.storage.recipe import Recipe
 from casstore.tag import LATEST, WINDOWS_DEVICE, AliasName, Tag
@@ -180,6 +182,14 @@ class Versions:
     def by_id(self, version_id: int) -> VersionRow | None:
         return next(self._select(f" WHERE id = ? AND {IS_HERE}", (version_id,)), None)
 
+    def by_ids(self, version_ids: Sequence[int]) -> Iterator[VersionRow]:
+        """Those of these versions that there are, in any order."""
+        return self._select(" WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(version_ids),))
+
+    def found(self, where: str, parameters: Sequence[Any]) -> list[VersionRow]:
+        """The versions that a search finds: it calls a version `v`."""
+        return list(self._select(f" AS v{where}", parameters))
+
     def base_of(self, row: VersionRow) -> VersionRow | None:
         """The version that this one came from; if that is gone, the one committed before it under the same name."""
         found = None
@@ -269,6 +279,7 @@ class Versions:
             recipes=recipes,
             description=row.checked_description(),
             base=base,
+            parents=said_parents(base, parents_of(self._connections, row.id)),
             casstore_version=row.casstore_version,
         )
 

@@ -20,17 +20,17 @@ def summary(model: casstore.Model) -> dict[str, Any]:
         "created_at": utc(model.created_at),
         "digest": str(model.digest),
         "labels": model.labels,
-        "metadata": _finite(model.metadata),
+        "metadata": finite(model.metadata),
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Metadata for JSON, which has no NaN: null stands for that and for infinities, as for programs that write JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return list(map(_finite, value)) if isinstance(value, list) else value
+        return {key: finite(item) for key, item in value.items()}
+    return list(map(finite, value)) if isinstance(value, list) else value
 
 
 def everything(model: casstore.Model) -> dict[str, Any]:
@@ -45,6 +45,15 @@ def everything(model: casstore.Model) -> dict[str, Any]:
         "context": model.context,
         "casstore_version": model.casstore_version,
         "base": None if base is None else {"tag": str(base.tag), "digest": str(base.digest)},
+        "parents": [
+            {
+                "relation": each.relation,
+                "tag": None if each.tag is None else str(each.tag),
+                "digest": None if each.digest is None else str(each.digest),
+                "uri": each.uri,
+            }
+            for each in model.parents
+        ],
         "files": files(model),
     }
 

@@ -24,6 +24,7 @@ from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
 from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
 from casstore.cli.verbs.config import config
+from casstore.cli.verbs.count import count
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.diff import diff
@@ -34,7 +35,9 @@ from casstore.cli.verbs.forget import forget
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
 from casstore.cli.verbs.init import init
+from casstore.cli.verbs.lineage import lineage
 from casstore.cli.verbs.list import list_versions
+from casstore.cli.verbs.log import log
 from casstore.cli.verbs.ls import ls
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
@@ -141,8 +144,9 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, diff, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, alias,
-    pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, count, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive,
+    adopt, sync_tree, alias, pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone, status,
+    evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

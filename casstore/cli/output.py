@@ -131,13 +131,16 @@ def show_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2 if is_screen() else None))
 
 
-def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, for_people: bool = False) -> None:
+def show_table(
+    columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, for_people: bool = False, may_page: bool = False
+) -> None:
     """Write rows: a table on a terminal, else one line per row, tabs between, numbers in full and no heading.
 
-    `for_people`: readable columns in a pipe too.
+    `for_people`: readable columns in a pipe too. `may_page`: a table of one line for each row is shown in a pager where
+    it is longer than the screen.
     """
     if is_screen() and any(column.narrow for column in columns):
-        _show_narrow(columns, rows)
+        _show_narrow(columns, rows, may_page=may_page)
     elif is_screen():
         _show_rich_table(columns, rows)
     elif for_people:
@@ -178,13 +181,16 @@ def with_home(text: str, home: str | None) -> str:
     return _COMMAND.sub(lambda found: found[0] if "--home" in found[0] else option.join(("`", found[1])), text)
 
 
-def _show_narrow(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:
+def _show_narrow(columns: Sequence[Column], rows: Sequence[Sequence[Any]], *, may_page: bool) -> None:
     texts = [[column.title for column in columns], *([as_text(v, for_screen=True) for v in row] for row in rows)]
     shapes = [Shape(column.right, not column.fixed, column.narrow) for column in columns]
-    head, *lines = narrow.lines(shapes, texts, shutil.get_terminal_size().columns)
-    click.echo(styled(head, bold=True))
-    for line in lines:
-        click.echo(line)
+    screen = shutil.get_terminal_size()
+    head, *lines = narrow.lines(shapes, texts, screen.columns)
+    shown = "\n".join([styled(head, bold=True), *lines])
+    if may_page and len(lines) + 2 > screen.lines:  # the next prompt takes a line too
+        click.echo_via_pager(shown)
+    else:
+        click.echo(shown)
 
 
 def _show_rich_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> None:

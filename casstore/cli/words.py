@@ -8,7 +8,10 @@ from collections.abc import Collection
 ALIASES = {"rm": "delete", "remove": "delete", "info": "show"}
 
 _SAVE = "`casstore save TAG PATH` keeps a directory or file as a version"
-_LIST = "`casstore list` lists versions, newest first; `casstore list NAME -l K=V` those with a label"
+_LIST = (
+    "`casstore list` lists versions, newest first; `casstore list NAME -l K=V` those with a label, and "
+    "`casstore list 'metrics.acc > 0.9'` those that an expression fits"
+)
 _PATH = "`casstore path TAG` prints the directory of a version, and `casstore export TAG PATH` writes it elsewhere"
 _REMOTES = (
     "`casstore push TAG` brings a version to a remote, `casstore pull TAG` fetches one, and "
@@ -32,7 +35,7 @@ _RESTORE = (
 
 _INSTEAD = {
     **dict.fromkeys(("add", "commit", "create", "put", "store", "log-model"), _SAVE),
-    **dict.fromkeys(("find", "grep", "history", "log", "models", "query", "search", "tags", "versions"), _LIST),
+    **dict.fromkeys(("find", "grep", "history", "models", "query", "search", "tags", "versions"), _LIST),
     **dict.fromkeys(("fetch", "get", "load", "open", "use", "where"), _PATH),
     **dict.fromkeys(("download", "login", "sync", "upload"), _REMOTES),
     **dict.fromkeys(("clean", "cleanup", "collect", "prune", "purge"), _GC),

@@ -18,6 +18,7 @@ from casstore.storage.bounded_msgpack import Unpacking
 from casstore.storage.coding.entropy import decompress_document
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.names import as_opened, as_stored
+from casstore.storage.parents import OF_BASE, Parent, packed, strict_tag, unpacked_all
 from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
@@ -93,7 +94,8 @@ class Base:
 class Manifest:
     """A version: `files` sorted by path, empty directories, recipes, description, base, and when it was made.
 
-    `recipes` holds those of every blob of more than one chunk. Times are UTC nanoseconds since 1970.
+    `recipes` holds those of every blob of more than one chunk. Times are UTC nanoseconds since 1970. `parents`: None
+    where the base is the only one, or there is none; see `said_parents`.
     """
 
     tag: Tag
@@ -105,6 +107,7 @@ class Manifest:
     base: Base | None = None
     casstore_version: str = ""
     newer_fields: Mapping[str, Any] = field(default_factory=dict)
+    parents: tuple[Parent, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -114,6 +117,11 @@ class Manifest:
     def digest(self) -> Digest:
         """BLAKE3 of the canonical files section: equal for equal content, whatever the tag and the metadata."""
         return Digest.of(msgpack.packb(self._files_section()))
+
+    @property
+    def came_from(self) -> tuple[Parent, ...]:
+        """What the version came from: its parents, or else its base."""
+        return parents_of_base(self.base) if self.parents is None else self.parents
 
     def recipe_of(self, file: FileEntry) -> Recipe:
         """The recipe of one of this version's files, from the manifest alone."""
@@ -137,9 +145,11 @@ class Manifest:
             "base": None if self.base is None else [self.base.tag.name, self.base.tag.version, self.base.digest],
             "casstore": self.casstore_version,
         }
-        packed = msgpack.packb({key: document[key] for key in sorted(document)})
+        if self.parents is not None:
+            document["parents"] = [packed(parent) for parent in self.parents]
+        plain = msgpack.packb({key: document[key] for key in sorted(document)})
         # Nothing else tells a flipped bit of a name or digest from what was written.
-        return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(packed)
+        return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(plain)
 
     @classmethod
     def unpack(cls, data: bytes, allowance: Allowance | None = None) -> Manifest:
@@ -154,9 +164,9 @@ class Manifest:
             if allowance is not None:
                 most_bytes = allowance.document_bytes + _MOST_RATIO * len(data)
                 most_items = allowance.items + _MOST_ITEMS_PER_BYTE_TOGETHER * len(data)
-            packed = decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
+            plain = decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
             unpacking = Unpacking(most_items)
-            document = unpacking.unpack(packed)
+            document = unpacking.unpack(plain)
             if allowance is not None:
                 text = document["description"]
                 values = text.count(",") + text.count("[") + text.count("{")
@@ -165,9 +175,10 @@ class Manifest:
                     raise ValueError("descriptions hold more values than there can be")
             if document.pop("format") != FORMAT or document.pop("requires") or document.pop("hash") != HASH_NAME:
                 raise UnsupportedFormat("a manifest was written by a newer casstore; upgrade this one")
-            base = document.pop("base")
+            said_base = document.pop("base")
+            base = None if said_base is None else _base(*said_base[:3])
             manifest = cls(
-                tag=_tag(document.pop("name"), document.pop("version")),
+                tag=strict_tag(document.pop("name"), document.pop("version")),
                 created_at_ns=_checked(document.pop("created_at"), int),
                 files=tuple(file_entry(*row[:4]) for row in document.pop("files")),
                 directories=tuple(entry_path(path) for path in _checked(document.pop("directories"), list)),
@@ -176,13 +187,14 @@ class Manifest:
                     for digest, recipe in document.pop("recipes")
                 },
                 description=Description.parse(document.pop("description")),
-                base=None if base is None else Base(_tag(base[0], base[1]), Digest.from_bytes(base[2])),
+                base=base,
+                parents=said_parents(base, unpacked_all(document.pop("parents"))) if "parents" in document else None,
                 casstore_version=_checked(document.pop("casstore"), str),
                 newer_fields={_checked(key, str): value for key, value in document.items()},
             )
             manifest._check()
             if allowance is not None:
-                allowance.document_bytes = min(allowance.document_bytes, most_bytes - len(packed))
+                allowance.document_bytes = min(allowance.document_bytes, most_bytes - len(plain))
                 allowance.items = min(allowance.items, unpacking.left)
             return manifest
         except (
@@ -214,6 +226,16 @@ class Manifest:
 
     def _files_section(self) -> list[Any]:
         return files_section(self.files, self.directories)
+
+
+def parents_of_base(base: Base | None) -> tuple[Parent, ...]:
+    """What a version came from of which nothing but its base is said."""
+    return () if base is None else (Parent(OF_BASE, base.tag, base.digest),)
+
+
+def said_parents(base: Base | None, parents: tuple[Parent, ...]) -> tuple[Parent, ...] | None:
+    """The parents as a manifest has them: None where they follow from the base, so that each has one form."""
+    return None if parents == parents_of_base(base) else parents
 
 
 def files_section(files: Iterable[FileEntry], directories: Iterable[str]) -> list[Any]:
@@ -255,10 +277,8 @@ def entry_path(path: str) -> str:
     return as_opened(path)
 
 
-def _tag(name: str, version: str) -> Tag:
-    if (name, version) != (name.lower(), version.lower()):
-        raise ValueError(f"{name}:{version} is not in lower case")
-    return Tag(name, version)
+def _base(name: str, version: str, digest: bytes) -> Base:
+    return Base(strict_tag(name, version), Digest.from_bytes(digest))
 
 
 def _checked(value: Any, kind: type[_T]) -> _T:

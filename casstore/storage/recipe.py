@@ -122,3 +122,28 @@ def _segment(
         for start, length in zip(range(0, len(digests), DIGEST_BYTES), lengths, strict=True)
     )
     return RecipeSegment(chunks, name, dtype, None if shape is None else tuple(shape))
+
+
+def tensor_contents(blob: Digest, packed: bytes | None) -> list[bytes]:
+    """Of each tensor in a packed recipe the digests of its chunks, joined: equal for equal tensors, whatever they are
+    called. None for a blob of one chunk. Raises IntegrityError."""
+    return [] if packed is None else [row[3] for row in _rows(blob, packed) if row[0] is not None and row[3]]
+
+
+def chunk_contents(blob: Digest, packed: bytes | None) -> list[bytes]:
+    """The digests of a blob's chunks: in its packed recipe, or of one chunk its own. Raises IntegrityError."""
+    if packed is None:
+        return [blob]
+    joined = b"".join(row[3] for row in _rows(blob, packed))
+    return [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]
+
+
+def _rows(blob: Digest, packed: bytes) -> list[Any]:
+    """The segments of a packed recipe, of which no more is checked than what it takes to compare them."""
+    try:
+        rows: list[Any] = msgpack.unpackb(packed)[2]
+        if {type(row[3]) for row in rows} <= {bytes}:
+            return rows
+    except (ValueError, TypeError, LookupError, msgpack.UnpackException) as error:
+        raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
+    raise IntegrityError(f"the recipe of blob {blob} cannot be read: a segment has no digests")

@@ -60,6 +60,7 @@ class Cli:
             "CASSTORE_HOME": str(self.home),
             "CASSTORE_AUTO_GC": "0",
             "TERM": "xterm",
+            "PAGER": "cat",
             "TZ": "UTC",
             **self.extra_environment,
         }

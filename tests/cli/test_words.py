@@ -26,7 +26,7 @@ def test_an_alias_does_its_work(saved: Cli) -> None:
     ("word", "text"),
     [
         ("get", "casstore path"),
-        ("log", "casstore list"),
+        ("history", "casstore list"),
         ("find", "casstore list NAME -l"),
         ("upload", "casstore push"),
         ("download", "casstore pull"),

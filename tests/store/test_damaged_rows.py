@@ -192,7 +192,7 @@ def test_a_tag_that_nobody_can_have_given(store: casstore.Store, sql: Sql, save:
     save("m:1", {"w": b"x"})
     sql("UPDATE version SET name = ?, version = ?", (name, version))
     with pytest.raises(casstore.CatalogDamaged):
-        store.list()
+        list(store.list())
 
 
 @pytest.mark.parametrize("tag", ["console:1", "m:latest2", "com:com", "aux-1:nul0", f"{'a' * 63}:{'1' * 63}"])

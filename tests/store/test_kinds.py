@@ -18,8 +18,11 @@ from tests.kit import noise, script, streamed
 BIG = 1_100_000
 FILES = {"w.bin": noise(BIG), "small": b"small"}
 
-# Take the fifth and the fourth migration back.
-TABLES = ("remote_object", "remote_push", "remote_pack", "elsewhere")
+# Take the sixth, the fifth and the fourth migration back.
+TABLES = (
+    *("remote_object", "remote_push", "remote_pack", "elsewhere"),
+    *("alias", "alias_move", "annotation", "parent", "event", "trash", "policy"),
+)
 TO_THIRD = (
     "".join(f"DROP TABLE {table}; " for table in TABLES)
     + "ALTER TABLE container DROP COLUMN kind; PRAGMA user_version = 3"

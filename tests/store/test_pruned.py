@@ -16,7 +16,7 @@ from casstore.storage import machine
 from tests.kit import Check, Child, Save, Sql, bento, checkpoint, contents, counts, noise, streamed
 
 BIG = 1_300_000
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = pytest.mark.usefixtures("quiet", "no_trash")
 
 
 @pytest.fixture

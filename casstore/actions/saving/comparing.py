@@ -10,6 +10,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.description import FIELDS
 from casstore.storage import files
 from casstore.storage.manifest import Base
+from casstore.storage.parents import Parent
 
 
 def difference(
@@ -53,3 +54,11 @@ def difference_of_base(row: VersionRow, base: Base) -> str | None:
     if saved != str(base.tag):
         return f"its base is {saved}, not {base.tag}"
     return None if row.base_digest == base.digest else f"its base is another {saved}, which has been deleted"
+
+
+def difference_of_parents(saved: tuple[Parent, ...], given: tuple[Parent, ...]) -> str | None:
+    """How what a saved version came from differs from what another one comes from, in words; None if it does not."""
+    if set(saved) == set(given):
+        return None
+    words = ["; ".join(f"{each} ({each.relation})" for each in parents) or "nothing" for parents in (saved, given)]
+    return f"it came from {words[0]}, not from {words[1]}"

@@ -8,8 +8,8 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from casstore.actions import keeping, resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.workspace import Workspace
 from casstore.description import Description
+from casstore.digest import Digest
 from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
 from casstore.settings import check_setting
 from casstore.storage import denials, files
 from casstore.storage.locks import Lock
+from casstore.storage.parents import Parent, packed, unpacked
 from casstore.storage.walking import walk
 from casstore.tag import Tag, TagQuery
 
@@ -74,7 +76,7 @@ class Record:
     """The record of a draft: what it was to be saved as, and why it was not.
 
     `description`: the parts that could be kept. `base`: a tag, or empty. `durability`: empty if the store's setting was
-    to apply.
+    to apply. `parents`: what the caller said that it comes from, as `listed` has them; None if nothing was said.
     """
 
     tag: str = ""
@@ -84,6 +86,7 @@ class Record:
     base: str = ""
     materialize: bool = True
     durability: str = ""
+    parents: list[Any] | None = None
 
     def document(self) -> dict[str, Any]:
         """The record as a JSON object; the description is as in a manifest."""
@@ -178,6 +181,27 @@ def base_of(workspace: Workspace, record: Record) -> Tag | None:
     return None
 
 
+def listed(parents: Iterable[Parent]) -> list[Any]:
+    """Parents as a record has them: [relation, URI], or [relation, tag, digest]."""
+    return [
+        [each.relation, each.uri] if each.tag is None else [each.relation, str(each.tag), str(each.digest)]
+        for each in parents
+    ]
+
+
+def parents_of(record: Record) -> tuple[Parent, ...] | None:
+    """What a draft was to come from, be it there or not, as far as the record can be read; None if nothing was said."""
+    if record.parents is None:
+        return None
+    found = []
+    for each in record.parents:
+        with contextlib.suppress(CasstoreError, ValueError, TypeError, LookupError, AttributeError):
+            relation, what, *digest = each
+            tag = Tag.parse(what) if digest else None
+            found.append(unpacked(packed(Parent(relation, tag, Digest.parse(digest[0]) if digest else None, what))))
+    return tuple(found)
+
+
 def objects_of(draft: KeptDraft) -> bytes | None:
     """The pickled Python objects that were to be saved with a draft; None if there are none. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
@@ -243,13 +267,14 @@ def _record(directory: Path) -> Record:
     with contextlib.suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
         # An older casstore has not recorded a durability.
         read = json.loads(files.read_file(directory / RECORD, _MOST_RECORD_BYTES, follow=False))
-        found = {"durability": "", **read}
+        found = {"durability": "", "parents": None, **read}
         found["durability"] = _durability(found["durability"])
+        parents = found.pop("parents")
         # Empty if there was no room for it.
         found["description"] = Description.of(found["description"]) if found["description"] else Description()
-        record = Record(**{each.name: found[each.name] for each in fields(Record)})
+        record = Record(**{each.name: found[each.name] for each in fields(Record) if each.name != "parents"})
         if all(isinstance(getattr(record, each.name), type(getattr(_NOTHING, each.name))) for each in fields(Record)):
-            return record
+            return replace(record, parents=parents if isinstance(parents, list) else None)
     return _NOTHING
 
 

@@ -13,6 +13,7 @@ from casstore.actions.sources.ignoring import Rules
 from casstore.actions.sources.source import Source
 from casstore.description import Description
 from casstore.storage.manifest import Base
+from casstore.storage.parents import Parent
 from casstore.tag import Tag
 
 
@@ -55,6 +56,7 @@ class SaveRequest:
     not now, which also decides its place among the versions of its name. `trust`: whether its Python objects may be
     unpickled without consent. `said_context`, for a version that may be saved already: the parts of the context that
     the caller gave, which alone are compared. `is_base_said`: whether the caller also gave the base.
+    `parents`: what the caller says that it comes from; None where that is to be told from the base and the files.
     """
 
     tag: Tag
@@ -72,6 +74,7 @@ class SaveRequest:
     trust: Trust = Trust.AS_KNOWN
     said_context: Mapping[str, Any] | None = None
     is_base_said: bool = False
+    parents: tuple[Parent, ...] | None = None
 
     @property
     def standing(self) -> Source | None:

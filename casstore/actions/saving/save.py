@@ -14,6 +14,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.saving import comparing
 from casstore.actions.saving.commit import Committing, Outcome, Target, Terms, write
 from casstore.actions.saving.needed import Needed
+from casstore.actions.saving.parentage import parents
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.staging import Staged, Staging
 from casstore.actions.saving.storing import Ground, Storing
@@ -32,6 +33,7 @@ from casstore.release import __version__
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry, Manifest
+from casstore.storage.parents import Parent
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 
@@ -61,11 +63,13 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
         draft = session.new_path()
         files.make_directory(draft)
     staging = Staging(workspace, session, draft, request, progress)
+    came_from = parents(workspace, source, request)  # while the files stand where they were found
     target = Target(request.tag, draft if request.materialize else None, request.found, request.standing)
     committing = Committing(workspace, session, target)
     new_bytes = 0
     try:
-        new_bytes = _Save(workspace, session, draft, request, progress).run(source, staging.stage(source), committing)
+        saving = _Save(workspace, session, draft, request, came_from, progress)
+        new_bytes = saving.run(source, staging.stage(source), committing)
     except BaseException as error:
         if committing.outcome is not Outcome.COMMITTED:
             staging.undo()
@@ -116,6 +120,8 @@ def _is_same_version(workspace: Workspace, source: Source, new: SaveRequest) -> 
     difference = comparing.difference(workspace, row, source, described)
     if difference is None and new.is_base_said and new.base is not None:
         difference = comparing.difference_of_base(row, new.base)
+    if difference is None and new.parents is not None:
+        difference = comparing.difference_of_parents(workspace.catalog.parents.of(row.id), new.parents)
     if difference is not None:
         raise TagExists(
             f"another {new.tag} is saved already ({difference}), and saved versions never change; choose another "
@@ -142,6 +148,7 @@ class _Save:
     session: Session
     draft: Path
     request: SaveRequest
+    parents: tuple[Parent, ...] | None
     progress: Progress
 
     def run(self, source: Source, staged: Staged, committing: Committing) -> int:
@@ -175,6 +182,7 @@ class _Save:
             recipes={digest: recipe for digest, recipe in recipes.items() if recipe.is_stored},
             description=self.request.description,
             base=self.request.base,
+            parents=self.parents,
             casstore_version=__version__,
         )
         return replace(manifest, description=marked(self.workspace, manifest, self.request.trust, source.root))

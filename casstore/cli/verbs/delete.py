@@ -27,6 +27,7 @@ from casstore.cli.output import (
 )
 from casstore.cli.remotes import delete_there, remote_option
 from casstore.cli.report import report_error
+from casstore.cli.searching import is_pattern
 
 _EXAMPLES = """\b
 Examples:
@@ -125,9 +126,9 @@ def _distinct(tags: list[str]) -> list[str]:
 def _versions_of(store: casstore.Store, name: str | None) -> list[str]:
     if name is None:
         return []
-    models = store.list(name)
+    models = [] if is_pattern(name) else store.list(name)
     if not models:
-        store.get(name, pull=False)  # raises TagNotFound with the nearest name
+        store.get(name, pull=False)  # raises TagNotFound with the nearest name, and InvalidTag for a pattern
     return [str(model.tag) for model in models]
 
 

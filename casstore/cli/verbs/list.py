@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import fnmatch
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
 import click
 
 import casstore
-from casstore.cli.arguments import complete_name, parse_pairs
+from casstore.cli.arguments import parse_pairs
 from casstore.cli.deleted import list_deleted
-from casstore.cli.describe import summary
+from casstore.cli.describe import finite, summary
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, plural, show_json, show_table
+from casstore.cli.output import Bytes, Column, hint, is_screen, plural, show_json, show_table, utc
 from casstore.cli.remotes import list_there, remote_option
+from casstore.cli.searching import HELP, is_pattern, name_and_expression, search_options
 
-_EXAMPLES = """\b
+_EXAMPLES = f"""{HELP}
+\b
 Examples:
   casstore list
   casstore list bert -l stage=dev
+  casstore list 'run-*' 'metrics.acc > 0.9 and created < 7d' --sort -metrics.acc --limit 5
+  casstore list --where 'labels.stage = prod and not alias exists' --columns tag,size,metrics.acc,labels.stage
   casstore list bert | head -1 | cut -f1       the newest tag
-  casstore list --json | jq -r '.versions[] | select(.size_bytes > 1e9) | .tag'
-  casstore list bert --json | jq -r '.versions | max_by(.metadata.accuracy).tag'
+  casstore list --json 'size > 1GB' | jq -r '.versions[].tag'
   casstore list --deleted                      what `casstore undelete` can bring back
   casstore list bert --remote                  what the default remote has
 """
@@ -30,35 +40,29 @@ _COLUMNS = (
     Column("CREATED", fixed=True, narrow=((3, 16), (4, 10), (6, 0))),
     Column("LABELS", narrow=((1, 12), (5, 0))),
 )
-
-
-_MARK = ("damaged",)
+_MOST_ON_SCREEN = 100
+_NARROW = 12  # characters of a column that was asked for, on a screen that has no room for all
+_JSON_NAMES = {"size": "size_bytes", "files": "file_count", "created": "created_at", "opened": "opened_at"}
 _ALIASES = Column("ALIASES", narrow=((4, 12), (6, 0)))
 
 
-def _aliases(store: casstore.Store, name: str | None) -> dict[str, list[str]]:
-    """The aliases of each version that has any."""
-    found: dict[str, list[str]] = {}
-    for each in store.aliases(name):
-        found.setdefault(str(each.tag), []).append(each.alias)
-    return found
-
-
 @click.command("list", epilog=_EXAMPLES)
-@click.argument("name", metavar="[NAME]", shell_complete=complete_name, required=False)
+@search_options
 @click.option(
-    "-l", "--label", "labels", metavar="K=V", multiple=True, help="Only versions with this label. Repeatable."
+    "--sort",
+    metavar="KEY[,-KEY]",
+    multiple=True,
+    help="Fields to sort by; -KEY: the largest first.  [default: by time]",
 )
+@click.option("--limit", metavar="N", type=click.IntRange(min=0), help="At most that many.")
+@click.option("--columns", metavar="FIELD,...", multiple=True, help="Fields to show, such as tag,metrics.acc,size.")
+@click.option("--all", "every", is_flag=True, help=f"On a terminal, more than the first {_MOST_ON_SCREEN} too.")
 @click.option("--deleted", is_flag=True, help="What is in the trash: `casstore undelete TAG` brings it back.")
-@remote_option("What is in a remote, and whether it is here.")
+@remote_option("What is in a remote, and whether it is here; by NAME and labels alone.")
 @common_options
 @pass_options
-@click.pass_context
-def list_versions(
-    context: click.Context, options: Options, /, name: str | None, labels: tuple[str, ...], remote: str | None,
-    deleted: bool,
-) -> None:  # fmt: skip
-    """List versions, newest first; with NAME, those of one model.
+def list_versions(options: Options, /, every: bool, remote: str | None, columns: tuple[str, ...], **typed: Any) -> None:
+    """List versions, newest first: all, by name, by an expression.
 
     In a pipe: one version per line, tabs between tag, bytes, files, UTC time, labels and, where there are any,
     aliases; nothing cut short. A version whose stored bytes are gone or have been written over is marked as damaged,
@@ -67,52 +71,125 @@ def list_versions(
 
     With --deleted: tag, bytes, files, when it was deleted, by whom, from when gc may take it for good, and its id.
     """
-    wanted = parse_pairs("--label", labels)
-    if deleted:
-        if remote is not None or labels:
-            raise click.UsageError("--deleted goes with neither --remote nor --label", context)
+    name, where = name_and_expression(typed["words"], typed["where"])
+    labels, sort, limit = parse_pairs("--label", typed["labels"]), typed["sort"], typed["limit"]
+    if typed["deleted"]:
+        if remote is not None or labels or where is not None or sort or limit is not None or columns:
+            raise click.UsageError("--deleted goes with a NAME alone", click.get_current_context())
         list_deleted(options, name)
         return
     if remote is not None:
-        list_there(options, remote, name, wanted)
+        if where is not None or sort or limit is not None or columns or (name is not None and is_pattern(name)):
+            raise click.UsageError("a remote is listed by NAME and --label alone", click.get_current_context())
+        list_there(options, remote, name, labels)
         return
+    is_cut = is_screen() and not options.json and not every and limit is None
+    wanted: dict[str, Any] = {"name": name, "labels": labels, "where": where}
     with options.open_store() as store:
-        models = store.list(name, labels=wanted)
-        if not models and name is not None and not store.exists(name) and not store.elsewhere(name):
-            store.get(name, pull=False)  # which raises TagNotFound with the nearest name
-        if name is None:
-            # By the order in which `latest` goes too: where a clock was ahead, creation times tell another.
-            places = {tag: place for place, tag in enumerate(store.tags())}
-            models.sort(key=lambda model: places.get(str(model.tag), -1))
-        damaged = set(store.damaged_tags()) if models else set()
-        aliases = _aliases(store, name)
-        given_up = [] if labels else store.elsewhere(name)
-        if options.json:
-            show_json({
-                "versions": [
-                    {**summary(m), "is_damaged": str(m.tag) in damaged, "aliases": aliases.get(str(m.tag), [])}
-                    for m in models
-                ],
-                "elsewhere": [{"tag": str(e.tag), "remote": e.remote, "size_bytes": e.size} for e in given_up],
-            })  # fmt: skip
-            return
-        if given_up:
-            remotes = ", ".join(sorted({each.remote for each in given_up}))
-            hint(options, f"{plural(len(given_up), 'more version')} in the remote {remotes} alone; --json names them")
-        if models:
-            # Their column is there where there are any, and the mark stays at the end.
-            are_named = any(str(m.tag) in aliases for m in models)
-            rows = [
-                (
-                    m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels,
-                    *[" ".join(aliases.get(str(m.tag), []))][:are_named], *_MARK[: str(m.tag) in damaged],
-                )
+        ordered = {**wanted, "sort": sort, "limit": _MOST_ON_SCREEN if is_cut else limit}
+        show = functools.partial(_show_columns, columns=columns) if columns else _show
+        count = show(options, store, ordered)
+        if is_cut and count == _MOST_ON_SCREEN and (more := store.count(**wanted) - count) > 0:
+            hint(options, f"and {plural(more, 'more version')}: --all lists them, and --limit N the first N")
+
+
+def _check_some(options: Options, store: casstore.Store, wanted: Mapping[str, Any]) -> None:
+    """Say why nothing is listed. Raises TagNotFound, with the nearest name, for a name that there is not."""
+    name = wanted["name"]
+    if name is not None and not is_pattern(name) and not store.exists(name) and not store.elsewhere(name):
+        store.get(name, pull=False)
+    if name is None and wanted["where"] is None and not wanted["labels"] and wanted["limit"] != 0:
+        hint(options, f"the store {store.home} is empty; fill it with `casstore save NAME:VERSION PATH`")
+    else:
+        hint(options, "no version fits; `casstore list` shows what there is")
+
+
+def _show(options: Options, store: casstore.Store, wanted: Mapping[str, Any]) -> int:
+    """Show versions as they are usually wanted; returns how many."""
+    models = store.list(**wanted)
+    if not models:
+        _check_some(options, store, wanted)
+    damaged = set(store.damaged_tags()) if models else set()
+    given_up = [] if wanted["labels"] or wanted["where"] is not None else _elsewhere(store, wanted["name"])
+    aliases = _aliases(store, wanted["name"]) if models else {}
+    if options.json:
+        show_json({
+            "versions": [
+                {**summary(m), "is_damaged": str(m.tag) in damaged, "aliases": aliases.get(str(m.tag), [])}
                 for m in models
-            ]  # fmt: skip
-            show_table((*_COLUMNS, *[_ALIASES][:are_named], *[Column("STATE", fixed=True)][: bool(damaged)]), rows)
-            if damaged:
-                hint(options, "`casstore verify` says what is damaged, and `casstore repair` heals what can be")
-        elif name is None and not labels:
-            hint(options, f"the store {store.home} is empty; fill it with `casstore save NAME:VERSION PATH`")
-        else:
-            hint(options, "no version fits; `casstore list` shows what there is")
+            ],
+            "elsewhere": [{"tag": str(e.tag), "remote": e.remote, "size_bytes": e.size} for e in given_up],
+        })  # fmt: skip
+        return len(models)
+    if given_up:
+        remotes = ", ".join(sorted({each.remote for each in given_up}))
+        hint(options, f"{plural(len(given_up), 'more version')} in the remote {remotes} alone; --json names them")
+    if models:
+        # Their column is there where there are any, and the mark stays at the end.
+        are_named = any(str(m.tag) in aliases for m in models)
+        is_marked = any(str(m.tag) in damaged for m in models)
+        rows = [
+            (
+                m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels,
+                *[" ".join(aliases.get(str(m.tag), []))][:are_named],
+                *["damaged" if str(m.tag) in damaged else ""][: is_marked and (is_screen() or str(m.tag) in damaged)],
+            )
+            for m in models
+        ]  # fmt: skip
+        columns = (*_COLUMNS, *[_ALIASES][:are_named], *[Column("STATE", fixed=True)][:is_marked])
+        show_table(columns, rows, may_page=True)
+        if damaged:
+            hint(options, "`casstore verify` says what is damaged, and `casstore repair` heals what can be")
+    return len(models)
+
+
+def _aliases(store: casstore.Store, name: str | None) -> dict[str, list[str]]:
+    """The aliases of each version that has any, by a name or a pattern of names."""
+    found: dict[str, list[str]] = {}
+    for each in store.aliases(None if name is None or is_pattern(name) else name):
+        found.setdefault(str(each.tag), []).append(each.alias)
+    return found
+
+
+def _elsewhere(store: casstore.Store, name: str | None) -> list[casstore.Elsewhere]:
+    """The versions that only a remote has, by a name or a pattern of names."""
+    if name is None or not is_pattern(name):
+        return list(store.elsewhere(name))
+    return [each for each in store.elsewhere() if fnmatch.fnmatchcase(each.tag.name, name.lower())]
+
+
+def _show_columns(options: Options, store: casstore.Store, wanted: Mapping[str, Any], columns: Sequence[str]) -> int:
+    """Show the fields that are asked for; returns how many versions there are."""
+    rows = store.table(**wanted, columns=columns)
+    if not rows:
+        _check_some(options, store, wanted)
+    if options.json:
+        show_json({"versions": [{_JSON_NAMES.get(k, k): _for_json(v) for k, v in row.items()} for row in rows]})
+    elif rows:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        heads = [
+            Column(
+                name if "." in name else name.upper(), narrow=((place, _NARROW),),
+                right=all(isinstance(row.get(name), int | float | None) for row in rows),
+            )
+            for place, name in enumerate(names)
+        ]  # fmt: skip
+        show_table(heads, [[_cell(name, row.get(name)) for name in names] for row in rows], may_page=True)
+    return len(rows)
+
+
+def _cell(name: str, value: Any) -> Any:
+    """A value as a table shows it."""
+    if name == "size":
+        return Bytes(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and is_screen():
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ",".join(str(_cell("", each)) for each in value)
+    return json.dumps(finite(value)) if isinstance(value, dict) else value
+
+
+def _for_json(value: Any) -> Any:
+    return utc(value) if isinstance(value, datetime) else finite(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import IO, Any
 import click
 
 import casstore
-from casstore.cli.arguments import complete_tag, parse_pairs
+from casstore.cli.arguments import as_text, complete_tag, parse_pairs
 from casstore.cli.describe import summary
 from casstore.cli.exits import ExitCode, Interrupted
 from casstore.cli.options import Options, common_options, pass_options
@@ -38,6 +39,7 @@ Examples:
   casstore save bert:v1 out/ -l stage=dev -m accuracy=0.93 -m 'tags=["en"]'
   casstore save bert:v1.1 out/ -m commit=7e10 -m lr:=3e-4        text, then a number
   casstore save bert:v2 out/ --base bert:v1 --move
+  casstore save chat:v2 out/ --parent chat:v1=finetune --parent hf://org/llama@abc --capture
   casstore save meta-llama/Llama-3 out/ --slug                   as meta-llama--llama-3
   casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
@@ -47,6 +49,7 @@ Examples:
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """
 _MOST_NAMED = 5
+_RELATION = re.compile(r"[a-z]([-._a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class _Asked:
     module: str
     frameworks: tuple[str, ...]
     base: str | None
+    parents: tuple[str, ...]
     no_materialize: bool
     move: bool
     from_hf: bool
@@ -67,6 +71,7 @@ class _Asked:
     allow_empty: bool
     as_slug: bool
     exist_ok: bool
+    capture: bool
     durability: str | None
 
 
@@ -111,6 +116,16 @@ class _Asked:
     "[default: the newest of that name]",
 )
 @click.option(
+    "--parent",
+    "parents",
+    metavar="TAG[=RELATION]",
+    multiple=True,
+    shell_complete=complete_tag,
+    help="What it came from: a version, or a URI such as hf://org/name@rev or NAME@sha256:DIGEST, and how, such as "
+    "finetune, adapter, quantized, merge or dataset. Repeatable.  [default: the base, and what adapter_config.json and "
+    "a model card say]",
+)
+@click.option(
     "--no-materialize",
     is_flag=True,
     help="Make no directory until one is asked for; all that is new is encoded and packed at once, as gc would later.",
@@ -152,6 +167,13 @@ class _Asked:
     help="Fine if TAG is saved already with the same files, labels and so on: then nothing is saved.",
 )
 @click.option(
+    "--capture",
+    is_flag=True,
+    help="Record as metadata, under capture, the git commit of the working directory and whether it is dirty, the "
+    "command line, the host, and the versions of Python and of installed packages. No environment; arguments that "
+    "look like secrets are left out, as far as that can be told.",
+)
+@click.option(
     "--durability",
     type=click.Choice(["full", "relaxed"]),
     help="full: survives a power cut once saved; relaxed: faster.  [default: the store's setting]",
@@ -174,7 +196,7 @@ def save(options: Options, /, tag: str, path: Path | None, draft_id: str | None,
     if draft_id is None:
         path = path_after_tag(click.get_current_context(), tag, path)
     else:
-        _check_draft(path, has_more=asked.from_hf or bool(asked.module or asked.frameworks))
+        _check_draft(path, has_more=asked.from_hf or asked.capture or bool(asked.module or asked.frameworks))
     labels = parse_pairs("--label", asked.labels)
     metadata = {**_read_metadata(asked.metadata_file), **_parse_metadata(asked.metadata)}
     context = _context(asked.frameworks)
@@ -184,7 +206,8 @@ def save(options: Options, /, tag: str, path: Path | None, draft_id: str | None,
     with options.open_store(create=path is not None) as store, progress_bar(options) as progress:
         if path is None:
             model = store.save_draft(
-                draft_id or "", tag, labels=labels, metadata=metadata, base=asked.base, durability=asked.durability,
+                draft_id or "", tag, labels=labels, metadata=metadata, base=asked.base,
+                parents=_parents(asked.parents), durability=asked.durability,
                 materialize=False if asked.no_materialize else None, exist_ok=asked.exist_ok, progress=progress,
             )  # fmt: skip
             _show(options, model, None, None)
@@ -196,6 +219,8 @@ def save(options: Options, /, tag: str, path: Path | None, draft_id: str | None,
             context=context,
             module=asked.module,
             base=asked.base,
+            parents=_parents(asked.parents),
+            capture=asked.capture,
             durability=asked.durability,
             materialize=not asked.no_materialize,
             exist_ok=asked.exist_ok,
@@ -218,13 +243,24 @@ def save(options: Options, /, tag: str, path: Path | None, draft_id: str | None,
         raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
 
 
+def _parents(given: tuple[str, ...]) -> list[str | tuple[str, str]] | None:
+    """TAG or TAG=RELATION, where what follows the last = is a relation if it can be one; None where none is given."""
+    parents: list[str | tuple[str, str]] = []
+    for each in map(as_text, given):
+        what, equals, relation = each.rpartition("=")
+        parents.append((what, relation) if equals and what and _RELATION.fullmatch(relation) else each)
+    return parents or None
+
+
 def _check_draft(path: Path | None, *, has_more: bool) -> None:
     """`has_more`: what a draft has of its own is given too. Raises click.UsageError."""
     context = click.get_current_context()
     if path is not None:
         raise click.UsageError("give a PATH, or a draft with --draft, not both", context)
     if has_more:
-        raise click.UsageError("--module, --framework and --from-hf do not go with --draft, which has its own", context)
+        raise click.UsageError(
+            "--module, --framework, --from-hf and --capture do not go with --draft, which has its own", context
+        )
 
 
 def _show(options: Options, model: casstore.Model, draft: casstore.Draft | None, moved: Path | None) -> None:

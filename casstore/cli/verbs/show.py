@@ -73,6 +73,7 @@ def _fields(model: casstore.Model, usage: casstore.Usage) -> dict[str, Any]:
         "digest": model.digest,
         "aliases": ", ".join(model.aliases) or None,
         "base": None if model.base is None else model.base.tag,
+        "parents": "; ".join(f"{each} ({each.relation})" for each in model.parents) or None,
         "module": model.module or None,
         "casstore": model.casstore_version,
         **usage_fields(usage),

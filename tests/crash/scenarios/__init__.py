@@ -276,6 +276,8 @@ def to_first_schema(home: Path) -> None:
     """Take all migrations but the first back, of a store without deltas."""
     connection = apsw.Connection(str(home / "catalog.db"))
     connection.execute(
+        "DROP INDEX version_in_brief; DROP INDEX version_by_time; DROP INDEX version_by_creation;"
+        "DROP INDEX metadata_by_path; DROP INDEX label_by_key;"
         "DROP INDEX chunk_by_base; DROP INDEX chunk_by_grouping; DROP INDEX file_by_digest; DROP TABLE lease;"
         "ALTER TABLE chunk DROP COLUMN depth; ALTER TABLE chunk DROP COLUMN generation;"
         "ALTER TABLE chunk DROP COLUMN grouping; ALTER TABLE version DROP COLUMN pinned;"

@@ -19,6 +19,12 @@ def save(_: Path) -> Scenario:
     return Scenario(having({"b:1": B}), lambda home: put(home, "a:1", A), {"b:1": B}, {"a:1": A})
 
 
+@scenario("save with parents")
+def save_with_parents(_: Path) -> Scenario:
+    parents = [("b:1", "finetune"), ("hf://org/base@rev", "dataset")]
+    return Scenario(having({"b:1": B}), lambda home: put(home, "a:1", A, parents=parents), {"b:1": B}, {"a:1": A})
+
+
 @scenario("save a copy")
 def save_a_copy(ground: Path) -> Scenario:
     files = {"w.bin": noise(LARGE, 3), "sub/x": b"x"}

@@ -1,0 +1,33 @@
+"""casstore count"""
+
+from __future__ import annotations
+
+import click
+
+from casstore.cli.arguments import parse_pairs
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import show_json
+from casstore.cli.searching import HELP, name_and_expression, search_options
+
+_EXAMPLES = f"""{HELP}
+\b
+Examples:
+  casstore count
+  casstore count 'metrics.acc > 0.9 and labels.stage = prod'
+  casstore count 'run-*' 'created > 30d and not alias exists'
+"""
+
+
+@click.command("count", epilog=_EXAMPLES)
+@search_options
+@common_options
+@pass_options
+def count(options: Options, words: tuple[str, ...], where: str | None, labels: tuple[str, ...]) -> None:
+    """Count versions: all, by name, by an expression."""
+    name, expression = name_and_expression(words, where)
+    with options.open_store() as store:
+        found = store.count(name, labels=parse_pairs("--label", labels), where=expression)
+    if options.json:
+        show_json({"count": found})
+    else:
+        click.echo(found)
