@@ -289,11 +289,7 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
             play.save(f"run:{step}", step_files(step), materialize=step % 2 == 0)
         play.begin()
         play.store.set_policy("other-*", keep_last=3)
-        play.forget(
-            "run",
-            ["run:0", "run:1"],
-            keep_last=2,
-        )
+        play.forget("run", ["run:0", "run:1"], keep_last=2)
         play.gc()
 
     def trash(play: Play) -> None:

@@ -13,7 +13,7 @@ import pytest
 import casstore
 from casstore.actions.registry import forgetting
 from casstore.catalog.deletions import Deletions
-from tests.kit import Save, Sql, noise, weights
+from tests.kit import Save, noise, weights
 
 
 @pytest.fixture
@@ -27,12 +27,6 @@ def filled(save: Save) -> None:
             labels={"keep": "yes"} if number == 2 else {}, durability="relaxed",
         )  # fmt: skip
     save("other:1", {"w.bin": noise(200_000, 0)}, durability="relaxed")
-
-
-def alias(sql: Sql, tag: str, name: str) -> None:
-    model, version = tag.split(":")
-    (row,) = sql("SELECT id FROM version WHERE name = ? AND version = ?", (model, version))
-    sql("INSERT INTO alias VALUES (?, ?, ?, 1, 0)", (model, name, row[0]))
 
 
 def texts(tags: Any) -> list[str]:
@@ -66,8 +60,7 @@ def test_a_plan_says_what_stays(store: casstore.Store, filled: None, rules: dict
 
 
 def test_it_is_done_and_frees_what_was_told(store: casstore.Store, filled: None) -> None:
-    if "trash_days" in casstore.SETTINGS:
-        store.set_setting("trash_days", "0")
+    store.set_setting("trash_days", "0")
     before = store.stats().stored_bytes
     plan = store.forget("bert", keep_last=1, keep_label="keep=yes")
     done = store.forget("bert", keep_last=1, keep_label="keep=yes", dry_run=False)
@@ -80,6 +73,13 @@ def test_it_is_done_and_frees_what_was_told(store: casstore.Store, filled: None)
     assert plan.frees_bytes >= 4 * 70_000
     assert before - store.stats().stored_bytes == pytest.approx(plan.frees_bytes, abs=20_000)
     assert store.verify().is_sound
+
+
+def test_what_is_forgotten_comes_back_from_the_trash(store: casstore.Store, filled: None) -> None:
+    store.forget("bert", keep_last=1, dry_run=False)
+    assert len(store.deleted("bert")) == 5
+    assert store.undelete("bert:v2").labels == {"keep": "yes"}
+    assert texts(store.forget("bert", keep_label="keep=yes").kept) == ["bert:v5", "bert:v2"]
 
 
 def test_what_each_frees_adds_up(store: casstore.Store, filled: None) -> None:
@@ -107,9 +107,9 @@ def test_what_chains_of_deltas_free_adds_up(store: casstore.Store, save: Save, m
         assert all(each.frees_bytes >= 0 for each in plan.versions)
 
 
-def test_pinned_and_aliased_versions_stay(store: casstore.Store, filled: None, sql: Sql) -> None:
+def test_pinned_and_aliased_versions_stay(store: casstore.Store, filled: None) -> None:
     store.pin("bert:v0")
-    alias(sql, "bert:v3", "prod")
+    store.set_alias("bert@prod", "bert:v3")
     plan = store.forget("bert", keep_last=1)
     assert texts(plan.kept) == ["bert:v5", "bert:v3", "bert:v0"]
     assert why(plan, "bert:v0") == ("pinned",)
@@ -189,10 +189,10 @@ def test_a_clock_that_was_ahead(
 class TestMeanwhile:
     """What others do between a plan and its doing."""
 
-    def test_what_is_pinned_or_aliased_stays(self, store: casstore.Store, sql: Sql) -> None:
+    def test_what_is_pinned_or_aliased_stays(self, store: casstore.Store) -> None:
         plan = store.forget("bert", keep_last=2)
         store.pin("bert:v0")
-        alias(sql, "bert:v1", "prod")
+        store.set_alias("bert@prod", "bert:v1")
         done = store.forget_planned(plan)
         assert texts(done.forgotten) == ["bert:v3", "bert:v2"]
         assert why(done, "bert:v0") == ("pinned",)
