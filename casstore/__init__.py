@@ -22,8 +22,10 @@ from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
+from casstore.actions.registry.forgetting import ForgetPlan, PlannedVersion
 from casstore.actions.registry.likeness import LikelyParent
 from casstore.actions.registry.lineage import Lineage, Relative
+from casstore.actions.registry.rules import KeepRules
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
@@ -41,6 +43,7 @@ from casstore.errors import (
     FileChanged,
     IntegrityError,
     InvalidMetadata,
+    InvalidPolicy,
     InvalidQuery,
     InvalidSetting,
     InvalidSource,
@@ -102,16 +105,19 @@ __all__ = [
     "FileChange",
     "FileChanged",
     "FileEntry",
+    "ForgetPlan",
     "GcReport",
     "GcStep",
     "Imported",
     "InitReport",
     "IntegrityError",
     "InvalidMetadata",
+    "InvalidPolicy",
     "InvalidQuery",
     "InvalidSetting",
     "InvalidSource",
     "InvalidTag",
+    "KeepRules",
     "KeptDraft",
     "Layer",
     "LikelyParent",
@@ -122,6 +128,7 @@ __all__ = [
     "OpenPush",
     "OutcomeUnknown",
     "Parent",
+    "PlannedVersion",
     "Progress",
     "Pulled",
     "PulledFiles",

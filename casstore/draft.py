@@ -14,6 +14,7 @@ import cloudpickle
 
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
+from casstore.actions.registry import policies
 from casstore.actions.saving import drafts, unsaved
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.save import save
@@ -273,6 +274,8 @@ class Draft(Uncopied):
                 else:  # an interrupt would get out in place of the error that says where the draft is
                     unsaved.persisting(self._close)
         if self._model is not None:
+            if self._is_new:
+                policies.apply_after_save(self._workspace, self.tag)
             # The version is saved, whatever becomes of this.
             with contextlib.suppress(CasstoreError, OSError):
                 autogc.start_if_due(self._workspace)

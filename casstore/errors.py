@@ -16,6 +16,7 @@
   x UntrustedObjects       Python objects from an archive that was imported without trust
   x InvalidSetting         an unknown setting, or a value it does not take
   x InvalidQuery           an expression to search by cannot be understood
+  x InvalidPolicy          rules to keep versions by that cannot be understood, or would keep none
   x IntegrityError         stored bytes are missing or do not match their digest
     · UnsupportedFormat    a pack, manifest or record made by rules this release does not know
   x RemoteError            a remote cannot be reached, refuses, or holds what it should not
@@ -157,6 +158,10 @@ class UntrustedObjects(CasstoreError):
 
 class InvalidSetting(CasstoreError, ValueError):
     """An unknown setting, or a value that the setting does not take."""
+
+
+class InvalidPolicy(CasstoreError, ValueError):
+    """Rules to keep versions by that cannot be understood, are none, or would keep no version of a name."""
 
 
 class InvalidQuery(CasstoreError, ValueError):

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -41,11 +41,14 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.registry import aliases as aliases_action
-from casstore.actions.registry import likeness, searching
+from casstore.actions.registry import forgetting, likeness, searching
 from casstore.actions.registry import lineage as lineage_action
+from casstore.actions.registry import policies as policies_action
 from casstore.actions.registry import trash as trash_action
+from casstore.actions.registry.forgetting import ForgetPlan
 from casstore.actions.registry.likeness import LikelyParent
 from casstore.actions.registry.lineage import Lineage
+from casstore.actions.registry.rules import KeepRules
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.reopening import Address
 from casstore.actions.reserved import in_any_room
@@ -1099,6 +1102,236 @@ class Store:
                 elsewhere_file.forget(self._workspace, each.tag)
                 return True
         return False
+
+    def forget(
+        self,
+        names: str | Iterable[str] = (),
+        *,
+        keep_last: int | None = None,
+        keep_best: str | Iterable[str] = (),
+        keep_hourly: int | None = None,
+        keep_daily: int | None = None,
+        keep_weekly: int | None = None,
+        keep_monthly: int | None = None,
+        keep_yearly: int | None = None,
+        keep_within: str | timedelta | None = None,
+        since_newest: bool = False,
+        keep_every: str | Iterable[str] = (),
+        keep_label: str | Iterable[str] = (),
+        keep_where: str | Iterable[str] = (),
+        policies: bool = False,
+        dry_run: bool = True,
+    ) -> ForgetPlan:
+        """Delete the versions of names that no rule keeps, or say which these are.
+
+        A version stays that any of the rules keeps. The newest version of a name stays always, and so does one that is
+        pinned or has an alias. The others go to the trash, as by `delete`, and their bytes come back when gc takes them
+        from there. Those of one name go in one transaction; names go one after another.
+
+        Parameters
+        ----------
+        names
+            A name, a pattern of names such as "run-*", or several.
+        keep_last
+            Keep so many of the newest.
+        keep_best
+            `FIELD:max:N` or `FIELD:min:N`: keep the N versions with the largest or the least number there, such as
+            "metrics.f1:max:3". A field is below `metrics.`, `params.` or `metadata.`; `metrics.f1` is the metadata's
+            `metrics.f1`, or else its `f1`.
+        keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly
+            Keep the newest version of each of the last so many hours, days, weeks, months or years that have any, in
+            UTC.
+        keep_within
+            Keep all that are not older than that, counted from now: "36h", "14d", "8w", "6mo", "1y6mo".
+        since_newest
+            Count `keep_within` from the newest version of the name instead.
+        keep_every
+            `FIELD:N`: of each N of a number keep the first, such as "metadata.step:1000".
+        keep_label
+            `KEY=VALUE`, or `KEY` for any value.
+        keep_where
+            An expression such as "metrics.acc > 0.9 and labels.stage = prod": keep what fits it.
+        policies
+            Go by the stored policies instead of by rules, for these names or for all that they match. A name of which
+            they keep nothing is left as it is.
+        dry_run
+            False: do it. True: only say what would go.
+
+        Returns
+        -------
+        ForgetPlan
+            Each version with whether it stays, why, and what comes back with it.
+
+        Raises
+        ------
+        InvalidPolicy
+            A rule cannot be understood, there is none, or the rules keep nothing of a name; nothing is forgotten. A
+            version that is newer than now is kept by every rule that goes by age.
+        InvalidQuery
+            An expression cannot be understood; the message shows the place.
+        TagNotFound
+            There are no versions of such a name.
+        InvalidTag
+            One of `names` cannot be a name.
+        StoreLocked
+            Another process has held a lock for too long.
+
+        Examples
+        --------
+        >>> plan = store.forget("bert", keep_last=1)
+        >>> [str(tag) for tag in plan.kept], plan.forgotten, plan.dry_run
+        (['bert:v1'], (), True)
+        """
+        rules = KeepRules.of({
+            "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
+            "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
+            "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
+            "keep_label": keep_label, "keep_where": keep_where,
+        })  # fmt: skip
+        wanted = [names] if isinstance(names, str) else [*names]
+        planned = (policies_action.plan_by_policies if policies else policies_action.plan)(
+            self._workspace, wanted, rules
+        )
+        return planned if dry_run else self.forget_planned(planned)
+
+    def forget_planned(self, plan: ForgetPlan) -> ForgetPlan:
+        """Do what a plan says that `forget` has made, after somebody has looked at it.
+
+        What a rule keeps by now, or has been pinned or given an alias meanwhile, stays, and so does what has been saved
+        meanwhile.
+
+        Parameters
+        ----------
+        plan
+            The plan.
+
+        Returns
+        -------
+        ForgetPlan
+            What has been done.
+
+        Raises
+        ------
+        InvalidPolicy
+            By now the rules keep nothing of a name.
+        StoreLocked
+            Another process has held a lock for too long; earlier names are done.
+        OSError
+            The system refused something; earlier names are done.
+
+        Examples
+        --------
+        >>> store.forget_planned(store.forget("bert", keep_within="14d")).forgotten
+        ()
+        """
+        return forgetting.carry_out(self._workspace, plan)
+
+    def set_policy(
+        self,
+        pattern: str,
+        *,
+        keep_last: int | None = None,
+        keep_best: str | Iterable[str] = (),
+        keep_hourly: int | None = None,
+        keep_daily: int | None = None,
+        keep_weekly: int | None = None,
+        keep_monthly: int | None = None,
+        keep_yearly: int | None = None,
+        keep_within: str | timedelta | None = None,
+        since_newest: bool = False,
+        keep_every: str | Iterable[str] = (),
+        keep_label: str | Iterable[str] = (),
+        keep_where: str | Iterable[str] = (),
+    ) -> str:
+        """Store rules by which versions of some names are forgotten from now on, after each save and by `gc`.
+
+        A save forgets no more than 100 versions, the oldest first, and never the one just saved; `gc` does the rest.
+        Neither takes a version that another process is using at that moment. Of a name that several policies match,
+        what any of them keeps stays.
+
+        Parameters
+        ----------
+        pattern
+            A name, or a pattern of names such as "run-*". An earlier policy of the same pattern is replaced.
+        keep_last, keep_best, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly, keep_within
+            As in `forget`.
+        since_newest, keep_every, keep_label, keep_where
+            As in `forget`.
+
+        Returns
+        -------
+        str
+            The pattern, as it is kept.
+
+        Raises
+        ------
+        InvalidPolicy
+            A rule cannot be understood, there is none, or they keep nothing of a name that is here already.
+        InvalidQuery
+            An expression cannot be understood; the message shows the place.
+        InvalidTag
+            `pattern` cannot be a name.
+        StoreLocked
+            Another process has held a lock for too long.
+
+        Examples
+        --------
+        >>> store.set_policy("run-*", keep_last=3, keep_best="metrics.eval_loss:min:1")
+        'run-*'
+        >>> str(store.policies()["run-*"])
+        '--keep-last 3 --keep-best metrics.eval_loss:min:1'
+        """
+        rules = KeepRules.of({
+            "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
+            "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
+            "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
+            "keep_label": keep_label, "keep_where": keep_where,
+        })  # fmt: skip
+        return policies_action.set_policy(self._workspace, pattern, rules)
+
+    def unset_policy(self, pattern: str) -> str:
+        """Take a policy away. No version is brought back by that.
+
+        Parameters
+        ----------
+        pattern
+            The pattern of the policy, exactly.
+
+        Returns
+        -------
+        str
+            The pattern, as it was kept.
+
+        Raises
+        ------
+        InvalidPolicy
+            There is no such policy.
+        StoreLocked
+            Another process has held a lock for too long.
+        """
+        return policies_action.unset_policy(self._workspace, pattern)
+
+    def policies(self, name: str | None = None) -> dict[str, KeepRules]:
+        """Return the stored policies.
+
+        Parameters
+        ----------
+        name
+            Only those that match this name.
+
+        Returns
+        -------
+        dict[str, KeepRules]
+            The rules by pattern.
+
+        Raises
+        ------
+        InvalidPolicy
+            One cannot be read, as one that a newer casstore has stored.
+        InvalidTag
+            `name` cannot be a name.
+        """
+        return policies_action.policies(self._workspace, name)
 
     def evict(self, tag: str | Tag | Iterable[str | Tag], *, to_remote: str | None = None) -> Sequence[str]:
         """Give up the bytes of versions here that a remote has, once they have been seen there. The names stay.

@@ -60,6 +60,7 @@ def test_errors_are_also_what_the_standard_library_raises_there() -> None:
         "InvalidSource": ValueError,
         "FileChanged": ValueError,
         "InvalidSetting": ValueError,
+        "InvalidPolicy": ValueError,
         "InvalidQuery": ValueError,
         "StoreUnwritable": PermissionError,
     }.items():

@@ -39,7 +39,7 @@ INNER = {
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
         *["references", "versions", "aliases", "backups", "query", "condition", "search", "containers", "commits"],
-        *["trash", "deletions", "usage"],
+        *["trash", "deletions", "usage", "freed", "retention"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
@@ -55,7 +55,7 @@ INNER = {
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.
-MOST_ARROWS = 28
+MOST_ARROWS = 30
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
 FACES = {"cli", "integrations", "models", "web"}

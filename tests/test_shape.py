@@ -16,7 +16,7 @@ MOST_LINES = 60
 # What users call by keywords, much of it in BentoML's words. Below these, fields that travel together are a type.
 PUBLIC = {
     "store.Store.create", "store.Store.save", "store.Store.save_draft", "store.Store.import_archive",
-    "store.Store.add_remote", "store.Store.gc",
+    "store.Store.add_remote", "store.Store.gc", "store.Store.forget", "store.Store.set_policy",
     "models.calls.create", "models.calls.import_model", "models.calls.export_model", "models.bento_model.Model.export",
     "models.info.ModelInfo.__init__",
 }  # fmt: skip

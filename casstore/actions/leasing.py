@@ -71,6 +71,12 @@ class Leasing(Uncopied):
         # A use that another process recorded earlier is due again an hour after that time, not after now.
         self._noted[row.id] = now if is_due or row.opened_at_ns is None else row.opened_at_ns
 
+    @property
+    def session_id(self) -> str | None:
+        """The session that holds the leases of this process; None where it has none."""
+        shared = self._shared
+        return None if shared is None or self._pid != os.getpid() else shared.session.id
+
     def close(self) -> None:
         """Give the leases back. They last longer if this process has another store open at the same home."""
         if self._pid != os.getpid():

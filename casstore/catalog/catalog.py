@@ -12,6 +12,7 @@ from casstore.catalog.connection import Connections
 from casstore.catalog.deletions import Deletions
 from casstore.catalog.directories import Directories
 from casstore.catalog.events import Events
+from casstore.catalog.freed import FreedReport
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
@@ -21,6 +22,7 @@ from casstore.catalog.references import References
 from casstore.catalog.remotes import Remotes
 from casstore.catalog.repacking import Repacking
 from casstore.catalog.restoring import Restoring
+from casstore.catalog.retention import Retention
 from casstore.catalog.search import Searches
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.catalog.trash import Trash
@@ -40,7 +42,8 @@ class Catalog(Uncopied):
     `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
     (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
     by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), `aliases`, `parents` (what versions came from), and settings.
+    been done to the store), `aliases`, `parents` (what versions came from), `retention` (what is to be kept), `freed`
+    (what each version frees), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -67,6 +70,8 @@ class Catalog(Uncopied):
         self.instances = Instances(self._connections)
         self.remotes = Remotes(self._connections)
         self.events = Events(self._connections)
+        self.retention = Retention(self._connections)
+        self.freed = FreedReport(self._connections)
         self.parents = Parents(self._connections)
         self.aliases = Aliases(self._connections)
 

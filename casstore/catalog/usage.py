@@ -287,7 +287,17 @@ def _raw_bytes_of_mere_bases(tables: Tables) -> int:
 
 
 def _freed(tables: Tables, ids: str, kept: Iterable[Manifest]) -> tuple[int, int]:
-    """The bytes that deleting the marked versions frees at the next gc, and those that it frees when gc rewrites packs.
+    """The bytes that deleting the marked versions frees at the next gc, and those when it rewrites packs."""
+    find_freed(tables, ids, kept)
+    (loose,) = _row(tables, f"SELECT coalesce(sum(freed), 0) FROM ({FREED_LOOSE})")
+    (dead_packs,) = _row(tables, f"SELECT coalesce(sum(size), 0) FROM ({DEAD_PACKS})")
+    (in_packs,) = _row(tables, _FREED_IN_PACKS)
+    return loose + dead_packs, in_packs
+
+
+def find_freed(tables: Tables, ids: str, kept: Iterable[Manifest]) -> None:
+    """Of the marked versions, find the chunks that they alone need (`own`), and the containers of all that they need
+    (`touched`), of which some were linked to by directories.
 
     Marking what all other versions need would tell, but takes a second in a store of 100,000 chunks. So this asks
     instead which other versions need what stands in the containers that these versions use.
@@ -309,10 +319,6 @@ def _freed(tables: Tables, ids: str, kept: Iterable[Manifest]) -> tuple[int, int
     _until_unchanged(tables, *_ADD_BASES)
     tables.execute("DELETE FROM temp.own WHERE digest IN (SELECT digest FROM temp.needed)")
     tables.execute("INSERT INTO temp.leaving SELECT value FROM json_each(?)", (ids,))
-    (loose,) = _row(tables, _FREED_LOOSE)
-    (dead_packs,) = _row(tables, f"SELECT coalesce(sum(size), 0) FROM ({_DEAD_PACKS})")
-    (in_packs,) = _row(tables, _FREED_IN_PACKS)
-    return loose + dead_packs, in_packs
 
 
 def _until_unchanged(tables: Tables, *statements: str) -> None:
@@ -395,19 +401,19 @@ SELECT digest FROM temp.asked JOIN temp.needed_blob AS n USING (digest)
 WHERE NOT EXISTS (SELECT 1 FROM blob WHERE blob.digest = n.digest)
 """
 # gc leaves a loose file whole while a standing directory links to it. From any other it moves what is needed to a pack.
-_FREED_LOOSE = f"""
-SELECT coalesce(sum(iif(was_linked,
+FREED_LOOSE = f"""
+SELECT touched.id AS id, container.digest AS digest, iif(was_linked,
   size - (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.needed USING (digest) WHERE container = touched.id),
-  (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.own USING (digest) WHERE container = touched.id))), 0)
+  (SELECT coalesce(sum(length), 0) FROM chunk JOIN temp.own USING (digest) WHERE container = touched.id)) AS freed
 FROM temp.touched AS touched CROSS JOIN container USING (id) WHERE kind = {Kind.LOOSE} AND NOT {IS_LINKED}
 """
-_DEAD_PACKS = f"""
+DEAD_PACKS = f"""
 {UNREFERENCED} AND kind = {Kind.PACK} AND container.id IN (SELECT id FROM temp.touched)
 """
 _FREED_IN_PACKS = f"""
 SELECT coalesce(sum(length), 0)
 FROM temp.own CROSS JOIN chunk USING (digest) JOIN container ON container.id = chunk.container
-WHERE kind = {Kind.PACK} AND container.id NOT IN (SELECT id FROM ({_DEAD_PACKS}))
+WHERE kind = {Kind.PACK} AND container.id NOT IN (SELECT id FROM ({DEAD_PACKS}))
 """
 _STATE = """
 SELECT EXISTS (SELECT 1 FROM directory WHERE version_id = version.id AND NOT evicting), pinned

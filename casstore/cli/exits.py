@@ -42,6 +42,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (casstore.InvalidSetting, ExitCode.USAGE),
     (casstore.InvalidQuery, ExitCode.USAGE),
     (casstore.InvalidMetadata, ExitCode.USAGE),
+    (casstore.InvalidPolicy, ExitCode.USAGE),
     (casstore.StoreLocked, ExitCode.LOCKED),
     (casstore.AliasMoved, ExitCode.LOCKED),
     (NotFound, ExitCode.NOT_FOUND),

@@ -31,6 +31,7 @@ from casstore.cli.verbs.diff import diff
 from casstore.cli.verbs.drafts import drafts
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
+from casstore.cli.verbs.forget import forget
 from casstore.cli.verbs.gc import gc
 from casstore.cli.verbs.import_ import import_archive
 from casstore.cli.verbs.init import init
@@ -40,6 +41,7 @@ from casstore.cli.verbs.log import log
 from casstore.cli.verbs.ls import ls
 from casstore.cli.verbs.path import path
 from casstore.cli.verbs.pin import pin, unpin
+from casstore.cli.verbs.policy import policy
 from casstore.cli.verbs.pull import clone, pull
 from casstore.cli.verbs.push import push
 from casstore.cli.verbs.remote import remote
@@ -143,7 +145,8 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, drafts, list_versions, count, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive,
-    adopt, sync_tree, alias, pin, unpin, delete, undelete, gc, remote, push, pull, clone, status, evict, backup,
+    adopt, sync_tree, alias, pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone, status,
+    evict, backup,
     verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

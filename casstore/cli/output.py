@@ -90,11 +90,12 @@ _AGES = (("day", 86_400), ("hour", 3600), ("minute", 60))
 
 
 def age(moment: datetime) -> str:
-    """How long ago that was: "just now", "3 hours ago", "12 days ago"."""
+    """How long ago that was: "just now", "3 hours ago", "12 days ago"; "in 2 days" where a clock was ahead."""
     seconds = (datetime.now(timezone.utc) - moment).total_seconds()
     for unit, size in _AGES:
-        if seconds >= size:
-            return f"{plural(int(seconds // size), unit)} ago"
+        if abs(seconds) >= size:
+            span = plural(int(abs(seconds) // size), unit)
+            return f"{span} ago" if seconds > 0 else f"in {span}"
     return "just now"
 
 

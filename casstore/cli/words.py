@@ -23,6 +23,7 @@ _REPAIR = "`casstore repair` heals what is damaged"
 _SHOW = "`casstore show TAG` tells all about a version"
 _DIFF = "`casstore diff A B` tells what differs between two versions, or a version and a directory"
 _DELETE = "`casstore delete TAG` deletes a version"
+_FORGET = "`casstore forget NAME --keep-last 5` deletes the versions that no rule keeps, once you have seen which"
 _STATS = "`casstore stats` shows what versions hold and take"
 _SYNC = "`casstore sync-tree` says what other tools have done to models/"
 _IMPORT = "`casstore import PATH` saves the versions of an archive"
@@ -43,11 +44,13 @@ _INSTEAD = {
     **dict.fromkeys(("describe", "inspect", "metadata", "view"), _SHOW),
     **dict.fromkeys(("cmp", "compare"), _DIFF),
     **dict.fromkeys(("del", "drop", "erase"), _DELETE),
+    **dict.fromkeys(("expire", "keep", "retain", "retention", "thin"), _FORGET),
     **dict.fromkeys(("df", "du", "size", "usage"), _STATS),
     **dict.fromkeys(("copy", "cp", "mv", "rename", "tag"), _NEW_TAG),
     **dict.fromkeys(("restore", "undo", "unremove"), _RESTORE),
     **dict.fromkeys(("aliases", "promote", "point", "rollback", "stage"), _ALIAS),
     "extract": _PATH,
+    "policies": "`casstore policy show` lists the policies that are stored",
     "unpack": _IMPORT,
     "settings": "`casstore config` lists the store's settings",
     "setup": "`casstore init` makes a store, and so does the first `casstore save`",

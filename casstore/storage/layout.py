@@ -79,6 +79,7 @@ class Layout:
         self.remotes = home / "remotes.toml"
         self.aliases = home / "aliases"  # made when there is the first
         self.annotations = home / "annotations"  # likewise
+        self.policies = home / "policies.log"  # likewise
         self.elsewhere = home / "elsewhere.json"
         self.drafts = home / "drafts"  # made when there is one to be kept
         self.quarantine = home / "quarantine"
@@ -161,6 +162,11 @@ class Layout:
     def unfinished_backup(self) -> Path:
         """Stands in a directory from when a first backup into it begins until that is complete."""
         return self.home / "unfinished-backup"
+
+    @property
+    def policies_lock(self) -> Path:
+        """Held by who changes a policy of retention."""
+        return self.locks / ".policies.lock"
 
     @property
     def open_lock(self) -> Path:

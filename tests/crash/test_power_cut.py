@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,13 @@ class Play:
         self.recorder.mark(("deleting", tag))
         self.store.delete(tag, now=True)
         self.recorder.mark(("deleted", tag))
+
+    def forget(self, name: str, tags: Collection[str], **rules: Any) -> None:
+        for tag in tags:
+            self.recorder.mark(("deleting", tag))
+        assert {str(tag) for tag in self.store.forget(name, dry_run=False, **rules).forgotten} == set(tags)
+        for tag in tags:
+            self.recorder.mark(("deleted", tag))
 
     def trash(self, tag: str) -> None:
         self.recorder.mark(("trashing", tag))
@@ -277,6 +284,14 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         play.delete("m:2")
         play.save("m:2", mixed(30))
 
+    def forgets(play: Play) -> None:
+        for step in range(4):
+            play.save(f"run:{step}", step_files(step), materialize=step % 2 == 0)
+        play.begin()
+        play.store.set_policy("other-*", keep_last=3)
+        play.forget("run", ["run:0", "run:1"], keep_last=2)
+        play.gc()
+
     def trash(play: Play) -> None:
         play.save("m:1", mixed(20))
         play.save("run:0", step_files(0), materialize=False)
@@ -327,10 +342,11 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         "verbs": verbs,
         "trash": trash,
         "aliases": aliases,
+        "forgets": forgets,
     }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports", "forgets"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:

@@ -26,6 +26,7 @@ from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids
 from casstore.actions.exchange import remotes_file
 from casstore.actions.exchange.backup_place import reserved
+from casstore.actions.registry import policy_log
 from casstore.actions.workspace import Workspace
 from casstore.catalog import backups
 from casstore.catalog.backups import CatalogCopy
@@ -343,6 +344,7 @@ class _Backup:
         self._drop_manifests([path for _, _, path in doomed], explaining, trashed)
         self._set_models_aside()
         remotes_file.copy(self._source, target, self._session.new_path())
+        policy_log.copy(self._source, target, self._session.new_path())
         elsewhere_file.copy(self._source, target, self._session.new_path())
         alias_log.copy(moves, target, self._session.new_path())
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from casstore.actions.gc import autogc
 from casstore.actions.gc.apply import apply
-from casstore.actions.gc.plan import plan
-from casstore.actions.gc.report import GcOptions, GcReport
+from casstore.actions.gc.plan import check_current, plan
+from casstore.actions.gc.report import GcOptions, GcReport, GcStep
+from casstore.actions.registry import policies
 from casstore.actions.workspace import Workspace
 from casstore.errors import StoreLocked
 from casstore.progress import Progress
@@ -22,9 +25,11 @@ def collect(workspace: Workspace, progress: Progress, *, dry_run: bool, wishes: 
     with Lock(workspace.layout.gc_lock) as lock:
         if not lock.try_acquire():
             raise StoreLocked("another gc is running in this store; wait until it is done")
+        check_current(workspace)
+        forgotten = policies.apply_all(workspace, dry_run=dry_run)
         if dry_run:
-            return plan(workspace, wishes, measured=True).report()
-        return apply(workspace, plan(workspace, wishes, measured=False), progress)
+            return _with_policies(plan(workspace, wishes, measured=True).report(), forgotten)
+        return _with_policies(apply(workspace, plan(workspace, wishes, measured=False), progress), forgotten)
 
 
 def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
@@ -35,5 +40,14 @@ def collect_if_due(workspace: Workspace, progress: Progress) -> GcReport:
     workspace.check_writable()
     with Lock(workspace.layout.gc_lock) as lock:
         if autogc.is_on(workspace) and lock.try_acquire() and autogc.is_worthwhile(workspace):
-            return apply(workspace, plan(workspace, GcOptions(), measured=False), progress)
+            check_current(workspace)
+            forgotten = policies.apply_all(workspace, dry_run=False)
+            return _with_policies(apply(workspace, plan(workspace, GcOptions(), measured=False), progress), forgotten)
     return GcReport((), dry_run=False)
+
+
+def _with_policies(report: GcReport, forgotten: int | None) -> GcReport:
+    """The report with a step for stored policies, where there are any."""
+    if forgotten is None:
+        return report
+    return replace(report, steps=(GcStep("policies", forgotten), *report.steps))

@@ -275,3 +275,8 @@ def tree_bytes(path: Path) -> int:
 
 def _lone_bytes(statuses: Iterable[os.stat_result]) -> int:
     return sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode) and status.st_nlink == 1)
+
+
+def check_current(workspace: Workspace) -> None:
+    """Raise StoreError if an old catalog has been put back, by which nothing may be deleted."""
+    _check_catalog_is_current(workspace)

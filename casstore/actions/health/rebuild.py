@@ -25,6 +25,7 @@ from casstore.actions.consistency.deleted import kept_ids, kept_manifests
 from casstore.actions.consistency.takeup import bring_back
 from casstore.actions.health.containers import threads
 from casstore.actions.instance import adopt_instance
+from casstore.actions.registry import policy_log
 from casstore.catalog.boots import NoBoot
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.schema import SIDE_FILES
@@ -169,6 +170,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
             for tag, manifest_id, path in layout.standing_manifests()
             if manifest_id not in taken_in and path not in not_read
         )
+        _take_in_policies(layout, catalog, unreadable)
         lost_aliases = _aliases(layout, catalog, unreadable)
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         _put_elsewhere(layout, catalog, unreadable)
@@ -212,6 +214,20 @@ def _aliases(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> 
             for move in catalog.aliases.restore(name, found.moves)
         ]
     return tuple(lost)
+
+
+def _take_in_policies(layout: Layout, catalog: Catalog, unreadable: list[Unreadable]) -> None:
+    """Take in the policies that their log says, or none where it does not say what they are."""
+    try:
+        told = policy_log.read(layout)
+    except OSError as error:
+        files.raise_unless_damage(error)
+        unreadable.append(Unreadable(layout.policies, f"{error}; set the policies again"))
+        return
+    if told.policies is None:
+        reason = "its last line is damaged, so that policies would be taken in that were changed since; set them again"
+        unreadable.append(Unreadable(layout.policies, reason))
+    catalog.retention.restore(told.policies or {})
 
 
 def _contents(

@@ -24,6 +24,7 @@ from casstore.actions.health.healing import heal, move_sound
 from casstore.actions.health.inspection import check_known, inspect_directories, inspect_records, read_manifest
 from casstore.actions.health.verify import Damage, lost_files
 from casstore.actions.missing import make_missing
+from casstore.actions.registry import policy_log
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -117,6 +118,8 @@ class _Repair:
         self._restore_records(found)
         self._restore_manifests(found)
         found.records.clear()
+        if (kept := policy_log.write_again(self._workspace)) is not None:
+            self._quarantined.append(str(kept))
         alias_logs = self._write_alias_logs()
         taken = take_up(self._workspace)
         brought = self._catalog.references.dependents(set(taken.chunks), set())

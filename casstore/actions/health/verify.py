@@ -15,6 +15,7 @@ from casstore.actions.directories.survey import disagreement, is_missing
 from casstore.actions.health.findings import Findings, Scope
 from casstore.actions.health.inspection import inspect
 from casstore.actions.missing import what_is_gone
+from casstore.actions.registry import policy_log
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.notebook import Shown
@@ -113,6 +114,8 @@ def verify(
         foreign, missing, mixed = (), tuple(row for row in scope.rows if is_missing(workspace, row)), ""
     gone = what_is_gone(layout, workspace.catalog)
     copies = _damaged_copies(layout, found)
+    if scope is None and (fault := policy_log.fault(workspace)):
+        copies[str(layout.policies)] = fault
     tags = () if scope is None else tuple(str(row.tag) for row in scope.rows)
     return VerifyReport(
         chunks=found.read_chunks,

@@ -13,7 +13,7 @@ from casstore.storage.working import check_working_directory
 _MODELS, _SESSIONS, _DRAFTS = "models", "sessions", "drafts"
 _PARTS = {
     *(_MODELS, _SESSIONS, _DRAFTS, "objects", "manifests", "quarantine", "locks", "aliases", "annotations"),
-    *("remotes.toml", "elsewhere.json", "catalog.db", "instance", ".instance", "unfinished-backup"),
+    *("remotes.toml", "elsewhere.json", "policies.log", "catalog.db", "instance", ".instance", "unfinished-backup"),
 }
 
 

@@ -67,6 +67,7 @@ def gc(context: click.Context, options: Options, /, dry_run: bool, auto: bool, *
     With -vv each directory that stays is named, with the reason.
 
     \b
+    policies          versions that a stored policy no longer keeps (`casstore policy`); only where there is one
     dead sessions     what processes left that were killed
     unfinished work   what was cut short after its version was saved or deleted
     trash             versions deleted trash_days ago; with --empty-trash all deleted ones

@@ -229,6 +229,7 @@ def leftovers(home: Path) -> list[str]:
 _TOP_LEVEL = {
     *("catalog.db", "catalog.db-wal", "catalog.db-shm", "instance"),
     *("objects", "manifests", "models", "sessions", "quarantine", "locks"),
+    "policies.log",
     *("remotes.toml", "elsewhere.json"),
     "aliases",
     "drafts",  # of a process that lived when its save failed; not before that

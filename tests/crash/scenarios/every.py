@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
-from tests.crash.scenarios import READING, SCENARIOS, adopting, collecting, exchanging, keeping, reading, saving
+from tests.crash.scenarios import (
+    READING,
+    SCENARIOS,
+    adopting,
+    collecting,
+    exchanging,
+    keeping,
+    reading,
+    retaining,
+    saving,
+)
 
-__all__ = ["NAMES", "READING", "SCENARIOS", "adopting", "collecting", "exchanging", "keeping", "reading", "saving"]
+__all__ = [
+    "NAMES",
+    "READING",
+    "SCENARIOS",
+    "adopting",
+    "collecting",
+    "exchanging",
+    "keeping",
+    "reading",
+    "retaining",
+    "saving",
+]
 
 NAMES = [name for name in SCENARIOS if name not in READING]
