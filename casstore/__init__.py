@@ -11,6 +11,7 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.catalog.events import Event
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
@@ -69,6 +70,7 @@ __all__ = [
     "Draft",
     "Elsewhere",
     "EncodingUsage",
+    "Event",
     "FileChanged",
     "FileEntry",
     "GcReport",

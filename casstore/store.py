@@ -6,7 +6,8 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,7 @@ from casstore.actions.health.rebuild import RebuildReport
 from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
+from casstore.actions.registry import history
 from casstore.actions.reopening import Address
 from casstore.actions.reserved import in_any_room
 from casstore.actions.saving import delete as delete_action
@@ -45,6 +47,7 @@ from casstore.actions.saving.trust import Trust
 from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
 from casstore.archive.formats import Format
+from casstore.catalog.events import Event
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
 from casstore.description import Description
@@ -1354,6 +1357,59 @@ class Store:
         if query.version is None:
             return catalog.usage.of_model(resolve.known_name(catalog, query.name))
         return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
+
+    def events(
+        self, since: datetime | timedelta | None = None, *, limit: int | None = None, after: int = 0
+    ) -> Sequence[Event]:
+        """List what has been done to the store, by whom and when: versions saved, deleted, annotated, pushed; gc.
+
+        The newest 100,000 events are kept. They are in the catalog alone: `rebuild_catalog` begins again without them.
+        Reading leaves no trace.
+
+        Parameters
+        ----------
+        since
+            Only events since that time (one without a zone is local), or of the last hours or days.
+        limit
+            Only the newest so many.
+        after
+            Only events after the one of this `number`.
+
+        Returns
+        -------
+        Sequence[Event]
+            The oldest first.
+
+        Examples
+        --------
+        >>> [(event.kind, event.tag) for event in store.events()]
+        [('saved', 'bert:v1')]
+        """
+        return history.events(self._workspace.catalog, since, limit, after)
+
+    def follow_events(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[Event]:
+        """Wait for events, whichever process causes them, and return each within a fraction of a second.
+
+        Parameters
+        ----------
+        after
+            Begin with what came after the event of this `number`; None: with what is to come.
+        timeout
+            End when nothing has come for so many seconds; None: never end.
+
+        Returns
+        -------
+        Iterator[Event]
+            To be read with `for`, in one thread; leaving the loop ends the waiting.
+
+        Examples
+        --------
+        >>> for event in store.follow_events(after=0, timeout=0):
+        ...     print(event.kind, event.tag)
+        saved bert:v1
+        """
+        catalog = self._workspace.catalog
+        return history.follow(catalog, catalog.events.last_number() if after is None else after, timeout)
 
     def names(self) -> Sequence[str]:
         """List the names of all models.

@@ -49,7 +49,7 @@ INNER = {
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
         *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
-        *["directories", "saving", "reopening", "gc", "health", "exchange"],
+        *["directories", "saving", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

@@ -13,6 +13,7 @@ import apsw
 
 from casstore.catalog.connection import Connections
 from casstore.catalog.containers import ChunkVanished, drop_lost, insert_with_chunks, mark_synced
+from casstore.catalog.events import SAVED, Noted, note_event
 from casstore.catalog.index import Fingerprint, insert_fingerprints
 from casstore.catalog.trust import note_trusted, note_untrusted
 from casstore.catalog.versions import DirectoryRow, NewContainer
@@ -52,6 +53,7 @@ class Commit:
     # The version's Python objects, if they are not trusted, or if these bytes are to be trusted from now on.
     untrusted: Digest | None = None
     trusted: Digest | None = None
+    event: Noted = SAVED
 
 
 class Commits:
@@ -93,6 +95,7 @@ class Commits:
                 note_untrusted(connection, new.untrusted)
             if new.trusted is not None:
                 note_trusted(connection, new.trusted)
+            note_event(connection, new.event.kind, tag, size_bytes=new.manifest.size, **new.event.details)
             return version_id
 
     def store(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.events import DELETED, Noted, note_event
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.trust import fill_untrusted
 from casstore.catalog.upkeep import note_deleted
@@ -21,7 +22,7 @@ class Deletions:
         self._connections = connections
         self._versions = versions
 
-    def delete(self, directory_inodes: Mapping[Tag, int | None]) -> list[VersionRow]:
+    def delete(self, directory_inodes: Mapping[Tag, int | None], event: Noted = DELETED) -> list[VersionRow]:
         """Remove the rows of versions in one transaction, and leave tombstones for their manifests and directories.
 
         `directory_inodes`: the tags of the versions, each with the inode of its directory. Raises TagNotFound, with
@@ -41,6 +42,7 @@ class Deletions:
                     (row.manifest_id, row.name, row.version, directory_inodes[row.tag]),
                 )
                 connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
+                note_event(connection, event.kind, row.tag, size_bytes=row.size, **event.details)
             note_deleted(connection, sum(row.size for row in rows))
             return rows
 

@@ -26,6 +26,7 @@ from casstore.cli.verbs.config import config
 from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.drafts import drafts
+from casstore.cli.verbs.events import events
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
 from casstore.cli.verbs.gc import gc
@@ -138,7 +139,7 @@ def cli(context: click.Context) -> None:
 for _verb in (
     save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
     delete, gc, remote, push, pull, clone, status, evict, backup,
-    verify, repair, stats, config, init, demo, completion,
+    events, verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.workspace import Workspace
+from casstore.catalog.events import Noted
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.versions import VersionRow
 from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound
@@ -45,7 +46,7 @@ def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) 
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
     workspace.catalog.remotes.put_elsewhere(Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
-    delete_action.delete(workspace, [row.tag])
+    delete_action.delete(workspace, [row.tag], Noted("left to remote", {"remote": remote}))
 
 
 def _check_idle(workspace: Workspace, row: VersionRow) -> None:

@@ -18,6 +18,7 @@ from casstore.actions.exchange.pruned import keep
 from casstore.actions.saving.delete import delete
 from casstore.actions.saving.finish import finish_saves, unfinished_saves
 from casstore.actions.workspace import Workspace
+from casstore.catalog.events import Noted
 from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound
 from casstore.notebook import Shown
@@ -126,7 +127,7 @@ class _TreeSync:
                 return
             keep(self._workspace, row)
             with contextlib.suppress(TagNotFound):
-                delete(self._workspace, [row.tag])
+                delete(self._workspace, [row.tag], Noted("pruned"))
         self.deleted.append(str(row.tag))
 
     def _adopt(self, paths: Sequence[Path]) -> None:

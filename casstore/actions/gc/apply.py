@@ -82,11 +82,15 @@ class _Application:
         self._redundancy.note()
         self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
         autogc.note_collected(self._workspace, deleted_bytes)
-        self._catalog.tidy()
-        return GcReport(
+        report = GcReport(
             steps, False, tuple(self._altered), self._strays_kept_in, tuple(self._left), self._plan.foreign,
             tuple(self._quarantined), *self._would_free, self._quarantine_bytes,
         )  # fmt: skip
+        done = {step.name: step.count for step in steps if step.count}
+        if done:  # gc with nothing to do writes nothing
+            self._catalog.events.note("gc", freed_bytes=report.freed_bytes, done=done)
+        self._catalog.tidy()
+        return report
 
     def _drop_manifests(self) -> None:
         """Remove the manifests of deleted versions that no longer explain any loose file."""

@@ -160,6 +160,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         )
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         adopt_instance(layout, catalog)
+        catalog.events.note("catalog rebuilt", versions=len(manifests), unreadable=len(unreadable))
         catalog.tidy()
     finally:
         catalog.close()

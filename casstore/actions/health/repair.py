@@ -139,7 +139,7 @@ class _Repair:
         damage = self._catalog.references.dependents(lost, set())
         self._catalog.mending.note_lost(self._catalog.references.missing_chunks())
         still = tuple(Damage(str(tag), path) for tag, path in damage)
-        return RepairReport(
+        report = RepairReport(
             healed=tuple(each for each in damaged_before if each not in still),
             damage=still,
             restored=tuple(sorted(map(str, self._restored))),
@@ -149,6 +149,9 @@ class _Repair:
             taken_up=tuple(map(str, taken.paths)),
             unread=tuple(healed.unread),
         )
+        counts = {"healed": len(report.healed), "damaged": len(report.damage), "restored": len(report.restored)}
+        self._catalog.events.note("repaired", **counts)
+        return report
 
     def _restore_records(self, found: Findings) -> None:
         """The manifest is right where the catalog differs: it is checksummed, and never written twice."""

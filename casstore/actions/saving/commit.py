@@ -22,6 +22,7 @@ from casstore.actions.sources.source import Source, check_as_found
 from casstore.actions.workspace import Workspace
 from casstore.catalog.commits import Commit, Place
 from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.events import Noted
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
@@ -37,11 +38,12 @@ from casstore.tag import Tag
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a version is to be committed. `durable`: once committed it must survive a power cut. `trust`: what the caller
-    says of its Python objects. `place`: its place among the versions of its name."""
+    says of its Python objects. `place`: its place among the versions of its name. `event`: what is noted of it."""
 
     durable: bool
     trust: Trust
     place: Place
+    event: Noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
         place=terms.place,
         untrusted=objects if manifest.description.is_untrusted else None,
         trusted=objects if terms.trust is Trust.GIVEN else None,
+        event=terms.event,
     )
     return Written(commit, paths)
 
@@ -250,7 +253,9 @@ def _clear_the_way(workspace: Workspace, session: Session, target: Target, *, du
             return
 
 
-def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> None:
+def commit_stored(
+    workspace: Workspace, session: Session, manifest: Manifest, event: Noted, *, durable: bool, trust: Trust
+) -> None:
     """Commit a version whose chunks are all stored already. It gets no directory.
 
     Raises ChunkVanished if a chunk is not there, TagExists, OSError.
@@ -260,7 +265,8 @@ def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *,
     needed = Needed.of(workspace, wanted).checked(workspace)
     if wanted - needed.have:
         raise ChunkVanished
-    written = write(workspace, session, Stored(manifest, needed), Terms(durable, trust, Place.BY_CREATION), SILENT)
+    terms = Terms(durable, trust, Place.BY_CREATION, event)
+    written = write(workspace, session, Stored(manifest, needed), terms, SILENT)
     Committing(workspace, session, Target(manifest.tag)).run(written)
 
 

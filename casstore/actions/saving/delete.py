@@ -13,6 +13,7 @@ from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
+from casstore.catalog.events import DELETED, Noted
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.sessions import Session
@@ -48,8 +49,8 @@ def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
     return [list(group) for group in found.values()]
 
 
-def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
-    """Delete versions of one name: all of them in one transaction, or none.
+def delete(workspace: Workspace, tags: Sequence[Tag], event: Noted = DELETED) -> list[str]:
+    """Delete versions of one name: all of them in one transaction, or none. `event`: what is noted of each.
 
     Returns the paths in quarantine/ of what was added to or changed in their directories. What fails after the commit
     is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, StoreLocked.
@@ -64,7 +65,7 @@ def delete(workspace: Workspace, tags: Sequence[Tag]) -> list[str]:
             recorded = None if standing is None else standing.recorded
             inodes[tag] = None if standing is None else standing.inode()
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
-        rows = workspace.catalog.deletions.delete(inodes)
+        rows = workspace.catalog.deletions.delete(inodes, event)
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
