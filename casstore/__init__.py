@@ -11,6 +11,7 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import Damage, VerifyReport
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.annotated import Annotation
 from casstore.catalog.events import Event
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
@@ -61,6 +62,7 @@ __all__ = [
     "SETTINGS",
     "AdoptReport",
     "AmbiguousTag",
+    "Annotation",
     "BackupReport",
     "Base",
     "CasstoreError",

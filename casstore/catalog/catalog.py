@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from casstore.catalog.annotations import Annotations
 from casstore.catalog.backups import Backups
 from casstore.catalog.commits import Commits
 from casstore.catalog.connection import Connections
@@ -30,12 +31,12 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `commits` (new versions), `deletions` (deleted ones), `directories` and
-    `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
-    `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
-    (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
-    by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), and settings.
+    """The open catalog: `versions` (names), `commits` (new versions), `annotations` (what was said of them later),
+    `deletions` (deleted ones), `directories` and `leases` (what stands under models/ and who uses it), `index` (where
+    bytes are), `references` (what needs what), `repacking` (what moves where), `restoring` (a new catalog), `mending`
+    (where files and catalog disagree), `trust` (whose Python objects are not trusted), `backups` (copies of it),
+    `usage` (how many bytes), `upkeep` (when gc is due by itself), `instances` (which copy of the store this is),
+    `remotes` (what is known of remotes), `events` (what has been done to the store), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -45,6 +46,7 @@ class Catalog(Uncopied):
         self.boot_id = boot_id
         self.versions = Versions(self._connections)
         self.commits = Commits(self._connections, boot_id)
+        self.annotations = Annotations(self._connections, self.versions)
         self.deletions = Deletions(self._connections, self.versions)
         self.directories = Directories(self._connections, boot_id)
         self.leases = Leases(self._connections)

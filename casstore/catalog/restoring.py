@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from casstore.annotated import Annotation
 from casstore.catalog.boots import NoBoot
-from casstore.catalog.commits import insert_version
+from casstore.catalog.commits import insert_annotations, insert_version
 from casstore.catalog.connection import Connections
 from casstore.catalog.containers import insert_container
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
@@ -30,10 +31,18 @@ class Restoring:
                     ((c.digest, container_id, *c[1:], depth) for c, depth in chunks),
                 )
 
-    def add_version(self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None) -> None:
+    def add_version(
+        self,
+        manifest: Manifest,
+        manifest_id: str,
+        directory: DirectoryRow | None,
+        annotations: Sequence[Annotation] = (),
+    ) -> None:
         """Insert a version as the newest of its name."""
         with self._connections.write() as connection:
             version_id = insert_version(connection, manifest, manifest_id, manifest.created_at_ns)
+            if annotations:
+                insert_annotations(connection, version_id, manifest.description, annotations)
             connection.executemany(
                 "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),

@@ -45,7 +45,21 @@ def everything(model: casstore.Model) -> dict[str, Any]:
         "context": model.context,
         "casstore_version": model.casstore_version,
         "base": None if base is None else {"tag": str(base.tag), "digest": str(base.digest)},
+        "saved_labels": model.saved_labels,
+        "saved_metadata": _finite(model.saved_metadata),
         "files": files(model),
+    }
+
+
+def annotation(said: casstore.Annotation) -> dict[str, Any]:
+    """What `annotate --log` and `show` tell of a change of what is said of a version."""
+    return {
+        "number": said.number,
+        "annotated_at": utc(said.annotated_at),
+        "actor": said.actor,
+        "kind": said.kind,
+        "key": said.key,
+        "value": _finite(said.value),
     }
 
 

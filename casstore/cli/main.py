@@ -18,6 +18,7 @@ from casstore.cli.options import Options, common_options
 from casstore.cli.report import report_error, show_warnings
 from casstore.cli.streams import open_missing
 from casstore.cli.verbs.adopt import adopt
+from casstore.cli.verbs.annotate import annotate
 from casstore.cli.verbs.backup import backup
 from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
@@ -137,8 +138,8 @@ def cli(context: click.Context) -> None:
 
 
 for _verb in (
-    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree, pin, unpin,
-    delete, gc, remote, push, pull, clone, status, evict, backup,
+    save, drafts, list_versions, show, ls, cat, path, checkout, export, import_archive, adopt, sync_tree,
+    annotate, pin, unpin, delete, gc, remote, push, pull, clone, status, evict, backup,
     events, verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)

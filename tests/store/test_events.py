@@ -21,7 +21,7 @@ def kinds(store: casstore.Store) -> list[tuple[str, str | None]]:
     return [(event.kind, event.tag) for event in store.events()]
 
 
-def test_what_is_done_is_told(store: casstore.Store, save: Save, tmp_path: Path) -> None:
+def test_what_is_done_is_told(store: casstore.Store, home: Path, save: Save, tmp_path: Path) -> None:
     save("m:1", {"a": b"1"})
     save("m:2", {"a": b"2"})
     archive = store.export("m:1", tmp_path / "m.casmodel")
@@ -33,16 +33,19 @@ def test_what_is_done_is_told(store: casstore.Store, save: Save, tmp_path: Path)
     store.gc(dry_run=True, evict_all=True)
     store.gc(evict_all=True)
     store.gc(evict_all=True)  # which finds nothing to do
+    store.repair()  # likewise
+    shutil.rmtree(home / "manifests/m")
     store.repair()
     assert kinds(store) == [
         ("saved", "m:1"), ("saved", "m:2"), ("deleted", "m:1"), ("deleted", "m:2"), ("imported", "m:1"),
         ("imported", "m:2"), ("gc", None), ("repaired", None),
     ]  # fmt: skip
-    first, *_, gc, _ = store.events()
+    first, *_, gc, repair = store.events()
     assert first.actor == machine.who()
     assert first.details == {"size_bytes": 1}
     assert abs(datetime.now(timezone.utc) - first.happened_at) < timedelta(hours=1)
     assert gc.details["freed_bytes"] >= 0
+    assert repair.details == {"restored": 2}
 
 
 def test_what_fails_is_not_told(store: casstore.Store, save: Save) -> None:
@@ -162,7 +165,7 @@ def test_who_is_any_text(store: casstore.Store, home: Path, tmp_path: Path) -> N
 def test_who_is_asked_once_in_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     machine._who.cache_clear()
     asked = []
-    monkeypatch.setattr(machine.getpass, "getuser", lambda: asked.append(1) or f"u{len(asked)}")
+    monkeypatch.setattr("getpass.getuser", lambda: asked.append(1) or f"u{len(asked)}")
     try:
         assert machine.who() == machine.who()
         assert machine.who().startswith("u1@")

@@ -27,6 +27,7 @@ from casstore.actions.gc.reclaim import Reclaim
 from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.packs.repack import pack_cold, rewrite_sparse
+from casstore.actions.registry.annotating import complete_logs
 from casstore.actions.saving import drafts
 from casstore.actions.saving.delete import Deleted, sweep
 from casstore.actions.saving.finish import finish_saves
@@ -79,6 +80,7 @@ class _Application:
             *self.objects(),
         )
         self._drop_manifests()
+        complete_logs(self._workspace)
         self._redundancy.note()
         self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
         autogc.note_collected(self._workspace, deleted_bytes)

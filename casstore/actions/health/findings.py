@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
@@ -22,6 +23,7 @@ class Findings:
     `directories`: versions with the files of their directories that are not what was put there; `additions`: with
     what else is in them, which harms nothing.
     `manifests`: versions whose manifest is missing or damaged. `records`: versions whose rows differ from it.
+    `logs`: files beside the catalog with damaged lines.
     """
 
     chunks: dict[Digest, str] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Findings:
     additions: dict[Tag, list[str]] = field(default_factory=dict)
     manifests: dict[Tag, str] = field(default_factory=dict)
     records: dict[Tag, str] = field(default_factory=dict)
+    logs: dict[Path, str] = field(default_factory=dict)
     read_chunks: int = 0
     read_bytes: int = 0
 

@@ -23,6 +23,7 @@ from casstore.actions.health.healing import heal, move_sound
 from casstore.actions.health.inspection import check_known, inspect_directories, inspect_records, read_manifest
 from casstore.actions.health.verify import Damage, lost_files
 from casstore.actions.missing import make_missing
+from casstore.actions.registry.annotating import complete_logs, damaged_logs, write_again
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -112,6 +113,7 @@ class _Repair:
         inspect_records(self._workspace, found)
         self._restore_records(found)
         self._restore_manifests(found)
+        self._write_logs_again()
         found.records.clear()
         taken = take_up(self._workspace)
         brought = self._catalog.references.dependents(set(taken.chunks), set())
@@ -149,9 +151,20 @@ class _Repair:
             taken_up=tuple(map(str, taken.paths)),
             unread=tuple(healed.unread),
         )
-        counts = {"healed": len(report.healed), "damaged": len(report.damage), "restored": len(report.restored)}
-        self._catalog.events.note("repaired", **counts)
+        counts = {
+            "healed": len(report.healed), "damaged": len(report.damage), "restored": len(report.restored),
+            "quarantined": len(report.quarantined), "made": len(report.made), "taken up": len(report.taken_up),
+        }  # fmt: skip
+        if any(counts.values()):  # what finds nothing to do writes nothing
+            self._catalog.events.note("repaired", **{name: count for name, count in counts.items() if count})
         return report
+
+    def _write_logs_again(self) -> None:
+        for path in damaged_logs(self._workspace):
+            kept = write_again(self._workspace, path)
+            if kept is not None:
+                self._quarantined.append(str(kept))
+        complete_logs(self._workspace)
 
     def _restore_records(self, found: Findings) -> None:
         """The manifest is right where the catalog differs: it is checksummed, and never written twice."""

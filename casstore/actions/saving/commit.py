@@ -28,7 +28,8 @@ from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
-from casstore.storage import files
+from casstore.storage import annotation_log, files
+from casstore.storage.annotation_log import Subject
 from casstore.storage.container import Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
@@ -192,7 +193,7 @@ class Committing:
             try:
                 _clear_the_way(self._workspace, self._session, self._target, durable=written.commit.durable)
                 last_look()
-                self._workspace.catalog.commits.commit(written.commit)
+                self._workspace.catalog.commits.commit(self._with_annotations(written.commit))
                 self.outcome = Outcome.COMMITTED
             except BaseException as error:
                 self.outcome = _outcome(self._workspace, written.commit, error)
@@ -205,6 +206,13 @@ class Committing:
             # From here on the version is saved. If a later step fails, the next get or gc finishes it.
             with contextlib.suppress(OSError):
                 self._publish(written.commit.manifest_id)
+
+    def _with_annotations(self, commit: Commit) -> Commit:
+        """Of a version that comes back, such as from a remote, what was said of it is found in the log."""
+        if commit.place is Place.LAST:
+            return commit
+        log = annotation_log.read(self._workspace.layout.annotation_log(commit.manifest.tag.name))
+        return replace(commit, annotations=log.of(Subject.of(commit.manifest)))
 
     def _publish(self, manifest_id: str) -> None:
         tag, draft, standing = self._target.tag, self._target.draft, self._target.standing

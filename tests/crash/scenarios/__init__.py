@@ -218,6 +218,7 @@ def leftovers(home: Path) -> list[str]:
 _TOP_LEVEL = {
     *("catalog.db", "catalog.db-wal", "catalog.db-shm", "instance"),
     *("objects", "manifests", "models", "sessions", "quarantine", "locks"),
+    "annotations",
     "drafts",  # of a process that lived when its save failed; not before that
 }
 
@@ -270,7 +271,7 @@ def to_first_schema(home: Path) -> None:
         "ALTER TABLE directory DROP COLUMN synced; DROP TABLE untrusted; ALTER TABLE container DROP COLUMN kind;"
         "DROP TABLE remote_object; DROP TABLE remote_pack; DROP TABLE remote_push; DROP TABLE elsewhere;"
         "DROP TABLE alias; DROP TABLE alias_move; DROP TABLE annotation; DROP TABLE parent; DROP TABLE event;"
-        "DROP TABLE trash; DROP TABLE policy;"
+        "DROP TABLE trash; DROP TABLE policy; ALTER TABLE version DROP COLUMN annotated;"
         "DELETE FROM store WHERE key = 'last_container'; PRAGMA user_version = 1"
     )
     connection.close()

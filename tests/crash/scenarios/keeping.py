@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import casstore
-from tests.crash.scenarios import Scenario, put, scenario, to_first_schema, write
+from tests.crash.scenarios import Scenario, open_store, put, scenario, to_first_schema, write
 from tests.crash.scenarios.steps import LARGE, A, B, cold, doing, having, run_of
 
 
@@ -54,3 +55,28 @@ def rebuild_the_catalog(_: Path) -> Scenario:
         casstore.Store.rebuild_catalog(home)
 
     return Scenario(no_catalog, rebuild, {"b:1": B, "a:1": A, **run_of(3)}, again=rebuild)
+
+
+@scenario("annotate")
+def annotate(_: Path) -> Scenario:
+    say = doing("annotate", "b:1", labels={"stage": "prod"}, metrics={"f1": 0.9})
+    before: list[object] = [{"stage": "dev"}, {}]
+    after: list[object] = [{"stage": "prod"}, {"metrics": {"f1": 0.9}}]
+
+    def said(home: Path) -> list[object]:
+        with open_store(home) as store:
+            model = store.get("b:1")
+            return [model.labels, model.metadata]
+
+    def prepare(home: Path) -> None:
+        having({"b:1": B})(home)
+        doing("annotate", "b:1", labels={"stage": "dev"})(home)
+
+    def again(home: Path) -> None:
+        assert said(home) in (before, after)
+        say(home)
+        with contextlib.suppress(casstore.StoreLocked):  # where this process holds it open
+            casstore.Store.rebuild_catalog(home)  # which goes by the log alone
+        assert said(home) == after
+
+    return Scenario(prepare, say, {"b:1": B}, again=again)
