@@ -47,35 +47,41 @@ def read(path: Path) -> AnnotationLog:
     lines = append_log.settled(path)
     log = AnnotationLog(damaged=lines.damaged)
     for document in lines.documents:
-        parsed = _parsed(document)
-        if parsed is not None:
-            subject, annotation = parsed
+        for subject, annotation in _parsed(document):
             log.said.setdefault(subject, {})[annotation.number] = annotation
     return log
 
 
 def last_number(path: Path) -> int:
-    """The number of the last line that is sound; 0 where there is none. Raises OSError."""
-    document = append_log.last(path)
-    number = 0 if document is None else document.get("number")
-    return number if type(number) is int else 0
+    """The largest number in the last line that is sound; 0 where there is none. Raises OSError."""
+    return max((each.number for _, each in _parsed(append_log.last(path) or {})), default=0)
 
 
 def append(path: Path, said: Iterable[tuple[Subject, Annotation]]) -> None:
-    """Add these lines; they are on disk when it returns. Raises OSError."""
-    documents = [
-        {
-            **subject._asdict(), **annotation._asdict(), "value": as_kept(annotation.value),
-        }
+    """Add these, in one line; it is on disk when it returns. Raises OSError.
+
+    So what a crash has left is the last line, or a part of it: those before it were synced before it was begun.
+    """
+    entries = [
+        {**subject._asdict(), **annotation._asdict(), "value": as_kept(annotation.value)}
         for subject, annotation in said
-    ]  # fmt: skip
-    if documents:
+    ]
+    if entries:
         append_log.drop_cut(path)
-        append_log.append(path, documents)
+        append_log.append(path, [{_ENTRIES: entries}])
 
 
-def _parsed(document: dict[str, Any]) -> tuple[Subject, Annotation] | None:
-    """A line's meaning; None for one of a later release, which means something else."""
+_ENTRIES = "annotations"
+
+
+def _parsed(document: dict[str, Any]) -> list[tuple[Subject, Annotation]]:
+    """A line's meaning. What a later release has written, which means something else, is passed over."""
+    entries = document.get(_ENTRIES)
+    parsed = map(_entry, entries) if isinstance(entries, list) else ()
+    return [each for each in parsed if each is not None]
+
+
+def _entry(document: Any) -> tuple[Subject, Annotation] | None:
     try:
         version, created_at_ns, digest = (document[name] for name in Subject._fields)
         number, kind, key, value, annotated_at_ns, actor = (document[name] for name in Annotation._fields)
