@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from casstore.annotated import LABEL, Annotation
 from casstore.catalog import decoding
@@ -13,6 +14,15 @@ from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import VersionRow, Versions
 
 
+class Said(NamedTuple):
+    """An annotation, with what tells which version it is about."""
+
+    annotation: Annotation
+    version: str
+    created_at_ns: int
+    digest: bytes
+
+
 class Annotations:
     """Reads annotations, and adds to them."""
 
@@ -20,11 +30,11 @@ class Annotations:
         self._connections = connections
         self._versions = versions
 
-    def of(self, version_id: int, *, after: int = 0) -> list[Annotation]:
-        """The annotations of a version after that number, the oldest first."""
-        sql = f"{ANNOTATIONS} WHERE version_id = ? AND number > ? ORDER BY number"
+    def of(self, version_id: int) -> list[Annotation]:
+        """The annotations of a version, the oldest first."""
+        sql = f"{ANNOTATIONS} WHERE version_id = ? ORDER BY number"
         with translated_errors(self._connections.path):
-            rows = self._connections.get().execute(sql, (version_id, after)).fetchall()
+            rows = self._connections.get().execute(sql, (version_id,)).fetchall()
         return [each for each in map(annotation, rows) if each is not None]
 
     def names(self) -> list[str]:
@@ -33,16 +43,16 @@ class Annotations:
         with translated_errors(self._connections.path):
             return [decoding.name(row[0]) for row in self._connections.get().execute(sql).fetchall()]
 
-    def annotated(self, name: str, *, after: int = 0) -> list[VersionRow]:
-        """The versions of a name that have annotations after that number."""
+    def of_name(self, name: str, *, after: int = 0) -> list[Said]:
+        """The annotations of all versions of a name after that number, the oldest first."""
         sql = (
-            "SELECT id FROM version WHERE name = ?"
-            " AND EXISTS (SELECT 1 FROM annotation WHERE version_id = version.id AND number > ?)"
+            "SELECT number, kind, key, value, annotated_at, actor, version, created_at, digest FROM version"
+            " JOIN annotation ON version_id = id AND number > ? WHERE name = ? ORDER BY number"
         )
         with translated_errors(self._connections.path):
-            rows = self._connections.get().execute(sql, (name, after)).fetchall()
-        ids = [decoding.typed(row[0], int, "the id of a version") for row in rows]
-        return [row for row in (self._versions.by_id(each) for each in ids) if row is not None]
+            rows = self._connections.get().execute(sql, (after, name)).fetchall()
+        said = ((annotation(row[:6]), row[6:]) for row in rows)
+        return [Said(each, *version) for each, version in said if each is not None]
 
     def add(self, row: VersionRow, new: Iterable[Annotation]) -> VersionRow | None:
         """Add annotations, whose numbers are larger than those of the name; returns the row as it is now.

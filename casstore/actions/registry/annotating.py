@@ -76,12 +76,8 @@ def _subject(row: VersionRow) -> Subject:
 
 def _complete(workspace: Workspace, name: str, *, after: int) -> int:
     """Append to a log what it lacks after that number; returns the number of its last line then."""
-    lacking = [
-        (_subject(row), each)
-        for row in workspace.catalog.annotations.annotated(name, after=after)
-        for each in workspace.catalog.annotations.of(row.id, after=after)
-    ]
-    annotation_log.append(workspace.layout.annotation_log(name), sorted(lacking, key=lambda pair: pair[1].number))
+    lacking = _said(workspace, name, after=after)
+    annotation_log.append(workspace.layout.annotation_log(name), lacking)
     return max((each.number for _, each in lacking), default=after)
 
 
@@ -146,15 +142,13 @@ def complete_logs(workspace: Workspace) -> None:
 def _lacking(
     workspace: Workspace, name: str, said: Mapping[Subject, Mapping[int, Annotation]]
 ) -> list[tuple[Subject, Annotation]]:
-    catalog = workspace.catalog
-    lacking = [
-        (subject, each)
-        for row in catalog.annotations.annotated(name)
-        for subject in [_subject(row)]
-        for each in catalog.annotations.of(row.id)
-        if each.number not in said.get(subject, {})
-    ]
-    return sorted(lacking, key=lambda pair: pair[1].number)
+    return [pair for pair in _said(workspace, name) if pair[1].number not in said.get(pair[0], {})]
+
+
+def _said(workspace: Workspace, name: str, *, after: int = 0) -> list[tuple[Subject, Annotation]]:
+    """What the catalog has of a name after that number, the oldest first."""
+    found = workspace.catalog.annotations.of_name(name, after=after)
+    return [(Subject(each.version, each.created_at_ns, Digest(each.digest).hex()), each.annotation) for each in found]
 
 
 def damaged_logs(workspace: Workspace, names: Iterable[str] | None = None) -> dict[Path, str]:
