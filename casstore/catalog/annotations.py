@@ -51,8 +51,7 @@ class Annotations:
         )
         with translated_errors(self._connections.path):
             rows = self._connections.get().execute(sql, (after, name)).fetchall()
-        said = ((annotation(row[:6]), row[6:]) for row in rows)
-        return [Said(each, *version) for each, version in said if each is not None]
+        return [Said(each, *_version(row)) for row in rows if (each := annotation(row[:6])) is not None]
 
     def add(self, row: VersionRow, new: Iterable[Annotation]) -> VersionRow | None:
         """Add annotations, whose numbers are larger than those of the name; returns the row as it is now.
@@ -66,6 +65,15 @@ class Annotations:
             insert_annotations(connection, row.id, row.described(), added)
             note_event(connection, "annotated", row.tag, **_as_details(added))
             return self._versions.by_id(row.id)
+
+
+def _version(row: tuple[object, ...]) -> tuple[str, int, bytes]:
+    *_, version, created_at_ns, digest = row
+    return (
+        decoding.typed(version, str, "a version"),
+        decoding.typed(created_at_ns, int, "the time of a version"),
+        decoding.typed(digest, bytes, "the digest of a version"),
+    )
 
 
 def _as_details(added: Iterable[Annotation]) -> dict[str, object]:
