@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import os
@@ -228,6 +229,29 @@ def test_damaged_lines(store, saved, home: Path) -> None:
     assert store.verify().is_sound
     with rebuilt(store) as again:
         assert again.get("m:1").metadata["metrics"] == {"acc": 0.5, **{f"f{number}": number for number in range(5)}}
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+def test_a_log_that_cannot_be_read(store, saved, home: Path, is_said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if is_said:
+        store.annotate("m:1", labels={"stage": "prod"})
+    else:
+        append_log.append(log_of(home), [{}])
+    inode, real = log_of(home).stat().st_ino, annotation_log.read
+
+    def read(path: Path) -> annotation_log.AnnotationLog:
+        if path.exists() and path.stat().st_ino == inode:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path)
+
+    monkeypatch.setattr(annotation_log, "read", read)
+    assert store.verify().damaged_copies == (str(log_of(home)),)
+    assert len(store.gc().left) == is_said
+    (kept,) = store.repair().quarantined
+    assert Path(kept).stat().st_ino == inode
+    assert store.verify().is_sound
+    with rebuilt(store) as again:
+        assert again.get("m:1").labels["stage"] == ("prod" if is_said else "dev")
 
 
 @pytest.mark.parametrize("lost", ["the file", "the last", "a part of the last", "zeros at the end", "its beginning"])

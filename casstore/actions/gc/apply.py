@@ -80,7 +80,7 @@ class _Application:
             *self.objects(),
         )
         self._drop_manifests()
-        complete_logs(self._workspace)
+        self._complete_logs()
         self._redundancy.note()
         self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
         autogc.note_collected(self._workspace, deleted_bytes)
@@ -98,6 +98,13 @@ class _Application:
         """Remove the manifests of deleted versions that no longer explain any loose file."""
         try:
             drop_unneeded(self._workspace)
+        except OSError as error:
+            self._note_left(error)
+
+    def _complete_logs(self) -> None:
+        """Append to the logs of annotations what a crash has kept from them."""
+        try:
+            complete_logs(self._workspace)
         except OSError as error:
             self._note_left(error)
 

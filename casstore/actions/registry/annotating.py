@@ -6,7 +6,6 @@ returns; what a crash has kept from it is appended by the next annotation of the
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,16 +183,17 @@ def write_again(workspace: Workspace, path: Path) -> Path | None:
             if not log.damaged:
                 return None
             said = log.said
-            with contextlib.suppress(FileNotFoundError):
-                mode = workspace.file_mode(executable=False)
-                files.write_file(kept, path.read_bytes(), mode, temporary=session.new_path(), durable=True)
+            mode = workspace.file_mode(executable=False)
+            files.write_file(kept, path.read_bytes(), mode, temporary=session.new_path(), durable=True)
         except OSError as error:
             files.raise_unless_damage(error)
+            files.move(path, kept)
         lines = [(subject, each) for subject, several in said.items() for each in several.values()]
         lines += _lacking(workspace, name, said)
         new = session.new_path()
         annotation_log.append(new, sorted(lines, key=lambda pair: pair[1].number))
-        files.rename(new, path)
+        if lines:
+            files.rename(new, path)
         files.sync_directory(path.parent)
     return kept
 
