@@ -29,7 +29,9 @@ from casstore.actions.registry.rules import KeepRules
 from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.sharing import InitReport
+from casstore.annotated import Annotation
 from casstore.catalog.aliases import Alias, AliasMove
+from casstore.catalog.events import Event
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import EncodingUsage, Usage
 from casstore.digest import Digest
@@ -89,6 +91,7 @@ __all__ = [
     "AliasMoved",
     "AliasProtected",
     "AmbiguousTag",
+    "Annotation",
     "BackupReport",
     "Base",
     "CasstoreError",
@@ -102,6 +105,7 @@ __all__ = [
     "Draft",
     "Elsewhere",
     "EncodingUsage",
+    "Event",
     "FileChange",
     "FileChanged",
     "FileEntry",

@@ -210,13 +210,32 @@ class Model:
 
     @property
     def labels(self) -> ReadOnlyDict:
-        """What it can be found by, text to text. It cannot be changed; `dict(model.labels)` copies it."""
-        return ReadOnlyDict(self._description.labels, f"the labels of {self.tag}")
+        """What it can be found by, text to text. It cannot be changed; `dict(model.labels)` copies it.
+
+        These hold since the model was asked for: what was saved, and over it what `Store.annotate` has added, changed
+        or taken away. `saved_labels` are the original.
+        """
+        labels = self._row.said_later().labels_over(self._description.labels)
+        return ReadOnlyDict(labels, f"the labels of {self.tag}")
+
+    @property
+    def saved_labels(self) -> ReadOnlyDict:
+        """The labels that were saved with it, as its `model.yaml`, archives of it and remotes have them."""
+        return ReadOnlyDict(self._description.labels, f"the saved labels of {self.tag}")
 
     @property
     def metadata(self) -> ReadOnlyDict:
-        """What was recorded with it, in JSON's types, NaN and infinities. It cannot be changed."""
-        return ReadOnlyDict(self._description.numbers, f"the metadata of {self.tag}")
+        """What was recorded with it, in JSON's types, NaN and infinities. It cannot be changed.
+
+        Under `metrics` are also those that `Store.annotate` has added. `saved_metadata` is the original.
+        """
+        metadata = self._row.said_later().metadata_over(self._description.numbers)
+        return ReadOnlyDict(metadata, f"the metadata of {self.tag}")
+
+    @property
+    def saved_metadata(self) -> ReadOnlyDict:
+        """The metadata that was saved with it, as its `model.yaml`, archives of it and remotes have it."""
+        return ReadOnlyDict(self._description.numbers, f"the saved metadata of {self.tag}")
 
     @property
     def module(self) -> str:

@@ -41,7 +41,7 @@ from casstore.actions.health.repair import RepairReport
 from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.registry import aliases as aliases_action
-from casstore.actions.registry import forgetting, likeness, searching
+from casstore.actions.registry import annotating, forgetting, history, likeness, searching
 from casstore.actions.registry import lineage as lineage_action
 from casstore.actions.registry import policies as policies_action
 from casstore.actions.registry import trash as trash_action
@@ -58,8 +58,10 @@ from casstore.actions.saving.drafts import KeptDraft
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sharing import InitReport
 from casstore.actions.workspace import Workspace
+from casstore.annotated import Annotation
 from casstore.archive.formats import Format
 from casstore.catalog.aliases import Alias, AliasMove, Anywhere
+from casstore.catalog.events import Event
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.usage import Usage
 from casstore.catalog.versions import VersionRow
@@ -1448,6 +1450,91 @@ class Store:
         pinning.set_pinned(self._workspace, row, pinned)
         return Model(self._workspace, row)
 
+    def annotate(
+        self,
+        tag: str | Tag,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        remove: str | Iterable[str] = (),
+    ) -> Model:
+        """Add labels and metrics that are known only after the save, or change or take away such as hold.
+
+        The version itself never changes: its files, digest and `model.yaml` are what was saved, and so is what archives
+        and remotes get. Labels and metadata of `get` and `list` show what holds now, and searches find it. Who says the
+        same again changes nothing. What was said is kept for good, with time and user: see `annotations`.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+        labels
+            Text to text, as in `create`.
+        metrics
+            Numbers by name, NaN and infinities too: `metrics.NAME` of searches, and in the metadata under `metrics`.
+        remove
+            Labels and metrics to take away, saved ones too. `labels.X` and `metrics.X` say which where there are both.
+
+        Returns
+        -------
+        Model
+            The version, with what holds now.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        InvalidMetadata
+            Something given can be no label or metric, or what is to be removed is not there; nothing is changed.
+        StoreLocked
+            Another process has held the lock of the name for too long.
+        OSError
+            The system refused something; saying it again completes what was done.
+
+        Examples
+        --------
+        >>> model = store.annotate("bert:v1", labels={"stage": "prod"}, metrics={"f1": 0.87})
+        >>> model.labels["stage"], model.metadata["metrics"], model.saved_labels["stage"]
+        ('prod', {'f1': 0.87}, 'dev')
+        """
+        wanted = annotating.Wanted.checked(labels, metrics, remove)
+        row = resolve.find(self._workspace.catalog, TagQuery.parse(tag))
+        return Model(self._workspace, annotating.annotate(self._workspace, row, wanted))
+
+    def annotations(self, tag: str | Tag) -> Sequence[Annotation]:
+        """List what was said of a version after its save.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+
+        Returns
+        -------
+        Sequence[Annotation]
+            The oldest first.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+
+        Examples
+        --------
+        >>> model = store.annotate("bert:v1", metrics={"f1": 0.87})
+        >>> [(said.kind, said.key, said.value) for said in store.annotations("bert:v1")]
+        [('metric', 'f1', 0.87)]
+        """
+        return annotating.history(self._workspace, resolve.find(self._workspace.catalog, TagQuery.parse(tag)))
+
     def set_alias(
         self, alias: str, tag: str | Tag, *, expected: str | Tag | Anywhere | None = Anywhere.ANYWHERE,
         reason: str = "", force: bool = False,
@@ -2259,6 +2346,61 @@ class Store:
         if query.is_name:
             return catalog.usage.of_model(resolve.known_name(catalog, query.name))
         return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
+
+    def events(
+        self, since: datetime | timedelta | None = None, *, limit: int | None = None, after: int = 0
+    ) -> Sequence[Event]:
+        """List what has been done to the store, by whom and when: versions saved, deleted, annotated, pushed; gc.
+
+        A gc or a repair that found nothing to do is not among them.
+
+        The newest 100,000 events are kept. They are in the catalog alone: `rebuild_catalog` begins again without them.
+        Reading leaves no trace.
+
+        Parameters
+        ----------
+        since
+            Only events since that time (one without a zone is local), or of the last hours or days.
+        limit
+            Only the newest so many.
+        after
+            Only events after the one of this `number`.
+
+        Returns
+        -------
+        Sequence[Event]
+            The oldest first.
+
+        Examples
+        --------
+        >>> [(event.kind, event.tag) for event in store.events()]
+        [('saved', 'bert:v1')]
+        """
+        return history.events(self._workspace.catalog, since, limit, after)
+
+    def follow_events(self, *, after: int | None = None, timeout: float | None = None) -> Iterator[Event]:
+        """Wait for events, whichever process causes them, and return each within a fraction of a second.
+
+        Parameters
+        ----------
+        after
+            Begin with what came after the event of this `number`; None: with what is to come.
+        timeout
+            End when nothing has come for so many seconds; None: never end.
+
+        Returns
+        -------
+        Iterator[Event]
+            To be read with `for`, in one thread; leaving the loop ends the waiting.
+
+        Examples
+        --------
+        >>> for event in store.follow_events(after=0, timeout=0):
+        ...     print(event.kind, event.tag)
+        saved bert:v1
+        """
+        catalog = self._workspace.catalog
+        return history.follow(catalog, catalog.events.last_number() if after is None else after, timeout)
 
     def names(self) -> Sequence[str]:
         """List the names of all models.

@@ -27,14 +27,18 @@ import casstore
 
 # The long form of every test that otherwise tries a sample.
 # SQL that takes the sixth migration of a catalog back.
-SIXTH_BACK = "".join(
-    f"DROP INDEX {index}; "
-    for index in (
-        *("version_in_brief", "version_by_time", "version_by_creation", "version_by_size"),
-        *("metadata_by_path", "label_by_key"),
+SIXTH_BACK = (
+    "".join(
+        f"DROP INDEX {index}; "
+        for index in (
+            *("version_in_brief", "version_by_time", "version_by_creation", "version_by_size"),
+            *("metadata_by_path", "label_by_key"),
+        )
     )
-) + "".join(
-    f"DROP TABLE {table}; " for table in ("alias", "alias_move", "annotation", "parent", "event", "trash", "policy")
+    + "".join(
+        f"DROP TABLE {table}; " for table in ("alias", "alias_move", "annotation", "parent", "event", "trash", "policy")
+    )
+    + "ALTER TABLE version DROP COLUMN annotated; "
 )
 
 EVERY = os.environ.get("CASSTORE_TEST_EVERY", "") not in ("", "0")

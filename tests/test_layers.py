@@ -17,9 +17,9 @@ import casstore.models
 PACKAGE = Path(casstore.__file__).parent
 
 VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
-VOCABULARY |= {"not_finite", "plain_json", "description"}
+VOCABULARY |= {"not_finite", "plain_json", "description", "annotated"}
 # What words may be made of, besides errors.
-MADE_OF = {"description": {"not_finite", "plain_json"}}
+MADE_OF = {"description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
 ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store"]
 # The same within these rooms, by module or folder.
@@ -29,7 +29,8 @@ INNER = {
         *["parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["sharing"],
-        *["tensors", "coding", "chunking", "pack", "manifest", "chunk_sequence", "objects", "sessions"],
+        *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "objects"],
+        *["sessions"],
     ],
     "archive": [
         *["casmodel", "limits", "endpoint", "names", "pathset", "compression", "decompression", "links"],
@@ -39,7 +40,7 @@ INNER = {
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
         *["references", "versions", "aliases", "backups", "query", "condition", "search", "containers", "commits"],
-        *["trash", "deletions", "usage", "freed", "retention"],
+        *["annotations", "trash", "deletions", "usage", "freed", "retention"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [

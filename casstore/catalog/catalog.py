@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 
 from casstore.catalog.aliases import Aliases
+from casstore.catalog.annotations import Annotations
 from casstore.catalog.backups import Backups
 from casstore.catalog.commits import Commits
 from casstore.catalog.connection import Connections
@@ -36,14 +37,14 @@ from casstore.storage.uncopied import Uncopied
 
 
 class Catalog(Uncopied):
-    """The open catalog: `versions` (names), `searches` (versions by expressions), `commits` (new ones),
-    `deletions` (deleted ones), `trash` (those of them that can be brought back), `directories` and
-    `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references` (what needs what),
-    `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog disagree), `trust`
-    (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes), `upkeep` (when gc is due
-    by itself), `instances` (which copy of the store this is), `remotes` (what is known of remotes), `events` (what has
-    been done to the store), `aliases`, `parents` (what versions came from), `retention` (what is to be kept), `freed`
-    (what each version frees), and settings.
+    """The open catalog: `versions` (names), `searches` (versions by expressions), `commits` (new ones), `annotations`
+    (what was said of them later), `deletions` (deleted ones), `trash` (those of them that can be brought back),
+    `directories` and `leases` (what stands under models/ and who uses it), `index` (where bytes are), `references`
+    (what needs what), `repacking` (what moves where), `restoring` (a new catalog), `mending` (where files and catalog
+    disagree), `trust` (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes),
+    `upkeep` (when gc is due by itself), `instances` (which copy of the store this is), `remotes` (what is known of
+    remotes), `events` (what has been done to the store), `aliases`, `parents` (what versions came from), `retention`
+    (what is to be kept), `freed` (what each version frees), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -54,6 +55,7 @@ class Catalog(Uncopied):
         self.versions = Versions(self._connections)
         self.searches = Searches(self._connections, self.versions)
         self.commits = Commits(self._connections, boot_id)
+        self.annotations = Annotations(self._connections, self.versions)
         self.deletions = Deletions(self._connections, self.versions)
         self.trash = Trash(self._connections)
         self.directories = Directories(self._connections, boot_id)

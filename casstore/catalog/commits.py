@@ -11,12 +11,15 @@ from typing import Any
 
 import apsw
 
+from casstore.annotated import Annotated, Annotation, as_kept, as_said
 from casstore.catalog.connection import Connections
 from casstore.catalog.containers import ChunkVanished, drop_lost, insert_with_chunks, mark_synced
+from casstore.catalog.events import SAVED, Noted, note_event
 from casstore.catalog.index import Fingerprint, insert_fingerprints
 from casstore.catalog.parents import insert_parents
 from casstore.catalog.trust import note_trusted, note_untrusted
 from casstore.catalog.versions import DirectoryRow, NewContainer
+from casstore.description import Description
 from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.storage.container import Container
@@ -55,6 +58,8 @@ class Commit:
     # The version's Python objects, if they are not trusted, or if these bytes are to be trusted from now on.
     untrusted: Digest | None = None
     trusted: Digest | None = None
+    event: Noted = SAVED
+    annotations: Sequence[Annotation] = ()  # of a version that comes back
 
 
 class Commits:
@@ -86,6 +91,8 @@ class Commits:
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
             )
             version_id = insert_version(connection, new.manifest, new.manifest_id, time.time_ns(), new.place)
+            if new.annotations:
+                insert_annotations(connection, version_id, new.manifest.description, new.annotations)
             if new.directory is not None:
                 row = new.directory
                 connection.execute(
@@ -97,6 +104,7 @@ class Commits:
                 note_untrusted(connection, new.untrusted)
             if new.trusted is not None:
                 note_trusted(connection, new.trusted)
+            note_event(connection, new.event.kind, tag, size_bytes=new.manifest.size, **new.event.details)
             return version_id
 
     def store(
@@ -109,7 +117,7 @@ class Commits:
             drop_lost(connection, lost_containers)
 
     def restore(self, version_id: int, manifest: Manifest) -> None:
-        """Write the rows of a version again from its manifest."""
+        """Write the rows of a version again from its manifest, and what its annotations make together."""
         with self._connections.write() as connection:
             connection.execute(
                 "UPDATE version SET digest = :digest, size = :size, file_count = :file_count, created_at = :created_at,"
@@ -118,9 +126,10 @@ class Commits:
                 " WHERE id = :id",
                 {**_columns(manifest), "id": version_id},
             )
-            for table in ("file", "label", "metadata", "parent"):
+            for table in ("file", "parent"):
                 connection.execute(f"DELETE FROM {table} WHERE version_id = ?", (version_id,))
-            _insert_parts(connection, version_id, manifest)
+            _insert_content(connection, version_id, manifest)
+            write_said(connection, version_id, manifest.description)
             connection.executemany(
                 "INSERT OR REPLACE INTO blob(digest, size, recipe) VALUES (?,?,?)",
                 ((digest, recipe.size, recipe.pack()) for digest, recipe in manifest.recipes.items()),
@@ -190,8 +199,46 @@ def insert_version(
         },
     )  # fmt: skip
     version_id = connection.last_insert_rowid()
-    _insert_parts(connection, version_id, manifest)
+    _insert_content(connection, version_id, manifest)
+    _insert_said(connection, version_id, manifest.description.labels, manifest.description.numbers)
     return version_id
+
+
+def insert_annotations(
+    connection: apsw.Connection, version_id: int, description: Description, annotations: Iterable[Annotation]
+) -> None:
+    """Insert annotations of a version, and bring up to date what they make together with what was saved."""
+    connection.executemany(
+        "INSERT INTO annotation(version_id, number, kind, key, value, annotated_at, actor) VALUES (?,?,?,?,?,?,?)",
+        (
+            (version_id, each.number, each.kind, each.key, as_kept(each.value), each.annotated_at_ns, each.actor)
+            for each in annotations
+        ),
+    )
+    write_said(connection, version_id, description)
+
+
+def write_said(connection: apsw.Connection, version_id: int, description: Description) -> None:
+    """Write again what holds now of a version: what was saved, and over it its annotations."""
+    rows = connection.execute(f"{ANNOTATIONS} WHERE version_id = ? ORDER BY number", (version_id,)).fetchall()
+    annotated = Annotated.of(filter(None, map(annotation, rows)))
+    connection.execute("UPDATE version SET annotated = ? WHERE id = ?", (annotated.text, version_id))
+    for table in ("label", "metadata"):
+        connection.execute(f"DELETE FROM {table} WHERE version_id = ?", (version_id,))
+    labels, metadata = annotated.labels_over(description.labels), annotated.metadata_over(description.numbers)
+    _insert_said(connection, version_id, labels, metadata)
+
+
+ANNOTATIONS = "SELECT number, kind, key, value, annotated_at, actor FROM annotation"
+
+
+def annotation(row: tuple[Any, ...]) -> Annotation | None:
+    """The annotation in a row; None for a damaged one."""
+    number, kind, key, value, annotated_at_ns, actor = row
+    try:
+        return Annotation(number, kind, key, as_said(kind, value), annotated_at_ns, actor)
+    except ValueError:
+        return None
 
 
 def _columns(manifest: Manifest) -> dict[str, Any]:
@@ -211,21 +258,26 @@ def _columns(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _insert_parts(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:
-    """Insert the rows that a version has in other tables."""
+def _insert_content(connection: apsw.Connection, version_id: int, manifest: Manifest) -> None:
+    """Insert what no annotation changes: files, and what the version came from."""
     connection.executemany(
         "INSERT INTO file(version_id, path, executable, size, digest) VALUES (?,?,?,?,?)",
         ((version_id, as_stored(f.path), f.executable, f.size, f.digest) for f in manifest.files),
     )
+    insert_parents(connection, version_id, manifest.came_from)
+
+
+def _insert_said(
+    connection: apsw.Connection, version_id: int, labels: Mapping[str, str], metadata: Mapping[str, Any]
+) -> None:
+    """Insert the rows by which a version is found."""
     connection.executemany(
-        "INSERT INTO label VALUES (?,?,?)",
-        ((version_id, key, value) for key, value in manifest.description.labels.items()),
+        "INSERT INTO label VALUES (?,?,?)", ((version_id, key, value) for key, value in labels.items())
     )
     connection.executemany(
         "INSERT INTO metadata VALUES (?,?,?)",
-        ((version_id, path, value) for path, value in _scalars("", manifest.description.numbers)),
+        ((version_id, path, value) for path, value in _scalars("", metadata)),
     )
-    insert_parents(connection, version_id, manifest.came_from)
 
 
 def _scalars(path: str, value: Any) -> Iterator[tuple[str, str | int | float | None]]:

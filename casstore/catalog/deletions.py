@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from casstore.catalog import decoding
 from casstore.catalog.aliases import drop_aliases
 from casstore.catalog.connection import Connections
-from casstore.catalog.events import note_event
+from casstore.catalog.events import DELETED, Noted, note_event
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.trash import put_in_trash
 from casstore.catalog.trust import fill_untrusted
@@ -25,10 +25,11 @@ class Deletions:
         self._versions = versions
 
     def delete(
-        self, directory_inodes: Mapping[Tag, int | None], *, for_good: bool, with_aliases: bool = False
-    ) -> list[VersionRow]:
+        self, directory_inodes: Mapping[Tag, int | None], event: Noted = DELETED, *, for_good: bool,
+        with_aliases: bool = False,
+    ) -> list[VersionRow]:  # fmt: skip
         """Remove the rows of versions in one transaction, or put the versions into the trash unless it is `for_good`,
-        and leave tombstones for their manifests and directories.
+        and leave tombstones for their manifests and directories. `event`: what is noted of each.
 
         `directory_inodes`: the tags of the versions, each with the inode of its directory. `with_aliases`: their
         aliases go too. Raises TagNotFound, with nothing removed, if one of the versions is gone, and otherwise
@@ -52,7 +53,8 @@ class Deletions:
                     connection.execute("DELETE FROM version WHERE id = ?", (row.id,))
                 else:
                     put_in_trash(connection, row)
-                note_event(connection, "deleted", row.tag, for_good=for_good)
+                details = {"for_good": for_good, "size_bytes": row.size, **event.details}
+                note_event(connection, event.kind, row.tag, **details)
             if for_good:
                 note_deleted(connection, sum(row.size for row in rows))
             return rows

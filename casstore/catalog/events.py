@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import apsw
@@ -16,10 +17,28 @@ from casstore.storage.machine import who
 
 MOST_EVENTS = 100_000
 _TRIMMED_EVERY = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_COLUMNS = "SELECT number, happened_at, actor, kind, tag, details FROM event"
 
 
 class Event(NamedTuple):
-    """Something that was done: `tag` is a tag, `name@alias`, or None where it concerns the store as a whole."""
+    """Something that was done to the store, or to a version: see `Store.events`.
+
+    Attributes
+    ----------
+    number
+        Later events have larger numbers, whatever the clocks say.
+    happened_at_ns
+        When it was done, in nanoseconds of UTC.
+    actor
+        Who did it, as user@host: what the system said, for people to read.
+    kind
+        What was done, such as "saved", "deleted" or "gc".
+    tag
+        The tag, or `name@alias`; None where it concerns the store as a whole.
+    details
+        What else is known, in JSON's types.
+    """
 
     number: int
     happened_at_ns: int
@@ -27,6 +46,21 @@ class Event(NamedTuple):
     kind: str
     tag: str | None
     details: dict[str, Any]
+
+    @property
+    def happened_at(self) -> datetime:
+        """When it was done, in UTC, to the microsecond."""
+        return _EPOCH + timedelta(microseconds=self.happened_at_ns // 1000)
+
+
+class Noted(NamedTuple):
+    """What is to be noted by the transaction that does it: an event's kind and details."""
+
+    kind: str
+    details: Mapping[str, object] = {}
+
+
+SAVED, DELETED = Noted("saved"), Noted("deleted")
 
 
 def note_event(connection: apsw.Connection, kind: str, tag: object = None, **details: object) -> None:
@@ -47,19 +81,32 @@ class Events:
         self._connections = connections
 
     def note(self, kind: str, tag: object = None, **details: object) -> None:
-        """Note what has been done."""
+        """Note what has been done; nothing in a store that can only be read."""
+        if self._connections.read_only:
+            return
         with self._connections.write() as connection:
             note_event(connection, kind, tag, **details)
 
-    def after(self, number: int = 0, since_ns: int = 0) -> Iterator[Event]:
-        """The events after that number and since that time, the oldest first."""
-        sql = (
-            "SELECT number, happened_at, actor, kind, tag, details FROM event"
-            " WHERE number > ? AND happened_at >= ? ORDER BY number"
-        )
+    def newest(self, count: int = MOST_EVENTS, *, after: int = 0, since_ns: int = 0) -> list[Event]:
+        """The newest events, so many at most, of those after that number and since that time; the oldest first."""
+        # A clock may have jumped, so the order of times says nothing.
+        sql = f"{_COLUMNS} WHERE number > ? AND happened_at >= ? ORDER BY number DESC LIMIT ?"
         with translated_errors(self._connections.path):
-            rows = self._connections.get().execute(sql, (number, since_ns)).fetchall()
-        return map(_event, rows)
+            rows = self._connections.get().execute(sql, (after, since_ns, count)).fetchall()
+        return [_event(row) for row in reversed(rows)]
+
+    def last_number(self) -> int:
+        """The number of the last event; 0 where there is none."""
+        with translated_errors(self._connections.path):
+            found = self._connections.get().execute("SELECT max(number) FROM event").get
+        return 0 if found is None else decoding.typed(found, int, "the number of an event")
+
+    def state(self) -> tuple[object, ...]:
+        """A value that is another one whenever there may be new events, for one of this thread's connections."""
+        connection = self._connections.get()
+        with translated_errors(self._connections.path):
+            # data_version tells of the changes of others alone.
+            return connection, connection.execute("PRAGMA data_version").get, connection.total_changes()
 
 
 def _event(row: Any) -> Event:

@@ -13,6 +13,7 @@ import msgpack
 
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
+from casstore.catalog.events import Noted, note_event
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.digest import Digest
 from casstore.storage.pack import PackEntry
@@ -114,12 +115,14 @@ class Remotes:
         with self._connections.write() as connection:
             connection.execute("INSERT INTO remote_push VALUES (?, ?, ?)", (push_id, remote, content))
 
-    def end(self, push_id: str) -> None:
-        """Note that a push has ended, however that was."""
+    def end(self, push_id: str, tag: Tag | None = None, event: Noted | None = None) -> None:
+        """Note that a push has ended, however that was; `event`: what it has done, to be noted of that tag."""
         if self._connections.read_only:
             return  # what is cut short then begins again from nothing
         with self._connections.write() as connection:
             connection.execute("DELETE FROM remote_push WHERE id = ?", (push_id,))
+            if event is not None:
+                note_event(connection, event.kind, tag, **event.details)
 
     def packs(self, push_id: str) -> list[PushedPack]:
         """What a push has written, or was about to."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from casstore.annotated import Annotation
 from casstore.catalog.boots import NoBoot
-from casstore.catalog.commits import Place, insert_version
+from casstore.catalog.commits import Place, insert_annotations, insert_version
 from casstore.catalog.connection import Connections
 from casstore.catalog.containers import insert_container
 from casstore.catalog.trash import note_in_trash
@@ -32,12 +33,20 @@ class Restoring:
                 )
 
     def add_version(
-        self, manifest: Manifest, manifest_id: str, directory: DirectoryRow | None, *, is_deleted: bool = False
+        self,
+        manifest: Manifest,
+        manifest_id: str,
+        directory: DirectoryRow | None,
+        annotations: Sequence[Annotation] = (),
+        *,
+        is_deleted: bool = False,
     ) -> None:
         """Insert a version as the newest of its name. `is_deleted`: put it into the trash; its days there begin now."""
         with self._connections.write() as connection:
             place = Place.LAST_IN_TRASH if is_deleted else Place.LAST
             version_id = insert_version(connection, manifest, manifest_id, manifest.created_at_ns, place)
+            if annotations:
+                insert_annotations(connection, version_id, manifest.description, annotations)
             if is_deleted:
                 note_in_trash(connection, version_id, manifest.tag)
             connection.executemany(

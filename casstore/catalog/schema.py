@@ -227,14 +227,16 @@ CREATE TABLE alias_move(                 -- what aliases/<name>.log says: each r
 
 CREATE TABLE annotation(                 -- what annotations/<name>.log says: labels and metrics given after the save
   version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
-  number INTEGER NOT NULL,               -- 1, 2, ... of each version
+  number INTEGER NOT NULL,               -- grows with each of a name
   kind TEXT NOT NULL,                    -- 'label' or 'metric'
   key TEXT NOT NULL,
-  value ANY,                             -- NULL: taken away
+  value ANY,                             -- NULL: taken away; of a metric 'nan', 'inf' or '-inf' may stand for a number
   annotated_at INTEGER NOT NULL,         -- UTC nanoseconds
   actor TEXT NOT NULL,
   PRIMARY KEY(version_id, number)
 ) STRICT, WITHOUT ROWID;
+
+ALTER TABLE version ADD COLUMN annotated TEXT; -- what the annotations make together, in JSON; NULL: there are none
 
 CREATE TABLE parent(                     -- what a version came from
   version_id INTEGER NOT NULL REFERENCES version(id) ON DELETE CASCADE,
@@ -300,6 +302,7 @@ _NO_REMOTES = (
     " 0 AS created_at WHERE 0;"
 )
 _NO_REGISTRY = (
+    "CREATE TEMP VIEW version AS SELECT *, NULL AS annotated FROM main.version;"
     "CREATE TEMP VIEW alias AS SELECT '' AS name, '' AS alias, 0 AS version_id, 0 AS move, 0 AS protected WHERE 0;"
     "CREATE TEMP VIEW alias_move AS SELECT '' AS name, 0 AS number, '' AS alias, '' AS action, '' AS version,"
     " x'' AS digest, 0 AS protected, 0 AS moved_at, '' AS actor, '' AS reason WHERE 0;"

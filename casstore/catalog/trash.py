@@ -31,7 +31,7 @@ MOST_BETWEEN_LOOKS_NS = 180 * 24 * 3600 * 1_000_000_000
 _ROWS = """
 SELECT number, deleted_at, counted_from, actor, version_id, trash.name, trash.version, manifest_id, digest, size,
        file_count, created_at, description, directories, base_name, base_version, base_digest, casstore_version,
-       opened_at
+       opened_at, annotated
 FROM trash JOIN version ON version.id = version_id
 """
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from casstore.annotated import Annotated
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
 from casstore.catalog.parents import parents_of
@@ -51,6 +52,7 @@ class VersionRow(NamedTuple):
     base_digest: bytes | None
     casstore_version: str
     opened_at_ns: int | None
+    annotated: str | None
 
     @property
     def tag(self) -> Tag:
@@ -67,6 +69,20 @@ class VersionRow(NamedTuple):
         with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return Description.parse(self.description)
         raise self.damage()
+
+    def said_later(self) -> Annotated:
+        """What was said after the save. Raises IntegrityError if the catalog's record of it is damaged."""
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            return Annotated.parse(self.annotated)
+        raise self.damage()
+
+    def labels(self) -> dict[str, str]:
+        """The labels that hold now: what was saved, and over it what was said later. Raises IntegrityError."""
+        return self.said_later().labels_over(self.described().labels)
+
+    def metadata(self) -> dict[str, Any]:
+        """The metadata that holds now, as `labels`. Raises IntegrityError."""
+        return self.said_later().metadata_over(self.described().numbers)
 
     def directory_paths(self) -> list[str]:
         """The empty directories. Raises IntegrityError if the catalog's record of them is damaged."""
@@ -133,7 +149,7 @@ class DirectoryRow:
 
 _COLUMNS = (
     "SELECT id, name, version, manifest_id, digest, size, file_count, created_at, description, directories,"
-    " base_name, base_version, base_digest, casstore_version, opened_at FROM version"
+    " base_name, base_version, base_digest, casstore_version, opened_at, annotated FROM version"
 )
 # A name, a version and the id of a manifest: all checks that `Tag` makes of the parts of a tag, in one match.
 _PART = rf"(?=[^:]{{1,63}}:)(?!{WINDOWS_DEVICE}:)[a-z0-9](?:[-._a-z0-9]*[a-z0-9])?"

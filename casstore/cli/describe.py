@@ -54,7 +54,21 @@ def everything(model: casstore.Model) -> dict[str, Any]:
             }
             for each in model.parents
         ],
+        "saved_labels": model.saved_labels,
+        "saved_metadata": finite(model.saved_metadata),
         "files": files(model),
+    }
+
+
+def annotation(said: casstore.Annotation) -> dict[str, Any]:
+    """What `annotate --log` and `show` tell of a change of what is said of a version."""
+    return {
+        "number": said.number,
+        "annotated_at": utc(said.annotated_at),
+        "actor": said.actor,
+        "kind": said.kind,
+        "key": said.key,
+        "value": finite(said.value),
     }
 
 

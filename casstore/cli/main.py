@@ -19,6 +19,7 @@ from casstore.cli.report import report_error, show_warnings
 from casstore.cli.streams import open_missing
 from casstore.cli.verbs.adopt import adopt
 from casstore.cli.verbs.alias import alias
+from casstore.cli.verbs.annotate import annotate
 from casstore.cli.verbs.backup import backup
 from casstore.cli.verbs.cat import cat
 from casstore.cli.verbs.checkout import checkout
@@ -29,6 +30,7 @@ from casstore.cli.verbs.delete import delete
 from casstore.cli.verbs.demo import demo
 from casstore.cli.verbs.diff import diff
 from casstore.cli.verbs.drafts import drafts
+from casstore.cli.verbs.events import events
 from casstore.cli.verbs.evict import evict
 from casstore.cli.verbs.export import export
 from casstore.cli.verbs.forget import forget
@@ -145,9 +147,9 @@ def cli(context: click.Context) -> None:
 
 for _verb in (
     save, drafts, list_versions, count, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive,
-    adopt, sync_tree, alias, pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone, status,
-    evict, backup,
-    verify, repair, stats, config, init, demo, completion,
+    adopt, sync_tree, annotate, alias, pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone,
+    status, evict, backup,
+    events, verify, repair, stats, config, init, demo, completion,
 ):  # fmt: skip
     cli.add_command(_verb)
 

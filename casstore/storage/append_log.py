@@ -19,7 +19,7 @@ from casstore.storage import files
 _CHECK = "check"
 _CHECK_CHARACTERS = 16
 _MOST_BYTES = 1 << 30
-_END_BYTES = (2 << 10, 64 << 10)
+_END_BYTES = 64 << 10
 
 
 class Lines(NamedTuple):
@@ -39,32 +39,66 @@ def append(path: Path, documents: Iterable[Mapping[str, Any]]) -> None:
 
 def read(path: Path) -> Lines:
     """The sound lines of a log; none where there is no such file. Raises OSError."""
-    try:
-        data = files.read_file(path, _MOST_BYTES)
-    except FileNotFoundError:
-        return Lines([], 0)
-    found, damaged = [], 0
-    for line in data.split(b"\n"):
-        if line:
-            document = _parsed(line)
-            found += [] if document is None else [document]
-            damaged += document is None
+    found, damaged, _ = _split(_content(path))
     return Lines(found, damaged)
 
 
+def settled(path: Path) -> Lines:
+    """As `read`, but damaged lines at the end do not count: a crash may have left them, and `drop_cut` drops them."""
+    data = _content(path)
+    found, damaged, sound_bytes = _split(data)
+    return Lines(found, damaged - sum(map(bool, data[sound_bytes:].split(b"\n"))))
+
+
 def last(path: Path) -> dict[str, Any] | None:
-    """The last sound line of a log, of which only the end is read; None where there is none there. Raises OSError."""
+    """The last line that is sound; None where there is none. Of a long log only the end is read. Raises OSError."""
+    found = _split(_content(path, _END_BYTES))[0] or _split(_content(path))[0]
+    return found[-1] if found else None
+
+
+def drop_cut(path: Path) -> None:
+    """Drop damaged lines at the end, as a crash leaves them. Whoever calls it has seen to it that nobody else appends.
+
+    Raises OSError.
+    """
     try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        return
+    for most in (_END_BYTES, _MOST_BYTES):
+        data = _content(path, most)
+        found, _, sound_bytes = _split(data)
+        if found or size <= most:
+            if sound_bytes < len(data):
+                files.shorten(path, size - len(data) + sound_bytes)
+            return
+
+
+def _content(path: Path, most: int = _MOST_BYTES) -> bytes:
+    """The whole lines in the last bytes of a log; nothing where there is no such file."""
+    try:
+        if most == _MOST_BYTES:
+            return files.read_file(path, most)
         with files.open_regular(path) as descriptor:
             size = os.fstat(descriptor).st_size
-            for length in _END_BYTES:
-                lines = os.pread(descriptor, length, max(0, size - length)).split(b"\n")
-                for line in reversed(lines):
-                    if line and (parsed := _parsed(line)) is not None:
-                        return parsed
+            data = os.pread(descriptor, most, max(0, size - most))
     except FileNotFoundError:
-        pass
-    return None
+        return b""
+    return data if size <= most else data.partition(b"\n")[2]
+
+
+def _split(data: bytes) -> tuple[list[dict[str, Any]], int, int]:
+    """The sound lines, how many are damaged, and where the last sound line ends."""
+    found: list[dict[str, Any]] = []
+    damaged = place = sound_bytes = 0
+    for line in data.split(b"\n"):
+        place += len(line) + 1
+        document = _parsed(line) if line else None
+        if document is not None:
+            found.append(document)
+            sound_bytes = min(place, len(data))
+        damaged += bool(line) and document is None
+    return found, damaged, sound_bytes
 
 
 def written(documents: Iterable[Mapping[str, Any]]) -> bytes:

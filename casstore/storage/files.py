@@ -316,6 +316,13 @@ def append(path: Path, data: bytes) -> None:
 
 
 @explained
+def shorten(path: Path, size: int) -> None:
+    """Cut a file that is only appended to down to what is sound of it. Raises OSError."""
+    with opened(path, os.O_RDWR) as descriptor:
+        os.ftruncate(descriptor, size)
+
+
+@explained
 def make_directory(path: StrPath, mode: int = 0o777, *, parents: bool = False) -> None:
     """mkdir; fine if it is there. Raises OSError."""
     follows = access.around(path)

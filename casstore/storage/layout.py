@@ -141,6 +141,9 @@ class Layout:
     def model(self, tag: Tag) -> Path:
         return self.models.joinpath(tag.name, tag.version)
 
+    def annotation_log(self, name: str) -> Path:
+        return self.annotations / f"{name}.log"
+
     def latest(self, name: str) -> Path:
         return self.models / name / LATEST_NAME
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import re
@@ -60,8 +61,18 @@ _UNKNOWN_BOOT = secrets.token_hex(16)
 
 def who() -> str:
     """The user and the machine, as far as they can be told: for people, never for a decision."""
+    return _who(os.getpid(), os.geteuid())
+
+
+@functools.lru_cache(maxsize=1)
+def _who(_process: int, _user: int) -> str:
+    """Asked once in each process, for each user that it becomes: it may take a look-up over the network."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):
+    except (KeyError, OSError, ImportError):
         user = "?"
-    return f"{user}@{socket.gethostname()}"
+    text = f"{user[:_MOST_NAME_CHARACTERS]}@{socket.gethostname()[:_MOST_NAME_CHARACTERS]}"
+    return "".join(each if each.isprintable() else "?" for each in text)  # the environment may say anything
+
+
+_MOST_NAME_CHARACTERS = 100

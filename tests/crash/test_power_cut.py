@@ -24,7 +24,7 @@ import casstore
 from casstore.catalog.commits import Commits
 from casstore.catalog.marks import Marks
 from casstore.catalog.repacking import Repacking
-from casstore.storage import append_log, machine
+from casstore.storage import annotation_log, append_log, machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
@@ -41,7 +41,8 @@ Files = Mapping[str, bytes]
 @dataclass(frozen=True)
 class Version:
     """What has been promised of a version. `acknowledged`: its save has returned; `leaving`: its deletion has begun, or
-    of one in the trash, its return; `kept`: if it is not here, it is in the trash."""
+    of one in the trash, its return; `kept`: if it is not here, it is in the trash. `said`: the last that was said of it
+    after that, and `saying`: what is being said."""
 
     files: Files
     durable: bool
@@ -49,6 +50,8 @@ class Version:
     leaving: bool = False
     pinned: bool = False
     kept: bool = False
+    said: int = 0
+    saying: int = 0
 
 
 @dataclass
@@ -71,6 +74,9 @@ class Promises:
             self.versions[tag] = replace(self.versions[tag], acknowledged=True)
         elif kind == "pinned":
             self.versions[tag] = replace(self.versions[tag], pinned=True)
+        elif kind in ("saying", "said"):
+            number: dict[str, Any] = {kind: rest[0]}
+            self.versions[tag] = replace(self.versions[tag], **number)
         elif kind == "deleting":
             self.versions[tag] = replace(self.versions[tag], leaving=True)
         elif kind == "deleted":
@@ -164,6 +170,11 @@ class Play:
     def gc(self) -> None:
         self.store.gc(evict_all=True)
         self.recorder.mark(("collected", ""))
+
+    def annotate(self, tag: str, number: int) -> None:
+        self.recorder.mark(("saying", tag, number))
+        self.store.annotate(tag, metrics={"n": number}, labels={"long": str(number) * 5000})
+        self.recorder.mark(("said", tag, number))
 
     def pin(self, tag: str) -> None:
         self.store.pin(tag)
@@ -333,8 +344,15 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         play.take(whole, {"run:3": run["run:3"]})
         play.take(tar, {"m:1": mixed(40)})
 
+    def annotate(play: Play) -> None:
+        play.save("m:1", {"few": b"few"})
+        play.begin()
+        for number in (1, 2, 3):
+            play.annotate("m:1", number)
+
     return {
         "make": make,
+        "annotate": annotate,
         "imports": imports,
         "full": saves("full"),
         "relaxed": saves("relaxed"),
@@ -346,7 +364,7 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
     }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports", "forgets"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports", "forgets", "annotate"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:
@@ -487,6 +505,13 @@ def _check_version(store: casstore.Store, tag: str, version: Version, *, with_di
                 assert Path(root, name).read_bytes() == data, f"{name} in the directory of {tag} is wrong"
             assert Path(root, "model.yaml").read_bytes() == model.open("model.yaml").read()
         assert model.is_pinned or not version.pinned, f"{tag} has lost its pin"
+        if version.saying:
+            number = model.metadata.get("metrics", {}).get("n", 0)
+            assert version.said <= number <= version.saying, f"of {tag} {number} is said, not {version.said}"
+            assert model.labels == ({"long": str(number) * 5000} if number else {})
+            log = annotation_log.read(store.home / f"annotations/{model.name}.log")
+            numbers = {said.value for several in log.said.values() for said in several.values() if said.key == "n"}
+            assert not version.said or version.said in numbers, f"the log of {tag} has {numbers}, not {version.said}"
     except casstore.IntegrityError:
         if version.durable:
             raise

@@ -277,7 +277,7 @@ def test_moves_are_events(filled, sql: Sql) -> None:
     moved(filled, "r1", "r2")
     filled.protect_alias("m@prod")
     filled.delete_alias("m@prod", force=True)
-    events = filled._workspace.catalog.events.after()
+    events = filled._workspace.catalog.events.newest()
     mine = [(each.kind, each.details.get("version")) for each in events if each.tag == "m@prod"]
     assert mine == [("alias moved", "r1"), ("alias moved", "r2"), ("alias protected", None), ("alias deleted", None)]
     assert sql("SELECT count(*) FROM alias") == [(0,)]

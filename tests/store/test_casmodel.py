@@ -491,11 +491,11 @@ def test_what_is_new_is_told_also_when_it_took_two_tries(
     files = run_of(3)
     real, calls = commit_stored, []
 
-    def commit(workspace, session, manifest, **options):
+    def commit(workspace, session, manifest, event, **options):
         calls.append(manifest.tag)
         if len(calls) == 2:
             raise ChunkVanished
-        return real(workspace, session, manifest, **options)
+        return real(workspace, session, manifest, event, **options)
 
     monkeypatch.setattr(casmodel_import, "commit_stored", commit)
     assert take(archive(files)) == list(files)

@@ -103,12 +103,12 @@ def test_none_is_deleted_where_one_cannot_be_found(store, filled, tags, error):
 def test_none_of_a_name_is_deleted_where_one_goes_meanwhile(store, home, filled, monkeypatch):
     real = Deletions.delete
 
-    def delete(self, inodes, **how):
+    def delete(self, inodes, event, **how):
         monkeypatch.undo()
         store._workspace.catalog._connections.write  # noqa: B018 - the name's lock is held: past it, as by an older release
         with store._workspace.catalog._connections.write() as connection:
             connection.execute("DELETE FROM version WHERE name = 'm' AND version = '2'")
-        return real(self, inodes, **how)
+        return real(self, inodes, event, **how)
 
     monkeypatch.setattr(Deletions, "delete", delete)
     with pytest.raises(casstore.TagNotFound, match="m:2 is not in this store"):

@@ -390,7 +390,7 @@ def test_what_comes_back_before_it_is_pruned_stays(
     monkeypatch.setattr(sync, "disagreement", real)
     real_delete = delete_action.delete
     shutil.rmtree(models / "m/1")
-    monkeypatch.setattr(sync, "delete", lambda w, tag: (bento(models, "m:1", {"w": b"newer"}), real_delete(w, tag))[1])
+    monkeypatch.setattr(sync, "delete", lambda *given: (bento(models, "m:1", {"w": b"newer"}), real_delete(*given))[1])
     assert store.sync_tree(prune=True).deleted == ("m:1",)
     assert (models / "m/1/w").read_bytes() == b"newer"
     assert store.sync_tree().adopted == ("m:1",)

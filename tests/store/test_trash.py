@@ -548,16 +548,16 @@ def test_a_store_without_room_for_it(store: casstore.Store, home: Path, save: Sa
 
 
 def test_events_tell(store: casstore.Store, save: Save, sql: Sql) -> None:
-    save("m:1", part(1))
+    size = save("m:1", part(1)).size
     store.delete("m:1")
     store.undelete("m:1", as_="n:1")
     store.delete("n:1")
     store.gc(empty_trash=True)
-    told = [(event.kind, event.tag, event.details) for event in store._workspace.catalog.events.after()]
+    told = [(event.kind, event.tag, event.details) for event in store._workspace.catalog.events.newest()]
     assert [each for each in told if each[0] in ("deleted", "undeleted", "emptied trash")] == [
-        ("deleted", "m:1", {"for_good": False}),
+        ("deleted", "m:1", {"for_good": False, "size_bytes": size}),
         ("undeleted", "n:1", {"was": "m:1"}),
-        ("deleted", "n:1", {"for_good": False}),
+        ("deleted", "n:1", {"for_good": False, "size_bytes": size}),
         ("emptied trash", None, {"name": "n", "versions": 1, "tags": ["n:1"]}),
     ]
 

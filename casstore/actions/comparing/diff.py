@@ -67,11 +67,11 @@ def compare(workspace: Workspace, old: VersionRow, new: VersionRow | Path, wishe
 
 def _said(old: Side, new: Side) -> tuple[tuple[ValueChange, ...], tuple[ValueChange, ...], tuple[Metric, ...]]:
     """The labels, other metadata and numbers that differ; nothing for a side of which nothing is said."""
-    if old.description is None or new.description is None:
+    if old.said is None or new.said is None:
         return (), (), ()
-    labels = documents.changes(dict(old.description.labels), dict(new.description.labels), "")
+    labels = documents.changes(dict(old.said.labels), dict(new.said.labels), "")
     metadata, metrics = [], []
-    differing = documents.changes(old.description.numbers, new.description.numbers, "")
+    differing = documents.changes(dict(old.said.metadata), dict(new.said.metadata), "")
     for change in islice(differing, _MAX_CHANGES_OF_METADATA):
         for each in _leaves(change):
             metric = _as_metric(each)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from casstore.actions import resolve
 from casstore.actions.sources.ignoring import Rules
@@ -16,7 +16,6 @@ from casstore.actions.sources.source import SourceFile, find_source
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
-from casstore.description import Description
 from casstore.digest import Digest
 from casstore.errors import FileChanged, IntegrityError, InvalidSource
 from casstore.progress import Progress
@@ -32,6 +31,13 @@ class Content(NamedTuple):
 
     path: str
     recipe: Recipe
+
+
+class Said(NamedTuple):
+    """What is said of a version now."""
+
+    labels: Mapping[str, str]
+    metadata: Mapping[str, Any]
 
 
 class Reader(Protocol):
@@ -57,7 +63,7 @@ class Side:
     name: str
     files: Mapping[str, FileEntry]
     directories: Sequence[str]
-    description: Description | None
+    said: Said | None
     recipes: Mapping[Digest, Recipe]
     reader: Reader
     damage: tuple[str, ...] = ()
@@ -87,7 +93,7 @@ def of_version(workspace: Workspace, row: VersionRow) -> Side:
         str(row.tag),
         {entry.path: entry for entry in entries},
         row.directory_paths(),
-        row.described(),
+        Said(row.labels(), row.metadata()),
         recipes,
         _StoreReader(workspace.objects, str(row.tag)),
         tuple(damage),

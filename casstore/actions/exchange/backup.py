@@ -347,6 +347,7 @@ class _Backup:
         policy_log.copy(self._source, target, self._session.new_path())
         elsewhere_file.copy(self._source, target, self._session.new_path())
         alias_log.copy(moves, target, self._session.new_path())
+        self._copy_annotations()
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
         for path in unneeded if not self._damaged else ():
             files.remove_file(path)
@@ -356,6 +357,17 @@ class _Backup:
             str(target.home), len(manifests), len(containers), sum(size for _, size in containers), self._new,
             self._copied_bytes, self._linked_bytes, len(removed), sum(removed), tuple(self._damaged.values()),
         )  # fmt: skip
+
+    def _copy_annotations(self) -> None:
+        """Copy the logs of annotations. They may be newer than the copied catalog, and do no harm then."""
+        room = self._source.annotations
+        for path in sorted(room.glob("*.log")) if room.is_dir() else ():
+            there, data = self._target.annotations / path.name, path.read_bytes()
+            if not there.exists() or there.read_bytes() != data:
+                files.make_directory(there.parent)
+                mode = stat.S_IMODE(path.stat().st_mode)
+                files.write_file(there, data, mode, temporary=self._session.new_path(), durable=True)
+                files.sync_directory(self._target.home)
 
     def _sync(self, more: Iterable[str] = ()) -> None:
         for directory in sorted(self._changed.union(more)):

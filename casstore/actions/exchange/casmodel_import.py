@@ -21,6 +21,7 @@ from casstore.actions.workspace import Workspace
 from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
 from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.events import Noted
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
@@ -104,7 +105,7 @@ class CasmodelImport:
     def _commit(self, manifest: Manifest) -> None:
         durable, trust = self.wishes.durable, self.wishes.trust
         try:
-            commit_stored(self.workspace, self.session, manifest, durable=durable, trust=trust)
+            commit_stored(self.workspace, self.session, manifest, Noted("imported"), durable=durable, trust=trust)
             self._done.add(manifest.tag)
         except TagExists:
             if present(self.workspace, manifest) is None:

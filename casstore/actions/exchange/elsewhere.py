@@ -9,6 +9,7 @@ from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.workspace import Workspace
 from casstore.catalog.aliases import aliased
+from casstore.catalog.events import Noted
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.versions import VersionRow
 from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound, VersionAliased
@@ -54,8 +55,9 @@ def give_up(workspace: Workspace, bucket: Bucket, remote: str, row: VersionRow) 
     _check_idle(workspace, row)
     ref = _checked_ref(bucket, row)
     elsewhere_file.note(workspace, Elsewhere(row.tag, remote, ref.digest, row.size, row.created_at_ns))
+    event = Noted("left to remote", {"remote": remote})
     try:
-        delete_action.delete(workspace, [row.tag], now=True)  # it is not given up for good: it is there
+        delete_action.delete(workspace, [row.tag], event, now=True)  # it is not given up for good: it is there
     except VersionAliased:  # an alias has just been moved there
         elsewhere_file.forget(workspace, row.tag)
         raise

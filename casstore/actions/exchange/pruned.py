@@ -14,6 +14,7 @@ from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.trust import Trust
 from casstore.actions.workspace import Workspace
 from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.events import Noted
 from casstore.catalog.versions import VersionRow
 from casstore.errors import AmbiguousTag, IntegrityError, InvalidTag, TagNotFound
 from casstore.storage import files
@@ -68,7 +69,8 @@ def restore(workspace: Workspace, query: TagQuery, *, durable: bool) -> Tag:
     stored = {digest: recipe for digest, recipe in recipes.items() if recipe.is_stored}
     with workspace.session() as session:
         try:
-            commit_stored(workspace, session, replace(manifest, recipes=stored), durable=durable, trust=Trust.AS_KNOWN)
+            known = replace(manifest, recipes=stored)
+            commit_stored(workspace, session, known, Noted("restored"), durable=durable, trust=Trust.AS_KNOWN)
         except ChunkVanished as error:
             raise IntegrityError(f"{tag} cannot be brought back: the store does not have all of its bytes") from error
     files.remove_tree(path.parent)

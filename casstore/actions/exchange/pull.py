@@ -16,6 +16,7 @@ from casstore.actions.saving.commit import commit_stored
 from casstore.actions.saving.needed import find_lost
 from casstore.actions.workspace import Workspace
 from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.events import Noted
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, RemoteError, TagExists, TagNotFound
@@ -148,7 +149,8 @@ class _Pulling:
                     raise ChunkVanished from error
                 raise
             try:
-                commit_stored(self.workspace, session, manifest, durable=wishes.durable, trust=wishes.trust)
+                event = Noted("pulled", {"remote": self.bucket.name})
+                commit_stored(self.workspace, session, manifest, event, durable=wishes.durable, trust=wishes.trust)
             except TagExists:
                 if present(self.workspace, manifest) is None:
                     raise

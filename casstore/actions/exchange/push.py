@@ -16,6 +16,7 @@ from casstore.actions.packs.builder import ENCODE_THREADS
 from casstore.actions.packs.chains import BoundedChains
 from casstore.actions.packs.sending import Sending
 from casstore.actions.workspace import Workspace
+from casstore.catalog.events import Noted
 from casstore.catalog.index import DeltaLink
 from casstore.catalog.remotes import PushedPack
 from casstore.catalog.versions import VersionRow
@@ -290,7 +291,10 @@ class _Pushing:
             self._end([push_id])
             raise
         self._end(cut_short)
-        remotes.end(push_id)
+        event = (
+            Noted("pushed", {"remote": self.bucket.name, "sent_bytes": pushed.sent_bytes}) if pushed.is_new else None
+        )
+        remotes.end(push_id, self.manifest.tag, event)
         return pushed
 
     def _bring(self, push: Push, content: Digest, cut_short: Sequence[str]) -> Pushed:

@@ -19,6 +19,7 @@ from casstore.actions.exchange.pruned import keep
 from casstore.actions.saving.delete import delete
 from casstore.actions.saving.finish import finish_saves, unfinished_saves
 from casstore.actions.workspace import Workspace
+from casstore.catalog.events import Noted
 from casstore.catalog.versions import VersionRow
 from casstore.errors import CasstoreError, InvalidTag, StoreError, TagNotFound, VersionAliased
 from casstore.notebook import Shown
@@ -134,7 +135,7 @@ class _TreeSync:
             if not keeping.trash_ns(self._workspace):
                 keep(self._workspace, row)
             try:
-                delete(self._workspace, [row.tag])
+                delete(self._workspace, [row.tag], Noted("pruned"))
             except VersionAliased as error:  # an alias has just been moved there
                 self.adoption.notes.append(str(error))
                 return

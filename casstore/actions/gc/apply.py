@@ -29,6 +29,7 @@ from casstore.actions.gc.redundancy import Redundancy
 from casstore.actions.gc.report import GcReport, GcStep
 from casstore.actions.packs.repack import pack_cold, rewrite_sparse
 from casstore.actions.registry import trash
+from casstore.actions.registry.annotating import complete_logs
 from casstore.actions.saving import drafts
 from casstore.actions.saving.delete import Deleted, sweep
 from casstore.actions.saving.finish import finish_saves
@@ -81,20 +82,32 @@ class _Application:
             *self.objects(),
         )
         self._drop_manifests()
+        self._complete_logs()
         self._redundancy.note()
         self._catalog.references.forget_old_fingerprints(time.time_ns() - _FORGET_FINGERPRINTS_AFTER_NS)
         autogc.note_collected(self._workspace, deleted_bytes)
-        self._catalog.tidy()
-        return GcReport(
+        report = GcReport(
             steps, False, tuple(self._altered), self._strays_kept_in, tuple(self._left), self._plan.foreign,
             tuple(self._quarantined), *self._would_free, self._quarantine_bytes, self._catalog.trash.count(),
             self._plan.clock_moved_days,
         )  # fmt: skip
+        done = {step.name: step.count for step in steps if step.count}
+        if done:  # gc with nothing to do writes nothing
+            self._catalog.events.note("gc", freed_bytes=report.freed_bytes, done=done)
+        self._catalog.tidy()
+        return report
 
     def _drop_manifests(self) -> None:
         """Remove the manifests of deleted versions that no longer explain any loose file."""
         try:
             drop_unneeded(self._workspace)
+        except OSError as error:
+            self._note_left(error)
+
+    def _complete_logs(self) -> None:
+        """Append to the logs of annotations what a crash has kept from them."""
+        try:
+            complete_logs(self._workspace)
         except OSError as error:
             self._note_left(error)
 

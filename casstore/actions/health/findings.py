@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
@@ -23,6 +24,7 @@ class Findings:
     what else is in them, which harms nothing.
     `alias_logs`: paths of logs of aliases that are damaged, or do not say what the catalog says.
     `manifests`: versions whose manifest is missing or damaged. `records`: versions whose rows differ from it.
+    `logs`: files beside the catalog with damaged lines.
     """
 
     chunks: dict[Digest, str] = field(default_factory=dict)
@@ -32,6 +34,7 @@ class Findings:
     manifests: dict[Tag, str] = field(default_factory=dict)
     records: dict[Tag, str] = field(default_factory=dict)
     alias_logs: dict[str, str] = field(default_factory=dict)
+    logs: dict[Path, str] = field(default_factory=dict)
     read_chunks: int = 0
     read_bytes: int = 0
 

@@ -13,6 +13,7 @@ from casstore.actions.consistency import alias_log
 from casstore.actions.directories.standing import Standing
 from casstore.actions.health.containers import inspect_containers
 from casstore.actions.health.findings import Findings, Scope
+from casstore.actions.registry.annotating import damaged_logs
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import CatalogDamaged, IntegrityError
@@ -34,7 +35,9 @@ def inspect(workspace: Workspace, progress: Progress, *, quick: bool, scope: Sco
     inspect_records(workspace, found, rows)
     if scope is None:
         found.records |= _forgotten(workspace)
-    found.alias_logs |= alias_log.faults(workspace, None if rows is None else {row.name for row in rows})
+    names = None if rows is None else {row.name for row in rows}
+    found.alias_logs |= alias_log.faults(workspace, names)
+    found.logs |= damaged_logs(workspace, names)
     inspect_directories(workspace, found, quick=quick, rows=rows)
     inspect_containers(workspace, found, progress, quick=quick, scope=scope)
     return found
@@ -138,6 +141,7 @@ def read_manifest(workspace: Workspace, row: VersionRow) -> Manifest:
 def _as_recorded(workspace: Workspace, row: VersionRow, manifest: Manifest) -> Manifest:
     """The version as the catalog has it, with what only a manifest keeps taken from there."""
     try:
+        row.said_later()
         recipes = workspace.catalog.index.recipes({file.digest for file in workspace.catalog.versions.files(row.id)})
         recorded = workspace.catalog.versions.manifest(row, recipes)
     except (IntegrityError, ValueError):

@@ -1,5 +1,5 @@
 """Rebuilding the catalog from what stands beside it: packs and manifests describe themselves, loose files are named
-by their digest.
+by their digest. Annotations are in logs.
 
 The old catalog is not read. What only it knew is lost: settings, pins, events, when versions were last opened, and,
 where clocks were wrong, in which order versions of one name were committed; they are ordered by the times of their
@@ -34,7 +34,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreLocked
 from casstore.notebook import Shown
 from casstore.progress import Progress
-from casstore.storage import chunking, files, machine, pack, sessions
+from casstore.storage import annotation_log, chunking, files, machine, pack, sessions
+from casstore.storage.annotation_log import AnnotationLog, Subject
 from casstore.storage.container import MAX_DELTA_LINKS, FileStamp, Kind, Location
 from casstore.storage.descriptors import opened
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout, is_container_name, is_file_id, new_id
@@ -159,10 +160,13 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
     catalog = Catalog(path, machine.boot_id())
     try:
         catalog.restoring.add_containers((each.new, chosen.get(each.new.file_id, ())) for each in found)
-        for manifest_id, manifest in sorted((*manifests, *trashed.items()), key=_age):
+        standing = sorted((*manifests, *trashed.items()), key=_age)
+        logs = _logs(layout, {manifest.tag.name for _, manifest in standing}, unreadable)
+        for manifest_id, manifest in standing:
             known, is_deleted = _by_right_recipes(manifest, disputed), manifest_id in trashed
             directory = None if is_deleted else _directory(layout, manifest)
-            catalog.restoring.add_version(known, manifest_id, directory, is_deleted=is_deleted)
+            said = logs[manifest.tag.name].of(Subject.of(manifest)) if manifest.tag.name in logs else ()
+            catalog.restoring.add_version(known, manifest_id, directory, said, is_deleted=is_deleted)
         taken_in = {manifest_id for manifest_id, _ in manifests}
         not_read = {each.path for each in unreadable}
         catalog.restoring.add_tombstones(
@@ -175,6 +179,7 @@ def _fill(layout: Layout, session: sessions.Session, path: Path, progress: Progr
         catalog.mending.note_lost(catalog.references.missing_chunks())  # nothing else has been left to look at
         _put_elsewhere(layout, catalog, unreadable)
         adopt_instance(layout, catalog)
+        catalog.events.note("catalog rebuilt", versions=len(manifests), unreadable=len(unreadable))
         catalog.tidy()
     finally:
         catalog.close()
@@ -228,6 +233,19 @@ def _take_in_policies(layout: Layout, catalog: Catalog, unreadable: list[Unreada
         reason = "its last line is damaged, so that policies would be taken in that were changed since; set them again"
         unreadable.append(Unreadable(layout.policies, reason))
     catalog.retention.restore(told.policies or {})
+
+
+def _logs(layout: Layout, names: Iterable[str], unreadable: list[Unreadable]) -> dict[str, AnnotationLog]:
+    """What was said of versions after their saves, by name. Damaged lines are passed over, and left for verify."""
+    found = {}
+    for name in names:
+        path = layout.annotation_log(name)
+        try:
+            found[name] = annotation_log.read(path)
+        except OSError as error:
+            files.raise_unless_damage(error)
+            unreadable.append(Unreadable(path, f"{error}; annotations in it are lost"))
+    return found
 
 
 def _contents(

@@ -25,6 +25,7 @@ from casstore.actions.health.inspection import check_known, inspect_directories,
 from casstore.actions.health.verify import Damage, lost_files
 from casstore.actions.missing import make_missing
 from casstore.actions.registry import policy_log
+from casstore.actions.registry.annotating import complete_logs, damaged_logs, write_again
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -117,6 +118,7 @@ class _Repair:
         inspect_records(self._workspace, found)
         self._restore_records(found)
         self._restore_manifests(found)
+        self._write_logs_again()
         found.records.clear()
         if (kept := policy_log.write_again(self._workspace)) is not None:
             self._quarantined.append(str(kept))
@@ -147,7 +149,7 @@ class _Repair:
         damage = self._catalog.references.dependents(lost, set())
         self._catalog.mending.note_lost(self._catalog.references.missing_chunks())
         still = tuple(Damage(str(tag), path) for tag, path in damage)
-        return RepairReport(
+        report = RepairReport(
             healed=tuple(each for each in damaged_before if each not in still),
             damage=still,
             restored=tuple(sorted(map(str, self._restored))),
@@ -158,6 +160,20 @@ class _Repair:
             unread=tuple(healed.unread),
             alias_logs=alias_logs,
         )
+        counts = {
+            "healed": len(report.healed), "damaged": len(report.damage), "restored": len(report.restored),
+            "quarantined": len(report.quarantined), "made": len(report.made), "taken up": len(report.taken_up),
+        }  # fmt: skip
+        if any(counts.values()):  # what finds nothing to do writes nothing
+            self._catalog.events.note("repaired", **{name: count for name, count in counts.items() if count})
+        return report
+
+    def _write_logs_again(self) -> None:
+        for path in damaged_logs(self._workspace):
+            kept = write_again(self._workspace, path)
+            if kept is not None:
+                self._quarantined.append(str(kept))
+        complete_logs(self._workspace)
 
     def _write_alias_logs(self) -> tuple[str, ...]:
         written = {}

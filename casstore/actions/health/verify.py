@@ -53,7 +53,7 @@ class VerifyReport(Shown):
         Files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
     damaged_copies
         Paths of redundant files that are damaged, altered or missing, while what they say is safe elsewhere: copies of
-        files, directories' files, manifests, logs of aliases.
+        files, directories' files, manifests, logs of aliases and of annotations.
     damaged_records
         Tags of which the catalog does not say what their manifests say.
     reasons
@@ -142,7 +142,7 @@ def verify(
 
 def _damaged_copies(layout: Layout, found: Findings) -> dict[str, str]:
     """By path, the reason for each redundant file that is not what it should be: copies, files of directories,
-    manifests, logs of aliases."""
+    manifests, logs."""
     copies = {container.path(layout): reason for container, reason in found.files.items()}
     for tag, paths in found.directories.items():
         for path in paths:
@@ -153,6 +153,7 @@ def _damaged_copies(layout: Layout, found: Findings) -> dict[str, str]:
             )
     for tag, reason in found.manifests.items():
         copies[f"{layout.manifests / tag.name}/{tag.version}"] = reason
+    copies |= {str(path): reason for path, reason in found.logs.items()}
     return {**copies, **found.alias_logs}
 
 

@@ -17,6 +17,7 @@ from casstore.actions import keeping, resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import materialize
+from casstore.actions.registry.annotating import complete_log
 from casstore.actions.saving.delete import Deleted, sweep
 from casstore.actions.workspace import Workspace
 from casstore.catalog.trash import Due, TrashRow, gone_meanwhile, taken_meanwhile
@@ -88,7 +89,7 @@ def _shown(row: TrashRow, keep_ns: int) -> DeletedVersion:
         deleted_at=model_yaml.timestamp(row.deleted_at_ns),
         deleted_by=row.actor,
         goes_at=model_yaml.timestamp(row.counted_from_ns + keep_ns),
-        labels=dict(version.described().labels),
+        labels=version.labels(),
     )
 
 
@@ -163,6 +164,8 @@ def _bring_back(workspace: Workspace, session: Session, found: TrashRow, target:
         raise
     try:
         latest.write(workspace, target.name)
+        if target != row.tag and row.annotated is not None:
+            complete_log(workspace, target.name)  # which says it of the tag that it had
         _finish(workspace, session, row.manifest_id)
     except OSError as error:
         _log.warning("%s is back, and the next `casstore gc` finishes what could not be done now: %s", target, error)

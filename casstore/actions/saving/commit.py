@@ -22,12 +22,14 @@ from casstore.actions.sources.source import Source, check_as_found
 from casstore.actions.workspace import Workspace
 from casstore.catalog.commits import Commit, Place
 from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.events import Noted
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
 from casstore.errors import TagExists
 from casstore.progress import SILENT, Progress
-from casstore.storage import files
+from casstore.storage import annotation_log, files
+from casstore.storage.annotation_log import Subject
 from casstore.storage.container import Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
@@ -37,11 +39,12 @@ from casstore.tag import Tag
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a version is to be committed. `durable`: once committed it must survive a power cut. `trust`: what the caller
-    says of its Python objects. `place`: its place among the versions of its name."""
+    says of its Python objects. `place`: its place among the versions of its name. `event`: what is noted of it."""
 
     durable: bool
     trust: Trust
     place: Place
+    event: Noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,7 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
         place=terms.place,
         untrusted=objects if manifest.description.is_untrusted else None,
         trusted=objects if terms.trust is Trust.GIVEN else None,
+        event=terms.event,
     )
     return Written(commit, paths)
 
@@ -189,7 +193,7 @@ class Committing:
             try:
                 _clear_the_way(self._workspace, self._session, self._target, durable=written.commit.durable)
                 last_look()
-                self._workspace.catalog.commits.commit(written.commit)
+                self._workspace.catalog.commits.commit(self._with_annotations(written.commit))
                 self.outcome = Outcome.COMMITTED
             except BaseException as error:
                 self.outcome = _outcome(self._workspace, written.commit, error)
@@ -202,6 +206,13 @@ class Committing:
             # From here on the version is saved. If a later step fails, the next get or gc finishes it.
             with contextlib.suppress(OSError):
                 self._publish(written.commit.manifest_id)
+
+    def _with_annotations(self, commit: Commit) -> Commit:
+        """Of a version that comes back, such as from a remote, what was said of it is found in the log."""
+        if commit.place is Place.LAST:
+            return commit
+        log = annotation_log.read(self._workspace.layout.annotation_log(commit.manifest.tag.name))
+        return replace(commit, annotations=log.of(Subject.of(commit.manifest)))
 
     def _publish(self, manifest_id: str) -> None:
         tag, draft, standing = self._target.tag, self._target.draft, self._target.standing
@@ -250,7 +261,9 @@ def _clear_the_way(workspace: Workspace, session: Session, target: Target, *, du
             return
 
 
-def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *, durable: bool, trust: Trust) -> None:
+def commit_stored(
+    workspace: Workspace, session: Session, manifest: Manifest, event: Noted, *, durable: bool, trust: Trust
+) -> None:
     """Commit a version whose chunks are all stored already. It gets no directory.
 
     Raises ChunkVanished if a chunk is not there, TagExists, OSError.
@@ -260,7 +273,8 @@ def commit_stored(workspace: Workspace, session: Session, manifest: Manifest, *,
     needed = Needed.of(workspace, wanted).checked(workspace)
     if wanted - needed.have:
         raise ChunkVanished
-    written = write(workspace, session, Stored(manifest, needed), Terms(durable, trust, Place.BY_CREATION), SILENT)
+    terms = Terms(durable, trust, Place.BY_CREATION, event)
+    written = write(workspace, session, Stored(manifest, needed), terms, SILENT)
     Committing(workspace, session, Target(manifest.tag)).run(written)
 
 

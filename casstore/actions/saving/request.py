@@ -77,6 +77,13 @@ class SaveRequest:
     parents: tuple[Parent, ...] | None = None
 
     @property
+    def kind(self) -> str:
+        """What a history calls it."""
+        if self.created_at_ns is None:
+            return "saved"
+        return "adopted" if self.handling.is_watched else "imported"
+
+    @property
     def standing(self) -> Source | None:
         """The source that becomes the version's directory where it stands; None if none does."""
         return self.found if self.handling is Handling.BECOME else None

@@ -25,6 +25,7 @@ from casstore.actions.sources.source import Source, SourceFile, check_removable,
 from casstore.actions.workspace import Workspace
 from casstore.catalog.commits import Place
 from casstore.catalog.containers import ChunkVanished
+from casstore.catalog.events import Noted
 from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, TagExists
@@ -159,7 +160,7 @@ class _Save:
         ground = self._ground(source, manifest)
         storing = Storing(self.workspace, self.session, self.request, staged, ground, self.progress)
         place = Place.LAST if self.request.created_at_ns is None else Place.BY_CREATION
-        terms = Terms(self.request.durable, self.request.trust, place)
+        terms = Terms(self.request.durable, self.request.trust, place, Noted(self.request.kind))
         wanted = {digest for recipe in recipes.values() for digest in recipe.digests}
         needed = Needed.of(self.workspace, wanted, staged.found)
         while True:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 import casstore
 from casstore.cli.arguments import complete_tag
-from casstore.cli.describe import everything
+from casstore.cli.describe import annotation, everything
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, file_name, is_screen, show_fields, show_json, show_table
+from casstore.cli.output import Bytes, Column, as_text, file_name, is_screen, show_fields, show_json, show_table
 from casstore.cli.remotes import remote_option, show_remote_model, show_there
 from casstore.cli.usage import usage_document, usage_fields, version_fields
 
@@ -38,8 +38,9 @@ def show(options: Options, tag: str, remote: str | None) -> None:
     """Show all about one version.
 
     Its files with their digests, labels, metadata, context, aliases and base; what it takes, as `casstore stats --help`
-    explains, and what deleting it would free. TAG is name:version, a unique beginning of a version, a name alone
-    for its newest version, or an alias.
+    explains, and what deleting it would free. Labels and metrics that `casstore annotate` has changed since the save
+    stand once more after all others, with when and by whom. TAG is name:version, a unique beginning of a version, a
+    name alone for its newest version, or an alias.
     """
     if remote is not None:
         show_there(options, remote, tag)
@@ -52,10 +53,12 @@ def show(options: Options, tag: str, remote: str | None) -> None:
         usage = store.stats(model.tag)
         if options.json:
             held = {"materialized": usage.materialized, "pinned": usage.pinned, "aliases": list(model.aliases)}
-            show_json({**everything(model), **held, "is_damaged": is_damaged, "usage": usage_document(usage)})
+            said = {"annotations": [annotation(each) for each in store.annotations(model.tag)]}
+            state = {**held, "is_damaged": is_damaged, "usage": usage_document(usage), **said}
+            show_json({**everything(model), **state})
             return
         mark = {"damaged": "bytes are gone or written over; see `casstore verify`"} if is_damaged else {}
-        show_fields({**_fields(model, usage), **mark})
+        show_fields({**_fields(model, usage), **mark, **_annotated(model, store.annotations(model.tag))})
         rows = [(file_name(f.path), Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
     if is_screen():
         click.echo()
@@ -89,6 +92,23 @@ def _fields(model: casstore.Model, usage: casstore.Usage) -> dict[str, Any]:
     ):
         fields.update({f"{name}.{key}": value for key, value in values.items()})
     return fields
+
+
+def _annotated(model: casstore.Model, annotations: Sequence[casstore.Annotation]) -> dict[str, str]:
+    """What was said last of each label and metric after the save, and what had been saved."""
+    metrics = model.saved_metadata.get("metrics")
+    saved = {"label": model.saved_labels, "metric": metrics if isinstance(metrics, dict) else {}}
+    found = {}
+    for said in annotations:
+        before = saved[said.kind].get(said.key)
+        parts = [
+            "removed" if said.value is None else str(said.value),
+            *([] if before is None else [f"saved as {before}"]),
+            as_text(said.annotated_at, for_screen=is_screen()),
+            f"by {said.actor}",
+        ]
+        found[f"annotated.{said.kind}.{said.key}"] = ", ".join(parts)
+    return found
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, str]:

@@ -231,7 +231,7 @@ _TOP_LEVEL = {
     *("objects", "manifests", "models", "sessions", "quarantine", "locks"),
     "policies.log",
     *("remotes.toml", "elsewhere.json"),
-    "aliases",
+    *("aliases", "annotations"),
     "drafts",  # of a process that lived when its save failed; not before that
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import casstore
@@ -82,3 +83,28 @@ def set_an_alias(_: Path) -> Scenario:
         move(home)
 
     return Scenario(aliased, move, {"b:1": B, "b:2": B}, again=again)
+
+
+@scenario("annotate")
+def annotate(_: Path) -> Scenario:
+    say = doing("annotate", "b:1", labels={"stage": "prod"}, metrics={"f1": 0.9})
+    before: list[object] = [{"stage": "dev"}, {}]
+    after: list[object] = [{"stage": "prod"}, {"metrics": {"f1": 0.9}}]
+
+    def said(home: Path) -> list[object]:
+        with open_store(home) as store:
+            model = store.get("b:1")
+            return [model.labels, model.metadata]
+
+    def prepare(home: Path) -> None:
+        having({"b:1": B})(home)
+        doing("annotate", "b:1", labels={"stage": "dev"})(home)
+
+    def again(home: Path) -> None:
+        assert said(home) in (before, after)
+        say(home)
+        with contextlib.suppress(casstore.StoreLocked):  # where this process holds it open
+            casstore.Store.rebuild_catalog(home)  # which goes by the log alone
+        assert said(home) == after
+
+    return Scenario(prepare, say, {"b:1": B}, again=again)
