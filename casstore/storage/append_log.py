@@ -19,6 +19,7 @@ from casstore.storage import files
 _CHECK = "check"
 _CHECK_CHARACTERS = 16
 _MOST_BYTES = 1 << 30
+_LINE_BYTES = 2 << 10  # more than most lines have
 _END_BYTES = 64 << 10
 
 
@@ -52,8 +53,11 @@ def settled(path: Path) -> Lines:
 
 def last(path: Path) -> dict[str, Any] | None:
     """The last line that is sound; None where there is none. Of a long log only the end is read. Raises OSError."""
-    found = _split(_content(path, _END_BYTES))[0] or _split(_content(path))[0]
-    return found[-1] if found else None
+    for most in (_LINE_BYTES, _END_BYTES, _MOST_BYTES):
+        for line in reversed(_content(path, most).split(b"\n")):
+            if line and (document := _parsed(line)) is not None:
+                return document
+    return None
 
 
 def drop_cut(path: Path) -> None:
