@@ -36,12 +36,24 @@ def undelete(_: Path) -> Scenario:
 
 @scenario("undelete under another tag")
 def undelete_as(_: Path) -> Scenario:
+    """What was said of it after its save comes with it, into the log of its new name."""
+
     def prepare(home: Path) -> None:
-        in_trash({"a:1": A}, "a:1")(home)
+        having({"a:1": A})(home)
+        doing("annotate", "a:1", labels={"stage": "prod"})(home)
+        doing("delete", "a:1")(home)
         put(home, "a:1", B)
 
+    def again(home: Path) -> None:
+        _unless_done(operation)(home)
+        doing("gc")(home)  # which adds to the log what it lacks
+        with contextlib.suppress(casstore.StoreLocked):  # where this process holds it open
+            casstore.Store.rebuild_catalog(home)  # which goes by the log alone
+        with open_store(home) as store:
+            assert store.get("b:1").labels == {"stage": "prod"}
+
     operation = doing("undelete", "a:1", as_="b:1")
-    return Scenario(prepare, operation, {"a:1": B}, {"b:1": A}, again=_unless_done(operation))
+    return Scenario(prepare, operation, {"a:1": B}, {"b:1": A}, again=again)
 
 
 @scenario("empty the trash")
