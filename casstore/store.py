@@ -2352,7 +2352,8 @@ class Store:
     ) -> Sequence[Event]:
         """List what has been done to the store, by whom and when: versions saved, deleted, annotated, pushed; gc.
 
-        A gc or a repair that found nothing to do is not among them.
+        Aliases that moved, policies that were set and what came back from the trash are among them too; a gc or a
+        repair that found nothing to do is not.
 
         The newest 100,000 events are kept. They are in the catalog alone: `rebuild_catalog` begins again without them.
         Reading leaves no trace.

@@ -42,7 +42,7 @@ class Annotations:
         """The names that have annotated versions, here or in the trash."""
         sql = (
             f"SELECT name FROM version WHERE id IN (SELECT version_id FROM annotation) AND {IS_HERE}"
-            " UNION SELECT name FROM trash WHERE version_id IN (SELECT version_id FROM annotation)"
+            " UNION SELECT name FROM trash WHERE EXISTS (SELECT 1 FROM annotation WHERE version_id = trash.version_id)"
         )
         with translated_errors(self._connections.path):
             return [decoding.name(row[0]) for row in self._connections.get().execute(sql).fetchall()]

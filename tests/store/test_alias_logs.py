@@ -97,6 +97,7 @@ def test_repair_writes_from_the_catalog_what_a_log_lacks(filled, home: Path) -> 
     shutil.rmtree(home / "aliases")
     assert len(filled.verify().damaged_copies) == 2
     assert filled.repair().alias_logs == ("m", "n")
+    assert (filled.events()[-1].kind, filled.events()[-1].details) == ("repaired", {"logs of aliases": 2})
     assert {path: path.read_bytes() for path in (home / "aliases").iterdir()} == whole
     assert filled.verify().is_sound
     rebuilt(filled)

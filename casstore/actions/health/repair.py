@@ -163,6 +163,7 @@ class _Repair:
         counts = {
             "healed": len(report.healed), "damaged": len(report.damage), "restored": len(report.restored),
             "quarantined": len(report.quarantined), "made": len(report.made), "taken up": len(report.taken_up),
+            "logs of aliases": len(report.alias_logs),
         }  # fmt: skip
         if any(counts.values()):  # what finds nothing to do writes nothing
             self._catalog.events.note("repaired", **{name: count for name, count in counts.items() if count})

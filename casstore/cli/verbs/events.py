@@ -65,8 +65,9 @@ def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
 def events(options: Options, follow: bool, since: datetime | timedelta | None, limit: int | None) -> None:
     """Tell what has been done to the store, by whom and when.
 
-    Versions that were saved, imported, pulled, pushed, annotated, deleted; each gc and repair that found something to
-    do. The newest come last, and 100,000 are kept. Times without a zone are local.
+    Versions that were saved, imported, pulled, pushed, annotated, deleted, brought back; aliases that moved, policies
+    that were set; each gc and repair that found something to do. The newest come last, and 100,000 are kept. Times
+    without a zone are local.
 
     In a pipe: UTC time, user@host, what was done, the tag, and what else is known as key=value; on a terminal at most
     100 of them unless -n says otherwise. With --json what is known in full; with --follow too, one event a line.
