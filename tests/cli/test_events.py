@@ -56,3 +56,11 @@ def test_following_ends_with_its_reader(saved: Cli) -> None:
         known(process.stdout).close()
         assert process.wait(60) == 141
         assert known(process.stderr).read() == ""
+
+
+def test_what_is_empty_is_not_told(saved: Cli) -> None:
+    saved("alias", "set", "bert@prod", "bert:v1")
+    saved("delete", "bert:v2", "--yes")
+    lines = [line.split("\t")[2:] for line in saved("events", "-n", "2").out.splitlines()]
+    assert lines[0] == ["alias moved", "bert@prod", "version=v1"]
+    assert lines[1][2].startswith("for_good=false,size_bytes=")

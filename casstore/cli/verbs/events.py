@@ -134,7 +134,7 @@ def _row(event: casstore.Event) -> tuple[Any, ...]:
 
 
 def _flat(details: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """What is known, by dotted names; sizes on a screen with their units."""
+    """What is known, by dotted names, without what is empty; sizes on a screen with their units."""
     flat: dict[str, Any] = {}
     for key, value in details.items():
         if isinstance(value, dict):
@@ -143,7 +143,9 @@ def _flat(details: Mapping[str, Any], above: str = "") -> dict[str, Any]:
             flat |= {f"{above}{key}": " ".join(map(str, value))} if value else {}
         elif is_screen() and key.endswith("_bytes") and isinstance(value, int):
             flat[f"{above}{key.removesuffix('_bytes')}"] = human_bytes(value)
-        else:
+        elif isinstance(value, bool):
+            flat[f"{above}{key}"] = str(value).lower()
+        elif value not in (None, ""):
             flat[f"{above}{key}"] = value
     return flat
 
