@@ -26,7 +26,7 @@ from casstore.plain_json import canonical_json
 from casstore.remote import documents, segment
 from casstore.remote.backend import MOST_DOCUMENT_BYTES
 from casstore.storage import manifest as manifests
-from casstore.storage import pack, recipe
+from casstore.storage import pack, parents, recipe
 from casstore.storage.coding.delta import decode_deltas
 from casstore.storage.manifest import Manifest
 
@@ -151,6 +151,7 @@ LIMITS = {
         int(plain_json._MOST_BITS * math.log10(2)) // 1000 * 1000,
     ],
     "`name`, `version`": [tag.MAX_PART_CHARACTERS],
+    "`parents`": [parents.MOST_PARENTS, parents._MOST_RELATION_CHARACTERS, parents._MOST_CHARACTERS],
     "`model.yaml`, where it is read": [model_yaml.MAX_DESCRIPTOR_BYTES // MIB],
     "`models/<name>/latest`": [latest._MOST_BYTES],
     "directories that are saved": [source._MAX_DEPTH],
