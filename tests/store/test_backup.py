@@ -20,7 +20,7 @@ from tests.crash.scenarios import leftovers as leftovers_of
 from tests.crash.scenarios import sql as sql_of
 from tests.kit import Child, Save, Sql, checkpoint, noise, part, plant
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_trash")]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from casstore.progress import Progress
 from casstore.storage import descriptors, files, sessions
 from tests.kit import Child, Save, every, known, noise, plant
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_trash")]
 
 TRACED = {
     module.__file__ for module in (connections, transaction, sqlite_errors, sessions, leasing, files, descriptors)

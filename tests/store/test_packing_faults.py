@@ -52,7 +52,7 @@ from tests.kit import (
     weights,
 )
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_trash")]
 
 STEP = every(17)
 PACE = 5 if STEP == 1 else 1
