@@ -86,6 +86,16 @@ def test_versions_go_there_and_come_back(saved: Cli, remote: Path, tmp_path: Pat
     assert cloned("status", "--json").json == {"here": ["albert:v1"], "there": [], "different": [], "same": 2}
 
 
+def test_a_clone_that_was_cut_short_goes_on(saved: Cli, remote: Path, tmp_path: Path) -> None:
+    saved("remote", "add", "origin", remote)
+    saved("push", "--all")
+    cloned = Cli(tmp_path / "clone")
+    cloned("clone", remote, "--none")
+    assert [line.split("\t")[0] for line in cloned("clone", remote).out.splitlines()] == ["bert:v1", "bert:v2"]
+    assert cloned("clone", remote).out == "bert:v1\t0\tpresent\nbert:v2\t0\tpresent\n"
+    assert "already" in cloned("clone", tmp_path / "another", code=1).err
+
+
 def test_a_terminal_is_told_in_words(pushed: Cli, remote: Path, tmp_path: Path) -> None:
     save_another(pushed, "gpt:v1", tmp_path / "gpt")
     assert "only here: 1 version" in pushed.on_terminal("status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -163,14 +164,15 @@ def clone(
     """Make a store of what is in a remote.
 
     It becomes the store's remote `origin`. The store is made in DIR, or else where --home and CASSTORE_HOME say. One
-    that stands there is taken, as long as it has no remote `origin`.
+    that stands there is taken, as long as it has no other `origin`: a clone that was cut short goes on.
     """
     if directory is not None and options.home is not None:
         raise click.UsageError("say where to once: DIR or --home", click.get_current_context())
     if directory is not None:
         options.home = str(directory)
     with options.open_store(create=True) as store, progress_bar(options) as progress:
-        with store.add_remote("origin", url, make=False, **reach) as there:
+        is_known = store.remotes().get("origin") in (url, os.path.abspath(url))
+        with store.remote("origin") if is_known else store.add_remote("origin", url, make=False, **reach) as there:
             pulled = [] if only_set_up else there.pull(trust=trust, progress=progress)
         home = store.home
     _show(options, pulled)
