@@ -61,8 +61,11 @@ MOST_ARROWS = 30
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
 FACES = {"cli", "integrations", "models", "web"}
 PUBLIC = {"casstore", "casstore.models"}
-# What needs a library that is an extra, and takes time to import, is imported where it is used.
-LATE = {("casstore.remote.address", "casstore.remote.object_store")}
+# What needs a library that takes time to import, and that not all need, is imported where it is used.
+LATE = {
+    ("casstore.remote.address", "casstore.remote.object_store"),
+    ("casstore.storage.coding.kernels", "casstore.storage.coding.plain"),
+}
 
 ONLY_IN_FILES = {
     "os": {"fsync", "fdatasync", "rename", "renames", "replace", "link", "chmod", "fchmod", "lchmod", "lockf"},

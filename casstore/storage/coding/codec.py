@@ -7,12 +7,12 @@ import threading
 from dataclasses import dataclass
 from enum import IntEnum
 
-import numpy as np
 import zstandard
 
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage.coding import entropy
 from casstore.storage.coding.delta import Grouping, encode_delta
+from casstore.storage.coding.kernels import kernels
 from casstore.storage.coding.memory import keep_freed_memory
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 from casstore.storage.tensors.segments import Element
@@ -97,15 +97,14 @@ _PLANE = struct.Struct("<BI")
 
 
 def _encode_planes(data: bytes | memoryview, width: int) -> bytes:
-    count = len(data) // width
-    elements = np.frombuffer(data, np.uint8, count * width).reshape(count, width)
+    whole = len(data) // width * width
     header = [bytes([width])]
     planes = []
-    for position in range(width):
-        kind, stream = entropy.encode_stream(np.ascontiguousarray(elements[:, position]))
+    for plane in kernels().split(data, width):
+        kind, stream = entropy.encode_stream(plane)
         header.append(_PLANE.pack(kind, len(stream)))
         planes.append(stream)
-    return b"".join([*header, *planes, bytes(data[count * width :])])
+    return b"".join([*header, *planes, data[whole:]])
 
 
 def _decode_planes(encoded: bytes | memoryview, raw_bytes: int) -> bytes:
@@ -115,14 +114,12 @@ def _decode_planes(encoded: bytes | memoryview, raw_bytes: int) -> bytes:
     if width not in (2, 4, 8) or len(view) < start:
         raise IntegrityError("a chunk of byte planes has a damaged header")
     count = raw_bytes // width
-    elements = np.zeros((count, width), np.uint8)
+    planes = []
     for position in range(width):
         kind, length = _PLANE.unpack_from(view, 1 + position * _PLANE.size)
-        plane = entropy.decode_stream(kind, view[start : start + length], count)
+        planes.append(entropy.decode_stream(kind, view[start : start + length], count))
         start += length
-        if plane is not None:
-            elements[:, position] = plane
-    return elements.tobytes() + bytes(view[start:])
+    return kernels().join(planes, count, view[start:])
 
 
 def _compressor() -> zstandard.ZstdCompressor:

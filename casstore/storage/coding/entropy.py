@@ -7,18 +7,17 @@ which is smaller and faster than levels 1 to 3 (benchmarks/codec.py).
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from enum import IntEnum
 
-import numpy as np
-import numpy.typing as npt
 import zstandard
 
 from casstore.errors import IntegrityError
+from casstore.storage.coding.arithmetic import Buffer
+from casstore.storage.coding.kernels import kernels
 from casstore.storage.recipe import MAX_CHUNK_BYTES
-
-_Bytes = npt.NDArray[np.uint8]
 
 # A plane that does not shrink by this much stays raw, which is decoded for nothing.
 _KEEP_BELOW = 0.97
@@ -40,45 +39,46 @@ class Stream(IntEnum):
 _local = threading.local()
 
 
-def encode_stream(plane: _Bytes, parts: Sequence[int] = ()) -> tuple[Stream, bytes]:
+def encode_stream(plane: Buffer, parts: Sequence[int] = ()) -> tuple[Stream, Buffer]:
     """The smallest form of a plane, at most its own size.
 
     `parts`: lengths, which add up to the plane's, of parts that differ in kind, so that each gets a code of its own.
     """
-    if not plane.any():
+    if kernels().is_zeros(plane):
         return Stream.ZEROS, b""
     if not _is_noise(plane):
         stream = _compress(plane, parts)
-        if len(stream) < plane.size * _KEEP_BELOW:
+        if len(stream) < len(plane) * _KEEP_BELOW:
             return Stream.ZSTD, stream
-    return Stream.RAW, plane.tobytes()
+    return Stream.RAW, plane
 
 
-def decode_stream(kind: int, stream: memoryview, size: int) -> _Bytes | None:
+def decode_stream(kind: int, stream: memoryview, size: int) -> Buffer | None:
     """The plane's `size` bytes, None for zeros. Raises IntegrityError."""
     if kind == Stream.ZEROS and len(stream) == 0:
         return None
     if kind == Stream.RAW and len(stream) == size:
-        return np.frombuffer(stream, np.uint8)
+        return stream
     if kind == Stream.ZSTD:
-        return np.frombuffer(decompress(stream, size), np.uint8)
+        return decompress(stream, size)
     raise IntegrityError("a byte plane is damaged")
 
 
-def _compress(plane: _Bytes, parts: Sequence[int]) -> bytes:
+def _compress(plane: Buffer, parts: Sequence[int]) -> bytes:
     """One zstd frame, in which a block ends where a part ends: codes are made block by block."""
     compressor = _compressor()
     if len(parts) < 2:
-        return compressor.compress(plane.data)
-    frame = compressor.compressobj(size=plane.size)
+        return compressor.compress(plane)
+    view = memoryview(plane)
+    frame = compressor.compressobj(size=len(view))
     pieces = []
     start = 0
     for length in parts[:-1]:
         if length:
-            pieces.append(frame.compress(plane[start : start + length].data))
+            pieces.append(frame.compress(view[start : start + length]))
             pieces.append(frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
         start += length
-    pieces.append(frame.compress(plane[start:].data))
+    pieces.append(frame.compress(view[start:]))
     pieces.append(frame.flush())
     return b"".join(pieces)
 
@@ -136,10 +136,10 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     return found
 
 
-def _is_noise(plane: _Bytes) -> bool:
+def _is_noise(plane: Buffer) -> bool:
     """Whether a plane looks as if no code could shrink it, by a sample spread over it."""
-    if plane.size < 2 * _SAMPLE_BYTES:
+    if len(plane) < 2 * _SAMPLE_BYTES:
         return False
-    counts = np.bincount(plane[:: plane.size // _SAMPLE_BYTES], minlength=256)
-    shares = counts[counts > 0] / counts.sum()
-    return bool(-(shares * np.log2(shares)).sum() > _NOISE_BITS)
+    counts = kernels().byte_counts(plane, len(plane) // _SAMPLE_BYTES)
+    total = sum(counts)
+    return math.log2(total) - sum(count * math.log2(count) for count in counts if count) / total > _NOISE_BITS

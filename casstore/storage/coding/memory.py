@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-import numpy as np
-
 
 def keep_freed_memory() -> None:
     """Make the C library keep some tens of MiB of freed memory instead of giving it back.
@@ -16,7 +14,7 @@ def keep_freed_memory() -> None:
     long. Freeing one block of nearly 32 MiB, which is never touched, makes it keep blocks up to that size, and twice as
     much in all (mallopt(3), "dynamic mmap threshold"). Elsewhere it does nothing.
     """
-    np.empty((32 << 20) - (64 << 10), np.uint8)
+    bytes((32 << 20) - (64 << 10))
 
 
 def give_freed_memory_back() -> None:

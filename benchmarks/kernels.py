@@ -1,0 +1,156 @@
+"""How fast are the compiled kernels beside those in numpy, and beside zstd, which bounds both?
+
+    python benchmarks/kernels.py CHECKPOINTS [--sets SET ...] [--rounds N]
+
+Pieces of 1 MiB of the largest tensors of the newest version of a set (made by checkpoints.py), each against the
+version before, grouped by the first one, by one thread and by two, with both kernels and zstd alone in turns. zstd's is
+the time for the same streams: compressing those that are stored as frames, decompressing these.
+
+Speeds are GB of raw bytes for each second, and of processor time where it says so: other work on the machine does not
+count there. Ratios are of neighbours in time. Memory is what one call takes beyond what it gives, as the peak of a new
+process that makes it, less that of one that does all but the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import codec as pieces_of
+import measure
+
+from casstore.storage.coding import codec, delta, entropy, kernels
+
+SETS = ("finetune-bf16", "contrastive-fp32")
+PIECES = 16
+Task = Callable[[int], object]
+
+
+class Figures(NamedTuple):
+    """Of all pieces once: seconds, and seconds of processor time in each thread's mean."""
+
+    wall: float
+    cpu: float
+
+
+@contextlib.contextmanager
+def using(name: str) -> Iterator[None]:
+    """These kernels instead of those that were chosen."""
+    with mock.patch.dict(os.environ, {kernels.VARIABLE: name}):
+        kernels.kernels.cache_clear()
+        assert kernels.kernels().name == name
+        yield
+    kernels.kernels.cache_clear()
+
+
+def main() -> None:
+    parser = measure.parser(__doc__)
+    parser.add_argument("checkpoints", type=Path)
+    parser.add_argument("--sets", nargs="+", default=SETS)
+    arguments = parser.parse_args()
+    print(measure.machine(arguments.checkpoints), end="\n\n")
+    rows = []
+    for name in arguments.sets:
+        found = [piece for piece in pieces_of.pieces(arguments.checkpoints / name) if len(piece.raw) == 1 << 20]
+        found = [piece for piece in found if piece.raw not in piece[1:4]][:PIECES]
+        rows += speeds(name, found, arguments.rounds)
+    measure.print_markdown(
+        "Speed, GB/s of raw bytes, the first of both threads",
+        ["", "", "threads", "compiled", "of processor time, each", "numpy", "compiled to numpy", "zstd alone",
+         "of processor time, each"],
+        rows,
+    )  # fmt: skip
+
+
+def speeds(name: str, found: list[pieces_of.Piece], rounds: int) -> list[list[str]]:
+    raw_gb = sum(len(piece.raw) for piece in found) / measure.GB
+    compiled, numpy = (tasks(each, found) for each in ("compiled", "numpy"))
+    bounds = zstd_alone(found)
+    rows = []
+    for title in compiled:
+        for threads in (1, 2):
+            ways = {"compiled": compiled[title], "numpy": numpy[title], "zstd": bounds[title]}
+            taken: dict[str, list[Figures]] = {way: [] for way in ways}
+
+            def run(way: str, count: int = len(found), threads: int = threads, taken=taken, ways=ways) -> float:
+                with using(way) if way != "zstd" else contextlib.nullcontext():
+                    taken[way].append(timed(ways[way], count, threads))
+                return taken[way][-1].wall
+
+            figures = measure.in_turns(rounds, {way: partial(run, way) for way in ways})
+            wall = {way: [raw_gb / each.wall for each in taken[way]] for way in ways}
+            cpu = {way: [raw_gb / each.cpu for each in taken[way]] for way in ways}
+            ratio = measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f")
+            rows.append([
+                name, title, str(threads), measure.spread(wall["compiled"]), measure.spread(cpu["compiled"]),
+                measure.spread(wall["numpy"]), ratio, measure.spread(wall["zstd"]), measure.spread(cpu["zstd"]),
+            ])  # fmt: skip
+    return rows
+
+
+def tasks(name: str, found: list[pieces_of.Piece]) -> dict[str, Task]:
+    with using(name):
+        groupings = [delta.Grouping(piece.first, piece.element) for piece in found]
+        links = [delta.encode_delta(piece.raw, piece.base, by) for piece, by in zip(found, groupings, strict=True)]
+        whole = [codec.encode(piece.raw, piece.element) for piece in found]
+    return {
+        "group": lambda n: delta.Grouping(found[n].first, found[n].element),
+        "encode a delta": lambda n: delta.encode_delta(found[n].raw, found[n].base, groupings[n]),
+        "encode whole": lambda n: codec.encode(found[n].raw, found[n].element),
+        "decode one link": lambda n: delta.decode_deltas(found[n].base, [links[n]], found[n].first),
+        "decode four links": lambda n: delta.decode_deltas(found[n].base, [links[n]] * 4, found[n].first),
+        "decode whole": lambda n: codec.decode(*whole[n], len(found[n].raw)),
+    }
+
+
+def zstd_alone(found: list[pieces_of.Piece]) -> dict[str, Task]:
+    """What of each task is zstd's: calls of it are noted and made again."""
+    made: dict[str, list[list[Callable[[], object]]]] = {}
+    compress, decompress = entropy._compress, entropy.decompress
+    for title, task in tasks("compiled", found).items():
+        made[title] = []
+        for number in range(len(found)):
+            calls: list[Callable[[], object]] = []
+
+            def noted(function: Callable[..., bytes], *given: object, calls=calls) -> bytes:
+                calls.append(partial(function, *given))
+                return function(*given)
+
+            with (
+                mock.patch.object(entropy, "_compress", partial(noted, compress)),
+                mock.patch.object(entropy, "decompress", partial(noted, decompress)),
+                using("compiled"),
+            ):
+                task(number)
+            made[title].append(calls)
+    return {title: partial(lambda calls, n: [call() for call in calls[n]], calls) for title, calls in made.items()}
+
+
+def timed(task: Task, count: int, threads: int) -> Figures:
+    """Calls the task for every number below `count`, shared out over threads."""
+    cpu = [0.0] * threads
+
+    def some(first: int) -> None:
+        started = time.thread_time()
+        for number in range(first, count, threads):
+            task(number)
+        cpu[first] = time.thread_time() - started
+
+    running = [threading.Thread(target=some, args=(first,)) for first in range(threads)]
+    started = time.perf_counter()
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return Figures(max(time.perf_counter() - started, 1e-9), max(sum(cpu), 1e-9))
+
+
+if __name__ == "__main__":
+    main()

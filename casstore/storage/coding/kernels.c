@@ -1,0 +1,409 @@
+/* The arithmetic of encodings, for compiled.py, which checks every size and calls one of these for a whole chunk.
+
+   plain.py does the same in numpy, and says what is done; docs/format.md says why. Plain C11 without a library and
+   without Python, so that one build serves every release of Python. Buffers of elements need no alignment. Nothing is
+   read or written beyond the lengths that are handed in, whatever they and the bytes say; what does not fit gives
+   FAILED. Buffers do not overlap.
+
+   Elements are dealt with in LANES runs of neighbouring places at once: each has cursors of its own into the groups, so
+   that an element need not wait for the one before it, which mostly is in the same group.
+*/
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the format is little-endian: numpy does it on other machines"
+#endif
+
+#define INTERFACE 1
+#define FAILED (-1)
+#define LANES 4
+#define MOST_GROUPS 64
+#define MOST_KEYS 2048
+#define MOST_COUNT ((size_t)1 << 30)
+#define BLOCK 1024
+#define EXPORT __attribute__((visibility("default")))
+#define INLINE static inline __attribute__((always_inline))
+
+/* Planes, of which those that hold nothing but zeros are NULL. */
+typedef const uint8_t *const *planes_in;
+
+/* Where each lane's elements of each group stand in the grouped order. */
+typedef struct {
+    uint32_t at[LANES][256];
+} cursors;
+
+static const uint8_t zeros[BLOCK];
+
+EXPORT int64_t casstore_interface(void) { return INTERFACE; }
+
+/* `sizes` holds each lane's elements of each group: [LANES][MOST_GROUPS]. */
+static int set_cursors(cursors *found, const uint32_t *sizes, size_t count) {
+    uint64_t start = 0;
+    memset(found, 0xff, sizeof *found);
+    for (int group = 0; group < MOST_GROUPS; group++)
+        for (int lane = 0; lane < LANES; lane++) {
+            found->at[lane][group] = (uint32_t)start;
+            start += sizes[lane * MOST_GROUPS + group];
+            if (start > count)
+                return FAILED;
+        }
+    return start == count ? 0 : FAILED;
+}
+
+static size_t popcount(uint64_t bits) { return (size_t)__builtin_popcountll(bits); }
+
+/* Bits [64 * word, 64 * word + 64) of a map, without those from `size` on. */
+INLINE uint64_t map_word(const uint8_t *map, size_t size, size_t word) {
+    size_t left = size - 64 * word;
+    uint64_t bits = 0;
+    if (left >= 64) {
+        memcpy(&bits, map + 8 * word, 8);
+        return bits;
+    }
+    for (size_t byte = 0; byte < (left + 7) / 8; byte++)
+        bits |= (uint64_t)map[8 * word + byte] << (8 * byte);
+    return bits & (((uint64_t)1 << left) - 1);
+}
+
+/* How many of the first `size` bits of a map are set. */
+EXPORT int64_t casstore_count_set(const uint8_t *map, size_t map_bytes, size_t size) {
+    size_t set = 0;
+    if (size > MOST_COUNT || map_bytes < (size + 7) / 8)
+        return FAILED;
+    for (size_t word = 0; 64 * word < size; word++)
+        set += popcount(map_word(map, size, word));
+    return (int64_t)set;
+}
+
+EXPORT int64_t casstore_is_zeros(const uint8_t *bytes, size_t size) {
+    size_t start = 0;
+    for (; size - start >= BLOCK; start += BLOCK) {
+        uint8_t all = 0;
+        for (size_t i = 0; i < BLOCK; i++)
+            all |= bytes[start + i];
+        if (all)
+            return 0;
+    }
+    for (; start < size; start++)
+        if (bytes[start])
+            return 0;
+    return 1;
+}
+
+/* How often each byte is among those at 0, `every`, 2 * `every`, ... */
+EXPORT int64_t casstore_byte_counts(const uint8_t *bytes, size_t size, size_t every, uint32_t *counts) {
+    if (every == 0 || size > MOST_COUNT)
+        return FAILED;
+    memset(counts, 0, 256 * sizeof *counts);
+    for (size_t i = 0; i < size; i += every)
+        counts[bytes[i]]++;
+    return 0;
+}
+
+#define FOR_WIDTH(T, W)                                                                                                \
+    INLINE T load_##W(const uint8_t *elements, size_t i) {                                                             \
+        T element;                                                                                                     \
+        memcpy(&element, elements + i * W, W);                                                                         \
+        return element;                                                                                                \
+    }                                                                                                                  \
+                                                                                                                       \
+    INLINE void store_##W(uint8_t *elements, size_t i, T element) { memcpy(elements + i * W, &element, W); }           \
+                                                                                                                       \
+    static void key_counts_##W(const uint8_t *raw, size_t count, int shift, unsigned mask, size_t every,               \
+                               uint32_t *counts) {                                                                     \
+        for (size_t i = 0; i < count; i += every)                                                                      \
+            counts[(load_##W(raw, i) >> shift) & mask]++;                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    static void group_##W(const uint8_t *raw, size_t count, int shift, unsigned mask, const uint8_t *group_of,         \
+                          uint8_t *numbers, uint32_t *sizes) {                                                         \
+        size_t run = count / LANES;                                                                                    \
+        for (size_t i = 0; i < run; i++)                                                                               \
+            for (size_t lane = 0; lane < LANES; lane++) {                                                              \
+                uint8_t group = group_of[(load_##W(raw, lane * run + i) >> shift) & mask];                             \
+                numbers[lane * run + i] = group;                                                                       \
+                sizes[lane * MOST_GROUPS + group]++;                                                                   \
+            }                                                                                                          \
+        for (size_t i = LANES * run; i < count; i++) {                                                                 \
+            numbers[i] = group_of[(load_##W(raw, i) >> shift) & mask];                                                 \
+            sizes[(LANES - 1) * MOST_GROUPS + numbers[i]]++;                                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    INLINE T fold_##W(T difference) {                                                                                  \
+        return (T)((T)(difference << 1) ^ (T)(0 - (difference >> (8 * W - 1))));                                       \
+    }                                                                                                                  \
+    INLINE T unfold_##W(T folded) { return (T)((folded >> 1) ^ (T)(0 - (folded & 1))); }                               \
+                                                                                                                       \
+    /* Folded differences in the grouped order. */                                                                     \
+    static int arrange_##W(const uint8_t *raw, const uint8_t *base, const uint8_t *numbers, size_t count,              \
+                           cursors *to, uint8_t *arranged) {                                                           \
+        size_t run = numbers == NULL ? 0 : count / LANES;                                                              \
+        for (size_t i = 0; i < run; i++)                                                                               \
+            for (size_t lane = 0; lane < LANES; lane++) {                                                              \
+                size_t place = lane * run + i;                                                                         \
+                size_t at = to->at[lane][numbers[place]]++;                                                            \
+                if (at >= count)                                                                                       \
+                    return FAILED;                                                                                     \
+                store_##W(arranged, at, fold_##W((T)(load_##W(raw, place) - load_##W(base, place))));                  \
+            }                                                                                                          \
+        if (numbers == NULL)                                                                                           \
+            for (size_t i = 0; i < count; i++)                                                                         \
+                store_##W(arranged, i, fold_##W((T)(load_##W(raw, i) - load_##W(base, i))));                           \
+        else                                                                                                           \
+            for (size_t i = LANES * run; i < count; i++) {                                                             \
+                size_t at = to->at[LANES - 1][numbers[i]]++;                                                           \
+                if (at >= count)                                                                                       \
+                    return FAILED;                                                                                     \
+                store_##W(arranged, at, fold_##W((T)(load_##W(raw, i) - load_##W(base, i))));                          \
+            }                                                                                                          \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* The inverse: each element of the base plus its difference. */                                                   \
+    static int put_back_##W(const uint8_t *total, const uint8_t *base, const uint8_t *numbers, size_t count,           \
+                            cursors *from, uint8_t *raw) {                                                             \
+        size_t run = numbers == NULL ? 0 : count / LANES;                                                              \
+        for (size_t i = 0; i < run; i++)                                                                               \
+            for (size_t lane = 0; lane < LANES; lane++) {                                                              \
+                size_t place = lane * run + i;                                                                         \
+                size_t at = from->at[lane][numbers[place]]++;                                                          \
+                if (at >= count)                                                                                       \
+                    return FAILED;                                                                                     \
+                store_##W(raw, place, (T)(load_##W(base, place) + load_##W(total, at)));                               \
+            }                                                                                                          \
+        if (numbers == NULL)                                                                                           \
+            for (size_t i = 0; i < count; i++)                                                                         \
+                store_##W(raw, i, (T)(load_##W(base, i) + load_##W(total, i)));                                        \
+        else                                                                                                           \
+            for (size_t i = LANES * run; i < count; i++) {                                                             \
+                size_t at = from->at[LANES - 1][numbers[i]]++;                                                         \
+                if (at >= count)                                                                                       \
+                    return FAILED;                                                                                     \
+                store_##W(raw, i, (T)(load_##W(base, i) + load_##W(total, at)));                                       \
+            }                                                                                                          \
+        return 0;                                                                                                      \
+    }                                                                                                                  \
+                                                                                                                       \
+    static size_t count_set_##W(const uint8_t *elements, size_t start, size_t end) {                                   \
+        size_t set = 0;                                                                                                \
+        for (size_t i = start; i < end; i++)                                                                           \
+            set += load_##W(elements, i) != 0;                                                                         \
+        return set;                                                                                                    \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* To each of W planes, `stride` bytes apart, from `at` on, the bytes of `count` elements. */                      \
+    static void split_##W(const uint8_t *elements, size_t count, uint8_t *planes, size_t stride, size_t at) {          \
+        for (size_t plane = 0; plane < W; plane++) {                                                                   \
+            uint8_t *to = planes + plane * stride + at;                                                                \
+            for (size_t i = 0; i < count; i++)                                                                         \
+                to[i] = (uint8_t)(load_##W(elements, i) >> (8 * plane));                                               \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* From the first `given` planes, whose bytes are those of as many elements. */                                    \
+    INLINE void join_given_##W(planes_in planes, size_t count, int given, uint8_t *elements) {                         \
+        for (size_t i = 0; i < count; i++) {                                                                           \
+            T element = 0;                                                                                             \
+            for (int plane = 0; plane < given; plane++)                                                                \
+                element |= (T)((T)planes[plane][i] << (8 * plane));                                                    \
+            store_##W(elements, i, element);                                                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* At most BLOCK elements, which stand from `at` on in the planes. */                                              \
+    static void join_##W(planes_in planes, size_t at, size_t count, uint8_t *elements) {                               \
+        const uint8_t *from[W];                                                                                        \
+        int given = 0;                                                                                                 \
+        for (int plane = 0; plane < W; plane++) {                                                                      \
+            from[plane] = planes[plane] == NULL ? zeros : planes[plane] + at;                                          \
+            if (planes[plane] != NULL)                                                                                 \
+                given = plane + 1;                                                                                     \
+        }                                                                                                              \
+        if (given <= 1)                                                                                                \
+            join_given_##W(from, count, 1, elements);                                                                  \
+        else if (given == 2)                                                                                           \
+            join_given_##W(from, count, W < 2 ? W : 2, elements);                                                      \
+        else                                                                                                           \
+            join_given_##W(from, count, W, elements);                                                                  \
+    }                                                                                                                  \
+                                                                                                                       \
+    static void join_all_##W(planes_in planes, size_t count, uint8_t *elements) {                                      \
+        for (size_t at = 0; at < count; at += BLOCK)                                                                   \
+            join_##W(planes, at, count - at < BLOCK ? count - at : BLOCK, elements + at * W);                          \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* The bit map of `count` elements, and the planes, from `at` on, of those that are not 0; `at` after them. */     \
+    static size_t split_set_##W(const uint8_t *elements, size_t count, uint8_t *map, uint8_t *planes,                  \
+                                size_t stride, size_t at) {                                                            \
+        for (size_t start = 0; start < count; start += 64) {                                                           \
+            uint8_t set[64 * W];                                                                                       \
+            size_t left = count - start < 64 ? count - start : 64, found = 0;                                          \
+            uint64_t bits = 0;                                                                                         \
+            for (size_t i = 0; i < left; i++) {                                                                        \
+                T element = load_##W(elements, start + i);                                                             \
+                store_##W(set, found, element);                                                                        \
+                found += element != 0;                                                                                 \
+                bits |= (uint64_t)(element != 0) << i;                                                                 \
+            }                                                                                                          \
+            memcpy(map + start / 8, &bits, (left + 7) / 8);                                                            \
+            split_##W(set, found, planes, stride, at);                                                                 \
+            at += found;                                                                                               \
+        }                                                                                                              \
+        return at;                                                                                                     \
+    }                                                                                                                  \
+                                                                                                                       \
+    static void add_all_##W(planes_in planes, size_t count, uint8_t *total) {                                          \
+        uint8_t values[BLOCK * W];                                                                                     \
+        for (size_t at = 0; at < count; at += BLOCK) {                                                                 \
+            size_t size = count - at < BLOCK ? count - at : BLOCK;                                                     \
+            join_##W(planes, at, size, values);                                                                        \
+            for (size_t i = 0; i < size; i++)                                                                          \
+                store_##W(total, at + i, (T)(load_##W(total, at + i) + unfold_##W(load_##W(values, i))));              \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* To those of `in_map` elements whose bits are set, the values that stand from `at` up to `end` in the planes. */ \
+    static int add_set_##W(planes_in planes, size_t at, size_t end, const uint8_t *map, size_t in_map,                 \
+                           uint8_t *total) {                                                                           \
+        uint8_t values[BLOCK * W];                                                                                     \
+        size_t next = 0, held = 0;                                                                                     \
+        for (size_t word = 0; 64 * word < in_map; word++) {                                                            \
+            uint64_t bits = map_word(map, in_map, word);                                                               \
+            if (held - next < popcount(bits)) {                                                                        \
+                at += next;                                                                                            \
+                next = 0;                                                                                              \
+                held = end - at < BLOCK ? end - at : BLOCK;                                                            \
+                if (held < popcount(bits))                                                                             \
+                    return FAILED;                                                                                     \
+                join_##W(planes, at, held, values);                                                                    \
+            }                                                                                                          \
+            for (; bits; bits &= bits - 1) {                                                                           \
+                size_t place = 64 * word + (size_t)__builtin_ctzll(bits);                                              \
+                store_##W(total, place, (T)(load_##W(total, place) + unfold_##W(load_##W(values, next++))));           \
+            }                                                                                                          \
+        }                                                                                                              \
+        return at + next == end ? 0 : FAILED;                                                                          \
+    }
+
+FOR_WIDTH(uint8_t, 1)
+FOR_WIDTH(uint16_t, 2)
+FOR_WIDTH(uint32_t, 4)
+FOR_WIDTH(uint64_t, 8)
+
+/* Calls `NAME_W` for the width; what it gives is lost for those that give nothing. */
+#define BY_WIDTH(NAME, ...)                                                                                            \
+    (width == 1   ? NAME##_1(__VA_ARGS__)                                                                              \
+     : width == 2 ? NAME##_2(__VA_ARGS__)                                                                              \
+     : width == 4 ? NAME##_4(__VA_ARGS__)                                                                              \
+                  : NAME##_8(__VA_ARGS__))
+
+static int is_width(int width) { return width == 1 || width == 2 || width == 4 || width == 8; }
+
+static int is_element(int width, int shift, int bits) {
+    return is_width(width) && shift >= 0 && bits >= 0 && bits <= 11 && shift + bits <= 8 * width && shift < 8 * width;
+}
+
+/* How often each key is among those of the elements 0, `every`, 2 * `every`, ...; `counts` has MOST_KEYS. */
+EXPORT int64_t casstore_key_counts(const uint8_t *raw, size_t count, int width, int shift, int bits, size_t every,
+                                   uint32_t *counts) {
+    if (!is_element(width, shift, bits) || every == 0 || count > MOST_COUNT)
+        return FAILED;
+    memset(counts, 0, MOST_KEYS * sizeof *counts);
+    BY_WIDTH(key_counts, raw, count, shift, (1u << bits) - 1, every, counts);
+    return 0;
+}
+
+/* Each element's group, and of each lane how many are in each group: [LANES][MOST_GROUPS]. */
+EXPORT int64_t casstore_group(const uint8_t *raw, size_t count, int width, int shift, int bits,
+                              const uint16_t *last_keys, int groups, uint8_t *numbers, uint32_t *sizes) {
+    uint8_t group_of[MOST_KEYS];
+    unsigned key = 0;
+    if (!is_element(width, shift, bits) || groups < 1 || groups > MOST_GROUPS || count > MOST_COUNT)
+        return FAILED;
+    for (int group = 0; group < groups; group++)
+        for (; key <= last_keys[group] && key < 1u << bits; key++)
+            group_of[key] = (uint8_t)group;
+    if (key != 1u << bits)
+        return FAILED;
+    memset(sizes, 0, LANES * MOST_GROUPS * sizeof *sizes);
+    BY_WIDTH(group, raw, count, shift, (1u << bits) - 1, group_of, numbers, sizes);
+    return 0;
+}
+
+/* Differences of two chunks as a delta has them.
+
+   `numbers` is NULL where there is one group. `room` takes the differences; `map` has room for the bits of all elements,
+   and each of the planes, `count` bytes apart, for all elements. `nonzero`, of MOST_GROUPS, gets how many differ in each
+   group. Gives the number of dense groups; the caller works out from it how much of map and planes is filled. */
+EXPORT int64_t casstore_encode(const uint8_t *raw, const uint8_t *base, const uint8_t *numbers, size_t count, int width,
+                               const uint32_t *sizes, int groups, uint8_t *room, uint8_t *map, uint8_t *planes,
+                               uint64_t *nonzero) {
+    cursors to;
+    size_t start = 0, dense_end = 0;
+    int dense = 0;
+    if (!is_width(width) || groups < 1 || groups > MOST_GROUPS || count > MOST_COUNT || set_cursors(&to, sizes, count) ||
+        BY_WIDTH(arrange, raw, base, numbers, count, &to, room))
+        return FAILED;
+    for (int group = 0; group < groups; group++) {
+        size_t size = 0;
+        for (int lane = 0; lane < LANES; lane++)
+            size += sizes[lane * MOST_GROUPS + group];
+        nonzero[group] = BY_WIDTH(count_set, room, start, start + size);
+        start += size;
+        if (dense == group && 4 * nonzero[group] > 3 * (uint64_t)size) {
+            dense++;
+            dense_end = start;
+        }
+    }
+    BY_WIDTH(split, room, dense_end, planes, count, 0);
+    BY_WIDTH(split_set, room + dense_end * (size_t)width, count - dense_end, map, planes, count, dense_end);
+    return dense;
+}
+
+/* Add one link's `values` differences to `total`, in the grouped order. From `sparse_from` on, `map` says which differ;
+   where it is NULL, none. */
+EXPORT int64_t casstore_add(uint8_t *total, size_t count, int width, size_t sparse_from, const uint8_t *map,
+                            size_t map_bytes, planes_in planes, size_t values) {
+    if (!is_width(width) || count > MOST_COUNT || sparse_from > count || values < sparse_from)
+        return FAILED;
+    BY_WIDTH(add_all, planes, sparse_from, total);
+    if (map == NULL)
+        return values == sparse_from ? 0 : FAILED;
+    if (map_bytes < (count - sparse_from + 7) / 8)
+        return FAILED;
+    return BY_WIDTH(add_set, planes, sparse_from, values, map, count - sparse_from,
+                    total + sparse_from * (size_t)width);
+}
+
+/* A chunk from its base and the sum of its differences. `numbers` is NULL where there is one group. */
+EXPORT int64_t casstore_put_back(const uint8_t *total, const uint8_t *base, const uint8_t *numbers, size_t count,
+                                 int width, const uint32_t *sizes, const uint8_t *tail, size_t tail_bytes,
+                                 uint8_t *raw) {
+    cursors from;
+    if (!is_width(width) || count > MOST_COUNT || set_cursors(&from, sizes, count) ||
+        BY_WIDTH(put_back, total, base, numbers, count, &from, raw))
+        return FAILED;
+    memcpy(raw + count * (size_t)width, tail, tail_bytes);
+    return 0;
+}
+
+/* The planes of a chunk, one after the other. */
+EXPORT int64_t casstore_split(const uint8_t *raw, size_t count, int width, uint8_t *planes) {
+    if (!is_width(width) || count > MOST_COUNT)
+        return FAILED;
+    BY_WIDTH(split, raw, count, planes, count, 0);
+    return 0;
+}
+
+/* The inverse, with a tail of bytes after the last element. */
+EXPORT int64_t casstore_join(planes_in planes, size_t count, int width, const uint8_t *tail, size_t tail_bytes,
+                             uint8_t *raw) {
+    if (!is_width(width) || count > MOST_COUNT)
+        return FAILED;
+    BY_WIDTH(join_all, planes, count, raw);
+    memcpy(raw + count * (size_t)width, tail, tail_bytes);
+    return 0;
+}
