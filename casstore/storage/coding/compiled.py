@@ -35,7 +35,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "key_counts": [c_void_p, c_size_t, c_int, c_int, c_int, c_size_t, c_void_p],
     "group": [c_void_p, c_size_t, c_int, c_int, c_int, c_void_p, c_int, c_void_p, c_void_p],
     "encode": [*[c_void_p] * 3, c_size_t, c_int, c_void_p, c_int, *[c_void_p] * 4],
-    "add": [c_void_p, c_size_t, c_int, c_size_t, c_void_p, c_size_t, c_void_p, c_size_t],
+    "add": [c_void_p, c_size_t, c_int, c_int, c_size_t, c_void_p, c_size_t, c_void_p, c_size_t],
     "put_back": [*[c_void_p] * 3, c_size_t, c_int, c_void_p, c_void_p, c_size_t, c_void_p],
     "split": [c_void_p, c_size_t, c_int, c_void_p],
     "join": [c_void_p, c_size_t, c_int, c_void_p, c_size_t, c_void_p],
@@ -216,7 +216,8 @@ class CompiledSum:
 
     def __init__(self, order: CompiledOrder) -> None:
         self._order = order
-        self._total = bytearray(order.count * order.width)
+        self._total = _fresh(order.count * order.width)
+        self._is_empty = True
 
     def add(self, sparse_from: int, bit_map: Buffer | None, planes: Sequence[Buffer | None], values: int) -> None:
         """Add one link's differences."""
@@ -224,19 +225,22 @@ class CompiledSum:
         with _Held() as held:
             bits, size = (None, 0) if bit_map is None else (held.at(bit_map), len(bit_map))
             order.kernels.call(
-                "add", held.address(self._total), order.count, order.width, sparse_from, bits, size,
+                "add", self._total, order.count, order.width, self._is_empty, sparse_from, bits, size,
                 held.planes(planes, values), values,
             )  # fmt: skip
+        self._is_empty = False
 
     def put_back(self, base: Buffer, tail: Buffer) -> bytes:
         """The chunk that the sum leads to."""
         order = self._order
+        if self._is_empty:
+            self.add(0, None, [None] * order.width, 0)
         if len(base) < order.count * order.width:
             raise IntegrityError("a chunk is shorter than what it is grouped by")
         raw = _fresh(order.count * order.width + len(tail))
         with _Held() as held:
             order.kernels.call(
-                "put_back", held.address(self._total), held.at(base), order.numbers, order.count, order.width,
+                "put_back", self._total, held.at(base), order.numbers, order.count, order.width,
                 order.lane_sizes, held.at(tail), len(tail), raw,
             )  # fmt: skip
         return raw

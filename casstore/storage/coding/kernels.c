@@ -23,6 +23,7 @@
 #define MOST_KEYS 2048
 #define MOST_COUNT ((size_t)1 << 30)
 #define BLOCK 1024
+#define STRIP 128
 #define EXPORT __attribute__((visibility("default")))
 #define INLINE static inline __attribute__((always_inline))
 
@@ -67,6 +68,13 @@ INLINE uint64_t map_word(const uint8_t *map, size_t size, size_t word) {
     return bits & (((uint64_t)1 << left) - 1);
 }
 
+/* Eight bytes, each 0 or 1, as eight bits, the first one the lowest. */
+INLINE uint8_t gather_bits(const uint8_t *each) {
+    uint64_t eight;
+    memcpy(&eight, each, 8);
+    return (uint8_t)(eight * 0x0102040810204080u >> 56);
+}
+
 /* How many of the first `size` bits of a map are set. */
 EXPORT int64_t casstore_count_set(const uint8_t *map, size_t map_bytes, size_t size) {
     size_t set = 0;
@@ -100,6 +108,12 @@ EXPORT int64_t casstore_byte_counts(const uint8_t *bytes, size_t size, size_t ev
     for (size_t i = 0; i < size; i += every)
         counts[bytes[i]]++;
     return 0;
+}
+
+/* Have what comes next in a lane fetched from memory: the processor follows few runs at a time by itself. */
+INLINE void fetch(const uint8_t *bytes, size_t from, size_t size, size_t limit) {
+    for (size_t at = from; at < from + size && at < limit; at += 64)
+        __builtin_prefetch(bytes + at);
 }
 
 #define FOR_WIDTH(T, W)                                                                                                \
@@ -137,53 +151,84 @@ EXPORT int64_t casstore_byte_counts(const uint8_t *bytes, size_t size, size_t ev
     }                                                                                                                  \
     INLINE T unfold_##W(T folded) { return (T)((folded >> 1) ^ (T)(0 - (folded & 1))); }                               \
                                                                                                                        \
+    /* Folded differences of neighbouring elements, in their places. */                                                \
+    INLINE void differ_##W(const uint8_t *raw, const uint8_t *base, size_t place, size_t count, uint8_t *folded) {     \
+        for (size_t i = 0; i < count; i++)                                                                             \
+            store_##W(folded, i, fold_##W((T)(load_##W(raw, place + i) - load_##W(base, place + i))));                 \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* Neighbouring elements of the base plus their differences. */                                                    \
+    INLINE void sum_##W(const uint8_t *base, const uint8_t *differences, size_t place, size_t count, uint8_t *raw) {   \
+        for (size_t i = 0; i < count; i++)                                                                             \
+            store_##W(raw, place + i, (T)(load_##W(base, place + i) + load_##W(differences, i)));                      \
+    }                                                                                                                  \
+                                                                                                                       \
     /* Folded differences in the grouped order. */                                                                     \
     static int arrange_##W(const uint8_t *raw, const uint8_t *base, const uint8_t *numbers, size_t count,              \
                            cursors *to, uint8_t *arranged) {                                                           \
-        size_t run = numbers == NULL ? 0 : count / LANES;                                                              \
-        for (size_t i = 0; i < run; i++)                                                                               \
+        size_t run = count / LANES;                                                                                    \
+        uint8_t folded[LANES][STRIP * W];                                                                              \
+        if (numbers == NULL) {                                                                                         \
+            differ_##W(raw, base, 0, count, arranged);                                                                 \
+            return 0;                                                                                                  \
+        }                                                                                                              \
+        for (size_t start = 0; start < run; start += STRIP) {                                                          \
+            size_t size = run - start < STRIP ? run - start : STRIP;                                                   \
             for (size_t lane = 0; lane < LANES; lane++) {                                                              \
-                size_t place = lane * run + i;                                                                         \
-                size_t at = to->at[lane][numbers[place]]++;                                                            \
-                if (at >= count)                                                                                       \
-                    return FAILED;                                                                                     \
-                store_##W(arranged, at, fold_##W((T)(load_##W(raw, place) - load_##W(base, place))));                  \
+                size_t next = lane * run + start + STRIP;                                                              \
+                differ_##W(raw, base, lane * run + start, size, folded[lane]);                                         \
+                fetch(raw, next * W, STRIP * W, count * W);                                                            \
+                fetch(base, next * W, STRIP * W, count * W);                                                           \
+                fetch(numbers, next, STRIP, count);                                                                    \
             }                                                                                                          \
-        if (numbers == NULL)                                                                                           \
-            for (size_t i = 0; i < count; i++)                                                                         \
-                store_##W(arranged, i, fold_##W((T)(load_##W(raw, i) - load_##W(base, i))));                           \
-        else                                                                                                           \
-            for (size_t i = LANES * run; i < count; i++) {                                                             \
-                size_t at = to->at[LANES - 1][numbers[i]]++;                                                           \
-                if (at >= count)                                                                                       \
-                    return FAILED;                                                                                     \
-                store_##W(arranged, at, fold_##W((T)(load_##W(raw, i) - load_##W(base, i))));                          \
-            }                                                                                                          \
+            for (size_t i = 0; i < size; i++)                                                                          \
+                for (size_t lane = 0; lane < LANES; lane++) {                                                          \
+                    size_t at = to->at[lane][numbers[lane * run + start + i]]++;                                       \
+                    if (at >= count)                                                                                   \
+                        return FAILED;                                                                                 \
+                    store_##W(arranged, at, load_##W(folded[lane], i));                                                \
+                }                                                                                                      \
+        }                                                                                                              \
+        for (size_t i = LANES * run; i < count; i++) {                                                                 \
+            size_t at = to->at[LANES - 1][numbers[i]]++;                                                               \
+            if (at >= count)                                                                                           \
+                return FAILED;                                                                                         \
+            differ_##W(raw + i * W, base + i * W, 0, 1, arranged + at * W);                                            \
+        }                                                                                                              \
         return 0;                                                                                                      \
     }                                                                                                                  \
                                                                                                                        \
     /* The inverse: each element of the base plus its difference. */                                                   \
     static int put_back_##W(const uint8_t *total, const uint8_t *base, const uint8_t *numbers, size_t count,           \
                             cursors *from, uint8_t *raw) {                                                             \
-        size_t run = numbers == NULL ? 0 : count / LANES;                                                              \
-        for (size_t i = 0; i < run; i++)                                                                               \
+        size_t run = count / LANES;                                                                                    \
+        uint8_t differences[LANES][STRIP * W];                                                                         \
+        if (numbers == NULL) {                                                                                         \
+            sum_##W(base, total, 0, count, raw);                                                                       \
+            return 0;                                                                                                  \
+        }                                                                                                              \
+        for (size_t start = 0; start < run; start += STRIP) {                                                          \
+            size_t size = run - start < STRIP ? run - start : STRIP;                                                   \
             for (size_t lane = 0; lane < LANES; lane++) {                                                              \
-                size_t place = lane * run + i;                                                                         \
-                size_t at = from->at[lane][numbers[place]]++;                                                          \
-                if (at >= count)                                                                                       \
-                    return FAILED;                                                                                     \
-                store_##W(raw, place, (T)(load_##W(base, place) + load_##W(total, at)));                               \
+                fetch(base, (lane * run + start) * W, STRIP * W, count * W);                                           \
+                fetch(numbers, lane * run + start + STRIP, STRIP, count);                                              \
             }                                                                                                          \
-        if (numbers == NULL)                                                                                           \
-            for (size_t i = 0; i < count; i++)                                                                         \
-                store_##W(raw, i, (T)(load_##W(base, i) + load_##W(total, i)));                                        \
-        else                                                                                                           \
-            for (size_t i = LANES * run; i < count; i++) {                                                             \
-                size_t at = from->at[LANES - 1][numbers[i]]++;                                                         \
-                if (at >= count)                                                                                       \
-                    return FAILED;                                                                                     \
-                store_##W(raw, i, (T)(load_##W(base, i) + load_##W(total, at)));                                       \
-            }                                                                                                          \
+            for (size_t i = 0; i < size; i++)                                                                          \
+                for (size_t lane = 0; lane < LANES; lane++) {                                                          \
+                    size_t at = from->at[lane][numbers[lane * run + start + i]]++;                                     \
+                    if (at >= count)                                                                                   \
+                        return FAILED;                                                                                 \
+                    store_##W(differences[lane], i, load_##W(total, at));                                              \
+                }                                                                                                      \
+            for (size_t lane = 0; lane < LANES; lane++)                                                                \
+                sum_##W(base, differences[lane], lane * run + start, size, raw);                                       \
+        }                                                                                                              \
+        for (size_t i = LANES * run; i < count; i++) {                                                                 \
+            size_t at = from->at[LANES - 1][numbers[i]]++;                                                             \
+            if (at >= count)                                                                                           \
+                return FAILED;                                                                                         \
+            sum_##W(base + i * W, total + at * W, 0, 1, raw + i * W);                                                  \
+        }                                                                                                              \
         return 0;                                                                                                      \
     }                                                                                                                  \
                                                                                                                        \
@@ -235,41 +280,51 @@ EXPORT int64_t casstore_byte_counts(const uint8_t *bytes, size_t size, size_t ev
             join_##W(planes, at, count - at < BLOCK ? count - at : BLOCK, elements + at * W);                          \
     }                                                                                                                  \
                                                                                                                        \
-    /* The bit map of `count` elements, and the planes, from `at` on, of those that are not 0; `at` after them. */     \
-    static size_t split_set_##W(const uint8_t *elements, size_t count, uint8_t *map, uint8_t *planes,                  \
-                                size_t stride, size_t at) {                                                            \
+    /* The bit map of `count` elements, and the planes, from `at` on, of those that are not 0. */                      \
+    static void split_set_##W(const uint8_t *elements, size_t count, uint8_t *map, uint8_t *planes,                    \
+                              size_t stride, size_t at) {                                                              \
+        uint8_t values[(BLOCK + 64) * W];                                                                              \
+        size_t held = 0;                                                                                               \
         for (size_t start = 0; start < count; start += 64) {                                                           \
-            uint8_t set[64 * W];                                                                                       \
-            size_t left = count - start < 64 ? count - start : 64, found = 0;                                          \
-            uint64_t bits = 0;                                                                                         \
+            uint8_t is_set[64] = {0};                                                                                  \
+            size_t left = count - start < 64 ? count - start : 64;                                                     \
+            for (size_t i = 0; i < left; i++)                                                                          \
+                is_set[i] = load_##W(elements, start + i) != 0;                                                        \
+            for (size_t i = 0; i < left; i += 8)                                                                       \
+                map[(start + i) / 8] = gather_bits(is_set + i);                                                        \
             for (size_t i = 0; i < left; i++) {                                                                        \
-                T element = load_##W(elements, start + i);                                                             \
-                store_##W(set, found, element);                                                                        \
-                found += element != 0;                                                                                 \
-                bits |= (uint64_t)(element != 0) << i;                                                                 \
+                store_##W(values, held, load_##W(elements, start + i));                                                \
+                held += is_set[i];                                                                                     \
             }                                                                                                          \
-            memcpy(map + start / 8, &bits, (left + 7) / 8);                                                            \
-            split_##W(set, found, planes, stride, at);                                                                 \
-            at += found;                                                                                               \
+            if (held >= BLOCK || start + 64 >= count) {                                                                \
+                split_##W(values, held, planes, stride, at);                                                           \
+                at += held;                                                                                            \
+                held = 0;                                                                                              \
+            }                                                                                                          \
         }                                                                                                              \
-        return at;                                                                                                     \
     }                                                                                                                  \
                                                                                                                        \
-    static void add_all_##W(planes_in planes, size_t count, uint8_t *total) {                                          \
+    /* Add the values of planes to `total`, or put them there. */                                                      \
+    static void add_all_##W(planes_in planes, size_t count, int is_first, uint8_t *total) {                            \
         uint8_t values[BLOCK * W];                                                                                     \
         for (size_t at = 0; at < count; at += BLOCK) {                                                                 \
             size_t size = count - at < BLOCK ? count - at : BLOCK;                                                     \
             join_##W(planes, at, size, values);                                                                        \
-            for (size_t i = 0; i < size; i++)                                                                          \
-                store_##W(total, at + i, (T)(load_##W(total, at + i) + unfold_##W(load_##W(values, i))));              \
+            if (is_first)                                                                                              \
+                for (size_t i = 0; i < size; i++)                                                                      \
+                    store_##W(total, at + i, unfold_##W(load_##W(values, i)));                                         \
+            else                                                                                                       \
+                for (size_t i = 0; i < size; i++)                                                                      \
+                    store_##W(total, at + i, (T)(load_##W(total, at + i) + unfold_##W(load_##W(values, i))));          \
         }                                                                                                              \
     }                                                                                                                  \
                                                                                                                        \
     /* To those of `in_map` elements whose bits are set, the values that stand from `at` up to `end` in the planes. */ \
     static int add_set_##W(planes_in planes, size_t at, size_t end, const uint8_t *map, size_t in_map,                 \
                            uint8_t *total) {                                                                           \
-        uint8_t values[BLOCK * W];                                                                                     \
+        uint8_t values[(BLOCK + 1) * W];                                                                               \
         size_t next = 0, held = 0;                                                                                     \
+        memset(values, 0, sizeof values);                                                                              \
         for (size_t word = 0; 64 * word < in_map; word++) {                                                            \
             uint64_t bits = map_word(map, in_map, word);                                                               \
             if (held - next < popcount(bits)) {                                                                        \
@@ -279,6 +334,19 @@ EXPORT int64_t casstore_byte_counts(const uint8_t *bytes, size_t size, size_t ev
                 if (held < popcount(bits))                                                                             \
                     return FAILED;                                                                                     \
                 join_##W(planes, at, held, values);                                                                    \
+            }                                                                                                          \
+            if (popcount(bits) > 16 && in_map - 64 * word >= 64) {                                                     \
+                /* Without a branch for each: the value that is next, or nothing of it. */                             \
+                uint8_t spread[64 * W];                                                                                \
+                for (size_t i = 0; i < 64; i++) {                                                                      \
+                    T is_set = (T)(bits >> i & 1);                                                                     \
+                    store_##W(spread, i, (T)(load_##W(values, next) & (T)(0 - is_set)));                               \
+                    next += is_set;                                                                                    \
+                }                                                                                                      \
+                for (size_t i = 0; i < 64; i++)                                                                        \
+                    store_##W(total, 64 * word + i,                                                                    \
+                              (T)(load_##W(total, 64 * word + i) + unfold_##W(load_##W(spread, i))));                  \
+                continue;                                                                                              \
             }                                                                                                          \
             for (; bits; bits &= bits - 1) {                                                                           \
                 size_t place = 64 * word + (size_t)__builtin_ctzll(bits);                                              \
@@ -363,19 +431,21 @@ EXPORT int64_t casstore_encode(const uint8_t *raw, const uint8_t *base, const ui
     return dense;
 }
 
-/* Add one link's `values` differences to `total`, in the grouped order. From `sparse_from` on, `map` says which differ;
-   where it is NULL, none. */
-EXPORT int64_t casstore_add(uint8_t *total, size_t count, int width, size_t sparse_from, const uint8_t *map,
-                            size_t map_bytes, planes_in planes, size_t values) {
+/* Add one link's `values` differences to `total`, in the grouped order; to nothing if it is the first one. From
+   `sparse_from` on, `map` says which differ; where it is NULL, none. */
+EXPORT int64_t casstore_add(uint8_t *total, size_t count, int width, int is_first, size_t sparse_from,
+                            const uint8_t *map, size_t map_bytes, planes_in planes, size_t values) {
+    uint8_t *sparse = total + sparse_from * (size_t)width;
     if (!is_width(width) || count > MOST_COUNT || sparse_from > count || values < sparse_from)
         return FAILED;
-    BY_WIDTH(add_all, planes, sparse_from, total);
+    if (is_first)
+        memset(sparse, 0, (count - sparse_from) * (size_t)width);
+    BY_WIDTH(add_all, planes, sparse_from, is_first, total);
     if (map == NULL)
         return values == sparse_from ? 0 : FAILED;
     if (map_bytes < (count - sparse_from + 7) / 8)
         return FAILED;
-    return BY_WIDTH(add_set, planes, sparse_from, values, map, count - sparse_from,
-                    total + sparse_from * (size_t)width);
+    return BY_WIDTH(add_set, planes, sparse_from, values, map, count - sparse_from, sparse);
 }
 
 /* A chunk from its base and the sum of its differences. `numbers` is NULL where there is one group. */
