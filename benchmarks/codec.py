@@ -40,6 +40,7 @@ import peers
 import zstandard
 
 from casstore.storage.coding import codec, delta, entropy
+from casstore.storage.coding.plain import PlainOrder
 from casstore.storage.tensors.segments import Element, element_of
 
 try:
@@ -137,7 +138,8 @@ def by_pcodec(piece: Piece) -> int:
     dtype = f"<u{piece.element.width}"
     difference = np.frombuffer(piece.raw, dtype) - np.frombuffer(piece.base, dtype)
     # It wants the middle of the range where the most are.
-    arranged = grouping.arrange(difference) + np.array(1 << (8 * piece.element.width - 1), dtype)
+    order = PlainOrder(piece.first, piece.element, grouping.groups.last_keys)
+    arranged = order.arrange(difference) + np.array(1 << (8 * piece.element.width - 1), dtype)
     config = pcodec.ChunkConfig(
         compression_level=8, mode_spec=pcodec.ModeSpec.classic(), delta_spec=pcodec.DeltaSpec.no_op()
     )

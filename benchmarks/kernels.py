@@ -6,9 +6,9 @@ Pieces of 1 MiB of the largest tensors of the newest version of a set (made by c
 version before, grouped by the first one, by one thread and by two, with both kernels and zstd alone in turns. zstd's is
 the time for the same streams: compressing those that are stored as frames, decompressing these.
 
-Speeds are GB of raw bytes for each second, and of processor time where it says so: other work on the machine does not
-count there. Ratios are of neighbours in time. Memory is what one call takes beyond what it gives, as the peak of a new
-process that makes it, less that of one that does all but the call.
+Speeds are GB of raw bytes for each second of all threads together, and for each second of one thread's processor time,
+where other work on the machine does not count. Ratios are of neighbours in time. Memory is the peak of what a call
+allocates, as tracemalloc and numpy tell it, in multiples of the chunk.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ Task = Callable[[int], object]
 
 
 class Figures(NamedTuple):
-    """Of all pieces once: seconds, and seconds of processor time in each thread's mean."""
+    """Of all pieces once: seconds, and seconds of processor time of all threads."""
 
     wall: float
     cpu: float
@@ -61,38 +62,50 @@ def main() -> None:
         found = [piece for piece in pieces_of.pieces(arguments.checkpoints / name) if len(piece.raw) == 1 << 20]
         found = [piece for piece in found if piece.raw not in piece[1:4]][:PIECES]
         rows += speeds(name, found, arguments.rounds)
-    measure.print_markdown(
-        "Speed, GB/s of raw bytes, the first of both threads",
-        ["", "", "threads", "compiled", "of processor time, each", "numpy", "compiled to numpy", "zstd alone",
-         "of processor time, each"],
-        rows,
-    )  # fmt: skip
+    header = [
+        "", "", "threads", "compiled, GB/s", "a second of processor time", "numpy, GB/s", "a second of processor time",
+        "zstd alone, GB/s", "a second of processor time", "numpy to compiled, time", "processor time",
+        "memory compiled, chunks", "memory numpy, chunks",
+    ]  # fmt: skip
+    measure.print_markdown("Speed of raw bytes", header, rows)
 
 
 def speeds(name: str, found: list[pieces_of.Piece], rounds: int) -> list[list[str]]:
     raw_gb = sum(len(piece.raw) for piece in found) / measure.GB
-    compiled, numpy = (tasks(each, found) for each in ("compiled", "numpy"))
-    bounds = zstd_alone(found)
+    compiled, numpy, bounds = tasks("compiled", found), tasks("numpy", found), zstd_alone(found)
     rows = []
     for title in compiled:
         for threads in (1, 2):
             ways = {"compiled": compiled[title], "numpy": numpy[title], "zstd": bounds[title]}
             taken: dict[str, list[Figures]] = {way: [] for way in ways}
-
-            def run(way: str, count: int = len(found), threads: int = threads, taken=taken, ways=ways) -> float:
-                with using(way) if way != "zstd" else contextlib.nullcontext():
-                    taken[way].append(timed(ways[way], count, threads))
-                return taken[way][-1].wall
-
-            figures = measure.in_turns(rounds, {way: partial(run, way) for way in ways})
-            wall = {way: [raw_gb / each.wall for each in taken[way]] for way in ways}
-            cpu = {way: [raw_gb / each.cpu for each in taken[way]] for way in ways}
-            ratio = measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f")
+            measure.in_turns(rounds, {way: partial(add_to, taken[way], way, ways[way], threads) for way in ways})
+            wall, cpu = ({way: [each[n] for each in taken[way]] for way in ways} for n in (0, 1))
             rows.append([
-                name, title, str(threads), measure.spread(wall["compiled"]), measure.spread(cpu["compiled"]),
-                measure.spread(wall["numpy"]), ratio, measure.spread(wall["zstd"]), measure.spread(cpu["zstd"]),
+                name, title, str(threads),
+                *(measure.spread([raw_gb / each for each in figures[way]])
+                  for way in ("compiled", "numpy", "zstd") for figures in (wall, cpu)),
+                *(measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f")
+                  for figures in (wall, cpu)),
+                *(f"{memory(way, ways[way]) / len(found[0].raw):.1f}" for way in ("compiled", "numpy")),
             ])  # fmt: skip
     return rows
+
+
+def add_to(taken: list[Figures], way: str, task: Task, threads: int) -> float:
+    with contextlib.nullcontext() if way == "zstd" else using(way):
+        taken.append(timed(task, PIECES, threads))
+    return taken[-1].wall
+
+
+def memory(way: str, task: Task) -> int:
+    with using(way):
+        task(0)
+        tracemalloc.start()
+        try:
+            task(1)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
 
 
 def tasks(name: str, found: list[pieces_of.Piece]) -> dict[str, Task]:
@@ -119,18 +132,19 @@ def zstd_alone(found: list[pieces_of.Piece]) -> dict[str, Task]:
         for number in range(len(found)):
             calls: list[Callable[[], object]] = []
 
-            def noted(function: Callable[..., bytes], *given: object, calls=calls) -> bytes:
-                calls.append(partial(function, *given))
-                return function(*given)
-
             with (
-                mock.patch.object(entropy, "_compress", partial(noted, compress)),
-                mock.patch.object(entropy, "decompress", partial(noted, decompress)),
+                mock.patch.object(entropy, "_compress", partial(noted, calls, compress)),
+                mock.patch.object(entropy, "decompress", partial(noted, calls, decompress)),
                 using("compiled"),
             ):
                 task(number)
             made[title].append(calls)
     return {title: partial(lambda calls, n: [call() for call in calls[n]], calls) for title, calls in made.items()}
+
+
+def noted(calls: list[Callable[[], object]], function: Callable[..., bytes], *given: object) -> bytes:
+    calls.append(partial(function, *given))
+    return function(*given)
 
 
 def timed(task: Task, count: int, threads: int) -> Figures:
@@ -149,6 +163,7 @@ def timed(task: Task, count: int, threads: int) -> Figures:
         thread.start()
     for thread in running:
         thread.join()
+    # Of some tasks zstd has no part.
     return Figures(max(time.perf_counter() - started, 1e-9), max(sum(cpu), 1e-9))
 
 

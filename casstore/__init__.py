@@ -78,6 +78,7 @@ from casstore.remote.repacking import RemoteRepackReport
 from casstore.remote.verifying import RemoteReport
 from casstore.remotes import Pulled, Remote, RemoteModel
 from casstore.settings import SETTINGS
+from casstore.storage.coding.kernels import kernels_in_use
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.parents import Parent
 from casstore.store import Store
@@ -174,5 +175,6 @@ __all__ = [
     "VerifyReport",
     "VersionAliased",
     "__version__",
+    "kernels_in_use",
     "slug",
 ]

@@ -2308,7 +2308,8 @@ class Store:
         """Count the bytes of the store, of a model, of a version, or of several versions together.
 
         For versions this includes what deleting them would free. Together that is more than one by one, where they
-        share what no other version has.
+        share what no other version has. How fast packed bytes are written and read depends on
+        `casstore.kernels_in_use()`.
 
         Parameters
         ----------

@@ -23,6 +23,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.gc import autogc
 from casstore.settings import Setting
 from casstore.storage import sessions
+from casstore.storage.coding import compiled
 from casstore.storage.manifest import Manifest
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
@@ -34,6 +35,10 @@ settings.load_profile("casstore")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Other compiled kernels than those that were installed: see tests/sanitize.py.
+if os.environ.get("CASSTORE_TEST_KERNELS"):
+    compiled.LIBRARY = Path(os.environ["CASSTORE_TEST_KERNELS"])
+    assert compiled.load() is not None
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30

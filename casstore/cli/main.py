@@ -123,7 +123,17 @@ def _help(context: click.Context, words: tuple[str, ...]) -> None:
 @click.command("version")
 def _version() -> None:
     """Print the version of casstore, as --version does."""
-    click.echo(f"{PROGRAM}, version {casstore.__version__}")
+    _show_version()
+
+
+def _show_version() -> None:
+    click.echo(f"{PROGRAM}, version {casstore.__version__}, kernels {casstore.kernels_in_use()}")
+
+
+def _version_wanted(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        _show_version()
+        context.exit()
 
 
 _UNLISTED = {"help": _help, "version": _version}
@@ -135,7 +145,15 @@ _UNLISTED = {"help": _help, "version": _version}
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(casstore.__version__, "-V", "--version", prog_name=PROGRAM)
+@click.option(
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_version_wanted,
+    help="Show the version and exit.",
+)
 @common_options
 @click.pass_context
 def cli(context: click.Context) -> None:

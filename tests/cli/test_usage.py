@@ -36,6 +36,7 @@ def test_stats_of_the_store(saved: Cli) -> None:
     assert not {"frees_bytes", "materialized", "pinned"} & answer.keys()
     plain = saved("stats").out
     assert fields(plain)["model"].startswith("bert\t2\t")
+    assert fields(plain)["kernels"] == answer["kernels"] == casstore.kernels_in_use()
     told = fields(plain)
     assert (told["versions"], told["logical"], told["stored"]) == ("2", str(LOGICAL), str(answer["stored_bytes"]))
     named = {"needed": "encoded_bytes", **{part.removesuffix("_bytes"): part for part in parts[1:]}}

@@ -64,7 +64,9 @@ def test_help_and_version(cli: Cli) -> None:
     assert cli("help", "config", "get").out == cli("config", "get", "--help").out
     assert "did you mean 'save'" in cli("help", "sav", code=2).err
     assert cli("help", "config", "bogus", code=2).err
-    assert cli("-V").out == cli("version").out == cli("--version").out == f"casstore, version {casstore.__version__}\n"
+    assert cli("-V").out == cli("version").out == cli("--version").out
+    kernels = casstore.kernels_in_use()
+    assert cli("-V").out == f"casstore, version {casstore.__version__}, kernels {kernels}\n"
 
 
 def test_the_package_runs_as_a_program(cli: Cli) -> None:

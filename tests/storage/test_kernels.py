@@ -225,6 +225,8 @@ def test_kernels_refuse_sizes_that_do_not_fit() -> None:
         (0, bytes(2499), [None, None], 0),
         (0, bytes(2500), [None, None], 1),
         (0, b"\xff" * 2500, [whole, whole], 19_999),
+        (0, b"\xff" * 2500, [b"12345", None], 5),
+        (0, b"\xff" * 2500, [None, None], 0),
         (0, b"\xff" * 2500, [whole + b"1", None], 20_001),
         (7, b"\xff" * 2500, [whole, None], 20_001),
     ]

@@ -78,6 +78,8 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
                deleted, and can bring back for the days of keep_days
     frees      what deleting the version frees in all, and later: of that, what
                stays in packs with needed chunks until gc rewrites them
+    kernels    compiled, or numpy where casstore was installed without a
+               compiler, which packs and reads packs more slowly
     held       materialized: its directory stands; packed: all its bytes are in
                packs; not materialized: neither
 
@@ -97,16 +99,20 @@ def stats(context: click.Context, options: Options, name: str | None, by_model: 
         usage = store.stats()
         home = store.home
     if options.json:
-        show_json({"home": str(home), **usage_document(usage), "models": _documents(models)})
+        document = {"home": str(home), "kernels": casstore.kernels_in_use(), **usage_document(usage)}
+        show_json({**document, "models": _documents(models)})
         return
     if is_screen():
         show_table(_COLUMNS, [*_rows(models), *_rows({_WHOLE_STORE: usage})])
         click.echo()
         show_table(_PART_COLUMNS, _explained_parts(usage))
+        if casstore.kernels_in_use() == "numpy":
+            hint(options, "packs are written and read in numpy; installed with a compiler, casstore is faster at it")
         hint(options, "FILE, CHUNK, ENC: what equal files, equal chunks and encoding save of LOGICAL")
     else:
         files = {"loose": Bytes(usage.loose_bytes), "packs": Bytes(usage.packs_bytes)}
-        show_fields({"store": home, "versions": usage.versions, **usage_fields(usage), **_parts(usage), **files})
+        fields = {"store": home, "versions": usage.versions, **usage_fields(usage), **_parts(usage), **files}
+        show_fields({**fields, "kernels": casstore.kernels_in_use()})
         show_table((), [("model", *row) for row in _rows(models)])
     if usage.dead_bytes:
         hint(options, "`casstore gc` frees what is dead")

@@ -47,8 +47,6 @@ static int set_cursors(cursors *found, const uint32_t *sizes, size_t count) {
         for (int lane = 0; lane < LANES; lane++) {
             found->at[lane][group] = (uint32_t)start;
             start += sizes[lane * MOST_GROUPS + group];
-            if (start > count)
-                return FAILED;
         }
     return start == count ? 0 : FAILED;
 }

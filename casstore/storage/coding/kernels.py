@@ -14,10 +14,31 @@ VARIABLE = "CASSTORE_KERNELS"
 @functools.cache
 def kernels() -> Kernels:
     """The kernels that this process uses. `CASSTORE_KERNELS=numpy` in the environment chooses those in numpy."""
-    found = None if os.environ.get(VARIABLE) == "numpy" else compiled.load()
+    found = _compiled()
     if found is not None:
         return found
     # Here and not above: numpy takes longer to import than all else that reading a version needs.
     from casstore.storage.coding.plain import Plain
 
     return Plain()
+
+
+def _compiled() -> compiled.Compiled | None:
+    return None if os.environ.get(VARIABLE) == "numpy" else compiled.load()
+
+
+def kernels_in_use() -> str:
+    """Return which arithmetic this process packs and reads packed versions with: it makes no difference but in time.
+
+    Returns
+    -------
+    str
+        `"compiled"`, or `"numpy"` where casstore was installed without a compiler, or where `CASSTORE_KERNELS` in the
+        environment is `numpy`.
+
+    Examples
+    --------
+    >>> casstore.kernels_in_use()
+    'compiled'
+    """
+    return "numpy" if _compiled() is None else "compiled"

@@ -71,7 +71,7 @@ class PlainOrder:
 
     def differences(self, raw: Buffer, base: Buffer) -> Differences:
         """How one chunk differs from another."""
-        difference = self._arrange(_elements(raw, self.width) - _elements(base, self.width))
+        difference = self.arrange(_elements(raw, self.width) - _elements(base, self.width))
         ends = np.cumsum(self.sizes)
         nonzero = [
             int(np.count_nonzero(difference[end - size : end])) for size, end in zip(self.sizes, ends, strict=True)
@@ -89,13 +89,14 @@ class PlainOrder:
         """A sum of nothing yet."""
         return PlainSum(self)
 
-    def _arrange(self, elements: _Elements) -> _Elements:
+    def arrange(self, elements: _Elements) -> _Elements:
+        """Elements in their places, put in this order."""
         if not self._places:
             return elements
         return np.concatenate([elements.take(places) for places in self._places])
 
     def put_back(self, arranged: _Elements) -> _Elements:
-        """Elements in this order, in their places again."""
+        """The inverse of `arrange`."""
         if not self._places:
             return arranged
         elements = np.empty_like(arranged)
