@@ -7,6 +7,7 @@ which is smaller and faster than levels 1 to 3 (benchmarks/codec.py).
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Sequence
@@ -142,4 +143,10 @@ def _is_noise(plane: Buffer) -> bool:
         return False
     counts = kernels().byte_counts(plane, len(plane) // _SAMPLE_BYTES)
     total = sum(counts)
-    return math.log2(total) - sum(count * math.log2(count) for count in counts if count) / total > _NOISE_BITS
+    return math.log2(total) - sum(map(_weights().__getitem__, counts)) / total > _NOISE_BITS
+
+
+@functools.cache
+def _weights() -> list[float]:
+    """n log2 n of every number that may be counted: a sample is smaller than twice what is wanted of it."""
+    return [0.0, *(count * math.log2(count) for count in range(1, 2 * _SAMPLE_BYTES + 1))]

@@ -418,13 +418,13 @@ EXPORT int64_t casstore_encode(const uint8_t *raw, const uint8_t *base, const ui
         for (int lane = 0; lane < LANES; lane++)
             size += sizes[lane * MOST_GROUPS + group];
         nonzero[group] = BY_WIDTH(count_set, room, start, start + size);
-        start += size;
         if (dense == group && 4 * nonzero[group] > 3 * (uint64_t)size) {
+            BY_WIDTH(split, room + start * (size_t)width, size, planes, count, start);
             dense++;
-            dense_end = start;
+            dense_end = start + size;
         }
+        start += size;
     }
-    BY_WIDTH(split, room, dense_end, planes, count, 0);
     BY_WIDTH(split_set, room + dense_end * (size_t)width, count - dense_end, map, planes, count, dense_end);
     return dense;
 }
