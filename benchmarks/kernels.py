@@ -63,11 +63,10 @@ def main() -> None:
         found = [piece for piece in found if piece.raw not in piece[1:4]][:PIECES]
         rows += speeds(name, found, arguments.rounds)
     header = [
-        "", "", "threads", "compiled, GB/s", "a second of processor time", "numpy, GB/s", "a second of processor time",
-        "zstd alone, GB/s", "a second of processor time", "numpy to compiled, time", "processor time",
-        "memory compiled, chunks", "memory numpy, chunks",
+        "", "", "threads", "compiled", "numpy", "zstd alone", "compiled to numpy", "compiled, of processor time",
+        "numpy", "zstd alone", "compiled to numpy", "memory, chunks: compiled", "numpy",
     ]  # fmt: skip
-    measure.print_markdown("Speed of raw bytes", header, rows)
+    measure.print_markdown("Speed, GB/s of raw bytes", header, rows)
 
 
 def speeds(name: str, found: list[pieces_of.Piece], rounds: int) -> list[list[str]]:
@@ -82,10 +81,12 @@ def speeds(name: str, found: list[pieces_of.Piece], rounds: int) -> list[list[st
             wall, cpu = ({way: [each[n] for each in taken[way]] for way in ways} for n in (0, 1))
             rows.append([
                 name, title, str(threads),
-                *(measure.spread([raw_gb / each for each in figures[way]])
-                  for way in ("compiled", "numpy", "zstd") for figures in (wall, cpu)),
-                *(measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f")
-                  for figures in (wall, cpu)),
+                *(cell
+                  for figures in (wall, cpu)
+                  for cell in (
+                      *(measure.spread([raw_gb / each for each in figures[way]]) for way in ways),
+                      measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f"),
+                  )),
                 *(f"{memory(way, ways[way]) / len(found[0].raw):.1f}" for way in ("compiled", "numpy")),
             ])  # fmt: skip
     return rows

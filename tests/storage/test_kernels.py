@@ -8,6 +8,7 @@ import ctypes
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -309,6 +310,12 @@ def test_libraries_of_another_release_are_not_used(monkeypatch: pytest.MonkeyPat
         source.write_text(SOURCE.read_text().replace("#define INTERFACE 1", other))
         assert build_kernels.compile_kernels(source, made) is None
         assert compiled.load() is None
+
+
+@needs_compiled
+def test_the_library_is_of_this_source() -> None:
+    """Else the other tests would try what was there before: `pip install -e .` builds it again."""
+    assert ctypes.CDLL(str(compiled.LIBRARY)).casstore_source() & 0xFFFFFFFF == zlib.crc32(SOURCE.read_bytes())
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "/nowhere/cc", "cc --no-such-option"])

@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sysconfig
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def compile_kernels(source: Path, library: Path) -> str | None:
     A library that stands there, which may be in use, is replaced or, where this fails, removed.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    command = [*compiler, *_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(library), str(source)]
+    flags = [*_FLAGS, f"-DSOURCE={zlib.crc32(source.read_bytes())}", *shlex.split(os.environ.get("CFLAGS", ""))]
+    command = [*compiler, *flags, "-o", str(library), str(source)]
     library.unlink(missing_ok=True)
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
