@@ -75,21 +75,24 @@ def speeds(name: str, found: list[pieces_of.Piece], rounds: int) -> list[list[st
     rows = []
     for title in compiled:
         for threads in (1, 2):
-            ways = {"compiled": compiled[title], "numpy": numpy[title], "zstd": bounds[title]}
+            ways = {"compiled": compiled[title], "numpy": numpy[title]}
+            if title in bounds:
+                ways["zstd"] = bounds[title]
             taken: dict[str, list[Figures]] = {way: [] for way in ways}
             measure.in_turns(rounds, {way: partial(add_to, taken[way], way, ways[way], threads) for way in ways})
             wall, cpu = ({way: [each[n] for each in taken[way]] for way in ways} for n in (0, 1))
             rows.append([
                 name, title, str(threads),
-                *(cell
-                  for figures in (wall, cpu)
-                  for cell in (
-                      *(measure.spread([raw_gb / each for each in figures[way]]) for way in ways),
-                      measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f"),
-                  )),
+                *(cell for figures in (wall, cpu) for cell in cells(figures, raw_gb)),
                 *(f"{memory(way, ways[way]) / len(found[0].raw):.1f}" for way in ("compiled", "numpy")),
             ])  # fmt: skip
     return rows
+
+
+def cells(figures: dict[str, list[float]], raw_gb: float) -> Iterator[str]:
+    for way in ("compiled", "numpy", "zstd"):
+        yield measure.spread([raw_gb / each for each in figures[way]]) if way in figures else ""
+    yield measure.spread(measure.ratios(figures["numpy"], figures["compiled"]), ".1f")
 
 
 def add_to(taken: list[Figures], way: str, task: Task, threads: int) -> float:
@@ -140,7 +143,12 @@ def zstd_alone(found: list[pieces_of.Piece]) -> dict[str, Task]:
             ):
                 task(number)
             made[title].append(calls)
-    return {title: partial(lambda calls, n: [call() for call in calls[n]], calls) for title, calls in made.items()}
+    return {title: partial(again, calls) for title, calls in made.items() if any(calls)}
+
+
+def again(calls: list[list[Callable[[], object]]], number: int) -> None:
+    for call in calls[number]:
+        call()
 
 
 def noted(calls: list[Callable[[], object]], function: Callable[..., bytes], *given: object) -> bytes:
@@ -164,8 +172,7 @@ def timed(task: Task, count: int, threads: int) -> Figures:
         thread.start()
     for thread in running:
         thread.join()
-    # Of some tasks zstd has no part.
-    return Figures(max(time.perf_counter() - started, 1e-9), max(sum(cpu), 1e-9))
+    return Figures(time.perf_counter() - started, sum(cpu))
 
 
 if __name__ == "__main__":
