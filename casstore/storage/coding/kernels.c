@@ -440,9 +440,10 @@ EXPORT int64_t casstore_encode(const uint8_t *raw, const uint8_t *base, const ui
    `sparse_from` on, `map` says which differ; where it is NULL, none. */
 EXPORT int64_t casstore_add(uint8_t *total, size_t count, int width, int is_first, size_t sparse_from,
                             const uint8_t *map, size_t map_bytes, planes_in planes, size_t values) {
-    uint8_t *sparse = total + sparse_from * (size_t)width;
+    uint8_t *sparse;
     if (!is_width(width) || count > MOST_COUNT || sparse_from > count || values < sparse_from)
         return FAILED;
+    sparse = total + sparse_from * (size_t)width;
     if (is_first)
         memset(sparse, 0, (count - sparse_from) * (size_t)width);
     BY_WIDTH(add_all, planes, sparse_from, is_first, total);
