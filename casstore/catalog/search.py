@@ -37,6 +37,11 @@ class Search:
     by_name: bool = True
     up_to: int | None = None
 
+    @property
+    def one_name(self) -> str | None:
+        """The name, if it is no pattern."""
+        return self.name if self.name is not None and _GLOB.isdisjoint(self.name) else None
+
     def first(self, count: int) -> Search:
         """The first of what this finds."""
         return dataclasses.replace(self, limit=min(count, MOST if self.limit is None else self.limit))
@@ -73,7 +78,7 @@ class Searches:
                 limit = "" if search.limit is None else f" LIMIT {search.limit}"
                 where = plan.where.replace("{id}", "v.id")
                 return self._versions.found(f"{where}{_order(search, [])}{limit}", plan.parameters)
-            ids = _ids(connection, search)
+            ids = ids_of(connection, search)
             found: dict[int, VersionRow] = {}
             for start in range(0, len(ids), _BATCH):
                 found.update((row.id, row) for row in self._versions.by_ids(ids[start : start + _BATCH]))
@@ -133,7 +138,7 @@ def _plan(connection: apsw.Connection, search: Search) -> _Plan:
     parameters: list[object] = []
     few = False
     if search.name is not None:
-        is_pattern = not _GLOB.isdisjoint(search.name)
+        is_pattern = search.one_name is None
         wheres.append("v.name GLOB ?" if is_pattern else "v.name = ?")
         parameters.append(glob_in_sql(search.name) if is_pattern else search.name)
     if search.expression is not None:
@@ -150,7 +155,8 @@ def _plan(connection: apsw.Connection, search: Search) -> _Plan:
     return _Plan(" WHERE " + " AND ".join(wheres), tuple(parameters), few)
 
 
-def _ids(connection: apsw.Connection, search: Search) -> list[int]:
+def ids_of(connection: apsw.Connection, search: Search) -> list[int]:
+    """The row ids of the versions that are wanted, in their order."""
     plan = _plan(connection, search)
     walked = None if plan.few else _walked(connection, search, plan)
     if walked is not None and len(walked) == search.limit:

@@ -118,7 +118,6 @@ def test_errors_have_a_caret_on_a_line_of_its_own(many: Cli) -> None:
     assert many("list", "--sort", "nam", "--json", code=2).error["suggestion"] == "name"
     assert "did you mean tag?" in many("list", "--columns", "tags", code=2).err
     assert "given twice" in many("list", "size > 1", "--where", "size > 1", code=2).err
-    assert "by NAME and --label alone" in many("list", "size > 1", "--remote", code=2).err
     assert "\x1b" not in many("list", "name = \x1b[31m and", code=2).err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Wanted:
 
 def search_of(catalog: Catalog, wanted: Wanted) -> Search:
     """The search for what is wanted, of versions saved so far. Raises InvalidTag, InvalidMetadata, InvalidQuery."""
+    return dataclasses.replace(parsed(wanted), up_to=catalog.searches.last())
+
+
+def parsed(wanted: Wanted) -> Search:
+    """The search for what is wanted, in any catalog. Raises InvalidTag, InvalidMetadata, InvalidQuery."""
     limit = wanted.limit
     if limit is not None and (type(limit) is not int or limit < 0):
         raise InvalidQuery(f"a limit is a number of versions, not {limit!r}")
@@ -46,7 +52,6 @@ def search_of(catalog: Catalog, wanted: Wanted) -> Search:
         sort=() if wanted.sort is None else parse_sort(wanted.sort),
         limit=None if limit is None else min(limit, MOST),
         by_name=wanted.sort is None,
-        up_to=catalog.searches.last(),
     )
 
 
