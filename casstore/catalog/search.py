@@ -18,6 +18,7 @@ from casstore.catalog.versions import VersionRow, Versions
 
 MOST = 1 << 62  # versions: SQLite takes no larger limit
 _BATCH = 500
+_MOST_PATHS = 5_000
 _GLOB = frozenset("*?[")
 _STANDING = "EXCEPT SELECT version_id FROM trash"
 
@@ -101,6 +102,30 @@ class Searches:
         with self._connections.read() as connection:
             return decoding.typed(connection.execute("SELECT coalesce(max(id), 0) FROM version").get, int, "an id")
 
+    def has(self, field: Field) -> bool:
+        """Whether some version has a value at the path of this field."""
+        with self._connections.read() as connection:
+            return any(
+                connection.execute(
+                    f"SELECT 1 FROM {table} WHERE {column} = ? AND version_id NOT IN (SELECT version_id FROM trash)"
+                    " LIMIT 1",
+                    (path,),
+                ).fetchone()
+                for table, column, path in _places(field)
+            )
+
+    def paths(self, root: str) -> list[str]:
+        """The paths below `labels` or `metadata` that versions have, also those in the trash: so many at most."""
+        table, column, _ = _places(Field(root, ""))[0]
+        # Each is found by the index, from the one before it: there may be millions of rows, and few paths.
+        sql = (
+            f"WITH RECURSIVE found(path) AS (SELECT min({column}) FROM {table} UNION ALL"
+            f" SELECT (SELECT min({column}) FROM {table} WHERE {column} > path) FROM found WHERE path IS NOT NULL)"
+            f" SELECT path FROM found WHERE path IS NOT NULL LIMIT {_MOST_PATHS}"
+        )
+        with self._connections.read() as connection:
+            return [decoding.typed(row[0], str, "a path") for row in connection.execute(sql)]
+
     def aliases(self, ids: Iterable[int]) -> dict[int, list[str]]:
         """The aliases of these versions."""
         sql = "SELECT version_id, alias FROM alias WHERE version_id IN (SELECT value FROM json_each(?)) ORDER BY alias"
@@ -115,6 +140,15 @@ class Searches:
         sql = "SELECT id FROM version WHERE id IN (SELECT value FROM json_each(?)) AND pinned"
         with self._connections.read() as connection:
             return {row[0] for row in connection.execute(sql, (json.dumps(list(ids)),))}
+
+
+def _places(field: Field) -> list[tuple[str, str, str]]:
+    """The tables, columns and values of the rows that say that a version has a field with a path."""
+    path = str(field.path)
+    if field.root == "labels":
+        return [("label", "key", path)]
+    paths = [path] if field.root == "metadata" else [f"{field.root}.{path}", path]
+    return [("metadata", "path", each) for each in paths]
 
 
 class _Known:

@@ -20,6 +20,7 @@ from casstore.actions.reserved import in_any_room
 from casstore.actions.saving.delete import delete
 from casstore.actions.workspace import Workspace
 from casstore.catalog import condition
+from casstore.catalog.events import DELETED
 from casstore.catalog.freed import Freed
 from casstore.catalog.retention import Known, Wanted
 from casstore.errors import InvalidPolicy, InvalidQuery, TagNotFound
@@ -29,6 +30,7 @@ from casstore.tag import Tag
 _GLOB = frozenset("*?[")
 _ATTEMPTS = 3  # where another process deletes some of the versions meanwhile
 _GONE = "gone meanwhile"
+_MOST_WHY_CHARACTERS = 500  # an expression may be long, and each version has an event
 KEEPS_NOTHING = "its policies keep nothing, and are refused"
 
 
@@ -267,18 +269,23 @@ def _forget(
         reasons = {found.tag(name, verdict): verdict.reasons for verdict in found.judgement.verdicts}
         doomed = [tag for tag in (found.tag(name, verdict) for verdict in found.doomed) if tag in wanted]
         try:
-            return set(doomed), forget(workspace, doomed), reasons
+            why = f"kept by none of {' '.join(map(str, rules))}"
+            return set(doomed), forget(workspace, doomed, why), reasons
         except TagNotFound:  # none of them has gone
             if attempt == _ATTEMPTS:
                 raise
     return set(), [], {}
 
 
-def forget(workspace: Workspace, doomed: Sequence[Tag]) -> list[str]:
-    """Delete versions of one name in one transaction, on a full disk too; returns paths in quarantine/."""
+def forget(workspace: Workspace, doomed: Sequence[Tag], why: str) -> list[str]:
+    """Delete versions of one name in one transaction, on a full disk too; returns paths in quarantine/.
+
+    `why`: what the history of the store is to say of each.
+    """
     if not doomed:
         return []
-    return in_any_room(workspace, functools.partial(delete, workspace, doomed))
+    event = DELETED._replace(details={"why": why[:_MOST_WHY_CHARACTERS]})
+    return in_any_room(workspace, functools.partial(delete, workspace, doomed, event))
 
 
 def rules_of(document: Mapping[str, Any], pattern: str) -> KeepRules:

@@ -105,7 +105,7 @@ def apply_after_save(workspace: Workspace, tag: Tag) -> None:
             return
         doomed = [each for each in _doomed(workspace, tag.name, rules) if each != tag][-MOST_AFTER_SAVE:]
         if doomed and _is_free(workspace, tag.name):
-            forgetting.forget(workspace, doomed)
+            forgetting.forget(workspace, doomed, _why(stored, tag.name, rules))
             _log.info("%s: forgotten by policy: %s", tag.name, ", ".join(map(str, doomed)))
     except (CasstoreError, OSError) as error:
         _warn(tag.name, error)
@@ -137,12 +137,19 @@ def _apply(workspace: Workspace, name: str, stored: Mapping[str, Mapping[str, An
         rules = policies_of(stored, name)
         doomed = _doomed(workspace, name, rules) if rules else []
         if doomed and not dry_run:
-            forgetting.forget(workspace, doomed)
+            forgetting.forget(workspace, doomed, _why(stored, name, rules))
             _log.info("%s: forgotten by policy: %s", name, ", ".join(map(str, doomed)))
         return len(doomed)
     except (CasstoreError, OSError) as error:
         _warn(name, error)
         return 0
+
+
+def _why(stored: Iterable[str], name: str, rules: Iterable[KeepRules]) -> str:
+    """What the history of the store says of a version that the policies of its name forget."""
+    patterns = [pattern for pattern in stored if forgetting.matched(pattern, [name])]
+    kept = " ".join(map(str, rules))
+    return f"kept by none of {kept} (the {'policy' if len(patterns) == 1 else 'policies'} for {', '.join(patterns)})"
 
 
 def _warn(name: str, error: Exception) -> None:

@@ -10,7 +10,7 @@ from casstore.cli.arguments import parse_pairs
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import show_json
 from casstore.cli.remotes import count_there, remote_option
-from casstore.cli.searching import HELP, name_and_expression, search_options
+from casstore.cli.searching import HELP, hint_at_unknown, name_and_expression, search_options
 
 _EXAMPLES = f"""{HELP}
 \b
@@ -38,6 +38,8 @@ def count(
     else:
         with options.open_store() as store:
             found = store.count(**wanted)
+            if not found:
+                hint_at_unknown(options, store, wanted)
     if options.json:
         show_json({"count": found})
     else:

@@ -17,7 +17,7 @@ from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, Column, hint, is_screen, plural, show_json, show_table
 from casstore.cli.remotes import list_there, remote_option
 from casstore.cli.rows import show_rows
-from casstore.cli.searching import HELP, is_pattern, name_and_expression, search_options
+from casstore.cli.searching import HELP, hint_at_unknown, is_pattern, name_and_expression, search_options
 
 _EXAMPLES = f"""{HELP}
 \b
@@ -100,7 +100,7 @@ def _check_some(options: Options, store: casstore.Store, wanted: Mapping[str, An
         store.get(name, pull=False)
     if name is None and wanted["where"] is None and not wanted["labels"] and wanted["limit"] != 0:
         hint(options, f"the store {store.home} is empty; fill it with `casstore save NAME:VERSION PATH`")
-    else:
+    elif not hint_at_unknown(options, store, wanted):
         hint(options, "no version fits; `casstore list` shows what there is")
 
 
@@ -126,15 +126,15 @@ def _show(options: Options, store: casstore.Store, wanted: Mapping[str, Any]) ->
         hint(options, f"{plural(len(given_up), 'more version')} in the remote {remotes} alone; --json names them")
     if models:
         # Their column is there where there are any, and the mark stays at the end.
-        are_named = any(str(m.tag) in aliases for m in models)
-        is_marked = any(str(m.tag) in damaged for m in models)
+        tags = [str(m.tag) for m in models]
+        are_named, is_marked = not aliases.keys().isdisjoint(tags), not damaged.isdisjoint(tags)
         rows = [
             (
-                m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels,
-                *[" ".join(aliases.get(str(m.tag), []))][:are_named],
-                *["damaged" if str(m.tag) in damaged else ""][: is_marked and (is_screen() or str(m.tag) in damaged)],
+                tag, Bytes(m.size), m.file_count, m.created_at, m.labels,
+                *[" ".join(aliases.get(tag, []))][:are_named],
+                *["damaged" if tag in damaged else ""][: is_marked and (is_screen() or tag in damaged)],
             )
-            for m in models
+            for tag, m in zip(tags, models, strict=True)
         ]  # fmt: skip
         columns = (*_COLUMNS, *[_ALIASES][:are_named], *[Column("STATE", fixed=True)][:is_marked])
         show_table(columns, rows, may_page=True)
