@@ -44,9 +44,8 @@ def main() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         started = time.perf_counter()
-        found = stores[line.strip()].search_model_versions(WHERE, limit, ["creation_timestamp DESC"])
+        stores[line.strip()].search_model_versions(WHERE, limit, ["creation_timestamp DESC"])
         print(time.perf_counter() - started, flush=True)
-        assert found
 
 
 def fill(connection: sqlite3.Connection, place: Path) -> None:
