@@ -721,6 +721,35 @@ class Store:
         wanted = searching.Wanted(name, labels, where)
         return self._workspace.catalog.searches.count(searching.search_of(self._workspace.catalog, wanted))
 
+    def unknown_fields(
+        self, *, labels: Mapping[str, Any] | None = None, where: str | None = None
+    ) -> Mapping[str, str | None]:
+        """Tell which fields of a search no version has, as where a name is mistyped.
+
+        Parameters
+        ----------
+        labels, where
+            As in `list`.
+
+        Returns
+        -------
+        Mapping[str, str | None]
+            By each field with a path that no version has, such as `metrics.acuracy`, the nearest that one has; None
+            where there is none like it.
+
+        Raises
+        ------
+        InvalidMetadata, InvalidQuery
+            As from `list`.
+
+        Examples
+        --------
+        >>> store.unknown_fields(where="metrics.acuracy > 0.9 and labels.stage = dev")
+        {'metrics.acuracy': 'metrics.accuracy'}
+        """
+        wanted = searching.Wanted(labels=labels, where=where)
+        return searching.unknown_fields(self._workspace.catalog, wanted)
+
     def table(
         self,
         name: str | None = None,

@@ -39,8 +39,8 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "versions", "aliases", "backups", "query", "condition", "search", "containers", "commits"],
-        *["annotations", "trash", "deletions", "usage", "freed", "retention"],
+        *["references", "versions", "aliases", "backups", "query", "condition", "search", "listed", "containers"],
+        *["commits", "annotations", "trash", "deletions", "usage", "freed", "retention"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [

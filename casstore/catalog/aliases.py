@@ -206,7 +206,9 @@ class Aliases:
             standing = _standing(connection, alias)
             if expected is not Anywhere.ANYWHERE:
                 _check_expected(alias, standing, expected)
-            if connection.execute("SELECT 1 FROM version WHERE id = ?", (target.id,)).fetchone() is None:
+            # In the trash a version has no name, and another may have got its tag.
+            sql = "SELECT 1 FROM version WHERE id = ? AND name = ? AND version = ?"
+            if connection.execute(sql, (target.id, target.name, target.version)).fetchone() is None:
                 raise TagNotFound(f"{target.tag} has been deleted meanwhile")
             moved = _put(connection, alias, standing, target.tag, _Change(action, reason, force))
         return self._found(alias) if moved is None else moved
