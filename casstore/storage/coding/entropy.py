@@ -105,6 +105,11 @@ def decompress(packed: bytes | memoryview, raw_bytes: int) -> bytes:
         raise IntegrityError(f"a zstd frame cannot be read: {error}") from error
 
 
+def compress_document(plain: bytes) -> bytes:
+    """One zstd frame with a checksum: nothing else would tell a flipped bit in it from what was written."""
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(plain)
+
+
 def decompress_document(frame: bytes, most_bytes: int) -> bytes:
     """The content of the one zstd frame that these bytes are: at most `most_bytes`, and what the frame claims.
 
