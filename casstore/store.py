@@ -44,7 +44,6 @@ from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import drafts as drafts_action
 from casstore.actions.saving import trust as trust_action
 from casstore.archive import formats
-from casstore.catalog.aliases import Anywhere
 from casstore.description import Description
 from casstore.errors import InvalidTag, TagNotFound
 from casstore.model import Imported, Model, Models, table_of
@@ -53,7 +52,7 @@ from casstore.plain_json import mapping
 from casstore.progress import SILENT
 from casstore.remote import address as addresses
 from casstore.settings import check_setting
-from casstore.tag import Tag, TagQuery
+from casstore.tag import Anywhere, Tag, TagQuery
 
 if TYPE_CHECKING:
     from casstore.actions.comparing.difference import Diff

@@ -9,6 +9,7 @@ import time
 import unicodedata
 import warnings
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from casstore.errors import InvalidTag
@@ -136,6 +137,12 @@ class AliasName:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.alias}"
+
+
+class Anywhere(Enum):
+    """Stands for an alias that may be moved wherever it stands."""
+
+    ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True, slots=True)

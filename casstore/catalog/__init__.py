@@ -8,6 +8,6 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "annotations", "backups", "commits", "deletions", "freed", "mending", "query", "remotes", "repacking", "restoring",
-    "retention", "search", "trash", "upkeep", "usage",
+    "aliases", "annotations", "backups", "commits", "deletions", "events", "freed", "mending", "query", "remotes",
+    "repacking", "restoring", "retention", "search", "trash", "upkeep", "usage",
 )  # fmt: skip

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from casstore.catalog import annotations as notes
 from casstore.catalog import (
+    aliases,
     backups,
     commits,
     deletions,
+    events,
     freed,
     mending,
     remotes,
@@ -23,10 +24,9 @@ from casstore.catalog import (
     upkeep,
     usage,
 )
-from casstore.catalog.aliases import Aliases
+from casstore.catalog import annotations as notes
 from casstore.catalog.connection import Connections
 from casstore.catalog.directories import Directories
-from casstore.catalog.events import Events
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
@@ -40,10 +40,12 @@ from casstore.settings import SETTINGS, check_key, check_setting
 from casstore.storage.uncopied import Uncopied
 
 if TYPE_CHECKING:
+    from casstore.catalog.aliases import Aliases
     from casstore.catalog.annotations import Annotations
     from casstore.catalog.backups import Backups
     from casstore.catalog.commits import Commits
     from casstore.catalog.deletions import Deletions
+    from casstore.catalog.events import Events
     from casstore.catalog.freed import FreedReport
     from casstore.catalog.mending import Mending
     from casstore.catalog.remotes import Remotes
@@ -70,6 +72,8 @@ _LATE: dict[str, Callable[[Catalog], Any]] = {
     "remotes": lambda catalog: remotes.Remotes(catalog._connections),
     "retention": lambda catalog: retention.Retention(catalog._connections),
     "freed": lambda catalog: freed.FreedReport(catalog._connections),
+    "events": lambda catalog: events.Events(catalog._connections),
+    "aliases": lambda catalog: aliases.Aliases(catalog._connections),
     "upkeep": lambda catalog: upkeep.Upkeep(catalog._connections),
 }
 
@@ -104,6 +108,8 @@ class Catalog(Uncopied):
     retention: Retention
     freed: FreedReport
     upkeep: Upkeep
+    events: Events
+    aliases: Aliases
 
     def __init__(self, path: Path, boot_id: str, open_lock: Path | None = None) -> None:
         self._connections = Connections(path, open_lock)
@@ -115,9 +121,7 @@ class Catalog(Uncopied):
         self.references = References(self._connections)
         self.trust = Trust(self._connections)
         self.instances = Instances(self._connections)
-        self.events = Events(self._connections)
         self.parents = Parents(self._connections)
-        self.aliases = Aliases(self._connections)
 
     if not TYPE_CHECKING:
 
