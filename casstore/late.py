@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+from casstore import release
 
 
 class LateModule(ModuleType):
@@ -13,19 +16,19 @@ class LateModule(ModuleType):
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
-        return vars(import_module(self.__name__))
+        return vars(_imported(self.__name__))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(import_module(self.__name__), name)
+        return getattr(_imported(self.__name__), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(import_module(self.__name__), name, value)
+        setattr(_imported(self.__name__), name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(import_module(self.__name__), name)
+        delattr(_imported(self.__name__), name)
 
     def __dir__(self) -> list[str]:
-        return dir(import_module(self.__name__))
+        return dir(_imported(self.__name__))
 
 
 def late_modules(package: str, *names: str) -> Callable[[str], ModuleType]:
@@ -40,3 +43,28 @@ def late_modules(package: str, *names: str) -> Callable[[str], ModuleType]:
         return LateModule(f"{package}.{name}")
 
     return late
+
+
+def _imported(name: str) -> ModuleType:
+    if name not in sys.modules and name.startswith("casstore."):
+        _check_release()
+    return import_module(name)
+
+
+def _check_release() -> None:
+    """Raise CasstoreError where another release has been installed over this one: half of each must not touch a store.
+
+    A process that trains for days may outlive a `pip install --upgrade`.
+    """
+    try:
+        with open(release.__file__, encoding="utf-8") as file:
+            standing = file.read().split('"')[-2]
+    except (OSError, IndexError):  # in a zip file, or in the midst of being replaced
+        return
+    if standing != release.__version__:
+        from casstore.errors import CasstoreError
+
+        raise CasstoreError(
+            f"casstore {standing} has been installed while this process runs casstore {release.__version__}, and what "
+            "it needs now would come from the other: start the process again"
+        )

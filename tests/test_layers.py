@@ -19,7 +19,7 @@ PACKAGE = Path(casstore.__file__).parent
 VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
 VOCABULARY |= {"late", "not_finite", "plain_json", "description", "annotated"}
 # What words may be made of, besides errors.
-MADE_OF = {"description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
+MADE_OF = {"late": {"release"}, "description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
 ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store"]
 # The same within these rooms, by module or folder.
@@ -62,7 +62,7 @@ MOST_ARROWS = 30
 FACES = {"cli", "integrations", "models", "web"}
 PUBLIC = {"casstore", "casstore.models"}
 # What needs a library that is an extra, and takes time to import, is imported where it is used.
-LATE = {("casstore.remote.address", "casstore.remote.object_store")}
+LATE = {("casstore.remote.address", "casstore.remote.object_store"), ("casstore.late", "casstore.errors")}
 
 # What imports the module that its first argument names.
 IMPORTING = {"import_module", "__import__", "LateModule"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -125,3 +126,29 @@ def test_a_package_has_its_late_modules_only() -> None:
     assert isinstance(late("kit"), ModuleType)
     with pytest.raises(AttributeError, match="module 'tests' has no attribute 'kin'"):
         late("kin")
+
+
+def test_half_of_one_release_and_half_of_another_are_not_run(tmp_path: Path) -> None:
+    """As where a training outlives an upgrade: what it has imported goes on, and nothing of the other is imported."""
+    shutil.copytree(Path(casstore.__file__).parent, tmp_path / "casstore")
+    code = f"""
+import casstore, pathlib
+store = casstore.Store({str(tmp_path / "home")!r}, auto_gc=False)
+source = pathlib.Path({str(plant(tmp_path / "source", {"weights": b"weights"}))!r})
+store.save("bert:v1", source)
+assert len(store.list()) == 1
+source.joinpath("weights").write_bytes(b"newer weights" * 10_000)
+release = pathlib.Path(casstore.release.__file__)
+assert release.is_relative_to({str(tmp_path)!r})
+release.write_text(release.read_text().replace(casstore.__version__, "77.0"))
+store.save("bert:v2", source)
+assert [str(model.tag) for model in store.list()] == ["bert:v2", "bert:v1"]
+try:
+    store.gc()
+except casstore.CasstoreError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("casstore 77.0 has been installed while this process runs casstore "), done
+    assert "start the process again" in done.stdout
