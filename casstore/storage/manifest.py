@@ -14,7 +14,7 @@ from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
 from casstore.storage.bounded_msgpack import Unpacking
-from casstore.storage.coding import entropy
+from casstore.storage.coding import documents
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.names import as_opened, as_stored
 from casstore.storage.parents import OF_BASE, Parent, packed, strict_tag, unpacked_all
@@ -147,7 +147,7 @@ class Manifest:
         if self.parents is not None:
             document["parents"] = [packed(parent) for parent in self.parents]
         plain = msgpack.packb({key: document[key] for key in sorted(document)})
-        return entropy.compress_document(plain)
+        return documents.compress_document(plain)
 
     @classmethod
     def unpack(cls, data: bytes, allowance: Allowance | None = None) -> Manifest:
@@ -162,7 +162,7 @@ class Manifest:
             if allowance is not None:
                 most_bytes = allowance.document_bytes + _MOST_RATIO * len(data)
                 most_items = allowance.items + _MOST_ITEMS_PER_BYTE_TOGETHER * len(data)
-            plain = entropy.decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
+            plain = documents.decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
             unpacking = Unpacking(most_items)
             document = unpacking.unpack(plain)
             if allowance is not None:

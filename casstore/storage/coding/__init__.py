@@ -2,4 +2,4 @@
 
 from casstore.late import late_modules
 
-__getattr__ = late_modules(__name__, "codec", "delta", "entropy", "memory")
+__getattr__ = late_modules(__name__, "codec", "delta", "documents", "entropy", "memory")
