@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cloudpickle
-
+from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
 from casstore.actions.registry import policies
@@ -401,9 +400,4 @@ def _checked_entry(key: Any, value: Any) -> Any:
 
 
 def _pickled(custom_objects: Mapping[str, Any]) -> bytes | None:
-    if not custom_objects:
-        return None
-    try:
-        return bytes(cloudpickle.dumps(dict(custom_objects)))
-    except Exception as error:  # pickling runs the objects' own code, which may raise anything
-        raise InvalidMetadata(f"custom_objects cannot be pickled: {error}") from error
+    return pickling.pickled(custom_objects) if custom_objects else None

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from casstore.actions import elsewhere_file, resolve
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.exchange import elsewhere
 from casstore.actions.exchange.arrivals import Wishes
@@ -116,7 +116,7 @@ class RemoteModel:
     @property
     def created_at(self) -> datetime:
         """When it was saved, in UTC."""
-        return model_yaml.timestamp(self._version.ref.created_at_ns)
+        return times.timestamp(self._version.ref.created_at_ns)
 
     @property
     def files(self) -> tuple[FileEntry, ...]:

@@ -19,7 +19,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AliasMoved, AliasProtected, TagNotFound, VersionAliased
 from casstore.storage.machine import who
-from casstore.tag import AliasName, Tag
+from casstore.tag import AliasName, Anywhere, Tag
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # How a deletion puts it that the aliases of a version go with it.
@@ -38,12 +38,6 @@ class Action(str, Enum):
 
 
 _MOVES = frozenset({Action.SET, Action.ROLLBACK, Action.IMPORT})
-
-
-class Anywhere(Enum):
-    """Stands for an alias that may be moved wherever it stands."""
-
-    ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True, slots=True)

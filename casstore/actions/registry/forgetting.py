@@ -13,7 +13,7 @@ from typing import Any
 
 from casstore.actions import resolve
 from casstore.actions.consistency.held import kept_manifests
-from casstore.actions.describing.model_yaml import timestamp
+from casstore.actions.describing.times import timestamp
 from casstore.actions.registry.retention import Candidate, Judgement, Verdict, decide
 from casstore.actions.registry.rules import KeepRules
 from casstore.actions.reserved import in_any_room

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from casstore.actions import resolve
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.query import Comparison, Field, Text, all_of, fields_of, parse, parse_fields, parse_sort
 from casstore.catalog.search import MOST, Search
@@ -129,7 +129,7 @@ class Facts:
         row = self.row
         if root in ("created", "opened"):
             at_ns = row.created_at_ns if root == "created" else row.opened_at_ns
-            return None if at_ns is None else model_yaml.timestamp(at_ns)
+            return None if at_ns is None else times.timestamp(at_ns)
         if root == "base":
             return None if row.base_name is None else f"{row.base_name}:{row.base_version}"
         own = {
