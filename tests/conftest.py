@@ -25,6 +25,7 @@ from casstore.settings import Setting
 from casstore.storage import sessions
 from casstore.storage.coding import compiled
 from casstore.storage.manifest import Manifest
+from tests.cli.forks import import_all
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
 # No test is timed: what a busy machine delays is no failure.
@@ -39,6 +40,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if os.environ.get("CASSTORE_TEST_KERNELS"):
     compiled.LIBRARY = Path(os.environ["CASSTORE_TEST_KERNELS"])
     assert compiled.load() is not None
+
+import_all()
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30

@@ -27,7 +27,7 @@ def main() -> int:
         [*compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
     ).stdout.strip()
     with tempfile.TemporaryDirectory() as place:
-        library = Path(place, "_kernels.so")
+        library = Path(place, "_kernels.lib.so")
         os.environ["CFLAGS"] = _FLAGS
         fault = build_kernels.compile_kernels(Path(build_kernels.__file__).with_name("kernels.c"), library)
         if fault is not None:

@@ -15,7 +15,7 @@ import pytest
 from casstore.storage.coding.build_kernels import platform_tag
 from tests.pages import ROOT
 
-LIBRARY = "casstore/storage/coding/_kernels.so"
+LIBRARY = "casstore/storage/coding/_kernels.lib.so"
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler here")
 
 

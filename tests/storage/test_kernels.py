@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from casstore.errors import IntegrityError
 from casstore.storage.coding import build_kernels, codec, compiled, delta, entropy, kernels
 from casstore.storage.coding.arithmetic import Kernels
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.coding.plain import Plain
 from casstore.storage.tensors.segments import Element
 from tests.storage import test_delta as deltas
@@ -181,7 +182,7 @@ def test_damaged_planes_are_refused_alike(
     raw *= times
     encoded = codec._encode_planes(raw, width)
     for each in (encoded, mutated(encoded, steps)):
-        of_both(codec.decode, codec.Encoding.PLANES, each, len(raw) + more)
+        of_both(codec.decode, Encoding.PLANES, each, len(raw) + more)
 
 
 @needs_compiled
@@ -284,7 +285,7 @@ def test_numpy_is_chosen_by_the_environment_and_where_nothing_was_compiled(
         kernels.kernels.cache_clear()
         assert (kernels.kernels().name == "compiled") == (COMPILED is not None)
         for content in (None, b"", b"no library", Path(ctypes.__file__).read_bytes()):
-            monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "_kernels.so")
+            monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "_kernels.lib.so")
             if content is not None:
                 compiled.LIBRARY.write_bytes(content)
             kernels.kernels.cache_clear()
@@ -299,7 +300,7 @@ SOURCE = Path(build_kernels.__file__).with_name("kernels.c")
 
 @needs_compiler
 def test_libraries_of_another_release_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "_kernels.so")
+    monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "_kernels.lib.so")
     source = tmp_path / "kernels.c"
     source.write_text(SOURCE.read_text())
     assert build_kernels.compile_kernels(source, compiled.LIBRARY) is None
@@ -323,7 +324,7 @@ def test_a_compiler_that_fails_leaves_no_library(
     compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    library = tmp_path / "_kernels.so"
+    library = tmp_path / "_kernels.lib.so"
     library.write_bytes(b"of before")
     fault = build_kernels.compile_kernels(SOURCE, library)
     assert fault is not None
@@ -335,7 +336,7 @@ def test_a_compiler_that_fails_leaves_no_library(
 def test_the_library_needs_nothing_that_a_machine_may_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No flags of one processor, and no warning."""
     monkeypatch.setenv("CFLAGS", "-Wall -Wextra -Wconversion -Werror")
-    assert build_kernels.compile_kernels(SOURCE, tmp_path / "_kernels.so") is None
+    assert build_kernels.compile_kernels(SOURCE, tmp_path / "_kernels.lib.so") is None
     assert not any("march" in flag or "mtune" in flag for flag in build_kernels._FLAGS)
 
 

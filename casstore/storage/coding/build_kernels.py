@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _HERE = Path("casstore", "storage", "coding")
-_SOURCE, _LIBRARY = _HERE / "kernels.c", _HERE / "_kernels.so"
+_SOURCE, _LIBRARY = _HERE / "kernels.c", _HERE / "_kernels.lib.so"
 # For any processor of its kind: a wheel is for other machines too.
 _FLAGS = ("-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", "-shared")
 

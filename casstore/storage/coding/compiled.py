@@ -17,7 +17,8 @@ from casstore.errors import IntegrityError
 from casstore.storage.coding.arithmetic import Buffer, Differences
 from casstore.storage.tensors.segments import Element
 
-LIBRARY = Path(__file__).with_name("_kernels.so")
+# With a second dot, or Python would take it for a module.
+LIBRARY = Path(__file__).with_name("_kernels.lib.so")
 
 # Of kernels.c: a library that was built from another one is not used.
 _INTERFACE = 1

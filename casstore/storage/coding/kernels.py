@@ -5,8 +5,12 @@ from __future__ import annotations
 import functools
 import os
 
+from casstore.late import LateModule
 from casstore.storage.coding import compiled
 from casstore.storage.coding.arithmetic import Kernels
+
+# numpy takes longer to import than all else that reading a version needs.
+plain = LateModule("casstore.storage.coding.plain")
 
 VARIABLE = "CASSTORE_KERNELS"
 
@@ -14,13 +18,8 @@ VARIABLE = "CASSTORE_KERNELS"
 @functools.cache
 def kernels() -> Kernels:
     """The kernels that this process uses. `CASSTORE_KERNELS=numpy` in the environment chooses those in numpy."""
-    found = _compiled()
-    if found is not None:
-        return found
-    # Here and not above: numpy takes longer to import than all else that reading a version needs.
-    from casstore.storage.coding.plain import Plain
-
-    return Plain()
+    found: Kernels = _compiled() or plain.Plain()
+    return found
 
 
 def _compiled() -> compiled.Compiled | None:
