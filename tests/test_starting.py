@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import casstore
@@ -71,7 +72,28 @@ def test_python_starts_with_what_it_needs(home: str) -> None:
 def test_a_heavy_import_would_be_seen(home: str, tmp_path: Path) -> None:
     """What a new version needs is not there before, and there after."""
     source = plant(tmp_path / "other", {"weights": b"new" * 1000})
-    assert {"numpy", "zstandard", "pyfastcdc"} <= imported(_RUN, "save", "other", str(source), "--home", home)
+    assert {"zstandard", "pyfastcdc"} <= imported(_RUN, "save", "other", str(source), "--home", home)
+
+
+@pytest.mark.skipif(casstore.kernels_in_use() == "numpy", reason="casstore was installed without a compiler")
+def test_packs_are_written_and_read_without_numpy(home: str, tmp_path: Path) -> None:
+    floats = np.random.default_rng(1).normal(size=100_000).astype("<f4")
+    for tag, weights in (("floats:v1", floats), ("floats:v2", floats * np.float32(1.0001))):
+        source = plant(tmp_path / tag, {"model.safetensors": one_tensor(weights.tobytes())})
+        assert "numpy" not in imported(_RUN, "save", tag, str(source), "--home", home)
+    packing = imported(_RUN, "gc", "--evict-all", "--home", home)
+    assert "casstore.storage.coding.compiled" in packing
+    assert "numpy" not in packing
+    reading = imported(_RUN, "path", "floats:v2", "--home", home)
+    assert "casstore.storage.coding.compiled" in reading
+    assert "numpy" not in reading
+    with casstore.Store(home) as store:
+        assert Path(store.get("floats:v2").path, "model.safetensors").read_bytes()[-400_000:] == weights.tobytes()
+
+
+def one_tensor(data: bytes) -> bytes:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [len(data) // 4], "data_offsets": [0, len(data)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + data
 
 
 def test_public_names_are_where_type_checkers_find_them() -> None:
