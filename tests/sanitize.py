@@ -1,4 +1,4 @@
-"""Runs the tests of encodings with kernels that watch themselves: `python -m tests.sanitize [pytest's arguments]`.
+"""Runs the tests of encodings with kernels that watch themselves: `python -m tests.sanitize [pytest's options]`.
 
 kernels.c is compiled under AddressSanitizer and UndefinedBehaviorSanitizer, which end the process where it reads or
 writes what is not its own, or does what C leaves open. The tests are the same, damaged and hostile records among them.
@@ -42,7 +42,7 @@ def main() -> int:
             "ASAN_OPTIONS": "detect_leaks=0",
             "PYTHONMALLOC": "malloc",
         }
-        tests = ["-q", "-m", "crash or not crash", *(sys.argv[1:] or _TESTS)]
+        tests = ["-q", "-m", "crash or not crash", *_TESTS, *sys.argv[1:]]
         return subprocess.run(
             [sys.executable, "-m", "pytest", *tests], cwd=_ROOT, env=environment, check=False
         ).returncode
