@@ -33,6 +33,7 @@ from casstore.storage.annotation_log import Subject
 from casstore.storage.container import Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
+from casstore.storage.write_back import WriteBack
 from casstore.tag import Tag
 
 
@@ -96,15 +97,21 @@ class Outcome(Enum):
     UNSURE = auto()  # the version is not visible, but may be after a crash
 
 
-def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, progress: Progress) -> Written:
-    """Bring to disk what a version needs, and write its manifest. Raises OSError; then new files are removed."""
+def write(
+    workspace: Workspace, session: Session, stored: Stored, terms: Terms, progress: Progress,
+    write_back: WriteBack | None = None,
+) -> Written:  # fmt: skip
+    """Bring to disk what a version needs, and write its manifest. Raises OSError; then new files are removed.
+
+    `write_back`: has begun to write the new files.
+    """
     manifest, containers = stored.manifest, stored.containers
     manifest_id = session.new_file_id()
     pending = workspace.layout.pending_manifest(manifest_id)
     paths = (*stored.paths, pending)
     try:
         relied_on = _relied_on(workspace, stored)
-        synced_containers = _sync(workspace, containers, relied_on, progress) if terms.durable else []
+        synced_containers = _sync(workspace, containers, relied_on, progress, write_back) if terms.durable else []
         mode = workspace.file_mode(executable=False)
         temporary = session.new_path()
         files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=terms.durable)
@@ -144,8 +151,9 @@ def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
 
 
 def _sync(
-    workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress
-) -> list[Container]:
+    workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress,
+    write_back: WriteBack | None,
+) -> list[Container]:  # fmt: skip
     """Bring to disk what the version needs and is not there yet: adopted files, containers saved as relaxed, by their
     names.
 
@@ -161,6 +169,8 @@ def _sync(
     try:
         for path in adopted:
             files.sync_file(path)
+        if write_back is not None:
+            write_back.check()
         synced_containers = bring_to_disk(workspace, unsynced)
     finally:
         if adopted or unsynced:

@@ -37,6 +37,7 @@ from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.parents import Parent
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
+from casstore.storage.write_back import WriteBack
 
 _log = logging.getLogger(__name__)
 
@@ -63,20 +64,21 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
         # Links become files of their own in a new draft, to which the files that stand here move.
         draft = session.new_path()
         files.make_directory(draft)
-    staging = Staging(workspace, session, draft, request, progress)
     came_from = parents(workspace, source, request)  # while the files stand where they were found
     target = Target(request.tag, draft if request.materialize else None, request.found, request.standing)
     committing = Committing(workspace, session, target)
     new_bytes = 0
-    try:
-        saving = _Save(workspace, session, draft, request, came_from, progress)
-        new_bytes = saving.run(source, staging.stage(source), committing)
-    except BaseException as error:
-        if committing.outcome is not Outcome.COMMITTED:
-            staging.undo()
-        # Another process may have been faster.
-        if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
-            raise
+    with WriteBack(workspace.catalog.index.usable_containers) as write_back:
+        staging = Staging(workspace, session, draft, request, progress, write_back)
+        try:
+            saving = _Save(workspace, session, draft, request, came_from, progress, write_back)
+            new_bytes = saving.run(source, staging.stage(source), committing)
+        except BaseException as error:
+            if committing.outcome is not Outcome.COMMITTED:
+                staging.undo()
+            # Another process may have been faster.
+            if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
+                raise
     return _after(source, request, new_bytes)
 
 
@@ -151,6 +153,7 @@ class _Save:
     request: SaveRequest
     parents: tuple[Parent, ...] | None
     progress: Progress
+    write_back: WriteBack
 
     def run(self, source: Source, staged: Staged, committing: Committing) -> int:
         """Make a version of staged files; returns how many bytes were new to the store."""
@@ -166,7 +169,7 @@ class _Save:
         while True:
             try:
                 stored = storing.store(manifest, needed)
-                written = write(self.workspace, self.session, stored, terms, self.progress)
+                written = write(self.workspace, self.session, stored, terms, self.progress, self.write_back)
                 committing.run(written, storing.check_still)
                 return stored.new_bytes
             except ChunkVanished:

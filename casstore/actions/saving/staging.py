@@ -32,6 +32,7 @@ from casstore.storage.container import LINK_FROM_BYTES, FileStamp
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
+from casstore.storage.write_back import FROM_BYTES, Follow, WriteBack, unfollowed
 from casstore.storage.writers import open_here, writer_of
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Staging:
     """One save's staging. Without `request.materialize` the source files are only read, and the draft stays empty.
 
     A file that a process holds open for writing is refused if it is to be taken or is watched, and the system tells;
-    otherwise it is copied as it stands.
+    otherwise it is copied as it stands. `write_back` writes what is to be synced to disk meanwhile.
     """
 
     workspace: Workspace
@@ -111,6 +112,7 @@ class Staging:
     draft: Path
     request: SaveRequest
     progress: Progress
+    write_back: WriteBack
     _fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
     _gc_epoch: int = field(init=False)
     _containers: dict[Digest, int] = field(default_factory=dict)
@@ -337,7 +339,11 @@ class Staging:
             if files.hand_over(descriptor, self.workspace.layout.home):
                 seen = os.fstat(descriptor)
             content = self._small_content(file.disk_path, descriptor, seen)
-            recipe = self._hash(file.disk_path, descriptor, seen) if content is None else chunking.scan_bytes(content)
+            if content is not None:
+                recipe = chunking.scan_bytes(content)
+            else:
+                follow = self.write_back.follow(descriptor, seen.st_size) if self._is_synced else unfollowed
+                recipe = self._hash(file.disk_path, descriptor, seen, follow)
             if file.disk_path != target:  # a link changes the file's change time
                 self._check_unchanged(file.disk_path, descriptor, seen)
         racy = is_racy(seen)
@@ -368,7 +374,7 @@ class Staging:
             if _may_be_torn(before):
                 self._is_written(file, descriptor, before)
             with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
-                files.copy_file(descriptor, copy, advance)
+                files.copy_file(descriptor, copy, self._writing_back(temporary, recipe, advance))
                 self._check_unchanged(file.disk_path, descriptor, before)
                 self._check_same(file.disk_path, copy, recipe, advance)
                 files.set_mode(copy, self.workspace.file_mode(executable))
@@ -447,9 +453,29 @@ class Staging:
         self.progress.advance(recipe.size)
         return recipe
 
-    def _hash(self, path: str, descriptor: int, before: os.stat_result) -> Recipe:
+    @property
+    def _is_synced(self) -> bool:
+        """Whether new large files are adopted as they stand, and are to be on disk when the save is done."""
+        return self.request.durable and self._may_link
+
+    def _writing_back(
+        self, copy: files.StrPath, recipe: Recipe, advance: Callable[[int], None]
+    ) -> Callable[[int], None]:
+        """`advance`, and while a large file of new content is copied, the copy is written to disk."""
+        if recipe.size < FROM_BYTES or not self._is_synced or self.write_back.is_mostly_known(recipe.digests):
+            return advance
+        with opened(copy, os.O_RDONLY) as descriptor:  # a second one for writing would count as a writer's
+            follow = self.write_back.follow(descriptor, recipe.size)
+
+        def advanced(length: int) -> None:
+            follow(length, ())
+            advance(length)
+
+        return advanced
+
+    def _hash(self, path: str, descriptor: int, before: os.stat_result, follow: Follow = unfollowed) -> Recipe:
         try:
-            recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size)
+            recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size, follow)
         except EOFError as error:
             raise changed(path) from error
         self._check_unchanged(path, descriptor, before)
