@@ -11,6 +11,7 @@ import shutil
 import signal
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,6 +27,7 @@ StrPath = str | os.PathLike[str]
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
+_SYNC_THREADS = 4
 _READ_BYTES = 256 << 10  # of a file that is held in memory as a whole
 # From linux/fs.h: wait for what is being written, or start writing and wait for nothing.
 _SYNC_FILE_RANGE_WAIT, _SYNC_FILE_RANGE_WRITE = 1, 2
@@ -77,6 +79,18 @@ def sync_file(path: StrPath) -> None:
     """fsync a file's bytes and size. Raises OSError."""
     with opened(path, os.O_RDONLY) as descriptor:
         os.fsync(descriptor)
+
+
+def sync_files(paths: Collection[StrPath]) -> None:
+    """fsync many files, some at a time: most of the time of each is waiting. Raises OSError, when all are done."""
+    if len(paths) < 2:
+        deque(map(sync_file, paths), maxlen=0)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # takes time that most commands do not need
+
+    with ThreadPoolExecutor(min(len(paths), _SYNC_THREADS)) as pool:
+        for future in [pool.submit(sync_file, path) for path in paths]:
+            future.result()
 
 
 def sync_descriptor(descriptor: int) -> None:

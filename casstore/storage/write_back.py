@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TYPE_CHECKING
 
 from casstore.digest import Digest
 from casstore.storage import files
 from casstore.storage.descriptors import Descriptor, duplicate
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 # Smaller files take no longer to sync than a thread takes to start. It is also from here on that hashing uses two.
 FROM_BYTES = 8 << 20
@@ -61,6 +64,8 @@ class WriteBack:
         if size < FROM_BYTES or len(self._begun) >= _MOST_AHEAD:  # then the disk has enough to do
             return unfollowed
         if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # takes time that most commands do not need
+
             self._pool = ThreadPoolExecutor(1, "casstore-write-back")
         # Of the same open file: the kernel tells it of all errors since that was opened.
         held = duplicate(descriptor)
