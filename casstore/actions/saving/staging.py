@@ -364,30 +364,59 @@ class Staging:
         with opened as descriptor:
             if self._takes and file.is_direct:
                 self._check_written(file.disk_path, descriptor, before)
-            recipe = self._known_or_hashed(file, descriptor, before)
-            self._remember(descriptor, before, recipe)
-            known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
-            linked = None if known is None else self._link(file, target, executable, known)
-            if linked is not None:
-                return linked
-            temporary = self.session.new_path()
-            if _may_be_torn(before):
-                self._is_written(file, descriptor, before)
-            with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
-                files.copy_file(descriptor, copy, self._writing_back(temporary, recipe, advance))
-                self._check_unchanged(file.disk_path, descriptor, before)
-                self._check_same(file.disk_path, copy, recipe, advance)
-                files.set_mode(copy, self.workspace.file_mode(executable))
-                copied = os.fstat(copy)
-            if self._known is None:
-                files.rename(temporary, target)
+            place = target if self._known is None else str(self.session.new_path())
+            if not _may_be_torn(before):
+                recipe, content, copied = self._copy_at_once(file, descriptor, before, place)
             else:
-                self._put(before, temporary, target)
+                content = None
+                recipe = self._known_or_hashed(file, descriptor, before)
+                self._remember(descriptor, before, recipe)
+                linked = self._link_stored(file, target, executable, recipe)
+                if linked is not None:
+                    return linked
+                self._is_written(file, descriptor, before)
+                with files.create_file(place) as copy, self._copying(before.st_size) as advance:
+                    files.copy_file(descriptor, copy, self._writing_back(place, recipe, advance))
+                    self._check_unchanged(file.disk_path, descriptor, before)
+                    self._check_same(file.disk_path, copy, recipe, advance)
+                    files.set_mode(copy, self.workspace.file_mode(executable))
+                    copied = os.fstat(copy)
+            if place != target:
+                self._put(before, place, target)
                 copied = check_linked(target, copied, target)
         if reason:
             self._copied.setdefault(reason, []).append(file.disk_path)
         stamp = FileStamp.of(copied)
-        return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+        return StagedFile(file.path, executable, recipe, stamp, False, target, content, self._watched(copied))
+
+    def _copy_at_once(
+        self, file: SourceFile, descriptor: int, before: os.stat_result, place: str
+    ) -> tuple[Recipe, bytes | None, os.stat_result]:
+        """Copy a file that programs write with one call: what one call reads is hashed, written and kept for packing.
+
+        Returns its recipe, its bytes if there is room for them, and the copy's status.
+        """
+        read = os.pread(descriptor, before.st_size + 1, 0)
+        if len(read) != before.st_size:
+            raise changed(file.disk_path)
+        self._check_unchanged(file.disk_path, descriptor, before)
+        recipe = chunking.scan_bytes(read)
+        self._remember(descriptor, before, recipe)
+        with files.create_file(place) as copy:
+            files.write_all(copy, read)
+            files.set_mode(copy, self.workspace.file_mode(files.is_executable(file.status)))
+            copied = os.fstat(copy)
+        self.progress.advance(before.st_size)
+        is_kept = self._kept_bytes + before.st_size <= _KEEP_BYTES
+        self._kept_bytes += before.st_size if is_kept else 0
+        return recipe, read if is_kept else None, copied
+
+    def _link_stored(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
+        """Put a link of the store's loose file at `target`, if it has the content that has just been hashed."""
+        if recipe.size < LINK_FROM_BYTES:
+            return None
+        known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
+        return None if known is None else self._link(file, target, executable, known)
 
     def _check_closed(self, path: str) -> None:
         with opened(path, os.O_RDONLY) as descriptor:
