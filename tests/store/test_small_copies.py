@@ -8,6 +8,7 @@ import pytest
 
 import casstore
 from casstore.actions.saving import packing, staging
+from casstore.actions.saving.unchanged import open_as_found
 from casstore.storage import chunking
 from tests.kit import contents, noise, plant
 
@@ -38,7 +39,7 @@ def test_each_is_read_once(store: casstore.Store, source: Path, monkeypatch: pyt
 def test_one_that_grows_while_it_is_read_is_refused(
     store: casstore.Store, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = staging.open_as_found
+    real = open_as_found
 
     def grow(path: str, *, is_direct: bool):
         found = real(path, is_direct=is_direct)

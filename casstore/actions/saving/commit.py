@@ -265,7 +265,7 @@ class Committing:
 def commit_together(
     workspace: Workspace, session: Session, versions: Sequence[tuple[Target, Written, Callable[[], None]]]
 ) -> None:
-    """Make versions of different names visible, all or none. None of them gets a directory.
+    """Make versions visible, all or none. None of them gets a directory.
 
     Each comes with a last look at its files. New files are removed if nothing is committed. Raises ChunkVanished,
     TagExists, FileChanged, OSError.
@@ -274,7 +274,7 @@ def commit_together(
     with contextlib.ExitStack() as locks:
         try:
             # In this order everywhere, so that no two processes wait for each other.
-            for name in sorted(target.tag.name for target, _, _ in versions):
+            for name in sorted({target.tag.name for target, _, _ in versions}):
                 locks.enter_context(workspace.name_lock(name))
         except BaseException:
             remove(paths)
@@ -364,14 +364,30 @@ def commit_stored(
 
     Raises ChunkVanished if a chunk is not there, TagExists, OSError.
     """
+    stored = _found(workspace, manifest, trust)
+    written = write(workspace, session, stored, Terms(durable, trust, Place.BY_CREATION, event), SILENT)
+    Committing(workspace, session, Target(manifest.tag)).run(written)
+
+
+def commit_stored_together(
+    workspace: Workspace, session: Session, manifests: Sequence[Manifest], event: Noted, *, durable: bool, trust: Trust
+) -> None:
+    """Commit versions as `commit_stored` does, all of them or none. Raises what it raises."""
+    terms = Terms(durable, trust, Place.BY_CREATION, event)
+    found = [(_found(workspace, manifest, trust), terms) for manifest in manifests]
+    written = write_together(workspace, session, found)
+    versions = [(Target(each.commit.manifest.tag), each, lambda: None) for each in written]
+    commit_together(workspace, session, versions)
+
+
+def _found(workspace: Workspace, manifest: Manifest, trust: Trust) -> Stored:
+    """A version whose chunks are all stored already. Raises ChunkVanished if one is not."""
     manifest = replace(manifest, description=marked(workspace, manifest, trust, None))
     wanted = {digest for file in manifest.files for digest in manifest.recipe_of(file).digests}
     needed = Needed.of(workspace, wanted).checked(workspace)
     if wanted - needed.have:
         raise ChunkVanished
-    terms = Terms(durable, trust, Place.BY_CREATION, event)
-    written = write(workspace, session, Stored(manifest, needed), terms, SILENT)
-    Committing(workspace, session, Target(manifest.tag)).run(written)
+    return Stored(manifest, needed)
 
 
 def remove(paths: Iterable[files.StrPath]) -> None:
