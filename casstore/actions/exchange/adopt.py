@@ -308,8 +308,9 @@ class Adoption:
         for each in group:
             row = self.workspace.catalog.versions.find(each.tag) if each.tag in coming.keys() - apart else None
             if row is not None:
-                arrival = Arrival(row, True, coming[each.tag].described.notes)
-                self._note(each, coming[each.tag].source, arrival)
+                with self._refusing(each):
+                    arrival = Arrival(row, True, coming[each.tag].described.notes)
+                    self._note(each, coming[each.tag].source, arrival)
                 self.progress.advance(max(0, each.size - hashing[each.tag].done_bytes))
         return [each for each in group if each.tag not in coming.keys() - apart]
 
@@ -328,7 +329,7 @@ class Adoption:
         self, session: Session, each: Adoptable, look: Future[Source], materialize: bool, progress: Progress
     ) -> None:
         """Adopt one directory, or record why not. Raises OSError and StoreError that concern the store itself."""
-        try:
+        with self._refusing(each):
             coming = self._coming(each, look)
             draft = session.new_path()
             if materialize:
@@ -339,6 +340,12 @@ class Adoption:
             finally:
                 files.remove_tree(draft)
             self._note(each, coming.source, arrival)
+
+    @contextlib.contextmanager
+    def _refusing(self, each: Adoptable) -> Iterator[None]:
+        """Record an error of a `with` block that concerns one directory as the reason why it was left alone."""
+        try:
+            yield
         except CasstoreError as error:
             if isinstance(error, StoreError):
                 raise
