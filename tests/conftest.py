@@ -24,6 +24,7 @@ from casstore.actions.gc import autogc
 from casstore.settings import Setting
 from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
+from tests.cli.forks import import_all
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
 # No test is timed: what a busy machine delays is no failure.
@@ -34,6 +35,8 @@ settings.load_profile("casstore")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+import_all()
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30

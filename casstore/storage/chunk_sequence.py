@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 
 from casstore.digest import Digest
 from casstore.storage.container import Location
@@ -39,8 +39,8 @@ class ChunkSequence:
         self._locations: Locations = {}
         self._located = range(0)  # the numbers of the chunks that `_locations` was asked for
         self._last = -2  # so that the first chunk begins no run
-        self._ahead: dict[int, Future[bytes]] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: dict[int, futures.Future[bytes]] = {}
+        self._pool: futures.ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
     def get(self, number: int) -> bytes:
@@ -101,7 +101,7 @@ class ChunkSequence:
             if following in self._ahead or chunk.length < _SMALLEST_AHEAD_BYTES:
                 continue
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(_READ_THREADS)
+                self._pool = futures.ThreadPoolExecutor(_READ_THREADS)
             locations = self._locations_of(following)
             try:
                 self._ahead[following] = self._pool.submit(self._read, chunk.digest, locations)

@@ -343,9 +343,14 @@ def append(path: Path, data: bytes) -> None:
 
     What a crash has left without an end of line is ended first. Raises OSError; a part may have been written then.
     """
-    make_directory(path.parent)
-    make_file(path)
-    with opened(path, os.O_RDWR | os.O_APPEND) as descriptor:
+    flags = os.O_RDWR | os.O_APPEND
+    try:
+        file = opened(path, flags)
+    except FileNotFoundError:
+        make_directory(path.parent)
+        make_file(path)
+        file = opened(path, flags)
+    with file as descriptor:
         size = os.fstat(descriptor).st_size
         is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         write_all(descriptor, b"\n" + data if is_cut else data)

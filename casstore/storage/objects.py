@@ -11,7 +11,7 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -21,8 +21,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
 from casstore.storage.chunk_sequence import ChunkSequence
-from casstore.storage.coding.codec import decode
-from casstore.storage.coding.delta import decode_deltas
+from casstore.storage.coding import codec
+from casstore.storage.coding import delta as deltas
 from casstore.storage.container import MAX_DELTA_LINKS, Container, Location
 from casstore.storage.layout import Layout
 from casstore.storage.readable import OpenFile, Readable
@@ -170,7 +170,7 @@ class Objects(Uncopied):
         if base is None or grouping is None:
             return None
         try:
-            raw = decode_deltas(base, [self._read_record(digest, location)[1]], grouping)
+            raw = deltas.decode_deltas(base, [self._read_record(digest, location)[1]], grouping)
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
             return None
@@ -247,14 +247,14 @@ class Objects(Uncopied):
             entry, encoded = self._read_record(delta, delta_location)
             grouping = entry.grouping or start
             if run and grouping != run_grouping:
-                run_base, run = decode_deltas(run_base, run, grouping_raw), []
+                run_base, run = deltas.decode_deltas(run_base, run, grouping_raw), []
             if grouping != run_grouping:
                 # Usually the start of the chain; another if a chunk in between has been stored whole since.
                 grouping_raw = raw if grouping == start else self._read_whole(grouping, locations.get(grouping))
                 run_grouping = grouping
             run.append(encoded)
         if run:
-            raw = decode_deltas(run_base, run, grouping_raw)
+            raw = deltas.decode_deltas(run_base, run, grouping_raw)
         if Digest.of(raw) != digest:
             raise IntegrityError(f"its bytes do not match the digest {digest}")
         return raw
@@ -265,7 +265,7 @@ class Objects(Uncopied):
             raise IntegrityError(f"chunk {digest}, which it is grouped by, is missing")
         if location.container.is_pack:
             entry, encoded = self._read_record(digest, location)
-            return decode(entry.encoding, encoded, entry.raw_bytes)
+            return codec.decode(entry.encoding, encoded, entry.raw_bytes)
         if not 0 < location.raw_bytes <= MAX_CHUNK_BYTES or location.offset < 0:
             raise IntegrityError(f"the catalog's record of the place of chunk {digest} is damaged")
         container = self._container(location.container)  # our own reference: another thread may drop it from the cache
@@ -324,7 +324,7 @@ class Objects(Uncopied):
 
     def read_ahead(
         self, digests: Iterable[Digest], threads: int = _READ_THREADS
-    ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
+    ) -> Generator[tuple[Digest, futures.Future[bytes]], None, None]:
         """Each chunk in turn, with a future of its bytes, whose result may raise IntegrityError or OSError."""
         return self._ahead(digests, threads, self._read)
 
@@ -337,10 +337,10 @@ class Objects(Uncopied):
 
     def _ahead(
         self, digests: Iterable[Digest], threads: int, read: Callable[[Digest, Mapping[Digest, Location]], bytes]
-    ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
+    ) -> Generator[tuple[Digest, futures.Future[bytes]], None, None]:
         unread = iter(digests)
-        with ThreadPoolExecutor(threads) as pool:
-            ahead: deque[tuple[Digest, Future[bytes]]] = deque()
+        with futures.ThreadPoolExecutor(threads) as pool:
+            ahead: deque[tuple[Digest, futures.Future[bytes]]] = deque()
             try:
                 while batch := list(itertools.islice(unread, _LOCATE_BATCH)):
                     locations = self._locate_chains(set(batch))
@@ -369,7 +369,7 @@ class Objects(Uncopied):
             return chunk.length
 
         chunks = recipe.chunks()
-        with ThreadPoolExecutor(_READ_THREADS) as pool:
+        with futures.ThreadPoolExecutor(_READ_THREADS) as pool:
             while batch := list(itertools.islice(chunks, _LOCATE_BATCH)):
                 locations = self._locate_chains({chunk.digest for chunk in batch})
                 for length in pool.map(partial(write, locations=locations), batch):

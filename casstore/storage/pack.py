@@ -25,7 +25,7 @@ from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
 from casstore.storage.bounded_msgpack import Unpacking
-from casstore.storage.coding import entropy
+from casstore.storage.coding import documents
 from casstore.storage.readable import Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 
@@ -360,7 +360,7 @@ def _index_entries(index: bytes, offset: int) -> list[PackEntry]:
     """The entries of an index that stands at `offset`."""
     try:
         most = offset // _RECORD.size  # records do not overlap
-        document = entropy.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))
+        document = documents.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))
         rows = Unpacking((most + 1) * _MAX_ROW_ITEMS).unpack(document)
         if len(rows) > most:
             raise IntegrityError("an index has more entries than the pack has room for")
