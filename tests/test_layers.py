@@ -28,7 +28,7 @@ INNER = {
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
         *["parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
-        *["sharing"],
+        *["write_back", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "objects"],
         *["sessions"],
     ],
