@@ -32,12 +32,16 @@ class ChunkSequence:
         chunks: Sequence[Chunk],
         locate: Callable[[Collection[Digest]], Locations],
         read: Callable[[Digest, Locations], bytes],
+        locations: Locations | None = None,
     ) -> None:
+        """`locations`: of all the chunks, where they have been looked up already."""
         self._chunks = chunks
         self._locate = locate
         self._read = read
-        self._locations: Locations = {}
-        self._located = range(0)  # the numbers of the chunks that `_locations` was asked for
+        self._locations = locations or {}
+        self._located = range(
+            0 if locations is None else len(chunks)
+        )  # the numbers of the chunks that `_locations` was asked for
         self._last = -2  # so that the first chunk begins no run
         self._ahead: dict[int, Future[bytes]] = {}
         self._pool: ThreadPoolExecutor | None = None
