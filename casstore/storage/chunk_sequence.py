@@ -7,17 +7,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from casstore.digest import Digest
+from casstore.storage import machine
 from casstore.storage.container import Location
 from casstore.storage.recipe import Chunk
 
 Locations = Mapping[Digest, Location]
 
-_READ_THREADS = 2
+# Each takes some 15 MiB, and so many decode faster than a disk takes, or gives, what they do.
+_MOST_THREADS = 8
 _CHUNKS_AHEAD = 8  # at most 8 MiB, 128 at the format's hard limit
 _SMALLEST_AHEAD_BYTES = 32 << 10  # to hand a smaller chunk to a thread takes longer than to read it
 # How many chunks one look-up covers: few after a jump, since they may be all that is read there.
 _FIRST_LOOK_UP = 16
 _LARGEST_LOOK_UP = 512
+
+
+def decode_threads() -> int:
+    """How many threads decode chunks for one reader."""
+    return max(2, min(_MOST_THREADS, machine.usable_cores()))
 
 
 class ChunkSequence:
@@ -105,7 +112,7 @@ class ChunkSequence:
             if following in self._ahead or chunk.length < _SMALLEST_AHEAD_BYTES:
                 continue
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(_READ_THREADS)
+                self._pool = ThreadPoolExecutor(decode_threads())
             locations = self._locations_of(following)
             try:
                 self._ahead[following] = self._pool.submit(self._read, chunk.digest, locations)

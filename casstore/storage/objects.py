@@ -22,7 +22,7 @@ from blake3 import blake3
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files, pack
-from casstore.storage.chunk_sequence import ChunkSequence, Locations
+from casstore.storage.chunk_sequence import ChunkSequence, Locations, decode_threads
 from casstore.storage.coding.codec import decode
 from casstore.storage.coding.delta import decode_deltas
 from casstore.storage.container import MAX_DELTA_LINKS, Container, Location
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
-_MOST_DECODE_THREADS = 8  # each takes some 15 MiB, and so many decode faster than a disk takes what they do
 _CHUNKS_AHEAD = 16  # chunks read during the first write: at most 16 MiB, or 256 MiB at the format's hard limit
 _STRETCHES_AHEAD = 6  # decoded and not yet asked for
 _STRETCHES_PLANNED = 16  # whose results are small
@@ -454,7 +453,7 @@ class Objects(Uncopied):
             ]
 
         running: deque[Future[list[_Result]]] = deque()
-        with ThreadPoolExecutor(_decode_threads()) as pool:
+        with ThreadPoolExecutor(decode_threads()) as pool:
             try:
                 for stretch, locations in self._located(chunks):
                     needs = parts(stretch, locations)
@@ -512,11 +511,6 @@ class Objects(Uncopied):
         `name`: what its errors call the blob. `locations` is as in `write_blob`.
         """
         return io.BufferedReader(BlobReader(self, recipe, name, locations), buffer_size=_READER_BUFFER_BYTES)
-
-
-def _decode_threads() -> int:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(_READ_THREADS, min(_MOST_DECODE_THREADS, count))
 
 
 _SMALL_BYTES = 1 << 20  # too small to be worth a thread

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
+from casstore.storage import machine
 from casstore.storage.container import Container, Kind, Location
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects
@@ -133,6 +134,24 @@ def test_chunks_that_moved_since_they_were_looked_up(packed: Packed) -> None:
 
     objects = Objects(packed.layout, packed.locate, open_container=open_late)
     assert b"".join(objects.read_blob(RECIPE)) == BLOB
+
+
+@pytest.mark.parametrize("cores", [1, 3, 4])
+def test_all_cores_decode(packed: Packed, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    """Each read waits until as many threads are reading as there are cores, and at least two."""
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    meeting = threading.Barrier(max(2, cores))
+
+    class Met(Counted):
+        def pread(self, offset: int, length: int) -> bytes:
+            meeting.wait(60)
+            return super().pread(offset, length)
+
+    blob = b"".join(CHUNKS[:20]) * 12
+    chunks = tuple((digest, LENGTH) for digest in DIGESTS[:20] * 12)
+    recipe = Recipe(Digest.of(blob), len(blob), "test/1", (RecipeSegment(chunks),))
+    objects = Objects(packed.layout, packed.locate, open_container=lambda c: Met(Path(c.path(packed.layout)), []))
+    assert b"".join(objects.read_blob(recipe)) == blob
 
 
 def test_what_raises_in_a_thread_ends_them_all(packed: Packed, tmp_path: Path) -> None:
