@@ -92,6 +92,18 @@ def test_a_version_that_is_gone(store, model):
         model.read_into("w", bytearray(SIZE))
 
 
+def test_a_version_that_has_been_left_to_a_remote(store, save, model, tmp_path):
+    save("m:2", {"w": b"newer"})
+    store.add_remote("origin", str(tmp_path / "remote")).push()
+    assert len(model.files) == 3
+    store.evict("m:1")
+    with pytest.raises(casstore.TagNotFound):
+        model.read_into("w", bytearray(SIZE))
+    target = bytearray(SIZE)
+    store.get("m:1").read_into("w", target)  # which pulls it again
+    assert target == noise(SIZE)
+
+
 def test_damage_is_told(packed, store, home):
     size = packed.files[0].size
     for pack in (home / "objects/packs").iterdir():
