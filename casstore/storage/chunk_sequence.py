@@ -46,9 +46,8 @@ class ChunkSequence:
         self._locate = locate
         self._read = read
         self._locations = locations or {}
-        self._located = range(
-            0 if locations is None else len(chunks)
-        )  # the numbers of the chunks that `_locations` was asked for
+        # The numbers of the chunks that `_locations` was asked for.
+        self._located = range(0 if locations is None else len(chunks))
         self._last = -2  # so that the first chunk begins no run
         self._ahead: dict[int, Future[bytes]] = {}
         self._pool: ThreadPoolExecutor | None = None

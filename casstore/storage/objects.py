@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import itertools
 import os
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from blake3 import blake3
 
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.errors import IntegrityError, RemoteError, UnsupportedFormat
 from casstore.storage import files, pack
 from casstore.storage.chunk_sequence import ChunkSequence, Locations, decode_threads
 from casstore.storage.coding.codec import decode
@@ -411,11 +410,16 @@ class Objects(Uncopied):
         """
         import ctypes  # takes some milliseconds that most commands do not need
 
-        # Assigning to a slice would hold up all other threads; this does not.
-        start = ctypes.addressof(ctypes.c_char.from_buffer(target)) if recipe.size else 0
+        if recipe.size != target.nbytes:
+            raise IntegrityError(f"the recipe of blob {recipe.blob} is for another size than its file has")
+        if not recipe.size:
+            return
+        memory = (ctypes.c_char * recipe.size).from_buffer(target)
 
         def copy(chunk: Chunk, raw: bytes) -> int:
-            ctypes.memmove(start + chunk.offset, raw, chunk.length)
+            # Assigning to a slice would hold up all other threads; this does not. It checks nothing: the pieces of a
+            # recipe add up to its size, `raw` is as long as its piece, and what is referred to here is not freed.
+            ctypes.memmove(ctypes.byref(memory, chunk.offset), raw, chunk.length)
             return chunk.length
 
         self._take_all(recipe, copy, lambda _: None, locations)
@@ -485,20 +489,18 @@ class Objects(Uncopied):
                     container.will_need(part.start, part.length)
 
     def _records(self, needs: Iterable[Part]) -> Records:
-        """What stands in these parts of packs. What is gone or damaged is left out, for whoever needs it to say so.
+        """What stands in these parts of packs. What cannot be read is left out, for whoever needs it to say so.
 
-        Raises OSError.
+        Raises RemoteError.
         """
         found: dict[Digest, memoryview] = {}
         for part in needs:
             try:
                 view = memoryview(self._container(part.container).pread(part.start, part.length))
-            except (IntegrityError, FileNotFoundError):
+            except RemoteError:
+                raise  # it has been tried again and again already
+            except (IntegrityError, OSError):
                 continue
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                continue  # one bad sector, and many records beside it
             for digest, offset, length in part.records:
                 found[digest] = view[offset - part.start : offset - part.start + length]
         return found

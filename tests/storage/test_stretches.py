@@ -136,6 +136,16 @@ def test_chunks_that_moved_since_they_were_looked_up(packed: Packed) -> None:
     assert b"".join(objects.read_blob(RECIPE)) == BLOB
 
 
+@pytest.mark.parametrize("length", [0, len(BLOB) - 1, len(BLOB) + 1])
+def test_memory_of_another_size_is_not_written_to(packed: Packed, length: int) -> None:
+    """A catalog may be damaged, so that a file and its recipe differ."""
+    target = bytearray(length)
+    with pytest.raises(IntegrityError, match="another size"):
+        packed.objects.read_blob_into(RECIPE, memoryview(target))
+    assert not any(target)
+    assert packed.reads == []
+
+
 @pytest.mark.parametrize("cores", [1, 3, 4])
 def test_all_cores_decode(packed: Packed, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     """Each read waits until as many threads are reading as there are cores, and at least two."""
