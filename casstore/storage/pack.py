@@ -171,14 +171,14 @@ class PackWriter(PackStream):
         files.remove_file(self.path)
 
 
-def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntry, memoryview]:
+def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntry, bytes]:
     """One record: its header's fields, and the encoded bytes. Raises IntegrityError, UnsupportedFormat, OSError."""
     if offset < 0 or not _RECORD.size <= length <= MAX_RECORD_BYTES:
         raise IntegrityError(f"a pack record of {length} bytes is of no possible length")
-    return split_record(memoryview(container.pread(offset, length)), offset, length)
+    return split_record(container.pread(offset, length), offset, length)
 
 
-def split_record(record: memoryview, offset: int, length: int) -> tuple[PackEntry, memoryview]:
+def split_record(record: bytes | memoryview, offset: int, length: int) -> tuple[PackEntry, bytes]:
     """The header's fields and the encoded bytes of what was read as a record of that length, at that offset.
 
     Raises IntegrityError, UnsupportedFormat.
@@ -186,7 +186,8 @@ def split_record(record: memoryview, offset: int, length: int) -> tuple[PackEntr
     entry, payload_start = _parse_record(record, offset)
     if entry.length != len(record) or len(record) != length:
         raise IntegrityError("a pack record is cut short")
-    return entry, record[payload_start:]
+    # A copy is soon gained back: decoding then finds the bytes in the processor's cache, and at its own alignment.
+    return entry, bytes(record[payload_start:])
 
 
 def parse_record(record: bytes, offset: int) -> PackEntry:

@@ -108,8 +108,7 @@ def write(path: Path, chunks: list[EncodedChunk], *, durable: bool = False) -> l
 def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, bytes]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        found, encoded = read_record(OpenFile(descriptor), entry.offset, entry.length)
-        return found, bytes(encoded)
+        return read_record(OpenFile(descriptor), entry.offset, entry.length)
     finally:
         os.close(descriptor)
 
