@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import operator
-import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn
@@ -220,7 +220,7 @@ def _context(context: Any) -> dict[str, Any]:
     given.setdefault("framework_name", "")
     given.setdefault("framework_versions", {})
     given.setdefault("bentoml_version", _bentoml_version())
-    given.setdefault("python_version", platform.python_version())
+    given.setdefault("python_version", sys.version.split()[0])
     if not isinstance(given["framework_name"], str):
         raise InvalidMetadata("context: framework_name is text, such as 'torch'")
     versions = given["framework_versions"]

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import cloudpickle
-
+from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
 from casstore.actions.registry import policies
@@ -24,7 +23,7 @@ from casstore.actions.sources import hugging_face
 from casstore.actions.sources.ignoring import Rules
 from casstore.actions.workspace import Workspace
 from casstore.description import FIELDS, Description
-from casstore.errors import CasstoreError, InvalidMetadata, TagExists
+from casstore.errors import CasstoreError, InvalidMetadata, TagExists, TagNotFound
 from casstore.model import Model
 from casstore.plain_json import label, mapping, plain_mapping
 from casstore.progress import Progress
@@ -98,6 +97,7 @@ class Draft(Uncopied):
         self._directory: Path | None = None
         self._source: tuple[Path, Handling, bool] | None = None
         self._model: Model | None = None
+        self._is_gone = False
         self._rules: Rules | None = None
         self._new_bytes = 0
         self._left_behind: tuple[str, ...] = ()
@@ -172,7 +172,11 @@ class Draft(Uncopied):
         ------
         CasstoreError
             The version is not saved.
+        TagNotFound
+            It was, and another process has deleted it already.
         """
+        if self._is_gone:
+            raise TagNotFound(f"{self.tag} was saved, and has been deleted meanwhile")
         if self._model is None:
             raise CasstoreError(f"{self.tag} is not saved yet; it is when the with block has ended")
         return self._model
@@ -382,7 +386,9 @@ class Draft(Uncopied):
         )  # fmt: skip
         self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         row = self._workspace.catalog.versions.find(self.tag)
-        if row is not None:  # another process may have deleted it already
+        if row is None:
+            self._is_gone = True  # another process has deleted it already
+        else:
             self._model = Model(self._workspace, row)
             self._is_new = session_of(row.manifest_id) == session.id
 
@@ -394,9 +400,4 @@ def _checked_entry(key: Any, value: Any) -> Any:
 
 
 def _pickled(custom_objects: Mapping[str, Any]) -> bytes | None:
-    if not custom_objects:
-        return None
-    try:
-        return bytes(cloudpickle.dumps(dict(custom_objects)))
-    except Exception as error:  # pickling runs the objects' own code, which may raise anything
-        raise InvalidMetadata(f"custom_objects cannot be pickled: {error}") from error
+    return pickling.pickled(custom_objects) if custom_objects else None

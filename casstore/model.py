@@ -9,22 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
 from casstore.actions import resolve
 from casstore.actions.contents import Contents
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import custom_objects as pickling
+from casstore.actions.describing import model_yaml, times
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
 from casstore.actions.directories.materialize import made_whole
 from casstore.actions.directories.pinning import is_pinned
-from casstore.actions.registry.searching import Facts
+from casstore.actions.registry import searching
 from casstore.actions.reopening import Sent
 from casstore.actions.saving.trust import objects_of
-from casstore.actions.workspace import Workspace
-from casstore.catalog.query import Field
-from casstore.catalog.search import Search
-from casstore.catalog.versions import VersionRow
 from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
@@ -32,11 +27,16 @@ from casstore.notebook import MOST_ROWS, Size, fields, table
 from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
-from casstore.storage.parents import Parent
 from casstore.tag import Tag
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+    from casstore.actions.workspace import Workspace
+    from casstore.catalog.query import Field
+    from casstore.catalog.search import Search
+    from casstore.catalog.versions import VersionRow
+    from casstore.storage.parents import Parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Model:
     @property
     def created_at(self) -> datetime:
         """When it was saved, in UTC."""
-        return model_yaml.timestamp(self._row.created_at_ns)
+        return times.timestamp(self._row.created_at_ns)
 
     @property
     def digest(self) -> Digest:
@@ -346,7 +346,7 @@ class Model:
         if CUSTOM_OBJECTS_NAME not in self._files():
             return {}
         with self.open(CUSTOM_OBJECTS_NAME) as file:
-            loaded = cloudpickle.load(file)
+            loaded = pickling.unpickled(file)
         if not isinstance(loaded, dict):
             raise CasstoreError(
                 f"{CUSTOM_OBJECTS_NAME} of {self.tag} holds a value of type {type(loaded).__name__}, not a dict"
@@ -525,6 +525,6 @@ def table_of(workspace: Workspace, models: Sequence[Model], columns: Sequence[Fi
     aliases = workspace.catalog.searches.aliases(row.id for row in rows) if "alias" in wanted else {}
     pinned = workspace.catalog.searches.pinned(row.id for row in rows) if "pinned" in wanted else set()
     return [
-        Facts(row, model.labels, model.metadata, aliases.get(row.id, []), row.id in pinned).cells(columns)
+        searching.Facts(row, model.labels, model.metadata, aliases.get(row.id, []), row.id in pinned).cells(columns)
         for row, model in zip(rows, models, strict=True)
     ]

@@ -5,8 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from html import escape
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    import html
+else:
+    html = LateModule("html")
 
 _MOST_ITEMS = 10  # of one value
 MOST_ROWS = 50
@@ -21,21 +27,26 @@ class Size(int):
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]], count: int | None = None) -> str:
     """Rows under headings; the first of them where there are many, of `count` in all."""
     count = len(rows) if count is None else count
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
     shown = rows[:MOST_ROWS]
     body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in shown)
     more = f"<p>and {count - len(shown):,} more</p>" if count > len(shown) else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
+def paragraph(text: str) -> str:
+    """A line of text."""
+    return f"<p>{html.escape(text)}</p>"
+
+
 def fields(title: str, values: Mapping[str, Any]) -> str:
     """One thing, as names with their values; what is None or empty is left out."""
     rows = "".join(
-        f"<tr><th>{escape(name)}</th><td>{_cell(value)}</td></tr>"
+        f"<tr><th>{html.escape(name)}</th><td>{_cell(value)}</td></tr>"
         for name, value in values.items()
         if value is not None and value != "" and value != () and value != {}
     )
-    return f"<table><thead><tr><th colspan=2>{escape(title)}</th></tr></thead><tbody>{rows}</tbody></table>"
+    return f"<table><thead><tr><th colspan=2>{html.escape(title)}</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 class Shown:
@@ -56,7 +67,7 @@ class Shown:
 
 
 def _cell(value: Any) -> str:
-    return escape(_text(value))
+    return html.escape(_text(value))
 
 
 def _text(value: Any) -> str:

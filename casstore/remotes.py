@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from casstore.actions import elsewhere_file, resolve
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.exchange import elsewhere
 from casstore.actions.exchange.arrivals import Wishes
@@ -24,6 +24,8 @@ from casstore.actions.exchange.pull_files import PulledFiles, pull_files
 from casstore.actions.exchange.push import Pushed, push_version
 from casstore.actions.exchange.remote_cache import live_refs
 from casstore.actions.exchange.remote_versions import RemoteStatus, local_rows, remote_tags, status
+from casstore.actions.registry import searching_lists
+from casstore.actions.registry.searching import Wanted
 from casstore.actions.saving.trust import Trust
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
@@ -117,7 +119,7 @@ class RemoteModel:
     @property
     def created_at(self) -> datetime:
         """When it was saved, in UTC."""
-        return model_yaml.timestamp(self._version.ref.created_at_ns)
+        return times.timestamp(self._version.ref.created_at_ns)
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -334,33 +336,87 @@ class Remote:
             self.close()  # the next call opens it again
             raise
 
-    def list(self, name: str | None = None) -> Sequence[Ref]:
+    def list(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        where: str | None = None,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Ref]:
         """Return what is there: of each version its tag, digest, size, labels and time.
 
         Parameters
         ----------
         name
-            Only versions of this name.
+            Only versions of this name, or of names that fit a pattern such as `run-*`.
+        labels, where, sort, limit
+            As in `Store.list`. A remote lists `tag`, `name`, `version`, `size`, `created`, `digest` and `labels.KEY`.
 
         Returns
         -------
         Sequence[Ref]
-            The newest first.
+            The newest first, or as `sort` says.
 
         Raises
         ------
+        InvalidTag, InvalidMetadata
+            As from `Store.list`.
+        InvalidQuery
+            `where` or `sort` cannot be understood, or has fields that a remote does not list, such as metadata.
         RemoteNotFound
             No remote stands there.
         RemoteError
             It cannot be reached.
+
+        Examples
+        --------
+        >>> store.remote("origin").push("bert:v1")[0].is_new
+        True
+        >>> [str(ref.tag) for ref in store.remote("origin").list(where="labels.stage = dev and created < 7d")]
+        ['bert:v1']
         """
-        name = None if name is None else resolve.name(name)
+        search = searching_lists.parsed(Wanted(name, labels, where, sort, limit))
         with self._asking() as bucket, workers(_READERS) as pool:
             if self._workspace is not None:
-                refs = live_refs(self._workspace, bucket, pool, name)
+                refs = live_refs(self._workspace, bucket, pool, search.one_name)
             else:
-                refs = [ref for ref, _ in bucket.read_refs(keys.live(bucket.refs(name)), pool)]
-        return sorted(refs, key=lambda ref: (ref.created_at_ns, ref.tag), reverse=True)
+                refs = [ref for ref, _ in bucket.read_refs(keys.live(bucket.refs(search.one_name)), pool)]
+        return searching_lists.found(refs, search)
+
+    def table(
+        self,
+        name: str | None = None,
+        *,
+        labels: Mapping[str, Any] | None = None,
+        where: str | None = None,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        columns: str | Sequence[str] | None = None,
+    ) -> Sequence[dict[str, Any]]:
+        """List what is there as rows of a table, as `Store.table` does.
+
+        Parameters
+        ----------
+        name, labels, where, sort, limit
+            As in `list`.
+        columns
+            Fields that a remote lists, such as "tag,labels.stage"; by default tag, size, created and labels.
+
+        Returns
+        -------
+        Sequence[dict[str, Any]]
+            One row for each version.
+
+        Raises
+        ------
+        InvalidTag, InvalidMetadata, InvalidQuery, RemoteNotFound, RemoteError
+            As from `list`.
+        """
+        fields = searching_lists.columns_of(columns)
+        refs = self.list(name, labels=labels, where=where, sort=sort, limit=limit)
+        return [searching_lists.cells(ref, fields) for ref in refs]
 
     def get(self, tag: str | Tag) -> RemoteModel:
         """Return one version, to be looked at or read without pulling it.
@@ -390,7 +446,7 @@ class Remote:
         text = str(tag)
         name, _, version = text.partition(":")
         if isinstance(tag, str) and version in ("", "latest"):
-            found = self.list(name)
+            found = self.list(resolve.name(name), limit=1)
             if not found:
                 raise TagNotFound(f"no version of {name!r} is in {self.url}; `casstore list --remote` shows what is")
             return found[0].tag

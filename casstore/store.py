@@ -8,74 +8,78 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from html import escape
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from casstore.actions import configure, elsewhere_file, resolve
+from casstore import draft as drafting
+from casstore import remotes as remoting
+from casstore.actions import configure, elsewhere_file, reserved, resolve
 from casstore.actions import sharing as sharing_action
 from casstore.actions.comparing import diff as diff_action
-from casstore.actions.comparing.difference import Diff
-from casstore.actions.consistency import lost
-from casstore.actions.consistency.held import kept_manifests
-from casstore.actions.describing.capture import captured
+from casstore.actions.consistency import held, lost
+from casstore.actions.describing import capture as capturing
 from casstore.actions.directories import pinning
 from casstore.actions.exchange import adopt as adopt_action
+from casstore.actions.exchange import arrivals as arriving
 from casstore.actions.exchange import backup as backup_action
 from casstore.actions.exchange import checkout as checkout_action
 from casstore.actions.exchange import elsewhere, exporting, importing, remotes_file
 from casstore.actions.exchange import pruned as pruned_action
 from casstore.actions.exchange import sync_tree as sync_tree_action
-from casstore.actions.exchange.adopt import AdoptReport
-from casstore.actions.exchange.arrivals import Wishes as ImportWishes
-from casstore.actions.exchange.backup import BackupReport
-from casstore.actions.exchange.sync_tree import SyncReport
 from casstore.actions.gc import collect as gc_action
-from casstore.actions.gc.report import GcOptions, GcReport
+from casstore.actions.gc import report as gc_report
 from casstore.actions.health import rebuild as rebuild_action
 from casstore.actions.health import repair as repair_action
 from casstore.actions.health import verify as verify_action
-from casstore.actions.health.rebuild import RebuildReport
-from casstore.actions.health.repair import RepairReport
-from casstore.actions.health.verify import VerifyReport
 from casstore.actions.home import layout_of, open_workspace
 from casstore.actions.registry import aliases as aliases_action
 from casstore.actions.registry import annotating, forgetting, history, likeness, searching
 from casstore.actions.registry import lineage as lineage_action
 from casstore.actions.registry import policies as policies_action
+from casstore.actions.registry import rules as keep_rules
 from casstore.actions.registry import trash as trash_action
-from casstore.actions.registry.forgetting import ForgetPlan
-from casstore.actions.registry.likeness import LikelyParent
-from casstore.actions.registry.lineage import Lineage
-from casstore.actions.registry.rules import KeepRules
-from casstore.actions.registry.trash import DeletedVersion
 from casstore.actions.reopening import Address
-from casstore.actions.reserved import in_any_room
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import drafts as drafts_action
-from casstore.actions.saving.drafts import KeptDraft
-from casstore.actions.saving.trust import Trust
-from casstore.actions.sharing import InitReport
-from casstore.actions.workspace import Workspace
-from casstore.annotated import Annotation
-from casstore.archive.formats import Format
-from casstore.catalog.aliases import Alias, AliasMove, Anywhere
-from casstore.catalog.events import Event
-from casstore.catalog.remotes import Elsewhere
-from casstore.catalog.usage import Usage
-from casstore.catalog.versions import VersionRow
+from casstore.actions.saving import trust as trust_action
+from casstore.archive import formats
 from casstore.description import Description
-from casstore.draft import Draft, Wishes
 from casstore.errors import InvalidTag, TagNotFound
 from casstore.model import Imported, Model, Models, table_of
-from casstore.notebook import MOST_ROWS, table
+from casstore.notebook import MOST_ROWS, paragraph, table
 from casstore.plain_json import mapping
-from casstore.progress import SILENT, Progress
-from casstore.remote.address import RemoteAddress
-from casstore.remotes import Remote, RemoteModel
+from casstore.progress import SILENT
+from casstore.remote import address as addresses
 from casstore.settings import check_setting
-from casstore.tag import Tag, TagQuery
+from casstore.tag import Anywhere, Tag, TagQuery
+
+if TYPE_CHECKING:
+    from casstore.actions.comparing.difference import Diff
+    from casstore.actions.exchange.adopt import AdoptReport
+    from casstore.actions.exchange.backup import BackupReport
+    from casstore.actions.exchange.sync_tree import SyncReport
+    from casstore.actions.gc.report import GcReport
+    from casstore.actions.health.rebuild import RebuildReport
+    from casstore.actions.health.repair import RepairReport
+    from casstore.actions.health.verify import VerifyReport
+    from casstore.actions.registry.forgetting import ForgetPlan
+    from casstore.actions.registry.likeness import LikelyParent
+    from casstore.actions.registry.lineage import Lineage
+    from casstore.actions.registry.rules import KeepRules
+    from casstore.actions.registry.trash import DeletedVersion
+    from casstore.actions.saving.drafts import KeptDraft
+    from casstore.actions.sharing import InitReport
+    from casstore.actions.workspace import Workspace
+    from casstore.annotated import Annotation
+    from casstore.catalog.aliases import Alias, AliasMove
+    from casstore.catalog.events import Event
+    from casstore.catalog.remotes import Elsewhere
+    from casstore.catalog.usage import Usage
+    from casstore.catalog.versions import VersionRow
+    from casstore.draft import Draft
+    from casstore.progress import Progress
+    from casstore.remotes import Remote, RemoteModel
 
 # A name outside the class, whose own `list` hides the type.
 _Imports = list[Imported]
@@ -263,19 +267,19 @@ class Store:
         if durability is not None:
             check_setting("durability", durability)
         new_tag = resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok)
-        about = {**({"capture": captured()} if capture else {}), **_copy("metadata", metadata)}
+        about = {**({"capture": capturing.captured()} if capture else {}), **_copy("metadata", metadata)}
         said = Description(
             labels=_copy("labels", labels), metadata=about, module=module,
             signatures=_copy("signatures", signatures), options=options, api_version=api_version, context=context,
         )  # fmt: skip
         from_base = resolve.base(self._workspace.catalog, tag, base)
-        wishes = Wishes(
+        wishes = drafting.Wishes(
             base=from_base, is_base_said=base is not None,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
             keep_on_error=keep_on_error, exist_ok=exist_ok,
             parents=resolve.said_parents(self._workspace.catalog, parents, None if base is None else from_base),
         )  # fmt: skip
-        return Draft(self._workspace, new_tag, said, wishes, progress)
+        return drafting.Draft(self._workspace, new_tag, said, wishes, progress)
 
     def drafts(self) -> Sequence[KeptDraft]:
         """List the drafts that could not be saved and are kept; gc removes them after `keep_days`.
@@ -347,7 +351,7 @@ class Store:
         CasstoreError
             What `create` raises.
         """
-        kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
+        kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, drafts_action.KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept) as record:
             said = record.description
             came_from = drafts_action.parents_of(record)
@@ -402,7 +406,7 @@ class Store:
         OSError
             The system did not remove it.
         """
-        kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, KeptDraft) else draft)
+        kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, drafts_action.KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept):
             drafts_action.remove(self._workspace, kept)
         return kept
@@ -721,6 +725,35 @@ class Store:
         wanted = searching.Wanted(name, labels, where)
         return self._workspace.catalog.searches.count(searching.search_of(self._workspace.catalog, wanted))
 
+    def unknown_fields(
+        self, *, labels: Mapping[str, Any] | None = None, where: str | None = None
+    ) -> Mapping[str, str | None]:
+        """Tell which fields of a search no version has, as where a name is mistyped.
+
+        Parameters
+        ----------
+        labels, where
+            As in `list`.
+
+        Returns
+        -------
+        Mapping[str, str | None]
+            By each field with a path that no version has, such as `metrics.acuracy`, the nearest that one has; None
+            where there is none like it.
+
+        Raises
+        ------
+        InvalidMetadata, InvalidQuery
+            As from `list`.
+
+        Examples
+        --------
+        >>> store.unknown_fields(where="metrics.acuracy > 0.9 and labels.stage = dev")
+        {'metrics.acuracy': 'metrics.accuracy'}
+        """
+        wanted = searching.Wanted(labels=labels, where=where)
+        return searching.unknown_fields(self._workspace.catalog, wanted)
+
     def table(
         self,
         name: str | None = None,
@@ -1019,7 +1052,7 @@ class Store:
         kept: list[str] = []
         for group in delete_action.by_name(exact):
             delete = functools.partial(delete_action.delete, self._workspace, group, now=now, with_aliases=drop_aliases)
-            kept += in_any_room(self._workspace, delete)
+            kept += reserved.in_any_room(self._workspace, delete)
         return kept
 
     def deleted(self, name: str | None = None) -> Sequence[DeletedVersion]:
@@ -1094,7 +1127,7 @@ class Store:
         found = trash_action.find(self._workspace, TagQuery.parse(tag), which)
         target = found.version.tag if as_ is None else resolve.new_tag(self._workspace.catalog, as_)
         bring = functools.partial(trash_action.undelete, self._workspace, found, target)
-        return self.get(in_any_room(self._workspace, bring))
+        return self.get(reserved.in_any_room(self._workspace, bring))
 
     def _forget_elsewhere(self, tag: str | Tag) -> bool:
         """Whether that was the name of a version that only a remote has; it is forgotten here, and stays there."""
@@ -1184,7 +1217,7 @@ class Store:
         >>> [str(tag) for tag in plan.kept], plan.forgotten, plan.dry_run
         (['bert:v1'], (), True)
         """
-        rules = KeepRules.of({
+        rules = keep_rules.KeepRules.of({
             "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
             "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
             "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
@@ -1283,7 +1316,7 @@ class Store:
         >>> str(store.policies()["run-*"])
         '--keep-last 3 --keep-best metrics.eval_loss:min:1'
         """
-        rules = KeepRules.of({
+        rules = keep_rules.KeepRules.of({
             "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
             "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
             "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
@@ -1815,8 +1848,8 @@ class Store:
         """
         tags = [tag] if isinstance(tag, str | Tag) else list(tag)
         rows = {row.id: row for row in (self._find(each) for each in tags)}
-        chosen = None if format is None else Format.parse(format)
-        how = exporting.How(chosen, Format.parse(default), aliases)
+        chosen = None if format is None else formats.Format.parse(format)
+        how = exporting.How(chosen, formats.Format.parse(default), aliases)
         return exporting.export(self._workspace, list(rows.values()), target, how, progress)
 
     def checkout(
@@ -1933,11 +1966,12 @@ class Store:
         [True]
         """
         query = None if as_tag is None else TagQuery.parse(as_tag)
-        wishes = ImportWishes(
-            None if query is None else resolve.completed(query), Trust.GIVEN if trust else Trust.NONE,
+        wishes = arriving.Wishes(
+            None if query is None else resolve.completed(query),
+            trust_action.Trust.GIVEN if trust else trust_action.Trust.NONE,
             self._is_durable(durability), materialize, aliases,
         )  # fmt: skip
-        chosen = None if format is None else Format.parse(format)
+        chosen = None if format is None else formats.Format.parse(format)
         arrivals = importing.import_archive(self._workspace, source, chosen, wishes, progress)
         return [Imported(Model(self._workspace, each.row), each.is_new, each.notes) for each in arrivals]
 
@@ -2111,8 +2145,8 @@ class Store:
         """
         if auto:
             return gc_action.collect_if_due(self._workspace, progress)
-        wishes = GcOptions(evict_all, rewrite, empty_quarantine, empty_trash)
-        return in_any_room(
+        wishes = gc_report.GcOptions(evict_all, rewrite, empty_quarantine, empty_trash)
+        return reserved.in_any_room(
             self._workspace, lambda: gc_action.collect(self._workspace, progress, dry_run=dry_run, wishes=wishes)
         )
 
@@ -2339,13 +2373,13 @@ class Store:
         if name is not None and not isinstance(name, str | Tag):
             exact = [resolve.exact(catalog, tag) for tag in name]
             rows = [resolve.find(catalog, TagQuery.parse(tag)) for tag in exact]
-            return catalog.usage.of_versions(rows, kept_manifests(self._workspace))
+            return catalog.usage.of_versions(rows, held.kept_manifests(self._workspace))
         if name is None:
-            return catalog.usage.of_store(kept_manifests(self._workspace))
+            return catalog.usage.of_store(held.kept_manifests(self._workspace))
         query = TagQuery.parse(name)
         if query.is_name:
             return catalog.usage.of_model(resolve.known_name(catalog, query.name))
-        return catalog.usage.of_version(resolve.find(catalog, query), kept_manifests(self._workspace))
+        return catalog.usage.of_version(resolve.find(catalog, query), held.kept_manifests(self._workspace))
 
     def events(
         self, since: datetime | timedelta | None = None, *, limit: int | None = None, after: int = 0
@@ -2469,7 +2503,7 @@ class Store:
         >>> store.remote("origin").push("bert:v1")[0].is_new
         True
         """
-        return Remote._of(self._workspace, remotes_file.read(self._workspace).address(name))
+        return remoting.Remote._of(self._workspace, remotes_file.read(self._workspace).address(name))
 
     def remotes(self) -> dict[str, str]:
         """Return the store's remotes.
@@ -2537,9 +2571,9 @@ class Store:
         InvalidSetting
             The name cannot be a remote's.
         """
-        address = RemoteAddress(url, endpoint, region, anonymous, profile, credential_process).checked()
+        address = addresses.RemoteAddress(url, endpoint, region, anonymous, profile, credential_process).checked()
         remotes_file.check_new(self._workspace, name)
-        with Remote._of(self._workspace, address) as remote:
+        with remoting.Remote._of(self._workspace, address) as remote:
             remote._ensure(single_writer=single_writer, make=make)
         remotes_file.add(self._workspace, name, address)
         return self.remote(name)
@@ -2608,7 +2642,7 @@ class Store:
     def _repr_html_(self) -> str:
         counts = self._workspace.catalog.versions.counts()
         rows = list(counts.items())
-        return f"<p>{escape(repr(self))}</p>{table(('model', 'versions'), rows[:MOST_ROWS], len(rows))}"
+        return f"{paragraph(repr(self))}{table(('model', 'versions'), rows[:MOST_ROWS], len(rows))}"
 
 
 def _copy(field: str, value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
-import secrets
 import threading
 import time
 import unicodedata
 import warnings
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
 
 from casstore.errors import InvalidTag
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    import hashlib
+else:
+    hashlib = LateModule("hashlib")  # brings OpenSSL
 
 LATEST = "latest"
 MAX_PART_CHARACTERS = 63
@@ -130,6 +137,12 @@ class AliasName:
 
     def __str__(self) -> str:
         return f"{self.name}@{self.alias}"
+
+
+class Anywhere(Enum):
+    """Stands for an alias that may be moved wherever it stands."""
+
+    ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +310,7 @@ def generate_version() -> str:
     """A new version: 16 base32 characters that sort by time, increasing within a process."""
     global _last_generated
     milliseconds = time.time_ns() // 1_000_000
-    candidate = (milliseconds << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
+    candidate = (milliseconds << _RANDOM_BITS) | (int.from_bytes(os.urandom(5), "big") >> 5)
     with _generated_lock:
         # Within one millisecond, or when the clock steps back, count on from the last value.
         _last_generated = value = max(candidate, _last_generated + 1)

@@ -24,16 +24,19 @@ from casstore.actions.gc import autogc
 from casstore.settings import Setting
 from casstore.storage import sessions
 from casstore.storage.manifest import Manifest
+from tests.cli.forks import import_all
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
 # No test is timed: what a busy machine delays is no failure.
-settings.register_profile("casstore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("casstore", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("casstore")
 
 # A shell without a terminal has what it puts in the background ignore Ctrl-C, which children would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+import_all()
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30

@@ -17,9 +17,9 @@ import casstore.models
 PACKAGE = Path(casstore.__file__).parent
 
 VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
-VOCABULARY |= {"not_finite", "plain_json", "description", "annotated"}
+VOCABULARY |= {"late", "not_finite", "plain_json", "description", "annotated"}
 # What words may be made of, besides errors.
-MADE_OF = {"description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
+MADE_OF = {"late": {"release"}, "description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
 ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store"]
 # The same within these rooms, by module or folder.
@@ -28,7 +28,7 @@ INNER = {
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
         *["buffers", "parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
-        *["sharing"],
+        *["write_back", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "stretches"],
         *["objects"],
         *["sessions"],
@@ -40,8 +40,8 @@ INNER = {
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "versions", "aliases", "backups", "query", "condition", "search", "containers", "commits"],
-        *["annotations", "trash", "deletions", "usage", "freed", "retention"],
+        *["references", "versions", "aliases", "backups", "query", "condition", "search", "listed", "containers"],
+        *["commits", "annotations", "trash", "deletions", "usage", "freed", "retention"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
     "remote": [
@@ -74,7 +74,10 @@ MOST_ARROWS = 30
 FACES = {"cli", "integrations", "models", "web"}
 PUBLIC = {"casstore", "casstore.models"}
 # What needs a library that is an extra, and takes time to import, is imported where it is used.
-LATE = {("casstore.remote.address", "casstore.remote.object_store")}
+LATE = {("casstore.remote.address", "casstore.remote.object_store"), ("casstore.late", "casstore.errors")}
+
+# What imports the module that its first argument names.
+IMPORTING = {"import_module", "__import__", "LateModule"}
 
 ONLY_IN_FILES = {
     "os": {"fsync", "fdatasync", "rename", "renames", "replace", "link", "chmod", "fchmod", "lchmod", "lockf"},
@@ -113,6 +116,11 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+def called(node: ast.Call) -> str:
+    """The last part of the name that is called."""
+    return str(node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
+
+
 def imports(module: str, tree: ast.Module, modules: set[str]) -> Iterator[Import]:
     """All imports of the package's own modules."""
 
@@ -129,10 +137,18 @@ def imports(module: str, tree: ast.Module, modules: set[str]) -> Iterator[Import
             for alias in node.names:
                 inner = f"{source}.{alias.name}"
                 yield Import(inner if inner in modules else source, node.lineno, is_late, is_for_types)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in ("import_module", "__import__"):
-                yield Import(str(node.args[0].value), node.lineno, True, is_for_types)
+        elif isinstance(node, ast.Dict):  # a table of what is imported by name
+            for entry in [*node.keys, *node.values]:
+                if isinstance(entry, ast.Constant) and entry.value in modules - {"casstore"}:
+                    yield Import(str(entry.value), entry.lineno, is_late, is_for_types)
+        elif isinstance(node, ast.Call) and called(node) in IMPORTING and node.args:
+            named = node.args[0]
+            if isinstance(named, ast.Constant):
+                yield Import(str(named.value), node.lineno, True, is_for_types)
+            elif isinstance(named, ast.JoinedStr) and isinstance(named.values[0], ast.Constant):
+                for name in sorted(modules):  # all that the text may be
+                    if name.startswith(str(named.values[0].value)):
+                        yield Import(name, node.lineno, True, is_for_types)
         is_late = is_late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             for child in node.body:
@@ -155,7 +171,7 @@ def may_import(module: str, target: str, is_for_types: bool) -> bool:
     if mine == "":
         return theirs in VOCABULARY or theirs in ROOMS
     if mine in VOCABULARY:
-        return theirs == "errors" or theirs in MADE_OF.get(mine, set())
+        return theirs in ("errors", "late") or theirs in MADE_OF.get(mine, set())
     if theirs in VOCABULARY:
         return True
     if theirs not in ROOMS:
@@ -379,6 +395,12 @@ def test_the_checker_accepts_what_it_should() -> None:
         ("casstore.catalog.index", "def f():\n    from casstore.storage import pack", "late"),
         ("casstore.catalog.index", "class A:\n    def f(self):\n        import casstore.storage.pack", "late"),
         ("casstore.catalog.index", "x = lambda: importlib.import_module('casstore.storage.pack')", "late"),
+        ("casstore.catalog.index", "x = LateModule('casstore.storage.pack')", "late"),
+        ("casstore.catalog.index", "import_module(f'casstore.storage.{x}')", "imports casstore.storage.files late"),
+        ("casstore.catalog.index", "import_module(f'casstore.{x}')", "may not import casstore.store"),
+        ("casstore.storage.pack", "X = {'Index': 'casstore.catalog.index'}", "may not import casstore.catalog.index"),
+        ("casstore", "X = {'main': 'casstore.cli.main'}", "may not import casstore.cli.main"),
+        ("casstore.storage.files", "X = {'casstore.storage.pack': ('x',)}", "a cycle: "),
         ("casstore.storage.files", "from casstore.storage.pack import x", "a cycle: "),
         ("casstore.newroom", "", "casstore.newroom: has no place"),
         ("casstore.storage.files", "from casstore.storage.locks import Lock", "imports casstore.storage.locks upwards"),

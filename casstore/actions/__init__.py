@@ -4,3 +4,10 @@ The modules that stand here are the open store and its parts (`workspace`), and 
 folder knows those before it in the order that tests/test_layers.py holds: describing, sources, packs, consistency,
 directories, saving, gc, health, exchange.
 """
+
+from casstore.late import late_modules
+
+__getattr__ = late_modules(
+    __name__,
+    "configure", "elsewhere_file", "reserved", "resolve", "sharing", "keeping",
+)  # fmt: skip

@@ -6,14 +6,16 @@ import contextlib
 import json
 import os
 import weakref
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from casstore.actions.home import layout_of, open_workspace
-from casstore.actions.workspace import Workspace
-from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagNotFound
-from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    from casstore.actions.workspace import Workspace
+    from casstore.catalog.versions import VersionRow
+    from casstore.tag import Tag
 
 
 class Address(NamedTuple):

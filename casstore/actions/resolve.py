@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casstore.catalog import aliases
-from casstore.catalog.aliases import AliasMove
-from casstore.catalog.catalog import Catalog
-from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AmbiguousTag, InvalidMetadata, InvalidTag, TagExists, TagNotFound
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.parents import OF_BASE, Parent, checked_relation, is_name, packed, unpacked, without_doubles
 from casstore.tag import LATEST, AliasName, Tag, TagQuery, generate_version
+
+if TYPE_CHECKING:
+    from casstore.catalog.aliases import AliasMove
+    from casstore.catalog.catalog import Catalog
+    from casstore.catalog.versions import VersionRow
 
 _MAX_CANDIDATES = 10
 DERIVED = "derived"  # the relation to a parent where none is said

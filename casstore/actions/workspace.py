@@ -8,24 +8,27 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from casstore.actions.leasing import Leasing
 from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
-from casstore.catalog.catalog import Catalog
-from casstore.digest import Digest
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
 from casstore.storage.chunk_sequence import Locations
 from casstore.storage.container import FileStamp
-from casstore.storage.descriptors import Descriptor
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.locks import Lock
 from casstore.storage.names import as_opened
-from casstore.storage.objects import Objects
-from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 from casstore.storage.uncopied import Uncopied
-from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    from casstore.actions.leasing import Leasing
+    from casstore.catalog.catalog import Catalog
+    from casstore.digest import Digest
+    from casstore.storage.descriptors import Descriptor
+    from casstore.storage.objects import Objects
+    from casstore.storage.recipe import Recipe
+    from casstore.tag import Tag
 
 _NAME_LOCK_TIMEOUT_S = 3600.0
 

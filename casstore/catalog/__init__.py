@@ -3,3 +3,11 @@
 Every statement stands in this folder, and every row is checked as it is decoded. Nothing here opens a file of the
 store but the catalog.
 """
+
+from casstore.late import late_modules
+
+__getattr__ = late_modules(
+    __name__,
+    "aliases", "annotations", "backups", "commits", "deletions", "events", "freed", "mending", "query", "remotes",
+    "repacking", "restoring", "retention", "search", "trash", "upkeep", "usage",
+)  # fmt: skip

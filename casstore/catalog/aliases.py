@@ -19,7 +19,7 @@ from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AliasMoved, AliasProtected, TagNotFound, VersionAliased
 from casstore.storage.machine import who
-from casstore.tag import AliasName, Tag
+from casstore.tag import AliasName, Anywhere, Tag
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # How a deletion puts it that the aliases of a version go with it.
@@ -38,12 +38,6 @@ class Action(str, Enum):
 
 
 _MOVES = frozenset({Action.SET, Action.ROLLBACK, Action.IMPORT})
-
-
-class Anywhere(Enum):
-    """Stands for an alias that may be moved wherever it stands."""
-
-    ANYWHERE = "anywhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +200,9 @@ class Aliases:
             standing = _standing(connection, alias)
             if expected is not Anywhere.ANYWHERE:
                 _check_expected(alias, standing, expected)
-            if connection.execute("SELECT 1 FROM version WHERE id = ?", (target.id,)).fetchone() is None:
+            # In the trash a version has no name, and another may have got its tag.
+            sql = "SELECT 1 FROM version WHERE id = ? AND name = ? AND version = ?"
+            if connection.execute(sql, (target.id, target.name, target.version)).fetchone() is None:
                 raise TagNotFound(f"{target.tag} has been deleted meanwhile")
             moved = _put(connection, alias, standing, target.tag, _Change(action, reason, force))
         return self._found(alias) if moved is None else moved

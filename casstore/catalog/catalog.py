@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from casstore.catalog.aliases import Aliases
-from casstore.catalog.annotations import Annotations
-from casstore.catalog.backups import Backups
-from casstore.catalog.commits import Commits
+from casstore.catalog import (
+    aliases,
+    backups,
+    commits,
+    deletions,
+    events,
+    freed,
+    mending,
+    remotes,
+    repacking,
+    restoring,
+    retention,
+    search,
+    trash,
+    upkeep,
+    usage,
+)
+from casstore.catalog import annotations as notes
 from casstore.catalog.connection import Connections
-from casstore.catalog.deletions import Deletions
 from casstore.catalog.directories import Directories
-from casstore.catalog.events import Events
-from casstore.catalog.freed import FreedReport
 from casstore.catalog.index import Index
 from casstore.catalog.instances import Instances
 from casstore.catalog.leases import Leases
-from casstore.catalog.mending import Mending
 from casstore.catalog.parents import Parents
 from casstore.catalog.references import References
-from casstore.catalog.remotes import Remotes
-from casstore.catalog.repacking import Repacking
-from casstore.catalog.restoring import Restoring
-from casstore.catalog.retention import Retention
-from casstore.catalog.search import Searches
 from casstore.catalog.sqlite_errors import damaged, translated_errors
-from casstore.catalog.trash import Trash
 from casstore.catalog.trust import Trust
-from casstore.catalog.upkeep import Upkeep
-from casstore.catalog.usage import UsageReport
 from casstore.catalog.versions import Versions
 from casstore.errors import CasstoreError
 from casstore.settings import SETTINGS, check_key, check_setting
 from casstore.storage.uncopied import Uncopied
+
+if TYPE_CHECKING:
+    from casstore.catalog.aliases import Aliases
+    from casstore.catalog.annotations import Annotations
+    from casstore.catalog.backups import Backups
+    from casstore.catalog.commits import Commits
+    from casstore.catalog.deletions import Deletions
+    from casstore.catalog.events import Events
+    from casstore.catalog.freed import FreedReport
+    from casstore.catalog.mending import Mending
+    from casstore.catalog.remotes import Remotes
+    from casstore.catalog.repacking import Repacking
+    from casstore.catalog.restoring import Restoring
+    from casstore.catalog.retention import Retention
+    from casstore.catalog.search import Searches
+    from casstore.catalog.trash import Trash
+    from casstore.catalog.upkeep import Upkeep
+    from casstore.catalog.usage import UsageReport
+
+# What most commands need none of: each is imported and made when it is first asked for.
+_LATE: dict[str, Callable[[Catalog], Any]] = {
+    "searches": lambda catalog: search.Searches(catalog._connections, catalog.versions),
+    "commits": lambda catalog: commits.Commits(catalog._connections, catalog.boot_id),
+    "annotations": lambda catalog: notes.Annotations(catalog._connections, catalog.versions),
+    "deletions": lambda catalog: deletions.Deletions(catalog._connections, catalog.versions),
+    "trash": lambda catalog: trash.Trash(catalog._connections),
+    "repacking": lambda catalog: repacking.Repacking(catalog._connections, catalog.boot_id),
+    "restoring": lambda catalog: restoring.Restoring(catalog._connections),
+    "backups": lambda catalog: backups.Backups(catalog._connections),
+    "mending": lambda catalog: mending.Mending(catalog._connections, catalog.boot_id),
+    "usage": lambda catalog: usage.UsageReport(catalog._connections),
+    "remotes": lambda catalog: remotes.Remotes(catalog._connections),
+    "retention": lambda catalog: retention.Retention(catalog._connections),
+    "freed": lambda catalog: freed.FreedReport(catalog._connections),
+    "events": lambda catalog: events.Events(catalog._connections),
+    "aliases": lambda catalog: aliases.Aliases(catalog._connections),
+    "upkeep": lambda catalog: upkeep.Upkeep(catalog._connections),
+}
 
 
 class Catalog(Uncopied):
@@ -49,33 +91,44 @@ class Catalog(Uncopied):
     Threads may share it; a forked child gets connections of its own.
     """
 
+    _connections: Connections
+    boot_id: str
+    versions: Versions
+    searches: Searches
+    commits: Commits
+    annotations: Annotations
+    deletions: Deletions
+    trash: Trash
+    repacking: Repacking
+    restoring: Restoring
+    backups: Backups
+    mending: Mending
+    usage: UsageReport
+    remotes: Remotes
+    retention: Retention
+    freed: FreedReport
+    upkeep: Upkeep
+    events: Events
+    aliases: Aliases
+
     def __init__(self, path: Path, boot_id: str, open_lock: Path | None = None) -> None:
         self._connections = Connections(path, open_lock)
         self.boot_id = boot_id
         self.versions = Versions(self._connections)
-        self.searches = Searches(self._connections, self.versions)
-        self.commits = Commits(self._connections, boot_id)
-        self.annotations = Annotations(self._connections, self.versions)
-        self.deletions = Deletions(self._connections, self.versions)
-        self.trash = Trash(self._connections)
         self.directories = Directories(self._connections, boot_id)
         self.leases = Leases(self._connections)
         self.index = Index(self._connections, boot_id)
         self.references = References(self._connections)
-        self.repacking = Repacking(self._connections, boot_id)
-        self.restoring = Restoring(self._connections)
-        self.backups = Backups(self._connections)
-        self.mending = Mending(self._connections, boot_id)
         self.trust = Trust(self._connections)
-        self.usage = UsageReport(self._connections)
-        self.upkeep = Upkeep(self._connections)
         self.instances = Instances(self._connections)
-        self.remotes = Remotes(self._connections)
-        self.events = Events(self._connections)
-        self.retention = Retention(self._connections)
-        self.freed = FreedReport(self._connections)
         self.parents = Parents(self._connections)
-        self.aliases = Aliases(self._connections)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in _LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return self.__dict__.setdefault(name, _LATE[name](self))
 
     @property
     def read_only(self) -> bool:

@@ -75,37 +75,13 @@ class Commits:
         Raises TagExists, and ChunkVanished if the caller has to store chunks again; then nothing has changed.
         """
         with self._connections.write() as connection:
-            tag = new.manifest.tag
-            if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
-                raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
-            _take_back(connection, tag, new.manifest.digest)
-            mark_synced(connection, new.synced_containers)
-            for container_row in new.containers:
-                insert_with_chunks(connection, container_row, self._boot_id, new.lost_chunks)
-            drop_lost(connection, new.lost_containers)
-            epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
-            if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
-                raise ChunkVanished
-            connection.executemany(
-                "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
-                ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
-            )
-            version_id = insert_version(connection, new.manifest, new.manifest_id, time.time_ns(), new.place)
-            if new.annotations:
-                insert_annotations(connection, version_id, new.manifest.description, new.annotations)
-            if new.directory is not None:
-                row = new.directory
-                connection.execute(
-                    "INSERT INTO directory(version_id, inode, boot_id, entries) VALUES (?,?,?,?)",
-                    (version_id, row.inode, row.boot_id, row.entries),
-                )
-            insert_fingerprints(connection, new.fingerprints)
-            if new.untrusted is not None:
-                note_untrusted(connection, new.untrusted)
-            if new.trusted is not None:
-                note_trusted(connection, new.trusted)
-            note_event(connection, new.event.kind, tag, size_bytes=new.manifest.size, **new.event.details)
-            return version_id
+            return _commit(connection, new, self._boot_id)
+
+    def commit_together(self, versions: Iterable[Commit]) -> None:
+        """Commit several versions as one: all of them appear, or none. Raises what `commit` raises."""
+        with self._connections.write() as connection:
+            for new in versions:
+                _commit(connection, new, self._boot_id)
 
     def store(
         self, containers: Iterable[NewContainer], lost_chunks: Collection[Digest], lost_containers: Collection[int]
@@ -139,6 +115,40 @@ class Commits:
         """Record that these containers have been fsynced since they were committed."""
         with self._connections.write() as connection:
             mark_synced(connection, containers)
+
+
+def _commit(connection: apsw.Connection, new: Commit, boot_id: str) -> int:
+    tag = new.manifest.tag
+    if connection.execute("SELECT 1 FROM version WHERE name = ? AND version = ?", _parts(tag)).fetchone():
+        raise TagExists(f"{tag} is already saved, and saved versions never change; choose another version")
+    _take_back(connection, tag, new.manifest.digest)
+    mark_synced(connection, new.synced_containers)
+    for container_row in new.containers:
+        insert_with_chunks(connection, container_row, boot_id, new.lost_chunks)
+    drop_lost(connection, new.lost_containers)
+    epoch = connection.execute("SELECT value FROM store WHERE key = 'gc_epoch'").get
+    if epoch != new.gc_epoch and not _all_stored(connection, new.relied_on, new.durable):
+        raise ChunkVanished
+    connection.executemany(
+        "INSERT OR IGNORE INTO blob(digest, size, recipe) VALUES (?,?,?)",
+        ((digest, recipe.size, recipe.pack()) for digest, recipe in new.recipes.items()),
+    )
+    version_id = insert_version(connection, new.manifest, new.manifest_id, time.time_ns(), new.place)
+    if new.annotations:
+        insert_annotations(connection, version_id, new.manifest.description, new.annotations)
+    if new.directory is not None:
+        row = new.directory
+        connection.execute(
+            "INSERT INTO directory(version_id, inode, boot_id, entries) VALUES (?,?,?,?)",
+            (version_id, row.inode, row.boot_id, row.entries),
+        )
+    insert_fingerprints(connection, new.fingerprints)
+    if new.untrusted is not None:
+        note_untrusted(connection, new.untrusted)
+    if new.trusted is not None:
+        note_trusted(connection, new.trusted)
+    note_event(connection, new.event.kind, tag, size_bytes=new.manifest.size, **new.event.details)
+    return version_id
 
 
 def _parts(tag: Tag) -> tuple[str, str]:

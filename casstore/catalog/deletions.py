@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import apsw
+
 from casstore.catalog import decoding
 from casstore.catalog.aliases import drop_aliases
 from casstore.catalog.connection import Connections
@@ -16,6 +18,9 @@ from casstore.catalog.versions import VersionRow, Versions
 from casstore.errors import TagNotFound
 from casstore.tag import Tag
 
+Judged = Mapping[Tag, tuple[int, str | None]]
+"""Of versions that may go, since none is pinned: their row ids, and what had been said of them after their saves."""
+
 
 class Deletions:
     """Deletes versions, and keeps their tombstones."""
@@ -26,14 +31,14 @@ class Deletions:
 
     def delete(
         self, directory_inodes: Mapping[Tag, int | None], event: Noted = DELETED, *, for_good: bool,
-        with_aliases: bool = False,
+        with_aliases: bool = False, judged: Judged | None = None,
     ) -> list[VersionRow]:  # fmt: skip
         """Remove the rows of versions in one transaction, or put the versions into the trash unless it is `for_good`,
         and leave tombstones for their manifests and directories. `event`: what is noted of each.
 
         `directory_inodes`: the tags of the versions, each with the inode of its directory. `with_aliases`: their
-        aliases go too. Raises TagNotFound, with nothing removed, if one of the versions is gone, and otherwise
-        VersionAliased if one has aliases; AliasProtected.
+        aliases go too. Raises TagNotFound, with nothing removed, if one of the versions is gone, or is not as `judged`,
+        and otherwise VersionAliased if one has aliases; AliasProtected.
         """
         with self._connections.write() as connection:
             rows = []
@@ -41,6 +46,8 @@ class Deletions:
                 row = self._versions.find(tag)
                 if row is None:
                     raise TagNotFound(f"{tag} is not in this store, or has been deleted meanwhile")
+                if judged is not None and not _is_as_judged(connection, row, judged):
+                    raise TagNotFound(f"{tag} is no longer what was to be forgotten: it has been changed meanwhile")
                 rows.append(row)
             drop_aliases(connection, rows, are_doomed=with_aliases)
             fill_untrusted(connection)  # while the rows of these versions are still there
@@ -80,3 +87,8 @@ class Deletions:
         """Drop tombstones whose manifests are certainly gone."""
         with self._connections.write() as connection:
             connection.executemany("DELETE FROM tombstone WHERE manifest_id = ?", ((each,) for each in manifest_ids))
+
+
+def _is_as_judged(connection: apsw.Connection, row: VersionRow, judged: Judged) -> bool:
+    is_pinned = bool(connection.execute("SELECT pinned FROM version WHERE id = ?", (row.id,)).get)
+    return judged[row.tag] == (row.id, row.annotated) and not is_pinned

@@ -216,6 +216,17 @@ def parse_fields(texts: str | Sequence[str]) -> tuple[Field, ...]:
     return tuple(field for text in texts for field, _ in _Parser(text).fields(may_be_minus=False))
 
 
+def fields_of(expression: Expression) -> Iterator[Field]:
+    """The fields that an expression compares, in order."""
+    if isinstance(expression, Comparison):
+        yield expression.field
+    elif isinstance(expression, Not):
+        yield from fields_of(expression.part)
+    else:
+        for part in expression.parts:
+            yield from fields_of(part)
+
+
 def all_of(parts: Sequence[Expression]) -> Expression:
     """What fits all of these, of which there is one at least."""
     if len(parts) == 1:

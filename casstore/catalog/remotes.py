@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
 
 from casstore.catalog import decoding
-from casstore.catalog.connection import Connections
 from casstore.catalog.events import Noted, note_event
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.digest import Digest
-from casstore.storage.pack import PackEntry
-from casstore.tag import Tag
+from casstore.storage import pack as packs
+
+if TYPE_CHECKING:
+    from casstore.catalog.connection import Connections
+    from casstore.tag import Tag
 
 # Documents larger than this are of versions, and the oldest of them go: refs are small, and all are kept.
 _LARGE_BYTES = 4096
@@ -31,7 +33,7 @@ class PushedPack(NamedTuple):
     key: str
     size: int
     digest: Digest
-    entries: list[PackEntry]
+    entries: list[packs.PackEntry]
 
 
 class Elsewhere(NamedTuple):
@@ -192,9 +194,9 @@ class Remotes:
             write(self.elsewhere())
 
 
-def _entries(packed: bytes) -> Iterable[PackEntry]:
+def _entries(packed: bytes) -> Iterable[packs.PackEntry]:
     for digest, offset, length, raw_bytes, encoding, base, grouping in msgpack.unpackb(packed):
-        yield PackEntry(
+        yield packs.PackEntry(
             Digest(digest),
             offset,
             length,

@@ -39,6 +39,7 @@ class Known:
     created_at_ns: int
     ordered_at_ns: int
     is_pinned: bool
+    annotated: str | None = None
     aliases: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, Range] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class Retention:
             }
             rows: list[Any] = connection.execute(_VERSIONS, (name,)).fetchall()
         found = []
-        for version_id, version, size, created_at_ns, ordered_at_ns, pinned in rows:
+        for version_id, version, size, created_at_ns, ordered_at_ns, pinned, annotated in rows:
             found.append(
                 Known(
                     id=decoding.typed(version_id, int, "an id"),
@@ -72,6 +73,7 @@ class Retention:
                     created_at_ns=decoding.typed(created_at_ns, int, "a time"),
                     ordered_at_ns=decoding.typed(ordered_at_ns, int, "a time"),
                     is_pinned=bool(pinned),
+                    annotated=None if annotated is None else decoding.typed(annotated, str, "what was said later"),
                     aliases=tuple(sorted(aliases.get(version_id, ()))),
                     labels=labels.get(version_id, {}),
                     numbers={key: by_id[version_id] for key, by_id in numbers.items() if version_id in by_id},
@@ -109,7 +111,8 @@ class Retention:
 
 
 _VERSIONS = """
-SELECT id, version, size, created_at, ordered_at, pinned FROM version WHERE name = ? ORDER BY ordered_at DESC, id DESC
+SELECT id, version, size, created_at, ordered_at, pinned, annotated FROM version WHERE name = ?
+ORDER BY ordered_at DESC, id DESC
 """
 # CROSS JOIN: from the versions of the name to their rows. There may be many more versions with that path or label.
 _LABELS = """

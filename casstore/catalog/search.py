@@ -18,6 +18,7 @@ from casstore.catalog.versions import VersionRow, Versions
 
 MOST = 1 << 62  # versions: SQLite takes no larger limit
 _BATCH = 500
+_MOST_PATHS = 5_000
 _GLOB = frozenset("*?[")
 _STANDING = "EXCEPT SELECT version_id FROM trash"
 
@@ -36,6 +37,11 @@ class Search:
     limit: int | None = None
     by_name: bool = True
     up_to: int | None = None
+
+    @property
+    def one_name(self) -> str | None:
+        """The name, if it is no pattern."""
+        return self.name if self.name is not None and _GLOB.isdisjoint(self.name) else None
 
     def first(self, count: int) -> Search:
         """The first of what this finds."""
@@ -73,7 +79,7 @@ class Searches:
                 limit = "" if search.limit is None else f" LIMIT {search.limit}"
                 where = plan.where.replace("{id}", "v.id")
                 return self._versions.found(f"{where}{_order(search, [])}{limit}", plan.parameters)
-            ids = _ids(connection, search)
+            ids = ids_of(connection, search)
             found: dict[int, VersionRow] = {}
             for start in range(0, len(ids), _BATCH):
                 found.update((row.id, row) for row in self._versions.by_ids(ids[start : start + _BATCH]))
@@ -96,6 +102,30 @@ class Searches:
         with self._connections.read() as connection:
             return decoding.typed(connection.execute("SELECT coalesce(max(id), 0) FROM version").get, int, "an id")
 
+    def has(self, field: Field) -> bool:
+        """Whether some version has a value at the path of this field."""
+        with self._connections.read() as connection:
+            return any(
+                connection.execute(
+                    f"SELECT 1 FROM {table} WHERE {column} = ? AND version_id NOT IN (SELECT version_id FROM trash)"
+                    " LIMIT 1",
+                    (path,),
+                ).fetchone()
+                for table, column, path in _places(field)
+            )
+
+    def paths(self, root: str) -> list[str]:
+        """The paths below `labels` or `metadata` that versions have, also those in the trash: so many at most."""
+        table, column, _ = _places(Field(root, ""))[0]
+        # Each is found by the index, from the one before it: there may be millions of rows, and few paths.
+        sql = (
+            f"WITH RECURSIVE found(path) AS (SELECT min({column}) FROM {table} UNION ALL"
+            f" SELECT (SELECT min({column}) FROM {table} WHERE {column} > path) FROM found WHERE path IS NOT NULL)"
+            f" SELECT path FROM found WHERE path IS NOT NULL LIMIT {_MOST_PATHS}"
+        )
+        with self._connections.read() as connection:
+            return [decoding.typed(row[0], str, "a path") for row in connection.execute(sql)]
+
     def aliases(self, ids: Iterable[int]) -> dict[int, list[str]]:
         """The aliases of these versions."""
         sql = "SELECT version_id, alias FROM alias WHERE version_id IN (SELECT value FROM json_each(?)) ORDER BY alias"
@@ -110,6 +140,15 @@ class Searches:
         sql = "SELECT id FROM version WHERE id IN (SELECT value FROM json_each(?)) AND pinned"
         with self._connections.read() as connection:
             return {row[0] for row in connection.execute(sql, (json.dumps(list(ids)),))}
+
+
+def _places(field: Field) -> list[tuple[str, str, str]]:
+    """The tables, columns and values of the rows that say that a version has a field with a path."""
+    path = str(field.path)
+    if field.root == "labels":
+        return [("label", "key", path)]
+    paths = [path] if field.root == "metadata" else [f"{field.root}.{path}", path]
+    return [("metadata", "path", each) for each in paths]
 
 
 class _Known:
@@ -133,7 +172,7 @@ def _plan(connection: apsw.Connection, search: Search) -> _Plan:
     parameters: list[object] = []
     few = False
     if search.name is not None:
-        is_pattern = not _GLOB.isdisjoint(search.name)
+        is_pattern = search.one_name is None
         wheres.append("v.name GLOB ?" if is_pattern else "v.name = ?")
         parameters.append(glob_in_sql(search.name) if is_pattern else search.name)
     if search.expression is not None:
@@ -150,7 +189,8 @@ def _plan(connection: apsw.Connection, search: Search) -> _Plan:
     return _Plan(" WHERE " + " AND ".join(wheres), tuple(parameters), few)
 
 
-def _ids(connection: apsw.Connection, search: Search) -> list[int]:
+def ids_of(connection: apsw.Connection, search: Search) -> list[int]:
+    """The row ids of the versions that are wanted, in their order."""
     plan = _plan(connection, search)
     walked = None if plan.few else _walked(connection, search, plan)
     if walked is not None and len(walked) == search.limit:

@@ -17,7 +17,7 @@ from casstore.catalog.tables import Tables
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
 from casstore.notebook import Shown
-from casstore.storage.coding.codec import Encoding
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.container import Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import Recipe

@@ -169,8 +169,7 @@ class Versions:
 
     def find(self, tag: Tag) -> VersionRow | None:
         """The version of exactly this tag; None if there is none."""
-        row = next(self._select(" WHERE name = ? AND version = ?", (tag.name, tag.version)), None)
-        return None if row is None else self._confirmed(row)
+        return self._confirmed(" WHERE name = ? AND version = ?", (tag.name, tag.version))
 
     def aliased(self, alias: AliasName) -> VersionRow | None:
         """The version that an alias means; None if there is no such alias."""
@@ -181,19 +180,23 @@ class Versions:
         return row
 
     def newest(self, name: str) -> VersionRow | None:
-        row = next(self._select(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,)), None)
-        return None if row is None else self._confirmed(row)
+        return self._confirmed(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,))
 
     def last_committed(self) -> VersionRow | None:
         """The version that was committed last."""
         return next(self._select(f" WHERE {IS_HERE} ORDER BY id DESC LIMIT 1"), None)
 
-    def _confirmed(self, row: VersionRow) -> VersionRow:
-        """The row, if the table agrees with the index through which it was found. Raises CatalogDamaged."""
-        again = self.by_id(row.id)
-        if again is not None and (again.name, again.version) != (row.name, row.version):
-            raise damaged(self._connections.path, f"an index leads from {row.name}:{row.version} to another version")
-        return row
+    def _confirmed(self, clause: str, parameters: Sequence[Any]) -> VersionRow | None:
+        """The first of these versions. Raises CatalogDamaged unless the table agrees with the index that led to it."""
+        row = next(self._select(clause, parameters), None)
+        again = None if row is None else self.by_id(row.id)
+        if row is None or again is None or (again.name, again.version) == (row.name, row.version):
+            return row
+        if self._connections.get().in_transaction:
+            raise damaged(self._connections.path, f"an index leads from {row.tag} to another version")
+        # Between the two it may have been deleted, and brought back under another tag.
+        with self._connections.read():
+            return self._confirmed(clause, parameters)
 
     def by_id(self, version_id: int) -> VersionRow | None:
         return next(self._select(f" WHERE id = ? AND {IS_HERE}", (version_id,)), None)

@@ -6,8 +6,10 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
-from gc import freeze
+from collections.abc import Iterator, Mapping, Sequence
+from gc import freeze, set_threshold
+from importlib import import_module
+from typing import Any, cast
 
 import click
 from click import shell_completion
@@ -17,44 +19,7 @@ from casstore.cli.exits import ExitCode, Interrupted, exit_code
 from casstore.cli.options import Options, common_options
 from casstore.cli.report import report_error, show_warnings
 from casstore.cli.streams import open_missing
-from casstore.cli.verbs.adopt import adopt
-from casstore.cli.verbs.alias import alias
-from casstore.cli.verbs.annotate import annotate
-from casstore.cli.verbs.backup import backup
-from casstore.cli.verbs.cat import cat
-from casstore.cli.verbs.checkout import checkout
-from casstore.cli.verbs.completion import PROGRAM, VARIABLE, completion
-from casstore.cli.verbs.config import config
-from casstore.cli.verbs.count import count
-from casstore.cli.verbs.delete import delete
-from casstore.cli.verbs.demo import demo
-from casstore.cli.verbs.diff import diff
-from casstore.cli.verbs.drafts import drafts
-from casstore.cli.verbs.events import events
-from casstore.cli.verbs.evict import evict
-from casstore.cli.verbs.export import export
-from casstore.cli.verbs.forget import forget
-from casstore.cli.verbs.gc import gc
-from casstore.cli.verbs.import_ import import_archive
-from casstore.cli.verbs.init import init
-from casstore.cli.verbs.lineage import lineage
-from casstore.cli.verbs.list import list_versions
-from casstore.cli.verbs.log import log
-from casstore.cli.verbs.ls import ls
-from casstore.cli.verbs.path import path
-from casstore.cli.verbs.pin import pin, unpin
-from casstore.cli.verbs.policy import policy
-from casstore.cli.verbs.pull import clone, pull
-from casstore.cli.verbs.push import push
-from casstore.cli.verbs.remote import remote
-from casstore.cli.verbs.repair import repair
-from casstore.cli.verbs.save import save
-from casstore.cli.verbs.show import show
-from casstore.cli.verbs.stats import stats
-from casstore.cli.verbs.status import status
-from casstore.cli.verbs.sync_tree import sync_tree
-from casstore.cli.verbs.undelete import undelete
-from casstore.cli.verbs.verify import verify
+from casstore.cli.verbs.completion import PROGRAM, VARIABLE
 from casstore.cli.words import ALIASES, advice
 
 _EPILOG = """\b
@@ -81,8 +46,38 @@ Exit codes:
 """
 
 
+# In the order in which a user meets them, and the module of those whose name is not its own.
+_VERBS = (
+    *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "path", "checkout", "export"],
+    *["import", "adopt", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete", "forget", "policy"],
+    *["gc", "remote", "push", "pull", "clone", "status", "evict", "backup"],
+    *["events", "verify", "repair", "stats", "config", "init", "demo", "completion"],
+)
+_MODULES = {"import": "import_", "unpin": "pin", "clone": "pull"}
+
+
+class _LateCommands(Mapping[str, click.Command]):
+    """The commands of all verbs, each imported when it is asked for: a run needs one of them."""
+
+    def __getitem__(self, verb: str) -> click.Command:
+        if verb not in _VERBS:
+            raise KeyError(verb)
+        module = import_module(f"casstore.cli.verbs.{_MODULES.get(verb, verb).replace('-', '_')}")
+        return next(each for each in vars(module).values() if isinstance(each, click.Command) and each.name == verb)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_VERBS)
+
+    def __len__(self) -> int:
+        return len(_VERBS)
+
+
 class Verbs(click.Group):
     """Verbs in the order in which a user meets them; an unknown word is answered with what to type."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = cast("dict[str, click.Command]", _LateCommands())
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)
@@ -145,18 +140,14 @@ def cli(context: click.Context) -> None:
         raise click.exceptions.Exit(ExitCode.USAGE)
 
 
-for _verb in (
-    save, drafts, list_versions, count, show, diff, log, lineage, ls, cat, path, checkout, export, import_archive,
-    adopt, sync_tree, annotate, alias, pin, unpin, delete, undelete, forget, policy, gc, remote, push, pull, clone,
-    status, evict, backup,
-    events, verify, repair, stats, config, init, demo, completion,
-):  # fmt: skip
-    cli.add_command(_verb)
+_GARBAGE_EVERY = 20_000  # objects
 
 
 def main() -> None:
     """Run the command line of this process, and exit."""
     open_missing()
+    # Nor is there much garbage in what a command imports, through which Python would look at every 700 objects.
+    set_threshold(_GARBAGE_EVERY)
     code = run(sys.argv[1:])
     # To look through all modules for garbage on the way out takes a tenth of the time of a short command.
     freeze()

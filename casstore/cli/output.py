@@ -21,6 +21,7 @@ from casstore.cli.narrow import Shape
 from casstore.cli.options import Options
 
 _ANY_WIDTH = 1 << 20  # columns of a terminal
+_AT_ONCE = 1000  # lines that are written together
 _MAX_NAME_CHARACTERS = 32  # longer ones stand out of line rather than push all values to the right
 _COMMAND = re.compile("`casstore ([^`]+`)")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
@@ -73,6 +74,8 @@ def plural(count: int, noun: str, nouns: str = "") -> str:
 
 def printable(text: str) -> str:
     """`text` on one line with whatever could steer a terminal escaped: control, direction and unassigned characters."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -146,8 +149,9 @@ def show_table(
     elif for_people:
         _show_aligned(columns, rows)
     else:
-        for row in rows:
-            click.echo("\t".join(as_text(value, for_screen=False) for value in row))
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            click.echo("\n".join("\t".join([as_text(value, for_screen=False) for value in row]) for row in some))
 
 
 def show_fields(fields: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from casstore.cli.output import (
     utc,
 )
 from casstore.cli.report import report_error
+from casstore.cli.rows import show_rows
 
 _COLUMNS = (
     Column("TAG", narrow=((0, 48),)),
@@ -40,6 +41,7 @@ _COLUMNS = (
 )
 _FILES = (Column("FILE"), Column("SIZE", right=True), Column("BLAKE3"), Column(""))
 _MAX_LISTED = 10
+_NONE_FITS = "no version fits; `casstore list --remote` shows what there is"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -76,25 +78,37 @@ def created(ref: casstore.Ref) -> datetime:
     return _EPOCH + timedelta(microseconds=ref.created_at_ns // 1000)
 
 
-def list_there(options: Options, remote: str, name: str | None, labels: Mapping[str, str]) -> None:
-    """List the versions of a remote, newest first, and say which of them are saved here."""
+def list_there(options: Options, remote: str, wanted: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """List versions of a remote, newest first or as is wanted, and say which of them are saved here."""
     with options.open_store() as store, store.remote(remote or None) as there:
-        refs = [ref for ref in there.list(name) if labels.items() <= ref.labels.items()]
-        states = [_state(store, ref) for ref in refs]
         url = there.url
+        if columns:
+            found: Sequence[Any] = there.table(**wanted, columns=columns)
+            show_rows(options, found, url=url)
+        else:
+            found = there.list(**wanted)
+            states = [_state(store, ref) for ref in found]
+            _show(options, found, states, url)
+    if not found and not options.json:
+        is_all = all(not each for each in wanted.values())
+        hint(options, f"nothing is in {url} yet; `casstore push TAG` brings a version there" if is_all else _NONE_FITS)
+
+
+def _show(options: Options, refs: Sequence[casstore.Ref], states: Sequence[str], url: str) -> None:
+    pairs = list(zip(refs, states, strict=True))
     if options.json:
-        show_json({"url": url, "versions": [_document(*pair) for pair in zip(refs, states, strict=True)]})
+        show_json({"url": url, "versions": [_document(*pair) for pair in pairs]})
     elif refs:
-        rows = [
-            (ref.tag, Bytes(ref.size), created(ref), ref.labels, state) for ref, state in zip(refs, states, strict=True)
-        ]
+        rows = [(ref.tag, Bytes(ref.size), created(ref), ref.labels, state) for ref, state in pairs]
         show_table(_COLUMNS, rows)
         if "" in states:
             hint(options, "`casstore pull TAG` fetches what is not here")
-    elif name is None and not labels:
-        hint(options, f"nothing is in {url} yet; `casstore push TAG` brings a version there")
-    else:
-        hint(options, "no version fits; `casstore list --remote` shows what there is")
+
+
+def count_there(options: Options, remote: str, wanted: Mapping[str, Any]) -> int:
+    """How many versions of a remote fit."""
+    with options.open_store() as store, store.remote(remote or None) as there:
+        return len(there.list(**wanted))
 
 
 def _state(store: casstore.Store, ref: casstore.Ref) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
+import casstore
 from casstore.cli.arguments import as_text, complete_name
+from casstore.cli.options import Options
+from casstore.cli.output import hint
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _EXPRESSION = re.compile(r"[\s=<>~()'\"]")
@@ -48,3 +51,11 @@ def name_and_expression(words: Sequence[str], where: str | None) -> tuple[str | 
     if texts and where is not None:
         raise click.UsageError(f"the expression is given twice, as {texts[0]!r} and with --where; join them with `and`")
     return name, " ".join(texts) if texts else where
+
+
+def hint_at_unknown(options: Options, store: casstore.Store, wanted: Mapping[str, Any]) -> bool:
+    """Where nothing was found: name the fields that no version has. Returns whether there are any."""
+    unknown = store.unknown_fields(labels=wanted["labels"], where=wanted["where"]) if options.may_hint else {}
+    for field, near in unknown.items():
+        hint(options, f"no version has {field}" + ("" if near is None else f"; nearest: {near}"))
+    return bool(unknown)

@@ -14,7 +14,7 @@ from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.plain_json import canonical_json
 from casstore.remote import keys
 from casstore.remote.backend import MOST_DOCUMENT_BYTES
-from casstore.storage.coding.entropy import decompress_document
+from casstore.storage.coding.documents import decompress_document
 from casstore.tag import Tag
 
 FORMAT = 1

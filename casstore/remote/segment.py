@@ -25,8 +25,8 @@ from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.remote import keys
 from casstore.storage.bounded_msgpack import Unpacking
-from casstore.storage.coding.codec import Encoding
-from casstore.storage.coding.entropy import decompress_document
+from casstore.storage.coding.documents import decompress_document
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.manifest import Manifest
 from casstore.storage.recipe import MAX_CHUNK_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 
 from casstore.digest import Digest
 from casstore.storage import machine
@@ -49,8 +49,8 @@ class ChunkSequence:
         # The numbers of the chunks that `_locations` was asked for.
         self._located = range(0 if locations is None else len(chunks))
         self._last = -2  # so that the first chunk begins no run
-        self._ahead: dict[int, Future[bytes]] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: dict[int, futures.Future[bytes]] = {}
+        self._pool: futures.ThreadPoolExecutor | None = None
         self._process = os.getpid()
 
     def get(self, number: int) -> bytes:
@@ -110,10 +110,10 @@ class ChunkSequence:
             chunk = self._chunks[following]
             if following in self._ahead or chunk.length < _SMALLEST_AHEAD_BYTES:
                 continue
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(decode_threads())
             locations = self._locations_of(following)
             try:
+                if self._pool is None:
+                    self._pool = futures.ThreadPoolExecutor(decode_threads())
                 self._ahead[following] = self._pool.submit(self._read, chunk.digest, locations)
             except RuntimeError:  # the interpreter is shutting down, or no thread is to be had
                 return

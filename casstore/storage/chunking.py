@@ -20,6 +20,7 @@ from blake3 import blake3
 from casstore.digest import Digest
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.storage.tensors.elements import Segment, find_segments, may_have_segments
+from casstore.storage.write_back import Follow, unfollowed
 
 MAX_CHUNK = 1 << 20
 GRID_BYTES = MAX_CHUNK
@@ -47,12 +48,15 @@ if not pyfastcdc.FastCDC.__module__.startswith("pyfastcdc.cy"):
 _SHORTER = "the file became shorter while it was read"
 
 
-def scan_file(descriptor: int, advance: Callable[[int], None] = lambda _: None, size: int | None = None) -> Recipe:
+def scan_file(
+    descriptor: int, advance: Callable[[int], None] = lambda _: None, size: int | None = None,
+    follow: Follow = unfollowed,
+) -> Recipe:  # fmt: skip
     """Cut and hash the open file. Peak memory is a few windows for a file of any size.
 
     `advance` is told of bytes as they are done, from several threads; `size` is the file's where the caller
-    knows it. Raises OSError, and EOFError when the
-    file turns out shorter than its size said.
+    knows it. `follow` is told, in the order of the file, of so many bytes and the digests of their chunks; not of a
+    file that may be one chunk. Raises OSError, and EOFError when the file turns out shorter than its size said.
     """
     size = os.fstat(descriptor).st_size if size is None else size
     if size <= MAX_CHUNK:
@@ -63,11 +67,11 @@ def scan_file(descriptor: int, advance: Callable[[int], None] = lambda _: None, 
         return scan_bytes(data)
     found = find_segments(lambda offset, length: os.pread(descriptor, length, offset), size)
     if found is None:
-        return _Pass(descriptor, _ContentDefined(descriptor, size), advance).run(
+        return _Pass(descriptor, _ContentDefined(descriptor, size), advance, follow).run(
             size, f"fastcdc/{PLAN_VERSION}", [Segment(0, size)]
         )
     kind, segments = found
-    return _Pass(descriptor, _Grid(segments), advance).run(size, f"{kind}/{PLAN_VERSION}", segments)
+    return _Pass(descriptor, _Grid(segments), advance, follow).run(size, f"{kind}/{PLAN_VERSION}", segments)
 
 
 def scan_bytes(data: bytes) -> Recipe:
@@ -180,10 +184,11 @@ class _ContentDefined:
 class _Pass:
     """One pass over a file: windows are read and their chunks hashed in any order, the blob's hash in file order."""
 
-    def __init__(self, descriptor: int, cutter: _Cutter, advance: Callable[[int], None]) -> None:
+    def __init__(self, descriptor: int, cutter: _Cutter, advance: Callable[[int], None], follow: Follow) -> None:
         self._descriptor = descriptor
         self._cutter = cutter
         self._advance = advance
+        self._follow = follow
         self._taking = threading.Lock()
         self._turn = threading.Condition()
         self._done = 0
@@ -245,6 +250,7 @@ class _Pass:
         self._blob.update(view)
         for digest, (segment, length) in zip(digests, window.cuts, strict=True):
             self._chunks[segment].append((digest, length))
+        self._follow(window.length, digests)
         with self._turn:
             self._done += 1
             self._turn.notify_all()

@@ -50,9 +50,14 @@ _FIRST_OWN = 3
 def _moved_up(file: Descriptor) -> Descriptor:
     """The open file under another number, which is not that of a standard stream."""
     try:
-        return next(map(Descriptor, map(fcntl.fcntl, (file.fileno(),), (fcntl.F_DUPFD_CLOEXEC,), (_FIRST_OWN,))))
+        return duplicate(file.fileno())
     finally:
         file.close()
+
+
+def duplicate(descriptor: int) -> Descriptor:
+    """Another descriptor of the same open file, closed on exec. Raises OSError."""
+    return next(map(Descriptor, map(fcntl.fcntl, (descriptor,), (fcntl.F_DUPFD_CLOEXEC,), (_FIRST_OWN,))))
 
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)

@@ -11,6 +11,7 @@ import shutil
 import signal
 import stat
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,8 +27,12 @@ StrPath = str | os.PathLike[str]
 # From linux/fs.h: _IOW(0x94, 9, int). Python's fcntl module has no name for it.
 _FICLONE = 0x40049409
 _COPY_BYTES = 8 << 20
+_SYNC_THREADS = 4
 _READ_BYTES = 256 << 10  # of a file that is held in memory as a whole
-_SYNC_FILE_RANGE_WRITE = 2  # from linux/fs.h; start writing, wait for nothing
+# From linux/fs.h: wait for what is being written, or start writing and wait for nothing.
+_SYNC_FILE_RANGE_WAIT, _SYNC_FILE_RANGE_WRITE = 1, 2
+# What sync_file_range(2) reports where a system, a sandbox or a kind of file has no such call.
+_NO_WRITEBACK = {errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP}
 # Errors about this process or the whole file system, which say nothing about a file's bytes.
 _SHORTAGES = {
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT),
@@ -76,6 +81,18 @@ def sync_file(path: StrPath) -> None:
         os.fsync(descriptor)
 
 
+def sync_files(paths: Collection[StrPath]) -> None:
+    """fsync many files, some at a time: most of the time of each is waiting. Raises OSError, when all are done."""
+    if len(paths) < 2:
+        deque(map(sync_file, paths), maxlen=0)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # takes time that most commands do not need
+
+    with ThreadPoolExecutor(min(len(paths), _SYNC_THREADS)) as pool:
+        for future in [pool.submit(sync_file, path) for path in paths]:
+            future.result()
+
+
 def sync_descriptor(descriptor: int) -> None:
     """fsync an open file. Raises OSError."""
     os.fsync(descriptor)
@@ -84,11 +101,29 @@ def sync_descriptor(descriptor: int) -> None:
 def start_writeback(descriptor: int, offset: int, size: int) -> None:
     """Make the kernel begin to write this part of a file to disk, without waiting: sync_file_range(2).
 
-    It promises nothing; it only leaves less to wait for to a sync that follows. Only Linux has it.
+    It promises nothing; it only leaves less to wait for to a sync that follows. Does nothing where the system or the
+    file system cannot. Raises OSError if the kernel could not write, which a later fsync may not be told of.
     """
+    _writeback(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+
+
+def await_writeback(descriptor: int) -> None:
+    """Wait for what is being written of a file, and not for what is still to be. It promises nothing.
+
+    Raises the OSError of any write since the descriptor was opened that it has not been told of.
+    """
+    _writeback(descriptor, 0, 0, _SYNC_FILE_RANGE_WAIT)
+
+
+def _writeback(descriptor: int, offset: int, size: int, flags: int) -> None:
     call = _sync_file_range()
-    if call is not None:
-        call(descriptor, offset, size, _SYNC_FILE_RANGE_WRITE)
+    if call is None or not call(descriptor, offset, size, flags):
+        return
+    import ctypes
+
+    code = ctypes.get_errno()
+    if code not in _NO_WRITEBACK:
+        raise OSError(code, os.strerror(code), _path_of(descriptor))
 
 
 @functools.cache
@@ -97,7 +132,7 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
         return None
     import ctypes  # takes some milliseconds that most commands do not need
 
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    call = getattr(ctypes.CDLL(None, use_errno=True), "sync_file_range", None)
     if call is not None:
         call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     return call
@@ -292,9 +327,14 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int | None = No
                 done = os.pwrite(descriptor, view, offset)
                 view, offset = view[done:], offset + done
     except OSError as error:
-        with contextlib.suppress(OSError):  # a system without /proc
-            error.filename = os.readlink(f"/proc/self/fd/{descriptor}")
+        error.filename = _path_of(descriptor)
         raise
+
+
+def _path_of(descriptor: int) -> str | None:
+    with contextlib.suppress(OSError):  # a system without /proc
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    return None
 
 
 @explained
@@ -303,9 +343,14 @@ def append(path: Path, data: bytes) -> None:
 
     What a crash has left without an end of line is ended first. Raises OSError; a part may have been written then.
     """
-    make_directory(path.parent)
-    make_file(path)
-    with opened(path, os.O_RDWR | os.O_APPEND) as descriptor:
+    flags = os.O_RDWR | os.O_APPEND
+    try:
+        file = opened(path, flags)
+    except FileNotFoundError:
+        make_directory(path.parent)
+        make_file(path)
+        file = opened(path, flags)
+    with file as descriptor:
         size = os.fstat(descriptor).st_size
         is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
         write_all(descriptor, b"\n" + data if is_cut else data)

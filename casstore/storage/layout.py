@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +27,7 @@ _LOOSE_STEM = re.compile("[0-9a-f]{64}")
 
 def new_id() -> str:
     """16 random base32 characters (80 bits): the id of a session, pack or manifest, never used twice."""
-    return "".join(_BASE32[byte & 31] for byte in secrets.token_bytes(16))
+    return "".join(_BASE32[byte & 31] for byte in os.urandom(16))
 
 
 def is_session_id(name: str) -> bool:

@@ -7,8 +7,6 @@ import functools
 import getpass
 import os
 import re
-import secrets
-import socket
 from pathlib import Path
 
 _NETWORK_FILE_SYSTEMS = {
@@ -63,7 +61,7 @@ def boot_id() -> str:
         return _UNKNOWN_BOOT
 
 
-_UNKNOWN_BOOT = secrets.token_hex(16)
+_UNKNOWN_BOOT = os.urandom(16).hex()
 
 
 def who() -> str:
@@ -78,7 +76,7 @@ def _who(_process: int, _user: int) -> str:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):
         user = "?"
-    text = f"{user[:_MOST_NAME_CHARACTERS]}@{socket.gethostname()[:_MOST_NAME_CHARACTERS]}"
+    text = f"{user[:_MOST_NAME_CHARACTERS]}@{os.uname().nodename[:_MOST_NAME_CHARACTERS]}"
     return "".join(each if each.isprintable() else "?" for each in text)  # the environment may say anything
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgpack
-import zstandard
 
 from casstore.description import Description
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
 from casstore.storage.bounded_msgpack import Unpacking
-from casstore.storage.coding.entropy import decompress_document
+from casstore.storage.coding import documents
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.names import as_opened, as_stored
 from casstore.storage.parents import OF_BASE, Parent, packed, strict_tag, unpacked_all
@@ -148,8 +147,7 @@ class Manifest:
         if self.parents is not None:
             document["parents"] = [packed(parent) for parent in self.parents]
         plain = msgpack.packb({key: document[key] for key in sorted(document)})
-        # Nothing else tells a flipped bit of a name or digest from what was written.
-        return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(plain)
+        return documents.compress_document(plain)
 
     @classmethod
     def unpack(cls, data: bytes, allowance: Allowance | None = None) -> Manifest:
@@ -164,7 +162,7 @@ class Manifest:
             if allowance is not None:
                 most_bytes = allowance.document_bytes + _MOST_RATIO * len(data)
                 most_items = allowance.items + _MOST_ITEMS_PER_BYTE_TOGETHER * len(data)
-            plain = decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
+            plain = documents.decompress_document(data, min(_MAX_MANIFEST_BYTES, most_bytes))
             unpacking = Unpacking(most_items)
             document = unpacking.unpack(plain)
             if allowance is not None:

@@ -11,7 +11,7 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -22,8 +22,8 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, RemoteError, UnsupportedFormat
 from casstore.storage import files, pack
 from casstore.storage.chunk_sequence import ChunkSequence, Locations, decode_threads
-from casstore.storage.coding.codec import decode
-from casstore.storage.coding.delta import decode_deltas
+from casstore.storage.coding import codec
+from casstore.storage.coding import delta as deltas
 from casstore.storage.container import MAX_DELTA_LINKS, Container, Location
 from casstore.storage.layout import Layout
 from casstore.storage.readable import OpenFile, Readable
@@ -187,7 +187,7 @@ class Objects(Uncopied):
         if base is None or grouping is None:
             return None
         try:
-            raw = decode_deltas(base, [self._read_record(digest, location)[1]], grouping)
+            raw = deltas.decode_deltas(base, [self._read_record(digest, location)[1]], grouping)
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
             return None
@@ -267,7 +267,7 @@ class Objects(Uncopied):
             entry, encoded = self._read_record(delta, delta_location, records)
             grouping = entry.grouping or start
             if run and grouping != run_grouping:
-                run_base, run = decode_deltas(run_base, run, grouping_raw), []
+                run_base, run = deltas.decode_deltas(run_base, run, grouping_raw), []
             if grouping != run_grouping:
                 # Usually the start of the chain; another if a chunk in between has been stored whole since.
                 grouping_raw = (
@@ -276,7 +276,7 @@ class Objects(Uncopied):
                 run_grouping = grouping
             run.append(encoded)
         if run:
-            raw = decode_deltas(run_base, run, grouping_raw)
+            raw = deltas.decode_deltas(run_base, run, grouping_raw)
         if Digest.of(raw) != digest:
             raise IntegrityError(f"its bytes do not match the digest {digest}")
         return raw
@@ -287,7 +287,7 @@ class Objects(Uncopied):
             raise IntegrityError(f"chunk {digest}, which it is grouped by, is missing")
         if location.container.is_pack:
             entry, encoded = self._read_record(digest, location, records)
-            return decode(entry.encoding, encoded, entry.raw_bytes)
+            return codec.decode(entry.encoding, encoded, entry.raw_bytes)
         if not 0 < location.raw_bytes <= MAX_CHUNK_BYTES or location.offset < 0:
             raise IntegrityError(f"the catalog's record of the place of chunk {digest} is damaged")
         container = self._container(location.container)  # our own reference: another thread may drop it from the cache
@@ -351,7 +351,7 @@ class Objects(Uncopied):
 
     def read_ahead(
         self, digests: Iterable[Digest], threads: int = _READ_THREADS
-    ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
+    ) -> Generator[tuple[Digest, futures.Future[bytes]], None, None]:
         """Each chunk in turn, with a future of its bytes, whose result may raise IntegrityError or OSError."""
         return self._ahead(digests, threads, self._read)
 
@@ -364,10 +364,10 @@ class Objects(Uncopied):
 
     def _ahead(
         self, digests: Iterable[Digest], threads: int, read: Callable[[Digest, Mapping[Digest, Location]], bytes]
-    ) -> Generator[tuple[Digest, Future[bytes]], None, None]:
+    ) -> Generator[tuple[Digest, futures.Future[bytes]], None, None]:
         unread = iter(digests)
-        with ThreadPoolExecutor(threads) as pool:
-            ahead: deque[tuple[Digest, Future[bytes]]] = deque()
+        with futures.ThreadPoolExecutor(threads) as pool:
+            ahead: deque[tuple[Digest, futures.Future[bytes]]] = deque()
             try:
                 while batch := list(itertools.islice(unread, _LOCATE_BATCH)):
                     locations = self._locate_chains(set(batch))
@@ -456,8 +456,8 @@ class Objects(Uncopied):
                 for chunk in stretch
             ]
 
-        running: deque[Future[list[_Result]]] = deque()
-        with ThreadPoolExecutor(decode_threads()) as pool:
+        running: deque[futures.Future[list[_Result]]] = deque()
+        with futures.ThreadPoolExecutor(decode_threads()) as pool:
             try:
                 for stretch, locations in self._located(chunks):
                     needs = parts(stretch, locations)

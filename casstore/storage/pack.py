@@ -25,7 +25,7 @@ from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import files
 from casstore.storage.bounded_msgpack import Unpacking
-from casstore.storage.coding import entropy
+from casstore.storage.coding import documents
 from casstore.storage.readable import Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 
@@ -42,6 +42,7 @@ _FLAG_GROUPING = 2  # and goes on with that of the chunk which groups its elemen
 _TRAILER = struct.Struct("<QI32s8s")
 _TRAILER_MAGIC = b"packtail"
 _WRITE_BYTES = 4 << 20
+_WRITEBACK_BYTES = 8 << 20
 # Bounds what a damaged trailer can make a reader allocate; an entry takes some 90 bytes, so a pack of a
 # million chunks stays well below.
 _MAX_INDEX_BYTES = 256 << 20
@@ -136,11 +137,20 @@ class PackStream:
 class PackWriter(PackStream):
     """Writes one new pack. Nothing may refer to it before `finish` has returned."""
 
-    def __init__(self, path: files.StrPath) -> None:
+    def __init__(self, path: files.StrPath, *, will_be_synced: bool = False) -> None:
+        """With `will_be_synced` what has been written is on its way to the disk while more is. Raises OSError."""
         self.path = path
         self._file = files.create_file(path)
         self._descriptor = self._file.fileno()
-        super().__init__(partial(files.write_all, self._descriptor))
+        self._begun = 0
+        super().__init__(self._write_and_begin if will_be_synced else partial(files.write_all, self._descriptor))
+
+    def _write_and_begin(self, data: memoryview) -> None:
+        files.write_all(self._descriptor, data)
+        written = self._flushed + len(data)
+        if written - self._begun >= _WRITEBACK_BYTES:
+            files.start_writeback(self._descriptor, self._begun, written - self._begun)
+            self._begun = written
 
     def finish(self, mode: int, *, durable: bool) -> int:
         """Write index and trailer, make the pack read-only, fsync it if `durable`; returns its size in bytes."""
@@ -359,7 +369,7 @@ def _index_entries(index: bytes, offset: int) -> list[PackEntry]:
     """The entries of an index that stands at `offset`."""
     try:
         most = offset // _RECORD.size  # records do not overlap
-        document = entropy.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))
+        document = documents.decompress_document(index, min(_MAX_INDEX_BYTES, 1024 + most * _MAX_ROW_BYTES))
         rows = Unpacking((most + 1) * _MAX_ROW_ITEMS).unpack(document)
         if len(rows) > most:
             raise IntegrityError("an index has more entries than the pack has room for")

@@ -13,6 +13,7 @@ from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError
 
 MAX_CHUNK_BYTES = 16 << 20  # what a reader must be ready for, in any release
+_WHOLE = {int}  # True is none of them
 
 
 class Chunk(NamedTuple):
@@ -33,7 +34,8 @@ class RecipeSegment(NamedTuple):
 
     @property
     def length(self) -> int:
-        return sum(length for _, length in self.chunks)
+        chunks = self.chunks
+        return chunks[0][1] if len(chunks) == 1 else sum(length for _, length in chunks)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Recipe:
                 raise ValueError("the blob is not one of its own chunks")
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise IntegrityError(f"the recipe of blob {blob} cannot be read: {error}") from error
-        if not isinstance(plan, str) or type(size) is not int or sum(segment.length for segment in segments) != size:
+        if not isinstance(plan, str) or type(size) is not int or sum(sum(row[4]) for row in rows) != size:
             raise IntegrityError(f"the recipe of blob {blob} does not add up to its size")
         return cls(blob, size, plan, segments)
 
@@ -111,16 +113,14 @@ def _segment(
 ) -> RecipeSegment:
     if not isinstance(name, str | None) or not isinstance(dtype, str | None):
         raise TypeError("a segment's name or dtype is not text")
-    if shape is not None and not all(type(dimension) is int for dimension in shape):
+    if shape is not None and not set(map(type, shape)) <= _WHOLE:
         raise TypeError("a dimension is not a whole number")
     if not isinstance(digests, bytes) or len(digests) != DIGEST_BYTES * len(lengths):
         raise ValueError("digests and lengths differ in number")
-    if not all(type(length) is int and 0 < length <= MAX_CHUNK_BYTES for length in lengths):
+    if not set(map(type, lengths)) <= _WHOLE or (lengths and not 0 < min(lengths) <= max(lengths) <= MAX_CHUNK_BYTES):
         raise ValueError("a chunk's length is out of range")
-    chunks = tuple(
-        (Digest(digests[start : start + DIGEST_BYTES]), length)
-        for start, length in zip(range(0, len(digests), DIGEST_BYTES), lengths, strict=True)
-    )
+    parts = (digests[start : start + DIGEST_BYTES] for start in range(0, len(digests), DIGEST_BYTES))
+    chunks = tuple(zip(map(Digest, parts), lengths, strict=True))
     return RecipeSegment(chunks, name, dtype, None if shape is None else tuple(shape))
 
 

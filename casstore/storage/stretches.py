@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from casstore.digest import Digest
+from casstore.storage import pack
 from casstore.storage.container import Container, Location
-from casstore.storage.pack import MAX_RECORD_BYTES
 from casstore.storage.recipe import Chunk
 
 # What one thread reads, decodes and hands on at a time: enough for what is done once for each to vanish, and little
@@ -65,7 +65,7 @@ def parts(chunks: Iterable[Chunk], locations: Mapping[Digest, Location]) -> list
     ordered = sorted(
         (location.container.file_id, location.offset, location.length, digest)
         for digest, location in found.items()
-        if location.container.is_pack and location.offset >= 0 and 0 < location.length <= MAX_RECORD_BYTES
+        if location.container.is_pack and location.offset >= 0 and 0 < location.length <= pack.MAX_RECORD_BYTES
     )
     made: list[Part] = []
     size = end = 0

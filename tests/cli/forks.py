@@ -5,13 +5,26 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import select
 import socket
 import subprocess
 import sys
 import time
+from importlib import import_module
 
 _REQUEST_BYTES = 1 << 17
+
+
+def import_all() -> None:
+    """Import what casstore imports when it needs it: each fork would take the time for it, and a module that is
+    imported while a test has something replaced would keep the replacement."""
+    import casstore
+
+    for room in ("cli", "actions", "archive", "catalog", "remote", "storage"):
+        for found in pkgutil.walk_packages([f"{casstore.__path__[0]}/{room}"], f"casstore.{room}."):
+            if not found.name.endswith((".__main__", ".object_store")):  # obstore has threads, which no fork has
+                import_module(found.name)
 
 
 class Forks:
@@ -96,6 +109,7 @@ def _serve(requests: socket.socket) -> None:
 if __name__ == "__main__":
     from casstore.cli.main import main
 
+    import_all()
     with socket.socket(fileno=int(sys.argv.pop())) as channel:
         _serve(channel)
     main()

@@ -118,7 +118,6 @@ def test_errors_have_a_caret_on_a_line_of_its_own(many: Cli) -> None:
     assert many("list", "--sort", "nam", "--json", code=2).error["suggestion"] == "name"
     assert "did you mean tag?" in many("list", "--columns", "tags", code=2).err
     assert "given twice" in many("list", "size > 1", "--where", "size > 1", code=2).err
-    assert "by NAME and --label alone" in many("list", "size > 1", "--remote", code=2).err
     assert "\x1b" not in many("list", "name = \x1b[31m and", code=2).err
 
 
@@ -129,4 +128,12 @@ def test_a_pattern_deletes_nothing(many: Cli) -> None:
 
 def test_an_empty_result_says_so(many: Cli) -> None:
     assert "no version fits" in many.on_terminal("list", "metrics.acc > 5", "--columns", "tag")
+    for verb in ("list", "count"):
+        said = many.on_terminal(verb, "metrics.acuracc > 0 and metadata.opt = x and labels.zzz = 1", "-l", "stag=dev")
+        assert "no version has metrics.acuracc; nearest: metrics.acc" in said
+        assert "no version has labels.zzz;" not in said
+        assert "no version has labels.zzz" in said
+        assert "no version has labels.stag; nearest: labels.stage" in said
+        assert said.count("no version") == 3
+    assert many("list", "metrics.acuracc > 0").err == ""
     assert "did you mean bert?" in many("list", "bret", "size > 1", code=12).err

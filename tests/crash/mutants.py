@@ -149,6 +149,11 @@ def _(patch: pytest.MonkeyPatch) -> None:
     _unsynced(patch, "sync_directory", lambda path: is_importing() and _is_packs(path))
 
 
+@_power("what is adopted together is not synced", "adopts")
+def _(patch: pytest.MonkeyPatch) -> None:
+    _replace(patch, files, "sync_files", lambda _: lambda __: None)
+
+
 @_power("packs are not synced", "full")
 def _(patch: pytest.MonkeyPatch) -> None:
     _replace(patch, PackWriter, "finish", lambda real: lambda self, mode, **_: real(self, mode, durable=False))

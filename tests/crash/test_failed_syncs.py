@@ -98,6 +98,29 @@ def test_gc_does_not_sync_again_what_could_not_be_synced(home: Path, ground: Pat
 
 
 @traced
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+def test_a_write_that_fails_while_a_file_is_hashed_fails_the_save(home: Path, ground: Path, error) -> None:
+    """The kernel tells of it once, and that call may be the one that is told."""
+    put(ground / "template", "m:1", {"a": b"1"})
+    new = {"w.bin": noise(9 << 20)}
+
+    def run(fail_at=None):
+        shutil.rmtree(home, ignore_errors=True)
+        copy_store(ground / "template", home)
+        return tracer.run(lambda: put(home, "m:2", new), below=home, fail_at=fail_at, error=error)
+
+    numbers = [number for number, call in enumerate(run().calls, 1) if call.name == "sync_file_range"]
+    assert len(numbers) == 2  # begun, and looked after when the file has been synced
+    for number in numbers:
+        traced = run(number)
+        if traced.calls[number - 1].name != "sync_file_range":  # threads have taken turns in another way
+            continue
+        assert not traced.acknowledged
+        assert traced.repeated_syncs == []
+        check_versions(home, Scenario(open_store, open_store, before={"m:1": {"a": b"1"}}), acknowledged=True)
+
+
+@traced
 @pytest.mark.parametrize("fails", ["once", "twice", "for ever"])
 def test_a_commit_whose_log_could_not_be_synced_leaves_the_version_absent_or_whole(
     home: Path, ground: Path, fails

@@ -28,7 +28,7 @@ from casstore.storage import annotation_log, append_log, machine
 from tests.crash.mutants import INTERLEAVED, POWER
 from tests.crash.power import Disk, Image, Mark, Name, Operation, Recorder, Sync
 from tests.crash.scenarios import leftovers, sql
-from tests.kit import EVERY, noise, safetensors, weights
+from tests.kit import EVERY, bento, noise, safetensors, weights
 
 pytestmark = pytest.mark.crash
 
@@ -128,6 +128,13 @@ class Play:
         for tag, files in versions.items():
             self._saving(tag, files, options)
         self.store.import_archive(archive, **options)
+        for tag in versions:
+            self.recorder.mark(("saved", tag))
+
+    def adopt(self, tree: Path, versions: Mapping[str, Files]) -> None:
+        for tag, files in versions.items():
+            self._saving(tag, files, {})
+        assert set(self.store.adopt(tree).adopted) == set(versions)
         for tag in versions:
             self.recorder.mark(("saved", tag))
 
@@ -344,6 +351,14 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         play.take(whole, {"run:3": run["run:3"]})
         play.take(tar, {"m:1": mixed(40)})
 
+    def adopts(play: Play) -> None:
+        versions = {f"{name}:{number}": mixed(50 + 9 * number + ord(name)) for number in (1, 2) for name in "xy"}
+        for number, (tag, files) in enumerate(versions.items(), 1):
+            bento(tmp_path / "bento/models", tag, files, created=number)
+        play.save("m:1", {"few": b"few"})
+        play.begin()
+        play.adopt(tmp_path / "bento", versions)
+
     def annotate(play: Play) -> None:
         play.save("m:1", {"few": b"few"})
         play.begin()
@@ -354,6 +369,7 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
         "make": make,
         "annotate": annotate,
         "imports": imports,
+        "adopts": adopts,
         "full": saves("full"),
         "relaxed": saves("relaxed"),
         "gc": gc,
@@ -364,7 +380,7 @@ def scenarios(step_files, tmp_path: Path) -> dict[str, Scenario]:
     }
 
 
-NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports", "forgets", "annotate"]
+NAMES = ["make", "full", "relaxed", "gc", "verbs", "trash", "aliases", "imports", "adopts", "forgets", "annotate"]
 
 
 def record(scenario: Scenario, root: Path) -> list[Operation]:

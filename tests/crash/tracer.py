@@ -25,7 +25,8 @@ IS_SUPPORTED = sys.platform == "linux" and os.uname().machine == "x86_64"
 CHANGING = {
     1: ("write", "fd", 0), 18: ("pwrite64", "fd", 0), 20: ("writev", "fd", 0), 296: ("pwritev", "fd", 0),
     328: ("pwritev2", "fd", 0), 74: ("fsync", "fd", 0), 75: ("fdatasync", "fd", 0), 76: ("truncate", "path", 0),
-    77: ("ftruncate", "fd", 0), 285: ("fallocate", "fd", 0), 326: ("copy_file_range", "fd", 2),
+    77: ("ftruncate", "fd", 0), 277: ("sync_file_range", "fd", 0),
+    285: ("fallocate", "fd", 0), 326: ("copy_file_range", "fd", 2),
     40: ("sendfile", "fd", 0), 16: ("ioctl", "fd", 0), 73: ("flock", "fd", 0), 91: ("fchmod", "fd", 0),
     90: ("chmod", "path", 0), 268: ("fchmodat", "at", 1), 82: ("rename", "path", 0), 264: ("renameat", "at", 1),
     316: ("renameat2", "at", 1), 83: ("mkdir", "path", 0), 258: ("mkdirat", "at", 1), 84: ("rmdir", "path", 0),

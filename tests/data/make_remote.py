@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import tarfile
 import tempfile
 from pathlib import Path
@@ -25,6 +24,7 @@ from casstore.remote.bucket import Bucket
 from casstore.remote.documents import PushOpen
 from casstore.remote.pushing import Push, revoke
 from casstore.remote.transfers import workers
+from casstore.storage import machine
 from tests.data.make_store import safetensors
 
 NAME = "remote-format-1"
@@ -86,8 +86,7 @@ def fill(store: casstore.Store, place: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    os.environ["LOGNAME"] = "user"
-    socket.gethostname = lambda: "machine"
+    setattr(machine, "_who", lambda _process, _user: "user@machine")  # noqa: B010 - a cached function, to mypy
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         with casstore.Store(root / "store", auto_gc=False) as store:

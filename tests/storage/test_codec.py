@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.coding.codec import Encoding, _encode_planes, decode, encode
+from casstore.storage.coding.codec import _encode_planes, decode, encode
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 from casstore.storage.tensors.elements import BYTES, Element, element_of
 

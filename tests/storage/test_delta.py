@@ -13,8 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from casstore.errors import IntegrityError
-from casstore.storage.coding.codec import Against, Encoding, decode, encode
+from casstore.storage.coding.codec import Against, decode, encode
 from casstore.storage.coding.delta import Grouping, decode_deltas, encode_delta
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.tensors.segments import ELEMENT_BITS, Element, element_of
 
 ELEMENTS = sorted({element_of(dtype) for dtype in ELEMENT_BITS})

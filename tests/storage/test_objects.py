@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import objects as objects_module
-from casstore.storage.coding.codec import Encoding, encode
+from casstore.storage.coding.codec import encode
 from casstore.storage.coding.delta import Grouping, encode_delta
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.container import MAX_DELTA_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.objects import Objects

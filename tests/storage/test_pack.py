@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
-from casstore.storage.coding.codec import Encoding, decode, encode
+from casstore.storage.coding.codec import decode, encode
 from casstore.storage.coding.delta import Grouping, decode_deltas, encode_delta
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.pack import EncodedChunk, PackEntry, PackWriter, read_entries, read_record
 from casstore.storage.readable import OpenFile
 from casstore.storage.tensors.elements import Element, element_of

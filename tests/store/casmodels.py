@@ -14,8 +14,9 @@ from casstore.archive import casmodel
 from casstore.description import Description
 from casstore.digest import Digest
 from casstore.plain_json import canonical_json
-from casstore.storage.coding.codec import Against, Encoding, encode
+from casstore.storage.coding.codec import Against, encode
 from casstore.storage.coding.delta import Grouping
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.pack import EncodedChunk, PackStream
 from casstore.storage.recipe import Recipe, RecipeSegment

@@ -239,6 +239,40 @@ def test_a_version_that_goes_while_it_gets_an_alias(filled, monkeypatch: pytest.
     assert filled.aliases() == []
 
 
+@pytest.mark.parametrize("now", [False, True], ids=["trash", "for good"])
+def test_a_version_whose_tag_another_gets_meanwhile(filled, save: Save, monkeypatch: pytest.MonkeyPatch, now) -> None:
+    find = casstore.actions.registry.aliases.resolve.find  # type: ignore[attr-defined]
+
+    def replaced(*arguments):
+        row = find(*arguments)
+        monkeypatch.undo()
+        filled.delete(str(row.tag), now=now)
+        save(str(row.tag), {"a": b"another"})
+        return row
+
+    monkeypatch.setattr("casstore.actions.registry.aliases.resolve.find", replaced)
+    with pytest.raises(casstore.TagNotFound, match="m:r1 has been deleted meanwhile"):
+        filled.set_alias("m@prod", "m:r1")
+    assert filled.aliases() == []
+
+
+def test_a_version_that_comes_back_under_another_tag_while_it_gets_an_alias(
+    filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = casstore.actions.registry.aliases.resolve.find  # type: ignore[attr-defined]
+
+    def renamed(*arguments):
+        row = find(*arguments)
+        monkeypatch.undo()
+        filled.delete(str(row.tag))
+        filled.undelete(str(row.tag), as_="m:again")
+        return row
+
+    monkeypatch.setattr("casstore.actions.registry.aliases.resolve.find", renamed)
+    with pytest.raises(casstore.TagNotFound, match="m:r1 has been deleted meanwhile"):
+        filled.set_alias("m@prod", "m:r1")
+
+
 def test_its_directory_stays(filled, home: Path, age: Age) -> None:
     filled.set_alias("m@prod", "m:r1")
     age(30)

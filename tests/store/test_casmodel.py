@@ -16,7 +16,8 @@ import pytest
 import casstore
 from casstore.actions.exchange import casmodel_import
 from casstore.actions.packs import receiving
-from casstore.actions.saving.commit import commit_stored
+from casstore.actions.saving.commit import commit_stored, commit_stored_together
+from casstore.catalog.commits import Commits
 from casstore.catalog.containers import ChunkVanished
 from casstore.storage.container import MAX_DELTA_LINKS
 from tests.kit import Check, Child, Leftovers, Save, Sql, checkpoint, contents, noise, streamed
@@ -498,7 +499,44 @@ def test_what_is_new_is_told_also_when_it_took_two_tries(
         return real(workspace, session, manifest, event, **options)
 
     monkeypatch.setattr(casmodel_import, "commit_stored", commit)
+    monkeypatch.setattr(casmodel_import, "_MOST_TOGETHER", 1)
     assert take(archive(files)) == list(files)
+
+
+def test_many_versions_come_in_few_transactions(
+    store: casstore.Store, run_of, archive, take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = run_of(5)
+    real, groups = Commits.commit_together, []
+
+    def commit(self, versions):
+        groups.append([str(each.manifest.tag) for each in versions])
+        real(self, versions)
+
+    monkeypatch.setattr(Commits, "commit_together", commit)
+    monkeypatch.setattr(casmodel_import, "_MOST_TOGETHER", 2)
+    assert take(archive(files)) == list(files)
+    assert groups == [list(files)[:2], list(files)[2:4]]
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+
+
+def test_what_another_process_saves_meanwhile_is_no_failure(
+    store: casstore.Store, home: Path, run_of, archive, take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = run_of(3)
+    real, data = commit_stored_together, archive(files)
+
+    def commit(*arguments, **options):
+        monkeypatch.setattr(casmodel_import, "commit_stored_together", real)
+        with casstore.Store(home, auto_gc=False) as other:
+            other.import_archive(io.BytesIO(data))
+        real(*arguments, **options)
+
+    monkeypatch.setattr(casmodel_import, "commit_stored_together", commit)
+    assert take(data) == []
+    assert {tag: streamed(store.get(tag)) for tag in files} == files
+    store.gc()
+    assert {step.count for step in store.gc().steps} == {0}
 
 
 def test_a_directory_that_cannot_be_made_is_no_failure(

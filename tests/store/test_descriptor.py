@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import casstore
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import model_yaml, times
 from casstore.storage import bounded_yaml
 from tests.kit import plant
 
@@ -83,7 +83,7 @@ def test_any_labels_and_metadata_come_back(store: casstore.Store, labels, metada
     assert yaml.safe_load(descriptor)["labels"] == labels
     read = model_yaml.read(descriptor)
     assert (read.tag, read.description.labels, read.description.metadata) == (model.tag, labels, metadata)
-    assert (model_yaml.timestamp(read.created_at_ns), read.notes) == (model.created_at, ())
+    assert (times.timestamp(read.created_at_ns), read.notes) == (model.created_at, ())
     assert model in store.list("m", labels=labels)
 
 

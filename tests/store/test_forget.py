@@ -12,6 +12,7 @@ import pytest
 
 import casstore
 from casstore.actions.registry import forgetting
+from casstore.actions.workspace import Workspace
 from casstore.catalog.deletions import Deletions
 from tests.kit import Save, noise, weights
 
@@ -216,14 +217,48 @@ class TestMeanwhile:
     def test_one_that_goes_in_the_last_moment(self, store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
         plan, forget = store.forget("bert", keep_last=2), forgetting.forget
 
-        def late(workspace: Any, doomed: Any) -> list[str]:
+        def late(workspace: Any, doomed: Any, why: str) -> list[str]:
             monkeypatch.setattr(forgetting, "forget", forget)
             with casstore.Store(store.home) as other:
                 other.delete("bert:v1")
-            return forget(workspace, doomed)
+            return forget(workspace, doomed, why)
 
         monkeypatch.setattr(forgetting, "forget", late)
         assert texts(store.forget_planned(plan).forgotten) == ["bert:v3", "bert:v2", "bert:v0"]
+
+    def test_what_is_kept_in_the_last_moment(
+        self, store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wait = Workspace.name_lock
+
+        def late(workspace: Workspace, name: str) -> Any:
+            monkeypatch.setattr(Workspace, "name_lock", wait)
+            with casstore.Store(store.home) as other:
+                other.pin("bert:v0")
+                other.set_alias("bert@prod", "bert:v1")
+                other.annotate("bert:v3", labels={"keep": "yes"})
+                other.delete("bert:v2")
+                save("bert:v2", {"x": b"another"})
+            return wait(workspace, name)
+
+        monkeypatch.setattr(Workspace, "name_lock", late)
+        done = store.forget("bert", keep_last=1, keep_label="keep=yes", dry_run=False)
+        assert texts(done.forgotten) == ["bert:v4"]
+        assert texts(model.tag for model in store.list("bert")) == [
+            "bert:v2",
+            "bert:v5",
+            "bert:v3",
+            "bert:v1",
+            "bert:v0",
+        ]
+
+
+def test_the_history_says_why(store: casstore.Store, filled: None) -> None:
+    store.forget("bert", keep_last=2, keep_where=f"version = v1 or tag = '{'x' * 900}'", dry_run=False)
+    told = {event.tag: event.details["why"] for event in store.events() if event.kind == "deleted"}
+    assert {*told} == {"bert:v0", "bert:v2", "bert:v3"}
+    assert {len(why) for why in told.values()} == {500}
+    assert all(why.startswith("kept by none of --keep-last 2 --keep-where ") for why in told.values())
 
 
 def test_one_transaction_a_name(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.digest import Digest
-from casstore.storage.coding.codec import Encoding
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.manifest import Base
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.tag import Tag

@@ -12,7 +12,7 @@ from casstore.actions.packs.builder import PackBuilder
 from casstore.catalog.versions import NewContainer
 from casstore.digest import Digest
 from casstore.storage import files
-from casstore.storage.coding.codec import Encoding
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.pack import EncodedChunk, read_entries
 from tests.kit import noise
 

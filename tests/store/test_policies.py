@@ -63,8 +63,13 @@ def test_it_is_applied_after_each_save(store: casstore.Store, save: Save, versio
     fill(save, "run-1", range(3))
     store.set_policy("run-*", keep_last=2, keep_best="metadata.loss:max:1")
     assert versions("run-1") == "210", "not by storing it"
+    store.set_policy("*-1", keep_last=1)
     fill(save, "run-1", range(3, 6))
     assert versions("run-1") == "540"
+    told = [event.details["why"] for event in store.events() if event.kind == "deleted"]
+    rules = "--keep-last 1 --keep-last 2 --keep-best metadata.loss:max:1"
+    assert told == [f"kept by none of {rules} (the policies for *-1, run-*)"] * 3
+    store.unset_policy("*-1")
     fill(save, "other", range(4))
     assert versions("other") == "3210"
 

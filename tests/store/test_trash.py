@@ -17,6 +17,8 @@ from casstore.actions.gc.plan import plan
 from casstore.actions.gc.report import GcOptions
 from casstore.actions.registry import trash as trash_action
 from casstore.actions.saving import delete as delete_action
+from casstore.actions.saving.save import save as save_files
+from casstore.catalog.versions import VersionRow, Versions
 from casstore.progress import SILENT
 from casstore.storage import files
 from tests.kit import Check, Child, Picture, Rot, Save, Sql, contents, counts, noise, part, plant
@@ -569,3 +571,40 @@ def test_looking_changes_nothing(store: casstore.Store, save: Save, picture: Pic
     store.deleted()
     store.gc(dry_run=True, empty_trash=True)
     assert picture() == before
+
+
+@pytest.mark.parametrize("look", ["m:1", "m"])
+def test_one_that_comes_back_under_another_tag_while_it_is_looked_for(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    save("m:1", {"w": b"1"})
+    by_id = Versions.by_id
+
+    def late(self: Versions, version_id: int) -> VersionRow | None:
+        monkeypatch.setattr(Versions, "by_id", by_id)
+        with casstore.Store(store.home) as other:
+            other.delete("m:1")
+            other.undelete("m:1", as_="m:2")
+        return by_id(self, version_id)
+
+    monkeypatch.setattr(Versions, "by_id", late)
+    if look == "m":
+        assert str(store.get(look).tag) == "m:2"
+    else:
+        with pytest.raises(casstore.TagNotFound, match="m:1"):
+            store.get(look)
+
+
+def test_one_that_is_deleted_as_soon_as_it_is_saved(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_and_lose(*arguments: object) -> object:
+        done = save_files(*arguments)  # type: ignore[arg-type]
+        with casstore.Store(store.home) as other:
+            other.delete("m:1")
+        return done
+
+    monkeypatch.setattr("casstore.draft.save", save_and_lose)
+    with pytest.raises(casstore.TagNotFound, match="m:1 was saved, and has been deleted meanwhile"):
+        save("m:1", {"w": b"1"})
+    assert store.tags() == []

@@ -340,6 +340,5 @@ def layer_of(name: str) -> str:
 
 def by_name(name: str) -> tuple[tuple[int, int, str], ...]:
     """A key by which names are sorted, `layer.2` before `layer.10`."""
-    return tuple(
-        (0, int(part), part) if part.isdecimal() and len(part) < 20 else (1, 0, part) for part in _DIGITS.split(name)
-    )
+    parts = _DIGITS.split(name)
+    return tuple([(0, int(part), part) if part.isdecimal() and len(part) < 20 else (1, 0, part) for part in parts])

@@ -108,6 +108,9 @@ class _Stored(NamedTuple):
 
     @classmethod
     def of(cls, segment: RecipeSegment, start: int) -> _Stored:
+        if len(segment.chunks) == 1:  # as of most tensors
+            ((digest, length),) = segment.chunks
+            return cls(segment, start, (Chunk(digest, start, length),), (length,))
         ends = tuple(accumulate(length for _, length in segment.chunks))
         chunks = tuple(
             Chunk(digest, start + end - length, length)
@@ -208,6 +211,8 @@ def pairs(old: Sequence[Tensor], new: Sequence[Tensor], files: Mapping[str, str]
         paired = {id(each) for pair in found for each in pair[1:]}
         left = [each for each in left if id(each) not in paired]
         unpaired = [each for each in unpaired if id(each) not in paired]
+        if not (left and unpaired):
+            break
     found += [Pair(TensorChange(Change.REMOVED, each.info, None), each, None) for each in left]
     found += [Pair(TensorChange(Change.ADDED, None, each.info), None, each) for each in unpaired]
     return sorted(found, key=lambda pair: (by_name(pair.change.name), _files_of(pair.change)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from casstore.actions.describing.times import timestamp
 from casstore.description import SIGNATURE_FIELDS, Description
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
 from casstore.plain_json import canonical_json
@@ -120,12 +121,6 @@ def check_replaceable(path: Path) -> None:
         f"{path} would be replaced by the descriptor that casstore writes, and what it says would be lost; rename your "
         "file, or give labels and metadata in its place"
     )
-
-
-def timestamp(nanoseconds: int) -> datetime.datetime:
-    """UTC nanoseconds since 1970 as a datetime, to the microsecond."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return datetime.datetime.fromtimestamp(seconds, _UTC).replace(microsecond=rest // 1000)
 
 
 def load(path: Path) -> Descriptor:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-import yaml
-
 from casstore.errors import ReadOnly
 
 
@@ -20,7 +18,16 @@ def _refuse(self: Any, *_: Any, **__: Any) -> NoReturn:
     )
 
 
-class ReadOnlyDict(dict[str, Any]):
+class _WrittenAsBase(type):
+    """Has PyYAML write what is of a class as it writes what is of its base: its representers are found by the first of
+    the `__mro__`, and to add one, PyYAML would have to be imported with every start."""
+
+    @property
+    def __mro__(cls) -> tuple[type, ...]:
+        return tuple(cls.mro()[1:])
+
+
+class ReadOnlyDict(dict[str, Any], metaclass=_WrittenAsBase):
     """`what` it holds is named in the error when a program changes it: ReadOnly, a TypeError.
 
     It is made as a dict is, as `dataclasses.asdict` does of what it finds in a dataclass.
@@ -41,7 +48,7 @@ class ReadOnlyDict(dict[str, Any]):
         return dict, (dict(self),)
 
 
-class ReadOnlyList(list[Any]):
+class ReadOnlyList(list[Any], metaclass=_WrittenAsBase):
     """A list in a `ReadOnlyDict`."""
 
     def __init__(self, values: Iterable[Any] = (), what: str = "what is recorded") -> None:
@@ -64,9 +71,3 @@ def read_only(value: Any, what: str) -> Any:
     if isinstance(value, dict):
         return ReadOnlyDict(value, what)
     return ReadOnlyList(value, what) if isinstance(value, list) else value
-
-
-# PyYAML's representers know the very types only.
-for _representer in (yaml.representer.SafeRepresenter, yaml.representer.Representer):
-    _representer.add_representer(ReadOnlyDict, _representer.represent_dict)
-    _representer.add_representer(ReadOnlyList, _representer.represent_list)

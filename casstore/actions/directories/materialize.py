@@ -19,7 +19,7 @@ from casstore.actions.directories.standing import (
     rendered,
     status_of,
 )
-from casstore.actions.sources.source import Source, check_as_found, is_unchanged
+from casstore.actions.sources import source as sources
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
@@ -93,7 +93,7 @@ def _build_or_mend(
             _Builder(workspace, session, row, progress).run()
 
 
-def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress: Progress) -> None:
+def take_over(workspace: Workspace, row: VersionRow, standing: sources.Source, progress: Progress) -> None:
     """Take over a foreign directory that stands in the version's place and holds just the version's files.
 
     Raises FileChanged if it is not as it was found, InvalidSource if it cannot be written to, TagNotFound if the
@@ -103,7 +103,7 @@ def take_over(workspace: Workspace, row: VersionRow, standing: Source, progress:
         current = workspace.catalog.versions.find(row.tag)
         if current is None or current.id != row.id:
             raise TagNotFound(f"{row.tag} has been deleted meanwhile")
-        check_as_found(standing)
+        sources.check_as_found(standing)
         check_replaceable(standing)
         with workspace.session() as session:
             _Builder(workspace, session, row, progress).take_over(standing)
@@ -254,7 +254,7 @@ class _Builder:
     def _put(self, made: Path, root: Path, path: str, before: os.stat_result | None) -> None:
         """Put a new file in its place, and keep what was written there since the status `before` was taken."""
         if files.swap_into(made, root / path):
-            if is_unchanged(os.lstat(made), before):
+            if sources.is_unchanged(os.lstat(made), before):
                 files.remove_file(made)
             else:
                 self._shelf.take(made, path)
@@ -287,7 +287,7 @@ class _Builder:
         found = {str(path) for leaf in leaves for path in (PurePosixPath(leaf), *PurePosixPath(leaf).parents)}
         return sorted(found - {"."})
 
-    def take_over(self, standing: Source) -> None:
+    def take_over(self, standing: sources.Source) -> None:
         """Make a directory that stands in the version's place and holds just its files the version's own.
 
         Every file in it is replaced by the version's, and the directory is never away. The record comes last: an

@@ -12,7 +12,7 @@ import msgpack
 
 from casstore.actions.directories import latest
 from casstore.actions.directories.changed import parents
-from casstore.actions.sources.source import Source, is_unchanged
+from casstore.actions.sources import source as sources
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import DirectoryRow
 from casstore.errors import InvalidSource
@@ -25,7 +25,7 @@ from casstore.tag import Tag
 
 def directory_row(
     workspace: Workspace, directory: Path, stamps: Mapping[str, FileStamp], empty: Collection[str], *,
-    stands_as: Source | None = None,
+    stands_as: sources.Source | None = None,
 ) -> DirectoryRow:  # fmt: skip
     """The row that describes a version's directory: its inode, the stamp of every file in it, and the modification
     times of the directories below it, which show where nothing has been added. `empty`: the empty ones among them.
@@ -57,7 +57,7 @@ def publish(workspace: Workspace, tag: Tag, manifest_id: str, draft: Path | None
     latest.write(workspace, tag.name)
 
 
-def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> None:
+def settle(workspace: Workspace, tag: Tag, draft: Path, standing: sources.Source) -> None:
     """Make the directory that stands in a version's place its own, by moving the files made in `draft` over its files.
 
     A file that is the same in both stays. A file that is no longer as it was found, since it was written to a moment
@@ -83,18 +83,18 @@ def settle(workspace: Workspace, tag: Tag, draft: Path, standing: Source) -> Non
                 now = os.lstat(theirs)
                 if os.path.samestat(now, os.lstat(mine)):
                     continue
-                if theirs not in links and not is_unchanged(now, found.get(theirs)):
+                if theirs not in links and not sources.is_unchanged(now, found.get(theirs)):
                     files.move(theirs, workspace.quarantined(tag, name))
             # Checked once more when it is out of the way: until then another process may write to it.
             if files.swap_into(mine, theirs):
-                if theirs in links or is_unchanged(os.lstat(mine), found.get(theirs)):
+                if theirs in links or sources.is_unchanged(os.lstat(mine), found.get(theirs)):
                     files.remove_file(mine)
                 else:
                     files.move(mine, workspace.quarantined(tag, name))
     files.share_directories(standing.root, workspace.layout.home)
 
 
-def check_replaceable(standing: Source) -> None:
+def check_replaceable(standing: sources.Source) -> None:
     """Raise InvalidSource unless this user can replace every file of a directory."""
     parents = {os.path.dirname(file.disk_path) for file in standing.files if file.is_direct}
     for directory in sorted({str(standing.root), *parents}):

@@ -1,8 +1,8 @@
 """Taking over models that stand as directories: a BentoML home, or any directory of `name/version/`.
 
-Versions are adopted one after the other, oldest first, each atomically. After an interruption the same call continues:
-what is already there is only compared. In the store's own tree a directory becomes the version's in place, and is never
-away.
+Of each name the oldest version is adopted first, each atomically: versions of different names may appear in one
+transaction. After an interruption the same call continues: what is already there is only compared. In the store's own
+tree a directory becomes the version's in place, and is never away.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,16 +22,18 @@ from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import mend, take_over
 from casstore.actions.directories.survey import ModelTree, foreign_among, survey, tag_at
 from casstore.actions.exchange.arrivals import Arrival, Wishes
-from casstore.actions.exchange.importing import Coming, take_in
+from casstore.actions.exchange.importing import Coming, request_of, take_in
 from casstore.actions.exchange.look_ahead import LookAhead
 from casstore.actions.packs.durability import secure
 from casstore.actions.saving import comparing
 from casstore.actions.saving.finish import finish_saves, unfinished_saves
-from casstore.actions.saving.request import Handling
+from casstore.actions.saving.request import Handling, SaveRequest
+from casstore.actions.saving.save import save_together
 from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.homes import check_part, is_home
 from casstore.actions.sources.source import Source, check_as_found, find_source, is_unchanged, remove_source
 from casstore.actions.workspace import Workspace
+from casstore.catalog.containers import ChunkVanished
 from casstore.description import Description
 from casstore.errors import CasstoreError, FileChanged, InvalidSource, InvalidTag, StoreError, TagExists
 from casstore.notebook import Shown
@@ -45,6 +48,8 @@ from casstore.tag import Tag
 # name, and then copies file by file. Each file is open for writing while it is copied, which a lease shows; this is for
 # the moments between two files.
 QUIET_NS = 1_000_000_000
+# Of directories adopted in one transaction: above that, syncs and transactions are next to nothing.
+_MOST_TOGETHER, _TOGETHER_BYTES = 32, 256 << 20
 _TIMEOUT_S = 24 * 3600.0  # how long to wait for another adoption, of perhaps a terabyte
 # What a system call reports for a file that is gone, or that this user may not read.
 _OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
@@ -100,7 +105,7 @@ class AdoptReport(Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class _Adoptable:
+class Adoptable:
     """A directory that is to become a version. It is looked at again immediately before."""
 
     path: Path
@@ -108,6 +113,63 @@ class _Adoptable:
     created_at_ns: int
     size: int
     changed_ns: int
+
+
+def in_rounds(found: Sequence[Adoptable], kept: Collection[Path]) -> list[Adoptable]:
+    """The order in which directories are adopted: the oldest of each name, then the next of each. Those that keep a
+    directory come last in each round."""
+    if all(each.path in kept for each in found):
+        return list(found)
+    counts = Counter[str]()
+    rounds = []
+    for each in found:
+        rounds.append(counts[each.tag.name])
+        counts[each.tag.name] += 1
+    ordered = sorted(zip(rounds, found, strict=True), key=lambda pair: (pair[0], pair[1].path in kept))
+    return [each for _, each in ordered]
+
+
+def groups(ordered: Sequence[Adoptable], kept: Collection[Path]) -> Iterator[list[Adoptable]]:
+    """The directories that are adopted in one transaction: neighbours of different names, since a version is stored
+    against the one before it of its name. Large ones, and those that keep a directory, are adopted by themselves."""
+    group: list[Adoptable] = []
+    for each in ordered:
+        is_alone = each.path in kept
+        is_full = len(group) == _MOST_TOGETHER or sum(one.size for one in group) + each.size > _TOGETHER_BYTES
+        if group and (is_alone or is_full or each.tag.name in {one.tag.name for one in group}):
+            yield group
+            group = []
+        if is_alone:
+            yield [each]
+        else:
+            group.append(each)
+    if group:
+        yield group
+
+
+class _Looks:
+    """Looks at directories in the order in which they are adopted, one ahead."""
+
+    def __init__(self, ahead: LookAhead, adoption: Adoption, kept: Collection[Path], order: list[Adoptable]) -> None:
+        self._ahead = ahead
+        self._adoption = adoption
+        self._kept = kept
+        self._begun: dict[Path, Future[Source]] = {}
+        self._done: set[Path] = set()
+        self.order = order
+        self._places = {each.path: place for place, each in enumerate(order)}
+
+    def of(self, each: Adoptable) -> Future[Source]:
+        """What is in a directory, which is not kept in memory any longer."""
+        place = self._places[each.path]
+        for coming in self.order[place : place + 2]:
+            if coming.path not in self._begun and (coming is each or coming.path not in self._done):
+                # Files that are taken over are hashed once no other process can write to them any more.
+                is_taken = self._adoption.move and coming.path in self._kept
+                is_hashed = not is_taken and not self._adoption.is_in_tree(coming.path)
+                self._begun[coming.path] = self._ahead.look(coming.path, is_hashed=is_hashed)
+        self._done.add(each.path)
+        return self._begun.pop(each.path)
 
 
 @dataclass(slots=True)
@@ -130,7 +192,7 @@ class Adoption:
         # Files that are removed here must certainly be on disk in the store.
         self.durable = self.durable or self.move
 
-    def find(self, paths: Sequence[Path]) -> list[_Adoptable]:
+    def find(self, paths: Sequence[Path]) -> list[Adoptable]:
         """The versions in these directories, oldest first. Directories that cannot be adopted are refused.
 
         Directories that changed a moment ago are looked at again after a pause, and refused if they have changed.
@@ -163,7 +225,7 @@ class Adoption:
             self.refuse(path, str(error))
         return None
 
-    def _described(self, path: Path, source: Source) -> _Adoptable | None:
+    def _described(self, path: Path, source: Source) -> Adoptable | None:
         try:
             tag = self._tag_of(path)
             if self._is_remains(tag, source):
@@ -173,7 +235,7 @@ class Adoption:
         except (InvalidSource, InvalidTag) as error:
             self.refuse(path, str(error))
             return None
-        return _Adoptable(path, tag, described.created_at_ns, source.size, source.changed_ns)
+        return Adoptable(path, tag, described.created_at_ns, source.size, source.changed_ns)
 
     def refuse(self, path: Path, reason: str) -> None:
         self.refused.append(Refused(str(path), reason))
@@ -193,66 +255,117 @@ class Adoption:
             return Handling.BECOME
         return Handling.TAKE_WATCHED if self.move else Handling.COPY_WATCHED
 
-    def take_all(self, found: Sequence[_Adoptable]) -> None:
+    def take_all(self, found: Sequence[Adoptable]) -> None:
         """Adopt what has been found. In the store's tree all versions keep their directories. Otherwise the newest of
         each name gets one; with the setting `materialize`, all do."""
         keeps_all = self.workspace.catalog.setting("materialize") == "all"
         newest = {each.tag.name: each.path for each in found}
+        kept = {each.path for each in found if keeps_all or self.is_in_tree(each.path)} | set(newest.values())
         self.progress.start("adopt", sum(each.size for each in found))
         try:
             with self.workspace.session() as session, LookAhead() as ahead:
-                looks: dict[Path, Future[Source]] = {}
-                for number, each in enumerate(found):
-                    for coming in found[number : number + 2]:
-                        if coming.path not in looks:
-                            # Files that are taken over are hashed once no other process can write to them any more.
-                            is_taken = self.move and (keeps_all or newest[coming.tag.name] == coming.path)
-                            is_hashed = not is_taken and not self.is_in_tree(coming.path)
-                            looks[coming.path] = ahead.look(coming.path, is_hashed=is_hashed)
-                    materialize = keeps_all or self.is_in_tree(each.path) or newest[each.tag.name] == each.path
-                    hashing = _Hashing(self.progress)
-                    self._take(session, each, looks.pop(each.path), materialize, hashing)
-                    self.progress.advance(max(0, each.size - hashing.done_bytes))
+                looks = _Looks(ahead, self, kept, in_rounds(found, kept))
+                for group in groups(looks.order, kept):
+                    alone = self._take_together(session, group, looks) if len(group) > 1 else group
+                    for each in alone:
+                        hashing = _Hashing(self.progress)
+                        self._take(session, each, looks.of(each), each.path in kept, hashing)
+                        self.progress.advance(max(0, each.size - hashing.done_bytes))
         finally:
             self.progress.finish()
+            places = {str(each.tag): place for place, each in enumerate(found)}
+            for tags in (self.adopted, self.present):
+                tags.sort(key=lambda tag: places.get(tag, -1))
+
+    def _take_together(self, session: Session, group: Sequence[Adoptable], looks: _Looks) -> Sequence[Adoptable]:
+        """Adopt directories in one transaction; returns those that have to be adopted by themselves."""
+        coming: dict[Tag, Coming] = {}
+        hashing: dict[Tag, _Hashing] = {}
+
+        def requests() -> Iterator[tuple[SaveRequest, Progress]]:
+            for each in group:
+                if self.workspace.catalog.versions.find(each.tag) is not None:
+                    continue
+                try:
+                    new = self._coming(each, looks.of(each))
+                except (CasstoreError, OSError):  # said when it is adopted by itself
+                    continue
+                coming[each.tag], hashing[each.tag] = new, _Hashing(self.progress)
+                yield request_of(self.workspace, new, self._wishes(each, materialize=False)), hashing[each.tag]
+
+        try:
+            apart = save_together(self.workspace, session, requests())
+        except ChunkVanished:
+            return group
+        except CasstoreError as error:
+            if isinstance(error, StoreError):
+                raise
+            return group
+        except OSError as error:
+            if error.errno not in _OF_ONE_FILE:
+                raise
+            return group
+        for each in group:
+            row = self.workspace.catalog.versions.find(each.tag) if each.tag in coming.keys() - apart else None
+            if row is not None:
+                with self._refusing(each):
+                    arrival = Arrival(row, True, coming[each.tag].described.notes)
+                    self._note(each, coming[each.tag].source, arrival)
+                self.progress.advance(max(0, each.size - hashing[each.tag].done_bytes))
+        return [each for each in group if each.tag not in coming.keys() - apart]
+
+    def _coming(self, each: Adoptable, look: Future[Source]) -> Coming:
+        """What has been found in a directory, which must not have been changed since. Raises what the look does."""
+        source = look.result()
+        if source.changed_ns > each.changed_ns:
+            raise FileChanged(_being_written(each.path))
+        return Coming(source, describe_source(source, each.tag), self._handling(each.path))
+
+    def _wishes(self, each: Adoptable, *, materialize: bool) -> Wishes:
+        # These files are the user's own, who could unpickle them in place as well.
+        return Wishes(each.tag, trust=Trust.AS_KNOWN, durable=self.durable, materialize=materialize)
 
     def _take(
-        self, session: Session, each: _Adoptable, look: Future[Source], materialize: bool, progress: Progress
+        self, session: Session, each: Adoptable, look: Future[Source], materialize: bool, progress: Progress
     ) -> None:
         """Adopt one directory, or record why not. Raises OSError and StoreError that concern the store itself."""
-        is_in_tree = self.is_in_tree(each.path)
-        # These files are the user's own, who could unpickle them in place as well.
-        wishes = Wishes(each.tag, trust=Trust.AS_KNOWN, durable=self.durable, materialize=materialize)
-        try:
-            source = look.result()
-            if source.changed_ns > each.changed_ns:
-                raise FileChanged(_being_written(each.path))
-            coming = Coming(source, describe_source(source, each.tag), self._handling(each.path))
+        with self._refusing(each):
+            coming = self._coming(each, look)
             draft = session.new_path()
             if materialize:
                 files.make_directory(draft)
             try:
+                wishes = self._wishes(each, materialize=materialize)
                 arrival = take_in(self.workspace, session, draft, coming, wishes, progress)
             finally:
                 files.remove_tree(draft)
-            if is_in_tree and arrival.is_new:
-                mend(self.workspace, arrival.row, SILENT)  # if models/ is on another file system
-            elif is_in_tree:
-                take_over(self.workspace, arrival.row, source, SILENT)
-            elif self.move and not is_in_tree:
-                self._remove(source, arrival)
+            self._note(each, coming.source, arrival)
+
+    @contextlib.contextmanager
+    def _refusing(self, each: Adoptable) -> Iterator[None]:
+        """Record an error of a `with` block that concerns one directory as the reason why it was left alone."""
+        try:
+            yield
         except CasstoreError as error:
             if isinstance(error, StoreError):
                 raise
             if isinstance(error, TagExists):
                 self.conflicts.append(each.path)
             self.refuse(each.path, str(error))
-            return
         except OSError as error:
             if error.errno not in _OF_ONE_FILE or not str(error.filename).startswith(f"{each.path}"):
                 raise
             self.refuse(each.path, f"{error.filename}: {error.strerror}")
-            return
+
+    def _note(self, each: Adoptable, source: Source, arrival: Arrival) -> None:
+        """Make what has been adopted stand where it should, and record it."""
+        is_in_tree = self.is_in_tree(each.path)
+        if is_in_tree and arrival.is_new:
+            mend(self.workspace, arrival.row, SILENT)  # if models/ is on another file system
+        elif is_in_tree:
+            take_over(self.workspace, arrival.row, source, SILENT)
+        elif self.move and not is_in_tree:
+            self._remove(source, arrival)
         self.notes += [f"{arrival.row.tag}: {note}" for note in arrival.notes]
         if arrival.is_new:
             self.adopted.append(str(arrival.row.tag))
@@ -278,11 +391,11 @@ class Adoption:
         is_moved = self.move and not self.is_in_tree(source.root)
         return is_bare and is_moved and self.workspace.catalog.versions.find(tag) is not None
 
-    def preview(self, found: Sequence[_Adoptable]) -> list[_Adoptable]:
+    def preview(self, found: Sequence[Adoptable]) -> list[Adoptable]:
         """The directories that would be adopted; for the others the reason is recorded. Changes nothing."""
         return [each for each in found if not self._is_refused(each)]
 
-    def _is_refused(self, each: _Adoptable) -> bool:
+    def _is_refused(self, each: Adoptable) -> bool:
         row = self.workspace.catalog.versions.find(each.tag)
         try:
             source = find_source(each.path)

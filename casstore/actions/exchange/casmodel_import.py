@@ -6,6 +6,7 @@ received until the next gc, and running the same import again continues from the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
@@ -14,7 +15,7 @@ from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
 from casstore.actions.packs.blob_checks import BlobChecks
 from casstore.actions.packs.receiving import Receiving, elements
-from casstore.actions.saving.commit import commit_stored
+from casstore.actions.saving.commit import commit_stored, commit_stored_together
 from casstore.actions.saving.needed import find_lost
 from casstore.actions.saving.trust import Trust
 from casstore.actions.workspace import Workspace
@@ -28,6 +29,8 @@ from casstore.progress import Progress
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
+
+_MOST_TOGETHER = 32  # versions of one transaction, for which the catalog is locked
 
 
 @dataclass(slots=True)
@@ -57,8 +60,8 @@ class CasmodelImport:
         manifests = by_known_recipes(self.workspace, manifests, self.name)
         new = [manifest for manifest in manifests if present(self.workspace, manifest) is None]
         self._receive(reader, manifests, new, named)
-        for manifest in new:
-            self._commit(manifest)
+        for start in range(0, len(new), _MOST_TOGETHER):
+            self._commit_all(new[start : start + _MOST_TOGETHER])
         rows = [self.workspace.catalog.versions.find(manifest.tag) for manifest in manifests]
         return [Arrival(row, row.tag in self._done) for row in rows if row is not None]
 
@@ -101,6 +104,18 @@ class CasmodelImport:
             if isinstance(error, IntegrityError) and incoming.has_lost():
                 raise ChunkVanished from error
             raise
+
+    def _commit_all(self, manifests: Sequence[Manifest]) -> None:
+        """Commit versions in one transaction or, if another process has just saved one of them, each by itself."""
+        durable, trust = self.wishes.durable, self.wishes.trust
+        if len(manifests) > 1:
+            with contextlib.suppress(TagExists):
+                event = Noted("imported")
+                commit_stored_together(self.workspace, self.session, manifests, event, durable=durable, trust=trust)
+                self._done.update(manifest.tag for manifest in manifests)
+                return
+        for manifest in manifests:
+            self._commit(manifest)
 
     def _commit(self, manifest: Manifest) -> None:
         durable, trust = self.wishes.durable, self.wishes.trust

@@ -196,16 +196,12 @@ def take_in(
 
     Raises TagExists if another version has the tag, and what `save` raises.
     """
-    tag, described = wishes.tag or coming.described.tag, coming.described
+    tag = wishes.tag or coming.described.tag
     present = _present(workspace, tag, coming)
     if present is not None:
         _trust_present(workspace, present.row, wishes)
         return present
-    request = SaveRequest(
-        tag, coming.source.root, coming.handling, described.description, resolve.base(workspace.catalog, tag, None),
-        wishes.durable, wishes.materialize, found=coming.source if coming.handling.is_watched else None,
-        allow_empty=True, created_at_ns=described.created_at_ns, trust=wishes.trust,
-    )  # fmt: skip
+    request = request_of(workspace, coming, wishes)
     try:
         save(workspace, session, draft, request, progress)
     except TagExists:
@@ -217,7 +213,17 @@ def take_in(
     row = workspace.catalog.versions.find(tag)
     if row is None:
         raise TagNotFound(f"{tag} was saved, and has been deleted already")
-    return Arrival(row, True, described.notes)
+    return Arrival(row, True, coming.described.notes)
+
+
+def request_of(workspace: Workspace, coming: Coming, wishes: Wishes) -> SaveRequest:
+    """The save of a version that is being imported and is not there yet."""
+    tag, described = wishes.tag or coming.described.tag, coming.described
+    return SaveRequest(
+        tag, coming.source.root, coming.handling, described.description, resolve.base(workspace.catalog, tag, None),
+        wishes.durable, wishes.materialize, found=coming.source if coming.handling.is_watched else None,
+        allow_empty=True, created_at_ns=described.created_at_ns, trust=wishes.trust,
+    )  # fmt: skip
 
 
 def _trust_present(workspace: Workspace, row: VersionRow, wishes: Wishes) -> None:

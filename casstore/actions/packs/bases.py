@@ -13,8 +13,7 @@ from casstore.catalog.index import DeltaLink
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
-from casstore.storage.coding.codec import Against, encode
-from casstore.storage.coding.delta import Grouping
+from casstore.storage.coding import codec, delta
 from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe, RecipeSegment
@@ -105,8 +104,8 @@ def encode_chunk(
             link = None
         else:
             if len(base_raw) == len(grouping_raw) == len(raw):
-                against = Against(base_raw, Grouping(grouping_raw, element))
-    encoding, data = encode(raw, element, against)
+                against = codec.Against(base_raw, delta.Grouping(grouping_raw, element))
+    encoding, data = codec.encode(raw, element, against)
     if link is None or against is None or encoding != encoding.DELTA:
         return EncodedChunk(digest, len(raw), encoding, data)
     return EncodedChunk(digest, len(raw), encoding, data, link.digest, grouping)

@@ -104,7 +104,7 @@ class PackBuilder:
             path = self._workspace.layout.pack(self._file_id)
             self._announce(path)
             self._chunks = []
-            self._writer = PackWriter(path)
+            self._writer = PackWriter(path, will_be_synced=self._durable)
         return self._writer
 
     def _note(self, writer: PackWriter, entry: PackEntry, generation: int) -> None:

@@ -22,7 +22,7 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage import pack
 from casstore.storage.coding import delta
-from casstore.storage.coding.codec import Encoding
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.coding.memory import give_freed_memory_back
 from casstore.storage.container import MAX_DELTA_LINKS, Container, Kind, Location
 from casstore.storage.objects import Objects

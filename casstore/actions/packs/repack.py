@@ -31,8 +31,9 @@ from casstore.catalog.versions import NewContainer, VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
-from casstore.storage.coding.codec import Against, Encoding, encode
+from casstore.storage.coding.codec import Against, encode
 from casstore.storage.coding.delta import Grouping
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.container import MAX_DELTA_LINKS
 from casstore.storage.pack import EncodedChunk
 from casstore.storage.recipe import Recipe

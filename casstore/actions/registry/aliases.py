@@ -8,11 +8,11 @@ from casstore.actions import resolve
 from casstore.actions.consistency import alias_log
 from casstore.actions.workspace import Workspace
 from casstore.catalog import aliases as rows
-from casstore.catalog.aliases import Action, Alias, AliasMove, Anywhere
+from casstore.catalog.aliases import Action, Alias, AliasMove
 from casstore.catalog.versions import VersionRow
 from casstore.errors import AliasMoved, InvalidMetadata, InvalidTag, TagNotFound
 from casstore.plain_json import checked_text
-from casstore.tag import AliasName, Tag, TagQuery
+from casstore.tag import AliasName, Anywhere, Tag, TagQuery
 
 ANYWHERE = Anywhere.ANYWHERE
 _MOST_REASON_CHARACTERS = 4096

@@ -13,22 +13,24 @@ from typing import Any
 
 from casstore.actions import resolve
 from casstore.actions.consistency.held import kept_manifests
-from casstore.actions.describing.model_yaml import timestamp
+from casstore.actions.describing.times import timestamp
 from casstore.actions.registry.retention import Candidate, Judgement, Verdict, decide
 from casstore.actions.registry.rules import KeepRules
 from casstore.actions.reserved import in_any_room
 from casstore.actions.saving.delete import delete
 from casstore.actions.workspace import Workspace
 from casstore.catalog import condition
+from casstore.catalog.events import DELETED
 from casstore.catalog.freed import Freed
 from casstore.catalog.retention import Known, Wanted
-from casstore.errors import InvalidPolicy, InvalidQuery, TagNotFound
+from casstore.errors import InvalidPolicy, InvalidQuery, TagNotFound, VersionAliased
 from casstore.notebook import Shown
 from casstore.tag import Tag
 
 _GLOB = frozenset("*?[")
 _ATTEMPTS = 3  # where another process deletes some of the versions meanwhile
 _GONE = "gone meanwhile"
+_MOST_WHY_CHARACTERS = 500  # an expression may be long, and each version has an event
 KEEPS_NOTHING = "its policies keep nothing, and are refused"
 
 
@@ -102,6 +104,10 @@ class ForgetPlan(Shown):
         return tuple(each.tag for each in self.versions if not each.keep)
 
 
+Doomed = Mapping[Tag, tuple[int, str | None]]
+"""Versions that are to be forgotten, each as it was judged: see `casstore.catalog.deletions`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """The versions of a name, and what rules make of them."""
@@ -121,6 +127,11 @@ class Judged:
             for verdict in self.judgement.verdicts
         )
         return replace(self, judgement=replace(self.judgement, verdicts=tuple(verdicts)))
+
+    def doomed_of(self, name: str) -> Doomed:
+        """The same by their tags, as they were judged."""
+        known = (self.known[verdict.candidate.number] for verdict in self.doomed)
+        return {Tag.of_checked(name, each.version): (each.id, each.annotated) for each in known}
 
     def tag(self, name: str, verdict: Verdict) -> Tag:
         return Tag.of_checked(name, self.known[verdict.candidate.number].version)
@@ -265,20 +276,26 @@ def _forget(
         found = judged(workspace, name, rules, time.time_ns())
         check_keeps(name, found, rules)
         reasons = {found.tag(name, verdict): verdict.reasons for verdict in found.judgement.verdicts}
-        doomed = [tag for tag in (found.tag(name, verdict) for verdict in found.doomed) if tag in wanted]
+        doomed = {tag: seen for tag, seen in found.doomed_of(name).items() if tag in wanted}
         try:
-            return set(doomed), forget(workspace, doomed), reasons
-        except TagNotFound:  # none of them has gone
+            why = f"kept by none of {' '.join(map(str, rules))}"
+            return set(doomed), forget(workspace, doomed, why), reasons
+        except (TagNotFound, VersionAliased):  # none of them has gone
             if attempt == _ATTEMPTS:
                 raise
     return set(), [], {}
 
 
-def forget(workspace: Workspace, doomed: Sequence[Tag]) -> list[str]:
-    """Delete versions of one name in one transaction, on a full disk too; returns paths in quarantine/."""
+def forget(workspace: Workspace, doomed: Doomed, why: str) -> list[str]:
+    """Delete versions of one name in one transaction, on a full disk too; returns paths in quarantine/.
+
+    `why`: what the history of the store is to say of each. Raises TagNotFound or VersionAliased, with nothing deleted,
+    if one of them is no longer as it was judged.
+    """
     if not doomed:
         return []
-    return in_any_room(workspace, functools.partial(delete, workspace, doomed))
+    event = DELETED._replace(details={"why": why[:_MOST_WHY_CHARACTERS]})
+    return in_any_room(workspace, functools.partial(delete, workspace, [*doomed], event, judged=doomed))
 
 
 def rules_of(document: Mapping[str, Any], pattern: str) -> KeepRules:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from casstore.actions.describing.model_yaml import timestamp
+from casstore.actions.describing.times import timestamp
 from casstore.actions.registry.likeness import Common, Likeness
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow

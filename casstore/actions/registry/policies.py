@@ -11,7 +11,7 @@ from typing import Any
 
 from casstore.actions import resolve
 from casstore.actions.registry import forgetting, policy_log
-from casstore.actions.registry.forgetting import ForgetPlan, policies_of, rules_of
+from casstore.actions.registry.forgetting import Doomed, ForgetPlan, policies_of, rules_of
 from casstore.actions.registry.rules import KeepRules
 from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError, InvalidPolicy
@@ -103,9 +103,10 @@ def apply_after_save(workspace: Workspace, tag: Tag) -> None:
         rules = policies_of(stored, tag.name) if stored else ()
         if not rules:
             return
-        doomed = [each for each in _doomed(workspace, tag.name, rules) if each != tag][-MOST_AFTER_SAVE:]
+        others = [each for each in _doomed(workspace, tag.name, rules).items() if each[0] != tag]
+        doomed = dict(others[-MOST_AFTER_SAVE:])
         if doomed and _is_free(workspace, tag.name):
-            forgetting.forget(workspace, doomed)
+            forgetting.forget(workspace, doomed, _why(stored, tag.name, rules))
             _log.info("%s: forgotten by policy: %s", tag.name, ", ".join(map(str, doomed)))
     except (CasstoreError, OSError) as error:
         _warn(tag.name, error)
@@ -135,14 +136,21 @@ def apply_all(workspace: Workspace, *, dry_run: bool) -> int | None:
 def _apply(workspace: Workspace, name: str, stored: Mapping[str, Mapping[str, Any]], *, dry_run: bool) -> int:
     try:
         rules = policies_of(stored, name)
-        doomed = _doomed(workspace, name, rules) if rules else []
+        doomed = _doomed(workspace, name, rules) if rules else {}
         if doomed and not dry_run:
-            forgetting.forget(workspace, doomed)
+            forgetting.forget(workspace, doomed, _why(stored, name, rules))
             _log.info("%s: forgotten by policy: %s", name, ", ".join(map(str, doomed)))
         return len(doomed)
     except (CasstoreError, OSError) as error:
         _warn(name, error)
         return 0
+
+
+def _why(stored: Iterable[str], name: str, rules: Iterable[KeepRules]) -> str:
+    """What the history of the store says of a version that the policies of its name forget."""
+    patterns = [pattern for pattern in stored if forgetting.matched(pattern, [name])]
+    kept = " ".join(map(str, rules))
+    return f"kept by none of {kept} (the {'policy' if len(patterns) == 1 else 'policies'} for {', '.join(patterns)})"
 
 
 def _warn(name: str, error: Exception) -> None:
@@ -153,12 +161,12 @@ def _warn(name: str, error: Exception) -> None:
     )  # fmt: skip
 
 
-def _doomed(workspace: Workspace, name: str, rules: Sequence[KeepRules]) -> list[Tag]:
+def _doomed(workspace: Workspace, name: str, rules: Sequence[KeepRules]) -> Doomed:
     """What goes by rules that nobody has looked over: not what another process uses at this moment."""
     found = forgetting.judged(workspace, name, rules, time.time_ns())
     forgetting.check_keeps(name, found, rules)
     used = _in_use(workspace) if found.doomed else set()
-    return [found.tag(name, verdict) for verdict in found.doomed if verdict.candidate.number not in used]
+    return {tag: seen for tag, seen in found.doomed_of(name).items() if seen[0] not in used}
 
 
 def _in_use(workspace: Workspace) -> set[int]:

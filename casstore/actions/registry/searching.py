@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from casstore.actions import resolve
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.catalog.catalog import Catalog
-from casstore.catalog.query import Comparison, Field, Text, all_of, parse, parse_fields, parse_sort
+from casstore.catalog.query import Comparison, Field, Text, all_of, fields_of, parse, parse_fields, parse_sort
 from casstore.catalog.search import MOST, Search
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidQuery, InvalidTag
@@ -20,6 +22,7 @@ _PATTERN = re.compile(r"[-._a-z0-9*?!^\[\]]+")
 _WILD = frozenset("*?[")
 _COLUMNS = ("tag", "size", "files", "created", "labels", "metadata")
 _NESTED = ("metrics", "params")
+_MOST_NEAR = 5  # of which some may be in the trash alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,11 @@ class Wanted:
 
 def search_of(catalog: Catalog, wanted: Wanted) -> Search:
     """The search for what is wanted, of versions saved so far. Raises InvalidTag, InvalidMetadata, InvalidQuery."""
+    return dataclasses.replace(parsed(wanted), up_to=catalog.searches.last())
+
+
+def parsed(wanted: Wanted) -> Search:
+    """The search for what is wanted, in any catalog. Raises InvalidTag, InvalidMetadata, InvalidQuery."""
     limit = wanted.limit
     if limit is not None and (type(limit) is not int or limit < 0):
         raise InvalidQuery(f"a limit is a number of versions, not {limit!r}")
@@ -46,8 +54,27 @@ def search_of(catalog: Catalog, wanted: Wanted) -> Search:
         sort=() if wanted.sort is None else parse_sort(wanted.sort),
         limit=None if limit is None else min(limit, MOST),
         by_name=wanted.sort is None,
-        up_to=catalog.searches.last(),
     )
+
+
+def unknown_fields(catalog: Catalog, wanted: Wanted) -> dict[str, str | None]:
+    """The fields of what is wanted that no version has, each with the nearest one that some version has.
+
+    Raises InvalidMetadata, InvalidQuery.
+    """
+    expression = parsed(wanted).expression
+    fields = [] if expression is None else [each for each in fields_of(expression) if each.path is not None]
+    return {str(field): _nearest(catalog, field) for field in fields if not catalog.searches.has(field)}
+
+
+def _nearest(catalog: Catalog, field: Field) -> str | None:
+    root, path = field.root, str(field.path)
+    paths = catalog.searches.paths("labels" if root == "labels" else "metadata")
+    if root in _NESTED:
+        below = [each.removeprefix(f"{root}.") for each in paths if each.startswith(f"{root}.")]
+        paths = [*below, *(each for each in paths if "." not in each)]
+    near = (Field(root, each) for each in get_close_matches(path, paths, n=_MOST_NEAR))
+    return next((str(each) for each in near if catalog.searches.has(each)), None)
 
 
 def name_or_pattern(text: str) -> str:
@@ -102,7 +129,7 @@ class Facts:
         row = self.row
         if root in ("created", "opened"):
             at_ns = row.created_at_ns if root == "created" else row.opened_at_ns
-            return None if at_ns is None else model_yaml.timestamp(at_ns)
+            return None if at_ns is None else times.timestamp(at_ns)
         if root == "base":
             return None if row.base_name is None else f"{row.base_name}:{row.base_version}"
         own = {

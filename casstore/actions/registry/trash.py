@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from casstore.actions import keeping, resolve
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.actions.directories import latest
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.registry.annotating import complete_log
@@ -85,10 +85,10 @@ def _shown(row: TrashRow, keep_ns: int) -> DeletedVersion:
         digest=version.digest.hex(),
         size=version.size,
         file_count=version.file_count,
-        created_at=model_yaml.timestamp(version.created_at_ns),
-        deleted_at=model_yaml.timestamp(row.deleted_at_ns),
+        created_at=times.timestamp(version.created_at_ns),
+        deleted_at=times.timestamp(row.deleted_at_ns),
         deleted_by=row.actor,
-        goes_at=model_yaml.timestamp(row.counted_from_ns + keep_ns),
+        goes_at=times.timestamp(row.counted_from_ns + keep_ns),
         labels=version.labels(),
     )
 

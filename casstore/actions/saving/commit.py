@@ -33,6 +33,7 @@ from casstore.storage.annotation_log import Subject
 from casstore.storage.container import Container, Kind
 from casstore.storage.manifest import Manifest
 from casstore.storage.sessions import Session
+from casstore.storage.write_back import WriteBack
 from casstore.tag import Tag
 
 
@@ -96,31 +97,80 @@ class Outcome(Enum):
     UNSURE = auto()  # the version is not visible, but may be after a crash
 
 
-def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, progress: Progress) -> Written:
-    """Bring to disk what a version needs, and write its manifest. Raises OSError; then new files are removed."""
-    manifest, containers = stored.manifest, stored.containers
+def write(
+    workspace: Workspace, session: Session, stored: Stored, terms: Terms, progress: Progress,
+    write_back: WriteBack | None = None,
+) -> Written:  # fmt: skip
+    """Bring to disk what a version needs, and write its manifest. Raises OSError; then new files are removed.
+
+    `write_back`: has begun to write the new files.
+    """
+    relied_on = _relied_on(workspace, stored)
     manifest_id = session.new_file_id()
-    pending = workspace.layout.pending_manifest(manifest_id)
-    paths = (*stored.paths, pending)
+    paths = (*stored.paths, workspace.layout.pending_manifest(manifest_id))
     try:
-        relied_on = _relied_on(workspace, stored)
-        synced_containers = _sync(workspace, containers, relied_on, progress) if terms.durable else []
-        mode = workspace.file_mode(executable=False)
-        temporary = session.new_path()
-        files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=terms.durable)
+        synced = _sync(workspace, stored.containers, relied_on, progress, write_back) if terms.durable else []
+        _write_manifest(workspace, session, stored.manifest, manifest_id, durable=terms.durable)
     except BaseException:
         remove(paths)
         raise
-    objects = objects_of(manifest.files)
-    commit = Commit(
+    return Written(_commit(stored, terms, manifest_id, relied_on, synced), paths)
+
+
+def write_together(workspace: Workspace, session: Session, versions: Sequence[tuple[Stored, Terms]]) -> list[Written]:
+    """Write several versions that are to be committed together, and then sync what they need at once.
+
+    Their packs have not been synced yet. Raises OSError; then new files are removed.
+    """
+    written = []
+    containers: dict[int, Container] = {}
+    paths = [path for stored, _ in versions for path in stored.paths]
+    durable: list[files.StrPath] = []
+    try:
+        for stored, terms in versions:
+            relied_on = _relied_on(workspace, stored)
+            brought = {chunk.digest for new in stored.containers for chunk in new.chunks}
+            manifest_id = session.new_file_id()
+            pending = workspace.layout.pending_manifest(manifest_id)
+            paths.append(pending)
+            _write_manifest(workspace, session, stored.manifest, manifest_id, durable=False)
+            if terms.durable:
+                durable += [*stored.paths, pending]
+                unsynced = workspace.catalog.index.unsynced_containers(relied_on - brought)
+                containers |= {each.id: each for each in unsynced}
+                stored = replace(stored, containers=[replace(new, synced=True) for new in stored.containers])
+            written.append(Written(_commit(stored, terms, manifest_id, relied_on, []), (*stored.paths, pending)))
+        synced = bring_to_disk(workspace, containers.values())
+        files.sync_files(durable)
+        for directory in sorted({os.path.dirname(path) for path in durable}):
+            files.sync_directory(directory)
+    except BaseException:
+        remove(paths)
+        raise
+    return [replace(each, commit=replace(each.commit, synced_containers=synced)) for each in written]
+
+
+def _write_manifest(
+    workspace: Workspace, session: Session, manifest: Manifest, manifest_id: str, *, durable: bool
+) -> None:
+    mode = workspace.file_mode(executable=False)
+    pending, temporary = workspace.layout.pending_manifest(manifest_id), session.new_path()
+    files.write_file(pending, manifest.pack(), mode, temporary=temporary, durable=durable)
+
+
+def _commit(
+    stored: Stored, terms: Terms, manifest_id: str, relied_on: Collection[Digest], synced: Sequence[Container]
+) -> Commit:
+    manifest, objects = stored.manifest, objects_of(stored.manifest.files)
+    return Commit(
         manifest=manifest,
         manifest_id=manifest_id,
-        containers=containers,
+        containers=stored.containers,
         recipes=manifest.recipes,
         relied_on=relied_on,
         gc_epoch=stored.needed.gc_epoch,
         durable=terms.durable,
-        synced_containers=synced_containers,
+        synced_containers=synced,
         lost_containers=stored.needed.lost_containers,
         lost_chunks=stored.needed.lost_chunks,
         directory=stored.directory,
@@ -130,7 +180,6 @@ def write(workspace: Workspace, session: Session, stored: Stored, terms: Terms, 
         trusted=objects if terms.trust is Trust.GIVEN else None,
         event=terms.event,
     )
-    return Written(commit, paths)
 
 
 def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
@@ -144,8 +193,9 @@ def _relied_on(workspace: Workspace, stored: Stored) -> set[Digest]:
 
 
 def _sync(
-    workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress
-) -> list[Container]:
+    workspace: Workspace, containers: Collection[NewContainer], relied_on: set[Digest], progress: Progress,
+    write_back: WriteBack | None,
+) -> list[Container]:  # fmt: skip
     """Bring to disk what the version needs and is not there yet: adopted files, containers saved as relaxed, by their
     names.
 
@@ -161,6 +211,8 @@ def _sync(
     try:
         for path in adopted:
             files.sync_file(path)
+        if write_back is not None:
+            write_back.check()
         synced_containers = bring_to_disk(workspace, unsynced)
     finally:
         if adopted or unsynced:
@@ -193,26 +245,14 @@ class Committing:
             try:
                 _clear_the_way(self._workspace, self._session, self._target, durable=written.commit.durable)
                 last_look()
-                self._workspace.catalog.commits.commit(self._with_annotations(written.commit))
+                self._workspace.catalog.commits.commit(_with_annotations(self._workspace, written.commit))
                 self.outcome = Outcome.COMMITTED
             except BaseException as error:
-                self.outcome = _outcome(self._workspace, written.commit, error)
-                # After a failed fsync the transaction may still be in SQLite's log, and come back when the log is
-                # recovered. So its files stay, for gc if it does not come back, unless it can be overwritten.
-                is_gone = self.outcome is Outcome.UNSURE and self._workspace.catalog.write_over_failed()
-                if self.outcome is Outcome.NOT or is_gone:
-                    remove(written.paths)
+                self.outcome = _after_failure(self._workspace, written.commit, written.paths, error)
                 raise
             # From here on the version is saved. If a later step fails, the next get or gc finishes it.
             with contextlib.suppress(OSError):
                 self._publish(written.commit.manifest_id)
-
-    def _with_annotations(self, commit: Commit) -> Commit:
-        """Of a version that comes back, such as from a remote, what was said of it is found in the log."""
-        if commit.place is Place.LAST:
-            return commit
-        log = annotation_log.read(self._workspace.layout.annotation_log(commit.manifest.tag.name))
-        return replace(commit, annotations=log.of(Subject.of(commit.manifest)))
 
     def _publish(self, manifest_id: str) -> None:
         tag, draft, standing = self._target.tag, self._target.draft, self._target.standing
@@ -220,6 +260,62 @@ class Committing:
             settle(self._workspace, tag, draft, standing)
             draft = None
         publish(self._workspace, tag, manifest_id, draft)
+
+
+def commit_together(
+    workspace: Workspace, session: Session, versions: Sequence[tuple[Target, Written, Callable[[], None]]]
+) -> None:
+    """Make versions visible, all or none. None of them gets a directory.
+
+    Each comes with a last look at its files. New files are removed if nothing is committed. Raises ChunkVanished,
+    TagExists, FileChanged, OSError.
+    """
+    paths = [path for _, written, _ in versions for path in written.paths]
+    with contextlib.ExitStack() as locks:
+        try:
+            # In this order everywhere, so that no two processes wait for each other.
+            for name in sorted({target.tag.name for target, _, _ in versions}):
+                locks.enter_context(workspace.name_lock(name))
+        except BaseException:
+            remove(paths)
+            raise
+        committed = False
+        try:
+            for target, written, last_look in versions:
+                _clear_the_way(workspace, session, target, durable=written.commit.durable)
+                last_look()
+            commits = [_with_annotations(workspace, written.commit) for _, written, _ in versions]
+            workspace.catalog.commits.commit_together(commits)
+            committed = True
+        except BaseException as error:
+            _after_failure(workspace, versions[0][1].commit, paths, error)
+            raise
+        finally:
+            if committed:
+                for target, written, _ in versions:
+                    with contextlib.suppress(OSError):  # the next get or gc finishes it
+                        publish(workspace, target.tag, written.commit.manifest_id, None)
+
+
+def _with_annotations(workspace: Workspace, commit: Commit) -> Commit:
+    """Of a version that comes back, such as from a remote, what was said of it is found in the log."""
+    if commit.place is Place.LAST:
+        return commit
+    log = annotation_log.read(workspace.layout.annotation_log(commit.manifest.tag.name))
+    return replace(commit, annotations=log.of(Subject.of(commit.manifest)))
+
+
+def _after_failure(
+    workspace: Workspace, commit: Commit, paths: Iterable[files.StrPath], error: BaseException
+) -> Outcome:
+    """The outcome of a transaction that ended in an error. Its new files are removed if it is certain to be undone."""
+    outcome = _outcome(workspace, commit, error)
+    # After a failed fsync the transaction may still be in SQLite's log, and come back when the log is
+    # recovered. So its files stay, for gc if it does not come back, unless it can be overwritten.
+    is_gone = outcome is Outcome.UNSURE and workspace.catalog.write_over_failed()
+    if outcome is Outcome.NOT or is_gone:
+        remove(paths)
+    return outcome
 
 
 def _outcome(workspace: Workspace, commit: Commit, error: BaseException) -> Outcome:
@@ -268,14 +364,30 @@ def commit_stored(
 
     Raises ChunkVanished if a chunk is not there, TagExists, OSError.
     """
+    stored = _found(workspace, manifest, trust)
+    written = write(workspace, session, stored, Terms(durable, trust, Place.BY_CREATION, event), SILENT)
+    Committing(workspace, session, Target(manifest.tag)).run(written)
+
+
+def commit_stored_together(
+    workspace: Workspace, session: Session, manifests: Sequence[Manifest], event: Noted, *, durable: bool, trust: Trust
+) -> None:
+    """Commit versions as `commit_stored` does, all of them or none. Raises what it raises."""
+    terms = Terms(durable, trust, Place.BY_CREATION, event)
+    found = [(_found(workspace, manifest, trust), terms) for manifest in manifests]
+    written = write_together(workspace, session, found)
+    versions = [(Target(each.commit.manifest.tag), each, lambda: None) for each in written]
+    commit_together(workspace, session, versions)
+
+
+def _found(workspace: Workspace, manifest: Manifest, trust: Trust) -> Stored:
+    """A version whose chunks are all stored already. Raises ChunkVanished if one is not."""
     manifest = replace(manifest, description=marked(workspace, manifest, trust, None))
     wanted = {digest for file in manifest.files for digest in manifest.recipe_of(file).digests}
     needed = Needed.of(workspace, wanted).checked(workspace)
     if wanted - needed.have:
         raise ChunkVanished
-    terms = Terms(durable, trust, Place.BY_CREATION, event)
-    written = write(workspace, session, Stored(manifest, needed), terms, SILENT)
-    Committing(workspace, session, Target(manifest.tag)).run(written)
+    return Stored(manifest, needed)
 
 
 def remove(paths: Iterable[files.StrPath]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.sources.source import Source
 from casstore.actions.workspace import Workspace, hash_file
@@ -38,7 +38,7 @@ def difference(
     is_of_files = source.descriptor is None and may_be_part  # among the files that are still there, which may be older
     is_known = not described.is_from_the_future and not is_of_files
     if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:
-        return f"it was created at {model_yaml.timestamp(row.created_at_ns).isoformat()}"
+        return f"it was created at {times.timestamp(row.created_at_ns).isoformat()}"
     for path, file in given.items():
         scanned = source.scanned.get(path)
         if (hash_file(file.disk_path) if scanned is None else scanned.blob) != saved[path].digest:

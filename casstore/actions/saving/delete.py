@@ -15,6 +15,7 @@ from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
+from casstore.catalog.deletions import Judged
 from casstore.catalog.events import DELETED, Noted
 from casstore.storage import files
 from casstore.storage.container import FileStamp
@@ -52,14 +53,16 @@ def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
 
 
 def delete(
-    workspace: Workspace, tags: Sequence[Tag], event: Noted = DELETED, *, now: bool = False, with_aliases: bool = False
-) -> list[str]:
+    workspace: Workspace, tags: Sequence[Tag], event: Noted = DELETED, *, now: bool = False, with_aliases: bool = False,
+    judged: Judged | None = None,
+) -> list[str]:  # fmt: skip
     """Delete versions of one name, and their aliases if that is said: all of them in one transaction, or none. They go
-    to the trash, unless the setting trash_days is 0; with `now` for good. `event`: what is noted of each.
+    to the trash, unless the setting trash_days is 0; with `now` for good. `event`: what is noted of each. `judged`: as
+    what they are to go.
 
     Returns the paths in quarantine/ of what was added to or changed in their directories. What fails after the commit
-    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone, VersionAliased if one has
-    aliases, AliasProtected, StoreLocked.
+    is named in the log, and gc finishes it. Raises TagNotFound if one of them is gone or changed, VersionAliased if one
+    has aliases, AliasProtected, StoreLocked.
     """
     name = tags[0].name
     with workspace.session() as session, workspace.name_lock(name):
@@ -73,7 +76,9 @@ def delete(
             stamps[tag] = {} if recorded is None else unpacked_entries(recorded)
         for_good = now or not keeping.trash_ns(workspace)
         with alias_log.changing(workspace, name) if with_aliases else contextlib.nullcontext():
-            rows = workspace.catalog.deletions.delete(inodes, event, for_good=for_good, with_aliases=with_aliases)
+            rows = workspace.catalog.deletions.delete(
+                inodes, event, for_good=for_good, with_aliases=with_aliases, judged=judged
+            )  # fmt: skip
         swept = sweep(workspace, session, name, [Deleted(row.manifest_id, row.tag, stamps[row.tag]) for row in rows])
     for tag, error in swept.failures:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from casstore.actions import keeping, resolve
-from casstore.actions.describing import model_yaml
+from casstore.actions.describing import times
 from casstore.actions.workspace import Workspace
 from casstore.description import Description
 from casstore.digest import Digest
@@ -257,7 +257,7 @@ def _read(directory: Path) -> KeptDraft:
     with contextlib.suppress(CasstoreError):
         tag = Tag.parse(record.tag)
     return KeptDraft(
-        id_of(directory), str(directory / FILES), model_yaml.timestamp(keeping.made_at_ns(directory) or 0),
+        id_of(directory), str(directory / FILES), times.timestamp(keeping.made_at_ns(directory) or 0),
         sum(sizes), len(sizes), tag, record.reason, tuple(map(str, record.left_out)),
     )  # fmt: skip
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from casstore.actions.describing import model_yaml
 from casstore.actions.saving import comparing
-from casstore.actions.saving.commit import Committing, Outcome, Target, Terms, write
+from casstore.actions.saving.commit import (
+    Committing,
+    Outcome,
+    Stored,
+    Target,
+    Terms,
+    commit_together,
+    remove,
+    write,
+    write_together,
+)
 from casstore.actions.saving.needed import Needed
 from casstore.actions.saving.parentage import parents
 from casstore.actions.saving.request import Handling, SaveRequest
@@ -37,6 +47,8 @@ from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.parents import Parent
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
+from casstore.storage.write_back import WriteBack
+from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)
 
@@ -63,21 +75,65 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
         # Links become files of their own in a new draft, to which the files that stand here move.
         draft = session.new_path()
         files.make_directory(draft)
-    staging = Staging(workspace, session, draft, request, progress)
     came_from = parents(workspace, source, request)  # while the files stand where they were found
     target = Target(request.tag, draft if request.materialize else None, request.found, request.standing)
     committing = Committing(workspace, session, target)
     new_bytes = 0
-    try:
-        saving = _Save(workspace, session, draft, request, came_from, progress)
-        new_bytes = saving.run(source, staging.stage(source), committing)
-    except BaseException as error:
-        if committing.outcome is not Outcome.COMMITTED:
-            staging.undo()
-        # Another process may have been faster.
-        if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
-            raise
+    with WriteBack(workspace.catalog.index.usable_containers) as write_back:
+        staging = Staging(workspace, session, draft, request, progress, write_back)
+        try:
+            saving = _Save(workspace, session, draft, request, came_from, progress, write_back)
+            new_bytes = saving.run(source, staging.stage(source), committing)
+        except BaseException as error:
+            if committing.outcome is not Outcome.COMMITTED:
+                staging.undo()
+            # Another process may have been faster.
+            if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
+                raise
     return _after(source, request, new_bytes)
+
+
+def save_together(workspace: Workspace, session: Session, requests: Iterable[tuple[SaveRequest, Progress]]) -> set[Tag]:
+    """Save versions of different names that get no directory, in one transaction: all that are saved appear at once.
+
+    Their files are synced together, too. Returns the tags of those that are to be saved by themselves, after these,
+    since they need what another brings. On any exception nothing is saved. Raises ChunkVanished, and what `save` does.
+    """
+    apart: set[Tag] = set()
+    stored: list[tuple[Target, Stored, Terms, Callable[[], None]]] = []
+    saved: list[tuple[Source, SaveRequest]] = []
+    brought: set[Digest] = set()
+    try:
+        with WriteBack(workspace.catalog.index.usable_containers) as write_back:
+            for request, progress in requests:
+                source = _checked_source(workspace, request)
+                draft = session.new_path()
+                later = replace(request, durable=False)  # synced with the others
+                came_from = parents(workspace, source, request)
+                staged = Staging(workspace, session, draft, later, progress, write_back).stage(source)
+                saving = _Save(workspace, session, draft, later, came_from, progress, write_back)
+                storing, manifest, wanted = saving.storing(source, staged)
+                if not wanted.isdisjoint(brought):
+                    apart.add(request.tag)
+                    continue
+                new = storing.store(manifest, Needed.of(workspace, wanted, staged.found))
+                terms = replace(saving.terms, durable=request.durable)
+                stored.append((Target(request.tag, None, request.found), new, terms, storing.check_still))
+                saved.append((source, request))
+                brought.update(chunk.digest for container in new.containers for chunk in container.chunks)
+    except BaseException:
+        remove(path for _, new, _, _ in stored for path in new.paths)
+        raise
+    if not stored:
+        return apart
+    written = write_together(workspace, session, [(new, terms) for _, new, terms, _ in stored])
+    commit_together(
+        workspace, session,
+        [(target, each, look) for (target, _, _, look), each in zip(stored, written, strict=True)],
+    )  # fmt: skip
+    for source, request in saved:
+        _after(source, request, 0)
+    return apart
 
 
 def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
@@ -151,27 +207,35 @@ class _Save:
     request: SaveRequest
     parents: tuple[Parent, ...] | None
     progress: Progress
+    write_back: WriteBack
 
     def run(self, source: Source, staged: Staged, committing: Committing) -> int:
         """Make a version of staged files; returns how many bytes were new to the store."""
-        recipes = self.workspace.catalog.index.as_known({file.recipe.blob: file.recipe for file in staged.files})
-        staged = staged.by(recipes)
-        manifest = self._manifest(source, staged, recipes)
-        ground = self._ground(source, manifest)
-        storing = Storing(self.workspace, self.session, self.request, staged, ground, self.progress)
-        place = Place.LAST if self.request.created_at_ns is None else Place.BY_CREATION
-        terms = Terms(self.request.durable, self.request.trust, place, Noted(self.request.kind))
-        wanted = {digest for recipe in recipes.values() for digest in recipe.digests}
+        storing, manifest, wanted = self.storing(source, staged)
         needed = Needed.of(self.workspace, wanted, staged.found)
         while True:
             try:
                 stored = storing.store(manifest, needed)
-                written = write(self.workspace, self.session, stored, terms, self.progress)
+                written = write(self.workspace, self.session, stored, self.terms, self.progress, self.write_back)
                 committing.run(written, storing.check_still)
                 return stored.new_bytes
             except ChunkVanished:
                 _log.debug("%s: gc removed chunks that this save relied on; they are stored again", self.request.tag)
                 needed = Needed.of(self.workspace, wanted)
+
+    def storing(self, source: Source, staged: Staged) -> tuple[Storing, Manifest, set[Digest]]:
+        """What stores staged files, the manifest of the version that they become, and the chunks that it needs."""
+        recipes = self.workspace.catalog.index.as_known({file.recipe.blob: file.recipe for file in staged.files})
+        staged = staged.by(recipes)
+        manifest = self._manifest(source, staged, recipes)
+        ground = self._ground(source, manifest)
+        storing = Storing(self.workspace, self.session, self.request, staged, ground, self.progress)
+        return storing, manifest, {digest for recipe in recipes.values() for digest in recipe.digests}
+
+    @property
+    def terms(self) -> Terms:
+        place = Place.LAST if self.request.created_at_ns is None else Place.BY_CREATION
+        return Terms(self.request.durable, self.request.trust, place, Noted(self.request.kind))
 
     def _manifest(self, source: Source, staged: Staged, recipes: Mapping[Digest, Recipe]) -> Manifest:
         created_at_ns = self.request.created_at_ns

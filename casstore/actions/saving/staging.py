@@ -32,6 +32,7 @@ from casstore.storage.container import LINK_FROM_BYTES, FileStamp
 from casstore.storage.descriptors import opened
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
+from casstore.storage.write_back import FROM_BYTES, Follow, WriteBack, unfollowed
 from casstore.storage.writers import open_here, writer_of
 
 _log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Staging:
     """One save's staging. Without `request.materialize` the source files are only read, and the draft stays empty.
 
     A file that a process holds open for writing is refused if it is to be taken or is watched, and the system tells;
-    otherwise it is copied as it stands.
+    otherwise it is copied as it stands. `write_back` writes what is to be synced to disk meanwhile.
     """
 
     workspace: Workspace
@@ -111,6 +112,7 @@ class Staging:
     draft: Path
     request: SaveRequest
     progress: Progress
+    write_back: WriteBack
     _fingerprints: dict[Fingerprint, Digest] = field(default_factory=dict)
     _gc_epoch: int = field(init=False)
     _containers: dict[Digest, int] = field(default_factory=dict)
@@ -337,7 +339,11 @@ class Staging:
             if files.hand_over(descriptor, self.workspace.layout.home):
                 seen = os.fstat(descriptor)
             content = self._small_content(file.disk_path, descriptor, seen)
-            recipe = self._hash(file.disk_path, descriptor, seen) if content is None else chunking.scan_bytes(content)
+            if content is not None:
+                recipe = chunking.scan_bytes(content)
+            else:
+                follow = self.write_back.follow(descriptor, seen.st_size) if self._is_synced else unfollowed
+                recipe = self._hash(file.disk_path, descriptor, seen, follow)
             if file.disk_path != target:  # a link changes the file's change time
                 self._check_unchanged(file.disk_path, descriptor, seen)
         racy = is_racy(seen)
@@ -358,30 +364,59 @@ class Staging:
         with opened as descriptor:
             if self._takes and file.is_direct:
                 self._check_written(file.disk_path, descriptor, before)
-            recipe = self._known_or_hashed(file, descriptor, before)
-            self._remember(descriptor, before, recipe)
-            known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
-            linked = None if known is None else self._link(file, target, executable, known)
-            if linked is not None:
-                return linked
-            temporary = self.session.new_path()
-            if _may_be_torn(before):
-                self._is_written(file, descriptor, before)
-            with files.create_file(temporary) as copy, self._copying(before.st_size) as advance:
-                files.copy_file(descriptor, copy, advance)
-                self._check_unchanged(file.disk_path, descriptor, before)
-                self._check_same(file.disk_path, copy, recipe, advance)
-                files.set_mode(copy, self.workspace.file_mode(executable))
-                copied = os.fstat(copy)
-            if self._known is None:
-                files.rename(temporary, target)
+            place = target if self._known is None else str(self.session.new_path())
+            if not _may_be_torn(before):
+                recipe, content, copied = self._copy_at_once(file, descriptor, before, place)
             else:
-                self._put(before, temporary, target)
+                content = None
+                recipe = self._known_or_hashed(file, descriptor, before)
+                self._remember(descriptor, before, recipe)
+                linked = self._link_stored(file, target, executable, recipe)
+                if linked is not None:
+                    return linked
+                self._is_written(file, descriptor, before)
+                with files.create_file(place) as copy, self._copying(before.st_size) as advance:
+                    files.copy_file(descriptor, copy, self._writing_back(place, recipe, advance))
+                    self._check_unchanged(file.disk_path, descriptor, before)
+                    self._check_same(file.disk_path, copy, recipe, advance)
+                    files.set_mode(copy, self.workspace.file_mode(executable))
+                    copied = os.fstat(copy)
+            if place != target:
+                self._put(before, place, target)
                 copied = check_linked(target, copied, target)
         if reason:
             self._copied.setdefault(reason, []).append(file.disk_path)
         stamp = FileStamp.of(copied)
-        return StagedFile(file.path, executable, recipe, stamp, False, target, seen=self._watched(copied))
+        return StagedFile(file.path, executable, recipe, stamp, False, target, content, self._watched(copied))
+
+    def _copy_at_once(
+        self, file: SourceFile, descriptor: int, before: os.stat_result, place: str
+    ) -> tuple[Recipe, bytes | None, os.stat_result]:
+        """Copy a file that programs write with one call: what one call reads is hashed, written and kept for packing.
+
+        Returns its recipe, its bytes if there is room for them, and the copy's status.
+        """
+        read = os.pread(descriptor, before.st_size + 1, 0)
+        if len(read) != before.st_size:
+            raise changed(file.disk_path)
+        self._check_unchanged(file.disk_path, descriptor, before)
+        recipe = chunking.scan_bytes(read)
+        self._remember(descriptor, before, recipe)
+        with files.create_file(place) as copy:
+            files.write_all(copy, read)
+            files.set_mode(copy, self.workspace.file_mode(files.is_executable(file.status)))
+            copied = os.fstat(copy)
+        self.progress.advance(before.st_size)
+        is_kept = self._kept_bytes + before.st_size <= _KEEP_BYTES
+        self._kept_bytes += before.st_size if is_kept else 0
+        return recipe, read if is_kept else None, copied
+
+    def _link_stored(self, file: SourceFile, target: str, executable: bool, recipe: Recipe) -> StagedFile | None:
+        """Put a link of the store's loose file at `target`, if it has the content that has just been hashed."""
+        if recipe.size < LINK_FROM_BYTES:
+            return None
+        known = self._stored({recipe.blob: recipe.size}).get(recipe.blob)
+        return None if known is None else self._link(file, target, executable, known)
 
     def _check_closed(self, path: str) -> None:
         with opened(path, os.O_RDONLY) as descriptor:
@@ -447,9 +482,29 @@ class Staging:
         self.progress.advance(recipe.size)
         return recipe
 
-    def _hash(self, path: str, descriptor: int, before: os.stat_result) -> Recipe:
+    @property
+    def _is_synced(self) -> bool:
+        """Whether new large files are adopted as they stand, and are to be on disk when the save is done."""
+        return self.request.durable and self._may_link
+
+    def _writing_back(
+        self, copy: files.StrPath, recipe: Recipe, advance: Callable[[int], None]
+    ) -> Callable[[int], None]:
+        """`advance`, and while a large file of new content is copied, the copy is written to disk."""
+        if recipe.size < FROM_BYTES or not self._is_synced or self.write_back.is_mostly_known(recipe.digests):
+            return advance
+        with opened(copy, os.O_RDONLY) as descriptor:  # a second one for writing would count as a writer's
+            follow = self.write_back.follow(descriptor, recipe.size)
+
+        def advanced(length: int) -> None:
+            follow(length, ())
+            advance(length)
+
+        return advanced
+
+    def _hash(self, path: str, descriptor: int, before: os.stat_result, follow: Follow = unfollowed) -> Recipe:
         try:
-            recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size)
+            recipe = chunking.scan_file(descriptor, self.progress.advance, before.st_size, follow)
         except EOFError as error:
             raise changed(path) from error
         self._check_unchanged(path, descriptor, before)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 import casstore
 from casstore.cli.options import Options, common_options, pass_options
@@ -156,6 +155,8 @@ def _weights(source: random.Random, rows: int, columns: int) -> tuple[tuple[int,
 
 def _trained(source: random.Random, data: bytes) -> bytes:
     """These numbers, each moved by a little."""
+    import numpy as np
+
     steps = np.frombuffer(source.randbytes(len(data)), "<u4") % (2 * _TRAINED_STEPS)
     trained = np.frombuffer(data, "<u4") + steps - np.uint32(_TRAINED_STEPS)
     return bytes(trained.astype("<u4").data)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import click
@@ -14,11 +12,12 @@ import click
 import casstore
 from casstore.cli.arguments import parse_pairs
 from casstore.cli.deleted import list_deleted
-from casstore.cli.describe import finite, summary
+from casstore.cli.describe import summary
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Bytes, Column, hint, is_screen, plural, show_json, show_table, utc
+from casstore.cli.output import Bytes, Column, hint, is_screen, plural, show_json, show_table
 from casstore.cli.remotes import list_there, remote_option
-from casstore.cli.searching import HELP, is_pattern, name_and_expression, search_options
+from casstore.cli.rows import show_rows
+from casstore.cli.searching import HELP, hint_at_unknown, is_pattern, name_and_expression, search_options
 
 _EXAMPLES = f"""{HELP}
 \b
@@ -31,6 +30,7 @@ Examples:
   casstore list --json 'size > 1GB' | jq -r '.versions[].tag'
   casstore list --deleted                      what `casstore undelete` can bring back
   casstore list bert --remote                  what the default remote has
+  casstore list 'run-*' 'labels.stage = prod and created < 7d' --remote origin --sort -size
 """
 # Where the screen is narrow: labels are cut, FILES goes, the time of day, labels, the day, and last the size.
 _COLUMNS = (
@@ -41,8 +41,6 @@ _COLUMNS = (
     Column("LABELS", narrow=((1, 12), (5, 0))),
 )
 _MOST_ON_SCREEN = 100
-_NARROW = 12  # characters of a column that was asked for, on a screen that has no room for all
-_JSON_NAMES = {"size": "size_bytes", "files": "file_count", "created": "created_at", "opened": "opened_at"}
 _ALIASES = Column("ALIASES", narrow=((4, 12), (6, 0)))
 
 
@@ -58,7 +56,7 @@ _ALIASES = Column("ALIASES", narrow=((4, 12), (6, 0)))
 @click.option("--columns", metavar="FIELD,...", multiple=True, help="Fields to show, such as tag,metrics.acc,size.")
 @click.option("--all", "every", is_flag=True, help=f"On a terminal, more than the first {_MOST_ON_SCREEN} too.")
 @click.option("--deleted", is_flag=True, help="What is in the trash: `casstore undelete TAG` brings it back.")
-@remote_option("What is in a remote, and whether it is here; by NAME and labels alone.")
+@remote_option("What is in a remote, and whether it is here.")
 @common_options
 @pass_options
 def list_versions(options: Options, /, every: bool, remote: str | None, columns: tuple[str, ...], **typed: Any) -> None:
@@ -68,6 +66,9 @@ def list_versions(options: Options, /, every: bool, remote: str | None, columns:
     aliases; nothing cut short. A version whose stored bytes are gone or have been written over is marked as damaged,
     at the end of its line. With --json also digest and metadata, where null stands for NaN and infinities, which JSON
     does not have.
+
+    With --remote: tag, bytes, UTC time, labels, and whether it is here. A remote lists tag, name, version, size,
+    created, digest and labels of its versions, and these an expression may compare.
 
     With --deleted: tag, bytes, files, when it was deleted, by whom, from when gc may take it for good, and its id.
     """
@@ -79,9 +80,8 @@ def list_versions(options: Options, /, every: bool, remote: str | None, columns:
         list_deleted(options, name)
         return
     if remote is not None:
-        if where is not None or sort or limit is not None or columns or (name is not None and is_pattern(name)):
-            raise click.UsageError("a remote is listed by NAME and --label alone", click.get_current_context())
-        list_there(options, remote, name, labels)
+        ordered = {"name": name, "labels": labels, "where": where, "sort": sort or None, "limit": limit}
+        list_there(options, remote, ordered, columns)
         return
     is_cut = is_screen() and not options.json and not every and limit is None
     wanted: dict[str, Any] = {"name": name, "labels": labels, "where": where}
@@ -100,7 +100,7 @@ def _check_some(options: Options, store: casstore.Store, wanted: Mapping[str, An
         store.get(name, pull=False)
     if name is None and wanted["where"] is None and not wanted["labels"] and wanted["limit"] != 0:
         hint(options, f"the store {store.home} is empty; fill it with `casstore save NAME:VERSION PATH`")
-    else:
+    elif not hint_at_unknown(options, store, wanted):
         hint(options, "no version fits; `casstore list` shows what there is")
 
 
@@ -126,15 +126,15 @@ def _show(options: Options, store: casstore.Store, wanted: Mapping[str, Any]) ->
         hint(options, f"{plural(len(given_up), 'more version')} in the remote {remotes} alone; --json names them")
     if models:
         # Their column is there where there are any, and the mark stays at the end.
-        are_named = any(str(m.tag) in aliases for m in models)
-        is_marked = any(str(m.tag) in damaged for m in models)
+        tags = [str(m.tag) for m in models]
+        are_named, is_marked = not aliases.keys().isdisjoint(tags), not damaged.isdisjoint(tags)
         rows = [
             (
-                m.tag, Bytes(m.size), m.file_count, m.created_at, m.labels,
-                *[" ".join(aliases.get(str(m.tag), []))][:are_named],
-                *["damaged" if str(m.tag) in damaged else ""][: is_marked and (is_screen() or str(m.tag) in damaged)],
+                tag, Bytes(m.size), m.file_count, m.created_at, m.labels,
+                *[" ".join(aliases.get(tag, []))][:are_named],
+                *["damaged" if tag in damaged else ""][: is_marked and (is_screen() or tag in damaged)],
             )
-            for m in models
+            for tag, m in zip(tags, models, strict=True)
         ]  # fmt: skip
         columns = (*_COLUMNS, *[_ALIASES][:are_named], *[Column("STATE", fixed=True)][:is_marked])
         show_table(columns, rows, may_page=True)
@@ -163,33 +163,5 @@ def _show_columns(options: Options, store: casstore.Store, wanted: Mapping[str, 
     rows = store.table(**wanted, columns=columns)
     if not rows:
         _check_some(options, store, wanted)
-    if options.json:
-        show_json({"versions": [{_JSON_NAMES.get(k, k): _for_json(v) for k, v in row.items()} for row in rows]})
-    elif rows:
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        heads = [
-            Column(
-                name if "." in name else name.upper(), narrow=((place, _NARROW),),
-                right=all(isinstance(row.get(name), int | float | None) for row in rows),
-            )
-            for place, name in enumerate(names)
-        ]  # fmt: skip
-        show_table(heads, [[_cell(name, row.get(name)) for name in names] for row in rows], may_page=True)
+    show_rows(options, rows)
     return len(rows)
-
-
-def _cell(name: str, value: Any) -> Any:
-    """A value as a table shows it."""
-    if name == "size":
-        return Bytes(value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and is_screen():
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return ",".join(str(_cell("", each)) for each in value)
-    return json.dumps(finite(value)) if isinstance(value, dict) else value
-
-
-def _for_json(value: Any) -> Any:
-    return utc(value) if isinstance(value, datetime) else finite(value)

@@ -46,7 +46,7 @@ def show(options: Options, tag: str, remote: str | None) -> None:
         show_there(options, remote, tag)
         return
     with options.open_store() as store, store.look(tag) as model:
-        if isinstance(model, casstore.RemoteModel):
+        if not isinstance(model, casstore.Model):
             show_remote_model(options, model, is_here=False)
             return
         is_damaged = str(model.tag) in store.damaged_tags()

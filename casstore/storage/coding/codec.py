@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import threading
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 import zstandard
@@ -13,6 +12,7 @@ import zstandard
 from casstore.errors import IntegrityError, UnsupportedFormat
 from casstore.storage.coding import entropy
 from casstore.storage.coding.delta import Grouping, encode_delta
+from casstore.storage.coding.encodings import Encoding
 from casstore.storage.coding.memory import keep_freed_memory
 from casstore.storage.recipe import MAX_CHUNK_BYTES
 from casstore.storage.tensors.segments import Element
@@ -24,15 +24,6 @@ _ZSTD_LEVEL = 3
 _SURELY_SMALLER = 0.5
 # Decoding a delta needs its base, so it has to save this much of what the chunk takes by itself.
 _DELTA_BELOW = 0.9
-
-
-class Encoding(IntEnum):
-    """How a chunk's bytes stand in a pack. The numbers are part of the format."""
-
-    RAW = 0
-    ZSTD = 1
-    PLANES = 2
-    DELTA = 3
 
 
 @dataclass(frozen=True, slots=True)

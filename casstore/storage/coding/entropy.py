@@ -25,8 +25,6 @@ _KEEP_BELOW = 0.97
 # Enough to tell noise from the rest: the estimated entropy of 4,096 uniform bytes is 7.95 bits or more.
 _SAMPLE_BYTES = 4096
 _NOISE_BITS = 7.9
-# Of a frame of unknown content at once: at zstd's best ratio they become 128 MiB.
-_FEED_BYTES = 4096
 
 
 class Stream(IntEnum):
@@ -101,30 +99,6 @@ def decompress(packed: bytes | memoryview, raw_bytes: int) -> bytes:
         if raw_bytes > MAX_CHUNK_BYTES or zstandard.get_frame_parameters(packed).content_size != raw_bytes:
             raise IntegrityError("a zstd frame has the wrong size")
         return _decompressor().decompress(packed, max_output_size=raw_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise IntegrityError(f"a zstd frame cannot be read: {error}") from error
-
-
-def decompress_document(frame: bytes, most_bytes: int) -> bytes:
-    """The content of the one zstd frame that these bytes are: at most `most_bytes`, and what the frame claims.
-
-    Memory is taken for what comes out, not for what a damaged or hostile frame claims. Raises IntegrityError.
-    """
-    try:
-        claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed > most_bytes:
-            raise IntegrityError("a zstd frame claims an impossible size")
-        stream = zstandard.ZstdDecompressor().decompressobj()
-        pieces, size, end = [], 0, 0
-        while not stream.eof and end < len(frame):
-            pieces.append(stream.decompress(frame[end : end + _FEED_BYTES]))
-            end += _FEED_BYTES
-            size += len(pieces[-1])
-            if size > claimed:
-                break
-        if not stream.eof or stream.unused_data or end < len(frame) or size != claimed:
-            raise IntegrityError("a zstd frame has the wrong size")
-        return b"".join(pieces)
     except zstandard.ZstdError as error:
         raise IntegrityError(f"a zstd frame cannot be read: {error}") from error
 

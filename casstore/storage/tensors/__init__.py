@@ -2,3 +2,10 @@
 
 A file that cannot be parsed is bytes.
 """
+
+from casstore.late import late_modules
+
+__getattr__ = late_modules(
+    __name__,
+    "elements", "gguf", "numbers", "parameters", "pickled", "safetensors", "segments", "strides", "zips",
+)  # fmt: skip

@@ -46,6 +46,24 @@ def adopt_in_place(_: Path) -> Scenario:
     )
 
 
+SEVERAL = {
+    f"{name}:{version}": {"w.bin": noise(LARGE, 10 * version + number), "same": noise(100_000, 50 + number)}
+    for version in (1, 2, 3)
+    for number, name in enumerate("xyz")
+}
+
+
+@scenario("adopt several")
+def adopt_several(ground: Path) -> Scenario:
+    """Of each name the older versions are committed together with those of the others."""
+
+    def around(_: Path) -> None:
+        for number, (tag, files) in enumerate(SEVERAL.items()):
+            bento(ground / "bento/models", tag, files, created=1 + number)
+
+    return Scenario(having({"b:1": B}), taking("adopt", ground / "bento"), {"b:1": B}, SEVERAL, around=around)
+
+
 @scenario("adopt and move")
 def adopt_and_move(ground: Path) -> Scenario:
     return Scenario(
