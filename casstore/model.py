@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from casstore.actions import resolve
+from casstore.actions.contents import Contents
 from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing import model_yaml, times
 from casstore.actions.describing.read_only import ReadOnlyDict
@@ -26,11 +27,11 @@ from casstore.notebook import MOST_ROWS, Size, fields, table
 from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
-from casstore.storage.names import as_stored
-from casstore.storage.recipe import Recipe
 from casstore.tag import Tag
 
 if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
     from casstore.actions.workspace import Workspace
     from casstore.catalog.query import Field
     from casstore.catalog.search import Search
@@ -74,13 +75,13 @@ class Model:
     ['config.json', 'model.bin']
     """
 
-    __slots__ = ("_described", "_listed", "_opened", "_sent")
+    __slots__ = ("_contents", "_described", "_opened", "_sent")
 
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
         self._opened: tuple[Workspace, VersionRow] | None = (workspace, row)
         self._sent: Sent | None = None  # of one that was pickled
         self._described: Description | None = None
-        self._listed: dict[str, FileEntry] | None = None
+        self._contents: Contents | None = None
 
     @property
     def _workspace(self) -> Workspace:
@@ -101,7 +102,7 @@ class Model:
         return self._sent or Sent.of(self._workspace, self._row)
 
     def __setstate__(self, sent: Sent) -> None:
-        self._opened = self._described = self._listed = None
+        self._opened = self._described = self._contents = None
         self._sent = sent
 
     def __copy__(self) -> Model:
@@ -198,16 +199,15 @@ class Model:
         TagNotFound
             The version has been deleted.
         """
-        return tuple(self._files().values())
+        return self._files().files
 
-    def _files(self) -> dict[str, FileEntry]:
-        """The files by path, read and compared with the digest once: a version never changes. Raises TagNotFound."""
-        catalog, row = self._workspace.catalog, self._row
-        if self._listed is None:
-            self._listed = {file.path: file for file in resolve.files(catalog, row)}
+    def _files(self) -> Contents:
+        """The files of the version as it stands. Raises TagNotFound."""
+        if self._contents is None:
+            self._contents = Contents(self._workspace, self._row)
         else:
-            resolve.check_stands(catalog, row)
-        return self._listed
+            self._contents.check_stands()
+        return self._contents
 
     @property
     def labels(self) -> ReadOnlyDict:
@@ -382,13 +382,44 @@ class Model:
         """
         if path == DESCRIPTOR_NAME:
             return io.BytesIO(model_yaml.render(self._workspace.catalog.versions.manifest(self._row, {})))
-        listed = self._files()
-        file = listed.get(path) or next((each for each in listed.values() if as_stored(each.path) == path), None)
-        if file is None:
-            raise FileNotFoundError(f"{self.tag} has no file {path!r}; model.files lists what it has")
-        stored = self._workspace.catalog.index.recipes([file.digest])
-        recipe = stored.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        return self._workspace.objects.open_blob(recipe, f"{path} of {self.tag}")
+        return self._files().open(path)
+
+    def read_into(self, path: str, buffer: WriteableBuffer) -> None:
+        """Read one whole file straight into memory of your own, on all cores. Each chunk is checked against its digest.
+
+        No directory is made: for loaders that lay tensors over the memory.
+
+        Parameters
+        ----------
+        path
+            One of `files`.
+        buffer
+            Memory that can be written to, of as many bytes as the file has (`FileEntry.size`), of any type and shape:
+            a bytearray, a numpy array, shared memory, `memoryview(mmap)`.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        TypeError
+            The buffer cannot be written to, or is none.
+        ValueError
+            The buffer has more or fewer bytes than the file, or is not in one piece.
+        IntegrityError
+            The stored bytes are damaged. Any part of the buffer may have been written to by then.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> model = store.get("bert")
+        >>> sizes = {file.path: file.size for file in model.files}
+        >>> weights = bytearray(sizes["model.bin"])
+        >>> model.read_into("model.bin", weights)
+        >>> len(weights)  # torch.frombuffer(weights, dtype=...) or numpy.frombuffer lays tensors over them
+        3000000
+        """
+        self._files().read_into(path, buffer)
 
     @property
     def _description(self) -> Description:

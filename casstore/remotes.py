@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casstore.actions import elsewhere_file, resolve
 from casstore.actions.describing import times
@@ -47,6 +47,9 @@ from casstore.remote.transfers import workers
 from casstore.remote.verifying import RemoteReport, verify
 from casstore.storage.manifest import FileEntry
 from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _READERS = 16
 _Tags = str | Tag | Iterable[str | Tag]
@@ -154,6 +157,31 @@ class RemoteModel:
             The version has no such file.
         """
         return self._version.open(path)
+
+    def read_into(self, path: str, buffer: WriteableBuffer) -> None:
+        """Read one whole file into memory of your own, as `Model.read_into` does, by ranges from where it is.
+
+        Parameters
+        ----------
+        path
+            One of `files`.
+        buffer
+            Memory that can be written to, of as many bytes as the file has.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        TypeError
+            The buffer cannot be written to, or is none.
+        ValueError
+            The buffer has more or fewer bytes than the file, or is not in one piece.
+        IntegrityError
+            The bytes there are damaged.
+        RemoteError
+            The remote cannot be read.
+        """
+        self._version.read_into(path, buffer)
 
     def checkout(
         self,

@@ -26,10 +26,11 @@ ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft",
 INNER = {
     "storage": [
         *["access", "bounded_msgpack", "bounded_yaml", "names", "layout", "container", "machine"],
-        *["parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
+        *["buffers", "parents", "recipe", "swapping", "uncopied", "walking", "window", "working", "writers"],
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["write_back", "sharing"],
-        *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "objects"],
+        *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "stretches"],
+        *["objects"],
         *["sessions"],
     ],
     "archive": [
@@ -51,7 +52,18 @@ INNER = {
     ],
     "actions": [
         *["instance", "leasing", "missing", "resolve", "describing", "sources"],
-        *["workspace", "loose_files", "configure", "keeping", "reserved", "packs", "consistency", "home", "sharing"],
+        *[
+            "workspace",
+            "loose_files",
+            "configure",
+            "keeping",
+            "reserved",
+            "contents",
+            "packs",
+            "consistency",
+            "home",
+            "sharing",
+        ],
         *["elsewhere_file", "directories", "saving", "comparing", "registry", "reopening", "gc", "health", "exchange"],
     ],
 }

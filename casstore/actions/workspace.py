@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
 from casstore.errors import StoreUnwritable
 from casstore.storage import access, chunking, denials, files
+from casstore.storage.chunk_sequence import Locations
 from casstore.storage.container import FileStamp
 from casstore.storage.layout import Layout, new_id
 from casstore.storage.locks import Lock
@@ -129,11 +130,15 @@ class Workspace(Uncopied, _Referable):
         executable: bool,
         target: files.StrPath,
         advance: Callable[[int], None] = lambda _: None,
+        locations: Locations | None = None,
     ) -> FileStamp:
-        """Make `target` a new read-only file from verified chunks. Raises IntegrityError, OSError."""
+        """Make `target` a new read-only file from verified chunks. `locations` is as in `Objects.write_blob`.
+
+        Raises IntegrityError, OSError.
+        """
         try:
             with files.create_file(target) as descriptor:
-                self.objects.write_blob(recipe, descriptor, advance)
+                self.objects.write_blob(recipe, descriptor, advance, locations)
                 files.set_mode(descriptor, self.file_mode(executable))
                 return FileStamp.of(os.fstat(descriptor))
         except BaseException:

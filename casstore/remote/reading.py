@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, TagNotFound
@@ -15,11 +15,15 @@ from casstore.remote.backend import Backend, KeyMissing
 from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Ref
 from casstore.remote.segment import PackInfo, Segment
+from casstore.storage.buffers import checked_target
 from casstore.storage.container import Container, Kind, Location
 from casstore.storage.manifest import FileEntry, Manifest
-from casstore.storage.objects import Objects
+from casstore.storage.objects import Objects, unreadable
 from casstore.storage.readable import Readable
 from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 # Read ahead, twice as much each time that a reader goes on where it was. A chain of deltas is up to nine such readers.
 _FIRST_WINDOW_BYTES = 256 << 10
@@ -224,6 +228,16 @@ class RemoteVersion:
         """
         file = self.file(path)
         return self._objects.open_blob(self.manifest.recipe_of(file), f"{path} of {self.ref.tag}")
+
+    def read_into(self, path: str, buffer: WriteableBuffer) -> None:
+        """Fill a buffer with one file. Raises FileNotFoundError, TypeError, ValueError, and what a reader raises."""
+        file = self.file(path)
+        name = f"{path} of {self.ref.tag}"
+        target = checked_target(buffer, file.size, name)
+        try:
+            self._objects.read_blob_into(self.manifest.recipe_of(file), target)
+        except IntegrityError as error:
+            raise unreadable(name, error, _ADVICE) from error
 
     def _locate(self, digests: Collection[Digest]) -> Mapping[Digest, Location]:
         here = {digest: LocalChunk.location(digest, size) for digest, size in self.local.sizes(digests).items()}

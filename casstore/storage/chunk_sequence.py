@@ -7,17 +7,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent import futures
 
 from casstore.digest import Digest
+from casstore.storage import machine
 from casstore.storage.container import Location
 from casstore.storage.recipe import Chunk
 
 Locations = Mapping[Digest, Location]
 
-_READ_THREADS = 2
+# Each takes some 15 MiB, and so many decode faster than a disk takes, or gives, what they do.
+_MOST_THREADS = 8
 _CHUNKS_AHEAD = 8  # at most 8 MiB, 128 at the format's hard limit
 _SMALLEST_AHEAD_BYTES = 32 << 10  # to hand a smaller chunk to a thread takes longer than to read it
 # How many chunks one look-up covers: few after a jump, since they may be all that is read there.
 _FIRST_LOOK_UP = 16
 _LARGEST_LOOK_UP = 512
+
+
+def decode_threads() -> int:
+    """How many threads decode chunks for one reader."""
+    return max(2, min(_MOST_THREADS, machine.usable_cores()))
 
 
 class ChunkSequence:
@@ -32,12 +39,15 @@ class ChunkSequence:
         chunks: Sequence[Chunk],
         locate: Callable[[Collection[Digest]], Locations],
         read: Callable[[Digest, Locations], bytes],
+        locations: Locations | None = None,
     ) -> None:
+        """`locations`: of all the chunks, where they have been looked up already."""
         self._chunks = chunks
         self._locate = locate
         self._read = read
-        self._locations: Locations = {}
-        self._located = range(0)  # the numbers of the chunks that `_locations` was asked for
+        self._locations = locations or {}
+        # The numbers of the chunks that `_locations` was asked for.
+        self._located = range(0 if locations is None else len(chunks))
         self._last = -2  # so that the first chunk begins no run
         self._ahead: dict[int, futures.Future[bytes]] = {}
         self._pool: futures.ThreadPoolExecutor | None = None
@@ -100,10 +110,10 @@ class ChunkSequence:
             chunk = self._chunks[following]
             if following in self._ahead or chunk.length < _SMALLEST_AHEAD_BYTES:
                 continue
-            if self._pool is None:
-                self._pool = futures.ThreadPoolExecutor(_READ_THREADS)
             locations = self._locations_of(following)
             try:
+                if self._pool is None:
+                    self._pool = futures.ThreadPoolExecutor(decode_threads())
                 self._ahead[following] = self._pool.submit(self._read, chunk.digest, locations)
             except RuntimeError:  # the interpreter is shutting down, or no thread is to be had
                 return

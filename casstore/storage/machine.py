@@ -46,6 +46,13 @@ def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo"))
     return found if found in _NETWORK_FILE_SYSTEMS else None
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def boot_id() -> str:
     """An id of the machine's present boot; unique per process if the system has none."""
     try:

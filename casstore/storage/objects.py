@@ -10,23 +10,25 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from blake3 import blake3
 
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.errors import IntegrityError, RemoteError, UnsupportedFormat
 from casstore.storage import files, pack
-from casstore.storage.chunk_sequence import ChunkSequence
+from casstore.storage.chunk_sequence import ChunkSequence, Locations, decode_threads
 from casstore.storage.coding import codec
 from casstore.storage.coding import delta as deltas
 from casstore.storage.container import MAX_DELTA_LINKS, Container, Location
 from casstore.storage.layout import Layout
 from casstore.storage.readable import OpenFile, Readable
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Chunk, Recipe
+from casstore.storage.stretches import Part, parts, stretches
 from casstore.storage.uncopied import Uncopied
 
 if TYPE_CHECKING:
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2
 _CHUNKS_AHEAD = 16  # chunks read during the first write: at most 16 MiB, or 256 MiB at the format's hard limit
+_STRETCHES_AHEAD = 6  # decoded and not yet asked for
+_STRETCHES_PLANNED = 16  # whose results are small
 _LOCATE_BATCH = 2000
+_FIRST_BATCH = 500  # so that decoding begins soon
+_Result = TypeVar("_Result")
 _ADVICE = "`casstore verify` names every file that is damaged"
 
 
@@ -47,6 +53,11 @@ class Locate(Protocol):
 
 Rescue = Callable[[Digest, Digest | None], bytes | None]
 """Candidates for the bytes of a chunk, from other copies, given its digest and a blob that contains it."""
+
+Records = Mapping[Digest, memoryview]
+"""Records of packs that have been read already, not yet checked in any way."""
+
+_NOTHING_READ: Records = MappingProxyType({})
 
 OpenContainer = Callable[[Container], Readable]
 """Opens a container, which is closed when the last reference to it is dropped. Raises FileNotFoundError, OSError."""
@@ -143,9 +154,15 @@ class Objects(Uncopied):
         """
         return self._serve(digest, self._locate_chains([digest]), blob)
 
-    def _serve(self, digest: Digest, locations: Mapping[Digest, Location], blob: Digest | None) -> bytes:
+    def _serve(
+        self,
+        digest: Digest,
+        locations: Mapping[Digest, Location],
+        blob: Digest | None,
+        records: Records = _NOTHING_READ,
+    ) -> bytes:
         try:
-            return self._read(digest, locations)
+            return self._read(digest, locations, records)
         except UnsupportedFormat:
             raise
         except (IntegrityError, OSError) as error:
@@ -195,14 +212,17 @@ class Objects(Uncopied):
             wanted = found.values()
         return locations
 
-    def _read(self, digest: Digest, locations: Mapping[Digest, Location]) -> bytes:
+    def _read(self, digest: Digest, locations: Mapping[Digest, Location], records: Records = _NOTHING_READ) -> bytes:
         while True:
             try:
-                return self._decode(digest, locations)
+                return self._decode(digest, locations, records)
             except (IntegrityError, OSError) as error:
                 is_other_trouble = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
                 if is_other_trouble or isinstance(error, UnsupportedFormat):
                     raise
+                if records:  # whatever they are: what stands there now counts
+                    records = _NOTHING_READ
+                    continue
                 chain = _chain(digest, locations)
                 with self._lock:
                     for tried in {link for link, _ in chain} | _groupings(chain, locations):
@@ -231,26 +251,28 @@ class Objects(Uncopied):
         path = container.file_id if self._layout is None else container.path(self._layout)
         return IntegrityError(f"chunk {digest} in {path} is damaged or missing: {error}")
 
-    def _decode(self, digest: Digest, locations: Mapping[Digest, Location]) -> bytes:
+    def _decode(self, digest: Digest, locations: Mapping[Digest, Location], records: Records = _NOTHING_READ) -> bytes:
         chain = _chain(digest, locations)
         if not chain:
             raise IntegrityError("it has no location")
         start, location = chain.pop()
         if location.base is not None:
             raise IntegrityError(f"its base {location.base} is missing, or its chain is too long")
-        raw = self._read_whole(start, location)
+        raw = self._read_whole(start, location, records)
         # Only the last link's result is compared with its digest: only the right bytes lead to it.
         run: list[bytes] = []
         grouping = run_grouping = start
         grouping_raw = run_base = raw
         for delta, delta_location in reversed(chain):
-            entry, encoded = self._read_record(delta, delta_location)
+            entry, encoded = self._read_record(delta, delta_location, records)
             grouping = entry.grouping or start
             if run and grouping != run_grouping:
                 run_base, run = deltas.decode_deltas(run_base, run, grouping_raw), []
             if grouping != run_grouping:
                 # Usually the start of the chain; another if a chunk in between has been stored whole since.
-                grouping_raw = raw if grouping == start else self._read_whole(grouping, locations.get(grouping))
+                grouping_raw = (
+                    raw if grouping == start else self._read_whole(grouping, locations.get(grouping), records)
+                )
                 run_grouping = grouping
             run.append(encoded)
         if run:
@@ -259,21 +281,27 @@ class Objects(Uncopied):
             raise IntegrityError(f"its bytes do not match the digest {digest}")
         return raw
 
-    def _read_whole(self, digest: Digest, location: Location | None) -> bytes:
+    def _read_whole(self, digest: Digest, location: Location | None, records: Records) -> bytes:
         """The bytes of a chunk that is not a delta, not yet compared with its digest."""
         if location is None:
             raise IntegrityError(f"chunk {digest}, which it is grouped by, is missing")
         if location.container.is_pack:
-            entry, encoded = self._read_record(digest, location)
+            entry, encoded = self._read_record(digest, location, records)
             return codec.decode(entry.encoding, encoded, entry.raw_bytes)
         if not 0 < location.raw_bytes <= MAX_CHUNK_BYTES or location.offset < 0:
             raise IntegrityError(f"the catalog's record of the place of chunk {digest} is damaged")
         container = self._container(location.container)  # our own reference: another thread may drop it from the cache
         return container.pread(location.offset, location.raw_bytes)
 
-    def _read_record(self, digest: Digest, location: Location) -> tuple[pack.PackEntry, bytes]:
-        container = self._container(location.container)
-        entry, encoded = pack.read_record(container, location.offset, location.length)
+    def _read_record(
+        self, digest: Digest, location: Location, records: Records = _NOTHING_READ
+    ) -> tuple[pack.PackEntry, bytes]:
+        record = records.get(digest)
+        if record is None:
+            container = self._container(location.container)
+            entry, encoded = pack.read_record(container, location.offset, location.length)
+        else:
+            entry, encoded = pack.split_record(record, location.offset, location.length)
         if entry.digest != digest or entry.base != location.base:
             raise IntegrityError(f"another chunk is in the place of {digest}")
         return entry, encoded
@@ -305,11 +333,10 @@ class Objects(Uncopied):
 
         They are read ahead and checked by a few threads. Raises IntegrityError.
         """
-        chunks = list(recipe.chunks())[start:]
+        chunks = itertools.islice(recipe.chunks(), start, None)
         # Closed here: an error's traceback may keep it until one of its own threads collects it, which cannot close it.
-        with contextlib.closing(self._ahead((c.digest for c in chunks), _READ_THREADS, self._serving(recipe))) as ahead:
-            for chunk, (_, future) in zip(chunks, ahead, strict=True):
-                yield _checked_length(future.result(), chunk)
+        with contextlib.closing(self._each(recipe, chunks, lambda _, raw: raw, _STRETCHES_AHEAD)) as each:
+            yield from each
 
     def is_sound(self, recipe: Recipe) -> bool:
         """Whether the chunks of a recipe, read one after the other, make up its blob."""
@@ -328,9 +355,9 @@ class Objects(Uncopied):
         """Each chunk in turn, with a future of its bytes, whose result may raise IntegrityError or OSError."""
         return self._ahead(digests, threads, self._read)
 
-    def in_sequence(self, recipe: Recipe, chunks: Sequence[Chunk]) -> ChunkSequence:
+    def in_sequence(self, recipe: Recipe, chunks: Sequence[Chunk], locations: Locations | None = None) -> ChunkSequence:
         """The chunks of a blob, as listed by `recipe`, for a reader that mostly moves forward."""
-        return ChunkSequence(chunks, self._locate_chains, self._serving(recipe))
+        return ChunkSequence(chunks, self._locate_chains, self._serving(recipe), locations)
 
     def _serving(self, recipe: Recipe) -> Callable[[Digest, Mapping[Digest, Location]], bytes]:
         return partial(self._serve, blob=recipe.blob)
@@ -354,33 +381,138 @@ class Objects(Uncopied):
                 for _, future in ahead:
                     future.cancel()
 
-    def write_blob(self, recipe: Recipe, descriptor: int, advance: Callable[[int], None] = lambda _: None) -> None:
-        """Write a blob into an empty open file. Raises IntegrityError, OSError."""
-        if recipe.size <= _SMALL_BYTES:
-            for chunk in recipe.chunks():
-                raw = self.serve_chunk(chunk.digest, recipe.blob)
-                files.write_all(descriptor, _checked_length(raw, chunk))
-            advance(recipe.size)
-            return
+    def look_up(self, recipes: Iterable[Recipe]) -> Locations:
+        """Where the chunks of these blobs are now, for those who read several small ones after one another."""
+        return self._locate_chains({digest for recipe in recipes for digest in recipe.digests})
 
-        def write(chunk: Chunk, locations: Mapping[Digest, Location]) -> int:
-            raw = self._serve(chunk.digest, locations, recipe.blob)
-            files.write_all(descriptor, _checked_length(raw, chunk), chunk.offset)
+    def write_blob(
+        self,
+        recipe: Recipe,
+        descriptor: int,
+        advance: Callable[[int], None] = lambda _: None,
+        locations: Locations | None = None,
+    ) -> None:
+        """Write a blob into an empty open file. `locations`: of all its chunks, as `look_up` gave them.
+
+        Raises IntegrityError, OSError.
+        """
+
+        def write(chunk: Chunk, raw: bytes) -> int:
+            files.write_all(descriptor, raw, chunk.offset)
             return chunk.length
 
-        chunks = recipe.chunks()
-        with futures.ThreadPoolExecutor(_READ_THREADS) as pool:
-            while batch := list(itertools.islice(chunks, _LOCATE_BATCH)):
-                locations = self._locate_chains({chunk.digest for chunk in batch})
-                for length in pool.map(partial(write, locations=locations), batch):
-                    advance(length)
+        self._take_all(recipe, write, advance, locations)
 
-    def open_blob(self, recipe: Recipe, name: str = "the blob") -> io.BufferedReader:
+    def read_blob_into(self, recipe: Recipe, target: memoryview, locations: Locations | None = None) -> None:
+        """Fill a buffer, as `checked_target` gives it, with a blob. `locations` is as in `write_blob`.
+
+        Raises IntegrityError, OSError; then any part of it may have been written to.
+        """
+        import ctypes  # takes some milliseconds that most commands do not need
+
+        if recipe.size != target.nbytes:
+            raise IntegrityError(f"the recipe of blob {recipe.blob} is for another size than its file has")
+        if not recipe.size:
+            return
+        memory = (ctypes.c_char * recipe.size).from_buffer(target)
+
+        def copy(chunk: Chunk, raw: bytes) -> int:
+            # Assigning to a slice would hold up all other threads; this does not. It checks nothing: the pieces of a
+            # recipe add up to its size, `raw` is as long as its piece, and what is referred to here is not freed.
+            ctypes.memmove(ctypes.byref(memory, chunk.offset), raw, chunk.length)
+            return chunk.length
+
+        self._take_all(recipe, copy, lambda _: None, locations)
+
+    def _take_all(
+        self,
+        recipe: Recipe,
+        take: Callable[[Chunk, bytes], int],
+        advance: Callable[[int], None],
+        locations: Locations | None,
+    ) -> None:
+        if recipe.size <= _SMALL_BYTES:
+            where = self.look_up([recipe]) if locations is None else locations
+            for chunk in recipe.chunks():
+                take(chunk, _checked_length(self._serve(chunk.digest, where, recipe.blob), chunk))
+            advance(recipe.size)
+            return
+        with contextlib.closing(self._each(recipe, recipe.chunks(), take, _STRETCHES_PLANNED)) as each:
+            for length in each:
+                advance(length)
+
+    def _each(
+        self, recipe: Recipe, chunks: Iterable[Chunk], take: Callable[[Chunk, bytes], _Result], ahead: int
+    ) -> Generator[_Result, None, None]:
+        """What `take` makes of each chunk, in order: threads call it, for `ahead` stretches of chunks beforehand.
+
+        Raises IntegrityError, OSError, and what `take` raises.
+        """
+
+        def work(stretch: list[Chunk], locations: Mapping[Digest, Location], needs: list[Part]) -> list[_Result]:
+            records = self._records(needs)
+            return [
+                take(chunk, _checked_length(self._serve(chunk.digest, locations, recipe.blob, records), chunk))
+                for chunk in stretch
+            ]
+
+        running: deque[futures.Future[list[_Result]]] = deque()
+        with futures.ThreadPoolExecutor(decode_threads()) as pool:
+            try:
+                for stretch, locations in self._located(chunks):
+                    needs = parts(stretch, locations)
+                    self._announce(needs)
+                    running.append(pool.submit(work, stretch, locations, needs))
+                    if len(running) >= ahead:
+                        yield from running.popleft().result()
+                while running:
+                    yield from running.popleft().result()
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def _located(self, chunks: Iterable[Chunk]) -> Iterator[tuple[list[Chunk], Mapping[Digest, Location]]]:
+        unread = iter(chunks)
+        size = _FIRST_BATCH
+        while batch := list(itertools.islice(unread, size)):
+            locations = self._locate_chains({chunk.digest for chunk in batch})
+            for stretch in stretches(batch):
+                yield stretch, locations
+            size = _LOCATE_BATCH
+
+    def _announce(self, needs: Iterable[Part]) -> None:
+        """Have the system read parts of packs that will be wanted soon; whoever reads them tells what is wrong."""
+        for part in needs:
+            with contextlib.suppress(IntegrityError, OSError):
+                container = self._container(part.container)
+                if isinstance(container, OpenFile):
+                    container.will_need(part.start, part.length)
+
+    def _records(self, needs: Iterable[Part]) -> Records:
+        """What stands in these parts of packs. What cannot be read is left out, for whoever needs it to say so.
+
+        Raises RemoteError.
+        """
+        found: dict[Digest, memoryview] = {}
+        for part in needs:
+            try:
+                view = memoryview(self._container(part.container).pread(part.start, part.length))
+            except RemoteError:
+                raise  # it has been tried again and again already
+            except (IntegrityError, OSError):
+                continue
+            for digest, offset, length in part.records:
+                found[digest] = view[offset - part.start : offset - part.start + length]
+        return found
+
+    def open_blob(
+        self, recipe: Recipe, name: str = "the blob", locations: Locations | None = None
+    ) -> io.BufferedReader:
         """A seekable binary reader over a blob. Each chunk is checked before any of its bytes are returned.
 
-        `name`: what its errors call the blob.
+        `name`: what its errors call the blob. `locations` is as in `write_blob`.
         """
-        return io.BufferedReader(BlobReader(self, recipe, name), buffer_size=_READER_BUFFER_BYTES)
+        return io.BufferedReader(BlobReader(self, recipe, name, locations), buffer_size=_READER_BUFFER_BYTES)
 
 
 _SMALL_BYTES = 1 << 20  # too small to be worth a thread
@@ -402,13 +534,13 @@ def _checked_length(raw: bytes, chunk: Chunk) -> bytes:
 class BlobReader(Uncopied, io.RawIOBase):
     """The raw stream under `Objects.open_blob`: holds the chunk at its position. For one thread at a time."""
 
-    def __init__(self, objects: Objects, recipe: Recipe, name: str) -> None:
+    def __init__(self, objects: Objects, recipe: Recipe, name: str, locations: Locations | None = None) -> None:
         self._name = name
         self._advice = objects.advice
         self._size = recipe.size
         self._chunks = list(recipe.chunks())
         self._offsets = [chunk.offset for chunk in self._chunks]
-        self._sequence = objects.in_sequence(recipe, self._chunks)
+        self._sequence = objects.in_sequence(recipe, self._chunks, locations)
         self._position = 0
         self._held: tuple[int, bytes] = (-1, b"")
 

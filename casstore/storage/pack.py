@@ -36,6 +36,7 @@ _HEADER_MAGIC = b"casspack"
 # magic, encoding, flags, extension bytes, raw bytes, encoded bytes, digest of the raw bytes
 _RECORD = struct.Struct("<4sBBHII32s")
 _RECORD_MAGIC = b"chnk"
+MAX_RECORD_BYTES = _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES
 _FLAG_BASE = 1  # the extension begins with the digest of the chunk that a delta is against
 _FLAG_GROUPING = 2  # and goes on with that of the chunk which groups its elements, where it is not the base
 _TRAILER = struct.Struct("<QI32s8s")
@@ -182,13 +183,21 @@ class PackWriter(PackStream):
 
 def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntry, bytes]:
     """One record: its header's fields, and the encoded bytes. Raises IntegrityError, UnsupportedFormat, OSError."""
-    if offset < 0 or not _RECORD.size <= length <= _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
+    if offset < 0 or not _RECORD.size <= length <= MAX_RECORD_BYTES:
         raise IntegrityError(f"a pack record of {length} bytes is of no possible length")
-    record = container.pread(offset, length)
+    return split_record(container.pread(offset, length), offset, length)
+
+
+def split_record(record: bytes | memoryview, offset: int, length: int) -> tuple[PackEntry, bytes]:
+    """The header's fields and the encoded bytes of what was read as a record of that length, at that offset.
+
+    Raises IntegrityError, UnsupportedFormat.
+    """
     entry, payload_start = _parse_record(record, offset)
     if entry.length != len(record) or len(record) != length:
         raise IntegrityError("a pack record is cut short")
-    return entry, record[payload_start:]
+    # A copy is soon gained back: decoding then finds the bytes in the processor's cache, and at its own alignment.
+    return entry, bytes(record[payload_start:])
 
 
 def parse_record(record: bytes, offset: int) -> PackEntry:
@@ -307,7 +316,7 @@ def _check_header(header: bytes, path: Path) -> None:
         raise UnsupportedFormat(f"{path} was written by a newer casstore; upgrade this one")
 
 
-def _parse_record(data: bytes, offset: int) -> tuple[PackEntry, int]:
+def _parse_record(data: bytes | memoryview, offset: int) -> tuple[PackEntry, int]:
     """The entry that the record header at the start of `data` describes, and where its encoded bytes begin."""
     if len(data) < _RECORD.size:
         raise IntegrityError("a pack record is cut short")
@@ -319,7 +328,7 @@ def _parse_record(data: bytes, offset: int) -> tuple[PackEntry, int]:
     if flags == _FLAG_GROUPING:
         raise IntegrityError("a pack record has a damaged header")
     named = [
-        Digest.from_bytes(data[start : start + DIGEST_BYTES])
+        Digest.from_bytes(bytes(data[start : start + DIGEST_BYTES]))
         for start in range(_RECORD.size, _RECORD.size + DIGEST_BYTES * flags.bit_count(), DIGEST_BYTES)
         if start + DIGEST_BYTES <= min(len(data), _RECORD.size + extension)
     ]
@@ -379,7 +388,7 @@ def _index_entry(row: Sequence[Any], end: int) -> PackEntry:
         raise TypeError("an entry of an index holds something else than numbers")
     if not (0 <= raw_bytes <= MAX_CHUNK_BYTES and 0 <= encoding <= 255):
         raise ValueError("a number in an index is out of range")
-    if length > _RECORD.size + 0xFFFF + MAX_CHUNK_BYTES:
+    if length > MAX_RECORD_BYTES:
         raise ValueError("an entry of an index is longer than any record")
     return PackEntry(
         Digest.from_bytes(digest),

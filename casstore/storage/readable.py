@@ -38,3 +38,8 @@ class OpenFile:
     @property
     def size(self) -> int:
         return os.fstat(self._descriptor).st_size
+
+    def will_need(self, offset: int, length: int) -> None:
+        """Have the system begin to read these bytes, where it can."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)

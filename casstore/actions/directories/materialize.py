@@ -27,12 +27,15 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, StoreError, StoreUnwritable, TagNotFound
 from casstore.progress import Progress
 from casstore.storage import files
+from casstore.storage.chunk_sequence import Locations
 from casstore.storage.container import LINK_FROM_BYTES, FileStamp
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
+
+_LOOK_UP = 500  # files whose chunks are looked up at once
 
 
 def materialize(workspace: Workspace, row: VersionRow, progress: Progress) -> Path:
@@ -119,6 +122,7 @@ class _Builder:
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
         self._rebuilt: list[tuple[str, Digest, bool, FileStamp]] = []
+        self._small: Locations = {}  # of what the next small files are made of
         self._known: dict[Fingerprint, Digest] = {}  # the status of linked files after the link
         self._is_unfinished = workspace.layout.pending_manifest(row.manifest_id).exists()
         self._shelf = ChangedShelf(workspace, row.tag)
@@ -320,7 +324,10 @@ class _Builder:
         made = {}
         self._progress.start("materialize", sum(file.size for file in wanted))
         try:
-            for file in wanted:
+            for number, file in enumerate(wanted):
+                if number % _LOOK_UP == 0:
+                    small = [each for each in wanted[number : number + _LOOK_UP] if each.size < LINK_FROM_BYTES]
+                    self._small = self._workspace.objects.look_up(map(self._recipe, small))
                 target = directory / file.path
                 temporary = self._new_path() if mend else target
                 made[file.path] = self._make_file(file, temporary)
@@ -330,6 +337,9 @@ class _Builder:
         finally:
             self._progress.finish()
         return made
+
+    def _recipe(self, file: FileEntry) -> Recipe:
+        return self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
 
     def _make_file(self, file: FileEntry, target: Path) -> FileStamp:
         if self._may_link and file.size >= LINK_FROM_BYTES:
@@ -345,9 +355,10 @@ class _Builder:
             if stamp is not None:
                 self._progress.advance(file.size)
                 return stamp
-        recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+        recipe = self._recipe(file)
+        locations = self._small if file.size < LINK_FROM_BYTES else None
         try:
-            stamp = self._workspace.write_file(recipe, file.executable, target, self._progress.advance)
+            stamp = self._workspace.write_file(recipe, file.executable, target, self._progress.advance, locations)
         except IntegrityError as error:
             raise unreadable(f"{file.path} of {self._row.tag}", error) from error
         if self._may_link and file.size >= LINK_FROM_BYTES:
