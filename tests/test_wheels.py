@@ -15,6 +15,8 @@ import pytest
 from casstore.storage.coding.build_kernels import platform_tag
 from tests.pages import ROOT
 
+pytestmark = pytest.mark.crash
+
 LIBRARY = "casstore/storage/coding/_kernels.lib.so"
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler here")
 

@@ -27,6 +27,8 @@ from casstore.storage.pack import EncodedChunk
 from tests.kit import contents, everything, plant
 from tests.remote.rewriting import Rewriting, pack_of, pushed, step
 
+pytestmark = pytest.mark.crash
+
 TAG = "run:2"
 TRILLION = 1 << 40
 NOT_THERE = "0" * 32

@@ -16,6 +16,8 @@ from casstore.remote.directory import DirectoryBackend
 from tests.kit import contents, noise, plant, script
 from tests.remote.rewriting import Rewriting, pushed, step
 
+pytestmark = pytest.mark.crash
+
 TAG = "run:2"
 MIB = 1 << 20
 Harm = Callable[[Rewriting, str], None]

@@ -11,6 +11,8 @@ from tests.kit import EVERY
 from tests.remote.protocol_mutants import MUTANTS
 from tests.remote.stage import ORDERS, SCENES, Broken, Options, Play, Stage, perform
 
+pytestmark = pytest.mark.crash
+
 SEEDS = 15
 MOST_SEEDS = 60  # until a mutant is caught
 PLAYED = [

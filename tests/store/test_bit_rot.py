@@ -13,6 +13,8 @@ import pytest
 import casstore
 from tests.kit import Check, Rot, Save, Sql, checkpoint, contents, known, noise, streamed
 
+pytestmark = pytest.mark.crash
+
 SMALL, LARGE, LARGEST = 20_000, 300_000, 3_000_000  # without a loose file, packed as it is saved, adopted
 ALL_SIZES = [SMALL, LARGE, LARGEST]
 

@@ -21,6 +21,8 @@ from casstore.storage import files as storage_files
 from casstore.storage import machine
 from tests.kit import Age, Child, Save, Sql, bento, contents, everything, noise, plant
 
+pytestmark = pytest.mark.crash
+
 GOLDEN = Path(__file__).parents[1] / "data/store-format-2.tar.zst"
 BIG = 1_100_000  # above which a file is adopted as it is
 WHEN_NS = 1_700_000_000_123_456_789

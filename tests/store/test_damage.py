@@ -13,6 +13,8 @@ import casstore
 from casstore.storage.objects import Objects
 from tests.kit import Check, Leftovers, Save, Sql, counts, noise, safetensors, streamed, weights
 
+pytestmark = pytest.mark.crash
+
 
 @pytest.fixture
 def run(store: casstore.Store, save: Save):

@@ -12,6 +12,8 @@ import pytest
 import casstore
 from tests.kit import Save, Sql, contents, noise, streamed
 
+pytestmark = pytest.mark.crash
+
 BIG = 1_500_000
 
 

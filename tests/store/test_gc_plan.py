@@ -19,7 +19,7 @@ from tests.kit import checkpoint, noise, plant, streamed
 
 MIB = 1 << 20
 ALL = GcOptions(evict_all=True, rewrite=True)
-pytestmark = pytest.mark.usefixtures("no_trash")
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_trash")]
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import casstore
 from casstore.storage import pack
 from tests.kit import Save, checkpoint, contents, noise, part, streamed
 
+pytestmark = pytest.mark.crash
+
 BIG = 2_500_000
 
 
