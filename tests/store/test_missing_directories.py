@@ -14,6 +14,8 @@ import casstore
 from casstore.cli.main import cli
 from tests.kit import Save, contents, noise
 
+pytestmark = pytest.mark.crash
+
 DERIVED = [
     "models",
     "models/m",

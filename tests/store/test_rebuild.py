@@ -17,6 +17,8 @@ from casstore.storage import files as storage_files
 from casstore.storage import sessions
 from tests.kit import Child, Leftovers, Save, checkpoint, contents, noise, part, plant, streamed
 
+pytestmark = pytest.mark.crash
+
 BIG = 2_500_000
 
 

@@ -19,6 +19,8 @@ from casstore.storage import files as storage_files
 from casstore.storage.descriptors import Descriptor
 from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, noise, part, plant, script, streamed
 
+pytestmark = pytest.mark.crash
+
 BIG = 2_500_000
 
 

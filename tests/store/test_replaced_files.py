@@ -20,6 +20,8 @@ from casstore.actions.saving import commit, staging
 from casstore.storage import chunking
 from tests.kit import Leftovers, Picture, Save, contents, noise, plant, streamed
 
+pytestmark = pytest.mark.crash
+
 SIZES = {"small": 1000, "linked": 100_000, "adopted": 2_500_000}
 SIZE = {**SIZES, "copied": 2_000_000}
 

@@ -23,7 +23,7 @@ from casstore.cli.main import run
 from tests.kit import Child
 
 ONE, TWO, GROUP = 61_011, 61_012, 61_013
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+pytestmark = [pytest.mark.crash, pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")]
 
 
 @pytest.fixture
