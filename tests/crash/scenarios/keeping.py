@@ -40,7 +40,13 @@ def repair(ground: Path) -> Scenario:
                     file.write(b"damaged")
         write(ground / "backup", A)
 
-    return Scenario(damaged, doing("repair", [ground / "backup"]), {"b:1": B, "a:1": A}, damaged=frozenset({"a:1"}))
+    def mend(home: Path) -> None:
+        with open_store(home) as store:
+            report = store.repair([ground / "backup"])
+        if report.damage:  # what cannot be read of a source is reported, and the others are still searched
+            raise casstore.IntegrityError("; ".join([*report.unread, *map(str, report.damage)]))
+
+    return Scenario(damaged, mend, {"b:1": B, "a:1": A}, damaged=frozenset({"a:1"}))
 
 
 @scenario("rebuild the catalog")
