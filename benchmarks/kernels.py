@@ -27,7 +27,7 @@ from unittest import mock
 import codec as pieces_of
 import measure
 
-from casstore.storage.coding import codec, delta, entropy, kernels
+from casstore.storage.coding import entropy, kernels
 
 SETS = ("finetune-bf16", "contrastive-fp32")
 PIECES = 16
@@ -113,18 +113,8 @@ def memory(way: str, task: Task) -> int:
 
 
 def tasks(name: str, found: list[pieces_of.Piece]) -> dict[str, Task]:
-    with using(name):
-        groupings = [delta.Grouping(piece.first, piece.element) for piece in found]
-        links = [delta.encode_delta(piece.raw, piece.base, by) for piece, by in zip(found, groupings, strict=True)]
-        whole = [codec.encode(piece.raw, piece.element) for piece in found]
-    return {
-        "group": lambda n: delta.Grouping(found[n].first, found[n].element),
-        "encode a delta": lambda n: delta.encode_delta(found[n].raw, found[n].base, groupings[n]),
-        "encode whole": lambda n: codec.encode(found[n].raw, found[n].element),
-        "decode one link": lambda n: delta.decode_deltas(found[n].base, [links[n]], found[n].first),
-        "decode four links": lambda n: delta.decode_deltas(found[n].base, [links[n]] * 4, found[n].first),
-        "decode whole": lambda n: codec.decode(*whole[n], len(found[n].raw)),
-    }
+    with using(name):  # what is decoded is made by them, too
+        return dict(pieces_of.tasks(found))
 
 
 def zstd_alone(found: list[pieces_of.Piece]) -> dict[str, Task]:

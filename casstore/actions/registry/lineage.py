@@ -7,6 +7,7 @@ version is followed once.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -120,7 +121,7 @@ def lineage(workspace: Workspace, row: VersionRow, depth: int, limit: int) -> Li
     )  # fmt: skip
 
 
-class _Walk:
+class _Walk(ABC):
     """One direction of a lineage. It does not call itself: a chain may have a hundred thousand versions."""
 
     def __init__(self, workspace: Workspace, likeness: Likeness, depth: int, limit: int) -> None:
@@ -152,11 +153,13 @@ class _Walk:
                 waiting += further[::-1]
         return self
 
+    @abstractmethod
     def _edges(self, row: VersionRow) -> Iterable[tuple[Parent, VersionRow | None, VersionRow]]:
-        raise NotImplementedError
+        """What follows one version in this direction."""
 
+    @abstractmethod
     def _common(self, edge: _Edge, row: VersionRow) -> Common | None:
-        raise NotImplementedError
+        """What the two ends of an edge share."""
 
     def _relative(self, edge: _Edge, *, is_repeated: bool) -> Relative:
         relation, thing = edge.to.relation, edge.to.thing
