@@ -439,10 +439,7 @@ class _Parser:
         near = difflib.get_close_matches(root.lower(), [*_KINDS, *_PATHS], n=1)
         if near:
             meant = f"{near[0]}.{_PATHS[near[0]]}" if near[0] in _PATHS else near[0]
-            what = f"there is no field {root!r}; did you mean {meant}?"
-            if "." not in token.text:  # what a version carries is as often meant: its label `stage` is close to `tag`
-                what += f" What versions carry is labels.{root}, metrics.{root} or metadata.{root}"
-            return self.error(what, token.position, near[0])
+            return self.error(f"there is no field {root!r}; did you mean {meant}?", token.position, near[0])
         meant = f"metrics.{root}, metadata.{root} or labels.{root}"
         what = f"there is no field {root!r}; did you mean {meant}? The others are {', '.join(_KINDS)}"
         return self.error(what, token.position, f"metrics.{root}")

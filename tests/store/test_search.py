@@ -289,7 +289,6 @@ def text_place(text: str, descending: bool) -> tuple[int, ...]:
         ("metrics.acc > and x = 1", "expected a value after '>', not 'and'", 14),
         ("lable.x = 3", "did you mean labels.KEY?", 0),
         ("sise > 3", "did you mean size?", 0),
-        ("stage = dev", "did you mean tag? What versions carry is labels.stage, metrics.stage or", 0),
         ("size > 1 and acc > 3", "did you mean metrics.acc, metadata.acc or labels.acc?", 13),
         ("(size > 1", "expected and, or, or ')', not the end", 9),
         ("size > 1)", "expected and, or, or the end, not ')'", 8),
