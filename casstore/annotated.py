@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple, cast
 
 from casstore.errors import InvalidMetadata
+from casstore.late_classes import dataclass
 from casstore.plain_json import canonical_json, checked_text, mapping, plain_value
 
 LABEL, METRIC = "label", "metric"
@@ -89,7 +91,7 @@ class Annotated:
     def parse(cls, text: str | None) -> Annotated:
         """What `text` has made. Raises ValueError, TypeError, LookupError, AttributeError, RecursionError."""
         if text is None:
-            return _NOTHING
+            return _nothing()
         document = json.loads(text)
         said = {kind: {key: as_said(kind, value) for key, value in document[kind].items()} for kind in (LABEL, METRIC)}
         return cls(cast("dict[str, str | None]", said[LABEL]), cast("dict[str, float | None]", said[METRIC]))
@@ -120,7 +122,9 @@ class Annotated:
         return {**saved, METRICS: metrics} if metrics or METRICS in saved else dict(saved)
 
 
-_NOTHING = Annotated()
+@functools.cache
+def _nothing() -> Annotated:
+    return Annotated()
 
 
 def _copied(value: Any) -> dict[str, Any]:

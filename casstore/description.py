@@ -7,11 +7,12 @@ import json
 import operator
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
 from typing import Any, NoReturn
 
 from casstore import not_finite
 from casstore.errors import InvalidMetadata
+from casstore.late_classes import dataclass
 from casstore.plain_json import canonical_json, checked_text, mapping, plain_labels, plain_mapping, plain_value
 
 CUSTOM_OBJECTS_NAME = "custom_objects.pkl"
@@ -160,7 +161,7 @@ class Description:
 
 
 # What a caller may say of a version: these names are listed nowhere else.
-FIELDS = tuple(each.name for each in fields(Description))[:7]
+FIELDS = tuple(Description.__annotations__)[:7]
 _FIELD_SET = frozenset(FIELDS)
 _VALUES, _ATTRIBUTES = operator.itemgetter(*FIELDS), operator.attrgetter(*FIELDS)
 # Of every description, in lists of tens of thousands.

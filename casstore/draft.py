@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,7 @@ from casstore.actions.sources.ignoring import Rules
 from casstore.actions.workspace import Workspace
 from casstore.description import FIELDS, Description
 from casstore.errors import CasstoreError, InvalidMetadata, TagExists, TagNotFound
+from casstore.late_classes import dataclass
 from casstore.model import Model
 from casstore.plain_json import label, mapping, plain_mapping
 from casstore.progress import Progress

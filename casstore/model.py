@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from casstore.actions.saving.trust import objects_of
 from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
+from casstore.late_classes import dataclass
 from casstore.notebook import MOST_ROWS, Size, fields, table
 from casstore.progress import SILENT
 from casstore.storage.layout import DESCRIPTOR_NAME

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple
 
 from casstore.errors import InvalidSetting
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting of a store.
 
     Attributes
@@ -127,7 +131,7 @@ def check_key(key: str) -> Setting:
         There is no such setting; the message names the nearest key.
     """
     if key not in SETTINGS:
-        near = get_close_matches(key, SETTINGS, n=1)
+        near = difflib.get_close_matches(key, SETTINGS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the settings are: {', '.join(SETTINGS)}"
         raise InvalidSetting(f"there is no setting {key!r}; {hint}")
     return SETTINGS[key]

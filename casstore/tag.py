@@ -8,12 +8,12 @@ import threading
 import time
 import unicodedata
 import warnings
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from casstore.errors import InvalidTag
 from casstore.late import LateModule
+from casstore.late_classes import dataclass
 
 if TYPE_CHECKING:
     import hashlib

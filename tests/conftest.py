@@ -88,7 +88,7 @@ def no_trash() -> Iterator[None]:
     """What this process deletes is gone at once, in every store whose setting trash_days has not been set."""
     kept = casstore.SETTINGS["trash_days"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(cast("dict[str, Setting]", casstore.SETTINGS), "trash_days", replace(kept, default="0"))
+        patch.setitem(cast("dict[str, Setting]", casstore.SETTINGS), "trash_days", kept._replace(default="0"))
         yield
 
 

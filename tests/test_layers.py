@@ -17,7 +17,9 @@ import casstore.models
 PACKAGE = Path(casstore.__file__).parent
 
 VOCABULARY = {"errors", "tag", "digest", "notebook", "progress", "settings", "release"}
-VOCABULARY |= {"late", "not_finite", "plain_json", "description", "annotated"}
+VOCABULARY |= {"late", "late_classes", "not_finite", "plain_json", "description", "annotated"}
+# What lets a process start quickly, which all may import.
+QUICK = {"late", "late_classes"}
 # What words may be made of, besides errors.
 MADE_OF = {"late": {"release"}, "description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
@@ -171,11 +173,11 @@ def imports(module: str, tree: ast.Module, modules: set[str]) -> Iterator[Import
 def may_import(module: str, target: str, is_for_types: bool) -> bool:
     mine, theirs = room(module), room(target)
     if mine in FACES:
-        return target in PUBLIC or theirs == mine
+        return target in PUBLIC or theirs == mine or theirs in QUICK
     if mine == "":
         return theirs in VOCABULARY or theirs in ROOMS
     if mine in VOCABULARY:
-        return theirs in ("errors", "late") or theirs in MADE_OF.get(mine, set())
+        return theirs in {"errors", *QUICK} or theirs in MADE_OF.get(mine, set())
     if theirs in VOCABULARY:
         return True
     if theirs not in ROOMS:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casstore.actions.consistency.moments import glance
 from casstore.actions.consistency.rescuing import Copies
@@ -18,10 +18,16 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.connection import check_file, sqlite_name
 from casstore.errors import CatalogDamaged, StoreError, StoreNotFound, StoreUnwritable
+from casstore.late import LateModule
 from casstore.storage import access, denials, files, machine, reserve
 from casstore.storage.layout import Layout
 from casstore.storage.objects import Objects
 from casstore.storage.working import check_working_directory
+
+if TYPE_CHECKING:
+    import shlex
+else:
+    shlex = LateModule("shlex")
 
 HOME_VARIABLE = "CASSTORE_HOME"
 _DEFAULT_HOME = "~/.casstore"

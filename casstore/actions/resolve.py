@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from casstore.catalog import aliases
 from casstore.digest import Digest
 from casstore.errors import AmbiguousTag, InvalidMetadata, InvalidTag, TagExists, TagNotFound
+from casstore.late import LateModule
 from casstore.storage.manifest import Base, FileEntry
 from casstore.storage.parents import OF_BASE, Parent, checked_relation, is_name, packed, unpacked, without_doubles
 from casstore.tag import LATEST, AliasName, Tag, TagQuery, generate_version
 
 if TYPE_CHECKING:
+    import difflib
+
     from casstore.catalog.aliases import AliasMove
     from casstore.catalog.catalog import Catalog
     from casstore.catalog.versions import VersionRow
+else:
+    difflib = LateModule("difflib")
 
 _MAX_CANDIDATES = 10
 DERIVED = "derived"  # the relation to a parent where none is said
@@ -235,7 +239,7 @@ def _no_alias(catalog: Catalog, alias: AliasName) -> TagNotFound:
     if catalog.versions.newest(alias.name) is None:
         return _not_found(catalog, f"{alias}")
     moves = catalog.aliases.history(alias)
-    near = get_close_matches(alias.alias, [each.alias for each in catalog.aliases.standing(alias.name)], n=1)
+    near = difflib.get_close_matches(alias.alias, [each.alias for each in catalog.aliases.standing(alias.name)], n=1)
     if moves or not near:
         return aliases.no_alias(alias, moves)
     nearest = f"{alias.name}@{near[0]}"
@@ -252,7 +256,7 @@ def _not_found(catalog: Catalog, text: str) -> TagNotFound:
         return TagNotFound(f"{text} has been deleted, and is in the trash; `casstore undelete {text}` brings it back")
     names = catalog.versions.names()
     pool = catalog.versions.tags() if colon and wanted in names else names
-    near = get_close_matches(text if colon and wanted in names else wanted, pool, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(text if colon and wanted in names else wanted, pool, n=1, cutoff=0.5)
     if near:
         return TagNotFound(f"there is no {text} in this store; did you mean {near[0]}?", near[0])
     hint = "`casstore list` shows what there is" if names else "the store is empty"

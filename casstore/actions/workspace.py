@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from casstore.actions.missing import check_nothing_gone, is_complete, make_missing
 from casstore.errors import StoreUnwritable
+from casstore.late_classes import dataclass
 from casstore.storage import access, chunking, denials, files
 from casstore.storage.chunk_sequence import Locations
 from casstore.storage.container import FileStamp

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import AliasMoved, AliasProtected, TagNotFound, VersionAliased
+from casstore.late_classes import dataclass
 from casstore.storage.machine import who
 from casstore.tag import AliasName, Anywhere, Tag
 

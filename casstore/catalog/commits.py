@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from typing import Any
 
@@ -22,6 +22,7 @@ from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.description import Description
 from casstore.digest import Digest
 from casstore.errors import TagExists
+from casstore.late_classes import dataclass
 from casstore.storage.container import Container
 from casstore.storage.manifest import Manifest
 from casstore.storage.names import as_stored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from casstore.catalog.connection import Connections
 from casstore.catalog.schema import IS_HERE
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.versions import DirectoryRow
+from casstore.late_classes import dataclass
 from casstore.tag import Tag
 
 

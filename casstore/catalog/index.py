@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import apsw
@@ -16,6 +15,7 @@ from casstore.catalog.connection import Connections
 from casstore.catalog.decoding import optional_digest
 from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.digest import Digest
+from casstore.late_classes import dataclass
 from casstore.storage.container import Container, FileStamp, Kind, Location
 from casstore.storage.recipe import Recipe
 

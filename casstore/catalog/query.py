@@ -11,13 +11,19 @@ A tree is checked as it is made: each comparison in it has a meaning. `str` of a
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
 
 from casstore.errors import InvalidQuery
+from casstore.late import LateModule
+from casstore.late_classes import dataclass
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 MOST_CHARACTERS = 10_000
 MOST_DEPTH = 50

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apsw
@@ -15,6 +14,7 @@ from casstore.catalog.condition import COLUMNS, FEW, condition_of, glob_in_sql
 from casstore.catalog.connection import Connections
 from casstore.catalog.query import Expression, Field, SortKey
 from casstore.catalog.versions import VersionRow, Versions
+from casstore.late_classes import dataclass
 
 MOST = 1 << 62  # versions: SQLite takes no larger limit
 _BATCH = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple, cast
 
 from casstore.catalog import decoding
@@ -16,6 +16,7 @@ from casstore.catalog.schema import IS_HERE
 from casstore.catalog.tables import Tables
 from casstore.catalog.versions import VersionRow
 from casstore.errors import TagNotFound
+from casstore.late_classes import dataclass
 from casstore.notebook import Shown
 from casstore.storage.coding.encodings import Encoding
 from casstore.storage.container import Kind

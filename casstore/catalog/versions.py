@@ -6,7 +6,6 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -20,6 +19,7 @@ from casstore.catalog.sqlite_errors import damaged, translated_errors
 from casstore.description import Description
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError
+from casstore.late_classes import dataclass
 from casstore.storage.container import Container, FileStamp, Kind
 from casstore.storage.manifest import (
     Base,

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
-from click import shell_completion
 
 import casstore
 from casstore.cli.options import Options
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    from click import shell_completion
+else:
+    shell_completion = LateModule("click.shell_completion")
 
 
 def complete_tag(

@@ -12,14 +12,13 @@ from importlib import import_module
 from typing import Any, cast
 
 import click
-from click import shell_completion
 
 import casstore
 from casstore.cli.exits import ExitCode, Interrupted, exit_code
-from casstore.cli.options import Options, common_options
+from casstore.cli.options import COMPLETE_VARIABLE, PROGRAM, Options, common_options
 from casstore.cli.report import report_error, show_warnings
 from casstore.cli.streams import open_missing
-from casstore.cli.verbs.completion import PROGRAM, VARIABLE
+from casstore.cli.verbs import completion
 from casstore.cli.words import ALIASES, advice
 
 _EPILOG = """\b
@@ -177,9 +176,9 @@ def run(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names need not fit the encoding
     options = Options()
-    instruction = os.environ.get(VARIABLE)
+    instruction = os.environ.get(COMPLETE_VARIABLE)
     if instruction:
-        return shell_completion.shell_complete(cli, {"obj": options}, PROGRAM, VARIABLE, instruction)
+        return completion.complete(cli, options, instruction)
     # Whether an error is wanted as JSON must be known before the arguments are understood.
     as_json = "--json" in arguments
     show_warnings(as_json=as_json)

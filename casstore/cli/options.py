@@ -6,14 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
 import casstore
+from casstore.late_classes import dataclass
 
+PROGRAM = "casstore"
 AUTO_GC_VARIABLE = "CASSTORE_AUTO_GC"
+COMPLETE_VARIABLE = "_CASSTORE_COMPLETE"
 
 
 @dataclass(slots=True)

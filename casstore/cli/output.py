@@ -6,19 +6,25 @@ import contextlib
 import json
 import os
 import re
-import shlex
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from casstore.cli import narrow
 from casstore.cli.narrow import Shape
 from casstore.cli.options import Options
+from casstore.late import LateModule
+from casstore.late_classes import dataclass
+
+if TYPE_CHECKING:
+    import shlex
+    import shutil
+else:
+    shlex = LateModule("shlex")
+    shutil = LateModule("shutil")
 
 _ANY_WIDTH = 1 << 20  # columns of a terminal
 _AT_ONCE = 1000  # lines that are written together

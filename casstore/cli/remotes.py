@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click import shell_completion
 
 import casstore
 from casstore.cli import exits
@@ -31,6 +30,12 @@ from casstore.cli.output import (
 )
 from casstore.cli.report import report_error
 from casstore.cli.rows import show_rows
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    from click import shell_completion
+else:
+    shell_completion = LateModule("click.shell_completion")
 
 _COLUMNS = (
     Column("TAG", narrow=((0, 48),)),

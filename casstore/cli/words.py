@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 ALIASES = {"rm": "delete", "remove": "delete", "info": "show"}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(NamedTuple):
     """Owner, group and mode of a store's home, which decide those of everything made below it.
 
     A home that its group, or everybody, may write to is shared: modes follow it. In any other the umask holds.

@@ -7,12 +7,13 @@ what is saved anew under the tag of a deleted version inherits nothing, and what
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from casstore.annotated import LABEL, METRIC, Annotation, as_kept, as_said
 from casstore.digest import Digest
+from casstore.late_classes import dataclass
 from casstore.storage import append_log
 from casstore.storage.manifest import Manifest
 

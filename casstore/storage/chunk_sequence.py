@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent import futures
+from typing import TYPE_CHECKING
 
 from casstore.digest import Digest
+from casstore.late import LateModule
 from casstore.storage import machine
 from casstore.storage.container import Location
 from casstore.storage.recipe import Chunk
+
+if TYPE_CHECKING:
+    from concurrent import futures
+else:
+    futures = LateModule("concurrent.futures")
 
 Locations = Mapping[Digest, Location]
 

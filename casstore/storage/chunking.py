@@ -11,13 +11,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import pyfastcdc
 from blake3 import blake3
 
 from casstore.digest import Digest
+from casstore.late_classes import dataclass
 from casstore.storage.recipe import Recipe, RecipeSegment
 from casstore.storage.tensors.elements import Segment, find_segments, may_have_segments
 from casstore.storage.write_back import Follow, unfollowed

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
 from casstore.digest import Digest
+from casstore.late_classes import dataclass
 from casstore.storage.layout import Layout
 
 MAX_DELTA_LINKS = 8  # deltas that reading one chunk decodes at the most

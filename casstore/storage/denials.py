@@ -6,15 +6,21 @@ import fcntl
 import grp
 import os
 import pwd
-import shlex
 import stat
 import struct
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from casstore.errors import StoreError, StoreUnwritable
+from casstore.late import LateModule
 from casstore.storage.access import Access
 from casstore.storage.descriptors import OpenDirectory
+
+if TYPE_CHECKING:
+    import shlex
+else:
+    shlex = LateModule("shlex")
 
 _CATALOG_NAME = "catalog.db"  # what tells a home from other directories
 

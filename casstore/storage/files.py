@@ -7,19 +7,24 @@ import errno
 import fcntl
 import functools
 import os
-import shutil
 import signal
 import stat
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from casstore.late import LateModule
 from casstore.storage import access, denials
 from casstore.storage.descriptors import Descriptor, OpenDirectory, opened
 from casstore.storage.removal import NO_LINK, Removal
 from casstore.storage.swapping import EXCHANGE, NO_REPLACE, rename_at
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = LateModule("shutil")
 
 # Paths are plain text where there is one for every file of a version: building a Path costs more than a link(2).
 StrPath = str | os.PathLike[str]

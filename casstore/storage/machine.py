@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import getpass
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    import getpass
+else:
+    getpass = LateModule("getpass")
 
 _NETWORK_FILE_SYSTEMS = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"),

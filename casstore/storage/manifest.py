@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import msgpack
 from casstore.description import Description
 from casstore.digest import HASH_NAME, Digest
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.late_classes import dataclass
 from casstore.storage import files
 from casstore.storage.bounded_msgpack import Unpacking
 from casstore.storage.coding import documents

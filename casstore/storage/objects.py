@@ -11,7 +11,6 @@ import weakref
 from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent import futures
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -20,6 +19,7 @@ from blake3 import blake3
 
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, RemoteError, UnsupportedFormat
+from casstore.late import LateModule
 from casstore.storage import files, pack
 from casstore.storage.chunk_sequence import ChunkSequence, Locations, decode_threads
 from casstore.storage.coding import codec
@@ -32,7 +32,11 @@ from casstore.storage.stretches import Part, parts, stretches
 from casstore.storage.uncopied import Uncopied
 
 if TYPE_CHECKING:
+    from concurrent import futures
+
     from _typeshed import WriteableBuffer
+else:
+    futures = LateModule("concurrent.futures")
 
 _MAX_OPEN_CONTAINERS = 64
 _READ_THREADS = 2

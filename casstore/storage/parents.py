@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from casstore.digest import Digest
 from casstore.errors import InvalidMetadata
+from casstore.late_classes import dataclass
 from casstore.tag import Tag
 
 OF_BASE = "base"  # the relation to the version that is only known as the base

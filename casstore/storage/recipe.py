@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import msgpack
 
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import IntegrityError
+from casstore.late_classes import dataclass
 
 MAX_CHUNK_BYTES = 16 << 20  # what a reader must be ready for, in any release
 _WHOLE = {int}  # True is none of them

@@ -7,8 +7,8 @@ import errno
 import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from casstore.late_classes import dataclass
 from casstore.storage.descriptors import OPEN_DIRECTORY, OpenDirectory
 
 NO_LINK = OPEN_DIRECTORY | os.O_NOFOLLOW

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from casstore.late_classes import dataclass
 from casstore.storage import access, files
 from casstore.storage.layout import Layout, is_session_id, new_id
 from casstore.storage.locks import Lock

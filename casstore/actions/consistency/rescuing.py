@@ -6,11 +6,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from casstore.catalog.catalog import Catalog
 from casstore.digest import Digest
 from casstore.errors import CasstoreError
+from casstore.late_classes import dataclass
 from casstore.storage import descriptors
 from casstore.storage.layout import Layout
 from casstore.storage.recipe import MAX_CHUNK_BYTES, Recipe

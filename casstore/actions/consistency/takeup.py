@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from casstore.actions.consistency.deleted import kept_manifests
@@ -16,6 +16,7 @@ from casstore.catalog.marks import Marks
 from casstore.catalog.versions import NewChunk, NewContainer
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
+from casstore.late_classes import dataclass
 from casstore.storage import chunking, descriptors, files, pack
 from casstore.storage.container import MAX_DELTA_LINKS, Container, FileStamp, Kind, Location
 from casstore.storage.layout import Layout

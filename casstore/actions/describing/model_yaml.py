@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 from casstore.actions.describing.times import timestamp
 from casstore.description import SIGNATURE_FIELDS, Description
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
+from casstore.late_classes import dataclass
 from casstore.plain_json import canonical_json
 from casstore.storage import bounded_yaml, files
 from casstore.storage.layout import DESCRIPTOR_NAME

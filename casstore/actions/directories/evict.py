@@ -9,7 +9,7 @@ import logging
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from casstore.actions.directories.changed import ChangedShelf, parents
@@ -19,6 +19,7 @@ from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Candidate, EvictionRule, KeptBy
 from casstore.catalog.versions import VersionRow
+from casstore.late_classes import dataclass
 from casstore.storage import files, sessions
 from casstore.storage.container import FileStamp
 from casstore.storage.locks import Lock

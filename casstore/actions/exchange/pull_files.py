@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -17,6 +17,7 @@ from casstore.actions.exchange.arriving_manifests import checked_manifest
 from casstore.actions.sources.homes import check_target
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
+from casstore.late import LateModule
 from casstore.progress import Progress
 from casstore.remote.fetching import Fetching
 from casstore.remote.reading import RemoteVersion
@@ -26,6 +27,11 @@ from casstore.storage.descriptors import opened
 from casstore.storage.manifest import FileEntry, Manifest
 from casstore.storage.working import check_working_directory
 from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 _READERS = 16
 # What has to be asked for again where this is cut short. A larger file is asked for by itself.

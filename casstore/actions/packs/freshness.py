@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from casstore.actions.workspace import Workspace
+from casstore.late_classes import dataclass
 
 _DAY_NS = 24 * 3600 * 1_000_000_000
 

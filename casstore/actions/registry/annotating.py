@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from casstore.annotated import LABEL, METRIC, METRICS, Annotation, check_size, c
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import InvalidMetadata, TagNotFound
+from casstore.late_classes import dataclass
 from casstore.plain_json import checked_text, plain_labels
 from casstore.storage import annotation_log, files
 from casstore.storage.annotation_log import Subject

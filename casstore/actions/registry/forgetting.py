@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casstore.actions import resolve
 from casstore.actions.consistency.held import kept_manifests
@@ -24,8 +23,14 @@ from casstore.catalog.events import DELETED
 from casstore.catalog.freed import Freed
 from casstore.catalog.retention import Known, Wanted
 from casstore.errors import InvalidPolicy, InvalidQuery, TagNotFound, VersionAliased
+from casstore.late import LateModule
 from casstore.notebook import Shown
 from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 _GLOB = frozenset("*?[")
 _ATTEMPTS = 3  # where another process deletes some of the versions meanwhile
@@ -145,7 +150,7 @@ def names_of(workspace: Workspace, names: Iterable[str]) -> list[str]:
         if isinstance(text, str) and not _GLOB.isdisjoint(text):
             matching = matched(text.lower(), known)
             if not matching:
-                near = get_close_matches(text.strip("*?[]!"), known, n=1)
+                near = difflib.get_close_matches(text.strip("*?[]!"), known, n=1)
                 hint = f"the nearest is {near[0]}" if near else "`casstore list` shows what there is"
                 raise TagNotFound(f"no name in this store matches {text!r:.80}; {hint}", near[0] if near else None)
             found.update(dict.fromkeys(matching))

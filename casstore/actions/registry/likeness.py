@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from casstore.catalog.parents import Parents
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import InvalidSetting
+from casstore.late_classes import dataclass
 from casstore.progress import Progress
 from casstore.storage.recipe import chunk_contents, tensor_contents
 from casstore.tag import Tag

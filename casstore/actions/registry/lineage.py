@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import InvalidSetting
+from casstore.late_classes import dataclass
 from casstore.storage.parents import Parent
 from casstore.tag import Tag
 

@@ -6,8 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casstore.actions import resolve
 from casstore.actions.registry import forgetting, policy_log
@@ -15,9 +14,15 @@ from casstore.actions.registry.forgetting import Doomed, ForgetPlan, policies_of
 from casstore.actions.registry.rules import KeepRules
 from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError, InvalidPolicy
+from casstore.late import LateModule
 from casstore.storage import sessions
 from casstore.storage.locks import Lock
 from casstore.tag import Tag
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 _log = logging.getLogger(__name__)
 MOST_AFTER_SAVE = 100  # versions that one save forgets; more, as after a first policy, is left to the next ones and gc
@@ -77,7 +82,7 @@ def unset_policy(workspace: Workspace, pattern: str) -> str:
         if workspace.catalog.retention.set_policy(checked, None):
             return checked
     known = list(workspace.catalog.retention.policies())
-    near = get_close_matches(checked, known, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(checked, known, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]!r}?" if near else "`casstore policy show` lists those there are"
     raise InvalidPolicy(f"there is no policy for {checked!r}; {hint}")
 

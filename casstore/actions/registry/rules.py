@@ -6,13 +6,18 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from difflib import get_close_matches
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casstore.catalog import query
 from casstore.errors import InvalidPolicy
+from casstore.late import LateModule
 from casstore.notebook import Shown
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 PERIODS = ("hourly", "daily", "weekly", "monthly", "yearly")
 _ROOTS = ("metrics", "params", "metadata")
@@ -163,7 +168,7 @@ class KeepRules(Shown):
         given = {name: value for name, value in said.items() if value is not None}
         unknown = sorted(given.keys() - _NAMES)
         if unknown:
-            near = get_close_matches(unknown[0], _NAMES, n=1)
+            near = difflib.get_close_matches(unknown[0], _NAMES, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InvalidPolicy(f"there is no rule {unknown[0]!r:.80} to keep versions by{hint}")
         counts: dict[str, Any] = {name: _count(name, given[name]) for name in _COUNTS if name in given}

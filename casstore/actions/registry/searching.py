@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from casstore.actions import resolve
 from casstore.actions.describing import times
@@ -16,7 +14,14 @@ from casstore.catalog.query import Comparison, Field, Text, all_of, fields_of, p
 from casstore.catalog.search import MOST, Search
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidQuery, InvalidTag
+from casstore.late import LateModule
+from casstore.late_classes import dataclass
 from casstore.plain_json import plain_labels
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 _PATTERN = re.compile(r"[-._a-z0-9*?!^\[\]]+")
 _WILD = frozenset("*?[")
@@ -73,7 +78,7 @@ def _nearest(catalog: Catalog, field: Field) -> str | None:
     if root in _NESTED:
         below = [each.removeprefix(f"{root}.") for each in paths if each.startswith(f"{root}.")]
         paths = [*below, *(each for each in paths if "." not in each)]
-    near = (Field(root, each) for each in get_close_matches(path, paths, n=_MOST_NEAR))
+    near = (Field(root, each) for each in difflib.get_close_matches(path, paths, n=_MOST_NEAR))
     return next((str(each) for each in near if catalog.searches.has(each)), None)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum, auto
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import DirectoryRow, NewContainer
 from casstore.digest import Digest
 from casstore.errors import TagExists
+from casstore.late_classes import dataclass
 from casstore.progress import SILENT, Progress
 from casstore.storage import annotation_log, files
 from casstore.storage.annotation_log import Subject

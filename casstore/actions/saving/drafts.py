@@ -9,7 +9,7 @@ import shlex
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from casstore.actions.workspace import Workspace
 from casstore.description import Description
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, InvalidSetting, InvalidSource, StoreLocked, TagNotFound
+from casstore.late_classes import dataclass
 from casstore.settings import check_setting
 from casstore.storage import denials, files
 from casstore.storage.locks import Lock

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from casstore.actions import loose_files
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
+from casstore.late_classes import dataclass
 from casstore.storage import files
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from casstore.actions.saving.trust import Trust
 from casstore.actions.sources.ignoring import Rules
 from casstore.actions.sources.source import Source
 from casstore.description import Description
+from casstore.late_classes import dataclass
 from casstore.storage.manifest import Base
 from casstore.storage.parents import Parent
 from casstore.tag import Tag

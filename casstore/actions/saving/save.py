@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from casstore.catalog.events import Noted
 from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, TagExists
+from casstore.late_classes import dataclass
 from casstore.progress import Progress
 from casstore.release import __version__
 from casstore.storage import files

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.digest import Digest
 from casstore.errors import FileChanged, InvalidSource, StoreUnwritable
+from casstore.late_classes import dataclass
 from casstore.progress import SILENT, Progress
 from casstore.storage import chunking, files
 from casstore.storage.container import LINK_FROM_BYTES, FileStamp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from casstore.actions import loose_files
@@ -32,6 +32,7 @@ from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.catalog.versions import DirectoryRow, NewChunk, NewContainer
 from casstore.digest import Digest
+from casstore.late_classes import dataclass
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import LINK_FROM_BYTES, FileStamp, Kind

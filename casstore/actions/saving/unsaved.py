@@ -13,7 +13,6 @@ import os
 import shlex
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +24,7 @@ from casstore.actions.reserved import in_any_room
 from casstore.actions.saving.drafts import FILES, OBJECTS, RECORD, Record, id_of, may_use, open_up
 from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError, InvalidSource
+from casstore.late_classes import dataclass
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME, Layout
 from casstore.storage.sessions import Session

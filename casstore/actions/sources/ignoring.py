@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
 from casstore.errors import InvalidSource
+from casstore.late_classes import dataclass
 from casstore.storage import files
 
 IGNORE_FILE = ".casstoreignore"

@@ -9,12 +9,13 @@ import stat
 import unicodedata
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
 from casstore.actions.sources.ignoring import Rules
 from casstore.errors import FileChanged, InvalidSource
+from casstore.late_classes import dataclass
 from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.names import as_stored

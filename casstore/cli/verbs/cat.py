@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,12 @@ from casstore.cli.exits import NotFound
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.order import tag_first
 from casstore.cli.remotes import remote_option
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 _EXAMPLES = """\b
 Examples:

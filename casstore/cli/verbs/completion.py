@@ -7,10 +7,7 @@ import os
 import click
 from click import shell_completion
 
-from casstore.cli.options import common_options
-
-PROGRAM = "casstore"
-VARIABLE = "_CASSTORE_COMPLETE"
+from casstore.cli.options import COMPLETE_VARIABLE, PROGRAM, Options, common_options
 
 # click's own script hands over the words as bash splits them, also at ":", which takes tags apart. This one
 # hands over the line, and gives back what stands after the last ":" of the word, which is what bash replaces.
@@ -48,6 +45,12 @@ class BashCompletion(shell_completion.BashComplete):
 
 shell_completion.add_completion_class(BashCompletion)
 
+
+def complete(command: click.Command, options: Options, instruction: str) -> int:
+    """Do what the script of a shell asks for; returns the exit code."""
+    return shell_completion.shell_complete(command, {"obj": options}, PROGRAM, COMPLETE_VARIABLE, instruction)
+
+
 _INSTALL = """\b
 Install it, for good:
   casstore completion bash >> ~/.bashrc
@@ -67,8 +70,8 @@ def completion(context: click.Context, shell: str) -> None:
 
     With it, TAB completes verbs, options, tags and settings.
     """
-    complete = shell_completion.get_completion_class(shell)
-    if complete is None:  # pragma: no cover - click knows the three
+    found = shell_completion.get_completion_class(shell)
+    if found is None:  # pragma: no cover - click knows the three
         raise click.UsageError(f"there is no completion for {shell}", context)
-    script = complete(context.find_root().command, {}, PROGRAM, VARIABLE)
+    script = found(context.find_root().command, {}, PROGRAM, COMPLETE_VARIABLE)
     click.echo(script.source_template % script.source_vars())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
+
+from casstore.late_classes import dataclass
 
 ReadAt = Callable[[int, int], bytes]
 """(offset, length) -> that many bytes, fewer only at the end of the file. Raises OSError."""
