@@ -111,7 +111,7 @@ def test_packs_are_written_and_read_without_numpy(home: str, tmp_path: Path) -> 
     assert "numpy" not in packing
     reading = imported(_RUN, "path", "floats:v2", "--home", home)
     assert "casstore.storage.coding.compiled" in reading
-    assert "numpy" not in reading
+    assert not {"numpy", "yaml"} & reading
     with casstore.Store(home) as store:
         assert Path(store.get("floats:v2").path, "model.safetensors").read_bytes()[-400_000:] == weights.tobytes()
 

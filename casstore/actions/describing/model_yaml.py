@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from casstore.actions.describing import plain_yaml
 from casstore.actions.describing.times import timestamp
 from casstore.description import SIGNATURE_FIELDS, Description
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
+from casstore.late import LateModule
 from casstore.late_classes import dataclass
 from casstore.plain_json import canonical_json
 from casstore.storage import bounded_yaml, files
@@ -25,9 +25,12 @@ from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
+if TYPE_CHECKING:
+    import yaml
+else:
+    yaml = LateModule("yaml")
+
 MAX_DESCRIPTOR_BYTES = 16 << 20
-# The C implementation where PyYAML was built with it; some twenty times faster, the same text.
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _CONTEXT_ORDER = ("framework_name", "framework_versions", "bentoml_version", "python_version")
 _IN_EVERY = ("name", "version", "module", "labels", "context", "creation_time")  # also before BentoML 1.0
 _SIGNATURE_ORDER = ("batchable", "batch_dim", "input_spec", "output_spec")
@@ -74,8 +77,15 @@ def render(manifest: Manifest) -> bytes:
     }
     if for_bentoml != metadata:
         document["metadata_json"] = canonical_json(description.metadata)
-    text: str = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+    text = plain_yaml.dump(document) or _dumped(document)
     return text.encode("utf-8")
+
+
+def _dumped(document: Mapping[str, Any]) -> str:
+    # The C implementation where PyYAML was built with it; some twenty times faster, the same text.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(document, Dumper=dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def _in_order(fields: Mapping[str, Any], order: Sequence[str]) -> dict[str, Any]:
