@@ -175,11 +175,15 @@ class InvalidQuery(CasstoreError, ValueError):
         The expression around that place, and a caret below it, on two lines; empty where it is no one place.
     suggestion
         The nearest field, or None.
+    unknown
+        What stands there and is no field, or None.
     """
 
-    def __init__(self, reason: str, excerpt: str = "", suggestion: str | None = None) -> None:
+    def __init__(
+        self, reason: str, excerpt: str = "", suggestion: str | None = None, unknown: str | None = None
+    ) -> None:
         super().__init__(f"{reason}\n{excerpt}" if excerpt else reason)
-        self.reason, self.excerpt, self.suggestion = reason, excerpt, suggestion
+        self.reason, self.excerpt, self.suggestion, self.unknown = reason, excerpt, suggestion, unknown
 
 
 class IntegrityError(CasstoreError):

@@ -790,7 +790,7 @@ class Store:
         >>> store.table("bert", columns="tag,labels.stage,metrics.accuracy")
         [{'tag': 'bert:v1', 'labels.stage': 'dev', 'metrics.accuracy': 0.93}]
         """
-        fields = searching.columns_of(columns)
+        fields = searching.columns_of(self._workspace.catalog, columns)
         return table_of(self._workspace, self.list(name, labels=labels, where=where, sort=sort, limit=limit), fields)
 
     def lineage(self, tag: str | Tag, *, depth: int = 20, limit: int = 1000) -> Lineage:
@@ -1217,12 +1217,13 @@ class Store:
         >>> [str(tag) for tag in plan.kept], plan.forgotten, plan.dry_run
         (['bert:v1'], (), True)
         """
-        rules = keep_rules.KeepRules.of({
-            "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
-            "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
-            "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
-            "keep_label": keep_label, "keep_where": keep_where,
-        })  # fmt: skip
+        with searching.telling_what_there_is(self._workspace.catalog):
+            rules = keep_rules.KeepRules.of({
+                "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
+                "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
+                "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
+                "keep_label": keep_label, "keep_where": keep_where,
+            })  # fmt: skip
         wanted = [names] if isinstance(names, str) else [*names]
         planned = (policies_action.plan_by_policies if policies else policies_action.plan)(
             self._workspace, wanted, rules
@@ -1316,12 +1317,13 @@ class Store:
         >>> str(store.policies()["run-*"])
         '--keep-last 3 --keep-best metrics.eval_loss:min:1'
         """
-        rules = keep_rules.KeepRules.of({
-            "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
-            "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
-            "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
-            "keep_label": keep_label, "keep_where": keep_where,
-        })  # fmt: skip
+        with searching.telling_what_there_is(self._workspace.catalog):
+            rules = keep_rules.KeepRules.of({
+                "keep_last": keep_last, "keep_best": keep_best, "keep_hourly": keep_hourly, "keep_daily": keep_daily,
+                "keep_weekly": keep_weekly, "keep_monthly": keep_monthly, "keep_yearly": keep_yearly,
+                "keep_within": keep_within, "since_newest": since_newest, "keep_every": keep_every,
+                "keep_label": keep_label, "keep_where": keep_where,
+            })  # fmt: skip
         return policies_action.set_policy(self._workspace, pattern, rules)
 
     def unset_policy(self, pattern: str) -> str:

@@ -337,9 +337,11 @@ class _Parser:
         self._next = min(self._next + 1, len(self._tokens) - 1)
         return token
 
-    def error(self, what: str, position: int, suggestion: str | None = None) -> InvalidQuery:
+    def error(
+        self, what: str, position: int, suggestion: str | None = None, unknown: str | None = None
+    ) -> InvalidQuery:
         """The error that shows this place of the text."""
-        return InvalidQuery(what, excerpt(self._text, position), suggestion)
+        return InvalidQuery(what, excerpt(self._text, position), suggestion, unknown)
 
     def _unexpected(self, what: str, token: _Token) -> InvalidQuery:
         if token.kind == "operator" and token.text in _MISTAKES:
@@ -445,10 +447,10 @@ class _Parser:
         near = difflib.get_close_matches(root.lower(), [*_KINDS, *_PATHS], n=1)
         if near:
             meant = f"{near[0]}.{_PATHS[near[0]]}" if near[0] in _PATHS else near[0]
-            return self.error(f"there is no field {root!r}; did you mean {meant}?", token.position, near[0])
+            return self.error(f"there is no field {root!r}; did you mean {meant}?", token.position, near[0], root)
         meant = f"metrics.{root}, metadata.{root} or labels.{root}"
         what = f"there is no field {root!r}; did you mean {meant}? The others are {', '.join(_KINDS)}"
-        return self.error(what, token.position, f"metrics.{root}")
+        return self.error(what, token.position, f"metrics.{root}", root)
 
     def _values(self, field: Field) -> tuple[Value, ...]:
         opening = self._take()

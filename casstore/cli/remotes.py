@@ -94,9 +94,13 @@ def list_there(options: Options, remote: str, wanted: Mapping[str, Any], columns
             found = there.list(**wanted)
             states = [_state(store, ref) for ref in found]
             _show(options, found, states, url)
-    if not found and not options.json:
-        is_all = all(not each for each in wanted.values())
-        hint(options, f"nothing is in {url} yet; `casstore push TAG` brings a version there" if is_all else _NONE_FITS)
+    if not found:
+        _hint_at_none(options, url, wanted)
+
+
+def _hint_at_none(options: Options, url: str, wanted: Mapping[str, Any]) -> None:
+    is_all = all(not each for each in wanted.values())
+    hint(options, f"nothing is in {url} yet; `casstore push TAG` brings a version there" if is_all else _NONE_FITS)
 
 
 def _show(options: Options, refs: Sequence[casstore.Ref], states: Sequence[str], url: str) -> None:
@@ -113,7 +117,10 @@ def _show(options: Options, refs: Sequence[casstore.Ref], states: Sequence[str],
 def count_there(options: Options, remote: str, wanted: Mapping[str, Any]) -> int:
     """How many versions of a remote fit."""
     with options.open_store() as store, store.remote(remote or None) as there:
-        return len(there.list(**wanted))
+        found = len(there.list(**wanted))
+        if not found:
+            _hint_at_none(options, there.url, wanted)
+        return found
 
 
 def _state(store: casstore.Store, ref: casstore.Ref) -> str:

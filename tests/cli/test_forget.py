@@ -83,6 +83,8 @@ def test_it_shows_and_asks(run: Cli) -> None:
     ("arguments", "code", "said"),
     [
         (("run", "--yes"), 2, "no rule says what to keep"),
+        (("run",), 2, "no rule says what to keep"),
+        (("run", "--dry-run"), 2, "no rule says what to keep"),
         (("--keep-last", "1", "--yes"), 2, "say of which names"),
         (("run", "--keep-label", "a=b", "--yes"), 2, "keeps no version of run"),
         (("run", "--keep-last", "0", "--yes"), 2, "0 is not in the range"),

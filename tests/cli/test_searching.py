@@ -121,6 +121,36 @@ def test_errors_have_a_caret_on_a_line_of_its_own(many: Cli) -> None:
     assert "\x1b" not in many("list", "name = \x1b[31m and", code=2).err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "word", "meant"),
+    [
+        (("list", "bert", "stage = dev"), "stage", "labels.stage"),
+        (("list", "size > 1 and acc > 0.9"), "acc", "metrics.acc"),
+        (("list", "bert", "opt = w"), "opt", "metadata.opt"),
+        (("count", "--where", "stage = dev"), "stage", "labels.stage"),
+        (("list", "--sort", "stage"), "stage", "labels.stage"),
+        (("list", "--columns", "tag,stage"), "stage", "labels.stage"),
+        (("forget", "bert", "--keep-where", "stage = dev", "--dry-run"), "stage", "labels.stage"),
+    ],
+)
+def test_a_word_that_versions_have_below_a_field_is_answered_with_it(
+    many: Cli, arguments: tuple[str, ...], word: str, meant: str
+) -> None:
+    said = many(*arguments, code=2).err.splitlines()
+    assert said[0] == f"error: there is no field {word!r}, but versions have {meant}; did you mean that?"
+    assert said[2].index("^") == said[1].index(word)
+    error = many(*arguments, "--json", code=2).error
+    assert error["suggestion"] == meant
+
+
+def test_a_word_that_versions_have_twice_is_answered_with_both(cli: Cli, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"w")
+    cli("save", "bert:v1", source, "-l", "lr=low", "-m", "lr=0.1")
+    said = cli("list", "lr > 0.01", code=2).err
+    assert "there is no field 'lr', but versions have labels.lr and metadata.lr; did you mean one of them?\n" in said
+
+
 def test_a_pattern_deletes_nothing(many: Cli) -> None:
     many("delete", "-y", "--all-versions-of", "run-*", code=2)
     assert many("count").out == f"{VERSIONS}\n"

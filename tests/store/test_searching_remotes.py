@@ -93,5 +93,7 @@ def test_the_command_line(home: Path) -> None:
     assert document == {"url": f"{home.parent}/remote", "versions": [{"tag": "run-1:v1", "size_bytes": 1}]}
     assert cli("count", "labels.stage = prod", "--remote").out == "3\n"
     assert "no version fits" in cli.on_terminal("list", "size > 1GB", "--remote")
+    assert "no version fits" in cli.on_terminal("count", "size > 1GB", "--remote")
+    assert "fits" not in cli("count", "size > 1GB", "--remote").err
     refused = cli("list", "metrics.acc > 1", "--remote", code=ExitCode.USAGE)
     assert "a remote does not list metrics.acc" in refused.err

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from casstore.actions import resolve
@@ -43,7 +44,9 @@ class Wanted:
 
 def search_of(catalog: Catalog, wanted: Wanted) -> Search:
     """The search for what is wanted, of versions saved so far. Raises InvalidTag, InvalidMetadata, InvalidQuery."""
-    return dataclasses.replace(parsed(wanted), up_to=catalog.searches.last())
+    with telling_what_there_is(catalog):
+        search = parsed(wanted)
+    return dataclasses.replace(search, up_to=catalog.searches.last())
 
 
 def parsed(wanted: Wanted) -> Search:
@@ -62,12 +65,36 @@ def parsed(wanted: Wanted) -> Search:
     )
 
 
+@contextlib.contextmanager
+def telling_what_there_is(catalog: Catalog) -> Iterator[None]:
+    """What is done in it may raise InvalidQuery for a word that is no field: where versions have a label, a metric or
+    other metadata of that name, as is often meant, the error names that instead of a field that is written alike."""
+    try:
+        yield
+    except InvalidQuery as error:
+        word = error.unknown
+        found = [] if word is None else _of_that_name(catalog, word)
+        if not found:
+            raise
+        meant = "that" if len(found) == 1 else "one of them"
+        reason = f"there is no field {word!r}, but versions have {' and '.join(found)}; did you mean {meant}?"
+        raise InvalidQuery(reason, error.excerpt, found[0], word) from None
+
+
+def _of_that_name(catalog: Catalog, word: str) -> list[str]:
+    labels = [Field("labels", word)]
+    numbers = [Field(root, word) for root in ("metadata", *_NESTED)]  # what stands in `metadata` itself is in all
+    found = (next(filter(catalog.searches.has, fields), None) for fields in (labels, numbers))
+    return [str(each) for each in found if each is not None]
+
+
 def unknown_fields(catalog: Catalog, wanted: Wanted) -> dict[str, str | None]:
     """The fields of what is wanted that no version has, each with the nearest one that some version has.
 
     Raises InvalidMetadata, InvalidQuery.
     """
-    expression = parsed(wanted).expression
+    with telling_what_there_is(catalog):
+        expression = parsed(wanted).expression
     fields = [] if expression is None else [each for each in fields_of(expression) if each.path is not None]
     return {str(field): _nearest(catalog, field) for field in fields if not catalog.searches.has(field)}
 
@@ -92,9 +119,10 @@ def name_or_pattern(text: str) -> str:
     return lowered
 
 
-def columns_of(columns: str | Sequence[str] | None) -> tuple[Field, ...]:
+def columns_of(catalog: Catalog, columns: str | Sequence[str] | None) -> tuple[Field, ...]:
     """The fields that are wanted as columns; by default what most want to see. Raises InvalidQuery."""
-    return parse_fields(_COLUMNS if columns is None else columns)
+    with telling_what_there_is(catalog):
+        return parse_fields(_COLUMNS if columns is None else columns)
 
 
 @dataclass(frozen=True, slots=True)

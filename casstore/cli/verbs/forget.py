@@ -76,7 +76,8 @@ def forget(
     rules, by_policies = rules_of(how), bool(how["policies"])
     if not names and not by_policies:
         raise click.UsageError("say of which names: a NAME or a GLOB, or --policies for those that have one", context)
-    if not yes and not dry_run and not sys.stdin.isatty():
+    has_rules = by_policies or any(rules.values())
+    if has_rules and not yes and not dry_run and not sys.stdin.isatty():
         raise click.UsageError(
             "forget asks first, and there is no terminal to ask on; add --yes, or --dry-run to see what would go",
             context,
