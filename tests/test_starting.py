@@ -21,6 +21,8 @@ from tests.kit import plant
 HEAVY = {
     *["asyncio", "cloudpickle", "concurrent.futures", "hashlib", "multiprocessing", "numpy", "obstore"],
     *["pyfastcdc", "rich", "socket", "ssl", "subprocess", "tarfile", "yaml", "zipfile", "zstandard"],
+    # What only damage needs.
+    *["casstore.actions.consistency.rescuing", "casstore.actions.consistency.takeup"],
 }
 # What click needs for help, for completion, and where a short option is not its own.
 OF_CLICK = {"click.shell_completion", "difflib", "lzma", "shutil"}

@@ -9,8 +9,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from casstore.actions.consistency import rescuing
 from casstore.actions.consistency.moments import glance
-from casstore.actions.consistency.rescuing import Copies
 from casstore.actions.instance import check_only_name, settle_instance
 from casstore.actions.leasing import Leasing
 from casstore.actions.missing import make_missing
@@ -72,7 +72,7 @@ def open_workspace(home: str | os.PathLike[str] | None, auto_gc: bool = True, *,
     amiss = glance(layout, catalog)
     if amiss:
         warnings.warn(amiss, RuntimeWarning, stacklevel=4)
-    objects = Objects(layout, catalog.index.locate, Copies(layout, catalog))
+    objects = Objects(layout, catalog.index.locate, lambda digest, blob: rescuing.Copies(layout, catalog)(digest, blob))
     return Workspace(layout, catalog, objects, Leasing(layout, catalog.leases), machine.umask(), auto_gc, made)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 
-from casstore.actions.consistency.takeup import Missing, find_missing, holders, what_is_wrong
+from casstore.actions.consistency import takeup
+from casstore.actions.consistency.sizes import what_is_wrong
 from casstore.actions.workspace import Workspace
 from casstore.catalog.catalog import Catalog
 from casstore.catalog.marks import Marks
@@ -47,10 +48,10 @@ def _glance(layout: Layout, catalog: Catalog) -> str:
 def describe(workspace: Workspace) -> str:
     """One line where something that versions need is not where the catalog says, empty where all is: by one stat for
     each container. gc may run meanwhile. What repair has given up does not count."""
-    before: Missing | None = None
+    before: takeup.Missing | None = None
     while True:
         with workspace.catalog.references.marked() as marks:
-            found = find_missing(workspace, marks)
+            found = takeup.find_missing(workspace, marks)
         unknown = found.unplaced - workspace.catalog.mending.known_lost() if found.unplaced else set()
         if not (found.files or unknown):
             return ""
@@ -65,14 +66,14 @@ def describe(workspace: Workspace) -> str:
 def check_nothing_is_missing(workspace: Workspace, marks: Marks) -> None:
     """Raise StoreError where something that a version needs is not where the catalog says: what gc would take for
     unneeded may be the only copy. What repair has given up does not count, unless it has turned up since."""
-    found = find_missing(workspace, marks)
+    found = takeup.find_missing(workspace, marks)
     known = workspace.catalog.mending.known_lost() if found.unplaced else set()
     unknown = found.unplaced - known
     if not (found.files or unknown):
-        if not found.unplaced or not (where := holders(workspace, found.unplaced, thorough=True)):
+        if not found.unplaced or not (where := takeup.holders(workspace, found.unplaced, thorough=True)):
             return
     else:
-        where = holders(workspace, found.chunks)
+        where = takeup.holders(workspace, found.chunks)
     affected = workspace.catalog.references.dependents(found.chunks, set())
     affected += workspace.catalog.references.dependents(found.chunks, set(), deleted=True)
     tags = {tag for tag, _ in affected}

@@ -10,6 +10,7 @@ from dataclasses import field
 from pathlib import Path
 
 from casstore.actions.consistency.deleted import kept_manifests
+from casstore.actions.consistency.sizes import what_is_wrong
 from casstore.actions.consistency.strays import file_id, place_of, quarantined_files, unnamed_files
 from casstore.actions.workspace import Workspace
 from casstore.catalog.marks import Marks
@@ -48,16 +49,6 @@ def find_missing(workspace: Workspace, marks: Marks) -> Missing:
             found.files[container] = reason
             found.containers.update(dict.fromkeys(marks.needed_in(container), container))
     return found
-
-
-def what_is_wrong(path: str, size: int) -> str:
-    """What stat says is wrong with a container; empty where it is there and not cut short. Raises OSError."""
-    try:
-        standing = os.stat(path).st_size
-    except OSError as error:
-        files.raise_unless_damage(error)
-        return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-    return "" if standing >= size else f"has {standing:,} bytes and should have {size:,}"
 
 
 def holders(workspace: Workspace, wanted: Collection[Digest], *, thorough: bool = False) -> list[Path]:
