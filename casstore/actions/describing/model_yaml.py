@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
 import json
@@ -26,8 +25,11 @@ from casstore.storage.manifest import Manifest
 from casstore.tag import Tag
 
 if TYPE_CHECKING:
+    import base64
+
     import yaml
 else:
+    base64 = LateModule("base64")
     yaml = LateModule("yaml")
 
 MAX_DESCRIPTOR_BYTES = 16 << 20

@@ -7,9 +7,9 @@ Both give identical bytes, and neither knows the format: what a record must look
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from casstore.late_classes import dataclass
 from casstore.storage.tensors.segments import Element
 
 Buffer = bytes | bytearray | memoryview

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 import threading
-from dataclasses import dataclass
 
 import zstandard
 
 from casstore.errors import IntegrityError, UnsupportedFormat
+from casstore.late_classes import dataclass
 from casstore.storage.coding import entropy
 from casstore.storage.coding.delta import Grouping, encode_delta
 from casstore.storage.coding.encodings import Encoding

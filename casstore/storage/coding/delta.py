@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from casstore.errors import IntegrityError
+from casstore.late_classes import dataclass
 from casstore.storage.coding import entropy
 from casstore.storage.coding.arithmetic import Buffer, Sum
 from casstore.storage.coding.kernels import kernels
