@@ -23,8 +23,8 @@ _OVERTAKEN = (apsw.BusyError, apsw.ProtocolError, apsw.SchemaChangeError)
 _DAMAGE = (apsw.NotADBError, apsw.CorruptError, apsw.MismatchError, apsw.ConstraintError, UnicodeDecodeError)
 # SQLite has one error class for everything wrong with a statement. These messages are about a schema that is not as it
 # was made, or about the content of rows; others, such as too many variables, are about the statement alone. Temporary
-# tables are not in the file.
-_MISFIT = re.compile(
+# tables are not in the file. It is compiled when there is an error.
+_MISFIT = (
     r"no such (table|column|index): (?!temp\.)|has no column|has \d+ columns but|already exists|duplicate column|"
     r"malformed|integer overflow|access to view|is a view"
 )
@@ -70,7 +70,7 @@ def translated(path: Path, error: BaseException) -> Exception | None:
         return OSError(errno.ENOMEM, "not enough memory for this query of the catalog", str(path))
     if isinstance(error, apsw.LockedError):
         return nested(path)
-    if isinstance(error, _DAMAGE) or (isinstance(error, apsw.SQLError) and _MISFIT.search(str(error))):
+    if isinstance(error, _DAMAGE) or (isinstance(error, apsw.SQLError) and re.search(_MISFIT, str(error))):
         return damaged(path, str(error))
     if isinstance(error, apsw.Error):
         return StoreError(

@@ -42,11 +42,11 @@ def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo"))
         lines = os.fsdecode(mounts.read_bytes()).splitlines()
     except OSError:
         return None
+    mounted = [fields for line in lines if "-" in (fields := line.split(" "))[6:]]
+    if not any(fields[fields.index("-", 6) + 1] in _NETWORK_FILE_SYSTEMS for fields in mounted):
+        return None  # as on most machines; which mount a path is on takes longer to tell
     found, longest = "", -1
-    for line in lines:
-        fields = line.split(" ")
-        if "-" not in fields[6:]:
-            continue
+    for fields in mounted:
         point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
         if path.is_relative_to(point) and len(point) >= longest:
             found, longest = fields[fields.index("-", 6) + 1], len(point)
