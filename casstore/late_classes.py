@@ -7,6 +7,7 @@ command uses few of those that it imports.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ else:
 
 _OF_EACH_CLASS = {"__dict__", "__weakref__"}
 # What is made together: the first for every instance, the second for the few that are shown or compared.
-_BUILDING = ("__init__", "__dataclass_fields__", "__match_args__")
+_BUILDING = (
+    "__init__",
+    "__dataclass_fields__",
+    "__match_args__",
+    *(("__replace__",) if sys.version_info >= (3, 13) else ()),
+)
 _BUILDING_FROZEN = ("__setattr__", "__delattr__")
 _SENDING = ("__getstate__", "__setstate__")
 _COMPARING = ("__repr__", "__eq__", "__dataclass_params__")

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, field
@@ -138,6 +139,11 @@ def test_they_are_pickled_and_copied() -> None:
     for each in (Frozen("a", 2, {"b": 1}), Ordered(1), Inheriting(["a"], 2)):
         assert pickle.loads(pickle.dumps(each)) == each
         assert copy.copy(each) == copy.deepcopy(each) == each
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="Python 3.13 has copy.replace")
+def test_copies_may_be_made_with_other_values() -> None:
+    assert copy.replace(unmade()("a"), size=4).size == 4  # type: ignore[attr-defined]
 
 
 def test_one_that_arrives_before_any_was_made() -> None:
