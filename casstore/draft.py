@@ -487,10 +487,14 @@ class Draft(Uncopied):
         request = self._request()
         record = self._recorded("it was to be saved in the background", [], request.description)
         has_files = unsaved.content(draft) is unsaved.Content.FILES
-        self._moving = unsaved.moving_of(
+        self._moving = moving = unsaved.moving_of(
             self._workspace, session, draft, record, request.custom_objects, has_files=has_files
         )
-        standing = aside.Aside(self._workspace, self._moving)
+        try:
+            standing = aside.Aside(self._workspace, moving)
+        except OSError:  # perhaps of every call from now on
+            moving.has_files = unsaved.content(moving.standing) is unsaved.Content.FILES
+            raise
         self._ended = _HANDED_OVER
         return standing, request
 
@@ -499,10 +503,14 @@ class Draft(Uncopied):
         try:
             if not request.is_base_said:
                 request = replace(request, base=resolve.base(self._workspace.catalog, self.tag, None))
-            with self._workspace.session() as session:
+            session = self._workspace.session()
+            try:
                 draft = session.new_path()
                 files.make_directory(draft)
                 self._save(session, draft, replace(request, source=standing.path, handling=Handling.TAKE))
+            finally:
+                with contextlib.suppress(OSError):  # it is saved, or it is not: what is left is gc's
+                    session.close()
         except BaseException as error:
             standing.keep(error, save_as=self._save_as(error))
             raise

@@ -61,4 +61,5 @@ class Aside:
 
     def release(self) -> None:
         """Let others have the draft, if it is still there."""
-        self._lock.release(remove=True)
+        with contextlib.suppress(OSError):
+            self._lock.release(remove=True)
