@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +19,7 @@ from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
 from casstore.actions.registry import policies
-from casstore.actions.saving import aside, background, drafts, unsaved
+from casstore.actions.saving import adding, aside, background, drafts, unsaved
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust
@@ -245,13 +246,43 @@ class Draft(Uncopied):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """After `Store.save`, what a `.casstoreignore` and the other patterns have left out of the version."""
+        """After `Store.save` or `add`, what a `.casstoreignore` and the other patterns have left out of the version."""
         return () if self._rules is None else tuple(self._rules.left_out)
 
     @property
     def left_behind(self) -> tuple[str, ...]:
         """After `Store.save` with `move`, the files that are still there: replaced meanwhile, or kept by the system."""
         return self._left_behind
+
+    def add(self, path: str | os.PathLike[str], *, exclude: str | Iterable[str] = (), ignore: bool = True) -> None:
+        """Copy a directory's files, or a single file, into the draft; what becomes of `path` then does not matter.
+
+        This is for a directory that another program owns, such as a checkpoint that a trainer will remove, and that is
+        to be saved in the background. Where the file system shares blocks between copies, nothing is written.
+        `Store.save` saves a directory without a copy of it, and waits.
+
+        Parameters
+        ----------
+        path
+            The directory or file, which stays as it is. A directory's files stand at the top of the draft.
+        exclude, ignore
+            As in `Store.save`: what is usually left out is left out here too, and `left_out` names it.
+
+        Raises
+        ------
+        CasstoreError
+            The block has ended, or the draft was committed or discarded.
+        InvalidSource
+            The files cannot be saved.
+        FileChanged
+            A file changed while it was being copied.
+        FileExistsError
+            A file of that name stands in the draft already.
+        OSError
+            The system refused something, as when the disk is full.
+        """
+        self._rules = Rules.of(exclude, ignore)
+        adding.add(self._workspace, Path(path), Path(self.path), self._rules, self._progress)
 
     def take_from(
         self,

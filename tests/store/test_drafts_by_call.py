@@ -158,3 +158,24 @@ def test_a_forked_child_leaves_its_parents_draft_alone(store: casstore.Store) ->
 
     assert Child(work).wait() == 0
     assert contents(draft.commit()) == {"a": b"parent", "b": b"child"}
+
+
+def test_what_stands_elsewhere_is_copied_into_a_draft(store: casstore.Store, tmp_path: Path) -> None:
+    outside = plant(tmp_path / "out", FILES | {"run!": b"#!", "none": None, ".git/x": b"", "no.tmp": b""})
+    os.symlink(outside / "w.bin", outside / "link.bin")
+    with store.create("m:1") as draft:
+        draft.add(outside, exclude="*.tmp")
+        assert draft.left_out == (".git/", "no.tmp")
+        draft.add(outside / "no.tmp")
+        with pytest.raises(FileExistsError):
+            draft.add(outside / "w.bin")
+        for path in (outside / "missing", store.home):
+            with pytest.raises(casstore.InvalidSource):
+                draft.add(path)
+        (outside / "w.bin").write_bytes(b"written over")
+    assert contents(draft.model) == FILES | {"run": b"#!", "link.bin": FILES["w.bin"], "no.tmp": b""}
+    assert os.access(Path(draft.model.path, "run"), os.X_OK)
+    assert Path(draft.model.path, "none").is_dir()
+    assert (outside / "run").read_bytes() == b"#!"
+    with pytest.raises(casstore.CasstoreError, match="is over"):
+        draft.add(outside)
