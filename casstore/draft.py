@@ -463,11 +463,15 @@ class Draft(Uncopied):
             self._leave(self._session, error, self._commit)
 
     def _leave(self, session: Session, error: BaseException | None, action: Callable[[Session], None]) -> None:
-        """End the draft: do this with it, or keep what may be kept where there is an error."""
+        """End the draft: do this with it, or keep what the block has written. Whatever is raised then says where that
+        is."""
         try:
-            if session.is_inherited:
-                return
-            self._end(session, error, action)
+            if not session.is_inherited:
+                self._save_or_keep(session, error, action)
+        except KeyboardInterrupt as interrupt:  # perhaps one of several at once, that came between two attempts
+            reason = interrupt
+            unsaved.persisting(lambda: None if session.is_inherited else self._keep(session, reason))
+            raise
         finally:
             self._ended = self._ended or _NOT_SAVED
             # What cannot be removed, as where a process goes on writing into it, is left to gc: it is no reason to fail
@@ -489,15 +493,6 @@ class Draft(Uncopied):
         # The version is saved, whatever becomes of this.
         with contextlib.suppress(CasstoreError, OSError):
             autogc.start_if_due(self._workspace)
-
-    def _end(self, session: Session, error: BaseException | None, action: Callable[[Session], None]) -> None:
-        """Save the version, or keep what the block has written. Whatever is raised then says where that is."""
-        try:
-            self._save_or_keep(session, error, action)
-        except KeyboardInterrupt as interrupt:  # perhaps one of several at once, that came between two attempts
-            reason = interrupt
-            unsaved.persisting(lambda: self._keep(session, reason))
-            raise
 
     def _save_or_keep(self, session: Session, error: BaseException | None, action: Callable[[Session], None]) -> None:
         try:

@@ -3,6 +3,7 @@
 # ruff: noqa: PT012, SIM117 - what is refused is refused at the end of a with block
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 import casstore
 from casstore.actions.saving import background
-from tests.kit import Child, Leftovers, Save, checkpoint, contents, draft_of, noise, plant, script, streamed
+from tests.kit import Child, Leftovers, Save, checkpoint, contents, draft_of, every, noise, plant, script, streamed
 
 FILES = {"w.bin": noise(1_500_000), "sub/small": b"s", "run!": b"#!", "none": None}
 SAVED = {"w.bin": noise(1_500_000), "sub/small": b"s", "run": b"#!"}
@@ -365,3 +366,48 @@ def test_ctrl_c_at_exit_ends_the_waiting(home: Path) -> None:
         for draft in store.drafts():
             assert contents(store.save_draft(draft)) == {"w": str(draft.tag).encode() * 3_000_000}
         assert store.tags() == ["m:2", "m:1"]
+
+
+def _interrupt_at(stop: int, action: Any) -> bool:
+    """Run it with a KeyboardInterrupt at the call of that number within casstore; returns whether there are as many."""
+    count = 0
+
+    def trace(frame: Any, *_: object) -> None:
+        nonlocal count
+        if "/casstore/" in frame.f_code.co_filename and frame.f_code.co_name != "__del__":
+            count += 1
+            if count == stop:
+                raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        action()
+    except KeyboardInterrupt:
+        assert count >= stop
+    finally:
+        sys.settrace(before)
+    return count >= stop
+
+
+@pytest.mark.crash
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a generator was being closed
+def test_ctrl_c_while_a_draft_is_handed_over_loses_nothing(store: casstore.Store, leftovers: Leftovers) -> None:
+    for stop in range(1, 100_000, every(9)):
+        draft = store.create(f"m:{stop}")
+        plant(draft.path, {"w": b"%d" % stop})
+        was_reached = _interrupt_at(stop, draft.commit_async)
+        del draft
+        gc.collect()
+        background.finish(store._workspace)
+        kept = store.drafts()
+        assert len(kept) + store.exists(f"m:{stop}") == 1, stop
+        for each in kept:
+            assert contents(store.save_draft(each)) == {"w": b"%d" % stop}
+        if not was_reached:
+            break
+    assert not was_reached
+    store.close()
+    with casstore.Store(store.home, auto_gc=False) as again:
+        again.gc()
+    assert leftovers() == []

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -81,12 +82,23 @@ class _Job:
         try:
             result = self.action()
         except BaseException as error:  # noqa: BLE001 - it is raised where the future is asked
+            _clear(error)
             if not self.future.is_listened_to:
                 _log.error("%s could not be saved in the background: %s", self.tag, error)
             self.future.set_exception(error)
             return False
         self.future.set_result(result)
         return True
+
+
+def _clear(error: BaseException) -> None:
+    """Let go of what the error went through, such as open files: a future may keep it for hours."""
+    seen: set[int] = set()
+    each: BaseException | None = error
+    while each is not None and id(each) not in seen:
+        seen.add(id(each))
+        traceback.clear_frames(each.__traceback__)
+        each = each.__cause__ or each.__context__
 
 
 class _Queue:
