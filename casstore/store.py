@@ -40,6 +40,7 @@ from casstore.actions.registry import policies as policies_action
 from casstore.actions.registry import rules as keep_rules
 from casstore.actions.registry import trash as trash_action
 from casstore.actions.reopening import Address
+from casstore.actions.saving import background as saving_later
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import drafts as drafts_action
 from casstore.actions.saving import trust as trust_action
@@ -173,6 +174,7 @@ class Store:
         keep_on_error: bool = False,
         exist_ok: bool = False,
         capture: bool = False,
+        background: bool = False,
         progress: Progress = SILENT,
     ) -> Draft:
         """Begin a new version: `with store.create("bert") as draft:`, and put files into `draft.path`.
@@ -180,6 +182,8 @@ class Store:
         The version is saved when the block ends, and not at all when the block raises. When saving fails, the files are
         kept for `keep_days` (a setting): the error says where (`error.draft_path`), `drafts` lists them, and
         `save_draft` saves them after all.
+
+        A draft can also be used without a block: it is saved by `Draft.commit`, and removed by `Draft.discard`.
 
         Parameters
         ----------
@@ -192,7 +196,7 @@ class Store:
             Text to whatever JSON can hold, and to paths, sets, dataclasses, dates, NaN and infinities.
         base
             The version that this one came from; what has changed since is stored as the difference from it. By default
-            the newest version of the same name.
+            the newest version of the same name. One that is still being saved in the background is waited for.
         parents
             What it came from: tags and URIs, each with a word for the relation, such as
             `[("chat:v1", "finetune"), ("hf://org/base@rev", "finetune"), ("sst2@sha256:...", "dataset")]`; also
@@ -226,13 +230,16 @@ class Store:
             Record in `metadata["capture"]` where it was made: the git commit of the working directory and whether
             files differ from it, the command line, the host, and the versions of Python and of installed packages. No
             environment variables; arguments that look like secrets are left out, as far as that can be told.
+        background
+            The end of the block hands the draft over to a thread that saves it, and does not wait: see
+            `Draft.commit_async`. `Draft.future` then tells how it went.
         progress
-            Told how far the saving is.
+            Told how far the saving is; by the thread that saves, in the background.
 
         Returns
         -------
         Draft
-            To be entered with `with`, once.
+            To be entered with `with`, once; or to be committed or discarded by a call.
 
         Raises
         ------
@@ -267,6 +274,8 @@ class Store:
         if durability is not None:
             check_setting("durability", durability)
         new_tag = resolve.new_tag(self._workspace.catalog, tag, exist_ok=exist_ok)
+        if base is not None:
+            saving_later.wait_for(self._workspace, TagQuery.parse(base).name)
         about = {**({"capture": capturing.captured()} if capture else {}), **_copy("metadata", metadata)}
         said = Description(
             labels=_copy("labels", labels), metadata=about, module=module,
@@ -276,7 +285,7 @@ class Store:
         wishes = drafting.Wishes(
             base=from_base, is_base_said=base is not None,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
-            keep_on_error=keep_on_error, exist_ok=exist_ok,
+            keep_on_error=keep_on_error, exist_ok=exist_ok, background=background,
             parents=resolve.said_parents(self._workspace.catalog, parents, None if base is None else from_base),
         )  # fmt: skip
         return drafting.Draft(self._workspace, new_tag, said, wishes, progress)
@@ -284,11 +293,15 @@ class Store:
     def drafts(self) -> Sequence[KeptDraft]:
         """List the drafts that could not be saved and are kept; gc removes them after `keep_days`.
 
+        What is to be saved in the background is among them until it is saved.
+
         Returns
         -------
         Sequence[KeptDraft]
             The oldest first.
         """
+        if self._workspace.before_close:  # this store has had drafts
+            drafting.keep_abandoned()
         return drafts_action.kept_drafts(self._workspace)
 
     def save_draft(
@@ -2626,10 +2639,25 @@ class Store:
     def close(self) -> None:
         """Close the files and catalog connections of all threads, and let gc have the directories that were handed out.
 
-        No thread may be using the store.
+        What is being saved in the background is waited for. No other thread may be using the store.
+
+        Raises
+        ------
+        CasstoreError, OSError
+            Something could not be saved in the background, and its future was not asked: the first such error. The
+            store is closed.
         """
-        if "_workspace" in self.__dict__:
-            self._workspace.close()
+        unheard = self._close()
+        if unheard is not None:
+            raise unheard
+
+    def _close(self) -> BaseException | None:
+        """Close, and return an error of a save in the background that no caller has asked for."""
+        if "_workspace" not in self.__dict__:
+            return None
+        errors = [end(self._workspace) for end in self._workspace.before_close]
+        self._workspace.close()
+        return next((error for error in errors if error is not None), None)
 
     def __enter__(self) -> Store:
         return self
@@ -2637,7 +2665,10 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:  # which is the one to be told; the other was logged
+            self._close()
 
     def __repr__(self) -> str:
         return f"Store({str(self.home)!r})"

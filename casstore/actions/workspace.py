@@ -46,6 +46,7 @@ class Workspace(Uncopied, _Referable):
 
     `auto_gc`: whether commits may start a gc if the store's setting allows it. `made`: the store's own directories that
     were missing and have been made again. `guarded`: versions whose directories have been checked for hardlinks.
+    `before_close`: what ends that may be unfinished when the store is closed, and returns an error to be raised then.
     """
 
     layout: Layout
@@ -56,6 +57,7 @@ class Workspace(Uncopied, _Referable):
     auto_gc: bool = True
     made: list[str] = field(default_factory=list)
     guarded: set[int] = field(default_factory=set)
+    before_close: list[Callable[[Workspace], BaseException | None]] = field(default_factory=list)
 
     def close(self) -> None:
         """Close files and connections of all threads, and give leases back."""

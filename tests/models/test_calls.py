@@ -93,7 +93,7 @@ def test_an_error_leaves_nothing(store: casstore.Store, error, leftovers: Leftov
         write()
     assert models.list() == []
     assert leftovers() == []
-    with pytest.raises(casstore.CasstoreError, match="directory only inside its with block"):
+    with pytest.raises(casstore.CasstoreError, match="is over; a draft can be used once"):
         being_written[0].path  # noqa: B018
 
 

@@ -6,6 +6,6 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "commit", "comparing", "delete", "drafts", "finish", "needed", "packing", "parentage", "plan", "request", "save",
-    "staging", "storing", "trust", "unchanged", "unsaved",
+    "adding", "aside", "background", "commit", "comparing", "delete", "drafts", "finish", "needed", "packing",
+    "parentage", "plan", "request", "save", "staging", "storing", "trust", "unchanged", "unsaved",
 )  # fmt: skip

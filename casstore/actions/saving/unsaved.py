@@ -106,6 +106,11 @@ def keep(workspace: Workspace, session: Session, moving: Moving, *, save_as: str
             if session not in _unmoved:
                 _unmoved.append(session)
             return Kept(str(moving.standing), _stays(moving.standing, error))
+    return kept_in(workspace, moving, save_as)
+
+
+def kept_in(workspace: Workspace, moving: Moving, save_as: str) -> Kept:
+    """Where a draft is that has been moved."""
     return Kept(str(moving.target / FILES), _how_to_save(workspace.layout, moving.target, save_as))
 
 

@@ -1,0 +1,413 @@
+"""Saving in the background: in order, whole, and never lost without a word."""
+
+# ruff: noqa: PT012, SIM117 - what is refused is refused at the end of a with block
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import casstore
+from casstore.actions.saving import background
+from tests.kit import Child, Leftovers, Save, checkpoint, contents, draft_of, every, noise, plant, script, streamed
+
+FILES = {"w.bin": noise(1_500_000), "sub/small": b"s", "run!": b"#!", "none": None}
+SAVED = {"w.bin": noise(1_500_000), "sub/small": b"s", "run": b"#!"}
+
+
+class Held:
+    """Progress that stops whoever saves until it is let go on."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.may_go_on = threading.Event(), threading.Event()
+
+    def start(self, *_: object) -> None:
+        self.has_begun.set()
+        assert self.may_go_on.wait(120)
+
+    def advance(self, *_: object) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.may_go_on.set()
+
+
+def hand_over(store: casstore.Store, tag: str, files: Any = FILES, **options: Any) -> casstore.Draft:
+    with store.create(tag, background=True, **options) as draft:
+        plant(draft.path, files)
+    return draft
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_the_block_does_not_wait(store: casstore.Store, leftovers: Leftovers, held: Held, materialize) -> None:
+    draft = hand_over(
+        store, "m:1", labels={"a": "b"}, custom_objects={"o": [1]}, materialize=materialize, progress=held
+    )
+    assert held.has_begun.wait(120)
+    assert not draft.future.done()
+    assert store.tags() == []
+    held.may_go_on.set()
+    model = draft.future.result()
+    assert contents(model) == SAVED | {"custom_objects.pkl": model.open("custom_objects.pkl").read()}
+    assert (model.labels, model.custom_objects) == ({"a": "b"}, {"o": [1]})
+    assert draft.model == store.get("m:1")
+    assert draft.is_new
+    assert draft.new_bytes > 1_500_000
+    assert Path(model.path, "none").is_dir()
+    with pytest.raises(casstore.CasstoreError, match="was saved, and is over"):
+        draft.commit()
+    store.close()
+    assert leftovers() == []
+    assert os.listdir(store.home / "drafts") == []
+
+
+def test_what_is_handed_over_is_a_kept_draft_that_is_in_use(store: casstore.Store, held: Held) -> None:
+    store.set_setting("keep_days", "0")
+    draft = hand_over(store, "m:1", progress=held)
+    [pending] = store.drafts()
+    assert (str(pending.tag), pending.reason) == ("m:1", "it was to be saved in the background")
+    with pytest.raises(casstore.StoreLocked):
+        store.save_draft(pending)
+    with pytest.raises(casstore.StoreLocked):
+        store.remove_draft(pending)
+    with casstore.Store(store.home) as other:
+        other.gc()
+    for use in (draft.commit, draft.discard, lambda: draft.path):
+        with pytest.raises(casstore.CasstoreError, match="was handed over to be saved in the background, and is over"):
+            use()
+    held.may_go_on.set()
+    assert contents(draft.model) == SAVED
+
+
+def test_versions_are_saved_in_the_order_they_were_handed_over(store: casstore.Store, held: Held) -> None:
+    steps = [
+        hand_over(store, f"m:{step}", checkpoint(step), materialize=False, **({"progress": held} if not step else {}))
+        for step in range(3)
+    ]
+    other = hand_over(store, "other:1").future
+    held.may_go_on.set()
+    assert other.result().base is None
+    assert all(step.future.done() for step in steps)
+    assert store.tags() == ["other:1", "m:2", "m:1", "m:0"]
+    assert [model.base and str(model.base.tag) for model in store.list("m")] == ["m:1", "m:0", None]
+    assert [streamed(step.model) for step in steps] == [checkpoint(step) for step in range(3)]
+    assert ["delta" in store.stats(f"m:{step}").encodings for step in range(3)] == [False, True, True]
+
+
+def test_a_base_that_is_named_is_waited_for(store: casstore.Store, held: Held) -> None:
+    hand_over(store, "m:1", progress=held)
+    hand_over(store, "n:1", {"a": b"newer"})
+    threading.Thread(target=lambda: held.has_begun.wait(120) and held.may_go_on.set()).start()
+    draft = hand_over(store, "n:2", {"a": b"newest"}, base="m:1")
+    assert str(draft.model.base.tag) == "m:1"  # type: ignore[union-attr]
+
+
+def test_what_is_saved_is_what_stood_there_then(store: casstore.Store, held: Held, tmp_path: Path) -> None:
+    outside = plant(tmp_path / "out", {"w": b"as it was"}) / "w"
+    with store.create("m:1", metadata={"history": [1]}, background=True, progress=held) as draft:
+        history = draft.metadata["history"]
+        os.link(outside, f"{draft.path}/w")
+    outside.write_bytes(b"written over in place")
+    history.append(2)
+    draft.labels["late"] = "yes"
+    held.may_go_on.set()
+    assert contents(draft.model) == {"w": b"as it was"}
+    assert (draft.model.metadata, draft.model.labels) == ({"history": [1]}, {})
+
+
+def test_who_is_too_far_ahead_waits(store: casstore.Store, held: Held) -> None:
+    most = background.MOST_UNFINISHED
+    futures = [hand_over(store, f"m:{turn}", {"a": b"%d" % turn}, progress=held).future for turn in range(most)]
+    unfinished = []
+
+    def go_on():
+        futures.append(hand_over(store, "m:last", {"a": b"last"}).future)
+        unfinished.append(len(background._queue._jobs))
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    while len(background._queue._jobs) <= most:
+        time.sleep(0.001)
+    assert unfinished == []
+    held.may_go_on.set()
+    thread.join()
+    assert unfinished[0] <= most
+    assert len({str(future.result().tag) for future in futures}) == most + 1
+
+
+def test_policies_are_applied(store: casstore.Store) -> None:
+    store.set_policy("m", keep_last=2)
+    for turn in range(4):
+        draft = hand_over(store, f"m:{turn}", {"a": b"%d" % turn})
+    assert draft.future.result()
+    assert store.tags() == ["m:3", "m:2"]
+
+
+def test_the_very_same_version_may_be_there(store: casstore.Store, save: Save) -> None:
+    save("m:1", {"a": b"1"})
+    draft = hand_over(store, "m:1", {"a": b"1"}, exist_ok=True)
+    assert draft.model.tag == draft.tag
+    assert not draft.is_new
+    assert store.drafts() == []
+
+
+def test_an_error_reaches_who_asks_and_the_draft_is_kept(
+    store: casstore.Store, save: Save, held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    hand_over(store, "m:1", progress=held)
+    twin = hand_over(store, "m:1")
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(twin.future.exception()))
+    thread.start()
+    while not twin.future.is_listened_to:  # type: ignore[attr-defined]
+        time.sleep(0.001)
+    held.may_go_on.set()
+    thread.join()
+    [error] = seen
+    assert isinstance(error, casstore.TagExists)
+    with pytest.raises(casstore.TagExists):
+        _ = twin.model
+    [kept] = store.drafts()
+    assert kept.path == draft_of(error)
+    assert kept.reason == f"TagExists: {str(error).partition('; the draft')[0]}"
+    assert f"casstore save m --draft {kept.id}" in str(error)
+    assert [said for said in caplog.messages if "background" in said] == []
+    store.close()  # and raises nothing
+    with casstore.Store(store.home) as again:
+        assert contents(again.save_draft(kept, "m:2")) == SAVED
+
+
+def test_an_error_that_nobody_asked_for_is_logged_and_raised_by_close(
+    home: Path, save: Save, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = casstore.Store(home, auto_gc=False)
+    hand_over(store, "m:1")
+    hand_over(store, "m:1", {"other": b""})
+    with pytest.raises(casstore.TagExists, match="the draft's files are kept in"):
+        store.close()
+    [said] = [said for said in caplog.messages if "background" in said]
+    assert said.startswith("m:1 could not be saved in the background: m:1 ")
+    assert "the draft's files are kept in" in said
+    store.close()
+    with pytest.raises(ZeroDivisionError), casstore.Store(home, auto_gc=False) as store:
+        hand_over(store, "m:2")
+        hand_over(store, "m:2", {"other": b""})
+        raise ZeroDivisionError
+    with pytest.raises(casstore.TagExists), casstore.Store(home, auto_gc=False) as store:
+        hand_over(store, "m:3")
+        hand_over(store, "m:3", {"other": b""})
+    with casstore.Store(home) as store:
+        assert store.tags() == ["m:3", "m:2", "m:1"]
+        assert len(store.drafts()) == 3
+        assert contents(store.get("m:1")) == SAVED
+
+
+def test_what_cannot_be_recorded_is_told_at_once(store: casstore.Store) -> None:
+    with pytest.raises(casstore.InvalidMetadata) as caught:
+        with store.create("m:1", background=True) as draft:
+            plant(draft.path, FILES)
+            draft.metadata["loss"] = loss = []
+            loss.append(object())
+    [kept] = store.drafts()
+    assert draft_of(caught.value) == kept.path
+    with pytest.raises(casstore.CasstoreError, match="not being saved in the background"):
+        _ = draft.future
+    with pytest.raises(ZeroDivisionError), store.create("m:2", background=True) as draft:
+        plant(draft.path, FILES)
+        raise ZeroDivisionError
+    assert (store.tags(), store.drafts()) == ([], [kept])
+
+
+def test_a_callback_may_hand_over_more(store: casstore.Store) -> None:
+    more: list[casstore.Draft] = []
+
+    def call(_):
+        more.extend(hand_over(store, f"n:{turn}", {"a": b"1"}) for turn in range(background.MOST_UNFINISHED + 2))
+
+    draft = store.create("m:1")
+    plant(draft.path, FILES)
+    future = draft.commit_async()
+    future.add_done_callback(call)
+    assert not future.cancel()
+    future.result()
+    store.close()
+    with casstore.Store(store.home) as again:
+        assert len(again.tags()) == background.MOST_UNFINISHED + 3
+
+
+def test_a_forked_child_waits_for_nothing(store: casstore.Store, held: Held) -> None:
+    draft = hand_over(store, "m:1", progress=held)
+    assert held.has_begun.wait(120)
+
+    def work():
+        for ask in (draft.future.result, draft.future.exception, lambda: draft.model):
+            with pytest.raises(casstore.CasstoreError, match="the process that this one was forked from"):
+                ask()
+        background._queue.finish_all()
+
+    assert Child(work).wait() == 0
+    held.may_go_on.set()
+    assert contents(draft.model) == SAVED
+
+
+_HAND_OVER = """
+import sys, threading, casstore
+from pathlib import Path
+
+class Held:
+    has_begun = threading.Event()
+    def start(self, step, total_bytes):
+        self.has_begun.set()
+        threading.Event().wait()
+    def advance(self, done_bytes): pass
+    def finish(self): pass
+
+def hand_over(tag, size=9_000_000, **options):
+    with store.create(tag, background=True, **options) as draft:
+        Path(draft.path, "w").write_bytes((tag.encode() * size)[:size])
+
+store = casstore.Store(sys.argv[1], auto_gc=False)
+"""
+
+
+@pytest.mark.parametrize("materialize", [True, False])
+def test_a_process_ends_when_all_is_saved(home: Path, materialize) -> None:
+    code = f"for turn in range(3): hand_over(f'm:{{turn}}', materialize={materialize})\nraise SystemExit(7)"
+    done = script(_HAND_OVER + code, home)
+    assert (done.returncode, done.stderr) == (7, "")
+    with casstore.Store(home) as store:
+        assert store.tags() == ["m:2", "m:1", "m:0"]
+        assert contents(store.get("m:2")) == {"w": b"m:2" * 3_000_000}
+        assert store.drafts() == []
+
+
+def test_a_child_of_multiprocessing_ends_when_all_is_saved(home: Path) -> None:
+    code = """
+import multiprocessing
+store.close()
+def work():
+    global store
+    store = casstore.Store(sys.argv[1], auto_gc=False)
+    hand_over("m:1")
+child = multiprocessing.get_context("fork").Process(target=work)
+child.start()
+child.join()
+sys.exit(child.exitcode)
+"""
+    done = script(_HAND_OVER + code, home)
+    assert (done.returncode, done.stderr) == (0, "")
+    with casstore.Store(home) as store:
+        assert contents(store.get("m:1")) == {"w": b"m:1" * 3_000_000}
+
+
+def test_an_error_at_exit_is_printed(home: Path) -> None:
+    done = script(_HAND_OVER + "for _ in range(2): hand_over('m:1')", home)
+    assert done.returncode == 0
+    with casstore.Store(home) as store:
+        [kept] = store.drafts()
+        assert done.stderr.startswith("m:1 could not be saved in the background: m:1 ")
+        assert f"the draft's files are kept in {kept.path}" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def _until_held(home: Path, code: str = "") -> subprocess.Popen[str]:
+    """A process that is saving one version, has handed over another, and then runs the code."""
+    wait = "hand_over('m:1', progress=Held())\nhand_over('m:2')\nHeld.has_begun.wait()\nprint('held', flush=True)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HAND_OVER + wait + code, str(home)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.parametrize("is_saving", [True, False])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_what_a_killed_process_had_handed_over_is_kept(home: Path, number, is_saving) -> None:
+    with _until_held(home, "Held().start(None, None)") as process:
+        process.send_signal(number)
+        assert process.wait() == -number
+    with casstore.Store(home, auto_gc=False) as store:
+        store.gc()
+        assert os.listdir(home / "sessions") == []
+        kept = store.drafts()
+        assert [str(draft.tag) for draft in kept] == ["m:1", "m:2"]
+        draft = kept[not is_saving]
+        assert contents(store.save_draft(draft)) == {"w": str(draft.tag).encode() * 3_000_000}
+        assert store.verify().is_sound
+
+
+def test_ctrl_c_at_exit_ends_the_waiting(home: Path) -> None:
+    with _until_held(home) as process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)  # one before the end comes to the program itself
+            time.sleep(0.05)
+        assert process.stderr is not None
+        assert "interrupted, and not saved: m:1, m:2; `casstore drafts` lists" in process.stderr.read()
+    with casstore.Store(home, auto_gc=False) as store:
+        assert store.tags() == []
+        for draft in store.drafts():
+            assert contents(store.save_draft(draft)) == {"w": str(draft.tag).encode() * 3_000_000}
+        assert store.tags() == ["m:2", "m:1"]
+
+
+def _interrupt_at(stop: int, action: Any) -> bool:
+    """Run it with a KeyboardInterrupt at the call of that number within casstore; returns whether there are as many."""
+    count = 0
+
+    def trace(frame: Any, *_: object) -> None:
+        nonlocal count
+        if "/casstore/" in frame.f_code.co_filename and frame.f_code.co_name != "__del__":
+            count += 1
+            if count == stop:
+                raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        action()
+    except KeyboardInterrupt:
+        assert count >= stop
+    finally:
+        sys.settrace(before)
+    return count >= stop
+
+
+@pytest.mark.crash
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a generator was being closed
+def test_ctrl_c_while_a_draft_is_handed_over_loses_nothing(store: casstore.Store, leftovers: Leftovers) -> None:
+    for stop in range(1, 100_000, every(9)):
+        draft = store.create(f"m:{stop}")
+        plant(draft.path, {"w": b"%d" % stop})
+        was_reached = _interrupt_at(stop, draft.commit_async)
+        del draft
+        gc.collect()
+        background.finish(store._workspace)
+        kept = store.drafts()
+        assert len(kept) + store.exists(f"m:{stop}") == 1, stop
+        for each in kept:
+            assert contents(store.save_draft(each)) == {"w": b"%d" % stop}
+        if not was_reached:
+            break
+    assert not was_reached
+    store.close()
+    with casstore.Store(store.home, auto_gc=False) as again:
+        again.gc()
+    assert leftovers() == []
