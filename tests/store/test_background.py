@@ -390,6 +390,24 @@ def _interrupt_at(stop: int, action: Any) -> bool:
     return count >= stop
 
 
+@pytest.mark.parametrize("has_started", [True, False])
+def test_ctrl_c_while_the_thread_is_started(
+    store: casstore.Store, monkeypatch: pytest.MonkeyPatch, has_started
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        if has_started:
+            start(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(threading.Thread, "start", interrupted)
+        hand_over(store, "m:1")
+    assert background.finish(store._workspace) is None
+    assert contents(store.get("m:1")) == SAVED
+
+
 @pytest.mark.crash
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # where a generator was being closed
 def test_ctrl_c_while_a_draft_is_handed_over_loses_nothing(store: casstore.Store, leftovers: Leftovers) -> None:

@@ -130,12 +130,17 @@ class _Queue:
         """Wait, unless a callback of a future asks, for which its own job would wait."""
         with self._changed:
             if threading.current_thread() is not self._thread:
+                self._start()
                 self._changed.wait_for(is_so)
 
     def _add(self, job: _Job) -> None:
         self._finish_before_exit()
         self._jobs.append(job)
-        if self._thread is None:
+        self._start()
+
+    def _start(self) -> None:
+        """Have a thread do what is to be done; also where an interrupt came while one was being started."""
+        if self._jobs and (self._thread is None or not self._thread.is_alive()):
             # A daemon: at exit it is waited for in `finish_all`, which may be interrupted.
             self._thread = threading.Thread(target=self._work, name="casstore-background", daemon=True)
             self._thread.start()
@@ -153,6 +158,8 @@ class _Queue:
     def _work(self) -> None:
         while True:
             with self._changed:
+                if self._thread is not threading.current_thread():  # another was started in its place
+                    return
                 if not self._jobs:
                     self._thread = None
                     return
@@ -190,6 +197,7 @@ class _Queue:
             with self._changed:
                 if self._jobs:
                     _log.info("waiting for what is saved in the background: %s", self._names())
+                    self._start()
                 self._changed.wait_for(lambda: not self._jobs)
                 self._is_over = True
         except KeyboardInterrupt:
