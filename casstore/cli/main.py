@@ -48,7 +48,22 @@ Exit codes:
 
 # In the order in which a user meets them, and the module of those whose name is not its own.
 _VERBS = (
-    *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "path", "checkout", "export"],
+    *[
+        "save",
+        "drafts",
+        "list",
+        "count",
+        "show",
+        "diff",
+        "log",
+        "lineage",
+        "ls",
+        "cat",
+        "path",
+        "checkout",
+        "mount",
+        "export",
+    ],
     *["import", "adopt", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete", "forget", "policy"],
     *["gc", "remote", "push", "pull", "clone", "status", "evict", "backup"],
     *["events", "verify", "repair", "stats", "config", "init", "demo", "completion"],
