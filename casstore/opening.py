@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from pathlib import Path
 from typing import NamedTuple
 
-from casstore.actions.home import layout_of
+from casstore.actions.home import layout_of, place_of
 from casstore.store import Store
 
 
 class _Opened(NamedTuple):
     store: Store
-    catalog: tuple[int, int] | None  # device and inode: another store may come to stand at that home
+    catalog: str
+    identity: tuple[int, int] | None  # of its catalog: another store may come to stand at that home
 
 
 class _Process:
     def __init__(self) -> None:
-        self.stores: dict[Path, _Opened] = {}
+        self.stores: dict[str, _Opened] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -61,17 +61,18 @@ def store_at(home: str | os.PathLike[str] | None = None, *, create: bool = True)
     >>> casstore.store_at(store.home) is casstore.store_at(store.home)
     True
     """
-    layout = layout_of(home)
+    place = place_of(home)
     with _process.guard:
-        found = _process.stores.get(layout.home)
-        standing = _identity(layout.catalog)
-        if found is None or standing not in (None, found.catalog):  # one that is gone says so when it is used
-            opened = Store(layout.home, create=create)
-            found = _process.stores[layout.home] = _Opened(opened, _identity(layout.catalog))
+        found = _process.stores.get(place)
+        # One that is gone says so when it is used.
+        if found is None or _identity(found.catalog) not in (None, found.identity):
+            catalog = os.fspath(layout_of(place).catalog)
+            found = _process.stores[place] = _Opened(Store(place, create=create), catalog, _identity(catalog))
         return found.store
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
+    """The device and inode of a file; None where there is none."""
     with contextlib.suppress(OSError):
         status = os.stat(path)
         return status.st_dev, status.st_ino
