@@ -192,5 +192,12 @@ def test_the_directory_is_there_and_empty(untouched: Cli, tmp_path: Path, made: 
     assert ("is not empty" if made else "is not there; make it first: mkdir ") in said
 
 
+def test_no_disk_is_blamed_where_a_url_is_read_only(untouched: Cli) -> None:
+    pytest.importorskip("fsspec", reason="needs casstore[fsspec]")
+    said = untouched("export", "bert:v1", "casstore://bert:v9/x.tar", code=1).err
+    assert "casstore:// is read-only" in said
+    assert "disk" not in said
+
+
 def test_a_store_must_be_there(cli: Cli, tmp_path: Path) -> None:
     assert "there is no store at" in cli("mount", tmp_path, code=12).err

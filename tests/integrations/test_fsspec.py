@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from tests.kit import Child, noise, plant
+from tests.kit import Child, noise, plant, script
 
 fsspec = pytest.importorskip("fsspec", reason="needs casstore[fsspec]")
 abstract = pytest.importorskip("fsspec.tests.abstract", reason="needs casstore[fsspec]")
@@ -364,4 +364,6 @@ class TestGet(abstract.AbstractFixtures, abstract.AbstractGetTests):  # type: ig
 
 
 def test_fsspec_finds_it_by_its_entry_point() -> None:
+    done = script("import sys, fsspec; print([each for each in sys.modules if each.startswith('casstore')])")
+    assert done.stdout == "[]\n", done.stderr  # it is imported when it is used
     assert fsspec.get_filesystem_class("casstore").__module__ == "casstore.integrations.fsspec"
