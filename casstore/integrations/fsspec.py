@@ -25,7 +25,8 @@ _VERSIONS_KEPT = 8
 class _Tree:
     """The files of a version by path, and what is in each directory of it."""
 
-    def __init__(self, model: casstore.Model) -> None:
+    def __init__(self, store: casstore.Store, model: casstore.Model) -> None:
+        self.store = store
         self.model = model
         self.files = {file.path: file for file in model.files}
         self.directories: dict[str, list[str]] = {"": []}
@@ -103,7 +104,7 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
         if not reference:
             return {"name": "", "size": 0, "type": "directory", "mode": 0o555}
         if not inner:  # most often one of many, whose files nobody asks for
-            return _version_info(reference, self._model(reference, path))
+            return _version_info(reference, self._model(self._store(), reference, path))
         tree = self._tree(reference, path)
         if inner == _DESCRIPTOR:
             raw = tree.model.open(_DESCRIPTOR).read()
@@ -218,18 +219,19 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
         reference, _, inner = str(self._strip_protocol(path)).partition("/")
         return reference, "/".join(filter(None, inner.split("/"))) if "//" in inner or inner[:1] == "/" else inner
 
-    def _model(self, reference: str, path: str) -> casstore.Model:
+    def _model(self, store: casstore.Store, reference: str, path: str) -> casstore.Model:
         try:
-            return self._store().get(reference, pull=self._pull)
+            return store.get(reference, pull=self._pull)
         except (casstore.TagNotFound, casstore.AmbiguousTag, casstore.InvalidTag) as error:
             raise FileNotFoundError(errno.ENOENT, str(error), path) from error
 
     def _tree(self, reference: str, path: str) -> _Tree:
-        model = self._model(reference, path)
+        store = self._store()
+        model = self._model(store, reference, path)
         tag = str(model.tag)
         tree = self._trees.pop(tag, None)
-        if tree is None or tree.model != model:
-            tree = _Tree(model)
+        if tree is None or tree.model != model or tree.store is not store:
+            tree = _Tree(store, model)
         self._trees[tag] = tree
         while len(self._trees) > _VERSIONS_KEPT:
             self._trees.popitem(last=False)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timezone
@@ -265,6 +266,19 @@ def test_new_versions_are_seen_at_once(store: casstore.Store, tmp_path: Path) ->
     assert not ours.exists("m:2/w")
     store.save("m:2", plant(tmp_path / "out", {"w": b"others"}))
     assert ours.cat("m:2/w") == b"others"
+
+
+def test_a_store_that_was_put_back_is_read(home: Path, tmp_path: Path) -> None:
+    """From a copy: its versions are the same, and the files that this process has open are not."""
+    with casstore.Store(home) as store:
+        store.save("m:1", plant(tmp_path / "out", {"w": b"weights"}))
+    ours = fsspec.filesystem("casstore")
+    assert ours.cat("m:1/w") == b"weights"
+    shutil.copytree(home, tmp_path / "copy")
+    shutil.rmtree(home)
+    (tmp_path / "copy").rename(home)
+    assert ours.cat("m:1/w") == b"weights"
+    assert ours.info("m:1/w")["size"] == 7
 
 
 def test_it_can_be_sent(fs, place: Path) -> None:
