@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         VersionAliased,
     )
     from casstore.model import Imported, Model
+    from casstore.opening import store_at
     from casstore.progress import Progress
     from casstore.remote.collect import OpenPush, RemoteGcReport
     from casstore.remote.documents import Ref
@@ -183,6 +184,7 @@ __all__ = [
     "__version__",
     "kernels_in_use",
     "slug",
+    "store_at",
 ]
 
 # Where each name is. It is imported when it is first used, so that what needs little starts quickly.
@@ -223,6 +225,7 @@ _NAMES = {
         "TagNotFound", "UnsafeArchive", "UnsupportedFormat", "UntrustedObjects", "VersionAliased",
     ),
     "casstore.model": ("Imported", "Model"),
+    "casstore.opening": ("store_at",),
     "casstore.progress": ("Progress",),
     "casstore.remote.collect": ("OpenPush", "RemoteGcReport"),
     "casstore.remote.documents": ("Ref",),

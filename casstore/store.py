@@ -94,7 +94,7 @@ class Store:
 
     A store is a context manager; `close` may also be called. Threads may share it, and a forked child may go on using
     it. It can be pickled and copied, together with what a subclass has put on it: the store is opened again where the
-    copy is first used.
+    copy is first used. `casstore.store_at` gives one that is opened once in a process.
 
     Parameters
     ----------

@@ -4,11 +4,13 @@ processes. What is bound to one store is a fixture, in conftest.py."""
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import json
 import os
 import random
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -237,6 +239,19 @@ def script(text: str, *arguments: object, **options: Any) -> subprocess.Complete
     """Run Python code in a new process. `before`: a command that it is given to."""
     command = [*options.pop("before", ()), sys.executable, "-c", text, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def why_no_fuse() -> str:
+    """Why a store cannot be mounted on this machine; empty where it can be."""
+    try:
+        importlib.import_module("fuse")
+    except (ImportError, OSError) as error:
+        return f"needs casstore[mount], and the library of FUSE 2: {error}"
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR))
+    except OSError as error:
+        return f"needs /dev/fuse: {error}"
+    return "" if shutil.which("fusermount") else "needs the program fusermount"
 
 
 class Child:

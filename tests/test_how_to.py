@@ -21,7 +21,7 @@ import casstore
 from casstore.cli.exits import ExitCode
 from casstore.cli.main import cli
 from casstore.cli.usage import usage_document, usage_fields, version_fields
-from tests.kit import noise, plant
+from tests.kit import noise, plant, why_no_fuse
 from tests.pages import ROOT, Reader, blocks
 
 pytestmark = pytest.mark.crash
@@ -118,6 +118,31 @@ Path("resumed/model.bin").write_bytes(b"more")
         assert store.get("bert").metadata == {"step": 500, "loss": 0.5}
         with store.get("bert").open("model.bin") as file:
             assert file.read() == b"weights"
+
+
+def test_fsspec(home: Path) -> None:
+    page = text_of("how-to/fsspec.md")
+    with Reader(home) as reader:
+        reader.read(page)
+        assert (home / "copy/config.json").read_text() == '{"hidden_size": 384}\n'
+        mount, use = (block.text for block in blocks(page, "sh"))
+        why = why_no_fuse()
+        if why:
+            pytest.skip(why)
+        mounting = subprocess.Popen(
+            ["bash", "-e", "-c", mount], cwd=home, env=reader.environment, stdout=subprocess.PIPE, text=True
+        )
+        with mounting:
+            assert mounting.stdout is not None
+            said = mounting.stdout.readline()
+            if not said:
+                pytest.skip("this user may not mount here")
+            assert said.startswith("models shows the versions of ")
+            done = subprocess.run(
+                ["bash", "-e", "-c", use], cwd=home, env=reader.environment, capture_output=True, text=True, check=False
+            )
+        assert done.stdout.split("\n") == ["bert:v1", "bert:v2", *2 * ['{"hidden_size": 384}'], ""], done
+        assert mounting.returncode == 0
 
 
 def test_backup_and_restore(

@@ -23,7 +23,7 @@ QUICK = {"late", "late_classes"}
 # What words may be made of, besides errors.
 MADE_OF = {"late": {"release"}, "description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
-ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store"]
+ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store", "opening"]
 # The same within these rooms, by module or folder.
 INNER = {
     "storage": [

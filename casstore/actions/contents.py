@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from casstore.actions import resolve
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _SMALL_BYTES = 1 << 20
 # How many small files one look-up covers: few at first, since no other may be wanted.
 _FIRST_LOOK_UP, _LARGEST_LOOK_UP = 4, 256
+# How much is read together.
+_BATCH_BYTES = 2 << 20
 
 
 class _LookedUp(NamedTuple):
@@ -77,6 +79,26 @@ class Contents:
         except IntegrityError as error:
             raise unreadable(name, error) from error
 
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """The bytes of each of these files in turn, small ones together. Raises FileNotFoundError, IntegrityError."""
+        index = self._workspace.catalog.index
+        for batch in _batches([self._listed[self._number(path)] for path in paths]):
+            stored = index.recipes({file.digest for file in batch})
+            recipes = [stored.get(file.digest) or _of_one_chunk(file) for file in batch]
+            reading = self._bytes_of(recipes)
+            for file in batch:
+                try:
+                    yield next(reading)
+                except IntegrityError as error:
+                    raise unreadable(f"{file.path} of {self._row.tag}", error) from error
+
+    def _bytes_of(self, recipes: Sequence[Recipe]) -> Iterator[bytes]:
+        objects = self._workspace.objects
+        if recipes[0].size > _SMALL_BYTES:
+            yield b"".join(objects.read_blob(recipes[0]))
+        else:
+            yield from objects.read_small_blobs(recipes)
+
     def _number(self, path: str) -> int:
         number = self._numbers.get(path)
         if number is None:
@@ -102,6 +124,23 @@ class Contents:
             recipes = {each.digest: stored.get(each.digest) or _of_one_chunk(each) for each in small}
             found = self._found = _LookedUp(numbers, recipes, self._workspace.objects.look_up(recipes.values()))
         return found.recipes[file.digest], found.locations
+
+
+def _batches(files: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
+    """The files in their order: a large one by itself, and as many small ones as are read together."""
+    batch: list[FileEntry] = []
+    size = 0
+    for file in files:
+        size += file.size
+        if batch and (size > _BATCH_BYTES or len(batch) == _LARGEST_LOOK_UP or file.size > _SMALL_BYTES):
+            yield batch
+            batch, size = [], file.size
+        batch.append(file)
+        if file.size > _SMALL_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _of_one_chunk(file: FileEntry) -> Recipe:

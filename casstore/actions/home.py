@@ -96,6 +96,20 @@ def layout_of(home: str | os.PathLike[str] | None) -> Layout:
     Raises StoreError if no store is known, if `home` is relative to a directory that is gone, or if SQLite could not
     open a catalog there.
     """
+    layout = Layout(Path(place_of(home)))
+    try:
+        sqlite_name(layout.catalog)
+    except UnicodeError as error:
+        raise StoreError(
+            f"{os.fspath(layout.home)!r} is not UTF-8, which SQLite requires of the path of a catalog; choose another "
+            f"place with --home or {HOME_VARIABLE}"
+        ) from error
+    access.follow(layout.home)
+    return layout
+
+
+def place_of(home: str | os.PathLike[str] | None) -> str:
+    """The absolute path of the store at `home`, as `layout_of` has it. Raises StoreError."""
     if home is None:
         # The only place that reads the environment, so that Python and the command line mean the same store.
         home = os.environ.get(HOME_VARIABLE) or _DEFAULT_HOME
@@ -109,16 +123,7 @@ def layout_of(home: str | os.PathLike[str] | None) -> Layout:
             f"where {os.fspath(home)} is cannot be told: the directory that this process works in is gone; `cd` to a "
             f"directory that exists, or give the absolute path of the store with --home or {HOME_VARIABLE}"
         ) from error
-    layout = Layout(Path(os.path.abspath(expanded)))
-    try:
-        sqlite_name(layout.catalog)
-    except UnicodeError as error:
-        raise StoreError(
-            f"{os.fspath(layout.home)!r} is not UTF-8, which SQLite requires of the path of a catalog; choose another "
-            f"place with --home or {HOME_VARIABLE}"
-        ) from error
-    access.follow(layout.home)
-    return layout
+    return os.path.abspath(expanded)
 
 
 def _expanded(home: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from enum import IntEnum
 from typing import Any
@@ -86,7 +87,9 @@ def as_document(error: BaseException) -> dict[str, Any]:
 def _os_message(error: OSError) -> str:
     what = error.strerror or str(error) or type(error).__name__
     text = f"{error.filename}: {what}" if error.filename is not None else what
-    advice = _ADVICE.get(error.errno or 0)
+    number = error.errno or 0
+    is_of_url = number == errno.EROFS and what != os.strerror(number)  # which is no disk, and says itself what to do
+    advice = None if is_of_url else _ADVICE.get(number)
     return f"{text}; {advice}" if advice else text
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import cloudpickle
 
-from casstore import InvalidMetadata, InvalidTag, Store, Tag, TagNotFound
+from casstore import InvalidMetadata, InvalidTag, Store, Tag, TagNotFound, store_at
 from casstore.models import urls
 from casstore.models.bento_model import Model
 from casstore.models.info import ModelInfo, ModelSignature, as_dict
-from casstore.models.opening import store_at_home
 
 
 @contextlib.contextmanager
@@ -67,7 +66,7 @@ def create(
     >>> models.get("tiny").info.labels
     {'stage': 'dev'}
     """
-    store = _model_store or store_at_home()
+    store = _model_store or store_at()
     plain_options = as_dict("options", options)
     with _pickled_by_value(external_modules or ()), store.create(
         _text(name), labels=labels, metadata=metadata, module=module, api_version=api_version or "v1",
@@ -114,7 +113,7 @@ def get(tag: Tag | str, *, _model_store: Store | None = None, model_aliases: Map
     IntegrityError
         The version's directory has been altered and cannot be mended.
     """
-    store = _model_store or store_at_home()
+    store = _model_store or store_at()
     text = _text(tag)
     return Model.saved(store, store.get((model_aliases or {}).get(text, text)))
 
@@ -141,7 +140,7 @@ def list(tag: Tag | str | None = None, *, _model_store: Store | None = None) -> 
     InvalidTag
         `tag` cannot be a tag.
     """
-    store = _model_store or store_at_home()
+    store = _model_store or store_at()
     text = _text(tag or "")
     if "@" in text:
         return [Model.saved(store, store.get(text))]
@@ -175,7 +174,7 @@ def delete(tag: Tag | str, *, _model_store: Store | None = None) -> None:
     VersionAliased
         An alias means the version.
     """
-    store = _model_store or store_at_home()
+    store = _model_store or store_at()
     name, _, version = _text(tag).partition(":")
     if "@" in name:
         store.delete(_text(tag))  # which says why not
@@ -230,7 +229,7 @@ def import_model(
     OSError
         The archive cannot be read.
     """
-    store = _model_store or store_at_home()
+    store = _model_store or store_at()
     source = urls.build(path, protocol=protocol, user=user, passwd=passwd, params=params, subpath=subpath)
     return Model.saved(store, store.import_archive(source, format=input_format, trust=trust)[0].model)
 
@@ -304,7 +303,7 @@ def push(tag: Tag | str, *, force: bool = False, _model_store: Store | None = No
     RemoteError
         The remote cannot be reached.
     """
-    store = _model_store or store_at_home()
+    store = _model_store or store_at()
     with store.remote() as remote:
         remote.push(store.get(_text(tag), pull=False).tag)
 
@@ -337,7 +336,7 @@ def pull(tag: Tag | str, *, force: bool = False) -> Model:  # noqa: ARG001
     RemoteError
         The remote cannot be reached.
     """
-    store = store_at_home()
+    store = store_at()
     text = _text(tag)
     with store.remote() as remote:
         (pulled,) = remote.pull(text if ":" in text else f"{text}:latest")

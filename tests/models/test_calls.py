@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 import casstore
-from casstore import models
-from casstore.models import opening
+from casstore import models, opening
 from tests.kit import Child, Leftovers, script
 
 
@@ -178,9 +177,9 @@ def test_threads_share_one_store(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
 
     class Counted(casstore.Store):
-        def __init__(self, home):
+        def __init__(self, home, **options):
             opened.append(home)
-            super().__init__(home)
+            super().__init__(home, **options)
 
     monkeypatch.setattr(opening, "Store", Counted)
     with ThreadPoolExecutor(8) as pool:

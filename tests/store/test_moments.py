@@ -17,7 +17,7 @@ import pytest
 
 import casstore
 from casstore.actions import keeping
-from casstore.actions.consistency import moments, takeup
+from casstore.actions.consistency import moments, sizes, takeup
 from casstore.actions.consistency.strays import StrayShelf
 from casstore.storage.layout import Layout
 from casstore.storage.locks import Lock
@@ -489,7 +489,7 @@ def test_a_gc_beside_it_is_not_told_as_damage(
     """gc takes a container away between the look at the catalog and the look at the file."""
     save("m:1", {"w.bin": noise(BIG)}, materialize=False)
     save("m:2", {"v.bin": noise(BIG, 1)}, materialize=False)
-    real = takeup.what_is_wrong
+    real = sizes.what_is_wrong
 
     def what_is_wrong(path, size):
         monkeypatch.setattr(takeup, "what_is_wrong", real)
