@@ -37,7 +37,7 @@ SOURCE = Path(build_kernels.__file__).with_name("kernels.c")
 
 
 @functools.cache
-def narrow() -> Kernels | None:
+def narrow() -> compiled.Compiled | None:
     """The compiled kernels as processors without AVX-512 run them; None where there is no compiler."""
     if COMPILED is None or shutil.which("cc") is None:
         return COMPILED
