@@ -106,7 +106,7 @@ def write(path: Path, chunks: list[EncodedChunk], *, durable: bool = False) -> l
     return writer.entries
 
 
-def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, bytes]:
+def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, memoryview]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return read_record(OpenFile(descriptor), entry.offset, entry.length)
