@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from casstore.errors import IntegrityError
 from casstore.storage.coding import build_kernels, codec, compiled, delta, entropy, kernels
-from casstore.storage.coding.arithmetic import Kernels
 from casstore.storage.coding.encodings import Encoding
 from casstore.storage.coding.plain import Plain
 from casstore.storage.tensors.segments import Element

@@ -106,10 +106,11 @@ def write(path: Path, chunks: list[EncodedChunk], *, durable: bool = False) -> l
     return writer.entries
 
 
-def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, memoryview]:
+def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, bytes]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return read_record(OpenFile(descriptor), entry.offset, entry.length)
+        found, encoded = read_record(OpenFile(descriptor), entry.offset, entry.length)
+        return found, bytes(encoded)
     finally:
         os.close(descriptor)
 
