@@ -341,7 +341,8 @@ INLINE void fetch(const uint8_t *bytes, size_t from, size_t size, size_t limit) 
                 /* Without a branch for each: the value that is next, or nothing of it. */                             \
                 uint8_t spread[64 * W];                                                                                \
                 for (size_t i = 0; i < 64; i++) {                                                                      \
-                    T is_set = (T)(bits >> i & 1);                                                                     \
+                    size_t is_set = (size_t)(bits >> i & 1);                                                           \
+                    __asm__("" : "+r"(is_set)); /* or clang, which sees that it is 0 or 1, branches */                 \
                     store_##W(spread, i, (T)(load_##W(values, next) & (T)(0 - is_set)));                               \
                     next += is_set;                                                                                    \
                 }                                                                                                      \
