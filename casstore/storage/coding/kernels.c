@@ -1,9 +1,9 @@
 /* The arithmetic of encodings, for compiled.py, which checks every size and calls one of these for a whole chunk.
 
-   plain.py does the same in numpy, and says what is done; docs/format.md says why. Plain C11 without a library and
-   without Python, so that one build serves every release of Python. Buffers of elements need no alignment. Nothing is
-   read or written beyond the lengths that are handed in, whatever they and the bytes say; what does not fit gives
-   FAILED. Buffers do not overlap.
+   plain.py does the same in numpy, and says what is done; docs/format.md says why. C11 without a library and without
+   Python, so that one build serves every release of Python; plain, but for a part for AVX-512. Buffers of elements need
+   no alignment. Nothing is read or written beyond the lengths that are handed in, whatever they and the bytes say; what
+   does not fit gives FAILED. Buffers do not overlap.
 
    Elements are dealt with in LANES runs of neighbouring places at once: each has cursors of its own into the groups, so
    that an element need not wait for the one before it, which mostly is in the same group.
@@ -390,7 +390,7 @@ static int groups_of(const uint32_t *sizes) {
 
 WIDE size_t count_bits_wide(const uint8_t *map, size_t size) { return count_bits(map, size); }
 
-/* The groups of keys, and how many more there are of each. */
+/* The groups of keys of up to 8 bits, and how many more there are of each. */
 WIDE void number_wide(const uint8_t *keys, size_t count, const uint8_t *group_of, int groups, uint8_t *numbers,
                       uint32_t *sizes) {
     __m512i table[4];
@@ -426,6 +426,7 @@ WIDE void number_wide(const uint8_t *keys, size_t count, const uint8_t *group_of
         add_all_##W(planes, count, is_first, total);                                                                   \
     }                                                                                                                  \
                                                                                                                        \
+    /* As `add_set`; to nothing if `is_first`. Planes of values are spread first, with zeros in between. */            \
     WIDE int add_set_wide_##W(planes_in planes, size_t at, size_t end, const uint8_t *map, size_t in_map,              \
                               int is_first, uint8_t *total) {                                                          \
         uint8_t values[W][BLOCK];                                                                                      \
@@ -449,6 +450,7 @@ WIDE void number_wide(const uint8_t *keys, size_t count, const uint8_t *group_of
         return at == end ? 0 : FAILED;                                                                                 \
     }                                                                                                                  \
                                                                                                                        \
+    /* Of each group in turn what comes next, from `at` on, goes to its places among 64. */                            \
     WIDE int put_back_wide_##W(const uint8_t *total, const uint8_t *base, const uint8_t *numbers, size_t count,        \
                                int groups, uint32_t *at, uint8_t *raw) {                                               \
         size_t i = 0;                                                                                                  \
