@@ -11,6 +11,8 @@ cold: nothing of the repository is in memory (as in packed_speed.py), and what w
 warm: the repository's files are in the page cache, and nothing is synced.
 into memory: `Model.read_into`, into memory that was touched before, in a process that has begun. Nothing is left of
 opening then but reading, decoding and hashing: it is the bound for every other way.
+decoding: the processor time of that which passes in the kernels and zstd, shared out evenly over as many threads as
+decode: the bound that their own speed sets, whatever else were made faster.
 memory: the most that a process which asks for `path` held (VmHWM: ru_maxrss would be its parent's, where that is more).
 
 With `--versions 100 --mib 40` the version that takes longest is looked for first, by a pass over all of them into
@@ -54,6 +56,27 @@ with casstore.Store(sys.argv[1]) as store:
     del taken["warm-up"]
     print(json.dumps(taken))
 """
+_DECODING = """
+import sys, time, casstore
+from casstore.storage.chunk_sequence import decode_threads
+from casstore.storage.coding import codec, delta
+taken = []
+def timed(function):
+    def work(*given):
+        began = time.thread_time()
+        done = function(*given)
+        taken.append(time.thread_time() - began)
+        return done
+    return work
+with casstore.Store(sys.argv[1]) as store:
+    model = store.get(sys.argv[2])
+    file = max(model.files, key=lambda file: file.size)
+    memory = bytearray(file.size)
+    model.read_into(file.path, memory)
+    codec.decode, delta.decode_deltas = timed(codec.decode), timed(delta.decode_deltas)
+    model.read_into(file.path, memory)
+print(sum(taken) / decode_threads())
+"""
 _PEAK = """
 import re, sys, casstore
 with casstore.Store(sys.argv[1]) as store:
@@ -95,6 +118,12 @@ def into_memory(home: Path, *versions: str) -> dict[str, float]:
     return {tag.partition(":")[2]: taken for tag, taken in json.loads(done.stdout).items()}
 
 
+def decoding(home: Path, version: str) -> float:
+    """Seconds that decoding alone would take."""
+    command = [sys.executable, "-c", _DECODING, str(home), f"model:{version}"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 class Openings:
     """Opens one version in turns by all programs; keeps what each warm one took of the processors."""
 
@@ -126,6 +155,7 @@ class Openings:
         if how == "warm":
             casstore = self.repositories[0]
             parts["into memory"] = lambda: into_memory(casstore.repository, self.version)[self.version]
+            parts["decoding"] = lambda: decoding(casstore.repository, self.version)
         figures = measure.in_turns(rounds, parts)
         rows = []
         for name, taken in figures.items():

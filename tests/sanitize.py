@@ -37,6 +37,7 @@ def main() -> int:
             "CASSTORE_TEST_KERNELS": str(library),
             "CASSTORE_KERNELS": "",
             "CFLAGS": "",
+            "CASSTORE_TEST_CFLAGS": _FLAGS,
             "LD_PRELOAD": runtime,
             # Python itself leaks at its end; and its bytes are watched only where each is an allocation of its own.
             "ASAN_OPTIONS": "detect_leaks=0",

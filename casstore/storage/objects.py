@@ -264,7 +264,7 @@ class Objects(Uncopied):
             raise IntegrityError(f"its base {location.base} is missing, or its chain is too long")
         raw = self._read_whole(start, location, records)
         # Only the last link's result is compared with its digest: only the right bytes lead to it.
-        run: list[bytes] = []
+        run: list[memoryview] = []
         grouping = run_grouping = start
         grouping_raw = run_base = raw
         for delta, delta_location in reversed(chain):
@@ -299,7 +299,7 @@ class Objects(Uncopied):
 
     def _read_record(
         self, digest: Digest, location: Location, records: Records = _NOTHING_READ
-    ) -> tuple[pack.PackEntry, bytes]:
+    ) -> tuple[pack.PackEntry, memoryview]:
         record = records.get(digest)
         if record is None:
             container = self._container(location.container)

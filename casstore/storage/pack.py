@@ -181,14 +181,14 @@ class PackWriter(PackStream):
         files.remove_file(self.path)
 
 
-def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntry, bytes]:
+def read_record(container: Readable, offset: int, length: int) -> tuple[PackEntry, memoryview]:
     """One record: its header's fields, and the encoded bytes. Raises IntegrityError, UnsupportedFormat, OSError."""
     if offset < 0 or not _RECORD.size <= length <= MAX_RECORD_BYTES:
         raise IntegrityError(f"a pack record of {length} bytes is of no possible length")
     return split_record(container.pread(offset, length), offset, length)
 
 
-def split_record(record: bytes | memoryview, offset: int, length: int) -> tuple[PackEntry, bytes]:
+def split_record(record: bytes | memoryview, offset: int, length: int) -> tuple[PackEntry, memoryview]:
     """The header's fields and the encoded bytes of what was read as a record of that length, at that offset.
 
     Raises IntegrityError, UnsupportedFormat.
@@ -196,8 +196,7 @@ def split_record(record: bytes | memoryview, offset: int, length: int) -> tuple[
     entry, payload_start = _parse_record(record, offset)
     if entry.length != len(record) or len(record) != length:
         raise IntegrityError("a pack record is cut short")
-    # A copy is soon gained back: decoding then finds the bytes in the processor's cache, and at its own alignment.
-    return entry, bytes(record[payload_start:])
+    return entry, memoryview(record)[payload_start:]
 
 
 def parse_record(record: bytes, offset: int) -> PackEntry:

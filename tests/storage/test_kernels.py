@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import contextlib
 import ctypes
+import functools
+import mmap
 import os
 import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,6 @@ from hypothesis import strategies as st
 
 from casstore.errors import IntegrityError
 from casstore.storage.coding import build_kernels, codec, compiled, delta, entropy, kernels
-from casstore.storage.coding.arithmetic import Kernels
 from casstore.storage.coding.encodings import Encoding
 from casstore.storage.coding.plain import Plain
 from casstore.storage.tensors.segments import Element
@@ -28,13 +30,27 @@ from tests.storage.test_delta import buffer, changed, link, table_of
 
 COMPILED = compiled.load()
 needs_compiled = pytest.mark.skipif(COMPILED is None, reason="casstore was installed without a compiler")
-BOTH = ("numpy", "compiled")
+ALL = ("numpy", "compiled", "narrow")
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler here")
+SOURCE = Path(build_kernels.__file__).with_name("kernels.c")
+
+
+@functools.cache
+def narrow() -> compiled.Compiled | None:
+    """The compiled kernels as processors without AVX-512 run them; None where there is no compiler."""
+    if COMPILED is None or shutil.which("cc") is None:
+        return COMPILED
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        library = Path(place, "narrow.so")
+        patch.setenv("CFLAGS", f"-DNARROW {os.environ.get('CASSTORE_TEST_CFLAGS', '')}")
+        assert build_kernels.compile_kernels(SOURCE, library) is None
+        return compiled.Compiled(ctypes.CDLL(str(library)))
 
 
 @contextlib.contextmanager
 def using(name: str) -> Iterator[None]:
     """These kernels instead of those that the environment chooses."""
-    found: Kernels | None = Plain() if name == "numpy" else COMPILED
+    found = Plain() if name == "numpy" else COMPILED if name == "compiled" else narrow()
     assert found is not None
     patch = pytest.MonkeyPatch()
     for module in (codec, delta, entropy):
@@ -53,13 +69,13 @@ def outcome(work: Callable[..., object], *arguments: object) -> object:
         return type(error), str(error)
 
 
-def of_both(work: Callable[..., object], *arguments: object) -> object:
-    """What comes of it with either kernels, which must be the same."""
+def of_all(work: Callable[..., object], *arguments: object) -> object:
+    """What comes of it with any of the kernels, which must be the same."""
     outcomes = []
-    for name in BOTH:
+    for name in ALL:
         with using(name):
             outcomes.append(outcome(work, *arguments))
-    assert outcomes[0] == outcomes[1]
+    assert outcomes[0] == outcomes[1] == outcomes[2]
     return outcomes[0]
 
 
@@ -80,14 +96,14 @@ def encode_against(raw: bytes, base: bytes, element: Element) -> object:
 def test_the_same_bytes(element: Element, of_each: tuple[str, str], count: int, tail: int, how: str, seed: int) -> None:
     base, by = (buffer(kind, element, count, tail % element.width, seed) for kind in of_each)
     raw = changed(base, how, element, seed)
-    of_both(groups_of, by, element)
-    encoded = of_both(link, raw, base, by, element)
+    of_all(groups_of, by, element)
+    encoded = of_all(link, raw, base, by, element)
     assert isinstance(encoded, bytes)
-    assert of_both(delta.decode_deltas, base, [encoded], by) == raw
-    of_both(delta.decode_deltas, base, [encoded] * 3, by)
-    of_both(encode_against, raw, base, element)
+    assert of_all(delta.decode_deltas, base, [encoded], by) == raw
+    of_all(delta.decode_deltas, base, [encoded] * 3, by)
+    of_all(encode_against, raw, base, element)
     encoding, whole = codec.encode(raw, element)
-    assert of_both(codec.decode, encoding, whole, len(raw)) == raw
+    assert of_all(codec.decode, encoding, whole, len(raw)) == raw
 
 
 @needs_compiled
@@ -99,7 +115,7 @@ def test_the_same_chains_of_any_groupings(of_links: list[Element], kind: str, si
     for number, element in enumerate(of_links):
         before, raw = raw, changed(raw, how, element, number)
         links.append(link(raw, before, start, element))
-    assert of_both(delta.decode_deltas, start, links, start) == raw
+    assert of_all(delta.decode_deltas, start, links, start) == raw
 
 
 @needs_compiled
@@ -111,9 +127,9 @@ def test_every_pattern_of_bits_from_every_other(element: Element) -> None:
     bases = [np.resize(patterns, len(raw) // element.width), *(np.full_like(patterns, each) for each in (0x7F, 0x80))]
     for base in (each.tobytes() for each in bases if each.nbytes == len(raw)):
         for by in (raw, base):
-            encoded = of_both(link, raw, base, by, element)
-            assert of_both(delta.decode_deltas, base, [encoded], by) == raw
-    assert of_both(codec._decode_planes, codec._encode_planes(raw, 2), len(raw)) == raw
+            encoded = of_all(link, raw, base, by, element)
+            assert of_all(delta.decode_deltas, base, [encoded], by) == raw
+    assert of_all(codec._decode_planes, codec._encode_planes(raw, 2), len(raw)) == raw
 
 
 @needs_compiled
@@ -168,9 +184,9 @@ def test_damaged_deltas_are_refused_alike(
 ) -> None:
     base, _, encoded = made
     other = mutated(encoded, steps)
-    of_both(delta.decode_deltas, base, [other], base)
-    of_both(delta.decode_deltas, base, [encoded, other, encoded], base)
-    of_both(delta.decode_deltas, base[1:], [other], base[:-1])
+    of_all(delta.decode_deltas, base, [other], base)
+    of_all(delta.decode_deltas, base, [encoded, other, encoded], base)
+    of_all(delta.decode_deltas, base[1:], [other], base[:-1])
 
 
 @needs_compiled
@@ -182,16 +198,16 @@ def test_damaged_planes_are_refused_alike(
     raw *= times
     encoded = codec._encode_planes(raw, width)
     for each in (encoded, mutated(encoded, steps)):
-        of_both(codec.decode, Encoding.PLANES, each, len(raw) + more)
+        of_all(codec.decode, Encoding.PLANES, each, len(raw) + more)
 
 
 @needs_compiled
 @given(st.binary(max_size=200), st.binary(max_size=40), st.integers(0, 255))
 def test_arbitrary_bytes_are_refused_alike(encoded: bytes, base: bytes, number: int) -> None:
-    of_both(delta.decode_deltas, base, [encoded], base)
+    of_all(delta.decode_deltas, base, [encoded], base)
     for element in (Element(1), Element(2, 7, 8), Element(8, 52, 11)):
         for head in (bytes([*element, number]), bytes([*element, 1]) + struct.pack("<H", (1 << element[2]) - 1)):
-            of_both(delta.decode_deltas, base, [head + encoded], base)
+            of_all(delta.decode_deltas, base, [head + encoded], base)
 
 
 @needs_compiled
@@ -204,7 +220,7 @@ def test_headers_tables_and_streams_that_lie_are_refused_alike() -> None:
         for at in range(start):
             for value in {0, 1, 2, 63, 64, 65, 255, encoded[at] ^ 1, (encoded[at] + 1) % 256, (encoded[at] - 1) % 256}:
                 other = encoded[:at] + bytes([value]) + encoded[at + 1 :]
-                accepted += isinstance(of_both(delta.decode_deltas, base, [other], base), bytes)
+                accepted += isinstance(of_all(delta.decode_deltas, base, [other], base), bytes)
         # Last keys, and how many groups are dense, may be others at times.
         assert accepted < 0.5 * start * 10
 
@@ -250,21 +266,22 @@ def test_kernels_refuse_sizes_that_do_not_fit() -> None:
 
 
 @needs_compiled
-def test_groups_that_run_over_are_refused() -> None:
+@pytest.mark.parametrize("count", [20_000, 64 * 300])
+def test_groups_that_run_over_are_refused(count: int) -> None:
     """Sizes and numbers of groups are of one call, and still nothing is read or written elsewhere."""
     assert COMPILED is not None
-    raw = buffer("weights", Element(2, 7, 8), 20_000, 0, 1)
+    raw = buffer("weights", Element(2, 7, 8), count, 0, 1)
     order = COMPILED.order(raw, Element(2, 7, 8), [100, 120, 255])
     numbers, sizes = order.numbers, order.lane_sizes
     for number in (0, 1, 2, 3, 63, 64, 255):
-        order.numbers = bytes([number]) * 20_000
+        order.numbers = bytes([number]) * count
         # Wrong numbers of groups that there are may lead to places that there are.
         with contextlib.suppress(IntegrityError) if number < 3 else pytest.raises(IntegrityError):
             order.sum().put_back(raw, b"")
         with contextlib.suppress(IntegrityError) if number < 3 else pytest.raises(IntegrityError):
             order.differences(raw, raw)
     order.numbers = numbers
-    for size in (0, 19_999, 20_001, (1 << 32) - 1):
+    for size in (0, count - 1, count + 1, (1 << 32) - 1):
         for at in (0, 3 * 64, len(sizes) - 1):
             order.lane_sizes = type(sizes)()
             order.lane_sizes[at] = size
@@ -272,6 +289,59 @@ def test_groups_that_run_over_are_refused() -> None:
                 order.sum().put_back(raw, b"")
             with pytest.raises(IntegrityError):
                 order.differences(raw, raw)
+
+
+def fenced(content: bytes) -> memoryview:
+    """A copy that ends where memory begins that nobody may read or write: to touch it ends the process."""
+    pages = -(-len(content) // mmap.PAGESIZE)
+    memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    library = ctypes.CDLL(None)
+    library.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert library.mprotect(start + pages * mmap.PAGESIZE, mmap.PAGESIZE, 0) == 0
+    view = memoryview(memory)[pages * mmap.PAGESIZE - len(content) : pages * mmap.PAGESIZE]
+    view[:] = content
+    return view
+
+
+@needs_compiled
+@pytest.mark.parametrize("element", [Element(1, 2, 5), Element(2, 7, 8), Element(4, 23, 8), Element(8, 50, 8)])
+def test_nothing_is_touched_beyond_the_ends_of_buffers(element: Element, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sanitizers do not see what those instructions touch that leave out some of 64 bytes."""
+    made = [each for each in (COMPILED, narrow()) if each is not None]
+    last_keys = [*range(3, 27, 4), (1 << element.exponent_bits) - 1]
+    for count in (*range(3), 63, 64, 65, 1087, 4161):
+        raw, base, by = (buffer(kind, element, count, 0, 1) for kind in ("noise", "weights", "noise"))
+        for changes in (raw, changed(base, "jumps", element, 1)):
+            found = Plain().order(by, element, last_keys).differences(changes, base)
+            for kernels_of in made:
+                with monkeypatch.context() as patch:
+                    patch.setattr(compiled, "_fresh", fenced_array)
+                    order = kernels_of.order(fenced(by), element, last_keys)
+                    values = len(found.planes[0])
+                    total = order.sum()
+                    for _ in range(2):
+                        total.add(
+                            sum(order.sizes[: found.dense]), fenced(bytes(found.bit_map)),
+                            [fenced(bytes(plane)) for plane in found.planes], values,
+                        )  # fmt: skip
+                    once = bytes(total.put_back(fenced(base), b""))
+                    # Sizes that lie lead no further.
+                    with contextlib.suppress(IntegrityError):
+                        order.sum().add(0, fenced(b"\xff" * (-(-count // 8))), [fenced(b"1")] * element.width, 1)
+                    with contextlib.suppress(IntegrityError):
+                        order.numbers = fenced(b"\6" * count).tobytes()
+                        total.put_back(fenced(base), b"")
+                doubled = 2 * elements(changes, element) - elements(base, element)
+                assert elements(once, element).tolist() == doubled.tolist()
+
+
+def elements(raw: bytes, element: Element) -> np.ndarray:
+    return np.frombuffer(raw, f"<u{element.width}")
+
+
+def fenced_array(size: int) -> ctypes.Array[ctypes.c_char]:
+    return (ctypes.c_char * size).from_buffer(fenced(bytes(size)))
 
 
 def test_numpy_is_chosen_by_the_environment_and_where_nothing_was_compiled(
@@ -294,13 +364,10 @@ def test_numpy_is_chosen_by_the_environment_and_where_nothing_was_compiled(
         kernels.kernels.cache_clear()
 
 
-needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler here")
-SOURCE = Path(build_kernels.__file__).with_name("kernels.c")
-
-
 @needs_compiler
 def test_libraries_of_another_release_are_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(compiled, "LIBRARY", tmp_path / "_kernels.lib.so")
+    monkeypatch.setenv("CFLAGS", "-O0")
     source = tmp_path / "kernels.c"
     source.write_text(SOURCE.read_text())
     assert build_kernels.compile_kernels(source, compiled.LIBRARY) is None

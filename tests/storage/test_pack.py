@@ -109,7 +109,8 @@ def write(path: Path, chunks: list[EncodedChunk], *, durable: bool = False) -> l
 def encoded_bytes(path: Path, entry: PackEntry) -> tuple[PackEntry, bytes]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return read_record(OpenFile(descriptor), entry.offset, entry.length)
+        found, encoded = read_record(OpenFile(descriptor), entry.offset, entry.length)
+        return found, bytes(encoded)
     finally:
         os.close(descriptor)
 

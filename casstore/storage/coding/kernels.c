@@ -1,9 +1,9 @@
 /* The arithmetic of encodings, for compiled.py, which checks every size and calls one of these for a whole chunk.
 
-   plain.py does the same in numpy, and says what is done; docs/format.md says why. Plain C11 without a library and
-   without Python, so that one build serves every release of Python. Buffers of elements need no alignment. Nothing is
-   read or written beyond the lengths that are handed in, whatever they and the bytes say; what does not fit gives
-   FAILED. Buffers do not overlap.
+   plain.py does the same in numpy, and says what is done; docs/format.md says why. C11 without a library and without
+   Python, so that one build serves every release of Python; plain, but for a part for AVX-512. Buffers of elements need
+   no alignment. Nothing is read or written beyond the lengths that are handed in, whatever they and the bytes say; what
+   does not fit gives FAILED. Buffers do not overlap.
 
    Elements are dealt with in LANES runs of neighbouring places at once: each has cursors of its own into the groups, so
    that an element need not wait for the one before it, which mostly is in the same group.
@@ -58,7 +58,7 @@ static int set_cursors(cursors *found, const uint32_t *sizes, size_t count) {
     return start == count ? 0 : FAILED;
 }
 
-static size_t popcount(uint64_t bits) { return (size_t)__builtin_popcountll(bits); }
+INLINE size_t popcount(uint64_t bits) { return (size_t)__builtin_popcountll(bits); }
 
 /* Bits [64 * word, 64 * word + 64) of a map, without those from `size` on. */
 INLINE uint64_t map_word(const uint8_t *map, size_t size, size_t word) {
@@ -80,14 +80,11 @@ INLINE uint8_t gather_bits(const uint8_t *each) {
     return (uint8_t)(eight * 0x0102040810204080u >> 56);
 }
 
-/* How many of the first `size` bits of a map are set. */
-EXPORT int64_t casstore_count_set(const uint8_t *map, size_t map_bytes, size_t size) {
+INLINE size_t count_bits(const uint8_t *map, size_t size) {
     size_t set = 0;
-    if (size > MOST_COUNT || map_bytes < (size + 7) / 8)
-        return FAILED;
     for (size_t word = 0; 64 * word < size; word++)
         set += popcount(map_word(map, size, word));
-    return (int64_t)set;
+    return set;
 }
 
 EXPORT int64_t casstore_is_zeros(const uint8_t *bytes, size_t size) {
@@ -264,7 +261,7 @@ INLINE void fetch(const uint8_t *bytes, size_t from, size_t size, size_t limit) 
     }                                                                                                                  \
                                                                                                                        \
     /* At most BLOCK elements, which stand from `at` on in the planes. */                                              \
-    static void join_##W(planes_in planes, size_t at, size_t count, uint8_t *elements) {                               \
+    INLINE void join_##W(planes_in planes, size_t at, size_t count, uint8_t *elements) {                               \
         const uint8_t *from[W];                                                                                        \
         int given = 0;                                                                                                 \
         for (int plane = 0; plane < W; plane++) {                                                                      \
@@ -280,7 +277,7 @@ INLINE void fetch(const uint8_t *bytes, size_t from, size_t size, size_t limit) 
             join_given_##W(from, count, W, elements);                                                                  \
     }                                                                                                                  \
                                                                                                                        \
-    static void join_all_##W(planes_in planes, size_t count, uint8_t *elements) {                                      \
+    INLINE void join_all_##W(planes_in planes, size_t count, uint8_t *elements) {                                      \
         for (size_t at = 0; at < count; at += BLOCK)                                                                   \
             join_##W(planes, at, count - at < BLOCK ? count - at : BLOCK, elements + at * W);                          \
     }                                                                                                                  \
@@ -310,7 +307,7 @@ INLINE void fetch(const uint8_t *bytes, size_t from, size_t size, size_t limit) 
     }                                                                                                                  \
                                                                                                                        \
     /* Add the values of planes to `total`, or put them there. */                                                      \
-    static void add_all_##W(planes_in planes, size_t count, int is_first, uint8_t *total) {                            \
+    INLINE void add_all_##W(planes_in planes, size_t count, int is_first, uint8_t *total) {                            \
         uint8_t values[BLOCK * W];                                                                                     \
         for (size_t at = 0; at < count; at += BLOCK) {                                                                 \
             size_t size = count - at < BLOCK ? count - at : BLOCK;                                                     \
@@ -344,7 +341,8 @@ INLINE void fetch(const uint8_t *bytes, size_t from, size_t size, size_t limit) 
                 /* Without a branch for each: the value that is next, or nothing of it. */                             \
                 uint8_t spread[64 * W];                                                                                \
                 for (size_t i = 0; i < 64; i++) {                                                                      \
-                    T is_set = (T)(bits >> i & 1);                                                                     \
+                    size_t is_set = (size_t)(bits >> i & 1);                                                           \
+                    __asm__("" : "+r"(is_set)); /* or clang, which sees that it is 0 or 1, branches */                 \
                     store_##W(spread, i, (T)(load_##W(values, next) & (T)(0 - is_set)));                               \
                     next += is_set;                                                                                    \
                 }                                                                                                      \
@@ -366,6 +364,133 @@ FOR_WIDTH(uint16_t, 2)
 FOR_WIDTH(uint32_t, 4)
 FOR_WIDTH(uint64_t, 8)
 
+/* Where the processor has those instructions of AVX-512 (VBMI2) that spread values over the places of set bits, decoding
+   uses them: for 64 elements at a time, in one lane. A build is for any processor, so this is found out when it runs. */
+#if defined(__x86_64__) && !defined(NARROW) && (defined(__clang__) || __GNUC__ >= 8)
+#include <immintrin.h>
+#define WIDE static __attribute__((target("avx512vl,avx512bw,avx512vbmi,avx512vbmi2,popcnt")))
+/* Each group takes time of its own, and the more the fewer elements a register holds. Beyond these, lanes are faster. */
+#define MOST_WIDE_GROUPS 48
+#define MOST_WIDE_BYTES 48
+
+static int is_wide(void) {
+    return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+           __builtin_cpu_supports("popcnt");
+}
+
+static int groups_of(const uint32_t *sizes) {
+    int groups = 1;
+    for (int lane = 0; lane < LANES; lane++)
+        for (int group = groups; group < MOST_GROUPS; group++)
+            if (sizes[lane * MOST_GROUPS + group])
+                groups = group + 1;
+    return groups;
+}
+
+WIDE size_t count_bits_wide(const uint8_t *map, size_t size) { return count_bits(map, size); }
+
+/* The groups of keys of up to 8 bits, and how many more there are of each. */
+WIDE void number_wide(const uint8_t *keys, size_t count, const uint8_t *group_of, int groups, uint8_t *numbers,
+                      uint32_t *sizes) {
+    __m512i table[4];
+    memcpy(table, group_of, sizeof table);
+    for (size_t i = 0; i < count; i += 64) {
+        __mmask64 given = ~(__mmask64)0 >> (count - i < 64 ? 64 - (count - i) : 0);
+        __m512i key = _mm512_maskz_loadu_epi8(given, keys + i);
+        __m512i low = _mm512_permutex2var_epi8(table[0], key, table[1]);
+        __m512i high = _mm512_permutex2var_epi8(table[2], key, table[3]);
+        __m512i number = _mm512_mask_blend_epi8(_mm512_movepi8_mask(key), low, high);
+        _mm512_mask_storeu_epi8(numbers + i, given, number);
+        for (int group = 0; group < groups; group++)
+            sizes[group] += (uint32_t)popcount(_mm512_mask_cmpeq_epi8_mask(given, number, _mm512_set1_epi8((char)group)));
+    }
+}
+
+#define WIDE_FOR_WIDTH(W, BITS, MASK)                                                                                  \
+    WIDE void group_wide_##W(const uint8_t *raw, size_t count, int shift, unsigned mask, const uint8_t *group_of,      \
+                             int groups, uint8_t *numbers, uint32_t *sizes) {                                          \
+        uint8_t keys[BLOCK];                                                                                           \
+        for (size_t lane = 0; lane < LANES; lane++) {                                                                  \
+            size_t at = lane * (count / LANES), end = lane < LANES - 1 ? at + count / LANES : count;                   \
+            for (size_t size; at < end; at += size) {                                                                  \
+                size = end - at < BLOCK ? end - at : BLOCK;                                                            \
+                for (size_t i = 0; i < size; i++)                                                                      \
+                    keys[i] = (uint8_t)((load_##W(raw, at + i) >> shift) & mask);                                      \
+                number_wide(keys, size, group_of, groups, numbers + at, sizes + lane * MOST_GROUPS);                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+                                                                                                                       \
+    WIDE void add_all_wide_##W(planes_in planes, size_t count, int is_first, uint8_t *total) {                         \
+        add_all_##W(planes, count, is_first, total);                                                                   \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* As `add_set`; to nothing if `is_first`. Planes of values are spread first, with zeros in between. */            \
+    WIDE int add_set_wide_##W(planes_in planes, size_t at, size_t end, const uint8_t *map, size_t in_map,              \
+                              int is_first, uint8_t *total) {                                                          \
+        uint8_t values[W][BLOCK];                                                                                      \
+        const uint8_t *spread[W];                                                                                      \
+        for (int plane = 0; plane < W; plane++)                                                                        \
+            spread[plane] = planes[plane] == NULL ? NULL : values[plane];                                              \
+        for (size_t start = 0; start < in_map; start += BLOCK) {                                                       \
+            size_t size = in_map - start < BLOCK ? in_map - start : BLOCK;                                             \
+            for (size_t i = 0; i < size; i += 64) {                                                                    \
+                uint64_t bits = map_word(map, in_map, (start + i) / 64);                                               \
+                if (popcount(bits) > end - at)                                                                         \
+                    return FAILED;                                                                                     \
+                for (int plane = 0; plane < W; plane++)                                                                \
+                    if (planes[plane] != NULL)                                                                         \
+                        _mm512_storeu_si512(values[plane] + i,                                                         \
+                                            _mm512_maskz_expandloadu_epi8(bits, planes[plane] + at));                  \
+                at += popcount(bits);                                                                                  \
+            }                                                                                                          \
+            add_all_##W(spread, size, is_first, total + start * W);                                                    \
+        }                                                                                                              \
+        return at == end ? 0 : FAILED;                                                                                 \
+    }                                                                                                                  \
+                                                                                                                       \
+    /* Of each group in turn what comes next, from `at` on, goes to its places among 64. */                            \
+    WIDE int put_back_wide_##W(const uint8_t *total, const uint8_t *base, const uint8_t *numbers, size_t count,        \
+                               int groups, uint32_t *at, uint8_t *raw) {                                               \
+        size_t i = 0;                                                                                                  \
+        for (; count - i >= 64; i += 64) {                                                                             \
+            __m512i number = _mm512_loadu_si512(numbers + i), found[W] = {_mm512_setzero_si512()};                     \
+            uint64_t known = 0;                                                                                        \
+            for (int group = 0; group < groups; group++) {                                                             \
+                uint64_t places = _mm512_cmpeq_epi8_mask(number, _mm512_set1_epi8((char)group));                       \
+                if (popcount(places) > count - at[group])                                                              \
+                    return FAILED;                                                                                     \
+                known |= places;                                                                                       \
+                for (int part = 0; part < W; part++) {                                                                 \
+                    MASK here = (MASK)(places >> (64 / W * part));                                                     \
+                    found[part] = _mm512_mask_expandloadu_epi##BITS(found[part], here, total + at[group] * (size_t)W); \
+                    at[group] += (uint32_t)popcount(here);                                                             \
+                }                                                                                                      \
+            }                                                                                                          \
+            if (~known)                                                                                                \
+                return FAILED;                                                                                         \
+            for (int part = 0; part < W; part++) {                                                                     \
+                size_t place = i * W + 64 * (size_t)part;                                                              \
+                __m512i sum = _mm512_add_epi##BITS(found[part], _mm512_loadu_si512(base + place));                     \
+                _mm512_storeu_si512(raw + place, sum);                                                                 \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (; i < count; i++) {                                                                                       \
+            size_t from = at[numbers[i]]++;                                                                            \
+            if (from >= count)                                                                                         \
+                return FAILED;                                                                                         \
+            sum_##W(base + i * W, total + from * W, 0, 1, raw + i * W);                                                \
+        }                                                                                                              \
+        return 0;                                                                                                      \
+    }
+
+WIDE_FOR_WIDTH(1, 8, __mmask64)
+WIDE_FOR_WIDTH(2, 16, __mmask32)
+WIDE_FOR_WIDTH(4, 32, __mmask16)
+WIDE_FOR_WIDTH(8, 64, __mmask8)
+#endif
+
 /* Calls `NAME_W` for the width; what it gives is lost for those that give nothing. */
 #define BY_WIDTH(NAME, ...)                                                                                            \
     (width == 1   ? NAME##_1(__VA_ARGS__)                                                                              \
@@ -377,6 +502,17 @@ static int is_width(int width) { return width == 1 || width == 2 || width == 4 |
 
 static int is_element(int width, int shift, int bits) {
     return is_width(width) && shift >= 0 && bits >= 0 && bits <= 11 && shift + bits <= 8 * width && shift < 8 * width;
+}
+
+/* How many of the first `size` bits of a map are set. */
+EXPORT int64_t casstore_count_set(const uint8_t *map, size_t map_bytes, size_t size) {
+    if (size > MOST_COUNT || map_bytes < (size + 7) / 8)
+        return FAILED;
+#ifdef WIDE
+    if (is_wide())
+        return (int64_t)count_bits_wide(map, size);
+#endif
+    return (int64_t)count_bits(map, size);
 }
 
 /* How often each key is among those of the elements 0, `every`, 2 * `every`, ...; `counts` has MOST_KEYS. */
@@ -392,7 +528,7 @@ EXPORT int64_t casstore_key_counts(const uint8_t *raw, size_t count, int width, 
 /* Each element's group, and of each lane how many are in each group: [LANES][MOST_GROUPS]. */
 EXPORT int64_t casstore_group(const uint8_t *raw, size_t count, int width, int shift, int bits,
                               const uint16_t *last_keys, int groups, uint8_t *numbers, uint32_t *sizes) {
-    uint8_t group_of[MOST_KEYS];
+    uint8_t group_of[MOST_KEYS] = {0};
     unsigned key = 0;
     if (!is_element(width, shift, bits) || groups < 1 || groups > MOST_GROUPS || count > MOST_COUNT)
         return FAILED;
@@ -402,6 +538,12 @@ EXPORT int64_t casstore_group(const uint8_t *raw, size_t count, int width, int s
     if (key != 1u << bits)
         return FAILED;
     memset(sizes, 0, LANES * MOST_GROUPS * sizeof *sizes);
+#ifdef WIDE
+    if (is_wide() && bits <= 8 && groups <= MOST_WIDE_GROUPS) {
+        BY_WIDTH(group_wide, raw, count, shift, (1u << bits) - 1, group_of, groups, numbers, sizes);
+        return 0;
+    }
+#endif
     BY_WIDTH(group, raw, count, shift, (1u << bits) - 1, group_of, numbers, sizes);
     return 0;
 }
@@ -443,14 +585,20 @@ EXPORT int64_t casstore_add(uint8_t *total, size_t count, int width, int is_firs
     uint8_t *sparse;
     if (!is_width(width) || count > MOST_COUNT || sparse_from > count || values < sparse_from)
         return FAILED;
+    if (map == NULL ? values != sparse_from : map_bytes < (count - sparse_from + 7) / 8)
+        return FAILED;
     sparse = total + sparse_from * (size_t)width;
+#ifdef WIDE
+    if (is_wide() && map != NULL) {
+        BY_WIDTH(add_all_wide, planes, sparse_from, is_first, total);
+        return BY_WIDTH(add_set_wide, planes, sparse_from, values, map, count - sparse_from, is_first, sparse);
+    }
+#endif
     if (is_first)
         memset(sparse, 0, (count - sparse_from) * (size_t)width);
     BY_WIDTH(add_all, planes, sparse_from, is_first, total);
     if (map == NULL)
-        return values == sparse_from ? 0 : FAILED;
-    if (map_bytes < (count - sparse_from + 7) / 8)
-        return FAILED;
+        return 0;
     return BY_WIDTH(add_set, planes, sparse_from, values, map, count - sparse_from, sparse);
 }
 
@@ -459,8 +607,16 @@ EXPORT int64_t casstore_put_back(const uint8_t *total, const uint8_t *base, cons
                                  int width, const uint32_t *sizes, const uint8_t *tail, size_t tail_bytes,
                                  uint8_t *raw) {
     cursors from;
-    if (!is_width(width) || count > MOST_COUNT || set_cursors(&from, sizes, count) ||
-        BY_WIDTH(put_back, total, base, numbers, count, &from, raw))
+    int failed;
+    if (!is_width(width) || count > MOST_COUNT || set_cursors(&from, sizes, count))
+        return FAILED;
+#ifdef WIDE
+    if (is_wide() && numbers != NULL && groups_of(sizes) * width <= MOST_WIDE_BYTES)
+        failed = BY_WIDTH(put_back_wide, total, base, numbers, count, groups_of(sizes), from.at[0], raw);
+    else
+#endif
+        failed = BY_WIDTH(put_back, total, base, numbers, count, &from, raw);
+    if (failed)
         return FAILED;
     memcpy(raw + count * (size_t)width, tail, tail_bytes);
     return 0;
