@@ -128,6 +128,16 @@ FILES = {
             "names.npy": npy("<U4", "(2,)", noise(17, 32)),
         }
     ),
+    "several zips": b"".join(
+        zip_file(
+            {
+                "archive/data.pkl": torch_pickle(("BFloat16Storage", "0", size // 2)),
+                "archive/byteorder": b"little",
+                "archive/data/0": noise(seed, size),
+            }
+        )
+        for seed, size in ((18, 1_400_000), (19, 20), (20, 20))
+    ),
 }
 
 

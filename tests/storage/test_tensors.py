@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from casstore.storage.tensors import gguf, pickled, safetensors, segments, zips
+from casstore.storage.tensors import gguf, pickled, safetensors, segments, zip_rows, zips
 from casstore.storage.tensors.elements import Element, ReadAt, Segment, element_of, find_segments
 
 if TYPE_CHECKING:
@@ -158,7 +158,17 @@ def npz_file(compressed: bool = False, **arrays: Any) -> bytes:
 
 
 NPZ = npz_file(w=np.arange(6, dtype="<f4").reshape(2, 3), step=np.int64(7))
-EXAMPLES = {"safetensors": TWO_TENSORS, "gguf": GGUF, "torch": TORCH, "npz": NPZ}
+
+
+def torch_file(data: bytes = b"", *, zip64: bool = False) -> bytes:
+    """A tensor as a distributed checkpoint has it; without data, an object that is none."""
+    pickle = pickle_of(storage_id("FloatStorage", "0", len(data) // 4)) if data else b"\x80\x02K\x03."
+    entries = {"archive/data.pkl": pickle, "archive/byteorder": b"little"}
+    return zip_file(entries | ({"archive/data/0": data} if data else {}), zip64=zip64)
+
+
+ZIPS = torch_file() + torch_file(b"\1" * 8) + torch_file(b"\2" * 8) + NPZ
+EXAMPLES = {"safetensors": TWO_TENSORS, "gguf": GGUF, "torch": TORCH, "npz": NPZ, "zips": ZIPS}
 
 
 def test_element_of() -> None:
@@ -598,6 +608,72 @@ def test_zip_duplicate_names() -> None:
 def test_zip_central_directory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zips, "MAX_DIRECTORY_BYTES", 100)
     assert find(TORCH) is None
+
+
+def test_several_zips() -> None:
+    assert tensors(ZIPS, "zips") == {
+        "1/data/0": (b"\1" * 8, "F32", (2,)),
+        "2/data/0": (b"\2" * 8, "F32", (2,)),
+        "3/w": (np.arange(6, dtype="<f4").tobytes(), "F32", (2, 3)),
+        "3/step": (np.int64(7).tobytes(), "I64", ()),
+    }
+    found = find(ZIPS)
+    assert found is not None
+    # What ends one archive and begins the next is one segment.
+    assert [segment.name is None for segment in found[1][:5]] == [True, False, True, False, True]
+
+
+def end_as_zip64(archive: bytes) -> bytes:
+    """The end of an archive as PyTorch writes it, of whatever size: with a zip64 record, and a locator of it."""
+    at = len(archive) - 22
+    entries, length, offset = struct.unpack_from("<10xHII", archive, at)
+    record = b"PK\x06\x06" + struct.pack("<QHHIIQQQQ", 44, 30, 45, 0, 0, entries, entries, length, offset)
+    return archive[:at] + record + b"PK\x06\x07" + struct.pack("<IQI", 0, at, 1) + archive[at:]
+
+
+def test_several_zips_of_one_size_with_zip64_records() -> None:
+    """Where the locator of a later one points to, counted from the beginning of the file, the first has its record."""
+    data = b"".join(end_as_zip64(torch_file(bytes([n]) * 8)) for n in range(1, 4))
+    assert list(tensors(data, "zips")) == ["0/data/0", "1/data/0", "2/data/0"]
+    masked = end_as_zip64(torch_file(b"\1" * 8))
+    masked = masked[:-10] + b"\xff" * 8 + masked[-2:]  # sizes that only the zip64 record tells
+    assert list(tensors(masked + masked, "zips")) == ["0/data/0", "1/data/0"]
+
+
+def test_each_of_several_zips_is_cut_as_it_is_alone() -> None:
+    found = find(ZIPS)
+    assert found is not None
+    start, named = 0, []
+    for number, archive in enumerate((torch_file(), torch_file(b"\1" * 8), torch_file(b"\2" * 8), NPZ)):
+        alone = zips.find_zip(reader_of(archive), len(archive))[1]
+        named += [(start + each.offset, f"{number}/{each.name}") for each in alone if each.name]
+        start += len(archive)
+    assert [(each.offset, each.name) for each in found[1] if each.name] == named
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PK\x03\x04junk" + TORCH,
+        torch_file(b"\1" * 8) + b"between" + TORCH,
+        zip_file({"a.txt": b"a"}) + TORCH,
+        torch_file(b"\1" * 8)[:-1] + b"\1" + TORCH,
+        torch_file(b"\1" * 8).replace(b"PK\x05\x06", b"PK\x05\x07") + TORCH,
+    ],
+)
+def test_what_is_not_wholly_zips_is_cut_as_the_last_with_something_before_it(data: bytes) -> None:
+    assert list(tensors(data, "torch")) == ["data/0", "data/1"]
+
+
+def test_one_zip_with_a_comment_is_as_it_was() -> None:
+    assert list(tensors(TORCH[:-2] + struct.pack("<H", 3) + b"abc", "torch")) == ["data/0", "data/1"]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_ARCHIVES", 3), ("MAX_READ_BYTES", 1000), ("MAX_TENSORS", 3)])
+def test_several_zips_are_bounded(monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    assert len(tensors(ZIPS, "zips")) == 4
+    monkeypatch.setattr(zip_rows, limit, value)
+    assert list(tensors(ZIPS, "npz")) == ["w", "step"]
 
 
 def test_npz() -> None:

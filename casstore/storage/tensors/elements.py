@@ -5,7 +5,7 @@ from __future__ import annotations
 from casstore.storage.tensors.gguf import find_gguf
 from casstore.storage.tensors.safetensors import find_safetensors
 from casstore.storage.tensors.segments import BYTES, Element, ReadAt, Segment, element_of
-from casstore.storage.tensors.zips import find_zip
+from casstore.storage.tensors.zip_rows import find_zips
 
 __all__ = ["BYTES", "Element", "ReadAt", "Segment", "element_of", "find_segments"]
 
@@ -18,7 +18,7 @@ def may_have_segments(data: bytes) -> bool:
 
 
 def find_segments(read: ReadAt, size: int) -> tuple[str, list[Segment]] | None:
-    """("safetensors" | "gguf" | "torch" | "npz", segments) of a file of `size` bytes.
+    """("safetensors" | "gguf" | "torch" | "npz" | "zips", segments) of a file of `size` bytes.
 
     The segments are ordered, of one byte or more each, and cover the file without a hole; each tensor is one.
     None when the file is none of these, or its header is malformed in any way. A pure function of the file's
@@ -29,7 +29,7 @@ def find_segments(read: ReadAt, size: int) -> tuple[str, list[Segment]] | None:
         if magic.startswith(b"GGUF"):
             return "gguf", find_gguf(read, size)
         if magic.startswith(b"PK\x03\x04"):
-            return find_zip(read, size)
+            return find_zips(read, size)
         # Behind eight bytes of length; those of a header within its limit can be neither magic above.
         if magic.endswith(b"{") and len(magic) == _MAGIC_BYTES:
             return "safetensors", find_safetensors(read, size)
