@@ -1,0 +1,195 @@
+"""casstore watch"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+import casstore
+from casstore.cli.exits import ExitCode
+from casstore.cli.options import Options, common_options, pass_options
+from casstore.cli.output import as_text, human_bytes, is_screen, plural, printable, say
+from casstore.late_classes import dataclass
+
+_EXAMPLES = """\b
+Examples:
+  casstore watch out/ --as sst2                           checkpoint-500 becomes sst2:checkpoint-500
+  casstore watch out/ --as sst2 --marker trainer_state.json
+  casstore watch out/ --as run --pattern 'step_*' --marker .metadata      of torch.distributed.checkpoint
+  casstore watch out/ --as run --settle 60 --once         what is complete after a minute, and no more
+"""
+_Stamp = tuple[tuple[str, int, int], ...]
+
+
+@dataclass()
+class _Watched:
+    """A directory: what it looked like, since when, and whether it was said that it is waited for."""
+
+    stamp: _Stamp = ()
+    since: float = 0.0
+    is_told: bool = False
+
+
+class _Watch:
+    """What is to be saved of what, and what has been done with it."""
+
+    def __init__(self, options: Options, store: casstore.Store, place: Path, name: str, how: Mapping[str, Any]) -> None:
+        self.options = options
+        self.store = store
+        self.place = place
+        self.name = name
+        self.marker: str | None = how["marker"]
+        self.settle: float = how["settle"]
+        self.watched: dict[str, _Watched] = {}
+        self.done: set[str] = set()
+
+    def look(self, pattern: str) -> list[str]:
+        """Save what has become complete; the names of those that have not."""
+        waiting = []
+        for path in sorted(self.place.iterdir(), key=lambda each: (_mtime(each), each.name)):
+            if path.name in self.done or not fnmatch.fnmatchcase(path.name, pattern) or not path.is_dir():
+                continue
+            if self._is_complete(path):
+                self._save(path)
+            else:
+                waiting.append(path.name)
+        return waiting
+
+    def _is_complete(self, path: Path) -> bool:
+        seen = self.watched.setdefault(path.name, _Watched())
+        if self.marker is not None and (path / self.marker).exists():
+            return True
+        stamp = _stamp(path)
+        if stamp != seen.stamp or not seen.since:
+            seen.stamp, seen.since = stamp, time.monotonic()
+        is_still = self.marker is None and bool(stamp) and time.monotonic() - seen.since >= self.settle
+        if not is_still and not seen.is_told and not self.options.quiet:
+            seen.is_told = True
+            what = f"its {self.marker}" if self.marker else f"{self.settle:g} s without a change"
+            say(f"{printable(path.name)}: waiting for {printable(what)}")
+        return is_still
+
+    def _save(self, path: Path) -> None:
+        """Once; a directory that has gone meanwhile, or changed while it was being saved, is looked at again later."""
+        tag = casstore.slug(f"{self.name}:{path.name}")
+        try:
+            with self.store.create(tag, materialize=False, exist_ok=True) as draft:
+                draft.take_from(path, move=False, allow_empty=False)
+        except casstore.TagExists:
+            self.done.add(path.name)
+            say(f"{printable(path.name)}: not saved, as {tag} is saved already, with other files")
+        except (casstore.FileChanged, casstore.InvalidSource, FileNotFoundError) as error:
+            self.watched.pop(path.name, None)
+            say(f"{printable(path.name)}: not saved, and looked at again: {printable(str(error))}")
+        else:
+            self.done.add(path.name)
+            if draft.is_new:
+                self._show(draft.model)
+
+    def _show(self, model: casstore.Model) -> None:
+        if self.options.json:
+            click.echo(json.dumps({"tag": str(model.tag), "size_bytes": model.size, "file_count": model.file_count}))
+        elif self.options.quiet:
+            click.echo(str(model.tag))
+        elif is_screen():
+            click.echo(f"saved {model.tag}: {plural(model.file_count, 'file')}, {human_bytes(model.size)}")
+        else:
+            click.echo("\t".join(as_text(each, for_screen=False) for each in (model.tag, model.size, model.file_count)))
+        sys.stdout.flush()
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--as", "name", metavar="NAME", required=True, help="The name that the versions get.")
+@click.option("--pattern", metavar="GLOB", default="checkpoint-*", show_default=True, help="Which directories in DIR.")
+@click.option(
+    "--marker",
+    metavar="FILE",
+    help="A directory is complete once it has this file, which its writer must write last: trainer_state.json of "
+    "transformers' Trainer, .metadata of torch.distributed.checkpoint.",
+)
+@click.option(
+    "--settle",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Without --marker: complete once nothing has changed for so long.",
+)
+@click.option(
+    "--every",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.05),
+    default=2.0,
+    show_default=True,
+    help="How often to look.",
+)
+@click.option(
+    "--once",
+    is_flag=True,
+    help="End when all that match now are saved, or, with --marker, after one look; exit code 3 if some are not.",
+)
+@common_options
+@pass_options
+def watch(options: Options, /, directory: Path, name: str, pattern: str, **how: Any) -> None:
+    """Save each checkpoint that a training writes into DIR, once it is complete.
+
+    For trainers that cannot be told to save by themselves. A directory in DIR that matches becomes the version
+    NAME:DIRECTORY, packed at once; the directory stays, and may be removed from then on. What is saved already is not
+    saved again, so that it can be started anew at any time; where a directory is another than what was saved by its
+    name, that is said. Ctrl-C ends it (exit code 130).
+
+    A directory that never becomes complete is never saved; what it waits for is said once.
+
+    In a pipe: tag, bytes and number of files of each version that is saved. With --json one document a line.
+    """
+    with options.open_store(create=True) as store:
+        casstore.Tag.parse(f"{name}:checkpoint")
+        watching = _Watch(options, store, directory, name, how)
+        try:
+            waiting = _watch(watching, pattern, how["every"], once=how["once"])
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
+    if waiting:
+        say(f"not complete, and not saved: {printable(', '.join(waiting))}")
+        raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
+
+
+def _watch(watching: _Watch, pattern: str, every: float, *, once: bool) -> list[str]:
+    if not (once or watching.options.quiet):
+        say(f"watching {printable(str(watching.place))} for {printable(pattern)}; Ctrl-C ends it")
+    until = time.monotonic() + watching.settle + every
+    while True:
+        waiting = watching.look(pattern)
+        if once and (not waiting or watching.marker is not None or time.monotonic() > until):
+            return waiting
+        time.sleep(min(every, max(watching.settle, 0.05)) if once else every)
+
+
+def _mtime(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Every file with its size and time, so that whatever is written shows."""
+    found = []
+    for parent, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(parent, name)
+            try:
+                status = os.lstat(file)
+            except OSError:
+                continue
+            found.append((os.path.relpath(file, path), status.st_size, status.st_mtime_ns))
+    return tuple(sorted(found))

@@ -1,0 +1,90 @@
+"""casstore watch: directories of a trainer that knows nothing of casstore."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import casstore
+from tests.kit import plant
+
+
+@pytest.fixture
+def store(cli) -> Iterator[casstore.Store]:
+    with casstore.Store(cli.home, auto_gc=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    for number in (500, 1000):
+        plant(tmp_path / f"out/checkpoint-{number}", {"w.bin": b"%d" % number, "trainer_state.json": b"{}"})
+    plant(tmp_path / "out/other", {"w.bin": b"x"})
+    return tmp_path / "out"
+
+
+def test_all_that_is_complete_is_saved_once(cli, store: casstore.Store, out: Path) -> None:
+    done = cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["run:checkpoint-500", "run:checkpoint-1000"]
+    assert sorted(store.tags()) == ["run:checkpoint-1000", "run:checkpoint-500"]
+    with store.get("run:checkpoint-500").open("w.bin") as file:
+        assert file.read() == b"500"
+    assert not (store.home / "models/run").exists() or list((store.home / "models/run").iterdir()) == []
+    again = cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
+    assert (again.out, again.err) == ("", "")
+
+
+def test_a_directory_that_never_becomes_complete(cli, store: casstore.Store, out: Path) -> None:
+    (out / "checkpoint-500/trainer_state.json").unlink()
+    done = cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once", code=3)
+    assert store.tags() == ["run:checkpoint-1000"]
+    assert done.err.splitlines() == [
+        "checkpoint-500: waiting for its trainer_state.json", "not complete, and not saved: checkpoint-500",
+    ]  # fmt: skip
+    (out / "checkpoint-500/trainer_state.json").write_text("{}")
+    cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
+    assert len(store.tags()) == 2
+
+
+def test_an_empty_directory_is_not_complete(cli, store: casstore.Store, tmp_path: Path) -> None:
+    (tmp_path / "out/checkpoint-1").mkdir(parents=True)
+    done = cli("watch", tmp_path / "out", "--as", "run", "--settle", "0", "--every", "0.05", "--once", code=3)
+    assert "not complete, and not saved: checkpoint-1" in done.err
+    assert store.tags() == []
+
+
+def test_without_a_marker_what_has_not_changed_is_saved(cli, store: casstore.Store, out: Path) -> None:
+    done = cli("watch", out, "--as", "run", "--pattern", "o*", "--settle", "0", "--every", "0.05", "--once", "--json")
+    assert done.json == {"tag": "run:other", "size_bytes": 1, "file_count": 1}
+
+
+def test_another_directory_of_a_name_that_is_saved(cli, store: casstore.Store, out: Path) -> None:
+    cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
+    (out / "checkpoint-500/w.bin").write_bytes(b"other")
+    done = cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
+    assert "checkpoint-500: not saved, as run:checkpoint-500 is saved already, with other files" in done.err
+    with store.get("run:checkpoint-500").open("w.bin") as file:
+        assert file.read() == b"500"
+
+
+def test_it_goes_on_until_ctrl_c(cli, store: casstore.Store, out: Path) -> None:
+    shutil.rmtree(out / "checkpoint-1000")
+    process = cli.start("watch", out, "--as", "run", "--marker", "trainer_state.json", "--every", "0.05")
+    assert process.stdout.readline().startswith("run:checkpoint-500\t")
+    plant(out / "unfinished", {"w.bin": b"more", "trainer_state.json": b"{}"})
+    (out / "unfinished").rename(out / "checkpoint-1500")
+    assert process.stdout.readline().startswith("run:checkpoint-1500\t")
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate()
+    assert (process.returncode, rest) == (130, "")
+    assert "Traceback" not in err
+    assert len(store.tags()) == 2
+
+
+@pytest.mark.parametrize("arguments", [["--as", "a/b"], [], ["--as", "run", "--settle", "-1"]])
+def test_wrong_use(cli, out: Path, arguments: list[str]) -> None:
+    cli("watch", out, *arguments, "--once", code=2)
