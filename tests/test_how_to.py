@@ -57,6 +57,7 @@ def places(tmp_path: Path) -> dict[str, str]:
         *("how-it-works.md", "glossary.md", "how-to/aliases.md", "how-to/best-model.md", "how-to/find-versions.md"),
         "how-to/free-space.md",
         "how-to/lineage.md",
+        "how-to/lightning.md",  # its program runs in tests/integrations/test_lightning.py
         "how-to/pytorch.md",  # its programs run in tests/integrations/test_torch.py
         "how-to/share-by-disk.md",
         "how-to/what-changed.md",
