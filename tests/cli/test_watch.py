@@ -62,6 +62,16 @@ def test_without_a_marker_what_has_not_changed_is_saved(cli, store: casstore.Sto
     assert done.json == {"tag": "run:other", "size_bytes": 1, "file_count": 1}
 
 
+def test_a_marker_is_not_all_where_something_must_settle(cli, store: casstore.Store, out: Path) -> None:
+    """What has the marker waits for the rest; told by what is said, as nobody waits for an hour."""
+    process = cli.start("watch", out, "--as", "run", "--marker", "trainer_state.json", "--settle", "3600")
+    said = [process.stderr.readline().strip() for _ in range(3)]
+    assert sorted(said[1:]) == [f"checkpoint-{n}: waiting for 3600 s without a change" for n in (1000, 500)]
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert store.tags() == []
+
+
 def test_another_directory_of_a_name_that_is_saved(cli, store: casstore.Store, out: Path) -> None:
     cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
     (out / "checkpoint-500/w.bin").write_bytes(b"other")

@@ -26,6 +26,7 @@ Examples:
   casstore watch out/ --as run --pattern 'step_*' --marker .metadata      of torch.distributed.checkpoint
   casstore watch out/ --as run --settle 60 --once         what is complete after a minute, and no more
 """
+_SETTLE_S = 30.0
 _Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -47,7 +48,8 @@ class _Watch:
         self.place = place
         self.name = name
         self.marker: str | None = how["marker"]
-        self.settle: float = how["settle"]
+        quiet_for = how["settle"]
+        self.settle: float = quiet_for if quiet_for is not None else 0 if self.marker else _SETTLE_S
         self.watched: dict[str, _Watched] = {}
         self.done: set[str] = set()
 
@@ -59,23 +61,23 @@ class _Watch:
                 continue
             if self._is_complete(path):
                 self._save(path)
-            else:
+            if path.name not in self.done:
                 waiting.append(path.name)
         return waiting
 
     def _is_complete(self, path: Path) -> bool:
         seen = self.watched.setdefault(path.name, _Watched())
-        if self.marker is not None and (path / self.marker).exists():
-            return True
         stamp = _stamp(path)
         if stamp != seen.stamp or not seen.since:
             seen.stamp, seen.since = stamp, time.monotonic()
-        is_still = self.marker is None and bool(stamp) and time.monotonic() - seen.since >= self.settle
-        if not is_still and not seen.is_told and not self.options.quiet:
+        lacks = self.marker if self.marker is not None and not (path / self.marker).exists() else None
+        if lacks is None and stamp and time.monotonic() - seen.since >= self.settle:
+            return True
+        if not seen.is_told and not self.options.quiet:
             seen.is_told = True
-            what = f"its {self.marker}" if self.marker else f"{self.settle:g} s without a change"
+            what = f"{self.settle:g} s without a change" if lacks is None else f"its {lacks}"
             say(f"{printable(path.name)}: waiting for {printable(what)}")
-        return is_still
+        return False
 
     def _save(self, path: Path) -> None:
         """Once; a directory that has gone meanwhile, or changed while it was being saved, is looked at again later."""
@@ -120,9 +122,8 @@ class _Watch:
     "--settle",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    help="Without --marker: complete once nothing has changed for so long.",
+    help="Complete once nothing has changed for so long; with --marker it must be there, too, as where other processes "
+    "still write when it comes.  [default: 30, and 0 with --marker]",
 )
 @click.option(
     "--every",
@@ -135,7 +136,7 @@ class _Watch:
 @click.option(
     "--once",
     is_flag=True,
-    help="End when all that match now are saved, or, with --marker, after one look; exit code 3 if some are not.",
+    help="End when all that match are saved, or, if some are not then, after --settle; exit code 3 if so.",
 )
 @common_options
 @pass_options
@@ -166,10 +167,10 @@ def watch(options: Options, /, directory: Path, name: str, pattern: str, **how: 
 def _watch(watching: _Watch, pattern: str, every: float, *, once: bool) -> list[str]:
     if not (once or watching.options.quiet):
         say(f"watching {printable(str(watching.place))} for {printable(pattern)}; Ctrl-C ends it")
-    until = time.monotonic() + watching.settle + every
+    until = time.monotonic() + watching.settle + (every if watching.settle else 0)
     while True:
         waiting = watching.look(pattern)
-        if once and (not waiting or watching.marker is not None or time.monotonic() > until):
+        if once and (not waiting or time.monotonic() > until):
             return waiting
         time.sleep(min(every, max(watching.settle, 0.05)) if once else every)
 
