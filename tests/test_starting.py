@@ -20,7 +20,8 @@ from tests.kit import plant
 
 HEAVY = {
     *["asyncio", "cloudpickle", "concurrent.futures.thread", "hashlib", "multiprocessing", "numpy", "obstore"],
-    *["pyfastcdc", "rich", "socket", "ssl", "subprocess", "tarfile", "yaml", "zipfile", "zstandard"],
+    *["pyfastcdc", "rich", "socket", "ssl", "subprocess", "tarfile", "yaml", "zipfile"],
+    *["backports.zstd", "compression.zstd", "zstandard"],
 }
 _RUN = """\
 import sys
