@@ -28,13 +28,18 @@ from tests.storage.test_delta import buffer, changed, link, table_of
 
 COMPILED = compiled.load()
 needs_compiled = pytest.mark.skipif(COMPILED is None, reason="casstore was installed without a compiler")
-BOTH = ("numpy", "compiled")
+NARROW = compiled.load()
+IS_WIDE = NARROW is not None and NARROW.is_wide
+if NARROW is not None:
+    NARROW.is_wide = False
+# Those that this machine has: the compiled ones are two where it is wide.
+ALL: dict[str, Kernels | None] = {"numpy": Plain(), "compiled": COMPILED, **({"narrow": NARROW} if IS_WIDE else {})}
 
 
 @contextlib.contextmanager
 def using(name: str) -> Iterator[None]:
     """These kernels instead of those that the environment chooses."""
-    found: Kernels | None = Plain() if name == "numpy" else COMPILED
+    found = ALL[name]
     assert found is not None
     patch = pytest.MonkeyPatch()
     for module in (codec, delta, entropy):
@@ -56,10 +61,10 @@ def outcome(work: Callable[..., object], *arguments: object) -> object:
 def of_both(work: Callable[..., object], *arguments: object) -> object:
     """What comes of it with either kernels, which must be the same."""
     outcomes = []
-    for name in BOTH:
+    for name in ALL:
         with using(name):
             outcomes.append(outcome(work, *arguments))
-    assert outcomes[0] == outcomes[1]
+    assert all(each == outcomes[0] for each in outcomes)
     return outcomes[0]
 
 
@@ -76,7 +81,9 @@ def encode_against(raw: bytes, base: bytes, element: Element) -> object:
 @settings(deadline=None, max_examples=300)
 @given(deltas.elements, st.tuples(deltas.kinds, deltas.kinds), deltas.counts, deltas.tails, deltas.hows, deltas.seeds)
 @example(Element(2, 7, 8), ("weights", "weights"), 131_073, 1, "steps", 0)
+@example(Element(4, 23, 8), ("weights", "wide"), 131_073, 3, "steps", 0)
 @example(Element(8, 52, 11), ("wide", "noise"), 131_073, 7, "jumps", 0)
+@example(Element(2, 10, 5), ("noise", "noise"), 131_073, 7, "jumps", 0)
 def test_the_same_bytes(element: Element, of_each: tuple[str, str], count: int, tail: int, how: str, seed: int) -> None:
     base, by = (buffer(kind, element, count, tail % element.width, seed) for kind in of_each)
     raw = changed(base, how, element, seed)
@@ -305,10 +312,11 @@ def test_libraries_of_another_release_are_not_used(monkeypatch: pytest.MonkeyPat
     source.write_text(SOURCE.read_text())
     assert build_kernels.compile_kernels(source, compiled.LIBRARY) is None
     assert compiled.load() is not None
-    for other in ("#define INTERFACE 99", "#define INTERFACE 1\n#define casstore_add other_add"):
+    own = f"#define INTERFACE {compiled._INTERFACE}"
+    for other in ("#define INTERFACE 99", f"{own}\n#define casstore_add other_add"):
         made = tmp_path / f"{len(other)}.so"
         monkeypatch.setattr(compiled, "LIBRARY", made)
-        source.write_text(SOURCE.read_text().replace("#define INTERFACE 1", other))
+        source.write_text(SOURCE.read_text().replace(own, other))
         assert build_kernels.compile_kernels(source, made) is None
         assert compiled.load() is None
 
