@@ -229,6 +229,14 @@ def test_mixed_bytes_are_coded_by_how_often_they_occur() -> None:
         assert 8 * len(stream) < 1.015 * bits
 
 
+def test_runs_among_other_bytes_are_found() -> None:
+    """As where some rows of a matrix have moved, and others have not: a code alone would take a bit of each."""
+    rows = np.random.default_rng(1).normal(0, 30, (4000, 48)).astype(np.int8)
+    rows[::2] = 0
+    alone = len(encode_stream(rows[rows.any(axis=1)].tobytes())[1])
+    assert len(encode_stream(rows.tobytes())[1]) < 1.03 * alone
+
+
 def test_rows_that_are_equal_are_found() -> None:
     row = np.random.default_rng(1).normal(0, 3, 384).astype(np.int8).tobytes()
     assert len(encode_stream(row * 1000)[1]) < 2000

@@ -2,8 +2,8 @@
 
 Planes of exponents, and of small differences, are skewed but hold no repeated strings: what counts is zstd's Huffman
 stage, and every match that its search finds costs more than it gains. So the search is made as blind as zstd allows,
-which is smaller and faster than levels 1 to 3 (benchmarks/codec.py). Planes that are nearly all of one value are
-searched for long runs; in all others every 65th place is looked at, which is enough to find rows that are equal.
+which is smaller and faster than levels 1 to 3 (benchmarks/codec.py). Planes of which much is one byte are searched for
+long runs; in all others every 65th place is looked at, which is enough to find rows that are equal.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _KEEP_BELOW = 0.97
 # Enough to tell noise from the rest: the estimated entropy of 4,096 uniform bytes is 7.95 bits or more.
 _SAMPLE_BYTES = 4096
 _NOISE_BITS = 7.9
-# Entropy from which on a byte is not worth a search: Huffman codes then cost little more than they must.
-_SEARCH_BELOW_BITS = 2.0
+# A plane that is searched has a byte so common that long runs of it are likely, or that a Huffman code, of whole bits,
+# costs much.
+_SEARCH_FROM_SHARE = 0.4
 _STRIDE = 64
 # ZSTD_c_literalCompressionMode, without a name in Python, and ZSTD_ps_enable: a stride alone turns Huffman codes off.
 # The number is of zstd's experimental ones; whatever it came to mean, a frame would stay a frame.
@@ -60,9 +61,9 @@ def encode_stream(plane: Buffer, parts: Sequence[int] = ()) -> tuple[Stream, Buf
     """
     if kernels().is_zeros(plane):
         return Stream.ZEROS, b""
-    bits = _sampled_bits(plane)
+    bits, most = _sample(plane)
     if bits <= _NOISE_BITS:
-        stream = _compress(plane, parts, bits >= _SEARCH_BELOW_BITS)
+        stream = _compress(plane, parts, most < _SEARCH_FROM_SHARE)
         if len(stream) < len(plane) * _KEEP_BELOW:
             return Stream.ZSTD, stream
     return Stream.RAW, plane
@@ -138,13 +139,13 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     return found
 
 
-def _sampled_bits(plane: Buffer) -> float:
-    """The entropy of a byte, by a sample spread over the plane; 0 for a plane too short to tell."""
+def _sample(plane: Buffer) -> tuple[float, float]:
+    """The entropy of a byte, and the share of the commonest, by a sample over the plane; 0 and 1 for a short one."""
     if len(plane) < 2 * _SAMPLE_BYTES:
-        return 0.0
+        return 0.0, 1.0
     counts = kernels().byte_counts(plane, len(plane) // _SAMPLE_BYTES)
     total = sum(counts)
-    return math.log2(total) - sum(map(_weights().__getitem__, counts)) / total
+    return math.log2(total) - sum(map(_weights().__getitem__, counts)) / total, max(counts) / total
 
 
 @functools.cache
