@@ -368,7 +368,7 @@ FOR_WIDTH(uint64_t, 8)
    uses them: for 64 elements at a time, in one lane. A build is for any processor, so this is found out when it runs. */
 #if defined(__x86_64__) && !defined(NARROW) && (defined(__clang__) || __GNUC__ >= 8)
 #include <immintrin.h>
-#define WIDE __attribute__((target("avx512f,avx512vl,avx512bw,avx512vbmi,avx512vbmi2,bmi2,popcnt")))
+#define WIDE static __attribute__((target("avx512f,avx512vl,avx512bw,avx512vbmi,avx512vbmi2,bmi2,popcnt")))
 /* Each group takes time of its own, and the more the fewer elements a register holds. Beyond these, lanes are faster. */
 #define MOST_WIDE_GROUPS 48
 #define MOST_WIDE_BYTES 48
