@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from casstore.actions.describing import plain_yaml
 from casstore.actions.describing.times import timestamp
 from casstore.description import SIGNATURE_FIELDS, Description
 from casstore.errors import InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
@@ -73,7 +74,9 @@ def render(manifest: Manifest) -> bytes:
     }
     if for_bentoml != metadata:
         document["metadata_json"] = canonical_json(description.metadata)
-    text: str = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
+    text: str | None = plain_yaml.dump(document)
+    if text is None:
+        text = yaml.dump(document, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
     return text.encode("utf-8")
 
 
