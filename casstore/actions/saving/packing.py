@@ -41,16 +41,17 @@ _Run = list[tuple[EncodedChunk, int]]  # chunks that follow one another in a pac
 
 
 class PackQueue:
-    """Puts chunks into packs, in the order in which they come. What is worth a thread is encoded in one.
+    """Puts chunks into packs, in the order in which they come. What is worth a thread is encoded in one, and written in
+    another.
 
-    Leaving it as a context manager writes what is still being encoded; on an error it drops that.
+    Leaving it as a context manager waits until all is written; on an error it drops what is not.
     """
 
     def __init__(self, workspace: Workspace, packs: PackBuilder) -> None:
         self.workspace = workspace
         self._packs = packs
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: deque[Future[_Run] | _Run] = deque()
+        self._pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
+        self._ahead: deque[Future[None]] = deque()
 
     def __enter__(self) -> PackQueue:
         return self
@@ -60,31 +61,40 @@ class PackQueue:
     ) -> None:
         try:
             while kind is None and self._ahead:
-                self._write_next()
+                self._ahead.popleft().result()
         finally:
-            if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
+            for pool in self._pools or ():
+                pool.shutdown(cancel_futures=True)
 
-    def put(self, run: _Run) -> None:
-        """Append chunks that are encoded already. Raises OSError, and what the encoding of earlier ones has raised."""
-        self._append(run)
+    def put(self, chunk: EncodedChunk) -> None:
+        """Append a chunk that is encoded already. Raises OSError, and what the encoding of earlier ones has raised."""
+        self._write_here([(chunk, 0)])
 
     def encode(self, length: int, encode: Callable[[], _Run]) -> None:
         """Append what `encode` gives for so many bytes. Raises what `put` does."""
         if length < _NOT_WORTH_A_THREAD_BYTES:
-            self._append(encode())
+            self._write_here(encode())
+            return
+        if self._pools is None:
+            self._pools = ThreadPoolExecutor(ENCODE_THREADS), ThreadPoolExecutor(1)
+        self._hand_over(self._pools[1], self._pools[0].submit(encode).result)
+
+    def _write_here(self, run: _Run) -> None:
+        """Write a small run in this thread, unless others that come before it have still to be written."""
+        while self._ahead and self._ahead[0].done():
+            self._ahead.popleft().result()
+        if self._pools is None or not self._ahead:
+            self._add(lambda: run)
         else:
-            self._pool = self._pool or ThreadPoolExecutor(ENCODE_THREADS)
-            self._append(self._pool.submit(encode))
+            self._hand_over(self._pools[1], lambda: run)
 
-    def _append(self, encoded: Future[_Run] | _Run) -> None:
-        self._ahead.append(encoded)
-        if len(self._ahead) >= _RUNS_AHEAD or (len(self._ahead) == 1 and isinstance(encoded, list)):
-            self._write_next()
+    def _hand_over(self, writer: ThreadPoolExecutor, encoded: Callable[[], _Run]) -> None:
+        self._ahead.append(writer.submit(self._add, encoded))
+        if len(self._ahead) >= _RUNS_AHEAD:
+            self._ahead.popleft().result()
 
-    def _write_next(self) -> None:
-        run = self._ahead.popleft()
-        for chunk, generation in run if isinstance(run, list) else run.result():
+    def _add(self, encoded: Callable[[], _Run]) -> None:
+        for chunk, generation in encoded():
             self._packs.add(chunk, generation)
 
 
@@ -108,7 +118,7 @@ class SavePacker:
         """Encode the wanted chunks of the staged file, each once. Raises FileChanged, OSError."""
         recipe = file.recipe
         if file.content is not None and not recipe.is_stored:
-            self._queue.put([(encode_chunk(self._workspace, recipe.blob, file.content, BYTES, None), 0)])
+            self._queue.put(encode_chunk(self._workspace, recipe.blob, file.content, BYTES, None))
             advance(recipe.size)
             return
         before, chains = self._possible_bases(file, wanted)
