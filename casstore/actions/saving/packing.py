@@ -52,6 +52,7 @@ class PackQueue:
         self._packs = packs
         self._pools: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
         self._ahead: deque[Future[None]] = deque()
+        self._is_ended = False
 
     def __enter__(self) -> PackQueue:
         return self
@@ -63,6 +64,7 @@ class PackQueue:
             while kind is None and self._ahead:
                 self._ahead.popleft().result()
         finally:
+            self._is_ended = True  # also where a second interrupt ends the wait: nothing may come into a dropped pack
             for pool in self._pools or ():
                 pool.shutdown(cancel_futures=True)
 
@@ -95,7 +97,8 @@ class PackQueue:
 
     def _add(self, encoded: Callable[[], _Run]) -> None:
         for chunk, generation in encoded():
-            self._packs.add(chunk, generation)
+            if not self._is_ended:
+                self._packs.add(chunk, generation)
 
 
 class SavePacker:
