@@ -1807,10 +1807,11 @@ class Store:
         Parameters
         ----------
         tag
-            What `get` takes; several of them for the format casmodel.
+            What `get` takes; several of them for the format casmodel and an OCI layout.
         target
-            A file; a directory, in which the file is named after the version; a stream; or, with `fsspec` installed,
-            any URL that it knows.
+            A file; a directory, in which the file is named after the version; a stream; `oci:DIR` or `oci:DIR:REF`,
+            an OCI layout that takes several versions, each as a CNCF ModelPack; or, with `fsspec` installed, any URL
+            that it knows.
         format
             bentomodel (BentoML's own, a tar in xz), tar, gz, xz, bz2, zst, zip, folder, or casmodel, which alone holds
             several versions and is smallest. By default what the name of `target` says.
@@ -1923,7 +1924,8 @@ class Store:
         Parameters
         ----------
         source
-            A file, a directory, a stream, or, with `fsspec` installed, a URL.
+            A file, a directory, a stream, `oci:DIR` or `oci:DIR:REF` for an OCI layout that holds a model, or, with
+            `fsspec` installed, a URL.
         format
             As in `export`. By default the content tells; a directory is named by the format folder.
         as_tag

@@ -234,25 +234,10 @@ class _Reading:
     def _creation_time(self) -> int:
         value = self.document.get("creation_time")
         if isinstance(value, str):
-            # Python before 3.11 does not know the Z.
-            text = value.strip()
-            text = text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text
-            try:
-                value = datetime.datetime.fromisoformat(text)
-            except ValueError as error:
-                raise ValueError(f"creation_time is {text[:60]!r}, which is not a time") from error
+            return moment_ns(value)
         if not isinstance(value, datetime.datetime):
             raise ValueError("it has no creation_time")
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=_UTC)
-        try:
-            since = value - datetime.datetime(1970, 1, 1, tzinfo=_UTC)
-        except OverflowError as error:
-            raise ValueError(f"creation_time is {value}, which is out of range") from error
-        nanoseconds = (since // datetime.timedelta(microseconds=1)) * 1000
-        if nanoseconds < -(1 << 63):
-            raise ValueError(f"creation_time is {value}, which is out of range")
-        return nanoseconds
+        return _in_ns(value)
 
     def _plain(self, place: str, value: Any) -> Any:
         """`value` in JSON's types, what they cannot hold as text."""
@@ -272,3 +257,28 @@ class _Reading:
             self._notes.append(f"{place} is binary, which is kept as text in base 64")
             return base64.b64encode(value).decode("ascii")
         return value
+
+
+def moment_ns(text: str) -> int:
+    """A time in ISO 8601, UTC where it does not say, as nanoseconds since 1970. Raises ValueError."""
+    said = text.strip()
+    # Python before 3.11 does not know the Z.
+    said = said[:-1] + "+00:00" if said[-1:] in ("Z", "z") else said
+    try:
+        value = datetime.datetime.fromisoformat(said)
+    except ValueError as error:
+        raise ValueError(f"creation_time is {said[:60]!r}, which is not a time") from error
+    return _in_ns(value)
+
+
+def _in_ns(value: datetime.datetime) -> int:
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=_UTC)
+    try:
+        since = value - datetime.datetime(1970, 1, 1, tzinfo=_UTC)
+    except OverflowError as error:
+        raise ValueError(f"creation_time is {value}, which is out of range") from error
+    nanoseconds = (since // datetime.timedelta(microseconds=1)) * 1000
+    if nanoseconds < -(1 << 63):
+        raise ValueError(f"creation_time is {value}, which is out of range")
+    return nanoseconds

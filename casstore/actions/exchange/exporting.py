@@ -14,9 +14,10 @@ from typing import BinaryIO
 from casstore.actions import resolve
 from casstore.actions.describing import model_yaml
 from casstore.actions.exchange.casmodel_export import export_versions
+from casstore.actions.exchange.oci_export import export_layout
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
-from casstore.archive import endpoint, formats
+from casstore.archive import endpoint, formats, oci
 from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
@@ -43,7 +44,8 @@ class How:
 
 
 def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, how: How, progress: Progress) -> str:
-    """Write versions to a file, stream or URL; returns its endpoint. Only a `.casmodel` holds more than one version.
+    """Write versions to a file, stream, URL or OCI layout; returns its endpoint. Only a `.casmodel` and an OCI layout
+    hold more than one version.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
     one is complete. Without a format the name's extension decides; without a known extension, `how.default`.
@@ -51,6 +53,11 @@ def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, h
     """
     if not rows:
         raise InvalidSource("there is nothing to export; name a version, or several")
+    place = oci.place(target)
+    if place is not None:
+        if how.format is not None or how.aliases:
+            raise InvalidSource(f"{target} is an OCI layout, which has no other format and holds no aliases")
+        return export_layout(workspace, rows, place, progress)
     target, chosen = _resolved(target, how.format, how.default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {endpoint.name_of(target)} is not one")

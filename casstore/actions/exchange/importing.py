@@ -18,6 +18,7 @@ from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import materialize
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.casmodel_import import CasmodelImport
+from casstore.actions.exchange.oci_import import Artifact
 from casstore.actions.registry.aliases import import_alias
 from casstore.actions.saving import comparing
 from casstore.actions.saving.request import Handling, SaveRequest
@@ -25,7 +26,7 @@ from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust, objects_of
 from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
-from casstore.archive import casmodel, endpoint
+from casstore.archive import casmodel, endpoint, oci
 from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
 from casstore.archive.limits import Budget
@@ -68,6 +69,11 @@ def import_archive(
     with workspace.session() as session:
         draft = session.new_path()
         files.make_directory(draft)
+        place = oci.place(source)
+        if place is not None:
+            if format is not None:
+                raise InvalidSource(f"{place} is an OCI layout, which has no other format; leave the format out")
+            return [_without_aliases(_import_layout(workspace, session, draft, place, wishes, progress), wishes)]
         if path is not None and (format is Format.FOLDER or path.is_dir()):
             return [_without_aliases(_import_folder(workspace, session, draft, path, wishes, progress), wishes)]
         if format is Format.FOLDER:
@@ -179,6 +185,27 @@ def _import_folder(
         raise InvalidSource(f"{path} has no {DESCRIPTOR_NAME}; save it with `casstore save NAME {path}`")
     coming = Coming(source, model_yaml.load(source.descriptor), Handling.COPY)
     return take_in(workspace, session, draft, coming, wishes, progress)
+
+
+def _import_layout(
+    workspace: Workspace, session: Session, draft: Path, place: oci.Place, wishes: Wishes, progress: Progress
+) -> Arrival:
+    artifact = Artifact.at(place)
+    present = artifact.present(workspace, wishes.tag)
+    if present is not None:
+        _trust_present(workspace, present, wishes)
+        return Arrival(present, False)
+    progress.start("unpack", artifact.size)
+    try:
+        budget = Budget(trust=wishes.trust is Trust.GIVEN, advance=progress.advance)
+        described = artifact.unpack(draft, budget, will_be_synced=wishes.durable, tag=wishes.tag)
+    finally:
+        progress.finish()
+    arrival = take_in(
+        workspace, session, draft, Coming(find_source(draft), described, Handling.DRAFT), wishes, progress
+    )
+    artifact.note(workspace, arrival.row)
+    return arrival
 
 
 def _spool(session: Session) -> BinaryIO:
