@@ -59,6 +59,7 @@ def places(tmp_path: Path) -> dict[str, str]:
         "how-to/lineage.md",
         "how-to/registries.md",
         "how-to/share-by-disk.md",
+        "how-to/signatures.md",
         "how-to/what-changed.md",
     ],
 )
@@ -67,6 +68,8 @@ def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -
     for program in ("jq", "skopeo"):
         if re.search(rf"(\| |^\$ ){program} ", page, re.MULTILINE) and shutil.which(program) is None:
             pytest.skip(f"the page's commands need {program}")
+    if "casstore[sign]" in page:
+        pytest.importorskip("cryptography")
     with casstore.Store(home / ".casstore", auto_gc=False) as store:
         store.set_setting("link_mode", "hardlink")  # which a user without privileges has, and root not on every disk
     with Reader(home, places=places) as reader:

@@ -35,7 +35,7 @@ INNER = {
     ],
     "archive": [
         *["casmodel", "limits", "endpoint", "names", "pathset", "compression", "decompression", "links"],
-        *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "oci", "writing"],
+        *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "oci", "model_signing", "writing"],
     ],
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
@@ -66,11 +66,12 @@ INNER = {
         *[
             "workspace",
             "loose_files",
-            "configure",
             "keeping",
             "reserved",
             "contents",
             "checksums",
+            "signatures",
+            "configure",
             "packs",
             "consistency",
             "home",

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ MAX_DESCRIPTOR_BYTES = 16 << 20
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _CONTEXT_ORDER = ("framework_name", "framework_versions", "bentoml_version", "python_version")
 _IN_EVERY = ("name", "version", "module", "labels", "context", "creation_time")  # also before BentoML 1.0
+_SIGNATURES = "casstore_signatures"  # which BentoML passes over
+_SIGNATURE_NAME = re.compile(r"model(-[0-9]{1,6})?\.sig")
+_MOST_SIGNATURES = 100
 _SIGNATURE_ORDER = ("batchable", "batch_dim", "input_spec", "output_spec")
 _UTC = datetime.timezone.utc
 
@@ -37,7 +41,8 @@ _UTC = datetime.timezone.utc
 class Descriptor:
     """What a `model.yaml` says. `notes`: what could not be kept as it stood there, in words for the user.
 
-    `is_from_the_future`: the creation time that it claims has not come yet; now stands for it.
+    `is_from_the_future`: the creation time that it claims has not come yet; now stands for it. `signatures`: the names
+    of the files beside it, in an archive, which are no files of the version but its signatures.
     """
 
     tag: Tag
@@ -45,6 +50,15 @@ class Descriptor:
     created_at_ns: int
     notes: tuple[str, ...] = ()
     is_from_the_future: bool = False
+    signatures: tuple[str, ...] = ()
+
+
+def naming_signatures(rendered: bytes, names: Sequence[str]) -> bytes:
+    """A rendered `model.yaml` that also names the files beside it, in an archive, which are signatures."""
+    if not names:
+        return rendered
+    lines = [f"{_SIGNATURES}:", *(f"- {name}" for name in names)]
+    return rendered + "".join(f"{line}\n" for line in lines).encode()
 
 
 def render(manifest: Manifest) -> bytes:
@@ -171,7 +185,20 @@ class _Reading:
         created_at_ns, now = self._creation_time(), time.time_ns()
         if created_at_ns > now:
             self._notes.append("its creation time is in the future; now stands for it")
-        return Descriptor(tag, description, min(created_at_ns, now), tuple(self._notes), created_at_ns > now)
+        created = min(created_at_ns, now)
+        return Descriptor(
+            tag, description, created, tuple(self._notes), created_at_ns > now, self._names_of_signatures()
+        )
+
+    def _names_of_signatures(self) -> tuple[str, ...]:
+        said = self.document.get(_SIGNATURES)
+        if said is None:
+            return ()
+        if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
+            raise ValueError(f"{_SIGNATURES} is not a list of names")
+        if len(said) > _MOST_SIGNATURES or not all(map(_SIGNATURE_NAME.fullmatch, said)) or len({*said}) < len(said):
+            raise ValueError(f"{_SIGNATURES} names what is no signature")
+        return tuple(said)
 
     def _text(self, key: str, default: str | None = None) -> str:
         value = self.document.get(key, default)

@@ -15,8 +15,8 @@ from typing import Any
 
 from casstore.actions import loose_files, resolve
 from casstore.actions.checksums import in_threads, pieces
-from casstore.actions.describing import model_yaml, times
-from casstore.actions.exchange import modelpack
+from casstore.actions.describing import times
+from casstore.actions.exchange import carried, modelpack
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
 from casstore.archive import oci
@@ -220,16 +220,12 @@ class _Writing:
     def artifact(self, row: VersionRow, ref: str) -> dict[str, Any]:
         """Write the documents of a version; returns its entry of the index."""
         entries = resolve.files(self._workspace.catalog, row)
-        descriptor = model_yaml.render(self._workspace.catalog.versions.manifest(row, {}))
-        created = times.timestamp(row.created_at_ns).isoformat().replace("+00:00", "Z")
-        metadata = _metadata(DESCRIPTOR_NAME, len(descriptor), created)
-        layers = [
-            self._document(
-                modelpack.media_type(DESCRIPTOR_NAME),
-                descriptor,
-                {oci.FILE_PATH: DESCRIPTOR_NAME, oci.FILE_METADATA: metadata},
-            )
-        ]
+        descriptor, signatures = carried.signed(self._workspace, row, (file.path for file in entries))
+        created = _time(row)
+        layers = []
+        for name, data in [(DESCRIPTOR_NAME, descriptor), *signatures]:
+            beside = {oci.FILE_PATH: name, oci.FILE_METADATA: _metadata(name, len(data), created)}
+            layers.append(self._document(modelpack.media_type(name), data, beside))
         for file in entries:
             path = as_stored(file.path)
             annotations = {
@@ -242,6 +238,13 @@ class _Writing:
         hub_config = next((self._content(file) for file in entries if file.path == modelpack.CONFIG_FILE), None)
         said = modelpack.config(row, entries, self._recipes, hub_config, [each.sha256 for each in layers])
         config = self._document(oci.CONFIG_TYPE, canonical_json(said).encode())
+        return self._listed(row, ref, config, layers)
+
+    def _listed(
+        self, row: VersionRow, ref: str, config: oci.Descriptor, layers: Sequence[oci.Descriptor]
+    ) -> dict[str, Any]:
+        """Write the manifest of a version; returns its entry of the index."""
+        created = _time(row)
         annotations = {
             "org.opencontainers.image.created": created,
             "org.opencontainers.image.title": row.name,
@@ -261,7 +264,7 @@ class _Writing:
         }
         data = canonical_json(manifest).encode()
         if len(data) > oci.MAX_DOCUMENT_BYTES:
-            raise InvalidSource(f"{row.tag} has {len(entries):,} files, too many for an OCI artifact; use a .casmodel")
+            raise InvalidSource(f"{row.tag} has {len(layers):,} files, too many for an OCI artifact; use a .casmodel")
         blob = self._document(oci.MANIFEST_TYPE, data, {oci.REF_NAME: ref, TAG: str(row.tag)})
         return {**blob.document(), "artifactType": oci.ARTIFACT_TYPE}
 
@@ -284,6 +287,10 @@ class _Writing:
         mode = 0o666 & ~self._workspace.umask
         data = canonical_json(index).encode()
         files.write_file(path, data, mode, temporary=self._room / oci.INDEX_NAME, durable=True)
+
+
+def _time(row: VersionRow) -> str:
+    return times.timestamp(row.created_at_ns).isoformat().replace("+00:00", "Z")
 
 
 def _metadata(path: str, size: int, created: str, *, is_executable: bool = False) -> str:

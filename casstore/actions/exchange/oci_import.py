@@ -20,6 +20,7 @@ from casstore.actions.workspace import Workspace
 from casstore.archive import limits, oci
 from casstore.archive.copying import copy_links
 from casstore.archive.limits import Budget
+from casstore.archive.model_signing import MAX_BUNDLE_BYTES
 from casstore.archive.names import clean
 from casstore.archive.unpacked_tree import UnpackedTree
 from casstore.archive.unpacking import unpack_tar
@@ -65,6 +66,8 @@ class Artifact:
         if descriptor is None or len(layers) + 1 != len(self.found.layers):
             return None
         described = self._read_descriptor(descriptor)
+        for name in described.signatures:
+            layers.pop(name, None)
         row = workspace.catalog.versions.find(tag or described.tag)
         if row is None or comparing.difference_of_description(row, described) is not None:
             return None
@@ -79,6 +82,14 @@ class Artifact:
             if sha256 is None or sha256.hex() != layer.blob.sha256 or is_executable != layer.is_executable:
                 return None
         return row
+
+    def signatures(self) -> list[tuple[str, bytes]]:
+        """The signatures in it, by the names of their files. Raises UnsafeArchive, IntegrityError, OSError."""
+        layers = {layer.path: layer for layer in self.found.layers if layer.packed is None}
+        if DESCRIPTOR_NAME not in layers:
+            return []
+        names = self._read_descriptor(layers[DESCRIPTOR_NAME]).signatures
+        return [(name, self._read(layers[name].blob, MAX_BUNDLE_BYTES)) for name in names if name in layers]
 
     def unpack(self, directory: Path, budget: Budget, *, will_be_synced: bool, tag: Tag | None) -> Descriptor:
         """Write its files into an empty directory; returns what it says of them.
@@ -113,11 +124,14 @@ class Artifact:
             self.sha256[clean(layer.path)] = layer.blob.sha256
 
     def _read_descriptor(self, layer: oci.Layer) -> Descriptor:
-        if layer.blob.size > limits.MAX_DESCRIPTOR_BYTES:
-            raise UnsafeArchive(f"{DESCRIPTOR_NAME!r} has more than {limits.MAX_DESCRIPTOR_BYTES:,} bytes")
-        with self.layout.opened(layer.blob, self.name) as descriptor:
-            data = b"".join(oci.Checked(descriptor, layer.blob, self.name))
+        data = self._read(layer.blob, limits.MAX_DESCRIPTOR_BYTES)
         return model_yaml.read(data, f"{DESCRIPTOR_NAME} in {self.name}")
+
+    def _read(self, blob: oci.Descriptor, most_bytes: int) -> bytes:
+        if blob.size > most_bytes:
+            raise UnsafeArchive(f"a file in {self.name} has {blob.size:,} bytes, and may have {most_bytes:,}")
+        with self.layout.opened(blob, self.name) as descriptor:
+            return b"".join(oci.Checked(descriptor, blob, self.name))
 
     def _directories(self) -> list[str]:
         """The empty directories. Raises UnsafeArchive."""

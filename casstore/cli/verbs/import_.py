@@ -50,7 +50,8 @@ def import_archive(
     unless it is protected.
 
     Nothing is unpacked outside the store, and what an archive claims is checked: one that would write elsewhere,
-    expands out of proportion or is damaged is refused. A .casmodel whose import was cut short goes on from there when
+    expands out of proportion or is damaged is refused, and with the setting require_signature one that has no valid
+    signature by those keys. A .casmodel whose import was cut short goes on from there when
     it is imported again.
     """
     with options.open_store(create=True) as store, progress_bar(options) as progress:
