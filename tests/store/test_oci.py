@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -14,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import casstore
 from casstore.actions.exchange.modelpack import media_type, param_size
+from casstore.archive import oci
 from tests.kit import Picture, Rot, Save, Sql, checkpoint, contents, noise, plant, safetensors
 from tests.oci_layouts import DOCKER, KITOPS, MODELPACK, Layout, tar
 
@@ -49,7 +53,9 @@ def read(root: Path, descriptor: dict[str, Any]) -> bytes:
 def entries(root: Path) -> dict[str, dict[str, Any]]:
     """What the index lists, by reference."""
     listed = json.loads((root / "index.json").read_bytes())["manifests"]
-    return {each["annotations"]["org.opencontainers.image.ref.name"]: each for each in listed}
+    found = {each["annotations"]["org.opencontainers.image.ref.name"]: each for each in listed}
+    assert len(found) == len(listed)
+    return found
 
 
 def test_a_version_comes_back_as_it_was(
@@ -543,6 +549,36 @@ def test_bad_layouts_are_refused(
         store.import_archive(f"oci:{tmp_path / 'in'}{ref}")
     assert picture() == before
     assert {path.name for path in tmp_path.iterdir()} == {"in", "store"}
+
+
+MEDIA = st.sampled_from(
+    [f"{MODELPACK}.config.v1+json", f"{MODELPACK}.weight.v1.raw", f"{DOCKER}.license", "x", 1, None]
+)
+NUMBERS = st.sampled_from([0, -1, 2, 1 << 80, 1.5, True, None, "1"])
+DIGESTS = st.sampled_from(["sha256:" + "0" * 64, "sha256:" + "0" * 63, "sha256:../x", "", None, 1])
+NAMES = st.dictionaries(st.sampled_from(["org.cncf.model.filepath", "casstore.blake3"]), st.text(max_size=3) | NUMBERS)
+BLOBS = st.fixed_dictionaries(
+    {}, optional={"mediaType": MEDIA, "digest": DIGESTS, "size": NUMBERS, "annotations": NAMES | st.none() | NUMBERS}
+)
+MANIFESTS = st.fixed_dictionaries(
+    {}, optional={"schemaVersion": NUMBERS, "config": BLOBS | NUMBERS, "layers": st.lists(BLOBS | NUMBERS) | NUMBERS}
+)
+
+
+@given(manifest=MANIFESTS, entry=BLOBS, config=NAMES)
+def test_whatever_a_layout_says_it_is_refused_in_words(
+    manifest: Any, entry: Any, config: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    layout = Layout(tmp_path_factory.mktemp("layout") / "in")
+    said = layout.document(f"{MODELPACK}.config.v1+json", config)
+    whole = layout.document(
+        "application/vnd.oci.image.manifest.v1+json", {"schemaVersion": 2, "config": said, **manifest}
+    )
+    for listed in (entry, whole):
+        layout.entries = [listed]
+        layout.index()
+        with contextlib.suppress(casstore.InvalidSource, casstore.IntegrityError):
+            oci.Layout(layout.root).artifact(None)
 
 
 def test_a_place_that_is_not_there(store: casstore.Store, tmp_path: Path) -> None:
