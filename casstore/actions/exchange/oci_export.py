@@ -33,6 +33,7 @@ from casstore.storage.locks import Lock
 from casstore.storage.manifest import FileEntry
 from casstore.storage.names import as_stored
 from casstore.storage.recipe import Recipe
+from casstore.tag import Tag
 
 TAG, DIGEST, BLAKE3, DIRECTORIES = "casstore.tag", "casstore.digest", "casstore.blake3", "casstore.directories"
 _REGULAR = ord("0")  # the type of a regular file, as in a tar
@@ -51,7 +52,7 @@ def export_layout(workspace: Workspace, rows: Sequence[VersionRow], place: oci.P
     with _layout(workspace, directory) as room:
         writing = _Writing(workspace, directory, room, progress)
         if place.ref is None:
-            writing.check_refs({ref: row.name for ref, row in zip(refs, rows, strict=True)})
+            writing.check_refs({ref: row.tag for ref, row in zip(refs, rows, strict=True)})
         writing.place_all(rows)
         writing.list_all([(ref, writing.artifact(row, ref)) for row, ref in zip(rows, refs, strict=True)])
     return str(place._replace(ref=refs[0] if len(rows) == 1 else None))
@@ -126,15 +127,15 @@ class _Writing:
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
 
-    def check_refs(self, name_of: Mapping[str, str]) -> None:
-        """Raise InvalidSource where a reference that the caller has not said is that of another name's version."""
+    def check_refs(self, tags: Mapping[str, Tag]) -> None:
+        """Raise InvalidSource where a reference that the caller has not said is that of another version."""
         for entry in oci.Layout(self._directory).entries():
-            ref, tag = oci.ref_of(entry), str((entry.get("annotations") or {}).get(TAG, ""))
-            if ref is not None and ref in name_of and tag.partition(":")[0] != name_of[ref]:
-                wanted = oci.Place(self._directory, f"{name_of[ref]}-{ref}")
+            ref = oci.ref_of(entry)
+            if ref is not None and ref in tags and (found := entry["annotations"].get(TAG)) != str(tags[ref]):
+                wanted = oci.Place(self._directory, f"{tags[ref].name}-{ref}")
                 raise InvalidSource(
-                    f"{ref!r} is {tag or 'something else'} in {self._directory}; say under which reference to put this "
-                    f"one, as in {wanted}"
+                    f"{ref!r} is {found or 'something else'} in {self._directory}; say under which reference to put "
+                    f"{tags[ref]}, as in {wanted}"
                 )
 
     def place_all(self, rows: Sequence[VersionRow]) -> None:
