@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import casstore
 from casstore.actions.exchange.modelpack import media_type, param_size
 from casstore.archive import oci
-from tests.kit import Picture, Rot, Save, Sql, checkpoint, contents, noise, plant, safetensors
+from tests.kit import Picture, Rot, Save, Sql, checkpoint, contents, noise, plant, safetensors, torch_file
 from tests.oci_layouts import DOCKER, KITOPS, MODELPACK, Layout, tar
 
 BIG = noise(200_000)
@@ -120,6 +120,43 @@ def test_what_is_written_is_a_modelpack(store: casstore.Store, save: Save, tmp_p
 )  # fmt: skip
 def test_the_type_of_a_layer(path: str, kind: str) -> None:
     assert media_type(path) == f"application/vnd.cncf.model.{kind}.v1.raw"
+
+
+WEIGHTS = safetensors({"w": ("F32", np.zeros((1000, 50), "f4"))})
+MIXED = safetensors({"w": ("F32", np.zeros(1500, "f4")), "h": ("F16", np.zeros(100, "f2"))})
+QUANTIZED = b'{"architectures": [], "model_type": 1, "quantization_config": {"quant_method": "awq"}}'
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.txt": b"1"}, {}),
+        ({"config.json": b"[1]", "a": b"1"}, {}),
+        ({"config.json": b"{", "m.onnx": b"1"}, {"format": "onnx"}),
+        ({"config.json": QUANTIZED, "m.gguf": b"1"}, {"format": "gguf", "quantization": "awq"}),
+        ({"m.safetensors": MIXED}, {"format": "safetensors", "paramSize": "1.6K", "precision": "mixed"}),
+        (
+            {"m.safetensors": WEIGHTS, "same.safetensors": WEIGHTS, "pytorch_model.bin": b"1", "optimizer.pt": b"2"},
+            {"format": "safetensors", "paramSize": "50K", "precision": "fp32"},
+        ),
+        (
+            {"pytorch_model.bin": torch_file(bytes(40_000)), "optimizer.pt": torch_file(bytes(80_000))},
+            {"format": "pytorch", "paramSize": "10K", "precision": "fp32"},
+        ),
+    ],
+)
+def test_what_a_configuration_says(
+    store: casstore.Store, save: Save, tmp_path: Path, files: Any, said: dict[str, str]
+) -> None:
+    """Nothing but what the schema of the specification allows, all of it text."""
+    save("m:1", files)
+    store.export("m:1", f"oci:{tmp_path / 'out'}")
+    config = json.loads(
+        read(tmp_path / "out", json.loads(read(tmp_path / "out", entries(tmp_path / "out")["1"]))["config"])
+    )
+    assert config["config"] == said
+    assert config.keys() == {"descriptor", "config", "modelfs"}
+    assert config["descriptor"].keys() == {"createdAt", "name", "version"}
 
 
 def test_parameters_are_counted_as_the_specification_writes_them() -> None:
