@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from casstore.actions.registry.trash import DeletedVersion
     from casstore.actions.saving.drafts import KeptDraft
     from casstore.actions.sharing import InitReport
+    from casstore.actions.signatures import Signature, SignatureCheck
     from casstore.annotated import Annotation
     from casstore.catalog.aliases import Alias, AliasMove
     from casstore.catalog.events import Event
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         InvalidPolicy,
         InvalidQuery,
         InvalidSetting,
+        InvalidSignature,
         InvalidSource,
         InvalidTag,
         NoRemote,
@@ -127,6 +129,7 @@ __all__ = [
     "InvalidPolicy",
     "InvalidQuery",
     "InvalidSetting",
+    "InvalidSignature",
     "InvalidSource",
     "InvalidTag",
     "KeepRules",
@@ -161,6 +164,8 @@ __all__ = [
     "RemoteUnsafe",
     "RepairReport",
     "SQLiteTooOld",
+    "Signature",
+    "SignatureCheck",
     "Store",
     "StoreError",
     "StoreLocked",
@@ -210,6 +215,7 @@ _NAMES = {
     "casstore.actions.registry.trash": ("DeletedVersion",),
     "casstore.actions.saving.drafts": ("KeptDraft",),
     "casstore.actions.sharing": ("InitReport",),
+    "casstore.actions.signatures": ("Signature", "SignatureCheck"),
     "casstore.annotated": ("Annotation",),
     "casstore.catalog.aliases": ("Alias", "AliasMove"),
     "casstore.catalog.events": ("Event",),
@@ -219,10 +225,11 @@ _NAMES = {
     "casstore.draft": ("Draft",),
     "casstore.errors": (
         "AliasMoved", "AliasProtected", "AmbiguousTag", "CasstoreError", "CatalogDamaged", "FileChanged",
-        "IntegrityError", "InvalidMetadata", "InvalidPolicy", "InvalidQuery", "InvalidSetting", "InvalidSource",
-        "InvalidTag", "NoRemote", "OutcomeUnknown", "ReadOnly", "RemoteError", "RemoteNotFound", "RemoteUnsafe",
-        "SQLiteTooOld", "StoreError", "StoreLocked", "StoreNotFound", "StoreTooNew", "StoreUnwritable", "TagExists",
-        "TagNotFound", "UnsafeArchive", "UnsupportedFormat", "UntrustedObjects", "VersionAliased",
+        "IntegrityError", "InvalidMetadata", "InvalidPolicy", "InvalidQuery", "InvalidSetting", "InvalidSignature",
+        "InvalidSource", "InvalidTag", "NoRemote", "OutcomeUnknown", "ReadOnly", "RemoteError", "RemoteNotFound",
+        "RemoteUnsafe", "SQLiteTooOld", "StoreError", "StoreLocked", "StoreNotFound", "StoreTooNew",
+        "StoreUnwritable", "TagExists", "TagNotFound", "UnsafeArchive", "UnsupportedFormat", "UntrustedObjects",
+        "VersionAliased",
     ),
     "casstore.model": ("Imported", "Model"),
     "casstore.opening": ("store_at",),

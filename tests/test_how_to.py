@@ -57,14 +57,19 @@ def places(tmp_path: Path) -> dict[str, str]:
         *("how-it-works.md", "glossary.md", "how-to/aliases.md", "how-to/best-model.md", "how-to/find-versions.md"),
         "how-to/free-space.md",
         "how-to/lineage.md",
+        "how-to/registries.md",
         "how-to/share-by-disk.md",
+        "how-to/signatures.md",
         "how-to/what-changed.md",
     ],
 )
 def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -> None:
     page = text_of(name)
-    if "| jq " in page and shutil.which("jq") is None:
-        pytest.skip("the page's commands need jq")
+    for program in ("jq", "skopeo"):
+        if re.search(rf"(\| |^\$ ){program} ", page, re.MULTILINE) and shutil.which(program) is None:
+            pytest.skip(f"the page's commands need {program}")
+    if "casstore[sign]" in page:
+        pytest.importorskip("cryptography")
     with casstore.Store(home / ".casstore", auto_gc=False) as store:
         store.set_setting("link_mode", "hardlink")  # which a user without privileges has, and root not on every disk
     with Reader(home, places=places) as reader:
@@ -294,8 +299,8 @@ def test_words_in_the_text_are_real(page: Path) -> None:
 
 
 _OF_OTHERS = {
-    "--help", "--upgrade", "--no-deps", "--only-binary", "--force-reinstall", "--user",
-}  # of click, pip and docker  # fmt: skip
+    "--help", "--upgrade", "--no-deps", "--only-binary", "--force-reinstall", "--user", "--from-oci-layout",
+}  # of click, pip, docker and oras  # fmt: skip
 
 
 def _commands(command: click.Command) -> Iterator[click.Command]:

@@ -50,7 +50,7 @@ _VERBS = (
     *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "path", "checkout", "export"],
     *["import", "adopt", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete", "forget", "policy"],
     *["gc", "remote", "push", "pull", "clone", "status", "evict", "backup", "mount"],
-    *["events", "verify", "repair", "stats", "config", "init", "demo", "completion"],
+    *["events", "sign", "verify", "repair", "stats", "config", "init", "demo", "completion"],
 )
 _MODULES = {"import": "import_", "unpin": "pin", "clone": "pull"}
 

@@ -513,6 +513,9 @@ def describe_source(source: Source, tag: Tag) -> Descriptor:
         described = model_yaml.load(source.descriptor)
         if described.tag != tag:
             notes.append(f"its model.yaml calls it {described.tag}; it stands, and is kept, as {tag}")
+        if described.signatures:
+            names = ", ".join(described.signatures)
+            notes.append(f"its signatures ({names}) are kept as files of it; import the directory to keep them as such")
         return replace(described, tag=tag, notes=(*described.notes, *notes))
     if not source.files:
         raise InvalidSource(f"{path} holds no files; remove it")

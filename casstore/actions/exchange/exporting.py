@@ -13,10 +13,12 @@ from typing import BinaryIO
 
 from casstore.actions import resolve
 from casstore.actions.describing import model_yaml
+from casstore.actions.exchange import carried
 from casstore.actions.exchange.casmodel_export import export_versions
+from casstore.actions.exchange.oci_export import export_layout
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
-from casstore.archive import endpoint, formats
+from casstore.archive import endpoint, formats, oci
 from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
@@ -43,7 +45,8 @@ class How:
 
 
 def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, how: How, progress: Progress) -> str:
-    """Write versions to a file, stream or URL; returns its endpoint. Only a `.casmodel` holds more than one version.
+    """Write versions to a file, stream, URL or OCI layout; returns its endpoint. Only a `.casmodel` and an OCI layout
+    hold more than one version.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
     one is complete. Without a format the name's extension decides; without a known extension, `how.default`.
@@ -51,6 +54,11 @@ def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, h
     """
     if not rows:
         raise InvalidSource("there is nothing to export; name a version, or several")
+    place = oci.place(target)
+    if place is not None:
+        if how.format is not None or how.aliases:
+            raise InvalidSource(f"{target} is an OCI layout, which has no other format and holds no aliases")
+        return export_layout(workspace, rows, place, progress)
     target, chosen = _resolved(target, how.format, how.default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {endpoint.name_of(target)} is not one")
@@ -96,11 +104,13 @@ def _resolved(
 def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format: Format, progress: Progress) -> None:
     entries = resolve.files(workspace.catalog, row)
     recipes = workspace.catalog.index.recipes({file.digest for file in entries})
-    descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+    descriptor, signatures = carried.signed(workspace, row, (file.path for file in entries))
     progress.start("export", row.size)
     try:
         with open_writer(format, sink, mtime_s=max(0, row.created_at_ns // 1_000_000_000)) as archive:
             archive.add_file(DESCRIPTOR_NAME, len(descriptor), False, io.BytesIO(descriptor))
+            for name, signature in signatures:
+                archive.add_file(name, len(signature), False, io.BytesIO(signature))
             for directory in row.directory_paths():
                 archive.add_directory(as_stored(directory))
             for file in entries:
@@ -153,10 +163,21 @@ def _write_folder(workspace: Workspace, row: VersionRow, target: Endpoint, progr
     with unfinished.directory_in(path.parent) as part:
         try:
             fill_folder(workspace, row, part, progress)
+            _add_signatures(workspace, row, part)
             files.rename(part, path)
         except BaseException:
             files.remove_tree(part)
             raise
+
+
+def _add_signatures(workspace: Workspace, row: VersionRow, directory: Path) -> None:
+    paths = [file.path for file in resolve.files(workspace.catalog, row)]
+    descriptor, signatures = carried.signed(workspace, row, paths)
+    if signatures:
+        mode = 0o666 & ~workspace.umask
+        files.remove_file(directory / DESCRIPTOR_NAME)
+        for name, data in [(DESCRIPTOR_NAME, descriptor), *signatures]:
+            files.write_new_file(directory / name, data, mode)
 
 
 def fill_folder(
