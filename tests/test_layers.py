@@ -30,7 +30,7 @@ INNER = {
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["write_back", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "stretches"],
-        *["objects"],
+        *["objects", "ranges"],
         *["sessions"],
     ],
     "archive": [
@@ -64,7 +64,18 @@ INNER = {
             "home",
             "sharing",
         ],
-        *["elsewhere_file", "directories", "saving", "comparing", "registry", "reopening", "gc", "health", "exchange"],
+        *[
+            "elsewhere_file",
+            "directories",
+            "saving",
+            "tensors",
+            "comparing",
+            "registry",
+            "reopening",
+            "gc",
+            "health",
+            "exchange",
+        ],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

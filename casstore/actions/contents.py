@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from casstore.actions import resolve
@@ -76,6 +76,11 @@ class Contents:
             self._workspace.objects.read_blob_into(recipe, target, locations)
         except IntegrityError as error:
             raise unreadable(name, error) from error
+
+    def recipes(self, wanted: Collection[FileEntry]) -> dict[Digest, Recipe]:
+        """The recipes of some of the files, by blob. Raises IntegrityError."""
+        stored = self._workspace.catalog.index.recipes({file.digest for file in wanted})
+        return {file.digest: stored.get(file.digest) or _of_one_chunk(file) for file in wanted}
 
     def _number(self, path: str) -> int:
         number = self._numbers.get(path)
