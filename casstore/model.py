@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from casstore.actions import resolve
+from casstore.actions import resolve, single_files
 from casstore.actions.contents import Contents
 from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing import model_yaml, times
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
 from casstore.actions.directories.materialize import made_whole
+from casstore.actions.directories.partial import materialize_some
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.registry import searching
 from casstore.actions.reopening import Sent
@@ -25,7 +27,7 @@ from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
 from casstore.notebook import MOST_ROWS, Size, fields, table
-from casstore.progress import SILENT
+from casstore.progress import SILENT, Progress
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.tag import Tag
@@ -424,6 +426,96 @@ class Model:
         3000000
         """
         self._files().read_into(path, buffer)
+
+    @contextmanager
+    def as_file(self, path: str) -> Iterator[str]:
+        """Give one file a path, for a `with` block, without making the version's directory.
+
+        For loaders that want a path, as `mmap` does. It is that in the version's directory if that stands, else that of
+        a copy in memory (on Linux; what is larger than half the free memory goes to a temporary file), which other
+        processes may use too. It ends in the file's name, is read-only, and is gone after the block. What was mapped or
+        opened by then can still be read.
+
+        Parameters
+        ----------
+        path
+            One of `files`, or `model.yaml`.
+
+        Yields
+        ------
+        str
+            The path.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        IntegrityError
+            The stored bytes are damaged.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> with store.get("bert").as_file("config.json") as path:
+        ...     open(path).read()
+        '{"hidden_size": 384}'
+        """
+        workspace, row = self._open_again()
+        if path == DESCRIPTOR_NAME:
+            content = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+            with single_files.descriptor_file(content) as given:
+                yield given
+            return
+        file, recipe = self._files().entry(path)
+        standing = single_files.standing_file(workspace, row, file.path)
+        if standing is not None:
+            yield standing
+            return
+        with single_files.lent_file(workspace, file, recipe, f"{file.path} of {row.tag}") as given:
+            yield given
+
+    def materialize(self, only: str | Iterable[str] | None = None, *, progress: Progress = SILENT) -> str:
+        """Make the version's directory, as `path` does; or a directory with some of its files alone.
+
+        With `only`, it is not the version's own place, where versions stand whole or not at all, but one of this
+        process's, which is gone when the store is closed or the process ends. `Store.checkout` makes one that stays.
+
+        Parameters
+        ----------
+        only
+            Paths of files, directories, or patterns as of a shell: `["*.safetensors", "config.json"]`.
+        progress
+            Told how far it is.
+
+        Returns
+        -------
+        str
+            The path of the directory. The files in it are read-only.
+
+        Raises
+        ------
+        FileNotFoundError
+            A pattern fits no file; the text names the nearest.
+        IntegrityError
+            The stored bytes are damaged.
+        StoreUnwritable
+            The store can only be read.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> import os
+        >>> os.listdir(store.get("bert").materialize(only=["*.json"]))
+        ['config.json']
+        """
+        if only is None:
+            self._workspace.leasing.take(self._row)  # as `path` does
+            made_whole(self._workspace, self._row, progress)
+            return self.path
+        patterns = [only] if isinstance(only, str) else list(only)
+        return str(materialize_some(self._workspace, self._row, self._files(), patterns, progress))
 
     def tensors(self, match: str | None = None, *, file: str | None = None) -> tuple[TensorInfo, ...]:
         """Which tensors its files have, from the catalog alone: no weights are read, and no directory is made.

@@ -59,6 +59,7 @@ INNER = {
             "keeping",
             "reserved",
             "contents",
+            "picking",
             "packs",
             "consistency",
             "home",
@@ -67,6 +68,7 @@ INNER = {
         *[
             "elsewhere_file",
             "directories",
+            "single_files",
             "saving",
             "tensors",
             "comparing",

@@ -9,5 +9,5 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "configure", "elsewhere_file", "reserved", "resolve", "sharing", "keeping",
+    "configure", "elsewhere_file", "reserved", "resolve", "sharing", "single_files", "keeping",
 )  # fmt: skip

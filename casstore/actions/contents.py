@@ -77,6 +77,11 @@ class Contents:
         except IntegrityError as error:
             raise unreadable(name, error) from error
 
+    def entry(self, path: str) -> tuple[FileEntry, Recipe]:
+        """One of the files, and the recipe of its content. Raises FileNotFoundError, IntegrityError."""
+        number = self._number(path)
+        return self._listed[number], self._looked_up(number)[0]
+
     def recipes(self, wanted: Collection[FileEntry]) -> dict[Digest, Recipe]:
         """The recipes of some of the files, by blob. Raises IntegrityError."""
         stored = self._workspace.catalog.index.recipes({file.digest for file in wanted})

@@ -80,3 +80,13 @@ def test_a_shell_completes_files(nested: Cli) -> None:
     assert complete(nested, "casstore cat net:v1/sub/") == ["net:v1/sub/deep/notes.txt", "net:v1/sub/w.safetensors"]
     assert "net:v1" in complete(nested, "casstore path net:")
     assert complete(nested, "casstore ls gone/") == []
+
+
+def test_some_files_are_checked_out(nested: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = nested("checkout", "net", str(out), "--only", "*.json", "--only", "sub/deep", "--json").json
+    assert (told["file_count"], told["size_bytes"]) == (2, 6)
+    assert sorted(str(each.relative_to(out)) for each in out.rglob("*") if each.is_file()) == [
+        "config.json", "sub/deep/notes.txt",
+    ]  # fmt: skip
+    assert "did you mean config.json" in nested("checkout", "net", str(out) + "2", "--only", "confg.json", code=12).err
