@@ -457,8 +457,9 @@ class Model:
 
         Examples
         --------
+        >>> from pathlib import Path
         >>> with store.get("bert").as_file("config.json") as path:
-        ...     open(path).read()
+        ...     Path(path).read_text()
         '{"hidden_size": 384}'
         """
         workspace, row = self._open_again()

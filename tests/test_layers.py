@@ -21,7 +21,7 @@ VOCABULARY |= {"late", "not_finite", "plain_json", "description", "annotated"}
 # What words may be made of, besides errors.
 MADE_OF = {"late": {"release"}, "description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
-ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store"]
+ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "safetensors", "store"]
 # The same within these rooms, by module or folder.
 INNER = {
     "storage": [

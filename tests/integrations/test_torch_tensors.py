@@ -111,3 +111,26 @@ def test_numbers_that_numpy_has_through_ml_dtypes(model: Any) -> None:
         found = model.tensor(f"model.{name}", file="model.pt")
         assert found.dtype.name.replace("bool_", "bool") == name
         assert found.tobytes() == bytes(want[name].contiguous().view(-1).view(torch.uint8).tolist()), name
+
+
+def test_safe_open_beside_that_of_safetensors(model: Any) -> None:
+    from safetensors import safe_open as theirs
+
+    from casstore.safetensors import safe_open as ours
+
+    with model.as_file("model.safetensors") as path:
+        with theirs(path, "pt") as want, ours(model, "pt", device="cpu") as found:
+            assert (found.keys(), found.offset_keys()) == (want.keys(), want.offset_keys())
+            assert found.metadata() == want.metadata()
+            for name in found.keys():  # noqa: SIM118 - neither is a dict
+                assert same(found.get_tensor(name), want.get_tensor(name))
+                assert found.get_slice(name).get_shape() == want.get_slice(name).get_shape()
+                assert found.get_slice(name).get_dtype() == want.get_slice(name).get_dtype()
+            for part in ((slice(10, 20), slice(2, 9)), 5, (..., 3), slice(0, 3000, 7)):
+                assert same(found.get_slice("large")[part], want.get_slice("large")[part])
+        assert same(
+            safetensors_torch.load_file(path)["large"], model.tensor("large", "torch", file="model.safetensors")
+        )
+    with model.as_file("model.pt") as path:
+        mapped = torch.load(path, mmap=True, weights_only=False)["model"]
+    assert same(mapped["large"], model.tensor("model.large", "torch"))

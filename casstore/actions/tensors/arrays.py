@@ -54,6 +54,9 @@ class Framework(Protocol):
     def tensor(self, held: Any, layout: Layout) -> Any:
         """A tensor over memory, in which its first element stands at the byte `layout.start`."""
 
+    def part(self, tensor: Any, wanted: tuple[Any, ...]) -> Any:
+        """What an index takes of a tensor, in memory of no more than that."""
+
 
 def framework(name: str, device: Any = None) -> Framework:
     """NumPy or PyTorch. Raises ValueError for what is neither, and for a device of NumPy's, ModuleNotFoundError."""
@@ -114,6 +117,10 @@ class _NumPy:
         strides = [stride * layout.width for stride in layout.strides]
         return self._np.ndarray(layout.shape, dtype, held, layout.start, strides)
 
+    def part(self, tensor: Any, wanted: tuple[Any, ...]) -> Any:
+        found = self._np.asarray(tensor[wanted])
+        return found.copy() if found.size < tensor.size else found
+
 
 class _Torch:
     def __init__(self, device: Any) -> None:
@@ -151,6 +158,10 @@ class _Torch:
         # As torch.load does: tensors of one storage, and none of them a view of another.
         empty = self._torch.empty(0, dtype=dtype, device=held.device)
         return empty.set_(held.untyped_storage(), layout.start // layout.width, layout.shape, layout.strides)
+
+    def part(self, tensor: Any, wanted: tuple[Any, ...]) -> Any:
+        found = tensor[wanted]
+        return found.clone() if found.numel() < tensor.numel() else found
 
 
 def _wish_for_huge_pages(address: int, size: int) -> None:

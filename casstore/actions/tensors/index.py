@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 from casstore.actions.tensors.info import TensorInfo
@@ -84,6 +83,7 @@ class Tensors:
             if may_have_empty(recipe):
                 with opened() as read:
                     found += [empty_one(path, each) for each in find_empty(read, recipe.size)]
+                found.sort(key=lambda each: (each.start, each.info.size))
         except DamagedRead as failed:
             raise failed.error from None
         return found
@@ -150,15 +150,22 @@ class Tensors:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return set()
 
+    @staticmethod
+    def nearest(name: str, names: Iterable[str]) -> str | None:
+        """The one of these names that may have been meant."""
+        known = list(names)
+        near = [each for each in known if each.lower() == name.lower() or each.endswith(f".{name}")]
+        near = near or difflib.get_close_matches(name, known[:_MOST_COMPARED], n=1)
+        return near[0] if near else None
+
     def _not_there(self, name: str, file: str | None) -> str:
         where = self.source.name if file is None else f"{file} of {self.source.name}"
         names = {each.info.name: None for each in self.select(None, file)}
         if not names:
             return f"{where} has no tensors; they are known in files of {_FORMATS}"
-        near = [each for each in names if each.lower() == name.lower() or each.endswith(f".{name}")][:1]
-        near = near or difflib.get_close_matches(name, islice(names, _MOST_COMPARED), n=1)
+        near = self.nearest(name, names)
         elsewhere = sorted({each.info.file for each in self._by_name.get(name, ())})
-        advice = f"did you mean {near[0]!r}?" if near else "model.tensors() lists those there are"
+        advice = f"did you mean {near!r}?" if near else "model.tensors() lists those there are"
         if elsewhere:
             advice = f"{elsewhere[0]} has one"
         return f"{where} has no tensor {name!r}; {advice}"
