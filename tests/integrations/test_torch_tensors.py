@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import casstore
+from tests.kit import script
+from tests.pages import ROOT, blocks
 
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -134,3 +137,13 @@ def test_safe_open_beside_that_of_safetensors(model: Any) -> None:
     with model.as_file("model.pt") as path:
         mapped = torch.load(path, mmap=True, weights_only=False)["model"]
     assert same(mapped["large"], model.tensor("model.large", "torch"))
+
+
+def test_the_programs_of_the_page(tmp_path: Path) -> None:
+    page = (ROOT / "docs/how-to/tensors.md").read_text(encoding="utf-8")
+    said = ""
+    for program in blocks(page, "python"):
+        if program.title is not None:
+            (tmp_path / program.title).write_text(program.text)
+            said += script(program.text, env={**os.environ, "CASSTORE_HOME": str(tmp_path / "home")}).stdout
+    assert said.splitlines() == ["{'weight': (2, 3), 'bias': (2,)}", "torch.float32", "table (10, 5)"]
