@@ -434,7 +434,8 @@ class Model:
         For loaders that want a path, as `mmap` does. It is that in the version's directory if that stands, else that of
         a copy in memory (on Linux; what is larger than half the free memory goes to a temporary file), which other
         processes may use too. It ends in the file's name, is read-only, and is gone after the block. What was mapped or
-        opened by then can still be read.
+        opened by then can still be read. A file that the store keeps as it was is not copied: as in a version's
+        directory, a write into it, as root may do, destroys the version.
 
         Parameters
         ----------

@@ -80,18 +80,20 @@ class Leasing(Uncopied):
         if self._pid != os.getpid():
             self._begin()
         with self._lock:
-            made = self._directories.get(key)
-            if made is None or not made.is_dir():
-                if self._shared is None:
-                    self._shared = sessions.join(self._layout, self._user)
-                made = self._shared.session.new_path()
-                try:
-                    fill(made)
-                except BaseException:
-                    files.remove_tree(made)
-                    raise
-                self._directories[key] = made
-            return made
+            found = self._directories.get(key)
+            if found is not None and found.is_dir():
+                return found
+            if self._shared is None:
+                self._shared = sessions.join(self._layout, self._user)
+            made = self._shared.session.new_path()
+        try:
+            fill(made)
+        except BaseException:
+            files.remove_tree(made)
+            raise
+        with self._lock:
+            self._directories[key] = made
+        return made
 
     @property
     def session_id(self) -> str | None:

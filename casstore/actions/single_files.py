@@ -47,7 +47,7 @@ def lent_file(workspace: Workspace, file: FileEntry, recipe: Recipe, name: str) 
 
     Raises IntegrityError, OSError.
     """
-    if _ON_LINUX and workspace.may_link():
+    if _ON_LINUX and workspace.may_link() and not workspace.catalog.read_only:
         candidates = loose_files.find(workspace, file.digest, file.executable)
         loose = loose_files.open_one(workspace, candidates)
         if loose is not None:

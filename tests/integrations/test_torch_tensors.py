@@ -103,6 +103,8 @@ def test_devices(model: Any) -> None:
     assert {each.device.type for each in found.values()} == {"meta"}
     assert found["model.turned"].stride() == (1, 1000)
     assert {each.device.type for each in model.state_dict(device=torch.device("cpu")).values()} == {"cpu"}
+    with torch.device("meta"):  # as around the making of a model
+        assert same(model.tensor("scalar", "torch", file="model.safetensors"), torch.tensor(1.5, device="cpu"))
     with pytest.raises(RuntimeError):
         model.state_dict(device="nonsense")
 

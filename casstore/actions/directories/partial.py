@@ -10,7 +10,7 @@ from casstore.actions.contents import Contents
 from casstore.actions.picking import picked
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
-from casstore.errors import IntegrityError
+from casstore.errors import IntegrityError, StoreUnwritable
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import LINK_FROM_BYTES
@@ -25,6 +25,12 @@ def materialize_some(
     They are hardlinks of loose files where there are such. Raises FileNotFoundError for a pattern that fits none,
     StoreUnwritable, IntegrityError, OSError.
     """
+    if workspace.catalog.read_only:
+        raise StoreUnwritable(
+            f"{workspace.layout.home} can only be read, so there is no place in it for some files of {row.tag}: "
+            "store.checkout(TAG, DIR, only=...) puts them into a directory of yours, and model.as_file(PATH) gives one "
+            "of them a path"
+        )
     wanted = picked(contents.files, patterns, str(row.tag))
     recipes = contents.recipes(wanted)
 

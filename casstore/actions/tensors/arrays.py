@@ -21,10 +21,8 @@ _TORCH_NAMES = _ML_DTYPES_NAMES | {
     "I32": "int32", "F32": "float32", "U64": "uint64", "I64": "int64", "F64": "float64", "C32": "complex32",
     "C64": "complex64", "C128": "complex128",
 }  # fmt: skip
-
-
-# As in NumPy, which does for its own memory what is done here for PyTorch's. To be given 4 KiB at a time takes a third
-# of the time in which a large tensor is read that need not be decoded (benchmarks/loading.py).
+# As in NumPy, which does for its own memory what is done here for PyTorch's. With 4 KiB at a time, to read a large
+# tensor that need not be decoded takes twice the processor time.
 _HUGE_FROM_BYTES = 4 << 20
 _MADV_HUGEPAGE = 14
 
@@ -141,9 +139,11 @@ class _Torch:
         return found
 
     def memory(self, size: int) -> Memory:
+        # By name: `with torch.device("meta")`, as around the making of a model, is about other tensors.
+        device = "cpu" if self.has_memory else "meta"
+        held = self._torch.empty(size, dtype=self._torch.uint8, device=device)
         if not self.has_memory:
-            return Memory(self._torch.empty(size, dtype=self._torch.uint8, device="meta"), memoryview(b""))
-        held = self._torch.empty(size, dtype=self._torch.uint8)
+            return Memory(held, memoryview(b""))
         if size >= _HUGE_FROM_BYTES:
             _wish_for_huge_pages(held.data_ptr(), size)
         return Memory(held, memoryview(held.numpy()))
