@@ -65,19 +65,8 @@ INNER = {
             "home",
             "sharing",
         ],
-        *[
-            "elsewhere_file",
-            "directories",
-            "single_files",
-            "saving",
-            "tensors",
-            "comparing",
-            "registry",
-            "reopening",
-            "gc",
-            "health",
-            "exchange",
-        ],
+        *["elsewhere_file", "directories", "single_files", "saving", "tensors", "comparing", "registry", "reopening"],
+        *["gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.
