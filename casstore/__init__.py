@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         Layer,
         Metric,
         TensorChange,
-        TensorInfo,
         ValueChange,
         Values,
     )
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from casstore.actions.saving.drafts import KeptDraft
     from casstore.actions.sharing import InitReport
     from casstore.actions.signatures import Signature, SignatureCheck
+    from casstore.actions.tensors.info import TensorInfo
     from casstore.annotated import Annotation
     from casstore.catalog.aliases import Alias, AliasMove
     from casstore.catalog.events import Event
@@ -195,7 +195,7 @@ __all__ = [
 # Where each name is. It is imported when it is first used, so that what needs little starts quickly.
 _NAMES = {
     "casstore.actions.comparing.difference": (
-        "Change", "Diff", "DocumentChange", "FileChange", "Layer", "Metric", "TensorChange", "TensorInfo",
+        "Change", "Diff", "DocumentChange", "FileChange", "Layer", "Metric", "TensorChange",
         "ValueChange", "Values",
     ),
     "casstore.actions.exchange.adopt": ("AdoptReport", "Refused"),
@@ -216,6 +216,7 @@ _NAMES = {
     "casstore.actions.saving.drafts": ("KeptDraft",),
     "casstore.actions.sharing": ("InitReport",),
     "casstore.actions.signatures": ("Signature", "SignatureCheck"),
+    "casstore.actions.tensors.info": ("TensorInfo",),
     "casstore.annotated": ("Annotation",),
     "casstore.catalog.aliases": ("Alias", "AliasMove"),
     "casstore.catalog.events": ("Event",),

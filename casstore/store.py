@@ -1871,9 +1871,15 @@ class Store:
         return exporting.export(self._workspace, list(rows.values()), target, how, progress)
 
     def checkout(
-        self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
+        self,
+        tag: str | Tag,
+        directory: str | os.PathLike[str],
+        *,
+        only: str | Iterable[str] | None = None,
+        link: bool = False,
+        progress: Progress = SILENT,
     ) -> str:
-        """Copy a version's files, and its `model.yaml`, into a directory of the caller's own.
+        """Copy a version's files, and its `model.yaml`, or some of its files into a directory of the caller's own.
 
         The directory is there as a whole or not at all.
 
@@ -1883,6 +1889,8 @@ class Store:
             What `get` takes.
         directory
             A directory that is empty or not there yet, outside of any store.
+        only
+            Only these files, without `model.yaml`: paths, directories, or patterns as of a shell.
         link
             False: the files may be written to; they share blocks with the store where the file system can do that, and
             are copies elsewhere. True: they are read-only hardlinks to the store's files, on the same file system.
@@ -1904,6 +1912,8 @@ class Store:
             `tag` cannot be a tag.
         FileExistsError
             Something is in `directory`.
+        FileNotFoundError
+            What `only` says fits no file; the text names the nearest.
         InvalidSource
             `directory` is inside a store, or no link can be made there.
         IntegrityError
@@ -1918,7 +1928,9 @@ class Store:
         ['config.json', 'model.bin', 'model.yaml']
         """
         row = self._find(tag)
-        return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
+        patterns = [only] if isinstance(only, str) else None if only is None else list(only)
+        path = checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link, only=patterns)
+        return str(path)
 
     def import_archive(
         self,

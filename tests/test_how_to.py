@@ -87,6 +87,9 @@ def test_remotes(home: Path, tmp_path: Path, places: dict[str, str]) -> None:
         reader.read(text_of("remotes.md"))
 
 
+ELSEWHERE = {"how-to/tensors.md"}  # tests/test_tensors_page.py
+
+
 def test_every_page_is_followed() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     for page in PAGES:

@@ -16,6 +16,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.exchange import carried
 from casstore.actions.exchange.casmodel_export import export_versions
 from casstore.actions.exchange.oci_export import export_layout
+from casstore.actions.picking import picked
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
 from casstore.archive import endpoint, formats, oci
@@ -180,28 +181,39 @@ def _add_signatures(workspace: Workspace, row: VersionRow, directory: Path) -> N
             files.write_new_file(directory / name, data, mode)
 
 
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """How a directory is filled: what progress calls it, `clone`, which makes a file with the right bytes if it can and
+    returns whether it did, and which files are meant, by paths, directories or patterns; all where nothing is said."""
+
+    what: str = "export"
+    clone: Callable[[FileEntry, Path], bool] = lambda _, __: False
+    only: Sequence[str] | None = None
+
+
 def fill_folder(
-    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, *, what: str = "export",
-    clone: Callable[[FileEntry, Path], bool] = lambda _, __: False,
-) -> None:  # fmt: skip
+    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, how: Filling | None = None
+) -> None:
     """Write the version's files and `model.yaml` into an empty directory, writable as this process's umask permits.
 
-    `clone`: makes a file with the right bytes if it can, and returns whether it did. Raises TagNotFound,
-    IntegrityError, OSError.
+    Where not all files are meant, nothing else is written. Raises FileNotFoundError for a pattern that fits no file,
+    TagNotFound, IntegrityError, OSError.
     """
-    entries = resolve.files(workspace.catalog, row)
+    how = how or Filling()
+    entries = picked(resolve.files(workspace.catalog, row), how.only, str(row.tag))
     recipes = workspace.catalog.index.recipes({file.digest for file in entries})
-    descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
-    files.write_new_file(directory / DESCRIPTOR_NAME, descriptor, 0o666 & ~workspace.umask)
-    for each in row.directory_paths():
-        files.make_directory(directory / each, parents=True)
-    progress.start(what, row.size)
+    if how.only is None:
+        descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+        files.write_new_file(directory / DESCRIPTOR_NAME, descriptor, 0o666 & ~workspace.umask)
+        for each in row.directory_paths():
+            files.make_directory(directory / each, parents=True)
+    progress.start(how.what, sum(file.size for file in entries))
     try:
         for file in entries:
             path = directory / file.path
             files.make_directory(path.parent, parents=True)
             mode = (0o777 if file.executable else 0o666) & ~workspace.umask
-            if clone(file, path):
+            if how.clone(file, path):
                 with files.open_regular(path) as target:
                     files.set_mode(target, mode)
                 progress.advance(file.size)
