@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from casstore.late import LateModule
 from casstore.storage.manifest import FileEntry
+
+if TYPE_CHECKING:
+    import difflib
+else:
+    difflib = LateModule("difflib")
 
 
 def picked(files: Sequence[FileEntry], patterns: Sequence[str] | None, name: str) -> list[FileEntry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -15,8 +14,11 @@ from casstore.cli.options import Options
 from casstore.late import LateModule
 
 if TYPE_CHECKING:
+    import difflib
+
     from click import shell_completion
 else:
+    difflib = LateModule("difflib")
     shell_completion = LateModule("click.shell_completion")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +11,6 @@ from casstore.cli.arguments import complete_file, complete_place, no_file, split
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.order import tag_first
 from casstore.cli.remotes import remote_option
-from casstore.late import LateModule
-
-if TYPE_CHECKING:
-    import difflib
-else:
-    difflib = LateModule("difflib")
 
 _EXAMPLES = """\b
 Examples:
