@@ -50,6 +50,8 @@ from typing import Any
 
 # The model is a local folder: without this the libraries would look for newer files of it online.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# transformers looks for a package called kernels, and would take kernels.py beside this for it.
+sys.path = [each for each in sys.path if Path(each).resolve() != Path(__file__).resolve().parent]
 
 try:
     import torch

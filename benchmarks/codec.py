@@ -30,14 +30,13 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import blake3
 import delta_entropy
 import measure
 import numpy as np
 import peers
-import zstandard
 
 from casstore.storage.coding import codec, delta, entropy
 from casstore.storage.coding.plain import PlainOrder
@@ -116,21 +115,21 @@ def predicted(piece: Piece) -> bytes:
 
 def at_level(level: int) -> Callable[[Piece], int]:
     def way(piece: Piece) -> int:
-        with compressed_by(zstandard.ZstdCompressor(level=level)):
+        with compressed_by(entropy.zstd.ZstdCompressor(level=level)):
             return delta_bytes(piece, piece.base, piece.first, piece.element)
 
     return way
 
 
 @contextlib.contextmanager
-def compressed_by(compressor: zstandard.ZstdCompressor) -> Iterator[None]:
+def compressed_by(compressor: Any) -> Iterator[None]:
     """Another compressor in the place of casstore's own."""
-    own = entropy._compressor
-    entropy._compressor = lambda: compressor
+    own = entropy._compressors
+    entropy._compressors = lambda: {False: compressor, True: compressor}
     try:
         yield
     finally:
-        entropy._compressor = own
+        entropy._compressors = own
 
 
 def by_pcodec(piece: Piece) -> int:

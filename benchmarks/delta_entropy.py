@@ -1,6 +1,6 @@
 """How small can the differences between two versions get, at best?
 
-    python benchmarks/delta_entropy.py CHECKPOINTS [--sets SET ...]
+    python benchmarks/delta_entropy.py CHECKPOINTS [--sets SET ...] [--coders]
 
 Method: tensors of the same name and dtype are compared with the version before, as integers of their bit patterns.
 Counted is the order-0 entropy of the differences, tensor by tensor, given the exponent of the older value: what
@@ -12,6 +12,17 @@ bf16 that is nearly always the whole difference. In fp32, where most values occu
 whole differences would measure how few samples there are: log2 of a tensor's size is all that it could show.
 
 A yardstick, and no bound: a coder that looks at neighbours, at optimizer state or at two versions may go below it.
+
+With `--coders`, how far some would, from the third version on:
+
+- "two versions": differences from last + beta * (last - before), of the beta in BETAS that suits the tensor best
+- "link": given, besides the exponent, the element's difference one version earlier: its sign and its bits' number
+- "near": given, besides the exponent, how many bits the 16 differences before it in the tensor have on average
+- "both": given all of these
+- "both, two versions": and the differences those from the best prediction
+
+Each count of a symbol in a context is taken to cost half of log2 of the context's size to learn, or else more contexts
+would always look better. That is in "exponent" too, which is what the rest is compared with.
 """
 
 from __future__ import annotations
@@ -35,6 +46,8 @@ EXPONENTS = {"BF16": (np.dtype("<u2"), 7, 0xFF), "F16": (np.dtype("<u2"), 10, 0x
 LEADING_BITS = 8
 # A symbol is 8 leading bits and up to 24 places, and so below 2**13.
 SYMBOL_BITS = 13
+BETAS = (0.25, 0.5, 0.75, 1.0)
+NEAR = 16
 
 
 def tensors(version: Path) -> dict[str, tuple[str, Array]]:
@@ -95,12 +108,83 @@ def _symbols(before: Array, after: Array, shift: int, mask: int) -> tuple[Array,
     return (exponents << SYMBOL_BITS) | symbols, int(below.sum(dtype=np.int64))
 
 
+def coded_bytes(contexts: Array, symbols: Array) -> float:
+    """The entropy of the symbols given their contexts, and what it takes to learn the counts."""
+    keys, counts = np.unique((contexts.astype(np.int64) << SYMBOL_BITS) | symbols, return_counts=True)
+    _, first, number = np.unique(keys >> SYMBOL_BITS, return_index=True, return_inverse=True)
+    sizes = np.add.reduceat(counts, first)
+    bits = (counts * np.log2(sizes[number] / counts)).sum()
+    learning = 0.5 * (np.log2(sizes) * (np.diff(np.append(first, len(keys))) - 1)).sum()
+    return float(bits + learning) / 8
+
+
+def _bit_lengths(values: Array) -> Array:
+    return np.frexp(np.abs(values).astype(np.float64))[1].astype(np.int64)
+
+
+def coder_bytes(before: Array, last: Array, new: Array, shift: int, mask: int) -> dict[str, float]:
+    """What each coder makes of a tensor, of which three versions are known, the newest to be coded."""
+    signed = np.dtype(f"<i{new.itemsize}")
+    moved = (last - before).view(signed)
+    exponents = ((last >> shift) & mask).astype(np.int64)
+
+    def coded(base: Array, *contexts: Array) -> float:
+        keys, below = _symbols(base, new, shift, mask)
+        joint = exponents
+        for context in contexts:
+            joint = joint * 64 + context
+        return coded_bytes(joint, keys & ((1 << SYMBOL_BITS) - 1)) + below / 8
+
+    lengths = _bit_lengths((new - last).view(signed))
+    sums = np.concatenate([[0], np.cumsum(lengths)])
+    places = np.arange(len(new))
+    begins = np.maximum(places - NEAR, 0)
+    near = (2 * (sums[places] - sums[begins])) // np.maximum(places - begins, 1)
+    link = np.sign(moved) * np.minimum(_bit_lengths(moved), 30) + 31
+    predicted = [last, *(last + np.rint(beta * moved).astype(signed).view(last.dtype) for beta in BETAS)]
+    alone = [coded(base) for base in predicted]
+    best = predicted[int(np.argmin(alone))]
+    return {
+        "exponent": alone[0],
+        "two versions": min(alone),
+        "link": coded(last, link),
+        "near": coded(last, near),
+        "both": coded(last, link, near),
+        "both, two versions": coded(best, link, near),
+    }
+
+
+def coders(paths: list[Path]) -> dict[str, float]:
+    """The bytes of all tensors that changed, by coder; "raw" is what they take as they stand."""
+    total: dict[str, float] = {}
+    before, last = tensors(paths[0]), tensors(paths[1])
+    for path in paths[2:]:
+        new = tensors(path)
+        for name, (dtype, values) in new.items():
+            same = [version[name][1] for version in (before, last) if name in version]
+            is_known = len(same) == 2 and all(each.shape == values.shape for each in same)
+            if dtype in EXPONENTS and is_known and not np.array_equal(same[1], values):
+                found = coder_bytes(*same, values, *EXPONENTS[dtype][1:]) | {"raw": float(values.nbytes)}
+                total = {each: total.get(each, 0.0) + size for each, size in found.items()}
+        before, last = last, new
+    return total
+
+
 def main() -> None:
     parser = measure.parser(__doc__)
     parser.add_argument("checkpoints", type=Path)
     parser.add_argument("--sets", nargs="+", default=SETS)
+    parser.add_argument("--coders", action="store_true")
     arguments = parser.parse_args()
     rows = []
+    if arguments.coders:
+        for name in arguments.sets:
+            total = coders(peers.versions(arguments.checkpoints / name))
+            raw, start = total.pop("raw"), total["exponent"]
+            cells = [f"{size / raw:.4f} ({100 * (size / start - 1):+.1f}%)" for size in total.values()]
+            rows.append([name, *cells])
+        measure.print_markdown("What coders would make of changed tensors, as a share of them", ["", *total], rows)
+        return
     for name in arguments.sets:
         paths = peers.versions(arguments.checkpoints / name)
         shares = version_shares(paths)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
         Layer,
         Metric,
         TensorChange,
-        TensorInfo,
         ValueChange,
         Values,
     )
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from casstore.actions.registry.trash import DeletedVersion
     from casstore.actions.saving.drafts import KeptDraft
     from casstore.actions.sharing import InitReport
+    from casstore.actions.signatures import Signature, SignatureCheck
+    from casstore.actions.tensors.info import TensorInfo
     from casstore.annotated import Annotation
     from casstore.catalog.aliases import Alias, AliasMove
     from casstore.catalog.events import Event
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         InvalidPolicy,
         InvalidQuery,
         InvalidSetting,
+        InvalidSignature,
         InvalidSource,
         InvalidTag,
         NoRemote,
@@ -127,6 +129,7 @@ __all__ = [
     "InvalidPolicy",
     "InvalidQuery",
     "InvalidSetting",
+    "InvalidSignature",
     "InvalidSource",
     "InvalidTag",
     "KeepRules",
@@ -161,6 +164,8 @@ __all__ = [
     "RemoteUnsafe",
     "RepairReport",
     "SQLiteTooOld",
+    "Signature",
+    "SignatureCheck",
     "Store",
     "StoreError",
     "StoreLocked",
@@ -190,7 +195,7 @@ __all__ = [
 # Where each name is. It is imported when it is first used, so that what needs little starts quickly.
 _NAMES = {
     "casstore.actions.comparing.difference": (
-        "Change", "Diff", "DocumentChange", "FileChange", "Layer", "Metric", "TensorChange", "TensorInfo",
+        "Change", "Diff", "DocumentChange", "FileChange", "Layer", "Metric", "TensorChange",
         "ValueChange", "Values",
     ),
     "casstore.actions.exchange.adopt": ("AdoptReport", "Refused"),
@@ -210,6 +215,8 @@ _NAMES = {
     "casstore.actions.registry.trash": ("DeletedVersion",),
     "casstore.actions.saving.drafts": ("KeptDraft",),
     "casstore.actions.sharing": ("InitReport",),
+    "casstore.actions.signatures": ("Signature", "SignatureCheck"),
+    "casstore.actions.tensors.info": ("TensorInfo",),
     "casstore.annotated": ("Annotation",),
     "casstore.catalog.aliases": ("Alias", "AliasMove"),
     "casstore.catalog.events": ("Event",),
@@ -219,10 +226,11 @@ _NAMES = {
     "casstore.draft": ("Draft",),
     "casstore.errors": (
         "AliasMoved", "AliasProtected", "AmbiguousTag", "CasstoreError", "CatalogDamaged", "FileChanged",
-        "IntegrityError", "InvalidMetadata", "InvalidPolicy", "InvalidQuery", "InvalidSetting", "InvalidSource",
-        "InvalidTag", "NoRemote", "OutcomeUnknown", "ReadOnly", "RemoteError", "RemoteNotFound", "RemoteUnsafe",
-        "SQLiteTooOld", "StoreError", "StoreLocked", "StoreNotFound", "StoreTooNew", "StoreUnwritable", "TagExists",
-        "TagNotFound", "UnsafeArchive", "UnsupportedFormat", "UntrustedObjects", "VersionAliased",
+        "IntegrityError", "InvalidMetadata", "InvalidPolicy", "InvalidQuery", "InvalidSetting", "InvalidSignature",
+        "InvalidSource", "InvalidTag", "NoRemote", "OutcomeUnknown", "ReadOnly", "RemoteError", "RemoteNotFound",
+        "RemoteUnsafe", "SQLiteTooOld", "StoreError", "StoreLocked", "StoreNotFound", "StoreTooNew",
+        "StoreUnwritable", "TagExists", "TagNotFound", "UnsafeArchive", "UnsupportedFormat", "UntrustedObjects",
+        "VersionAliased",
     ),
     "casstore.model": ("Imported", "Model"),
     "casstore.opening": ("store_at",),

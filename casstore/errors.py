@@ -13,6 +13,7 @@
   x InvalidSource          the files to be saved cannot be saved
     · FileChanged          a file changed while it was being saved
     · UnsafeArchive        an archive that would write elsewhere, expands too much, or contradicts itself
+  x InvalidSignature       a signature is missing, damaged, of other files, or by a key that is not asked for
   x UntrustedObjects       Python objects from an archive that was imported without trust
   x InvalidSetting         an unknown setting, or a value it does not take
   x InvalidQuery           an expression to search by cannot be understood
@@ -150,6 +151,11 @@ class FileChanged(InvalidSource):
 
 class UnsafeArchive(InvalidSource):
     """An archive that would write outside its place, expands too much, or contradicts itself."""
+
+
+class InvalidSignature(CasstoreError, ValueError):
+    """A version is not signed as is asked for: the signature is missing, was changed, is of other files, or by another
+    key or algorithm."""
 
 
 class UntrustedObjects(CasstoreError):

@@ -5,26 +5,29 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from casstore.actions import resolve
+from casstore.actions import resolve, single_files
 from casstore.actions.contents import Contents
 from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing import model_yaml, times
 from casstore.actions.describing.read_only import ReadOnlyDict
 from casstore.actions.directories.exposure import guard
 from casstore.actions.directories.materialize import made_whole
+from casstore.actions.directories.partial import materialize_some
 from casstore.actions.directories.pinning import is_pinned
 from casstore.actions.registry import searching
 from casstore.actions.reopening import Sent
 from casstore.actions.saving.trust import objects_of
+from casstore.actions.tensors import arrays, index, loading
 from casstore.description import CUSTOM_OBJECTS_NAME, Description
 from casstore.digest import Digest
 from casstore.errors import CasstoreError, UntrustedObjects
 from casstore.late_classes import dataclass
 from casstore.notebook import MOST_ROWS, Size, fields, table
-from casstore.progress import SILENT
+from casstore.progress import SILENT, Progress
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import Base, FileEntry
 from casstore.tag import Tag
@@ -32,6 +35,8 @@ from casstore.tag import Tag
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+    from casstore.actions.tensors.index import Tensors
+    from casstore.actions.tensors.info import TensorInfo
     from casstore.actions.workspace import Workspace
     from casstore.catalog.query import Field
     from casstore.catalog.search import Search
@@ -75,13 +80,14 @@ class Model:
     ['config.json', 'model.bin']
     """
 
-    __slots__ = ("_contents", "_described", "_opened", "_sent")
+    __slots__ = ("_contents", "_described", "_found_tensors", "_opened", "_sent")
 
     def __init__(self, workspace: Workspace, row: VersionRow) -> None:
         self._opened: tuple[Workspace, VersionRow] | None = (workspace, row)
         self._sent: Sent | None = None  # of one that was pickled
         self._described: Description | None = None
         self._contents: Contents | None = None
+        self._found_tensors: Tensors | None = None
 
     @property
     def _workspace(self) -> Workspace:
@@ -102,7 +108,7 @@ class Model:
         return self._sent or Sent.of(self._workspace, self._row)
 
     def __setstate__(self, sent: Sent) -> None:
-        self._opened = self._described = self._contents = None
+        self._opened = self._described = self._contents = self._found_tensors = None
         self._sent = sent
 
     def __copy__(self) -> Model:
@@ -462,6 +468,238 @@ class Model:
         """
         wanted = list(paths)
         return zip(wanted, self._files().read(wanted), strict=True)
+
+    @contextmanager
+    def as_file(self, path: str) -> Iterator[str]:
+        """Give one file a path, for a `with` block, without making the version's directory.
+
+        For loaders that want a path, as `mmap` does. It is that in the version's directory if that stands, else that of
+        a copy in memory (on Linux; what is larger than half the free memory goes to a temporary file), which other
+        processes may use too. It ends in the file's name, is read-only, and is gone after the block. What was mapped or
+        opened by then can still be read. A file that the store keeps as it was is not copied: as in a version's
+        directory, a write into it, as root may do, destroys the version.
+
+        Parameters
+        ----------
+        path
+            One of `files`, or `model.yaml`.
+
+        Yields
+        ------
+        str
+            The path.
+
+        Raises
+        ------
+        FileNotFoundError
+            The version has no such file.
+        IntegrityError
+            The stored bytes are damaged.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> from pathlib import Path
+        >>> with store.get("bert").as_file("config.json") as path:
+        ...     Path(path).read_text()
+        '{"hidden_size": 384}'
+        """
+        workspace, row = self._open_again()
+        if path == DESCRIPTOR_NAME:
+            content = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+            with single_files.descriptor_file(content) as given:
+                yield given
+            return
+        file, recipe = self._files().entry(path)
+        standing = single_files.standing_file(workspace, row, file.path)
+        if standing is not None:
+            yield standing
+            return
+        with single_files.lent_file(workspace, file, recipe, f"{file.path} of {row.tag}") as given:
+            yield given
+
+    def materialize(self, only: str | Iterable[str] | None = None, *, progress: Progress = SILENT) -> str:
+        """Make the version's directory, as `path` does; or a directory with some of its files alone.
+
+        With `only`, it is not the version's own place, where versions stand whole or not at all, but one of this
+        process's, which is gone when the store is closed or the process ends. `Store.checkout` makes one that stays.
+
+        Parameters
+        ----------
+        only
+            Paths of files, directories, or patterns as of a shell: `["*.safetensors", "config.json"]`.
+        progress
+            Told how far it is.
+
+        Returns
+        -------
+        str
+            The path of the directory. The files in it are read-only.
+
+        Raises
+        ------
+        FileNotFoundError
+            A pattern fits no file; the text names the nearest.
+        IntegrityError
+            The stored bytes are damaged.
+        StoreUnwritable
+            The store can only be read.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> import os
+        >>> os.listdir(store.get("bert").materialize(only=["*.json"]))
+        ['config.json']
+        """
+        if only is None:
+            self._workspace.leasing.take(self._row)  # as `path` does
+            made_whole(self._workspace, self._row, progress)
+            return self.path
+        patterns = [only] if isinstance(only, str) else list(only)
+        return str(materialize_some(self._workspace, self._row, self._files(), patterns, progress))
+
+    def tensors(self, match: str | None = None, *, file: str | None = None) -> tuple[TensorInfo, ...]:
+        """Which tensors its files have, from the catalog alone: no weights are read, and no directory is made.
+
+        They are known in safetensors, GGUF, `torch.save`'s zip archives and npz. Of `torch.save`'s, the names are those
+        of parameters, which takes reading the pickle; nothing is ever unpickled or imported for it.
+
+        Parameters
+        ----------
+        match
+            Only those whose names match a pattern as of a shell, such as `"encoder.*"`.
+        file
+            Only those of this file, of files in this directory, or that match a pattern.
+
+        Returns
+        -------
+        tuple[TensorInfo, ...]
+            By file, in the order in which they are stored; of `torch.save`'s, in that of the pickle.
+
+        Raises
+        ------
+        IntegrityError
+            The record of a file, or the pickle of one, is damaged.
+        TagNotFound
+            The version has been deleted.
+
+        Examples
+        --------
+        >>> import numpy
+        >>> numpy.savez("weights.npz", bias=numpy.zeros(4, "f4"), weight=numpy.ones((2, 4), "f4"))
+        >>> model = store.save("net:v1", "weights.npz")
+        >>> [(tensor.name, tensor.dtype, tensor.shape, tensor.size) for tensor in model.tensors()]
+        [('bias', 'F32', (4,), 16), ('weight', 'F32', (2, 4), 32)]
+        """
+        return tuple(each.info for each in self._tensors().select(match, file))
+
+    def tensor(self, name: str, framework: str = "numpy", *, file: str | None = None, rows: slice | None = None) -> Any:
+        """Read one tensor straight from the chunks. Only those that it stands in are decoded, and each is checked.
+
+        Parameters
+        ----------
+        name
+            Its name, as `tensors` gives it.
+        framework
+            "numpy" or "torch".
+        file
+            Its file, where several have different tensors of that name; or a pattern.
+        rows
+            Only these of its first dimension: `slice(100, 200)`.
+
+        Returns
+        -------
+        numpy.ndarray | torch.Tensor
+            Memory of its own, that may be written to. A tensor that `torch.save` has written with strides has them
+            here too. NumPy has BF16 and the 8-bit floats through the package `ml_dtypes`, where that is installed.
+            GGUF's quantized blocks are bytes (uint8), in rows.
+
+        Raises
+        ------
+        KeyError
+            There is no tensor of that name; the text names the nearest.
+        ValueError
+            Several files have different tensors of that name; or `framework` or `rows` is none.
+        TypeError
+            Its dtype is not known, or the framework has none such.
+        ModuleNotFoundError
+            PyTorch, or `ml_dtypes` for a dtype of which NumPy has none, is not installed.
+        IntegrityError
+            The stored bytes are damaged.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> import numpy
+        >>> numpy.savez("weights.npz", weight=numpy.arange(4, dtype="f4").reshape(2, 2))
+        >>> store.save("net:v1", "weights.npz").tensor("weight", rows=slice(1, 2))
+        array([[2., 3.]], dtype=float32)
+        """
+        found = self._tensors()
+        return loading.load_one(found.source, found.named(name, file), arrays.framework(framework), rows)
+
+    def state_dict(
+        self, match: str | None = None, framework: str = "torch", *, file: str | None = None, device: Any = None
+    ) -> dict[str, Any]:
+        """Read the weights straight from the chunks, without a directory: many tensors at once, on all cores.
+
+        Files are read in order and ahead of what is decoded, each tensor into memory of its own.
+
+        Parameters
+        ----------
+        match
+            Only tensors whose names match a pattern as of a shell, such as `"encoder.*"`.
+        framework
+            "torch" or "numpy".
+        file
+            Of this file, of files in this directory, or that match a pattern. Without it, of the files that hold the
+            weights: safetensors if there are any, else GGUF, else `torch.save`'s, else npz; and where an index of
+            shards stands beside them, such as `model.safetensors.index.json`, those that it lists.
+        device
+            Where PyTorch is to have them, such as `"cuda"`: each goes there as soon as it is read. `"meta"` reads
+            nothing.
+
+        Returns
+        -------
+        dict[str, numpy.ndarray | torch.Tensor]
+            By name, in the order of `tensors`; for `load_state_dict`. Tensors that share a storage in a file of
+            `torch.save`, as tied weights do, share memory here too.
+
+        Raises
+        ------
+        ValueError
+            Two of the files have different tensors of one name: say which by `file`. Or `framework` is none.
+        TypeError
+            The dtype of one is not known, or the framework has none such.
+        ModuleNotFoundError
+            PyTorch, or `ml_dtypes` for a dtype of which NumPy has none, is not installed.
+        IntegrityError
+            The stored bytes are damaged.
+        TagNotFound
+            The version has been deleted, or left to a remote.
+
+        Examples
+        --------
+        >>> import numpy
+        >>> numpy.savez("weights.npz", bias=numpy.zeros(2, "f4"), weight=numpy.ones((2, 2), "f4"))
+        >>> weights = store.save("net:v1", "weights.npz").state_dict(framework="numpy")
+        >>> {name: array.shape for name, array in weights.items()}
+        {'bias': (2,), 'weight': (2, 2)}
+        """
+        found = self._tensors()
+        return loading.load(found.source, found.weights(match, file), arrays.framework(framework, device))
+
+    def _tensors(self) -> Tensors:
+        """Raises TagNotFound, IntegrityError, OSError."""
+        contents = self._files()
+        if self._found_tensors is None:
+            source = index.Source(str(self.tag), contents.files, self._workspace.objects, contents.recipes)
+            self._found_tensors = index.Tensors(source)
+        return self._found_tensors
 
     @property
     def _description(self) -> Description:

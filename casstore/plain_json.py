@@ -72,6 +72,8 @@ def label(key: Any, value: Any) -> str:
 
 def plain_value(field: str, value: Any, depth: int = 0, *, may_be_nan: bool = False) -> Any:
     """`value` in JSON's types. Raises InvalidMetadata."""
+    if type(value) is float and math.isfinite(value):  # most of what a version has many of
+        return value
     if depth > _MAX_DEPTH:
         raise InvalidMetadata(f"{field[:60]}... is nested more than {_MAX_DEPTH} deep, or contains itself")
     if value is None or isinstance(value, bool):

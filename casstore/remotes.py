@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from casstore.actions.exchange.remote_versions import RemoteStatus, local_rows, 
 from casstore.actions.registry import searching_lists
 from casstore.actions.registry.searching import Wanted
 from casstore.actions.saving.trust import Trust
+from casstore.actions.tensors import arrays, index, loading
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
@@ -50,6 +51,10 @@ from casstore.tag import Tag
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+
+    from casstore.actions.tensors.index import Tensors
+    from casstore.actions.tensors.info import TensorInfo
+    from casstore.storage.recipe import Recipe
 
 _READERS = 16
 _Tags = str | Tag | Iterable[str | Tag]
@@ -91,10 +96,11 @@ class RemoteModel:
     b'{"hidden_size": 384}'
     """
 
-    __slots__ = ("_version",)
+    __slots__ = ("_found_tensors", "_version")
 
     def __init__(self, version: RemoteVersion) -> None:
         self._version = version
+        self._found_tensors: Tensors | None = None
 
     @property
     def tag(self) -> Tag:
@@ -182,6 +188,79 @@ class RemoteModel:
             The remote cannot be read.
         """
         self._version.read_into(path, buffer)
+
+    def tensors(self, match: str | None = None, *, file: str | None = None) -> tuple[TensorInfo, ...]:
+        """Which tensors its files have, as `Model.tensors` tells: what was fetched for the version tells most of it.
+
+        Parameters
+        ----------
+        match
+            Only those whose names match a pattern as of a shell, such as `"encoder.*"`.
+        file
+            Only those of this file, of files in this directory, or that match a pattern.
+
+        Returns
+        -------
+        tuple[TensorInfo, ...]
+            By file, in the order in which they are stored; of `torch.save`'s, in that of the pickle.
+
+        Raises
+        ------
+        IntegrityError
+            The bytes there are damaged.
+        RemoteError
+            The remote cannot be read.
+        """
+        return tuple(each.info for each in self._tensors().select(match, file))
+
+    def tensor(self, name: str, framework: str = "numpy", *, file: str | None = None, rows: slice | None = None) -> Any:
+        """Read one tensor, as `Model.tensor` does: only the ranges that it stands in are asked for.
+
+        Parameters
+        ----------
+        name
+            Its name, as `tensors` gives it.
+        framework
+            "numpy" or "torch".
+        file
+            Its file, where several have different tensors of that name; or a pattern.
+        rows
+            Only these of its first dimension: `slice(100, 200)`.
+
+        Returns
+        -------
+        numpy.ndarray | torch.Tensor
+            Memory of its own, that may be written to.
+
+        Raises
+        ------
+        KeyError
+            There is no tensor of that name; the text names the nearest.
+        ValueError
+            Several files have different tensors of that name; or `framework` or `rows` is none.
+        TypeError
+            Its dtype is not known, or the framework has none such.
+        ModuleNotFoundError
+            PyTorch, or `ml_dtypes` for a dtype of which NumPy has none, is not installed.
+        IntegrityError
+            The bytes there are damaged.
+        RemoteError
+            The remote cannot be read.
+        """
+        found = self._tensors()
+        return loading.load_one(found.source, found.named(name, file), arrays.framework(framework), rows)
+
+    def _tensors(self) -> Tensors:
+        """Raises IntegrityError, RemoteError, OSError."""
+        if self._found_tensors is None:
+            manifest = self._version.manifest
+
+            def recipes(wanted: Collection[FileEntry]) -> Mapping[Digest, Recipe]:
+                return {file.digest: manifest.recipe_of(file) for file in wanted}
+
+            source = index.Source(str(self.tag), manifest.files, self._version.objects, recipes)
+            self._found_tensors = index.Tensors(source)
+        return self._found_tensors
 
     def checkout(
         self,

@@ -100,6 +100,13 @@ SETTINGS: Mapping[str, Setting] = {
         "the remote from which a version is pulled that a user asks for and the store does not have; off: none is",
         re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?").fullmatch,
     ),
+    "require_signature": Setting(
+        "off",
+        "off or the path of a file with public keys in PEM",
+        "off: `casstore import` takes versions in whether they are signed or not; the path of a file with public keys "
+        "in PEM: only what is signed by one of these keys (`casstore sign`)",
+        bool,
+    ),
     "auto_gc": _one_of(
         "on",
         "off",

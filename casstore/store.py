@@ -16,6 +16,7 @@ from casstore import draft as drafting
 from casstore import remotes as remoting
 from casstore.actions import configure, elsewhere_file, reserved, resolve
 from casstore.actions import sharing as sharing_action
+from casstore.actions import signatures as signatures_action
 from casstore.actions.comparing import diff as diff_action
 from casstore.actions.consistency import held, lost
 from casstore.actions.describing import capture as capturing
@@ -44,7 +45,7 @@ from casstore.actions.saving import background as saving_later
 from casstore.actions.saving import delete as delete_action
 from casstore.actions.saving import drafts as drafts_action
 from casstore.actions.saving import trust as trust_action
-from casstore.archive import formats
+from casstore.archive import formats, model_signing
 from casstore.description import Description
 from casstore.errors import InvalidTag, TagNotFound
 from casstore.model import Imported, Model, Models, table_of
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from casstore.actions.registry.trash import DeletedVersion
     from casstore.actions.saving.drafts import KeptDraft
     from casstore.actions.sharing import InitReport
+    from casstore.actions.signatures import Signature
     from casstore.actions.workspace import Workspace
     from casstore.annotated import Annotation
     from casstore.catalog.aliases import Alias, AliasMove
@@ -1822,10 +1824,11 @@ class Store:
         Parameters
         ----------
         tag
-            What `get` takes; several of them for the format casmodel.
+            What `get` takes; several of them for the format casmodel and an OCI layout.
         target
-            A file; a directory, in which the file is named after the version; a stream; or, with `fsspec` installed,
-            any URL that it knows.
+            A file; a directory, in which the file is named after the version; a stream; `oci:DIR` or `oci:DIR:REF`,
+            an OCI layout that takes several versions, each as a CNCF ModelPack; or, with `fsspec` installed, any URL
+            that it knows.
         format
             bentomodel (BentoML's own, a tar in xz), tar, gz, xz, bz2, zst, zip, folder, or casmodel, which alone holds
             several versions and is smallest. By default what the name of `target` says.
@@ -1868,9 +1871,15 @@ class Store:
         return exporting.export(self._workspace, list(rows.values()), target, how, progress)
 
     def checkout(
-        self, tag: str | Tag, directory: str | os.PathLike[str], *, link: bool = False, progress: Progress = SILENT
+        self,
+        tag: str | Tag,
+        directory: str | os.PathLike[str],
+        *,
+        only: str | Iterable[str] | None = None,
+        link: bool = False,
+        progress: Progress = SILENT,
     ) -> str:
-        """Copy a version's files, and its `model.yaml`, into a directory of the caller's own.
+        """Copy a version's files, and its `model.yaml`, or some of its files into a directory of the caller's own.
 
         The directory is there as a whole or not at all.
 
@@ -1880,6 +1889,8 @@ class Store:
             What `get` takes.
         directory
             A directory that is empty or not there yet, outside of any store.
+        only
+            Only these files, without `model.yaml`: paths, directories, or patterns as of a shell.
         link
             False: the files may be written to; they share blocks with the store where the file system can do that, and
             are copies elsewhere. True: they are read-only hardlinks to the store's files, on the same file system.
@@ -1901,6 +1912,8 @@ class Store:
             `tag` cannot be a tag.
         FileExistsError
             Something is in `directory`.
+        FileNotFoundError
+            What `only` says fits no file; the text names the nearest.
         InvalidSource
             `directory` is inside a store, or no link can be made there.
         IntegrityError
@@ -1915,7 +1928,9 @@ class Store:
         ['config.json', 'model.bin', 'model.yaml']
         """
         row = self._find(tag)
-        return str(checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link))
+        patterns = [only] if isinstance(only, str) else None if only is None else list(only)
+        path = checkout_action.checkout(self._workspace, row, Path(directory), progress, link=link, only=patterns)
+        return str(path)
 
     def import_archive(
         self,
@@ -1938,7 +1953,8 @@ class Store:
         Parameters
         ----------
         source
-            A file, a directory, a stream, or, with `fsspec` installed, a URL.
+            A file, a directory, a stream, `oci:DIR` or `oci:DIR:REF` for an OCI layout that holds a model, or, with
+            `fsspec` installed, a URL.
         format
             As in `export`. By default the content tells; a directory is named by the format folder.
         as_tag
@@ -1969,6 +1985,8 @@ class Store:
             It is not an archive that casstore reads.
         IntegrityError
             Bytes in it are damaged.
+        InvalidSignature
+            The setting `require_signature` asks for a signature, and it has none that is valid.
         TagExists
             Another version has the tag.
         OSError
@@ -2170,6 +2188,7 @@ class Store:
         tags: str | Tag | Iterable[str | Tag] | None = None,
         *,
         quick: bool = False,
+        keys: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | None = None,
         progress: Progress = SILENT,
     ) -> VerifyReport:
         """Read everything, compare it with its digests, and compare the catalog with the manifests. Nothing is changed.
@@ -2181,13 +2200,16 @@ class Store:
         quick
             Read no file's content but the manifests'. What is gone, was cut short or was written to is found; a flipped
             bit is not.
+        keys
+            Files with public keys in PEM: also check that every version, or each of `tags`, is signed by one of them.
+            Their files are read for that, also if `quick`.
         progress
             Told how far the reading is.
 
         Returns
         -------
         VerifyReport
-            What was read, and what is damaged.
+            What was read, what is damaged, and in `signatures` what is signed.
 
         Raises
         ------
@@ -2199,6 +2221,8 @@ class Store:
             One of `tags` cannot be a tag.
         CatalogDamaged
             The catalog itself is damaged.
+        InvalidSource
+            One of `keys` cannot be used.
 
         Examples
         --------
@@ -2210,7 +2234,85 @@ class Store:
             wanted = [tags] if isinstance(tags, str | Tag) else tags
             found = (resolve.find(self._workspace.catalog, TagQuery.parse(tag)) for tag in wanted)
             rows = list({row.id: row for row in found}.values())
-        return verify_action.verify(self._workspace, progress, quick=quick, rows=rows)
+        public_keys = None
+        if keys is not None:
+            paths = [keys] if isinstance(keys, str | os.PathLike) else keys
+            public_keys = model_signing.read_public_keys(Path(path) for path in paths)
+        return verify_action.verify(self._workspace, progress, quick=quick, rows=rows, keys=public_keys)
+
+    def sign(
+        self,
+        tag: str | Tag,
+        key: str | os.PathLike[str],
+        *,
+        password: str | None = None,
+        hash: str = "sha256",
+        progress: Progress = SILENT,
+    ) -> Signature:
+        """Sign a version, in the format of OpenSSF model-signing, and keep the signature with it.
+
+        A signature is of the files of a version, by their names and digests. It is kept beside the manifest, goes into
+        archives, and is replaced by another one by the same key.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+        key
+            A file with a private key in PEM, on the curve P-256, P-384 or P-521.
+        password
+            What the key is encrypted with.
+        hash
+            The algorithm of the digests in it: "sha256", which `model_signing verify` reads and which is computed where
+            it is not known yet, or "blake3", which takes no reading.
+        progress
+            Told how far the reading is.
+
+        Returns
+        -------
+        Signature
+            What is kept.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        InvalidSource
+            The key cannot be used, or the package cryptography is missing.
+        IntegrityError
+            Stored bytes are damaged.
+        StoreUnwritable
+            The store can only be read.
+        """
+        return signatures_action.sign(self._workspace, self._find(tag), Path(key), password, hash, progress)
+
+    def signatures(self, tag: str | Tag) -> tuple[Signature, ...]:
+        """List the signatures of a version, as they are kept: `verify` checks them.
+
+        Parameters
+        ----------
+        tag
+            What `get` takes.
+
+        Returns
+        -------
+        tuple[Signature, ...]
+            One for each key.
+
+        Raises
+        ------
+        TagNotFound
+            No version fits.
+        AmbiguousTag
+            Several versions begin like this.
+        InvalidTag
+            `tag` cannot be a tag.
+        """
+        return tuple(signatures_action.kept(self._workspace.layout, self._find(tag).digest))
 
     def repair(self, sources: Iterable[str | os.PathLike[str]] = (), *, progress: Progress = SILENT) -> RepairReport:
         """Read everything, and heal what is damaged from other copies in the store, or from `sources`.
@@ -2487,6 +2589,8 @@ class Store:
         ------
         InvalidSetting
             There is no such setting, it does not take this value, or the store's file system lacks this `link_mode`.
+        InvalidSource
+            The keys of `require_signature` cannot be read.
 
         Examples
         --------

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import casstore
-from casstore import models
+from casstore import models, safetensors
 
 PAGE = Path(__file__).with_name("api.md")
 # The order in which one meets them. What no group names comes under the last heading.
@@ -208,6 +208,8 @@ def page() -> str:
     parts = [_INTRODUCTION]
     for title, group in names().items():
         parts += [f"## {title}\n", *(_of(name, getattr(casstore, name)) for name in group)]
+    parts += [f"## As safetensors has it\n\n{inspect.cleandoc(safetensors.__doc__ or '')}\n"]
+    parts += [_of(f"safetensors.{name}", getattr(safetensors, name)) for name in safetensors.__all__]
     parts += [_settings(), _errors(), f"## BentoML's calls\n\n{inspect.cleandoc(models.__doc__ or '')}\n"]
     parts += [_of(f"models.{name}", getattr(models, name)) for name in models.__all__]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(parts))

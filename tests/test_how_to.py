@@ -59,14 +59,19 @@ def places(tmp_path: Path) -> dict[str, str]:
         "how-to/lineage.md",
         "how-to/lightning.md",  # its program runs in tests/integrations/test_lightning.py
         "how-to/pytorch.md",  # its programs run in tests/integrations/test_torch.py
+        "how-to/registries.md",
         "how-to/share-by-disk.md",
+        "how-to/signatures.md",
         "how-to/what-changed.md",
     ],
 )
 def test_a_page_can_be_followed(name: str, home: Path, places: dict[str, str]) -> None:
     page = text_of(name)
-    if "| jq " in page and shutil.which("jq") is None:
-        pytest.skip("the page's commands need jq")
+    for program in ("jq", "skopeo"):
+        if re.search(rf"(\| |^\$ ){program} ", page, re.MULTILINE) and shutil.which(program) is None:
+            pytest.skip(f"the page's commands need {program}")
+    if "casstore[sign]" in page:
+        pytest.importorskip("cryptography")
     with casstore.Store(home / ".casstore", auto_gc=False) as store:
         store.set_setting("link_mode", "hardlink")  # which a user without privileges has, and root not on every disk
     with Reader(home, places=places) as reader:
@@ -82,6 +87,9 @@ def test_remotes(home: Path, tmp_path: Path, places: dict[str, str]) -> None:
         store.set_setting("keep_days", "0")  # so that gc has something to do at once
     with Reader(home, places={**places, **buckets}) as reader:
         reader.read(text_of("remotes.md"))
+
+
+ELSEWHERE = {"how-to/tensors.md"}  # tests/test_tensors_page.py
 
 
 def test_every_page_is_followed() -> None:
@@ -296,8 +304,8 @@ def test_words_in_the_text_are_real(page: Path) -> None:
 
 
 _OF_OTHERS = {
-    "--help", "--upgrade", "--no-deps", "--only-binary", "--force-reinstall", "--user",
-}  # of click, pip and docker  # fmt: skip
+    "--help", "--upgrade", "--no-deps", "--only-binary", "--force-reinstall", "--user", "--from-oci-layout",
+}  # of click, pip, docker and oras  # fmt: skip
 
 
 def _commands(command: click.Command) -> Iterator[click.Command]:

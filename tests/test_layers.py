@@ -23,7 +23,19 @@ QUICK = {"late", "late_classes"}
 # What words may be made of, besides errors.
 MADE_OF = {"late": {"release"}, "description": {"not_finite", "plain_json"}, "annotated": {"plain_json"}}
 # A room may import itself and what stands before it. Whatever is new under casstore/ needs a place here.
-ROOMS = ["storage", "archive", "catalog", "remote", "actions", "model", "draft", "remotes", "store", "opening"]
+ROOMS = [
+    "storage",
+    "archive",
+    "catalog",
+    "remote",
+    "actions",
+    "model",
+    "draft",
+    "remotes",
+    "safetensors",
+    "store",
+    "opening",
+]
 # The same within these rooms, by module or folder.
 INNER = {
     "storage": [
@@ -32,17 +44,28 @@ INNER = {
         *["descriptors", "denials", "removal", "readable", "files", "append_log", "locks", "unfinished", "reserve"],
         *["write_back", "sharing"],
         *["tensors", "coding", "chunking", "pack", "manifest", "annotation_log", "chunk_sequence", "stretches"],
-        *["objects"],
+        *["objects", "ranges"],
         *["sessions"],
     ],
     "archive": [
         *["casmodel", "limits", "endpoint", "names", "pathset", "compression", "decompression", "links"],
-        *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "writing"],
+        *["unpacked_tree", "copying", "tar", "zips", "formats", "unpacking", "oci", "model_signing", "writing"],
     ],
     "catalog": [
         *["boots", "decoding", "schema", "sqlite_errors", "transaction", "connection", "tables", "trust", "leases"],
         *["events", "parents", "index", "instances", "upkeep", "columns", "marks", "remotes"],
-        *["references", "versions", "aliases", "backups", "query", "condition", "search", "listed", "containers"],
+        *[
+            "references",
+            "sha256",
+            "versions",
+            "aliases",
+            "backups",
+            "query",
+            "condition",
+            "search",
+            "listed",
+            "containers",
+        ],
         *["commits", "annotations", "trash", "deletions", "usage", "freed", "retention"],
         *["directories", "mending", "repacking", "restoring", "catalog"],
     ],
@@ -57,16 +80,20 @@ INNER = {
         *[
             "workspace",
             "loose_files",
-            "configure",
             "keeping",
             "reserved",
             "contents",
+            "checksums",
+            "signatures",
+            "configure",
+            "picking",
             "packs",
             "consistency",
             "home",
             "sharing",
         ],
-        *["elsewhere_file", "directories", "saving", "comparing", "registry", "reopening", "gc", "health", "exchange"],
+        *["elsewhere_file", "directories", "single_files", "saving", "tensors", "comparing", "registry", "reopening"],
+        *["gc", "health", "exchange"],
     ],
 }
 # How many pairs of the folders of `actions` know each other. A new pair is worth a thought.

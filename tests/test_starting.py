@@ -20,7 +20,8 @@ from tests.kit import plant
 
 HEAVY = {
     *["asyncio", "cloudpickle", "concurrent.futures", "hashlib", "multiprocessing", "numpy", "obstore"],
-    *["pyfastcdc", "rich", "socket", "ssl", "subprocess", "tarfile", "yaml", "zipfile", "zstandard"],
+    *["pyfastcdc", "rich", "socket", "ssl", "subprocess", "tarfile", "yaml", "zipfile"],
+    *["backports.zstd", "compression.zstd", "zstandard"],
     # What only damage needs.
     *["casstore.actions.consistency.rescuing", "casstore.actions.consistency.takeup"],
 }

@@ -9,5 +9,6 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "configure", "elsewhere_file", "reserved", "resolve", "sharing", "keeping",
+    "checksums", "configure", "elsewhere_file", "reserved", "resolve", "sharing", "single_files", "keeping",
+    "signatures",
 )  # fmt: skip

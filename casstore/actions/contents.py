@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from casstore.actions import resolve
@@ -78,6 +78,16 @@ class Contents:
             self._workspace.objects.read_blob_into(recipe, target, locations)
         except IntegrityError as error:
             raise unreadable(name, error) from error
+
+    def entry(self, path: str) -> tuple[FileEntry, Recipe]:
+        """One of the files, and the recipe of its content. Raises FileNotFoundError, IntegrityError."""
+        number = self._number(path)
+        return self._listed[number], self._looked_up(number)[0]
+
+    def recipes(self, wanted: Collection[FileEntry]) -> dict[Digest, Recipe]:
+        """The recipes of some of the files, by blob. Raises IntegrityError."""
+        stored = self._workspace.catalog.index.recipes({file.digest for file in wanted})
+        return {file.digest: stored.get(file.digest) or _of_one_chunk(file) for file in wanted}
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
         """The bytes of each of these files in turn, small ones together. Raises FileNotFoundError, IntegrityError."""

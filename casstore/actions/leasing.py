@@ -6,11 +6,13 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from casstore.catalog.leases import Leases
 from casstore.catalog.versions import VersionRow
 from casstore.errors import StoreUnwritable
-from casstore.storage import sessions
+from casstore.storage import files, sessions
 from casstore.storage.layout import Layout
 from casstore.storage.sessions import SharedSession
 from casstore.storage.uncopied import Uncopied
@@ -32,6 +34,7 @@ class Leasing(Uncopied):
         self._shared: SharedSession | None = None
         self._user = object()
         self._noted: dict[int, int] = {}  # version row id: when its use was last recorded
+        self._directories: dict[object, Path] = {}
         self._pid = os.getpid()  # set last: another thread that sees it sees the rest
 
     def take(self, row: VersionRow) -> None:
@@ -71,6 +74,27 @@ class Leasing(Uncopied):
         # A use that another process recorded earlier is due again an hour after that time, not after now.
         self._noted[row.id] = now if is_due or row.opened_at_ns is None else row.opened_at_ns
 
+    def directory(self, key: object, fill: Callable[[Path], object]) -> Path:
+        """A directory of this process's, made by `fill` when it is first asked for by that key, which stands until the
+        store is closed or the process ends. Raises what `fill` raises, StoreUnwritable, OSError."""
+        if self._pid != os.getpid():
+            self._begin()
+        with self._lock:
+            found = self._directories.get(key)
+            if found is not None and found.is_dir():
+                return found
+            if self._shared is None:
+                self._shared = sessions.join(self._layout, self._user)
+            made = self._shared.session.new_path()
+        try:
+            fill(made)
+        except BaseException:
+            files.remove_tree(made)
+            raise
+        with self._lock:
+            self._directories[key] = made
+        return made
+
     @property
     def session_id(self) -> str | None:
         """The session that holds the leases of this process; None where it has none."""
@@ -84,6 +108,7 @@ class Leasing(Uncopied):
         with self._lock:
             shared, self._shared = self._shared, None
             self._noted.clear()
+            self._directories.clear()
             sessions.leave(self._layout, self._user, shared)
 
 

@@ -13,6 +13,7 @@ from casstore.catalog.index import Fingerprint, LooseFile
 from casstore.digest import Digest
 from casstore.storage import files
 from casstore.storage.container import Container, FileStamp
+from casstore.storage.descriptors import Descriptor
 
 _log = logging.getLogger(__name__)
 _NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
@@ -73,6 +74,16 @@ def reflink(
             continue
         files.remove_file(target)
         return None
+    return None
+
+
+def open_one(workspace: Workspace, candidates: list[LooseFile]) -> Descriptor | None:
+    """The first of these loose files that is as it was stored, open for reading; None if there is none."""
+    for loose, path in _sound(workspace, candidates, False, _NOTHING_NOTED):
+        try:
+            return files.open_regular(path)
+        except FileNotFoundError:
+            _discard(workspace, loose, path)
     return None
 
 

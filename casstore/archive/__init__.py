@@ -4,6 +4,6 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "casmodel", "compression", "copying", "decompression", "endpoint", "formats", "limits", "links", "names", "pathset",
-    "tar", "unpacked_tree", "unpacking", "writing", "zips",
+    "casmodel", "compression", "copying", "decompression", "endpoint", "formats", "limits", "links", "model_signing",
+    "names", "oci", "pathset", "tar", "unpacked_tree", "unpacking", "writing", "zips",
 )  # fmt: skip

@@ -3,6 +3,7 @@
     header      16 B   magic "casmodel", u16 format, u16 requires, u32 hash (1: BLAKE3-256)
     manifests          u32 how many; of each: u32 length, its BLAKE3-256, the manifest as in manifests/
     aliases            where `requires` has bit 0: u32 length, its BLAKE3-256, msgpack [[name, version, alias], ...]
+    signatures         where it has bit 1: u32 length, its BLAKE3-256, msgpack [[name, version, bundle], ...]
     pack               one pack, of every chunk that a version here needs; what a delta is against comes before it
 
 Integers are little-endian. docs/format.md is the contract.
@@ -32,22 +33,29 @@ _COUNT = struct.Struct("<I")
 _MANIFEST = struct.Struct("<I32s")
 # Bound what a hostile archive makes a reader hold: of large models, thousands of versions.
 _HAS_ALIASES = 1
+_HAS_SIGNATURES = 2
 _MAX_MANIFESTS = 100_000
 _MAX_ALIASES_BYTES = 64 << 20
 _MAX_ALIAS_ITEMS = 4_000_000
+_MAX_SIGNATURES_BYTES = 256 << 20
 _MAX_MANIFESTS_BYTES = 1 << 30
 _SKIP_BYTES = 1 << 20
 
 
 def write_head(
-    write: Callable[[bytes], object], manifests: Iterable[bytes], aliases: Sequence[tuple[Tag, str]] | None = None
+    write: Callable[[bytes], object],
+    manifests: Iterable[bytes],
+    aliases: Sequence[tuple[Tag, str]] | None = None,
+    signatures: Sequence[tuple[Tag, bytes]] = (),
 ) -> None:
     """Write all that stands before the pack; each manifest as `Manifest.pack` gives it. `aliases`: those of versions in
-    it; None if it is to say nothing of them."""
+    it; None if it is to say nothing of them. `signatures`: those of versions in it."""
     packed = list(manifests)
-    requires = 0 if aliases is None else _HAS_ALIASES
+    requires = (0 if aliases is None else _HAS_ALIASES) | (_HAS_SIGNATURES if signatures else 0)
     write(_HEADER.pack(MAGIC, FORMAT, requires, _HASH_BLAKE3_256) + _COUNT.pack(len(packed)))
     parts = [*packed, *([] if aliases is None else [msgpack.packb([[t.name, t.version, a] for t, a in aliases])])]
+    if signatures:
+        parts.append(msgpack.packb([[tag.name, tag.version, bundle] for tag, bundle in signatures]))
     for part in parts:
         write(_MANIFEST.pack(len(part), Digest.of(part)) + part)
 
@@ -65,6 +73,8 @@ class Reader:
         self._pack = PackReader(self._read, self._skip)
         self.aliases: list[tuple[Tag, str]] | None = None
         """What aliases mean which versions, known once the manifests are read; None where it says nothing of them."""
+        self.signatures: list[tuple[Tag, bytes]] = []
+        """Signatures of the versions, known once the manifests are read."""
 
     def manifests(self) -> list[Manifest]:
         """What the archive holds; read this first. Raises IntegrityError, UnsupportedFormat."""
@@ -72,7 +82,7 @@ class Reader:
         magic, format_number, requires, hash_number = _HEADER.unpack_from(header)
         if magic != MAGIC:
             raise IntegrityError(f"{self._name} is not a .casmodel")
-        if format_number != FORMAT or requires & ~_HAS_ALIASES or hash_number != _HASH_BLAKE3_256:
+        if format_number != FORMAT or requires & ~(_HAS_ALIASES | _HAS_SIGNATURES) or hash_number != _HASH_BLAKE3_256:
             raise UnsupportedFormat(f"{self._name} was written by a newer casstore; upgrade this one")
         (count,) = _COUNT.unpack_from(header, _HEADER.size)
         if count > _MAX_MANIFESTS:
@@ -88,6 +98,20 @@ class Reader:
                 raise type(error)(f"{self._name} cannot be read: {error}") from error
         if requires & _HAS_ALIASES:
             self.aliases = self._aliases({manifest.tag for manifest in found})
+        if requires & _HAS_SIGNATURES:
+            self.signatures = self._signatures({manifest.tag for manifest in found})
+        return found
+
+    def _signatures(self, tags: Set[Tag]) -> list[tuple[Tag, bytes]]:
+        too_long = f"the signatures in {self._name} are too long"
+        data = self._part(_MAX_SIGNATURES_BYTES, too_long, f"the signatures in {self._name} are damaged")
+        try:
+            rows = Unpacking(_MAX_ALIAS_ITEMS).unpack(data)
+            found = [(Tag(name, version), bundle) for name, version, bundle in rows]
+            if not all(isinstance(bundle, bytes) for _, bundle in found) or not {tag for tag, _ in found} <= tags:
+                raise ValueError("one is of no version in it, or is not bytes")
+        except (msgpack.UnpackException, ValueError, TypeError, RecursionError, AttributeError) as error:
+            raise IntegrityError(f"the signatures in {self._name} cannot be read: {error}") from error
         return found
 
     def _aliases(self, tags: Set[Tag]) -> list[tuple[Tag, str]]:

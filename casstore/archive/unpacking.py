@@ -73,6 +73,14 @@ _DECOMPRESS: dict[Format, Callable[[Read], Iterator[bytes]]] = {
 }
 
 
+def unpack_tar(read: Read, format: Format, tree: UnpackedTree, budget: Budget) -> None:
+    """Add the members of a tar, compressed as `format` says. `read` tells the budget what it reads; links are noted.
+
+    Raises UnsafeArchive, OSError.
+    """
+    _unpack_tar(_DECOMPRESS[format](read), tree, budget)
+
+
 class _Reader:
     """A stream of which the first bytes are looked at before they are read."""
 

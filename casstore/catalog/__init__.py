@@ -9,5 +9,5 @@ from casstore.late import late_modules
 __getattr__ = late_modules(
     __name__,
     "aliases", "annotations", "backups", "commits", "deletions", "events", "freed", "mending", "query", "remotes",
-    "repacking", "restoring", "retention", "search", "trash", "upkeep", "usage",
+    "repacking", "restoring", "retention", "search", "sha256", "trash", "upkeep", "usage",
 )  # fmt: skip

@@ -20,6 +20,7 @@ from casstore.catalog import (
     restoring,
     retention,
     search,
+    sha256,
     trash,
     upkeep,
     usage,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from casstore.catalog.restoring import Restoring
     from casstore.catalog.retention import Retention
     from casstore.catalog.search import Searches
+    from casstore.catalog.sha256 import Sha256
     from casstore.catalog.trash import Trash
     from casstore.catalog.upkeep import Upkeep
     from casstore.catalog.usage import UsageReport
@@ -73,6 +75,7 @@ _LATE: dict[str, Callable[[Catalog], Any]] = {
     "retention": lambda catalog: retention.Retention(catalog._connections),
     "freed": lambda catalog: freed.FreedReport(catalog._connections),
     "events": lambda catalog: events.Events(catalog._connections),
+    "sha256": lambda catalog: sha256.Sha256(catalog._connections),
     "aliases": lambda catalog: aliases.Aliases(catalog._connections),
     "upkeep": lambda catalog: upkeep.Upkeep(catalog._connections),
 }
@@ -86,7 +89,7 @@ class Catalog(Uncopied):
     disagree), `trust` (whose Python objects are not trusted), `backups` (copies of it), `usage` (how many bytes),
     `upkeep` (when gc is due by itself), `instances` (which copy of the store this is), `remotes` (what is known of
     remotes), `events` (what has been done to the store), `aliases`, `parents` (what versions came from), `retention`
-    (what is to be kept), `freed` (what each version frees), and settings.
+    (what is to be kept), `freed` (what each version frees), `sha256` (by which others know contents), and settings.
 
     Threads may share it; a forked child gets connections of its own.
     """
@@ -110,6 +113,7 @@ class Catalog(Uncopied):
     upkeep: Upkeep
     events: Events
     aliases: Aliases
+    sha256: Sha256
 
     def __init__(self, path: Path, boot_id: str, open_lock: Path | None = None) -> None:
         self._connections = Connections(path, open_lock)

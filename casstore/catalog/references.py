@@ -43,8 +43,9 @@ class References:
             yield Marks(self._connections, tables, newest, leaving)
 
     def drop_unreferenced_blobs(self) -> int:
-        """Delete the recipes that no file of any version names; returns how many."""
+        """Delete the recipes that no file of any version names, and their SHA-256; returns how many recipes."""
         with self._connections.write() as connection:
+            connection.execute("DELETE FROM sha256 WHERE digest NOT IN (SELECT digest FROM file)")
             connection.execute("DELETE FROM blob WHERE digest NOT IN (SELECT digest FROM file)")
             return connection.changes()
 

@@ -291,7 +291,14 @@ CREATE TABLE policy(                     -- what `forget` keeps of the names tha
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
+_SEVENTH = """
+CREATE TABLE sha256(                     -- of contents, as others know them; what is missing is computed
+  digest BLOB PRIMARY KEY,               -- the blob's
+  sha256 BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH)
 # By the number of migrations that a catalog has had: the views that make it readable where it cannot be migrated. Each
 # hides the table of its name from this connection.
 _NO_REMOTES = (
@@ -316,13 +323,15 @@ _NO_REGISTRY = (
     " 0 AS deleted_at, 0 AS counted_from, '' AS actor WHERE 0;"
     "CREATE TEMP VIEW policy AS SELECT '' AS pattern, '' AS rules WHERE 0;"
 )
+_NO_SHA256 = "CREATE TEMP VIEW sha256 AS SELECT x'' AS digest, x'' AS sha256 WHERE 0;"
 _AS_NEWEST = {
     3: (
         "CREATE TEMP VIEW container AS SELECT *, iif(digest IS NULL, 1, 2) AS kind FROM main.container;"
-        f"{_NO_REMOTES}{_NO_REGISTRY}"
+        f"{_NO_REMOTES}{_NO_REGISTRY}{_NO_SHA256}"
     ),
-    4: f"{_NO_REMOTES}{_NO_REGISTRY}",
-    5: _NO_REGISTRY,
+    4: f"{_NO_REMOTES}{_NO_REGISTRY}{_NO_SHA256}",
+    5: f"{_NO_REGISTRY}{_NO_SHA256}",
+    6: _NO_SHA256,
 }
 
 

@@ -248,6 +248,10 @@ class Versions:
         rows = self._rows(f"SELECT name, count(*) FROM version WHERE {IS_HERE} GROUP BY name ORDER BY name")
         return {decoding.name(row[0]): row[1] for row in rows}
 
+    def digests(self) -> set[bytes]:
+        """The digest of every version, those in the trash too."""
+        return {row[0] for row in self._rows("SELECT DISTINCT digest FROM version")}
+
     def tags(self) -> list[str]:
         """Every tag as text, for suggestions and shell completion; newest first."""
         sql = f"SELECT name, version FROM version WHERE {IS_HERE}{_NEWEST_FIRST}"

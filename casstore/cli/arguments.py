@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import click
 
 import casstore
+from casstore.cli.exits import NotFound
 from casstore.cli.options import Options
 from casstore.late import LateModule
 
 if TYPE_CHECKING:
+    import difflib
+
     from click import shell_completion
 else:
+    difflib = LateModule("difflib")
     shell_completion = LateModule("click.shell_completion")
 
 
@@ -62,6 +66,49 @@ def complete_file(
     except (casstore.CasstoreError, OSError):
         return []
     return [shell_completion.CompletionItem(path) for path in paths if path.startswith(incomplete)]
+
+
+def complete_place(
+    ctx: click.Context,
+    param: click.Parameter,
+    incomplete: str,
+) -> list[shell_completion.CompletionItem]:
+    """Tags and, behind a tag and a slash, the files of the version."""
+    tag, slash, _ = incomplete.partition("/")
+    if not slash:
+        return complete_tag(ctx, param, incomplete)
+
+    def known(store: casstore.Store) -> Iterable[str]:
+        return [f"{tag}/{file.path}" for file in store.get(tag, pull=False).files]
+
+    return begins_like(ctx, incomplete, known)
+
+
+def split_place(text: str) -> tuple[str, str]:
+    """The tag and the path in TAG/PATH, without slashes around the path; an empty path for a tag alone."""
+    tag, _, path = text.partition("/")
+    return tag, path.strip("/")
+
+
+def files_below(model: casstore.Model | casstore.RemoteModel, path: str) -> list[casstore.FileEntry]:
+    """The files in a directory of a version, at any depth, or the one of that path; all for an empty path.
+
+    Raises NotFound where there is none.
+    """
+    found = [each for each in model.files if not path or each.path == path or each.path.startswith(f"{path}/")]
+    if not found and path:
+        raise no_file(model, path)
+    return found
+
+
+def no_file(model: casstore.Model | casstore.RemoteModel, path: str) -> NotFound:
+    """The error for a path that a version does not have; it names the nearest."""
+    paths = [each.path for each in model.files]
+    directories = {path[:at] for path in paths for at, character in enumerate(path) if character == "/"}
+    near = difflib.get_close_matches(path, [*paths, *sorted(directories)], n=1)
+    lists = f"casstore ls {model.tag}" if isinstance(model, casstore.Model) else f"casstore show {model.tag} --remote"
+    advice = f"did you mean {near[0]}?" if near else f"`{lists}` lists what it has"
+    return NotFound(f"{model.tag} has no file {path}; {advice}")
 
 
 def _home(ctx: click.Context) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import casstore
@@ -56,7 +57,7 @@ def everything(model: casstore.Model) -> dict[str, Any]:
         ],
         "saved_labels": model.saved_labels,
         "saved_metadata": finite(model.saved_metadata),
-        "files": files(model),
+        "files": files(model.files),
     }
 
 
@@ -72,9 +73,24 @@ def annotation(said: casstore.Annotation) -> dict[str, Any]:
     }
 
 
-def files(model: casstore.Model | casstore.RemoteModel) -> list[dict[str, Any]]:
+def files(entries: Sequence[casstore.FileEntry]) -> list[dict[str, Any]]:
     """What `show` and `ls` tell of each file."""
     return [
         {"path": file_name(f.path), "size_bytes": f.size, "digest": str(f.digest), "executable": f.executable}
-        for f in model.files
+        for f in entries
+    ]
+
+
+def tensors(infos: Sequence[casstore.TensorInfo]) -> list[dict[str, Any]]:
+    """What `tensors` tells of each."""
+    return [
+        {
+            "name": info.name,
+            "file": file_name(info.file),
+            "dtype": info.dtype,
+            "shape": None if info.shape is None else list(info.shape),
+            "size_bytes": info.size,
+            "digest": str(info.digest),
+        }
+        for info in infos
     ]

@@ -47,10 +47,10 @@ Exit codes:
 
 # In the order in which a user meets them, and the module of those whose name is not its own.
 _VERBS = (
-    *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "path", "checkout", "export"],
-    *["import", "adopt", "watch", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete", "forget"],
-    *["policy", "gc", "remote", "push", "pull", "clone", "status", "evict", "backup", "mount"],
-    *["events", "verify", "repair", "stats", "config", "init", "demo", "completion"],
+    *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "tensors", "path", "checkout"],
+    *["export", "import", "adopt", "watch", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete"],
+    *["forget", "policy", "gc", "remote", "push", "pull", "clone", "status", "evict", "backup", "mount"],
+    *["events", "sign", "verify", "repair", "stats", "config", "init", "demo", "completion"],
 )
 _MODULES = {"import": "import_", "unpin": "pin", "clone": "pull"}
 

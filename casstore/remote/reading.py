@@ -213,6 +213,11 @@ class RemoteVersion:
     def manifest(self) -> Manifest:
         return self.segment.manifest
 
+    @property
+    def objects(self) -> Objects:
+        """What reads its chunks, wherever they are."""
+        return self._objects
+
     def file(self, path: str) -> FileEntry:
         """One of its files. Raises FileNotFoundError."""
         found = next((file for file in self.manifest.files if file.path == path), None)

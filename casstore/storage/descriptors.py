@@ -42,6 +42,11 @@ def opened(path: StrPath, flags: int, mode: int = 0o777) -> Descriptor:
         raise IsADirectoryError(error.errno, error.strerror, os.fspath(path)) from error
 
 
+def in_memory() -> Descriptor:
+    """A new file that is nowhere but in memory, of Linux alone: memfd_create(2). Raises OSError."""
+    return next(map(Descriptor, map(os.memfd_create, ("casstore",), (os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING,))))
+
+
 # Where a standard stream is closed, a file would get its number, and with it whatever any library or child process
 # writes to standard output or error.
 _FIRST_OWN = 3

@@ -73,6 +73,7 @@ class Layout:
         self.pending_manifests = self.manifests / ".pending"
         self.deleted_manifests = self.manifests / ".deleted"
         self.trashed_manifests = self.manifests / ".trash"
+        self.signatures = self.manifests / ".signatures"  # made when there is the first
         self.models = home / "models"
         self.sessions = home / "sessions"
         self.remotes = home / "remotes.toml"

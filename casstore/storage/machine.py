@@ -60,6 +60,18 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_memory() -> int:
+    """How many bytes of memory this process may still take without harm, as far as Linux tells; else 0."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # a container's own limit; "max" where it has none
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        found.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")))
+    return max(0, min(found, default=0))
+
+
 def boot_id() -> str:
     """An id of the machine's present boot; unique per process if the system has none."""
     try:

@@ -460,6 +460,21 @@ class Objects(Uncopied):
             for length in each:
                 advance(length)
 
+    def take_some(
+        self, recipe: Recipe, chunks: Sequence[Chunk], take: Callable[[Chunk, bytes], _Result]
+    ) -> Generator[_Result, None, None]:
+        """What `take` makes of each of these chunks of a blob, in their order; threads call it, as many as pay.
+
+        Raises IntegrityError, OSError.
+        """
+        if sum(chunk.length for chunk in chunks) <= _SMALL_BYTES:
+            locations = self._locate_chains({chunk.digest for chunk in chunks})
+            for chunk in chunks:
+                yield take(chunk, _checked_length(self._serve(chunk.digest, locations, recipe.blob), chunk))
+            return
+        with contextlib.closing(self._each(recipe, chunks, take, _STRETCHES_PLANNED)) as each:
+            yield from each
+
     def _each(
         self, recipe: Recipe, chunks: Iterable[Chunk], take: Callable[[Chunk, bytes], _Result], ahead: int
     ) -> Generator[_Result, None, None]:

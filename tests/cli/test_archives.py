@@ -52,6 +52,16 @@ def test_every_version_of_a_name_goes_into_one_casmodel(saved: Cli, cli: Cli, tm
     assert not (tmp_path / "x.tar").exists()
 
 
+def test_versions_go_through_an_oci_layout(saved: Cli, cli: Cli, tmp_path: Path) -> None:
+    place = f"oci:{tmp_path / 'models'}"
+    assert saved("export", "bert", place, "--all").out == f"{place}\n"
+    assert saved("export", "bert:v1", f"{place}:prod", "--json").json == {"path": f"{place}:prod", "tags": ["bert:v1"]}
+    other = type(cli)(tmp_path / "other")
+    assert other("import", f"{place}:prod").out == "bert:v1\t2097165\t2\tnew\n"
+    assert other("import", f"{place}:v1").out == "bert:v1\t2097165\t2\tpresent\n"
+    assert "holds 3 artifacts; say which, as in oci:DIR:REF: it has prod, v1, v2" in other("import", place, code=1).err
+
+
 def test_bad_exports_and_imports_say_what_to_do(saved: Cli, cli: Cli, tmp_path: Path) -> None:
     assert "did you mean bert" in saved("export", "berd", tmp_path, code=12).err
     assert "'rar' is not one of" in saved("export", "bert", tmp_path, "--format", "rar", code=2).err

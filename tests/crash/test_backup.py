@@ -62,7 +62,9 @@ class Case:
 
     def back_up(self) -> None:
         with casstore.Store(self.home, auto_gc=False) as store:
-            assert not store.backup(self.target).damaged
+            damaged = store.backup(self.target).damaged
+        if damaged:  # which is how an error at reading what is copied is told
+            raise OSError(errno.EIO, damaged[0])
 
     def check(self, *, is_complete: bool, gc_first: bool = False) -> str:
         """What must hold after an attempt; goes on with it. Returns which state the backup was in."""

@@ -213,11 +213,42 @@ def test_noise_is_told_by_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compressing it would take longer than all the rest, for nothing."""
     asked: list[int] = []
     compress = entropy._compress
-    monkeypatch.setattr(entropy, "_compress", lambda raw, parts: asked.append(len(raw)) or compress(raw, parts))
+    monkeypatch.setattr(entropy, "_compress", lambda raw, *how: asked.append(len(raw)) or compress(raw, *how))
     assert encode_stream(plane("noise", 50_000))[0] is Stream.RAW
     assert asked == []
     assert encode_stream(plane("skewed", 50_000))[0] is Stream.ZSTD
     assert asked == [50_000]
+
+
+def test_mixed_bytes_are_coded_by_how_often_they_occur() -> None:
+    raw = np.random.default_rng(1).normal(0, 3, 300_000).astype(np.int8).tobytes()
+    _, counts = np.unique(np.frombuffer(raw, np.uint8), return_counts=True)
+    bits = float(-(counts * np.log2(counts / len(raw))).sum())
+    for parts in ([], [100_000, 0, 150_000, 50_000]):
+        _, stream = encode_stream(raw, parts)
+        assert 8 * len(stream) < 1.015 * bits
+
+
+def test_runs_among_other_bytes_are_found() -> None:
+    """As where some rows of a matrix have moved, and others have not: a code alone would take a bit of each."""
+    rows = np.random.default_rng(1).normal(0, 30, (4000, 48)).astype(np.int8)
+    rows[::2] = 0
+    alone = len(encode_stream(rows[rows.any(axis=1)].tobytes())[1])
+    assert len(encode_stream(rows.tobytes())[1]) < 1.03 * alone
+
+
+def test_rows_that_are_equal_are_found() -> None:
+    row = np.random.default_rng(1).normal(0, 3, 384).astype(np.int8).tobytes()
+    assert len(encode_stream(row * 1000)[1]) < 2000
+
+
+@pytest.mark.parametrize("kind", ["few", "skewed"])
+def test_a_frame_that_was_broken_off_leaves_nothing_behind(kind: str) -> None:
+    raw = plane(kind, 30_000)
+    whole = encode_stream(raw)
+    with pytest.raises(TypeError):
+        encode_stream(raw, [1000, "broken", 1000])  # type: ignore[list-item]
+    assert encode_stream(raw) == whole
 
 
 def test_threads_do_not_share_contexts() -> None:

@@ -118,7 +118,7 @@ def test_one_that_is_damaged_or_cut_short(source, store) -> None:
     for damaged, said in ((data[:at] + b"pr0d" + data[at + 4 :], "are damaged"), (data[:at], "is cut short")):
         with pytest.raises(casstore.IntegrityError, match=said):
             store.import_archive(io.BytesIO(damaged), aliases=True)
-    unknown = data[:10] + b"\x02\x00" + data[12:]
+    unknown = data[:10] + b"\x04\x00" + data[12:]
     with pytest.raises(casstore.UnsupportedFormat, match="written by a newer casstore"):
         store.import_archive(io.BytesIO(unknown))
     assert standing(store) == {}

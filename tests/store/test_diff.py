@@ -194,8 +194,9 @@ def test_tensors(compare) -> None:
     }  # fmt: skip
     assert found.counts == {change: 1 for change in Change if change is not Change.UNKNOWN}
     renamed = next(each for each in found.tensors if each.change is Change.RENAMED)
-    assert renamed.old == casstore.TensorInfo("w.safetensors", "old-name", "F32", (3,), 12)
-    assert renamed.new == casstore.TensorInfo("w.safetensors", "new-name", "F32", (3,), 12)
+    digest = casstore.Digest.of(f32(5, 6, 7)[1].tobytes())
+    assert renamed.old == casstore.TensorInfo("w.safetensors", "old-name", "F32", (3,), 12, digest)
+    assert renamed.new == casstore.TensorInfo("w.safetensors", "new-name", "F32", (3,), 12, digest)
 
 
 def test_only_those_that_are_asked_for(compare) -> None:

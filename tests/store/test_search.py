@@ -568,7 +568,7 @@ def test_what_is_in_the_trash_is_not_found(tmp_path: Path) -> None:
         assert made.count("m") == 2
 
 
-@pytest.mark.parametrize("before", [3, 5])
+@pytest.mark.parametrize("before", [3, 5, 6])
 def test_catalogs_of_earlier_releases_are_searched_unmigrated(
     store: casstore.Store, tmp_path: Path, before: int
 ) -> None:

@@ -10,8 +10,9 @@ from casstore.actions.comparing import documents
 from casstore.actions.comparing.difference import Change, Diff, DocumentChange, FileChange, Metric, ValueChange
 from casstore.actions.comparing.paths import file_changes, pairs_of
 from casstore.actions.comparing.sides import Content, Side, fault, of_directory, of_version
-from casstore.actions.comparing.tensors import Names, matching, pairs, tensors_of
+from casstore.actions.comparing.tensors import matching, pairs, tensors_of
 from casstore.actions.comparing.values import with_values
+from casstore.actions.tensors.names import Names
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.errors import IntegrityError

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from casstore.actions.tensors.info import TensorInfo
+
 _DIGITS = re.compile(r"(\d+)")
 
 
@@ -124,32 +126,6 @@ class DocumentChange:
     changes: tuple[ValueChange, ...] = ()
     more: int = 0
     problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor on one side of a comparison.
-
-    Attributes
-    ----------
-    file
-        The path of its file.
-    name
-        Its name in that file. For PyTorch's files the name of the parameter, such as "model.0.weight", or
-        "data/KEY" where the pickle tells none.
-    dtype
-        In safetensors' words, such as "BF16"; None where it is not known.
-    shape
-        Its dimensions, the outermost first; None where it is not known.
-    size
-        Bytes.
-    """
-
-    file: str
-    name: str
-    dtype: str | None
-    shape: tuple[int, ...] | None
-    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from casstore.actions import resolve
 from casstore.actions.sources.ignoring import Rules
 from casstore.actions.sources.source import SourceFile, find_source
+from casstore.actions.tensors.names import reading
 from casstore.actions.workspace import Workspace
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
@@ -105,18 +106,8 @@ class _StoreReader:
     objects: Objects
     name: str
 
-    @contextlib.contextmanager
-    def opened(self, content: Content) -> Iterator[ReadAt]:
-        with self.objects.open_blob(content.recipe, f"{content.path} of {self.name}") as file:
-
-            def read(offset: int, length: int) -> bytes:
-                try:
-                    file.seek(offset)
-                    return file.read(length)
-                except IntegrityError as error:  # zipfile would take it for a malformed archive
-                    raise OSError(errno.EIO, str(error)) from error
-
-            yield read
+    def opened(self, content: Content) -> contextlib.AbstractContextManager[ReadAt]:
+        return reading(self.objects, content.recipe, f"{content.path} of {self.name}")
 
     def chunks(self, content: Content, wanted: Sequence[Chunk]) -> Iterator[bytes]:
         segment = RecipeSegment(tuple((chunk.digest, chunk.length) for chunk in wanted))

@@ -5,34 +5,27 @@ Only for the names of parameters in PyTorch's files is anything read: the archiv
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from itertools import accumulate
-from math import prod
+from functools import partial
 from typing import NamedTuple
 
-from casstore.actions.comparing.difference import Change, TensorChange, TensorInfo, by_name
+from casstore.actions.comparing.difference import Change, TensorChange, by_name
 from casstore.actions.comparing.paths import new_share
 from casstore.actions.comparing.sides import Content, Side, fault
-from casstore.digest import Digest
+from casstore.actions.tensors.info import TensorInfo
+from casstore.actions.tensors.names import Names
+from casstore.actions.tensors.placed import has_tensors, placed_in
 from casstore.errors import IntegrityError
-from casstore.storage.recipe import Chunk, RecipeSegment
-from casstore.storage.tensors.numbers import element_bytes, has_numbers
-from casstore.storage.tensors.parameters import Strided, find_parameters
-from casstore.storage.tensors.segments import MAX_DIMENSIONS
-from casstore.storage.tensors.strides import Arrangement, arrangement, contiguous
-from casstore.storage.tensors.zips import read_torch_pickle
-
-_KEY_PREFIX = "data/"
+from casstore.storage.recipe import Chunk
+from casstore.storage.tensors.parameters import Strided
+from casstore.storage.tensors.strides import Arrangement
 
 
 class Tensor(NamedTuple):
     """A tensor of one side: what is known of it, and where its bytes stand.
 
-    `chunks` are those of the file that it reaches into, and the first `skip` bytes of them are not its own; `strides`
-    count elements. `is_whole`: nothing of them is another's. `arranged`: how its elements stand there; None where that
-    is not known.
+    The fields from `chunks` on are those of `Placed`.
     """
 
     side: Side
@@ -62,126 +55,22 @@ class Pair(NamedTuple):
     new: Tensor | None
 
 
-class Names:
-    """The parameters of PyTorch's files, each file and each pickle read once: to read a pickle takes longest of all."""
-
-    def __init__(self) -> None:
-        self._of_blobs: dict[Digest, Mapping[str, Strided]] = {}
-        self._of_pickles: dict[bytes, Mapping[str, Strided]] = {}
-
-    def of(self, side: Side, content: Content) -> Mapping[str, Strided]:
-        """The parameters of a file. Raises IntegrityError, OSError, FileChanged."""
-        blob = content.recipe.blob
-        if blob not in self._of_blobs:
-            with side.reader.opened(content) as read:
-                pickle = read_torch_pickle(read, content.recipe.size)
-            if pickle not in self._of_pickles:
-                self._of_pickles[pickle] = find_parameters(pickle)
-            self._of_blobs[blob] = self._of_pickles[pickle]
-        return self._of_blobs[blob]
-
-
 def tensors_of(side: Side, names: Names, damage: list[str]) -> list[Tensor]:
     """All tensors of a side. Those of a file of which no part can be read go by the names of their storages."""
     found: list[Tensor] = []
     for path, file in side.files.items():
         recipe = side.recipes.get(file.digest)
-        if recipe is None or all(segment.name is None for segment in recipe.segments):
+        if recipe is None or not has_tensors(recipe):
             continue
         parameters: Mapping[str, Strided] = {}
+        content = Content(path, recipe)
         if recipe.plan.startswith("torch/"):
             try:
-                parameters = names.of(side, Content(path, recipe))
+                parameters = names.of(recipe, partial(side.reader.opened, content))
             except (IntegrityError, OSError) as error:
                 damage.append(f"{side.name} {path}: {fault(error)}")
-        found += _in_file(side, Content(path, recipe), parameters)
+        found += [Tensor(side, each.info, content, *each[1:6]) for each in placed_in(path, recipe, parameters)]
     return found
-
-
-class _Stored(NamedTuple):
-    """A named segment, where it begins in its file, its chunks, and where each of them ends in the segment."""
-
-    segment: RecipeSegment
-    start: int
-    chunks: tuple[Chunk, ...]
-    ends: tuple[int, ...]
-
-    @classmethod
-    def of(cls, segment: RecipeSegment, start: int) -> _Stored:
-        if len(segment.chunks) == 1:  # as of most tensors
-            ((digest, length),) = segment.chunks
-            return cls(segment, start, (Chunk(digest, start, length),), (length,))
-        ends = tuple(accumulate(length for _, length in segment.chunks))
-        chunks = tuple(
-            Chunk(digest, start + end - length, length)
-            for (digest, length), end in zip(segment.chunks, ends, strict=True)
-        )
-        return cls(segment, start, chunks, ends)
-
-
-def _in_file(side: Side, content: Content, parameters: Mapping[str, Strided]) -> Iterator[Tensor]:
-    starts = accumulate((segment.length for segment in content.recipe.segments), initial=0)
-    stored = {
-        segment.name: _Stored.of(segment, start)
-        for segment, start in zip(content.recipe.segments, starts, strict=False)
-        if segment.name is not None
-    }
-    named = set()
-    for name, parameter in parameters.items():
-        storage = _KEY_PREFIX + parameter.key
-        placed = _placed(parameter, stored.get(storage))
-        if parameter.dtype is None or placed is None:
-            continue
-        named.add(storage)
-        size = prod(parameter.shape) * element_bytes(parameter.dtype)
-        info = TensorInfo(content.path, name, parameter.dtype, parameter.shape, size)
-        yield Tensor(side, info, content, *placed)
-    for name, (segment, _, chunks, _) in stored.items():
-        if name in named:
-            continue
-        dtype, shape, arranged = segment.dtype, segment.shape, None
-        strides: tuple[int, ...] = ()
-        if dtype is not None and shape is not None and _is_plain(dtype, shape, segment.length):
-            strides = contiguous(shape)
-            arranged = arrangement(shape, strides)
-        info = TensorInfo(content.path, name, dtype, shape, segment.length)
-        yield Tensor(side, info, content, chunks, 0, strides, True, arranged)
-
-
-def _is_plain(dtype: str, shape: Sequence[int], length: int) -> bool:
-    """Whether a segment, which may be of a stranger's manifest, is what its dtype and shape say."""
-    is_sane = len(shape) <= MAX_DIMENSIONS and min(shape, default=1) > 0
-    return has_numbers(dtype) and is_sane and prod(shape) * element_bytes(dtype) == length
-
-
-class _Placed(NamedTuple):
-    """The fields of a tensor that say where it stands."""
-
-    chunks: tuple[Chunk, ...]
-    skip: int
-    strides: tuple[int, ...]
-    is_whole: bool
-    arranged: Arrangement | None
-
-
-def _placed(parameter: Strided, stored: _Stored | None) -> _Placed | None:
-    """Where a parameter stands in its storage; None where it cannot stand there."""
-    dtype, shape, strides = parameter.dtype, parameter.shape, parameter.strides
-    if 0 in shape:
-        return _Placed((), 0, strides, True, None)
-    if dtype is None or stored is None or not stored.ends:
-        return None
-    width = element_bytes(dtype)
-    first = parameter.offset * width
-    stop = first + width * (1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)))
-    if stop > stored.ends[-1]:
-        return None
-    from_, to = bisect_right(stored.ends, first), bisect_left(stored.ends, stop) + 1
-    chunks = stored.chunks[from_:to]
-    skip = first - (chunks[0].offset - stored.start)
-    arranged = arrangement(shape, strides)
-    is_whole = skip == 0 and stop == stored.ends[to - 1] and arranged is not None and arranged.is_dense
-    return _Placed(chunks, skip, strides, is_whole, arranged)
 
 
 def matching(tensors: Iterable[Tensor], pattern: str | None) -> list[Tensor]:

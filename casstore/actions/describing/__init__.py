@@ -2,4 +2,6 @@
 
 from casstore.late import late_modules
 
-__getattr__ = late_modules(__name__, "capture", "checked", "custom_objects", "model_yaml", "read_only", "times")
+__getattr__ = late_modules(
+    __name__, "capture", "checked", "custom_objects", "model_yaml", "plain_yaml", "read_only", "times"
+)

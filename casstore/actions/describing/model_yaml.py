@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -35,6 +36,9 @@ else:
 MAX_DESCRIPTOR_BYTES = 16 << 20
 _CONTEXT_ORDER = ("framework_name", "framework_versions", "bentoml_version", "python_version")
 _IN_EVERY = ("name", "version", "module", "labels", "context", "creation_time")  # also before BentoML 1.0
+_SIGNATURES = "casstore_signatures"  # which BentoML passes over
+_SIGNATURE_NAME = re.compile(r"model(-[0-9]{1,6})?\.sig")
+_MOST_SIGNATURES = 100
 _SIGNATURE_ORDER = ("batchable", "batch_dim", "input_spec", "output_spec")
 _UTC = datetime.timezone.utc
 
@@ -43,7 +47,8 @@ _UTC = datetime.timezone.utc
 class Descriptor:
     """What a `model.yaml` says. `notes`: what could not be kept as it stood there, in words for the user.
 
-    `is_from_the_future`: the creation time that it claims has not come yet; now stands for it.
+    `is_from_the_future`: the creation time that it claims has not come yet; now stands for it. `signatures`: the names
+    of the files beside it, in an archive, which are no files of the version but its signatures.
     """
 
     tag: Tag
@@ -51,6 +56,15 @@ class Descriptor:
     created_at_ns: int
     notes: tuple[str, ...] = ()
     is_from_the_future: bool = False
+    signatures: tuple[str, ...] = ()
+
+
+def naming_signatures(rendered: bytes, names: Sequence[str]) -> bytes:
+    """A rendered `model.yaml` that also names the files beside it, in an archive, which are signatures."""
+    if not names:
+        return rendered
+    lines = [f"{_SIGNATURES}:", *(f"- {name}" for name in names)]
+    return rendered + "".join(f"{line}\n" for line in lines).encode()
 
 
 def render(manifest: Manifest) -> bytes:
@@ -184,7 +198,20 @@ class _Reading:
         created_at_ns, now = self._creation_time(), time.time_ns()
         if created_at_ns > now:
             self._notes.append("its creation time is in the future; now stands for it")
-        return Descriptor(tag, description, min(created_at_ns, now), tuple(self._notes), created_at_ns > now)
+        created = min(created_at_ns, now)
+        return Descriptor(
+            tag, description, created, tuple(self._notes), created_at_ns > now, self._names_of_signatures()
+        )
+
+    def _names_of_signatures(self) -> tuple[str, ...]:
+        said = self.document.get(_SIGNATURES)
+        if said is None:
+            return ()
+        if not isinstance(said, list) or not all(isinstance(each, str) for each in said):
+            raise ValueError(f"{_SIGNATURES} is not a list of names")
+        if len(said) > _MOST_SIGNATURES or not all(map(_SIGNATURE_NAME.fullmatch, said)) or len({*said}) < len(said):
+            raise ValueError(f"{_SIGNATURES} names what is no signature")
+        return tuple(said)
 
     def _text(self, key: str, default: str | None = None) -> str:
         value = self.document.get(key, default)
@@ -247,25 +274,10 @@ class _Reading:
     def _creation_time(self) -> int:
         value = self.document.get("creation_time")
         if isinstance(value, str):
-            # Python before 3.11 does not know the Z.
-            text = value.strip()
-            text = text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text
-            try:
-                value = datetime.datetime.fromisoformat(text)
-            except ValueError as error:
-                raise ValueError(f"creation_time is {text[:60]!r}, which is not a time") from error
+            return moment_ns(value)
         if not isinstance(value, datetime.datetime):
             raise ValueError("it has no creation_time")
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=_UTC)
-        try:
-            since = value - datetime.datetime(1970, 1, 1, tzinfo=_UTC)
-        except OverflowError as error:
-            raise ValueError(f"creation_time is {value}, which is out of range") from error
-        nanoseconds = (since // datetime.timedelta(microseconds=1)) * 1000
-        if nanoseconds < -(1 << 63):
-            raise ValueError(f"creation_time is {value}, which is out of range")
-        return nanoseconds
+        return _in_ns(value)
 
     def _plain(self, place: str, value: Any) -> Any:
         """`value` in JSON's types, what they cannot hold as text."""
@@ -285,3 +297,28 @@ class _Reading:
             self._notes.append(f"{place} is binary, which is kept as text in base 64")
             return base64.b64encode(value).decode("ascii")
         return value
+
+
+def moment_ns(text: str) -> int:
+    """A time in ISO 8601, UTC where it does not say, as nanoseconds since 1970. Raises ValueError."""
+    said = text.strip()
+    # Python before 3.11 does not know the Z.
+    said = said[:-1] + "+00:00" if said[-1:] in ("Z", "z") else said
+    try:
+        value = datetime.datetime.fromisoformat(said)
+    except ValueError as error:
+        raise ValueError(f"creation_time is {said[:60]!r}, which is not a time") from error
+    return _in_ns(value)
+
+
+def _in_ns(value: datetime.datetime) -> int:
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=_UTC)
+    try:
+        since = value - datetime.datetime(1970, 1, 1, tzinfo=_UTC)
+    except OverflowError as error:
+        raise ValueError(f"creation_time is {value}, which is out of range") from error
+    nanoseconds = (since // datetime.timedelta(microseconds=1)) * 1000
+    if nanoseconds < -(1 << 63):
+        raise ValueError(f"creation_time is {value}, which is out of range")
+    return nanoseconds

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from casstore.actions import elsewhere_file
+from casstore.actions import elsewhere_file, signatures
 from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import kept_ids
 from casstore.actions.exchange import remotes_file
@@ -348,6 +348,8 @@ class _Backup:
         elsewhere_file.copy(self._source, target, self._session.new_path())
         alias_log.copy(moves, target, self._session.new_path())
         self._copy_annotations()
+        mode = self._workspace.file_mode(executable=False)
+        signatures.copy(self._source, target, self._session.new_path, mode)
         removed = [] if self._damaged else self._drop_containers({container.file_id for container, _ in containers})
         for path in unneeded if not self._damaged else ():
             files.remove_file(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
-from casstore.actions import resolve
+from casstore.actions import resolve, signatures
 from casstore.actions.packs.builder import ENCODE_THREADS
 from casstore.actions.packs.sending import Files, Sending
 from casstore.actions.workspace import Workspace
@@ -30,7 +30,8 @@ def export_versions(
     aliases = None
     if with_aliases:
         aliases = [(row.tag, alias) for row in rows for alias in workspace.catalog.aliases.of_version(row.id)]
-    casmodel.write_head(sink.write, (manifest.pack() for manifest in manifests), aliases)
+    signed = [(row.tag, each.bundle) for row in rows for each in signatures.kept(workspace.layout, row.digest)]
+    casmodel.write_head(sink.write, (manifest.pack() for manifest in manifests), aliases, signed)
     progress.start("export", sum(manifest.size for manifest in manifests))
     try:
         with ThreadPoolExecutor(ENCODE_THREADS) as pool:

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
+from casstore.actions import checksums
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
+from casstore.actions.exchange.carried import Admitted, check
 from casstore.actions.packs.blob_checks import BlobChecks
 from casstore.actions.packs.receiving import Receiving, elements
 from casstore.actions.saving.commit import commit_stored, commit_stored_together
@@ -23,10 +25,12 @@ from casstore.archive import casmodel
 from casstore.archive.limits import FREE_BYTES, MAX_RATIO
 from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.events import Noted
+from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage.manifest import Manifest
+from casstore.storage.names import as_stored
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
@@ -44,6 +48,7 @@ class CasmodelImport:
     wishes: Wishes
     progress: Progress
     aliases: list[tuple[Tag, str]] | None = None
+    _bundles: dict[bytes, list[bytes]] = field(default_factory=dict)  # signatures, by the digests of versions
     _done: set[Tag] = field(default_factory=set)
     _read_bytes: int = 0
 
@@ -60,10 +65,30 @@ class CasmodelImport:
         manifests = by_known_recipes(self.workspace, manifests, self.name)
         new = [manifest for manifest in manifests if present(self.workspace, manifest) is None]
         self._receive(reader, manifests, new, named)
+        self._check_signatures(new)
         for start in range(0, len(new), _MOST_TOGETHER):
             self._commit_all(new[start : start + _MOST_TOGETHER])
         rows = [self.workspace.catalog.versions.find(manifest.tag) for manifest in manifests]
-        return [Arrival(row, row.tag in self._done) for row in rows if row is not None]
+        return [self._arrival(row) for row in rows if row is not None]
+
+    def _arrival(self, row: VersionRow) -> Arrival:
+        came = ((f"of {row.tag}", bundle) for bundle in self._bundles.get(row.digest, ()))
+        return Admitted.of(came).kept(self.workspace, self.session, Arrival(row, row.tag in self._done))
+
+    def _check_signatures(self, new: Sequence[Manifest]) -> None:
+        """Check that these versions are signed, if the store says that they must be: their chunks are here by now.
+
+        Raises InvalidSignature, InvalidSource, IntegrityError.
+        """
+        for manifest in new:
+
+            def digests(hash_name: str, manifest: Manifest = manifest) -> dict[str, str]:
+                recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
+                hasher = checksums.HASHERS[hash_name]
+                computed = dict(checksums.hashed(self.workspace, list(recipes.values()), hasher, self.progress))
+                return {as_stored(file.path): computed[file.digest].hex() for file in manifest.files}
+
+            check(self.workspace, self._bundles.get(manifest.digest, ()), digests, f"{manifest.tag} in {self.name}")
 
     def _advance(self, read_bytes: int) -> None:
         self._read_bytes += read_bytes
@@ -73,6 +98,10 @@ class CasmodelImport:
         """The manifests of the archive, under the requested tags. Raises InvalidSource, UnsafeArchive."""
         manifests = [checked_manifest(manifest, self.name) for manifest in reader.manifests()]
         self.aliases = reader.aliases
+        digest_of = {manifest.tag: bytes(manifest.digest) for manifest in manifests}
+        self._bundles = {}
+        for tag, bundle in reader.signatures:
+            self._bundles.setdefault(digest_of[tag], []).append(bundle)
         if self.wishes.tag is not None:
             if len(manifests) != 1:
                 raise InvalidSource(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from casstore.actions import loose_files
 from casstore.actions.directories.materialize import materialize
-from casstore.actions.exchange.exporting import fill_folder
+from casstore.actions.exchange.exporting import Filling, fill_folder
+from casstore.actions.picking import picked
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
@@ -23,23 +24,28 @@ from casstore.storage.manifest import FileEntry
 from casstore.storage.working import check_working_directory
 
 
-def checkout(workspace: Workspace, row: VersionRow, target: Path, progress: Progress, *, link: bool) -> Path:
-    """Make `target` a directory with the version's files and its `model.yaml`; returns its absolute path.
+def checkout(
+    workspace: Workspace, row: VersionRow, target: Path, progress: Progress, *, link: bool,
+    only: Sequence[str] | None = None,
+) -> Path:  # fmt: skip
+    """Make `target` a directory with the version's files and its `model.yaml`, or with the files of `only` these paths,
+    directories or patterns; returns its absolute path.
 
     The files are the caller's: writable, with one link each, sharing blocks with the store where the file system can.
     With `link` they are read-only hardlinks of those in the version's directory. Each byte is checked on its way.
     Raises FileExistsError for what is there already, unless it is an empty directory, InvalidSource for a place inside
-    a store and where no hardlinks can be had, TagNotFound, IntegrityError, OSError; then nothing is left at `target`.
+    a store and where no hardlinks can be had, FileNotFoundError for a pattern that fits no file, TagNotFound,
+    IntegrityError, OSError; then nothing is left at `target`.
     """
     check_working_directory(target)
     path = Path(os.path.realpath(target))
     check_target(path)
     with _appearing(path) as part:
         if link:
-            _link_all(workspace, row, part, progress)
+            _link_all(workspace, row, part, progress, only)
         else:
             cloner = _Cloner(workspace, part)
-            fill_folder(workspace, row, part, progress, what="checkout", clone=cloner.clone)
+            fill_folder(workspace, row, part, progress, Filling("checkout", cloner.clone, only))
     return path
 
 
@@ -100,12 +106,17 @@ class _Cloner:
         return loose_files.reflink(self._workspace, candidates, path) is not None
 
 
-def _link_all(workspace: Workspace, row: VersionRow, directory: Path, progress: Progress) -> None:
+def _link_all(
+    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, only: Sequence[str] | None
+) -> None:
+    wanted = [file.path for file in picked(workspace.catalog.versions.files(row.id), only, str(row.tag))]
     workspace.leasing.take(row)
     standing = materialize(workspace, row, progress)
-    for each in row.directory_paths():
-        files.make_directory(directory / each, parents=True)
-    for path in [DESCRIPTOR_NAME, *(file.path for file in workspace.catalog.versions.files(row.id))]:
+    if only is None:
+        wanted.insert(0, DESCRIPTOR_NAME)
+        for each in row.directory_paths():
+            files.make_directory(directory / each, parents=True)
+    for path in wanted:
         files.make_directory((directory / path).parent, parents=True)
         if not files.try_link(standing / path, directory / path):
             raise InvalidSource(

@@ -13,10 +13,13 @@ from typing import BinaryIO
 
 from casstore.actions import resolve
 from casstore.actions.describing import model_yaml
+from casstore.actions.exchange import carried
 from casstore.actions.exchange.casmodel_export import export_versions
+from casstore.actions.exchange.oci_export import export_layout
+from casstore.actions.picking import picked
 from casstore.actions.sources.homes import check_target
 from casstore.actions.workspace import Workspace
-from casstore.archive import endpoint, formats
+from casstore.archive import endpoint, formats, oci
 from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
@@ -43,7 +46,8 @@ class How:
 
 
 def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, how: How, progress: Progress) -> str:
-    """Write versions to a file, stream or URL; returns its endpoint. Only a `.casmodel` holds more than one version.
+    """Write versions to a file, stream, URL or OCI layout; returns its endpoint. Only a `.casmodel` and an OCI layout
+    hold more than one version.
 
     `target` may be a directory: the file in it is named after the version. An existing file is replaced once the new
     one is complete. Without a format the name's extension decides; without a known extension, `how.default`.
@@ -51,6 +55,11 @@ def export(workspace: Workspace, rows: Sequence[VersionRow], target: Endpoint, h
     """
     if not rows:
         raise InvalidSource("there is nothing to export; name a version, or several")
+    place = oci.place(target)
+    if place is not None:
+        if how.format is not None or how.aliases:
+            raise InvalidSource(f"{target} is an OCI layout, which has no other format and holds no aliases")
+        return export_layout(workspace, rows, place, progress)
     target, chosen = _resolved(target, how.format, how.default, rows)
     if len(rows) > 1 and chosen is not Format.CASMODEL:
         raise InvalidSource(f"only a .casmodel holds more than one version, and {endpoint.name_of(target)} is not one")
@@ -96,11 +105,13 @@ def _resolved(
 def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format: Format, progress: Progress) -> None:
     entries = resolve.files(workspace.catalog, row)
     recipes = workspace.catalog.index.recipes({file.digest for file in entries})
-    descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+    descriptor, signatures = carried.signed(workspace, row, (file.path for file in entries))
     progress.start("export", row.size)
     try:
         with open_writer(format, sink, mtime_s=max(0, row.created_at_ns // 1_000_000_000)) as archive:
             archive.add_file(DESCRIPTOR_NAME, len(descriptor), False, io.BytesIO(descriptor))
+            for name, signature in signatures:
+                archive.add_file(name, len(signature), False, io.BytesIO(signature))
             for directory in row.directory_paths():
                 archive.add_directory(as_stored(directory))
             for file in entries:
@@ -153,34 +164,56 @@ def _write_folder(workspace: Workspace, row: VersionRow, target: Endpoint, progr
     with unfinished.directory_in(path.parent) as part:
         try:
             fill_folder(workspace, row, part, progress)
+            _add_signatures(workspace, row, part)
             files.rename(part, path)
         except BaseException:
             files.remove_tree(part)
             raise
 
 
+def _add_signatures(workspace: Workspace, row: VersionRow, directory: Path) -> None:
+    paths = [file.path for file in resolve.files(workspace.catalog, row)]
+    descriptor, signatures = carried.signed(workspace, row, paths)
+    if signatures:
+        mode = 0o666 & ~workspace.umask
+        files.remove_file(directory / DESCRIPTOR_NAME)
+        for name, data in [(DESCRIPTOR_NAME, descriptor), *signatures]:
+            files.write_new_file(directory / name, data, mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """How a directory is filled: what progress calls it, `clone`, which makes a file with the right bytes if it can and
+    returns whether it did, and which files are meant, by paths, directories or patterns; all where nothing is said."""
+
+    what: str = "export"
+    clone: Callable[[FileEntry, Path], bool] = lambda _, __: False
+    only: Sequence[str] | None = None
+
+
 def fill_folder(
-    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, *, what: str = "export",
-    clone: Callable[[FileEntry, Path], bool] = lambda _, __: False,
-) -> None:  # fmt: skip
+    workspace: Workspace, row: VersionRow, directory: Path, progress: Progress, how: Filling | None = None
+) -> None:
     """Write the version's files and `model.yaml` into an empty directory, writable as this process's umask permits.
 
-    `clone`: makes a file with the right bytes if it can, and returns whether it did. Raises TagNotFound,
-    IntegrityError, OSError.
+    Where not all files are meant, nothing else is written. Raises FileNotFoundError for a pattern that fits no file,
+    TagNotFound, IntegrityError, OSError.
     """
-    entries = resolve.files(workspace.catalog, row)
+    how = how or Filling()
+    entries = picked(resolve.files(workspace.catalog, row), how.only, str(row.tag))
     recipes = workspace.catalog.index.recipes({file.digest for file in entries})
-    descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
-    files.write_new_file(directory / DESCRIPTOR_NAME, descriptor, 0o666 & ~workspace.umask)
-    for each in row.directory_paths():
-        files.make_directory(directory / each, parents=True)
-    progress.start(what, row.size)
+    if how.only is None:
+        descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
+        files.write_new_file(directory / DESCRIPTOR_NAME, descriptor, 0o666 & ~workspace.umask)
+        for each in row.directory_paths():
+            files.make_directory(directory / each, parents=True)
+    progress.start(how.what, sum(file.size for file in entries))
     try:
         for file in entries:
             path = directory / file.path
             files.make_directory(path.parent, parents=True)
             mode = (0o777 if file.executable else 0o666) & ~workspace.umask
-            if clone(file, path):
+            if how.clone(file, path):
                 with files.open_regular(path) as target:
                     files.set_mode(target, mode)
                 progress.advance(file.size)

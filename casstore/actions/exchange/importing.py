@@ -10,14 +10,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from casstore.actions import resolve
+from casstore.actions import resolve, signatures
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.directories.materialize import materialize
+from casstore.actions.exchange import carried
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.casmodel_import import CasmodelImport
+from casstore.actions.exchange.oci_import import Artifact
 from casstore.actions.registry.aliases import import_alias
 from casstore.actions.saving import comparing
 from casstore.actions.saving.request import Handling, SaveRequest
@@ -25,7 +27,7 @@ from casstore.actions.saving.save import save
 from casstore.actions.saving.trust import Trust, objects_of
 from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
-from casstore.archive import casmodel, endpoint
+from casstore.archive import casmodel, endpoint, oci
 from casstore.archive.endpoint import Endpoint
 from casstore.archive.formats import Format
 from casstore.archive.limits import Budget
@@ -68,6 +70,11 @@ def import_archive(
     with workspace.session() as session:
         draft = session.new_path()
         files.make_directory(draft)
+        place = oci.place(source)
+        if place is not None:
+            if format is not None:
+                raise InvalidSource(f"{place} is an OCI layout, which has no other format; leave the format out")
+            return [_without_aliases(_import_layout(workspace, session, draft, place, wishes, progress), wishes)]
         if path is not None and (format is Format.FOLDER or path.is_dir()):
             return [_without_aliases(_import_folder(workspace, session, draft, path, wishes, progress), wishes)]
         if format is Format.FOLDER:
@@ -94,8 +101,25 @@ def import_archive(
                 "unpack it, and save what it holds with `casstore save NAME DIRECTORY`"
             )
         described = model_yaml.read(unpacked.descriptor, f"{DESCRIPTOR_NAME} in {name}")
-        coming = Coming(find_source(draft), described, Handling.DRAFT)
-        return [_without_aliases(take_in(workspace, session, draft, coming, wishes, progress), wishes)]
+        return [
+            _without_aliases(_take_draft(Into(workspace, session, draft), described, name, wishes, progress), wishes)
+        ]
+
+
+class Into(NamedTuple):
+    """Where a version comes in: a draft in the session that has its files, and may have signatures beside them."""
+
+    workspace: Workspace
+    session: Session
+    draft: Path
+
+
+def _take_draft(into: Into, described: Descriptor, name: str, wishes: Wishes, progress: Progress) -> Arrival:
+    """Save what stands in the draft, if it is signed as the store asks, and keep its signatures."""
+    admitted = carried.admit(into.workspace, into.draft, described, name)
+    coming = Coming(find_source(into.draft), described, Handling.DRAFT)
+    arrival = take_in(*into, coming, wishes, progress)
+    return admitted.kept(into.workspace, into.session, arrival)
 
 
 def _import_casmodel(coming: CasmodelImport, stream: BinaryIO, size: int | None) -> list[Arrival]:
@@ -177,8 +201,31 @@ def _import_folder(
     source = find_source(path)
     if source.descriptor is None:
         raise InvalidSource(f"{path} has no {DESCRIPTOR_NAME}; save it with `casstore save NAME {path}`")
-    coming = Coming(source, model_yaml.load(source.descriptor), Handling.COPY)
-    return take_in(workspace, session, draft, coming, wishes, progress)
+    described = model_yaml.load(source.descriptor)
+    if described.signatures or signatures.required(workspace) is not None:
+        # What is checked is what is saved, whatever becomes of the directory meanwhile.
+        carried.copy_source(source, draft)
+        return _take_draft(Into(workspace, session, draft), described, str(path), wishes, progress)
+    return take_in(workspace, session, draft, Coming(source, described, Handling.COPY), wishes, progress)
+
+
+def _import_layout(
+    workspace: Workspace, session: Session, draft: Path, place: oci.Place, wishes: Wishes, progress: Progress
+) -> Arrival:
+    artifact = Artifact.at(place)
+    present = artifact.present(workspace, wishes.tag)
+    if present is not None:
+        _trust_present(workspace, present, wishes)
+        return carried.Admitted.of(artifact.signatures()).kept(workspace, session, Arrival(present, False))
+    progress.start("unpack", artifact.size)
+    try:
+        budget = Budget(trust=wishes.trust is Trust.GIVEN, advance=progress.advance)
+        described = artifact.unpack(draft, budget, will_be_synced=wishes.durable, tag=wishes.tag)
+    finally:
+        progress.finish()
+    arrival = _take_draft(Into(workspace, session, draft), described, artifact.name, wishes, progress)
+    artifact.note(workspace, arrival.row)
+    return arrival
 
 
 def _spool(session: Session) -> BinaryIO:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fnmatch
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from blake3 import blake3
 
 from casstore.actions.exchange.arriving_manifests import checked_manifest
+from casstore.actions.picking import picked
 from casstore.actions.sources.homes import check_target
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
@@ -62,38 +62,6 @@ class PulledFiles:
     received_bytes: int
 
 
-def chosen(manifest: Manifest, patterns: Sequence[str] | None) -> list[FileEntry]:
-    """The files that are meant by paths, directories or patterns, all where nothing is said.
-
-    Raises FileNotFoundError for one that fits none.
-    """
-    if patterns is None:
-        return list(manifest.files)
-    found: set[str] = set()
-    for pattern in patterns:
-        fitting = [file.path for file in manifest.files if _fits(file.path, pattern)]
-        if not fitting:
-            raise FileNotFoundError(_not_there(manifest, pattern))
-        found.update(fitting)
-    return [file for file in manifest.files if file.path in found]
-
-
-def _fits(path: str, pattern: str) -> bool:
-    directory = pattern.rstrip("/") + "/"
-    return path == pattern or path.startswith(directory) or fnmatch.fnmatchcase(path, pattern)
-
-
-def _not_there(manifest: Manifest, pattern: str) -> str:
-    paths = [file.path for file in manifest.files]
-    by_name = {path.rpartition("/")[2]: path for path in reversed(paths)}
-    near = difflib.get_close_matches(pattern, paths, n=3)
-    near += [by_name[name] for name in difflib.get_close_matches(pattern.rpartition("/")[2], by_name, n=3)]
-    names = list(dict.fromkeys(near))[:3]
-    advice = f"did you mean {' or '.join(names)}?" if names else f"it has {', '.join(paths[:3]) or 'none'}"
-    more = f" and {len(paths) - 3:,} more" if not names and len(paths) > 3 else ""
-    return f"no file of {manifest.tag} is called {pattern!r}; {advice}{more}"
-
-
 def pull_files(
     version: RemoteVersion, directory: Path, patterns: Sequence[str] | None, progress: Progress, *, replace: bool
 ) -> PulledFiles:
@@ -105,7 +73,7 @@ def pull_files(
     """
     origin = f"{version.ref.segment} in {version.bucket.name}"
     manifest = checked_manifest(version.manifest, origin)
-    wanted = chosen(manifest, patterns)
+    wanted = picked(manifest.files, patterns, str(manifest.tag))
     check_working_directory(directory)
     root = Path(os.path.realpath(directory))
     check_target(root)

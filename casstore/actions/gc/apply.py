@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from casstore.actions import keeping
+from casstore.actions import keeping, signatures
 from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.deleted import drop_unneeded
-from casstore.actions.consistency.held import Held
+from casstore.actions.consistency.held import Held, held_manifests
 from casstore.actions.consistency.strays import StrayShelf
 from casstore.actions.directories import latest
 from casstore.actions.directories.evict import evict, settle_eviction
@@ -264,8 +264,15 @@ class _Application:
         reclaim = self._reclaim(marks)
         reclaim.condemn([container for container, _ in self._plan.objects.unneeded], self._progress)
         self._catalog.references.drop_unreferenced_blobs()
+        signatures.drop_unneeded(self._workspace, self._signed_contents)
         damaged, healed = self._news()
         return GcStep("unneeded objects", reclaim.containers, reclaim.freed_bytes, damaged=damaged, healed=healed)
+
+    def _signed_contents(self) -> set[bytes]:
+        """The contents of versions that are here, or can come back, by their digests."""
+        left = {bytes(each.digest) for each in self._catalog.remotes.elsewhere()}
+        held = {bytes(manifest.digest) for _, manifest in held_manifests(self._workspace)}
+        return self._catalog.versions.digests() | left | held
 
     def _reclaim(self, marks: Marks) -> Reclaim:
         return Reclaim(self._workspace, marks, self._redundancy, self._held)

@@ -24,7 +24,7 @@ class Findings:
     what else is in them, which harms nothing.
     `alias_logs`: paths of logs of aliases that are damaged, or do not say what the catalog says.
     `manifests`: versions whose manifest is missing or damaged. `records`: versions whose rows differ from it.
-    `logs`: files beside the catalog with damaged lines.
+    `logs`: files beside the catalog with damaged lines. `signatures`: files of signatures that are damaged.
     """
 
     chunks: dict[Digest, str] = field(default_factory=dict)
@@ -35,6 +35,7 @@ class Findings:
     records: dict[Tag, str] = field(default_factory=dict)
     alias_logs: dict[str, str] = field(default_factory=dict)
     logs: dict[Path, str] = field(default_factory=dict)
+    signatures: dict[Path, str] = field(default_factory=dict)
     read_chunks: int = 0
     read_bytes: int = 0
 

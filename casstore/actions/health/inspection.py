@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from casstore.actions import signatures
 from casstore.actions.consistency import alias_log
 from casstore.actions.directories.standing import Standing
 from casstore.actions.health.containers import inspect_containers
@@ -38,6 +39,7 @@ def inspect(workspace: Workspace, progress: Progress, *, quick: bool, scope: Sco
     names = None if rows is None else {row.name for row in rows}
     found.alias_logs |= alias_log.faults(workspace, names)
     found.logs |= damaged_logs(workspace, names)
+    found.signatures |= signatures.faults(workspace.layout, None if rows is None else {row.digest for row in rows})
     inspect_directories(workspace, found, quick=quick, rows=rows)
     inspect_containers(workspace, found, progress, quick=quick, scope=scope)
     return found

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from casstore.actions import signatures
 from casstore.actions.consistency import alias_log
 from casstore.actions.consistency.takeup import take_up
 from casstore.actions.directories.materialize import mend
@@ -119,6 +120,8 @@ class _Repair:
         self._restore_records(found)
         self._restore_manifests(found)
         self._write_logs_again()
+        for path in signatures.faults(self._workspace.layout):
+            self._set_aside(path, f"{path.name}.{new_id()}")
         found.records.clear()
         if (kept := policy_log.write_again(self._workspace)) is not None:
             self._quarantined.append(str(kept))

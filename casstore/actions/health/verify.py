@@ -5,9 +5,10 @@ Changes nothing but the note of when containers were read. `inspection` finds; t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from casstore.actions import signatures
 from casstore.actions.consistency.moments import describe
 from casstore.actions.consistency.takeup import holders
 from casstore.actions.directories.changed import kept_files
@@ -16,7 +17,9 @@ from casstore.actions.health.findings import Findings, Scope
 from casstore.actions.health.inspection import inspect
 from casstore.actions.missing import what_is_gone
 from casstore.actions.registry import policy_log
+from casstore.actions.signatures import SignatureCheck
 from casstore.actions.workspace import Workspace
+from casstore.archive.model_signing import PublicKey
 from casstore.catalog.versions import VersionRow
 from casstore.notebook import Shown
 from casstore.progress import Progress
@@ -52,8 +55,8 @@ class VerifyReport(Shown):
     damage
         Files of versions whose stored bytes are damaged: lost, unless repair finds a copy of them.
     damaged_copies
-        Paths of redundant files that are damaged, altered or missing, while what they say is safe elsewhere: copies of
-        files, directories' files, manifests, logs of aliases and of annotations.
+        Paths of files that are damaged, altered or missing, without which every version is whole: copies of files,
+        directories' files, manifests, logs of aliases and of annotations, signatures.
     damaged_records
         Tags of which the catalog does not say what their manifests say.
     reasons
@@ -73,6 +76,8 @@ class VerifyReport(Shown):
         The versions that were asked for, which all this is about then; none where it was everything.
     damaged_trash
         Files of deleted versions that would be damaged if these were brought back.
+    signatures
+        Whether each version is signed, where that was asked for.
     """
 
     chunks: int
@@ -88,11 +93,13 @@ class VerifyReport(Shown):
     kept_files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     damaged_trash: tuple[Damage, ...] = ()
+    signatures: tuple[SignatureCheck, ...] = ()
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is damaged."""
-        return not (self.damage or self.damaged_copies or self.damaged_records or self.damaged_trash)
+        """Whether nothing is damaged, and every version signed where that was asked for."""
+        is_damaged = self.damage or self.damaged_copies or self.damaged_records or self.damaged_trash
+        return not is_damaged and all(each.is_valid for each in self.signatures)
 
     @property
     def damaged_tags(self) -> list[str]:
@@ -101,9 +108,17 @@ class VerifyReport(Shown):
 
 
 def verify(
-    workspace: Workspace, progress: Progress, *, quick: bool = False, rows: Iterable[VersionRow] | None = None
+    workspace: Workspace,
+    progress: Progress,
+    *,
+    quick: bool = False,
+    rows: Iterable[VersionRow] | None = None,
+    keys: Sequence[PublicKey] | None = None,
 ) -> VerifyReport:
-    """Check every chunk, redundant loose file, directory, manifest and row, or those of these rows; see `inspect`."""
+    """Check every chunk, redundant loose file, directory, manifest and row, or those of these rows; see `inspect`.
+
+    `keys`: those by one of which each version must be signed, where that is asked for.
+    """
     scope = None if rows is None else Scope.of(workspace, rows)
     found = inspect(workspace, progress, quick=quick, scope=scope)
     layout = workspace.layout
@@ -117,6 +132,10 @@ def verify(
     if scope is None and (fault := policy_log.fault(workspace)):
         copies[str(layout.policies)] = fault
     tags = () if scope is None else tuple(str(row.tag) for row in scope.rows)
+    signed: tuple[SignatureCheck, ...] = ()
+    if keys is not None:
+        asked = list(workspace.catalog.versions.select()) if scope is None else scope.rows
+        signed = signatures.check(workspace, asked, keys, progress)
     return VerifyReport(
         chunks=found.read_chunks,
         read_bytes=found.read_bytes,
@@ -137,6 +156,7 @@ def verify(
         kept_files=tuple(map(str, kept_files(layout))),
         tags=tags,
         damaged_trash=tuple(lost_files(workspace, found, deleted=True)) if scope is None else (),
+        signatures=signed,
     )
 
 
@@ -153,7 +173,7 @@ def _damaged_copies(layout: Layout, found: Findings) -> dict[str, str]:
             )
     for tag, reason in found.manifests.items():
         copies[f"{layout.manifests / tag.name}/{tag.version}"] = reason
-    copies |= {str(path): reason for path, reason in found.logs.items()}
+    copies |= {str(path): reason for path, reason in [*found.logs.items(), *found.signatures.items()]}
     return {**copies, **found.alias_logs}
 
 

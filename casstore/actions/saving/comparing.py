@@ -29,20 +29,28 @@ def difference(
             return f"{path} differs"
     if not may_be_part and sorted(row.directory_paths()) != source.empty_directories:
         return "its empty directories differ"
+    is_of_files = source.descriptor is None and may_be_part  # among the files that are still there, which may be older
+    said = difference_of_description(row, described, is_time_known=not is_of_files)
+    if said is not None:
+        return said
+    for path, file in given.items():
+        scanned = source.scanned.get(path)
+        if (hash_file(file.disk_path) if scanned is None else scanned.blob) != saved[path].digest:
+            return f"{path} differs"
+    return None
+
+
+def difference_of_description(row: VersionRow, described: Descriptor, *, is_time_known: bool = True) -> str | None:
+    """How what is said of a saved version, and its creation time, differ from a descriptor; None if they do not."""
     ours, theirs = row.described().completed(), described.description
     for field in FIELDS:
         if getattr(ours, field) != getattr(theirs, field):
             return f"its {field} differ{'s' if field in ('module', 'api_version', 'context') else ''}"
     if ours.not_finite_places != theirs.not_finite_places:
         return "its metadata differ"
-    is_of_files = source.descriptor is None and may_be_part  # among the files that are still there, which may be older
-    is_known = not described.is_from_the_future and not is_of_files
+    is_known = is_time_known and not described.is_from_the_future
     if is_known and row.created_at_ns // 1000 != described.created_at_ns // 1000:
         return f"it was created at {times.timestamp(row.created_at_ns).isoformat()}"
-    for path, file in given.items():
-        scanned = source.scanned.get(path)
-        if (hash_file(file.disk_path) if scanned is None else scanned.blob) != saved[path].digest:
-            return f"{path} differs"
     return None
 
 

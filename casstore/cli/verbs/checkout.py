@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from casstore.cli.arguments import complete_tag
+from casstore.cli.exits import NotFound
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import is_screen, printable, show_json
 from casstore.cli.progress import progress_bar
@@ -15,6 +18,7 @@ Examples:
   casstore save bert:v2 work/
   casstore checkout bert:v1 /models/bert       a volume of a container, if it is empty
   casstore checkout bert:v1 serve/ --link      takes no space; to be read only
+  casstore checkout bert serve/ --only '*.safetensors' --only config.json
 """
 
 
@@ -22,9 +26,10 @@ Examples:
 @click.argument("tag", metavar="TAG", shell_complete=complete_tag)
 @click.argument("directory", metavar="DIR", type=click.Path(file_okay=False))
 @click.option("--link", is_flag=True, help="Read-only hardlinks, on the store's own file system.")
+@click.option("--only", metavar="PATTERN", multiple=True, help="Only these files, directories, or patterns.")
 @common_options
 @pass_options
-def checkout(options: Options, tag: str, directory: str, link: bool) -> None:
+def checkout(options: Options, tag: str, directory: str, link: bool, only: tuple[str, ...]) -> None:
     """Copy a version's files into a directory of your own, to change them or to carry them away.
 
     DIR is new or empty, and is there when it is complete. The files can be written to and share nothing with the store
@@ -34,8 +39,16 @@ def checkout(options: Options, tag: str, directory: str, link: bool) -> None:
     """
     with options.open_store() as store, progress_bar(options) as progress:
         model = store.get(tag)
-        path = store.checkout(model.tag, directory, link=link, progress=progress)
+        try:
+            path = store.checkout(model.tag, directory, only=only or None, link=link, progress=progress)
+        except FileNotFoundError as error:
+            if only and error.errno is None:  # no file fits
+                raise NotFound(str(error)) from error
+            raise
     if options.json:
-        show_json({"tag": str(model.tag), "path": path, "size_bytes": model.size, "file_count": model.file_count})
+        written = [each for each in Path(path).rglob("*") if each.is_file()] if only else []
+        size = sum(each.stat().st_size for each in written) if only else model.size
+        count = len(written) if only else model.file_count
+        show_json({"tag": str(model.tag), "path": path, "size_bytes": size, "file_count": count})
     else:
         click.echo(printable(path) if is_screen() else path)

@@ -21,6 +21,8 @@ Examples:
   casstore export bert:v1 bert.bentomodel      for BentoML
   casstore export bert runs.casmodel --all     every version, in the least space
   casstore export bert@prod --aliases          with the aliases that mean it
+  casstore export bert:v1 oci:models           into an OCI layout, for registries of containers
+  casstore export bert:v1 oci:models:prod      under another reference than v1
   casstore export bert:v1 - --format tar | ssh host casstore import -
 """
 
@@ -49,7 +51,9 @@ def export(
     PATH is a file, a directory (the file in it is named after the version), a URL such as s3://bucket/bert.tar if the
     Python package fsspec is installed, or - for stdout; by default the current directory. A .casmodel holds one or
     several versions, each chunk once, as differences between versions where that takes less, and is the fastest to
-    write. A .bentomodel is BentoML's own format, a tar in xz. Every byte is checked on its way; a file is there once it
+    write. A .bentomodel is BentoML's own format, a tar in xz. oci:DIR[:REF] is an OCI layout, in which each version is
+    an artifact of CNCF ModelPack and equal files are there once: `skopeo copy oci:DIR:REF docker://...` pushes it to a
+    registry. Signatures go along. Every byte is checked on its way; a file is there once it
     is complete.
     """
     context = click.get_current_context()
@@ -74,4 +78,6 @@ def export(
         show_json({"path": written, "tags": tags})
     else:
         click.echo(written)
+    if written.startswith("oci:") and len(tags) > 1:
+        written += ":REF"  # of several one is taken
     hint(options, f"`casstore import {written}` takes it into another store")

@@ -18,6 +18,7 @@ Examples:
   casstore import bert.bentomodel              from BentoML, or casstore
   casstore import runs.casmodel                every version in it
   casstore import bert.tar --as bert:other     under another tag
+  casstore import oci:models:v1                from an OCI layout
   ssh host casstore export bert:v1 - --format casmodel | casstore import -
 """
 
@@ -42,13 +43,15 @@ def import_archive(
     """Save the version that an archive holds, or every version of a .casmodel.
 
     PATH is an archive of any format that `casstore export` or `bentoml models export` writes, a directory with a
-    model.yaml, a URL if the Python package fsspec is installed, or - for stdin. A version keeps its tag, labels,
-    metadata and creation time, and takes its place among the versions of its name by that time. The very same version
-    imported twice is not an error; another one under a tag that is taken is, and changes nothing. With --aliases an
-    alias that is here moves, unless it is protected.
+    model.yaml, oci:DIR[:REF] for an OCI layout with a model of casstore's, CNCF ModelPack, KitOps or Docker, a URL if
+    the Python package fsspec is installed, or - for stdin. A version keeps its tag, labels, metadata and creation time,
+    and takes its place among the versions of its name by that time. The very same version imported twice is not an
+    error; another one under a tag that is taken is, and changes nothing. With --aliases an alias that is here moves,
+    unless it is protected.
 
     Nothing is unpacked outside the store, and what an archive claims is checked: one that would write elsewhere,
-    expands out of proportion or is damaged is refused. A .casmodel whose import was cut short goes on from there when
+    expands out of proportion or is damaged is refused, and with the setting require_signature one that has no valid
+    signature by those keys. A .casmodel whose import was cut short goes on from there when
     it is imported again.
     """
     with options.open_store(create=True) as store, progress_bar(options) as progress:

@@ -53,12 +53,14 @@ def show(options: Options, tag: str, remote: str | None) -> None:
         usage = store.stats(model.tag)
         if options.json:
             held = {"materialized": usage.materialized, "pinned": usage.pinned, "aliases": list(model.aliases)}
-            said = {"annotations": [annotation(each) for each in store.annotations(model.tag)]}
+            said: dict[str, Any] = {"annotations": [annotation(each) for each in store.annotations(model.tag)]}
+            said["signed_by"] = [{"key": each.key, "hash": each.hash} for each in store.signatures(model.tag)]
             state = {**held, "is_damaged": is_damaged, "usage": usage_document(usage), **said}
             show_json({**everything(model), **state})
             return
         mark = {"damaged": "bytes are gone or written over; see `casstore verify`"} if is_damaged else {}
-        show_fields({**_fields(model, usage), **mark, **_annotated(model, store.annotations(model.tag))})
+        signed = {f"signed.{each.key[:16]}": each.hash for each in store.signatures(model.tag)}
+        show_fields({**_fields(model, usage), **signed, **mark, **_annotated(model, store.annotations(model.tag))})
         rows = [(file_name(f.path), Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
     if is_screen():
         click.echo()

@@ -16,6 +16,7 @@ Examples:
   casstore verify
   casstore verify --quick
   casstore verify bert:v1 bert:v2              these alone
+  casstore verify bert:v1 --signatures --key key.pub
   casstore verify --json | jq -r '.damaged_tags[]'
   casstore verify -q || mail -s "damaged models" ops@example.com
 """
@@ -25,8 +26,17 @@ Examples:
 @click.argument("tags", metavar="[TAG]...", shell_complete=complete_tag, nargs=-1)
 @common_options
 @click.option("--quick", is_flag=True, help="Only look for what is gone, cut short or written to: reads no content.")
+@click.option("--signatures", is_flag=True, help="Also check that each version is signed by a key of --key.")
+@click.option(
+    "--key",
+    "keys",
+    metavar="FILE",
+    type=click.Path(),
+    multiple=True,
+    help="Public keys in PEM, for --signatures. Repeatable. [default: those of the setting require_signature]",
+)
 @pass_options
-def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
+def verify(options: Options, tags: tuple[str, ...], quick: bool, signatures: bool, keys: tuple[str, ...]) -> None:
     """Read everything, or all that some versions need, and name what is damaged.
 
     Every stored byte is compared with its digest, and the catalog with the manifests beside it. Changes nothing. Exit
@@ -34,9 +44,15 @@ def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
     at, a name alone being its newest version. What other tools have put into models/ or removed there is named, and is
     not damage: see `casstore sync-tree`. So is what was added to a version's directory, and what was found changed in
     one and is kept in quarantine/changed/.
+
+    With --signatures every version, or each of TAGS, must have a signature by one of the keys that is valid for its
+    files, which are read for it; `casstore sign` makes one. One without is named, and the exit code is 1.
     """
+    if keys and not signatures:
+        raise click.UsageError("--key is for --signatures; add that", click.get_current_context())
     with options.open_store() as store, progress_bar(options) as progress:
-        report = store.verify(tags or None, quick=quick, progress=progress)
+        asked = _keys(store, keys) if signatures else None
+        report = store.verify(tags or None, quick=quick, keys=asked, progress=progress)
     if options.json:
         show_json(
             {
@@ -54,6 +70,10 @@ def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
                 "missing_directories": list(report.missing_directories),
                 "added_files": list(report.added_files),
                 "kept_files": list(report.kept_files),
+                "signatures": [
+                    {"tag": each.tag, "is_valid": each.is_valid, "key": each.key or None, "fault": each.fault or None}
+                    for each in report.signatures
+                ],
                 "damaged_trash": [{"tag": each.tag, "path": file_name(each.path)} for each in report.damaged_trash],
             }
         )
@@ -61,6 +81,28 @@ def verify(options: Options, tags: tuple[str, ...], quick: bool) -> None:
         _show(options, report, quick)
     if not report.is_sound:
         raise click.exceptions.Exit(ExitCode.FAILED)
+
+
+def _keys(store: casstore.Store, given: tuple[str, ...]) -> tuple[str, ...]:
+    said = store.settings()["require_signature"]
+    if not given and said == "off":
+        raise click.UsageError(
+            "say by which keys versions must be signed: --signatures --key FILE", click.get_current_context()
+        )
+    return given or (said,)
+
+
+def _is_damaged(report: casstore.VerifyReport) -> bool:
+    return bool(report.damage or report.damaged_copies or report.damaged_records or report.damaged_trash)
+
+
+def _show_signatures(options: Options, report: casstore.VerifyReport) -> None:
+    for each in report.signatures:
+        if not each.is_valid:
+            click.echo(f"not signed as asked: {each.tag}: {printable(each.fault)}")
+    if report.signatures and not options.quiet:
+        count = sum(each.is_valid for each in report.signatures)
+        click.echo(f"{count} of {plural(len(report.signatures), 'version')} signed")
 
 
 def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
@@ -82,6 +124,7 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
         click.echo(f"added to a version's directory, not saved with it: {printable(path)}")
     for path in report.kept_files:
         click.echo(f"found changed in a version's directory, kept in quarantine: {printable(path)}")
+    _show_signatures(options, report)
     if options.quiet:
         return
     for reason in report.reasons:
@@ -94,7 +137,7 @@ def _show(options: Options, report: casstore.VerifyReport, quick: bool) -> None:
             "gc removes what is kept there after `keep_days`; save what you need under a tag of its own",
         )
     read = f"{plural(report.chunks, 'chunk')} checked, {human_bytes(report.read_bytes)} read"
-    if report.is_sound:
+    if not _is_damaged(report):
         of = f" of {', '.join(report.tags)}" if report.tags else ""
         is_whole = f"nothing{of} is missing, cut short or written to; no content was read"
         click.echo(is_whole if quick else f"sound: {read}{of and ', all' + of}")

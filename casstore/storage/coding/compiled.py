@@ -21,15 +21,18 @@ from casstore.storage.tensors.segments import Element
 LIBRARY = Path(__file__).with_name("_kernels.lib.so")
 
 # Of kernels.c: a library that was built from another one is not used.
-_INTERFACE = 1
+_INTERFACE = 2
 _LANES = 4
 _MOST_GROUPS = 64
 _MOST_KEYS = 2048
+# Wide machines take time for each group, others for each element.
+_MOST_WIDE_GROUPS = 32
 _Sizes = ctypes.c_uint32 * (_LANES * _MOST_GROUPS)
 _Planes = c_void_p * 8
 
 _SIGNATURES: dict[str, list[Any]] = {
     "interface": [],
+    "is_wide": [],
     "count_set": [c_void_p, c_size_t, c_size_t],
     "is_zeros": [c_void_p, c_size_t],
     "byte_counts": [c_void_p, c_size_t, c_size_t, c_void_p],
@@ -119,6 +122,7 @@ class Compiled:
             function = library[f"casstore_{name}"]
             function.argtypes, function.restype = arguments, c_int64
             self._functions[name] = function
+        self.is_wide = bool(self.call("is_wide"))
 
     def call(self, name: str, *arguments: Any) -> int:
         """What a kernel gives. Raises IntegrityError where it found that sizes do not fit."""
@@ -195,7 +199,9 @@ class CompiledOrder:
         count, width, groups = self.count, self.width, len(self.sizes)
         if min(len(raw), len(base)) < count * width:
             raise IntegrityError("a chunk is shorter than what it is grouped by")
-        room, bit_map, planes = _fresh(count * width), _fresh((count + 7) // 8), _fresh(count * width)
+        bit_map, planes = _fresh((count + 7) // 8), _fresh(count * width)
+        is_wide = self.kernels.is_wide and width in (2, 4) and groups <= _MOST_WIDE_GROUPS
+        room = None if is_wide else _fresh(count * width)
         nonzero = (ctypes.c_uint64 * _MOST_GROUPS)()
         with _Held() as held:
             dense = self.kernels.call(

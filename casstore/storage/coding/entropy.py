@@ -2,29 +2,45 @@
 
 Planes of exponents, and of small differences, are skewed but hold no repeated strings: what counts is zstd's Huffman
 stage, and every match that its search finds costs more than it gains. So the search is made as blind as zstd allows,
-which is smaller and faster than levels 1 to 3 (benchmarks/codec.py).
+which is smaller and faster than levels 1 to 3 (benchmarks/codec.py). Planes of which much is one byte are searched for
+long runs; in all others every 65th place is looked at, which is enough to find rows that are equal.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import zstandard
 
 from casstore.errors import IntegrityError
+from casstore.late import LateModule
 from casstore.storage.coding.arithmetic import Buffer
 from casstore.storage.coding.kernels import kernels
 from casstore.storage.recipe import MAX_CHUNK_BYTES
+
+if TYPE_CHECKING:
+    from backports import zstd
+else:  # reading needs none of it
+    zstd = LateModule("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 # A plane that does not shrink by this much stays raw, which is decoded for nothing.
 _KEEP_BELOW = 0.97
 # Enough to tell noise from the rest: the estimated entropy of 4,096 uniform bytes is 7.95 bits or more.
 _SAMPLE_BYTES = 4096
 _NOISE_BITS = 7.9
+# A plane that is searched has a byte so common that long runs of it are likely, or that a Huffman code, of whole bits,
+# costs much.
+_SEARCH_FROM_SHARE = 0.4
+_STRIDE = 64
+# ZSTD_c_literalCompressionMode, without a name in Python, and ZSTD_ps_enable: a stride alone turns Huffman codes off.
+# The number is of zstd's experimental ones; whatever it came to mean, a frame would stay a frame.
+_LITERALS, _ENABLE = 1002, 1
 
 
 class Stream(IntEnum):
@@ -45,8 +61,9 @@ def encode_stream(plane: Buffer, parts: Sequence[int] = ()) -> tuple[Stream, Buf
     """
     if kernels().is_zeros(plane):
         return Stream.ZEROS, b""
-    if not _is_noise(plane):
-        stream = _compress(plane, parts)
+    bits, most = _sample(plane)
+    if bits <= _NOISE_BITS:
+        stream = _compress(plane, parts, most < _SEARCH_FROM_SHARE)
         if len(stream) < len(plane) * _KEEP_BELOW:
             return Stream.ZSTD, stream
     return Stream.RAW, plane
@@ -63,34 +80,45 @@ def decode_stream(kind: int, stream: memoryview, size: int) -> Buffer | None:
     raise IntegrityError("a byte plane is damaged")
 
 
-def _compress(plane: Buffer, parts: Sequence[int]) -> bytes:
+def _compress(plane: Buffer, parts: Sequence[int], is_mixed: bool) -> bytes:
     """One zstd frame, in which a block ends where a part ends: codes are made block by block."""
-    compressor = _compressor()
-    if len(parts) < 2:
-        return compressor.compress(plane)
+    compressors = _compressors()
+    compressor = compressors.pop(is_mixed, None) or _compressor(is_mixed)
+    compressor.set_pledged_input_size(len(plane))
     view = memoryview(plane)
-    frame = compressor.compressobj(size=len(view))
-    pieces = []
-    start = 0
-    for length in parts[:-1]:
-        if length:
-            pieces.append(frame.compress(view[start : start + length]))
-            pieces.append(frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK))
-        start += length
-    pieces.append(frame.compress(view[start:]))
-    pieces.append(frame.flush())
+    pieces = [compressor.compress(view[begin:end], compressor.FLUSH_BLOCK) for begin, end in _inner_parts(parts)]
+    pieces.append(compressor.compress(view[sum(parts[:-1]) :], compressor.FLUSH_FRAME))
+    compressors[is_mixed] = compressor  # not after an exception, which leaves it within a frame
     return b"".join(pieces)
 
 
-def _compressor() -> zstandard.ZstdCompressor:
+def _inner_parts(parts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where each part that is not empty begins and ends; not of the last one."""
+    begin = 0
+    for length in parts[:-1]:
+        if length:
+            yield begin, begin + length
+        begin += length
+
+
+def _compressors() -> dict[bool, zstd.ZstdCompressor]:
     # Contexts are costly to make and not safe to share between threads.
-    found: zstandard.ZstdCompressor | None = getattr(_local, "compressor", None)
-    if found is None:
-        parameters = zstandard.ZstdCompressionParameters(
-            strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=20, write_content_size=True
-        )
-        found = _local.compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    found: dict[bool, zstd.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
     return found
+
+
+def _compressor(is_mixed: bool) -> zstd.ZstdCompressor:
+    parameter = zstd.CompressionParameter
+    options: dict[int, int] = {
+        parameter.strategy: zstd.Strategy.fast,
+        parameter.min_match: 7,
+        parameter.hash_log: 6,
+        parameter.window_log: 17,
+    }
+    if is_mixed:
+        options |= {parameter.target_length: _STRIDE, _LITERALS: _ENABLE}
+    made: zstd.ZstdCompressor = zstd.ZstdCompressor(options=options)
+    return made
 
 
 def decompress(packed: bytes | memoryview, raw_bytes: int) -> bytes:
@@ -111,13 +139,13 @@ def _decompressor() -> zstandard.ZstdDecompressor:
     return found
 
 
-def _is_noise(plane: Buffer) -> bool:
-    """Whether a plane looks as if no code could shrink it, by a sample spread over it."""
+def _sample(plane: Buffer) -> tuple[float, float]:
+    """The entropy of a byte, and the share of the commonest, by a sample over the plane; 0 and 1 for a short one."""
     if len(plane) < 2 * _SAMPLE_BYTES:
-        return False
+        return 0.0, 1.0
     counts = kernels().byte_counts(plane, len(plane) // _SAMPLE_BYTES)
     total = sum(counts)
-    return math.log2(total) - sum(map(_weights().__getitem__, counts)) / total > _NOISE_BITS
+    return math.log2(total) - sum(map(_weights().__getitem__, counts)) / total, max(counts) / total
 
 
 @functools.cache

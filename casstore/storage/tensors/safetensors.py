@@ -33,6 +33,11 @@ _FIELDS = {"dtype", "shape", "data_offsets"}
 
 def find_safetensors(read: ReadAt, size: int) -> list[Segment]:
     """Segments of a safetensors file. Raises HeaderError, another ValueError, or RecursionError."""
+    return cover(safetensors_of(read, size), size)
+
+
+def safetensors_of(read: ReadAt, size: int) -> list[Segment]:
+    """The tensors of a safetensors file, also those of no bytes. Raises as `find_safetensors` does."""
     length = int.from_bytes(read_exactly(read, size, 0, _LENGTH_BYTES), "little")
     if length > MAX_HEADER_BYTES:
         raise HeaderError("the header is too large")
@@ -47,7 +52,7 @@ def find_safetensors(read: ReadAt, size: int) -> list[Segment]:
     # The format has no holes; as `cover` refuses overlaps, the sum tells.
     if sum(tensor.length for tensor in tensors) != size - start:
         raise HeaderError("the tensors do not fill the file")
-    return cover(tensors, size)
+    return tensors
 
 
 def _parse_header(raw: bytes) -> dict[str, object]:

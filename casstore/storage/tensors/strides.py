@@ -6,10 +6,11 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Arrangement:
 
     def chosen(self, start: int, stop: int) -> npt.NDArray[np.bool_]:
         """Which elements of the span, from `start` to `stop`, are the tensor's."""
+        import numpy as np  # takes a tenth of a second that who only asks where tensors stand does not need
+
         left = np.arange(start, stop)
         is_chosen = np.ones(stop - start, np.bool_)
         for size, stride in self.dimensions:
@@ -74,6 +77,8 @@ def arrangement(shape: tuple[int, ...], strides: tuple[int, ...]) -> Arrangement
 
 def in_order(values: npt.NDArray[Any], shape: Sequence[int], strides: Sequence[int]) -> npt.NDArray[Any]:
     """The elements of a tensor as a list of lists would name them, of those of its span."""
+    import numpy as np
+
     steps = [stride * values.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values, shape, steps, writeable=False).reshape(-1)
 

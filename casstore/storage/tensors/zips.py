@@ -73,9 +73,23 @@ def find_zip(read: ReadAt, size: int) -> tuple[str, list[Segment]]:
     if len(roots) == 1:
         return "torch", cover(_torch_storages(read, size, entries, roots[0]), size)
     if names and all(name.endswith(".npy") for name in names):
-        arrays = [part for entry in entries for part in _npz_array(read, size, entry)]
-        return "npz", cover(arrays, size)
+        return "npz", cover(_npz_arrays(read, size, entries), size)
     raise HeaderError("an archive of neither PyTorch nor numpy")
+
+
+def npz_arrays(read: ReadAt, size: int) -> list[Segment]:
+    """The arrays of an .npz, also those of no bytes. Raises HeaderError or another ValueError."""
+    return [each for each in _npz_arrays(read, size, _list_entries(read, size)) if each.name is not None]
+
+
+def is_fortran(header: bytes) -> bool:
+    """Whether an array runs fastest in its first dimension, by the bytes that stand before its own in an .npz."""
+    start = header.rfind(b"\x93NUMPY")
+    return start >= 0 and re.search(rb"'fortran_order': ?True", header[start:]) is not None
+
+
+def _npz_arrays(read: ReadAt, size: int, entries: list[zipfile.ZipInfo]) -> list[Segment]:
+    return [part for entry in entries for part in _npz_array(read, size, entry)]
 
 
 class _BoundedFile(Window):

@@ -1,0 +1,291 @@
+"""Signatures of models in the format of OpenSSF model-signing 1.1, made and checked with `cryptography` alone.
+
+A Sigstore bundle holds a DSSE envelope, in it an in-toto statement that lists the digest of every file
+(https://github.com/sigstore/model-transparency). What is made here `model_signing verify key` accepts, and what
+`model_signing sign key` makes is accepted here. Keys are those that it takes: on the curves P-256, P-384 and P-521.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from casstore.errors import InvalidSignature, InvalidSource
+from casstore.plain_json import canonical_json
+from casstore.storage import files
+
+SHA256, BLAKE3 = "sha256", "blake3"
+HASHES = (SHA256, BLAKE3)
+MAX_BUNDLE_BYTES = 64 << 20
+_MAX_KEY_BYTES = 1 << 20
+_BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+# The descriptor says when a version was made and is not among its files; the others `model_signing` ignores of itself.
+_IGNORED = ("model.yaml", ".git", ".gitattributes", ".github", ".gitignore")
+# What signatures are called in archives: those of other keys may stand beside the one that is checked.
+_NAMES_IGNORED = 10
+_CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
+_PUBLIC = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
+_MOST_SHOWN = 16  # digits of a key's id
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A public key. `id`: the SHA-256 of its PEM, in hexadecimal, by which signatures name it."""
+
+    id: str
+    key: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A signature, parsed but not checked: `digests` are what it says of files, by `hash_name`.
+
+    `key_id`: the key that it names; empty where it names none. `is_by_certificate`: no key can check it.
+    """
+
+    data: bytes
+    key_id: str
+    is_by_certificate: bool
+    payload: bytes
+    signature: bytes
+    hash_name: str
+    ignored: tuple[str, ...]
+    digests: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Bundle:
+        """Raises InvalidSignature for what is damaged, of another kind, or by another algorithm."""
+        try:
+            document = json.loads(data)
+            if document["mediaType"] != _BUNDLE_TYPE:
+                raise InvalidSignature(f"it is a bundle of the type {document['mediaType']!r:.80}, not {_BUNDLE_TYPE}")
+            envelope = document["dsseEnvelope"]
+            if envelope["payloadType"] != _PAYLOAD_TYPE or len(envelope["signatures"]) != 1:
+                raise InvalidSignature(f"it signs something else than a model: {envelope['payloadType']!r:.80}")
+            payload = base64.b64decode(envelope["payload"], validate=True)
+            signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
+            material = document["verificationMaterial"]
+            key_id = (material.get("publicKey") or {}).get("hint") or ""
+            said = _statement(json.loads(payload))
+            is_by_certificate = "publicKey" not in material
+            return cls(data, _text(key_id), is_by_certificate, payload, signature, *said)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, InvalidSignature):
+                raise
+            raise InvalidSignature(f"it is damaged, or not a signature of a model: {error!r:.120}") from error
+
+    def check_key(self, keys: Sequence[PublicKey]) -> PublicKey:
+        """The key that it is by. Raises InvalidSignature unless that is one of these, and it is as it was made."""
+        if self.is_by_certificate:
+            raise InvalidSignature(
+                "it is by a certificate, such as Sigstore's, and casstore checks signatures by keys; `model_signing "
+                "verify` checks this one"
+            )
+        named = [key for key in keys if self.key_id in ("", key.id)]
+        if not named:
+            given = " and ".join(_shown(key.id) for key in keys)
+            raise InvalidSignature(f"it is by the key {_shown(self.key_id)}, and asked for is {given}")
+        for key in named:
+            if _verifies(key, self.signature, _encoded(self.payload)):
+                return key
+        raise InvalidSignature("it does not match what it signs: one of the two was changed")
+
+    def check_content(self, digests: Mapping[str, str]) -> None:
+        """Compare what it says with the digests of all files, by its `hash_name`. Raises InvalidSignature."""
+        faults = [f"{path} is missing" for path in sorted(self.digests.keys() - digests.keys())]
+        for path, digest in sorted(digests.items()):
+            if path not in self.digests:
+                faults += [] if self._ignores(path) else [f"{path} is not in it"]
+            elif self.digests[path] != digest:
+                faults.append(f"{path} differs")
+        if faults:
+            more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            raise InvalidSignature(f"it is of other files: {faults[0]}{more}")
+
+    def _ignores(self, path: str) -> bool:
+        return any(path == each or path.startswith(f"{each}/") for each in self.ignored)
+
+
+def file_name(number: int) -> str:
+    """What the first, second ... signature of a version is called where it stands beside the files."""
+    return "model.sig" if number == 1 else f"model-{number}.sig"
+
+
+def sign(
+    private_key: Any, name: str, digests: Mapping[str, str], hash_name: str, about: Mapping[str, str]
+) -> tuple[str, bytes]:
+    """Sign these digests of files; returns the id of the key, and the bundle. `about`: what else is to be in it."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    signed = {path: digest for path, digest in sorted(digests.items()) if path.split("/")[0] not in _IGNORED}
+    beside = [name for name in map(file_name, range(1, _NAMES_IGNORED + 1)) if name not in digests]
+    root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in signed.values())).hexdigest()
+    statement = {
+        "_type": _STATEMENT_TYPE,
+        "subject": [{"name": name, "digest": {"sha256": root}}],
+        "predicateType": _PREDICATE_TYPE,
+        "predicate": {
+            "serialization": {
+                "method": "files",
+                "hash_type": hash_name,
+                "allow_symlinks": False,
+                "ignore_paths": [*_IGNORED, *beside],
+            },
+            "resources": [{"name": path, "algorithm": hash_name, "digest": digest} for path, digest in signed.items()],
+            "casstore": dict(about),
+        },
+    }
+    payload = canonical_json(statement).encode()
+    public = _public(private_key.public_key())
+    algorithm = getattr(hashes, _CURVES[private_key.curve.name])()
+    signature = private_key.sign(_encoded(payload), ec.ECDSA(algorithm))
+    bundle = {
+        "mediaType": _BUNDLE_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": public.id}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": _PAYLOAD_TYPE,
+            "signatures": [{"sig": base64.b64encode(signature).decode(), "keyid": ""}],
+        },
+    }
+    return public.id, canonical_json(bundle).encode() + b"\n"
+
+
+def read_private_key(path: Path, password: str | None) -> Any:
+    """A private key in PEM. Raises InvalidSource, OSError."""
+    serialization, data = _serialization(), _key_bytes(path)
+    try:
+        key = serialization.load_pem_private_key(data, None if password is None else password.encode())
+    except TypeError as error:  # cryptography's word for a password that is missing, or that is too much
+        raise InvalidSource(
+            f"{path} is encrypted; give its password with --password-file (in Python: password=...)"
+            if password is None
+            else f"{path} is not encrypted; leave the password out"
+        ) from error
+    except ValueError as error:
+        what = "is no private key in PEM" if password is None else "cannot be decrypted with that password"
+        raise InvalidSource(f"{path} {what}; {_MAKE}") from error
+    _check_curve(path, key)
+    return key
+
+
+def read_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
+    """Every public key in these files, one or several in PEM each. Raises InvalidSource, OSError."""
+    serialization = _serialization()
+    found = []
+    for path in paths:
+        data = _key_bytes(path)
+        if b"PRIVATE KEY-----" in data:
+            raise InvalidSource(
+                f"{path} holds a private key; give the public one: openssl pkey -in {path} -pubout -out key.pub"
+            )
+        blocks = _PUBLIC.findall(data)
+        if not blocks:
+            raise InvalidSource(f"{path} holds no public key in PEM; {_MAKE}")
+        for block in blocks:
+            try:
+                key = serialization.load_pem_public_key(block)
+            except ValueError as error:
+                raise InvalidSource(f"{path} holds a public key that cannot be read: {error}") from error
+            _check_curve(path, key)
+            found.append(_public(key))
+    return tuple(found)
+
+
+_MAKE = (
+    "make a pair with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem, and openssl pkey -in key.pem "
+    "-pubout -out key.pub"
+)
+
+
+def _serialization() -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError as error:
+        raise InvalidSource("signatures need the package cryptography: pip install 'casstore[sign]'") from error
+    return serialization
+
+
+def _key_bytes(path: Path) -> bytes:
+    try:
+        return files.read_file(path, _MAX_KEY_BYTES)
+    except FileNotFoundError as error:
+        what = f"{path} holds no key" if path.exists() else f"there is no key at {path}"
+        raise InvalidSource(f"{what}; {_MAKE}") from error
+
+
+def _check_curve(path: Path, key: Any) -> None:
+    curve = getattr(getattr(key, "curve", None), "name", None)
+    if curve not in _CURVES:
+        what = type(key).__name__.removeprefix("_") if curve is None else f"a key on {curve}"
+        raise InvalidSource(f"{path} holds {what}, and models are signed with keys on P-256, P-384 or P-521; {_MAKE}")
+
+
+def _public(key: Any) -> PublicKey:
+    serialization = _serialization()
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return PublicKey(hashlib.sha256(pem).hexdigest(), key)
+
+
+def _verifies(key: PublicKey, signature: bytes, signed: bytes) -> bool:
+    from cryptography import exceptions
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key.key.verify(signature, signed, ec.ECDSA(getattr(hashes, _CURVES[key.key.curve.name])()))
+    except exceptions.InvalidSignature:
+        return False
+    return True
+
+
+def _encoded(payload: bytes) -> bytes:
+    """What is signed of a payload: DSSE's pre-authentication encoding."""
+    return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
+
+
+def _statement(said: Any) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """Hash, ignored paths and digests of a statement. Raises InvalidSignature, ValueError, LookupError, TypeError."""
+    if (said["_type"], said["predicateType"]) != (_STATEMENT_TYPE, _PREDICATE_TYPE):
+        raise InvalidSignature(f"it signs something else than a model: {said['predicateType']!r:.80}")
+    how = said["predicate"]["serialization"]
+    hash_name = how["hash_type"]
+    if how["method"] != "files" or hash_name not in HASHES:
+        raise InvalidSignature(
+            f"it is by another algorithm: {how['method']!r:.40} and {hash_name!r:.40}, and casstore knows digests of "
+            "files by sha256 and blake3; sign again"
+        )
+    digests: dict[str, str] = {}
+    joined = hashlib.sha256()
+    for each in said["predicate"]["resources"]:
+        name, digest = _text(each["name"]), _text(each["digest"])
+        if each["algorithm"] != hash_name:
+            raise InvalidSignature(f"it is by another algorithm: {each['algorithm']!r:.40} for {name!r:.80}")
+        if name in digests:
+            raise InvalidSignature(f"it contradicts itself: it names {name!r:.80} twice")
+        digests[name] = digest
+        joined.update(bytes.fromhex(digest))
+    if len(said["subject"]) != 1 or said["subject"][0]["digest"]["sha256"] != joined.hexdigest():
+        raise InvalidSignature("it contradicts itself: the digest of the whole is not that of the parts")
+    ignored = tuple(_text(each) for each in how.get("ignore_paths", ()))
+    return hash_name, ignored, digests
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not text")
+    return value
+
+
+def _shown(key_id: str) -> str:
+    return key_id[:_MOST_SHOWN]

@@ -1,0 +1,55 @@
+"""sign, and verify --signatures, as they are typed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+pytest.importorskip("cryptography")
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    make: list[str | Path] = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private]
+    subprocess.run(make, check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    return private
+
+
+def test_a_version_is_signed_and_checked(saved: Cli, key: Path, tmp_path: Path) -> None:
+    public = key.with_suffix(".pub")
+    answer = saved("sign", "bert:v1", "--key", key, "-o", tmp_path / "model.sig", "--json").json
+    assert (answer["tag"], answer["hash"], answer["files"]) == ("bert:v1", "sha256", 2)
+    assert answer["key"] in (tmp_path / "model.sig").read_text()
+    assert saved("show", "bert:v1", "--json").json["signed_by"] == [{"key": answer["key"], "hash": "sha256"}]
+    assert f"signed.{answer['key'][:16]}\tsha256" in saved("show", "bert:v1").out
+    said = saved("verify", "bert:v1", "--signatures", "--key", public).out
+    assert said.splitlines()[0] == "1 of 1 version signed"
+    said = saved("verify", "--signatures", "--key", public, code=1).out
+    assert said.startswith("not signed as asked: bert:v2: it is not signed; sign it with")
+    assert "1 of 2 versions signed\nsound: " in said
+    checks = saved("verify", "--signatures", "--key", public, "--json", code=1).json
+    assert not checks["is_sound"]
+    assert [(each["tag"], each["is_valid"]) for each in checks["signatures"]] == [("bert:v2", False), ("bert:v1", True)]
+    assert saved("sign", "bert:v2", "--key", key).out == f"bert:v2\t{answer['key']}\n"
+    assert saved("verify", "--signatures", "--key", public, "--quick").out.startswith("2 of 2 versions signed\nnothing")
+
+
+def test_the_setting_says_which_keys(saved: Cli, cli: Cli, key: Path, tmp_path: Path) -> None:
+    assert "--signatures --key FILE" in saved("verify", "--signatures", code=2).err
+    assert "--key is for --signatures" in saved("verify", "--key", key, code=2).err
+    saved("sign", "bert:v1", "--key", key)
+    saved("export", "bert:v1", tmp_path / "a.tar")
+    saved("export", "bert:v2", tmp_path / "b.tar")
+    other = type(cli)(tmp_path / "other")
+    other("init")
+    other("config", "set", "require_signature", key.with_suffix(".pub"))
+    assert "the store takes only what is signed: it is not signed" in other("import", tmp_path / "b.tar", code=1).err
+    other("import", tmp_path / "a.tar")
+    assert other("verify", "--signatures").out.startswith("1 of 1 version signed")
+    assert "holds no key" in other("config", "set", "require_signature", tmp_path / "a.tar", code=1).err
