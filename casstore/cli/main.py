@@ -49,7 +49,7 @@ Exit codes:
 _VERBS = (
     *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "path", "checkout", "export"],
     *["import", "adopt", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete", "forget", "policy"],
-    *["gc", "remote", "push", "pull", "clone", "status", "evict", "backup", "mount"],
+    *["gc", "remote", "push", "pull", "clone", "status", "evict", "backup", "mount", "hf-cache"],
     *["events", "verify", "repair", "stats", "config", "init", "demo", "completion"],
 )
 _MODULES = {"import": "import_", "unpin": "pin", "clone": "pull"}
