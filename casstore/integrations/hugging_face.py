@@ -324,12 +324,15 @@ def _check(store: casstore.Store, root: Path) -> None:
 
 
 def _fill(store: casstore.Store, model: casstore.Model, snapshot: Path, *, copy: bool) -> None:
-    if snapshot.is_dir() and all(_has(snapshot / file.path, file.size) for file in model.files):
+    if _is_whole(snapshot, model):
         return
     if snapshot.exists():  # somebody has removed files from it
         shutil.rmtree(snapshot)
     try:
         store.checkout(model.tag, snapshot, link=not copy)
+    except FileExistsError:  # by another process that links it
+        if not _is_whole(snapshot, model):
+            raise
     except casstore.InvalidSource as error:
         if copy:
             raise
@@ -338,8 +341,9 @@ def _fill(store: casstore.Store, model: casstore.Model, snapshot: Path, *, copy:
         ) from error
 
 
-def _has(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+def _is_whole(snapshot: Path, model: casstore.Model) -> bool:
+    found = ((snapshot / file.path, file.size) for file in model.files)
+    return snapshot.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in found)
 
 
 def _point(ref: Path, revision: str) -> None:

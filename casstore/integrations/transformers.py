@@ -95,6 +95,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Store the rules by which versions are kept."""
+        self._pending = []  # of a training that was broken off, whose errors have been logged
         if state.is_world_process_zero and any(self._keep.values()):
             self._at().set_policy(self._name, **self._keep)
 
@@ -159,10 +160,10 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             draft.discard()
             raise
         settled: Future[None] = Future()
-        self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
         saving = draft.commit_async()
         # Before the thread saves the next one, after which the rules may forget what no alias means.
         saving.add_done_callback(lambda future: self._settle(future, tag, about, rule, settled))
+        self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
 
     def _settle(
         self, saving: Future[Any], tag: str, about: dict[str, Any], rule: _Rule | None, settled: Future[None]

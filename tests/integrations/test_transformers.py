@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.integrations import hugging_face
+from tests.kit import plant
 from tests.pages import ROOT
 
 pytestmark = [
@@ -171,3 +174,29 @@ def test_processes(home: Path, tmp_path: Path, what: str) -> None:
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
+
+
+@pytest.mark.crash
+def test_the_page_runs(home: Path, tmp_path: Path) -> None:
+    page = ROOT.joinpath("docs/how-to/hugging-face.md").read_text(encoding="utf-8")
+    programs = dict(re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.MULTILINE | re.DOTALL))
+    with casstore.Store(home) as store:
+        for number, size in (("1", 32), ("2", 64)):
+            config = plant(tmp_path / number, {"config.json": b'{"model_type": "bert", "hidden_size": %d}' % size})
+            store.save(f"bert:v{number}", config)
+        store.set_alias("bert@prod", "bert:v1")
+        hugging_face.link(store, "bert", tmp_path / "hub")
+    environment = {**os.environ, "CASSTORE_HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "hf")}
+    said = {}
+    for name in ("train.py", "train.py", "load.py"):
+        (tmp_path / name).write_text(programs[name])
+        done = subprocess.run(
+            [sys.executable, name], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        said[name] = done.stdout
+    assert "the best of 12 steps has" in said["train.py"]
+    assert said["load.py"].splitlines()[-2:] == ["32", "64"]
+    with casstore.Store(home) as store:
+        assert [model.metadata["step"] for model in store.list("sst2")] == [12, 8, 4]
+        assert store.get("sst2@last").metadata["step"] == 12
