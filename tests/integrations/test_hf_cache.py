@@ -101,6 +101,9 @@ def test_the_command(bert: casstore.Store, cache: Path, capsys: pytest.CaptureFi
     assert run(["--home", home, "hf-cache", "unlink", "bert"]) == 0
     assert run(["--home", home, "hf-cache", "unlink", "bert"]) == 12
     assert run(["--home", home, "hf-cache", "link", "none"]) == 12
+    capsys.readouterr()
+    assert run(["hf-cache"]) == 2
+    assert "casstore hf-cache link NAME" in capsys.readouterr().err
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

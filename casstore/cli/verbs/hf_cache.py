@@ -18,12 +18,15 @@ Examples:
 """
 
 
-@click.group("hf-cache", epilog=_EXAMPLES, subcommand_metavar="[link|unlink] ...")
-def hf_cache() -> None:
+@click.group("hf-cache", invoke_without_command=True, epilog=_EXAMPLES, subcommand_metavar="[link|unlink] ...")
+@click.pass_context
+def hf_cache(context: click.Context) -> None:
     """Show versions in the cache of huggingface_hub.
 
     transformers, vLLM, diffusers and all else that loads from the hub then find them as casstore/NAME, offline.
     """
+    if context.invoked_subcommand is None:
+        raise click.UsageError("say what to do: casstore hf-cache link NAME, or casstore hf-cache unlink NAME", context)
 
 
 @hf_cache.command(epilog="\b\nExample:\n  casstore hf-cache link bert\n")
