@@ -305,9 +305,11 @@ class Draft(Uncopied):
         Raises
         ------
         InvalidSource
-            `from_hf` is set, and `path` is not a snapshot of huggingface_hub.
+            `from_hf` is set, and `path` is not a snapshot of huggingface_hub; or `move` is, and it is one.
         """
         self._rules = Rules.of(exclude, ignore)
+        if move:
+            hugging_face.refuse_move(path)
         if from_hf:
             self.metadata["huggingface"] = hugging_face.origin(path)
         self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)

@@ -470,7 +470,7 @@ class Store:
             Save a directory without files, too.
         from_hf
             `path` is a snapshot in the cache of huggingface_hub: record its repository and revision as
-            `metadata["huggingface"]`.
+            `metadata["huggingface"]`. Its files are links, and are followed; such a snapshot cannot be moved.
         exclude
             Patterns, written as in a `.gitignore`, of what to leave out.
         ignore

@@ -56,6 +56,7 @@ def places(tmp_path: Path) -> dict[str, str]:
     [
         *("how-it-works.md", "glossary.md", "how-to/aliases.md", "how-to/best-model.md", "how-to/find-versions.md"),
         "how-to/free-space.md",
+        "how-to/hugging-face.md",
         "how-to/lineage.md",
         "how-to/lightning.md",  # its program runs in tests/integrations/test_lightning.py
         "how-to/pytorch.md",  # its programs run in tests/integrations/test_torch.py

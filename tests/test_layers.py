@@ -101,7 +101,7 @@ MOST_ARROWS = 30
 # Faces see the public names of the package and themselves, and may import late so that they start quickly. One of them
 # is Python's: casstore.models, in BentoML's terms, whose public names the others may use too.
 FACES = {"cli", "integrations", "models", "web"}
-PUBLIC = {"casstore", "casstore.models"}
+PUBLIC = {"casstore", "casstore.models", "casstore.integrations", "casstore.integrations.hugging_face"}
 # What needs a library that takes time to import, and that not all need, is imported where it is used.
 LATE = {
     ("casstore.remote.address", "casstore.remote.object_store"),

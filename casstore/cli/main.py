@@ -50,7 +50,7 @@ _VERBS = (
     *["save", "drafts", "list", "count", "show", "diff", "log", "lineage", "ls", "cat", "tensors", "path", "checkout"],
     *["export", "import", "adopt", "watch", "sync-tree", "annotate", "alias", "pin", "unpin", "delete", "undelete"],
     *["forget", "policy", "gc", "remote", "push", "pull", "clone", "status", "evict", "backup", "mount"],
-    *["events", "sign", "verify", "repair", "stats", "config", "init", "demo", "completion"],
+    *["hf-cache", "events", "sign", "verify", "repair", "stats", "config", "init", "demo", "completion"],
 )
 _MODULES = {"import": "import_", "unpin": "pin", "clone": "pull"}
 

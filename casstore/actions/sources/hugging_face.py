@@ -6,6 +6,7 @@ The cache's layout: https://huggingface.co/docs/huggingface_hub/guides/manage-ca
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def origin(snapshot: Path) -> dict[str, Any]:
         "revision": path.name,
         "refs": _refs(repository / "refs", path.name),
     }
+
+
+def refuse_move(path: Path) -> None:
+    """Raise InvalidSource for a snapshot, whose files are links: without them the bytes stay in the cache, of which
+    huggingface_hub then finds a damaged repository."""
+    try:
+        found = origin(Path(os.path.realpath(path)))
+    except InvalidSource:
+        return
+    raise InvalidSource(
+        f"{path} is a snapshot in a Hugging Face cache, whose files are links to what others use too: to move it would "
+        "free nothing and break the cache. Save it without --move (in Python: without move=True), after which "
+        f"`hf cache rm {found['repo_type']}/{found['repo_id']}` frees the space"
+    )
 
 
 def _refs(directory: Path, revision: str) -> list[str]:

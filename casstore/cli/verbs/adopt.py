@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 import casstore
+import casstore.integrations.hugging_face as hugging_face
 from casstore.cli.exits import ExitCode
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import hint, human_bytes, plural, printable, show_json
@@ -18,15 +19,24 @@ Examples:
   casstore adopt ~/bentoml --move              and take the files over, so that they are gone from there
   casstore --home ~/bentoml adopt ~/bentoml    keep the home where it is, and make it a store
   casstore adopt /models                       any directory of NAME/VERSION/
+  casstore adopt --hf-cache                    every model in the cache of huggingface_hub, as ORG--NAME:REVISION
 """
 
 
 @click.command(short_help="Save the versions of a BentoML home.", epilog=_EXAMPLES)
-@click.argument("directory", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument(
+    "directory", metavar="[DIR]", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
 @click.option("--move", is_flag=True, help="Take the files over instead of copying them; they are gone from DIR.")
+@click.option(
+    "--hf-cache",
+    is_flag=True,
+    help="DIR is a cache of huggingface_hub, by default your own: save each snapshot of a model, whose links are "
+    "followed, with its repository and revision in the metadata.",
+)
 @common_options
 @pass_options
-def adopt(options: Options, directory: Path, move: bool) -> None:
+def adopt(options: Options, directory: Path | None, move: bool, hf_cache: bool) -> None:
     """Save every version in a BentoML home, or in any directory of NAME/VERSION/.
 
     Names, versions, labels, metadata and creation times come over, and with them which version is the latest. It may
@@ -36,8 +46,20 @@ def adopt(options: Options, directory: Path, move: bool) -> None:
     When DIR is the home of the store itself, its models/ are taken over where they stand. BentoML goes on reading
     them, and since it sees nothing else, every version keeps its directory from then on (the setting materialize).
     """
+    if hf_cache and move:
+        raise click.UsageError(
+            "--move does not go with --hf-cache: files there are links to what others use too, so it would free "
+            "nothing and break the cache; `hf cache rm` removes what has been saved",
+            click.get_current_context(),
+        )
+    if directory is None and not hf_cache:
+        raise click.UsageError("say what to adopt: a DIR, or --hf-cache", click.get_current_context())
     with options.open_store(create=True) as store, progress_bar(options) as progress:
-        report = store.adopt(directory, move=move, progress=progress)
+        if hf_cache or directory is None:
+            directory = directory or hugging_face.cache_directory()
+            report = hugging_face.adopt_cache(store, directory, progress=progress)
+        else:
+            report = store.adopt(directory, move=move, progress=progress)
         is_elsewhere = store.home.resolve() not in (directory.resolve(), *directory.resolve().parents)
     if options.json:
         show_json(_as_json(report))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 
 import click
 
 import casstore
+import casstore.integrations.hugging_face as hugging_face
 from casstore.cli.describe import summary
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import Bytes, hint, human_bytes, is_screen, plural, printable, say, show_json, show_table
@@ -19,6 +21,8 @@ Examples:
   casstore import runs.casmodel                every version in it
   casstore import bert.tar --as bert:other     under another tag
   casstore import oci:models:v1                from an OCI layout
+  casstore import hf://sentence-transformers/all-MiniLM-L6-v2@main --include '*.safetensors' --include '*.json'
+                                               from the Hugging Face hub, as sentence-transformers--all-minilm-l6-v2
   ssh host casstore export bert:v1 - --format casmodel | casstore import -
 """
 
@@ -34,11 +38,23 @@ Examples:
     "unpickled when a program asks for them.",
 )
 @click.option("--no-materialize", is_flag=True, help="Make no directory until one is asked for; pack it at once.")
+@click.option(
+    "--include",
+    metavar="GLOB",
+    multiple=True,
+    help="Of hf://, download these files alone: '*.safetensors'. Repeatable.",
+)
 @click.option("--aliases", is_flag=True, help="Move aliases to what they meant where it was made, if it says so.")
 @common_options
 @pass_options
 def import_archive(
-    options: Options, /, path: str, as_tag: str | None, archive_format: str | None, **wishes: bool
+    options: Options,
+    /,
+    path: str,
+    as_tag: str | None,
+    archive_format: str | None,
+    include: tuple[str, ...],
+    **wishes: bool,
 ) -> None:
     """Save the version that an archive holds, or every version of a .casmodel.
 
@@ -53,7 +69,20 @@ def import_archive(
     expands out of proportion or is damaged is refused, and with the setting require_signature one that has no valid
     signature by those keys. A .casmodel whose import was cut short goes on from there when
     it is imported again.
+
+    hf://ORG/NAME, or hf://ORG/NAME@REVISION, is a repository of the Hugging Face hub: it is downloaded by
+    huggingface_hub (pip install 'casstore[huggingface]') straight into the store, and saved as ORG--NAME and the first
+    12 digits of its commit.
     """
+    if hugging_face.is_repository(path):
+        _check_for_hub(archive_format, wishes)
+        with options.open_store(create=True) as store:
+            quiet = options.quiet or options.json or not is_screen()
+            model, is_new = hugging_face.import_repository(store, path, as_tag=as_tag, include=include, quiet=quiet)
+        _show_all(options, [casstore.Imported(model, is_new, ())])
+        return
+    if include:
+        raise click.UsageError("--include goes with hf://ORG/NAME", click.get_current_context())
     with options.open_store(create=True) as store, progress_bar(options) as progress:
         imported = store.import_archive(
             sys.stdin.buffer if path == "-" else path,
@@ -64,6 +93,18 @@ def import_archive(
             aliases=wishes["aliases"],
             progress=progress,
         )
+    _show_all(options, imported)
+
+
+def _check_for_hub(archive_format: str | None, wishes: Mapping[str, bool]) -> None:
+    if archive_format is not None or any(wishes.values()):
+        raise click.UsageError(
+            "with hf:// go --as and --include; leave out --format, --trust, --no-materialize and --aliases",
+            click.get_current_context(),
+        )
+
+
+def _show_all(options: Options, imported: Sequence[casstore.Imported]) -> None:
     if options.json:
         show_json([{**summary(each.model), "is_new": each.is_new, "notes": list(each.notes)} for each in imported])
         return

@@ -134,7 +134,8 @@ class _Asked:
     "--move",
     is_flag=True,
     help="Take the files over instead of copying them: they are removed from PATH, and PATH too if nothing else is in "
-    "it. What links lead to stays, and so does a model.yaml. Refused where files may not be removed.",
+    "it. What links lead to stays, and so does a model.yaml. Refused where files may not be removed, and for a "
+    "snapshot in the cache of huggingface_hub.",
 )
 @click.option(
     "--from-hf",

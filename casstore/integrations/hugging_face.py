@@ -1,0 +1,355 @@
+"""The cache of huggingface_hub and its hub: versions shown there by name, and what is there made into versions.
+
+The layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import casstore
+
+__all__ = ["Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "unlink"]
+
+_ORGANISATION = "casstore"
+_MARKER = ".casstore"
+_REVISION_DIGITS = 40
+_VERSION_DIGITS = 12
+_TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
+_URI = re.compile(
+    r"hf://(?:(?P<kind>models|datasets|spaces)/)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./%-]+))?/?",
+    re.ASCII,
+)
+
+
+class Linked(NamedTuple):
+    """A repository in a cache: its name there, where it is, and the version that each revision means."""
+
+    repository: str
+    path: str
+    revisions: dict[str, str]
+
+
+def cache_directory() -> Path:
+    """Where huggingface_hub has its cache, as its own environment variables say."""
+    environment = os.environ.get
+    named = environment("HF_HUB_CACHE") or environment("HUGGINGFACE_HUB_CACHE")
+    if named:
+        return Path(named).expanduser()
+    cache = environment("XDG_CACHE_HOME") or "~/.cache"
+    return Path(environment("HF_HOME") or Path(cache, "huggingface"), "hub").expanduser()
+
+
+def link(
+    store: casstore.Store, name: str, directory: str | os.PathLike[str] | None = None, *, everything: bool = False,
+    copy: bool = False,
+) -> Linked:  # fmt: skip
+    """Make versions of a name loadable as `from_pretrained("casstore/NAME", revision=...)`.
+
+    Revisions are the aliases, the tags' versions, and `main`, which is the newest version. Linked are the newest
+    version and those with an alias. Doing it again brings all that up to date. The files are hardlinks to the store's,
+    so they stay whatever becomes of the directories in the store; `copy` makes copies of them.
+
+    Parameters
+    ----------
+    store
+        The store.
+    name
+        The name of the versions.
+    directory
+        The cache. None means that of huggingface_hub.
+    everything
+        Link every version; each gets a directory in the store.
+    copy
+        Make copies, as for a cache on another file system.
+
+    Returns
+    -------
+    Linked
+        What is there now.
+
+    Raises
+    ------
+    TagNotFound
+        There is no version of this name.
+    InvalidSource
+        No link can be made there, or what stands there is not such a repository of this store.
+    """
+    newest = store.get(name)
+    name = newest.tag.name
+    aliases = {each.alias: each.tag for each in store.aliases(name)}
+    tags = {newest.tag, *aliases.values(), *(model.tag for model in (store.list(name) if everything else ()))}
+    models = {tag: store.get(tag) for tag in sorted(tags)}
+    revisions = {tag.version: tag for tag in models} | {"main": newest.tag} | aliases
+    root = _root(store, name, directory)
+    snapshots = {tag: str(model.digest)[:_REVISION_DIGITS] for tag, model in models.items()}
+    for tag, model in models.items():
+        _fill(store, model, root / "snapshots" / snapshots[tag], copy=copy)
+    (root / "refs").mkdir(exist_ok=True)
+    for revision, tag in revisions.items():
+        _point(root / "refs" / revision, snapshots[tag])
+    for path in (root / "refs").iterdir():
+        if path.name not in revisions:
+            path.unlink()
+    for path in (root / "snapshots").iterdir():
+        if path.name not in snapshots.values():
+            shutil.rmtree(path)
+    return Linked(f"{_ORGANISATION}/{name}", str(root), {each: str(tag) for each, tag in sorted(revisions.items())})
+
+
+def unlink(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None = None) -> str:
+    """Take the repository that `link` has made out of the cache again; the store keeps all. Returns its path.
+
+    Raises FileNotFoundError where there is none, and InvalidSource for one that is not this store's.
+    """
+    root = _place(name, directory)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not there; nothing is linked")
+    _check(store, root)
+    shutil.rmtree(root)
+    return str(root)
+
+
+def adopt_cache(
+    store: casstore.Store, directory: str | os.PathLike[str] | None = None, *, progress: casstore.Progress | None = None
+) -> casstore.AdoptReport:
+    """Save every snapshot of a model in a cache of huggingface_hub, as `ORG--NAME:` and 12 digits of its revision.
+
+    The cache stays as it is. It may be run again: what is saved already is left alone.
+
+    Parameters
+    ----------
+    store
+        The store.
+    directory
+        The cache. None means that of huggingface_hub.
+    progress
+        Told how far each saving is.
+
+    Returns
+    -------
+    AdoptReport
+        What was saved, what was there already, and what was refused, such as a snapshot with files missing.
+
+    Raises
+    ------
+    InvalidSource
+        There is no such directory.
+    """
+    cache = cache_directory() if directory is None else Path(directory)
+    if not cache.is_dir():
+        raise casstore.InvalidSource(f"there is no Hugging Face cache at {cache}; name its directory")
+    adopted: list[str] = []
+    present: list[str] = []
+    refused: list[casstore.Refused] = []
+    size, before = 0, store.stats().stored_bytes
+    said: dict[str, Any] = {} if progress is None else {"progress": progress}
+    # The oldest first, of which a later one is stored as the difference.
+    for snapshot in sorted(cache.glob("models--*/snapshots/*"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
+        root = snapshot.parent.parent
+        if not snapshot.is_dir() or (root / _MARKER).exists():
+            continue
+        try:
+            tag = _tag(root.name.removeprefix("models--").replace("--", "/"), snapshot.name)
+            if _is_saved(store, tag, snapshot):
+                present.append(tag)
+                continue
+            size += store.save(tag, snapshot, from_hf=True, materialize=False, **said).size
+        except (casstore.InvalidSource, casstore.InvalidTag, casstore.FileChanged, casstore.TagExists) as error:
+            refused.append(casstore.Refused(str(snapshot), str(error)))
+            continue
+        adopted.append(tag)
+    grown = max(0, store.stats().stored_bytes - before)
+    return casstore.AdoptReport(tuple(adopted), tuple(present), tuple(refused), (), size, grown)
+
+
+def is_repository(uri: str) -> bool:
+    """Whether this is `hf://[TYPE/]ORG/NAME[@REVISION]`, a whole repository."""
+    return _URI.fullmatch(uri) is not None
+
+
+def import_repository(
+    store: casstore.Store, uri: str, *, as_tag: str | None = None, include: Sequence[str] = (), quiet: bool = True
+) -> tuple[casstore.Model, bool]:
+    """Download a repository of the hub straight into a version, as `ORG--NAME:` and 12 digits of its commit.
+
+    `$HF_ENDPOINT`, `$HF_TOKEN` and all else count as huggingface_hub has them. Repository and commit are recorded as
+    `metadata["huggingface"]`, and as a parent.
+
+    Parameters
+    ----------
+    store
+        The store.
+    uri
+        `hf://[TYPE/]ORG/NAME[@REVISION]`; the revision is a branch, a tag or a commit.
+    as_tag
+        The tag to save it under.
+    include
+        Patterns of the files to download, such as "*.safetensors"; all if there are none.
+    quiet
+        Show no progress on stderr.
+
+    Returns
+    -------
+    tuple[Model, bool]
+        The version, and whether it is new. One of the same commit and patterns is not downloaded again.
+
+    Raises
+    ------
+    InvalidSource
+        `uri` is no repository.
+    TagExists
+        Another version has the tag.
+    CasstoreError
+        The hub refused, what came from it cannot be saved, or huggingface_hub is not installed.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise casstore.InvalidSource(f"{uri} is not hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    hub = _hub()
+    kind, repository, revision = _TYPES[match["kind"] or "models"], match["repository"], match["revision"]
+    with _hub_errors(uri):
+        info = hub.HfApi().repo_info(repository, repo_type=kind, revision=revision)
+    origin: dict[str, Any] = {
+        "repo_id": repository, "repo_type": kind, "revision": info.sha,
+        "refs": [] if revision == info.sha else [revision or "main"],
+    }  # fmt: skip
+    if include:
+        origin["include"] = list(include)
+    tag = as_tag or _tag(repository, info.sha)
+    saved = _found(store, tag)
+    if saved is not None and {**saved.metadata.get("huggingface", {}), "refs": []} == {**origin, "refs": []}:
+        return saved, False
+    with store.create(tag, metadata={"huggingface": origin}) as draft:
+        if quiet:
+            hub.utils.disable_progress_bars()
+        with _hub_errors(uri):
+            hub.snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=info.sha,
+                local_dir=draft.path,
+                allow_patterns=list(include) or None,
+            )
+        shutil.rmtree(Path(draft.path, ".cache"), ignore_errors=True)
+        if not any(Path(draft.path).iterdir()):
+            raise casstore.InvalidSource(f"{uri} has no files" + (" that fit --include" if include else ""))
+    return draft.model, True
+
+
+def _hub() -> Any:
+    try:
+        return import_module("huggingface_hub")
+    except ImportError as error:
+        raise casstore.CasstoreError(
+            "hf:// needs the package huggingface_hub: pip install 'casstore[huggingface]'"
+        ) from error
+
+
+@contextlib.contextmanager
+def _hub_errors(uri: str) -> Iterator[None]:
+    """Errors of huggingface_hub, and of the library it makes requests by, as one of casstore's."""
+    try:
+        yield
+    except casstore.CasstoreError:
+        raise
+    except Exception as error:
+        raise casstore.CasstoreError(f"{uri} cannot be had from the hub: {error}") from error
+
+
+def _tag(repository: str, revision: str) -> str:
+    return casstore.slug(f"{repository}:{revision[:_VERSION_DIGITS]}")
+
+
+def _found(store: casstore.Store, tag: str) -> casstore.Model | None:
+    try:
+        return store.exact(tag)
+    except casstore.CasstoreError:
+        return None
+
+
+def _is_saved(store: casstore.Store, tag: str, snapshot: Path) -> bool:
+    """Whether a snapshot is a version already. Files of one revision never change, but more of them may have come.
+    Raises TagExists."""
+    model = _found(store, tag)
+    if model is None:
+        return False
+    files = {
+        path.relative_to(snapshot).as_posix(): path.stat().st_size for path in snapshot.rglob("*") if path.is_file()
+    }
+    if {file.path: file.size for file in model.files} != files:
+        raise casstore.TagExists(
+            f"{tag} is saved with other files; if more have been downloaded since, save them under another tag by "
+            f"`casstore save NAME:VERSION --from-hf {snapshot}`"
+        )
+    return True
+
+
+def _place(name: str, directory: str | os.PathLike[str] | None) -> Path:
+    cache = cache_directory() if directory is None else Path(directory)
+    return cache.absolute() / f"models--{_ORGANISATION}--{name}"
+
+
+def _root(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None) -> Path:
+    root = _place(name, directory)
+    root.mkdir(parents=True, exist_ok=True)
+    if not any(root.iterdir()):
+        (root / _MARKER).write_text(json.dumps({"home": str(store.home.resolve())}), encoding="utf-8")
+    _check(store, root)
+    (root / "snapshots").mkdir(exist_ok=True)
+    return root
+
+
+def _check(store: casstore.Store, root: Path) -> None:
+    """Raise InvalidSource unless this is what `link` has made of this store's versions."""
+    try:
+        home = json.loads((root / _MARKER).read_text(encoding="utf-8"))["home"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise casstore.InvalidSource(
+            f"{root} was not made by `casstore hf-cache link`, and is left as it is; name another directory"
+        ) from None
+    if home != str(store.home.resolve()):
+        raise casstore.InvalidSource(
+            f"{root} has versions of another store, {home}; name another directory, or remove it by "
+            f"`casstore --home {home} hf-cache unlink`"
+        )
+
+
+def _fill(store: casstore.Store, model: casstore.Model, snapshot: Path, *, copy: bool) -> None:
+    if _is_whole(snapshot, model):
+        return
+    if snapshot.exists():  # somebody has removed files from it
+        shutil.rmtree(snapshot)
+    try:
+        store.checkout(model.tag, snapshot, link=not copy)
+    except FileExistsError:  # by another process that links it
+        if not _is_whole(snapshot, model):
+            raise
+    except casstore.InvalidSource as error:
+        if copy:
+            raise
+        raise casstore.InvalidSource(
+            f"{error}. Give hf-cache a directory on the store's file system, for $HF_HUB_CACHE, or --copy"
+        ) from error
+
+
+def _is_whole(snapshot: Path, model: casstore.Model) -> bool:
+    found = ((snapshot / file.path, file.size) for file in model.files)
+    return snapshot.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in found)
+
+
+def _point(ref: Path, revision: str) -> None:
+    """Write a ref in one piece: all are of one length, so nobody reads half of it."""
+    descriptor = os.open(ref, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.write(descriptor, revision.encode("ascii"))
+    finally:
+        os.close(descriptor)
