@@ -213,6 +213,7 @@ def test_a_logged_model_is_one_version_of_its_name(at, store: casstore.Store) ->
     assert model.metadata["mlflow"] == {
         "model_id": info.model_id, "run_id": run.info.run_id, "name": "Double", "artifact_uri": uri,
     }  # fmt: skip
+    assert store.list(where="not labels.mlflow.kind = run") == [model]
     assert [file.path for file in store.get(f"mlflow-run-{run.info.run_id[:8]}").files] == ["params.json"]
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("double", "prod", "1")
