@@ -58,18 +58,21 @@ class _Root(NamedTuple):
 
     def states(self, store: casstore.Store) -> list[casstore.Model]:
         """The versions that hold it, the newest last: more than one only until the older are deleted."""
-        found = [(self._number(each), each) for each in store.list(labels={"mlflow.id": self.id})]
+        found = [(self._number(each.version), each) for each in store.list(labels={"mlflow.id": self.id})]
+        if not found:  # it may have been left to a remote, and is pulled
+            gone = [each.tag for each in store.elsewhere() if self._number(each.tag.version)]
+            found = [(self._number(tag.version), store.get(tag)) for tag in gone]
         return [model for number, model in sorted(found, key=lambda each: each[0]) if number]
 
-    def _number(self, model: casstore.Model) -> int:
+    def _number(self, version: str) -> int:
         """The how manyth state of it a version is; 0 where it is something else with this label, such as a copy."""
-        if model.version == self.id:
+        if version == self.id:
             return 1
-        number = model.version.removeprefix(f"{self.id}.")
-        return int(number) if number != model.version and number.isdecimal() else 0
+        number = version.removeprefix(f"{self.id}.")
+        return int(number) if number != version and number.isdecimal() else 0
 
     def next_version(self, before: casstore.Model | None) -> str:
-        return self.id if before is None else f"{self.id}.{self._number(before) + 1}"
+        return self.id if before is None else f"{self.id}.{self._number(before.version) + 1}"
 
     @classmethod
     def find(cls, path: str) -> tuple[_Root | None, str]:
@@ -184,9 +187,10 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         if root is None:
             raise MlflowException(READ_ONLY, INVALID_PARAMETER_VALUE)
         with _told():
-            if inner:
+            states = _states(root)
+            if states and inner:
                 self._change(root, {}, inner)
-            elif states := root.states(_store()):
+            elif states:
                 _store().delete([model.tag for model in states])
 
     def _download_file(self, remote_file_path: str, local_path: str | os.PathLike[str]) -> None:
@@ -227,7 +231,7 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         with _told():
             if root is None:
                 return read(_store().get(self._reference), inner)
-            while states := root.states(_store()):
+            while states := _states(root):
                 try:
                     return read(states[-1], inner)
                 except casstore.TagNotFound:
@@ -321,6 +325,13 @@ def _same(model: casstore.Model) -> tuple[str, dict[str, str], dict[str, Any]]:
 
 def _is_in(path: str, directory: str) -> bool:
     return path == directory or path.startswith(f"{directory}/")
+
+
+def _states(root: _Root) -> list[casstore.Model]:
+    try:
+        return root.states(_store())
+    except casstore.StoreNotFound:
+        return []  # nothing was logged yet
 
 
 def _store(*, create: bool = False) -> casstore.Store:

@@ -280,6 +280,16 @@ def test_a_server_keeps_artifacts_in_the_store(
     assert [str(model.tag) for model in store.list()] == ["bert:v1", f"mlflow-model-01234567:{MODEL}.2"]
 
 
+def test_where_nothing_was_logged_no_store_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASSTORE_HOME", str(tmp_path / "none"))
+    repo = registry.get_artifact_repository(f"casstore://e/{RUN}/artifacts")
+    assert repo.list_artifacts() == []
+    repo.delete_artifacts()
+    repo.delete_artifacts("a")
+    refused("RESOURCE_DOES_NOT_EXIST", "none", registry.get_artifact_repository("casstore://bert:v1").list_artifacts)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_programs_of_the_page(store: casstore.Store, capfd: pytest.CaptureFixture[str], number: int) -> None:
     page = Path(__file__).parents[2].joinpath("docs/how-to/mlflow.md").read_text(encoding="utf-8")
@@ -289,3 +299,16 @@ def test_the_programs_of_the_page(store: casstore.Store, capfd: pytest.CaptureFi
         exec(compile(program, "page", "exec"), {"__name__": f"page{number}"})
     said = capfd.readouterr().out
     assert said.startswith(("[2, 4]\ndouble ['mlflow-run-", "True")[number])
+
+
+def test_a_model_that_was_left_to_a_remote_is_pulled(at, store: casstore.Store, tmp_path: Path) -> None:
+    out = plant(tmp_path / "out", {"a": b"a"})
+    older, newer = (at(f"casstore://e/models/m-{RUN[:-1]}{last}/artifacts") for last in "01")
+    for repo in (older, newer):
+        repo.log_artifacts(str(out))
+    tag = store.list()[1].tag
+    store.add_remote("origin", str(tmp_path / "origin"), make=True).push([str(tag)])
+    store.evict(tag)
+    assert [model.tag for model in store.list()] != [tag]
+    assert [i.path for i in older.list_artifacts()] == ["a"]
+    assert tag in [model.tag for model in store.list()]
