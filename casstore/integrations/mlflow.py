@@ -282,21 +282,22 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         if dropped is not None and len(kept) == len(files):
             return None
         name, labels, metadata = self._described(root) if before is None else _same(before)
-        with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as view:
-            for path, local in {**kept, **added}.items():
-                link = os.path.join(view, *path.split("/"))
-                try:
-                    os.makedirs(os.path.dirname(link), exist_ok=True)
-                    os.symlink(local, link)  # which costs nothing, and files of the store are known by their inode
-                except (FileExistsError, NotADirectoryError):
-                    raise MlflowException(
-                        f"{path!r} cannot be added: a file and a directory cannot have one name",
-                        INVALID_PARAMETER_VALUE,
-                    ) from None
-            return store.save(
-                casstore.Tag(name, root.next_version(before)), view, ignore=False, allow_empty=True,
-                labels=labels, metadata=metadata, parents=[] if before is None else before.parents,
-            )  # fmt: skip
+        tag = casstore.Tag(name, root.next_version(before))
+        parents = [] if before is None else before.parents
+        if not kept and not added:
+            with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as empty:
+                return store.save(tag, empty, allow_empty=True, labels=labels, metadata=metadata, parents=parents)
+        draft = store.create(tag, labels=labels, metadata=metadata, parents=parents)
+        try:
+            _link({**kept, **added}, draft.path)
+            return draft.commit()
+        except BaseException as error:
+            with contextlib.suppress(casstore.CasstoreError):
+                draft.discard()
+            for left in store.drafts() if getattr(error, "draft_path", None) else ():
+                if left.path == error.draft_path:  # type: ignore[attr-defined]
+                    store.remove_draft(left)
+            raise
 
     def _described(self, root: _Root) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The name of the versions of a root, their labels and metadata."""
@@ -317,6 +318,18 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
             with contextlib.suppress(casstore.InvalidTag):
                 name = casstore.slug(logged.name)
         return name, root.labels, {"mlflow": said}
+
+
+def _link(files: Mapping[str, str], directory: str) -> None:
+    """Put links to files into a draft: those that the store has are known by their inode, and not read again."""
+    for path, local in files.items():
+        link = os.path.join(directory, *path.split("/"))
+        try:
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(local, link)
+        except (FileExistsError, NotADirectoryError):
+            problem = f"{path!r} cannot be added: a file and a directory would have one name"
+            raise MlflowException(problem, INVALID_PARAMETER_VALUE) from None
 
 
 def _same(model: casstore.Model) -> tuple[str, dict[str, str], dict[str, Any]]:
