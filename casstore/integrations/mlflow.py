@@ -321,7 +321,7 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
 
 
 def _link(files: Mapping[str, str], directory: str) -> None:
-    """Put links to files into a draft: those that the store has are known by their inode, and not read again."""
+    """Put links to files into a draft: those that the store has are linked in it, and not copied."""
     for path, local in files.items():
         link = os.path.join(directory, *path.split("/"))
         try:
