@@ -131,6 +131,14 @@ Path("resumed/model.bin").write_bytes(b"more")
             assert file.read() == b"weights"
 
 
+def test_mlflow(home: Path) -> None:
+    """Its programs are run beside MLflow, in tests/integrations."""
+    with Reader(home) as reader:
+        reader.read(text_of("how-to/mlflow.md"))
+    for program in ("train.py", "register.py"):
+        assert compile((home / program).read_text(), program, "exec")
+
+
 def test_fsspec(home: Path) -> None:
     page = text_of("how-to/fsspec.md")
     with Reader(home) as reader:

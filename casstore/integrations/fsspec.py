@@ -17,26 +17,9 @@ from urllib.parse import unquote
 from fsspec.spec import AbstractFileSystem
 
 import casstore
+from casstore.integrations.urls import DESCRIPTOR, READ_ONLY, Tree, split
 
-_DESCRIPTOR = "model.yaml"  # can be read, and is not listed: it is not among a version's files
 _VERSIONS_KEPT = 8
-
-
-class _Tree:
-    """The files of a version by path, and what is in each directory of it."""
-
-    def __init__(self, store: casstore.Store, model: casstore.Model) -> None:
-        self.store = store
-        self.model = model
-        self.files = {file.path: file for file in model.files}
-        self.directories: dict[str, list[str]] = {"": []}
-        for path in self.files:
-            child = path
-            while child:
-                parent = child.rpartition("/")[0]
-                is_known = parent in self.directories
-                self.directories.setdefault(parent, []).append(child)
-                child = "" if is_known else parent
 
 
 class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -68,7 +51,7 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
             )
         self._home = home
         self._pull = pull
-        self._trees: OrderedDict[str, _Tree] = OrderedDict()
+        self._trees: OrderedDict[str, Tree] = OrderedDict()
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -106,8 +89,8 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
         if not inner:  # most often one of many, whose files nobody asks for
             return _version_info(reference, self._model(self._store(), reference, path))
         tree = self._tree(reference, path)
-        if inner == _DESCRIPTOR:
-            raw = tree.model.open(_DESCRIPTOR).read()
+        if inner == DESCRIPTOR:
+            raw = tree.model.open(DESCRIPTOR).read()
             return _file_info(_info(reference, inner, tree), len(raw), casstore.Digest.of(raw))
         if inner not in tree.files and inner not in tree.directories:
             raise _no_file(tree, inner, path)
@@ -142,7 +125,7 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes of a file, or those from `start` to `end`, as a slice has them. Raises FileNotFoundError."""
         tree, inner = self._file(path)
-        if start is None and end is None and inner != _DESCRIPTOR:
+        if start is None and end is None and inner != DESCRIPTOR:
             return next(tree.model.read_files([inner]))[1]
         with self._open(path) as file:
             return _part(file, *slice(start, end).indices(file.seek(0, os.SEEK_END)))
@@ -216,8 +199,7 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
 
     def _split(self, path: str) -> tuple[str, str]:
         """The version that a path names, and the path in it."""
-        reference, _, inner = str(self._strip_protocol(path)).partition("/")
-        return reference, "/".join(filter(None, inner.split("/"))) if "//" in inner or inner[:1] == "/" else inner
+        return split(self._strip_protocol(path))
 
     def _model(self, store: casstore.Store, reference: str, path: str) -> casstore.Model:
         try:
@@ -225,26 +207,26 @@ class CasstoreFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec ha
         except (casstore.TagNotFound, casstore.AmbiguousTag, casstore.InvalidTag) as error:
             raise FileNotFoundError(errno.ENOENT, str(error), path) from error
 
-    def _tree(self, reference: str, path: str) -> _Tree:
+    def _tree(self, reference: str, path: str) -> Tree:
         store = self._store()
         model = self._model(store, reference, path)
         tag = str(model.tag)
         tree = self._trees.pop(tag, None)
         if tree is None or tree.model != model or tree.store is not store:
-            tree = _Tree(store, model)
+            tree = Tree(store, model)
         self._trees[tag] = tree
         while len(self._trees) > _VERSIONS_KEPT:
             self._trees.popitem(last=False)
         return tree
 
-    def _file(self, path: str) -> tuple[_Tree, str]:
+    def _file(self, path: str) -> tuple[Tree, str]:
         reference, inner = self._split(path)
         if not reference:
             raise IsADirectoryError(errno.EISDIR, "this is all of the store; name a version and a file in it", path)
         tree = self._tree(reference, path)
         if inner in tree.directories:
             raise IsADirectoryError(errno.EISDIR, f"this is a directory of {tree.model.tag}", path)
-        if inner not in tree.files and inner != _DESCRIPTOR:
+        if inner not in tree.files and inner != DESCRIPTOR:
             raise _no_file(tree, inner, path)
         return tree, inner
 
@@ -271,7 +253,7 @@ def _directory(name: str, model: casstore.Model) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _info(reference: str, inner: str, tree: _Tree) -> dict[str, Any]:
+def _info(reference: str, inner: str, tree: Tree) -> dict[str, Any]:
     info: dict[str, Any] = _directory(f"{reference}/{inner}", tree.model)
     file = tree.files.get(inner)
     return info if file is None else _file_info(info, file.size, file.digest, 0o555 if file.executable else 0o444)
@@ -286,7 +268,7 @@ def _part(file: BinaryIO, start: int, end: int, _: int) -> bytes:
     return file.read(max(0, end - start))
 
 
-def _no_file(tree: _Tree, inner: str, path: str) -> FileNotFoundError:
+def _no_file(tree: Tree, inner: str, path: str) -> FileNotFoundError:
     advice = "ls(...) lists what it has"
     for near in (unquote(inner), inner.partition("#")[0], inner.partition("?")[0]):
         if near != inner and near in tree.files:
@@ -298,9 +280,4 @@ def _no_file(tree: _Tree, inner: str, path: str) -> FileNotFoundError:
 
 
 def _refuse(path: Any) -> NoReturn:
-    raise OSError(
-        errno.EROFS,
-        "casstore:// is read-only, and saved versions never change: save a new one with "
-        "`with store.create('NAME:VERSION') as draft:` or `casstore save NAME:VERSION PATH`",
-        str(path),
-    )
+    raise OSError(errno.EROFS, READ_ONLY, str(path))
