@@ -23,7 +23,7 @@ CALLS = sorted(
         for call in re.findall(r"(?<![\w.\"])(store|model|draft|casstore(?:\.models)?)\.(\w+)", code)
     }
 )
-COMMANDS = sorted(set(re.findall(r"\bcasstore (?!help)(\w+)((?: [^`\")|]+)?)", PAGE)))
+COMMANDS = sorted(set(re.findall(r"\bcasstore (?!help)([\w-]+)((?: [^`\")|]+)?)", PAGE)))
 
 
 def slugs(page: Path) -> set[str]:
