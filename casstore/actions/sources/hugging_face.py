@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from casstore.errors import InvalidSource
+from casstore.storage.working import check_working_directory
 
 _KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _LONGEST_REF_BYTES = 256
@@ -40,6 +41,7 @@ def origin(snapshot: Path) -> dict[str, Any]:
 def refuse_move(path: Path) -> None:
     """Raise InvalidSource for a snapshot, whose files are links: without them the bytes stay in the cache, of which
     huggingface_hub then finds a damaged repository."""
+    check_working_directory(path)
     try:
         found = origin(Path(os.path.realpath(path)))
     except InvalidSource:

@@ -108,7 +108,7 @@ class _Watch:
         sys.stdout.flush()
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(short_help="Save each checkpoint of a training, once it is complete.", epilog=_EXAMPLES)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--as", "name", metavar="NAME", required=True, help="The name that the versions get.")
 @click.option("--pattern", metavar="GLOB", default="checkpoint-*", show_default=True, help="Which directories in DIR.")
