@@ -88,7 +88,7 @@ def link(
     aliases = {each.alias: each.tag for each in store.aliases(name)}
     tags = {newest.tag, *aliases.values(), *(model.tag for model in (store.list(name) if everything else ()))}
     models = {tag: store.get(tag) for tag in sorted(tags)}
-    revisions = {tag.version: tag for tag in models} | {"main": newest.tag} | aliases
+    revisions = {"main": newest.tag} | aliases | {tag.version: tag for tag in models}
     root = _root(store, name, directory)
     snapshots = {tag: str(model.digest)[:_REVISION_DIGITS] for tag, model in models.items()}
     for tag, model in models.items():
@@ -239,7 +239,10 @@ def import_repository(
                 local_dir=draft.path,
                 allow_patterns=list(include) or None,
             )
-        shutil.rmtree(Path(draft.path, ".cache"), ignore_errors=True)
+        # What huggingface_hub notes of the download; the repository may have files of its own beside it.
+        shutil.rmtree(Path(draft.path, ".cache", "huggingface"), ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path(draft.path, ".cache").rmdir()
         if not any(Path(draft.path).iterdir()):
             raise casstore.InvalidSource(f"{uri} has no files" + (" that fit --include" if include else ""))
     return draft.model, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ else:
 __all__ = ["CasstoreCheckpoint"]
 
 FILE = "last.ckpt"
+_log = logging.getLogger(__name__)
 
 
 class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning may not be installed
@@ -80,9 +82,15 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
                 filepath = named
             draft.add(filepath, ignore=False)
         tag = str(draft.model.tag)
-        store.set_alias(f"{self.name}@last", tag)
+        self._move(store, "last", tag)
         if self._is_best(store, metrics):
-            store.set_alias(f"{self.name}@best", tag)
+            self._move(store, "best", tag)
+
+    def _move(self, store: casstore.Store, alias: str, tag: str) -> None:
+        try:
+            store.set_alias(f"{self.name}@{alias}", tag)
+        except casstore.AliasProtected as error:  # no reason to end a training, of which other ranks wait for this one
+            _log.warning("%s", error)
 
     def _is_best(self, store: casstore.Store, metrics: Mapping[str, float]) -> bool:
         """Whether no version that was the best, also of a run before, is better by what is monitored."""

@@ -205,10 +205,10 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
 
     def _where(self, path: str | None) -> tuple[_Root | None, str]:
         """The root that a path is in, and the path in it; no root, where the URI names a version."""
-        parts = [part for part in (path or "").split("/") if part]
-        if {".", ".."} & set(parts):
-            raise MlflowException(f"{path!r} leads out of {self.artifact_uri}", INVALID_PARAMETER_VALUE)
-        inner = "/".join([*filter(None, [self._inner]), *parts])
+        parts = [part for part in [*self._inner.split("/"), *(path or "").split("/")] if part]
+        if {".", ".."} & {*parts, *self._reference.split("/")}:
+            raise MlflowException(f"{path or ''!r} leads out of {self.artifact_uri}", INVALID_PARAMETER_VALUE)
+        inner = "/".join(parts)
         if self._is_version:
             return None, inner
         whole = "/".join(filter(None, [self._reference, inner]))

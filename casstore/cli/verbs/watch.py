@@ -51,17 +51,22 @@ class _Watch:
         quiet_for = how["settle"]
         self.settle: float = quiet_for if quiet_for is not None else 0 if self.marker else _SETTLE_S
         self.watched: dict[str, _Watched] = {}
-        self.done: set[str] = set()
+        # Which directory it was: another run may write one of the same name.
+        self.done: dict[str, tuple[int, int] | None] = {}
 
     def look(self, pattern: str) -> list[str]:
         """Save what has become complete; the names of those that have not."""
         waiting = []
         for path in sorted(self.place.iterdir(), key=lambda each: (_mtime(each), each.name)):
-            if path.name in self.done or not fnmatch.fnmatchcase(path.name, pattern) or not path.is_dir():
+            if not fnmatch.fnmatchcase(path.name, pattern) or not path.is_dir():
                 continue
-            if self._is_complete(path):
-                self._save(path)
-            if path.name not in self.done:
+            which = _identity(path)
+            if self.done.get(path.name) == which:
+                continue
+            if self._is_complete(path) and self._save(path):
+                self.done[path.name] = which
+                self.watched.pop(path.name, None)
+            else:
                 waiting.append(path.name)
         return waiting
 
@@ -79,22 +84,23 @@ class _Watch:
             say(f"{printable(path.name)}: waiting for {printable(what)}")
         return False
 
-    def _save(self, path: Path) -> None:
-        """Once; a directory that has gone meanwhile, or changed while it was being saved, is looked at again later."""
+    def _save(self, path: Path) -> bool:
+        """Whether that is done with; a directory that has gone meanwhile, or changed while it was being saved, is looked
+        at again later."""
         tag = casstore.slug(f"{self.name}:{path.name}")
         try:
             with self.store.create(tag, materialize=False, exist_ok=True) as draft:
                 draft.take_from(path, move=False, allow_empty=False)
         except casstore.TagExists:
-            self.done.add(path.name)
             say(f"{printable(path.name)}: not saved, as {tag} is saved already, with other files")
         except (casstore.FileChanged, casstore.InvalidSource, FileNotFoundError) as error:
             self.watched.pop(path.name, None)
             say(f"{printable(path.name)}: not saved, and looked at again: {printable(str(error))}")
+            return False
         else:
-            self.done.add(path.name)
             if draft.is_new:
                 self._show(draft.model)
+        return True
 
     def _show(self, model: casstore.Model) -> None:
         if self.options.json:
@@ -173,6 +179,15 @@ def _watch(watching: _Watch, pattern: str, every: float, *, once: bool) -> list[
         if once and (not waiting or time.monotonic() > until):
             return waiting
         time.sleep(min(every, max(watching.settle, 0.05)) if once else every)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The device and inode of a directory; None where it has gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _mtime(path: Path) -> int:
