@@ -50,14 +50,13 @@ _SHORTER = "the file became shorter while it was read"
 
 def scan_file(
     descriptor: int, advance: Callable[[int], None] = lambda _: None, size: int | None = None,
-    follow: Follow = unfollowed, threads: int = HASH_THREADS,
+    follow: Follow = unfollowed,
 ) -> Recipe:  # fmt: skip
     """Cut and hash the open file. Peak memory is a few windows for a file of any size.
 
     `advance` is told of bytes as they are done, from several threads; `size` is the file's where the caller
     knows it. `follow` is told, in the order of the file, of so many bytes and the digests of their chunks; not of a
-    file that may be one chunk. With one of `threads`, all is done in the caller's own. Raises OSError, and EOFError
-    when the file turns out shorter than its size said.
+    file that may be one chunk. Raises OSError, and EOFError when the file turns out shorter than its size said.
     """
     size = os.fstat(descriptor).st_size if size is None else size
     if size <= MAX_CHUNK:
@@ -68,11 +67,11 @@ def scan_file(
         return scan_bytes(data)
     found = find_segments(lambda offset, length: os.pread(descriptor, length, offset), size)
     if found is None:
-        return _Pass(descriptor, _ContentDefined(descriptor, size), advance, follow, threads).run(
+        return _Pass(descriptor, _ContentDefined(descriptor, size), advance, follow).run(
             size, f"fastcdc/{PLAN_VERSION}", [Segment(0, size)]
         )
     kind, segments = found
-    return _Pass(descriptor, _Grid(segments), advance, follow, threads).run(size, f"{kind}/{PLAN_VERSION}", segments)
+    return _Pass(descriptor, _Grid(segments), advance, follow).run(size, f"{kind}/{PLAN_VERSION}", segments)
 
 
 def scan_bytes(data: bytes) -> Recipe:
@@ -185,14 +184,11 @@ class _ContentDefined:
 class _Pass:
     """One pass over a file: windows are read and their chunks hashed in any order, the blob's hash in file order."""
 
-    def __init__(
-        self, descriptor: int, cutter: _Cutter, advance: Callable[[int], None], follow: Follow, threads: int
-    ) -> None:
+    def __init__(self, descriptor: int, cutter: _Cutter, advance: Callable[[int], None], follow: Follow) -> None:
         self._descriptor = descriptor
         self._cutter = cutter
         self._advance = advance
         self._follow = follow
-        self._threads = threads
         self._taking = threading.Lock()
         self._turn = threading.Condition()
         self._done = 0
@@ -202,12 +198,12 @@ class _Pass:
 
     def run(self, size: int, plan: str, segments: list[Segment]) -> Recipe:
         self._chunks = [[] for _ in segments]
-        if size < _THREADS_FROM_BYTES or self._threads == 1:
-            self._work(min(size, WINDOW_BYTES))
+        if size < _THREADS_FROM_BYTES:
+            self._work(size)
         else:
-            with ThreadPoolExecutor(self._threads) as pool:
+            with ThreadPoolExecutor(HASH_THREADS) as pool:
                 try:
-                    for future in [pool.submit(self._work, WINDOW_BYTES) for _ in range(self._threads)]:
+                    for future in [pool.submit(self._work, WINDOW_BYTES) for _ in range(HASH_THREADS)]:
                         future.result()
                 except BaseException:
                     self._stop()  # Ctrl-C comes to this thread alone, and leaving the block waits for the others

@@ -345,18 +345,6 @@ def test_progress_adds_up(tmp_path: Path, kind: str, size: int) -> None:
     assert sum(told) == len(data)
 
 
-@pytest.mark.parametrize("kind", ["opaque", "safetensors"])
-def test_one_thread_and_two_find_the_same(tmp_path: Path, kind: str) -> None:
-    data = noise(27, 20 * MIB + 5)
-    path = tmp_path / "file"
-    path.write_bytes(data if kind == "opaque" else safetensors_file({"a": ("U8", [len(data)], data)}))
-    told: list[int] = []
-    with path.open("rb") as file:
-        recipe = scan_file(file.fileno(), lambda _: told.append(threading.get_ident()), threads=1)
-        assert recipe == scan_file(file.fileno())
-    assert set(told) == {threading.get_ident()}
-
-
 def test_an_error_reaches_the_thread_that_waits_for_its_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(safetensors_file({"a": ("U8", [20 * MIB], bytes(20 * MIB))}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import casstore
 from casstore.catalog.commits import Commits
 from casstore.catalog.containers import ChunkVanished
 from casstore.storage import files
-from tests.kit import bento, contents, noise
+from tests.kit import Sql, bento, contents, noise
 
 pytestmark = pytest.mark.usefixtures("quiet")
 NAMES, NUMBERS = "xyz", (1, 2, 3)
@@ -64,7 +63,7 @@ def test_the_older_versions_of_all_names_come_together(store, tree: Path, commit
 
 
 def test_they_are_synced_together(store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pack for all, and a manifest for each, by then under their names; and only once."""
+    """A pack and a manifest for each, by then under their names; and only once."""
     synced: list[list[Path]] = []
     real = files.sync_files
 
@@ -75,43 +74,18 @@ def test_they_are_synced_together(store, tree: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(files, "sync_files", sync)
     store.adopt(tree)
-    assert [len(paths) for paths in synced] == [4, 4]
+    assert [len(paths) for paths in synced] == [6, 6]
 
 
-def test_what_one_brings_another_may_need(store, home: Path, tmp_path: Path, committed) -> None:
-    for name in "abc":
+def test_what_one_brings_another_may_need(store, home: Path, sql: Sql, tmp_path: Path, committed) -> None:
+    for name in "ab":
         for number in (1, 2):
             bento(tmp_path / "tree", f"{name}:{number}", {"w.bin": noise(100_000, number)}, created=number)
     report = store.adopt(tmp_path / "tree")
-    assert len(report.adopted) == 6
-    assert committed == [["a:1", "b:1", "c:1"]]
+    assert len(report.adopted) == 4
+    assert committed == [["a:1"]]
     assert sum(path.stat().st_size for path in (home / "objects/packs").iterdir()) < 220_000
-    store.delete("a:1", now=True)
-    store.gc()
-    assert contents(store.get("b:1")) == {"w.bin": noise(100_000, 1)}
     assert store.verify().is_sound
-
-
-def test_what_one_brings_again_another_may_need(store, home: Path, tmp_path: Path, committed) -> None:
-    """What is stored already, in a pack that has gone, is stored once more for both."""
-    content = {"w.bin": noise(100_000, 1)}
-    bento(tmp_path / "before", "old:1", content, created=1)
-    bento(tmp_path / "before", "old:2", {"w.bin": noise(100_000, 2)}, created=2)
-    store.adopt(tmp_path / "before")
-    shutil.rmtree(home / "models")
-    for pack in (home / "objects/packs").iterdir():
-        pack.unlink()
-    for name in "ab":
-        bento(tmp_path / "tree", f"{name}:1", content, created=1)
-        bento(tmp_path / "tree", f"{name}:2", {"w.bin": noise(100_000, 3)}, created=2)
-    assert len(store.adopt(tmp_path / "tree").adopted) == 4
-    assert committed[-1] == ["a:1", "b:1"]
-    assert [contents(store.get(f"{name}:1")) for name in ("a", "b", "old")] == [content] * 3
-
-
-def test_what_is_new_of_all_comes_into_one_pack(store, home: Path, tree: Path) -> None:
-    store.adopt(tree)
-    assert len(list((home / "objects/packs").iterdir())) == 2 + len(NAMES)
 
 
 def test_one_that_is_refused_does_not_keep_the_others(store, tree: Path) -> None:

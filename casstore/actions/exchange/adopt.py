@@ -50,8 +50,6 @@ from casstore.tag import Tag
 QUIET_NS = 1_000_000_000
 # Of directories adopted in one transaction: above that, syncs and transactions are next to nothing.
 _MOST_TOGETHER, _TOGETHER_BYTES = 32, 256 << 20
-# Looked at in advance: hashing goes on while a group is brought to disk. Of each byte some 1/2000 is held in memory.
-_MOST_AHEAD, _AHEAD_BYTES = 32, 128 << 20
 _TIMEOUT_S = 24 * 3600.0  # how long to wait for another adoption, of perhaps a terabyte
 # What a system call reports for a file that is gone, or that this user may not read.
 _OF_ONE_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG}
@@ -150,7 +148,7 @@ def groups(ordered: Sequence[Adoptable], kept: Collection[Path]) -> Iterator[lis
 
 
 class _Looks:
-    """Looks at directories in the order in which they are adopted, some ahead."""
+    """Looks at directories in the order in which they are adopted, one ahead."""
 
     def __init__(self, ahead: LookAhead, adoption: Adoption, kept: Collection[Path], order: list[Adoptable]) -> None:
         self._ahead = ahead
@@ -164,7 +162,7 @@ class _Looks:
     def of(self, each: Adoptable) -> Future[Source]:
         """What is in a directory, which is not kept in memory any longer."""
         place = self._places[each.path]
-        for coming in self._near(place):
+        for coming in self.order[place : place + 2]:
             if coming.path not in self._begun and (coming is each or coming.path not in self._done):
                 # Files that are taken over are hashed once no other process can write to them any more.
                 is_taken = self._adoption.move and coming.path in self._kept
@@ -172,15 +170,6 @@ class _Looks:
                 self._begun[coming.path] = self._ahead.look(coming.path, is_hashed=is_hashed)
         self._done.add(each.path)
         return self._begun.pop(each.path)
-
-    def _near(self, place: int) -> Iterator[Adoptable]:
-        """The directory at this place in the order, and those that are looked at meanwhile: at least the next."""
-        size = 0
-        for number, each in enumerate(self.order[place : place + _MOST_AHEAD]):
-            size += each.size
-            if number > 1 and size > _AHEAD_BYTES:
-                break
-            yield each
 
 
 @dataclass(slots=True)
@@ -305,7 +294,7 @@ class Adoption:
                 yield request_of(self.workspace, new, self._wishes(each, materialize=False)), hashing[each.tag]
 
         try:
-            save_together(self.workspace, session, requests())
+            apart = save_together(self.workspace, session, requests())
         except ChunkVanished:
             return group
         except CasstoreError as error:
@@ -317,13 +306,13 @@ class Adoption:
                 raise
             return group
         for each in group:
-            row = self.workspace.catalog.versions.find(each.tag) if each.tag in coming else None
+            row = self.workspace.catalog.versions.find(each.tag) if each.tag in coming.keys() - apart else None
             if row is not None:
                 with self._refusing(each):
                     arrival = Arrival(row, True, coming[each.tag].described.notes)
                     self._note(each, coming[each.tag].source, arrival)
                 self.progress.advance(max(0, each.size - hashing[each.tag].done_bytes))
-        return [each for each in group if each.tag not in coming]
+        return [each for each in group if each.tag not in coming.keys() - apart]
 
     def _coming(self, each: Adoptable, look: Future[Source]) -> Coming:
         """What has been found in a directory, which must not have been changed since. Raises what the look does."""

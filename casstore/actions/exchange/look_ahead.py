@@ -1,4 +1,4 @@
-"""Looking ahead: while some directories are being saved, which waits for the disk, the next are walked and hashed."""
+"""Looking ahead: while one directory is being saved, which waits for the disk, the next is walked and hashed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,11 @@ class _Stopped(Exception):
     """The caller does not need the result any more."""
 
 
-# Two threads with a file each need not wait for each other, as two with parts of one file do. Above this size that
-# matters less than that the last file is not left to one of them.
-_ONE_THREAD_BYTES = 64 << 20
-
-
 class LookAhead:
-    """Threads that look at directories; ended by leaving the `with` block, also amid a large file."""
+    """One thread that looks at directories; ended by leaving the `with` block, also amid a large file."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(chunking.HASH_THREADS)
+        self._pool = ThreadPoolExecutor(1)
         self._is_stopped = False
 
     def __enter__(self) -> LookAhead:
@@ -52,9 +47,7 @@ class LookAhead:
         """The file's recipe; None where it is not as it was found, or cannot be read: who saves it will say so."""
         try:
             with opened(file.disk_path, os.O_RDONLY) as descriptor:
-                size = file.status.st_size
-                threads = 1 if size < _ONE_THREAD_BYTES else chunking.HASH_THREADS
-                recipe = chunking.scan_file(descriptor, self._check, size, threads=threads)
+                recipe = chunking.scan_file(descriptor, self._check, file.status.st_size)
                 is_as_found = Fingerprint.of(os.fstat(descriptor)) == Fingerprint.of(file.status)
         except (OSError, EOFError):
             return None

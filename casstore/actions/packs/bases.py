@@ -91,7 +91,7 @@ def tensor_files(workspace: Workspace, row: VersionRow) -> list[tuple[str, Recip
 
 
 def encode_chunk(
-    workspace: Workspace, digest: Digest, raw: bytes | memoryview, element: Element, link: DeltaLink | None
+    workspace: Workspace, digest: Digest, raw: bytes, element: Element, link: DeltaLink | None
 ) -> EncodedChunk:
     """The chunk encoded by itself, or against `link` if that takes less. A damaged base is not used."""
     against, grouping = None, None

@@ -24,7 +24,6 @@ class Needed:
     """The chunks that a version needs, and the containers found for them since `gc_epoch`.
 
     `lost_containers`: containers among them that are gone or damaged. `lost_chunks`: the chunks lost with them.
-    `coming`: what versions that are committed before it, in the same transaction, bring.
     """
 
     wanted: set[Digest]
@@ -32,7 +31,6 @@ class Needed:
     found: Mapping[Digest, int]
     lost_containers: Set[int] = field(default_factory=set)
     lost_chunks: Set[Digest] = field(default_factory=set)
-    coming: Set[Digest] = frozenset()
 
     @classmethod
     def of(
@@ -56,7 +54,7 @@ class Needed:
     @property
     def have(self) -> set[Digest]:
         """The chunks that can be relied on."""
-        return (self.found.keys() - self.lost_chunks) | (self.coming & self.wanted)
+        return self.found.keys() - self.lost_chunks
 
 
 def find_lost(

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from casstore.actions.describing import model_yaml
-from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.saving import comparing
 from casstore.actions.saving.commit import (
     Committing,
@@ -25,7 +24,6 @@ from casstore.actions.saving.commit import (
     write_together,
 )
 from casstore.actions.saving.needed import Needed
-from casstore.actions.saving.packing import PackQueue
 from casstore.actions.saving.parentage import parents
 from casstore.actions.saving.request import Handling, SaveRequest
 from casstore.actions.saving.staging import Staged, Staging
@@ -38,7 +36,6 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.commits import Place
 from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.events import Noted
-from casstore.catalog.versions import NewContainer
 from casstore.description import CUSTOM_OBJECTS_NAME
 from casstore.digest import Digest
 from casstore.errors import InvalidSource, TagExists
@@ -52,6 +49,7 @@ from casstore.storage.parents import Parent
 from casstore.storage.recipe import Recipe
 from casstore.storage.sessions import Session
 from casstore.storage.write_back import WriteBack
+from casstore.tag import Tag
 
 _log = logging.getLogger(__name__)
 
@@ -96,20 +94,18 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
     return _after(source, request, new_bytes)
 
 
-def save_together(workspace: Workspace, session: Session, requests: Iterable[tuple[SaveRequest, Progress]]) -> None:
+def save_together(workspace: Workspace, session: Session, requests: Iterable[tuple[SaveRequest, Progress]]) -> set[Tag]:
     """Save versions of different names that get no directory, in one transaction: all that are saved appear at once.
 
-    What is new of them is put into one pack, and their manifests are synced together. On any exception nothing is
-    saved. Raises ChunkVanished, and what `save` does.
+    Their files are synced together, too. Returns the tags of those that are to be saved by themselves, after these,
+    since they need what another brings. On any exception nothing is saved. Raises ChunkVanished, and what `save` does.
     """
-    stored: list[_Together] = []
-    packs: list[NewContainer] = []
-    paths: list[files.StrPath] = []
+    apart: set[Tag] = set()
+    stored: list[tuple[Target, Stored, Terms, Callable[[], None]]] = []
+    saved: list[tuple[Source, SaveRequest]] = []
     brought: set[Digest] = set()
     try:
-        with WriteBack(workspace.catalog.index.usable_containers) as write_back, PackBuilder(
-            workspace, session, packs.append, durable=False, announce=paths.append
-        ) as builder, PackQueue(workspace, builder) as queue:  # fmt: skip
+        with WriteBack(workspace.catalog.index.usable_containers) as write_back:
             for request, progress in requests:
                 source = _checked_source(workspace, request)
                 draft = session.new_path()
@@ -118,40 +114,27 @@ def save_together(workspace: Workspace, session: Session, requests: Iterable[tup
                 staged = Staging(workspace, session, draft, later, progress, write_back).stage(source)
                 saving = _Save(workspace, session, draft, later, came_from, progress, write_back)
                 storing, manifest, wanted = saving.storing(source, staged)
-                needed = replace(Needed.of(workspace, wanted, staged.found), coming=brought)
-                new = storing.store(manifest, needed, queue)
-                brought |= wanted - new.needed.have
-                stored.append(_Together(source, request, new, replace(saving.terms, durable=request.durable), storing))
+                if not wanted.isdisjoint(brought):
+                    apart.add(request.tag)
+                    continue
+                new = storing.store(manifest, Needed.of(workspace, wanted, staged.found))
+                terms = replace(saving.terms, durable=request.durable)
+                stored.append((Target(request.tag, None, request.found), new, terms, storing.check_still))
+                saved.append((source, request))
+                brought.update(chunk.digest for container in new.containers for chunk in container.chunks)
     except BaseException:
-        remove(paths)
+        remove(path for _, new, _, _ in stored for path in new.paths)
         raise
-    if stored:
-        _commit_together(workspace, session, stored, packs, paths)
-
-
-class _Together(NamedTuple):
-    """A version that is to be committed with others."""
-
-    source: Source
-    request: SaveRequest
-    stored: Stored
-    terms: Terms
-    storing: Storing
-
-
-def _commit_together(
-    workspace: Workspace, session: Session, versions: Sequence[_Together], packs: Sequence[NewContainer],
-    paths: Sequence[files.StrPath],
-) -> None:  # fmt: skip
-    """Commit versions, of which the first brings the packs that hold the chunks of all."""
-    stored = [each.stored for each in versions]
-    stored[0] = replace(stored[0], containers=packs, paths=paths)
-    written = write_together(workspace, session, [*zip(stored, [each.terms for each in versions], strict=True)])
-    targets = [Target(each.request.tag, None, each.request.found) for each in versions]
-    looks = [each.storing.check_still for each in versions]
-    commit_together(workspace, session, [*zip(targets, written, looks, strict=True)])
-    for each in versions:
-        _after(each.source, each.request, 0)
+    if not stored:
+        return apart
+    written = write_together(workspace, session, [(new, terms) for _, new, terms, _ in stored])
+    commit_together(
+        workspace, session,
+        [(target, each, look) for (target, _, _, look), each in zip(stored, written, strict=True)],
+    )  # fmt: skip
+    for source, request in saved:
+        _after(source, request, 0)
+    return apart
 
 
 def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:

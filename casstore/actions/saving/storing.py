@@ -14,7 +14,7 @@ from casstore.actions.packs.builder import PackBuilder
 from casstore.actions.packs.freshness import Freshness
 from casstore.actions.saving.commit import Stored, remove
 from casstore.actions.saving.needed import Needed
-from casstore.actions.saving.packing import PackQueue, SavePacker
+from casstore.actions.saving.packing import SavePacker
 from casstore.actions.saving.plan import Step, Way, plan
 from casstore.actions.saving.request import SaveRequest
 from casstore.actions.saving.staging import Staged, StagedFile
@@ -106,10 +106,9 @@ class Storing:
         self._files = list(staged.files)  # in their present state
         self._noted = dict(staged.fingerprints)
 
-    def store(self, manifest: Manifest, needed: Needed, queue: PackQueue | None = None) -> Stored:
+    def store(self, manifest: Manifest, needed: Needed) -> Stored:
         """Put every new chunk into a container, and give every file a loose file to be linked to.
 
-        `queue`: takes to packs of its caller's what goes into packs, which the result does not name then.
         On any exception the new files are removed. Raises ChunkVanished, FileChanged, InvalidSource, OSError.
         """
         freshness = Freshness.of(self._workspace)
@@ -119,7 +118,7 @@ class Storing:
         copies = _Copies(needed.found, stale, freshness, self._workspace.catalog.index.loose_files(unlinked))
         done = _Try()
         try:
-            self._store_files(needed, copies, done, queue)
+            self._store_files(needed, copies, done)
             directory = self._directory_row(manifest.directories)
         except BaseException:
             remove(done.paths)
@@ -143,32 +142,25 @@ class Storing:
         self._ground.check()
         return directory_row(self._workspace, self._ground.draft, stamps, empty, stands_as=self._request.standing)
 
-    def _store_files(self, needed: Needed, copies: _Copies, done: _Try, queue: PackQueue | None) -> None:
-        self._progress.start("store", sum(f.recipe.size for f in self._files))
-        try:
-            if queue is not None:
-                self._take_all(needed, copies, done, queue)
-                return
-            builder = PackBuilder(
-                self._workspace, self._session, done.containers.append,
-                durable=self._request.durable, announce=done.paths.append,
-            )  # fmt: skip
-            with builder, PackQueue(self._workspace, builder) as queue:
-                self._take_all(needed, copies, done, queue)
-        finally:
-            self._progress.finish()
-
-    def _take_all(self, needed: Needed, copies: _Copies, done: _Try, queue: PackQueue) -> None:
+    def _store_files(self, needed: Needed, copies: _Copies, done: _Try) -> None:
         have = needed.have
         unstored = needed.wanted - have
         missing = set(unstored)
-        packer = SavePacker(queue, self._base_files, unstored)
-        steps = plan([file.recipe for file in self._files], have, materialize=self._request.materialize)
-        for number, step in enumerate(steps):
-            self._files[number] = self._take(self._files[number], step, packer, copies, done)
-            missing.difference_update(step.new)
-        if missing:
-            raise ChunkVanished
+        builder = PackBuilder(
+            self._workspace, self._session, done.containers.append,
+            durable=self._request.durable, announce=done.paths.append,
+        )  # fmt: skip
+        self._progress.start("store", sum(f.recipe.size for f in self._files))
+        try:
+            with builder, SavePacker(self._workspace, builder, self._base_files, unstored) as packer:
+                steps = plan([file.recipe for file in self._files], have, materialize=self._request.materialize)
+                for number, step in enumerate(steps):
+                    self._files[number] = self._take(self._files[number], step, packer, copies, done)
+                    missing.difference_update(step.new)
+            if missing:
+                raise ChunkVanished
+        finally:
+            self._progress.finish()
 
     def _take(self, file: StagedFile, step: Step, packer: SavePacker, copies: _Copies, done: _Try) -> StagedFile:
         """Store one file as planned; returns its new state."""

@@ -85,8 +85,8 @@ class _Watch:
         return False
 
     def _save(self, path: Path) -> bool:
-        """Whether that is done with; a directory that has gone meanwhile, or changed while it was being saved, is looked
-        at again later."""
+        """Whether that is done with; a directory that has gone meanwhile, or changed while it was saved, is looked at
+        again later."""
         tag = casstore.slug(f"{self.name}:{path.name}")
         try:
             with self.store.create(tag, materialize=False, exist_ok=True) as draft:
