@@ -95,6 +95,21 @@ def test_it_goes_on_until_ctrl_c(cli, store: casstore.Store, out: Path) -> None:
     assert len(store.tags()) == 2
 
 
+def test_another_run_that_writes_directories_of_the_same_names(cli, store: casstore.Store, out: Path) -> None:
+    process = cli.start("watch", out, "--as", "run", "--marker", "trainer_state.json", "--every", "0.05")
+    assert process.stdout.readline().startswith("run:checkpoint-500\t")
+    assert process.stdout.readline().startswith("run:checkpoint-1000\t")
+    (out / "checkpoint-500").rename(out / "first-run")  # whose inode is not given to another
+    plant(out / "unfinished", {"w.bin": b"of another run", "trainer_state.json": b"{}"})
+    (out / "unfinished").rename(out / "checkpoint-500")
+    plant(out / "unfinished", {"w.bin": b"more", "trainer_state.json": b"{}"})
+    (out / "unfinished").rename(out / "checkpoint-1500")
+    assert process.stdout.readline().startswith("run:checkpoint-1500\t")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert "checkpoint-500: not saved, as run:checkpoint-500 is saved already, with other files" in err
+
+
 @pytest.mark.parametrize("arguments", [["--as", "a/b"], [], ["--as", "run", "--settle", "-1"]])
 def test_wrong_use(cli, out: Path, arguments: list[str]) -> None:
     cli("watch", out, *arguments, "--once", code=2)

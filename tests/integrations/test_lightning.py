@@ -48,6 +48,7 @@ def test_the_page(
     assert line.layer.weight.shape == (1, 1)
 
     # What is saved by another run of that name, and is not the best of all.
+    store.protect_alias("line@best")
     callback = CasstoreCheckpoint("line", store=store, about={"labels": {"run": "2"}}, monitor="loss", dirpath="other")
     fitted = pl.Trainer(
         max_epochs=1, callbacks=[callback], accelerator="cpu", devices=1, logger=False, log_every_n_steps=1,
@@ -57,6 +58,9 @@ def test_the_page(
     newest = store.get("line@last")
     assert newest.tag.version not in ("step-2", "step-4", "step-6")
     assert (dict(newest.labels), newest.metadata["step"]) == ({"run": "2"}, 2)
+    assert str(store.get("line@best").tag) == "line:step-6"
+    # A protected alias stays where it is, and ends no training.
+    callback._move(store, "best", str(newest.tag))
     assert str(store.get("line@best").tag) == "line:step-6"
     with pytest.raises(casstore.CasstoreError, match="needs a dirpath on this machine"):
         callback._save(fitted, "memory://x.ckpt")

@@ -105,6 +105,8 @@ def test_what_is_not_there_or_cannot_be(at, store: casstore.Store, tmp_path: Pat
     refused(missing, "has no artifact 'none'", lambda: at("casstore://bert:v1").download_artifacts("none"))
     refused(missing, "none", lambda: at("casstore://bert:v1").download_artifacts("none", str(tmp_path)))
     refused(invalid, "leads out of", lambda: at("casstore://bert:v1").download_artifacts("../v2/config.json"))
+    for uri in ("casstore://bert:v1/../../x", "casstore://bert:v1/.", "casstore://e/../m/artifacts"):
+        refused(invalid, "leads out of", lambda uri=uri: at(uri).download_artifacts(""))
     refused(invalid, "read-only", lambda: at("casstore://bert:v1").log_artifact(__file__))
     refused(invalid, "read-only", at("casstore://bert:v1").delete_artifacts)
     # A place that MLflow makes below a location does not lead to versions that others have saved.
