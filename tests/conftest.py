@@ -29,7 +29,7 @@ from tests.cli.forks import import_all
 from tests.kit import Age, Leftovers, Picture, Reader, Sql
 
 # No test is timed: what a busy machine delays is no failure.
-settings.register_profile("casstore", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("casstore", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("casstore")
 
 # A shell without a terminal has what it puts in the background ignore Ctrl-C, which children would inherit.

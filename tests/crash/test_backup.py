@@ -27,7 +27,7 @@ from tests.kit import EVERY, noise
 
 pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 # By default, how many calls it is killed at, and how many are made to fail.
-POINTS = 10
+POINTS = 6
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EROFS]
 FAILURES = 4
 

@@ -13,7 +13,7 @@ from tests.crash.scenarios import copy_store, open_store, remove
 from tests.crash.scenarios.steps import cold, doing
 from tests.crash.test_killed import points_of
 
-POINTS = 16
+POINTS = 8
 pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 
 

@@ -22,7 +22,7 @@ from tests.crash.tracer import Call
 from tests.kit import EVERY
 
 # By default, how many calls of an operation it is killed at.
-POINTS = 8
+POINTS = 5
 pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 
 

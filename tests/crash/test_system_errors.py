@@ -26,7 +26,7 @@ from tests.kit import EVERY
 pytestmark = [pytest.mark.crash, pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.EDQUOT, errno.EROFS, errno.EACCES]
 # By default, how many calls of an operation are made to fail.
-POINTS = 3
+POINTS = 2
 FAILED_CLEARLY = 3
 # What opens a store that another has open already, or replaces its catalog, is not done with one that is held.
 OPENING = ("make a store", "open", "migrate", "rebuild the catalog")
