@@ -18,6 +18,7 @@ import casstore
 from casstore.errors import IntegrityError
 from casstore.storage.ranges import Range, read_ranges
 from casstore.storage.recipe import Recipe
+from casstore.storage.tensors.zips import is_fortran
 from tests.kit import Save, noise, safetensors, weights
 from tests.torch_files import ORDERED_DICT, View, archive, mapping, pickled, state_dict, storage, tensor
 
@@ -201,6 +202,22 @@ def test_arrays_in_the_order_of_fortran(save: Save) -> None:
     for found in (model.tensor("f"), model.tensor("c"), model.state_dict(framework="numpy")["f"]):
         assert np.array_equal(found, array)
     assert np.array_equal(model.tensor("f", rows=slice(1, 2)), array[1:2])
+
+
+def test_the_order_of_fortran_in_archives_behind_one_another(save: Save) -> None:
+    array = np.asfortranarray(np.arange(24, dtype="<i4").reshape(2, 3, 4))
+    model = save("m:1", {"w.npz": npz(f=array) + npz(c=np.ascontiguousarray(array), f=array)})
+    assert [each.name for each in model.tensors()] == ["0/f", "1/c", "1/f"]
+    for found in model.state_dict(framework="numpy", file="w.npz").values():
+        assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0", b"'fortran_order': True"])
+def test_a_header_ends_where_its_array_begins(behind: bytes) -> None:
+    file = io.BytesIO()
+    np.save(file, np.asfortranarray(np.ones((2, 3))))
+    header = file.getvalue()[: -6 * 8]
+    assert is_fortran(b"before" + header + behind) == (not behind)
 
 
 def test_quantized_blocks_are_bytes(save: Save) -> None:
