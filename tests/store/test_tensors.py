@@ -20,7 +20,7 @@ from casstore.storage.ranges import Range, read_ranges
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.zips import is_fortran
 from tests.kit import Save, noise, safetensors, weights
-from tests.torch_files import ORDERED_DICT, View, archive, mapping, pickled, state_dict, storage, tensor
+from tests.torch_files import ORDERED_DICT, WIDTHS, View, archive, mapping, pickled, state_dict, storage, tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -390,6 +390,28 @@ def _ranges(store: casstore.Store, recipe: Recipe, content: bytes) -> None:
     check()
     with pytest.raises(ValueError, match="not all within it"):
         list(read_ranges(store._workspace.objects, recipe, [Range(len(content), memoryview(bytearray(1)))], "it"))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F8_E4M3"])
+def test_what_is_lazily_conjugated_or_negated_is_not_read_as_it_is_stored(save: Save, dtype: str) -> None:
+    lazy = mapping({"neg": b"\x88"})
+    views = {
+        "plain": View("0", dtype, (4,), (1,)), "said": View("0", dtype, (4,), (1,), 0, b"}"),
+        "not": View("0", dtype, (4,), (1,), 0, mapping({"neg": b"\x89"})),
+        "lazy": View("0", dtype, (4,), (1,), 0, lazy), "alone": View("1", dtype, (4,), (1,), 0, lazy),
+    }  # fmt: skip
+    raw = noise(4 * WIDTHS[dtype])
+    model = save("m:1", {"w.pt": state_dict(views, {"0": raw, "1": noise(len(raw), 2)})})
+    found = {each.name: each for each in model.tensors()}
+    assert {name: each.dtype for name, each in found.items()} == {
+        "plain": dtype, "said": dtype, "not": dtype, "lazy": None, "alone": None,
+    }  # fmt: skip
+    assert found["plain"].digest == found["said"].digest != found["lazy"].digest
+    for name in ("lazy", "alone"):
+        with pytest.raises(TypeError, match=r"stored in a way that is not known here; model\.open"):
+            model.tensor(name)
+    with pytest.raises(TypeError, match="stored in a way that is not known"):
+        model.state_dict(framework="numpy")
 
 
 def test_a_storage_whose_class_is_unknown_is_bytes(save: Save) -> None:

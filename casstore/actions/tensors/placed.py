@@ -125,11 +125,13 @@ def _placed(path: str, name: str, parameter: Strided, stored: _Stored | None) ->
     from_, to = bisect_right(stored.ends, first), bisect_left(stored.ends, stop) + 1
     chunks = stored.chunks[from_:to]
     skip = first - (chunks[0].offset - stored.start)
-    arranged = arrangement(shape, strides)
+    arranged = arrangement(shape, strides) if parameter.is_plain else None
     is_whole = skip == 0 and stop == stored.ends[to - 1] and arranged is not None and arranged.is_dense
     is_plain = is_whole and arranged is not None and arranged.is_in_order and arranged.count == prod(shape)
     place = b"" if is_plain else repr((skip, dtype, shape, strides)).encode()
-    info = TensorInfo(path, name, dtype, shape, prod(shape) * width, _digest(chunks, place))
+    place += b"" if parameter.is_plain else b"changed when read"
+    told = dtype if parameter.is_plain else None
+    info = TensorInfo(path, name, told, shape, prod(shape) * width, _digest(chunks, place))
     return Placed(info, chunks, skip, strides, is_whole, arranged, stored.start)
 
 
