@@ -11,6 +11,7 @@ from typing import NamedTuple
 from casstore.actions.tensors.info import TensorInfo
 from casstore.digest import Digest
 from casstore.storage.recipe import Chunk, Recipe, RecipeSegment
+from casstore.storage.tensors.headers import tells_tensors
 from casstore.storage.tensors.parameters import Strided
 from casstore.storage.tensors.segments import ELEMENT_BITS, MAX_DIMENSIONS, Segment
 from casstore.storage.tensors.strides import Arrangement, arrangement, contiguous
@@ -64,7 +65,7 @@ class _Stored(NamedTuple):
 
 def has_tensors(recipe: Recipe) -> bool:
     """Whether there may be tensors in a file."""
-    return any(segment.name is not None for segment in recipe.segments)
+    return tells_tensors(recipe)
 
 
 def placed_in(path: str, recipe: Recipe, parameters: Mapping[str, Strided]) -> Iterator[Placed]:
