@@ -597,7 +597,8 @@ class Model:
         return tuple(each.info for each in self._tensors().select(match, file))
 
     def tensor(self, name: str, framework: str = "numpy", *, file: str | None = None, rows: slice | None = None) -> Any:
-        """Read one tensor straight from the chunks. Only those that it stands in are decoded, and each is checked.
+        """Read one tensor straight from the chunks. Only those that it stands in are decoded, and each is checked; and
+        once, before the first tensor of a file, what its header stands in: the record of the tensors must fit it.
 
         Parameters
         ----------

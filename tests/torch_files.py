@@ -26,6 +26,8 @@ class View(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    metadata: bytes = b""
+    """Opcodes of what PyTorch says last of it, such as {"conj": True}."""
 
 
 def text(value: str) -> bytes:
@@ -54,7 +56,7 @@ def tensor(view: View, size: int) -> bytes:
     function = b"ctorch._utils\n_rebuild_tensor_v2\n" if is_typed else b"ctorch._utils\n_rebuild_tensor_v3\n"
     place = number(view.offset) + numbers(view.shape) + numbers(view.strides)
     dtype = b"" if is_typed else b"ctorch\n" + UNTYPED[view.dtype].encode() + b"\n"
-    rest = b"\x89" + ORDERED_DICT + b")R" + dtype
+    rest = b"\x89" + ORDERED_DICT + b")R" + dtype + view.metadata
     return function + b"(" + storage(view.storage, view.dtype, size) + place + rest + b"tR"
 
 

@@ -73,6 +73,7 @@ def test_what_is_no_slice(model: casstore.Model, wanted: Any, error: type[Except
 
 def test_rows_are_read_alone(store: casstore.Store, model: casstore.Model, monkeypatch: pytest.MonkeyPatch) -> None:
     part = safe_open(model, "np").get_slice("large")
+    part[:1]  # which reads the file's header
     objects, read = store._workspace.objects, []
     serve = objects._serve
     monkeypatch.setattr(objects, "_serve", lambda *some, **named: read.append(some[0]) or serve(*some, **named))

@@ -18,8 +18,9 @@ import casstore
 from casstore.errors import IntegrityError
 from casstore.storage.ranges import Range, read_ranges
 from casstore.storage.recipe import Recipe
+from casstore.storage.tensors.zips import is_fortran
 from tests.kit import Save, noise, safetensors, weights
-from tests.torch_files import ORDERED_DICT, View, archive, mapping, pickled, state_dict, storage, tensor
+from tests.torch_files import ORDERED_DICT, WIDTHS, View, archive, mapping, pickled, state_dict, storage, tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -126,6 +127,9 @@ def test_only_the_chunks_of_the_tensor_are_read(
         objects, "_serve", lambda digest, *rest, **named: read.append(digest) or serve(digest, *rest, **named)
     )
     model.tensor("b")
+    assert len(set(read)) == 5, "of a file's header, once, and of the tensor"
+    read.clear()
+    model.tensor("b")
     assert len(read) == 4
     read.clear()
     model.tensor("b", rows=slice(10, 11))
@@ -168,7 +172,7 @@ def test_what_lies_between_tensors_of_a_storage_is_not_read(
     raw = noise(6 << 20)
     views = {"first": View("0", "F32", (4,), (1,)), "last": View("0", "F32", (4,), (1,), (6 << 18) - 4)}
     model = save("m:1", {"w.pt": state_dict(views, {"0": raw})}, materialize=False)
-    model.tensors()
+    model.tensor("first")  # which reads the file's header
     objects = store._workspace.objects
     read: list[casstore.Digest] = []
     serve = objects._serve
@@ -201,6 +205,22 @@ def test_arrays_in_the_order_of_fortran(save: Save) -> None:
     for found in (model.tensor("f"), model.tensor("c"), model.state_dict(framework="numpy")["f"]):
         assert np.array_equal(found, array)
     assert np.array_equal(model.tensor("f", rows=slice(1, 2)), array[1:2])
+
+
+def test_the_order_of_fortran_in_archives_behind_one_another(save: Save) -> None:
+    array = np.asfortranarray(np.arange(24, dtype="<i4").reshape(2, 3, 4))
+    model = save("m:1", {"w.npz": npz(f=array) + npz(c=np.ascontiguousarray(array), f=array)})
+    assert [each.name for each in model.tensors()] == ["0/f", "1/c", "1/f"]
+    for found in model.state_dict(framework="numpy", file="w.npz").values():
+        assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0", b"'fortran_order': True"])
+def test_a_header_ends_where_its_array_begins(behind: bytes) -> None:
+    file = io.BytesIO()
+    np.save(file, np.asfortranarray(np.ones((2, 3))))
+    header = file.getvalue()[: -6 * 8]
+    assert is_fortran(b"before" + header + behind) == (not behind)
 
 
 def test_quantized_blocks_are_bytes(save: Save) -> None:
@@ -373,6 +393,28 @@ def _ranges(store: casstore.Store, recipe: Recipe, content: bytes) -> None:
     check()
     with pytest.raises(ValueError, match="not all within it"):
         list(read_ranges(store._workspace.objects, recipe, [Range(len(content), memoryview(bytearray(1)))], "it"))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F8_E4M3"])
+def test_what_is_lazily_conjugated_or_negated_is_not_read_as_it_is_stored(save: Save, dtype: str) -> None:
+    lazy = mapping({"neg": b"\x88"})
+    views = {
+        "plain": View("0", dtype, (4,), (1,)), "said": View("0", dtype, (4,), (1,), 0, b"}"),
+        "not": View("0", dtype, (4,), (1,), 0, mapping({"neg": b"\x89"})),
+        "lazy": View("0", dtype, (4,), (1,), 0, lazy), "alone": View("1", dtype, (4,), (1,), 0, lazy),
+    }  # fmt: skip
+    raw = noise(4 * WIDTHS[dtype])
+    model = save("m:1", {"w.pt": state_dict(views, {"0": raw, "1": noise(len(raw), 2)})})
+    found = {each.name: each for each in model.tensors()}
+    assert {name: each.dtype for name, each in found.items()} == {
+        "plain": dtype, "said": dtype, "not": dtype, "lazy": None, "alone": None,
+    }  # fmt: skip
+    assert found["plain"].digest == found["said"].digest != found["lazy"].digest
+    for name in ("lazy", "alone"):
+        with pytest.raises(TypeError, match=r"stored in a way that is not known here; model\.open"):
+            model.tensor(name)
+    with pytest.raises(TypeError, match="stored in a way that is not known"):
+        model.state_dict(framework="numpy")
 
 
 def test_a_storage_whose_class_is_unknown_is_bytes(save: Save) -> None:

@@ -14,6 +14,7 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage.recipe import Chunk, Recipe
+from casstore.storage.tensors.headers import check_header
 
 # Raw bytes of chunks that come before their turn.
 _MOST_HELD_BYTES = 64 << 20
@@ -90,7 +91,8 @@ class BlobChecks:
             self._held_bytes -= len(raw)
 
     def finish(self, progress: Progress) -> None:
-        """Compare each blob with its digest, when all of their chunks are here. Raises IntegrityError, OSError."""
+        """Compare each blob with its digest, and what is recorded of its tensors with its header, when all chunks are
+        here. Raises IntegrityError, OSError."""
         self._held.clear()
         index = self._workspace.catalog.index
         # A chunk's bytes are those of its digest; how many there are is for the manifest to claim.
@@ -111,5 +113,18 @@ class BlobChecks:
                         progress.advance(len(raw))
                 if reading.hasher.digest() != reading.recipe.blob:
                     raise IntegrityError(f"a file in {self._origin} is not what its digest says: {reading.recipe.blob}")
+                self._check_tensors(reading.recipe)
         finally:
             progress.finish()
+
+    def _check_tensors(self, recipe: Recipe) -> None:
+        """Sound bytes, with the names of tensors exchanged, would be loaded wrong. Raises IntegrityError, OSError."""
+        name = f"a file in {self._origin}"
+        with self._workspace.objects.open_blob(recipe, name) as file:
+
+            def read(offset: int, length: int) -> bytes:
+                file.seek(offset)
+                return file.read(length)
+
+            advice = "do not trust it, and get the version from where it was made"
+            check_header(recipe, read, f"{name} ({recipe.blob})", advice)

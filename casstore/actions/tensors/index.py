@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from casstore.storage.manifest import FileEntry
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import find_empty, may_have_empty
+from casstore.storage.tensors.headers import check_header
 
 _MAX_INDEX_BYTES = 64 << 20
 _INDEX_ENDS = (".safetensors.index.json", ".bin.index.json")
@@ -36,6 +37,23 @@ class Source:
     files: Sequence[FileEntry]
     objects: Objects
     recipes: Callable[[Collection[FileEntry]], Mapping[Digest, Recipe]]
+    confirmed: set[Digest] = field(default_factory=set)
+
+    def confirm(self, found: Found) -> None:
+        """Compare what the catalog or a remote says of a file's tensors with its header, once for each file.
+
+        Raises IntegrityError, OSError.
+        """
+        recipe = found.recipe
+        if recipe.blob in self.confirmed:
+            return
+        name = f"{found.info.file} of {self.name}"
+        try:
+            with reading(self.objects, recipe, name) as read:
+                check_header(recipe, read, name, f"model.open({found.info.file!r}) reads the file's bytes")
+        except DamagedRead as failed:
+            raise failed.error from None
+        self.confirmed.add(recipe.blob)
 
 
 class Found(NamedTuple):

@@ -45,6 +45,8 @@ def load(source: Source, wanted: Mapping[str, Found], into: Framework) -> dict[s
 
     Raises TypeError for what the framework has no dtype for, ModuleNotFoundError, IntegrityError, OSError.
     """
+    for found in wanted.values():
+        source.confirm(found)
     located = {name: locate(source.objects, source.name, found) for name, found in wanted.items()}
     into.check({each.layout.dtype for each in located.values()})
     made = {name: into.tensor(None, each.layout) for name, each in located.items() if not each.layout.span}
@@ -58,6 +60,7 @@ def load(source: Source, wanted: Mapping[str, Found], into: Framework) -> dict[s
 
 def load_one(source: Source, found: Found, into: Framework, rows: slice | None) -> Any:
     """One tensor, or some of its rows. Raises ValueError for what is no range of rows, and as `load` does."""
+    source.confirm(found)
     located = locate(source.objects, source.name, found)
     layout = located.layout
     into.check({layout.dtype})

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from casstore.actions.tensors.info import TensorInfo
 from casstore.digest import Digest
 from casstore.storage.recipe import Chunk, Recipe, RecipeSegment
+from casstore.storage.tensors.headers import tells_tensors
 from casstore.storage.tensors.parameters import Strided
 from casstore.storage.tensors.segments import ELEMENT_BITS, MAX_DIMENSIONS, Segment
 from casstore.storage.tensors.strides import Arrangement, arrangement, contiguous
@@ -64,7 +65,7 @@ class _Stored(NamedTuple):
 
 def has_tensors(recipe: Recipe) -> bool:
     """Whether there may be tensors in a file."""
-    return any(segment.name is not None for segment in recipe.segments)
+    return tells_tensors(recipe)
 
 
 def placed_in(path: str, recipe: Recipe, parameters: Mapping[str, Strided]) -> Iterator[Placed]:
@@ -125,11 +126,13 @@ def _placed(path: str, name: str, parameter: Strided, stored: _Stored | None) ->
     from_, to = bisect_right(stored.ends, first), bisect_left(stored.ends, stop) + 1
     chunks = stored.chunks[from_:to]
     skip = first - (chunks[0].offset - stored.start)
-    arranged = arrangement(shape, strides)
+    arranged = arrangement(shape, strides) if parameter.is_plain else None
     is_whole = skip == 0 and stop == stored.ends[to - 1] and arranged is not None and arranged.is_dense
     is_plain = is_whole and arranged is not None and arranged.is_in_order and arranged.count == prod(shape)
     place = b"" if is_plain else repr((skip, dtype, shape, strides)).encode()
-    info = TensorInfo(path, name, dtype, shape, prod(shape) * width, _digest(chunks, place))
+    place += b"" if parameter.is_plain else b"changed when read"
+    told = dtype if parameter.is_plain else None
+    info = TensorInfo(path, name, told, shape, prod(shape) * width, _digest(chunks, place))
     return Placed(info, chunks, skip, strides, is_whole, arranged, stored.start)
 
 

@@ -47,7 +47,8 @@ _OF_MODULES = {"_modules", "_parameters", "_buffers"}
 class Strided(NamedTuple):
     """A tensor as PyTorch keeps it: elements of the storage `key`, from the offset on, each dimension by its stride.
 
-    Offset and strides count elements. `dtype` is None where it is not known.
+    Offset and strides count elements. `dtype` is None where it is not known. `is_plain`: its elements are those of the
+    storage; of one that PyTorch has lazily conjugated or negated they are not.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Strided(NamedTuple):
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    is_plain: bool = True
 
 
 def find_parameters(pickle: bytes) -> dict[str, Strided]:
@@ -168,12 +170,18 @@ def _called(function: Any, arguments: Any) -> Any:
     if function.path in _AROUND and arguments:
         return arguments[0]
     if function.path in _OF_STORAGE and len(arguments) >= 4 and isinstance(arguments[0], _Storage):
-        dtype = None
-        if function.path.endswith("_v3") and len(arguments) >= 7 and isinstance(arguments[6], _Global):
+        dtype, is_v3 = None, function.path.endswith("_v3")
+        if is_v3 and len(arguments) >= 7 and isinstance(arguments[6], _Global):
             module, _, name = arguments[6].path.partition(" ")
             dtype = _DTYPES.get(name) if module == "torch" else None
-        return _strided(arguments[0], arguments[1:4], dtype)
+        made = _strided(arguments[0], arguments[1:4], dtype)
+        return made if all(map(_says_nothing, arguments[7 if is_v3 else 6 :])) else made._replace(is_plain=False)
     return _Made()
+
+
+def _says_nothing(metadata: Any) -> bool:
+    """Whether what PyTorch says of a tensor last, such as {"conj": True}, leaves its elements as they are stored."""
+    return metadata is None or (isinstance(metadata, _Map) and all(said is False for _, said in metadata.pairs))
 
 
 def _strided(storage: _Storage, place: tuple[Any, ...], dtype: str | None) -> Strided:

@@ -35,6 +35,8 @@ MAX_NPY_HEADER_BYTES = 10_000
 _LOCAL_HEADER = struct.Struct("<4s4xH16xHH")
 _FLAG_ENCRYPTED = 0x1
 _FLAG_UTF8 = 0x800
+# Two bytes of length in version 1.0, four in 2.0 and 3.0.
+_NPY_LENGTH_BYTES = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4, b"\x93NUMPY\x03\x00": 4}
 # What numpy writes for a plain array, the keys sorted. A pattern, as a general parser of literals would bring
 # limits of its own, different in each version of Python; other texts are of structures, objects or strings.
 _NPY_HEADER = re.compile(
@@ -83,9 +85,16 @@ def npz_arrays(read: ReadAt, size: int) -> list[Segment]:
 
 
 def is_fortran(header: bytes) -> bool:
-    """Whether an array runs fastest in its first dimension, by the bytes that stand before its own in an .npz."""
+    """Whether an array runs fastest in its first dimension, by the bytes that stand before its own in an .npz: its
+    header is what ends with them."""
     start = header.rfind(b"\x93NUMPY")
-    return start >= 0 and re.search(rb"'fortran_order': ?True", header[start:]) is not None
+    length_bytes = _NPY_LENGTH_BYTES.get(header[start : start + 8]) if start >= 0 else None
+    if length_bytes is None:
+        return False
+    text = start + 8 + length_bytes
+    if text + int.from_bytes(header[start + 8 : text], "little") != len(header):
+        return False
+    return re.search(rb"'fortran_order': ?True", header[text:]) is not None
 
 
 def _npz_arrays(read: ReadAt, size: int, entries: list[zipfile.ZipInfo]) -> list[Segment]:
@@ -204,9 +213,8 @@ def _npz_array(read: ReadAt, size: int, entry: zipfile.ZipInfo) -> list[Segment]
     whole = [Segment(start, length)]
     if not _is_stored(entry) or length < 12:
         return whole
-    # Two bytes of length in version 1.0, four in 2.0 and 3.0.
     head = read_exactly(read, size, start, 12)
-    length_bytes = {b"\x93NUMPY\x01\x00": 2, b"\x93NUMPY\x02\x00": 4, b"\x93NUMPY\x03\x00": 4}.get(head[:8])
+    length_bytes = _NPY_LENGTH_BYTES.get(head[:8])
     if length_bytes is None:
         return whole
     data_offset = 8 + length_bytes + int.from_bytes(head[8 : 8 + length_bytes], "little")
