@@ -89,14 +89,14 @@ def test_a_version_is_signed(store: casstore.Store, save: Save, keys: Path, curv
     model = save("bert:v1", FILES)
     pair = Pair(keys, "k", ec.generate_private_key(curve()))
     made = store.sign("bert:v1", pair.private)
-    assert (made.key, made.hash, made.files) == (pair.id, "sha256", 5)
+    assert (made.key, made.hash, made.files) == (pair.id, "sha256", 6)
     assert store.signatures("bert") == (made,)
     assert fault(store, "bert:v1", pair) == ""
     assert store.verify().is_sound
     statement = json.loads(base64.b64decode(json.loads(made.bundle)["dsseEnvelope"]["payload"]))
     listed = {each["name"]: each["digest"] for each in statement["predicate"]["resources"]}
     found = {path: hashlib.sha256(data).hexdigest() for path, data in contents(model).items()}
-    del found[".gitattributes"]
+    assert statement["predicate"]["casstore"]["others"] == {".gitattributes": found.pop(".gitattributes")}
     assert listed == found
     assert statement["subject"][0]["name"] == "v1"
 
@@ -165,12 +165,41 @@ def test_a_signature_of_another_version_is_refused(store: casstore.Store, save: 
         ({**FILES, "w": b"other"}, "w differs"),
         ({**FILES, "more": b"1"}, "more is not in it"),
         ({path: data for path, data in FILES.items() if path != "sub/a b"}, "sub/a b is missing"),
-        ({"a": b"1"}, "model.sig is missing, and 5 more"),
+        ({"a": b"1"}, ".gitattributes is missing, and 6 more"),
     ):
         model = save("gpt:v1", files)
         put(store, model, made.bundle)
         assert fault(store, "gpt:v1", pair) == f"its signature is not valid: it is of other files: {said}"
         store.delete("gpt:v1", now=True)
+
+
+_BESIDE = (".git/config", ".github/x", ".gitattributes", ".gitignore", "model-7.sig", "model-2.sig/payload.py")
+
+
+@pytest.mark.parametrize("more", _BESIDE)
+def test_nothing_can_be_put_beside_what_is_signed(
+    store: casstore.Store, save: Save, other: Any, pair: Pair, tmp_path: Path, more: str
+) -> None:
+    save("bert:v1", {"w": b"weights"})
+    save("bert:v2", {"w": b"weights", more: b"1"})
+    made = store.sign("bert:v1", pair.private)
+    full = store.sign("bert:v2", pair.private)
+    with tarfile.open(store.export("bert:v1", tmp_path / "a.tar"), "a") as archive:
+        member = tarfile.TarInfo(more)
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+    other.set_setting("require_signature", str(pair.public))
+    with pytest.raises(casstore.InvalidSignature, match=f"it is of other files: {more} is not in it"):
+        other.import_archive(tmp_path / "a.tar")
+    assert other.list() == []
+    assert other.import_archive(store.export("bert:v2", tmp_path / "b.tar"))[0].is_new
+    assert fault(other, "bert:v2", pair) == ""
+    model = save("bert:v3", {"w": b"weights", more: b"evil"})
+    put(store, model, full.bundle)
+    assert f"{more} differs" in fault(store, "bert:v3", pair)
+    # Of another program's signature, which has none of these in it.
+    put(store, model, changed(made, pair, lambda statement: statement["predicate"].pop("casstore")))
+    assert bool(fault(store, "bert:v3", pair)) is (more not in (".gitattributes", ".gitignore"))
 
 
 def test_a_flipped_bit_is_refused(store: casstore.Store, save: Save, pair: Pair) -> None:
