@@ -89,7 +89,7 @@ class SignatureCheck(Shown):
 def sign(
     workspace: Workspace, row: VersionRow, private_key: Path, password: str | None, hash_name: str, progress: Progress
 ) -> Signature:
-    """Sign a version and keep the signature, in place of one by the same key.
+    """Sign a version and keep the signature, in place of one by the same key and of those that are damaged.
 
     Raises InvalidSource for a key that cannot be used, TagNotFound, IntegrityError, StoreUnwritable, OSError.
     """
@@ -105,6 +105,7 @@ def sign(
     about = {"tag": str(row.tag), "digest": Digest(row.digest).hex()}
     key_id, data = model_signing.sign(key, row.version, digests, hash_name, about)
     before = [path for path, bundle in _sound(workspace.layout, row.digest) if bundle.key_id == key_id]
+    before += faults(workspace.layout, {row.digest})
     with workspace.session() as session:
         keep(workspace, session, row.digest, [data])
     for path in before:
@@ -118,11 +119,19 @@ def keep(workspace: Workspace, session: Session, digest: bytes, bundles: Iterabl
     room = workspace.layout.signatures
     for data in bundles:
         path = room / f"{digest.hex()}.{_check_digits(data)}.sig"
-        if not path.exists():
+        if not _is_sound(path):
             files.make_directory(room)
             mode = workspace.file_mode(executable=False)
             files.write_file(path, data, mode, temporary=session.new_path(), durable=True)
             files.sync_directory(room.parent)
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        read(path)
+    except (FileNotFoundError, IntegrityError):
+        return False
+    return True
 
 
 def kept(layout: Layout, digest: bytes) -> list[Signature]:
@@ -136,12 +145,25 @@ def _shown(bundle: Bundle) -> Signature:
 
 def _sound(layout: Layout, digest: bytes) -> list[tuple[Path, Bundle]]:
     found = []
-    for path in _paths(layout, {digest.hex()}):
+    for path, data in _read_all(layout, {digest})[0].items():
         try:
-            found.append((path, model_signing.Bundle.parse(read(path))))
-        except (IntegrityError, InvalidSignature) as error:
+            found.append((path, model_signing.Bundle.parse(data)))
+        except InvalidSignature as error:
             _log.debug("%s: %s", path, error)
     return sorted(found, key=lambda each: (each[1].key_id, each[0].name))
+
+
+def _read_all(layout: Layout, digests: Collection[bytes] | None) -> tuple[dict[Path, bytes], dict[Path, str]]:
+    """The kept signatures, all or those of some contents, and what is wrong with the damaged ones. Raises OSError."""
+    sound, damaged = {}, {}
+    for path in _paths(layout, None if digests is None else {digest.hex() for digest in digests}):
+        try:
+            sound[path] = read(path)
+        except FileNotFoundError:
+            continue  # gc, or a new signature by the same key, has taken it away
+        except IntegrityError as error:
+            damaged[path] = str(error)
+    return sound, damaged
 
 
 def _paths(layout: Layout, digests: Collection[str] | None = None) -> list[Path]:
@@ -154,9 +176,13 @@ def _paths(layout: Layout, digests: Collection[str] | None = None) -> list[Path]
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a kept signature. Raises IntegrityError for one that is damaged, OSError."""
+    """The bytes of a kept signature. Raises IntegrityError for one that is damaged, FileNotFoundError, OSError."""
     try:
         data = files.read_file(path, model_signing.MAX_BUNDLE_BYTES)
+    except FileNotFoundError:
+        if path.exists():
+            raise IntegrityError(f"{path} is too large for a signature, or no file") from None
+        raise
     except OSError as error:
         files.raise_unless_damage(error)
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
@@ -171,13 +197,7 @@ def _check_digits(data: bytes) -> str:
 
 def faults(layout: Layout, digests: Collection[bytes] | None = None) -> dict[Path, str]:
     """The kept signatures that are damaged, all or those of some contents, with what is wrong."""
-    found = {}
-    for path in _paths(layout, None if digests is None else {digest.hex() for digest in digests}):
-        try:
-            read(path)
-        except IntegrityError as error:
-            found[path] = str(error)
-    return found
+    return _read_all(layout, digests)[1]
 
 
 def drop_unneeded(workspace: Workspace, wanted: Callable[[], set[bytes]]) -> int:
@@ -203,6 +223,8 @@ def copy(source: Layout, target: Layout, temporary: Callable[[], Path], mode: in
         if name not in there:
             try:
                 data = read(path)
+            except FileNotFoundError:
+                continue
             except IntegrityError as error:
                 _log.warning("%s; it is not in the backup", error)
                 continue
@@ -229,10 +251,14 @@ def _checked(
     workspace: Workspace, row: VersionRow, keys: Sequence[PublicKey], progress: Progress
 ) -> SignatureCheck:  # fmt: skip
     tag = str(row.tag)
+    damaged: list[str] = []
     try:
-        bundles = [read(path) for path in _paths(workspace.layout, {row.digest.hex()})]
+        sound, faulty = _read_all(workspace.layout, {row.digest})
+        damaged += faulty.values()
         entries = resolve.files(workspace.catalog, row)
-        key = valid(bundles, keys, lambda hash_name: digests_of(workspace, entries, hash_name, progress))
+        key = valid(list(sound.values()), keys, lambda hash_name: digests_of(workspace, entries, hash_name, progress))
+    except InvalidSignature as error:
+        return SignatureCheck(tag, "", damaged[0] if damaged else str(error))
     except (CasstoreError, LookupError) as error:
         return SignatureCheck(tag, "", str(error))
     return SignatureCheck(tag, key.id)

@@ -244,6 +244,51 @@ def test_every_flipped_bit_of_a_kept_file_is_seen(store: casstore.Store, save: S
     assert store.signatures("bert:v1") == ()
 
 
+def damaged_beside(store: casstore.Store, model: casstore.Model, bundle: bytes) -> Path:
+    """Keep a signature that is damaged, before all others of the version."""
+    path = store.home / "manifests/.signatures" / f"{model.digest}.{'0' * 16}.sig"
+    path.write_bytes(bundle[:-9])
+    return path
+
+
+def test_a_damaged_signature_spoils_no_other(store: casstore.Store, save: Save, pair: Pair, keys: Path) -> None:
+    model = save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    path = damaged_beside(store, model, made.bundle)
+    stranger = Pair(keys, "stranger")
+    assert fault(store, "bert:v1", stranger).startswith(f"{path} is damaged"), "it may be the one that is asked for"
+    [check] = store.verify("bert:v1", keys=pair.public).signatures
+    assert check.is_valid
+    assert store.verify("bert:v1").damaged_copies == (str(path),)
+    store.sign("bert:v1", stranger.private)
+    assert not path.exists()
+    assert fault(store, "bert:v1", stranger) == fault(store, "bert:v1", pair) == ""
+
+
+def test_an_import_mends_a_damaged_signature(store: casstore.Store, save: Save, pair: Pair, tmp_path: Path) -> None:
+    save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    store.export("bert:v1", tmp_path / "a.tar")
+    [path] = (store.home / "manifests/.signatures").iterdir()
+    path.chmod(0o644)
+    path.write_bytes(made.bundle[:-9])
+    assert not store.import_archive(tmp_path / "a.tar")[0].is_new
+    assert path.read_bytes() == made.bundle
+    assert fault(store, "bert:v1", pair) == ""
+
+
+def test_a_signature_that_goes_while_it_is_listed_is_none(
+    store: casstore.Store, save: Save, pair: Pair, tmp_path: Path
+) -> None:
+    model = save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    # Listed, and not there when it is read.
+    (store.home / "manifests/.signatures" / f"{model.digest}.{'0' * 16}.sig").symlink_to("gone")
+    assert fault(store, "bert:v1", pair) == ""
+    assert store.signatures("bert:v1") == (made,)
+    store.backup(tmp_path / "backup")
+
+
 def test_an_unknown_key_is_refused(store: casstore.Store, save: Save, pair: Pair, keys: Path) -> None:
     save("bert:v1", FILES)
     store.sign("bert:v1", pair.private)
