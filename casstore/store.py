@@ -2294,7 +2294,7 @@ class Store:
         InvalidTag
             `tag` cannot be a tag.
         InvalidSource
-            The key cannot be used, or the package cryptography is missing.
+            The key cannot be used, the package cryptography is missing, or the version has 100 signatures already.
         IntegrityError
             Stored bytes are damaged.
         StoreUnwritable

@@ -8,6 +8,7 @@ each version of that content, under whatever tag, also one that comes back from 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,6 @@ REQUIRED = "require_signature"  # the setting
 OFF = "off"
 _NAME = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.sig")
 _CHECK_DIGITS = 16
-MOST_OF_ONE = 100  # signatures of one version
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +107,43 @@ def sign(
     before = [path for path, bundle in _sound(workspace.layout, row.digest) if bundle.key_id == key_id]
     before += faults(workspace.layout, {row.digest})
     with workspace.session() as session:
-        keep(workspace, session, row.digest, [data])
+        too_many = keep(workspace, session, row.digest, [data], before)
+    if too_many:
+        of_it = workspace.layout.signatures / f"{row.digest.hex()}.*.sig"
+        raise InvalidSource(
+            f"{row.tag} has {model_signing.MOST_OF_ONE} signatures, the most that one version may have; sign it with a "
+            f"key that has signed it before, or remove some of {of_it}"
+        )
     for path in before:
         files.remove_file(path)
     workspace.catalog.events.note("signed", row.tag, key=key_id)
     return _shown(model_signing.Bundle.parse(data))
 
 
-def keep(workspace: Workspace, session: Session, digest: bytes, bundles: Iterable[bytes]) -> None:
-    """Keep signatures of a content; they are on disk when this returns. Raises OSError."""
-    room = workspace.layout.signatures
+def keep(
+    workspace: Workspace, session: Session, digest: bytes, bundles: Sequence[bytes], instead: Iterable[Path] = ()
+) -> list[str]:
+    """Keep signatures of a content; they are on disk when this returns. `instead`: files whose place they take.
+
+    Returns what is to be said where there are too many. Raises OSError.
+    """
+    if not bundles:
+        return []
+    room, left_out = workspace.layout.signatures, 0
+    there = {*_paths(workspace.layout, {digest.hex()})}.difference(instead)
     for data in bundles:
         path = room / f"{digest.hex()}.{_check_digits(data)}.sig"
+        if path not in there and len(there) >= model_signing.MOST_OF_ONE:
+            left_out += 1
+            continue
+        there.add(path)
         if not _is_sound(path):
             files.make_directory(room)
             mode = workspace.file_mode(executable=False)
             files.write_file(path, data, mode, temporary=session.new_path(), durable=True)
             files.sync_directory(room.parent)
+    said = f"signatures not kept: {left_out}; one version may have {model_signing.MOST_OF_ONE}"
+    return [said] if left_out else []
 
 
 def _is_sound(path: Path) -> bool:
@@ -169,10 +189,11 @@ def _read_all(layout: Layout, digests: Collection[bytes] | None) -> tuple[dict[P
 def _paths(layout: Layout, digests: Collection[str] | None = None) -> list[Path]:
     """The files of all signatures, or of those of some contents."""
     try:
-        listed = sorted(path for path in layout.signatures.iterdir() if _NAME.fullmatch(path.name))
+        names = os.listdir(layout.signatures)
     except FileNotFoundError:
         return []
-    return [path for path in listed if digests is None or path.name.partition(".")[0] in digests]
+    wanted = names if digests is None else [name for name in names if name.partition(".")[0] in digests]
+    return [layout.signatures / name for name in sorted(wanted) if _NAME.fullmatch(name)]
 
 
 def read(path: Path) -> bytes:

@@ -32,8 +32,7 @@ _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 _IGNORED = ("model.yaml", ".git", ".gitattributes", ".github", ".gitignore")
 # What of that may stand beside files that another program has signed: git's own lists of names, and no more.
 _MAY_BE_UNSIGNED = {".gitattributes", ".gitignore"}
-# What signatures are called in archives: those of other keys may stand beside the one that is checked.
-_NAMES_IGNORED = 10
+MOST_OF_ONE = 100  # signatures of one version
 _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _PUBLIC = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
 _MOST_SHOWN = 16  # digits of a key's id
@@ -132,7 +131,8 @@ def sign(
 
     signed = {path: digest for path, digest in sorted(digests.items()) if path.split("/")[0] not in _IGNORED}
     others = {path: digest for path, digest in digests.items() if path not in signed}
-    beside = [name for name in map(file_name, range(1, _NAMES_IGNORED + 1)) if name not in digests]
+    # What signatures are called in archives: those of other keys may stand beside the one that is checked.
+    beside = [name for name in map(file_name, range(1, MOST_OF_ONE + 1)) if name not in digests]
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in signed.values())).hexdigest()
     statement = {
         "_type": _STATEMENT_TYPE,

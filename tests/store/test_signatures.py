@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import casstore
-from casstore.archive.model_signing import Bundle
+from casstore.archive.model_signing import Bundle, sign
 from tests.kit import Picture, Save, contents, noise
 
 pytest.importorskip("cryptography")
@@ -263,6 +263,34 @@ def test_a_damaged_signature_spoils_no_other(store: casstore.Store, save: Save, 
     store.sign("bert:v1", stranger.private)
     assert not path.exists()
     assert fault(store, "bert:v1", stranger) == fault(store, "bert:v1", pair) == ""
+
+
+def test_a_version_has_a_hundred_signatures_at_most(
+    store: casstore.Store, save: Save, other: Any, keys: Path, tmp_path: Path
+) -> None:
+    model = save("bert:v1", {"w": b"weights"})
+    pairs = [Pair(keys, str(number)) for number in range(101)]
+    digests = {"w": hashlib.sha256(b"weights").hexdigest()}
+    bundles = [sign(each.key, "v1", digests, "sha256", {})[1] for each in pairs]
+    room = store.home / "manifests/.signatures"
+    room.mkdir()
+    for bundle in bundles[:100]:
+        (room / f"{model.digest}.{casstore.Digest.of(bundle).hex()[:16]}.sig").write_bytes(bundle)
+    with pytest.raises(casstore.InvalidSource, match="bert:v1 has 100 signatures, the most that one version may have"):
+        store.sign("bert:v1", pairs[100].private)
+    store.sign("bert:v1", pairs[0].private)
+    assert {each.key for each in store.signatures("bert:v1")} == {each.id for each in pairs[:100]}
+    (room / f"{model.digest}.{casstore.Digest.of(bundles[100]).hex()[:16]}.sig").write_bytes(bundles[100])
+    assert len(store.signatures("bert:v1")) == 101
+    for form in ("tar", "folder", "oci"):
+        [came] = other.import_archive(exported(store, "bert:v1", form, tmp_path / "out"))
+        assert (came.is_new, came.notes) == (True, ())
+        assert len(other.signatures("bert:v1")) == 100
+        other.delete("bert:v1", now=True)
+        other.gc()
+    [came] = other.import_archive(exported(store, "bert:v1", "casmodel", tmp_path / "out"))
+    assert came.notes == ("signatures not kept: 1; one version may have 100",)
+    assert len(other.signatures("bert:v1")) == 100
 
 
 def test_an_import_mends_a_damaged_signature(store: casstore.Store, save: Save, pair: Pair, tmp_path: Path) -> None:
