@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from casstore.errors import InvalidSignature, InvalidSource
-from casstore.plain_json import canonical_json
+from casstore.plain_json import canonical_json, parsed
 from casstore.storage import files
 
 SHA256, BLAKE3 = "sha256", "blake3"
@@ -67,7 +66,7 @@ class Bundle:
     def parse(cls, data: bytes) -> Bundle:
         """Raises InvalidSignature for what is damaged, of another kind, or by another algorithm."""
         try:
-            document = json.loads(data)
+            document = parsed(data)
             if document["mediaType"] != _BUNDLE_TYPE:
                 raise InvalidSignature(f"it is a bundle of the type {document['mediaType']!r:.80}, not {_BUNDLE_TYPE}")
             envelope = document["dsseEnvelope"]
@@ -77,7 +76,7 @@ class Bundle:
             signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
             material = document["verificationMaterial"]
             key_id = (material.get("publicKey") or {}).get("hint") or ""
-            said = _statement(json.loads(payload))
+            said = _statement(parsed(payload))
             is_by_certificate = "publicKey" not in material
             return cls(data, _text(key_id), is_by_certificate, payload, signature, *said)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -499,6 +499,10 @@ def no_json(layout: Layout) -> None:
     (layout.root / "index.json").write_bytes(b"{")
 
 
+def very_many(layout: Layout) -> None:
+    (layout.root / "index.json").write_bytes(b"[" + b"[]," * 2_000_000 + b"0]")
+
+
 def no_object(layout: Layout) -> None:
     (layout.root / "index.json").write_bytes(b"[]")
 
@@ -561,6 +565,7 @@ BAD = [
     (escaping_digest, "", "which is no SHA-256"),
     (no_layers, "", "has no list of layers"),
     (no_json, "", "is not JSON"),
+    (very_many, "", "is not JSON: it has too many items"),
     (no_object, "", "is not a JSON object"),
     (nested, "", "is not JSON"),
     (no_index, "", "is not an OCI layout: it has no index.json"),

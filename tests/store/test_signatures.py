@@ -656,6 +656,21 @@ def test_nothing_changes_where_signing_fails(
     assert picture() == before
 
 
+def test_a_bundle_of_very_many_items_is_not_parsed() -> None:
+    many = b"[" + b"[]," * 2_000_000 + b"0]"
+    envelope = {
+        "payloadType": "application/vnd.in-toto+json", "payload": base64.b64encode(many).decode(),
+        "signatures": [{"sig": ""}],
+    }  # fmt: skip
+    bundle = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": {},
+        "dsseEnvelope": envelope,
+    }  # fmt: skip
+    for data in (many, json.dumps(bundle).encode()):
+        with pytest.raises(casstore.InvalidSignature, match="it has too many items"):
+            Bundle.parse(data)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
