@@ -196,10 +196,15 @@ class _Writing:
         return True
 
     def _has(self, sha256: str, size: int) -> bool:
+        """Whether the layout has a blob; it will be synced, as an export that failed may have left it unsynced."""
+        path = self._blob(sha256)
         try:
-            return os.stat(self._blob(sha256)).st_size == size
+            has_it = os.stat(path).st_size == size
         except FileNotFoundError:
             return False
+        if has_it:
+            self._unsynced.append(path)
+        return has_it
 
     def _blob(self, sha256: str) -> Path:
         return self._directory / "blobs" / "sha256" / sha256
