@@ -15,6 +15,7 @@ from typing import Any
 from casstore.errors import InvalidMetadata
 
 _MAX_DEPTH = 64
+_MOST_ITEMS = 2_000_000  # of a document that others made: lists, objects and what is in them
 _MOST_BITS = 13_300  # of an integer: Python writes and reads 4,300 digits at most
 _ARRAYS = {"numpy", "torch", "tensorflow", "ml_dtypes"}
 
@@ -22,6 +23,16 @@ _ARRAYS = {"numpy", "torch", "tensorflow", "ml_dtypes"}
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces; the same text for equal values. Raises ValueError for NaN and infinities."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def parsed(data: bytes) -> Any:
+    """A document that others made. Raises ValueError, RecursionError; ValueError where it would take much memory.
+
+    An empty list takes three bytes of a document, and twenty times that in memory.
+    """
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > _MOST_ITEMS:
+        raise ValueError("it has too many items")
+    return json.loads(data)
 
 
 def mapping(field: str, value: Any) -> Mapping[str, Any]:

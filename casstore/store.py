@@ -1998,15 +1998,27 @@ class Store:
         >>> [imported.is_new for imported in store.import_archive(path, as_tag="albert:v1")]
         [True]
         """
-        query = None if as_tag is None else TagQuery.parse(as_tag)
-        wishes = arriving.Wishes(
-            None if query is None else resolve.completed(query),
-            trust_action.Trust.GIVEN if trust else trust_action.Trust.NONE,
-            self._is_durable(durability), materialize, aliases,
-        )  # fmt: skip
+        wishes = self._arriving(as_tag, trust, durability, materialize=materialize, aliases=aliases)
         chosen = None if format is None else formats.Format.parse(format)
         arrivals = importing.import_archive(self._workspace, source, chosen, wishes, progress)
         return [Imported(Model(self._workspace, each.row), each.is_new, each.notes) for each in arrivals]
+
+    def _arriving(
+        self, as_tag: str | Tag | None, trust: bool, durability: str | None, **how: bool
+    ) -> arriving.Wishes:  # fmt: skip
+        query = None if as_tag is None else TagQuery.parse(as_tag)
+        given = trust_action.Trust.GIVEN if trust else trust_action.Trust.NONE
+        return arriving.Wishes(
+            None if query is None else resolve.completed(query), given, self._is_durable(durability),
+            how.pop("materialize", True), **how,
+        )  # fmt: skip
+
+    def _save_written(self, directory: str | os.PathLike[str], tag: str, *, trust: bool) -> Imported:
+        """Save what BentoML has just written, with its `model.yaml`: a save, of which no signature is asked."""
+        wishes = self._arriving(tag, trust, None, is_our_own=True)
+        chosen = formats.Format.FOLDER
+        [arrival] = importing.import_archive(self._workspace, directory, chosen, wishes, SILENT)
+        return Imported(Model(self._workspace, arrival.row), arrival.is_new, arrival.notes)
 
     def adopt(
         self,
@@ -2282,7 +2294,7 @@ class Store:
         InvalidTag
             `tag` cannot be a tag.
         InvalidSource
-            The key cannot be used, or the package cryptography is missing.
+            The key cannot be used, the package cryptography is missing, or the version has 100 signatures already.
         IntegrityError
             Stored bytes are damaged.
         StoreUnwritable

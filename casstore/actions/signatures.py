@@ -8,6 +8,7 @@ each version of that content, under whatever tag, also one that comes back from 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,6 @@ REQUIRED = "require_signature"  # the setting
 OFF = "off"
 _NAME = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.sig")
 _CHECK_DIGITS = 16
-MOST_OF_ONE = 100  # signatures of one version
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class SignatureCheck(Shown):
 def sign(
     workspace: Workspace, row: VersionRow, private_key: Path, password: str | None, hash_name: str, progress: Progress
 ) -> Signature:
-    """Sign a version and keep the signature, in place of one by the same key.
+    """Sign a version and keep the signature, in place of one by the same key and of those that are damaged.
 
     Raises InvalidSource for a key that cannot be used, TagNotFound, IntegrityError, StoreUnwritable, OSError.
     """
@@ -105,24 +105,53 @@ def sign(
     about = {"tag": str(row.tag), "digest": Digest(row.digest).hex()}
     key_id, data = model_signing.sign(key, row.version, digests, hash_name, about)
     before = [path for path, bundle in _sound(workspace.layout, row.digest) if bundle.key_id == key_id]
+    before += faults(workspace.layout, {row.digest})
     with workspace.session() as session:
-        keep(workspace, session, row.digest, [data])
+        too_many = keep(workspace, session, row.digest, [data], before)
+    if too_many:
+        of_it = workspace.layout.signatures / f"{row.digest.hex()}.*.sig"
+        raise InvalidSource(
+            f"{row.tag} has {model_signing.MOST_OF_ONE} signatures, the most that one version may have; sign it with a "
+            f"key that has signed it before, or remove some of {of_it}"
+        )
     for path in before:
         files.remove_file(path)
     workspace.catalog.events.note("signed", row.tag, key=key_id)
     return _shown(model_signing.Bundle.parse(data))
 
 
-def keep(workspace: Workspace, session: Session, digest: bytes, bundles: Iterable[bytes]) -> None:
-    """Keep signatures of a content; they are on disk when this returns. Raises OSError."""
-    room = workspace.layout.signatures
+def keep(
+    workspace: Workspace, session: Session, digest: bytes, bundles: Sequence[bytes], instead: Iterable[Path] = ()
+) -> list[str]:
+    """Keep signatures of a content; they are on disk when this returns. `instead`: files whose place they take.
+
+    Returns what is to be said where there are too many. Raises OSError.
+    """
+    if not bundles:
+        return []
+    room, left_out = workspace.layout.signatures, 0
+    there = {*_paths(workspace.layout, {digest.hex()})}.difference(instead)
     for data in bundles:
         path = room / f"{digest.hex()}.{_check_digits(data)}.sig"
-        if not path.exists():
+        if path not in there and len(there) >= model_signing.MOST_OF_ONE:
+            left_out += 1
+            continue
+        there.add(path)
+        if not _is_sound(path):
             files.make_directory(room)
             mode = workspace.file_mode(executable=False)
             files.write_file(path, data, mode, temporary=session.new_path(), durable=True)
             files.sync_directory(room.parent)
+    said = f"signatures not kept: {left_out}; one version may have {model_signing.MOST_OF_ONE}"
+    return [said] if left_out else []
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        read(path)
+    except (FileNotFoundError, IntegrityError):
+        return False
+    return True
 
 
 def kept(layout: Layout, digest: bytes) -> list[Signature]:
@@ -136,27 +165,45 @@ def _shown(bundle: Bundle) -> Signature:
 
 def _sound(layout: Layout, digest: bytes) -> list[tuple[Path, Bundle]]:
     found = []
-    for path in _paths(layout, {digest.hex()}):
+    for path, data in _read_all(layout, {digest})[0].items():
         try:
-            found.append((path, model_signing.Bundle.parse(read(path))))
-        except (IntegrityError, InvalidSignature) as error:
+            found.append((path, model_signing.Bundle.parse(data)))
+        except InvalidSignature as error:
             _log.debug("%s: %s", path, error)
     return sorted(found, key=lambda each: (each[1].key_id, each[0].name))
+
+
+def _read_all(layout: Layout, digests: Collection[bytes] | None) -> tuple[dict[Path, bytes], dict[Path, str]]:
+    """The kept signatures, all or those of some contents, and what is wrong with the damaged ones. Raises OSError."""
+    sound, damaged = {}, {}
+    for path in _paths(layout, None if digests is None else {digest.hex() for digest in digests}):
+        try:
+            sound[path] = read(path)
+        except FileNotFoundError:
+            continue  # gc, or a new signature by the same key, has taken it away
+        except IntegrityError as error:
+            damaged[path] = str(error)
+    return sound, damaged
 
 
 def _paths(layout: Layout, digests: Collection[str] | None = None) -> list[Path]:
     """The files of all signatures, or of those of some contents."""
     try:
-        listed = sorted(path for path in layout.signatures.iterdir() if _NAME.fullmatch(path.name))
+        names = os.listdir(layout.signatures)
     except FileNotFoundError:
         return []
-    return [path for path in listed if digests is None or path.name.partition(".")[0] in digests]
+    wanted = names if digests is None else [name for name in names if name.partition(".")[0] in digests]
+    return [layout.signatures / name for name in sorted(wanted) if _NAME.fullmatch(name)]
 
 
 def read(path: Path) -> bytes:
-    """The bytes of a kept signature. Raises IntegrityError for one that is damaged, OSError."""
+    """The bytes of a kept signature. Raises IntegrityError for one that is damaged, FileNotFoundError, OSError."""
     try:
         data = files.read_file(path, model_signing.MAX_BUNDLE_BYTES)
+    except FileNotFoundError:
+        if path.exists():
+            raise IntegrityError(f"{path} is too large for a signature, or no file") from None
+        raise
     except OSError as error:
         files.raise_unless_damage(error)
         raise IntegrityError(f"{path} cannot be read: {error.strerror}") from error
@@ -171,13 +218,7 @@ def _check_digits(data: bytes) -> str:
 
 def faults(layout: Layout, digests: Collection[bytes] | None = None) -> dict[Path, str]:
     """The kept signatures that are damaged, all or those of some contents, with what is wrong."""
-    found = {}
-    for path in _paths(layout, None if digests is None else {digest.hex() for digest in digests}):
-        try:
-            read(path)
-        except IntegrityError as error:
-            found[path] = str(error)
-    return found
+    return _read_all(layout, digests)[1]
 
 
 def drop_unneeded(workspace: Workspace, wanted: Callable[[], set[bytes]]) -> int:
@@ -203,6 +244,8 @@ def copy(source: Layout, target: Layout, temporary: Callable[[], Path], mode: in
         if name not in there:
             try:
                 data = read(path)
+            except FileNotFoundError:
+                continue
             except IntegrityError as error:
                 _log.warning("%s; it is not in the backup", error)
                 continue
@@ -229,10 +272,14 @@ def _checked(
     workspace: Workspace, row: VersionRow, keys: Sequence[PublicKey], progress: Progress
 ) -> SignatureCheck:  # fmt: skip
     tag = str(row.tag)
+    damaged: list[str] = []
     try:
-        bundles = [read(path) for path in _paths(workspace.layout, {row.digest.hex()})]
+        sound, faulty = _read_all(workspace.layout, {row.digest})
+        damaged += faulty.values()
         entries = resolve.files(workspace.catalog, row)
-        key = valid(bundles, keys, lambda hash_name: digests_of(workspace, entries, hash_name, progress))
+        key = valid(list(sound.values()), keys, lambda hash_name: digests_of(workspace, entries, hash_name, progress))
+    except InvalidSignature as error:
+        return SignatureCheck(tag, "", damaged[0] if damaged else str(error))
     except (CasstoreError, LookupError) as error:
         return SignatureCheck(tag, "", str(error))
     return SignatureCheck(tag, key.id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from casstore.errors import InvalidSignature, InvalidSource
-from casstore.plain_json import canonical_json
+from casstore.plain_json import canonical_json, parsed
 from casstore.storage import files
 
 SHA256, BLAKE3 = "sha256", "blake3"
@@ -30,8 +29,9 @@ _STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 # The descriptor says when a version was made and is not among its files; the others `model_signing` ignores of itself.
 _IGNORED = ("model.yaml", ".git", ".gitattributes", ".github", ".gitignore")
-# What signatures are called in archives: those of other keys may stand beside the one that is checked.
-_NAMES_IGNORED = 10
+# What of that may stand beside files that another program has signed: git's own lists of names, and no more.
+_MAY_BE_UNSIGNED = {".gitattributes", ".gitignore"}
+MOST_OF_ONE = 100  # signatures of one version
 _CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 _PUBLIC = re.compile(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----\n?", re.DOTALL)
 _MOST_SHOWN = 16  # digits of a key's id
@@ -49,6 +49,7 @@ class PublicKey:
 class Bundle:
     """A signature, parsed but not checked: `digests` are what it says of files, by `hash_name`.
 
+    `ignored`: the files that may be there besides; none for a signature by casstore, which has all files in it.
     `key_id`: the key that it names; empty where it names none. `is_by_certificate`: no key can check it.
     """
 
@@ -58,14 +59,14 @@ class Bundle:
     payload: bytes
     signature: bytes
     hash_name: str
-    ignored: tuple[str, ...]
+    ignored: frozenset[str]
     digests: Mapping[str, str]
 
     @classmethod
     def parse(cls, data: bytes) -> Bundle:
         """Raises InvalidSignature for what is damaged, of another kind, or by another algorithm."""
         try:
-            document = json.loads(data)
+            document = parsed(data)
             if document["mediaType"] != _BUNDLE_TYPE:
                 raise InvalidSignature(f"it is a bundle of the type {document['mediaType']!r:.80}, not {_BUNDLE_TYPE}")
             envelope = document["dsseEnvelope"]
@@ -75,7 +76,7 @@ class Bundle:
             signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
             material = document["verificationMaterial"]
             key_id = (material.get("publicKey") or {}).get("hint") or ""
-            said = _statement(json.loads(payload))
+            said = _statement(parsed(payload))
             is_by_certificate = "publicKey" not in material
             return cls(data, _text(key_id), is_by_certificate, payload, signature, *said)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -104,15 +105,12 @@ class Bundle:
         faults = [f"{path} is missing" for path in sorted(self.digests.keys() - digests.keys())]
         for path, digest in sorted(digests.items()):
             if path not in self.digests:
-                faults += [] if self._ignores(path) else [f"{path} is not in it"]
+                faults += [] if path in self.ignored else [f"{path} is not in it"]
             elif self.digests[path] != digest:
                 faults.append(f"{path} differs")
         if faults:
             more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
             raise InvalidSignature(f"it is of other files: {faults[0]}{more}")
-
-    def _ignores(self, path: str) -> bool:
-        return any(path == each or path.startswith(f"{each}/") for each in self.ignored)
 
 
 def file_name(number: int) -> str:
@@ -123,12 +121,17 @@ def file_name(number: int) -> str:
 def sign(
     private_key: Any, name: str, digests: Mapping[str, str], hash_name: str, about: Mapping[str, str]
 ) -> tuple[str, bytes]:
-    """Sign these digests of files; returns the id of the key, and the bundle. `about`: what else is to be in it."""
+    """Sign these digests of files; returns the id of the key, and the bundle. `about`: what else is to be in it.
+
+    Files that `model_signing` ignores are no resources, or it would miss them; they are signed as casstore's own.
+    """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     signed = {path: digest for path, digest in sorted(digests.items()) if path.split("/")[0] not in _IGNORED}
-    beside = [name for name in map(file_name, range(1, _NAMES_IGNORED + 1)) if name not in digests]
+    others = {path: digest for path, digest in digests.items() if path not in signed}
+    # What signatures are called in archives: those of other keys may stand beside the one that is checked.
+    beside = [name for name in map(file_name, range(1, MOST_OF_ONE + 1)) if name not in digests]
     root = hashlib.sha256(b"".join(bytes.fromhex(digest) for digest in signed.values())).hexdigest()
     statement = {
         "_type": _STATEMENT_TYPE,
@@ -142,7 +145,7 @@ def sign(
                 "ignore_paths": [*_IGNORED, *beside],
             },
             "resources": [{"name": path, "algorithm": hash_name, "digest": digest} for path, digest in signed.items()],
-            "casstore": dict(about),
+            "casstore": {**about, "others": others},
         },
     }
     payload = canonical_json(statement).encode()
@@ -254,8 +257,8 @@ def _encoded(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
-def _statement(said: Any) -> tuple[str, tuple[str, ...], dict[str, str]]:
-    """Hash, ignored paths and digests of a statement. Raises InvalidSignature, ValueError, LookupError, TypeError."""
+def _statement(said: Any) -> tuple[str, frozenset[str], dict[str, str]]:
+    """Hash, ignored files and digests of a statement. Raises InvalidSignature, ValueError, LookupError, TypeError."""
     if (said["_type"], said["predicateType"]) != (_STATEMENT_TYPE, _PREDICATE_TYPE):
         raise InvalidSignature(f"it signs something else than a model: {said['predicateType']!r:.80}")
     how = said["predicate"]["serialization"]
@@ -277,8 +280,14 @@ def _statement(said: Any) -> tuple[str, tuple[str, ...], dict[str, str]]:
         joined.update(bytes.fromhex(digest))
     if len(said["subject"]) != 1 or said["subject"][0]["digest"]["sha256"] != joined.hexdigest():
         raise InvalidSignature("it contradicts itself: the digest of the whole is not that of the parts")
-    ignored = tuple(_text(each) for each in how.get("ignore_paths", ()))
-    return hash_name, ignored, digests
+    ours = said["predicate"].get("casstore")
+    if ours is None:
+        return hash_name, frozenset(_MAY_BE_UNSIGNED.intersection(map(_text, how.get("ignore_paths", ())))), digests
+    for name, digest in ours.get("others", {}).items():
+        if name in digests:
+            raise InvalidSignature(f"it contradicts itself: it names {name!r:.80} twice")
+        digests[name] = _text(digest)
+    return hash_name, frozenset(), digests
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,6 @@ is read is trusted.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from casstore.archive import limits
 from casstore.archive.formats import Format
 from casstore.errors import IntegrityError, InvalidSource, UnsafeArchive
+from casstore.plain_json import parsed
 from casstore.storage import files
 from casstore.storage.descriptors import Descriptor as OpenFile
 
@@ -318,7 +318,7 @@ def _layer(blob: Descriptor, name: str, number: int, of: int) -> Layer:
 def _is_executable(metadata: str | None) -> bool:
     """Whether a file's metadata say that its owner may run it; what cannot be read says nothing."""
     try:
-        mode = json.loads(metadata or "{}").get("mode")
+        mode = parsed((metadata or "{}").encode()).get("mode")
     except (ValueError, AttributeError, RecursionError):
         return False
     return type(mode) is int and bool(mode & 0o100)
@@ -340,7 +340,7 @@ def _annotations(document: Mapping[str, Any], name: str) -> dict[str, str]:
 
 def _parsed(data: bytes, name: str) -> dict[str, Any]:
     try:
-        document = json.loads(data)
+        document = parsed(data)
     except (ValueError, RecursionError) as error:
         raise UnsafeArchive(f"{name} is not JSON: {error}") from error
     if not isinstance(document, dict):

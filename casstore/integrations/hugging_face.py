@@ -206,6 +206,8 @@ def import_repository(
     ------
     InvalidSource
         `uri` is no repository.
+    InvalidSignature
+        The setting `require_signature` is on: nothing is downloaded.
     TagExists
         Another version has the tag.
     CasstoreError
@@ -214,6 +216,12 @@ def import_repository(
     match = _URI.fullmatch(uri)
     if match is None:
         raise casstore.InvalidSource(f"{uri} is not hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    if store.settings()["require_signature"] != "off":
+        raise casstore.InvalidSignature(
+            f"{uri} is not imported, as the store takes only what is signed: the hub has no signatures that casstore "
+            "checks; import it into another store, sign it there, and import what `casstore export` makes of it, or "
+            "download it and save it with `casstore save NAME DIRECTORY`"
+        )
     hub = _hub()
     kind, repository, revision = _TYPES[match["kind"] or "models"], match["repository"], match["revision"]
     with _hub_errors(uri):

@@ -91,6 +91,22 @@ def test_without_huggingface_hub(store: casstore.Store, monkeypatch: pytest.Monk
         hugging_face.import_repository(store, "hf://org/name")
 
 
+def test_a_store_that_takes_only_what_is_signed_downloads_nothing(store: casstore.Store, tmp_path: Path) -> None:
+    cryptography = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = tmp_path / "key.pub"
+    form = cryptography.PublicFormat.SubjectPublicKeyInfo
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    key.write_bytes(public.public_bytes(cryptography.Encoding.PEM, form))
+    store.set_setting("require_signature", str(key))
+    with Hub(FILES) as hub:
+        code, _, error = imported(store.home, hub.url, "hf://org/Tiny")
+        assert code != 0
+        assert "hf://org/Tiny is not imported, as the store takes only what is signed" in error
+        assert (hub.downloaded, list(store.tags()), list(store.drafts())) == ([], [], [])
+
+
 def imported(home: Path, url: str, *arguments: str) -> tuple[int, Any, str]:
     environment = {
         **os.environ, "CASSTORE_HOME": str(home), "HF_ENDPOINT": url, "HF_HOME": str(home.parent / "hf"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -124,6 +125,34 @@ def test_nothing_is_made_before_it_is_wanted(store: casstore.Store, installed) -
     assert Path(bentoml.models.get("bert:v1").path_of("w.bin")).read_bytes().startswith(b"bert:v1")
     assert (store.home / "models/bert/v1").is_dir()
     assert not (store.home / "models/bert/v2").exists()
+
+
+@needs_bentoml
+def test_saves_need_no_signature_and_imports_do(store: casstore.Store, installed, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    import bentoml
+    from bentoml.exceptions import BentoMLException
+
+    for words in (
+        ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key.pem"],
+        ["pkey", "-in", "key.pem", "-pubout", "-out", "key.pub"],
+    ):
+        subprocess.run(["openssl", *words], cwd=tmp_path, check=True)
+    store.set_setting("require_signature", str(tmp_path / "key.pub"))
+    with bentoml.models.create("bert") as model:
+        Path(model.path, "w.bin").write_bytes(b"weights")
+    saved = store.get("bert")
+    assert str(model.tag) == str(saved.tag)
+    unsigned = store.export(str(saved.tag), tmp_path / "unsigned.bentomodel")
+    store.sign(str(saved.tag), tmp_path / "key.pem")
+    signed = store.export(str(saved.tag), tmp_path / "signed.bentomodel")
+    store.delete(str(saved.tag), now=True)
+    with pytest.raises(BentoMLException, match="it is not signed"):
+        bentoml.models.import_model(unsigned)
+    assert store.tags() == []
+    bentoml.models.import_model(signed)
+    assert store.tags() == [str(saved.tag)]
+    assert len(store.signatures("bert")) == 1
 
 
 @needs_bentoml

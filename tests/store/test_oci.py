@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 import casstore
 from casstore.actions.exchange.modelpack import media_type, param_size
 from casstore.archive import oci
+from casstore.storage import files
 from tests.kit import Picture, Rot, Save, Sql, checkpoint, contents, noise, plant, safetensors, torch_file
 from tests.oci_layouts import DOCKER, KITOPS, MODELPACK, Layout, tar
 
@@ -274,6 +276,36 @@ def test_what_a_killed_export_has_left_goes(store: casstore.Store, save: Save, t
     assert not left.exists()
 
 
+def test_what_a_failed_export_has_left_is_synced(
+    store: casstore.Store, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"oci:{tmp_path / 'out'}"
+    save("other:v1", {"x": b"1"})
+    store.export("other:v1", place)
+    save("bert:v2", {"w": noise(100_000), "c": b"2"})
+    sync, synced = files.sync_files, set[Path]()
+
+    def failing(paths: Any) -> None:
+        raise OSError(errno.EIO, "as a disk that fails")
+
+    monkeypatch.setattr(files, "sync_files", failing)
+    with pytest.raises(OSError, match="as a disk"):
+        store.export("bert:v2", place)
+    left = {path for path in (tmp_path / "out/blobs/sha256").iterdir() if path.stat().st_size == 100_000}
+    assert left
+
+    def noting(paths: Any) -> None:
+        synced.update(paths)
+        sync(paths)
+
+    monkeypatch.setattr(files, "sync_files", noting)
+    store.export("bert:v2", place)
+    layout = oci.Layout(tmp_path / "out").artifact("v2")
+    assert {each.blob.sha256 for each in layout.layers} <= {path.name for path in synced}
+    manifest = next(each["digest"] for each in oci.Layout(tmp_path / "out").entries() if oci.ref_of(each) == "v2")
+    assert manifest.removeprefix("sha256:") in {path.name for path in synced}
+
+
 def test_exports_that_cannot_be(store: casstore.Store, save: Save, rot: Rot, tmp_path: Path) -> None:
     save("bert:v1", {"w": BIG})
     save("gpt:v1", {"w": b"1"})
@@ -499,6 +531,10 @@ def no_json(layout: Layout) -> None:
     (layout.root / "index.json").write_bytes(b"{")
 
 
+def very_many(layout: Layout) -> None:
+    (layout.root / "index.json").write_bytes(b"[" + b"[]," * 2_000_000 + b"0]")
+
+
 def no_object(layout: Layout) -> None:
     (layout.root / "index.json").write_bytes(b"[]")
 
@@ -561,6 +597,7 @@ BAD = [
     (escaping_digest, "", "which is no SHA-256"),
     (no_layers, "", "has no list of layers"),
     (no_json, "", "is not JSON"),
+    (very_many, "", "is not JSON: it has too many items"),
     (no_object, "", "is not a JSON object"),
     (nested, "", "is not JSON"),
     (no_index, "", "is not an OCI layout: it has no index.json"),

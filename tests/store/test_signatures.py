@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import casstore
-from casstore.archive.model_signing import Bundle
+from casstore.archive.model_signing import Bundle, sign
 from tests.kit import Picture, Save, contents, noise
 
 pytest.importorskip("cryptography")
@@ -89,14 +89,14 @@ def test_a_version_is_signed(store: casstore.Store, save: Save, keys: Path, curv
     model = save("bert:v1", FILES)
     pair = Pair(keys, "k", ec.generate_private_key(curve()))
     made = store.sign("bert:v1", pair.private)
-    assert (made.key, made.hash, made.files) == (pair.id, "sha256", 5)
+    assert (made.key, made.hash, made.files) == (pair.id, "sha256", 6)
     assert store.signatures("bert") == (made,)
     assert fault(store, "bert:v1", pair) == ""
     assert store.verify().is_sound
     statement = json.loads(base64.b64decode(json.loads(made.bundle)["dsseEnvelope"]["payload"]))
     listed = {each["name"]: each["digest"] for each in statement["predicate"]["resources"]}
     found = {path: hashlib.sha256(data).hexdigest() for path, data in contents(model).items()}
-    del found[".gitattributes"]
+    assert statement["predicate"]["casstore"]["others"] == {".gitattributes": found.pop(".gitattributes")}
     assert listed == found
     assert statement["subject"][0]["name"] == "v1"
 
@@ -165,12 +165,41 @@ def test_a_signature_of_another_version_is_refused(store: casstore.Store, save: 
         ({**FILES, "w": b"other"}, "w differs"),
         ({**FILES, "more": b"1"}, "more is not in it"),
         ({path: data for path, data in FILES.items() if path != "sub/a b"}, "sub/a b is missing"),
-        ({"a": b"1"}, "model.sig is missing, and 5 more"),
+        ({"a": b"1"}, ".gitattributes is missing, and 6 more"),
     ):
         model = save("gpt:v1", files)
         put(store, model, made.bundle)
         assert fault(store, "gpt:v1", pair) == f"its signature is not valid: it is of other files: {said}"
         store.delete("gpt:v1", now=True)
+
+
+_BESIDE = (".git/config", ".github/x", ".gitattributes", ".gitignore", "model-7.sig", "model-2.sig/payload.py")
+
+
+@pytest.mark.parametrize("more", _BESIDE)
+def test_nothing_can_be_put_beside_what_is_signed(
+    store: casstore.Store, save: Save, other: Any, pair: Pair, tmp_path: Path, more: str
+) -> None:
+    save("bert:v1", {"w": b"weights"})
+    save("bert:v2", {"w": b"weights", more: b"1"})
+    made = store.sign("bert:v1", pair.private)
+    full = store.sign("bert:v2", pair.private)
+    with tarfile.open(store.export("bert:v1", tmp_path / "a.tar"), "a") as archive:
+        member = tarfile.TarInfo(more)
+        member.size = 4
+        archive.addfile(member, io.BytesIO(b"evil"))
+    other.set_setting("require_signature", str(pair.public))
+    with pytest.raises(casstore.InvalidSignature, match=f"it is of other files: {more} is not in it"):
+        other.import_archive(tmp_path / "a.tar")
+    assert other.list() == []
+    assert other.import_archive(store.export("bert:v2", tmp_path / "b.tar"))[0].is_new
+    assert fault(other, "bert:v2", pair) == ""
+    model = save("bert:v3", {"w": b"weights", more: b"evil"})
+    put(store, model, full.bundle)
+    assert f"{more} differs" in fault(store, "bert:v3", pair)
+    # Of another program's signature, which has none of these in it.
+    put(store, model, changed(made, pair, lambda statement: statement["predicate"].pop("casstore")))
+    assert bool(fault(store, "bert:v3", pair)) is (more not in (".gitattributes", ".gitignore"))
 
 
 def test_a_flipped_bit_is_refused(store: casstore.Store, save: Save, pair: Pair) -> None:
@@ -213,6 +242,79 @@ def test_every_flipped_bit_of_a_kept_file_is_seen(store: casstore.Store, save: S
     assert [Path(each).name.startswith(path.name) for each in repaired.quarantined] == [True]
     assert store.verify().is_sound
     assert store.signatures("bert:v1") == ()
+
+
+def damaged_beside(store: casstore.Store, model: casstore.Model, bundle: bytes) -> Path:
+    """Keep a signature that is damaged, before all others of the version."""
+    path = store.home / "manifests/.signatures" / f"{model.digest}.{'0' * 16}.sig"
+    path.write_bytes(bundle[:-9])
+    return path
+
+
+def test_a_damaged_signature_spoils_no_other(store: casstore.Store, save: Save, pair: Pair, keys: Path) -> None:
+    model = save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    path = damaged_beside(store, model, made.bundle)
+    stranger = Pair(keys, "stranger")
+    assert fault(store, "bert:v1", stranger).startswith(f"{path} is damaged"), "it may be the one that is asked for"
+    [check] = store.verify("bert:v1", keys=pair.public).signatures
+    assert check.is_valid
+    assert store.verify("bert:v1").damaged_copies == (str(path),)
+    store.sign("bert:v1", stranger.private)
+    assert not path.exists()
+    assert fault(store, "bert:v1", stranger) == fault(store, "bert:v1", pair) == ""
+
+
+def test_a_version_has_a_hundred_signatures_at_most(
+    store: casstore.Store, save: Save, other: Any, keys: Path, tmp_path: Path
+) -> None:
+    model = save("bert:v1", {"w": b"weights"})
+    pairs = [Pair(keys, str(number)) for number in range(101)]
+    digests = {"w": hashlib.sha256(b"weights").hexdigest()}
+    bundles = [sign(each.key, "v1", digests, "sha256", {})[1] for each in pairs]
+    room = store.home / "manifests/.signatures"
+    room.mkdir()
+    for bundle in bundles[:100]:
+        (room / f"{model.digest}.{casstore.Digest.of(bundle).hex()[:16]}.sig").write_bytes(bundle)
+    with pytest.raises(casstore.InvalidSource, match="bert:v1 has 100 signatures, the most that one version may have"):
+        store.sign("bert:v1", pairs[100].private)
+    store.sign("bert:v1", pairs[0].private)
+    assert {each.key for each in store.signatures("bert:v1")} == {each.id for each in pairs[:100]}
+    (room / f"{model.digest}.{casstore.Digest.of(bundles[100]).hex()[:16]}.sig").write_bytes(bundles[100])
+    assert len(store.signatures("bert:v1")) == 101
+    for form in ("tar", "folder", "oci"):
+        [came] = other.import_archive(exported(store, "bert:v1", form, tmp_path / "out"))
+        assert (came.is_new, came.notes) == (True, ())
+        assert len(other.signatures("bert:v1")) == 100
+        other.delete("bert:v1", now=True)
+        other.gc()
+    [came] = other.import_archive(exported(store, "bert:v1", "casmodel", tmp_path / "out"))
+    assert came.notes == ("signatures not kept: 1; one version may have 100",)
+    assert len(other.signatures("bert:v1")) == 100
+
+
+def test_an_import_mends_a_damaged_signature(store: casstore.Store, save: Save, pair: Pair, tmp_path: Path) -> None:
+    save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    store.export("bert:v1", tmp_path / "a.tar")
+    [path] = (store.home / "manifests/.signatures").iterdir()
+    path.chmod(0o644)
+    path.write_bytes(made.bundle[:-9])
+    assert not store.import_archive(tmp_path / "a.tar")[0].is_new
+    assert path.read_bytes() == made.bundle
+    assert fault(store, "bert:v1", pair) == ""
+
+
+def test_a_signature_that_goes_while_it_is_listed_is_none(
+    store: casstore.Store, save: Save, pair: Pair, tmp_path: Path
+) -> None:
+    model = save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    # Listed, and not there when it is read.
+    (store.home / "manifests/.signatures" / f"{model.digest}.{'0' * 16}.sig").symlink_to("gone")
+    assert fault(store, "bert:v1", pair) == ""
+    assert store.signatures("bert:v1") == (made,)
+    store.backup(tmp_path / "backup")
 
 
 def test_an_unknown_key_is_refused(store: casstore.Store, save: Save, pair: Pair, keys: Path) -> None:
@@ -552,6 +654,21 @@ def test_nothing_changes_where_signing_fails(
     with pytest.raises(casstore.InvalidSource):
         store.sign("bert", keys / "none")
     assert picture() == before
+
+
+def test_a_bundle_of_very_many_items_is_not_parsed() -> None:
+    many = b"[" + b"[]," * 2_000_000 + b"0]"
+    envelope = {
+        "payloadType": "application/vnd.in-toto+json", "payload": base64.b64encode(many).decode(),
+        "signatures": [{"sig": ""}],
+    }  # fmt: skip
+    bundle = {
+        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json", "verificationMaterial": {},
+        "dsseEnvelope": envelope,
+    }  # fmt: skip
+    for data in (many, json.dumps(bundle).encode()):
+        with pytest.raises(casstore.InvalidSignature, match="it has too many items"):
+            Bundle.parse(data)
 
 
 JSON = st.recursive(

@@ -22,10 +22,11 @@ class Arrival:
 class Wishes:
     """How versions are to be taken in. `tag`: instead of the one they come with. `trust`, if given: the archive's
     author is believed: it may expand a lot, and its Python objects may be unpickled. `aliases`: those that come with it
-    are to be moved."""
+    are to be moved. `is_our_own`: a program that saves has just written it, so the store asks for no signature."""
 
     tag: Tag | None
     trust: Trust
     durable: bool
     materialize: bool
     aliases: bool = False
+    is_our_own: bool = False

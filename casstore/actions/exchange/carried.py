@@ -16,7 +16,7 @@ from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.exchange.arrivals import Arrival
 from casstore.actions.sources.source import Source, find_source
 from casstore.actions.workspace import Workspace
-from casstore.archive.model_signing import MAX_BUNDLE_BYTES, file_name
+from casstore.archive.model_signing import MAX_BUNDLE_BYTES, MOST_OF_ONE, file_name
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidSignature, UnsafeArchive
 from casstore.storage import files
@@ -34,7 +34,7 @@ class Signed(NamedTuple):
 def signed(workspace: Workspace, row: VersionRow, paths: Iterable[str]) -> Signed:
     """What goes into an archive beside the files of a version, which are at these paths."""
     descriptor = model_yaml.render(workspace.catalog.versions.manifest(row, {}))
-    kept = signatures.kept(workspace.layout, row.digest)
+    kept = signatures.kept(workspace.layout, row.digest)[:MOST_OF_ONE]
     taken = {path.partition("/")[0].casefold() for path in paths}
     free = (name for name in map(file_name, range(1, len(taken) + len(kept) + 2)) if name not in taken)
     named = [(name, each.bundle) for name, each in zip(free, kept, strict=False)]
@@ -54,12 +54,14 @@ class Admitted(NamedTuple):
 
     def kept(self, workspace: Workspace, session: Session, arrival: Arrival) -> Arrival:
         """Keep them with the version that has arrived. Raises OSError."""
-        signatures.keep(workspace, session, arrival.row.digest, self.bundles)
-        return replace(arrival, notes=(*arrival.notes, *self.notes))
+        too_many = signatures.keep(workspace, session, arrival.row.digest, self.bundles)
+        return replace(arrival, notes=(*arrival.notes, *self.notes, *too_many))
 
 
-def admit(workspace: Workspace, draft: Path, described: Descriptor, name: str) -> Admitted:
+def admit(workspace: Workspace, draft: Path, described: Descriptor, name: str, *, is_our_own: bool) -> Admitted:
     """Take the signatures out of a version's files in `draft`, and check them if the store says that it must be signed.
+
+    What `is_our_own` need not be.
 
     Raises InvalidSignature, UnsafeArchive, InvalidSource, OSError.
     """
@@ -70,7 +72,8 @@ def admit(workspace: Workspace, draft: Path, described: Descriptor, name: str) -
         computed = checksums.of_files(list(found), checksums.HASHERS[hash_name])
         return {found[str(path)]: digest.hex() for path, digest in computed}
 
-    check(workspace, [data for _, data in came], digests, name)
+    if not is_our_own:
+        check(workspace, [data for _, data in came], digests, name)
     return Admitted.of(came)
 
 

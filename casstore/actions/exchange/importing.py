@@ -116,7 +116,7 @@ class Into(NamedTuple):
 
 def _take_draft(into: Into, described: Descriptor, name: str, wishes: Wishes, progress: Progress) -> Arrival:
     """Save what stands in the draft, if it is signed as the store asks, and keep its signatures."""
-    admitted = carried.admit(into.workspace, into.draft, described, name)
+    admitted = carried.admit(into.workspace, into.draft, described, name, is_our_own=wishes.is_our_own)
     coming = Coming(find_source(into.draft), described, Handling.DRAFT)
     arrival = take_in(*into, coming, wishes, progress)
     return admitted.kept(into.workspace, into.session, arrival)
@@ -202,7 +202,7 @@ def _import_folder(
     if source.descriptor is None:
         raise InvalidSource(f"{path} has no {DESCRIPTOR_NAME}; save it with `casstore save NAME {path}`")
     described = model_yaml.load(source.descriptor)
-    if described.signatures or signatures.required(workspace) is not None:
+    if described.signatures or (not wishes.is_our_own and signatures.required(workspace) is not None):
         # What is checked is what is saved, whatever becomes of the directory meanwhile.
         carried.copy_source(source, draft)
         return _take_draft(Into(workspace, session, draft), described, str(path), wishes, progress)

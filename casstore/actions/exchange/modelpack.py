@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from casstore.actions.describing import times
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
+from casstore.plain_json import parsed
 from casstore.storage.manifest import FileEntry
 from casstore.storage.recipe import Recipe
 
@@ -121,7 +121,7 @@ def _precision(counts: Counter[str]) -> str | None:
 
 def _parsed(data: bytes | None) -> dict[str, Any]:
     try:
-        document = json.loads(data or b"{}")
+        document = parsed(data or b"{}")
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

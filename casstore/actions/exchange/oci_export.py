@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
 from casstore.errors import InvalidSource
-from casstore.plain_json import canonical_json
+from casstore.plain_json import canonical_json, parsed
 from casstore.progress import Progress
 from casstore.storage import files, unfinished
 from casstore.storage.container import LINK_FROM_BYTES
@@ -197,10 +196,15 @@ class _Writing:
         return True
 
     def _has(self, sha256: str, size: int) -> bool:
+        """Whether the layout has a blob; it will be synced, as an export that failed may have left it unsynced."""
+        path = self._blob(sha256)
         try:
-            return os.stat(self._blob(sha256)).st_size == size
+            has_it = os.stat(path).st_size == size
         except FileNotFoundError:
             return False
+        if has_it:
+            self._unsynced.append(path)
+        return has_it
 
     def _blob(self, sha256: str) -> Path:
         return self._directory / "blobs" / "sha256" / sha256
@@ -281,7 +285,7 @@ class _Writing:
         files.sync_directory(self._directory / "blobs" / "sha256")
         files.sync_directory(self._directory / "blobs")
         path = self._directory / oci.INDEX_NAME
-        index = json.loads(files.read_file(path, oci.MAX_DOCUMENT_BYTES))
+        index = parsed(files.read_file(path, oci.MAX_DOCUMENT_BYTES))
         refs = {ref for ref, _ in entries}
         kept = [each for each in oci.Layout(self._directory).entries() if oci.ref_of(each) not in refs]
         index["manifests"] = [*kept, *(entry for _, entry in entries)]

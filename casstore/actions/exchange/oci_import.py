@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from casstore.archive.unpacking import unpack_tar
 from casstore.catalog.versions import VersionRow
 from casstore.description import Description
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
+from casstore.plain_json import parsed
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.names import as_stored
 from casstore.tag import Tag, generate_version, slug
@@ -136,7 +136,7 @@ class Artifact:
     def _directories(self) -> list[str]:
         """The empty directories. Raises UnsafeArchive."""
         with contextlib.suppress(ValueError, RecursionError):
-            said = json.loads(self.found.annotations.get(DIRECTORIES, "[]"))
+            said = parsed(self.found.annotations.get(DIRECTORIES, "[]").encode())
             if isinstance(said, list) and all(isinstance(each, str) for each in said):
                 return said
         raise UnsafeArchive(f"{self.name} names its empty directories in a way that cannot be read")

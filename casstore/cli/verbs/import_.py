@@ -72,7 +72,7 @@ def import_archive(
 
     hf://ORG/NAME, or hf://ORG/NAME@REVISION, is a repository of the Hugging Face hub: it is downloaded by
     huggingface_hub (pip install 'casstore[huggingface]') straight into the store, and saved as ORG--NAME and the first
-    12 digits of its commit.
+    12 digits of its commit. With the setting require_signature it is refused: the hub has no signatures by keys.
     """
     if hugging_face.is_repository(path):
         _check_for_hub(archive_format, wishes)

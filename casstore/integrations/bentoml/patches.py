@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
+from weakref import WeakSet
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
@@ -23,6 +24,8 @@ _OF_THE_HOME = (
     "cloud_config", "model_store", "bento_store", "tmp_bento_store",
 )  # fmt: skip
 _save_elsewhere = Model.save
+_import_elsewhere = Model.import_from
+_imported: WeakSet[Any] = WeakSet()  # models that came from an archive, and have not been made here
 
 
 def apply(store: Store) -> ExitStack:
@@ -33,6 +36,8 @@ def apply(store: Store) -> ExitStack:
         BentoMLContainer.model_store.set(CasstoreModelStore(store))
         stack.callback(setattr, Model, "save", _save_elsewhere)
         Model.save = _save
+        stack.callback(delattr, Model, "import_from")  # its class is that of bentos, too
+        Model.import_from = staticmethod(_import)
         for name in ("push", "pull"):
             call = getattr(bentoml.models, name)
             stack.callback(setattr, bentoml.models, name, call)
@@ -83,4 +88,13 @@ def _save(self: Any, model_store: Any = None) -> Any:
         return _save_elsewhere(self, store)
     self.validate()
     # What this process holds as objects it has made or unpickled already, so there is nothing left to be warned of.
-    return store.take(self.path, self.tag, trust=self._custom_objects is not None)
+    trust = self._custom_objects is not None
+    return store.take(self.path, self.tag, trust=trust, is_imported=self in _imported)
+
+
+@functools.wraps(_import_elsewhere)
+def _import(*arguments: Any, **how: Any) -> Any:
+    """`Model.import_from`, of which `_save` knows."""
+    model = _import_elsewhere(*arguments, **how)
+    _imported.add(model)
+    return model

@@ -51,11 +51,17 @@ class CasstoreModelStore(ModelStore):  # type: ignore[misc]  # its types are not
             yield directory
             self.take(directory, tag, trust=False)
 
-    def take(self, directory: str, tag: Any, *, trust: bool) -> StoredModel:
-        """Save what BentoML has written into a directory, keeping what its `model.yaml` says."""
+    def take(self, directory: str, tag: Any, *, trust: bool, is_imported: bool = False) -> StoredModel:
+        """Save what BentoML has written into a directory, keeping what its `model.yaml` says.
+
+        With `is_imported` it must be signed where the store asks for that.
+        """
         self._check_is_free(tag)  # before anything is read
         with as_bentoml():
-            [imported] = self.store.import_archive(directory, format="folder", as_tag=str(tag), trust=trust)
+            if is_imported:
+                [imported] = self.store.import_archive(directory, format="folder", as_tag=str(tag), trust=trust)
+            else:
+                imported = self.store._save_written(directory, str(tag), trust=trust)
         if not imported.is_new:
             raise self._taken(tag)
         for note in imported.notes:
