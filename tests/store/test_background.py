@@ -316,6 +316,23 @@ sys.exit(child.exitcode)
         assert contents(store.get("m:1")) == {"w": b"m:1" * 3_000_000}
 
 
+def test_a_thread_that_outlives_the_program_may_hand_over(home: Path, tmp_path: Path) -> None:
+    code = """
+store.save("m:0", sys.argv[2])
+def work():
+    threading.main_thread().join()
+    hand_over("m:1", 1000)
+    hand_over("m:2", 1000)
+threading.Thread(target=work).start()
+"""
+    done = script(_HAND_OVER + code, home, plant(tmp_path / "source", {"w": b"0"}))
+    assert (done.returncode, done.stderr) == (0, "")
+    with casstore.Store(home) as store:
+        assert store.tags() == ["m:2", "m:1", "m:0"]
+        assert contents(store.get("m:1")) == {"w": (b"m:1" * 1000)[:1000]}
+        assert store.drafts() == []
+
+
 def test_an_error_at_exit_is_printed(home: Path) -> None:
     done = script(_HAND_OVER + "for _ in range(2): hand_over('m:1')", home)
     assert done.returncode == 0

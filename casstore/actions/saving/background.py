@@ -119,8 +119,13 @@ class _Queue:
         """Do it after all that came before."""
         with self._changed:
             if not self._is_over:
-                self._add(job)
-                return
+                try:
+                    self._finish_before_exit()
+                except RuntimeError:  # the first of a thread that has outlived the main thread
+                    self._is_over = True
+                else:
+                    self._add(job)
+                    return
         job.run()  # the process has done all that was to be done before it ends, and this comes even later
 
     def wait_for_room(self) -> None:
@@ -134,7 +139,6 @@ class _Queue:
                 self._changed.wait_for(is_so)
 
     def _add(self, job: _Job) -> None:
-        self._finish_before_exit()
         self._jobs.append(job)
         self._start()
 
