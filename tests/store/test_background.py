@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -249,6 +250,40 @@ def test_a_callback_may_hand_over_more(store: casstore.Store) -> None:
     store.close()
     with casstore.Store(store.home) as again:
         assert len(again.tags()) == background.MOST_UNFINISHED + 3
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_what_is_raised_by_who_is_told_stops_nothing(
+    store: casstore.Store, held: Held, caplog: pytest.LogCaptureFixture, is_saved
+) -> None:
+    def call(_):
+        raise SystemExit(3)
+
+    hand_over(store, "m:1", {"a": b"1"}, progress=held)
+    draft = hand_over(store, "n:1" if is_saved else "m:1", {"a": b"2"})
+    last = hand_over(store, "m:2", {"a": b"3"})
+    draft.future.add_done_callback(call)
+    held.may_go_on.set()
+    assert contents(last.future.result(20)) == {"a": b"3"}
+    assert f"has raised when told how the save of {draft.tag} ended" in caplog.text
+    if is_saved:
+        store.close()
+        assert contents(draft.model) == {"a": b"2"}
+    else:
+        assert "m:1 could not be saved in the background" in caplog.text
+        with pytest.raises(casstore.TagExists):
+            store.close()
+
+
+def test_a_log_that_fails_stops_nothing(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_):
+        raise RuntimeError
+
+    monkeypatch.setattr(logging.getLogger("casstore.actions.saving.background"), "filters", [refuse])
+    hand_over(store, "m:1")
+    twin = hand_over(store, "m:1", {"other": b""})
+    assert contents(hand_over(store, "m:2").future.result(20)) == SAVED
+    assert isinstance(twin.future.exception(20), casstore.TagExists)
 
 
 def test_a_forked_child_waits_for_nothing(store: casstore.Store, held: Held) -> None:

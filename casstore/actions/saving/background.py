@@ -7,6 +7,7 @@ is killed leaves drafts that are kept. A process that ends by itself finishes fi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -52,6 +53,11 @@ class SavedLater(Future[_Result]):
         return self._told(lambda: super(SavedLater, self).exception(timeout))
 
     @property
+    def error(self) -> BaseException | None:
+        """What went wrong, if it is over, as far as is known without asking on behalf of a caller."""
+        return super().exception() if self.done() else None
+
+    @property
     def is_listened_to(self) -> bool:
         return bool(self._listeners)
 
@@ -76,19 +82,24 @@ class _Job:
     action: Callable[[], Any]
     future: SavedLater[Any]
 
-    def run(self) -> bool:
-        """Do it, and tell the future; returns whether it went well. An error for which nobody waits is logged."""
+    def run(self) -> None:
+        """Do it, and tell the future. An error for which nobody waits is logged.
+
+        What is raised is of a callback of the future, or of the log.
+        """
         self.future.set_running_or_notify_cancel()
         try:
             result = self.action()
         except BaseException as error:  # noqa: BLE001 - it is raised where the future is asked
             _clear(error)
-            if not self.future.is_listened_to:
-                _log.error("%s could not be saved in the background: %s", self.tag, error)
-            self.future.set_exception(error)
-            return False
-        self.future.set_result(result)
-        return True
+            is_awaited = self.future.is_listened_to
+            try:
+                self.future.set_exception(error)
+            finally:
+                if not is_awaited:
+                    _log.error("%s could not be saved in the background: %s", self.tag, error)
+        else:
+            self.future.set_result(result)
 
 
 def _clear(error: BaseException) -> None:
@@ -168,10 +179,14 @@ class _Queue:
                     self._thread = None
                     return
                 job = self._jobs[0]
-            is_saved = job.run()
+            try:
+                job.run()
+            except BaseException:  # noqa: BLE001 - who waits for the next one would wait for ever
+                with contextlib.suppress(BaseException):
+                    _log.exception("a callback, or the log, has raised when told how the save of %s ended", job.tag)
             with self._changed:
                 self._failed = [each for each in self._failed if not each.future.is_heard]
-                if not is_saved:
+                if job.future.error is not None:
                     self._failed.append(job)
                 del job
                 self._jobs.popleft()
@@ -192,7 +207,7 @@ class _Queue:
             self.wait(workspace)
             failed = [job for job in self._failed if job.workspace is workspace]
             self._failed = [job for job in self._failed if job.workspace is not workspace]
-        errors = [job.future.exception() for job in failed if not job.future.is_heard]
+        errors = [job.future.error for job in failed if not job.future.is_heard]
         return errors[0] if errors else None
 
     def finish_all(self) -> None:
