@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,21 @@ def test_a_log_that_fails_stops_nothing(store: casstore.Store, monkeypatch: pyte
     twin = hand_over(store, "m:1", {"other": b""})
     assert contents(hand_over(store, "m:2").future.result(20)) == SAVED
     assert isinstance(twin.future.exception(20), casstore.TagExists)
+
+
+def test_who_is_not_told_of_an_error_gets_it_from_close(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(future, timeout):
+        wait([future])
+        raise TimeoutError
+
+    store = casstore.Store(home, auto_gc=False)
+    hand_over(store, "m:1")
+    twin = hand_over(store, "m:1", {"other": b""})
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(Future, "result", too_late)
+        twin.future.result(1)
+    with pytest.raises(casstore.TagExists):
+        store.close()
 
 
 def test_a_forked_child_waits_for_nothing(store: casstore.Store, held: Held) -> None:

@@ -69,10 +69,16 @@ class SavedLater(Future[_Result]):
         listener = threading.get_ident()
         self._listeners.add(listener)
         try:
-            return wait()
+            told = wait()
+            self.is_heard = True
+        except BaseException as error:
+            if error is self.error:  # and not that of a wait that came to nothing
+                self.is_heard = True
+            raise
+        else:
+            return told
         finally:
             self._listeners.discard(listener)
-            self.is_heard = self.done()
 
 
 @dataclass(frozen=True, slots=True)
