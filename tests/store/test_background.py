@@ -120,6 +120,28 @@ def test_a_base_that_is_named_is_waited_for(store: casstore.Store, held: Held) -
     assert str(draft.model.base.tag) == "m:1"  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("parent", ["p", ("p", "finetune"), "p:2", casstore.Tag.parse("p:2")], ids=str)
+def test_parents_are_waited_for(store: casstore.Store, save: Save, held: Held, parent) -> None:
+    save("p:1", {"a": b"older"})
+    hand_over(store, "p:2", progress=held)
+    threading.Thread(target=lambda: held.has_begun.wait(120) and held.may_go_on.set()).start()
+    draft = hand_over(store, "n:1", parents=iter([parent, "hf://org/base@rev"]))
+    assert [str(each.tag or each.uri) for each in draft.model.parents] == ["p:2", "hf://org/base@rev"]
+
+
+def test_what_a_kept_draft_came_from_is_waited_for(store: casstore.Store, save: Save, held: Held) -> None:
+    save("p:1", {"a": b"older"})
+    with pytest.raises(ZeroDivisionError), store.create("n:1", keep_on_error=True) as draft:
+        plant(draft.path, FILES)
+        raise ZeroDivisionError
+    [kept] = store.drafts()
+    hand_over(store, "p:2", progress=held)
+    hand_over(store, "q:1")
+    threading.Thread(target=lambda: held.has_begun.wait(120) and held.may_go_on.set()).start()
+    model = store.save_draft(kept, base="p", parents=["q"])
+    assert [str(each.tag) for each in model.parents] == ["p:2", "q:1"]
+
+
 def test_what_is_saved_is_what_stood_there_then(store: casstore.Store, held: Held, tmp_path: Path) -> None:
     outside = plant(tmp_path / "out", {"w": b"as it was"}) / "w"
     with store.create("m:1", metadata={"history": [1]}, background=True, progress=held) as draft:
