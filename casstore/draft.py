@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +52,7 @@ _DISCARDED, _NOT_SAVED = "discarded", "not saved"
 _open: weakref.WeakSet[Draft] = weakref.WeakSet()
 _abandoned: deque[Draft] = deque()
 _sessions: set[Session] = set()
+_noted_for: set[int] = set()  # processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -442,6 +444,7 @@ class Draft(Uncopied):
         except BaseException:
             self._close()
             raise
+        _keep_open_in_child()
         _open.add(self)
         _sessions.add(session)
         if not self._workspace.before_close:
@@ -699,6 +702,16 @@ def _keep_open() -> None:
     for draft in list(_open):
         if not draft._is_entered:
             draft._abandon()
+
+
+def _keep_open_in_child() -> None:
+    """Arrange for `_keep_open` in a child of multiprocessing, which may end without the hooks of atexit."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and process.parent_process() is not None and os.getpid() not in _noted_for:
+        from multiprocessing import util
+
+        util.Finalize(None, _keep_open, exitpriority=0)
+        _noted_for.add(os.getpid())
 
 
 def _checked_entry(key: Any, value: Any) -> Any:

@@ -83,6 +83,8 @@ if TYPE_CHECKING:
     from casstore.draft import Draft
     from casstore.progress import Progress
     from casstore.remotes import Remote, RemoteModel
+    from casstore.storage.manifest import Base
+    from casstore.storage.parents import Parent
 
 # A name outside the class, whose own `list` hides the type.
 _Imports = list[Imported]
@@ -204,7 +206,7 @@ class Store:
             `[("chat:v1", "finetune"), ("hf://org/base@rev", "finetune"), ("sst2@sha256:...", "dataset")]`; also
             `Model.parents` of another version. A `base` that is named is one too; an empty list says that there is
             none. By default the base, and what an `adapter_config.json`, the `base_model` of a `README.md` (a model
-            card), and `metadata["huggingface"]` say.
+            card), and `metadata["huggingface"]` say. Those that are still being saved in the background are waited for.
         module
             The Python module that can load the model, as BentoML records it.
         api_version
@@ -288,9 +290,14 @@ class Store:
             base=from_base, is_base_said=base is not None,
             custom_objects=_copy("custom_objects", custom_objects), durability=durability, materialize=materialize,
             keep_on_error=keep_on_error, exist_ok=exist_ok, background=background,
-            parents=resolve.said_parents(self._workspace.catalog, parents, None if base is None else from_base),
+            parents=self._parents(parents, None if base is None else from_base),
         )  # fmt: skip
         return drafting.Draft(self._workspace, new_tag, said, wishes, progress)
+
+    def _parents(self, said: Iterable[Any] | None, base: Base | None) -> tuple[Parent, ...] | None:
+        """What a new version comes from; what is still being saved in the background of it is waited for."""
+        wait = functools.partial(saving_later.wait_for, self._workspace)
+        return resolve.said_parents(self._workspace.catalog, said, base, wait)
 
     def drafts(self) -> Sequence[KeptDraft]:
         """List the drafts that could not be saved and are kept; gc removes them after `keep_days`.
@@ -371,8 +378,10 @@ class Store:
             said = record.description
             came_from = drafts_action.parents_of(record)
             if parents is not None:
+                if base is not None:
+                    saving_later.wait_for(self._workspace, TagQuery.parse(base).name)
                 named = None if base is None else resolve.base(self._workspace.catalog, base, base)
-                came_from = resolve.said_parents(self._workspace.catalog, parents, named)
+                came_from = self._parents(parents, named)
             if tag is None and not record.tag:
                 raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
             drafts_action.check_open(kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from casstore.catalog import aliases
@@ -130,20 +130,23 @@ def base(catalog: Catalog, new: str | Tag, given: str | Tag | None) -> Base | No
     return Base(row.tag, Digest(row.digest))
 
 
-def said_parents(catalog: Catalog, given: Iterable[Any] | None, base: Base | None) -> tuple[Parent, ...] | None:
+def said_parents(
+    catalog: Catalog, given: Iterable[Any] | None, base: Base | None, wait: Callable[[str], None]
+) -> tuple[Parent, ...] | None:
     """What a caller says that a new version comes from, and the base that it named, unless it says that there is
-    nothing; None where it says nothing. Raises InvalidMetadata, TagNotFound."""
+    nothing; None where it says nothing. `wait` is given each name before that is looked up. Raises InvalidMetadata,
+    InvalidTag, TagNotFound."""
     if given is None:
         return None
     if isinstance(given, str | Tag | Parent):
         raise InvalidMetadata(f"parents is a list, such as [({str(given)!r}, 'finetune')]")
-    said = [_parent(catalog, each) for each in given]
+    said = [_parent(catalog, each, wait) for each in given]
     if said and base is not None and not any((each.tag, each.digest) == (base.tag, base.digest) for each in said):
         said.insert(0, Parent(OF_BASE, base.tag, base.digest))
     return without_doubles(said)
 
 
-def _parent(catalog: Catalog, said: Any) -> Parent:
+def _parent(catalog: Catalog, said: Any, wait: Callable[[str], None]) -> Parent:
     if isinstance(said, Parent):
         return _sound(said)
     what, relation = (said, DERIVED) if isinstance(said, str | Tag) else _pair(said)
@@ -153,6 +156,7 @@ def _parent(catalog: Catalog, said: Any) -> Parent:
             return Parent(relation, uri=what)
         raise InvalidMetadata(f"{what!r:.80} cannot be a parent: it has blanks or control characters, or is too long")
     query = TagQuery.parse(what)
+    wait(query.name)
     try:
         row = find(catalog, query)
     except TagNotFound:

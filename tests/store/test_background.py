@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,28 @@ def test_a_base_that_is_named_is_waited_for(store: casstore.Store, held: Held) -
     threading.Thread(target=lambda: held.has_begun.wait(120) and held.may_go_on.set()).start()
     draft = hand_over(store, "n:2", {"a": b"newest"}, base="m:1")
     assert str(draft.model.base.tag) == "m:1"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("parent", ["p", ("p", "finetune"), "p:2", casstore.Tag.parse("p:2")], ids=str)
+def test_parents_are_waited_for(store: casstore.Store, save: Save, held: Held, parent) -> None:
+    save("p:1", {"a": b"older"})
+    hand_over(store, "p:2", progress=held)
+    threading.Thread(target=lambda: held.has_begun.wait(120) and held.may_go_on.set()).start()
+    draft = hand_over(store, "n:1", parents=iter([parent, "hf://org/base@rev"]))
+    assert [str(each.tag or each.uri) for each in draft.model.parents] == ["p:2", "hf://org/base@rev"]
+
+
+def test_what_a_kept_draft_came_from_is_waited_for(store: casstore.Store, save: Save, held: Held) -> None:
+    save("p:1", {"a": b"older"})
+    with pytest.raises(ZeroDivisionError), store.create("n:1", keep_on_error=True) as draft:
+        plant(draft.path, FILES)
+        raise ZeroDivisionError
+    [kept] = store.drafts()
+    hand_over(store, "p:2", progress=held)
+    hand_over(store, "q:1")
+    threading.Thread(target=lambda: held.has_begun.wait(120) and held.may_go_on.set()).start()
+    model = store.save_draft(kept, base="p", parents=["q"])
+    assert [str(each.tag) for each in model.parents] == ["p:2", "q:1"]
 
 
 def test_what_is_saved_is_what_stood_there_then(store: casstore.Store, held: Held, tmp_path: Path) -> None:
@@ -251,6 +275,55 @@ def test_a_callback_may_hand_over_more(store: casstore.Store) -> None:
         assert len(again.tags()) == background.MOST_UNFINISHED + 3
 
 
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_what_is_raised_by_who_is_told_stops_nothing(
+    store: casstore.Store, held: Held, caplog: pytest.LogCaptureFixture, is_saved
+) -> None:
+    def call(_):
+        raise SystemExit(3)
+
+    hand_over(store, "m:1", {"a": b"1"}, progress=held)
+    draft = hand_over(store, "n:1" if is_saved else "m:1", {"a": b"2"})
+    last = hand_over(store, "m:2", {"a": b"3"})
+    draft.future.add_done_callback(call)
+    held.may_go_on.set()
+    assert contents(last.future.result(20)) == {"a": b"3"}
+    assert f"has raised when told how the save of {draft.tag} ended" in caplog.text
+    if is_saved:
+        store.close()
+        assert contents(draft.model) == {"a": b"2"}
+    else:
+        assert "m:1 could not be saved in the background" in caplog.text
+        with pytest.raises(casstore.TagExists):
+            store.close()
+
+
+def test_a_log_that_fails_stops_nothing(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_):
+        raise RuntimeError
+
+    monkeypatch.setattr(logging.getLogger("casstore.actions.saving.background"), "filters", [refuse])
+    hand_over(store, "m:1")
+    twin = hand_over(store, "m:1", {"other": b""})
+    assert contents(hand_over(store, "m:2").future.result(20)) == SAVED
+    assert isinstance(twin.future.exception(20), casstore.TagExists)
+
+
+def test_who_is_not_told_of_an_error_gets_it_from_close(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_late(future, timeout):
+        wait([future])
+        raise TimeoutError
+
+    store = casstore.Store(home, auto_gc=False)
+    hand_over(store, "m:1")
+    twin = hand_over(store, "m:1", {"other": b""})
+    with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(Future, "result", too_late)
+        twin.future.result(1)
+    with pytest.raises(casstore.TagExists):
+        store.close()
+
+
 def test_a_forked_child_waits_for_nothing(store: casstore.Store, held: Held) -> None:
     draft = hand_over(store, "m:1", progress=held)
     assert held.has_begun.wait(120)
@@ -314,6 +387,23 @@ sys.exit(child.exitcode)
     assert (done.returncode, done.stderr) == (0, "")
     with casstore.Store(home) as store:
         assert contents(store.get("m:1")) == {"w": b"m:1" * 3_000_000}
+
+
+def test_a_thread_that_outlives_the_program_may_hand_over(home: Path, tmp_path: Path) -> None:
+    code = """
+store.save("m:0", sys.argv[2])
+def work():
+    threading.main_thread().join()
+    hand_over("m:1", 1000)
+    hand_over("m:2", 1000)
+threading.Thread(target=work).start()
+"""
+    done = script(_HAND_OVER + code, home, plant(tmp_path / "source", {"w": b"0"}))
+    assert (done.returncode, done.stderr) == (0, "")
+    with casstore.Store(home) as store:
+        assert store.tags() == ["m:2", "m:1", "m:0"]
+        assert contents(store.get("m:1")) == {"w": (b"m:1" * 1000)[:1000]}
+        assert store.drafts() == []
 
 
 def test_an_error_at_exit_is_printed(home: Path) -> None:

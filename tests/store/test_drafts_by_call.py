@@ -144,6 +144,31 @@ empty.path
         assert contents(store.save_draft(kept)) == {"w": b"weights"}
 
 
+@pytest.mark.parametrize("how", ["fork", "forkserver"])
+def test_one_that_is_left_by_a_child_of_multiprocessing_is_kept(home: Path, how) -> None:
+    work = """
+import casstore
+from pathlib import Path
+draft = casstore.Store(home, auto_gc=False).create("m:1")
+Path(draft.path, "w").write_bytes(b"weights")
+"""
+    code = """
+import multiprocessing, sys
+how, work, home = sys.argv[1:]
+child = multiprocessing.get_context(how).Process(target=exec, args=(work, {"home": home}))
+child.start()
+child.join()
+sys.exit(child.exitcode)
+"""
+    done = script(code, how, work, home)
+    assert done.returncode == 0
+    with casstore.Store(home, auto_gc=False) as store:
+        store.gc()
+        [kept] = store.drafts()
+        assert f"m:1 was neither committed nor discarded; the draft's files are kept in {kept.path}" in done.stderr
+        assert contents(store.save_draft(kept)) == {"w": b"weights"}
+
+
 def test_a_forked_child_leaves_its_parents_draft_alone(store: casstore.Store) -> None:
     draft = store.create("m:1")
     plant(draft.path, {"a": b"parent"})

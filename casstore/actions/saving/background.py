@@ -7,6 +7,7 @@ is killed leaves drafts that are kept. A process that ends by itself finishes fi
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -52,6 +53,11 @@ class SavedLater(Future[_Result]):
         return self._told(lambda: super(SavedLater, self).exception(timeout))
 
     @property
+    def error(self) -> BaseException | None:
+        """What went wrong, if it is over, as far as is known without asking on behalf of a caller."""
+        return super().exception() if self.done() else None
+
+    @property
     def is_listened_to(self) -> bool:
         return bool(self._listeners)
 
@@ -63,10 +69,16 @@ class SavedLater(Future[_Result]):
         listener = threading.get_ident()
         self._listeners.add(listener)
         try:
-            return wait()
+            told = wait()
+            self.is_heard = True
+        except BaseException as error:
+            if error is self.error:  # and not that of a wait that came to nothing
+                self.is_heard = True
+            raise
+        else:
+            return told
         finally:
             self._listeners.discard(listener)
-            self.is_heard = self.done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +88,24 @@ class _Job:
     action: Callable[[], Any]
     future: SavedLater[Any]
 
-    def run(self) -> bool:
-        """Do it, and tell the future; returns whether it went well. An error for which nobody waits is logged."""
+    def run(self) -> None:
+        """Do it, and tell the future. An error for which nobody waits is logged.
+
+        What is raised is of a callback of the future, or of the log.
+        """
         self.future.set_running_or_notify_cancel()
         try:
             result = self.action()
         except BaseException as error:  # noqa: BLE001 - it is raised where the future is asked
             _clear(error)
-            if not self.future.is_listened_to:
-                _log.error("%s could not be saved in the background: %s", self.tag, error)
-            self.future.set_exception(error)
-            return False
-        self.future.set_result(result)
-        return True
+            is_awaited = self.future.is_listened_to
+            try:
+                self.future.set_exception(error)
+            finally:
+                if not is_awaited:
+                    _log.error("%s could not be saved in the background: %s", self.tag, error)
+        else:
+            self.future.set_result(result)
 
 
 def _clear(error: BaseException) -> None:
@@ -119,8 +136,13 @@ class _Queue:
         """Do it after all that came before."""
         with self._changed:
             if not self._is_over:
-                self._add(job)
-                return
+                try:
+                    self._finish_before_exit()
+                except RuntimeError:  # the first of a thread that has outlived the main thread
+                    self._is_over = True
+                else:
+                    self._add(job)
+                    return
         job.run()  # the process has done all that was to be done before it ends, and this comes even later
 
     def wait_for_room(self) -> None:
@@ -134,7 +156,6 @@ class _Queue:
                 self._changed.wait_for(is_so)
 
     def _add(self, job: _Job) -> None:
-        self._finish_before_exit()
         self._jobs.append(job)
         self._start()
 
@@ -164,10 +185,14 @@ class _Queue:
                     self._thread = None
                     return
                 job = self._jobs[0]
-            is_saved = job.run()
+            try:
+                job.run()
+            except BaseException:  # noqa: BLE001 - who waits for the next one would wait for ever
+                with contextlib.suppress(BaseException):
+                    _log.exception("a callback, or the log, has raised when told how the save of %s ended", job.tag)
             with self._changed:
                 self._failed = [each for each in self._failed if not each.future.is_heard]
-                if not is_saved:
+                if job.future.error is not None:
                     self._failed.append(job)
                 del job
                 self._jobs.popleft()
@@ -188,7 +213,7 @@ class _Queue:
             self.wait(workspace)
             failed = [job for job in self._failed if job.workspace is workspace]
             self._failed = [job for job in self._failed if job.workspace is not workspace]
-        errors = [job.future.exception() for job in failed if not job.future.is_heard]
+        errors = [job.future.error for job in failed if not job.future.is_heard]
         return errors[0] if errors else None
 
     def finish_all(self) -> None:
