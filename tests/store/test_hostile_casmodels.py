@@ -242,7 +242,7 @@ CASES = {
     "no labels": (lambda: without("labels"), "cannot be read"),
     "a release of a megabyte": (lambda: one(casstore_version="9" * (1 << 20)), "too long"),
     "an unknown format": (lambda: patched(one(), 8, b"\2"), "newer casstore"),
-    "an unknown requirement of the file": (lambda: patched(one(), 10, b"\2"), "newer casstore"),
+    "an unknown requirement of the file": (lambda: patched(one(), 10, b"\4"), "newer casstore"),
     "another hash of the file": (lambda: patched(one(), 12, b"\2"), "newer casstore"),
     "four billion versions": (lambda: patched(one(), 16, b"\xff" * 4), "which is too many"),
     "one version too many": (lambda: patched(one(), 16, b"\2"), "cut short|damaged|too long"),
