@@ -259,6 +259,19 @@ def test_what_fails_once_it_is_saved_is_no_kept_draft(store: casstore.Store, mon
     assert store.drafts() == []
 
 
+def test_what_is_kept_shares_no_files(store: casstore.Store, held: Held, tmp_path: Path) -> None:
+    hand_over(store, "m:1", progress=held)
+    twin = hand_over(store, "m:1", {"other": b""})
+    stored = plant(tmp_path / "stored", {"w": b"stored"}) / "w"
+    os.link(stored, Path(store.drafts()[1].path, "w"))  # as where it is unsure whether the version was committed
+    held.may_go_on.set()
+    assert isinstance(twin.future.exception(), casstore.TagExists)
+    [kept] = store.drafts()
+    Path(kept.path, "w").write_bytes(b"edited")
+    assert stored.read_bytes() == b"stored"
+    assert contents(store.save_draft(kept, "m:2")) == {"other": b"", "w": b"edited"}
+
+
 def test_what_cannot_be_recorded_is_told_at_once(store: casstore.Store) -> None:
     with pytest.raises(casstore.InvalidMetadata) as caught:
         with store.create("m:1", background=True) as draft:
