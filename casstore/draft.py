@@ -532,6 +532,7 @@ class Draft(Uncopied):
 
     def _save_from(self, standing: aside.Aside, request: SaveRequest) -> Model:
         """Save the version from a draft that was set aside, in the background."""
+        session = None
         try:
             if not request.is_base_said:
                 request = replace(request, base=resolve.base(self._workspace.catalog, self.tag, None))
@@ -544,7 +545,10 @@ class Draft(Uncopied):
                 with contextlib.suppress(OSError):  # it is saved, or it is not: what is left is gc's
                     session.close()
         except BaseException as error:
-            standing.keep(error, save_as=self._save_as(error))
+            if session is None or not self._is_saved(session):
+                standing.keep(error, save_as=self._save_as(error))
+            elif unsaved.content(standing.path) is unsaved.Content.NOTHING:
+                standing.remove()
             raise
         else:
             if self._left_behind:  # written to, or put there, by who was not done with it

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,35 @@ def test_an_error_that_nobody_asked_for_is_logged_and_raised_by_close(
         assert store.tags() == ["m:3", "m:2", "m:1"]
         assert len(store.drafts()) == 3
         assert contents(store.get("m:1")) == SAVED
+
+
+def test_what_fails_once_it_is_saved_is_no_kept_draft(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source):
+        remove(source)
+        raise MemoryError
+
+    module = import_module("casstore.actions.saving.save")
+    remove = module.remove_source
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "remove_source", refuse)
+        error = hand_over(store, "m:1").future.exception()
+    assert isinstance(error, MemoryError)
+    assert not hasattr(error, "draft_path")
+    assert contents(store.get("m:1")) == SAVED
+    assert store.drafts() == []
+
+
+def test_what_is_kept_shares_no_files(store: casstore.Store, held: Held, tmp_path: Path) -> None:
+    hand_over(store, "m:1", progress=held)
+    twin = hand_over(store, "m:1", {"other": b""})
+    stored = plant(tmp_path / "stored", {"w": b"stored"}) / "w"
+    os.link(stored, Path(store.drafts()[1].path, "w"))  # as where it is unsure whether the version was committed
+    held.may_go_on.set()
+    assert isinstance(twin.future.exception(), casstore.TagExists)
+    [kept] = store.drafts()
+    Path(kept.path, "w").write_bytes(b"edited")
+    assert stored.read_bytes() == b"stored"
+    assert contents(store.save_draft(kept, "m:2")) == {"other": b"", "w": b"edited"}
 
 
 def test_what_cannot_be_recorded_is_told_at_once(store: casstore.Store) -> None:

@@ -52,6 +52,7 @@ class Aside:
 
     def keep(self, error: BaseException, *, save_as: str) -> None:
         """Note why it is not saved, and have the error say where it is and how to save it."""
+        self._moving.unshare()  # where the commit is unsure the save leaves its links to stored files
         record = replace(self._moving.record, reason=f"{type(error).__name__}: {error}")
         with contextlib.suppress(OSError):
             path = self._moving.target / drafts.RECORD

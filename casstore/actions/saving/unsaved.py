@@ -202,6 +202,10 @@ class Moving:
             in_any_room(self._move)
         with contextlib.suppress(OSError):
             _lead_to(self.draft, self.target / FILES)
+        self.unshare()
+
+    def unshare(self) -> None:
+        """Give the moved draft files of its own, as far as possible."""
         with contextlib.suppress(OSError):
             _unshare(self.target / FILES, self.target / ".copy", self.mask)
 
