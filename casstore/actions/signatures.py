@@ -7,6 +7,7 @@ each version of that content, under whatever tag, also one that comes back from 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -37,6 +38,8 @@ _log = logging.getLogger(__name__)
 REQUIRED = "require_signature"  # the setting
 OFF = "off"
 _NAME = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{16})\.sig")
+_GOING = ".going"  # in place of .sig, while gc makes sure that nothing needs it
+_ASIDE = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.going")
 _CHECK_DIGITS = 16
 
 
@@ -188,12 +191,16 @@ def _read_all(layout: Layout, digests: Collection[bytes] | None) -> tuple[dict[P
 
 def _paths(layout: Layout, digests: Collection[str] | None = None) -> list[Path]:
     """The files of all signatures, or of those of some contents."""
-    try:
-        names = os.listdir(layout.signatures)
-    except FileNotFoundError:
-        return []
+    names = _names(layout)
     wanted = names if digests is None else [name for name in names if name.partition(".")[0] in digests]
     return [layout.signatures / name for name in sorted(wanted) if _NAME.fullmatch(name)]
+
+
+def _names(layout: Layout) -> list[str]:
+    try:
+        return os.listdir(layout.signatures)
+    except FileNotFoundError:
+        return []
 
 
 def read(path: Path) -> bytes:
@@ -224,14 +231,27 @@ def faults(layout: Layout, digests: Collection[bytes] | None = None) -> dict[Pat
 def drop_unneeded(workspace: Workspace, wanted: Callable[[], set[bytes]]) -> int:
     """Remove the signatures of contents that no version has; returns how many. `wanted`: the contents that some have.
 
-    Files are listed before the catalog is read: a version is there before its signature is kept. Raises OSError.
+    A version is there before its signature is kept, and an import takes a signature that is here for kept. So they are
+    moved aside first: what the import has seen, its version is seen by now, and it goes back. Raises OSError.
     """
+    room = workspace.layout.signatures
+    aside = [room / name for name in _names(workspace.layout) if _ASIDE.fullmatch(name)]  # of a gc that was cut short
     listed = _paths(workspace.layout)
-    if not listed:
+    if not listed and not aside:
         return 0
     needed = {digest.hex() for digest in wanted()}
-    doomed = [path for path in listed if path.name.partition(".")[0] not in needed]
-    for path in doomed:
+    for path in listed:
+        if path.name.partition(".")[0] not in needed:
+            with contextlib.suppress(FileNotFoundError):  # another gc was faster
+                files.rename(path, path.with_suffix(_GOING))
+                aside.append(path.with_suffix(_GOING))
+    needed = {digest.hex() for digest in wanted()} if aside else set()
+    doomed = [path for path in aside if path.name.partition(".")[0] not in needed]
+    for path in set(aside).difference(doomed):
+        with contextlib.suppress(FileNotFoundError):
+            if not path.with_suffix(".sig").exists():  # else it has been kept again
+                files.rename(path, path.with_suffix(".sig"))
+    for path in aside:
         files.remove_file(path)
     return len(doomed)
 
