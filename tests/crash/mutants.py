@@ -256,7 +256,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     _unsynced(patch, "sync_directory", lambda path: is_collecting() and _is_packs(path))
 
 
-@_power("gc does not sync what its deltas stand on", "gc")
+@_power("gc does not sync what its deltas stand on", "gc", is_slow=True)
 def _(patch: pytest.MonkeyPatch) -> None:
     is_collecting = _running(patch, casstore.Store, "gc")
     _replace(
@@ -267,7 +267,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     )
 
 
-@_power("gc unlinks what it has moved before the move is committed", "gc")
+@_power("gc unlinks what it has moved before the move is committed", "gc", is_slow=True)
 def _(patch: pytest.MonkeyPatch) -> None:
     def move(real: Any) -> Any:
         def run(self: Repacking, new: Any, containers: Any, *arguments: Any, **options: Any) -> None:
@@ -308,7 +308,7 @@ def _(patch: pytest.MonkeyPatch) -> None:
     _unsynced(patch, "sync_directory", lambda path: is_sweeping() and _is_of_directories(path))
 
 
-@_power("a deleted version's manifest may come back", "gc")
+@_power("a deleted version's manifest may come back", "gc", is_slow=True)
 def _(patch: pytest.MonkeyPatch) -> None:
     is_deleting = _running(patch, casstore.Store, "delete")
     is_collecting = _running(patch, casstore.Store, "gc")
