@@ -149,11 +149,16 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return tag
 
     def _save_later(self, directory: Path, about: dict[str, Any], rule: _Rule | None) -> None:
-        tag, is_saved = self._tag(about["step"], directory)
-        if is_saved:
-            self._point(tag, about, rule)
-            return
-        draft = self._at().create(tag, labels=self._labels, metadata=about, materialize=False)
+        while True:
+            tag, is_saved = self._tag(about["step"], directory)
+            if is_saved:
+                self._point(tag, about, rule)
+                return
+            try:
+                draft = self._at().create(tag, labels=self._labels, metadata=about, materialize=False)
+            except casstore.TagExists:  # another process was first
+                continue
+            break
         try:
             draft.add(directory)
         except BaseException:
