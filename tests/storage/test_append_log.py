@@ -58,5 +58,12 @@ def test_a_line_that_is_damaged_is_passed_over(documents: list[dict[str, Any]], 
         assert found.damaged in (1, 2)  # where the damage is an end of line, there are two
 
 
+def test_damage_that_leaves_a_number_what_it_was_is_damage(tmp_path: Path) -> None:
+    log = tmp_path / "bert.log"
+    append_log.append(log, [{"ratio": 2e-186}])
+    log.write_bytes(log.read_bytes().replace(b"2e-186", b"2E-186"))
+    assert append_log.read(log) == ([], 1)
+
+
 def test_there_need_be_none(tmp_path: Path) -> None:
     assert append_log.read(tmp_path / "bert.log") == ([], 0)
