@@ -27,7 +27,6 @@ import yaml
 
 import casstore
 
-# The long form of every test that otherwise tries a sample.
 # SQL that takes the seventh and the sixth migration of a catalog back.
 SIXTH_BACK = (
     "DROP TABLE sha256; "
@@ -44,6 +43,7 @@ SIXTH_BACK = (
     + "ALTER TABLE version DROP COLUMN annotated; "
 )
 
+# The long form of every test that otherwise tries a sample.
 EVERY = os.environ.get("CASSTORE_TEST_EVERY", "") not in ("", "0")
 
 
@@ -51,6 +51,19 @@ def known(value: T | None) -> T:
     """The value, of which the test knows that it is there."""
     assert value is not None
     return value
+
+
+def flip(path: Path, offset: int) -> None:
+    """Flip one bit as a failing disk would: no time stamp tells."""
+    status = path.stat()
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    path.chmod(status.st_mode & 0o777)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def draft_of(error: BaseException) -> str:

@@ -17,24 +17,11 @@ from casstore.actions.workspace import Workspace
 from casstore.catalog.commits import Commits
 from casstore.storage import files as storage_files
 from casstore.storage.descriptors import Descriptor
-from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, noise, part, plant, script, streamed
+from tests.kit import Check, Child, Picture, Save, Sql, checkpoint, contents, flip, noise, part, plant, script, streamed
 
 pytestmark = pytest.mark.crash
 
 BIG = 2_500_000
-
-
-def flip(path: Path, offset: int) -> None:
-    """Flip one bit as a failing disk would: no time stamp tells."""
-    status = path.stat()
-    path.chmod(0o644)
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-    path.chmod(status.st_mode & 0o777)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture

@@ -10,22 +10,9 @@ import pytest
 import casstore
 from casstore.actions.saving import commit as commit_action
 from casstore.catalog.references import References
-from tests.kit import Child, Picture, Save, Sql, noise, part, plant
+from tests.kit import Child, Picture, Save, Sql, flip, noise, part, plant
 
 BIG = 2_500_000
-
-
-def flip(path: Path, offset: int) -> None:
-    """Flip one bit as a failing disk would: no time stamp tells."""
-    status = path.stat()
-    path.chmod(0o644)
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-    path.chmod(status.st_mode & 0o777)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import casstore
-from tests.kit import Files, Picture, Sql, noise, plant
+from tests.kit import Files, Picture, Sql, flip, noise, plant
 
 BIG = 2_500_000
 
@@ -34,17 +34,6 @@ def three(store: casstore.Store):
 def loose(store, tag, path):
     digest = next(file.digest for file in store.get(tag).files if file.path == path)
     return next((store.home / "objects/loose").rglob(f"{digest}.*"))
-
-
-def flip(path: Path, offset: int) -> None:
-    """Flip one bit as a failing disk would: no time stamp tells."""
-    status = path.stat()
-    path.chmod(0o644)
-    data = bytearray(path.read_bytes())
-    data[offset] ^= 1
-    path.write_bytes(data)
-    path.chmod(status.st_mode & 0o777)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def named(report):
