@@ -586,8 +586,8 @@ class Remote:
         """Fetch versions, as far as they are not here: only the chunks that the store lacks.
 
         They keep their times, and take their place among the versions of their names by these. Their signatures come
-        along, also of versions that are here. What has come when this is cut short stays until the next gc, and need not
-        come again.
+        along, also of versions that are here. What has come when this is cut short stays until the next gc, and need
+        not come again.
 
         Parameters
         ----------

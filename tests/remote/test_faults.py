@@ -140,6 +140,7 @@ def test_a_pull_that_is_run_again_is_whole(faults: Faults, places: Places, tmp_p
             faults.run(number, pull, second, tag)
             pull(second, tag)
             assert contents(second.get(tag)) == places.saved[tag]
+            assert second.signatures(tag) == places.store.signatures(tag)
     faults.check_errors()
 
 
