@@ -537,6 +537,7 @@ class Remote:
         """Bring versions there, as far as they are not there: the oldest first, and only the chunks that it lacks.
 
         A version is there wholly or not at all. What has arrived when this is cut short is used by the next push.
+        Signatures go along, also those that were made since a version was pushed.
 
         Parameters
         ----------
@@ -584,8 +585,9 @@ class Remote:
     ) -> Sequence[Pulled]:
         """Fetch versions, as far as they are not here: only the chunks that the store lacks.
 
-        They keep their times, and take their place among the versions of their names by these. What has come when this
-        is cut short stays until the next gc, and need not come again.
+        They keep their times, and take their place among the versions of their names by these. Their signatures come
+        along, also of versions that are here. What has come when this is cut short stays until the next gc, and need
+        not come again.
 
         Parameters
         ----------
@@ -613,6 +615,10 @@ class Remote:
             Nothing is there that one of `tags` fits.
         TagExists
             Another version has the tag here.
+        InvalidSignature
+            The setting `require_signature` asks for a signature, and it has none that is valid.
+        InvalidSource
+            The keys of `require_signature` cannot be read.
         IntegrityError
             What came is damaged; nothing of that version is visible.
         RemoteError
@@ -641,7 +647,12 @@ class Remote:
         rows = [each.row for each in found if each.is_new]
         notes = materialize_newest(workspace, rows, progress) if materialize else {}
         return [
-            Pulled(Model(workspace, each.row), each.is_new, each.received_bytes, notes.get(each.row.id, ()))
+            Pulled(
+                Model(workspace, each.row),
+                each.is_new,
+                each.received_bytes,
+                (*each.notes, *notes.get(each.row.id, ())),
+            )
             for each in found
         ]
 

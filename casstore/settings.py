@@ -103,8 +103,8 @@ SETTINGS: Mapping[str, Setting] = {
     "require_signature": Setting(
         "off",
         "off or the path of a file with public keys in PEM",
-        "off: `casstore import` takes versions in whether they are signed or not; the path of a file with public keys "
-        "in PEM: only what is signed by one of these keys (`casstore sign`)",
+        "off: `casstore import` and `casstore pull` take versions in whether they are signed or not; the path of a "
+        "file with public keys in PEM: only what is signed by one of these keys (`casstore sign`)",
         bool,
     ),
     "auto_gc": _one_of(

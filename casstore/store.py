@@ -552,6 +552,8 @@ class Store:
             Several versions begin like this.
         InvalidTag
             `tag` cannot be a tag.
+        InvalidSignature
+            It is in a remote alone, and has no valid signature as the setting `require_signature` asks for.
         RemoteError
             The remote that has it cannot be reached.
 
@@ -2273,7 +2275,7 @@ class Store:
         """Sign a version, in the format of OpenSSF model-signing, and keep the signature with it.
 
         A signature is of the files of a version, by their names and digests. It is kept beside the manifest, goes into
-        archives, and is replaced by another one by the same key.
+        archives and with a push to remotes, and is replaced by another one by the same key.
 
         Parameters
         ----------

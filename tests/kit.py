@@ -226,6 +226,19 @@ def checkpoint(step: int, dtype: str = "F32", seed: int = 0, size: int = 330_000
     return {"model.safetensors": safetensors(tensors), "step.txt": b"%d of %d" % (step, seed)}
 
 
+def private_key(path: Path) -> Path:
+    """A file with a key to sign versions with, which is made the first time."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    if not path.exists():
+        form, secret = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        path.write_bytes(
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(serialization.Encoding.PEM, form, secret)
+        )
+    return path
+
+
 def bento(tree: Path, tag: str, files: Files, *, created: int = 1, fields: Any = MappingProxyType({})) -> Path:
     """A directory as BentoML 1.4 writes it, in a tree of NAME/VERSION/; returns it.
 

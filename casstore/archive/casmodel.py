@@ -37,7 +37,7 @@ _HAS_SIGNATURES = 2
 _MAX_MANIFESTS = 100_000
 _MAX_ALIASES_BYTES = 64 << 20
 _MAX_ALIAS_ITEMS = 4_000_000
-_MAX_SIGNATURES_BYTES = 256 << 20
+MAX_SIGNATURES_BYTES = 256 << 20
 _MAX_MANIFESTS_BYTES = 1 << 30
 _SKIP_BYTES = 1 << 20
 
@@ -104,7 +104,7 @@ class Reader:
 
     def _signatures(self, tags: Set[Tag]) -> list[tuple[Tag, bytes]]:
         too_long = f"the signatures in {self._name} are too long"
-        data = self._part(_MAX_SIGNATURES_BYTES, too_long, f"the signatures in {self._name} are damaged")
+        data = self._part(MAX_SIGNATURES_BYTES, too_long, f"the signatures in {self._name} are damaged")
         try:
             rows = Unpacking(_MAX_ALIAS_ITEMS).unpack(data)
             found = [(Tag(name, version), bundle) for name, version, bundle in rows]

@@ -333,6 +333,8 @@ def pull(tag: Tag | str, *, force: bool = False) -> Model:  # noqa: ARG001
         No such version is there.
     TagExists
         Another version has the tag here.
+    InvalidSignature
+        The setting `require_signature` asks for a signature, and it has none that is valid.
     RemoteError
         The remote cannot be reached.
     """

@@ -159,6 +159,17 @@ class Bucket:
                 continue
         raise IntegrityError(f"{ref.segment} is gone from {self.name}, and {tag} needs it; {advice(tag)}")
 
+    def signature(self, tag: Tag, key: str) -> bytes:
+        """The bytes of a version's signature.
+
+        Raises KeyMissing where the version has been deleted meanwhile, IntegrityError, RemoteError.
+        """
+        with _advised(tag):
+            data = self.backend.get(key)
+            if Digest.of(data) != keys.parse_signature(key):
+                raise IntegrityError(f"{key} in {self.name} is damaged: it does not match its digest")
+        return data
+
     def packs_of(self, ref: Ref) -> list[PackInfo]:
         """The packs that a version's segment names, from its beginning alone.
 

@@ -52,6 +52,9 @@ class Marked:
         The keys of what versions need that are there. Sealed pushes had their refs made before these were listed.
     needs
         The segment and the packs of each version, by the key of its ref: objects that never change.
+    dead_signatures
+        Those of versions that have been deleted. A tag that is pushed again gets another generation, so that no push
+        can come to rely on them.
     """
 
     packs: Mapping[str, Entry]
@@ -61,6 +64,7 @@ class Marked:
     live_packs: frozenset[str]
     live_segments: frozenset[str]
     needs: Mapping[str, _Needs] = field(repr=False)
+    dead_signatures: Sequence[str] = ()
 
     def is_open(self, push_id: str) -> bool:
         """Whether a push may still bring what nothing names yet."""
@@ -123,7 +127,7 @@ class RemoteGcReport:
     revoked
         Ids of pushes that were silent for so long that they were ended.
     records
-        Other objects that went: segments, and what pushes that have ended had left.
+        Other objects that went: segments and signatures, and what pushes that have ended had left.
     pushes
         What is known of those of `waiting`.
     """
@@ -222,7 +226,8 @@ def mark(
         for _ in pool.map(lambda end: roll_forward(bucket, end), sealed):
             pass
         _settle(bucket, pause)
-    live = keys.live(bucket.refs())
+    states = bucket.refs()
+    live = keys.live(states)
     known = known or {}
     needs = {key: known[key] for key in live.values() if key in known}
     unread = [(tag, key) for tag, key in live.items() if key not in known]
@@ -233,7 +238,8 @@ def mark(
         standing = {entry.key for entry in bucket.backend.list(keys.REFS)}
         about = {push.push_id for push in sealed if not all(key in standing for key, _ in push.refs)}
         live_packs.update(key for key in packs if (keys.parse_pack(key) or ("",))[0] in about)
-    return Marked(packs, segments, pushes, ends, frozenset(live_packs), frozenset(live_segments), needs)
+    dead = [key for state in states.values() for key in state.dead_signatures]
+    return Marked(packs, segments, pushes, ends, frozenset(live_packs), frozenset(live_segments), needs, dead)
 
 
 def with_pushes(bucket: Bucket, report: RemoteGcReport, pool: Executor) -> RemoteGcReport:
@@ -347,12 +353,13 @@ def _unheard(bucket: Bucket, pushes: Mapping[str, keys.PushState], epoch: int, p
 
 
 def _remove_records(bucket: Bucket, marked: Marked) -> int:
-    """Remove segments that nothing names, and what ended pushes have left; returns how many objects went.
+    """Remove segments that nothing names, signatures of deleted versions, and what ended pushes have left.
 
-    How a push was revoked stays for ever: else it could still be sealed. The end of a sealed one goes last.
+    Returns how many objects went. How a push was revoked stays for ever: else it could still be sealed. The end of a
+    sealed one goes last.
     """
-    segments = marked.unneeded_segments
-    _delete(bucket, segments)
+    unneeded = [*marked.unneeded_segments, *marked.dead_signatures]
+    _delete(bucket, unneeded)
     if any(bucket.backend.list(f"{keys.PROBE}/")):
         _now_ns(bucket)
     left = [
@@ -364,7 +371,7 @@ def _remove_records(bucket: Bucket, marked: Marked) -> int:
     last = [key for key in left if key in ends and ends[key].is_sealed]
     _delete(bucket, first)
     _delete(bucket, last)
-    return len(segments) + len(first) + len(last)
+    return len(unneeded) + len(first) + len(last)
 
 
 def _delete(bucket: Bucket, unneeded: Collection[str]) -> None:

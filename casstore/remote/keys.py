@@ -4,6 +4,7 @@ casremote                           the marker
 refs/<name>/<version>/<gen>         a commit; gen counts 0, 1, ... as a deleted tag is pushed again
 refs/<name>/<version>/<gen>.x       it has been deleted
 refs/<name>/<version>/<gen>.s<k>    the same version, repacked: the highest k says where its chunks are
+refs/<name>/<version>/<gen>.<digest>.sig    a signature of it; the digest is that of the object
 packs/<push>/<n>.pack               chunks
 segments/<push>/<n>                 one version's manifest, and where each of its chunks is
 pushes/<push>/open, /v<epoch>, /end
@@ -18,6 +19,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from casstore.digest import Digest
 from casstore.errors import InvalidTag
 from casstore.tag import Tag
 
@@ -33,6 +35,7 @@ PROBE = "probe"
 _PUSH_ID = re.compile(r"[0-9a-f]{32}")
 _NUMBER = r"(0|[1-9][0-9]{0,999})"  # whatever stands in a bucket, the next number is one too
 _REF = re.compile(rf"refs/([^/]+)/([^/]+)/{_NUMBER}(?:(\.x)|\.s{_NUMBER})?")
+_SIGNATURE = re.compile(rf"refs/([^/]+)/([^/]+)/{_NUMBER}\.([0-9a-f]{{64}})\.sig")
 _PACK = re.compile(rf"packs/([0-9a-f]{{32}})/{_NUMBER}\.pack")
 _SEGMENT = re.compile(rf"segments/([0-9a-f]{{32}})/{_NUMBER}")
 _PUSH = re.compile(rf"pushes/([0-9a-f]{{32}})/(?:(open)|(end)|v{_NUMBER})")
@@ -55,6 +58,10 @@ def ref(tag: Tag, generation: int) -> str:
 
 def tombstone(tag: Tag, generation: int) -> str:
     return f"{ref(tag, generation)}.x"
+
+
+def signature(tag: Tag, generation: int, digest: Digest) -> str:
+    return f"{ref(tag, generation)}.{digest.hex()}.sig"
 
 
 def pack(push_id: str, number: int) -> str:
@@ -118,6 +125,12 @@ def parse_ref(key: str) -> Tag | None:
     return None if found is None or found[4] is not None else _tag(found[1], found[2])
 
 
+def parse_signature(key: str) -> Digest | None:
+    """The digest in a signature's key, which is that of its bytes; None for a key of another kind."""
+    found = _SIGNATURE.fullmatch(key)
+    return None if found is None else Digest.parse(found[4])
+
+
 def parse_epoch(key: str) -> int | None:
     """The number of an epoch's key; None for a key of another kind."""
     found = _EPOCH.fullmatch(key)
@@ -179,6 +192,7 @@ class RefState:
     generation: int = -1
     repacked: int | None = None
     _deleted: set[int] = field(default_factory=set)
+    _signatures: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def is_deleted(self) -> bool:
@@ -192,6 +206,18 @@ class RefState:
     @property
     def is_live(self) -> bool:
         return self.generation >= 0 and not self.is_deleted
+
+    @property
+    def signatures(self) -> list[str]:
+        """The keys of the signatures of the version that is there, in the order of the listing."""
+        return [key for generation, key in self._signatures if self.is_live and generation == self.generation]
+
+    @property
+    def dead_signatures(self) -> list[str]:
+        """The keys of those of versions that are not there, and never will be again."""
+        return [
+            key for generation, key in self._signatures if generation < self.generation or generation in self._deleted
+        ]
 
     def key(self, tag: Tag) -> str:
         """The key of the document that says where the version's chunks are now."""
@@ -209,13 +235,15 @@ def refs(keys: Iterable[str]) -> dict[Tag, RefState]:
     found: dict[Tag, RefState] = {}
     repacked: dict[tuple[Tag, int], int] = {}
     for key in keys:
-        match = _REF.fullmatch(key)
+        match = _REF.fullmatch(key) or _SIGNATURE.fullmatch(key)
         tag = None if match is None else _tag(match[1], match[2])
         if match is None or tag is None:
             continue
         state = found.setdefault(tag, RefState())
         generation = int(match[3])
-        if match[4] is not None:
+        if match.re is _SIGNATURE:
+            state._signatures.append((generation, key))
+        elif match[4] is not None:
             state._deleted.add(generation)
         elif match[5] is not None:
             repacked[tag, generation] = max(repacked.get((tag, generation), 0), int(match[5]))

@@ -49,12 +49,14 @@ class _Findings:
 
 
 def verify(bucket: Bucket, pool: Executor, *, deep: bool = False) -> RemoteReport:
-    """Read every ref and segment, and see that the packs they name stand, whole; with `deep`, read those too.
+    """Read every ref and segment, and see that the packs they name stand, whole.
 
-    Raises RemoteError where the remote cannot be reached.
+    With `deep`, those are read too, and the signatures that stand beside versions. Raises RemoteError where the remote
+    cannot be reached.
     """
     found = _Findings()
-    live = keys.live(bucket.refs())
+    states = bucket.refs()
+    live = keys.live(states)
     for (tag, _), outcome in zip(live.items(), pool.map(lambda pair: _look(bucket, *pair), live.items()), strict=True):
         if isinstance(outcome, str):
             found.damage.append(f"{tag}: {outcome}")
@@ -79,6 +81,8 @@ def verify(bucket: Bucket, pool: Executor, *, deep: bool = False) -> RemoteRepor
             if not is_sound:
                 found.damage.append(f"{info.key} does not match its digest")
                 found.tags |= found.packs[info]
+        signatures = [(tag, key) for tag, state in states.items() for key in state.signatures]
+        found.damage += filter(None, pool.map(lambda pair: _fault_of_signature(bucket, *pair), signatures))
     return RemoteReport(
         len(live), len(found.packs), read_bytes, tuple(found.damage), tuple(str(tag) for tag in sorted(found.tags))
     )
@@ -95,6 +99,17 @@ def _look(bucket: Bucket, tag: Tag, key: str) -> list[PackInfo] | str:
             return [] if not state.is_live or state.key(tag) != key else f"{ref.segment} is gone; {advice(tag)}"
     except IntegrityError as error:
         return str(error)
+
+
+def _fault_of_signature(bucket: Bucket, tag: Tag, key: str) -> str:
+    """What is wrong with a signature, or nothing. Without it the version can be pulled whole."""
+    try:
+        bucket.signature(tag, key)
+    except KeyMissing:
+        return ""  # its version has been deleted meanwhile
+    except IntegrityError as error:
+        return str(error)
+    return ""
 
 
 def _is_sound(bucket: Bucket, info: PackInfo) -> bool:

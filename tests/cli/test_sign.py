@@ -53,3 +53,27 @@ def test_the_setting_says_which_keys(saved: Cli, cli: Cli, key: Path, tmp_path: 
     other("import", tmp_path / "a.tar")
     assert other("verify", "--signatures").out.startswith("1 of 1 version signed")
     assert "holds no key" in other("config", "set", "require_signature", tmp_path / "a.tar", code=1).err
+
+
+def test_signatures_go_along_with_push_and_clone(saved: Cli, cli: Cli, key: Path, tmp_path: Path) -> None:
+    saved("remote", "add", "origin", tmp_path / "remote")
+    saved("sign", "bert:v1", "--key", key)
+    pushed = saved("push", "--all", "--json").json["pushed"]
+    assert [(each["tag"], each["is_new"], each["signatures"]) for each in pushed] == [
+        ("bert:v1", True, 1), ("bert:v2", True, 0),
+    ]  # fmt: skip
+    other = type(cli)(tmp_path / "other")
+    other("clone", tmp_path / "remote")
+    assert "1 of 2 versions signed" in other("verify", "--signatures", "--key", key.with_suffix(".pub"), code=1).out
+    strict = type(cli)(tmp_path / "strict")
+    strict("clone", tmp_path / "remote", "--none")
+    strict("config", "set", "require_signature", key.with_suffix(".pub"))
+    said = strict("pull", "bert:v2", code=1).err
+    assert "the store takes only what is signed: it is not signed" in said
+    assert "`casstore push bert:v2` brings a signature there, from where it is saved" in said
+    saved("sign", "bert:v2", "--key", key)
+    assert saved("push", "bert:v2", "--json").json["pushed"] == [
+        {"tag": "bert:v2", "is_new": False, "sent_bytes": 0, "packs": 0, "signatures": 1}
+    ]
+    strict("pull", "--all")
+    assert strict("verify", "--signatures").out.startswith("2 of 2 versions signed")

@@ -13,7 +13,7 @@ from casstore.remote.bucket import Bucket
 from casstore.remote.collect import mark
 from casstore.remote.transfers import workers
 from casstore.remotes import Remote
-from tests.kit import checkpoint, contents, plant
+from tests.kit import checkpoint, contents, plant, private_key
 
 
 @dataclass
@@ -28,14 +28,15 @@ class Places:
     saved: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def save(self, number: int, files: dict[str, bytes] | None = None) -> str:
-        """Save a version of bert: a step of a run, or these files."""
+        """Save a version of bert, signed: a step of a run, or these files."""
         tag = f"bert:v{number}"
         self.saved[tag] = checkpoint(number, size=3000) if files is None else files
         self.store.save(tag, plant(self.files / tag, self.saved[tag]))
+        self.store.sign(tag, private_key(self.files / "key.pem"), hash="blake3")
         return tag
 
     def check_whole(self, tags: set[str], other: Path) -> None:
-        """Exactly these versions are there, each once and whole, and after a gc nothing else."""
+        """Exactly these versions are there, each once, whole and signed, and after a gc nothing else."""
         assert {str(ref.tag) for ref in self.there.list()} == tags
         assert self.there.status().different == []
         report = self.there.verify(deep=True)
@@ -44,11 +45,13 @@ class Places:
         with workers(4) as pool:
             seen = mark(Bucket.open(self.backend), pool)
         left = {entry.key for entry in self.backend.list("") if entry.key.startswith((keys.PUSHES, keys.PROBE))}
-        assert (seen.unneeded_packs, seen.unneeded_segments) == (frozenset(), [])
+        assert (seen.unneeded_packs, seen.unneeded_segments, seen.dead_signatures) == (frozenset(), [], [])
         assert left == {keys.push_end(push_id) for push_id, end in seen.ends.items() if not end.is_sealed}
         with (
             casstore.Store(other) as store,
             store.add_remote("origin", self.behind.url, endpoint=self.behind.endpoint) as there,
         ):
             for pulled in there.pull():
-                assert contents(pulled.model) == self.saved[str(pulled.model.tag)]
+                tag = str(pulled.model.tag)
+                assert contents(pulled.model) == self.saved[tag]
+                assert (store.signatures(tag), pulled.notes) == (self.store.signatures(tag), ())

@@ -90,7 +90,11 @@ def refs_before_pushes(patch: pytest.MonkeyPatch) -> None:
     """gc lists refs before it makes those of sealed pushes."""
     listing = "pushes = list_pushes(bucket)"
     edited(
-        patch, collect, "mark", (listing, f"refs = bucket.refs()\n    {listing}"), ("live(bucket.refs())", "live(refs)")
+        patch,
+        collect,
+        "mark",
+        (listing, f"refs = bucket.refs()\n    {listing}"),
+        ("states = bucket.refs()", "states = refs"),
     )
 
 
@@ -131,6 +135,12 @@ def own_packs_trusted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(push._Pushing, "_written", written)
 
 
+def signatures_collected(patch: pytest.MonkeyPatch) -> None:
+    """gc removes the signatures of versions that are there."""
+    dead = property(lambda state: [key for _, key in state._signatures])
+    patch.setattr(keys.RefState, "dead_signatures", dead)
+
+
 def not_waited_for(patch: pytest.MonkeyPatch) -> None:
     """gc does not let the time go by for which listings may be old."""
     patch.setattr(collect, "_settle", lambda *_: None)
@@ -154,6 +164,7 @@ MUTANTS: Mapping[str, Mutant] = {
         open_pushes_collected,
         undeleted,
         own_packs_trusted,
+        signatures_collected,
         not_waited_for,
     )
 }

@@ -18,6 +18,7 @@ import casstore
 from casstore.actions.exchange import pull, push
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.saving.trust import Trust
+from casstore.digest import Digest
 from casstore.errors import RemoteError, TagExists, TagNotFound
 from casstore.progress import SILENT
 from casstore.remote import collect, deleting, keys, once, repacking, verifying
@@ -27,7 +28,7 @@ from casstore.remote.pushing import revoke
 from casstore.remote.reading import RemoteVersion
 from casstore.remote.segment import Header, unpack_packs
 from casstore.tag import Tag
-from tests.kit import known, noise
+from tests.kit import known, noise, private_key
 from tests.remote.memory import MemoryBackend, OldListings, Stored
 from tests.remote.scheduler import Actor, AtOnce, Directed, Killed, Scheduler
 
@@ -63,7 +64,7 @@ def segment_of(ref: bytes, tag: Tag, key: str) -> str:
 
 def live(objects: Mapping[str, Stored]) -> dict[Tag, str]:
     """The keys of the refs of the versions that are there."""
-    return keys.live(keys.refs(key for key in objects if key.startswith(keys.REFS)))
+    return keys.live(states_of(objects))
 
 
 def needs(objects: Mapping[str, Stored]) -> set[str]:
@@ -89,7 +90,21 @@ def leftovers(objects: Mapping[str, Stored], bucket: Bucket) -> list[str]:
     with ThreadPoolExecutor(1) as pool:
         revoked = {keys.push_end(end.push_id) for end in bucket.ends(map(known_push, ends), pool) if not end.is_sealed}
     kept = (keys.MARKER, keys.REFS, keys.EPOCHS, keys.SUMMARIES, f"{keys.PROBE}/")
-    return [key for key in objects if not key.startswith(kept) and key not in needed and key not in revoked]
+    dead = {key for state in states_of(objects).values() for key in state.dead_signatures}
+    return [key for key in objects if key in dead or not (key.startswith(kept) or key in needed or key in revoked)]
+
+
+def states_of(objects: Mapping[str, Stored]) -> dict[Tag, keys.RefState]:
+    """What stands under `refs/`, by tag."""
+    return keys.refs(key for key in objects if key.startswith(keys.REFS))
+
+
+def check_signed(objects: Mapping[str, Stored]) -> None:
+    """Each version that is there has its signature, which no push may have left out that ended well. Raises Broken."""
+    for tag, state in states_of(objects).items():
+        sound = [key for key in state.signatures if keys.parse_signature(key) == Digest.of(objects[key].body)]
+        if state.is_live and len(sound) != 1:
+            raise Broken(f"{tag} has {len(sound)} sound signatures")
 
 
 def known_push(key: str) -> str:
@@ -98,7 +113,7 @@ def known_push(key: str) -> str:
 
 @dataclass
 class Stage:
-    """Two stores that hold the same versions, of which the remote has the first, and a directory for more."""
+    """Two stores that hold the same versions, all signed, of which the remote has the first; a directory for more."""
 
     stores: list[casstore.Store]
     objects: dict[str, Stored]
@@ -108,13 +123,14 @@ class Stage:
 
     @classmethod
     def build(cls, root: Path) -> Stage:
-        """Save the versions, copy the store, and push the first."""
+        """Save the versions, sign them, copy the store, and push the first."""
         with casstore.Store(root / "0") as store:
             base: str | None = None
             for tag, files in FILES.items():
                 with store.create(tag, base=base) as draft:
                     for name, content in files.items():
                         Path(draft.path, name).write_bytes(content)
+                store.sign(tag, private_key(root / "key.pem"), hash="blake3")
                 base = tag
         casstore.Store(root / "empty").close()
         shutil.copytree(root / "0", root / "1")
@@ -257,6 +273,8 @@ def perform(stage: Stage, play: Play, options: Options, seed: int, steps: Sequen
         try:
             actors = scheduler.run(work)
             check_ends(actors, backend, options)
+            if not options.kill and not options.lose:
+                check_signed(backend.objects)
             backend.page = 1000
             scheduler.sleep(backend.listing_delay_seconds)
             check_collected(scene)

@@ -125,7 +125,9 @@ def test_a_push_that_is_run_again_is_whole_once(faults: Faults, places: Places, 
         assert push(places.store, tag) == [False]
     faults.check_errors()
     listed = [entry.key for entry in places.backend.list(keys.REFS)]
-    assert sorted(listed) == sorted(f"refs/bert/{tag.partition(':')[2]}/0" for tag in tags)
+    refs = sorted(f"refs/bert/{tag.partition(':')[2]}/0" for tag in tags)
+    assert [key for key in listed if keys.parse_signature(key) is None] == sorted(refs)
+    assert [key.partition(".")[0] for key in listed if keys.parse_signature(key) is not None] == refs
     places.check_whole(tags, tmp_path / "other")
 
 
@@ -138,6 +140,7 @@ def test_a_pull_that_is_run_again_is_whole(faults: Faults, places: Places, tmp_p
             faults.run(number, pull, second, tag)
             pull(second, tag)
             assert contents(second.get(tag)) == places.saved[tag]
+            assert second.signatures(tag) == places.store.signatures(tag)
     faults.check_errors()
 
 

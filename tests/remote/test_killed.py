@@ -148,6 +148,7 @@ def test_a_pull_that_was_killed_goes_on(killer: Killer, places: Places, tmp_path
             whole = sum(map(len, places.saved[tag].values()))
             assert pulled.received_bytes <= whole * 1.01
             assert contents(second.get(tag)) == places.saved[tag]
+            assert second.signatures(tag) == places.store.signatures(tag)
             if not was_killed:
                 break
         second.gc()

@@ -25,7 +25,7 @@ from casstore.tag import Tag
 from tests.kit import Child, every
 from tests.remote.memory import Stored
 from tests.remote.scheduler import AtOnce
-from tests.remote.stage import SMALL_PACK_BYTES, Stage, leftovers, live, push_tag, read_remote
+from tests.remote.stage import SMALL_PACK_BYTES, Stage, check_signed, leftovers, live, push_tag, read_remote
 
 DAY = 86_400
 POINTS = 5  # at which a process is killed in the quick tier
@@ -214,7 +214,7 @@ def kill_at(ground: Ground, name: str, moments: Iterable[int]) -> None:
 
 
 def check(ground: Ground, tags: set[str]) -> None:
-    """Each version is there once, whole, and gc leaves nothing else."""
+    """Each version is there once, whole and signed, and gc leaves nothing else."""
     bucket = ground.bucket()
     assert {str(tag) for tag in live(ground.objects())} == tags
     assert all(key.rpartition("/")[2] in ("0", "0.x", "1") or ".s" in key for key in ground.objects() if "refs/" in key)
@@ -227,6 +227,7 @@ def check(ground: Ground, tags: set[str]) -> None:
         os.utime(path, (old, old))
     collect.collect(bucket, AtOnce())
     assert leftovers(ground.objects(), bucket) == []
+    check_signed(ground.objects())
     assert list(temporary.iterdir()) == []
     assert not [
         path for path in ground.remote.rglob("*") if path.is_dir() and path != temporary and not any(path.iterdir())

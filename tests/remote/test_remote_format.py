@@ -43,6 +43,8 @@ KEYS = {
     rf"packs/{PUSH}/{NUMBER}\.pack": None,
     rf"segments/{PUSH}/{NUMBER}": None,
 }
+# What no remote had when the golden one was made.
+LATER = {rf"refs/{PART}/{PART}/{NUMBER}\.[0-9a-f]{{64}}\.sig": None}
 FIELDS = {
     "remote": {"id", "single_writer"},
     "ref": {
@@ -126,7 +128,8 @@ class Remote:
         for key, body in self.objects.items():
             if key.startswith("probe/"):
                 continue
-            [kind] = (kind for pattern, kind in KEYS.items() if re.fullmatch(pattern, key))
+            [kind] = (kind for pattern, kind in {**KEYS, **LATER}.items() if re.fullmatch(pattern, key))
+            assert not key.endswith(".sig") or digest_of(body).hex() == key.split(".")[-2]
             if kind is not None:
                 self.documents[key] = read_document(kind, body)
         assert "casremote" in self.documents
@@ -271,7 +274,7 @@ def test_the_tables_of_the_document_are_those_of_this_reader() -> None:
         assert FIELDS[kind] <= {*re.findall(r"`(\w+)`", fields)}
     tree = SECTION.partition("```\n")[2].partition("```")[0]
     names = [line.split()[0] for line in tree.splitlines()]
-    assert len(names) == len(KEYS) + 2  # `.s<k>` is a ref too, and `probe/` means nothing
+    assert len(names) == len(KEYS) + len(LATER) + 2  # `.s<k>` is a ref too, and `probe/` means nothing
 
 
 _PUSH = """
@@ -282,6 +285,7 @@ with casstore.Store(sys.argv[1] + "/store") as store:
             with open(sys.argv[1] + "/" + step, "rb") as source, open(draft.path + "/w.safetensors", "wb") as file:
                 file.write(source.read())
             open(draft.path + "/step", "w").write(step)
+    store.sign("run:0", sys.argv[1] + "/key.pem")
     store.add_remote("origin", sys.argv[1] + "/remote")
     remote = store.remote("origin")
     remote.push()
@@ -302,6 +306,8 @@ def test_a_remote_of_this_release_is_read(tmp_path: Path) -> None:
             "w.safetensors": struct.pack("<Q", len(header)) + header + changed, "step": str(step).encode()
         }  # fmt: skip
         (tmp_path / str(step)).write_bytes(contents[f"run:{step}"]["w.safetensors"])
+    make_key: list[str | Path] = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"]
+    subprocess.run([*make_key, tmp_path / "key.pem"], check=True)
     subprocess.run([sys.executable, "-c", _PUSH, str(tmp_path), "0", "1", "2"], check=True)
     remote = Remote(tmp_path / "remote")
     assert {tag: remote.files(ref) for tag, ref in remote.refs().items()} == contents
@@ -309,6 +315,9 @@ def test_a_remote_of_this_release_is_read(tmp_path: Path) -> None:
     for key, body in remote.objects.items():
         if key.startswith("packs/"):
             assert {row.encoding for row in read_index(body)}
+    (signature,) = (key for key in remote.objects if key.endswith(".sig"))
+    assert signature.startswith("refs/run/0/1.")
+    assert json.loads(remote.objects[signature])["dsseEnvelope"]
     assert {key for key in remote.objects if key.startswith("refs/run/0/")} == {
-        f"refs/run/0/{n}" for n in ("0", "0.x", "1")
-    }
+        *(f"refs/run/0/{n}" for n in ("0", "0.x", "1")), signature
+    }  # fmt: skip

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from casstore import InvalidTag, Tag
+from casstore.digest import Digest
 from casstore.remote import keys
 
 PUSHES = st.integers(0, (1 << 128) - 1).map(lambda number: f"{number:032x}")
@@ -26,7 +27,8 @@ def tags(draw: st.DrawFn) -> Tag:
 
 NO_KEYS = """
 refs/m/1 refs/m/1/ refs/m/1/01 refs/m/1/-1 refs/m/1/0.y refs/M/1/0 refs/m/latest/0 refs/con/1/0 refs/../1/0 refs//1/0
-refs/m/1/0.s refs/m/1/0.s01 refs/m/1/0.x.x refs/m/1/٣ pushes/x/open gc/ gc/01 packs/a/1.pack segments/1
+refs/m/1/0.s refs/m/1/0.s01 refs/m/1/0.x.x refs/m/1/٣ pushes/x/open gc/ gc/01 packs/a/1.pack segments/1 refs/m/1/0.sig
+refs/m/1/0.0.sig
 """
 JUNK = st.text(max_size=12) | st.sampled_from([*NO_KEYS.split(), "refs/m/1/0\n"])
 
@@ -64,6 +66,25 @@ def test_keys_of_refs_are_read_as_they_were_made(tag: Tag, generation: int) -> N
     assert not keys.refs([key, repacked, keys.tombstone(tag, generation)])[tag].is_live
     after = keys.ref(tag, generation + 1)
     assert keys.refs([key, keys.tombstone(tag, generation), after])[tag].key(tag) == after
+
+
+@given(tags(), NUMBERS, st.binary(max_size=3))
+def test_signatures_are_of_one_generation(tag: Tag, generation: int, data: bytes) -> None:
+    digest = Digest.of(data)
+    ref, key = keys.ref(tag, generation), keys.signature(tag, generation, digest)
+    assert (keys.parse_signature(key), keys.parse_ref(key)) == (digest, None)
+    assert (keys.parse_signature(ref), keys.parse_signature(keys.tombstone(tag, generation))) == (None, None)
+
+    def signatures(*listed: str) -> tuple[list[str], list[str]]:
+        state = keys.refs([key, *listed])[tag]
+        return state.signatures, state.dead_signatures
+
+    after = keys.ref(tag, generation + 1)
+    assert signatures() == ([], []), "in doubt it stays"
+    assert signatures(ref) == signatures(ref, f"{ref}.s0") == ([key], [])
+    assert signatures(ref, f"{ref}.x") == signatures(f"{ref}.x") == signatures(ref, after) == ([], [key])
+    assert not keys.refs([key])[tag].is_live
+    assert keys.refs([key, ref])[tag].key(tag) == ref
 
 
 @given(st.lists(JUNK), PUSHES)

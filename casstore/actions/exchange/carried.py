@@ -19,7 +19,9 @@ from casstore.actions.workspace import Workspace
 from casstore.archive.model_signing import MAX_BUNDLE_BYTES, MOST_OF_ONE, file_name
 from casstore.catalog.versions import VersionRow
 from casstore.errors import InvalidSignature, UnsafeArchive
+from casstore.progress import Progress
 from casstore.storage import files
+from casstore.storage.manifest import Manifest
 from casstore.storage.names import as_stored
 from casstore.storage.sessions import Session
 
@@ -77,8 +79,24 @@ def admit(workspace: Workspace, draft: Path, described: Descriptor, name: str, *
     return Admitted.of(came)
 
 
+def check_arrived(
+    workspace: Workspace, manifest: Manifest, bundles: Sequence[bytes], name: str, progress: Progress
+) -> None:
+    """Check a version as `check` does, whose chunks are here and which is not saved yet.
+
+    Raises InvalidSignature, InvalidSource, IntegrityError, OSError.
+    """
+
+    def digests(hash_name: str) -> dict[str, str]:
+        recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
+        computed = dict(checksums.hashed(workspace, list(recipes.values()), checksums.HASHERS[hash_name], progress))
+        return {as_stored(file.path): computed[file.digest].hex() for file in manifest.files}
+
+    check(workspace, bundles, digests, name)
+
+
 def check(
-    workspace: Workspace, bundles: Sequence[bytes], digests: Callable[[str], Mapping[str, str]], name: str
+    workspace: Workspace, bundles: Sequence[bytes], digests: Callable[[str], Mapping[str, str]] | None, name: str
 ) -> None:
     """Raise InvalidSignature where the store imports only what is signed, and this is not. `digests`: see `valid`."""
     keys = signatures.required(workspace)

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from casstore.actions import checksums
 from casstore.actions.exchange.arrivals import Arrival, Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
-from casstore.actions.exchange.carried import Admitted, check
+from casstore.actions.exchange.carried import Admitted, check_arrived
 from casstore.actions.packs.blob_checks import BlobChecks
 from casstore.actions.packs.receiving import Receiving, elements
 from casstore.actions.saving.commit import commit_stored, commit_stored_together
@@ -30,7 +29,6 @@ from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidSource, TagExists, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage.manifest import Manifest
-from casstore.storage.names import as_stored
 from casstore.storage.sessions import Session
 from casstore.tag import Tag
 
@@ -81,14 +79,8 @@ class CasmodelImport:
         Raises InvalidSignature, InvalidSource, IntegrityError.
         """
         for manifest in new:
-
-            def digests(hash_name: str, manifest: Manifest = manifest) -> dict[str, str]:
-                recipes = {file.digest: manifest.recipe_of(file) for file in manifest.files}
-                hasher = checksums.HASHERS[hash_name]
-                computed = dict(checksums.hashed(self.workspace, list(recipes.values()), hasher, self.progress))
-                return {as_stored(file.path): computed[file.digest].hex() for file in manifest.files}
-
-            check(self.workspace, self._bundles.get(manifest.digest, ()), digests, f"{manifest.tag} in {self.name}")
+            bundles, name = self._bundles.get(manifest.digest, ()), f"{manifest.tag} in {self.name}"
+            check_arrived(self.workspace, manifest, bundles, name, self.progress)
 
     def _advance(self, read_bytes: int) -> None:
         self._read_bytes += read_bytes

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
+from casstore.actions.exchange import carried, remote_signatures
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
 from casstore.actions.exchange.remote_cache import read_refs, read_segments
@@ -19,7 +20,7 @@ from casstore.catalog.containers import ChunkVanished
 from casstore.catalog.events import Noted
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import IntegrityError, RemoteError, TagExists, TagNotFound
+from casstore.errors import IntegrityError, InvalidSignature, RemoteError, TagExists, TagNotFound
 from casstore.progress import Progress
 from casstore.remote import keys
 from casstore.remote.bucket import Bucket, advice
@@ -28,6 +29,7 @@ from casstore.remote.other_places import BadPlaces
 from casstore.remote.records import PackGone, RecordDamaged, RemoteRecords, plan, total_bytes
 from casstore.remote.segment import Segment, chunks_of
 from casstore.remote.transfers import workers
+from casstore.storage.manifest import Manifest
 from casstore.storage.tensors.elements import BYTES, Element
 from casstore.tag import Tag
 
@@ -42,13 +44,15 @@ class Pulled:
     row: VersionRow
     is_new: bool
     received_bytes: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def pull_version(workspace: Workspace, bucket: Bucket, tag: Tag, wishes: Wishes, progress: Progress) -> Pulled:
-    """Fetch one version, unless it is here.
+    """Fetch one version, unless it is here, and its signatures.
 
-    Raises TagNotFound, TagExists where another version has the tag here, IntegrityError, RemoteError, OSError. What has
-    come then stays until the next gc, and need not come again.
+    Raises TagNotFound, TagExists where another version has the tag here, InvalidSignature and InvalidSource where the
+    store asks for a signature, IntegrityError, RemoteError, OSError. What has come then stays until the next gc, and
+    need not come again.
     """
     received_bytes = tries = 0
     bad, trouble = BadPlaces(), ""
@@ -59,18 +63,21 @@ def pull_version(workspace: Workspace, bucket: Bucket, tag: Tag, wishes: Wishes,
                 raise TagNotFound(f"{tag} is not in {bucket.name}; `casstore list --remote` shows what is")
             (ref,) = read_refs(workspace, bucket, {tag: state.key(tag)}, pool)
             row = _present_as(workspace, ref, wishes.tag or tag)
+            admitted = remote_signatures.fetch(workspace, bucket, ref, state.signatures)
             if row is not None:
-                return Pulled(row, False, received_bytes)
+                return Pulled(row, False, received_bytes, remote_signatures.keep(workspace, row, admitted))
             segment = read_segments(workspace, bucket, [ref], pool).get(tag)
             if segment is None:
                 tries += 1
                 trouble = f"{ref.segment} is gone from {bucket.name}"
                 continue
             segment = _avoiding(workspace, bucket, segment, bad, pool)
-            pulling = _Pulling(workspace, bucket, ref, segment, wishes, progress)
+            pulling = _Pulling(workspace, bucket, ref, segment, wishes, progress, admitted)
             try:
                 pulling.run(pool)
-                return Pulled(pulling.row(), True, received_bytes + pulling.received_bytes)
+                row = pulling.row()
+                notes = remote_signatures.keep(workspace, row, admitted)
+                return Pulled(row, True, received_bytes + pulling.received_bytes, notes)
             except ChunkVanished:
                 tries += 1
                 trouble = "gc of this store has taken what it relied on"
@@ -122,6 +129,7 @@ class _Pulling:
     segment: Segment
     wishes: Wishes
     progress: Progress
+    admitted: carried.Admitted
     received_bytes: int = 0
 
     @property
@@ -131,8 +139,10 @@ class _Pulling:
     def run(self, pool: Executor) -> None:
         """Fetch and save it.
 
-        Raises PackGone, RecordDamaged, ChunkVanished, IntegrityError, RemoteError, TagExists, OSError.
+        Raises PackGone, RecordDamaged, ChunkVanished, IntegrityError, InvalidSignature, InvalidSource, RemoteError,
+        TagExists, OSError.
         """
+        self._check_signed(None)  # before gigabytes come in vain
         origin, wishes = f"{self.ref.segment} in {self.bucket.name}", self.wishes
         renamed = replace(self.segment.manifest, tag=self._tag)
         (manifest,) = by_known_recipes(self.workspace, [checked_manifest(renamed, origin)], origin)
@@ -143,6 +153,7 @@ class _Pulling:
             try:
                 self._receive(incoming, pool)
                 blobs.finish(self.progress)
+                self._check_signed(manifest)
             except BaseException as error:
                 incoming.salvage()
                 if isinstance(error, IntegrityError) and incoming.has_lost():
@@ -154,6 +165,24 @@ class _Pulling:
             except TagExists:
                 if present(self.workspace, manifest) is None:
                     raise
+
+    def _check_signed(self, arrived: Manifest | None) -> None:
+        """Check that it is signed, if the store says so, as far as can be told: wholly once its chunks have arrived.
+
+        What the store itself has left to the remote comes back as it was. Raises InvalidSignature, InvalidSource.
+        """
+        left = self.workspace.catalog.remotes.elsewhere(self._tag.name)
+        if any((each.tag, each.digest) == (self._tag, self.ref.digest) for each in left):
+            return
+        name, bundles = f"{self.ref.tag} in {self.bucket.name}", self.admitted.bundles
+        try:
+            if arrived is None:
+                carried.check(self.workspace, bundles, None, name)
+            else:
+                carried.check_arrived(self.workspace, arrived, bundles, name, self.progress)
+        except InvalidSignature as error:
+            more = f"`casstore push {self.ref.tag}` brings a signature there, from where it is saved"
+            raise InvalidSignature("; ".join((str(error), *self.admitted.notes[:1], more))) from error
 
     def _receive(self, incoming: Receiving, pool: Executor) -> None:
         chunks = _elements(self.segment)

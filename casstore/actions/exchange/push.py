@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from casstore.actions import resolve
+from casstore.actions.exchange import remote_signatures
 from casstore.actions.exchange.pack_size import MOST_BYTES, PackSize
 from casstore.actions.exchange.remote_cache import keep_refs, read_refs, read_segments
 from casstore.actions.packs.builder import ENCODE_THREADS
@@ -61,12 +62,15 @@ class Pushed:
         Whether this push has brought it; false where it was there.
     sent_bytes, packs
         What travelled.
+    signatures
+        How many signatures this push has brought, also of a version that was there.
     """
 
     tag: Tag
     is_new: bool
     sent_bytes: int = 0
     packs: int = 0
+    signatures: int = 0
 
 
 @dataclass(slots=True)
@@ -194,7 +198,7 @@ def _place(entry: PackEntry) -> ChunkPlace:
 
 
 def push_version(workspace: Workspace, bucket: Bucket, row: VersionRow, progress: Progress) -> Pushed:
-    """Push one version, unless the very same is there.
+    """Push one version, unless the very same is there, and the signatures that it lacks there.
 
     Raises TagExists where another version has the tag there, TagNotFound where it is deleted here meanwhile,
     IntegrityError, RemoteError; what has arrived is used by the next try.
@@ -203,11 +207,16 @@ def push_version(workspace: Workspace, bucket: Bucket, row: VersionRow, progress
     with workers(_READERS) as pool:
         states = bucket.refs(row.name)
         if _is_there(workspace, bucket, manifest, states, pool):
-            return Pushed(row.tag, False)
+            state = states[row.tag]
+            brought = remote_signatures.bring(workspace, bucket, manifest, state.generation, state.signatures)
+            return Pushed(row.tag, False, signatures=brought)
         pushing = _Pushing(workspace, bucket, manifest, progress, pool)
         for _ in range(_TRIES):
             with contextlib.suppress(PushRevoked):
-                return pushing.run()
+                pushed = pushing.run()
+                return replace(
+                    pushed, signatures=remote_signatures.bring(workspace, bucket, manifest, pushing.generation)
+                )
     raise RemoteError(
         f"gc of {bucket.name} has revoked the push of {row.tag} {_TRIES} times, as it does with pushes that are silent "
         "for days; run `casstore push` again"
@@ -267,6 +276,8 @@ class _Pushing:
     ----------
     revoked
         The tries that a gc has ended, with what they have written.
+    generation
+        Under which the version stands when it has been pushed.
     """
 
     workspace: Workspace
@@ -275,6 +286,7 @@ class _Pushing:
     progress: Progress
     pool: ThreadPoolExecutor
     revoked: list[tuple[Push, list[PushedPack]]] = field(default_factory=list)
+    generation: int = -1
 
     def run(self) -> Pushed:
         """Try to push it. Raises PushRevoked, TagExists, IntegrityError, RemoteError."""
@@ -307,6 +319,7 @@ class _Pushing:
         states, tag = self.bucket.refs(self.manifest.tag.name), self.manifest.tag
         if _is_there(self.workspace, self.bucket, self.manifest, states, self.pool):
             push.seal([])
+            self.generation = states[tag].generation
             return Pushed(tag, False)
         segment, sent_bytes, packs = self._send(push, states, open_still)
         ref = push.put_segment(segment)
@@ -393,6 +406,7 @@ class _Pushing:
         end = push.seal([(key, ref)])
         stands = Ref.unpack(roll_forward(self.bucket, end)[key], ref.tag, key)
         _check_same(self.manifest, stands, self.bucket)
+        self.generation = state.next_generation
         return stands == ref
 
 

@@ -83,7 +83,8 @@ def pull(
     """Fetch what the store lacks from a remote.
 
     Every chunk is checked against its digest as it comes. A pull that was cut short goes on with what has come when it
-    is run again. A version that is here already is no error; another one under its tag is.
+    is run again. A version that is here already is no error; another one under its tag is. Signatures come along, and
+    with the setting require_signature a version that has no valid one by those keys is refused.
 
     With --file only what the files that fit are made of is fetched, as far as the store lacks it. They are written
     below DIR, where what has the same content stays; the version is not saved in the store. GLOB is a path, a

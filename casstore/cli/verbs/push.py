@@ -40,7 +40,8 @@ def push(
 
     Chunks that it has, from whatever version, are not sent, and trained weights travel as compressed differences to the
     version before. A version is there wholly or not at all. A push that was cut short goes on with what has arrived
-    when it is run again. A version that is there already is no error; another one under its tag is.
+    when it is run again. A version that is there already is no error; another one under its tag is. Signatures go
+    along, also those that were made since a version was pushed.
     """
     if not tags and not everything:
         raise click.UsageError("say what to push: a TAG, a NAME or a GLOB, or --all", context)
@@ -48,19 +49,22 @@ def push(
         pushed = there.push(None if everything else tags, dry_run=dry_run, progress=progress)
     if options.json:
         rows = [
-            {"tag": str(each.tag), "is_new": each.is_new, "sent_bytes": each.sent_bytes, "packs": each.packs}
+            {"tag": str(each.tag), "is_new": each.is_new, "sent_bytes": each.sent_bytes, "packs": each.packs,
+             "signatures": each.signatures}
             for each in pushed
-        ]
+        ]  # fmt: skip
         show_json({"pushed": rows, "dry_run": dry_run})
         return
     for each in pushed:
+        signed = f", and {plural(each.signatures, 'signature')} brought" if each.signatures else ""
         if not is_screen():
             show_table((), [(str(each.tag), Bytes(each.sent_bytes), "new" if each.is_new else "present")])
         elif not each.is_new:
-            click.echo(f"{each.tag} is there already")
+            click.echo(f"{each.tag} is there already{signed}")
         elif dry_run:
             click.echo(f"{each.tag} would be pushed")
         else:
-            click.echo(f"pushed {each.tag}: {human_bytes(each.sent_bytes)} sent in {plural(each.packs, 'pack')}")
+            sent = f"{human_bytes(each.sent_bytes)} sent in {plural(each.packs, 'pack')}"
+            click.echo(f"pushed {each.tag}: {sent}{signed}")
     if not pushed:
         hint(options, "the store is empty; fill it with `casstore save NAME:VERSION PATH`")
