@@ -122,9 +122,7 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
     return swept
 
 
-def _take_away(
-    workspace: Workspace, session: Session, each: Deleted, noted: dict[Fingerprint, Digest]
-) -> list[str]:
+def _take_away(workspace: Workspace, session: Session, each: Deleted, noted: dict[Fingerprint, Digest]) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         inode = os.lstat(workspace.layout.model(each.tag)).st_ino
         if workspace.catalog.deletions.is_deleted_directory(each.tag, inode):
