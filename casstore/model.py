@@ -565,7 +565,8 @@ class Model:
         """Which tensors its files have, from the catalog alone: no weights are read, and no directory is made.
 
         They are known in safetensors, GGUF, `torch.save`'s zip archives and npz. Of `torch.save`'s, the names are those
-        of parameters, which takes reading the pickle; nothing is ever unpickled or imported for it.
+        of parameters, which takes reading the pickle, and of `torch.distributed.checkpoint`'s those that `.metadata`
+        gives; nothing is ever unpickled or imported for it.
 
         Parameters
         ----------
@@ -658,7 +659,7 @@ class Model:
             "torch" or "numpy".
         file
             Of this file, of files in this directory, or that match a pattern. Without it, of the files that hold the
-            weights: safetensors if there are any, else GGUF, else `torch.save`'s, else npz; and where an index of
+            weights: safetensors if there are any, else GGUF, else PyTorch's, else npz; and where an index of
             shards stands beside them, such as `model.safetensors.index.json`, those that it lists.
         device
             Where PyTorch is to have them, such as `"cuda"`: each goes there as soon as it is read. `"meta"` reads

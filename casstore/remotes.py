@@ -250,6 +250,56 @@ class RemoteModel:
         found = self._tensors()
         return loading.load_one(found.source, found.named(name, file), arrays.framework(framework), rows)
 
+    def state_dict(
+        self, match: str | None = None, framework: str = "torch", *, file: str | None = None, device: Any = None
+    ) -> dict[str, Any]:
+        """Read the weights, as `Model.state_dict` does: only the ranges that they stand in are asked for.
+
+        Nothing is saved or written here. Chunks that the store of the remote has, if there is one, are read there.
+
+        Parameters
+        ----------
+        match
+            Only tensors whose names match a pattern as of a shell, such as `"encoder.*"`.
+        framework
+            "torch" or "numpy".
+        file
+            Of this file, of files in this directory, or that match a pattern; without it, of the files that hold the
+            weights.
+        device
+            Where PyTorch is to have them, such as `"cuda"`: each goes there as soon as it is read. `"meta"` reads
+            nothing.
+
+        Returns
+        -------
+        dict[str, numpy.ndarray | torch.Tensor]
+            By name, in the order of `tensors`.
+
+        Raises
+        ------
+        ValueError
+            Two of the files have different tensors of one name: say which by `file`. Or `framework` is none.
+        TypeError
+            The dtype of one is not known, or the framework has none such.
+        ModuleNotFoundError
+            PyTorch, or `ml_dtypes` for a dtype of which NumPy has none, is not installed.
+        IntegrityError
+            The bytes there are damaged.
+        RemoteError
+            The remote cannot be read.
+
+        Examples
+        --------
+        >>> import numpy
+        >>> numpy.savez("weights.npz", bias=numpy.zeros(2, "f4"), weight=numpy.ones((2, 2), "f4"))
+        >>> _ = store.save("net:v1", "weights.npz"), store.remote("origin").push("net:v1")
+        >>> weights = store.remote("origin").get("net:v1").state_dict("w*", framework="numpy")
+        >>> {name: array.shape for name, array in weights.items()}
+        {'weight': (2, 2)}
+        """
+        found = self._tensors()
+        return loading.load(found.source, found.weights(match, file), arrays.framework(framework, device))
+
     def _tensors(self) -> Tensors:
         """Raises IntegrityError, RemoteError, OSError."""
         if self._found_tensors is None:

@@ -107,6 +107,13 @@ SETTINGS: Mapping[str, Setting] = {
         "file with public keys in PEM: only what is signed by one of these keys (`casstore sign`)",
         bool,
     ),
+    "hf_caches": Setting(
+        "off",
+        "off or directories, separated by colons",
+        "directories, separated by colons: caches of huggingface_hub, in which what `casstore hf-cache link` has made, "
+        "which adds them here, follows when `casstore alias` moves an alias; off: none does",
+        bool,
+    ),
     "auto_gc": _one_of(
         "on",
         "off",

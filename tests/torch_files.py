@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 ORDERED_DICT = b"ccollections\nOrderedDict\n"
@@ -85,3 +85,52 @@ def state_dict(views: Mapping[str, View], storages: Mapping[str, bytes]) -> byte
     """The file of a dict of tensors."""
     parts = {name: tensor(view, len(storages[view.storage])) for name, view in views.items()}
     return archive(pickled(parts), storages)
+
+
+_METADATA = b"torch.distributed.checkpoint.metadata\n"
+
+
+class Stored(NamedTuple):
+    """An entry of `storage_data` of torch.distributed.checkpoint; `part`: opcodes of where it begins in the tensor."""
+
+    name: str
+    path: str
+    offset: int
+    length: int
+    part: tuple[int, ...] | None = None
+    transforms: bytes | None = None
+
+
+def one_tensor(view: View, raw: bytes) -> bytes:
+    """The file of a tensor alone, as torch.distributed.checkpoint writes one behind another."""
+    return archive(b"\x80\x02" + tensor(view, len(raw)) + b".", {view.storage: raw})
+
+
+def instance(path: bytes, parts: Mapping[str, bytes]) -> bytes:
+    """An object that is made without a call, and its attributes."""
+    return b"c" + path + b"\n)\x81" + mapping(parts) + b"b"
+
+
+def distributed(entries: Iterable[Stored]) -> bytes:
+    """What torch.distributed.checkpoint writes as `.metadata`."""
+    pairs = b""
+    for each in entries:
+        part = b"N" if each.part is None else b"ctorch\nSize\n" + numbers(each.part) + b"\x85R"
+        place = {"relative_path": text(each.path), "offset": number(each.offset), "length": number(each.length)}
+        if each.transforms is not None:
+            place["transform_descriptors"] = each.transforms
+        pairs += instance(_METADATA + b"MetadataIndex", {"fqn": text(each.name), "offset": part, "index": b"N"})
+        pairs += instance(b"torch.distributed.checkpoint.filesystem\n_StorageInfo", place)
+    said = {"state_dict_metadata": b"}", "planner_data": b"N", "storage_data": b"}(" + pairs + b"u"}
+    return b"\x80\x02" + instance(_METADATA + b"Metadata", said) + b"."
+
+
+def checkpoint_of(files: Mapping[str, Iterable[tuple[str, tuple[int, ...] | None, bytes]]]) -> dict[str, bytes]:
+    """The files of a distributed checkpoint: of each, the names, parts and archives that are in it."""
+    entries, made = [], {}
+    for path, inside in files.items():
+        made[path] = b""
+        for name, part, content in inside:
+            entries.append(Stored(name, path, len(made[path]), len(content), part))
+            made[path] += content
+    return {".metadata": distributed(entries), **made}

@@ -10,11 +10,13 @@ from casstore.catalog import decoding
 from casstore.catalog.aliases import drop_aliases
 from casstore.catalog.connection import Connections
 from casstore.catalog.events import DELETED, Noted, note_event
+from casstore.catalog.index import Fingerprint, insert_fingerprints
 from casstore.catalog.sqlite_errors import translated_errors
 from casstore.catalog.trash import put_in_trash
 from casstore.catalog.trust import fill_untrusted
 from casstore.catalog.upkeep import note_deleted
 from casstore.catalog.versions import VersionRow, Versions
+from casstore.digest import Digest
 from casstore.errors import TagNotFound
 from casstore.tag import Tag
 
@@ -83,9 +85,10 @@ class Deletions:
             rows = self._connections.get().execute("SELECT manifest_id, name, version FROM tombstone").fetchall()
         return [(decoding.typed(row[0], str, "an id"), decoding.tag(row[1], row[2])) for row in rows]
 
-    def forget_tombstones(self, manifest_ids: Iterable[str]) -> None:
-        """Drop tombstones whose manifests are certainly gone."""
+    def forget_tombstones(self, manifest_ids: Iterable[str], noted: Mapping[Fingerprint, Digest]) -> None:
+        """Drop tombstones whose manifests are certainly gone, and record the content of files."""
         with self._connections.write() as connection:
+            insert_fingerprints(connection, noted)
             connection.executemany("DELETE FROM tombstone WHERE manifest_id = ?", ((each,) for each in manifest_ids))
 
 

@@ -10,16 +10,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import casstore
 
-__all__ = ["Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "unlink"]
+__all__ = [
+    "Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "refresh", "unlink",
+]  # fmt: skip
 
 _ORGANISATION = "casstore"
+_REPOSITORY = f"models--{_ORGANISATION}--"
 _MARKER = ".casstore"
 _REVISION_DIGITS = 40
 _VERSION_DIGITS = 12
@@ -55,7 +58,8 @@ def link(
     """Make versions of a name loadable as `from_pretrained("casstore/NAME", revision=...)`.
 
     Revisions are the aliases, the tags' versions, and `main`, which is the newest version. Linked are the newest
-    version and those with an alias. Doing it again brings all that up to date. The files are hardlinks to the store's,
+    version and those with an alias. Doing it again brings all that up to date, and so does `refresh`: the store
+    remembers the cache in its setting `hf_caches`, unless its path has a colon. The files are hardlinks to the store's,
     so they stay whatever becomes of the directories in the store; `copy` makes copies of them.
 
     Parameters
@@ -83,26 +87,74 @@ def link(
     InvalidSource
         No link can be made there, or what stands there is not such a repository of this store.
     """
+    return _link(store, name, directory, _Wishes(everything, copy), ())
+
+
+def _link(
+    store: casstore.Store, name: str, directory: str | os.PathLike[str] | None, wishes: _Wishes, kept: Collection[str]
+) -> Linked:
+    """As `link`. `kept`: snapshots that stay, whether a revision means them or not."""
     newest = store.get(name)
     name = newest.tag.name
     aliases = {each.alias: each.tag for each in store.aliases(name)}
-    tags = {newest.tag, *aliases.values(), *(model.tag for model in (store.list(name) if everything else ()))}
+    tags = {newest.tag, *aliases.values(), *(model.tag for model in (store.list(name) if wishes.everything else ()))}
     models = {tag: store.get(tag) for tag in sorted(tags)}
     revisions = {"main": newest.tag} | aliases | {tag.version: tag for tag in models}
-    root = _root(store, name, directory)
+    root = _root(store, name, directory, wishes)
+    _remember(store, str(root.parent))
     snapshots = {tag: str(model.digest)[:_REVISION_DIGITS] for tag, model in models.items()}
     for tag, model in models.items():
-        _fill(store, model, root / "snapshots" / snapshots[tag], copy=copy)
+        _fill(store, model, root / "snapshots" / snapshots[tag], copy=wishes.copy)
     (root / "refs").mkdir(exist_ok=True)
     for revision, tag in revisions.items():
-        _point(root / "refs" / revision, snapshots[tag])
+        _put(root / "refs" / revision, snapshots[tag])
     for path in (root / "refs").iterdir():
         if path.name not in revisions:
             path.unlink()
     for path in (root / "snapshots").iterdir():
-        if path.name not in snapshots.values():
+        if path.name not in snapshots.values() and path.name not in kept:
             shutil.rmtree(path)
     return Linked(f"{_ORGANISATION}/{name}", str(root), {each: str(tag) for each, tag in sorted(revisions.items())})
+
+
+def refresh(store: casstore.Store, name: str | None = None) -> tuple[list[Linked], list[str]]:
+    """Bring up to date what `link` has put into caches that the store remembers, and is still there.
+
+    The command `casstore alias` does so after each move; a program that moves aliases by `Store.set_alias`, or saves a
+    version that is to be `main`, calls this. What a revision meant before stays until the next time, as another process
+    may just be loading it.
+
+    Parameters
+    ----------
+    store
+        The store.
+    name
+        Only the versions of this name. None means all.
+
+    Returns
+    -------
+    tuple[list[Linked], list[str]]
+        What is there now; and where something is out of date still, with the reason, a line each.
+    """
+    linked: list[Linked] = []
+    problems: list[str] = []
+    for cache in _caches(store):
+        try:
+            roots = [Path(cache, each) for each in sorted(os.listdir(cache)) if each.startswith(_REPOSITORY)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            problems.append(f"{cache} may have what is not up to date: {error}")
+            continue
+        for root in roots:
+            its = root.name.removeprefix(_REPOSITORY)
+            if name in (None, its) and _is_of(store, root):
+                try:
+                    shown = {ref.read_text() for ref in (root / "refs").iterdir()}
+                    linked.append(_link(store, its, cache, _check(store, root), shown))
+                except (casstore.CasstoreError, OSError) as error:
+                    problems.append(f"{root} is not up to date: {error}")
+    return linked, problems
 
 
 def unlink(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None = None) -> str:
@@ -306,24 +358,54 @@ def _is_saved(store: casstore.Store, tag: str, snapshot: Path) -> bool:
 
 def _place(name: str, directory: str | os.PathLike[str] | None) -> Path:
     cache = cache_directory() if directory is None else Path(directory)
-    return cache.absolute() / f"models--{_ORGANISATION}--{name}"
+    return cache.absolute() / f"{_REPOSITORY}{name}"
 
 
-def _root(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None) -> Path:
+class _Wishes(NamedTuple):
+    """What `link` was asked for."""
+
+    everything: bool
+    copy: bool
+
+
+def _caches(store: casstore.Store) -> list[str]:
+    """Those that the store remembers."""
+    said = store.settings()["hf_caches"]
+    return [] if said == "off" else said.split(":")
+
+
+def _remember(store: casstore.Store, cache: str) -> None:
+    known = _caches(store)
+    if cache not in known and ":" not in cache:
+        with contextlib.suppress(casstore.StoreUnwritable):
+            store.set_setting("hf_caches", ":".join([*known, cache]))
+
+
+def _root(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None, wishes: _Wishes) -> Path:
     root = _place(name, directory)
     root.mkdir(parents=True, exist_ok=True)
-    if not any(root.iterdir()):
-        (root / _MARKER).write_text(json.dumps({"home": str(store.home.resolve())}), encoding="utf-8")
-    _check(store, root)
+    if any(root.iterdir()):
+        _check(store, root)
+    # Numbers, so that it is as long whatever is wished.
+    said = {"home": str(store.home.resolve()), "all": int(wishes.everything), "copy": int(wishes.copy)}
+    _put(root / _MARKER, json.dumps(said))
     (root / "snapshots").mkdir(exist_ok=True)
     return root
 
 
-def _check(store: casstore.Store, root: Path) -> None:
-    """Raise InvalidSource unless this is what `link` has made of this store's versions."""
+def _is_of(store: casstore.Store, root: Path) -> bool:
+    with contextlib.suppress(casstore.InvalidSource):
+        _check(store, root)
+        return True
+    return False
+
+
+def _check(store: casstore.Store, root: Path) -> _Wishes:
+    """What `link` was asked for when it made this. Raises InvalidSource for what is not of this store's versions."""
     try:
-        home = json.loads((root / _MARKER).read_text(encoding="utf-8"))["home"]
-    except (OSError, ValueError, KeyError, TypeError):
+        said = json.loads((root / _MARKER).read_text(encoding="utf-8"))
+        home, wishes = said["home"], _Wishes(bool(said.get("all")), bool(said.get("copy")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise casstore.InvalidSource(
             f"{root} was not made by `casstore hf-cache link`, and is left as it is; name another directory"
         ) from None
@@ -332,6 +414,7 @@ def _check(store: casstore.Store, root: Path) -> None:
             f"{root} has versions of another store, {home}; name another directory, or remove it by "
             f"`casstore --home {home} hf-cache unlink`"
         )
+    return wishes
 
 
 def _fill(store: casstore.Store, model: casstore.Model, snapshot: Path, *, copy: bool) -> None:
@@ -357,10 +440,10 @@ def _is_whole(snapshot: Path, model: casstore.Model) -> bool:
     return snapshot.is_dir() and all(path.is_file() and path.stat().st_size == size for path, size in found)
 
 
-def _point(ref: Path, revision: str) -> None:
-    """Write a ref in one piece: all are of one length, so nobody reads half of it."""
-    descriptor = os.open(ref, os.O_WRONLY | os.O_CREAT, 0o644)
+def _put(path: Path, text: str) -> None:
+    """Write a small file in one piece: what stands there is as long, so nobody reads half of it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, revision.encode("ascii"))
+        os.write(descriptor, text.encode())
     finally:
         os.close(descriptor)

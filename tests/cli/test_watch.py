@@ -50,6 +50,21 @@ def test_a_directory_that_never_becomes_complete(cli, store: casstore.Store, out
     assert len(store.tags()) == 2
 
 
+def test_no_directory_matches(cli, store: casstore.Store, out: Path, tmp_path: Path) -> None:
+    """A wrong pattern is not taken for a training that has nothing to save yet."""
+    done = cli("watch", out, "--as", "run", "--pattern", "step_*", "--once")
+    assert done.out == ""
+    (line,) = done.err.splitlines()
+    assert line.startswith(f"no directory in {out} matches step_*; those there are: ")
+    assert "checkpoint-500" in line
+    assert line.endswith(" (--pattern says which are meant)")
+    (tmp_path / "none").mkdir()
+    done = cli("watch", tmp_path / "none", "--as", "run", "--once")
+    assert done.err.splitlines() == [f"no directory in {tmp_path / 'none'} matches checkpoint-*"]
+    assert cli("watch", out, "--as", "run", "--pattern", "step_*", "--once", "-q").err == ""
+    assert store.tags() == []
+
+
 def test_an_empty_directory_is_not_complete(cli, store: casstore.Store, tmp_path: Path) -> None:
     (tmp_path / "out/checkpoint-1").mkdir(parents=True)
     done = cli("watch", tmp_path / "out", "--as", "run", "--settle", "0", "--every", "0.05", "--once", code=3)

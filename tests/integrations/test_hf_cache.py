@@ -106,6 +106,65 @@ def test_the_command(bert: casstore.Store, cache: Path, capsys: pytest.CaptureFi
     assert "casstore hf-cache link NAME" in capsys.readouterr().err
 
 
+def test_it_follows_an_alias_that_is_moved(
+    bert: casstore.Store, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two, three = (b'{"n": %d}' % number for number in (1, 2, 3))
+    other = tmp_path / "other"
+    hugging_face.link(bert, "bert")
+    hugging_face.link(bert, "bert", other, everything=True, copy=True)
+    assert bert.settings()["hf_caches"] == f"{cache}:{other}"
+    assert run(["--home", str(bert.home), "alias", "set", "bert@prod", "bert:v2"]) == 0
+    assert revisions(cache) == {"main": three, "prod": two, "v2": two, "v3": three}
+    assert revisions(other) == {"main": three, "prod": two, "v1": one, "v2": two, "v3": three}
+    assert next(other.glob("models--*/snapshots/*/same")).stat().st_nlink == 1
+    # A process that has just read what prod meant finds its files.
+    assert one in [path.read_bytes() for path in cache.glob("models--*/snapshots/*/config.json")]
+    assert run(["--home", str(bert.home), "alias", "rollback", "bert@prod"]) == 0
+    assert revisions(cache)["prod"] == one
+    assert run(["--home", str(bert.home), "alias", "delete", "bert@prod"]) == 0
+    assert set(revisions(cache)) == {"main", "v3"}
+    assert capsys.readouterr().err == ""
+
+
+def test_refresh(bert: casstore.Store, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hugging_face.refresh(bert) == ([], [])
+    hugging_face.link(bert, "bert")
+    bert.set_alias("bert@prod", "bert:v2")
+    bert.save("bert:v4", plant(tmp_path / "out4", {"config.json": b"4"}))
+    bert.save("gpt:v1", tmp_path / "out4")
+    plant(cache / "models--casstore--gpt", {"refs/main": b"abc"})  # not casstore's, for all its name
+    assert run(["--home", str(bert.home), "hf-cache", "refresh"]) == 0
+    assert "casstore/bert\tprod\tbert:v2" in capsys.readouterr().out.splitlines()
+    assert revisions(cache)["main"] == b"4"
+    assert run(["--home", str(bert.home), "hf-cache", "refresh", "gpt", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"linked": [], "problems": []}
+    assert len(list(cache.glob("models--casstore--bert/snapshots/*"))) == 4
+    hugging_face.refresh(bert)
+    assert len(list(cache.glob("models--casstore--bert/snapshots/*"))) == 2
+
+
+def test_what_cannot_follow_is_told_and_fails_no_move(
+    bert: casstore.Store, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(hugging_face.link(bert, "bert").path)
+    snapshot = root / "snapshots" / str(bert.get("bert:v2").digest)[:40]
+    snapshot.write_text("in the way")
+    assert run(["--home", str(bert.home), "alias", "set", "bert@prod", "bert:v2"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "bert@prod\tbert:v2\n"
+    assert told.err.startswith(f"{root} is not up to date: ")
+    assert told.err.endswith("; then `casstore hf-cache refresh bert`\n")
+    assert revisions(cache)["prod"] == b'{"n": 1}'
+    assert run(["--home", str(bert.home), "hf-cache", "refresh"]) == 3
+    snapshot.unlink()
+    assert run(["--home", str(bert.home), "hf-cache", "refresh"]) == 0
+    assert revisions(cache)["prod"] == b'{"n": 2}'
+    hugging_face.unlink(bert, "bert")
+    assert run(["--home", str(bert.home), "alias", "set", "bert@prod", "bert:v3"]) == 0
+    assert not list(cache.iterdir())  # nor does it come back
+
+
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

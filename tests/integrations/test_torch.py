@@ -92,7 +92,9 @@ def test_a_distributed_checkpoint(store: casstore.Store) -> None:
     assert base is not None
     assert str(base.tag) == "run:step-1"
     # Which tensor changed is told, also of what is in one file.
-    assert [each.name for each in store.diff("run:step-1", "run:step-2").tensors] == ["1/data/0", "2/data/0"]
+    assert [each.name for each in store.diff("run:step-1", "run:step-2").tensors] == ["b", "w"]
+    weights = store.get("run:step-2").state_dict()
+    assert equal(weights, {name: state(2)[name] for name in ("w", "b")})
     found = dcp.FileSystemReader(store.get("run").path).read_metadata().storage_meta
     assert found.checkpoint_id == "run:step-2"
 
@@ -172,6 +174,8 @@ def test_two_processes(store: casstore.Store, tmp_path: Path) -> None:
     for number in (1, 2):
         model = store.get(f"run:step-{number}")
         assert {file.path for file in model.files} == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+        names = [("w[0:4, 0:3]", (4, 3)), ("w[4:8, 0:3]", (4, 3))]
+        assert [(each.name, each.shape) for each in model.tensors()] == names
         found = {"w": torch.zeros(8, 3)}
         dcp.load(found, storage_reader=dcp.FileSystemReader(model.path), no_dist=True)
         assert found["w"][:, 0].tolist() == [10.0 * number] * 4 + [10.0 * number + 1] * 4

@@ -8,6 +8,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from casstore.remote.address import RemoteAddress
 from casstore.remote.bucket import Bucket
 from casstore.remote.directory import DirectoryBackend
 from casstore.remote.pushing import Push
-from tests.kit import noise, plant, safetensors, weights
+from tests.kit import checkpoint, noise, plant, safetensors, weights
 from tests.remote.rewriting import Rewriting, pushed, step
 from tests.test_format import Packs, chunks_of
 
@@ -109,6 +110,33 @@ def test_reading_deltas_takes_few_requests(big: Path, requests: list[tuple[str, 
     packs = {key: (big / key).stat().st_size for key, _, _ in requests}
     assert len(packs) == 2
     assert sum(length for _, _, length in requests) <= 1.1 * sum(packs.values())
+
+
+def test_weights_take_few_requests(big: Path, requests: list[tuple[str, int, int]]) -> None:
+    """As a file that is read from its beginning to its end."""
+    (array,) = opened(big, "run:2").state_dict(framework="numpy").values()
+    assert np.array_equal(array, weights("F32", 3, 2, 2_500_000))
+    assert len(requests) <= 24
+    assert sum(length for _, _, length in requests) <= 1.1 * sum((big / key).stat().st_size for key, _, _ in requests)
+
+
+def test_some_weights_take_their_ranges_alone(tmp_path: Path, requests: list[tuple[str, int, int]]) -> None:
+    with casstore.Store(tmp_path / "origin") as store:
+        store.add_remote("origin", str(tmp_path / "remote"))
+        store.save("run:1", plant(tmp_path / "out", checkpoint(1, size=1_500_000)))
+        store.remote("origin").push()
+        here = store.get("run:1")
+        there = opened(tmp_path / "remote", "run:1")
+        found = there.state_dict("layer.1", framework="numpy")
+        assert list(found) == ["layer.1"]
+        assert sum(length for _, _, length in requests) < 0.7 * here.size
+        whole = there.state_dict(framework="numpy")
+        assert {name: array.tobytes() for name, array in whole.items()} == {
+            each.name: here.tensor(each.name).tobytes() for each in here.tensors()
+        }
+        assert there.state_dict("none", framework="numpy") == {}
+        with pytest.raises(ValueError, match="framework"):
+            there.state_dict(framework="jax")
 
 
 def test_one_byte_takes_a_chunk_and_no_more(big: Path, requests: list[tuple[str, int, int]]) -> None:

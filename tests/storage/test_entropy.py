@@ -4,6 +4,7 @@ import contextlib
 import struct
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,13 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import casstore
 from casstore.errors import IntegrityError
 from casstore.storage.coding import entropy
 from casstore.storage.coding.arithmetic import Buffer
 from casstore.storage.coding.entropy import Stream, decode_stream, decompress, encode_stream
 from casstore.storage.recipe import MAX_CHUNK_BYTES
+from tests.kit import checkpoint, contents, plant, script
 
 KINDS = ["zeros", "few", "half", "mostly set", "skewed", "equal", "text", "noise"]
 
@@ -105,6 +108,35 @@ def test_parts_that_differ_in_kind_get_codes_of_their_own() -> None:
     # One frame takes little more than its parts by themselves, and much less than one code for all.
     assert len(encode_stream(raw, [20_000] * 4)[1]) < alone + 50
     assert len(encode_stream(raw)[1]) > 1.1 * alone
+
+
+WITHOUT_ZSTD = """\
+import sys
+
+sys.modules |= {"compression.zstd": None, "backports.zstd": None}
+
+import casstore
+from tests.storage.test_entropy import KINDS, decode_stream, encode_stream, plane
+
+for size in (1, 300, 70_000):
+    parts = [plane(kind, size) for kind in KINDS]
+    for raw, lengths in [(b"".join(parts), [size] * len(parts)), *((part, []) for part in parts)] * 2:
+        kind, stream = encode_stream(raw, lengths)
+        assert (decode_stream(kind, memoryview(stream), len(raw)) or bytes(len(raw))) == raw
+with casstore.Store(sys.argv[1]) as store:
+    store.save("net:v1", sys.argv[2], materialize=False)
+    store.save("net:v2", sys.argv[3], materialize=False)
+"""
+
+
+def test_a_python_that_was_built_without_zstd(tmp_path: Path) -> None:
+    versions = checkpoint(1), checkpoint(2)
+    sources = [plant(tmp_path / f"v{number}", files) for number, files in enumerate(versions)]
+    done = script(WITHOUT_ZSTD, tmp_path / "home", *sources, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stderr) == (0, "")
+    with casstore.Store(tmp_path / "home") as store:
+        assert store.stats().stored_bytes < 0.85 * sum(model.size for model in store.list())
+        assert [contents(store.get(f"net:v{step}")) for step in (1, 2)] == list(versions)
 
 
 def test_the_numbers_of_the_streams_are_part_of_the_format() -> None:

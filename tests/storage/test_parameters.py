@@ -227,7 +227,7 @@ def test_every_opcode_that_is_known_is_one() -> None:
         if ord(opcode.code) not in known or argument is None or argument.n == pickletools.UP_TO_NEWLINE:
             continue
         width = argument.n if argument.n > 0 else sizes[argument.n]
-        machine = parameters._Machine(b"\0" * 40)
+        machine = parameters.Machine(b"\0" * 40)
         machine._stack, machine._memo = [()], {0: ()}
         parameters._STEPS[ord(opcode.code)](machine)
         assert machine._position == width, opcode.name

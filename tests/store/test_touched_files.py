@@ -123,13 +123,60 @@ def test_what_nobody_touched_is_not_read_again(
     assert reads == []
 
 
+@pytest.fixture
+def linked_twice(store: casstore.Store, tmp_path: Path, settled) -> casstore.Model:
+    """m:2, whose files are the same as those of m:1, in both directories."""
+    store.set_setting("link_mode", "hardlink")
+    source = plant(tmp_path / "source", {"w.bin": noise(BIG), "again.bin": noise(BIG), "small": b"x"})
+    models = [store.save(f"m:{number}", source) for number in (1, 2)]
+    assert os.path.samefile(f"{models[0].path}/w.bin", f"{models[1].path}/again.bin")
+    store.close()
+    return models[1]
+
+
+def take_away(store: casstore.Store, how: str) -> None:
+    """Remove the directory of m:1."""
+    if how == "gc":
+        store.set_setting("keep_days", "0")
+        store.gc()
+    else:
+        store.delete("m:1", now=how == "delete for good")
+    assert not (store.home / "models/m/1").exists()
+
+
+@pytest.mark.parametrize("how", ["delete", "delete for good", "gc"])
+def test_a_link_that_casstore_removes_is_no_touch(
+    store: casstore.Store, linked_twice: casstore.Model, tmp_path: Path, reads: list[int], how: str
+) -> None:
+    take_away(store, how)
+    links = tmp_path / "links"
+    links.mkdir()
+    for name in ("w.bin", "again.bin"):
+        (links / name).symlink_to(os.path.join(linked_twice.path, name))
+    store.close()
+    reads.clear()
+    model = store.save("m:3", links)
+    assert reads == []
+    assert contents(model) == {"w.bin": noise(BIG), "again.bin": noise(BIG)}
+
+
+@pytest.mark.parametrize("how", ["delete", "gc"])
+def test_a_write_before_casstore_removes_a_link_is_found(
+    store: casstore.Store, linked_twice: casstore.Model, tmp_path: Path, how: str
+) -> None:
+    overwrite(Path(linked_twice.path, "w.bin"))
+    take_away(store, how)
+    files = contents(store.save("m:3", shutil.copytree(tmp_path / "source", tmp_path / "copy")))
+    assert files == {"w.bin": noise(BIG), "again.bin": noise(BIG), "small": b"x"}
+
+
 def test_saves_go_on_after_gc_has_taken_every_directory(
     store: casstore.Store,
     tmp_path: Path,
     settled,
     reads,
 ) -> None:
-    """gc takes links away, which touches the files: they are read once more at most."""
+    """gc packs what no directory links, and takes it away."""
     files = {"w.bin": noise(BIG), "v.bin": noise(BIG, 1)}
     source = plant(tmp_path / "source", files)
     store.save("m:1", source)

@@ -69,6 +69,11 @@ class Side:
     reader: Reader
     damage: tuple[str, ...] = ()
 
+    def recipe_at(self, path: str) -> Recipe | None:
+        """The recipe of a file, if it is there and its recipe can be read."""
+        file = self.files.get(path)
+        return None if file is None else self.recipes.get(file.digest)
+
 
 def of_version(workspace: Workspace, row: VersionRow) -> Side:
     """A version. Raises TagNotFound if it has been deleted, IntegrityError if the record of its files is damaged."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import NamedTuple
 
 from casstore.actions.comparing.difference import Change, TensorChange, by_name
 from casstore.actions.comparing.paths import new_share
 from casstore.actions.comparing.sides import Content, Side, fault
 from casstore.actions.tensors.info import TensorInfo
-from casstore.actions.tensors.names import Names
+from casstore.actions.tensors.names import Names, Within
 from casstore.actions.tensors.placed import has_tensors, placed_in
 from casstore.errors import IntegrityError
 from casstore.storage.recipe import Chunk
@@ -58,17 +57,17 @@ class Pair(NamedTuple):
 def tensors_of(side: Side, names: Names, damage: list[str]) -> list[Tensor]:
     """All tensors of a side. Those of a file of which no part can be read go by the names of their storages."""
     found: list[Tensor] = []
+    within = Within(side.recipe_at, lambda path, recipe: side.reader.opened(Content(path, recipe)))
     for path, file in side.files.items():
         recipe = side.recipes.get(file.digest)
         if recipe is None or not has_tensors(recipe):
             continue
         parameters: Mapping[str, Strided] = {}
+        try:
+            parameters = names.of(path, recipe, within)
+        except (IntegrityError, OSError) as error:
+            damage.append(f"{side.name} {path}: {fault(error)}")
         content = Content(path, recipe)
-        if recipe.plan.startswith("torch/"):
-            try:
-                parameters = names.of(recipe, partial(side.reader.opened, content))
-            except (IntegrityError, OSError) as error:
-                damage.append(f"{side.name} {path}: {fault(error)}")
         found += [Tensor(side, each.info, content, *each[1:6]) for each in placed_in(path, recipe, parameters)]
     return found
 

@@ -12,13 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 
+from casstore.actions import loose_files
 from casstore.actions.directories.changed import ChangedShelf, parents
 from casstore.actions.directories.leavings import late
 from casstore.actions.directories.presence import inode_of
 from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog.directories import Candidate, EvictionRule, KeptBy
+from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
+from casstore.digest import Digest
 from casstore.late_classes import dataclass
 from casstore.storage import files, sessions
 from casstore.storage.container import FileStamp
@@ -141,10 +144,14 @@ def evict(
                     doomed = _take_away(workspace, session, batch, planned.rule, evicted, may_go)
                 else:
                     _log.debug("%s: directories kept, another process works on this model", name)
+            noted: dict[Fingerprint, Digest] = {}
             for each in doomed:
                 evicted.quarantined += _keep_late(workspace, each)
+                with contextlib.suppress(OSError):
+                    noted |= loose_files.unlink(workspace, each.path, each.stamps)
                 with contextlib.suppress(OSError):  # the next gc reaps the session, and reports what it cannot remove
                     files.remove_tree(each.path)
+            workspace.catalog.index.remember(noted)
     return evicted
 
 

@@ -9,9 +9,11 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from casstore.actions import loose_files
 from casstore.actions.describing import model_yaml
 from casstore.actions.directories.changed import parents
 from casstore.actions.workspace import Workspace, hash_file
+from casstore.catalog.index import Fingerprint
 from casstore.digest import Digest
 from casstore.errors import IntegrityError
 from casstore.storage import files
@@ -27,14 +29,15 @@ _NOTHING_RECORDED: Mapping[str, FileStamp] = {}
 
 def take_away(
     workspace: Workspace, session: Session, tag: Tag, manifest_id: str,
-    recorded: Mapping[str, FileStamp] = _NOTHING_RECORDED,
+    recorded: Mapping[str, FileStamp] = _NOTHING_RECORDED, noted: dict[Fingerprint, Digest] | None = None,
 ) -> list[str]:  # fmt: skip
     """Remove the directory of a version that has been deleted, or whose place another version will take.
 
     Files that the version does not have, or has with other content, go to quarantine first; returns their paths there.
     `recorded`: the stamps of the files that were put there, as far as they are known; a file that differs from its
-    stamp is compared with the manifest. The name's lock must be held. Raises OSError; then the directory stands, and
-    what was moved by then is named in the log.
+    stamp is compared with the manifest. `noted`: takes what is to be remembered of loose files that were linked there.
+    The name's lock must be held. Raises OSError; then the directory stands, and what was moved by then is named in the
+    log.
     """
     directory = workspace.layout.model(tag)
     own = _Own(workspace, tag, manifest_id, recorded)
@@ -51,6 +54,9 @@ def take_away(
     except OSError:
         _tell(tag, kept)
         raise
+    with contextlib.suppress(OSError):
+        if noted is not None:
+            noted.update(loose_files.unlink(workspace, doomed, recorded))
     with contextlib.suppress(OSError):  # gc reaps what is left, and reports what it cannot remove
         files.remove_tree(doomed)
     return kept

@@ -17,6 +17,8 @@ from casstore.actions.directories.standing import Standing, unpacked_entries
 from casstore.actions.workspace import Workspace
 from casstore.catalog.deletions import Judged
 from casstore.catalog.events import DELETED, Noted
+from casstore.catalog.index import Fingerprint
+from casstore.digest import Digest
 from casstore.storage import files
 from casstore.storage.container import FileStamp
 from casstore.storage.sessions import Session
@@ -38,10 +40,12 @@ class Deleted:
 @dataclass(frozen=True, slots=True)
 class Swept:
     """What a sweep did. `kept`: paths in quarantine/ of what was in the directories and did not belong to the versions.
-    `failures`: the versions of which something could not be taken away, and why."""
+    `failures`: the versions of which something could not be taken away, and why. `noted`: what is to be remembered of
+    loose files that lost a link by it."""
 
     kept: list[str] = field(default_factory=list)
     failures: list[tuple[Tag, OSError]] = field(default_factory=list)
+    noted: dict[Fingerprint, Digest] = field(default_factory=dict)
 
 
 def by_name(tags: Iterable[Tag]) -> list[list[Tag]]:
@@ -104,7 +108,7 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
         if each.manifest_id not in buried:
             continue
         try:
-            swept.kept.extend(_take_away(workspace, session, each))
+            swept.kept.extend(_take_away(workspace, session, each, swept.noted))
             gone.append(each)
         except OSError as error:
             swept.failures.append((each.tag, error))
@@ -118,11 +122,11 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
     return swept
 
 
-def _take_away(workspace: Workspace, session: Session, each: Deleted) -> list[str]:
+def _take_away(workspace: Workspace, session: Session, each: Deleted, noted: dict[Fingerprint, Digest]) -> list[str]:
     with contextlib.suppress(FileNotFoundError):
         inode = os.lstat(workspace.layout.model(each.tag)).st_ino
         if workspace.catalog.deletions.is_deleted_directory(each.tag, inode):
-            return take_away(workspace, session, each.tag, each.manifest_id, each.recorded)
+            return take_away(workspace, session, each.tag, each.manifest_id, each.recorded, noted)
     return []
 
 
@@ -134,4 +138,5 @@ def _forget(workspace: Workspace, gone: Sequence[Deleted], swept: Swept) -> None
     failures = keep_all(workspace.layout, [(each.tag, each.manifest_id) for each in gone], trashed)
     swept.failures.extend(failures)
     failed = {tag for tag, _ in failures}
-    workspace.catalog.deletions.forget_tombstones(each.manifest_id for each in gone if each.tag not in failed)
+    buried = [each.manifest_id for each in gone if each.tag not in failed]
+    workspace.catalog.deletions.forget_tombstones(buried, swept.noted)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import NamedTuple
 
 from casstore.actions.tensors.info import TensorInfo
-from casstore.actions.tensors.names import DamagedRead, Names, reading
+from casstore.actions.tensors.names import DamagedRead, Names, Within, reading
 from casstore.actions.tensors.placed import Placed, empty_one, has_tensors, placed_in
 from casstore.digest import Digest
 from casstore.storage.manifest import FileEntry
@@ -19,6 +20,7 @@ from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import find_empty, may_have_empty
 from casstore.storage.tensors.headers import check_header
+from casstore.storage.tensors.segments import ReadAt
 
 _MAX_INDEX_BYTES = 64 << 20
 _INDEX_ENDS = (".safetensors.index.json", ".bin.index.json")
@@ -82,24 +84,25 @@ class Tensors:
         self.source = source
         self.all: list[Found] = []
         names = Names()
-        recipes = source.recipes(source.files)
+        self._recipes = recipes = source.recipes(source.files)
+        within = Within(partial(_recipe_at, {file.path: file for file in source.files}, recipes), self._opened)
         for file in source.files:
             recipe = recipes.get(file.digest)
             if recipe is not None and has_tensors(recipe):
-                self.all += [Found(placed, recipe) for placed in self._in_file(file.path, recipe, names)]
+                self.all += [Found(placed, recipe) for placed in self._in_file(file.path, recipe, names, within)]
         self._by_name: dict[str, list[Found]] = {}
         for each in self.all:
             self._by_name.setdefault(each.info.name, []).append(each)
-        self._recipes = recipes
         self._weights: frozenset[str] | None = None
 
-    def _in_file(self, path: str, recipe: Recipe, names: Names) -> list[Placed]:
-        opened = partial(reading, self.source.objects, recipe, f"{path} of {self.source.name}")
+    def _opened(self, path: str, recipe: Recipe) -> AbstractContextManager[ReadAt]:
+        return reading(self.source.objects, recipe, f"{path} of {self.source.name}")
+
+    def _in_file(self, path: str, recipe: Recipe, names: Names, within: Within) -> list[Placed]:
         try:
-            parameters = names.of(recipe, opened) if recipe.plan.startswith("torch/") else {}
-            found = [*placed_in(path, recipe, parameters)]
+            found = [*placed_in(path, recipe, names.of(path, recipe, within))]
             if may_have_empty(recipe):
-                with opened() as read:
+                with self._opened(path, recipe) as read:
                     found += [empty_one(path, each) for each in find_empty(read, recipe.size)]
                 found.sort(key=lambda each: (each.start, each.info.size))
         except DamagedRead as failed:
@@ -147,7 +150,7 @@ class Tensors:
         """The files that hold the weights: of the first of these formats that there is, safetensors, GGUF, PyTorch's,
         npz; and where an index of shards stands in their directory, those that it lists."""
         if self._weights is None:
-            plans = {each.info.file: each.recipe.plan.partition("/")[0] for each in self.all}
+            plans = {each.info.file: each.recipe.plan.partition("/")[0].replace("zips", "torch") for each in self.all}
             chosen = next((plan for plan in _PREFERRED if plan in plans.values()), None)
             paths = {path for path, plan in plans.items() if plan == chosen}
             for file in self.source.files:
@@ -187,6 +190,11 @@ class Tensors:
         if elsewhere:
             advice = f"{elsewhere[0]} has one"
         return f"{where} has no tensor {name!r}; {advice}"
+
+
+def _recipe_at(files: Mapping[str, FileEntry], recipes: Mapping[Digest, Recipe], path: str) -> Recipe | None:
+    file = files.get(path)
+    return None if file is None else recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
 
 
 def _join(directory: str, name: str) -> str:

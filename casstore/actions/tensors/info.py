@@ -17,7 +17,8 @@ class TensorInfo:
         The path of its file.
     name
         Its name in that file. For PyTorch's files the name of the parameter, such as "model.0.weight", or
-        "data/KEY" where the pickle tells none.
+        "data/KEY" where the pickle tells none. Of a tensor that `torch.distributed.checkpoint` has written in parts,
+        each is one: "layer.weight[0:512, 0:1024]".
     dtype
         In safetensors' words, such as "BF16"; of GGUF's quantized types ggml's, such as "Q4_K"; None where it is not
         known.

@@ -72,7 +72,8 @@ def locate(objects: Objects, name: str, found: Found) -> Located:
             raise TypeError(_unknown(name, found))
         dtype, shape = "U8", _rows_of_bytes(shape, info.size)
         strides = contiguous(shape)
-    if kind in ("npz", "zips") and len(shape) > 1 and info.size and _is_fortran(objects, name, found):
+    may_be_fortran = kind in ("npz", "zips") and not placed.is_pickled and len(shape) > 1 and info.size
+    if may_be_fortran and _is_fortran(objects, name, found):
         strides = tuple(reversed(contiguous(shape[::-1])))
     return Located(found, Layout(dtype, shape, strides, placed.start))
 

@@ -16,7 +16,6 @@ from casstore.storage.tensors.parameters import Strided
 from casstore.storage.tensors.segments import ELEMENT_BITS, MAX_DIMENSIONS, Segment
 from casstore.storage.tensors.strides import Arrangement, arrangement, contiguous
 
-_KEY_PREFIX = "data/"
 _EMPTY = Digest.of(b"")
 
 
@@ -25,7 +24,8 @@ class Placed(NamedTuple):
 
     `chunks` are those of the file that it reaches into, and the first `skip` bytes of them are not its own; `strides`
     count elements. `is_whole`: nothing of them is another's. `arranged`: how its elements stand there; None where that
-    is not known. `storage` is where that begins in the file in which it stands, which others may share.
+    is not known. `storage` is where that begins in the file in which it stands, which others may share. `is_pickled`: a
+    pickle of PyTorch's tells all that; else a header of numpy's may tell that the first dimension runs fastest.
     """
 
     info: TensorInfo
@@ -35,6 +35,7 @@ class Placed(NamedTuple):
     is_whole: bool
     arranged: Arrangement | None
     storage: int
+    is_pickled: bool = False
 
     @property
     def start(self) -> int:
@@ -69,7 +70,7 @@ def has_tensors(recipe: Recipe) -> bool:
 
 
 def placed_in(path: str, recipe: Recipe, parameters: Mapping[str, Strided]) -> Iterator[Placed]:
-    """The tensors of a file: `parameters`, and what else has a name in its recipe."""
+    """The tensors of a file: `parameters`, whose keys are names in its recipe, and what else has a name there."""
     starts = accumulate((segment.length for segment in recipe.segments), initial=0)
     stored = {
         segment.name: _Stored.of(segment, start)
@@ -78,10 +79,9 @@ def placed_in(path: str, recipe: Recipe, parameters: Mapping[str, Strided]) -> I
     }
     named = set()
     for name, parameter in parameters.items():
-        storage = _KEY_PREFIX + parameter.key
-        placed = _placed(path, name, parameter, stored.get(storage))
+        placed = _placed(path, name, parameter, stored.get(parameter.key))
         if placed is not None:
-            named.add(storage)
+            named.add(parameter.key)
             yield placed
     for name, (segment, start, chunks, _) in stored.items():
         if name in named:
@@ -116,7 +116,7 @@ def _placed(path: str, name: str, parameter: Strided, stored: _Stored | None) ->
     width = ELEMENT_BITS[dtype] // 8
     if 0 in shape:
         info = TensorInfo(path, name, dtype, shape, 0, _EMPTY)
-        return Placed(info, (), 0, strides, True, None, 0)
+        return Placed(info, (), 0, strides, True, None, 0, is_pickled=True)
     if stored is None or not stored.ends:
         return None
     first = parameter.offset * width
@@ -133,7 +133,7 @@ def _placed(path: str, name: str, parameter: Strided, stored: _Stored | None) ->
     place += b"" if parameter.is_plain else b"changed when read"
     told = dtype if parameter.is_plain else None
     info = TensorInfo(path, name, told, shape, prod(shape) * width, _digest(chunks, place))
-    return Placed(info, chunks, skip, strides, is_whole, arranged, stored.start)
+    return Placed(info, chunks, skip, strides, is_whole, arranged, stored.start, is_pickled=True)
 
 
 def _digest(chunks: Sequence[Chunk], place: bytes = b"") -> Digest:

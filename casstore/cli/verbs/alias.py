@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import casstore
 from casstore.cli.arguments import as_text, complete_alias, complete_name, complete_tag
 from casstore.cli.options import Options, common_options, pass_options
-from casstore.cli.output import Column, hint, is_screen, printable, show_json, show_table, utc
+from casstore.cli.output import Column, hint, is_screen, printable, say, show_json, show_table, utc
 from casstore.cli.times import moment
+from casstore.late import LateModule
+
+if TYPE_CHECKING:
+    from casstore.integrations import hugging_face
+else:
+    hugging_face = LateModule("casstore.integrations.hugging_face")
 
 _EXAMPLES = """\b
 Examples:
@@ -65,7 +71,8 @@ def alias() -> None:
 
     An alias means one version of its name until it is moved. Every move is kept, with the time, who made it and why.
     A version that an alias means is not deleted, and its directory stays. An alias is written as a name is; it is
-    neither `latest` nor v and a number. It belongs to this store: push and pull do not carry it.
+    neither `latest` nor v and a number. It belongs to this store: push and pull do not carry it. What `casstore
+    hf-cache link` has made follows when an alias is moved here.
     """
 
 
@@ -91,7 +98,9 @@ def set_alias(options: Options, alias: str, tag: str, expected: str | None, reas
     """
     terms: dict[str, Any] = {} if expected is None else {"expected": None if expected == "none" else expected}
     with options.open_store() as store:
-        _answer(options, store.set_alias(alias, tag, reason=as_text(reason), force=force, **terms))
+        moved = store.set_alias(alias, tag, reason=as_text(reason), force=force, **terms)
+        _answer(options, moved)
+        _refresh_caches(store, moved.tag)
 
 
 @alias.command("list", epilog="\b\nExamples:\n  casstore alias list\n  casstore alias list bert --json\n")
@@ -169,6 +178,7 @@ def rollback(options: Options, /, alias: str, steps: int | None, to: datetime | 
     with options.open_store() as store:
         moved = store.rollback_alias(alias, steps=steps or 1, to=to, reason=as_text(reason), force=force)
         _answer(options, moved)
+        _refresh_caches(store, moved.tag)
 
 
 @alias.command("protect", epilog="\b\nExample:\n  casstore alias protect bert@prod -m 'ask ana first'\n")
@@ -207,11 +217,20 @@ def delete(options: Options, alias: str, reason: str, force: bool) -> None:
     """Delete an alias; the version stays, and so does the log."""
     with options.open_store() as store:
         tag = store.delete_alias(alias, reason=as_text(reason), force=force)
-    if options.json:
-        show_json({"deleted": alias.lower(), "tag": str(tag)})
-    else:
-        shown = printable(alias.lower())
-        click.echo(f"deleted {shown}; {tag} stays" if is_screen() else shown)
+        if options.json:
+            show_json({"deleted": alias.lower(), "tag": str(tag)})
+        else:
+            shown = printable(alias.lower())
+            click.echo(f"deleted {shown}; {tag} stays" if is_screen() else shown)
+        _refresh_caches(store, tag)
+
+
+def _refresh_caches(store: casstore.Store, tag: casstore.Tag) -> None:
+    """Have what `hf-cache link` has made follow. The alias has moved: what fails here is told, and no more."""
+    if store.settings()["hf_caches"] != "off":
+        _, problems = hugging_face.refresh(store, tag.name)
+        for problem in problems:
+            say(f"{printable(problem)}; then `casstore hf-cache refresh {tag.name}`")
 
 
 def _answer(options: Options, found: casstore.Alias) -> None:

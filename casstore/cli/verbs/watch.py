@@ -27,6 +27,7 @@ Examples:
   casstore watch out/ --as run --settle 60 --once         what is complete after a minute, and no more
 """
 _SETTLE_S = 30.0
+_MOST_NAMED = 3
 _Stamp = tuple[tuple[str, int, int], ...]
 
 
@@ -57,8 +58,8 @@ class _Watch:
     def look(self, pattern: str) -> list[str]:
         """Save what has become complete; the names of those that have not."""
         waiting = []
-        for path in sorted(self.place.iterdir(), key=lambda each: (_mtime(each), each.name)):
-            if not fnmatch.fnmatchcase(path.name, pattern) or not path.is_dir():
+        for path in self._directories():
+            if not fnmatch.fnmatchcase(path.name, pattern):
                 continue
             which = _identity(path)
             if self.done.get(path.name) == which:
@@ -69,6 +70,20 @@ class _Watch:
             else:
                 waiting.append(path.name)
         return waiting
+
+    def lack(self, pattern: str) -> str | None:
+        """That no directory matches, with some that are there; None where one does."""
+        names = [path.name for path in self._directories()]
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            return None
+        others = ", ".join(names[-_MOST_NAMED:]) + (", ..." if len(names) > _MOST_NAMED else "")
+        advice = f"; those there are: {printable(others)} (--pattern says which are meant)" if names else ""
+        return f"no directory in {printable(str(self.place))} matches {printable(pattern)}{advice}"
+
+    def _directories(self) -> list[Path]:
+        """In the order in which they were changed."""
+        found = (path for path in self.place.iterdir() if path.is_dir())
+        return sorted(found, key=lambda each: (_mtime(each), each.name))
 
     def _is_complete(self, path: Path) -> bool:
         seen = self.watched.setdefault(path.name, _Watched())
@@ -154,7 +169,8 @@ def watch(options: Options, /, directory: Path, name: str, pattern: str, **how: 
     saved again, so that it can be started anew at any time; where a directory is another than what was saved by its
     name, that is said. Ctrl-C ends it (exit code 130).
 
-    A directory that never becomes complete is never saved; what it waits for is said once.
+    A directory that never becomes complete is never saved; what it waits for is said once. Where no directory matches
+    at the start, that is said; with --once it ends then, and that is no failure.
 
     In a pipe: tag, bytes and number of files of each version that is saved. With --json one document a line.
     """
@@ -171,8 +187,12 @@ def watch(options: Options, /, directory: Path, name: str, pattern: str, **how: 
 
 
 def _watch(watching: _Watch, pattern: str, every: float, *, once: bool) -> list[str]:
-    if not (once or watching.options.quiet):
-        say(f"watching {printable(str(watching.place))} for {printable(pattern)}; Ctrl-C ends it")
+    if not watching.options.quiet:
+        if not once:
+            say(f"watching {printable(str(watching.place))} for {printable(pattern)}; Ctrl-C ends it")
+        lack = watching.lack(pattern)
+        if lack is not None:
+            say(lack)
     until = time.monotonic() + watching.settle + (every if watching.settle else 0)
     while True:
         waiting = watching.look(pattern)

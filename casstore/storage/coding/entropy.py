@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import zstandard
 
@@ -101,14 +101,17 @@ def _inner_parts(parts: Sequence[int]) -> Iterator[tuple[int, int]]:
         begin += length
 
 
-def _compressors() -> dict[bool, zstd.ZstdCompressor]:
+def _compressors() -> dict[bool, _Compressor]:
     # Contexts are costly to make and not safe to share between threads.
-    found: dict[bool, zstd.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
+    found: dict[bool, _Compressor] = _local.__dict__.setdefault("compressors", {})
     return found
 
 
-def _compressor(is_mixed: bool) -> zstd.ZstdCompressor:
-    parameter = zstd.CompressionParameter
+def _compressor(is_mixed: bool) -> _Compressor:
+    try:
+        parameter = zstd.CompressionParameter
+    except ImportError:  # Python from 3.14 on may have been built without libzstd, and the backport ends before it
+        return _PlainCompressor()
     options: dict[int, int] = {
         parameter.strategy: zstd.Strategy.fast,
         parameter.min_match: 7,
@@ -119,6 +122,33 @@ def _compressor(is_mixed: bool) -> zstd.ZstdCompressor:
         options |= {parameter.target_length: _STRIDE, _LITERALS: _ENABLE}
     made: zstd.ZstdCompressor = zstd.ZstdCompressor(options=options)
     return made
+
+
+class _PlainCompressor:
+    """python-zstandard in the shape of ZstdCompressor.
+
+    It cannot set the literals' mode, so that it has no stride. Most planes come out within 0.4% of the size and in half
+    as much time again; one of which half is zeros took 6% more, and three times as long.
+    """
+
+    FLUSH_BLOCK: Literal[1] = 1
+    FLUSH_FRAME: Literal[2] = 2
+
+    def __init__(self) -> None:
+        parameters = zstandard.ZstdCompressionParameters(
+            strategy=zstandard.STRATEGY_FAST, min_match=7, hash_log=6, window_log=17
+        )
+        self._context = zstandard.ZstdCompressor(compression_params=parameters)
+
+    def set_pledged_input_size(self, size: int) -> None:
+        self._frame = self._context.compressobj(size)
+
+    def compress(self, raw: Buffer, mode: Literal[1, 2]) -> bytes:
+        how = zstandard.COMPRESSOBJ_FLUSH_BLOCK if mode == self.FLUSH_BLOCK else zstandard.COMPRESSOBJ_FLUSH_FINISH
+        return self._frame.compress(raw) + self._frame.flush(how)
+
+
+_Compressor: TypeAlias = "zstd.ZstdCompressor | _PlainCompressor"
 
 
 def decompress(packed: bytes | memoryview, raw_bytes: int) -> bytes:

@@ -62,7 +62,7 @@ class Strided(NamedTuple):
 def find_parameters(pickle: bytes) -> dict[str, Strided]:
     """Name to tensor, in the pickle's order; empty for a pickle that breaks any rule. Bounded in time and memory."""
     try:
-        return _named(_Machine(pickle).run())
+        return _named(Machine(pickle).run())
     except (ValueError, TypeError, LookupError, struct.error, RecursionError):
         return {}
 
@@ -79,12 +79,14 @@ class _Storage(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Map:
+class Map:
+    """A dict."""
+
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Made:
+class Made:
     """What a call would make, with what is then set in it."""
 
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
@@ -133,14 +135,14 @@ def _walk(top: Any) -> Iterator[tuple[str, Strided]]:
 
 def _parts(value: Any) -> list[tuple[str, Any]]:
     """What a value holds that may hold tensors, each with its key; an empty one for what needs no name."""
-    if isinstance(value, _Map):
+    if isinstance(value, Map):
         return _keyed(value.pairs)
     if isinstance(value, list | tuple) and not isinstance(value, _Global | _Storage):
         return [(str(number), item) for number, item in enumerate(value) if _may_hold(item)]
-    if not isinstance(value, _Made):
+    if not isinstance(value, Made):
         return []
     parts = [*_keyed(value.pairs), *((str(number), item) for number, item in enumerate(value.items) if _may_hold(item))]
-    if isinstance(value.state, _Map):
+    if isinstance(value.state, Map):
         parts += [("" if key in _OF_MODULES else key, item) for key, item in _keyed(value.state.pairs)]
     return parts
 
@@ -150,23 +152,26 @@ def _keyed(pairs: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
 
 
 def _may_hold(value: Any) -> bool:
-    return isinstance(value, Strided | _Map | _Made | list | tuple)
+    return isinstance(value, Strided | Map | Made | list | tuple)
 
 
 # How PyTorch makes a tensor; each of the first kind begins with storage, offset, size and stride.
 _OF_STORAGE = {f"torch._utils {name}": name for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")}
 _AROUND = {"torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state"}
 _OF_TYPE = "torch._tensor _rebuild_from_type_v2"
+_SIZE = "torch Size"  # a tuple
 
 
 def _called(function: Any, arguments: Any) -> Any:
     """What stands for the result of a call, which is not made."""
     if not isinstance(function, _Global) or type(arguments) is not tuple:
-        return _Made()
+        return Made()
+    if function.path == _SIZE and len(arguments) == 1 and type(arguments[0]) is tuple:
+        return arguments[0]
     if function.path == _OF_TYPE and len(arguments) >= 3:
         function, arguments = arguments[0], arguments[2]
         if not isinstance(function, _Global) or type(arguments) is not tuple:
-            return _Made()
+            return Made()
     if function.path in _AROUND and arguments:
         return arguments[0]
     if function.path in _OF_STORAGE and len(arguments) >= 4 and isinstance(arguments[0], _Storage):
@@ -176,12 +181,12 @@ def _called(function: Any, arguments: Any) -> Any:
             dtype = _DTYPES.get(name) if module == "torch" else None
         made = _strided(arguments[0], arguments[1:4], dtype)
         return made if all(map(_says_nothing, arguments[7 if is_v3 else 6 :])) else made._replace(is_plain=False)
-    return _Made()
+    return Made()
 
 
 def _says_nothing(metadata: Any) -> bool:
     """Whether what PyTorch says of a tensor last, such as {"conj": True}, leaves its elements as they are stored."""
-    return metadata is None or (isinstance(metadata, _Map) and all(said is False for _, said in metadata.pairs))
+    return metadata is None or (isinstance(metadata, Map) and all(said is False for _, said in metadata.pairs))
 
 
 def _strided(storage: _Storage, place: tuple[Any, ...], dtype: str | None) -> Strided:
@@ -200,8 +205,11 @@ def _strided(storage: _Storage, place: tuple[Any, ...], dtype: str | None) -> St
     return Strided(storage.key, storage.dtype or dtype, offset, shape, strides)
 
 
-class _Machine:
-    """Runs a pickle's opcodes over records. `run` raises ValueError, TypeError, LookupError or struct.error."""
+class Machine:
+    """Runs a pickle's opcodes over records: Map, Made, Strided and others.
+
+    `run` raises ValueError, TypeError, LookupError or struct.error.
+    """
 
     def __init__(self, pickle: bytes) -> None:
         self._data = pickle
@@ -305,14 +313,14 @@ class _Machine:
         target = self._stack[-1]
         if len(members) % 2:
             raise HeaderError("a key has no value")
-        if isinstance(target, _Map | _Made):
+        if isinstance(target, Map | Made):
             target.pairs.extend(zip(members[::2], members[1::2], strict=True))
 
     def _append(self, members: list[Any]) -> None:
         target = self._stack[-1]
         if isinstance(target, list):
             target.extend(members)
-        elif isinstance(target, _Made):
+        elif isinstance(target, Made):
             target.items.extend(members)
 
     def _set_item(self) -> None:
@@ -326,11 +334,11 @@ class _Machine:
     def _new(self, count: int) -> None:
         for _ in range(count):
             self._pop()
-        self._stack.append(_Made())
+        self._stack.append(Made())
 
     def _build(self) -> None:
         state, target = self._pop(), self._stack[-1]
-        if isinstance(target, _Made):
+        if isinstance(target, Made):
             target.state = state
 
     def _persistent(self) -> None:
@@ -338,7 +346,7 @@ class _Machine:
 
     def _map_to_mark(self) -> None:
         members = self._pop_to_mark()
-        self._stack.append(_Map())
+        self._stack.append(Map())
         self._set_items(members)
 
     def _push(self, value: Any) -> None:
@@ -357,7 +365,7 @@ def _storage(identity: Any) -> Any:
     return _Storage(STORAGE_DTYPES.get(kind.path), key, elements)
 
 
-def _refuse(_: _Machine) -> None:
+def _refuse(_: Machine) -> None:
     raise HeaderError("an opcode that torch.save does not write")
 
 
@@ -365,17 +373,17 @@ _STOP = ord(".")
 _SIGNED = struct.Struct("<i")
 # https://docs.python.org/3/library/pickletools.html has them all; here are those of protocols 2 to 5, which PyTorch
 # writes, but for the ways to name an instance of protocol 0.
-_BY_OPCODE: dict[bytes, Callable[[_Machine], object]] = {
+_BY_OPCODE: dict[bytes, Callable[[Machine], object]] = {
     b"\x80": lambda m: m._take(1),  # PROTO
     b"\x95": lambda m: m._take(8),  # FRAME
-    b"(": _Machine._mark,
+    b"(": Machine._mark,
     b"0": lambda m: m._pop(),
     b"1": lambda m: m._pop_to_mark(),
     b"2": lambda m: m._push(m._stack[-1]),
     b"N": lambda m: m._push(None),
     b"\x88": lambda m: m._push(True),
     b"\x89": lambda m: m._push(False),
-    b"K": _Machine._push_byte,
+    b"K": Machine._push_byte,
     b"M": lambda m: m._push(m._number(2)),
     b"J": lambda m: m._push(_SIGNED.unpack(m._take(4))[0]),
     b"\x8a": lambda m: m._integer(1),
@@ -390,33 +398,33 @@ _BY_OPCODE: dict[bytes, Callable[[_Machine], object]] = {
     b"\x96": lambda m: m._opaque(m._number(8)),
     b"U": lambda m: m._opaque(m._number(1)),
     b"T": lambda m: m._opaque(m._number(4)),
-    b"q": _Machine._put_byte,
+    b"q": Machine._put_byte,
     b"r": lambda m: m._put(m._number(4)),
     b"\x94": lambda m: m._put(len(m._memo)),
-    b"h": _Machine._get_byte,
+    b"h": Machine._get_byte,
     b"j": lambda m: m._get(m._number(4)),
     b")": lambda m: m._push(()),
     b"\x85": lambda m: m._tuple(1),
     b"\x86": lambda m: m._tuple(2),
     b"\x87": lambda m: m._tuple(3),
-    b"t": _Machine._tuple_to_mark,
+    b"t": Machine._tuple_to_mark,
     b"]": lambda m: m._push([]),
     b"l": lambda m: m._push(m._pop_to_mark()),
     b"a": lambda m: m._append([m._pop()]),
     b"e": lambda m: m._append(m._pop_to_mark()),
-    b"}": lambda m: m._push(_Map()),
-    b"d": _Machine._map_to_mark,
-    b"s": _Machine._set_item,
+    b"}": lambda m: m._push(Map()),
+    b"d": Machine._map_to_mark,
+    b"s": Machine._set_item,
     b"u": lambda m: m._set_items(m._pop_to_mark()),
-    b"\x8f": lambda m: m._push(_Made()),  # EMPTY_SET
+    b"\x8f": lambda m: m._push(Made()),  # EMPTY_SET
     b"\x90": lambda m: m._append(m._pop_to_mark()),
     b"\x91": lambda m: m._push(m._pop_to_mark()),
-    b"c": _Machine._global,
-    b"\x93": _Machine._stack_global,
-    b"R": _Machine._reduce,
+    b"c": Machine._global,
+    b"\x93": Machine._stack_global,
+    b"R": Machine._reduce,
     b"\x81": lambda m: m._new(2),
     b"\x92": lambda m: m._new(3),
-    b"b": _Machine._build,
-    b"Q": _Machine._persistent,
+    b"b": Machine._build,
+    b"Q": Machine._persistent,
 }
 _STEPS = [_BY_OPCODE.get(bytes([code]), _refuse) for code in range(256)]

@@ -46,7 +46,7 @@ def _archives(read: ReadAt, size: int) -> list[Segment]:
     found: list[Segment] = []
     left = MAX_READ_BYTES
     for number, (start, end) in enumerate(zip(reversed(starts), [*starts[-2::-1], size], strict=True)):
-        archive = _Archive(read, start, left)
+        archive = Archive(read, start, left)
         for each in find_zip(archive.read, end - start)[1]:
             name = None if each.name is None else f"{number}/{each.name}"
             if name is None and found and found[-1].name is None:
@@ -60,7 +60,7 @@ def _archives(read: ReadAt, size: int) -> list[Segment]:
     return found
 
 
-class _Archive:
+class Archive:
     """An archive within a file, as if it were a file of its own; reads no more than `left` bytes of it."""
 
     def __init__(self, read: ReadAt, start: int, left: int) -> None:
