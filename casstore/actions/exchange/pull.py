@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from casstore.actions.exchange import carried, remote_signatures
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
+from casstore.actions.exchange.elsewhere import replaced
 from casstore.actions.exchange.remote_cache import read_refs, read_segments
 from casstore.actions.packs.blob_checks import BlobChecks
 from casstore.actions.packs.receiving import Receiving, elements
@@ -112,10 +113,7 @@ def _present_as(workspace: Workspace, ref: Ref, tag: Tag) -> VersionRow | None:
         )
     elsewhere = workspace.catalog.remotes.elsewhere(tag.name) if row is None else ()
     if any(each.tag == tag and each.digest != ref.digest for each in elsewhere):
-        raise TagExists(
-            f"{tag} was left to a remote, and another version has its tag there now; forget the one that was here: "
-            f"`casstore delete {tag}`, or pull this one as another version with --as NAME:VERSION"
-        )
+        raise TagExists(replaced(tag))
     return row
 
 
