@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.actions import signatures
-from casstore.archive.model_signing import Bundle, sign
+from casstore.archive.model_signing import Bundle, read_public_keys, sign
 from tests.kit import Picture, Save, contents, noise
 
 pytest.importorskip("cryptography")
@@ -743,7 +743,7 @@ def test_many_signatures_take_no_more_memory_than_one(store: casstore.Store, sav
     room = put(store, model, bundles[0]).parent
     for bundle in bundles:
         (room / f"{model.digest}.{casstore.Digest.of(bundle).hex()[:16]}.sig").write_bytes(bundle)
-    public = signatures.model_signing.read_public_keys([pair.public])
+    public = read_public_keys([pair.public])
 
     def check(some: list[bytes]) -> None:
         with pytest.raises(casstore.InvalidSignature, match="it is of other files"):

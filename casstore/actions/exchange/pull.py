@@ -57,6 +57,8 @@ def pull_version(workspace: Workspace, bucket: Bucket, tag: Tag, wishes: Wishes,
     """
     received_bytes = tries = 0
     bad, trouble = BadPlaces(), ""
+    listed: list[str] = []
+    admitted = carried.Admitted([], ())
     with workers(_READERS) as pool:
         while tries < _TRIES:
             state = bucket.state(tag)
@@ -64,7 +66,9 @@ def pull_version(workspace: Workspace, bucket: Bucket, tag: Tag, wishes: Wishes,
                 raise TagNotFound(f"{tag} is not in {bucket.name}; `casstore list --remote` shows what is")
             (ref,) = read_refs(workspace, bucket, {tag: state.key(tag)}, pool)
             row = _present_as(workspace, ref, wishes.tag or tag)
-            admitted = remote_signatures.fetch(workspace, bucket, ref, state.signatures)
+            if state.signatures != listed:  # else they need not come with each try
+                listed = state.signatures
+                admitted = remote_signatures.fetch(workspace, bucket, ref, listed)
             if row is not None:
                 return Pulled(row, False, received_bytes, remote_signatures.keep(workspace, row, admitted))
             segment = read_segments(workspace, bucket, [ref], pool).get(tag)
