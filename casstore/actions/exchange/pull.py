@@ -183,7 +183,7 @@ class _Pulling:
             else:
                 carried.check_arrived(self.workspace, arrived, bundles, name, self.progress)
         except InvalidSignature as error:
-            more = f"`casstore push {self.ref.tag}` brings a signature there, from where it is saved"
+            more = "a push from where it is saved and signed brings a signature there"  # another store than this one
             raise InvalidSignature("; ".join((str(error), *self.admitted.notes[:1], more))) from error
 
     def _receive(self, incoming: Receiving, pool: Executor) -> None:
