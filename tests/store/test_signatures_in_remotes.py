@@ -412,3 +412,24 @@ def test_signatures_come_once_however_often_a_pull_is_tried(
     with pytest.raises(casstore.IntegrityError, match=f"{pack.name} in .* is damaged at byte"):
         pull(other)
     assert len(asked) == 1
+
+
+def test_of_several_versions_those_come_that_are_signed(
+    store: casstore.Store, save: Save, there: casstore.Remote, other: casstore.Store, pair: Pair
+) -> None:
+    for number in range(4):
+        save(f"bert:v{number}", {"w": b"%d" % number})
+    for tag in ("bert:v1", "bert:v3"):
+        store.sign(tag, pair.private)
+    there.push()
+    other.set_setting("require_signature", str(pair.public))
+    with pytest.raises(
+        casstore.InvalidSignature, match=r"bert:v0 in .* it is not signed.*; refused are 2 versions, and 2 are here$"
+    ):
+        pull(other)
+    assert {str(model.tag) for model in other.list()} == {"bert:v1", "bert:v3"}
+    assert Path(other.home, "models/bert/v3").exists()
+    for tag in ("bert:v0", "bert:v2"):
+        store.sign(tag, pair.private)
+    there.push()
+    assert [came.is_new for came in pull(other)].count(True) == 2
