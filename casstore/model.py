@@ -624,7 +624,8 @@ class Model:
         KeyError
             There is no tensor of that name; the text names the nearest.
         ValueError
-            Several files have different tensors of that name; or `framework` or `rows` is none.
+            Several files have different tensors of that name; without `file`, a file of a format that would be
+            preferred cannot be read; or `framework` or `rows` is none.
         TypeError
             Its dtype is not known, or the framework has none such.
         ModuleNotFoundError
@@ -674,7 +675,12 @@ class Model:
         Raises
         ------
         ValueError
-            Two of the files have different tensors of one name: say which by `file`. Or `framework` is none.
+            Two of the files have different tensors of one name: say which by `file`. Or one of them cannot be read
+            as tensors, as of a format that is not known here. Or `framework` is none.
+        FileNotFoundError
+            A file that an index of shards lists is not in the version.
+        KeyError
+            Nothing matches; the text names the nearest. Or an index lists a tensor that its shard does not have.
         TypeError
             The dtype of one is not known, or the framework has none such.
         ModuleNotFoundError

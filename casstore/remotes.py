@@ -278,7 +278,12 @@ class RemoteModel:
         Raises
         ------
         ValueError
-            Two of the files have different tensors of one name: say which by `file`. Or `framework` is none.
+            Two of the files have different tensors of one name: say which by `file`. Or one of them cannot be read
+            as tensors, as of a format that is not known here. Or `framework` is none.
+        FileNotFoundError
+            A file that an index of shards lists is not in the version.
+        KeyError
+            Nothing matches; the text names the nearest. Or an index lists a tensor that its shard does not have.
         TypeError
             The dtype of one is not known, or the framework has none such.
         ModuleNotFoundError

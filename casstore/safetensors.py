@@ -7,7 +7,7 @@ from operator import index as as_index
 from typing import Any
 
 from casstore.actions.tensors import arrays, loading
-from casstore.actions.tensors.index import Found, TensorNotThere, Tensors
+from casstore.actions.tensors.index import Found, NoTensors, TensorNotThere, Tensors
 from casstore.model import Model
 from casstore.remotes import RemoteModel
 
@@ -36,9 +36,11 @@ class safe_open:  # noqa: N801 - the name that it has in safetensors
     Raises
     ------
     FileNotFoundError
-        The version has no such safetensors file.
+        The version has no such safetensors file, or lacks one that an index of shards lists.
+    KeyError
+        An index of shards lists a tensor that its shard does not have.
     ValueError
-        Two of the files have different tensors of one name; or `framework` is neither.
+        Two of the files have different tensors of one name; one cannot be read; or `framework` is neither.
     ModuleNotFoundError
         PyTorch is not installed.
     IntegrityError
@@ -53,11 +55,11 @@ class safe_open:  # noqa: N801 - the name that it has in safetensors
         self._model = model
         self._framework = arrays.framework(framework, device)
         self._tensors: Tensors = model._tensors()
-        found = self._tensors.weights(None, file)
-        self._found = {name: each for name, each in found.items() if each.recipe.plan.startswith("safetensors/")}
-        if not self._found:
+        try:
+            self._found = self._tensors.weights(None, file, ("safetensors",))
+        except NoTensors:
             what = "no safetensors file" if file is None else f"no tensors in a safetensors file {file!r}"
-            raise FileNotFoundError(f"{model.tag} has {what}; model.tensors() lists what it has")
+            raise FileNotFoundError(f"{model.tag} has {what}; model.tensors() lists what it has") from None
 
     def __enter__(self) -> safe_open:
         return self

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
+import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
 import casstore
@@ -96,6 +100,47 @@ def test_a_state_dict_of_safetensors(model: Any) -> None:
     assert model.state_dict("f*").keys() == {name for name in want if name.startswith("f")}
     rows = model.tensor("large", "torch", rows=slice(2000, 2002))
     assert same(rows, want["large"][2000:2002])
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    written = {
+        "legacy.pt": lambda path: torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False),
+        "plain.pt": lambda path: path.write_bytes(pickle.dumps({"w": torch.ones(2)})),
+        "sparse.pt": lambda path: torch.save({"emb": torch.eye(3).to_sparse(), "w": torch.ones(2)}, path),
+        "meta.pt": lambda path: torch.save({"far": torch.empty(3, device="meta"), "w": torch.ones(2)}, path),
+        "storage.pt": lambda path: torch.save({"s": torch.ones(4).untyped_storage(), "w": torch.ones(2)}, path),
+    }
+    with casstore.Store(tmp_path / "home", auto_gc=False) as store:
+        for name, write in written.items():
+            write(tmp_path / name)
+            model = store.save(name.replace(".", "-"), tmp_path / name)
+            with pytest.raises(ValueError, match=rf"{name} of .*; (torch|pickle)\.load\(model\.open\('{name}'\)\)"):
+                model.state_dict()
+            read = pickle.load if name == "plain.pt" else partial(torch.load, weights_only=False)
+            assert "w" in read(model.open(name))
+            if name not in ("legacy.pt", "plain.pt"):
+                assert model.state_dict("w")["w"].tolist() == [1, 1]
+
+
+def test_what_a_training_leaves_beside_its_weights(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    net = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    generator = {"python": random.getstate(), "numpy": numpy.random.get_state(), "cpu": torch.random.get_rng_state()}
+    source = tmp_path / "source"
+    source.mkdir()
+    torch.save(optimizer.state_dict(), source / "optimizer.pt")
+    torch.save(torch.optim.lr_scheduler.StepLR(optimizer, 1).state_dict(), source / "scheduler.pt")
+    torch.save(generator, source / "rng_state.pth")
+    torch.save(transformers.TrainingArguments(output_dir="x"), source / "training_args.bin")
+    (source / "plain.bin").write_bytes(pickle.dumps(transformers.TrainingArguments(output_dir="x")))
+    torch.save(net.state_dict(), source / "pytorch_model.bin")
+    with casstore.Store(tmp_path / "home", auto_gc=False) as store:
+        assert {"weight", "bias", "cpu", "state.0.exp_avg"} <= store.save("m:1", source).state_dict().keys()
+        safetensors_torch.save_file(net.state_dict(), source / "model.safetensors")
+        assert store.save("m:2", source).state_dict().keys() == {"weight", "bias"}
 
 
 def test_devices(model: Any) -> None:

@@ -77,6 +77,14 @@ def test_remotes_know_them_too(store: casstore.Store, save: Save, tmp_path) -> N
     assert np.array_equal(there.tensor("turned"), NUMBERS[:12].reshape(4, 3).T)
 
 
+def test_a_file_that_is_missing_is_told(save: Save) -> None:
+    some = {path: content for path, content in files().items() if not path.endswith("__1_0.distcp")}
+    model = save("run:1", some)
+    with pytest.raises(FileNotFoundError, match=r"sub/.metadata of run:1 lists sub/__1_0.distcp, which is not in"):
+        model.state_dict(framework="numpy")
+    assert list(model.state_dict("far*", framework="numpy")) == ["far[6:8, 0:4]"]
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

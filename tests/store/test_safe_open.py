@@ -111,6 +111,17 @@ def test_shards_are_one(save: Save) -> None:
     assert safe_open(save("m:2", {"w.safetensors": files["model-2.safetensors"]}), "np").metadata() is None
 
 
+def test_what_cannot_be_read_is_told(save: Save) -> None:
+    whole = safetensors({"a": ("F32", VALUES)})
+    old = {"w.pt": state_dict({"w": View("0", "F32", (1,), (1,))}, {"0": bytes(4)})}
+    with pytest.raises(ValueError, match=r"m.safetensors of m:1 is cut short"):
+        safe_open(save("m:1", {"m.safetensors": whole[:-1], **old}), "np")
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}})}
+    shards = {"1.safetensors": whole, **{path: text.encode() for path, text in index.items()}}
+    with pytest.raises(FileNotFoundError, match=r"lists 2.safetensors, which is not in the version"):
+        safe_open(save("m:2", shards), "np")
+
+
 def test_a_version_of_a_remote(store: casstore.Store, model: casstore.Model, tmp_path: Path) -> None:
     store.add_remote("origin", str(tmp_path / "remote")).push("m:1")
     with casstore.Store(tmp_path / "other", auto_gc=False) as other:

@@ -4,5 +4,5 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "arrays", "index", "info", "layouts", "loading", "names", "placed",
+    "arrays", "index", "info", "layouts", "loading", "names", "placed", "unread",
 )  # fmt: skip

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
+from glob import escape
 from typing import NamedTuple
 
 from casstore.actions.tensors.info import TensorInfo
 from casstore.actions.tensors.names import DamagedRead, Names, Within, reading
 from casstore.actions.tensors.placed import Placed, empty_one, has_tensors, placed_in
+from casstore.actions.tensors.unread import PREFERRED, Fault, Index, Unread
 from casstore.digest import Digest
 from casstore.storage.manifest import FileEntry
 from casstore.storage.objects import Objects
@@ -22,13 +23,9 @@ from casstore.storage.tensors.elements import find_empty, may_have_empty
 from casstore.storage.tensors.headers import check_header
 from casstore.storage.tensors.segments import ReadAt
 
-_MAX_INDEX_BYTES = 64 << 20
-_INDEX_ENDS = (".safetensors.index.json", ".bin.index.json")
 # To compare a name with so many takes a tenth of a second.
 _MOST_COMPARED = 5000
 _FORMATS = "safetensors, GGUF, PyTorch's zip archives and npz"
-# Whose tensors are the weights, where a version has files in several formats: of PyTorch's, optimizers are one too.
-_PREFERRED = ("safetensors", "gguf", "torch", "npz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +73,10 @@ class TensorNotThere(KeyError):
         return str(self.args[0])  # without the quotes that Python puts around a key
 
 
+class NoTensors(TensorNotThere):
+    """The files that are meant have no tensors at all, or are not there."""
+
+
 class Tensors:
     """The tensors of a version, found once. Threads may share it."""
 
@@ -84,16 +85,19 @@ class Tensors:
         self.source = source
         self.all: list[Found] = []
         names = Names()
-        self._recipes = recipes = source.recipes(source.files)
+        recipes = source.recipes(source.files)
         within = Within(partial(_recipe_at, {file.path: file for file in source.files}, recipes), self._opened)
         for file in source.files:
             recipe = recipes.get(file.digest)
             if recipe is not None and has_tensors(recipe):
                 self.all += [Found(placed, recipe) for placed in self._in_file(file.path, recipe, names, within)]
         self._by_name: dict[str, list[Found]] = {}
+        self._by_file: dict[str, list[Placed]] = {}
         for each in self.all:
             self._by_name.setdefault(each.info.name, []).append(each)
-        self._weights: frozenset[str] | None = None
+            self._by_file.setdefault(each.info.file, []).append(each.placed)
+        self._paths = {file.path for file in source.files}
+        self._unread = Unread(source.files, partial(_recipe_of, recipes), names, within)
 
     def _opened(self, path: str, recipe: Recipe) -> AbstractContextManager[ReadAt]:
         return reading(self.source.objects, recipe, f"{path} of {self.source.name}")
@@ -122,54 +126,107 @@ class Tensors:
         found = [each for each in self._by_name.get(name, ()) if file is None or _fits(each.info.file, file)]
         if not found:
             raise TensorNotThere(self._not_there(name, file))
+        if file is None:
+            self._check_better(found, name)
         if len(found) > 1 and not _are_same(found):
-            found = [each for each in found if each.info.file in self.weight_files()] or found
+            weights = self._weights(None, PREFERRED)[0]
+            found = [each for each in found if each.info.file in weights] or found
         if not _are_same(found):
             raise ValueError(f"{_several(self.source.name, found)}; say which is meant: file={found[0].info.file!r}")
         return found[0]
 
-    def weights(self, match: str | None, file: str | None) -> dict[str, Found]:
+    def weights(self, match: str | None, file: str | None, formats: Sequence[str] = PREFERRED) -> dict[str, Found]:
         """By name what is loaded together: of files that match `file` or, without it, of those that hold the weights.
 
-        Raises ValueError where two files have different tensors of one name.
+        Raises ValueError where two files have different tensors of one name, and where a file of the weights cannot be
+        read; FileNotFoundError where a shard is missing; TensorNotThere for what an index names and no file has, and
+        where nothing matches; NoTensors where there is nothing that could match.
         """
+        weights, indexes = self._weights(file, formats)
+        for path in sorted(weights):
+            self._check(path, match)
         chosen: dict[str, list[Found]] = {}
-        weights = self.weight_files() if file is None else None
-        for each in self.select(match, file):
-            if weights is None or each.info.file in weights:
+        for each in self.select(match, None):
+            if each.info.file in weights:
                 chosen.setdefault(each.info.name, []).append(each)
+        for index in indexes:
+            self._check_index(index, match, chosen)
         for found in chosen.values():
             if not _are_same(found):
                 raise ValueError(
                     f"{_several(self.source.name, found)}; say which file is meant, or a pattern of several: "
                     f"file={found[0].info.file!r}"
                 )
+        if not chosen:
+            self._check_any(match, file, weights)
         return {name: found[0] for name, found in chosen.items()}
 
-    def weight_files(self) -> frozenset[str]:
-        """The files that hold the weights: of the first of these formats that there is, safetensors, GGUF, PyTorch's,
-        npz; and where an index of shards stands in their directory, those that it lists."""
-        if self._weights is None:
-            plans = {each.info.file: each.recipe.plan.partition("/")[0].replace("zips", "torch") for each in self.all}
-            chosen = next((plan for plan in _PREFERRED if plan in plans.values()), None)
-            paths = {path for path, plan in plans.items() if plan == chosen}
-            for file in self.source.files:
-                if file.path.endswith(_INDEX_ENDS) and file.size <= _MAX_INDEX_BYTES:
-                    directory = file.path.rpartition("/")[0]
-                    listed = {_join(directory, shard) for shard in self._listed(file)} & paths
-                    beside = {path for path in paths if path.rpartition("/")[0] == directory}
-                    paths = paths - beside | listed if listed else paths
-            self._weights = frozenset(paths)
-        return self._weights
+    def _weights(self, file: str | None, formats: Sequence[str]) -> tuple[set[str], list[Index]]:
+        """The files that hold the weights, and the indexes that list them: without `file`, of the first of the formats
+        that there is; and where an index of shards stands in their directory, those that it lists."""
+        kinds = self._unread.kinds
+        if file is not None:
+            paths = {path for path, kind in kinds.items() if kind in formats and _fits(path, file)}
+            return paths, [each for each in self._unread.indexes() if each.kind in formats and _fits(each.path, file)]
+        for kind in formats:
+            paths = {
+                path for path, its in kinds.items() if its == kind and (path in self._by_file or self._fault(path))
+            }
+            indexes = [each for each in self._unread.indexes() if each.kind == kind]
+            if paths or indexes:
+                for index in indexes:
+                    directory = index.path.rpartition("/")[0]
+                    if index.is_of_shards:
+                        beside = {path for path in paths if path.rpartition("/")[0] == directory}
+                        paths = paths - beside | (index.files & kinds.keys())
+                return paths, indexes
+        return {path for path, kind in kinds.items() if kind in formats}, []
 
-    def _listed(self, file: FileEntry) -> set[str]:
-        """The shards that an index names; nothing where it is none."""
-        recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        try:
-            document = json.loads(b"".join(self.source.objects.read_blob(recipe)))
-            return {str(shard) for shard in document["weight_map"].values()}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return set()
+    def _fault(self, path: str) -> Fault | None:
+        return self._unread.fault(path, self._by_file.get(path, ()))
+
+    def _check(self, path: str, match: str | None) -> None:
+        """Raises ValueError where tensors of that pattern in a file cannot be read; IntegrityError, OSError."""
+        fault = self._fault(path)
+        if fault is not None and fault.is_of(match):
+            for found in [each for each in self.all if each.info.file == path][:1]:
+                self.source.confirm(found)  # a false record is another matter
+            raise ValueError(fault.told(path, self.source.name))
+
+    def _check_index(self, index: Index, match: str | None, chosen: Collection[str]) -> None:
+        for name, path in index.file_of:
+            if name in chosen or not (match is None or fnmatchcase(name, match)):
+                continue
+            where = f"{index.path} of {self.source.name} lists"
+            if path not in self._paths:
+                raise FileNotFoundError(
+                    f"{where} {path}, which is not in the version; save it with all of its files, or name those that "
+                    "are meant: file="
+                )
+            if index.is_of_shards:
+                raise TensorNotThere(
+                    f"{where} {name!r} in {path}, which has no such tensor; name the files that are meant: file="
+                )
+
+    def _check_better(self, found: Sequence[Found], name: str) -> None:
+        """Raises ValueError where a file of a better format, in which a tensor may be meant, cannot be read."""
+        kinds = self._unread.kinds
+        rank = min(PREFERRED.index(kinds[each.info.file]) for each in found)
+        for path, kind in kinds.items():
+            if PREFERRED.index(kind) < rank:
+                self._check(path, escape(name))
+
+    def _check_any(self, match: str | None, file: str | None, weights: set[str]) -> None:
+        """Raises TensorNotThere, or NoTensors, where there is nothing to be found; files without tensors are some."""
+        names = {each.info.name: None for each in self.all if each.info.file in weights}
+        where = self.source.name if file is None else f"{file} of {self.source.name}"
+        if names and match is not None:
+            near = self.nearest_pattern(match, names)
+            advice = f"did you mean {near!r}?" if near else "model.tensors() lists those there are"
+            raise TensorNotThere(f"{where} has no tensor that matches {match!r}; {advice}")
+        if any(self._unread.can_be_parsed(path) for path in weights):
+            return
+        raise NoTensors(self._nothing(file))
 
     @staticmethod
     def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -179,26 +236,59 @@ class Tensors:
         near = near or difflib.get_close_matches(name, known[:_MOST_COMPARED], n=1)
         return near[0] if near else None
 
+    @classmethod
+    def nearest_pattern(cls, match: str, names: Iterable[str]) -> str | None:
+        """The pattern that may have been meant: its beginning, up to what is no text, as a name begins."""
+        at = next((at for at, character in enumerate(match) if character in "*?["), len(match))
+        head, rest = match[:at].rstrip("."), match[:at][len(match[:at].rstrip(".")) :] + match[at:]
+        parts = head.count(".") + 1
+        near = cls.nearest(head, dict.fromkeys(".".join(name.split(".")[:parts]) for name in names)) if head else None
+        return None if near is None else near + rest
+
     def _not_there(self, name: str, file: str | None) -> str:
         where = self.source.name if file is None else f"{file} of {self.source.name}"
         names = {each.info.name: None for each in self.select(None, file)}
         if not names:
-            return f"{where} has no tensors; they are known in files of {_FORMATS}"
+            return self._nothing(file)
         near = self.nearest(name, names)
         elsewhere = sorted({each.info.file for each in self._by_name.get(name, ())})
         advice = f"did you mean {near!r}?" if near else "model.tensors() lists those there are"
         if elsewhere:
             advice = f"{elsewhere[0]} has one"
+        for path in sorted({each.info.file for each in self.all if file is None or _fits(each.info.file, file)}):
+            fault = self._fault(path)
+            if fault is not None and name in (fault.names or ()):
+                return fault.told(path, self.source.name)
+        for index in self._unread.indexes():
+            for path in (path for each, path in index.file_of if each == name and path not in self._paths):
+                advice = f"{index.path} lists it in {path}, which is not in the version"
         return f"{where} has no tensor {name!r}; {advice}"
+
+    def _nothing(self, file: str | None) -> str:
+        """That no file that is meant has tensors, and why."""
+        if file is None:
+            where, meant = self.source.name, self._paths
+        else:
+            where, meant = f"{file} of {self.source.name}", {path for path in self._paths if _fits(path, file)}
+        if not meant and file is not None:
+            directories = {path[:at] for path in self._paths for at, each in enumerate(path) if each == "/"}
+            near = difflib.get_close_matches(file, sorted(self._paths | directories), n=1)
+            advice = f"did you mean {near[0]!r}?" if near else "model.files lists what it has"
+            return f"{self.source.name} has no file {file!r}; {advice}"
+        for path in sorted(meant & self._unread.kinds.keys()):
+            fault = self._fault(path)
+            if fault is not None:
+                return fault.told(path, self.source.name)
+        return f"{where} has no tensors; they are known in files of {_FORMATS}"
 
 
 def _recipe_at(files: Mapping[str, FileEntry], recipes: Mapping[Digest, Recipe], path: str) -> Recipe | None:
     file = files.get(path)
-    return None if file is None else recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
+    return None if file is None else _recipe_of(recipes, file)
 
 
-def _join(directory: str, name: str) -> str:
-    return f"{directory}/{name}" if directory else name
+def _recipe_of(recipes: Mapping[Digest, Recipe], file: FileEntry) -> Recipe:
+    return recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
 
 
 def _fits(path: str, pattern: str) -> bool:

@@ -15,7 +15,7 @@ from casstore.errors import IntegrityError
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.distributed import MAX_METADATA_BYTES, Place, find_distributed, find_places
-from casstore.storage.tensors.parameters import Strided, find_parameters
+from casstore.storage.tensors.parameters import Parameters, Strided, read_parameters
 from casstore.storage.tensors.segments import ReadAt
 from casstore.storage.tensors.zips import read_torch_pickle
 
@@ -55,7 +55,8 @@ class Names:
 
     def __init__(self) -> None:
         self._of_blobs: dict[Digest, Mapping[str, Strided]] = {}
-        self._of_pickles: dict[bytes, Mapping[str, Strided]] = {}
+        self._of_pickles: dict[bytes, Parameters] = {}
+        self._unread: dict[Digest, tuple[str, ...]] = {}
         self._places: dict[Digest, dict[str, list[Place]]] = {}
         self._distributed: dict[tuple[Digest, Digest, str], Mapping[str, Strided]] = {}
 
@@ -75,25 +76,35 @@ class Names:
             with within.opened(path, recipe) as read:
                 pickle = read_torch_pickle(read, recipe.size)
             if pickle not in self._of_pickles:
-                found = find_parameters(pickle)
-                self._of_pickles[pickle] = {name: each._replace(key=f"data/{each.key}") for name, each in found.items()}
-            self._of_blobs[blob] = self._of_pickles[pickle]
+                found = read_parameters(pickle)
+                named = {name: each._replace(key=f"data/{each.key}") for name, each in found.named.items()}
+                self._of_pickles[pickle] = found._replace(named=named)
+            self._of_blobs[blob], self._unread[blob] = self._of_pickles[pickle]
         return self._of_blobs[blob]
+
+    def unread(self, path: str, recipe: Recipe, within: Within) -> tuple[str, ...]:
+        """The names of tensors in a file of PyTorch's that are not known here, such as sparse ones. Raises as `of`."""
+        self.of(path, recipe, within)
+        return self._unread.get(recipe.blob, ())
+
+    def places(self, path: str, within: Within) -> tuple[Digest | None, Mapping[str, list[Place]]]:
+        """What a `.metadata` says of the files beside it; nothing where it is none. Raises as `of` does."""
+        said = within.recipe_at(path)
+        if said is None or said.size > MAX_METADATA_BYTES:
+            return None, {}
+        if said.blob not in self._places:
+            with within.opened(path, said) as read:
+                self._places[said.blob] = find_places(read(0, said.size))
+        return said.blob, self._places[said.blob]
 
     def _of_distributed(self, path: str, recipe: Recipe, within: Within) -> Mapping[str, Strided]:
         """Those of one archive, or of several, by the `.metadata` of torch.distributed.checkpoint beside."""
         directory, slash, name = path.rpartition("/")
-        beside = f"{directory}{slash}.metadata"
-        said = within.recipe_at(beside)
-        if said is None or said.size > MAX_METADATA_BYTES:
+        said, all_places = self.places(f"{directory}{slash}.metadata", within)
+        places = all_places.get(name)
+        if said is None or not places:
             return {}
-        if said.blob not in self._places:
-            with within.opened(beside, said) as read:
-                self._places[said.blob] = find_places(read(0, said.size))
-        places = self._places[said.blob].get(name)
-        if not places:
-            return {}
-        key = said.blob, recipe.blob, name
+        key = said, recipe.blob, name
         if key not in self._distributed:
             with within.opened(path, recipe) as read:
                 found = find_distributed(read, recipe.size, places)

@@ -7,6 +7,6 @@ from casstore.late import late_modules
 
 __getattr__ = late_modules(
     __name__,
-    "elements", "gguf", "headers", "numbers", "parameters", "pickled", "safetensors", "segments", "strides", "zip_rows",
-    "zips",
+    "elements", "gguf", "headers", "numbers", "parameters", "pickled", "safetensors", "segments", "strides", "unread",
+    "zip_rows", "zips",
 )  # fmt: skip

@@ -59,12 +59,24 @@ class Strided(NamedTuple):
     is_plain: bool = True
 
 
-def find_parameters(pickle: bytes) -> dict[str, Strided]:
-    """Name to tensor, in the pickle's order; empty for a pickle that breaks any rule. Bounded in time and memory."""
+class Parameters(NamedTuple):
+    """The tensors of a pickle by name, in its order; and the names of those that are not known here, as sparse ones."""
+
+    named: dict[str, Strided]
+    unread: tuple[str, ...] = ()
+
+
+def read_parameters(pickle: bytes) -> Parameters:
+    """Nothing for a pickle that breaks any rule. Bounded in time and memory."""
     try:
         return _named(Machine(pickle).run())
     except (ValueError, TypeError, LookupError, struct.error, RecursionError):
-        return {}
+        return Parameters({})
+
+
+def find_parameters(pickle: bytes) -> dict[str, Strided]:
+    """Name to tensor, in the pickle's order; empty for a pickle that breaks any rule."""
+    return read_parameters(pickle).named
 
 
 class _Global(NamedTuple):
@@ -92,6 +104,8 @@ class Made:
     pairs: list[tuple[Any, Any]] = field(default_factory=list)
     items: list[Any] = field(default_factory=list)
     state: Any = None
+    is_tensor: bool = False
+    """Whether PyTorch would make a tensor of it, though not of a storage as `Strided` is."""
 
 
 class _Opaque:
@@ -101,8 +115,9 @@ class _Opaque:
 _OPAQUE = _Opaque()
 
 
-def _named(top: Any) -> dict[str, Strided]:
+def _named(top: Any) -> Parameters:
     found: dict[str, Strided] = {}
+    unread: list[str] = []
     characters = 0
     for name, tensor in _walk(top):
         unique, number = name, 1
@@ -112,12 +127,15 @@ def _named(top: Any) -> dict[str, Strided]:
         characters += len(unique)
         if characters > MAX_NAME_CHARACTERS or len(unique.encode()) > MAX_NAME_BYTES or len(found) >= MAX_TENSORS:
             raise HeaderError("the names are too long, or too many")
-        found[unique] = tensor
-    return found
+        if tensor is None:
+            unread.append(name)
+        else:
+            found[unique] = tensor
+    return Parameters(found, tuple(unread))
 
 
-def _walk(top: Any) -> Iterator[tuple[str, Strided]]:
-    """Every tensor below `top` with its name, in order."""
+def _walk(top: Any) -> Iterator[tuple[str, Strided | None]]:
+    """Every tensor below `top` with its name, in order; None for one that is not known here."""
     pending: list[tuple[str, int, Any]] = [("", 0, top)]
     steps = 0
     while pending:
@@ -125,6 +143,9 @@ def _walk(top: Any) -> Iterator[tuple[str, Strided]]:
         steps += 1
         if isinstance(value, Strided):
             yield name or "tensor", value
+            continue
+        if isinstance(value, _Storage) or (isinstance(value, Made) and value.is_tensor):
+            yield name or "tensor", None
             continue
         parts = _parts(value)
         if depth >= MAX_DEPTH or steps + len(pending) + len(parts) > MAX_STEPS or len(name) > MAX_NAME_BYTES:
@@ -152,13 +173,14 @@ def _keyed(pairs: list[tuple[Any, Any]]) -> list[tuple[str, Any]]:
 
 
 def _may_hold(value: Any) -> bool:
-    return isinstance(value, Strided | Map | Made | list | tuple)
+    return isinstance(value, Strided | Map | Made | list | tuple)  # a storage is a tuple
 
 
 # How PyTorch makes a tensor; each of the first kind begins with storage, offset, size and stride.
 _OF_STORAGE = {f"torch._utils {name}": name for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")}
 _AROUND = {"torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state"}
 _OF_TYPE = "torch._tensor _rebuild_from_type_v2"
+_REBUILDS = ("torch._utils _rebuild_", "torch._tensor _rebuild_")
 _SIZE = "torch Size"  # a tuple
 
 
@@ -171,7 +193,7 @@ def _called(function: Any, arguments: Any) -> Any:
     if function.path == _OF_TYPE and len(arguments) >= 3:
         function, arguments = arguments[0], arguments[2]
         if not isinstance(function, _Global) or type(arguments) is not tuple:
-            return Made()
+            return Made(is_tensor=True)
     if function.path in _AROUND and arguments:
         return arguments[0]
     if function.path in _OF_STORAGE and len(arguments) >= 4 and isinstance(arguments[0], _Storage):
@@ -181,7 +203,7 @@ def _called(function: Any, arguments: Any) -> Any:
             dtype = _DTYPES.get(name) if module == "torch" else None
         made = _strided(arguments[0], arguments[1:4], dtype)
         return made if all(map(_says_nothing, arguments[7 if is_v3 else 6 :])) else made._replace(is_plain=False)
-    return Made()
+    return Made(is_tensor=function.path.startswith(_REBUILDS))
 
 
 def _says_nothing(metadata: Any) -> bool:

@@ -84,6 +84,14 @@ def npz_arrays(read: ReadAt, size: int) -> list[Segment]:
     return [each for each in _npz_arrays(read, size, _list_entries(read, size)) if each.name is not None]
 
 
+def has_compressed(read: ReadAt, size: int) -> bool:
+    """Whether a zip archive has entries that cannot be read as they stand. Raises what `read` raises."""
+    try:
+        return not all(map(_is_stored, _list_entries(read, size)))
+    except ValueError:
+        return False
+
+
 def is_fortran(header: bytes) -> bool:
     """Whether an array runs fastest in its first dimension, by the bytes that stand before its own in an .npz: its
     header is what ends with them."""
