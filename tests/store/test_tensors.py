@@ -315,6 +315,27 @@ def test_shards_are_found_through_their_index(save: Save) -> None:
             save("m", files).state_dict(framework="numpy")
 
 
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"match": "encder.*"}, r"m:1 has no tensor that matches 'encder\.\*'; did you mean 'encoder\.\*'\?"),
+        ({"match": "encoder.1.*"}, r"did you mean 'encoder\.0\.\*'\?"),
+        ({"match": "Encoder.0.weight"}, r"did you mean 'encoder\.0\.weight'\?"),
+        ({"match": "xyzzy*"}, r"m:1 has no tensor that matches 'xyzzy\*'; model\.tensors\(\) lists"),
+        ({"match": "*z", "file": "sub"}, r"sub of m:1 has no tensor that matches '\*z'"),
+        ({"file": "w.safetensor"}, r"m:1 has no file 'w\.safetensor'; did you mean 'w\.safetensors'\?"),
+        ({"file": "sup"}, r"m:1 has no file 'sup'; did you mean 'sub'\?"),
+        ({"file": "*.onnx"}, r"m:1 has no file '\*\.onnx'; model\.files lists what it has"),
+        ({"file": "config.json"}, r"config\.json of m:1 has no tensors; they are known in files of safetensors"),
+    ],
+)
+def test_what_nothing_matches(save: Save, asked: dict[str, str], message: str) -> None:
+    files = {"w.safetensors": safetensors({"encoder.0.weight": f32(1)}), "sub/x.npz": npz(x=np.ones(1))}
+    model = save("m:1", {**files, "config.json": b"{}"})
+    with pytest.raises(KeyError, match=message):
+        model.state_dict(framework="numpy", **asked)
+
+
 def compressed(**arrays: Any) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, **arrays)
