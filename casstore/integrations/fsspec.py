@@ -14,10 +14,12 @@ from datetime import datetime, timezone
 from typing import Any, BinaryIO, NoReturn, cast
 from urllib.parse import unquote
 
-from fsspec.spec import AbstractFileSystem
-
 import casstore
+from casstore.integrations.needed import needed
 from casstore.integrations.urls import DESCRIPTOR, READ_ONLY, Tree, split
+
+with needed("fsspec", "fsspec"):
+    from fsspec.spec import AbstractFileSystem
 
 _VERSIONS_KEPT = 8
 

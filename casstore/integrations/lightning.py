@@ -11,12 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import casstore
+from casstore.integrations.needed import needed
 
 if "lightning" not in sys.modules and "pytorch_lightning" in sys.modules:
     # The same under the package's older name: its Trainer takes only callbacks of its own.
     from pytorch_lightning.callbacks import ModelCheckpoint
 else:
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    with needed("lightning", "lightning"):
+        from lightning.pytorch.callbacks import ModelCheckpoint
 
 __all__ = ["CasstoreCheckpoint"]
 

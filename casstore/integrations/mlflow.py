@@ -16,14 +16,16 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from mlflow.entities import FileInfo
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
-from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
-from mlflow.utils.file_utils import create_tmp_dir
-
 import casstore
+from casstore.integrations.needed import needed
 from casstore.integrations.urls import READ_ONLY, Tree, split
+
+with needed("mlflow", "mlflow"):
+    from mlflow.entities import FileInfo
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
+    from mlflow.utils.file_utils import create_tmp_dir
 
 _ID = re.compile(r"(m-|tr-)?([0-9a-f]{32})")
 _SERVERS_BACKEND = "_MLFLOW_SERVER_FILE_STORE"  # set by `mlflow server`; a server knows its models by no other URI

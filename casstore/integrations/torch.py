@@ -12,12 +12,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch.distributed.checkpoint import FileSystemWriter
-from torch.distributed.checkpoint.filesystem import _StoragePrefix
-from torch.distributed.checkpoint.metadata import StorageMeta
-
 import casstore
+from casstore.integrations.needed import needed
+
+with needed("torch", "torch"):
+    import torch
+    from torch.distributed.checkpoint import FileSystemWriter
+    from torch.distributed.checkpoint.filesystem import _StoragePrefix
+    from torch.distributed.checkpoint.metadata import StorageMeta
 
 __all__ = ["CasstoreWriter", "async_save", "load", "save"]
 

@@ -12,10 +12,12 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import transformers
-from transformers.trainer_callback import TrainerCallback
-
 import casstore
+from casstore.integrations.needed import needed
+
+with needed("transformers", "trainer"):
+    import transformers
+    from transformers.trainer_callback import TrainerCallback
 
 _log = logging.getLogger(__name__)
 _ARGUMENTS = ("output_dir", "run_name", "seed", "learning_rate", "num_train_epochs")

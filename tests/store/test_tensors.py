@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.errors import IntegrityError
+from casstore.safetensors import safe_open
 from casstore.storage.ranges import Range, read_ranges
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.zips import is_fortran
@@ -473,6 +474,14 @@ def test_what_cannot_be_asked_for(save: Save, call: Callable[[casstore.Model], o
     assert model.tensor("s").shape == ()
     with pytest.raises(ValueError, match=error):
         call(model)
+
+
+def test_without_pytorch(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    model = save("m:1", {"w.safetensors": safetensors({"w": f32(1)})})
+    for call in (model.state_dict, lambda: model.tensor("w", "torch"), lambda: safe_open(model, "pt")):
+        with pytest.raises(ModuleNotFoundError, match='pip install torch, or use framework="numpy"'):
+            call()
 
 
 def test_damage_is_told(store: casstore.Store, home: Path, save: Save) -> None:

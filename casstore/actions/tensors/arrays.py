@@ -122,8 +122,14 @@ class _NumPy:
 
 class _Torch:
     def __init__(self, device: Any) -> None:
-        import torch
-
+        try:
+            import torch
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ModuleNotFoundError(
+                'PyTorch is not installed: pip install torch, or use framework="numpy"', name="torch"
+            ) from error
         self._torch = torch
         self._device = torch.device("cpu" if device is None else device)
         self.has_memory = self._device.type != "meta"
