@@ -627,7 +627,7 @@ class Model:
             Several files have different tensors of that name; without `file`, a file of a format that would be
             preferred cannot be read; or `framework` or `rows` is none.
         TypeError
-            Its dtype is not known, or the framework has none such.
+            Its dtype is not known, or the framework has none such. Or `rows` is not a slice.
         ModuleNotFoundError
             PyTorch, or `ml_dtypes` for a dtype of which NumPy has none, is not installed.
         IntegrityError

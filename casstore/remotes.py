@@ -239,7 +239,7 @@ class RemoteModel:
         ValueError
             Several files have different tensors of that name; or `framework` or `rows` is none.
         TypeError
-            Its dtype is not known, or the framework has none such.
+            Its dtype is not known, or the framework has none such. Or `rows` is not a slice.
         ModuleNotFoundError
             PyTorch, or `ml_dtypes` for a dtype of which NumPy has none, is not installed.
         IntegrityError

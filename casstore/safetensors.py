@@ -41,6 +41,8 @@ class safe_open:  # noqa: N801 - the name that it has in safetensors
         An index of shards lists a tensor that its shard does not have.
     ValueError
         Two of the files have different tensors of one name; one cannot be read; or `framework` is neither.
+    TypeError
+        `model` is not a version.
     ModuleNotFoundError
         PyTorch is not installed.
     IntegrityError
@@ -52,6 +54,8 @@ class safe_open:  # noqa: N801 - the name that it has in safetensors
     def __init__(
         self, model: Model | RemoteModel, framework: str, device: Any = "cpu", *, file: str | None = None
     ) -> None:
+        if not isinstance(model, Model | RemoteModel):
+            raise TypeError(f"safe_open takes a version, such as store.get({str(model)!r}), not {model!r}")
         self._model = model
         self._framework = arrays.framework(framework, device)
         self._tensors: Tensors = model._tensors()

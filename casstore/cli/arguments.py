@@ -106,7 +106,18 @@ def no_file(model: casstore.Model | casstore.RemoteModel, path: str) -> NotFound
     paths = [each.path for each in model.files]
     directories = {path[:at] for path in paths for at, character in enumerate(path) if character == "/"}
     near = difflib.get_close_matches(path, [*paths, *sorted(directories)], n=1)
-    lists = f"casstore ls {model.tag}" if isinstance(model, casstore.Model) else f"casstore show {model.tag} --remote"
+    is_here = isinstance(model, casstore.Model)
+    lists = f"casstore ls {model.tag}" if is_here else f"casstore show {model.tag} --remote"
+    directory = path.rstrip("/")
+    if directory in directories:
+        lists = f"{lists}/{directory}" if is_here else lists
+        return NotFound(f"{directory} of {model.tag} is a directory; `{lists}` lists its files")
+    near = difflib.get_close_matches(path, [*paths, *sorted(directories)], n=1)
+    is_here = isinstance(model, casstore.Model)
+    lists = f"casstore ls {model.tag}" if is_here else f"casstore show {model.tag} --remote"
+    if path.rstrip("/") in directories:
+        lists = f"{lists}/{path.rstrip('/')}" if is_here else lists
+        return NotFound(f"{path.rstrip(chr(47))} of {model.tag} is a directory; `{lists}` lists its files")
     advice = f"did you mean {near[0]}?" if near else f"`{lists}` lists what it has"
     return NotFound(f"{model.tag} has no file {path}; {advice}")
 

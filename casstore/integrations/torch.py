@@ -94,6 +94,11 @@ def load(tag: str, *, store: casstore.Store | None = None, file: str = FILE, **o
     """
     model = (store or casstore.store_at()).get(tag)
     options.setdefault("weights_only", True)
+    paths = [each.path for each in model.files]
+    if file not in paths:
+        near = next((path for path in paths if path.endswith((".pt", ".pth", ".bin", ".ckpt"))), None)
+        advice = "model.files lists what it has" if near is None else f"say which is meant: file={near!r}"
+        raise FileNotFoundError(f"{model.tag} has no file {file!r}; {advice}")
     if options.get("mmap"):
         return torch.load(os.path.join(model.path, file), **options)
     with model.open(file) as opened:

@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import casstore
 from tests.cli.conftest import COMMAND, Cli
+from tests.kit import plant
 
 
 def test_ls_lists_the_files_of_a_version(untouched: Cli) -> None:
@@ -43,6 +45,13 @@ def test_cat_of_what_is_not_there(untouched: Cli) -> None:
     assert "did you mean" in untouched("cat", "bret", "config.json", code=12).err
     assert "TAG comes first: casstore cat bert config.json" in untouched("cat", "config.json", "bert", code=2).err
     assert untouched("cat", "bert", "config.json", "--json", code=2).error["type"] == "UsageError"
+
+
+def test_cat_of_a_directory(cli: Cli, tmp_path: Path) -> None:
+    cli("save", "deep:v1", plant(tmp_path / "deep", {"1_Pooling/config.json": b"{}"}))
+    for given in (["deep", "1_Pooling"], ["deep/1_Pooling/"]):
+        said = cli("cat", *given, code=12).err
+        assert "1_Pooling of deep:v1 is a directory; `casstore ls deep:v1/1_Pooling` lists its files" in said
 
 
 def test_cat_on_a_terminal_is_for_text(untouched: Cli) -> None:

@@ -78,6 +78,14 @@ def test_what_cannot_be_saved_leaves_nothing(store: casstore.Store) -> None:
     assert (store.tags(), list(store.drafts())) == (["run:v2"], [])
 
 
+def test_a_file_of_another_name_is_named(store: casstore.Store, tmp_path: Path) -> None:
+    torch.save([1], tmp_path / "net.pt")
+    store.save("run:v1", tmp_path / "net.pt")
+    for mmap in (False, True):
+        with pytest.raises(FileNotFoundError, match=r"run:v1 has no file 'model\.pt'; say which.*: file='net\.pt'"):
+            load("run", store=store, mmap=mmap)
+
+
 def test_a_distributed_checkpoint(store: casstore.Store) -> None:
     writer = CasstoreWriter("run:step-1", store=store, about={"metadata": {"step": 1}})
     dcp.save(state(1), storage_writer=writer, no_dist=True)

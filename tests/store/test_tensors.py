@@ -476,6 +476,39 @@ def test_what_cannot_be_asked_for(save: Save, call: Callable[[casstore.Model], o
         call(model)
 
 
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda model: model.tensor("w", rows=3), r"rows is a slice, such as slice\(0, 10\), not 3"),
+        (lambda model: model.tensor("w", rows=[1]), r"rows is a slice"),
+        (lambda model: model.tensor(["w"]), r"the name of a tensor is text, not \['w'\]; call it for each"),
+        (lambda model: model.state_dict(["w", "s"], "numpy"), r"match is one text.*not \['w', 's'\]; call it for each"),
+        (lambda model: model.state_dict(file=Path("w.safetensors")), r"file is one text"),
+        (lambda model: model.tensors(["w"]), r"match is one text"),
+        (
+            lambda model: safe_open(str(model.tag), "np"),  # type: ignore[arg-type]
+            r"safe_open takes a version, such as store.get\('m:1'\), not 'm:1'",
+        ),
+    ],
+)
+def test_what_is_of_the_wrong_type(save: Save, call: Callable[[Any], object], error: str) -> None:
+    model = save("m:1", {"w.safetensors": safetensors({"w": f32(1, 2)})})
+    with pytest.raises(TypeError, match=error):
+        call(model)
+
+
+def test_the_nearest_name_is_of_the_layer_that_is_named(save: Save) -> None:
+    names = [f"encoder.layer.{n}.output.{part}.weight" for n in range(12) for part in ("dense", "norm")]
+    model = save("m:1", {"w.safetensors": safetensors({name: f32(1) for name in names})})
+    with pytest.raises(KeyError, match=r"did you mean 'encoder\.layer\.1\.output\.(dense|norm)\.weight'"):
+        model.tensor("encoder.layer.1.wieght")
+    for call in (model.tensor, safe_open(model, "np").get_tensor):
+        with pytest.raises(KeyError, match=r"did you mean 'encoder\.layer\.0\.output\.dense\.weight'"):
+            call("wieght")
+    with pytest.raises(KeyError, match=r"m:1 has no file 'd'; model\.files lists"):
+        model.tensor(names[0], file="d")
+
+
 def test_without_pytorch(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     model = save("m:1", {"w.safetensors": safetensors({"w": f32(1)})})

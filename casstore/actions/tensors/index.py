@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import escape
+from itertools import takewhile
 from typing import NamedTuple
 
 from casstore.actions.tensors.info import TensorInfo
@@ -25,6 +26,7 @@ from casstore.storage.tensors.segments import ReadAt
 
 # To compare a name with so many takes a tenth of a second.
 _MOST_COMPARED = 5000
+_LAYERS = 100
 _FORMATS = "safetensors, GGUF, PyTorch's zip archives and npz"
 
 
@@ -114,7 +116,9 @@ class Tensors:
         return found
 
     def select(self, match: str | None, file: str | None) -> list[Found]:
-        """Those whose names, and whose files' paths, match patterns as of a shell; in their order."""
+        """Those whose names, and whose files' paths, match patterns as of a shell; in their order. Raises TypeError."""
+        _check_text("match", match)
+        _check_text("file", file)
         return [
             each
             for each in self.all
@@ -123,6 +127,9 @@ class Tensors:
 
     def named(self, name: str, file: str | None) -> Found:
         """The tensor of that name. Raises TensorNotThere, and ValueError where several files have different ones."""
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a tensor is text, not {name!r}; call it for each of several")
+        _check_text("file", file)
         found = [each for each in self._by_name.get(name, ()) if file is None or _fits(each.info.file, file)]
         if not found:
             raise TensorNotThere(self._not_there(name, file))
@@ -142,6 +149,8 @@ class Tensors:
         read; FileNotFoundError where a shard is missing; TensorNotThere for what an index names and no file has, and
         where nothing matches; NoTensors where there is nothing that could match.
         """
+        _check_text("match", match)
+        _check_text("file", file)
         weights, indexes = self._weights(file, formats)
         for path in sorted(weights):
             self._check(path, match)
@@ -233,8 +242,15 @@ class Tensors:
         """The one of these names that may have been meant."""
         known = list(names)
         near = [each for each in known if each.lower() == name.lower() or each.endswith(f".{name}")]
-        near = near or difflib.get_close_matches(name, known[:_MOST_COMPARED], n=1)
-        return near[0] if near else None
+        if near:
+            return near[0]
+        # Of those of all layers, which are near alike, that of the layer that is named.
+        close = difflib.get_close_matches(name, known[:_MOST_COMPARED], n=_LAYERS)
+        if close:
+            return max(close, key=partial(_shared, name))
+        ends = {".".join(each.split(".")[-1 - name.count(".") :]): each for each in reversed(known[:_MOST_COMPARED])}
+        close = difflib.get_close_matches(name, ends, n=1)
+        return ends[close[0]] if close else None
 
     @classmethod
     def nearest_pattern(cls, match: str, names: Iterable[str]) -> str | None:
@@ -285,6 +301,18 @@ class Tensors:
 def _recipe_at(files: Mapping[str, FileEntry], recipes: Mapping[Digest, Recipe], path: str) -> Recipe | None:
     file = files.get(path)
     return None if file is None else _recipe_of(recipes, file)
+
+
+def _shared(name: str, other: str) -> int:
+    """How many parts at the beginning of two names are equal."""
+    pairs = zip(name.split("."), other.split("."), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _check_text(what: str, given: object) -> None:
+    """Raises TypeError for what is neither text nor None."""
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"{what} is one text, such as a name or a pattern, not {given!r}; call it for each of several")
 
 
 def _recipe_of(recipes: Mapping[Digest, Recipe], file: FileEntry) -> Recipe:

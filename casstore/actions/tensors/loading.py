@@ -59,7 +59,9 @@ def load(source: Source, wanted: Mapping[str, Found], into: Framework) -> dict[s
 
 
 def load_one(source: Source, found: Found, into: Framework, rows: slice | None) -> Any:
-    """One tensor, or some of its rows. Raises ValueError for what is no range of rows, and as `load` does."""
+    """One tensor, or some of its rows. Raises ValueError or TypeError for what is no range of rows, and as `load`."""
+    if rows is not None and not isinstance(rows, slice):
+        raise TypeError(f"rows is a slice, such as slice(0, 10), not {rows!r}; an array's own index takes one row")
     source.confirm(found)
     located = locate(source.objects, source.name, found)
     layout = located.layout
