@@ -41,6 +41,17 @@ def test_tensors_of_a_version(nested: Cli) -> None:
     assert "did you mean sub/w.safetensors?" in nested("tensors", "net/sub/w.safetensor", code=12).err
 
 
+def test_a_narrow_screen_breaks_no_name(cli: Cli, tmp_path: Path) -> None:
+    name = "bert.encoder.layer.10.attention.self.query_key_value_projection.weight"
+    file = "pytorch_model-00001-of-00002.safetensors"
+    content = safetensors({name: ("F32", np.zeros((3, 4), "<f4"))})
+    cli("save", "net:v1", str(plant(tmp_path / "long", {file: content})))
+    for columns in (80, 100, 200):
+        screen = cli.on_terminal("tensors", "net", columns=columns)
+        assert name in screen
+        assert file in screen
+
+
 def test_tensors_of_a_version_that_a_remote_has(nested: Cli, tmp_path: Path) -> None:
     here = nested("tensors", "net", "--json").json
     nested("remote", "add", "origin", str(tmp_path / "remote"))

@@ -22,8 +22,8 @@ Examples:
   casstore tensors bert --json | jq '[.tensors[].size_bytes] | add'
 """
 _COLUMNS = (
-    Column("NAME"), Column("DTYPE", fixed=True), Column("SHAPE", fixed=True), Column("SIZE", right=True, fixed=True),
-    Column("FILE"),
+    Column("NAME", whole=True), Column("DTYPE", fixed=True), Column("SHAPE", fixed=True),
+    Column("SIZE", right=True, fixed=True), Column("FILE"),
 )  # fmt: skip
 
 
