@@ -436,6 +436,15 @@ def test_what_cannot_be_read_is_left_out_where_others_are_named(save: Save) -> N
     assert sparse.state_dict("data/*", "numpy").keys() == {"data/1"}
 
 
+def test_several_indexes_in_one_directory(save: Save) -> None:
+    files = {
+        "a-1.safetensors": WHOLE, "a.safetensors.index.json": index_of(w="a-1.safetensors"),
+        "b-1.safetensors": safetensors({"x": f32(1)}), "b.safetensors.index.json": index_of(x="b-1.safetensors"),
+        "c.safetensors": safetensors({"y": f32(1)}),
+    }  # fmt: skip
+    assert list(save("m:1", files).state_dict(framework="numpy")) == ["w", "v", "x"]
+
+
 def test_no_tensor_comes_from_a_worse_format_since_the_better_cannot_be_read(save: Save) -> None:
     model = save("m:1", {"m.safetensors": WHOLE[:-1], "old.pt": pytorch("w")})
     with pytest.raises(ValueError, match=r"m\.safetensors of m:1 is cut short"):

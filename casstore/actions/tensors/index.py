@@ -183,11 +183,10 @@ class Tensors:
             }
             indexes = [each for each in self._unread.indexes() if each.kind == kind]
             if paths or indexes:
-                for index in indexes:
-                    directory = index.path.rpartition("/")[0]
-                    if index.is_of_shards:
-                        beside = {path for path in paths if path.rpartition("/")[0] == directory}
-                        paths = paths - beside | (index.files & kinds.keys())
+                listing = [each for each in indexes if each.is_of_shards]
+                directories = {index.path.rpartition("/")[0] for index in listing}
+                paths = {path for path in paths if path.rpartition("/")[0] not in directories}
+                paths.update(*(index.files & kinds.keys() for index in listing))
                 return paths, indexes
         return {path for path, kind in kinds.items() if kind in formats}, []
 
