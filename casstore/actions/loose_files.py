@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -19,6 +20,7 @@ from casstore.storage.descriptors import Descriptor
 _log = logging.getLogger(__name__)
 # Of 1,000 files of 70 KiB, noting that a link was taken away took 24 ms, and reading them would take as long.
 _NOTED_FROM_BYTES = 1 << 20
+_MOST_NOTED = 100  # each takes a descriptor for a while
 _NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 
 
@@ -54,34 +56,53 @@ def link(
     return None
 
 
-def unlink(
-    workspace: Workspace, directory: files.StrPath, recorded: Mapping[str, FileStamp]
-) -> dict[Fingerprint, Digest]:
-    """Remove the links of larger loose files from a directory that is to go, where nothing has touched these.
+@contextlib.contextmanager
+def unlinking(
+    workspace: Workspace,
+    directory: files.StrPath,
+    recorded: Mapping[str, FileStamp],
+    noted: dict[Fingerprint, Digest],
+) -> Iterator[None]:
+    """For a `with` block that removes a directory: what is known of the larger loose files that are linked there stays.
 
-    Returns what is to be remembered of them: a link that goes changes their change time, as a write does, and they
-    would be read once more for it. `recorded`: the stamps of what was put there. Raises OSError.
+    A link that goes changes their change time, as a write does, and they would be read once more for it. `noted`: takes
+    what is to be remembered, of files that nobody could write to meanwhile. `recorded`: the stamps of what was put
+    there.
     """
-    paths = [f"{os.fspath(directory)}/{path}" for path, stamp in recorded.items() if stamp.size >= _NOTED_FROM_BYTES]
-    found = [(path, status) for path in paths if (status := os.lstat(path)).st_nlink > 1]
-    if not found:
-        return {}
+    with contextlib.ExitStack() as stack:
+        held = [*_held(workspace, directory, recorded, stack)]
+        yield
+        for descriptor, seen, digest in held:
+            with contextlib.suppress(OSError):
+                now = Fingerprint.of(os.fstat(descriptor))
+                if files.end_lease(descriptor) and now._replace(ctime_ns=seen.ctime_ns) == seen:
+                    noted[now] = digest
+
+
+def _held(
+    workspace: Workspace, directory: files.StrPath, recorded: Mapping[str, FileStamp], stack: contextlib.ExitStack
+) -> Iterator[tuple[int, Fingerprint, Digest]]:
+    """The larger loose files that are linked in a directory and that nothing has touched, open and with leases."""
+    larger = sorted((stamp.size, stamp.inode) for stamp in recorded.values() if stamp.size >= _NOTED_FROM_BYTES)
+    try:
+        device = os.lstat(directory).st_dev
+    except OSError:
+        return
     index = workspace.catalog.index
-    known = index.fingerprints({(status.st_dev, status.st_ino) for _, status in found})
+    known = index.fingerprints({(device, inode) for _, inode in larger[-_MOST_NOTED:]})
     rows = itertools.chain.from_iterable(index.loose_files(set(known.values())).values())
     standing = {(row.stamp.inode, row.container.digest): row.container.path(workspace.layout) for row in rows}
-    noted: dict[Fingerprint, Digest] = {}
-    for path, _ in found:
-        seen = Fingerprint.of(os.lstat(path))
-        digest = noted.get(seen) or known.get(seen)
-        other = None if digest is None else standing.get((seen.inode, digest))
-        if digest is None or other is None:
+    for seen, digest in known.items():
+        path = standing.get((seen.inode, digest))
+        if path is None:
             continue
-        files.remove_file(path)
-        now = Fingerprint.of(os.lstat(other))
-        if now._replace(ctime_ns=seen.ctime_ns) == seen:
-            noted[now] = digest
-    return noted
+        with contextlib.suppress(OSError):
+            descriptor = stack.enter_context(files.open_regular(path, follow=False))
+            files.begin_lease(descriptor)
+            if Fingerprint.of(os.fstat(descriptor)) == seen:
+                yield descriptor, seen, digest
+            else:
+                files.end_lease(descriptor)
 
 
 def reflink(
