@@ -7,7 +7,7 @@ import pytest
 
 import casstore
 from tests.kit import Save, plant
-from tests.torch_files import Stored, View, archive, checkpoint_of, distributed, mapping, one_tensor, tensor
+from tests.torch_files import Stored, View, archive, checkpoint_of, distributed, instance, mapping, one_tensor, tensor
 
 NUMBERS = np.arange(24, dtype="<f4")
 
@@ -86,6 +86,9 @@ def test_remotes_know_them_too(store: casstore.Store, save: Save, tmp_path) -> N
         distributed([]),
         distributed([Stored("w", "w.distcp", 1, 900)]),
         distributed([Stored("w", "w.distcp", -5, 1 << 30), Stored("v", "w.distcp", 0, 1 << 30)]),
+        distributed([Stored("w", "w.distcp", 1, 2 * len(rows(0)) - 1)]),
+        distributed([Stored("w", "w.distcp", 0, 2 * len(rows(0)))]),
+        distributed([Stored("w", "w.distcp", 0, len(rows(0)) + 5)]),
         distributed([Stored("w", "../w.distcp", 0, len(rows(0)))]),
         distributed([Stored("w", "w.distcp", 0, len(rows(0)), transforms=b"]")]),
     ],
@@ -97,3 +100,11 @@ def test_without_the_right_metadata_they_go_by_their_place(
     model = store.save("run:1", plant(tmp_path / "run", {"w.distcp": rows(0) + rows(8), **beside}))
     assert [(each.name, each.shape) for each in model.tensors()] == [("0/data/0", (8,)), ("1/data/0", (8,))]
     assert list(model.state_dict(framework="numpy")) == ["0/data/0", "1/data/0"]
+
+
+def test_a_part_is_not_taken_for_the_whole(store: casstore.Store, tmp_path) -> None:
+    """Where the other part is compressed, or gone."""
+    of_two = instance(b"m\na", {"chunks": b"](K\x01K\x02e"})
+    said = distributed([Stored("w", "w.distcp", 0, len(rows(0)), (0, 0))], mapping({"w": of_two, "step": b"N"}))
+    model = store.save("run:1", plant(tmp_path / "run", {"w.distcp": rows(0), ".metadata": said}))
+    assert [each.name for each in model.tensors()] == ["w[0:2, 0:4]"]
