@@ -146,6 +146,7 @@ def take_away(store: casstore.Store, how: str) -> None:
     assert not (store.home / "models/m/1").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of writers, so that every file is read once more")
 @pytest.mark.parametrize("how", ["delete", "delete for good", "gc"])
 def test_a_link_that_casstore_removes_is_no_touch(
     store: casstore.Store, linked_twice: casstore.Model, tmp_path: Path, reads: list[int], how: str
@@ -208,7 +209,6 @@ def test_a_write_after_gc_and_another_save_is_found_too(store: casstore.Store, t
     assert contents(store.get("m:3")) == files
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of writers, so that every file is read once more")
 @pytest.mark.parametrize("how", ["delete", "gc"])
 @pytest.mark.parametrize("writer", ["has it open", "maps it", "opens it"])
 def test_a_write_while_casstore_removes_a_link_is_found(
