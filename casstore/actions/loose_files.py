@@ -7,6 +7,7 @@ import errno
 import itertools
 import logging
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -20,7 +21,6 @@ from casstore.storage.descriptors import Descriptor
 _log = logging.getLogger(__name__)
 # Of 1,000 files of 70 KiB, noting that a link was taken away took 24 ms, and reading them would take as long.
 _NOTED_FROM_BYTES = 1 << 20
-_MOST_NOTED = 100  # each takes a descriptor for a while
 _NOTHING_NOTED: Mapping[Fingerprint, Digest] = MappingProxyType({})
 
 
@@ -70,39 +70,49 @@ def unlinking(
     there.
     """
     with contextlib.ExitStack() as stack:
-        held = [*_held(workspace, directory, recorded, stack)]
+        held = []
+        for path, seen, digest in _known(workspace, directory, recorded):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+                descriptor = opened.enter_context(files.open_regular(path, follow=False))
+                files.begin_lease(descriptor)
+                opened.callback(_end_lease, descriptor)
+                if Fingerprint.of(os.fstat(descriptor)) == seen:
+                    held.append((descriptor, seen, digest))
+                    stack.push(opened.pop_all())
         yield
         for descriptor, seen, digest in held:
-            with contextlib.suppress(OSError):
-                now = Fingerprint.of(os.fstat(descriptor))
-                if files.end_lease(descriptor) and now._replace(ctime_ns=seen.ctime_ns) == seen:
-                    noted[now] = digest
+            now = Fingerprint.of(os.fstat(descriptor))
+            if _end_lease(descriptor) and now._replace(ctime_ns=seen.ctime_ns) == seen:
+                noted[now] = digest
 
 
-def _held(
-    workspace: Workspace, directory: files.StrPath, recorded: Mapping[str, FileStamp], stack: contextlib.ExitStack
-) -> Iterator[tuple[int, Fingerprint, Digest]]:
-    """The larger loose files that are linked in a directory and that nothing has touched, open and with leases."""
+def _end_lease(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return files.end_lease(descriptor)
+    return False
+
+
+def _known(
+    workspace: Workspace, directory: files.StrPath, recorded: Mapping[str, FileStamp]
+) -> Iterator[tuple[str, Fingerprint, Digest]]:
+    """The paths of the larger loose files that are linked in a directory, and what is known of them."""
     larger = sorted((stamp.size, stamp.inode) for stamp in recorded.values() if stamp.size >= _NOTED_FROM_BYTES)
     try:
         device = os.lstat(directory).st_dev
     except OSError:
         return
     index = workspace.catalog.index
-    known = index.fingerprints({(device, inode) for _, inode in larger[-_MOST_NOTED:]})
+    known = index.fingerprints({(device, inode) for _, inode in larger[-_most_noted() :]})
     rows = itertools.chain.from_iterable(index.loose_files(set(known.values())).values())
     standing = {(row.stamp.inode, row.container.digest): row.container.path(workspace.layout) for row in rows}
     for seen, digest in known.items():
-        path = standing.get((seen.inode, digest))
-        if path is None:
-            continue
-        with contextlib.suppress(OSError):
-            descriptor = stack.enter_context(files.open_regular(path, follow=False))
-            files.begin_lease(descriptor)
-            if Fingerprint.of(os.fstat(descriptor)) == seen:
-                yield descriptor, seen, digest
-            else:
-                files.end_lease(descriptor)
+        if (seen.inode, digest) in standing:
+            yield standing[seen.inode, digest], seen, digest
+
+
+def _most_noted() -> int:
+    """Each file takes a descriptor for a while, and removing a directory needs some."""
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16)
 
 
 def reflink(
