@@ -120,6 +120,7 @@ class Draft(Uncopied):
         self._is_entered = False
         self._ended = ""  # what has become of the draft, once it has no directory any more
         self._future: Future[Model] | None = None
+        self._kept_id = ""  # of the kept draft that is saved by this one
         self._pickled_objects: bytes | None = None
         self._session: Session | None = None
         self._moving: unsaved.Moving | None = None
@@ -314,15 +315,18 @@ class Draft(Uncopied):
             hugging_face.refuse_move(path)
         if from_hf:
             self.metadata["huggingface"] = hugging_face.origin(path)
-        self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
+        handling = Handling.KEPT if self._kept_id else Handling.TAKE if move else Handling.COPY
+        self._source = (path, handling, allow_empty)
 
     def take_kept(
-        self, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None
+        self, kept_id: str, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None
     ) -> None:
-        """Save Python objects that are pickled already, and say where the base came from; for `Store.save_draft`.
+        """Save a kept draft, with Python objects that are pickled already; for `Store.save_draft`, before the block.
 
         Parameters
         ----------
+        kept_id
+            The draft that the files of `take_from` are.
         objects
             The pickle, or None where there are no objects.
         is_base_said
@@ -330,6 +334,7 @@ class Draft(Uncopied):
         parents
             What it came from; None where nothing was said.
         """
+        self._kept_id = kept_id
         self._pickled_objects = objects
         self._wishes = replace(self._wishes, is_base_said=is_base_said, parents=parents)
 
@@ -438,7 +443,7 @@ class Draft(Uncopied):
         if self._session is not None:
             return self._session
         try:
-            self._session = session = self._workspace.session()
+            self._session = session = self._workspace.session(self._kept_id[: drafts.ID_LENGTH])
             self._directory = session.new_path()
             files.make_directory(self._directory)
         except BaseException:
@@ -536,28 +541,20 @@ class Draft(Uncopied):
         try:
             if not request.is_base_said:
                 request = replace(request, base=resolve.base(self._workspace.catalog, self.tag, None))
-            session = self._workspace.session()
+            session = self._workspace.session(standing.id)  # by which others know that it is saved
             try:
                 draft = session.new_path()
                 files.make_directory(draft)
-                self._save(session, draft, replace(request, source=standing.path, handling=Handling.TAKE))
+                self._save(session, draft, replace(request, source=standing.path, handling=Handling.KEPT))
             finally:
                 with contextlib.suppress(OSError):  # it is saved, or it is not: what is left is gc's
                     session.close()
         except BaseException as error:
             if session is None or not self._is_saved(session):
                 standing.keep(error, save_as=self._save_as(error))
-            elif unsaved.content(standing.path) is unsaved.Content.NOTHING:
-                standing.remove()
-            raise
-        else:
-            if self._left_behind:  # written to, or put there, by who was not done with it
-                _log.warning(
-                    "%s is saved, and the draft %s is kept, for what is still there: %s",
-                    self.tag, standing.id, ", ".join(self._left_behind),
-                )  # fmt: skip
             else:
                 standing.remove()
+            raise
         finally:
             standing.release()
         self._after_save()
@@ -679,6 +676,11 @@ class Draft(Uncopied):
     def _save(self, session: Session, draft: Path, request: SaveRequest) -> None:
         self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         self._ended = _SAVED
+        if self._left_behind and request.handling is Handling.KEPT:
+            _log.warning(
+                "%s is saved; what was written to its draft meanwhile, or cannot be removed, was moved to %s",
+                self.tag, ", ".join(self._left_behind),
+            )  # fmt: skip
         row = self._workspace.catalog.versions.find(self.tag)
         if row is None:
             self._is_gone = True  # another process has deleted it already

@@ -248,7 +248,7 @@ def test_what_fails_once_it_is_saved_is_no_kept_draft(store: casstore.Store, mon
         remove(source)
         raise MemoryError
 
-    module = import_module("casstore.actions.saving.save")
+    module = import_module("casstore.actions.saving.drafts")
     remove = module.remove_source
     with monkeypatch.context() as patch:
         patch.setattr(module, "remove_source", refuse)
@@ -257,6 +257,25 @@ def test_what_fails_once_it_is_saved_is_no_kept_draft(store: casstore.Store, mon
     assert not hasattr(error, "draft_path")
     assert contents(store.get("m:1")) == SAVED
     assert store.drafts() == []
+
+
+@pytest.mark.parametrize("killed_at", ["_is_removed", "_after"])
+def test_a_kill_after_the_commit_leaves_no_kept_draft(store: casstore.Store, killed_at) -> None:
+    """Amid the removal of its files, or before that has begun."""
+    store.close()
+
+    def work():
+        for name in ("casstore.actions.sources.source", "casstore.actions.saving.save"):
+            if hasattr(module := import_module(name), killed_at):
+                setattr(module, killed_at, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        hand_over(casstore.Store(store.home), "m:1").future.result()
+
+    assert Child(work).wait() == -signal.SIGKILL
+    with casstore.Store(store.home, auto_gc=False) as again:
+        assert contents(again.get("m:1")) == SAVED
+        assert again.drafts() == []
+        again.gc()
+        assert os.listdir(store.home / "drafts") == []
 
 
 def test_what_is_kept_shares_no_files(store: casstore.Store, held: Held, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from casstore.actions import keeping
 from casstore.actions.describing import model_yaml
 from casstore.actions.home import layout_of
 from casstore.actions.reserved import in_any_room
-from casstore.actions.saving.drafts import FILES, OBJECTS, RECORD, Record, id_of, may_use, open_up
+from casstore.actions.saving.drafts import FILES, ID_LENGTH, OBJECTS, RECORD, Record, id_of, may_use, open_up
 from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError, InvalidSource
 from casstore.late_classes import dataclass
@@ -88,7 +88,7 @@ def moving_of(
     `record` and the pickled `objects` are kept beside it if there is room. `has_files`: the draft is known to have
     some.
     """
-    stage, name = session.new_path(), keeping.new_name()
+    stage, name = session.new_path(), keeping.new_name(session.id[:ID_LENGTH])
     return Moving(workspace.layout, stage, draft, name, record, objects, workspace.mask, has_files)
 
 
