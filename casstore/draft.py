@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("casstore")
 _HANDED_OVER, _SAVED = "handed over to be saved in the background", "saved"
 _DISCARDED, _NOT_SAVED = "discarded", "not saved"
+_SAID = {"tag", "custom_objects", *FIELDS}
 # Drafts outside of `with` blocks: those that are not over, and those of them that nothing refers to any more. Their
 # sessions are held here: among garbage they would let go of their locks, and gc of the drafts, before those are kept.
 _open: weakref.WeakSet[Draft] = weakref.WeakSet()
@@ -88,7 +89,7 @@ class Draft(Uncopied):
     tag
         What it will be saved as.
     module, api_version, signatures, options, context, custom_objects
-        As given to `create`; they may still be changed.
+        As given to `create`; they may still be changed until the draft is saved, or handed over to be.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Draft(Uncopied):
         keep_abandoned()
         said.check_early()
         _pickled(wishes.custom_objects)
+        self._ended = ""  # what has become of the draft, once it has no directory any more
         self.tag = tag
         # Weakly: a traceback holds on to whatever the training had in memory.
         self._slips: weakref.WeakSet[BaseException] = weakref.WeakSet()
@@ -109,7 +111,7 @@ class Draft(Uncopied):
         self.metadata = dict(said.metadata)
         self.module = said.module
         self.api_version = said.api_version
-        self.signatures = dict(said.signatures)
+        self.signatures: dict[str, Any] = Checked(lambda _, value: value, self._check_open, said.signatures)
         self.options = said.options
         self.context = said.context
         self.custom_objects = wishes.custom_objects
@@ -118,7 +120,6 @@ class Draft(Uncopied):
         self._progress = progress
         self._is_new = True
         self._is_entered = False
-        self._ended = ""  # what has become of the draft, once it has no directory any more
         self._future: Future[Model] | None = None
         self._kept_id = ""  # of the kept draft that is saved by this one
         self._pickled_objects: bytes | None = None
@@ -132,6 +133,21 @@ class Draft(Uncopied):
         self._new_bytes = 0
         self._left_behind: tuple[str, ...] = ()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SAID:
+            self._check_open()
+        super().__setattr__(name, value)
+
+    def _check_open(self) -> None:
+        """Raise CasstoreError where what is said now would not be saved."""
+        if self.__dict__.get("_ended") in (_HANDED_OVER, _SAVED):
+            raise CasstoreError(
+                f"the draft of {self.tag} was {self._ended}, with what had been said of it by then; say it before "
+                f"that, or of the saved version: store.annotate('{self.tag}', labels=..., metrics=...)"
+            )
+        if self.__dict__.get("_ended"):
+            raise self._over()
+
     @property
     def labels(self) -> dict[str, Any]:
         """Text to text. Numbers and booleans that are put into it become text.
@@ -140,6 +156,8 @@ class Draft(Uncopied):
         ------
         InvalidMetadata
             What is put in cannot be a label. The draft is kept if the block ends with this error.
+        CasstoreError
+            The draft is saved, handed over to be, or discarded, and they are changed.
         """
         return self._labels
 
@@ -155,6 +173,9 @@ class Draft(Uncopied):
         ------
         InvalidMetadata
             What is put in cannot be recorded. The draft is kept if the block ends with this error.
+        CasstoreError
+            The draft is saved, handed over to be, or discarded, and an entry is changed. What is put into a list or
+            dict in it then is not recorded.
         """
         return self._metadata
 
@@ -179,7 +200,7 @@ class Draft(Uncopied):
         except InvalidMetadata as error:
             self._slips.add(error)
             raise
-        return Checked(checked, given)
+        return Checked(checked, self._check_open, given)
 
     @property
     def path(self) -> str:

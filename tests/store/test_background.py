@@ -150,7 +150,6 @@ def test_what_is_saved_is_what_stood_there_then(store: casstore.Store, held: Hel
         os.link(outside, f"{draft.path}/w")
     outside.write_bytes(b"written over in place")
     history.append(2)
-    draft.labels["late"] = "yes"
     held.may_go_on.set()
     assert contents(draft.model) == {"w": b"as it was"}
     assert (draft.model.metadata, draft.model.labels) == ({"history": [1]}, {})
