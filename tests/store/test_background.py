@@ -455,13 +455,71 @@ threading.Thread(target=work).start()
 
 
 def test_an_error_at_exit_is_printed(home: Path) -> None:
-    done = script(_HAND_OVER + "for _ in range(2): hand_over('m:1')", home)
-    assert done.returncode == 0
+    done = script(_HAND_OVER + "for _ in range(2): hand_over('m:1')", home, check=False)
+    assert done.returncode == 120
     with casstore.Store(home) as store:
         [kept] = store.drafts()
         assert done.stderr.startswith("m:1 could not be saved in the background: m:1 ")
         assert f"the draft's files are kept in {kept.path}" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("", 120),
+        ("sys.exit(0)", 120),
+        ("raise ValueError", 1),
+        ("twin.future.exception()", 0),
+        ("wait([twin.future])", 120),
+        ("store.close()", 1),
+    ],
+)
+def test_what_was_not_saved_shows_in_the_exit_status(home: Path, end, status) -> None:
+    """Unless the program was told. Everything else of the interpreter's end goes on as ever."""
+    code = f"""
+import atexit
+from concurrent.futures import wait
+class Torn:
+    def __del__(self): sys.__stdout__.write("torn down\\n")
+torn = Torn()
+def hand_over(tag, content):
+    with store.create(tag, background=True) as draft:
+        Path(draft.path, "w").write_bytes(content)
+    return draft
+atexit.register(print, "hook")
+print("begin", file=sys.stderr)
+hand_over("m:1", b"1")
+twin = hand_over("m:1", b"2")
+{end}
+"""
+    done = script(_HAND_OVER + code, home, check=False)
+    assert (done.returncode, done.stdout) == (status, "hook\ntorn down\n"), done.stderr
+    assert done.stderr.startswith("begin\n")
+    assert "not everything was saved" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(("end", "status"), [("", -signal.SIGINT), ("sys.exit(0)", 120), ("sys.exit(7)", 120)])
+def test_an_interrupt_of_the_waiting_shows_in_the_exit_status(home: Path, end, status) -> None:
+    """What was saved by then is not said not to be."""
+    code = f"""
+import atexit, os, signal
+hand_over("m:0", 10)
+def interrupted():
+    threading.Thread(target=lambda: Held.has_begun.wait() and os.kill(os.getpid(), signal.SIGINT), daemon=True).start()
+threading._register_atexit(interrupted)
+atexit.register(print, "hook")
+hand_over("m:1", 10, progress=Held())
+hand_over("m:2", 10)
+{end}
+"""
+    done = script(_HAND_OVER + code, home, check=False)
+    assert (done.returncode, done.stdout) == (status, "hook\n"), done.stderr
+    assert "interrupted before these were done: m:1, m:2; `casstore drafts`" in done.stderr
+    with casstore.Store(home, auto_gc=False) as store:
+        assert store.tags() == ["m:0"]
+        assert [str(draft.tag) for draft in store.drafts()] == ["m:1", "m:2"]
 
 
 def _until_held(home: Path, code: str = "") -> subprocess.Popen[str]:
@@ -498,7 +556,9 @@ def test_ctrl_c_at_exit_ends_the_waiting(home: Path) -> None:
             process.send_signal(signal.SIGINT)  # one before the end comes to the program itself
             time.sleep(0.05)
         assert process.stderr is not None
-        assert "interrupted, and not saved: m:1, m:2; `casstore drafts` lists" in process.stderr.read()
+        said = "interrupted before these were done: m:1, m:2; `casstore drafts` lists those not saved\n"
+        assert process.stderr.read().count(said) == 1
+        assert process.returncode == -signal.SIGINT
     with casstore.Store(home, auto_gc=False) as store:
         assert store.tags() == []
         for draft in store.drafts():
