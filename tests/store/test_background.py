@@ -3,6 +3,7 @@
 # ruff: noqa: PT012, SIM117 - what is refused is refused at the end of a with block
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -304,6 +305,25 @@ def test_what_cannot_be_recorded_is_told_at_once(store: casstore.Store) -> None:
         plant(draft.path, FILES)
         raise ZeroDivisionError
     assert (store.tags(), store.drafts()) == ([], [kept])
+
+
+@pytest.mark.parametrize("is_later", [True, False])
+@pytest.mark.parametrize("other", [(), (None, "/to.pack")], ids=["one file", "two"])
+def test_a_full_disk_is_named_before_the_advice(store: casstore.Store, is_later, other) -> None:
+    class Full(Held):
+        def start(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/from.pack", *other)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        with store.create("m:1", background=is_later, progress=Full()) as draft:
+            plant(draft.path, FILES)
+        draft.future.result()
+    [kept] = store.drafts()
+    place = "'/from.pack' -> '/to.pack'" if other else "'/from.pack'"
+    said = f"[Errno 28] No space left on device: {place}; the draft's files are kept in {kept.path}: `casstore save"
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).endswith("lists what is kept")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_callback_may_hand_over_more(store: casstore.Store) -> None:

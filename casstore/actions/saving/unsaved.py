@@ -139,6 +139,7 @@ def tell(error: BaseException, kept: Kept) -> None:
         return
     add_note = getattr(error, "add_note", None)  # new in Python 3.11
     if isinstance(error, OSError) and error.strerror:
+        _place_first(error)
         error.strerror = f"{error.strerror}; {kept.advice}"
     elif not error.args:
         error.args = (kept.advice,)
@@ -147,6 +148,14 @@ def tell(error: BaseException, kept: Kept) -> None:
     else:
         with contextlib.suppress(AttributeError, TypeError):
             add_note(kept.advice)
+
+
+def _place_first(error: OSError) -> None:
+    """Have the message name its file beside what went wrong: OSError puts it last, after the advice."""
+    places = [repr(place) for place in (error.filename, error.filename2) if place is not None]
+    if places:
+        error.strerror = f"{error.strerror}: {' -> '.join(places)}"
+        del error.filename, error.filename2  # None would be printed
 
 
 def _stays(path: Path, error: Exception) -> str:
