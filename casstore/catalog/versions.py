@@ -289,6 +289,14 @@ class Versions:
         sql = f"SELECT name, version FROM version WHERE manifest_id = ? AND {IS_HERE}"
         return {manifest: decoding.tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
 
+    def has_session(self, begin: str) -> bool:
+        """Whether a session whose id begins so has saved a version that is here, in the trash, or being deleted."""
+        sql = (
+            "SELECT EXISTS(SELECT 1 FROM version WHERE manifest_id >= ?1 AND manifest_id < ?2)"
+            " OR EXISTS(SELECT 1 FROM tombstone WHERE manifest_id >= ?1 AND manifest_id < ?2)"
+        )
+        return any(row[0] for row in self._rows(sql, (begin, f"{begin}~")))  # "~" comes after all that ids hold
+
     def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe], *, deleted: bool = False) -> Manifest:
         """The version's manifest, made from its rows. Raises IntegrityError, CatalogDamaged."""
         base = None
