@@ -145,8 +145,9 @@ def test_a_store_is_mounted(mount, home: Path, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only file system"):
             write()
     with casstore.Store(home) as store:
-        store.save("new:v1", tmp_path / "out")
+        store.save("new:v1", plant(tmp_path / "out", {"logs": None}))
     assert (models / "new:v1/config.json").read_bytes() == b"{}"
+    assert os.listdir(models / "new:v1/logs") == []
     again = subprocess.run([*COMMAND, "mount", models, "--home", home], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert f"is not empty, or mounted already (then `fusermount -u {models}`" in again.stderr
