@@ -40,6 +40,21 @@ def test_a_version_is_signed_and_checked(saved: Cli, key: Path, tmp_path: Path) 
     assert saved("verify", "--signatures", "--key", public, "--quick").out.startswith("2 of 2 versions signed\nnothing")
 
 
+def test_a_copy_takes_the_place_of_signatures_alone(saved: Cli, key: Path, tmp_path: Path) -> None:
+    private = key.read_bytes()
+    (tmp_path / "link").symlink_to(key)
+    (tmp_path / "list").write_text("[1]")
+    for taken in (key, tmp_path / "link", tmp_path / "list", key.with_suffix(".pub")):
+        said = saved("sign", "bert:v1", "--key", key, "-o", taken, code=1).err
+        assert f"{taken} is there and is not a signature, so it stays and nothing is signed" in said
+    assert key.read_bytes() == private
+    assert saved("show", "bert:v1", "--json").json["signed_by"] == []
+    (tmp_path / "empty").touch()
+    for free in (tmp_path / "model.sig", tmp_path / "model.sig", tmp_path / "empty", "/dev/null"):
+        saved("sign", "bert:v1", "--key", key, "-o", free)
+    assert "dsseEnvelope" in (tmp_path / "empty").read_text()
+
+
 def test_the_setting_says_which_keys(saved: Cli, cli: Cli, key: Path, tmp_path: Path) -> None:
     assert "--signatures --key FILE" in saved("verify", "--signatures", code=2).err
     assert "--key is for --signatures" in saved("verify", "--key", key, code=2).err
