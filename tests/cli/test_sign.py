@@ -31,7 +31,8 @@ def test_a_version_is_signed_and_checked(saved: Cli, key: Path, tmp_path: Path) 
     said = saved("verify", "bert:v1", "--signatures", "--key", public).out
     assert said.splitlines()[0] == "1 of 1 version signed"
     said = saved("verify", "--signatures", "--key", public, code=1).out
-    assert said.startswith("not signed as asked: bert:v2: it is not signed; sign it with")
+    assert said.startswith("not signed as asked: bert:v2: it is not signed; sign it with `casstore ")
+    assert "sign bert:v2 --key KEY`" in said
     assert "1 of 2 versions signed\nsound: " in said
     checks = saved("verify", "--signatures", "--key", public, "--json", code=1).json
     assert not checks["is_sound"]
@@ -64,7 +65,11 @@ def test_the_setting_says_which_keys(saved: Cli, cli: Cli, key: Path, tmp_path: 
     other = type(cli)(tmp_path / "other")
     other("init")
     other("config", "set", "require_signature", key.with_suffix(".pub"))
-    assert "the store takes only what is signed: it is not signed" in other("import", tmp_path / "b.tar", code=1).err
+    said = other("import", tmp_path / "b.tar", code=1).err
+    assert (
+        "the store takes only what is signed: it is not signed; sign it in the store that it comes from (casstore s"
+        in said
+    )
     other("import", tmp_path / "a.tar")
     assert other("verify", "--signatures").out.startswith("1 of 1 version signed")
     assert "holds no key" in other("config", "set", "require_signature", tmp_path / "a.tar", code=1).err
