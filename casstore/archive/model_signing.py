@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,8 +72,11 @@ class Bundle:
             if document["mediaType"] != _BUNDLE_TYPE:
                 raise InvalidSignature(f"it is a bundle of the type {document['mediaType']!r:.80}, not {_BUNDLE_TYPE}")
             envelope = document["dsseEnvelope"]
-            if envelope["payloadType"] != _PAYLOAD_TYPE or len(envelope["signatures"]) != 1:
+            if envelope["payloadType"] != _PAYLOAD_TYPE:
                 raise InvalidSignature(f"it signs something else than a model: {envelope['payloadType']!r:.80}")
+            if len(envelope["signatures"]) != 1:
+                count = len(envelope["signatures"]) or "no"
+                raise InvalidSignature(f"there are {count} signatures in it, and that of a model has one")
             payload = base64.b64decode(envelope["payload"], validate=True)
             signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
             material = document["verificationMaterial"]
@@ -83,7 +87,7 @@ class Bundle:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, InvalidSignature):
                 raise
-            raise InvalidSignature(f"it is damaged, or not a signature of a model: {error!r:.120}") from error
+            raise InvalidSignature(f"it is damaged, or not a signature of a model: {_in_words(error):.120}") from error
 
     def check_key(self, keys: Sequence[PublicKey]) -> PublicKey:
         """The key that it is by. Raises InvalidSignature unless that is one of these, and it is as it was made."""
@@ -308,6 +312,18 @@ def _statement(said: Any) -> tuple[str, frozenset[str], dict[str, str]]:
             raise InvalidSignature(f"it contradicts itself: it names {name!r:.80} twice")
         digests[name] = _text(digest)
     return hash_name, frozenset(), digests
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, TypeError | AttributeError):
+        return "a part of it is of another type than there should be"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error})"
+    return str(error)
 
 
 def _text(value: Any) -> str:

@@ -384,8 +384,25 @@ def test_another_algorithm_is_refused(store: casstore.Store, save: Save, pair: P
         assert "it is by a certificate, such as Sigstore's" in fault(store, "bert:v1", pair)
     put(store, model, json.dumps({**bundle, "mediaType": "application/x"}).encode())
     assert "it is a bundle of the type 'application/x'" in fault(store, "bert:v1", pair)
-    put(store, model, b"[]")
-    assert "it is damaged, or not a signature of a model" in fault(store, "bert:v1", pair)
+    envelope = bundle["dsseEnvelope"]
+    for number, signed in ((0, "no"), (2, "2")):
+        several = {**envelope, "signatures": envelope["signatures"] * number}
+        put(store, model, json.dumps({**bundle, "dsseEnvelope": several}).encode())
+        said = f"there are {signed} signatures in it, and that of a model has one"
+        assert said in fault(store, "bert:v1", pair)
+    for data, said in (
+        (b"[]", "a part of it is of another type than there should be"),
+        (b"oh", "it is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (b"[" * 100_000, "it is nested too deep"),
+        (b"{}", "it has no 'mediaType'"),
+        (json.dumps({**bundle, "dsseEnvelope": {**envelope, "payload": "."}}).encode(), "ase64"),
+        (json.dumps({**bundle, "dsseEnvelope": {**envelope, "payload": "/w=="}}).encode(), "can't decode byte 0xff"),
+    ):
+        put(store, model, data)
+        start, _, told = fault(store, "bert:v1", pair).partition(" of a model: ")
+        assert start.endswith("it is damaged, or not a signature")
+        assert said in told
+        assert "Error(" not in told
     for number, key in enumerate((rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate())):
         other = Pair(keys, f"other{number}", key)
         with pytest.raises(casstore.InvalidSource, match="models are signed with keys on P-256, P-384 or P-521"):
