@@ -31,7 +31,7 @@ from casstore.actions.tensors import arrays, index, loading
 from casstore.actions.workspace import Workspace
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import NoRemote, RemoteError, TagNotFound
+from casstore.errors import InvalidSignature, NoRemote, RemoteError, TagNotFound
 from casstore.model import Model
 from casstore.progress import SILENT, Progress
 from casstore.remote import keys
@@ -666,7 +666,8 @@ class Remote:
         TagExists
             Another version has the tag here.
         InvalidSignature
-            The setting `require_signature` asks for a signature, and it has none that is valid.
+            The setting `require_signature` asks for a signature, and it has none that is valid. All others have been
+            pulled.
         InvalidSource
             The keys of `require_signature` cannot be read.
         IntegrityError
@@ -690,12 +691,19 @@ class Remote:
                 materialize=materialize,
             )
             given_up = {each.tag for each in workspace.catalog.remotes.elsewhere()}
-            found = [pull_version(workspace, bucket, tag, wishes, progress) for tag in wanted]
+            found, refused = [], []
+            for tag in wanted:
+                try:
+                    found.append(pull_version(workspace, bucket, tag, wishes, progress))
+                except InvalidSignature as error:  # whoever may push could keep all others from coming
+                    refused.append(error)
         for row in (each.row for each in found):
             if row.tag in given_up:
                 elsewhere_file.forget(workspace, row.tag)
         rows = [each.row for each in found if each.is_new]
         notes = materialize_newest(workspace, rows, progress) if materialize else {}
+        if refused:
+            raise _together(refused, len(found))
         return [
             Pulled(
                 Model(workspace, each.row),
@@ -851,6 +859,13 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"Remote({self.url!r})"
+
+
+def _together(refused: Sequence[InvalidSignature], pulled: int) -> InvalidSignature:
+    """One error for all versions that were refused beside others."""
+    if len(refused) + pulled == 1:
+        return refused[0]
+    return InvalidSignature(f"{refused[0]}; refused are {len(refused):,} versions, and {pulled:,} are here")
 
 
 def _texts(tags: _Tags | None) -> list[str] | None:

@@ -600,6 +600,8 @@ class Store:
             Several versions begin like this.
         InvalidTag
             `tag` cannot be a tag.
+        TagExists
+            `evict` has left it to a remote, and another version has its tag there now.
         RemoteError
             The remote that has it cannot be reached.
 
@@ -620,7 +622,9 @@ class Store:
             yield model
             return
         with self.remote(missing.remote) as there:
-            yield there.get(missing.text)
+            found = there.get(missing.text)
+            missing.check(found.tag, found.digest)
+            yield found
 
     def exists(self, tag: str | Tag) -> bool:
         """Tell whether this very version is saved.

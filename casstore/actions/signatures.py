@@ -107,7 +107,7 @@ def sign(
         digests = {as_stored(file.path): file.digest.hex() for file in entries}
     about = {"tag": str(row.tag), "digest": Digest(row.digest).hex()}
     key_id, data = model_signing.sign(key, row.version, digests, hash_name, about)
-    before = [path for path, bundle in _sound(workspace.layout, row.digest) if bundle.key_id == key_id]
+    before = [path for path, each in _sound(workspace.layout, row.digest) if each.key == key_id]
     before += faults(workspace.layout, {row.digest})
     with workspace.session() as session:
         too_many = keep(workspace, session, row.digest, [data], before)
@@ -159,21 +159,21 @@ def _is_sound(path: Path) -> bool:
 
 def kept(layout: Layout, digest: bytes) -> list[Signature]:
     """The signatures of a content that can be read, by their keys. Raises OSError."""
-    return [_shown(bundle) for _, bundle in _sound(layout, digest)]
+    return [each for _, each in _sound(layout, digest)]
 
 
 def _shown(bundle: Bundle) -> Signature:
     return Signature(bundle.key_id, bundle.hash_name, len(bundle.digests), bundle.data)
 
 
-def _sound(layout: Layout, digest: bytes) -> list[tuple[Path, Bundle]]:
+def _sound(layout: Layout, digest: bytes) -> list[tuple[Path, Signature]]:
     found = []
     for path, data in _read_all(layout, {digest})[0].items():
         try:
-            found.append((path, model_signing.Bundle.parse(data)))
+            found.append((path, _shown(model_signing.Bundle.parse(data))))  # what it says takes several times its bytes
         except InvalidSignature as error:
             _log.debug("%s: %s", path, error)
-    return sorted(found, key=lambda each: (each[1].key_id, each[0].name))
+    return sorted(found, key=lambda each: (each[1].key, each[0].name))
 
 
 def _read_all(layout: Layout, digests: Collection[bytes] | None) -> tuple[dict[Path, bytes], dict[Path, str]]:
@@ -334,7 +334,7 @@ def valid(
         raise InvalidSignature(
             "it is not signed; sign it in the store that it comes from (casstore sign TAG --key KEY) and fetch it again"
         )
-    problems: list[tuple[bool, InvalidSignature]] = []
+    problems: list[tuple[bool, str]] = []  # an error would hold on to all that its signature says
     known: dict[str, Mapping[str, str]] = {}
     for data in bundles:
         is_ours = False
@@ -349,9 +349,9 @@ def valid(
             bundle.check_content(known[bundle.hash_name])
             return key
         except InvalidSignature as error:
-            problems.append((not is_ours, error))
+            problems.append((not is_ours, str(error)))
     _, worst = min(problems, key=lambda each: each[0])
-    raise InvalidSignature(f"its signature is not valid: {worst}") from worst
+    raise InvalidSignature(f"its signature is not valid: {worst}")
 
 
 def required(workspace: Workspace) -> tuple[PublicKey, ...] | None:

@@ -166,9 +166,13 @@ class Bucket:
         """
         with _advised(tag):
             data = self.backend.get(key)
-            if Digest.of(data) != keys.parse_signature(key):
-                raise IntegrityError(f"{key} in {self.name} is damaged: it does not match its digest")
+        if Digest.of(data) != keys.parse_signature(key):
+            raise self.damaged_signature(tag, key)
         return data
+
+    def damaged_signature(self, tag: Tag, key: str) -> IntegrityError:
+        """The error for what stands under a signature's key, and is another object."""
+        return IntegrityError(f"{key} in {self.name} is damaged: it does not match its digest; {advice(tag)}")
 
     def packs_of(self, ref: Ref) -> list[PackInfo]:
         """The packs that a version's segment names, from its beginning alone.

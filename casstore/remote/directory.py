@@ -139,6 +139,8 @@ class DirectoryBackend:
             return files.open_regular(self._path(key), follow=False)
         except _NOT_THERE as error:
             raise KeyMissing(key) from error
+        except PermissionError as error:
+            raise refusal(self._said(key, error)) from error
 
     def _write(self, key: str, body: bytes) -> None:
         target = self._path(key)
@@ -218,10 +220,13 @@ class DirectoryBackend:
         except OSError as error:
             if isinstance(error, RemoteError):
                 raise
-            raise RemoteError(
-                f"{key} in the remote {self.name}: {error.strerror}; see that the disk is there, has room, and may be "
-                "read and written by you"
-            ) from error
+            raise RemoteError(self._said(key, error)) from error
+
+    def _said(self, key: str, error: OSError) -> str:
+        return (
+            f"{key} in the remote {self.name}: {error.strerror}; see that the disk is there, has room, and may be read "
+            "and written by you"
+        )
 
 
 def _linked(path: str | os.PathLike[str]) -> RemoteError:

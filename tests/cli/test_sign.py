@@ -90,7 +90,8 @@ def test_signatures_go_along_with_push_and_clone(saved: Cli, cli: Cli, key: Path
     strict("config", "set", "require_signature", key.with_suffix(".pub"))
     said = strict("pull", "bert:v2", code=1).err
     assert "the store takes only what is signed: it is not signed" in said
-    assert "`casstore push bert:v2` brings a signature there, from where it is saved" in said
+    assert "; a push from where it is saved and signed brings a signature there" in said
+    assert "push bert:v2`" not in said, "it is this store's --home that would be in it"
     saved("sign", "bert:v2", "--key", key)
     assert saved("push", "bert:v2", "--json").json["pushed"] == [
         {"tag": "bert:v2", "is_new": False, "sent_bytes": 0, "packs": 0, "signatures": 1}

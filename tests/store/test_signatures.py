@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.actions import signatures
-from casstore.archive.model_signing import Bundle, sign
+from casstore.archive.model_signing import Bundle, read_public_keys, sign
 from tests.kit import Picture, Save, contents, noise
 
 pytest.importorskip("cryptography")
@@ -773,3 +774,31 @@ def test_whatever_a_bundle_says_it_is_refused_in_words(document: Any, statement:
     ):
         with pytest.raises(casstore.InvalidSignature):
             Bundle.parse(data.encode())
+
+
+def test_many_signatures_take_no_more_memory_than_one(store: casstore.Store, save: Save, pair: Pair) -> None:
+    """But for their bytes: what a signature says of files takes several times these."""
+    model = save("bert:v1", {"w": b"1"})
+    digests = {f"{number:x}": "00" for number in range(2_000)}
+    bundles = [sign(pair.key, "v1", {**digests, f"-{each}": "00"}, "sha256", {})[1] for each in range(10)]
+    room = put(store, model, bundles[0]).parent
+    for bundle in bundles:
+        (room / f"{model.digest}.{casstore.Digest.of(bundle).hex()[:16]}.sig").write_bytes(bundle)
+    public = read_public_keys([pair.public])
+
+    def check(some: list[bytes]) -> None:
+        with pytest.raises(casstore.InvalidSignature, match="it is of other files"):
+            signatures.valid(some, public, lambda _: {})
+
+    def peak(run: Callable[[], object]) -> int:
+        tracemalloc.start()
+        try:
+            run()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    check(bundles[:1])
+    assert peak(lambda: check(bundles)) < 2 * peak(lambda: check(bundles[:1]))
+    assert len(store.signatures("bert:v1")) == 10
+    assert peak(lambda: store.signatures("bert:v1")) < sum(map(len, bundles)) + 2 * peak(lambda: check(bundles[:1]))

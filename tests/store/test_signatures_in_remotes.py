@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 
 import casstore
 from casstore.archive import model_signing
-from tests.kit import Child, Save, contents, everything, noise
+from casstore.remote.bucket import Bucket
+from tests.kit import Child, Save, contents, everything, flip, noise
 
 pytest.importorskip("cryptography")
 from tests.store.test_signatures import Pair, fault, put
@@ -170,9 +173,7 @@ def test_a_store_may_pull_only_what_is_signed(
             with pytest.raises(casstore.InvalidSignature, match=said) as caught:
                 pull(other, tag, as_tag=as_tag)
             assert str(caught.value).startswith(f"{tag} in {place} is not imported, as the store takes only what is ")
-            assert str(caught.value).endswith(
-                f"; `casstore push {tag}` brings a signature there, from where it is saved"
-            )
+            assert str(caught.value).endswith("; a push from where it is saved and signed brings a signature there")
         assert other.list() == []
         assert not (other.home / "manifests/.signatures").exists()
         assert is_seen_before == (not list((other.home / "objects").rglob("*.pack"))), "gigabytes may come in vain"
@@ -337,3 +338,98 @@ def test_a_machine_that_brings_the_same_signature_at_once(
     children = [Child(pushing(home)) for home in (store.home, tmp_path / "copy")]
     assert [child.wait() for child in children] == [0, 0]
     assert [path.read_bytes() for path in signatures(place)] == [made.bundle]
+
+
+def test_what_takes_the_place_of_a_signature_is_not_taken_for_it(
+    store: casstore.Store, save: Save, there: casstore.Remote, place: Path, pair: Pair
+) -> None:
+    save("bert:v1", FILES)
+    made = store.sign("bert:v1", pair.private)
+    there.push()
+    there.delete("bert:v1")
+    squatter = place / f"refs/bert/v1/1.{casstore.Digest.of(made.bundle)}.sig"
+    squatter.write_bytes(b"other")
+    with pytest.raises(casstore.IntegrityError, match=rf"{squatter.name} in .* is damaged.*; delete it there"):
+        there.push()
+    there.delete("bert:v1")
+    assert there.push()[0].signatures == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_signature_that_others_may_not_read_keeps_the_version_from_nobody(
+    store: casstore.Store, save: Save, there: casstore.Remote, other: casstore.Store, place: Path, pair: Pair
+) -> None:
+    save("bert:v1", FILES)
+    store.sign("bert:v1", pair.private)
+    there.push()
+    pull(other)
+    home = Path(tempfile.mkdtemp())  # pytest's own is closed to others
+    home.chmod(0o777)
+    shutil.copytree(place, home / "remote")
+    [closed] = signatures(home / "remote")
+    closed.chmod(0o600)
+
+    def pulling() -> None:
+        os.setgroups([])
+        os.setuid(61_001)
+        with casstore.Store(home / "store", auto_gc=False) as opened:
+            opened.add_remote("origin", str(home / "remote"), make=False)
+            [came] = pull(opened)
+            assert (came.is_new, contents(came.model), opened.signatures("bert:v1")) == (True, FILES, ())
+            assert len(came.notes) == 1
+            assert "a signature is not kept: refs/bert/v1/0." in came.notes[0]
+            assert "Permission denied" in came.notes[0]
+
+    try:
+        codecs.lookup("ascii")  # as in test_many_users
+        assert Child(pulling).wait() == 0
+    finally:
+        shutil.rmtree(home)
+
+
+def test_signatures_come_once_however_often_a_pull_is_tried(
+    store: casstore.Store,
+    save: Save,
+    there: casstore.Remote,
+    other: casstore.Store,
+    place: Path,
+    pair: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save("bert:v1", FILES)
+    store.sign("bert:v1", pair.private)
+    there.push()
+    [pack] = place.glob("packs/*/*.pack")
+    flip(pack, 1000)
+    asked: list[str] = []
+    read = Bucket.signature
+
+    def signature(self: Bucket, tag: casstore.Tag, key: str) -> bytes:
+        asked.append(key)
+        return read(self, tag, key)
+
+    monkeypatch.setattr(Bucket, "signature", signature)
+    with pytest.raises(casstore.IntegrityError, match=f"{pack.name} in .* is damaged at byte"):
+        pull(other)
+    assert len(asked) == 1
+
+
+def test_of_several_versions_those_come_that_are_signed(
+    store: casstore.Store, save: Save, there: casstore.Remote, other: casstore.Store, pair: Pair
+) -> None:
+    for number in range(4):
+        save(f"bert:v{number}", {"w": b"%d" % number})
+    for tag in ("bert:v1", "bert:v3"):
+        store.sign(tag, pair.private)
+    there.push()
+    other.set_setting("require_signature", str(pair.public))
+    with pytest.raises(
+        casstore.InvalidSignature, match=r"bert:v0 in .* it is not signed.*; refused are 2 versions, and 2 are here$"
+    ):
+        pull(other)
+    assert {str(model.tag) for model in other.list()} == {"bert:v1", "bert:v3"}
+    assert Path(other.home, "models/bert/v3").exists()
+    for tag in ("bert:v0", "bert:v2"):
+        store.sign(tag, pair.private)
+    there.push()
+    assert [came.is_new for came in pull(other)].count(True) == 2

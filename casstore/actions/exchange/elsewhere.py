@@ -12,7 +12,8 @@ from casstore.catalog.aliases import aliased
 from casstore.catalog.events import Noted
 from casstore.catalog.remotes import Elsewhere
 from casstore.catalog.versions import VersionRow
-from casstore.errors import IntegrityError, RemoteError, StoreError, TagNotFound, VersionAliased
+from casstore.digest import Digest
+from casstore.errors import IntegrityError, RemoteError, StoreError, TagExists, TagNotFound, VersionAliased
 from casstore.remote import keys
 from casstore.remote.bucket import Bucket
 from casstore.remote.documents import Ref
@@ -23,10 +24,27 @@ from casstore.tag import LATEST, AliasName, Tag, TagQuery
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A version that is not here, and the remote that it may be pulled from."""
+    """A version that is not here, and the remote that it may be pulled from.
+
+    `digest`: its content, where the store had it once.
+    """
 
     remote: str
     text: str
+    digest: Digest | None = None
+
+    def check(self, tag: Tag, digest: Digest) -> None:
+        """Raise TagExists for what the remote has, where that is another version than was left to it."""
+        if self.digest not in (None, digest):
+            raise TagExists(replaced(tag))
+
+
+def replaced(tag: Tag) -> str:
+    """What is said of a version that was left to a remote, where another has its tag there."""
+    return (
+        f"{tag} was left to a remote, and another version has its tag there now; forget the one that was here: "
+        f"`casstore delete {tag}`, or pull this one as another version with --as NAME:VERSION"
+    )
 
 
 def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
@@ -40,7 +58,7 @@ def missing(workspace: Workspace, query: TagQuery) -> Missing | None:
         exact = [each for each in left if each.tag.version == query.version]
         fitting = exact or [each for each in left if each.tag.version.startswith(query.version)]
     if len(fitting) == 1:
-        return Missing(fitting[0].remote, str(fitting[0].tag))
+        return Missing(fitting[0].remote, str(fitting[0].tag), fitting[0].digest)
     remote = workspace.catalog.setting("pull_missing")
     version = LATEST if query.version is None or query.wants_newest else query.version
     return None if remote == "off" else Missing(remote, f"{query.name}:{version}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from casstore.actions.exchange import carried, remote_signatures
 from casstore.actions.exchange.arrivals import Wishes
 from casstore.actions.exchange.arriving_manifests import by_known_recipes, checked_manifest, present
+from casstore.actions.exchange.elsewhere import replaced
 from casstore.actions.exchange.remote_cache import read_refs, read_segments
 from casstore.actions.packs.blob_checks import BlobChecks
 from casstore.actions.packs.receiving import Receiving, elements
@@ -56,6 +57,8 @@ def pull_version(workspace: Workspace, bucket: Bucket, tag: Tag, wishes: Wishes,
     """
     received_bytes = tries = 0
     bad, trouble = BadPlaces(), ""
+    listed: list[str] = []
+    admitted = carried.Admitted([], ())
     with workers(_READERS) as pool:
         while tries < _TRIES:
             state = bucket.state(tag)
@@ -63,7 +66,9 @@ def pull_version(workspace: Workspace, bucket: Bucket, tag: Tag, wishes: Wishes,
                 raise TagNotFound(f"{tag} is not in {bucket.name}; `casstore list --remote` shows what is")
             (ref,) = read_refs(workspace, bucket, {tag: state.key(tag)}, pool)
             row = _present_as(workspace, ref, wishes.tag or tag)
-            admitted = remote_signatures.fetch(workspace, bucket, ref, state.signatures)
+            if state.signatures != listed:  # else they need not come with each try
+                listed = state.signatures
+                admitted = remote_signatures.fetch(workspace, bucket, ref, listed)
             if row is not None:
                 return Pulled(row, False, received_bytes, remote_signatures.keep(workspace, row, admitted))
             segment = read_segments(workspace, bucket, [ref], pool).get(tag)
@@ -112,10 +117,7 @@ def _present_as(workspace: Workspace, ref: Ref, tag: Tag) -> VersionRow | None:
         )
     elsewhere = workspace.catalog.remotes.elsewhere(tag.name) if row is None else ()
     if any(each.tag == tag and each.digest != ref.digest for each in elsewhere):
-        raise TagExists(
-            f"{tag} was left to a remote, and another version has its tag there now; forget the one that was here: "
-            f"`casstore delete {tag}`, or pull this one as another version with --as NAME:VERSION"
-        )
+        raise TagExists(replaced(tag))
     return row
 
 
@@ -181,7 +183,7 @@ class _Pulling:
             else:
                 carried.check_arrived(self.workspace, arrived, bundles, name, self.progress)
         except InvalidSignature as error:
-            more = f"`casstore push {self.ref.tag}` brings a signature there, from where it is saved"
+            more = "a push from where it is saved and signed brings a signature there"  # another store than this one
             raise InvalidSignature("; ".join((str(error), *self.admitted.notes[:1], more))) from error
 
     def _receive(self, incoming: Receiving, pool: Executor) -> None:

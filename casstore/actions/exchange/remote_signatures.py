@@ -27,7 +27,8 @@ def bring(
     """Bring the signatures that are kept here of a version, but for those that are `there`; returns how many.
 
     `generation`: under which this very version has been seen to stand. Should it be deleted meanwhile, what is brought
-    belongs to nothing, since no other version ever stands there. Raises OSError, RemoteError.
+    belongs to nothing, since no other version ever stands there. Raises IntegrityError where something else stands in
+    the place of one, OSError, RemoteError.
     """
     kept = [each.bundle for each in signatures.kept(workspace.layout, manifest.digest)]
     bundles = {keys.signature(manifest.tag, generation, Digest.of(bundle)): bundle for bundle in kept}
@@ -38,7 +39,8 @@ def bring(
             f"may have; delete it there (`casstore delete {manifest.tag} --remote`), and push it again"
         )
     for key in missing:
-        create_once(bucket.backend, key, bundles[key])
+        if create_once(bucket.backend, key, bundles[key]) != bundles[key]:
+            raise bucket.damaged_signature(manifest.tag, key)
     return len(missing)
 
 
@@ -66,6 +68,12 @@ def fetch(workspace: Workspace, bucket: Bucket, ref: Ref, there: Sequence[str]) 
         except KeyMissing:
             continue  # the version has been deleted meanwhile
         except IntegrityError as error:
+            notes.append(f"a signature is not kept: {error}")
+            continue
+        except RemoteError as error:
+            if not error.is_refusal:
+                raise
+            # Whoever brought it may not have let others read it: it would keep the version from everybody.
             notes.append(f"a signature is not kept: {error}")
             continue
         left_bytes -= len(data)
