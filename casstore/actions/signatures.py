@@ -296,6 +296,8 @@ def _checked(
     try:
         sound, faulty = _read_all(workspace.layout, {row.digest})
         damaged += faulty.values()
+        if not sound and not damaged:
+            return SignatureCheck(tag, "", f"it is not signed; sign it with `casstore sign {tag} --key KEY`")
         entries = resolve.files(workspace.catalog, row)
         key = valid(list(sound.values()), keys, lambda hash_name: digests_of(workspace, entries, hash_name, progress))
     except InvalidSignature as error:
@@ -329,7 +331,9 @@ def valid(
     first; and what `digests` raises.
     """
     if not bundles:
-        raise InvalidSignature("it is not signed; sign it with `casstore sign TAG --key KEY`")
+        raise InvalidSignature(
+            "it is not signed; sign it in the store that it comes from (casstore sign TAG --key KEY) and fetch it again"
+        )
     problems: list[tuple[bool, str]] = []  # an error would hold on to all that its signature says
     known: dict[str, Mapping[str, str]] = {}
     for data in bundles:

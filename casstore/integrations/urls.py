@@ -25,10 +25,11 @@ class Tree:
         self.model = model
         self.files = {file.path: file for file in model.files}
         self.directories: dict[str, list[str]] = {"": []}
-        for path in self.files:
+        for path in sorted((*self.files, *model.empty_directories)):
             child = path
             while child:
                 parent = child.rpartition("/")[0]
                 is_known = parent in self.directories
                 self.directories.setdefault(parent, []).append(child)
                 child = "" if is_known else parent
+        self.directories.update({path: [] for path in model.empty_directories})
