@@ -1,0 +1,140 @@
+"""OCI layouts that are not what casstore has put there, or that casstore is to put something into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import casstore
+from tests.kit import Picture, Save, noise, plant
+from tests.oci_layouts import FILE_PATH, Layout
+
+FILES = {"model.bin": noise(50_000), "run.sh!": b"#!/bin/sh", "void/within": None, "sub/a": b"a"}
+Manifest = dict[str, Any]
+
+
+@pytest.fixture
+def other(tmp_path: Path):
+    with casstore.Store(tmp_path / "other", auto_gc=False) as opened:
+        yield opened
+
+
+def put(root: Path, data: bytes) -> dict[str, Any]:
+    sha256 = hashlib.sha256(data).hexdigest()
+    (root / "blobs/sha256" / sha256).write_bytes(data)
+    return {"digest": f"sha256:{sha256}", "size": len(data)}
+
+
+def edit(root: Path, change: Callable[[Manifest], None]) -> None:
+    """Change the manifest of the one artifact of a layout, and name what it is then."""
+    index = json.loads((root / "index.json").read_bytes())
+    [entry] = index["manifests"]
+    manifest = json.loads((root / "blobs/sha256" / entry["digest"].removeprefix("sha256:")).read_bytes())
+    change(manifest)
+    entry.update(put(root, json.dumps(manifest).encode()))
+    (root / "index.json").unlink()
+    (root / "index.json").write_text(json.dumps(index))
+
+
+def layer(manifest: Manifest, path: str) -> dict[str, Any]:
+    return next(each for each in manifest["layers"] if each["annotations"][FILE_PATH] == path)
+
+
+def one_less(manifest: Manifest) -> None:
+    manifest["layers"].remove(layer(manifest, "model.bin"))
+
+
+def nothing_left(manifest: Manifest) -> None:
+    manifest["layers"] = []
+
+
+def without_descriptor(manifest: Manifest) -> None:
+    manifest["layers"].remove(layer(manifest, "model.yaml"))
+
+
+def exchanged(manifest: Manifest) -> None:
+    one, two = layer(manifest, "model.bin"), layer(manifest, "sub/a")
+    one.update(digest=two["digest"], size=two["size"])
+    for each in (one, two):
+        del each["annotations"]["casstore.blake3"]
+
+
+def not_to_be_run(manifest: Manifest) -> None:
+    del layer(manifest, "run.sh")["annotations"]["org.cncf.model.file.metadata+json"]
+
+
+def other_name(manifest: Manifest) -> None:
+    layer(manifest, "sub/a")["annotations"][FILE_PATH] = "sub/b"
+
+
+def no_directories(manifest: Manifest) -> None:
+    del manifest["annotations"]["casstore.directories"]
+
+
+def other_digest(manifest: Manifest) -> None:
+    manifest["annotations"]["casstore.digest"] = "0" * 64
+
+
+def no_digest(manifest: Manifest) -> None:
+    manifest["annotations"]["casstore.digest"] = "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (one_less, "not the version that its annotation casstore.digest says"),
+        (nothing_left, "is not whole: it has lost its model.yaml"),
+        (without_descriptor, "is not whole: it has lost its model.yaml"),
+        (exchanged, "not the version"),
+        (not_to_be_run, "not the version"),
+        (other_name, "not the version"),
+        (no_directories, "not the version"),
+        (other_digest, "not the version"),
+        (no_digest, "not the version"),
+    ],
+)
+def test_another_version_than_it_says_is_refused(
+    store: casstore.Store, save: Save, other: casstore.Store, picture: Picture, tmp_path: Path,
+    change: Callable[[Manifest], None], says: str,
+) -> None:  # fmt: skip
+    save("bert:v1", FILES)
+    store.export("bert:v1", f"oci:{tmp_path / 'out'}")
+    edit(tmp_path / "out", change)
+    before = picture()
+    for here in (other, store):
+        with pytest.raises(casstore.IntegrityError, match=says):
+            here.import_archive(f"oci:{tmp_path / 'out'}")
+    assert not list(other.tags())
+    assert picture() == before
+
+
+def test_what_has_been_changed_on_purpose_comes_in(
+    store: casstore.Store, save: Save, other: casstore.Store, tmp_path: Path
+) -> None:
+    def changed(manifest: Manifest) -> None:
+        one_less(manifest)
+        del manifest["annotations"]["casstore.digest"]
+
+    save("bert:v1", FILES)
+    store.export("bert:v1", f"oci:{tmp_path / 'out'}")
+    edit(tmp_path / "out", changed)
+    [came] = other.import_archive(f"oci:{tmp_path / 'out'}")
+    assert [file.path for file in came.model.files] == ["run.sh", "sub/a"]
+
+
+def test_no_files_are_no_model(store: casstore.Store, tmp_path: Path) -> None:
+    Layout(tmp_path / "in").artifact("v1", [])
+    with pytest.raises(casstore.InvalidSource, match="has no files"):
+        store.import_archive(f"oci:{tmp_path / 'in'}")
+
+
+def test_a_version_without_files_comes_back(store: casstore.Store, other: casstore.Store, tmp_path: Path) -> None:
+    model = store.save("none:v1", plant(tmp_path / "none", {"void": None}), allow_empty=True)
+    store.export("none:v1", f"oci:{tmp_path / 'out'}")
+    [came] = other.import_archive(f"oci:{tmp_path / 'out'}")
+    assert came.model.digest == model.digest
