@@ -70,13 +70,18 @@ def of_files(paths: Sequence[files.StrPath], new_hasher: NewHasher) -> Iterator[
     """Each of these files on disk, with what the hasher makes of its bytes. Raises OSError."""
 
     def compute(path: files.StrPath) -> bytes:
-        hasher = new_hasher()
         with files.open_regular(path) as descriptor:
-            while data := os.read(descriptor, _READ_BYTES):
-                hasher.update(data)
-        return bytes(hasher.digest())
+            return of_file(descriptor, new_hasher)
 
     return in_threads(compute, paths)
+
+
+def of_file(descriptor: int, new_hasher: NewHasher) -> bytes:
+    """What the hasher makes of the bytes of an open file, from where it stands. Raises OSError."""
+    hasher = new_hasher()
+    while data := os.read(descriptor, _READ_BYTES):
+        hasher.update(data)
+    return bytes(hasher.digest())
 
 
 def pieces(workspace: Workspace, recipe: Recipe) -> Iterator[bytes]:

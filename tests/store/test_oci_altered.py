@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import casstore
+from casstore.actions import checksums
+from casstore.actions.exchange import oci_export
 from tests.kit import Picture, Save, noise, plant
 from tests.oci_layouts import FILE_PATH, Layout
 
-FILES = {"model.bin": noise(50_000), "run.sh!": b"#!/bin/sh", "void/within": None, "sub/a": b"a"}
+FILES = {"model.bin": noise(100_000), "run.sh!": b"#!/bin/sh", "void/within": None, "sub/a": b"a"}
 Manifest = dict[str, Any]
 
 
@@ -138,3 +140,48 @@ def test_a_version_without_files_comes_back(store: casstore.Store, other: cassto
     store.export("none:v1", f"oci:{tmp_path / 'out'}")
     [came] = other.import_archive(f"oci:{tmp_path / 'out'}")
     assert came.model.digest == model.digest
+
+
+def damage(path: Path, replaced: bool) -> None:
+    data = path.read_bytes()
+    if replaced:
+        path.unlink()
+        path.touch()
+    with open(path, "r+b") as file:
+        file.write(bytes([data[0] ^ 1]) + data[1:])
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["written to", "replaced"])
+def test_what_is_damaged_in_a_layout_is_written_again(
+    store: casstore.Store, save: Save, other: casstore.Store, tmp_path: Path, replaced: bool
+) -> None:
+    """A file that was written to has no link to the store's; one that was replaced, as by a copy, may have had."""
+    store.set_setting("link_mode", "hardlink" if replaced else "copy")
+    root = tmp_path / "out"
+    save("bert:v1", FILES)
+    store.export("bert:v1", f"oci:{root}")
+    blobs = sorted((root / "blobs/sha256").iterdir())
+    assert len(blobs) == 3 + 3, "files, and model.yaml, configuration and manifest"
+    for path in blobs:
+        damage(path, replaced)
+    store.export("bert:v1", f"oci:{root}:again")
+    for path in blobs:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+    [came] = other.import_archive(f"oci:{root}:again")
+    assert came.model.digest == store.get("bert:v1").digest
+    assert store.verify().is_sound
+
+
+def test_what_is_sound_in_a_layout_is_read_once(
+    store: casstore.Store, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.set_setting("link_mode", "copy")
+    save("bert:v1", FILES)
+    store.export("bert:v1", f"oci:{tmp_path / 'out'}")
+    before = {path.name: path.stat().st_ino for path in (tmp_path / "out/blobs/sha256").iterdir()}
+    read: list[Any] = []
+    monkeypatch.setattr(oci_export, "of_file", lambda *given: read.append(given) or checksums.of_file(*given))
+    for _ in range(3):
+        store.export("bert:v1", f"oci:{tmp_path / 'out'}")
+    assert len(read) == 3, "the files once each"
+    assert {path.name: path.stat().st_ino for path in (tmp_path / "out/blobs/sha256").iterdir()} == before

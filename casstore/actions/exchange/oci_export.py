@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from casstore.actions import loose_files, resolve
-from casstore.actions.checksums import in_threads, pieces
+from casstore.actions.checksums import in_threads, of_file, pieces
 from casstore.actions.describing import times
 from casstore.actions.exchange import carried, modelpack
 from casstore.actions.sources.homes import check_target
@@ -123,6 +123,7 @@ class _Writing:
         self._sha256: dict[Digest, bytes] = {}
         self._recipes: Mapping[Digest, Recipe] = {}
         self._unsynced: list[Path] = []
+        self._found_sound: dict[Fingerprint, Digest] = {}
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
 
@@ -151,12 +152,14 @@ class _Writing:
         finally:
             self._progress.finish()
             self._workspace.catalog.sha256.note(new)
+            if not self._workspace.catalog.read_only:
+                self._workspace.catalog.index.remember(self._found_sound)
         self._sha256.update(new)
 
     def _place(self, file: FileEntry) -> bytes:
         """Bring one file's content into the layout; returns its SHA-256."""
         known = self._sha256.get(file.digest)
-        if known is not None and self._has(known.hex(), file.size):
+        if known is not None and self._has_file(known, file):
             self._progress.advance(file.size)
             return known
         part = self._room / file.digest.hex()
@@ -195,16 +198,29 @@ class _Writing:
         self._workspace.catalog.index.remember({Fingerprint.of(os.lstat(part)): file.digest})
         return True
 
-    def _has(self, sha256: str, size: int) -> bool:
-        """Whether the layout has a blob; it will be synced, as an export that failed may have left it unsynced."""
-        path = self._blob(sha256)
+    def _has_file(self, sha256: bytes, file: FileEntry) -> bool:
+        """Whether the layout has a file's content, undamaged; one that may have been touched is read.
+
+        It will be synced, as an export that failed may have left it unsynced.
+        """
+        path = self._blob(sha256.hex())
+        index = self._workspace.catalog.index
         try:
-            has_it = os.stat(path).st_size == size
-        except FileNotFoundError:
+            with files.open_regular(path) as descriptor:
+                before = Fingerprint.of(os.fstat(descriptor))
+                if before.size != file.size:
+                    return False
+                is_known = index.fingerprints([(before.device, before.inode)]).get(before) == file.digest
+                if not is_known and of_file(descriptor, hashlib.sha256) != sha256:
+                    return False
+                is_quiet = Fingerprint.of(os.fstat(descriptor)) == before
+        except OSError as error:
+            files.raise_unless_damage(error)
             return False
-        if has_it:
-            self._unsynced.append(path)
-        return has_it
+        if not is_known and is_quiet:
+            self._found_sound[before] = file.digest
+        self._unsynced.append(path)
+        return True
 
     def _blob(self, sha256: str) -> Path:
         return self._directory / "blobs" / "sha256" / sha256
@@ -214,9 +230,18 @@ class _Writing:
         files.rename(part, path)
         self._unsynced.append(path)
 
+    def _has_document(self, sha256: str, data: bytes) -> bool:
+        try:
+            return files.read_file(self._blob(sha256), len(data)) == data
+        except OSError as error:
+            files.raise_unless_damage(error)
+            return False
+
     def _document(self, media_type: str, data: bytes, annotations: Mapping[str, str] | None = None) -> oci.Descriptor:
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self._has(sha256, len(data)):
+        if self._has_document(sha256, data):
+            self._unsynced.append(self._blob(sha256))
+        else:
             part = self._room / sha256
             files.write_new_file(part, data, 0o666 & ~self._workspace.umask)
             self._settle(part, sha256)
