@@ -8,6 +8,7 @@ is read is trusted.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -345,4 +346,15 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
         raise UnsafeArchive(f"{name} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise UnsafeArchive(f"{name} is not a JSON object")
+    if not data.isascii() or b"\\ud" in data.lower():
+        _check_unicode(document, name)
     return document
+
+
+def _check_unicode(document: dict[str, Any], name: str) -> None:
+    """Raise UnsafeArchive where half of a surrogate pair stands alone: no file system or catalog holds such text."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        alone = error.object[error.start : error.start + 1]
+        raise UnsafeArchive(f"{name} has text that is not Unicode: {alone!r} stands alone") from error

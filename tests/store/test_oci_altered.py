@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import casstore
 from casstore.actions import checksums
 from casstore.actions.exchange import oci_export
-from tests.kit import Picture, Save, noise, plant
+from tests.kit import Picture, Save, contents, noise, plant
 from tests.oci_layouts import FILE_PATH, Layout
 
 FILES = {"model.bin": noise(100_000), "run.sh!": b"#!/bin/sh", "void/within": None, "sub/a": b"a"}
@@ -185,3 +186,57 @@ def test_what_is_sound_in_a_layout_is_read_once(
         store.export("bert:v1", f"oci:{tmp_path / 'out'}")
     assert len(read) == 3, "the files once each"
     assert {path.name: path.stat().st_ino for path in (tmp_path / "out/blobs/sha256").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("said", "is_future"),
+    [
+        ("2200-01-01T00:00:00Z", True), ("2300-01-01T00:00:00Z", True), ("9999-12-31T23:59:59Z", True),
+        ("1970-01-01T00:00:00Z", False), ("1900-01-01T00:00:00Z", False),
+    ],
+)  # fmt: skip
+def test_when_a_modelpack_says_that_it_was_made(
+    store: casstore.Store, tmp_path: Path, said: str, is_future: bool
+) -> None:
+    layout = Layout(tmp_path / "in")
+    layout.artifact("v1", [layout.file("x", b"1")], {"descriptor": {"name": "bert", "createdAt": said}})
+    before = datetime.now(timezone.utc)
+    [came] = store.import_archive(f"oci:{tmp_path / 'in'}")
+    if is_future:
+        assert before <= came.model.created_at <= datetime.now(timezone.utc)
+        assert came.notes == ("its creation time is in the future; now stands for it",)
+    else:
+        assert (came.model.created_at, came.notes) == (datetime.fromisoformat(said.replace("Z", "+00:00")), ())
+    [again] = store.import_archive(f"oci:{tmp_path / 'in'}")
+    assert not again.is_new
+
+
+def test_text_that_is_not_unicode(store: casstore.Store, save: Save, tmp_path: Path) -> None:
+    def refused(**said: Any) -> None:
+        root = tmp_path / f"in{len(list(tmp_path.iterdir()))}"
+        layout = Layout(root)
+        layer = {**layout.file("x", b"1"), "annotations": {FILE_PATH: said.pop("path", "x")}}
+        layout.artifact(said.pop("ref", "v1"), [layer], said.pop("config", None), **said)
+        with pytest.raises(casstore.UnsafeArchive, match="has text that is not Unicode"):
+            store.import_archive(f"oci:{root}")
+
+    refused(path="\udcff")
+    refused(path="a/\ud83d")
+    refused(ref="v\udcff")
+    refused(config={"descriptor": {"name": "\udcff"}})
+    refused(annotations={"casstore.directories": "\udcff"})
+    refused(annotations={"\udcff": "1"})
+    layout = Layout(tmp_path / "raw")
+    layout.artifact("v\N{GRINNING FACE}", [layout.file("x", b"1")])
+    index = tmp_path / "raw/index.json"
+    index.write_bytes(index.read_bytes().replace(rb"\ud83d\ude00", b"\xed\xb3\xbf"))
+    with pytest.raises(casstore.UnsafeArchive, match="has text that is not Unicode"):
+        store.import_archive(f"oci:{tmp_path / 'raw'}")
+    layout = Layout(tmp_path / "in")
+    layout.artifact("v1", [layout.file("\N{GRINNING FACE}", b"1")])  # a pair, as json.dumps writes it
+    [came] = store.import_archive(f"oci:{tmp_path / 'in'}")
+    assert contents(came.model) == {"\N{GRINNING FACE}": b"1"}
+    layout.artifact("v\udcff", [])
+    save("bert:v2", {"x": b"1"})
+    with pytest.raises(casstore.UnsafeArchive, match="has text that is not Unicode"):
+        store.export("bert:v2", f"oci:{tmp_path / 'in'}")

@@ -193,9 +193,9 @@ class Artifact:
             made = tag or _tag(about, self.found)
         except (InvalidMetadata, InvalidTag) as error:
             raise InvalidSource(f"{self.name} cannot be imported as it is: {error}") from error
-        now_ns = time.time_ns()
-        is_known = created_at_ns is not None and created_at_ns <= now_ns
-        return Descriptor(made, description, created_at_ns or now_ns, (), is_from_the_future=not is_known)
+        if created_at_ns is None:
+            return Descriptor(made, description, time.time_ns(), (), is_from_the_future=True)
+        return Descriptor(made, description, *model_yaml.created(created_at_ns))
 
 
 def _hashed(content: Iterable[bytes], hasher: blake3) -> Iterator[bytes]:
