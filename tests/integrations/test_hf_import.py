@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -145,4 +147,37 @@ def test_a_repository_is_imported(store: casstore.Store) -> None:
             code, _, error = imported(store.home, hub.url, *wrong)
             assert (code, "Traceback" in error) == (1, False)
     assert len(store.tags()) == 2
+    assert not store.drafts()
+
+
+@pytest.mark.parametrize("uri", ["hf://", "hf://name", "hf://name/", "hf://org/name@"])
+def test_what_is_no_repository_and_no_file_in_one(
+    store: casstore.Store, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--home", str(store.home), "import", uri]) == 1
+    assert f"error: {uri} is not hf://ORG/NAME or hf://ORG/NAME@REVISION" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_before_the_hub_is_asked(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for tag in ("bad tag", "bert:", "bert@prod", "bert:latest"):
+        with pytest.raises(casstore.InvalidTag):
+            hugging_face.import_repository(store, "hf://org/name", as_tag=tag)
+    for endpoint in ("nonsense", "", "hub.example.com"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        with pytest.raises(casstore.InvalidSource, match=r"HF_ENDPOINT is '.*', which is not the URL of a hub"):
+            hugging_face.import_repository(store, "hf://org/name", as_tag="bert")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="needs casstore[huggingface]")
+def test_a_hub_that_does_not_answer(store: casstore.Store) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    code, _, error = imported(store.home, url, "hf://org/Tiny")
+    assert code == 1
+    assert f"hf://org/Tiny cannot be had from the hub: [Errno {errno.ECONNREFUSED}]" in error
+    assert f"see whether this machine reaches {url}" in error
+    assert "adopt --hf-cache` saves what has been downloaded" in error
+    code, _, error = imported(store.home, url, "hf://org/Tiny/a.tar")
+    assert (code, "hf://org/Tiny/a.tar cannot be opened: [Errno" in error) == (1, True)
     assert not store.drafts()
