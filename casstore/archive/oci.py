@@ -202,6 +202,8 @@ class Layout:
         there = (
             f"it has {', '.join(named[:_MAX_REFS_NAMED])}{more}" if named else f"it has {len(entries)} without a name"
         )
+        if not entries:
+            raise InvalidSource(f"{self.directory} is an OCI layout with nothing in it")
         if ref is None:
             raise InvalidSource(
                 f"{self.directory} holds {len(entries)} artifacts; say which, as in oci:DIR:REF: {there}"

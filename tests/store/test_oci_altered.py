@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -240,3 +241,46 @@ def test_text_that_is_not_unicode(store: casstore.Store, save: Save, tmp_path: P
     save("bert:v2", {"x": b"1"})
     with pytest.raises(casstore.UnsafeArchive, match="has text that is not Unicode"):
         store.export("bert:v2", f"oci:{tmp_path / 'in'}")
+
+
+def test_a_versions_own_reference_is_not_taken_from_it(store: casstore.Store, save: Save, tmp_path: Path) -> None:
+    place = f"oci:{tmp_path / 'out'}"
+    for tag in ("bert:v1", "bert:v2", "gpt:v1"):
+        save(tag, {"w": tag.encode()})
+    store.export("bert:v1", place)
+    before = (tmp_path / "out/index.json").read_bytes()
+    with pytest.raises(casstore.InvalidSource, match=r"'v1' is bert:v1 in .*; say another .* as in oci:.*:bert-v2"):
+        store.export("bert:v2", f"{place}:v1")
+    with pytest.raises(casstore.InvalidSource, match=r"'v1' is bert:v1 in .*; say another .* as in oci:.*:gpt-v1"):
+        store.export("gpt:v1", f"{place}:v1")
+    assert (tmp_path / "out/index.json").read_bytes() == before
+    for tag in ("bert:v1", "gpt:v1", "bert:v2"):
+        assert store.export(tag, f"{place}:prod") == f"{place}:prod"
+    save("gpt:v3", {"w": b"3"})
+    with pytest.raises(casstore.InvalidSource) as caught:
+        store.export(["gpt:v1", "gpt:v3"], place)
+    [command] = re.findall("`casstore export ([^`]+)`", str(caught.value))
+    tag, target = command.split()
+    assert store.export(tag, target) == f"{place}:gpt-v1"
+
+
+def test_an_index_of_another_program_says_no_tags(store: casstore.Store, save: Save, tmp_path: Path) -> None:
+    place = f"oci:{tmp_path / 'out'}"
+    save("bert:v1", {"w": b"1"})
+    save("gpt:v1", {"w": b"2"})
+    store.export("bert:v1", place)
+    path = tmp_path / "out/index.json"
+    index = json.loads(path.read_bytes())
+    del index["manifests"][0]["annotations"]["casstore.tag"]
+    path.unlink()
+    path.write_text(json.dumps(index))
+    with pytest.raises(casstore.InvalidSource, match="'v1' is bert:v1 in"):
+        store.export("gpt:v1", place)
+    assert store.export("bert:v1", place) == f"{place}:v1"
+
+
+def test_a_layout_with_nothing_in_it(store: casstore.Store, tmp_path: Path) -> None:
+    Layout(tmp_path / "in")
+    for ref in ("", ":v1"):
+        with pytest.raises(casstore.InvalidSource, match="is an OCI layout with nothing in it"):
+            store.import_archive(f"oci:{tmp_path / 'in'}{ref}")

@@ -22,7 +22,7 @@ from casstore.archive import oci
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import InvalidSource
+from casstore.errors import IntegrityError, InvalidSource
 from casstore.plain_json import canonical_json, parsed
 from casstore.progress import Progress
 from casstore.storage import files, unfinished
@@ -41,17 +41,16 @@ _REGULAR = ord("0")  # the type of a regular file, as in a tar
 def export_layout(workspace: Workspace, rows: Sequence[VersionRow], place: oci.Place, progress: Progress) -> str:
     """Write versions into the layout at `place`, made where there is none; returns what names them there.
 
-    A version gets the reference that is given, or else its version's; a reference that is there is moved. Raises
-    InvalidSource, FileExistsError for a directory that holds something else, IntegrityError, OSError; then the index
-    is as it was.
+    A version gets the reference that is given, or else its version's; a reference that is there is moved, unless it is
+    another version's own. Raises InvalidSource, FileExistsError for a directory that holds something else,
+    IntegrityError, OSError; then the index is as it was.
     """
     refs = _refs(rows, place)
     check_target(place.directory)
     directory = Path(os.path.realpath(place.directory))
     with _layout(workspace, directory) as room:
         writing = _Writing(workspace, directory, room, progress)
-        if place.ref is None:
-            writing.check_refs({ref: row.tag for ref, row in zip(refs, rows, strict=True)})
+        writing.check_refs({ref: row.tag for ref, row in zip(refs, rows, strict=True)}, place.ref)
         writing.place_all(rows)
         writing.list_all([(ref, writing.artifact(row, ref)) for row, ref in zip(rows, refs, strict=True)])
     return str(place._replace(ref=refs[0] if len(rows) == 1 else None))
@@ -127,16 +126,24 @@ class _Writing:
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
 
-    def check_refs(self, tags: Mapping[str, Tag]) -> None:
-        """Raise InvalidSource where a reference that the caller has not said is that of another version."""
-        for entry in oci.Layout(self._directory).entries():
+    def check_refs(self, tags: Mapping[str, Tag], said: str | None) -> None:
+        """Raise InvalidSource where a reference is that of another version, and the caller has not `said` it.
+
+        Also where it has been said, but is the other's own, which would be left without one.
+        """
+        layout = oci.Layout(self._directory)
+        for entry in layout.entries():
             ref = oci.ref_of(entry)
-            if ref is not None and ref in tags and (found := entry["annotations"].get(TAG)) != str(tags[ref]):
-                wanted = oci.Place(self._directory, f"{tags[ref].name}-{ref}")
-                raise InvalidSource(
-                    f"{ref!r} is {found or 'something else'} in {self._directory}; say under which reference to put "
-                    f"{tags[ref]}, as in {wanted}"
-                )
+            if ref is None or ref not in tags or (found := _tag_of(layout, entry, ref)) == str(tags[ref]):
+                continue
+            if said is not None and (found is None or oci.as_ref(found.partition(":")[2]) != ref):
+                continue
+            wanted = oci.Place(self._directory, f"{tags[ref].name}-{oci.as_ref(tags[ref].version)}")
+            way = "say under which reference to put" if said is None else "say another reference for"
+            advice = f"{way} {tags[ref]}, as in {wanted}"
+            if len(tags) > 1:
+                advice = f"`casstore export {tags[ref]} {wanted}` puts {tags[ref]} there alone, under another reference"
+            raise InvalidSource(f"{ref!r} is {found or 'something else'} in {self._directory}; {advice}")
 
     def place_all(self, rows: Sequence[VersionRow]) -> None:
         """Bring the content of every file into the layout."""
@@ -317,6 +324,14 @@ class _Writing:
         mode = 0o666 & ~self._workspace.umask
         data = canonical_json(index).encode()
         files.write_file(path, data, mode, temporary=self._room / oci.INDEX_NAME, durable=True)
+
+
+def _tag_of(layout: oci.Layout, entry: Mapping[str, Any], ref: str) -> str | None:
+    """The tag of the version that an index lists there; None for what casstore has not written."""
+    with contextlib.suppress(InvalidSource, IntegrityError, OSError):
+        # Other programs copy the manifest as it is, and write an index of their own.
+        return entry["annotations"].get(TAG) or layout.artifact(ref).annotations.get(TAG)
+    return None
 
 
 def _time(row: VersionRow) -> str:
