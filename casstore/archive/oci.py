@@ -273,8 +273,17 @@ class Checked:
         self._name = name
         self._advance = advance
         self._sha256 = hashlib.sha256()
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which will be read all the same."""
+        self._head = self._head or self.read(size)
+        return self._head
 
     def read(self, size: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
         data = os.read(self._descriptor, min(size, _READ_BYTES))
         self._sha256.update(data)
         self._advance(len(data))

@@ -16,7 +16,7 @@ import casstore
 from casstore.actions import checksums
 from casstore.actions.exchange import oci_export
 from tests.kit import Picture, Save, contents, noise, plant
-from tests.oci_layouts import FILE_PATH, Layout
+from tests.oci_layouts import FILE_PATH, MODELPACK, Layout, tar
 
 FILES = {"model.bin": noise(100_000), "run.sh!": b"#!/bin/sh", "void/within": None, "sub/a": b"a"}
 Manifest = dict[str, Any]
@@ -284,3 +284,17 @@ def test_a_layout_with_nothing_in_it(store: casstore.Store, tmp_path: Path) -> N
     for ref in ("", ":v1"):
         with pytest.raises(casstore.InvalidSource, match="is an OCI layout with nothing in it"):
             store.import_archive(f"oci:{tmp_path / 'in'}{ref}")
+
+
+@pytest.mark.parametrize(
+    ("said", "compress", "says"),
+    [("tar", "gzip", "is gz, and .* says tar"), ("tar", "zstd", "is zst, and .* says tar"),
+     ("tar+gzip", "", "is tar, and .* says gz"), ("tar+zstd", "gzip", "is gz, and .* says zst")],
+)  # fmt: skip
+def test_a_layer_that_is_packed_otherwise_than_it_says(
+    store: casstore.Store, tmp_path: Path, said: str, compress: str, says: str
+) -> None:
+    layout = Layout(tmp_path / "in")
+    layout.artifact("v1", [layout.blob(f"{MODELPACK}.weight.v1.{said}", tar({"x": b"1"}, compress))])
+    with pytest.raises(casstore.InvalidSource, match=f"a layer of oci:.*:v1 {says}"):
+        store.import_archive(f"oci:{tmp_path / 'in'}")

@@ -19,9 +19,11 @@ from casstore.actions.sources.source import Source
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.archive import limits, oci
 from casstore.archive.copying import copy_links
+from casstore.archive.formats import sniff
 from casstore.archive.limits import Budget
 from casstore.archive.model_signing import MAX_BUNDLE_BYTES
 from casstore.archive.names import clean
+from casstore.archive.tar import BLOCK_BYTES
 from casstore.archive.unpacked_tree import UnpackedTree
 from casstore.archive.unpacking import unpack_tar
 from casstore.catalog.versions import VersionRow
@@ -148,6 +150,13 @@ class Artifact:
         with self.layout.opened(layer.blob, self.name) as descriptor:
             content = oci.Checked(descriptor, layer.blob, self.name, budget.read)
             if layer.packed is not None:
+                found = sniff(content.peek(BLOCK_BYTES))
+                if found not in (None, layer.packed):
+                    raise InvalidSource(
+                        f"a layer of {self.name} is {found.value}, and its type {layer.blob.media_type!r:.80} says "
+                        f"{layer.packed.value}; unpack it with the program that made it, and save what it holds with "
+                        "`casstore save NAME DIRECTORY`"
+                    )
                 unpack_tar(content.read, layer.packed, tree, budget)
                 content.finish()
                 return
