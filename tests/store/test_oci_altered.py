@@ -10,11 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import casstore
 from casstore.actions import checksums
 from casstore.actions.exchange import oci_export
+from casstore.archive import limits
+from casstore.cli.verbs.import_ import import_archive
 from tests.kit import Picture, Save, contents, noise, plant
 from tests.oci_layouts import FILE_PATH, MODELPACK, Layout, tar
 
@@ -298,3 +301,11 @@ def test_a_layer_that_is_packed_otherwise_than_it_says(
     layout.artifact("v1", [layout.blob(f"{MODELPACK}.weight.v1.{said}", tar({"x": b"1"}, compress))])
     with pytest.raises(casstore.InvalidSource, match=f"a layer of oci:.*:v1 {says}"):
         store.import_archive(f"oci:{tmp_path / 'in'}")
+
+
+def test_what_trust_allows_is_what_help_says() -> None:
+    said = f"more than {limits.FREE_BYTES >> 30} GiB and {limits.MAX_RATIO} times its size"
+    [trust] = [each for each in import_archive.params if each.name == "trust"]
+    assert isinstance(trust, click.Option)
+    assert said in str(trust.help)
+    assert said in str(casstore.Store.import_archive.__doc__)

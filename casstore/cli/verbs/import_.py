@@ -34,8 +34,8 @@ Examples:
 @click.option(
     "--trust",
     is_flag=True,
-    help="You trust its author: it may expand to more than 100 times its size, and its Python objects may be "
-    "unpickled when a program asks for them.",
+    help="You trust its author: it may expand to more than 1 GiB and 100 times its size, and its Python objects "
+    "may be unpickled when a program asks for them.",
 )
 @click.option("--no-materialize", is_flag=True, help="Make no directory until one is asked for; pack it at once.")
 @click.option(
