@@ -18,7 +18,7 @@ from casstore.actions import checksums
 from casstore.actions.exchange import oci_export
 from casstore.archive import limits
 from casstore.cli.verbs.import_ import import_archive
-from tests.kit import Picture, Save, contents, noise, plant
+from tests.kit import Picture, Rot, Save, contents, noise, plant
 from tests.oci_layouts import FILE_PATH, MODELPACK, Layout, tar
 
 FILES = {"model.bin": noise(100_000), "run.sh!": b"#!/bin/sh", "void/within": None, "sub/a": b"a"}
@@ -309,3 +309,33 @@ def test_what_trust_allows_is_what_help_says() -> None:
     assert isinstance(trust, click.Option)
     assert said in str(trust.help)
     assert said in str(casstore.Store.import_archive.__doc__)
+
+
+@pytest.mark.parametrize("to", ["oci:{}/oci", "{}/a.tar", "{}/folder"])
+def test_an_export_of_what_is_damaged_names_the_file(
+    store: casstore.Store, save: Save, rot: Rot, tmp_path: Path, to: str
+) -> None:
+    save("bert:v1", {"sub/w": noise(200_000), "a": b"1"}, materialize=False)
+    [pack] = (store.home / "objects/packs").iterdir()
+    rot(pack, pack.stat().st_size // 2)
+    how = "folder" if to.endswith("folder") else None
+    with pytest.raises(
+        casstore.IntegrityError, match=r"sub/w of bert:v1 cannot be read: .*`casstore verify` names every"
+    ):
+        store.export("bert:v1", to.format(tmp_path), format=how)
+
+
+def test_a_signature_of_what_is_damaged_names_the_file(
+    store: casstore.Store, save: Save, rot: Rot, tmp_path: Path
+) -> None:
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(pem, form, serialization.NoEncryption())
+    (tmp_path / "key.pem").write_bytes(key)
+    save("bert:v1", {"sub/w": noise(200_000), "a": b"1"}, materialize=False)
+    [pack] = (store.home / "objects/packs").iterdir()
+    rot(pack, pack.stat().st_size // 2)
+    with pytest.raises(casstore.IntegrityError, match=r"sub/w cannot be read: .*`casstore verify` names every"):
+        store.sign("bert:v1", tmp_path / "key.pem")

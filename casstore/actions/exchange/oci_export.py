@@ -121,6 +121,7 @@ class _Writing:
         self._progress = progress
         self._sha256: dict[Digest, bytes] = {}
         self._recipes: Mapping[Digest, Recipe] = {}
+        self._names: dict[Digest, str] = {}  # what errors call the files
         self._unsynced: list[Path] = []
         self._found_sound: dict[Fingerprint, Digest] = {}
         self._may_link = workspace.may_link()
@@ -147,7 +148,10 @@ class _Writing:
 
     def place_all(self, rows: Sequence[VersionRow]) -> None:
         """Bring the content of every file into the layout."""
-        entries = {file.digest: file for row in rows for file in resolve.files(self._workspace.catalog, row)}
+        entries: dict[Digest, FileEntry] = {}
+        for row in rows:
+            for file in resolve.files(self._workspace.catalog, row):
+                entries[file.digest], self._names[file.digest] = file, f"{file.path} of {row.tag}"
         self._recipes = self._workspace.catalog.index.recipes(entries)
         self._sha256 = self._workspace.catalog.sha256.known(entries)
         new: dict[Digest, bytes] = {}
@@ -185,7 +189,7 @@ class _Writing:
         """Read a file, into another if that is given; returns its SHA-256."""
         sha256 = hashlib.sha256()
         recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        for piece in pieces(self._workspace, recipe):
+        for piece in pieces(self._workspace, recipe, self._names[file.digest]):
             if target is not None:
                 files.write_all(target, piece)
             sha256.update(piece)
@@ -309,7 +313,7 @@ class _Writing:
         if file.size > modelpack.MAX_CONFIG_BYTES:
             return None
         recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        return b"".join(pieces(self._workspace, recipe))
+        return b"".join(pieces(self._workspace, recipe, self._names[file.digest]))
 
     def list_all(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Name the artifacts in the index, in place of what has their references, once they are on disk."""
