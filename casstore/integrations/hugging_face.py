@@ -200,11 +200,16 @@ def adopt_cache(
     Raises
     ------
     InvalidSource
-        There is no such directory.
+        There is no such directory, or it is not a cache.
     """
     cache = cache_directory() if directory is None else Path(directory)
     if not cache.is_dir():
         raise casstore.InvalidSource(f"there is no Hugging Face cache at {cache}; name its directory")
+    if not _has_repositories(cache):
+        below = next((f", {each}" for each in sorted(cache.glob("*/")) if _has_repositories(each)), "")
+        raise casstore.InvalidSource(
+            f"{cache} is not a Hugging Face cache: it holds no models--ORG--NAME; name the directory that does{below}"
+        )
     adopted: list[str] = []
     present: list[str] = []
     refused: list[casstore.Refused] = []
@@ -227,6 +232,10 @@ def adopt_cache(
         adopted.append(tag)
     grown = max(0, store.stats().stored_bytes - before)
     return casstore.AdoptReport(tuple(adopted), tuple(present), tuple(refused), (), size, grown)
+
+
+def _has_repositories(directory: Path) -> bool:
+    return any(any(directory.glob(f"{kind}--*")) for kind in _TYPES)
 
 
 def is_repository(uri: str) -> bool:
