@@ -369,3 +369,5 @@ def _check_unicode(document: dict[str, Any], name: str) -> None:
     except UnicodeEncodeError as error:
         alone = error.object[error.start : error.start + 1]
         raise UnsafeArchive(f"{name} has text that is not Unicode: {alone!r} stands alone") from error
+    except RecursionError as error:
+        raise UnsafeArchive(f"{name} is not JSON: {error}") from error

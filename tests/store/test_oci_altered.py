@@ -18,6 +18,7 @@ from casstore.actions import checksums
 from casstore.actions.exchange import oci_export
 from casstore.archive import limits
 from casstore.cli.verbs.import_ import import_archive
+from casstore.storage import files
 from tests.kit import Picture, Rot, Save, contents, noise, plant
 from tests.oci_layouts import FILE_PATH, MODELPACK, Layout, tar
 
@@ -339,3 +340,13 @@ def test_a_signature_of_what_is_damaged_names_the_file(
     rot(pack, pack.stat().st_size // 2)
     with pytest.raises(casstore.IntegrityError, match=r"sub/w cannot be read: .*`casstore verify` names every"):
         store.sign("bert:v1", tmp_path / "key.pem")
+
+
+def test_a_file_system_that_keeps_no_modes_takes_it_in(
+    store: casstore.Store, save: Save, other: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save("bert:v1", FILES)
+    store.export("bert:v1", f"oci:{tmp_path / 'out'}")
+    monkeypatch.setattr(files, "set_mode", lambda *_: None)
+    [came] = other.import_archive(f"oci:{tmp_path / 'out'}")
+    assert contents(came.model) == contents(model)

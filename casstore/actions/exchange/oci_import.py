@@ -15,7 +15,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
 from casstore.actions.exchange.oci_export import BLAKE3, DIGEST, DIRECTORIES
 from casstore.actions.saving import comparing
-from casstore.actions.sources.source import Source
+from casstore.actions.sources.source import Source, SourceFile
 from casstore.actions.workspace import Workspace, hash_file
 from casstore.archive import limits, oci
 from casstore.archive.copying import copy_links
@@ -43,12 +43,16 @@ _NOT_DESCRIBING = {"modelfs", "rootfs", "files"}  # what a configuration says of
 
 @dataclass(slots=True)
 class Artifact:
-    """A model in a layout that is to be imported. `sha256`, `blake3`: of the files that have been read, by path."""
+    """A model in a layout that is to be imported.
+
+    `sha256`, `blake3`: of the files that have been read, by path; `executable`: those of them that may be run.
+    """
 
     layout: oci.Layout
     found: oci.Artifact
     sha256: dict[str, str] = field(default_factory=dict)
     blake3: dict[str, Digest] = field(default_factory=dict)
+    executable: set[str] = field(default_factory=set)
 
     @classmethod
     def at(cls, place: oci.Place) -> Artifact:
@@ -125,20 +129,21 @@ class Artifact:
         said = self.found.annotations.get(DIGEST)
         if said is None:
             return
-        found = [
-            FileEntry(
-                file.path,
-                files.is_executable(file.status),
-                file.status.st_size,
-                self.blake3.get(as_stored(file.path)) or hash_file(file.disk_path),
-            )
-            for file in source.files
-        ]
-        if digest_of(found, source.empty_directories).hex() != said:
+        if digest_of(map(self._entry, source.files), source.empty_directories).hex() != said:
             raise IntegrityError(
                 f"{self.name} is not the version that its annotation {DIGEST} says: files were taken out, added or "
                 f"changed since casstore wrote it; {_AGAIN}"
             )
+
+    def _entry(self, file: SourceFile) -> FileEntry:
+        path = as_stored(file.path)
+        digest = self.blake3.get(path)
+        if digest is None:
+            return FileEntry(
+                file.path, files.is_executable(file.status), file.status.st_size, hash_file(file.disk_path)
+            )
+        # Not all file systems keep what may be run.
+        return FileEntry(file.path, path in self.executable, file.status.st_size, digest)
 
     def note(self, workspace: Workspace, row: VersionRow) -> None:
         """Keep the SHA-256 of the files of the version that it has become."""
@@ -167,6 +172,8 @@ class Artifact:
                 raise IntegrityError(f"{layer.path!r:.80} in {self.name} is not what its annotation {BLAKE3} says")
             path = clean(layer.path)
             self.sha256[path], self.blake3[path] = layer.blob.sha256, Digest.from_bytes(hasher.digest())
+            if layer.is_executable:
+                self.executable.add(path)
 
     def _read_descriptor(self, layer: oci.Layer) -> Descriptor:
         data = self._read(layer.blob, limits.MAX_DESCRIPTOR_BYTES)
