@@ -1969,8 +1969,8 @@ class Store:
         as_tag
             The tag to save it under, instead of its own.
         trust
-            Believe the author of the archive: it may expand to more than 100 times its size, and its `custom_objects`
-            may be unpickled, which runs code.
+            Believe the author of the archive: it may expand to more than 1 GiB and 100 times its size, and its
+            `custom_objects` may be unpickled, which runs code.
         materialize
             Whether each version gets a directory now.
         durability

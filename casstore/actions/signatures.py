@@ -317,7 +317,8 @@ def digests_of(
         sizes = {file.digest: file.size for file in entries}
         stored = workspace.catalog.index.recipes(sizes)
         recipes = [stored.get(digest) or Recipe.of_one_chunk(digest, size) for digest, size in sizes.items()]
-        computed = dict(checksums.hashed(workspace, recipes, checksums.HASHERS[hash_name], progress))
+        names = {file.digest: file.path for file in entries}
+        computed = dict(checksums.hashed(workspace, recipes, checksums.HASHERS[hash_name], progress, names))
     return {as_stored(file.path): computed[file.digest].hex() for file in entries}
 
 

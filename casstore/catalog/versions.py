@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgpack
-
 from casstore.annotated import Annotated
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
@@ -25,9 +23,9 @@ from casstore.storage.manifest import (
     Base,
     FileEntry,
     Manifest,
+    digest_of,
     entry_path,
     file_entry,
-    files_section,
     said_parents,
 )
 from casstore.storage.recipe import Recipe
@@ -275,7 +273,7 @@ class Versions:
         """The version's files, compared with its digest; none if it has been deleted. Raises IntegrityError."""
         try:
             files = self.files(row.id)
-            is_sound = Digest.of(msgpack.packb(files_section(files, row.directory_paths()))) == row.digest
+            is_sound = digest_of(files, row.directory_paths()) == row.digest
         except (TypeError, ValueError, IntegrityError):
             is_sound = False
         if is_sound:

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import casstore
 
 __all__ = [
-    "Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "refresh", "unlink",
+    "Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "names_file",
+    "refresh", "unlink",
 ]  # fmt: skip
 
 _ORGANISATION = "casstore"
@@ -28,11 +29,16 @@ _MARKER = ".casstore"
 _INSIDE = ("refs", "snapshots")
 _REVISION_DIGITS = 40
 _VERSION_DIGITS = 12
+_ANY_VERSION = "v"
 _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _URI = re.compile(
     r"hf://(?:(?P<kind>models|datasets|spaces)/)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./%-]+))?/?",
     re.ASCII,
 )
+_FILE = re.compile(r"hf://(?:(?:models|datasets|spaces)/)?[^/]+/[^/@]+(?:@[^/]+)?/.+")
+_HUB = "https://huggingface.co"
+# What the library that huggingface_hub makes requests by raises where nothing answers: httpx, or before that requests.
+_NO_ANSWER = {"TransportError", "ConnectionError", "Timeout"}
 
 
 class Linked(NamedTuple):
@@ -208,11 +214,16 @@ def adopt_cache(
     Raises
     ------
     InvalidSource
-        There is no such directory.
+        There is no such directory, or it is not a cache.
     """
     cache = cache_directory() if directory is None else Path(directory)
     if not cache.is_dir():
         raise casstore.InvalidSource(f"there is no Hugging Face cache at {cache}; name its directory")
+    if not _has_repositories(cache):
+        below = next((f", {each}" for each in sorted(cache.glob("*/")) if _has_repositories(each)), "")
+        raise casstore.InvalidSource(
+            f"{cache} is not a Hugging Face cache: it holds no models--ORG--NAME; name the directory that does{below}"
+        )
     adopted: list[str] = []
     present: list[str] = []
     refused: list[casstore.Refused] = []
@@ -237,9 +248,18 @@ def adopt_cache(
     return casstore.AdoptReport(tuple(adopted), tuple(present), tuple(refused), (), size, grown)
 
 
+def _has_repositories(directory: Path) -> bool:
+    return any(any(directory.glob(f"{kind}--*")) for kind in _TYPES)
+
+
 def is_repository(uri: str) -> bool:
     """Whether this is `hf://[TYPE/]ORG/NAME[@REVISION]`, a whole repository."""
     return _URI.fullmatch(uri) is not None
+
+
+def names_file(uri: str) -> bool:
+    """Whether this is `hf://[TYPE/]ORG/NAME[@REVISION]/PATH`, a file in a repository."""
+    return _URI.fullmatch(uri) is None and _FILE.fullmatch(uri) is not None
 
 
 def import_repository(
@@ -271,7 +291,9 @@ def import_repository(
     Raises
     ------
     InvalidSource
-        `uri` is no repository.
+        `uri` is no repository, or `$HF_ENDPOINT` is no URL.
+    InvalidTag
+        `as_tag` cannot be a tag.
     InvalidSignature
         The setting `require_signature` is on: nothing is downloaded.
     TagExists
@@ -282,6 +304,13 @@ def import_repository(
     match = _URI.fullmatch(uri)
     if match is None:
         raise casstore.InvalidSource(f"{uri} is not hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    if as_tag is not None:
+        _check_tag(as_tag)
+    endpoint = os.environ.get("HF_ENDPOINT", _HUB)
+    if not endpoint.lower().startswith(("http://", "https://")):
+        raise casstore.InvalidSource(
+            f"HF_ENDPOINT is {endpoint!r}, which is not the URL of a hub, such as {_HUB}; set it, or unset it"
+        )
     if store.settings()["require_signature"] != "off":
         raise casstore.InvalidSignature(
             f"{uri} is not imported, as the store takes only what is signed: the hub has no signatures that casstore "
@@ -339,7 +368,30 @@ def _hub_errors(uri: str) -> Iterator[None]:
     except casstore.CasstoreError:
         raise
     except Exception as error:
-        raise casstore.CasstoreError(f"{uri} cannot be had from the hub: {error}") from error
+        said = f"{uri} cannot be had from the hub: {str(error).rstrip('.') or type(error).__name__}"
+        if _is_without_answer(error):
+            said += (
+                f"; see whether this machine reaches {os.environ.get('HF_ENDPOINT', _HUB)}, and what HTTPS_PROXY and "
+                "HF_ENDPOINT say. `casstore adopt --hf-cache` saves what has been downloaded before"
+            )
+        raise casstore.CasstoreError(said) from error
+
+
+def _is_without_answer(error: BaseException | None) -> bool:
+    """Whether nothing has answered, be it that huggingface_hub says so in words of its own."""
+    while error is not None:
+        if _NO_ANSWER & {each.__name__ for each in type(error).__mro__}:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _check_tag(text: str) -> None:
+    """Raise InvalidTag unless a version can be saved under it, a name alone being enough."""
+    if {":", "@"} & {*text}:
+        casstore.Tag.parse(text)
+    else:
+        casstore.Tag(text, _ANY_VERSION)
 
 
 def _tag(repository: str, revision: str) -> str:
