@@ -71,8 +71,11 @@ class _Root(NamedTuple):
         number = version.removeprefix(f"{self.id}.")
         return int(number) if number != version and number.isdecimal() else 0
 
-    def next_version(self, before: casstore.Model | None) -> str:
-        return self.id if before is None else f"{self.id}.{self._number(before.version) + 1}"
+    def next_version(self, store: casstore.Store, name: str, before: casstore.Model | None) -> str:
+        """Of a number above those in the trash, too: one that is brought back is not the newest state."""
+        earlier = [each.tag.version for each in store.deleted(name)] if before is None else [before.version]
+        number = max(map(self._number, earlier), default=0) + 1
+        return self.id if number == 1 else f"{self.id}.{number}"
 
     @classmethod
     def find(cls, path: str) -> tuple[_Root | None, str]:
@@ -268,9 +271,11 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
                     if root.states(store)[-1:] == states[-1:]:
                         raise
             for state in states:
-                # For good: nothing is lost but what was replaced. What an alias means stays.
+                # For good: nothing is lost but what was replaced. What an alias means stays. So does a state that was
+                # brought back from the trash and has a file that the newest has not.
                 with contextlib.suppress(casstore.TagNotFound, casstore.VersionAliased, casstore.AliasProtected):
-                    store.delete(state.tag, now=dropped is None)
+                    if state is before or _contents(state) <= _contents(saved):
+                        store.delete(state.tag, now=dropped is None)
 
     def _save_next(
         self, store: casstore.Store, root: _Root, before: casstore.Model | None, added: Mapping[str, str],
@@ -282,7 +287,7 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         if dropped is not None and len(kept) == len(files):
             return None
         name, labels, metadata = self._described(root) if before is None else _same(before)
-        tag = casstore.Tag(name, root.next_version(before))
+        tag = casstore.Tag(name, root.next_version(store, name, before))
         parents = [] if before is None else before.parents
         if not kept and not added:
             with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as empty:
@@ -334,6 +339,10 @@ def _link(files: Mapping[str, str], directory: str) -> None:
 
 def _same(model: casstore.Model) -> tuple[str, dict[str, str], dict[str, Any]]:
     return model.name, dict(model.labels), dict(model.saved_metadata)
+
+
+def _contents(model: casstore.Model) -> set[tuple[str, str]]:
+    return {(file.path, str(file.digest)) for file in model.files}
 
 
 def _is_in(path: str, directory: str) -> bool:

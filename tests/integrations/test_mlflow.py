@@ -154,6 +154,34 @@ def test_what_is_deleted_goes_to_the_trash(at, store: casstore.Store, tmp_path: 
     assert [i.path for i in repo.list_artifacts()] == ["a"]
 
 
+def test_a_state_that_was_brought_back_is_neither_lost_nor_in_the_way(
+    at, store: casstore.Store, tmp_path: Path
+) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    out = plant(tmp_path / "out", {name: name.encode() for name in "abcd"})
+    for name in "ab":
+        repo.log_artifact(str(out / name))
+    repo.delete_artifacts("a")
+    back = store.undelete(f"mlflow-run-01234567:{RUN}.2")
+    assert [i.path for i in repo.list_artifacts()] == ["b"]
+    repo.log_artifact(str(out / "c"))
+    repo.log_artifact(str(out / "d"))
+    repo.delete_artifacts("d")
+    assert [i.path for i in repo.list_artifacts()] == ["b", "c"]
+    assert back in store.list()
+    repo.log_artifact(f"{back.path}/a")  # the run has all of it again
+    [model] = store.list()
+    assert contents(repo.download_artifacts("")) == {"a": b"a", "b": b"b", "c": b"c"}
+    # All of a run, after which it logged on.
+    repo.delete_artifacts()
+    repo.log_artifact(str(out / "d"))
+    back = store.undelete(model.tag)
+    assert [i.path for i in repo.list_artifacts()] == ["d"]
+    repo.log_artifact(str(out / "c"))
+    assert [i.path for i in repo.list_artifacts()] == ["c", "d"]
+    assert back in store.list()
+
+
 def log_beside(uri: str, out: Path, word: str, count: int) -> None:
     def log(number: int) -> None:
         (out / f"{word}-{number}").write_text(word)
