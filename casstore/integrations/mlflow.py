@@ -7,13 +7,16 @@ logged, of the name `mlflow-run-` and the beginning of its id.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 import os
 import posixpath
 import re
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from mlflow.entities import FileInfo
@@ -91,7 +94,17 @@ class _Root(NamedTuple):
 
 
 _turns = _Turns()
-os.register_at_fork(after_in_child=_turns.begin)
+_repositories: weakref.WeakSet[CasstoreArtifactRepository] = weakref.WeakSet()
+
+
+def _begin_in_child() -> None:
+    """A forked child has not the threads of a pool either, which would wait for them."""
+    _turns.begin()
+    for each in list(_repositories):
+        each.thread_pool = each._create_thread_pool()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
 
 
 class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # not installed for development
@@ -106,6 +119,7 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
 
     def __init__(self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
+        _repositories.add(self)
         self._reference, self._inner = split(artifact_uri.partition(":")[2].strip("/"))
         self._is_version = ":" in self._reference or "@" in self._reference
 
@@ -189,12 +203,15 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         root, inner = self._where(artifact_path)
         if root is None:
             raise MlflowException(READ_ONLY, INVALID_PARAMETER_VALUE)
-        with _told():
+
+        def delete() -> None:
             states = _states(root)
             if states and inner:
                 self._change(root, {}, inner)
             elif states:
                 _store().delete([model.tag for model in states])
+
+        _do(delete)
 
     def _download_file(self, remote_file_path: str, local_path: str | os.PathLike[str]) -> None:
         def written(model: casstore.Model, inner: str) -> bool:
@@ -231,7 +248,8 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
     def _read(self, path: str | None, read: Callable[[casstore.Model, str], _Result]) -> _Result | None:
         """What `read` makes of the version that a path is in, and the path in it; None where nothing was logged yet."""
         root, inner = self._where(path)
-        with _told():
+
+        def find_and_read() -> _Result | None:
             if root is None:
                 return read(_store().get(self._reference), inner)
             while states := _states(root):
@@ -240,6 +258,8 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
                 except casstore.TagNotFound:
                     continue  # it was changed meanwhile
             return None
+
+        return _do(find_and_read)
 
     def _none_such(self, path: str | None) -> NoReturn:
         raise MlflowException(f"{self.artifact_uri} has no artifact {path or ''!r}", RESOURCE_DOES_NOT_EXIST)
@@ -250,8 +270,8 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         if root is None:
             raise MlflowException(READ_ONLY, INVALID_PARAMETER_VALUE)
         if found:
-            with _told():
-                self._change(root, {posixpath.join(inner, each): local for each, local in found.items()})
+            added = {posixpath.join(inner, each): local for each, local in found.items()}
+            _do(lambda: self._change(root, added))
 
     def _change(self, root: _Root, added: Mapping[str, str], dropped: str | None = None) -> None:
         """Save the next state of a root. Another process may do so, too: then begin again with what it saved."""
@@ -358,6 +378,33 @@ def _states(root: _Root) -> list[casstore.Model]:
 
 def _store(*, create: bool = False) -> casstore.Store:
     return casstore.store_at(create=create)
+
+
+def _do(work: Callable[[], _Result]) -> _Result:
+    """Do what uses the store, and return its result. Errors become MLflow's.
+
+    The threads of MLflow's pools and queues stay. A store that one of them has used could not be used in a child that
+    is forked later, so the work of a thread other than the main one is done in a thread that ends with it.
+    """
+    done: Future[_Result] = Future()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            done.set_result(context.run(work))
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
+            done.set_exception(error)
+
+    with _told():
+        if threading.current_thread() is threading.main_thread():
+            return work()  # a fork closes what this thread has open, and Ctrl-C is to end it
+        thread = threading.Thread(target=run, name="casstore-mlflow")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is about to end, and forks no more
+            return work()
+        thread.join()
+        return done.result()
 
 
 @contextlib.contextmanager

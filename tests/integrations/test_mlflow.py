@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import signal
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -180,6 +182,37 @@ def test_a_state_that_was_brought_back_is_neither_lost_nor_in_the_way(
     repo.log_artifact(str(out / "c"))
     assert [i.path for i in repo.list_artifacts()] == ["c", "d"]
     assert back in store.list()
+
+
+def in_a_thread_that_stays(repo: CasstoreArtifactRepository, work) -> None:
+    repo.thread_pool.submit(work).result()
+
+
+@pytest.mark.parametrize("used", ["downloads", "logs", "reads a version", "deletes"])
+def test_a_forked_child_goes_on_with_what_threads_of_its_parent_have_used(
+    at, store: casstore.Store, tmp_path: Path, used: str
+) -> None:
+    out = plant(tmp_path / "out", {"a": b"a", "b": b"b"})
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    repo.log_artifact(str(out / "a"))
+    [model] = store.list()
+    work = {
+        "downloads": lambda: repo.download_artifacts("a", str(tmp_path)),
+        "logs": lambda: in_a_thread_that_stays(repo, lambda: repo.log_artifact(str(out / "b"))),
+        "reads a version": lambda: in_a_thread_that_stays(repo, at(model.url).list_artifacts),
+        "deletes": lambda: in_a_thread_that_stays(repo, lambda: repo.delete_artifacts("a")),
+    }
+    work[used]()
+    assert [each for each in threading.enumerate() if each.name.startswith("MlflowCasstore")]
+
+    def child() -> None:
+        signal.alarm(60)
+        repo.log_artifact(str(out / "b"), "child")
+        assert contents(repo.download_artifacts("child")) == {"b": b"b"}
+
+    assert Child(child).wait() == 0
+    assert "child/b" in {file.path for file in store.list()[0].files}
+    assert store.verify().damage == ()
 
 
 def log_beside(uri: str, out: Path, word: str, count: int) -> None:
