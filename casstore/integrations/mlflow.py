@@ -14,20 +14,22 @@ import posixpath
 import re
 import tempfile
 import threading
+import unicodedata
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from mlflow.entities import FileInfo
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import InvalidUrlException, MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, verify_artifact_path
 from mlflow.utils.file_utils import create_tmp_dir
 
 import casstore
-from casstore.integrations.urls import READ_ONLY, Tree, split
+from casstore.integrations.urls import DESCRIPTOR, READ_ONLY, Tree, split
 
+_OTHER_NAMES = "other-names"  # where a version has the artifacts that cannot have their own names in it
 _ID = re.compile(r"(m-|tr-)?([0-9a-f]{32})")
 _SERVERS_BACKEND = "_MLFLOW_SERVER_FILE_STORE"  # set by `mlflow server`; a server knows its models by no other URI
 _READ_BYTES = 1 << 20
@@ -146,7 +148,7 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         """What is directly in a directory; nothing where `path` is a file, or is not there."""
 
         def listed(model: casstore.Model, inner: str) -> list[FileInfo]:
-            tree = Tree(_store(), model)
+            tree = Tree(_store(), model, _names(model))
             return [
                 FileInfo(
                     posixpath.join(path or "", posixpath.basename(each)),
@@ -182,23 +184,32 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         return self._read(artifact_path, linked) or self._none_such(artifact_path)
 
     def get_local_path(self, artifact_path: str) -> str | None:
-        """The path of a file or directory of a version or a logged model; None for what a run has logged."""
+        """The path of a file or directory of a version or a logged model.
+
+        None for what a run has logged, and for directories of a version in which files have other names.
+        """
         root, _ = self._where(artifact_path)
         if root is not None and root.kind != "model":
             return None
 
-        def found(model: casstore.Model, inner: str) -> str:
-            path = os.path.join(model.path, *inner.split("/")) if inner else model.path
+        def found(model: casstore.Model, inner: str) -> list[str]:
+            stored = self._stored(model, inner)
+            path = os.path.join(model.path, *stored.split("/")) if stored else model.path
+            if _names(model) and not os.path.isfile(path):
+                return []
             if not os.path.exists(path):
                 self._none_such(artifact_path)
-            return path
+            return [path]
 
-        return self._read(artifact_path, found) or self._none_such(artifact_path)
+        paths = self._read(artifact_path, found)
+        if paths is None:
+            self._none_such(artifact_path)
+        return paths[0] if paths else None
 
     def delete_artifacts(self, artifact_path: str | None = None) -> None:
         """Delete a file, a directory or all; the store keeps them in its trash for a while. What is not there is none.
 
-        A logged model that an alias of the store means is not deleted.
+        Of a run or a model of which an alias of the store means a state, not all is deleted at once.
         """
         root, inner = self._where(artifact_path)
         if root is None:
@@ -209,13 +220,17 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
             if states and inner:
                 self._change(root, {}, inner)
             elif states:
-                _store().delete([model.tag for model in states])
+                try:
+                    _store().delete([model.tag for model in states])
+                except (casstore.VersionAliased, casstore.AliasProtected) as error:
+                    # Of MLflow's errors the one after which `mlflow gc` goes on, with what else it has to delete.
+                    raise InvalidUrlException(str(error), INVALID_PARAMETER_VALUE) from error
 
         _do(delete)
 
     def _download_file(self, remote_file_path: str, local_path: str | os.PathLike[str]) -> None:
         def written(model: casstore.Model, inner: str) -> bool:
-            with model.open(inner) as source, open(local_path, "wb") as target:
+            with model.open(self._stored(model, inner)) as source, open(local_path, "wb") as target:
                 while raw := source.read(_READ_BYTES):
                     target.write(raw)
             return True
@@ -261,6 +276,15 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
 
         return _do(find_and_read)
 
+    def _stored(self, model: casstore.Model, inner: str) -> str:
+        """Where a version has the artifact of a path."""
+        for stored, name in _names(model).items():
+            if name == inner:
+                return stored
+        if inner == DESCRIPTOR and not self._is_version:
+            self._none_such(inner)  # that is casstore's
+        return inner
+
     def _none_such(self, path: str | None) -> NoReturn:
         raise MlflowException(f"{self.artifact_uri} has no artifact {path or ''!r}", RESOURCE_DOES_NOT_EXIST)
 
@@ -302,27 +326,22 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         dropped: str | None,
     ) -> casstore.Model | None:  # fmt: skip
         """Save the files of `before` and what is added, without those at or in `dropped`; None: nothing changes."""
-        files = {} if before is None else {file.path: os.path.join(before.path, file.path) for file in before.files}
-        kept = {each: local for each, local in files.items() if dropped is None or not _is_in(each, dropped)}
-        if dropped is not None and len(kept) == len(files):
+        had = {} if before is None else Tree(store, before, _names(before)).files
+        kept = [each for each in had if dropped is None or not _is_in(each, dropped)]
+        if dropped is not None and len(kept) == len(had):
             return None
         name, labels, metadata = self._described(root) if before is None else _same(before)
+        stored = _placed({each: had[each].path for each in kept}, added)
+        metadata = {**metadata, "mlflow": _with_names(metadata.get("mlflow", {}), stored)}
         tag = casstore.Tag(name, root.next_version(store, name, before))
         parents = [] if before is None else before.parents
-        if not kept and not added:
-            with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as empty:
-                return store.save(tag, empty, allow_empty=True, labels=labels, metadata=metadata, parents=parents)
-        draft = store.create(tag, labels=labels, metadata=metadata, parents=parents)
-        try:
-            _link({**kept, **added}, draft.path)
-            return draft.commit()
-        except BaseException as error:
-            with contextlib.suppress(casstore.CasstoreError):
-                draft.discard()
-            for left in store.drafts() if getattr(error, "draft_path", None) else ():
-                if left.path == error.draft_path:  # type: ignore[attr-defined]
-                    store.remove_draft(left)
-            raise
+        links = {} if before is None else {stored[each]: os.path.join(before.path, had[each].path) for each in kept}
+        links |= {stored[each]: local for each, local in added.items()}
+        with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as directory:
+            _link(links, directory)
+            return store.save(
+                tag, directory, ignore=False, allow_empty=True, labels=labels, metadata=metadata, parents=parents
+            )
 
     def _described(self, root: _Root) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The name of the versions of a root, their labels and metadata."""
@@ -345,8 +364,57 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         return name, root.labels, {"mlflow": said}
 
 
+def _names(model: casstore.Model) -> dict[str, str]:
+    """The artifacts that have other names in their version: theirs, by where it has them."""
+    said = model.saved_metadata.get("mlflow")
+    names = said.get("names") if isinstance(said, Mapping) else None
+    return {str(stored): str(name) for stored, name in names.items()} if isinstance(names, Mapping) else {}
+
+
+def _with_names(said: Mapping[str, Any], stored: Mapping[str, str]) -> dict[str, Any]:
+    """What a version says of its artifacts, with the names that `_names` reads, if any."""
+    names = {path: name for name, path in stored.items() if path != name}
+    said = {key: value for key, value in said.items() if key != "names"}
+    return {**said, "names": names} if names else said
+
+
+def _placed(stored: Mapping[str, str], added: Iterable[str]) -> dict[str, str]:
+    """Where the next version has each artifact: where the last had it, or in another place than the name says, if a
+    version cannot have that: two paths that differ by case only, or its descriptor's."""
+    placed = dict(stored)
+    taken = set(placed.values())
+    spelled = {DESCRIPTOR: ""}
+
+    def take(path: str) -> None:
+        taken.add(path)
+        spelled.update((_folded(each), each) for each in _with_those_above(path))
+
+    for path in placed.values():
+        take(path)
+    for name in added:
+        if name not in placed:
+            places = itertools.chain([name], (f"{_OTHER_NAMES}/{number}/{name}" for number in itertools.count(1)))
+            placed[name] = next(
+                place
+                for place in places
+                if place not in taken
+                and all(spelled.get(_folded(each), each) == each for each in _with_those_above(place))
+            )
+            take(placed[name])
+    return placed
+
+
+def _with_those_above(path: str) -> list[str]:
+    return list(itertools.accumulate(path.split("/"), lambda above, name: f"{above}/{name}"))
+
+
+def _folded(path: str) -> str:
+    """As a file system has it that does not tell case, or Unicode forms."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
 def _link(files: Mapping[str, str], directory: str) -> None:
-    """Put links to files into a draft: those that the store has are linked in it, and not copied."""
+    """Put links to files into a directory that is to be saved: those that the store has are not read then."""
     for path, local in files.items():
         link = os.path.join(directory, *path.split("/"))
         try:
@@ -362,7 +430,8 @@ def _same(model: casstore.Model) -> tuple[str, dict[str, str], dict[str, Any]]:
 
 
 def _contents(model: casstore.Model) -> set[tuple[str, str]]:
-    return {(file.path, str(file.digest)) for file in model.files}
+    names = _names(model)
+    return {(names.get(file.path, file.path), str(file.digest)) for file in model.files}
 
 
 def _is_in(path: str, directory: str) -> bool:

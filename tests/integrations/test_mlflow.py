@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import casstore
 from tests.kit import Child, plant
@@ -22,7 +23,7 @@ with warnings.catch_warnings():
     pytest.importorskip("mlflow", minversion="3", reason="needs casstore[mlflow]")
     import mlflow
     import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import InvalidUrlException, MlflowException
     from mlflow.store.artifact import artifact_repository_registry as registry
 
     from casstore.integrations import mlflow as integration
@@ -184,6 +185,68 @@ def test_a_state_that_was_brought_back_is_neither_lost_nor_in_the_way(
     assert back in store.list()
 
 
+NAMES = {
+    "a.txt": b"a", "A.txt": b"A", "model.yaml": b"nc: 80", "sub/model.yaml": b"nc: 1", "Sub/x": b"x", "sub/X": b"X",
+    "other-names/1/model.yaml": b"taken", "Stra\N{LATIN SMALL LETTER SHARP S}e": b"s", "STRASSE": b"S",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("root", [f"casstore://e/{RUN}/artifacts", f"casstore://e/models/{MODEL}/artifacts"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_artifacts_of_names_that_no_version_has_come_back(
+    at, store: casstore.Store, tmp_path: Path, root: str, order: int
+) -> None:
+    repo = at(root)
+    for number, (name, raw) in enumerate(list(NAMES.items())[::order]):
+        local = plant(tmp_path / f"out{number}", {name: raw})
+        if number % 2:
+            repo.log_artifacts(str(local))
+        else:
+            repo.log_artifact(str(local / name), os.path.dirname(name))
+    assert contents(repo.download_artifacts("")) == NAMES
+    assert contents(repo.download_artifacts("sub")) == {"model.yaml": b"nc: 1", "X": b"X"}
+    assert contents(repo.download_artifacts("Sub")) == {"x": b"x"}
+    assert [(i.path, i.file_size) for i in repo.list_artifacts("Sub")] == [("Sub/x", 1)]
+    for name, raw in NAMES.items():
+        path = repo.download_artifacts(name)
+        assert (os.path.basename(path), Path(path).read_bytes()) == (os.path.basename(name), raw)
+    [model] = store.list()
+    assert len({file.path.casefold() for file in model.files}) == len(NAMES)
+    assert contents(at(model.url).download_artifacts("")) == NAMES
+    repo.log_artifact(str(plant(tmp_path / "new", {"model.yaml": b"nc: 2"}) / "model.yaml"))
+    repo.delete_artifacts("A.txt")
+    changed = {**NAMES, "model.yaml": b"nc: 2"}
+    del changed["A.txt"]
+    assert contents(repo.download_artifacts("")) == changed
+    assert "A.txt" not in store.list()[0].metadata["mlflow"]["names"].values()
+    repo.delete_artifacts("model.yaml")
+    for action in (lambda: repo.download_artifacts("model.yaml"), lambda: repo.download_artifacts("a.TXT")):
+        refused("RESOURCE_DOES_NOT_EXIST", "model.yaml|a.TXT", action)
+    assert store.drafts() == []
+    assert store.verify().damage == ()
+
+
+def test_a_version_without_such_names_says_nothing_of_them(at, store: casstore.Store, tmp_path: Path) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    out = plant(tmp_path / "out", {"a.txt": b"a", "model.yaml": b"nc: 80"})
+    repo.log_artifacts(str(out))
+    assert store.list()[0].metadata["mlflow"]["names"] == {"other-names/1/model.yaml": "model.yaml"}
+    repo.delete_artifacts("model.yaml")
+    assert "names" not in store.list()[0].metadata["mlflow"]
+
+
+def test_a_name_that_cannot_be_kept_leaves_nothing(at, store: casstore.Store, tmp_path: Path) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    repo.log_artifact(__file__)
+    out = plant(tmp_path / "out", {"a": b"a"})
+    os.rename(os.fsencode(out / "a"), os.fsencode(out) + b"/\xff")
+    with pytest.raises(MlflowException, match=r"not UTF-8; rename the file\Z") as caught:
+        repo.log_artifacts(str(out))
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+    assert [model.version for model in store.list()] == [RUN]
+    assert store.drafts() == []
+
+
 def in_a_thread_that_stays(repo: CasstoreArtifactRepository, work) -> None:
     repo.thread_pool.submit(work).result()
 
@@ -312,6 +375,27 @@ def test_a_model_unknown_to_mlflow_and_one_with_an_alias(at, store: casstore.Sto
     assert [model.version for model in store.list()] == [f"{MODEL}.2", MODEL]
     assert [i.path for i in repo.list_artifacts()] == ["a", "b"]
     refused("INVALID_PARAMETER_VALUE", "kept", repo.delete_artifacts)
+    with pytest.raises(InvalidUrlException):  # after which `mlflow gc` goes on
+        repo.delete_artifacts()
+
+
+def test_gc_goes_on_where_an_alias_means_a_state(at, store: casstore.Store) -> None:
+    experiment = mlflow.create_experiment("e", artifact_location="casstore://e")
+    client = mlflow.MlflowClient()
+    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    for run in runs:
+        client.log_text(run, run, "a.txt")
+        client.delete_run(run)
+    kept, gone = sorted(f"mlflow-run-{run[:8]}:{run}" for run in runs)
+    store.set_alias(f"{kept.partition(':')[0]}@it", kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow.cli import gc
+    done = CliRunner().invoke(gc, ["--backend-store-uri", mlflow.get_tracking_uri(), "--run-ids", ",".join(runs)])
+    assert done.exit_code == 0, done.output
+    assert f"{kept} is what the alias" in done.output
+    assert [str(model.tag) for model in store.list()] == [kept]
+    assert [str(each.tag) for each in store.deleted()] == [gone]
 
 
 def test_a_server_keeps_artifacts_in_the_store(
