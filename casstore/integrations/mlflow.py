@@ -335,12 +335,14 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
         metadata = {**metadata, "mlflow": _with_names(metadata.get("mlflow", {}), stored)}
         tag = casstore.Tag(name, root.next_version(store, name, before))
         parents = [] if before is None else before.parents
-        links = {} if before is None else {stored[each]: os.path.join(before.path, had[each].path) for each in kept}
-        links |= {stored[each]: local for each, local in added.items()}
-        with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as directory:
-            _link(links, directory)
+        links = {stored[each]: local for each, local in added.items()}
+        if before is not None:
+            directory = before.path  # asked for once: it is looked through each time
+            links = {stored[each]: os.path.join(directory, had[each].path) for each in kept} | links
+        with tempfile.TemporaryDirectory(prefix="casstore-mlflow-") as linked:
+            _link(links, linked)
             return store.save(
-                tag, directory, ignore=False, allow_empty=True, labels=labels, metadata=metadata, parents=parents
+                tag, linked, ignore=False, allow_empty=True, labels=labels, metadata=metadata, parents=parents
             )
 
     def _described(self, root: _Root) -> tuple[str, dict[str, str], dict[str, Any]]:

@@ -157,6 +157,18 @@ def test_what_is_deleted_goes_to_the_trash(at, store: casstore.Store, tmp_path: 
     assert [i.path for i in repo.list_artifacts()] == ["a"]
 
 
+def test_the_directory_of_a_state_is_looked_through_once(
+    at, store: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    out = plant(tmp_path / "out", {name: name.encode() for name in "abcd"})
+    repo.log_artifacts(str(out))
+    real, asked = casstore.Model.path.fget, []
+    monkeypatch.setattr(casstore.Model, "path", property(lambda model: asked.append(model.tag) or real(model)))
+    repo.log_artifact(str(out / "a"))
+    assert len(asked) == 1
+
+
 def test_a_state_that_was_brought_back_is_neither_lost_nor_in_the_way(
     at, store: casstore.Store, tmp_path: Path
 ) -> None:
