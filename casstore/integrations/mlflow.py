@@ -248,9 +248,12 @@ class CasstoreArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # n
             return None, inner
         whole = "/".join(filter(None, [self._reference, inner]))
         root, inner = _Root.find(whole)
-        if root is None and ":" in whole:
-            problem = f"{whole!r} is nothing that MLflow logged: {self.artifact_uri} leads to no other versions"
-            raise MlflowException(problem, INVALID_PARAMETER_VALUE)
+        if root is None and {":", "@"} & {*whole}:
+            raise MlflowException(
+                f"{whole!r} is nothing that MLflow logged: {self.artifact_uri} leads to no other versions; for a "
+                f"version that the store has, write casstore://{whole}",
+                INVALID_PARAMETER_VALUE,
+            )
         if root is None:
             name = self._reference or "NAME"
             raise MlflowException(

@@ -90,6 +90,12 @@ def test_a_version_is_read_where_it_stands(at, store: casstore.Store, tmp_path: 
     assert contents(copied) == {"w.bin": b"weights"}
 
 
+@pytest.mark.parametrize("version", ["bert:v1", "bert@prod"])
+def test_a_version_after_a_third_slash_is_told_where_it_is(at, store: casstore.Store, version: str) -> None:
+    repo = at("casstore:/")  # which is what MLflow makes of casstore:///bert:v1, and asks for the rest in it
+    refused("INVALID_PARAMETER_VALUE", f"write casstore://{version}$", lambda: repo.list_artifacts(version))
+
+
 @pytest.mark.parametrize("uri", ["casstore://bert", "casstore://bert/sub", "casstore://"])
 def test_a_uri_that_names_no_version_says_what_does(at, store: casstore.Store, uri: str) -> None:
     repo = at(uri)
