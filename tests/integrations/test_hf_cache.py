@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -172,9 +173,9 @@ def test_two_processes_that_move_an_alias_at_once(
 ) -> None:
     """The second comes in where the first has read what the aliases mean, and waits for it."""
     hugging_face.link(bert, "bert")
-    fill, flock = hugging_face._fill, hugging_face.fcntl.flock
+    fill, flock = hugging_face._fill, fcntl.flock
     waits = threading.Event()
-    seconds = []
+    seconds: list[threading.Thread] = []
 
     def second() -> None:
         with casstore.Store(bert.home) as store:
@@ -195,7 +196,7 @@ def test_two_processes_that_move_an_alias_at_once(
         fill(*arguments, **options)
 
     monkeypatch.setattr(hugging_face, "_fill", filled)
-    monkeypatch.setattr(hugging_face.fcntl, "flock", locked)
+    monkeypatch.setattr(fcntl, "flock", locked)
     bert.set_alias("bert@prod", "bert:v2")
     assert hugging_face.refresh(bert)[1] == []
     seconds[0].join()

@@ -217,7 +217,7 @@ def test_the_order_of_fortran_in_archives_behind_one_another(save: Save) -> None
 
 
 def test_headers_of_a_file_are_read_through_one_reader(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
-    arrays = {f"a{number}": np.full((2, 3), number, order="CF"[number % 2]) for number in range(9)}
+    arrays = {f"a{number}": np.full((2, 3), number, order="F" if number % 2 else "C") for number in range(9)}
     model = save("net:v1", {"w.npz": npz(**arrays)})
     model.state_dict(framework="numpy")
     opened = []

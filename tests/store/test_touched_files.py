@@ -218,7 +218,7 @@ def test_a_write_while_casstore_removes_a_link_is_found(
     status = path.stat()
     path.chmod(0o644)
     unlink = os.unlink
-    late = []
+    late: list[bool] = []
 
     def write() -> None:
         if writer == "maps it":
