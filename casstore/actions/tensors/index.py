@@ -176,12 +176,12 @@ class Tensors:
         kinds = self._unread.kinds
         if file is not None:
             paths = {path for path, kind in kinds.items() if kind in formats and _fits(path, file)}
-            return paths, [each for each in self._unread.indexes() if each.kind in formats and _fits(each.path, file)]
+            return paths, [each for each in self._unread.indexes(formats) if _fits(each.path, file)]
         for kind in formats:
             paths = {
                 path for path, its in kinds.items() if its == kind and (path in self._by_file or self._fault(path))
             }
-            indexes = [each for each in self._unread.indexes() if each.kind == kind]
+            indexes = self._unread.indexes([kind])
             if paths or indexes:
                 listing = [each for each in indexes if each.is_of_shards]
                 directories = {index.path.rpartition("/")[0] for index in listing}

@@ -47,7 +47,7 @@ def load(source: Source, wanted: Mapping[str, Found], into: Framework) -> dict[s
     """
     for found in wanted.values():
         source.confirm(found)
-    located = {name: locate(source.objects, source.name, found) for name, found in wanted.items()}
+    located = locate(source.objects, source.name, wanted)
     into.check({each.layout.dtype for each in located.values()})
     made = {name: into.tensor(None, each.layout) for name, each in located.items() if not each.layout.span}
     for blocks in _by_file(_blocks(located)):
@@ -63,8 +63,7 @@ def load_one(source: Source, found: Found, into: Framework, rows: slice | None) 
     if rows is not None and not isinstance(rows, slice):
         raise TypeError(f"rows is a slice, such as slice(0, 10), not {rows!r}; an array's own index takes one row")
     source.confirm(found)
-    located = locate(source.objects, source.name, found)
-    layout = located.layout
+    layout = locate(source.objects, source.name, {found.info.name: found})[found.info.name].layout
     into.check({layout.dtype})
     if rows is not None:
         if not layout.shape or rows.step not in (None, 1):

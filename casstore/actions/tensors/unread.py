@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from casstore.storage.tensors.unread import Why, kind_by_name, why_unread
 PREFERRED = ("safetensors", "gguf", "torch", "npz")
 
 _MAX_INDEX_BYTES = 64 << 20
-_INDEX_KINDS = {".safetensors.index.json": "safetensors", ".bin.index.json": "torch"}
+_INDEX_ENDS = {"safetensors": ".safetensors.index.json", "torch": ".bin.index.json"}
 
 
 class Fault(NamedTuple):
@@ -46,7 +46,6 @@ class Index(NamedTuple):
     """What says in which file each tensor is: an index of shards, or torch.distributed.checkpoint's `.metadata`."""
 
     path: str
-    kind: str
     file_of: Sequence[tuple[str, str]]
     is_of_shards: bool = True
 
@@ -67,7 +66,7 @@ class Unread:
         kinds = {path: _kind(path, recipe) for path, recipe in self._recipes.items()}
         self.kinds = {path: kind for path, kind in kinds.items() if kind is not None}
         self._faults: dict[str, Fault | None] = {}
-        self._indexes: list[Index] | None = None
+        self._indexes: dict[str, list[Index]] = {}
 
     def fault(self, path: str, placed: Sequence[Placed]) -> Fault | None:
         """What of a file's tensors cannot be read, beside those that are known. Raises IntegrityError, OSError."""
@@ -108,31 +107,35 @@ class Unread:
         except DamagedRead as failed:
             raise failed.error from None
 
-    def indexes(self) -> list[Index]:
-        """Each index that can be read. Raises IntegrityError, OSError."""
-        if self._indexes is None:
-            try:
-                self._indexes = list(self._read_indexes())
-            except DamagedRead as failed:
-                raise failed.error from None
-        return self._indexes
+    def indexes(self, kinds: Iterable[str] = PREFERRED) -> list[Index]:
+        """Each index of these formats' files that can be read. Raises IntegrityError, OSError."""
+        try:
+            for kind in kinds:
+                if kind not in self._indexes:
+                    self._indexes[kind] = list(self._read_indexes(kind))
+        except DamagedRead as failed:
+            raise failed.error from None
+        return [index for kind in kinds for index in self._indexes[kind]]
 
-    def _read_indexes(self) -> Iterator[Index]:
+    def _read_indexes(self, kind: str) -> Iterator[Index]:
         for path, recipe in self._recipes.items():
             directory, slash, name = path.rpartition("/")
-            kind = next((kind for end, kind in _INDEX_KINDS.items() if name.endswith(end)), None)
-            if kind is not None and recipe.size <= _MAX_INDEX_BYTES:
+            place = f"{directory}{slash}"
+            is_metadata = kind == "torch" and name == ".metadata" and self._is_distributed(place)
+            if is_metadata:
+                places = self._names.places(path, self._within)[1]
+                shards = [(each.name, shard) for shard, inside in places.items() for each in inside]
+            elif name.endswith(_INDEX_ENDS.get(kind, "/")) and recipe.size <= _MAX_INDEX_BYTES:
                 with self._within.opened(path, recipe) as read:
                     shards = _shards(read(0, recipe.size))
-            elif name == ".metadata":
-                kind = "torch"
-                places = self._names.places(path, self._within)[1]
-                shards = [(place.name, shard) for shard, inside in places.items() for place in inside]
             else:
                 continue
-            file_of = [(tensor, f"{directory}{slash}{shard}") for tensor, shard in shards if ".." not in shard]
+            file_of = [(tensor, f"{place}{shard}") for tensor, shard in shards if ".." not in shard]
             if file_of:
-                yield Index(path, kind, file_of, is_of_shards=name != ".metadata")
+                yield Index(path, file_of, is_of_shards=not is_metadata)
+
+    def _is_distributed(self, place: str) -> bool:
+        return any(path.startswith(place) and path.endswith(".distcp") for path in self._recipes)
 
 
 def _kind(path: str, recipe: Recipe) -> str | None:
