@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import casstore
+from casstore.integrations.unmarked import unmarked
 
 if "lightning" not in sys.modules and "pytorch_lightning" in sys.modules:
     # The same under the package's older name: its Trainer takes only callbacks of its own.
@@ -55,6 +56,14 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
         self._about = dict(about or {})
         self._saved_step = -1
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Move the aliases to what was saved before they could be, as by a training that was killed."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            store = self._store or casstore.store_at()
+            for model in unmarked(store, self.name):
+                self._point(store, str(model.tag), model.metadata["metrics"])
+
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         trainer.strategy.barrier()  # other ranks may still write their shards
@@ -82,9 +91,13 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
                 filepath = named
             draft.add(filepath, ignore=False)
         tag = str(draft.model.tag)
-        self._move(store, "last", tag)
+        self._point(store, tag, metrics)
+
+    def _point(self, store: casstore.Store, tag: str, metrics: Mapping[str, float]) -> None:
+        """Move `@best` where this one is, and then `@last`, which so tells that both are where they belong."""
         if self._is_best(store, metrics):
             self._move(store, "best", tag)
+        self._move(store, "last", tag)
 
     def _move(self, store: casstore.Store, alias: str, tag: str) -> None:
         try:
@@ -95,7 +108,7 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
     def _is_best(self, store: casstore.Store, metrics: Mapping[str, float]) -> bool:
         """Whether no version that was the best, also of a run before, is better by what is monitored."""
         value = metrics.get(self.monitor or "")
-        if value is None or math.isnan(value):
+        if not isinstance(value, int | float) or math.isnan(value):
             return False
         try:
             best = store.get(f"{self.name}@best", pull=False).metadata["metrics"][self.monitor]

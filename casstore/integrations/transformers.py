@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -16,6 +17,7 @@ import transformers
 from transformers.trainer_callback import TrainerCallback
 
 import casstore
+from casstore.integrations.unmarked import unmarked
 
 _log = logging.getLogger(__name__)
 _ARGUMENTS = ("output_dir", "run_name", "seed", "learning_rate", "num_train_epochs")
@@ -43,8 +45,9 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     """Saves each checkpoint of a `Trainer` as the version `NAME:step-N`, as the difference from the one before.
 
     `NAME@last` means the newest checkpoint that is saved whole, and `NAME@best` the one with the best value of the
-    first `keep_best`, or of the Trainer's `metric_for_best_model`. Both are moved once the version is committed. The
-    metadata is `{"step", "epoch", "metrics": {...}, "trainer": {...}}`, with the metrics that were logged at that step.
+    first `keep_best`, or of the Trainer's `metric_for_best_model`. Both are moved once the version is committed; if a
+    training is killed in between, the next one moves them when it begins. The metadata is
+    `{"step", "epoch", "metrics": {...}, "trainer": {...}}`, with the metrics that were logged at that step.
 
     The first process of all saves, once all processes have written their part; the Trainer's own directories stay, so
     `save_total_limit=1` is enough. A resumed run that saves a step again changes nothing where the files are equal;
@@ -94,9 +97,14 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._pending: list[Future[None]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Store the rules by which versions are kept."""
+        """Move the aliases to what was saved before they could be, and store the rules by which versions are kept."""
         self._pending = []  # of a training that was broken off, whose errors have been logged
-        if state.is_world_process_zero and any(self._keep.values()):
+        if not state.is_world_process_zero:
+            return
+        rule = self._rule(args)
+        for model in unmarked(self._at(), self._name):
+            self._point(str(model.tag), model.metadata, rule)
+        if any(self._keep.values()):
             self._at().set_policy(self._name, **self._keep)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -165,9 +173,12 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             draft.discard()
             raise
         settled: Future[None] = Future()
-        saving = draft.commit_async()
-        # Before the thread saves the next one, after which the rules may forget what no alias means.
-        saving.add_done_callback(lambda future: self._settle(future, tag, about, rule, settled))
+        try:
+            draft.commit_async()
+        finally:
+            with contextlib.suppress(casstore.CasstoreError):  # it could not be handed over
+                # Before the thread saves the next one, after which the rules may forget what no alias means.
+                draft.future.add_done_callback(lambda future: self._settle(future, tag, about, rule, settled))
         self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
 
     def _settle(
@@ -214,11 +225,11 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 return tag, True
         raise AssertionError
 
-    def _point(self, tag: str, about: dict[str, Any], rule: _Rule | None) -> None:
-        """Move `@last`, and `@best` where this one is."""
-        self._move("last", tag, f"step {about['step']}")
+    def _point(self, tag: str, about: Mapping[str, Any], rule: _Rule | None) -> None:
+        """Move `@best` where this one is, and then `@last`, which so tells that both are where they belong."""
         if rule is not None and self._is_best(about["metrics"].get(rule.metric), rule):
             self._move("best", tag, f"{rule.metric} {about['metrics'][rule.metric]}")
+        self._move("last", tag, f"step {about['step']}")
 
     def _move(self, alias: str, tag: str, reason: str) -> None:
         try:

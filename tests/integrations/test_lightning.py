@@ -62,5 +62,11 @@ def test_the_page(
     # A protected alias stays where it is, and ends no training.
     callback._move(store, "best", str(newest.tag))
     assert str(store.get("line@best").tag) == "line:step-6"
+    # A training that was killed before it could move them.
+    store.unprotect_alias("line@best")
+    about = {"step": 8, "epoch": 3, "metrics": {"loss": -1.0}}
+    store.save("line:step-8", tmp_path / name, metadata=about)
+    callback.on_train_start(fitted, page["Line"]())
+    assert [str(store.get(f"line@{alias}").tag) for alias in ("best", "last")] == ["line:step-8"] * 2
     with pytest.raises(casstore.CasstoreError, match="needs a dirpath on this machine"):
         callback._save(fitted, "memory://x.ckpt")

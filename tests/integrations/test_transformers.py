@@ -111,6 +111,48 @@ def test_rules_say_what_stays(store: casstore.Store, tmp_path: Path, trainings: 
     assert str(store.policies()["few"]) == "--keep-last 1 --keep-best metrics.step_:min:1"
 
 
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("moved", [0, 1])
+def test_what_no_alias_has_come_to_mean_is_made_up_for(
+    store: casstore.Store, tmp_path: Path, trainings: Any, monkeypatch: pytest.MonkeyPatch, background: bool, moved: int
+) -> None:
+    """A training that was killed between a commit and the moves of the aliases, or between these."""
+    callback = trainings.CasstoreCallback("gap", store=store, keep_best=("step_", "max", 1), background=background)
+    about = {"metrics": {"step_": 1.0}, "trainer": {}}
+    store.save("gap:step-1", ROOT / "LICENSE", metadata={"step": 1, **about})
+    real = store.set_alias
+    for alias in ("best", "last"):
+        real(f"gap@{alias}", "gap:step-1")
+    calls = []
+
+    class Killed(BaseException):
+        pass
+
+    def set_alias(alias: str, *arguments: Any, **said: Any) -> Any:
+        calls.append(alias)
+        if len(calls) > moved:
+            raise Killed
+        return real(alias, *arguments, **said)
+
+    monkeypatch.setattr(store, "set_alias", set_alias)
+    training = trainings.trainer(tmp_path / "out", callback, max_steps=2)
+    monkeypatch.setattr(
+        "casstore.integrations.transformers._metadata",
+        lambda _, state: {"step": state.global_step, "metrics": {"step_": 2.0}, "trainer": {}},
+    )
+    with pytest.raises(Killed):
+        training.train()
+    monkeypatch.setattr(store, "set_alias", real)
+    assert str(store.get("gap@last").tag) == "gap:step-1"
+    callback.on_train_begin(training.args, training.state, training.control)
+    assert [str(store.get(f"gap@{alias}").tag) for alias in ("best", "last")] == ["gap:step-2"] * 2
+    # What a user moves it back to stays.
+    for alias in ("best", "last"):
+        store.set_alias(f"gap@{alias}", "gap:step-1")
+    callback.on_train_begin(training.args, training.state, training.control)
+    assert [str(store.get(f"gap@{alias}").tag) for alias in ("best", "last")] == ["gap:step-1"] * 2
+
+
 def test_a_protected_alias_stays_and_is_no_reason_to_stop(
     store: casstore.Store, tmp_path: Path, trainings: Any
 ) -> None:
