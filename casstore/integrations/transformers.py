@@ -127,9 +127,10 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             self._point(self._save(directory, about), about, rule)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Wait for what is saved in the background. Raises the first error of it."""
+        """Have all processes wait for what is saved in the background. Raises the first error of it in the first."""
         pending, self._pending = self._pending, []
         errors = [each.exception() for each in pending]
+        _wait_for_others()  # who would find an older `@best` until then
         for error in filter(None, errors):
             raise error
 
