@@ -83,15 +83,15 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
         metadata = {"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": metrics}
         about = {"materialize": False, **self._about}
         about["metadata"] = {**metadata, **about.get("metadata", {})}
-        with store.create(self.name if store.exists(tag) else tag, **about) as draft, TemporaryDirectory() as scratch:
-            if os.path.isfile(filepath):
-                # A file is saved by the name by which it is given.
-                named = os.path.join(scratch, FILE)
-                os.symlink(os.path.abspath(filepath), named)
-                filepath = named
-            draft.add(filepath, ignore=False)
-        tag = str(draft.model.tag)
-        self._point(store, tag, metrics)
+        try:
+            model = _saved(store, self.name if store.exists(tag) else tag, filepath, about)
+        except casstore.TagExists as error:  # another training was first
+            if error.draft_path is None:
+                model = _saved(store, self.name, filepath, about)
+            else:
+                kept = next(each for each in store.drafts() if each.path == error.draft_path)
+                model = store.save_draft(kept, self.name)
+        self._point(store, str(model.tag), metrics)
 
     def _point(self, store: casstore.Store, tag: str, metrics: Mapping[str, float]) -> None:
         """Move `@best` where this one is, and then `@last`, which so tells that both are where they belong."""
@@ -115,3 +115,14 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
         except (casstore.TagNotFound, KeyError):
             return True
         return bool(value < best if self.mode == "min" else value > best)
+
+
+def _saved(store: casstore.Store, tag: str, path: str, about: Mapping[str, Any]) -> casstore.Model:
+    with store.create(tag, **about) as draft, TemporaryDirectory() as scratch:
+        if os.path.isfile(path):
+            # A file is saved by the name by which it is given.
+            named = os.path.join(scratch, FILE)
+            os.symlink(os.path.abspath(path), named)
+            path = named
+        draft.add(path, ignore=False)
+    return draft.model
