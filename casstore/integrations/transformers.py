@@ -84,7 +84,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         store: casstore.Store | None = None,
         labels: Mapping[str, Any] | None = None,
         keep_last: int | None = None,
-        keep_best: str | tuple[str, str, int] | Iterable[str | tuple[str, str, int]] = (),
+        keep_best: str | tuple[str, str, int] | Iterable[str | tuple[str, str, int]] | None = (),
         background: bool = False,
     ) -> None:
         self._name = casstore.Tag(name, "step-0").name
@@ -95,6 +95,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._labels = dict(labels or {})
         self._background = background
         self._pending: list[Future[None]] = []
+        self._missed: set[str] = set()  # metrics of which it has been said that they are not logged
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Move the aliases to what was saved before they could be, and store the rules by which versions are kept."""
@@ -121,6 +122,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return
         about = _metadata(args, state)
         rule = self._rule(args)
+        self._check_metrics(state, rule)
         if self._background:
             self._save_later(directory, about, rule)
         else:
@@ -130,6 +132,8 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         """Have all processes wait for what is saved in the background. Raises the first error of it in the first."""
         pending, self._pending = self._pending, []
         errors = [each.exception() for each in pending]
+        if state.is_world_process_zero:
+            self._check_metrics(state, self._rule(args), is_end=True)
         _wait_for_others()  # who would find an older `@best` until then
         for error in filter(None, errors):
             raise error
@@ -146,6 +150,19 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return None
         prefixed = metric if metric.startswith("eval_") else f"eval_{metric}"
         return _Rule(prefixed, "max" if args.greater_is_better else "min", 1)
+
+    def _check_metrics(self, state: Any, rule: _Rule | None, *, is_end: bool = False) -> None:
+        """Say, once, which metric of the rules is not logged: while others of its kind are, or by the end."""
+        logged = {key for entry in state.log_history for key in entry} - {"step", "epoch"}
+        for metric in dict.fromkeys(each.metric for each in self._best or filter(None, [rule])):
+            is_evaluated = metric.startswith("eval_")  # that may be done less often than checkpoints are saved
+            is_due = is_end or any(key.startswith("eval_") == is_evaluated for key in logged)
+            if is_due and metric not in logged | self._missed:
+                self._missed.add(metric)
+                _log.warning(
+                    "%s: %s has not been logged, so no version counts as the best by it; what has been: %s",
+                    self._name, metric, ", ".join(sorted(logged)) or "nothing",
+                )  # fmt: skip
 
     def _save(self, directory: Path, about: dict[str, Any]) -> str:
         while True:
@@ -260,7 +277,8 @@ def checkpoint_path(tag: str, *, store: casstore.Store | None = None, missing_ok
     store
         The store. None means `casstore.store_at()`.
     missing_ok
-        Where there is none yet, return None, with which `train` starts from the beginning.
+        Where there is none yet, return None, with which `train` starts from the beginning. It is logged where there are
+        other versions of that name.
 
     Returns
     -------
@@ -272,16 +290,19 @@ def checkpoint_path(tag: str, *, store: casstore.Store | None = None, missing_ok
     TagNotFound
         There is no such version, and `missing_ok` is false.
     """
+    store = casstore.store_at() if store is None else store
     try:
-        return (casstore.store_at() if store is None else store).get(tag).path
-    except casstore.TagNotFound:
-        if missing_ok:
-            return None
-        raise
+        return store.get(tag).path
+    except casstore.TagNotFound as error:
+        if not missing_ok:
+            raise
+        if store.list(re.split("[:@]", tag)[0]):  # perhaps a slip
+            _log.warning("%s; the training starts from the beginning", error)
+        return None
 
 
 def _rules(keep_best: Any) -> list[_Rule]:
-    said = [keep_best] if isinstance(keep_best, str) or _is_one(keep_best) else [*keep_best]
+    said = [keep_best] if isinstance(keep_best, str) or _is_one(keep_best) else [*(keep_best or ())]
     found = []
     for each in said:
         parts = each.rsplit(":", 2) if isinstance(each, str) else [*each]

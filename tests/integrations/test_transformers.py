@@ -198,8 +198,39 @@ def test_bad_arguments(trainings: Any) -> None:
         trainings.CasstoreCallback("a", keep_last=0)
 
 
-def test_nothing_to_resume_from(store: casstore.Store, trainings: Any) -> None:
+def test_a_metric_that_is_not_logged_is_named_once(
+    store: casstore.Store, tmp_path: Path, trainings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = trainings.CasstoreCallback("typo", store=store, keep_best=[("eval_los", "min", 2), "loss:min:1"])
+    training = trainings.trainer(tmp_path / "out", callback, eval_steps=4)
+    training.train()
+    said = [record.getMessage() for record in caplog.records if "has not been logged" in record.getMessage()]
+    assert [text.partition(";")[0] for text in said] == [
+        "typo: eval_los has not been logged, so no version counts as the best by it"
+    ]
+    assert "eval_loss" in said[0]
+
+
+def test_a_metric_of_an_evaluation_that_never_comes(
+    store: casstore.Store, tmp_path: Path, trainings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = trainings.CasstoreCallback("never", store=store, keep_best="eval_loss:min:2")
+    trainings.trainer(tmp_path / "out", callback, eval_strategy="no").train()
+    assert caplog.text.count("never: eval_loss has not been logged") == 1
+
+
+def test_no_rules(trainings: Any) -> None:
+    assert trainings.CasstoreCallback("none", keep_best=None)._best == []
+
+
+def test_nothing_to_resume_from(store: casstore.Store, trainings: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert trainings.checkpoint_path("none@last", store=store, missing_ok=True) is None
+    assert not caplog.records
+    store.save("some:v1", ROOT / "LICENSE")
+    store.set_alias("some@last", "some:v1")
+    assert trainings.checkpoint_path("some@lst", store=store, missing_ok=True) is None
+    assert "some@lst" in caplog.text
+    assert "the training starts from the beginning" in caplog.text
     with pytest.raises(casstore.TagNotFound):
         trainings.checkpoint_path("none@last", store=store)
 
