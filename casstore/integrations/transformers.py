@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import math
@@ -67,7 +68,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         policy of this name, in place of an earlier one, so the rules go on after it. What has an alias stays anyway.
     background
         Go on training while a checkpoint is saved. Its files are copied first, so the Trainer may remove them. What
-        could not be saved is logged at once, is kept as a draft, and raises at the end of the training.
+        could not be saved is logged at once and raises at the end of the training; once copied, it is kept as a draft.
 
     Raises
     ------
@@ -175,10 +176,25 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return tag
 
     def _save_later(self, directory: Path, about: dict[str, Any], rule: _Rule | None) -> None:
+        settled: Future[None] = Future()
+        self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
+        try:
+            self._hand_over(directory, about, rule, settled)
+        except (OSError, casstore.CasstoreError) as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            _log.error(
+                "%s: step %s is not saved, and the training goes on: %s%s", self._name, about["step"], error,
+                "; `casstore gc --empty-trash` may free some space" if is_full else "",
+            )  # fmt: skip
+            if not settled.done():
+                settled.set_exception(error)
+
+    def _hand_over(self, directory: Path, about: dict[str, Any], rule: _Rule | None, settled: Future[None]) -> None:
         while True:
             tag, is_saved = self._tag(about["step"], directory)
             if is_saved:
                 self._point(tag, about, rule)
+                settled.set_result(None)
                 return
             try:
                 draft = self._at().create(tag, labels=self._labels, metadata=about, materialize=False)
@@ -190,14 +206,12 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         except BaseException:
             draft.discard()
             raise
-        settled: Future[None] = Future()
         try:
             draft.commit_async()
         finally:
             with contextlib.suppress(casstore.CasstoreError):  # it could not be handed over
                 # Before the thread saves the next one, after which the rules may forget what no alias means.
                 draft.future.add_done_callback(lambda future: self._settle(future, tag, about, rule, settled))
-        self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
 
     def _settle(
         self, saving: Future[Any], tag: str, about: dict[str, Any], rule: _Rule | None, settled: Future[None]

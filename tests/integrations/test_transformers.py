@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -176,6 +177,31 @@ def test_a_background_save_that_fails_is_raised_at_the_end(
         training.train()
     assert training.state.global_step == 6
     assert [str(each.tag) for each in store.drafts()] == ["bad:step-2", "bad:step-4", "bad:step-6"]
+
+
+@pytest.mark.parametrize("at", ["create", "add", "_set_aside"])
+def test_a_checkpoint_that_cannot_be_handed_over_ends_nothing(
+    store: casstore.Store, tmp_path: Path, trainings: Any, monkeypatch: pytest.MonkeyPatch, at: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    owner: Any = casstore.Store if at == "create" else casstore.Draft
+    real, calls = getattr(owner, at), []
+
+    def fail_once(*arguments: Any, **said: Any) -> Any:
+        calls.append(at)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **said)
+
+    monkeypatch.setattr(owner, at, fail_once)
+    training = trainings.trainer(tmp_path / "out", trainings.CasstoreCallback("full", store=store, background=True))
+    with pytest.raises(OSError, match="No space left"):
+        training.train()
+    assert training.state.global_step == 6
+    assert store.tags() == ["full:step-6", "full:step-2"]
+    assert "full: step 4 is not saved, and the training goes on: [Errno 28] No space left" in caplog.text
+    assert "; `casstore gc --empty-trash` may free some space" in caplog.text
+    assert [str(draft.tag) for draft in store.drafts()] == ["full:step-4"] * (at == "_set_aside")
 
 
 def test_a_checkpoint_that_the_trainer_has_removed(
