@@ -168,7 +168,8 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
             raise ValueError("a version is written by all ranks together: leave out use_collectives=False")
         if is_coordinator:
             self._drop()
-            self._draft = (self._store or casstore.store_at()).create(self.tag, **self.about)
+            # As in a block: where it is not committed, as when another rank fails, nothing is kept of half a checkpoint.
+            self._draft = (self._store or casstore.store_at()).create(self.tag, **self.about).__enter__()
             self.path = self.fs.init_path(self._draft.path)
 
     def prepare_local_plan(self, plan: Any) -> Any:
@@ -187,7 +188,7 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
         try:
             return super().write_data(plan, planner)
         except BaseException:
-            self._drop()  # another rank's failure is not heard of: that draft goes when the next is begun
+            self._drop()  # another rank's failure is not heard of: that draft goes with the writer, or this process
             raise
 
     def storage_meta(self) -> Any:
