@@ -160,8 +160,10 @@ def _rank(rank: int, home: Path, meet: Path) -> None:
         sharded = {"w": torch.distributed.tensor.DTensor.from_local(local, mesh, placements)}
         writer = CasstoreWriter("run", store=casstore.store_at(home))
         dcp.save(sharded, checkpoint_id=f"run:step-{number}", storage_writer=writer)
-        if rank == 0:
-            assert str(writer.model.tag) == f"run:step-{number}"
+        assert str(writer.model.tag) == f"run:step-{number}"
+    generated = CasstoreWriter("generated", store=casstore.store_at(home))
+    dcp.save(sharded, storage_writer=generated)
+    assert generated.model == casstore.store_at(home).get("generated")
     torch.distributed.destroy_process_group()
 
 
