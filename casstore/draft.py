@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("casstore")
 _HANDED_OVER, _SAVED = "handed over to be saved in the background", "saved"
 _DISCARDED, _NOT_SAVED = "discarded", "not saved"
+_SAID = {"tag", "custom_objects", *FIELDS}
 # Drafts outside of `with` blocks: those that are not over, and those of them that nothing refers to any more. Their
 # sessions are held here: among garbage they would let go of their locks, and gc of the drafts, before those are kept.
 _open: weakref.WeakSet[Draft] = weakref.WeakSet()
@@ -88,7 +89,7 @@ class Draft(Uncopied):
     tag
         What it will be saved as.
     module, api_version, signatures, options, context, custom_objects
-        As given to `create`; they may still be changed.
+        As given to `create`; they may still be changed until the draft is saved, or handed over to be.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Draft(Uncopied):
         keep_abandoned()
         said.check_early()
         _pickled(wishes.custom_objects)
+        self._ended = ""  # what has become of the draft, once it has no directory any more
         self.tag = tag
         # Weakly: a traceback holds on to whatever the training had in memory.
         self._slips: weakref.WeakSet[BaseException] = weakref.WeakSet()
@@ -109,7 +111,7 @@ class Draft(Uncopied):
         self.metadata = dict(said.metadata)
         self.module = said.module
         self.api_version = said.api_version
-        self.signatures = dict(said.signatures)
+        self.signatures: dict[str, Any] = Checked(lambda _, value: value, self._check_open, said.signatures)
         self.options = said.options
         self.context = said.context
         self.custom_objects = wishes.custom_objects
@@ -118,8 +120,8 @@ class Draft(Uncopied):
         self._progress = progress
         self._is_new = True
         self._is_entered = False
-        self._ended = ""  # what has become of the draft, once it has no directory any more
         self._future: Future[Model] | None = None
+        self._kept_id = ""  # of the kept draft that is saved by this one
         self._pickled_objects: bytes | None = None
         self._kept_at_ns: int | None = None
         self._session: Session | None = None
@@ -132,6 +134,21 @@ class Draft(Uncopied):
         self._new_bytes = 0
         self._left_behind: tuple[str, ...] = ()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _SAID:
+            self._check_open()
+        super().__setattr__(name, value)
+
+    def _check_open(self) -> None:
+        """Raise CasstoreError where what is said now would not be saved."""
+        if self.__dict__.get("_ended") in (_HANDED_OVER, _SAVED):
+            raise CasstoreError(
+                f"the draft of {self.tag} was {self._ended}, with what had been said of it by then; say it before "
+                f"that, or of the saved version: store.annotate('{self.tag}', labels=..., metrics=...)"
+            )
+        if self.__dict__.get("_ended"):
+            raise self._over()
+
     @property
     def labels(self) -> dict[str, Any]:
         """Text to text. Numbers and booleans that are put into it become text.
@@ -140,6 +157,8 @@ class Draft(Uncopied):
         ------
         InvalidMetadata
             What is put in cannot be a label. The draft is kept if the block ends with this error.
+        CasstoreError
+            The draft is saved, handed over to be, or discarded, and they are changed.
         """
         return self._labels
 
@@ -155,6 +174,9 @@ class Draft(Uncopied):
         ------
         InvalidMetadata
             What is put in cannot be recorded. The draft is kept if the block ends with this error.
+        CasstoreError
+            The draft is saved, handed over to be, or discarded, and an entry is changed. What is put into a list or
+            dict in it then is not recorded.
         """
         return self._metadata
 
@@ -179,7 +201,7 @@ class Draft(Uncopied):
         except InvalidMetadata as error:
             self._slips.add(error)
             raise
-        return Checked(checked, given)
+        return Checked(checked, self._check_open, given)
 
     @property
     def path(self) -> str:
@@ -315,16 +337,19 @@ class Draft(Uncopied):
             hugging_face.refuse_move(path)
         if from_hf:
             self.metadata["huggingface"] = hugging_face.origin(path)
-        self._source = (path, Handling.TAKE if move else Handling.COPY, allow_empty)
+        handling = Handling.KEPT if self._kept_id else Handling.TAKE if move else Handling.COPY
+        self._source = (path, handling, allow_empty)
 
     def take_kept(
-        self, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None,
+        self, kept_id: str, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None,
         kept_at_ns: int | None = None,
     ) -> None:  # fmt: skip
-        """Save Python objects that are pickled already, and say where the base came from; for `Store.save_draft`.
+        """Save a kept draft, with Python objects that are pickled already; for `Store.save_draft`, before the block.
 
         Parameters
         ----------
+        kept_id
+            The draft that the files of `take_from` are.
         objects
             The pickle, or None where there are no objects.
         is_base_said
@@ -335,6 +360,7 @@ class Draft(Uncopied):
             When it was kept, which the version counts as made at; None for now.
         """
         self._kept_at_ns = kept_at_ns
+        self._kept_id = kept_id
         self._pickled_objects = objects
         self._wishes = replace(self._wishes, is_base_said=is_base_said, parents=parents)
 
@@ -443,7 +469,7 @@ class Draft(Uncopied):
         if self._session is not None:
             return self._session
         try:
-            self._session = session = self._workspace.session()
+            self._session = session = self._workspace.session(self._kept_id[: drafts.ID_LENGTH])
             self._directory = session.new_path()
             files.make_directory(self._directory)
         except BaseException:
@@ -545,28 +571,20 @@ class Draft(Uncopied):
         try:
             if not request.is_base_said:
                 request = replace(request, base=resolve.base(self._workspace.catalog, self.tag, None))
-            session = self._workspace.session()
+            session = self._workspace.session(standing.id)  # by which others know that it is saved
             try:
                 draft = session.new_path()
                 files.make_directory(draft)
-                self._save(session, draft, replace(request, source=standing.path, handling=Handling.TAKE))
+                self._save(session, draft, replace(request, source=standing.path, handling=Handling.KEPT))
             finally:
                 with contextlib.suppress(OSError):  # it is saved, or it is not: what is left is gc's
                     session.close()
         except BaseException as error:
             if session is None or not self._is_saved(session):
                 standing.keep(error, save_as=self._save_as(error))
-            elif unsaved.content(standing.path) is unsaved.Content.NOTHING:
-                standing.remove()
-            raise
-        else:
-            if self._left_behind:  # written to, or put there, by who was not done with it
-                _log.warning(
-                    "%s is saved, and the draft %s is kept, for what is still there: %s",
-                    self.tag, standing.id, ", ".join(self._left_behind),
-                )  # fmt: skip
             else:
                 standing.remove()
+            raise
         finally:
             standing.release()
         self._after_save()
@@ -688,6 +706,11 @@ class Draft(Uncopied):
     def _save(self, session: Session, draft: Path, request: SaveRequest) -> None:
         self._new_bytes, self._left_behind = save(self._workspace, session, draft, request, self._progress)
         self._ended = _SAVED
+        if self._left_behind and request.handling is Handling.KEPT:
+            _log.warning(
+                "%s is saved; what was written to its draft meanwhile, or cannot be removed, was moved to %s",
+                self.tag, ", ".join(self._left_behind),
+            )  # fmt: skip
         row = self._workspace.catalog.versions.find(self.tag)
         if row is None:
             self._is_gone = True  # another process has deleted it already

@@ -217,6 +217,17 @@ class Model:
         """
         return self._files().files
 
+    @property
+    def empty_directories(self) -> tuple[str, ...]:
+        """The paths of the directories that hold nothing; all others follow from `files`.
+
+        Raises
+        ------
+        IntegrityError
+            The catalog's record of them is damaged.
+        """
+        return tuple(self._row.directory_paths())
+
     def _files(self) -> Contents:
         """The files of the version as it stands. Raises TagNotFound."""
         if self._contents is None:

@@ -386,7 +386,7 @@ class Store:
             if tag is None and not record.tag:
                 raise InvalidTag(f"nothing is known of the draft {kept.id} but its files; say as what to save it")
             drafts_action.check_open(kept)
-            with self.create(
+            new = self.create(
                 tag or record.tag, base=base or drafts_action.base_of(self._workspace, record),
                 **{
                     **said.said(), "labels": {**said.labels, **_copy("labels", labels)},
@@ -395,21 +395,13 @@ class Store:
                 durability=durability or record.durability or None,
                 materialize=record.materialize if materialize is None else materialize, exist_ok=exist_ok,
                 progress=progress,
-            ) as new:  # fmt: skip
-                new.take_kept(
-                    drafts_action.objects_of(kept), is_base_said=base is not None, parents=came_from,
-                    kept_at_ns=drafts_action.kept_at_ns(kept),
-                )  # fmt: skip
+            )  # fmt: skip
+            new.take_kept(
+                kept.id, drafts_action.objects_of(kept), is_base_said=base is not None, parents=came_from,
+                kept_at_ns=drafts_action.kept_at_ns(kept),
+            )  # fmt: skip
+            with new:
                 new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)
-            if new.left_behind:
-                _log.warning(
-                    "%s is saved, and the draft %s stays, for what cannot be taken away: %s; "
-                    "`casstore drafts --remove %s` removes it when that can be",
-                    new.tag, kept.id, ", ".join(new.left_behind), kept.id,
-                )  # fmt: skip
-            else:
-                with contextlib.suppress(OSError):  # the version is saved, whatever is left of the draft
-                    drafts_action.remove(self._workspace, kept)
         return new.model
 
     def remove_draft(self, draft: str | KeptDraft) -> KeptDraft:
@@ -436,7 +428,7 @@ class Store:
         """
         kept = drafts_action.find(self._workspace, draft.id if isinstance(draft, drafts_action.KeptDraft) else draft)
         with drafts_action.held(self._workspace, kept):
-            drafts_action.remove(self._workspace, kept)
+            drafts_action.remove(self._workspace, kept.directory)
         return kept
 
     def save(
@@ -1979,8 +1971,8 @@ class Store:
         as_tag
             The tag to save it under, instead of its own.
         trust
-            Believe the author of the archive: it may expand to more than 100 times its size, and its `custom_objects`
-            may be unpickled, which runs code.
+            Believe the author of the archive: it may expand to more than 1 GiB and 100 times its size, and its
+            `custom_objects` may be unpickled, which runs code.
         materialize
             Whether each version gets a directory now.
         durability

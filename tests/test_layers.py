@@ -290,7 +290,8 @@ def is_package(module: str) -> bool:
 
 
 def file_faults(module: str, source: str) -> list[str]:
-    """Syncs, renames, links, copies, locks and changes of mode outside the modules for them."""
+    """Syncs, renames, links, copies, locks and changes of mode outside the modules for them. An integration may lock a
+    directory of its tool's, which is no part of a store."""
     if module in ("casstore.storage.files", "casstore.storage.locks"):
         return []
     tree = ast.parse(source)
@@ -309,7 +310,8 @@ def file_faults(module: str, source: str) -> list[str]:
             continue
         owner = node.value.id if isinstance(node.value, ast.Name) else None
         if owner in names:
-            is_fault = node.attr in ONLY_IN_FILES.get(names[owner], set())
+            is_its_tools = module.startswith("casstore.integrations.") and node.attr == "flock"
+            is_fault = node.attr in ONLY_IN_FILES.get(names[owner], set()) and not is_its_tools
         else:
             is_fault = node.attr in ONLY_IN_FILES_AS_METHODS and owner != "files"
         if is_fault:

@@ -111,8 +111,8 @@ def instance(path: bytes, parts: Mapping[str, bytes]) -> bytes:
     return b"c" + path + b"\n)\x81" + mapping(parts) + b"b"
 
 
-def distributed(entries: Iterable[Stored]) -> bytes:
-    """What torch.distributed.checkpoint writes as `.metadata`."""
+def distributed(entries: Iterable[Stored], tensors: bytes = b"}") -> bytes:
+    """What torch.distributed.checkpoint writes as `.metadata`. `tensors`: opcodes of what it says of tensors."""
     pairs = b""
     for each in entries:
         part = b"N" if each.part is None else b"ctorch\nSize\n" + numbers(each.part) + b"\x85R"
@@ -121,7 +121,7 @@ def distributed(entries: Iterable[Stored]) -> bytes:
             place["transform_descriptors"] = each.transforms
         pairs += instance(_METADATA + b"MetadataIndex", {"fqn": text(each.name), "offset": part, "index": b"N"})
         pairs += instance(b"torch.distributed.checkpoint.filesystem\n_StorageInfo", place)
-    said = {"state_dict_metadata": b"}", "planner_data": b"N", "storage_data": b"}(" + pairs + b"u"}
+    said = {"state_dict_metadata": tensors, "planner_data": b"N", "storage_data": b"}(" + pairs + b"u"}
     return b"\x80\x02" + instance(_METADATA + b"Metadata", said) + b"."
 
 

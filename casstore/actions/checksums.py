@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -12,9 +12,11 @@ from blake3 import blake3
 
 from casstore.actions.workspace import Workspace
 from casstore.digest import Digest
+from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.manifest import FileEntry
+from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 
 _Item = TypeVar("_Item")
@@ -33,27 +35,33 @@ def sha256_of(
 
     Raises IntegrityError where stored bytes are damaged, OSError.
     """
-    sizes = {file.digest: file.size for file in entries}
+    sizes, names = {}, {}
+    for file in entries:
+        sizes[file.digest], names[file.digest] = file.size, file.path
     known = {} if fresh else workspace.catalog.sha256.known(sizes)
     missing = [digest for digest in sizes if digest not in known]
     stored = workspace.catalog.index.recipes(missing)
     recipes = [stored.get(digest) or Recipe.of_one_chunk(digest, sizes[digest]) for digest in missing]
     computed: dict[Digest, bytes] = {}
     try:
-        computed.update(hashed(workspace, recipes, hashlib.sha256, progress))
+        computed.update(hashed(workspace, recipes, hashlib.sha256, progress, names))
     finally:
         workspace.catalog.sha256.note(computed)
     return {**known, **computed}
 
 
 def hashed(
-    workspace: Workspace, recipes: Sequence[Recipe], new_hasher: NewHasher, progress: Progress
-) -> Iterator[tuple[Digest, bytes]]:
-    """Each of these blobs, with what the hasher makes of its bytes. Raises IntegrityError, OSError."""
+    workspace: Workspace, recipes: Sequence[Recipe], new_hasher: NewHasher, progress: Progress,
+    names: Mapping[Digest, str] | None = None,
+) -> Iterator[tuple[Digest, bytes]]:  # fmt: skip
+    """Each of these blobs, with what the hasher makes of its bytes. `names`: what errors call them.
+
+    Raises IntegrityError, OSError.
+    """
 
     def compute(recipe: Recipe) -> bytes:
         hasher = new_hasher()
-        for piece in pieces(workspace, recipe):
+        for piece in pieces(workspace, recipe, (names or {}).get(recipe.blob)):
             hasher.update(piece)
             progress.advance(len(piece))
         return bytes(hasher.digest())
@@ -70,19 +78,32 @@ def of_files(paths: Sequence[files.StrPath], new_hasher: NewHasher) -> Iterator[
     """Each of these files on disk, with what the hasher makes of its bytes. Raises OSError."""
 
     def compute(path: files.StrPath) -> bytes:
-        hasher = new_hasher()
         with files.open_regular(path) as descriptor:
-            while data := os.read(descriptor, _READ_BYTES):
-                hasher.update(data)
-        return bytes(hasher.digest())
+            return of_file(descriptor, new_hasher)
 
     return in_threads(compute, paths)
 
 
-def pieces(workspace: Workspace, recipe: Recipe) -> Iterator[bytes]:
-    """The bytes of a blob, in order, each compared with its digest. Raises IntegrityError, OSError."""
-    if recipe.size:
-        yield from workspace.objects.read_blob(recipe)
+def of_file(descriptor: int, new_hasher: NewHasher) -> bytes:
+    """What the hasher makes of the bytes of an open file, from where it stands. Raises OSError."""
+    hasher = new_hasher()
+    while data := os.read(descriptor, _READ_BYTES):
+        hasher.update(data)
+    return bytes(hasher.digest())
+
+
+def pieces(workspace: Workspace, recipe: Recipe, name: str | None = None) -> Iterator[bytes]:
+    """The bytes of a blob, in order, each compared with its digest. `name`: what errors call it.
+
+    Raises IntegrityError, OSError.
+    """
+    try:
+        if recipe.size:
+            yield from workspace.objects.read_blob(recipe)
+    except IntegrityError as error:
+        if name is None:
+            raise
+        raise unreadable(name, error) from error
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[tuple[_Item, _Result]]:

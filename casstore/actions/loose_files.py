@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -54,34 +56,63 @@ def link(
     return None
 
 
-def unlink(
-    workspace: Workspace, directory: files.StrPath, recorded: Mapping[str, FileStamp]
-) -> dict[Fingerprint, Digest]:
-    """Remove the links of larger loose files from a directory that is to go, where nothing has touched these.
+@contextlib.contextmanager
+def unlinking(
+    workspace: Workspace,
+    directory: files.StrPath,
+    recorded: Mapping[str, FileStamp],
+    noted: dict[Fingerprint, Digest],
+) -> Iterator[None]:
+    """For a `with` block that removes a directory: what is known of the larger loose files that are linked there stays.
 
-    Returns what is to be remembered of them: a link that goes changes their change time, as a write does, and they
-    would be read once more for it. `recorded`: the stamps of what was put there. Raises OSError.
+    A link that goes changes their change time, as a write does, and they would be read once more for it. `noted`: takes
+    what is to be remembered, of files that nobody could write to meanwhile. `recorded`: the stamps of what was put
+    there.
     """
-    paths = [f"{os.fspath(directory)}/{path}" for path, stamp in recorded.items() if stamp.size >= _NOTED_FROM_BYTES]
-    found = [(path, status) for path in paths if (status := os.lstat(path)).st_nlink > 1]
-    if not found:
-        return {}
+    with contextlib.ExitStack() as stack:
+        held = []
+        for path, seen, digest in _known(workspace, directory, recorded):
+            with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+                descriptor = opened.enter_context(files.open_regular(path, follow=False))
+                files.begin_lease(descriptor)
+                opened.callback(_end_lease, descriptor)
+                if Fingerprint.of(os.fstat(descriptor)) == seen:
+                    held.append((descriptor, seen, digest))
+                    stack.push(opened.pop_all())
+        yield
+        for descriptor, seen, digest in held:
+            now = Fingerprint.of(os.fstat(descriptor))
+            if _end_lease(descriptor) and now._replace(ctime_ns=seen.ctime_ns) == seen:
+                noted[now] = digest
+
+
+def _end_lease(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return files.end_lease(descriptor)
+    return False
+
+
+def _known(
+    workspace: Workspace, directory: files.StrPath, recorded: Mapping[str, FileStamp]
+) -> Iterator[tuple[str, Fingerprint, Digest]]:
+    """The paths of the larger loose files that are linked in a directory, and what is known of them."""
+    larger = sorted((stamp.size, stamp.inode) for stamp in recorded.values() if stamp.size >= _NOTED_FROM_BYTES)
+    try:
+        device = os.lstat(directory).st_dev
+    except OSError:
+        return
     index = workspace.catalog.index
-    known = index.fingerprints({(status.st_dev, status.st_ino) for _, status in found})
+    known = index.fingerprints({(device, inode) for _, inode in larger[-_most_noted() :]})
     rows = itertools.chain.from_iterable(index.loose_files(set(known.values())).values())
     standing = {(row.stamp.inode, row.container.digest): row.container.path(workspace.layout) for row in rows}
-    noted: dict[Fingerprint, Digest] = {}
-    for path, _ in found:
-        seen = Fingerprint.of(os.lstat(path))
-        digest = noted.get(seen) or known.get(seen)
-        other = None if digest is None else standing.get((seen.inode, digest))
-        if digest is None or other is None:
-            continue
-        files.remove_file(path)
-        now = Fingerprint.of(os.lstat(other))
-        if now._replace(ctime_ns=seen.ctime_ns) == seen:
-            noted[now] = digest
-    return noted
+    for seen, digest in known.items():
+        if (seen.inode, digest) in standing:
+            yield standing[seen.inode, digest], seen, digest
+
+
+def _most_noted() -> int:
+    """Each file takes a descriptor for a while, and removing a directory needs some."""
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 16)
 
 
 def reflink(

@@ -296,6 +296,8 @@ def _checked(
     try:
         sound, faulty = _read_all(workspace.layout, {row.digest})
         damaged += faulty.values()
+        if not sound and not damaged:
+            return SignatureCheck(tag, "", f"it is not signed; sign it with `casstore sign {tag} --key KEY`")
         entries = resolve.files(workspace.catalog, row)
         key = valid(list(sound.values()), keys, lambda hash_name: digests_of(workspace, entries, hash_name, progress))
     except InvalidSignature as error:
@@ -315,7 +317,8 @@ def digests_of(
         sizes = {file.digest: file.size for file in entries}
         stored = workspace.catalog.index.recipes(sizes)
         recipes = [stored.get(digest) or Recipe.of_one_chunk(digest, size) for digest, size in sizes.items()]
-        computed = dict(checksums.hashed(workspace, recipes, checksums.HASHERS[hash_name], progress))
+        names = {file.digest: file.path for file in entries}
+        computed = dict(checksums.hashed(workspace, recipes, checksums.HASHERS[hash_name], progress, names))
     return {as_stored(file.path): computed[file.digest].hex() for file in entries}
 
 
@@ -329,7 +332,9 @@ def valid(
     first; and what `digests` raises.
     """
     if not bundles:
-        raise InvalidSignature("it is not signed; sign it with `casstore sign TAG --key KEY`")
+        raise InvalidSignature(
+            "it is not signed; sign it in the store that it comes from (casstore sign TAG --key KEY) and fetch it again"
+        )
     problems: list[tuple[bool, str]] = []  # an error would hold on to all that its signature says
     known: dict[str, Mapping[str, str]] = {}
     for data in bundles:

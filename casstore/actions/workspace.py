@@ -86,10 +86,10 @@ class Workspace(Uncopied, _Referable):
             check_nothing_gone(self.layout, self.catalog)
             self.made.extend(make_missing(self.layout, self.catalog, models=models))
 
-    def session(self) -> Session:
+    def session(self, begin: str = "") -> Session:
         self.check_writable()
         self.make_missing(models=True)
-        return Session(self.layout)
+        return Session(self.layout, begin)
 
     def name_lock(self, name: str) -> Descriptor:
         """Take the lock for all changes under models/<name>/, for a `with` block. Raises StoreLocked."""

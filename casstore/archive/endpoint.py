@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from casstore.errors import InvalidSource
+from casstore.errors import CasstoreError, InvalidSource
 from casstore.storage import files, unfinished
 
 # Of directories that may be written to and not read, and of file systems that sync no directories.
@@ -185,8 +185,10 @@ def _file_system(url: str) -> tuple[Any, str]:
     fsspec = _fsspec()
     try:
         system, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise InvalidSource(f"{url} cannot be opened: {error}") from error
+    except (OSError, CasstoreError):
+        raise
+    except Exception as error:  # whatever a file system raises
+        raise _not_opened(url, error) from error
     return system, path
 
 
@@ -194,9 +196,19 @@ def _open_url(url: str, system: Any, path: str, mode: str) -> Any:
     try:
         return system.open(path, mode)
     except FileNotFoundError as error:
+        cause = error.__cause__
+        # fsspec says so of whatever goes wrong with a request.
+        if url.startswith(("http://", "https://")) and not isinstance(cause, FileNotFoundError | None):
+            raise _not_opened(url, cause) from error
         raise InvalidSource(f"{url} does not exist") from error
-    except (ImportError, ValueError) as error:
-        raise InvalidSource(f"{url} cannot be opened: {error}") from error
+    except (OSError, CasstoreError):
+        raise
+    except Exception as error:  # whatever a file system raises
+        raise _not_opened(url, error) from error
+
+
+def _not_opened(url: str, error: BaseException) -> InvalidSource:
+    return InvalidSource(f"{url} cannot be opened: {str(error) or type(error).__name__}")
 
 
 def _exists(system: Any, path: str) -> bool:

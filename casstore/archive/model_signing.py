@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +72,11 @@ class Bundle:
             if document["mediaType"] != _BUNDLE_TYPE:
                 raise InvalidSignature(f"it is a bundle of the type {document['mediaType']!r:.80}, not {_BUNDLE_TYPE}")
             envelope = document["dsseEnvelope"]
-            if envelope["payloadType"] != _PAYLOAD_TYPE or len(envelope["signatures"]) != 1:
+            if envelope["payloadType"] != _PAYLOAD_TYPE:
                 raise InvalidSignature(f"it signs something else than a model: {envelope['payloadType']!r:.80}")
+            if len(envelope["signatures"]) != 1:
+                count = len(envelope["signatures"]) or "no"
+                raise InvalidSignature(f"there are {count} signatures in it, and that of a model has one")
             payload = base64.b64decode(envelope["payload"], validate=True)
             signature = base64.b64decode(envelope["signatures"][0]["sig"], validate=True)
             material = document["verificationMaterial"]
@@ -82,7 +87,7 @@ class Bundle:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, InvalidSignature):
                 raise
-            raise InvalidSignature(f"it is damaged, or not a signature of a model: {error!r:.120}") from error
+            raise InvalidSignature(f"it is damaged, or not a signature of a model: {_in_words(error):.120}") from error
 
     def check_key(self, keys: Sequence[PublicKey]) -> PublicKey:
         """The key that it is by. Raises InvalidSignature unless that is one of these, and it is as it was made."""
@@ -166,20 +171,32 @@ def sign(
 
 def read_private_key(path: Path, password: str | None) -> Any:
     """A private key in PEM. Raises InvalidSource, OSError."""
-    serialization, data = _serialization(), _key_bytes(path)
+    serialization = _serialization()
+    data = _key_bytes(path, f"make one with: {_MAKE} {shlex.quote(str(path))}")  # nothing is there to be overwritten
     try:
-        key = serialization.load_pem_private_key(data, None if password is None else password.encode())
+        key = serialization.load_pem_private_key(data, password.encode() if password else None)
     except TypeError as error:  # cryptography's word for a password that is missing, or that is too much
+        if password:
+            raise InvalidSource(f"{path} is not encrypted; leave the password out") from error
+        given = "" if password is None else "; the one that was given is empty"
         raise InvalidSource(
-            f"{path} is encrypted; give its password with --password-file (in Python: password=...)"
-            if password is None
-            else f"{path} is not encrypted; leave the password out"
+            f"{path} is encrypted; give its password with --password-file (in Python: password=...){given}"
         ) from error
     except ValueError as error:
-        what = "is no private key in PEM" if password is None else "cannot be decrypted with that password"
-        raise InvalidSource(f"{path} {what}; {_MAKE}") from error
-    _check_curve(path, key)
+        raise InvalidSource(f"{path} {_why_no_private_key(data, password)}") from error
+    _check_curve(path, key, f"; make one in a new file: {_MAKE} NEW_KEY.pem")
     return key
+
+
+def _why_no_private_key(data: bytes, password: str | None) -> str:
+    if b"PRIVATE KEY-----" in data:
+        if password and b"ENCRYPTED" in data:
+            return "cannot be decrypted with that password"
+        return "holds a private key that is damaged, or not in the PEM that OpenSSL writes"
+    for what in ("certificate", "public key"):
+        if b"-----BEGIN %s-----" % what.upper().encode() in data:
+            return f"holds a {what}; signatures are made with the private key that belongs to it"
+    return f"is no private key in PEM; who has none makes one in a new file: {_MAKE} NEW_KEY.pem"
 
 
 def read_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
@@ -187,28 +204,34 @@ def read_public_keys(paths: Iterable[Path]) -> tuple[PublicKey, ...]:
     serialization = _serialization()
     found = []
     for path in paths:
-        data = _key_bytes(path)
+        data = _key_bytes(path, f"it is to hold {_SIGNERS_KEY}")
         if b"PRIVATE KEY-----" in data:
             raise InvalidSource(
-                f"{path} holds a private key; give the public one: openssl pkey -in {path} -pubout -out key.pub"
+                f"{path} holds a private key; give the public one: {_to_print(path, 'pkey', '-pubout')} prints it"
             )
         blocks = _PUBLIC.findall(data)
         if not blocks:
-            raise InvalidSource(f"{path} holds no public key in PEM; {_MAKE}")
+            if b"-----BEGIN CERTIFICATE-----" in data:
+                printing = _to_print(path, "x509", "-pubkey -noout")
+                raise InvalidSource(f"{path} holds a certificate; give the public key in it: {printing} prints it")
+            raise InvalidSource(f"{path} holds no public key in PEM; give {_SIGNERS_KEY}")
         for block in blocks:
             try:
                 key = serialization.load_pem_public_key(block)
             except ValueError as error:
-                raise InvalidSource(f"{path} holds a public key that cannot be read: {error}") from error
-            _check_curve(path, key)
+                raise InvalidSource(f"{path} holds a public key that is damaged; give {_SIGNERS_KEY}") from error
+            _check_curve(path, key, "")
             found.append(_public(key))
     return tuple(found)
 
 
-_MAKE = (
-    "make a pair with: openssl ecparam -name prime256v1 -genkey -noout -out key.pem, and openssl pkey -in key.pem "
-    "-pubout -out key.pub"
-)
+# Advice never names a file for OpenSSL to write that may be there: it would write over a key.
+_MAKE = "openssl ecparam -name prime256v1 -genkey -noout -out"
+_SIGNERS_KEY = "the public key of who signs, which `openssl pkey -in PRIVATE_KEY -pubout` prints for them"
+
+
+def _to_print(path: Path, command: str, options: str) -> str:
+    return f"openssl {command} -in {shlex.quote(str(path))} {options}"
 
 
 def _serialization() -> Any:
@@ -219,19 +242,20 @@ def _serialization() -> Any:
     return serialization
 
 
-def _key_bytes(path: Path) -> bytes:
+def _key_bytes(path: Path, advice: str) -> bytes:
     try:
         return files.read_file(path, _MAX_KEY_BYTES)
     except FileNotFoundError as error:
-        what = f"{path} holds no key" if path.exists() else f"there is no key at {path}"
-        raise InvalidSource(f"{what}; {_MAKE}") from error
+        if path.exists():
+            raise InvalidSource(f"{path} holds no key: it is too large for one, or not a file") from error
+        raise InvalidSource(f"there is no key at {path}; {advice}") from error
 
 
-def _check_curve(path: Path, key: Any) -> None:
+def _check_curve(path: Path, key: Any, advice: str) -> None:
     curve = getattr(getattr(key, "curve", None), "name", None)
     if curve not in _CURVES:
         what = type(key).__name__.removeprefix("_") if curve is None else f"a key on {curve}"
-        raise InvalidSource(f"{path} holds {what}, and models are signed with keys on P-256, P-384 or P-521; {_MAKE}")
+        raise InvalidSource(f"{path} holds {what}, and models are signed with keys on P-256, P-384 or P-521{advice}")
 
 
 def _public(key: Any) -> PublicKey:
@@ -288,6 +312,18 @@ def _statement(said: Any) -> tuple[str, frozenset[str], dict[str, str]]:
             raise InvalidSignature(f"it contradicts itself: it names {name!r:.80} twice")
         digests[name] = _text(digest)
     return hash_name, frozenset(), digests
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, TypeError | AttributeError):
+        return "a part of it is of another type than there should be"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is not JSON ({error})"
+    return str(error)
 
 
 def _text(value: Any) -> str:

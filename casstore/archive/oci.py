@@ -8,6 +8,7 @@ is read is trusted.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -201,6 +202,8 @@ class Layout:
         there = (
             f"it has {', '.join(named[:_MAX_REFS_NAMED])}{more}" if named else f"it has {len(entries)} without a name"
         )
+        if not entries:
+            raise InvalidSource(f"{self.directory} is an OCI layout with nothing in it")
         if ref is None:
             raise InvalidSource(
                 f"{self.directory} holds {len(entries)} artifacts; say which, as in oci:DIR:REF: {there}"
@@ -270,8 +273,17 @@ class Checked:
         self._name = name
         self._advance = advance
         self._sha256 = hashlib.sha256()
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        """The first bytes, which will be read all the same."""
+        self._head = self._head or self.read(size)
+        return self._head
 
     def read(self, size: int) -> bytes:
+        if self._head:
+            data, self._head = self._head[:size], self._head[size:]
+            return data
         data = os.read(self._descriptor, min(size, _READ_BYTES))
         self._sha256.update(data)
         self._advance(len(data))
@@ -345,4 +357,17 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
         raise UnsafeArchive(f"{name} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise UnsafeArchive(f"{name} is not a JSON object")
+    if not data.isascii() or b"\\ud" in data.lower():
+        _check_unicode(document, name)
     return document
+
+
+def _check_unicode(document: dict[str, Any], name: str) -> None:
+    """Raise UnsafeArchive where half of a surrogate pair stands alone: no file system or catalog holds such text."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        alone = error.object[error.start : error.start + 1]
+        raise UnsafeArchive(f"{name} has text that is not Unicode: {alone!r} stands alone") from error
+    except RecursionError as error:
+        raise UnsafeArchive(f"{name} is not JSON: {error}") from error

@@ -8,8 +8,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgpack
-
 from casstore.annotated import Annotated
 from casstore.catalog import decoding
 from casstore.catalog.connection import Connections
@@ -25,9 +23,9 @@ from casstore.storage.manifest import (
     Base,
     FileEntry,
     Manifest,
+    digest_of,
     entry_path,
     file_entry,
-    files_section,
     said_parents,
 )
 from casstore.storage.recipe import Recipe
@@ -279,7 +277,7 @@ class Versions:
         """The version's files, compared with its digest; none if it has been deleted. Raises IntegrityError."""
         try:
             files = self.files(row.id)
-            is_sound = Digest.of(msgpack.packb(files_section(files, row.directory_paths()))) == row.digest
+            is_sound = digest_of(files, row.directory_paths()) == row.digest
         except (TypeError, ValueError, IntegrityError):
             is_sound = False
         if is_sound:
@@ -292,6 +290,14 @@ class Versions:
         """The tags of the versions that have these manifests."""
         sql = f"SELECT name, version FROM version WHERE manifest_id = ? AND {IS_HERE}"
         return {manifest: decoding.tag(*row) for manifest in manifest_ids for row in self._rows(sql, (manifest,))}
+
+    def has_session(self, begin: str) -> bool:
+        """Whether a session whose id begins so has saved a version that is here, in the trash, or being deleted."""
+        sql = (
+            "SELECT EXISTS(SELECT 1 FROM version WHERE manifest_id >= ?1 AND manifest_id < ?2)"
+            " OR EXISTS(SELECT 1 FROM tombstone WHERE manifest_id >= ?1 AND manifest_id < ?2)"
+        )
+        return any(row[0] for row in self._rows(sql, (begin, f"{begin}~")))  # "~" comes after all that ids hold
 
     def manifest(self, row: VersionRow, recipes: Mapping[Digest, Recipe], *, deleted: bool = False) -> Manifest:
         """The version's manifest, made from its rows. Raises IntegrityError, CatalogDamaged."""

@@ -6,6 +6,7 @@ The layout: https://huggingface.co/docs/huggingface_hub/guides/manage-cache
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -18,19 +19,26 @@ from typing import Any, NamedTuple
 import casstore
 
 __all__ = [
-    "Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "refresh", "unlink",
+    "Linked", "adopt_cache", "cache_directory", "import_repository", "is_repository", "link", "names_file",
+    "refresh", "unlink",
 ]  # fmt: skip
 
 _ORGANISATION = "casstore"
 _REPOSITORY = f"models--{_ORGANISATION}--"
 _MARKER = ".casstore"
+_INSIDE = ("refs", "snapshots")
 _REVISION_DIGITS = 40
 _VERSION_DIGITS = 12
+_ANY_VERSION = "v"
 _TYPES = {"models": "model", "datasets": "dataset", "spaces": "space"}
 _URI = re.compile(
     r"hf://(?:(?P<kind>models|datasets|spaces)/)?(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./%-]+))?/?",
     re.ASCII,
 )
+_FILE = re.compile(r"hf://(?:(?:models|datasets|spaces)/)?[^/]+/[^/@]+(?:@[^/]+)?/.+")
+_HUB = "https://huggingface.co"
+# What the library that huggingface_hub makes requests by raises where nothing answers: httpx, or before that requests.
+_NO_ANSWER = {"TransportError", "ConnectionError", "Timeout"}
 
 
 class Linked(NamedTuple):
@@ -87,25 +95,26 @@ def link(
     InvalidSource
         No link can be made there, or what stands there is not such a repository of this store.
     """
-    return _link(store, name, directory, _Wishes(everything, copy), ())
+    name = store.get(name).tag.name
+    root = _place(name, directory)
+    with _alone(root, make=True):
+        if any(root.iterdir()):
+            _check(store, root)
+        return _link(store, name, root, _Wishes(everything, copy), ())
 
 
-def _link(
-    store: casstore.Store, name: str, directory: str | os.PathLike[str] | None, wishes: _Wishes, kept: Collection[str]
-) -> Linked:
-    """As `link`. `kept`: snapshots that stay, whether a revision means them or not."""
+def _link(store: casstore.Store, name: str, root: Path, wishes: _Wishes, kept: Collection[str]) -> Linked:
+    """As `link`, in a directory that is there. `kept`: snapshots that stay, whether a revision means them or not."""
     newest = store.get(name)
-    name = newest.tag.name
     aliases = {each.alias: each.tag for each in store.aliases(name)}
     tags = {newest.tag, *aliases.values(), *(model.tag for model in (store.list(name) if wishes.everything else ()))}
     models = {tag: store.get(tag) for tag in sorted(tags)}
     revisions = {"main": newest.tag} | aliases | {tag.version: tag for tag in models}
-    root = _root(store, name, directory, wishes)
+    _mark(store, root, wishes)
     _remember(store, str(root.parent))
     snapshots = {tag: str(model.digest)[:_REVISION_DIGITS] for tag, model in models.items()}
     for tag, model in models.items():
         _fill(store, model, root / "snapshots" / snapshots[tag], copy=wishes.copy)
-    (root / "refs").mkdir(exist_ok=True)
     for revision, tag in revisions.items():
         _put(root / "refs" / revision, snapshots[tag])
     for path in (root / "refs").iterdir():
@@ -148,13 +157,23 @@ def refresh(store: casstore.Store, name: str | None = None) -> tuple[list[Linked
             continue
         for root in roots:
             its = root.name.removeprefix(_REPOSITORY)
-            if name in (None, its) and _is_of(store, root):
+            if name in (None, its) and _may_be_of(store, root):
                 try:
-                    shown = {ref.read_text() for ref in (root / "refs").iterdir()}
-                    linked.append(_link(store, its, cache, _check(store, root), shown))
+                    linked.append(_refresh(store, its, root))
                 except (casstore.CasstoreError, OSError) as error:
-                    problems.append(f"{root} is not up to date: {error}")
+                    if root.exists():  # nobody has unlinked it meanwhile
+                        problems.append(f"{root} is not up to date: {error}")
     return linked, problems
+
+
+def _refresh(store: casstore.Store, name: str, root: Path) -> Linked:
+    with _alone(root):
+        wishes = _check(store, root)
+        # Whoever may write to it might lead what is written and removed there to elsewhere.
+        if os.lstat(root).st_uid != os.geteuid():
+            raise casstore.InvalidSource("it belongs to another user, who has to do that")
+        shown = {ref.read_text() for ref in (root / "refs").iterdir()}
+        return _link(store, name, root, wishes, shown)
 
 
 def unlink(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None = None) -> str:
@@ -165,8 +184,9 @@ def unlink(store: casstore.Store, name: str, directory: str | os.PathLike[str] |
     root = _place(name, directory)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not there; nothing is linked")
-    _check(store, root)
-    shutil.rmtree(root)
+    with _alone(root):
+        _check(store, root)
+        shutil.rmtree(root)
     return str(root)
 
 
@@ -194,11 +214,16 @@ def adopt_cache(
     Raises
     ------
     InvalidSource
-        There is no such directory.
+        There is no such directory, or it is not a cache.
     """
     cache = cache_directory() if directory is None else Path(directory)
     if not cache.is_dir():
         raise casstore.InvalidSource(f"there is no Hugging Face cache at {cache}; name its directory")
+    if not _has_repositories(cache):
+        below = next((f", {each}" for each in sorted(cache.glob("*/")) if _has_repositories(each)), "")
+        raise casstore.InvalidSource(
+            f"{cache} is not a Hugging Face cache: it holds no models--ORG--NAME; name the directory that does{below}"
+        )
     adopted: list[str] = []
     present: list[str] = []
     refused: list[casstore.Refused] = []
@@ -223,9 +248,18 @@ def adopt_cache(
     return casstore.AdoptReport(tuple(adopted), tuple(present), tuple(refused), (), size, grown)
 
 
+def _has_repositories(directory: Path) -> bool:
+    return any(any(directory.glob(f"{kind}--*")) for kind in _TYPES)
+
+
 def is_repository(uri: str) -> bool:
     """Whether this is `hf://[TYPE/]ORG/NAME[@REVISION]`, a whole repository."""
     return _URI.fullmatch(uri) is not None
+
+
+def names_file(uri: str) -> bool:
+    """Whether this is `hf://[TYPE/]ORG/NAME[@REVISION]/PATH`, a file in a repository."""
+    return _URI.fullmatch(uri) is None and _FILE.fullmatch(uri) is not None
 
 
 def import_repository(
@@ -257,7 +291,9 @@ def import_repository(
     Raises
     ------
     InvalidSource
-        `uri` is no repository.
+        `uri` is no repository, or `$HF_ENDPOINT` is no URL.
+    InvalidTag
+        `as_tag` cannot be a tag.
     InvalidSignature
         The setting `require_signature` is on: nothing is downloaded.
     TagExists
@@ -268,6 +304,13 @@ def import_repository(
     match = _URI.fullmatch(uri)
     if match is None:
         raise casstore.InvalidSource(f"{uri} is not hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    if as_tag is not None:
+        _check_tag(as_tag)
+    endpoint = os.environ.get("HF_ENDPOINT", _HUB)
+    if not endpoint.lower().startswith(("http://", "https://")):
+        raise casstore.InvalidSource(
+            f"HF_ENDPOINT is {endpoint!r}, which is not the URL of a hub, such as {_HUB}; set it, or unset it"
+        )
     if store.settings()["require_signature"] != "off":
         raise casstore.InvalidSignature(
             f"{uri} is not imported, as the store takes only what is signed: the hub has no signatures that casstore "
@@ -325,7 +368,30 @@ def _hub_errors(uri: str) -> Iterator[None]:
     except casstore.CasstoreError:
         raise
     except Exception as error:
-        raise casstore.CasstoreError(f"{uri} cannot be had from the hub: {error}") from error
+        said = f"{uri} cannot be had from the hub: {str(error).rstrip('.') or type(error).__name__}"
+        if _is_without_answer(error):
+            said += (
+                f"; see whether this machine reaches {os.environ.get('HF_ENDPOINT', _HUB)}, and what HTTPS_PROXY and "
+                "HF_ENDPOINT say. `casstore adopt --hf-cache` saves what has been downloaded before"
+            )
+        raise casstore.CasstoreError(said) from error
+
+
+def _is_without_answer(error: BaseException | None) -> bool:
+    """Whether nothing has answered, be it that huggingface_hub says so in words of its own."""
+    while error is not None:
+        if _NO_ANSWER & {each.__name__ for each in type(error).__mro__}:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _check_tag(text: str) -> None:
+    """Raise InvalidTag unless a version can be saved under it, a name alone being enough."""
+    if {":", "@"} & {*text}:
+        casstore.Tag.parse(text)
+    else:
+        casstore.Tag(text, _ANY_VERSION)
 
 
 def _tag(repository: str, revision: str) -> str:
@@ -381,39 +447,77 @@ def _remember(store: casstore.Store, cache: str) -> None:
             store.set_setting("hf_caches", ":".join([*known, cache]))
 
 
-def _root(store: casstore.Store, name: str, directory: str | os.PathLike[str] | None, wishes: _Wishes) -> Path:
-    root = _place(name, directory)
-    root.mkdir(parents=True, exist_ok=True)
-    if any(root.iterdir()):
-        _check(store, root)
+@contextlib.contextmanager
+def _alone(root: Path, *, make: bool = False) -> Iterator[None]:
+    """While no other process works on a repository, where the file system has locks. `make` it if it is not there.
+
+    Raises FileNotFoundError where it is not there, or is removed while another process is waited for.
+    """
+    while True:
+        if make:
+            root.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _stands_at(root, descriptor):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _stands_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _mark(store: casstore.Store, root: Path, wishes: _Wishes) -> None:
+    """Say whose a repository is, and make the directories in it."""
+    for name in _INSIDE:
+        (root / name).mkdir(exist_ok=True)
     # Numbers, so that it is as long whatever is wished.
     said = {"home": str(store.home.resolve()), "all": int(wishes.everything), "copy": int(wishes.copy)}
     _put(root / _MARKER, json.dumps(said))
-    (root / "snapshots").mkdir(exist_ok=True)
-    return root
 
 
-def _is_of(store: casstore.Store, root: Path) -> bool:
-    with contextlib.suppress(casstore.InvalidSource):
-        _check(store, root)
+def _may_be_of(store: casstore.Store, root: Path) -> bool:
+    """Whether `link` has made it of this store, or of one that is not where it was: this one may have been moved."""
+    try:
+        home = _said(root)[0]
+        os.lstat(home)
+    except (FileNotFoundError, NotADirectoryError):
         return True
-    return False
+    except (casstore.InvalidSource, OSError):
+        return False
+    return home == str(store.home.resolve())
 
 
-def _check(store: casstore.Store, root: Path) -> _Wishes:
-    """What `link` was asked for when it made this. Raises InvalidSource for what is not of this store's versions."""
+def _said(root: Path) -> tuple[str, _Wishes]:
+    """Of which store `link` has made it, and what it was asked for. Raises InvalidSource."""
     try:
         said = json.loads((root / _MARKER).read_text(encoding="utf-8"))
-        home, wishes = said["home"], _Wishes(bool(said.get("all")), bool(said.get("copy")))
+        return str(said["home"]), _Wishes(bool(said.get("all")), bool(said.get("copy")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise casstore.InvalidSource(
             f"{root} was not made by `casstore hf-cache link`, and is left as it is; name another directory"
         ) from None
+
+
+def _check(store: casstore.Store, root: Path) -> _Wishes:
+    """What `link` was asked for when it made this. Raises InvalidSource for what is not of this store's versions."""
+    home, wishes = _said(root)
     if home != str(store.home.resolve()):
         raise casstore.InvalidSource(
             f"{root} has versions of another store, {home}; name another directory, or remove it by "
-            f"`casstore --home {home} hf-cache unlink`"
+            f"`casstore --home {home} hf-cache unlink`; if that store has been moved here, remove {root} and link it "
+            "again"
         )
+    for name in _INSIDE:
+        if (root / name).is_symlink():
+            raise casstore.InvalidSource(f"{root / name} is a link, and what it leads to is left as it is; remove it")
     return wishes
 
 

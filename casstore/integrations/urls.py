@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import casstore
 
 DESCRIPTOR = "model.yaml"  # can be read, and is not listed: it is not among a version's files
@@ -18,17 +20,21 @@ def split(path: str) -> tuple[str, str]:
 
 
 class Tree:
-    """The files of a version by path, and what is in each directory of it."""
+    """The files of a version by path, and what is in each directory of it.
 
-    def __init__(self, store: casstore.Store, model: casstore.Model) -> None:
+    `names` are other paths that some of the files are to have.
+    """
+
+    def __init__(self, store: casstore.Store, model: casstore.Model, names: Mapping[str, str] | None = None) -> None:
         self.store = store
         self.model = model
-        self.files = {file.path: file for file in model.files}
+        self.files = {(names or {}).get(file.path, file.path): file for file in model.files}
         self.directories: dict[str, list[str]] = {"": []}
-        for path in self.files:
+        for path in sorted((*self.files, *model.empty_directories)):
             child = path
             while child:
                 parent = child.rpartition("/")[0]
                 is_known = parent in self.directories
                 self.directories.setdefault(parent, []).append(child)
                 child = "" if is_known else parent
+        self.directories.update({path: [] for path in model.empty_directories})

@@ -659,13 +659,33 @@ def is_written_to(descriptor: int) -> bool | None:
     if sys.platform != "linux":
         return None
     try:
-        # A lease that another process breaks in the moment it stands sends SIGIO, which would end the process.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        begin_lease(descriptor)
+        end_lease(descriptor)
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
     return False
+
+
+def begin_lease(descriptor: int) -> None:
+    """Have whoever opens this file for writing wait until `end_lease`; the system lets none wait longer than a minute.
+
+    `descriptor` must be open for reading only. Raises OSError where some process has it open for writing, by a mapping
+    too, or where the system does not tell.
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    # A lease that another process breaks in the moment it stands sends SIGIO, which would end the process.
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+
+
+def end_lease(descriptor: int) -> bool:
+    """Whether nobody has opened the file for writing since `begin_lease`. Raises OSError."""
+    if sys.platform != "linux":
+        return False
+    is_held = fcntl.fcntl(descriptor, fcntl.F_GETLEASE) == fcntl.F_RDLCK
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return is_held
 
 
 def stored_mode(executable: bool, mask: int) -> int:

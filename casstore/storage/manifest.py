@@ -116,7 +116,7 @@ class Manifest:
     @property
     def digest(self) -> Digest:
         """BLAKE3 of the canonical files section: equal for equal content, whatever the tag and the metadata."""
-        return Digest.of(msgpack.packb(self._files_section()))
+        return digest_of(self.files, self.directories)
 
     @property
     def came_from(self) -> tuple[Parent, ...]:
@@ -241,6 +241,11 @@ def files_section(files: Iterable[FileEntry], directories: Iterable[str]) -> lis
     """The section whose digest is that of the version: its files, sorted by path, and its empty directories."""
     rows = [[as_stored(file.path), file.executable, file.size, file.digest] for file in files]
     return [rows, [as_stored(path) for path in directories]]
+
+
+def digest_of(files: Iterable[FileEntry], directories: Iterable[str]) -> Digest:
+    """The digest of a version with these files, sorted by path, and empty directories."""
+    return Digest.of(msgpack.packb(files_section(files, directories)))
 
 
 def read_manifest_file(path: Path) -> bytes:

@@ -22,9 +22,10 @@ from casstore.storage.uncopied import Uncopied
 class Session(Uncopied):
     """A running piece of work. Close it; what it left is otherwise reaped by gc once the process is gone."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, begin: str = "") -> None:
+        """`begin`: what its id is to begin with, by which others tell what it was for."""
         access.follow(layout.home)  # again: a process that runs for days sees that the store has been shared since
-        self.id = new_id()
+        self.id = begin + new_id()[len(begin) :]
         self.path = layout.session(self.id)
         self._pid = os.getpid()
         # A child goes on using the directories that its parent has leased.

@@ -11,6 +11,7 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,17 +41,27 @@ def mounted(home: Path) -> Mounted:
     return Mounted(fsspec.filesystem("casstore", home=str(home), pull=False), lambda: None)
 
 
+def opened(mounted: Mounted, path: str) -> SimpleNamespace:
+    """What FUSE tells of an open file."""
+    info = SimpleNamespace(flags=os.O_RDONLY, direct_io=False, keep_cache=False)
+    assert mounted("open", path, info) == 0
+    return info
+
+
 def test_the_operations_of_fuse(mounted: Mounted) -> None:
     assert mounted("readdir", "/", 0) == [".", "..", "bert:v2", "bert:v1"]
-    assert mounted("readdir", "/bert@prod", 0) == [".", "..", "config.json", "sub", "w.bin"]
+    assert mounted("readdir", "/bert:v1", 0) == [".", "..", "config.json", "sub", "w.bin"]
     for path, mode, size in (
-        ("/", stat.S_IFDIR | 0o555, 0), ("/bert:v1", stat.S_IFDIR | 0o555, 0), ("/bert/sub", stat.S_IFDIR | 0o555, 0),
-        ("/bert:v1/w.bin", stat.S_IFREG | 0o444, 3_000_000), ("/bert/sub/run.sh", stat.S_IFREG | 0o555, 19),
+        ("/", stat.S_IFDIR | 0o555, 0), ("/bert:v1", stat.S_IFDIR | 0o555, 0),
+        ("/bert:v1/sub", stat.S_IFDIR | 0o555, 0),
+        ("/bert:v1/w.bin", stat.S_IFREG | 0o444, 3_000_000), ("/bert:v2/sub/run.sh", stat.S_IFREG | 0o555, 19),
+        ("/bert", stat.S_IFLNK | 0o777, 7), ("/bert@prod", stat.S_IFLNK | 0o777, 7),
     ):  # fmt: skip
         found = mounted("getattr", path, None)
         assert (found["st_mode"], found["st_size"]) == (mode, size), path
         assert (found["st_uid"], found["st_gid"]) == (os.getuid(), os.getgid())
-    first, second = (mounted("open", "/bert:v1/w.bin", os.O_RDONLY) for _ in range(2))
+    assert (mounted("readlink", "/bert"), mounted("readlink", "/bert@prod")) == ("bert:v2", "bert:v1")
+    first, second = (opened(mounted, "/bert:v1/w.bin") for _ in range(2))
     for handle, offset in [(first, 0), (second, 2_999_990), (first, 4096), (second, 0), (first, 3_000_000)]:
         assert mounted("read", "/bert:v1/w.bin", 4096, offset, handle) == FILES["w.bin"][offset : offset + 4096]
     mounted("release", "/bert:v1/w.bin", first)
@@ -61,7 +72,7 @@ def test_the_operations_of_fuse(mounted: Mounted) -> None:
 
 @pytest.mark.parametrize("path", ["/bert:v9", "/none", "/.git", "/bert:v1/nothing", "/bert:", "/größe", "/a b/c"])
 def test_what_is_not_there(mounted: Mounted, path: str) -> None:
-    for call in (("getattr", path, None), ("open", path, os.O_RDONLY), ("readdir", path, 0)):
+    for call in (("getattr", path, None), ("open", path, SimpleNamespace(flags=os.O_RDONLY)), ("readdir", path, 0)):
         with pytest.raises(OSError, match=r"no .* in this store|no file|cannot be|ends in") as caught:
             mounted(*call)
         assert caught.value.errno == errno.ENOENT
@@ -70,7 +81,7 @@ def test_what_is_not_there(mounted: Mounted, path: str) -> None:
 @pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_CREAT | os.O_TRUNC])
 def test_nothing_is_opened_for_writing(mounted: Mounted, flags: int) -> None:
     with pytest.raises(OSError, match="Read-only") as caught:
-        mounted("open", "/bert:v1/config.json", flags)
+        mounted("open", "/bert:v1/config.json", SimpleNamespace(flags=flags))
     assert caught.value.errno == errno.EROFS
 
 
@@ -78,7 +89,7 @@ def test_damage_is_an_error_of_the_disk(mounted: Mounted, home: Path, caplog: py
     (large,) = [path for path in (home / "objects").rglob("*") if path.is_file() and path.stat().st_size == 3_000_000]
     large.chmod(0o644)
     large.write_bytes(bytes(3_000_000))
-    handle = mounted("open", "/bert:v1/w.bin", os.O_RDONLY)
+    handle = opened(mounted, "/bert:v1/w.bin")
     with pytest.raises(OSError, match=r"w\.bin of bert:v1 cannot be read") as caught:
         mounted("read", "/bert:v1/w.bin", 10, 0, handle)
     assert caught.value.errno == errno.EIO
@@ -134,13 +145,55 @@ def test_a_store_is_mounted(mount, home: Path, tmp_path: Path) -> None:
         with pytest.raises(OSError, match="Read-only file system"):
             write()
     with casstore.Store(home) as store:
-        store.save("new:v1", tmp_path / "out")
+        store.save("new:v1", plant(tmp_path / "out", {"logs": None}))
     assert (models / "new:v1/config.json").read_bytes() == b"{}"
+    assert os.listdir(models / "new:v1/logs") == []
     again = subprocess.run([*COMMAND, "mount", models, "--home", home], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert f"is not empty, or mounted already (then `fusermount -u {models}`" in again.stderr
     subprocess.run(["fusermount", "-u", models], check=True)
     assert process.wait() == 0
+
+
+def at(file: Any, offset: int) -> bytes:
+    return os.pread(file.fileno(), 10, offset)
+
+
+def test_an_open_file_has_one_version(mount, home: Path, tmp_path: Path) -> None:
+    of = {number: bytes([number]) * 10 for number in range(4)}
+    models, source = tmp_path / "models", tmp_path / "weights"
+    with casstore.Store(home) as store:
+        for number in (1, 2):
+            store.save(f"m:v{number}", plant(source, {"w": bytes([number]) * 8_000_000}))
+        store.set_alias("m@prod", "m:v1")
+        mount()
+        with open(models / "m@prod/w", "rb") as first:
+            assert at(first, 0) == of[1]
+            store.set_alias("m@prod", "m:v2")
+            with open(models / "m@prod/w", "rb") as second:
+                assert at(second, 0) == of[2], "at once"
+                for offset in (4_000_000, 7_999_990):
+                    assert (at(first, offset), at(second, offset)) == (of[1], of[2])
+                store.delete("m:v2", now=True, drop_aliases=True)
+                store.save("m:v2", plant(source, {"w": bytes([3]) * 9_000_000}))
+                with open(models / "m:v2/w", "rb") as third:
+                    for offset in (1_000_000, 5_000_000, 7_000_000):
+                        assert (at(third, offset), at(second, offset)) == (of[3], of[2])
+                    assert [os.fstat(file.fileno()).st_size for file in (first, second, third)] == [
+                        8_000_000, 8_000_000, 9_000_000,
+                    ]  # fmt: skip
+        for name in ("m:v2", "m"):
+            assert set((models / name / "w").read_bytes()) == {3}
+        assert os.readlink(models / "m:v2") == f"m:v2~{str(store.get('m:v2').digest)[:16]}"
+        assert not (models / "m:v2~0123456789abcdef").exists()
+        assert sorted(os.listdir(models)) == ["bert:v1", "bert:v2", "m:v1", "m:v2"]
+
+
+def test_the_kernel_keeps_nothing_of_a_descriptor(mounted: Mounted) -> None:
+    """Under the same digest, so in the same directory, there may be another."""
+    descriptor, weights = (opened(mounted, f"/bert:v1/{name}") for name in ("model.yaml", "w.bin"))
+    assert (descriptor.direct_io, weights.direct_io) == (True, False)
+    assert mounted("read", "", 1000, 0, descriptor).startswith(b"name: bert")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -27,17 +27,33 @@ def test_a_version_is_signed_and_checked(saved: Cli, key: Path, tmp_path: Path) 
     assert (answer["tag"], answer["hash"], answer["files"]) == ("bert:v1", "sha256", 2)
     assert answer["key"] in (tmp_path / "model.sig").read_text()
     assert saved("show", "bert:v1", "--json").json["signed_by"] == [{"key": answer["key"], "hash": "sha256"}]
-    assert f"signed.{answer['key'][:16]}\tsha256" in saved("show", "bert:v1").out
+    assert f"signed.{answer['key'][:16]}\tsha256, not checked here" in saved("show", "bert:v1").out
     said = saved("verify", "bert:v1", "--signatures", "--key", public).out
     assert said.splitlines()[0] == "1 of 1 version signed"
     said = saved("verify", "--signatures", "--key", public, code=1).out
-    assert said.startswith("not signed as asked: bert:v2: it is not signed; sign it with")
+    assert said.startswith("not signed as asked: bert:v2: it is not signed; sign it with `casstore ")
+    assert "sign bert:v2 --key KEY`" in said
     assert "1 of 2 versions signed\nsound: " in said
     checks = saved("verify", "--signatures", "--key", public, "--json", code=1).json
     assert not checks["is_sound"]
     assert [(each["tag"], each["is_valid"]) for each in checks["signatures"]] == [("bert:v2", False), ("bert:v1", True)]
     assert saved("sign", "bert:v2", "--key", key).out == f"bert:v2\t{answer['key']}\n"
     assert saved("verify", "--signatures", "--key", public, "--quick").out.startswith("2 of 2 versions signed\nnothing")
+
+
+def test_a_copy_takes_the_place_of_signatures_alone(saved: Cli, key: Path, tmp_path: Path) -> None:
+    private = key.read_bytes()
+    (tmp_path / "link").symlink_to(key)
+    (tmp_path / "list").write_text("[1]")
+    for taken in (key, tmp_path / "link", tmp_path / "list", key.with_suffix(".pub")):
+        said = saved("sign", "bert:v1", "--key", key, "-o", taken, code=1).err
+        assert f"{taken} is there and is not a signature, so it stays and nothing is signed" in said
+    assert key.read_bytes() == private
+    assert saved("show", "bert:v1", "--json").json["signed_by"] == []
+    (tmp_path / "empty").touch()
+    for free in (tmp_path / "model.sig", tmp_path / "model.sig", tmp_path / "empty", "/dev/null"):
+        saved("sign", "bert:v1", "--key", key, "-o", free)
+    assert "dsseEnvelope" in (tmp_path / "empty").read_text()
 
 
 def test_the_setting_says_which_keys(saved: Cli, cli: Cli, key: Path, tmp_path: Path) -> None:
@@ -49,7 +65,11 @@ def test_the_setting_says_which_keys(saved: Cli, cli: Cli, key: Path, tmp_path: 
     other = type(cli)(tmp_path / "other")
     other("init")
     other("config", "set", "require_signature", key.with_suffix(".pub"))
-    assert "the store takes only what is signed: it is not signed" in other("import", tmp_path / "b.tar", code=1).err
+    said = other("import", tmp_path / "b.tar", code=1).err
+    assert (
+        "the store takes only what is signed: it is not signed; sign it in the store that it comes from (casstore s"
+        in said
+    )
     other("import", tmp_path / "a.tar")
     assert other("verify", "--signatures").out.startswith("1 of 1 version signed")
     assert "holds no key" in other("config", "set", "require_signature", tmp_path / "a.tar", code=1).err

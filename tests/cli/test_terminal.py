@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import casstore
 from tests.cli.conftest import Cli
 from tests.kit import noise, plant
@@ -172,3 +174,9 @@ with progress_bar(Options()) as bar:
     process.communicate(timeout=60)
     os.close(parent)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_key_of_a_setting_is_one_word_on_a_narrow_screen(untouched: Cli, columns: int) -> None:
+    screen = untouched.on_terminal("config", columns=columns)
+    assert {line.split(" ")[0] for line in screen.splitlines()} >= casstore.SETTINGS.keys()

@@ -75,6 +75,18 @@ def test_a_version_is_a_tree(fs, place: Path) -> None:
     assert fs.created("bert:v1").tzinfo is timezone.utc
 
 
+def test_empty_directories_are_there(store: casstore.Store, tmp_path: Path) -> None:
+    source = plant(tmp_path / "out", {"w": b"1", "logs": None, "sub/also/empty": None, "sub/a": b"1"})
+    assert store.save("m:1", source).empty_directories == ("logs", "sub/also/empty")
+    fs = fsspec.filesystem("casstore", home=str(store.home))
+    assert fs.ls("m:1", detail=False) == ["m:1/logs", "m:1/sub", "m:1/w"]
+    assert fs.ls("m:1/sub", detail=False) == ["m:1/sub/a", "m:1/sub/also"]
+    assert fs.ls("m:1/logs") == fs.ls("m:1/sub/also/empty") == []
+    assert fs.find("m:1") == ["m:1/sub/a", "m:1/w"]
+    fs.get("m:1/", str(tmp_path / "got/"), recursive=True)
+    assert sorted(os.listdir(tmp_path / "got")) == ["logs", "sub", "w"]
+
+
 @pytest.mark.filterwarnings("ignore:Windows cannot hold")
 def test_no_directory_is_made(store: casstore.Store, tmp_path: Path) -> None:
     store.save("m:1", plant(tmp_path / "out", FILES), materialize=False)

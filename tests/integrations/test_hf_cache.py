@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +166,84 @@ def test_what_cannot_follow_is_told_and_fails_no_move(
     hugging_face.unlink(bert, "bert")
     assert run(["--home", str(bert.home), "alias", "set", "bert@prod", "bert:v3"]) == 0
     assert not list(cache.iterdir())  # nor does it come back
+
+
+def test_two_processes_that_move_an_alias_at_once(
+    bert: casstore.Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes in where the first has read what the aliases mean, and waits for it."""
+    hugging_face.link(bert, "bert")
+    fill, flock = hugging_face._fill, fcntl.flock
+    waits = threading.Event()
+    seconds: list[threading.Thread] = []
+
+    def second() -> None:
+        with casstore.Store(bert.home) as store:
+            store.set_alias("bert@prod", "bert:v3")
+            hugging_face.refresh(store)
+        waits.set()
+
+    def locked(descriptor: int, operation: int) -> None:
+        if seconds and threading.current_thread() is seconds[0]:
+            waits.set()
+        flock(descriptor, operation)
+
+    def filled(*arguments: Any, **options: Any) -> None:
+        if not seconds:
+            seconds.append(threading.Thread(target=second))
+            seconds[0].start()
+            waits.wait()
+        fill(*arguments, **options)
+
+    monkeypatch.setattr(hugging_face, "_fill", filled)
+    monkeypatch.setattr(fcntl, "flock", locked)
+    bert.set_alias("bert@prod", "bert:v2")
+    assert hugging_face.refresh(bert)[1] == []
+    seconds[0].join()
+    assert revisions(cache)["prod"] == b'{"n": 3}'
+
+
+def test_what_a_link_leads_to_stays(
+    bert: casstore.Store, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another member of a group may have made the cache, and the setting."""
+    root = Path(hugging_face.link(bert, "bert").path)
+    mine = plant(tmp_path / "mine", {"note": b"mine", "sub/note": b"mine"})
+    for name in ("refs", "snapshots"):
+        aside = (root / name).rename(root / f"{name}.aside")
+        (root / name).symlink_to(mine)
+        assert run(["--home", str(bert.home), "alias", "set", "bert@prod", "bert:v2"]) == 0
+        assert "is a link, and what it leads to is left as it is" in capsys.readouterr().err
+        (root / name).unlink()
+        aside.rename(root / name)
+    assert (mine / "note").read_bytes() == (mine / "sub/note").read_bytes() == b"mine"
+    assert sorted(os.listdir(mine)) == ["note", "sub"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory to another user")
+def test_what_is_another_users_is_left_to_that_user(
+    bert: casstore.Store, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.chown(hugging_face.link(bert, "bert").path, 1000, -1)
+    assert run(["--home", str(bert.home), "alias", "set", "bert@prod", "bert:v2"]) == 0
+    assert "it belongs to another user, who has to do that" in capsys.readouterr().err
+    assert revisions(cache)["prod"] == b'{"n": 1}'
+
+
+def test_a_store_that_was_moved_says_that_nothing_follows(bert: casstore.Store, cache: Path, tmp_path: Path) -> None:
+    root = Path(hugging_face.link(bert, "bert").path)
+    shutil.copytree(bert.home, tmp_path / "copy")
+    with casstore.Store(tmp_path / "copy") as store:
+        assert hugging_face.refresh(store) == ([], [])  # it is the other's
+    bert.close()
+    moved = bert.home.rename(tmp_path / "moved")
+    with casstore.Store(moved) as store:
+        linked, (problem,) = hugging_face.refresh(store)
+        assert linked == []
+        assert f"remove {root} and link it again" in problem
+        shutil.rmtree(root)
+        hugging_face.link(store, "bert")
+        assert len(hugging_face.refresh(store)[0]) == 1
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

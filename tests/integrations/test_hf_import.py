@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 import casstore
 from casstore.cli.main import run
+from casstore.cli.verbs.adopt import show_refusals
 from casstore.integrations import hugging_face
 from tests.kit import contents, everything, noise, plant
 from tests.stand_ins.hugging_face_hub import COMMIT, Hub
@@ -146,3 +150,72 @@ def test_a_repository_is_imported(store: casstore.Store) -> None:
             assert (code, "Traceback" in error) == (1, False)
     assert len(store.tags()) == 2
     assert not store.drafts()
+
+
+@pytest.mark.parametrize("uri", ["hf://", "hf://name", "hf://name/", "hf://org/name@"])
+def test_what_is_no_repository_and_no_file_in_one(
+    store: casstore.Store, uri: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--home", str(store.home), "import", uri]) == 1
+    assert f"error: {uri} is not hf://ORG/NAME or hf://ORG/NAME@REVISION" in capsys.readouterr().err
+
+
+def test_what_is_wrong_is_said_before_the_hub_is_asked(store: casstore.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for tag in ("bad tag", "bert:", "bert@prod", "bert:latest"):
+        with pytest.raises(casstore.InvalidTag):
+            hugging_face.import_repository(store, "hf://org/name", as_tag=tag)
+    for endpoint in ("nonsense", "", "hub.example.com"):
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        with pytest.raises(casstore.InvalidSource, match=r"HF_ENDPOINT is '.*', which is not the URL of a hub"):
+            hugging_face.import_repository(store, "hf://org/name", as_tag="bert")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="needs casstore[huggingface]")
+def test_a_hub_that_does_not_answer(store: casstore.Store) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    code, _, error = imported(store.home, url, "hf://org/Tiny")
+    assert code == 1
+    assert f"hf://org/Tiny cannot be had from the hub: [Errno {errno.ECONNREFUSED}]" in error
+    assert f"see whether this machine reaches {url}" in error
+    assert "adopt --hf-cache` saves what has been downloaded" in error
+    code, _, error = imported(store.home, url, "hf://org/Tiny/a.tar")
+    assert (code, "hf://org/Tiny/a.tar cannot be opened: [Errno" in error) == (1, True)
+    assert not store.drafts()
+
+
+def test_what_is_not_a_cache_is_not_adopted(
+    store: casstore.Store, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for place, says in (
+        (tmp_path / "empty", "does$"),
+        (cache / "models--org--Tiny", "does$"),
+        (tmp_path, f", {cache}$"),
+    ):
+        with pytest.raises(casstore.InvalidSource, match=f"is not a Hugging Face cache: it holds no .*{says}"):
+            hugging_face.adopt_cache(store, place)
+    shutil.rmtree(cache / "models--org--Tiny")
+    assert hugging_face.adopt_cache(store, cache).adopted == (), "a cache with data sets alone"
+    assert run(["--home", str(store.home), "adopt", "--hf-cache", str(tmp_path / "empty")]) == 1
+    capsys.readouterr()
+
+
+def test_what_is_refused_is_named_once(store: casstore.Store, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--home", str(store.home), "adopt", "--hf-cache", str(cache)]) == 3
+    [line] = [each for each in capsys.readouterr().out.splitlines() if each.startswith("refused: ")]
+    snapshot = cache / "models--org--Tiny/snapshots" / OTHER
+    assert line.startswith(f"refused: {snapshot}: model.bin is a link to ../../blobs/gone, which does not exist")
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("/a/b was written to", "/a/b was written to"), ("/a/b/c is a socket", "/a/b: c is a socket"),
+        ("/a/bc is a socket", "/a/b: /a/bc is a socket"), ("it has no version", "/a/b: it has no version"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_its_path_once(reason: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show_refusals((casstore.Refused("/a/b", reason),))
+    assert capsys.readouterr().out == f"refused: {shown}\n"

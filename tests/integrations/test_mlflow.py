@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import signal
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import casstore
 from tests.kit import Child, plant
@@ -20,7 +23,7 @@ with warnings.catch_warnings():
     pytest.importorskip("mlflow", minversion="3", reason="needs casstore[mlflow]")
     import mlflow
     import mlflow.pyfunc
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import InvalidUrlException, MlflowException
     from mlflow.store.artifact import artifact_repository_registry as registry
 
     from casstore.integrations import mlflow as integration
@@ -85,6 +88,12 @@ def test_a_version_is_read_where_it_stands(at, store: casstore.Store, tmp_path: 
     assert [i.path for i in at("casstore://bert:v1/sub").list_artifacts()] == ["w.bin"]
     copied = at("casstore://bert:v1").download_artifacts("sub", str(plant(tmp_path / "there", {})))
     assert contents(copied) == {"w.bin": b"weights"}
+
+
+@pytest.mark.parametrize("version", ["bert:v1", "bert@prod"])
+def test_a_version_after_a_third_slash_is_told_where_it_is(at, store: casstore.Store, version: str) -> None:
+    repo = at("casstore:/")  # which is what MLflow makes of casstore:///bert:v1, and asks for the rest in it
+    refused("INVALID_PARAMETER_VALUE", f"write casstore://{version}$", lambda: repo.list_artifacts(version))
 
 
 @pytest.mark.parametrize("uri", ["casstore://bert", "casstore://bert/sub", "casstore://"])
@@ -152,6 +161,139 @@ def test_what_is_deleted_goes_to_the_trash(at, store: casstore.Store, tmp_path: 
     assert sorted(str(each.tag).partition(":")[2] for each in store.deleted()) == [RUN, f"{RUN}.2", f"{RUN}.3"]
     repo.log_artifact(str(tmp_path / "out/a"))
     assert [i.path for i in repo.list_artifacts()] == ["a"]
+
+
+def test_the_directory_of_a_state_is_looked_through_once(
+    at, store: casstore.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    out = plant(tmp_path / "out", {name: name.encode() for name in "abcd"})
+    repo.log_artifacts(str(out))
+    real, asked = vars(casstore.Model)["path"].fget, []
+    monkeypatch.setattr(casstore.Model, "path", property(lambda model: asked.append(model.tag) or real(model)))
+    repo.log_artifact(str(out / "a"))
+    assert len(asked) == 1
+
+
+def test_a_state_that_was_brought_back_is_neither_lost_nor_in_the_way(
+    at, store: casstore.Store, tmp_path: Path
+) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    out = plant(tmp_path / "out", {name: name.encode() for name in "abcd"})
+    for name in "ab":
+        repo.log_artifact(str(out / name))
+    repo.delete_artifacts("a")
+    back = store.undelete(f"mlflow-run-01234567:{RUN}.2")
+    assert [i.path for i in repo.list_artifacts()] == ["b"]
+    repo.log_artifact(str(out / "c"))
+    repo.log_artifact(str(out / "d"))
+    repo.delete_artifacts("d")
+    assert [i.path for i in repo.list_artifacts()] == ["b", "c"]
+    assert back in store.list()
+    repo.log_artifact(f"{back.path}/a")  # the run has all of it again
+    [model] = store.list()
+    assert contents(repo.download_artifacts("")) == {"a": b"a", "b": b"b", "c": b"c"}
+    # All of a run, after which it logged on.
+    repo.delete_artifacts()
+    repo.log_artifact(str(out / "d"))
+    back = store.undelete(model.tag)
+    assert [i.path for i in repo.list_artifacts()] == ["d"]
+    repo.log_artifact(str(out / "c"))
+    assert [i.path for i in repo.list_artifacts()] == ["c", "d"]
+    assert back in store.list()
+
+
+NAMES = {
+    "a.txt": b"a", "A.txt": b"A", "model.yaml": b"nc: 80", "sub/model.yaml": b"nc: 1", "Sub/x": b"x", "sub/X": b"X",
+    "other-names/1/model.yaml": b"taken", "Stra\N{LATIN SMALL LETTER SHARP S}e": b"s", "STRASSE": b"S",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("root", [f"casstore://e/{RUN}/artifacts", f"casstore://e/models/{MODEL}/artifacts"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_artifacts_of_names_that_no_version_has_come_back(
+    at, store: casstore.Store, tmp_path: Path, root: str, order: int
+) -> None:
+    repo = at(root)
+    for number, (name, raw) in enumerate(list(NAMES.items())[::order]):
+        local = plant(tmp_path / f"out{number}", {name: raw})
+        if number % 2:
+            repo.log_artifacts(str(local))
+        else:
+            repo.log_artifact(str(local / name), os.path.dirname(name))
+    assert contents(repo.download_artifacts("")) == NAMES
+    assert contents(repo.download_artifacts("sub")) == {"model.yaml": b"nc: 1", "X": b"X"}
+    assert contents(repo.download_artifacts("Sub")) == {"x": b"x"}
+    assert [(i.path, i.file_size) for i in repo.list_artifacts("Sub")] == [("Sub/x", 1)]
+    for name, raw in NAMES.items():
+        path = repo.download_artifacts(name)
+        assert (os.path.basename(path), Path(path).read_bytes()) == (os.path.basename(name), raw)
+    [model] = store.list()
+    assert len({file.path.casefold() for file in model.files}) == len(NAMES)
+    assert contents(at(model.url).download_artifacts("")) == NAMES
+    repo.log_artifact(str(plant(tmp_path / "new", {"model.yaml": b"nc: 2"}) / "model.yaml"))
+    repo.delete_artifacts("A.txt")
+    changed = {**NAMES, "model.yaml": b"nc: 2"}
+    del changed["A.txt"]
+    assert contents(repo.download_artifacts("")) == changed
+    assert "A.txt" not in store.list()[0].metadata["mlflow"]["names"].values()
+    repo.delete_artifacts("model.yaml")
+    for action in (lambda: repo.download_artifacts("model.yaml"), lambda: repo.download_artifacts("a.TXT")):
+        refused("RESOURCE_DOES_NOT_EXIST", "model.yaml|a.TXT", action)
+    assert store.drafts() == []
+    assert store.verify().damage == ()
+
+
+def test_a_version_without_such_names_says_nothing_of_them(at, store: casstore.Store, tmp_path: Path) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    out = plant(tmp_path / "out", {"a.txt": b"a", "model.yaml": b"nc: 80"})
+    repo.log_artifacts(str(out))
+    assert store.list()[0].metadata["mlflow"]["names"] == {"other-names/1/model.yaml": "model.yaml"}
+    repo.delete_artifacts("model.yaml")
+    assert "names" not in store.list()[0].metadata["mlflow"]
+
+
+def test_a_name_that_cannot_be_kept_leaves_nothing(at, store: casstore.Store, tmp_path: Path) -> None:
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    repo.log_artifact(__file__)
+    out = plant(tmp_path / "out", {"a": b"a"})
+    os.rename(os.fsencode(out / "a"), os.fsencode(out) + b"/\xff")
+    with pytest.raises(MlflowException, match=r"not UTF-8; rename the file\Z") as caught:
+        repo.log_artifacts(str(out))
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+    assert [model.version for model in store.list()] == [RUN]
+    assert store.drafts() == []
+
+
+def in_a_thread_that_stays(repo: CasstoreArtifactRepository, work) -> None:
+    repo.thread_pool.submit(work).result()
+
+
+@pytest.mark.parametrize("used", ["downloads", "logs", "reads a version", "deletes"])
+def test_a_forked_child_goes_on_with_what_threads_of_its_parent_have_used(
+    at, store: casstore.Store, tmp_path: Path, used: str
+) -> None:
+    out = plant(tmp_path / "out", {"a": b"a", "b": b"b"})
+    repo = at(f"casstore://e/{RUN}/artifacts")
+    repo.log_artifact(str(out / "a"))
+    [model] = store.list()
+    work = {
+        "downloads": lambda: repo.download_artifacts("a", str(tmp_path)),
+        "logs": lambda: in_a_thread_that_stays(repo, lambda: repo.log_artifact(str(out / "b"))),
+        "reads a version": lambda: in_a_thread_that_stays(repo, at(model.url).list_artifacts),
+        "deletes": lambda: in_a_thread_that_stays(repo, lambda: repo.delete_artifacts("a")),
+    }
+    work[used]()
+    assert [each for each in threading.enumerate() if each.name.startswith("MlflowCasstore")]
+
+    def child() -> None:
+        signal.alarm(60)
+        repo.log_artifact(str(out / "b"), "child")
+        assert contents(repo.download_artifacts("child")) == {"b": b"b"}
+
+    assert Child(child).wait() == 0
+    assert "child/b" in {file.path for file in store.list()[0].files}
+    assert store.verify().damage == ()
 
 
 def log_beside(uri: str, out: Path, word: str, count: int) -> None:
@@ -251,6 +393,27 @@ def test_a_model_unknown_to_mlflow_and_one_with_an_alias(at, store: casstore.Sto
     assert [model.version for model in store.list()] == [f"{MODEL}.2", MODEL]
     assert [i.path for i in repo.list_artifacts()] == ["a", "b"]
     refused("INVALID_PARAMETER_VALUE", "kept", repo.delete_artifacts)
+    with pytest.raises(InvalidUrlException):  # after which `mlflow gc` goes on
+        repo.delete_artifacts()
+
+
+def test_gc_goes_on_where_an_alias_means_a_state(at, store: casstore.Store) -> None:
+    experiment = mlflow.create_experiment("e", artifact_location="casstore://e")
+    client = mlflow.MlflowClient()
+    runs = [client.create_run(experiment).info.run_id for _ in range(2)]
+    for run in runs:
+        client.log_text(run, run, "a.txt")
+        client.delete_run(run)
+    kept, gone = sorted(f"mlflow-run-{run[:8]}:{run}" for run in runs)
+    store.set_alias(f"{kept.partition(':')[0]}@it", kept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow.cli import gc
+    done = CliRunner().invoke(gc, ["--backend-store-uri", mlflow.get_tracking_uri(), "--run-ids", ",".join(runs)])
+    assert done.exit_code == 0, done.output
+    assert f"{kept} is what the alias" in done.output
+    assert [str(model.tag) for model in store.list()] == [kept]
+    assert [str(each.tag) for each in store.deleted()] == [gone]
 
 
 def test_a_server_keeps_artifacts_in_the_store(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from casstore.storage.tensors import distributed
 from casstore.storage.tensors.distributed import Place, find_distributed, find_places
-from tests.torch_files import Stored, View, checkpoint_of, one_tensor
+from tests.torch_files import Stored, View, checkpoint_of, instance, number, one_tensor, text
 from tests.torch_files import distributed as metadata
 
 ONE = one_tensor(View("0", "F32", (2,), (1,)), bytes(8))
@@ -69,6 +69,18 @@ def test_what_is_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(find_distributed(counting, len(ONE), places)) == 10
     monkeypatch.setattr(distributed, "MAX_ARCHIVES", 2)
     assert find_places(metadata(Stored(str(number), "a", 0, 1) for number in range(3))) == {}
+
+
+def test_names_are_bounded_together() -> None:
+    """A pickle holds a long name once, and says it of many parts."""
+    name = b"\x80\x02" + text("n" * 60_000) + b"q\xff0"
+    entries = b"".join(
+        instance(b"m\na", {"fqn": b"h\xff", "offset": number(each) + b"\x85"})
+        + instance(b"m\nb", {"relative_path": text("a"), "offset": number(0), "length": number(len(ONE))})
+        for each in range(300)
+    )
+    storage = {"storage_data": b"}(" + entries + b"u"}
+    assert find_places(name + instance(b"m\nc", storage) + b".") == {}
 
 
 def test_lists_that_hold_another_twice_end_soon() -> None:

@@ -732,3 +732,20 @@ def test_a_write_that_finds_no_room_names_the_file(offset) -> None:
         assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
     finally:
         os.close(descriptor)
+
+
+@lease
+def test_a_lease_tells_of_who_wants_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with files.open_regular(path) as descriptor:
+        files.begin_lease(descriptor)
+        with files.open_regular(path):
+            pass
+        assert files.end_lease(descriptor)
+        files.begin_lease(descriptor)
+        with pytest.raises(BlockingIOError):
+            os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        assert not files.end_lease(descriptor)
+        with open(path, "r+b"), pytest.raises(BlockingIOError):
+            files.begin_lease(descriptor)

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import socket
 import stat
 import sys
 import tarfile
@@ -688,3 +689,29 @@ def test_equal_versions_give_equal_archives(store: casstore.Store, other, rich, 
         second = Path(other.export("bert:v1", tmp_path / "second", format=name)).read_bytes()
         assert first == second
         other.delete("bert:v1")
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no lists"), RuntimeError(), KeyError("bucket")])
+def test_whatever_a_file_system_raises_is_said_with_its_url(
+    store: casstore.Store, save: Save, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    memory = pytest.importorskip("fsspec.implementations.memory").MemoryFileSystem
+    save("bert:v1", {"w": b"1"})
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    for method in ("open", "_strip_protocol"):
+        with monkeypatch.context() as patched:
+            patched.setattr(memory, method, failing)
+            for call in (store.import_archive, lambda url: store.export("bert:v1", url, format="tar")):
+                with pytest.raises(casstore.InvalidSource, match=r"memory://x/y.tar cannot be opened: \S"):
+                    call("memory://x/y.tar")
+
+
+def test_a_url_that_nothing_answers(store: casstore.Store) -> None:
+    pytest.importorskip("aiohttp")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/x.tar"
+    with pytest.raises(casstore.InvalidSource, match=f"{url} cannot be opened: Cannot connect"):
+        store.import_archive(url)

@@ -3,6 +3,7 @@
 # ruff: noqa: PT012, SIM117 - what is refused is refused at the end of a with block
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -150,7 +151,6 @@ def test_what_is_saved_is_what_stood_there_then(store: casstore.Store, held: Hel
         os.link(outside, f"{draft.path}/w")
     outside.write_bytes(b"written over in place")
     history.append(2)
-    draft.labels["late"] = "yes"
     held.may_go_on.set()
     assert contents(draft.model) == {"w": b"as it was"}
     assert (draft.model.metadata, draft.model.labels) == ({"history": [1]}, {})
@@ -248,7 +248,7 @@ def test_what_fails_once_it_is_saved_is_no_kept_draft(store: casstore.Store, mon
         remove(source)
         raise MemoryError
 
-    module = import_module("casstore.actions.saving.save")
+    module = import_module("casstore.actions.saving.drafts")
     remove = module.remove_source
     with monkeypatch.context() as patch:
         patch.setattr(module, "remove_source", refuse)
@@ -257,6 +257,25 @@ def test_what_fails_once_it_is_saved_is_no_kept_draft(store: casstore.Store, mon
     assert not hasattr(error, "draft_path")
     assert contents(store.get("m:1")) == SAVED
     assert store.drafts() == []
+
+
+@pytest.mark.parametrize("killed_at", ["_is_removed", "_after"])
+def test_a_kill_after_the_commit_leaves_no_kept_draft(store: casstore.Store, killed_at) -> None:
+    """Amid the removal of its files, or before that has begun."""
+    store.close()
+
+    def work():
+        for name in ("casstore.actions.sources.source", "casstore.actions.saving.save"):
+            if hasattr(module := import_module(name), killed_at):
+                setattr(module, killed_at, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        hand_over(casstore.Store(store.home), "m:1").future.result()
+
+    assert Child(work).wait() == -signal.SIGKILL
+    with casstore.Store(store.home, auto_gc=False) as again:
+        assert contents(again.get("m:1")) == SAVED
+        assert again.drafts() == []
+        again.gc()
+        assert os.listdir(store.home / "drafts") == []
 
 
 def test_what_is_kept_shares_no_files(store: casstore.Store, held: Held, tmp_path: Path) -> None:
@@ -286,6 +305,25 @@ def test_what_cannot_be_recorded_is_told_at_once(store: casstore.Store) -> None:
         plant(draft.path, FILES)
         raise ZeroDivisionError
     assert (store.tags(), store.drafts()) == ([], [kept])
+
+
+@pytest.mark.parametrize("is_later", [True, False])
+@pytest.mark.parametrize("other", [(), (None, "/to.pack")], ids=["one file", "two"])
+def test_a_full_disk_is_named_before_the_advice(store: casstore.Store, is_later, other) -> None:
+    class Full(Held):
+        def start(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/from.pack", *other)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        with store.create("m:1", background=is_later, progress=Full()) as draft:
+            plant(draft.path, FILES)
+        draft.future.result()
+    [kept] = store.drafts()
+    place = "'/from.pack' -> '/to.pack'" if other else "'/from.pack'"
+    said = f"[Errno 28] No space left on device: {place}; the draft's files are kept in {kept.path}: `casstore save"
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).endswith("lists what is kept")
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_a_callback_may_hand_over_more(store: casstore.Store) -> None:
@@ -437,13 +475,71 @@ threading.Thread(target=work).start()
 
 
 def test_an_error_at_exit_is_printed(home: Path) -> None:
-    done = script(_HAND_OVER + "for _ in range(2): hand_over('m:1')", home)
-    assert done.returncode == 0
+    done = script(_HAND_OVER + "for _ in range(2): hand_over('m:1')", home, check=False)
+    assert done.returncode == 120
     with casstore.Store(home) as store:
         [kept] = store.drafts()
         assert done.stderr.startswith("m:1 could not be saved in the background: m:1 ")
         assert f"the draft's files are kept in {kept.path}" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("", 120),
+        ("sys.exit(0)", 120),
+        ("raise ValueError", 1),
+        ("twin.future.exception()", 0),
+        ("wait([twin.future])", 120),
+        ("store.close()", 1),
+    ],
+)
+def test_what_was_not_saved_shows_in_the_exit_status(home: Path, end, status) -> None:
+    """Unless the program was told. Everything else of the interpreter's end goes on as ever."""
+    code = f"""
+import atexit
+from concurrent.futures import wait
+class Torn:
+    def __del__(self): sys.__stdout__.write("torn down\\n")
+torn = Torn()
+def hand_over(tag, content):
+    with store.create(tag, background=True) as draft:
+        Path(draft.path, "w").write_bytes(content)
+    return draft
+atexit.register(print, "hook")
+print("begin", file=sys.stderr)
+hand_over("m:1", b"1")
+twin = hand_over("m:1", b"2")
+{end}
+"""
+    done = script(_HAND_OVER + code, home, check=False)
+    assert (done.returncode, done.stdout) == (status, "hook\ntorn down\n"), done.stderr
+    assert done.stderr.startswith("begin\n")
+    assert "not everything was saved" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(("end", "status"), [("", -signal.SIGINT), ("sys.exit(0)", 120), ("sys.exit(7)", 120)])
+def test_an_interrupt_of_the_waiting_shows_in_the_exit_status(home: Path, end, status) -> None:
+    """What was saved by then is not said not to be."""
+    code = f"""
+import atexit, os, signal
+hand_over("m:0", 10)
+def interrupted():
+    threading.Thread(target=lambda: Held.has_begun.wait() and os.kill(os.getpid(), signal.SIGINT), daemon=True).start()
+threading._register_atexit(interrupted)
+atexit.register(print, "hook")
+hand_over("m:1", 10, progress=Held())
+hand_over("m:2", 10)
+{end}
+"""
+    done = script(_HAND_OVER + code, home, check=False)
+    assert (done.returncode, done.stdout) == (status, "hook\n"), done.stderr
+    assert "interrupted before these were done: m:1, m:2; `casstore drafts`" in done.stderr
+    with casstore.Store(home, auto_gc=False) as store:
+        assert store.tags() == ["m:0"]
+        assert [str(draft.tag) for draft in store.drafts()] == ["m:1", "m:2"]
 
 
 def _until_held(home: Path, code: str = "") -> subprocess.Popen[str]:
@@ -509,7 +605,9 @@ def test_ctrl_c_at_exit_ends_the_waiting(home: Path) -> None:
             process.send_signal(signal.SIGINT)  # one before the end comes to the program itself
             time.sleep(0.05)
         assert process.stderr is not None
-        assert "interrupted, and not saved: m:1, m:2; `casstore drafts` lists" in process.stderr.read()
+        said = "interrupted before these were done: m:1, m:2; `casstore drafts` lists those not saved\n"
+        assert process.stderr.read().count(said) == 1
+        assert process.returncode == -signal.SIGINT
     with casstore.Store(home, auto_gc=False) as store:
         assert store.tags() == []
         for draft in store.drafts():

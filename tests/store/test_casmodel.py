@@ -577,3 +577,20 @@ def test_in_two_threads_at_once(store: casstore.Store, run_of, archive, settled:
     store.gc(evict_all=True)
     store.gc(evict_all=True)
     settled()
+
+
+@pytest.mark.parametrize("size", [3, 3_000_000])
+def test_a_file_that_cannot_be_sent_is_named(
+    store: casstore.Store, save: Save, home: Path, tmp_path: Path, size: int
+) -> None:
+    save("m:1", {"lost.bin": noise(size), "w": b"sound"}, materialize=False)
+    for path in (home / "objects").rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            path.write_bytes(bytes(path.stat().st_size))
+    remote = store.add_remote("there", str(tmp_path / "remote"))
+    for send in (lambda: store.export("m:1", tmp_path / "x.casmodel"), lambda: remote.push("m:1")):
+        with pytest.raises(
+            casstore.IntegrityError, match=r"^lost\.bin cannot be read: .*; `casstore verify` names every file"
+        ):
+            send()

@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 
 import casstore
-from tests.kit import Save, plant
-from tests.torch_files import Stored, View, archive, checkpoint_of, distributed, mapping, one_tensor, tensor
+from tests.kit import Save, noise, plant
+from tests.torch_files import (
+    Stored,
+    View,
+    archive,
+    checkpoint_of,
+    distributed,
+    instance,
+    mapping,
+    one_tensor,
+    state_dict,
+    tensor,
+)
 
 NUMBERS = np.arange(24, dtype="<f4")
 
@@ -86,6 +97,9 @@ def test_remotes_know_them_too(store: casstore.Store, save: Save, tmp_path) -> N
         distributed([]),
         distributed([Stored("w", "w.distcp", 1, 900)]),
         distributed([Stored("w", "w.distcp", -5, 1 << 30), Stored("v", "w.distcp", 0, 1 << 30)]),
+        distributed([Stored("w", "w.distcp", 1, 2 * len(rows(0)) - 1)]),
+        distributed([Stored("w", "w.distcp", 0, 2 * len(rows(0)))]),
+        distributed([Stored("w", "w.distcp", 0, len(rows(0)) + 5)]),
         distributed([Stored("w", "../w.distcp", 0, len(rows(0)))]),
         distributed([Stored("w", "w.distcp", 0, len(rows(0)), transforms=b"]")]),
     ],
@@ -97,3 +111,29 @@ def test_without_the_right_metadata_they_go_by_their_place(
     model = store.save("run:1", plant(tmp_path / "run", {"w.distcp": rows(0) + rows(8), **beside}))
     assert [(each.name, each.shape) for each in model.tensors()] == [("0/data/0", (8,)), ("1/data/0", (8,))]
     assert list(model.state_dict(framework="numpy")) == ["0/data/0", "1/data/0"]
+
+
+def test_a_part_is_not_taken_for_the_whole(store: casstore.Store, tmp_path) -> None:
+    """Where the other part is compressed, or gone."""
+    of_two = instance(b"m\na", {"chunks": b"](K\x01K\x02e"})
+    said = distributed([Stored("w", "w.distcp", 0, len(rows(0)), (0, 0))], mapping({"w": of_two, "step": b"N"}))
+    model = store.save("run:1", plant(tmp_path / "run", {"w.distcp": rows(0), ".metadata": said}))
+    assert [each.name for each in model.tensors()] == ["w[0:2, 0:4]"]
+
+
+def test_a_damaged_metadata_takes_no_other_files_tensors_away(store: casstore.Store, tmp_path) -> None:
+    weights = state_dict({"w": View("0", "F32", (2, 4), (4, 1))}, {"0": NUMBERS[:8].tobytes()})
+    said = distributed([Stored("x", "a.pt", 0, len(weights))]) + noise(50_000)
+    model = store.save("run:1", plant(tmp_path / "run", {"a.pt": weights, ".metadata": said}), materialize=False)
+    damage(store, said[-20_000:-19_990])
+    with pytest.raises(casstore.IntegrityError):
+        model.open(".metadata").read()
+    assert [each.name for each in store.get("run:1").tensors()] == ["w"]
+    assert np.array_equal(store.get("run:1").tensor("w"), NUMBERS[:8].reshape(2, 4))
+
+
+def damage(store: casstore.Store, stored: bytes) -> None:
+    """Alter these bytes where they stand in a pack."""
+    (pack,) = [path for path in (store.home / "objects/packs").iterdir() if stored in path.read_bytes()]
+    pack.chmod(0o644)
+    pack.write_bytes(pack.read_bytes().replace(stored, bytes(len(stored))))

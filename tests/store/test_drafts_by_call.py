@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,44 @@ def test_a_draft_is_committed_by_call(store: casstore.Store, leftovers: Leftover
             use()
     assert store.tags() == ["m:1"]
     assert leftovers() == []
+
+
+_LATE: dict[str, Callable[[casstore.Draft], Any]] = {
+    "set": lambda draft: draft.metadata.__setitem__("loss", 0.1),
+    "update": lambda draft: draft.labels.update(stage="prod"),
+    "or": lambda draft: setattr(draft, "labels", draft.labels | {"a": "c"}),
+    "setdefault": lambda draft: draft.metadata.setdefault("loss", 0.1),
+    "pop": lambda draft: draft.labels.pop("a"),
+    "delete": lambda draft: draft.labels.__delitem__("a"),
+    "clear": lambda draft: draft.labels.clear(),
+    "popitem": lambda draft: draft.labels.popitem(),
+    "assign": lambda draft: setattr(draft, "metadata", {}),
+    "context": lambda draft: setattr(draft, "context", {"a": 1}),
+    "signatures": lambda draft: draft.signatures.update(predict={}),
+    "custom_objects": lambda draft: setattr(draft, "custom_objects", {"a": 1}),
+    "tag": lambda draft: setattr(draft, "tag", "m:2"),
+}
+
+
+@pytest.mark.parametrize("how", ["block", "background", "commit", "commit_async", "discard"])
+def test_what_is_said_too_late_is_refused(store: casstore.Store, how) -> None:
+    """Since it would be lost without a word."""
+    draft = store.create("m:1", labels={"a": "b"}, background=how == "background")
+    plant(draft.path, FILES)
+    if how in ("block", "background"):
+        with draft:
+            draft.metadata["in time"] = True
+    else:
+        draft.metadata["in time"] = True
+        getattr(draft, how)()
+    said = "annotate" if how != "discard" else "discarded, and is over"
+    for late in _LATE.values():
+        with pytest.raises(casstore.CasstoreError, match=said):
+            late(draft)
+    assert (draft.labels, draft.metadata, draft.signatures) == ({"a": "b"}, {"in time": True}, {})
+    if how != "discard":
+        assert (draft.model.labels, draft.model.metadata) == ({"a": "b"}, {"in time": True})
+        assert store.annotate(str(draft.tag), labels={"late": "yes"}).labels == {"a": "b", "late": "yes"}
 
 
 def test_what_is_committed_in_a_block_stays_however_the_block_ends(store: casstore.Store) -> None:

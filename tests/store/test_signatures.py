@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import tracemalloc
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from casstore.archive.model_signing import Bundle, read_public_keys, sign
 from tests.kit import Picture, Save, contents, noise
 
 pytest.importorskip("cryptography")
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
@@ -138,7 +140,7 @@ def test_a_signature_is_of_content(store: casstore.Store, save: Save, pair: Pair
     save("bert:v2", {**FILES, "w": b"other"})
     store.sign("bert:v1", pair.private)
     assert fault(store, "bert:same", pair) == ""
-    assert "it is not signed; sign it with `casstore sign TAG --key KEY`" in fault(store, "bert:v2", pair)
+    assert "it is not signed; sign it with `casstore sign bert:v2 --key KEY`" in fault(store, "bert:v2", pair)
     report = store.verify(keys=pair.public)
     assert [(each.tag, each.is_valid) for each in report.signatures if not each.is_valid] == [("bert:v2", False)]
     assert not report.is_sound
@@ -383,8 +385,25 @@ def test_another_algorithm_is_refused(store: casstore.Store, save: Save, pair: P
         assert "it is by a certificate, such as Sigstore's" in fault(store, "bert:v1", pair)
     put(store, model, json.dumps({**bundle, "mediaType": "application/x"}).encode())
     assert "it is a bundle of the type 'application/x'" in fault(store, "bert:v1", pair)
-    put(store, model, b"[]")
-    assert "it is damaged, or not a signature of a model" in fault(store, "bert:v1", pair)
+    envelope = bundle["dsseEnvelope"]
+    for number, signed in ((0, "no"), (2, "2")):
+        several = {**envelope, "signatures": envelope["signatures"] * number}
+        put(store, model, json.dumps({**bundle, "dsseEnvelope": several}).encode())
+        said = f"there are {signed} signatures in it, and that of a model has one"
+        assert said in fault(store, "bert:v1", pair)
+    for data, said in (
+        (b"[]", "a part of it is of another type than there should be"),
+        (b"oh", "it is not JSON (Expecting value: line 1 column 1 (char 0))"),
+        (b"[" * 100_000, "it is nested too deep"),
+        (b"{}", "it has no 'mediaType'"),
+        (json.dumps({**bundle, "dsseEnvelope": {**envelope, "payload": "."}}).encode(), "ase64"),
+        (json.dumps({**bundle, "dsseEnvelope": {**envelope, "payload": "/w=="}}).encode(), "can't decode byte 0xff"),
+    ):
+        put(store, model, data)
+        start, _, told = fault(store, "bert:v1", pair).partition(" of a model: ")
+        assert start.endswith("it is damaged, or not a signature")
+        assert said in told
+        assert "Error(" not in told
     for number, key in enumerate((rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate())):
         other = Pair(keys, f"other{number}", key)
         with pytest.raises(casstore.InvalidSource, match="models are signed with keys on P-256, P-384 or P-521"):
@@ -396,25 +415,47 @@ def test_another_algorithm_is_refused(store: casstore.Store, save: Save, pair: P
 
 
 def test_keys_that_cannot_be_used(store: casstore.Store, save: Save, pair: Pair, keys: Path) -> None:
+    """What is advised never writes over a key, and no one who checks is told to make one."""
     save("bert:v1", FILES)
-    with pytest.raises(casstore.InvalidSource, match=r"there is no key at .*; make a pair with: openssl"):
-        store.sign("bert:v1", keys / "none")
-    with pytest.raises(casstore.InvalidSource, match="holds a private key; give the public one: openssl pkey -in"):
-        store.verify(keys=pair.private)
-    with pytest.raises(casstore.InvalidSource, match="is no private key in PEM"):
-        store.sign("bert:v1", pair.public)
-    (keys / "text").write_text("text")
-    with pytest.raises(casstore.InvalidSource, match="holds no public key in PEM"):
-        store.verify(keys=keys / "text")
+    texts = {"text": b"text", "certificate": certificate(pair), "broken": pair.pem[:60] + pair.pem[64:]}
+    for name, text in texts.items():
+        (keys / name).write_bytes(text)
+    (keys / "ssh").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n-----END OPENSSH PRIVATE KEY-----\n")
     locked = Pair(keys, "locked", password=b"open")
-    with pytest.raises(casstore.InvalidSource, match="is encrypted; give its password"):
-        store.sign("bert:v1", locked.private)
-    with pytest.raises(casstore.InvalidSource, match="cannot be decrypted with that password"):
-        store.sign("bert:v1", locked.private, password="shut")
-    with pytest.raises(casstore.InvalidSource, match="is not encrypted; leave the password out"):
-        store.sign("bert:v1", pair.private, password="open")
+    for private, password, said in (
+        (keys / "none", None, r"there is no key at .*/none; make one with: openssl ecparam .* -out .*/none$"),
+        (pair.public, None, "holds a public key; signatures are made with the private key that belongs to it$"),
+        (keys / "certificate", None, "holds a certificate; signatures are made with the private key that belongs to"),
+        (keys / "text", None, "is no private key in PEM; .* in a new file: openssl ecparam .* -out NEW_KEY.pem$"),
+        (keys / "ssh", None, "holds a private key that is damaged, or not in the PEM that OpenSSL writes$"),
+        (keys / "ssh", "open", "holds a private key that is damaged, or not in the PEM that OpenSSL writes$"),
+        (keys, None, "holds no key: it is too large for one, or not a file$"),
+        (locked.private, None, r"is encrypted; give its password with --password-file \(in Python: password=...\)$"),
+        (locked.private, "", r"is encrypted; give its password with --password-file .*; the one .* given is empty$"),
+        (locked.private, "shut", "cannot be decrypted with that password$"),
+        (pair.private, "open", "is not encrypted; leave the password out$"),
+    ):
+        with pytest.raises(casstore.InvalidSource, match=said):
+            store.sign("bert:v1", private, password=password)
+    for public, said in (
+        ("none", "there is no key at .*; it is to hold the public key of who signs, which `openssl pkey -in PRIVATE_K"),
+        ("ours.pem", "holds a private key; give the public one: openssl pkey -in .*/ours.pem -pubout prints it$"),
+        ("certificate", "holds a certificate; .*: openssl x509 -in .*/certificate -pubkey -noout prints it$"),
+        ("text", "holds no public key in PEM; give the public key of who signs, which .* prints for them$"),
+        ("broken", "holds a public key that is damaged; give the public key of who signs"),
+    ):
+        with pytest.raises(casstore.InvalidSource, match=said):
+            store.verify(keys=keys / public)
     store.sign("bert:v1", locked.private, password="open")
     assert fault(store, "bert:v1", locked) == ""
+
+
+def certificate(pair: Pair) -> bytes:
+    """A certificate that the key has made for itself."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ours")])
+    then = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    made = x509.CertificateBuilder(name, name, pair.key.public_key(), 1, then, then).sign(pair.key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM)
 
 
 def test_stored_bytes_are_read_to_check_a_signature(store: casstore.Store, save: Save, pair: Pair, sql: Any) -> None:

@@ -160,7 +160,7 @@ def test_a_store_may_pull_only_what_is_signed(
     signatures(place, "damaged:1")[0].write_bytes(b"{")
     other.set_setting("require_signature", str(pair.public))
     for tag, said, is_seen_before in (
-        ("none:1", "it is not signed; sign it with", True),
+        ("none:1", "it is not signed; sign it in the store that it comes from", True),
         (
             "damaged:1",
             r"it is not signed.*; a signature is not kept: refs/damaged/1/0\..* is damaged: .*; delete it there",

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import casstore
 from casstore.errors import IntegrityError
+from casstore.storage.objects import Objects
 from casstore.storage.ranges import Range, read_ranges
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.zips import is_fortran
@@ -213,6 +214,19 @@ def test_the_order_of_fortran_in_archives_behind_one_another(save: Save) -> None
     assert [each.name for each in model.tensors()] == ["0/f", "1/c", "1/f"]
     for found in model.state_dict(framework="numpy", file="w.npz").values():
         assert np.array_equal(found, array)
+
+
+def test_headers_of_a_file_are_read_through_one_reader(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {f"a{number}": np.full((2, 3), number, order="F" if number % 2 else "C") for number in range(9)}
+    model = save("net:v1", {"w.npz": npz(**arrays)})
+    model.state_dict(framework="numpy")
+    opened = []
+    real = Objects.open_blob
+    monkeypatch.setattr(Objects, "open_blob", lambda self, *rest: opened.append(rest) or real(self, *rest))
+    found = model.state_dict(framework="numpy")
+    assert len(opened) == 1
+    assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+    assert [array.flags.f_contiguous for array in found.values()] == [number % 2 == 1 for number in range(9)]
 
 
 @pytest.mark.parametrize("behind", [b"", b"\0", b"'fortran_order': True"])

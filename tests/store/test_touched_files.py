@@ -3,8 +3,10 @@ them, while what nobody touched is recognised without being read."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,7 @@ def take_away(store: casstore.Store, how: str) -> None:
     assert not (store.home / "models/m/1").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing tells of writers, so that every file is read once more")
 @pytest.mark.parametrize("how", ["delete", "delete for good", "gc"])
 def test_a_link_that_casstore_removes_is_no_touch(
     store: casstore.Store, linked_twice: casstore.Model, tmp_path: Path, reads: list[int], how: str
@@ -204,3 +207,51 @@ def test_a_write_after_gc_and_another_save_is_found_too(store: casstore.Store, t
     store.save("m:3", tmp_path / "copy")
     assert streamed(store.get("m:3")) == files
     assert contents(store.get("m:3")) == files
+
+
+@pytest.mark.parametrize("how", ["delete", "gc"])
+@pytest.mark.parametrize("writer", ["has it open", "maps it", "opens it"])
+def test_a_write_while_casstore_removes_a_link_is_found(
+    store: casstore.Store, linked_twice: casstore.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer, how
+) -> None:
+    path = Path(linked_twice.path, "w.bin")
+    status = path.stat()
+    path.chmod(0o644)
+    unlink = os.unlink
+    late: list[bool] = []
+
+    def write() -> None:
+        if writer == "maps it":
+            mapped[1000:1011] = b"overwritten"
+            mapped.flush()
+        else:
+            descriptor = held if writer == "has it open" else os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            os.pwrite(descriptor, b"overwritten", 1000)
+        path.chmod(status.st_mode & 0o777)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    def unlinked(name, **options):
+        if os.path.basename(name) in ("w.bin", "again.bin") and not late:
+            try:
+                write()
+                late.append(False)
+            except BlockingIOError:  # a writer that waits comes in when the link is gone, and all is noted
+                late.append(True)
+        return unlink(name, **options)
+
+    # What was done just now is known, as if it had been so when the file was linked.
+    with casstore.Store(store.home) as again:
+        again.save("m:known", path.parent)
+    held = os.open(path, os.O_RDWR)
+    mapped = mmap.mmap(held, 0)
+    if writer == "opens it":
+        mapped.close()
+        os.close(held)
+    monkeypatch.setattr(os, "unlink", unlinked)
+    take_away(store, how)
+    if late == [True]:
+        write()
+    assert late
+    store.close()
+    copy = shutil.copytree(tmp_path / "source", tmp_path / "copy")
+    assert contents(store.save("m:3", copy)) == {"w.bin": noise(BIG), "again.bin": noise(BIG), "small": b"x"}

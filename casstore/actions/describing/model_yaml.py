@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from casstore.actions.describing import plain_yaml
 from casstore.actions.describing.times import timestamp
@@ -195,13 +195,9 @@ class _Reading:
             options=self._plain("options", self._mapping("options")),
             context=self._context(),
         ).checked()
-        created_at_ns, now = self._creation_time(), time.time_ns()
-        if created_at_ns > now:
-            self._notes.append("its creation time is in the future; now stands for it")
-        created = min(created_at_ns, now)
-        return Descriptor(
-            tag, description, created, tuple(self._notes), created_at_ns > now, self._names_of_signatures()
-        )
+        created_at_ns, notes, is_from_the_future = created(self._creation_time())
+        notes = (*self._notes, *notes)
+        return Descriptor(tag, description, created_at_ns, notes, is_from_the_future, self._names_of_signatures())
 
     def _names_of_signatures(self) -> tuple[str, ...]:
         said = self.document.get(_SIGNATURES)
@@ -297,6 +293,22 @@ class _Reading:
             self._notes.append(f"{place} is binary, which is kept as text in base 64")
             return base64.b64encode(value).decode("ascii")
         return value
+
+
+class Created(NamedTuple):
+    """When a version was made, as a `Descriptor` has it."""
+
+    created_at_ns: int
+    notes: tuple[str, ...]
+    is_from_the_future: bool
+
+
+def created(said_ns: int) -> Created:
+    """What is kept of a creation time that others say. One of the future becomes now, with a note."""
+    now_ns = time.time_ns()
+    if said_ns > now_ns:
+        return Created(now_ns, ("its creation time is in the future; now stands for it",), True)
+    return Created(said_ns, (), False)
 
 
 def moment_ns(text: str) -> int:

@@ -147,10 +147,8 @@ def evict(
             noted: dict[Fingerprint, Digest] = {}
             for each in doomed:
                 evicted.quarantined += _keep_late(workspace, each)
-                with contextlib.suppress(OSError):
-                    noted |= loose_files.unlink(workspace, each.path, each.stamps)
-                with contextlib.suppress(OSError):  # the next gc reaps the session, and reports what it cannot remove
-                    files.remove_tree(each.path)
+                with loose_files.unlinking(workspace, each.path, each.stamps, noted), contextlib.suppress(OSError):
+                    files.remove_tree(each.path)  # the next gc reaps the session, and reports what it cannot remove
             workspace.catalog.index.remember(noted)
     return evicted
 

@@ -54,11 +54,9 @@ def take_away(
     except OSError:
         _tell(tag, kept)
         raise
-    with contextlib.suppress(OSError):
-        if noted is not None:
-            noted.update(loose_files.unlink(workspace, doomed, recorded))
-    with contextlib.suppress(OSError):  # gc reaps what is left, and reports what it cannot remove
-        files.remove_tree(doomed)
+    found: dict[Fingerprint, Digest] = {} if noted is None else noted
+    with loose_files.unlinking(workspace, doomed, recorded, found), contextlib.suppress(OSError):
+        files.remove_tree(doomed)  # gc reaps what is left, and reports what it cannot remove
     return kept
 
 

@@ -25,12 +25,13 @@ from casstore.archive.formats import Format
 from casstore.archive.writing import open_writer
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import InvalidSource, UnsafeArchive
+from casstore.errors import IntegrityError, InvalidSource, UnsafeArchive
 from casstore.progress import Progress
 from casstore.storage import files, unfinished
 from casstore.storage.layout import DESCRIPTOR_NAME
 from casstore.storage.manifest import FileEntry
 from casstore.storage.names import as_stored
+from casstore.storage.objects import unreadable
 from casstore.storage.recipe import Recipe
 
 _EXTENSIONS = {Format.GZ: "tar.gz", Format.XZ: "tar.xz", Format.BZ2: "tar.bz2", Format.ZST: "tar.zst"}
@@ -117,11 +118,21 @@ def _write_archive(workspace: Workspace, row: VersionRow, sink: BinaryIO, format
             for file in entries:
                 with contextlib.closing(_chunks(workspace, file, recipes)) as chunks:
                     content = _Content(chunks, progress)
-                    archive.add_file(as_stored(file.path), file.size, file.executable, content)
+                    with _named(file, row):
+                        archive.add_file(as_stored(file.path), file.size, file.executable, content)
     except UnsafeArchive as error:  # a store accepts names that archives should not have, such as with a backslash
         raise InvalidSource(f"{row.tag} goes into no such archive: {error}; export it as folder or casmodel") from error
     finally:
         progress.finish()
+
+
+@contextlib.contextmanager
+def _named(file: FileEntry, row: VersionRow) -> Iterator[None]:
+    """What is damaged is said to be of this file."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise unreadable(f"{file.path} of {row.tag}", error) from error
 
 
 def _chunks(workspace: Workspace, file: FileEntry, recipes: Mapping[Digest, Recipe]) -> Generator[bytes, None, None]:
@@ -220,7 +231,8 @@ def fill_folder(
                 continue
             recipe = recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
             with files.create_file(path) as target:
-                workspace.objects.write_blob(recipe, target, progress.advance)
+                with _named(file, row):
+                    workspace.objects.write_blob(recipe, target, progress.advance)
                 files.set_mode(target, mode)
     finally:
         progress.finish()

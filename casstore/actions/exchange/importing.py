@@ -7,7 +7,7 @@ an old archive does not become the latest.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -114,10 +114,14 @@ class Into(NamedTuple):
     draft: Path
 
 
-def _take_draft(into: Into, described: Descriptor, name: str, wishes: Wishes, progress: Progress) -> Arrival:
-    """Save what stands in the draft, if it is signed as the store asks, and keep its signatures."""
+def _take_draft(
+    into: Into, described: Descriptor, name: str, wishes: Wishes, progress: Progress,
+    check: Callable[[Source], None] = lambda _: None,
+) -> Arrival:  # fmt: skip
+    """Save what stands in the draft, if it is signed as the store asks and passes the `check`; keep its signatures."""
     admitted = carried.admit(into.workspace, into.draft, described, name, is_our_own=wishes.is_our_own)
     coming = Coming(find_source(into.draft), described, Handling.DRAFT)
+    check(coming.source)
     arrival = take_in(*into, coming, wishes, progress)
     return admitted.kept(into.workspace, into.session, arrival)
 
@@ -223,7 +227,8 @@ def _import_layout(
         described = artifact.unpack(draft, budget, will_be_synced=wishes.durable, tag=wishes.tag)
     finally:
         progress.finish()
-    arrival = _take_draft(Into(workspace, session, draft), described, artifact.name, wishes, progress)
+    into = Into(workspace, session, draft)
+    arrival = _take_draft(into, described, artifact.name, wishes, progress, artifact.check_whole)
     artifact.note(workspace, arrival.row)
     return arrival
 

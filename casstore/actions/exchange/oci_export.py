@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from casstore.actions import loose_files, resolve
-from casstore.actions.checksums import in_threads, pieces
+from casstore.actions.checksums import in_threads, of_file, pieces
 from casstore.actions.describing import times
 from casstore.actions.exchange import carried, modelpack
 from casstore.actions.sources.homes import check_target
@@ -22,7 +22,7 @@ from casstore.archive import oci
 from casstore.catalog.index import Fingerprint
 from casstore.catalog.versions import VersionRow
 from casstore.digest import Digest
-from casstore.errors import InvalidSource
+from casstore.errors import IntegrityError, InvalidSource
 from casstore.plain_json import canonical_json, parsed
 from casstore.progress import Progress
 from casstore.storage import files, unfinished
@@ -41,17 +41,16 @@ _REGULAR = ord("0")  # the type of a regular file, as in a tar
 def export_layout(workspace: Workspace, rows: Sequence[VersionRow], place: oci.Place, progress: Progress) -> str:
     """Write versions into the layout at `place`, made where there is none; returns what names them there.
 
-    A version gets the reference that is given, or else its version's; a reference that is there is moved. Raises
-    InvalidSource, FileExistsError for a directory that holds something else, IntegrityError, OSError; then the index
-    is as it was.
+    A version gets the reference that is given, or else its version's; a reference that is there is moved, unless it is
+    another version's own. Raises InvalidSource, FileExistsError for a directory that holds something else,
+    IntegrityError, OSError; then the index is as it was.
     """
     refs = _refs(rows, place)
     check_target(place.directory)
     directory = Path(os.path.realpath(place.directory))
     with _layout(workspace, directory) as room:
         writing = _Writing(workspace, directory, room, progress)
-        if place.ref is None:
-            writing.check_refs({ref: row.tag for ref, row in zip(refs, rows, strict=True)})
+        writing.check_refs({ref: row.tag for ref, row in zip(refs, rows, strict=True)}, place.ref)
         writing.place_all(rows)
         writing.list_all([(ref, writing.artifact(row, ref)) for row, ref in zip(rows, refs, strict=True)])
     return str(place._replace(ref=refs[0] if len(rows) == 1 else None))
@@ -122,24 +121,37 @@ class _Writing:
         self._progress = progress
         self._sha256: dict[Digest, bytes] = {}
         self._recipes: Mapping[Digest, Recipe] = {}
+        self._names: dict[Digest, str] = {}  # what errors call the files
         self._unsynced: list[Path] = []
+        self._found_sound: dict[Fingerprint, Digest] = {}
         self._may_link = workspace.may_link()
         self._may_reflink = workspace.may_reflink()
 
-    def check_refs(self, tags: Mapping[str, Tag]) -> None:
-        """Raise InvalidSource where a reference that the caller has not said is that of another version."""
-        for entry in oci.Layout(self._directory).entries():
+    def check_refs(self, tags: Mapping[str, Tag], said: str | None) -> None:
+        """Raise InvalidSource where a reference is that of another version, and the caller has not `said` it.
+
+        Also where it has been said, but is the other's own, which would be left without one.
+        """
+        layout = oci.Layout(self._directory)
+        for entry in layout.entries():
             ref = oci.ref_of(entry)
-            if ref is not None and ref in tags and (found := entry["annotations"].get(TAG)) != str(tags[ref]):
-                wanted = oci.Place(self._directory, f"{tags[ref].name}-{ref}")
-                raise InvalidSource(
-                    f"{ref!r} is {found or 'something else'} in {self._directory}; say under which reference to put "
-                    f"{tags[ref]}, as in {wanted}"
-                )
+            if ref is None or ref not in tags or (found := _tag_of(layout, entry, ref)) == str(tags[ref]):
+                continue
+            if said is not None and (found is None or oci.as_ref(found.partition(":")[2]) != ref):
+                continue
+            wanted = oci.Place(self._directory, f"{tags[ref].name}-{oci.as_ref(tags[ref].version)}")
+            way = "say under which reference to put" if said is None else "say another reference for"
+            advice = f"{way} {tags[ref]}, as in {wanted}"
+            if len(tags) > 1:
+                advice = f"`casstore export {tags[ref]} {wanted}` puts {tags[ref]} there alone, under another reference"
+            raise InvalidSource(f"{ref!r} is {found or 'something else'} in {self._directory}; {advice}")
 
     def place_all(self, rows: Sequence[VersionRow]) -> None:
         """Bring the content of every file into the layout."""
-        entries = {file.digest: file for row in rows for file in resolve.files(self._workspace.catalog, row)}
+        entries: dict[Digest, FileEntry] = {}
+        for row in rows:
+            for file in resolve.files(self._workspace.catalog, row):
+                entries[file.digest], self._names[file.digest] = file, f"{file.path} of {row.tag}"
         self._recipes = self._workspace.catalog.index.recipes(entries)
         self._sha256 = self._workspace.catalog.sha256.known(entries)
         new: dict[Digest, bytes] = {}
@@ -151,12 +163,14 @@ class _Writing:
         finally:
             self._progress.finish()
             self._workspace.catalog.sha256.note(new)
+            if not self._workspace.catalog.read_only:
+                self._workspace.catalog.index.remember(self._found_sound)
         self._sha256.update(new)
 
     def _place(self, file: FileEntry) -> bytes:
         """Bring one file's content into the layout; returns its SHA-256."""
         known = self._sha256.get(file.digest)
-        if known is not None and self._has(known.hex(), file.size):
+        if known is not None and self._has_file(known, file):
             self._progress.advance(file.size)
             return known
         part = self._room / file.digest.hex()
@@ -175,7 +189,7 @@ class _Writing:
         """Read a file, into another if that is given; returns its SHA-256."""
         sha256 = hashlib.sha256()
         recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        for piece in pieces(self._workspace, recipe):
+        for piece in pieces(self._workspace, recipe, self._names[file.digest]):
             if target is not None:
                 files.write_all(target, piece)
             sha256.update(piece)
@@ -195,16 +209,29 @@ class _Writing:
         self._workspace.catalog.index.remember({Fingerprint.of(os.lstat(part)): file.digest})
         return True
 
-    def _has(self, sha256: str, size: int) -> bool:
-        """Whether the layout has a blob; it will be synced, as an export that failed may have left it unsynced."""
-        path = self._blob(sha256)
+    def _has_file(self, sha256: bytes, file: FileEntry) -> bool:
+        """Whether the layout has a file's content, undamaged; one that may have been touched is read.
+
+        It will be synced, as an export that failed may have left it unsynced.
+        """
+        path = self._blob(sha256.hex())
+        index = self._workspace.catalog.index
         try:
-            has_it = os.stat(path).st_size == size
-        except FileNotFoundError:
+            with files.open_regular(path) as descriptor:
+                before = Fingerprint.of(os.fstat(descriptor))
+                if before.size != file.size:
+                    return False
+                is_known = index.fingerprints([(before.device, before.inode)]).get(before) == file.digest
+                if not is_known and of_file(descriptor, hashlib.sha256) != sha256:
+                    return False
+                is_quiet = Fingerprint.of(os.fstat(descriptor)) == before
+        except OSError as error:
+            files.raise_unless_damage(error)
             return False
-        if has_it:
-            self._unsynced.append(path)
-        return has_it
+        if not is_known and is_quiet:
+            self._found_sound[before] = file.digest
+        self._unsynced.append(path)
+        return True
 
     def _blob(self, sha256: str) -> Path:
         return self._directory / "blobs" / "sha256" / sha256
@@ -214,9 +241,18 @@ class _Writing:
         files.rename(part, path)
         self._unsynced.append(path)
 
+    def _has_document(self, sha256: str, data: bytes) -> bool:
+        try:
+            return files.read_file(self._blob(sha256), len(data)) == data
+        except OSError as error:
+            files.raise_unless_damage(error)
+            return False
+
     def _document(self, media_type: str, data: bytes, annotations: Mapping[str, str] | None = None) -> oci.Descriptor:
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self._has(sha256, len(data)):
+        if self._has_document(sha256, data):
+            self._unsynced.append(self._blob(sha256))
+        else:
             part = self._room / sha256
             files.write_new_file(part, data, 0o666 & ~self._workspace.umask)
             self._settle(part, sha256)
@@ -277,7 +313,7 @@ class _Writing:
         if file.size > modelpack.MAX_CONFIG_BYTES:
             return None
         recipe = self._recipes.get(file.digest) or Recipe.of_one_chunk(file.digest, file.size)
-        return b"".join(pieces(self._workspace, recipe))
+        return b"".join(pieces(self._workspace, recipe, self._names[file.digest]))
 
     def list_all(self, entries: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Name the artifacts in the index, in place of what has their references, once they are on disk."""
@@ -292,6 +328,14 @@ class _Writing:
         mode = 0o666 & ~self._workspace.umask
         data = canonical_json(index).encode()
         files.write_file(path, data, mode, temporary=self._room / oci.INDEX_NAME, durable=True)
+
+
+def _tag_of(layout: oci.Layout, entry: Mapping[str, Any], ref: str) -> str | None:
+    """The tag of the version that an index lists there; None for what casstore has not written."""
+    with contextlib.suppress(InvalidSource, IntegrityError, OSError):
+        # Other programs copy the manifest as it is, and write an index of their own.
+        return entry["annotations"].get(TAG) or layout.artifact(ref).annotations.get(TAG)
+    return None
 
 
 def _time(row: VersionRow) -> str:

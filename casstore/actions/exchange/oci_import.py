@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,34 +13,46 @@ from blake3 import blake3
 
 from casstore.actions.describing import model_yaml
 from casstore.actions.describing.model_yaml import Descriptor
-from casstore.actions.exchange.oci_export import BLAKE3, DIRECTORIES
+from casstore.actions.exchange.oci_export import BLAKE3, DIGEST, DIRECTORIES
 from casstore.actions.saving import comparing
-from casstore.actions.workspace import Workspace
+from casstore.actions.sources.source import Source, SourceFile
+from casstore.actions.workspace import Workspace, hash_file
 from casstore.archive import limits, oci
 from casstore.archive.copying import copy_links
+from casstore.archive.formats import sniff
 from casstore.archive.limits import Budget
 from casstore.archive.model_signing import MAX_BUNDLE_BYTES
 from casstore.archive.names import clean
+from casstore.archive.tar import BLOCK_BYTES
 from casstore.archive.unpacked_tree import UnpackedTree
 from casstore.archive.unpacking import unpack_tar
 from casstore.catalog.versions import VersionRow
 from casstore.description import Description
+from casstore.digest import Digest
 from casstore.errors import IntegrityError, InvalidMetadata, InvalidSource, InvalidTag, UnsafeArchive
 from casstore.plain_json import parsed
+from casstore.storage import files
 from casstore.storage.layout import DESCRIPTOR_NAME
+from casstore.storage.manifest import FileEntry, digest_of
 from casstore.storage.names import as_stored
 from casstore.tag import Tag, generate_version, slug
 
+_AGAIN = "copy it again, or export it again where it came from"
 _NOT_DESCRIBING = {"modelfs", "rootfs", "files"}  # what a configuration says of layers
 
 
 @dataclass(slots=True)
 class Artifact:
-    """A model in a layout that is to be imported. `sha256`: of the files that have been read, by path."""
+    """A model in a layout that is to be imported.
+
+    `sha256`, `blake3`: of the files that have been read, by path; `executable`: those of them that may be run.
+    """
 
     layout: oci.Layout
     found: oci.Artifact
     sha256: dict[str, str] = field(default_factory=dict)
+    blake3: dict[str, Digest] = field(default_factory=dict)
+    executable: set[str] = field(default_factory=set)
 
     @classmethod
     def at(cls, place: oci.Place) -> Artifact:
@@ -69,7 +81,9 @@ class Artifact:
         for name in described.signatures:
             layers.pop(name, None)
         row = workspace.catalog.versions.find(tag or described.tag)
-        if row is None or comparing.difference_of_description(row, described) is not None:
+        if row is None or self.found.annotations.get(DIGEST) not in (None, row.digest.hex()):
+            return None
+        if comparing.difference_of_description(row, described) is not None:
             return None
         saved = {as_stored(file.path): file for file in workspace.catalog.versions.checked_files(row)}
         if saved.keys() != layers.keys() or sorted(map(as_stored, row.directory_paths())) != sorted(
@@ -104,7 +118,32 @@ class Artifact:
         copy_links(tree, budget)
         if tree.descriptor is not None:
             return model_yaml.read(tree.descriptor, f"{DESCRIPTOR_NAME} in {self.name}")
+        if DIGEST in self.found.annotations:
+            raise IntegrityError(f"{self.name} is not whole: it has lost its {DESCRIPTOR_NAME}; {_AGAIN}")
+        if not tree.file_count:
+            raise InvalidSource(f"{self.name} has no files, so there is no model to import")
         return self._foreign(tag)
+
+    def check_whole(self, source: Source) -> None:
+        """Raise IntegrityError unless these are the files of the version that it says it is, if it says so."""
+        said = self.found.annotations.get(DIGEST)
+        if said is None:
+            return
+        if digest_of(map(self._entry, source.files), source.empty_directories).hex() != said:
+            raise IntegrityError(
+                f"{self.name} is not the version that its annotation {DIGEST} says: files were taken out, added or "
+                f"changed since casstore wrote it; {_AGAIN}"
+            )
+
+    def _entry(self, file: SourceFile) -> FileEntry:
+        path = as_stored(file.path)
+        digest = self.blake3.get(path)
+        if digest is None:
+            return FileEntry(
+                file.path, files.is_executable(file.status), file.status.st_size, hash_file(file.disk_path)
+            )
+        # Not all file systems keep what may be run.
+        return FileEntry(file.path, path in self.executable, file.status.st_size, digest)
 
     def note(self, workspace: Workspace, row: VersionRow) -> None:
         """Keep the SHA-256 of the files of the version that it has become."""
@@ -116,12 +155,25 @@ class Artifact:
         with self.layout.opened(layer.blob, self.name) as descriptor:
             content = oci.Checked(descriptor, layer.blob, self.name, budget.read)
             if layer.packed is not None:
+                found = sniff(content.peek(BLOCK_BYTES))
+                if found not in (None, layer.packed):
+                    raise InvalidSource(
+                        f"a layer of {self.name} is {found.value}, and its type {layer.blob.media_type!r:.80} says "
+                        f"{layer.packed.value}; unpack it with the program that made it, and save what it holds with "
+                        "`casstore save NAME DIRECTORY`"
+                    )
                 unpack_tar(content.read, layer.packed, tree, budget)
                 content.finish()
                 return
-            blake3_said = layer.blob.annotations.get(BLAKE3)
-            tree.add_file(layer.path, layer.is_executable, _with_blake3(content, blake3_said, self.name, layer.path))
-            self.sha256[clean(layer.path)] = layer.blob.sha256
+            hasher = blake3()
+            tree.add_file(layer.path, layer.is_executable, _hashed(content, hasher))
+            said = layer.blob.annotations.get(BLAKE3)
+            if said not in (None, hasher.hexdigest()):
+                raise IntegrityError(f"{layer.path!r:.80} in {self.name} is not what its annotation {BLAKE3} says")
+            path = clean(layer.path)
+            self.sha256[path], self.blake3[path] = layer.blob.sha256, Digest.from_bytes(hasher.digest())
+            if layer.is_executable:
+                self.executable.add(path)
 
     def _read_descriptor(self, layer: oci.Layer) -> Descriptor:
         data = self._read(layer.blob, limits.MAX_DESCRIPTOR_BYTES)
@@ -157,20 +209,16 @@ class Artifact:
             made = tag or _tag(about, self.found)
         except (InvalidMetadata, InvalidTag) as error:
             raise InvalidSource(f"{self.name} cannot be imported as it is: {error}") from error
-        now_ns = time.time_ns()
-        is_known = created_at_ns is not None and created_at_ns <= now_ns
-        return Descriptor(made, description, created_at_ns or now_ns, (), is_from_the_future=not is_known)
+        if created_at_ns is None:
+            return Descriptor(made, description, time.time_ns(), (), is_from_the_future=True)
+        return Descriptor(made, description, *model_yaml.created(created_at_ns))
 
 
-def _with_blake3(content: oci.Checked, said: str | None, name: str, path: str) -> Iterator[bytes]:
-    """The pieces of a file; at their end its BLAKE3 is compared with what is said of it. Raises IntegrityError."""
-    hasher = blake3()
+def _hashed(content: Iterable[bytes], hasher: blake3) -> Iterator[bytes]:
+    """The pieces of a file, each of which the hasher has got before it is given."""
     for piece in content:
-        if said is not None:
-            hasher.update(piece)
+        hasher.update(piece)
         yield piece
-    if said is not None and hasher.hexdigest() != said:
-        raise IntegrityError(f"{path!r:.80} in {name} is not what its annotation {BLAKE3} says")
 
 
 def _tag(about: dict[str, Any], found: oci.Artifact) -> Tag:

@@ -19,6 +19,7 @@ from casstore.errors import IntegrityError
 from casstore.progress import Progress
 from casstore.storage import files
 from casstore.storage.container import Location
+from casstore.storage.objects import unreadable
 from casstore.storage.pack import EncodedChunk, PackEntry
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.elements import Element, element_of
@@ -55,6 +56,7 @@ class Sending:
     progress: Progress
     chains: Chains = field(default_factory=Chains)
     _begun: set[Digest] = field(init=False)
+    _files: Files = field(default_factory=list)
     _ahead: deque[tuple[Future[_Ready], Digest | None]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class Sending:
         `base_files`: the files of the version that it came from, if that has been written. Raises IntegrityError,
         OSError.
         """
+        self._files = files
         before = predecessors(files, base_files)
         pending: dict[Digest, Element] = {}
         for _, recipe in files:
@@ -102,11 +105,21 @@ class Sending:
             raw = self.workspace.objects.read_chunk(digest)  # which also checks chunks that are copied
         except (IntegrityError, OSError) as error:
             files.raise_unless_damage(error)
-            raw, copied = self.workspace.objects.serve_chunk(digest), None
+            try:
+                raw, copied = self.workspace.objects.serve_chunk(digest), None
+            except IntegrityError as lost:
+                raise unreadable(self._file_of(digest), lost) from lost
         if copied is not None:
             with contextlib.suppress(IntegrityError, FileNotFoundError):  # gc has moved it meanwhile
                 return self.workspace.objects.copy_record(digest, copied)
         return encode_chunk(self.workspace, digest, raw, element, link)
+
+    def _file_of(self, wanted: Digest) -> str:
+        return next(
+            path
+            for path, recipe in self._files
+            if any(digest == wanted for segment in recipe.segments for digest, _ in segment.chunks)
+        )
 
     def _may_copy(self, location: Location | None, link: DeltaLink | None) -> bool:
         """Whether the record in the store can be sent as it stands."""

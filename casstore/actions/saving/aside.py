@@ -45,10 +45,8 @@ class Aside:
 
     def remove(self) -> None:
         """Remove what is left of the draft, now that the version is saved; what cannot be is left to gc."""
-        with contextlib.suppress(OSError, CasstoreError), self._workspace.session() as session:
-            doomed = session.new_path()
-            files.rename(self._moving.target, doomed)
-            files.remove_tree(doomed)
+        with contextlib.suppress(OSError, CasstoreError):
+            drafts.remove(self._workspace, self._moving.target)
 
     def keep(self, error: BaseException, *, save_as: str) -> None:
         """Note why it is not saved, and have the error say where it is and how to save it."""

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from casstore.actions.saving import exit_status
 from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError
 from casstore.tag import Tag
@@ -131,6 +132,7 @@ class _Queue:
         self._failed: list[_Job] = []
         self._thread: threading.Thread | None = None
         self._is_over = False
+        self._is_interrupted = False
 
     def submit(self, job: _Job) -> None:
         """Do it after all that came before."""
@@ -144,6 +146,8 @@ class _Queue:
                     self._add(job)
                     return
         job.run()  # the process has done all that was to be done before it ends, and this comes even later
+        if job.future.error is not None:
+            self._failed.append(job)
 
     def wait_for_room(self) -> None:
         self._wait_until(lambda: len(self._jobs) <= MOST_UNFINISHED)
@@ -226,14 +230,24 @@ class _Queue:
                 self._changed.wait_for(lambda: not self._jobs)
                 self._is_over = True
         except KeyboardInterrupt:
-            _log.warning("interrupted, and not saved: %s; `casstore drafts` lists what is kept of it", self._names())
+            if names := self._names():
+                self._is_interrupted = True
+                _log.warning("interrupted before these were done: %s; `casstore drafts` lists those not saved", names)
+
+    def tell_status(self) -> None:
+        """Have the process end in an error where something was not saved of which the program has not been told."""
+        if self._is_interrupted:
+            exit_status.be_interrupted()
+        elif not all(job.future.is_heard for job in self._failed):
+            exit_status.fail()
 
     def _names(self) -> str:
-        return ", ".join(str(job.tag) for job in list(self._jobs))
+        return ", ".join(str(job.tag) for job in list(self._jobs) if not job.future.done())
 
 
 _queue = _Queue()
 os.register_at_fork(after_in_child=_queue.begin)
+atexit.register(_queue.tell_status)
 
 
 def submit(workspace: Workspace, tag: Tag, action: Callable[[], _Result]) -> SavedLater[_Result]:

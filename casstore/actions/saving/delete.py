@@ -14,6 +14,7 @@ from casstore.actions.consistency.deleted import keep_all
 from casstore.actions.directories import latest
 from casstore.actions.directories.leavings import take_away
 from casstore.actions.directories.standing import Standing, unpacked_entries
+from casstore.actions.saving import drafts
 from casstore.actions.workspace import Workspace
 from casstore.catalog.deletions import Judged
 from casstore.catalog.events import DELETED, Noted
@@ -108,6 +109,7 @@ def sweep(workspace: Workspace, session: Session, name: str, deleted: Collection
         if each.manifest_id not in buried:
             continue
         try:
+            drafts.take_away_of(workspace, session, each.manifest_id)  # while the catalog knows that it was saved
             swept.kept.extend(_take_away(workspace, session, each, swept.noted))
             gone.append(each)
         except OSError as error:

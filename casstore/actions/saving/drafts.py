@@ -1,4 +1,9 @@
-"""Drafts that could not be saved: kept in drafts/ for `keep_days` with a record, to be saved later."""
+"""Drafts that could not be saved: kept in drafts/ for `keep_days` with a record, to be saved later.
+
+The id of a session that saves one begins with the draft's id, and a version's manifest tells its session. So the commit
+that makes the version visible also says that the draft is saved: from then on it is not kept, whatever becomes of the
+process. It leaves drafts/ by one rename before anything of it is removed.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from typing import Any
 
 from casstore.actions import keeping, resolve
 from casstore.actions.describing import times
+from casstore.actions.sources.source import Source, remove_source
 from casstore.actions.workspace import Workspace
 from casstore.description import Description
 from casstore.digest import Digest
@@ -26,12 +32,15 @@ from casstore.settings import check_setting
 from casstore.storage import denials, files
 from casstore.storage.locks import Lock
 from casstore.storage.parents import Parent, packed, unpacked
+from casstore.storage.sessions import Session
 from casstore.storage.walking import walk
 from casstore.tag import Tag, TagQuery
 
 # In the directory of a kept draft. It is as deep in the store as a draft, so relative links out of it still work.
 FILES, RECORD, OBJECTS = "files", "draft.json", "custom_objects.pkl"
 _MOST_RECORD_BYTES = 256 << 20
+# The characters of an id. An older casstore has made shorter ones, too few for no session of another to begin so.
+ID_LENGTH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +110,18 @@ _NOTHING = Record()
 
 def kept_drafts(workspace: Workspace) -> list[KeptDraft]:
     """The drafts that are kept, oldest first."""
-    return [_read(directory) for directory in keeping.kept(workspace.layout.drafts)]
+    read = [_read(directory) for directory in keeping.kept(workspace.layout.drafts)]
+    return [draft for draft in read if _is_kept(workspace, draft.directory)]  # and was while it was read
 
 
 def find(workspace: Workspace, draft_id: str) -> KeptDraft:
     """The draft with this id, or with the only id that begins so. Raises TagNotFound."""
     directories = keeping.kept(workspace.layout.drafts)
-    found = [each for each in directories if draft_id and id_of(each).startswith(draft_id)]
+    found = [
+        each
+        for each in directories
+        if draft_id and id_of(each).startswith(draft_id) and not is_saved(workspace, id_of(each))
+    ]
     if len(found) == 1:
         return _read(found[0])
     if found:
@@ -128,15 +142,31 @@ def held(workspace: Workspace, draft: KeptDraft) -> Iterator[Record]:
     Raises StoreLocked if another process holds it, TagNotFound if one has saved or removed it meanwhile.
     """
     workspace.check_writable()
+    with _locked(workspace, draft):
+        if not _is_kept(workspace, draft.directory):
+            raise TagNotFound(f"the draft {draft.id} is not kept any more: another process has taken it")
+        yield _record(draft.directory)
+
+
+@contextlib.contextmanager
+def _locked(workspace: Workspace, draft: KeptDraft) -> Iterator[None]:
     with Lock(workspace.layout.draft_lock(draft.id)) as lock:
         if not lock.try_acquire():
             raise StoreLocked(f"another process is saving or removing the draft {draft.id}")
         try:
-            if not draft.directory.is_dir():
-                raise TagNotFound(f"the draft {draft.id} is not kept any more: another process has taken it")
-            yield _record(draft.directory)
+            yield
         finally:
             lock.release(remove=True)
+
+
+def is_saved(workspace: Workspace, draft_id: str) -> bool:
+    """Whether a version has been made of the draft: what stands of it in drafts/ is left of a process that was killed,
+    or is about to go."""
+    return len(draft_id) == ID_LENGTH and workspace.catalog.versions.has_session(draft_id)
+
+
+def _is_kept(workspace: Workspace, directory: Path) -> bool:
+    return directory.is_dir() and not is_saved(workspace, id_of(directory))
 
 
 def open_up(root: Path) -> None:
@@ -217,17 +247,51 @@ def objects_of(draft: KeptDraft) -> bytes | None:
     return None
 
 
-def remove(workspace: Workspace, draft: KeptDraft) -> None:
-    """Remove a draft, which must be `held`. Raises OSError if not all of it can be removed."""
+def remove(workspace: Workspace, directory: Path) -> None:
+    """Remove the draft in this directory of drafts/. Raises OSError if not all of it can be removed."""
     with workspace.session() as session:
         doomed = session.new_path()
-        files.rename(draft.directory, doomed)
+        files.rename(directory, doomed)
         files.remove_tree(doomed)
 
 
+def take_away(workspace: Workspace, session: Session, source: Source, tag: Tag) -> list[str]:
+    """Remove the draft whose files have become a version.
+
+    What a process has replaced or written to since they were read, and what cannot be removed, is moved to quarantine/;
+    returns where those files are now. What cannot be done now is left to gc.
+    """
+    doomed, root = session.new_path(), source.root
+    try:
+        files.rename(root.parent, doomed)
+        left = remove_source(source.moved(doomed / root.name))
+        if not left:
+            files.remove_tree(doomed)
+            return []
+        place = keeping.new_directory(workspace.layout.changed_files) / f"{tag.name}.{tag.version}"
+        files.rename(doomed / root.name, place)
+    except OSError:
+        return []
+    return [str(place / os.path.relpath(path, doomed / root.name)) for path in left]
+
+
+def take_away_of(workspace: Workspace, session: Session, manifest_id: str) -> None:
+    """Remove what is left in drafts/ of the draft that the version of this manifest was made of. Raises OSError."""
+    for directory in keeping.kept(workspace.layout.drafts):
+        if id_of(directory) == manifest_id[:ID_LENGTH]:
+            doomed = session.new_path()
+            with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                files.rename(directory, doomed)
+                files.remove_tree(doomed)
+
+
 def overdue(workspace: Workspace) -> Iterator[KeptDraft]:
-    """The drafts that have been kept for `keep_days`, except those that a process holds. Raises OSError."""
-    for directory in keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace)):
+    """The drafts that have been kept for `keep_days`, and those that have been saved, except those that a process
+    holds. Raises OSError."""
+    old = set(keeping.overdue(workspace.layout.drafts, keeping.keep_ns(workspace)))
+    for directory in keeping.kept(workspace.layout.drafts):
+        if directory not in old and not is_saved(workspace, id_of(directory)):
+            continue
         draft = _read(directory)
         if not _is_held(workspace, draft):
             yield draft
@@ -235,8 +299,8 @@ def overdue(workspace: Workspace) -> Iterator[KeptDraft]:
 
 def remove_unless_held(workspace: Workspace, draft: KeptDraft) -> bool:
     """Remove a draft, unless another process holds it or has removed it. Raises OSError."""
-    with contextlib.suppress(StoreLocked, TagNotFound), held(workspace, draft):
-        remove(workspace, draft)
+    with contextlib.suppress(StoreLocked, FileNotFoundError), _locked(workspace, draft):
+        remove(workspace, draft.directory)
         return True
     return False
 

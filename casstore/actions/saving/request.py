@@ -29,6 +29,7 @@ class Handling(Enum):
     COPY_WATCHED = auto()
     TAKE = auto()  # they are adopted if possible, and are gone afterwards
     TAKE_WATCHED = auto()
+    KEPT = auto()  # they are a kept draft, which is taken, and goes as a whole
     BECOME = auto()  # watched; their directory becomes the version's, file by file, and is never away
 
     @property
@@ -43,7 +44,7 @@ class Handling(Enum):
     @property
     def removes(self) -> bool:
         """Whether the files are to be removed from where they stand."""
-        return self in (Handling.TAKE, Handling.TAKE_WATCHED)
+        return self in (Handling.TAKE, Handling.TAKE_WATCHED, Handling.KEPT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from casstore.actions.describing import model_yaml
-from casstore.actions.saving import comparing
+from casstore.actions.saving import comparing, drafts
 from casstore.actions.saving.commit import (
     Committing,
     Outcome,
@@ -71,7 +71,7 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
     if request.custom_objects is not None:
         _add_custom_objects(source, request.custom_objects, session)
     if _is_same_version(workspace, source, request):
-        return _after(source, request, 0)
+        return _after(workspace, session, source, request, 0)
     if request.handling is Handling.DRAFT and source.links and request.materialize:
         # Links become files of their own in a new draft, to which the files that stand here move.
         draft = session.new_path()
@@ -91,7 +91,7 @@ def save(workspace: Workspace, session: Session, draft: Path, request: SaveReque
             # Another process may have been faster.
             if not isinstance(error, TagExists) or not _is_same_version(workspace, source, request):
                 raise
-    return _after(source, request, new_bytes)
+    return _after(workspace, session, source, request, new_bytes)
 
 
 def save_together(workspace: Workspace, session: Session, requests: Iterable[tuple[SaveRequest, Progress]]) -> set[Tag]:
@@ -133,7 +133,7 @@ def save_together(workspace: Workspace, session: Session, requests: Iterable[tup
         [(target, each, look) for (target, _, _, look), each in zip(stored, written, strict=True)],
     )  # fmt: skip
     for source, request in saved:
-        _after(source, request, 0)
+        _after(workspace, session, source, request, 0)
     return apart
 
 
@@ -163,8 +163,10 @@ def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
     )
 
 
-def _after(source: Source, request: SaveRequest, new_bytes: int) -> Saved:
+def _after(workspace: Workspace, session: Session, source: Source, request: SaveRequest, new_bytes: int) -> Saved:
     """The result of a save. Removes the source files that have been taken, as far as possible."""
+    if request.handling is Handling.KEPT:
+        return Saved(new_bytes, tuple(drafts.take_away(workspace, session, source, request.tag)))
     return Saved(new_bytes, tuple(remove_source(source)) if request.handling.removes else ())
 
 

@@ -21,7 +21,7 @@ from casstore.actions import keeping
 from casstore.actions.describing import model_yaml
 from casstore.actions.home import layout_of
 from casstore.actions.reserved import in_any_room
-from casstore.actions.saving.drafts import FILES, OBJECTS, RECORD, Record, id_of, may_use, open_up
+from casstore.actions.saving.drafts import FILES, ID_LENGTH, OBJECTS, RECORD, Record, id_of, may_use, open_up
 from casstore.actions.workspace import Workspace
 from casstore.errors import CasstoreError, InvalidSource
 from casstore.late_classes import dataclass
@@ -88,7 +88,7 @@ def moving_of(
     `record` and the pickled `objects` are kept beside it if there is room. `has_files`: the draft is known to have
     some.
     """
-    stage, name = session.new_path(), keeping.new_name()
+    stage, name = session.new_path(), keeping.new_name(session.id[:ID_LENGTH])
     return Moving(workspace.layout, stage, draft, name, record, objects, workspace.mask, has_files)
 
 
@@ -139,6 +139,7 @@ def tell(error: BaseException, kept: Kept) -> None:
         return
     add_note = getattr(error, "add_note", None)  # new in Python 3.11
     if isinstance(error, OSError) and error.strerror:
+        _place_first(error)
         error.strerror = f"{error.strerror}; {kept.advice}"
     elif not error.args:
         error.args = (kept.advice,)
@@ -147,6 +148,14 @@ def tell(error: BaseException, kept: Kept) -> None:
     else:
         with contextlib.suppress(AttributeError, TypeError):
             add_note(kept.advice)
+
+
+def _place_first(error: OSError) -> None:
+    """Have the message name its file beside what went wrong: OSError puts it last, after the advice."""
+    places = [repr(place) for place in (error.filename, error.filename2) if place is not None]
+    if places:
+        error.strerror = f"{error.strerror}: {' -> '.join(places)}"
+        del error.filename, error.filename2  # None would be printed
 
 
 def _stays(path: Path, error: Exception) -> str:

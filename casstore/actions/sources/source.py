@@ -9,7 +9,7 @@ import stat
 import unicodedata
 import warnings
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,16 @@ class Source:
         """Every directory that was walked, `root` among them, by (device, inode)."""
         root = [] if self.status is None else [(self.status.st_dev, self.status.st_ino)]
         return frozenset([*self.visits, *root])
+
+    def moved(self, root: Path) -> Source:
+        """The same source once its directory has been renamed to `root`."""
+        before = f"{self.root}/"
+
+        def at(path: str) -> str:
+            return f"{root}/{path[len(before) :]}" if path.startswith(before) else path
+
+        found = [file._replace(disk_path=at(file.disk_path)) for file in self.files]
+        return replace(self, root=root, files=found, links=list(map(at, self.links)))
 
 
 def find_source(root: Path, rules: Rules | None = None) -> Source:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
+from io import BytesIO
 from math import prod
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from casstore.actions.tensors.index import Found
 from casstore.storage.objects import Objects
+from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.segments import ELEMENT_BITS
 from casstore.storage.tensors.strides import contiguous
 from casstore.storage.tensors.zips import is_fortran
@@ -58,11 +62,16 @@ class Located(NamedTuple):
     layout: Layout
 
 
-def locate(objects: Objects, name: str, found: Found) -> Located:
-    """How a tensor lies in its file; of an array in an .npz its header is read. `name`: what errors call the version.
+def locate(objects: Objects, name: str, wanted: Mapping[str, Found]) -> dict[str, Located]:
+    """How tensors lie in their files; of arrays in an .npz, headers are read. `name`: what errors call the version.
 
     Raises TypeError for one of a dtype that is not known here, IntegrityError, OSError.
     """
+    with closing(_Headers(objects, name)) as headers:
+        return {key: _located(headers, name, found) for key, found in wanted.items()}
+
+
+def _located(headers: _Headers, name: str, found: Found) -> Located:
     placed = found.placed
     info = placed.info
     kind = found.recipe.plan.partition("/")[0]
@@ -73,7 +82,7 @@ def locate(objects: Objects, name: str, found: Found) -> Located:
         dtype, shape = "U8", _rows_of_bytes(shape, info.size)
         strides = contiguous(shape)
     may_be_fortran = kind in ("npz", "zips") and not placed.is_pickled and len(shape) > 1 and info.size
-    if may_be_fortran and _is_fortran(objects, name, found):
+    if may_be_fortran and headers.say_fortran(found):
         strides = tuple(reversed(contiguous(shape[::-1])))
     return Located(found, Layout(dtype, shape, strides, placed.start))
 
@@ -84,11 +93,26 @@ def _rows_of_bytes(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
     return (*shape[:-1], size // rows) if rows and size % rows == 0 else (size,)
 
 
-def _is_fortran(objects: Objects, name: str, found: Found) -> bool:
-    start = max(0, found.placed.start - _NPY_HEADER_BYTES)
-    with objects.open_blob(found.recipe, f"{found.info.file} of {name}") as file:
-        file.seek(start)
-        return is_fortran(file.read(found.placed.start - start))
+class _Headers:
+    """What stands before the arrays in .npz files. A file is opened once for all its arrays."""
+
+    def __init__(self, objects: Objects, name: str) -> None:
+        self._objects = objects
+        self._name = name
+        self._recipe: Recipe | None = None
+        self._file: BinaryIO = BytesIO()
+
+    def say_fortran(self, found: Found) -> bool:
+        if found.recipe is not self._recipe:
+            self._file.close()
+            self._file = self._objects.open_blob(found.recipe, f"{found.info.file} of {self._name}")
+            self._recipe = found.recipe
+        start = max(0, found.placed.start - _NPY_HEADER_BYTES)
+        self._file.seek(start)
+        return is_fortran(self._file.read(found.placed.start - start))
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _unknown(name: str, found: Found) -> str:

@@ -47,7 +47,7 @@ def load(source: Source, wanted: Mapping[str, Found], into: Framework) -> dict[s
     """
     for found in wanted.values():
         source.confirm(found)
-    located = {name: locate(source.objects, source.name, found) for name, found in wanted.items()}
+    located = locate(source.objects, source.name, wanted)
     into.check({each.layout.dtype for each in located.values()})
     made = {name: into.tensor(None, each.layout) for name, each in located.items() if not each.layout.span}
     for blocks in _by_file(_blocks(located)):
@@ -61,8 +61,7 @@ def load(source: Source, wanted: Mapping[str, Found], into: Framework) -> dict[s
 def load_one(source: Source, found: Found, into: Framework, rows: slice | None) -> Any:
     """One tensor, or some of its rows. Raises ValueError for what is no range of rows, and as `load` does."""
     source.confirm(found)
-    located = locate(source.objects, source.name, found)
-    layout = located.layout
+    layout = locate(source.objects, source.name, {found.info.name: found})[found.info.name].layout
     into.check({layout.dtype})
     if rows is not None:
         if not layout.shape or rows.step not in (None, 1):

@@ -15,9 +15,11 @@ from casstore.errors import IntegrityError
 from casstore.storage.objects import Objects
 from casstore.storage.recipe import Recipe
 from casstore.storage.tensors.distributed import MAX_METADATA_BYTES, Place, find_distributed, find_places
-from casstore.storage.tensors.parameters import Strided, find_parameters
+from casstore.storage.tensors.parameters import NAMELESS, Strided, find_parameters
 from casstore.storage.tensors.segments import ReadAt
 from casstore.storage.tensors.zips import read_torch_pickle
+
+_ONE_TENSOR = {NAMELESS}
 
 
 class DamagedRead(OSError):
@@ -67,9 +69,14 @@ class Names:
         kind = recipe.plan.partition("/")[0]
         if kind not in ("torch", "zips"):
             return {}
-        distributed = self._of_distributed(path, recipe, within)
-        if distributed or kind == "zips":
-            return distributed
+        own = {} if kind == "zips" else self._of_archive(path, recipe, within)
+        # Other files are not asked of, so that one that is damaged takes nothing else away.
+        if own and own.keys() != _ONE_TENSOR:
+            return own
+        return self._of_distributed(path, recipe, within) or own
+
+    def _of_archive(self, path: str, recipe: Recipe, within: Within) -> Mapping[str, Strided]:
+        """Those of one archive, by its own pickle."""
         blob = recipe.blob
         if blob not in self._of_blobs:
             with within.opened(path, recipe) as read:

@@ -77,7 +77,13 @@ def refusals_as_json(refused: tuple[casstore.Refused, ...]) -> list[dict[str, st
 
 def show_refusals(refused: tuple[casstore.Refused, ...]) -> None:
     for each in refused:
-        click.echo(f"refused: {printable(each.path)}: {printable(each.reason)}")
+        # Many a reason begins with the path, or that of a file below it.
+        of_it = each.reason.removeprefix(each.path)
+        if of_it[:1] == " ":
+            click.echo(f"refused: {printable(each.reason)}")
+        else:
+            reason = of_it[1:] if of_it[:1] == "/" != each.path[-1:] else each.reason
+            click.echo(f"refused: {printable(each.path)}: {printable(reason)}")
 
 
 def _as_json(report: casstore.AdoptReport) -> dict[str, object]:

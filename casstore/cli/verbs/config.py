@@ -17,7 +17,7 @@ Examples:
   casstore config set durability relaxed
   casstore config unset durability
 """
-_COLUMNS = (Column("KEY"), Column("VALUE"), Column("DEFAULT"), Column("TAKES"), Column("MEANING"))
+_COLUMNS = (Column("KEY", fixed=True), Column("VALUE"), Column("DEFAULT"), Column("TAKES"), Column("MEANING"))
 
 
 if TYPE_CHECKING:

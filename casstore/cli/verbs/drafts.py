@@ -14,8 +14,8 @@ from casstore.cli.output import Bytes, Column, hint, human_bytes, is_screen, plu
 _EXAMPLES = """\b
 Examples:
   casstore drafts
-  casstore save bert:v4 --draft 0k3f9w2d       save one of them after all
-  casstore drafts --remove 0k3f9w2d            give its space back now
+  casstore save bert:v4 --draft 0k3f9w2d5m     save one of them after all
+  casstore drafts --remove 0k3f9w2d5m          give its space back now
 """
 _COLUMNS = (
     Column("ID", fixed=True),

@@ -53,8 +53,8 @@ def export(
     several versions, each chunk once, as differences between versions where that takes less, and is the fastest to
     write. A .bentomodel is BentoML's own format, a tar in xz. oci:DIR[:REF] is an OCI layout, in which each version is
     an artifact of CNCF ModelPack and equal files are there once: `skopeo copy oci:DIR:REF docker://...` pushes it to a
-    registry. Signatures go along. Every byte is checked on its way; a file is there once it
-    is complete.
+    registry. Signatures go along. Every byte that is copied is checked on its way, and so is what an OCI layout has
+    already; a file is there once it is complete.
     """
     context = click.get_current_context()
     if path == "-" and sys.stdout.isatty():

@@ -34,8 +34,8 @@ Examples:
 @click.option(
     "--trust",
     is_flag=True,
-    help="You trust its author: it may expand to more than 100 times its size, and its Python objects may be "
-    "unpickled when a program asks for them.",
+    help="You trust its author: it may expand to more than 1 GiB and 100 times its size, and its Python objects "
+    "may be unpickled when a program asks for them.",
 )
 @click.option("--no-materialize", is_flag=True, help="Make no directory until one is asked for; pack it at once.")
 @click.option(
@@ -74,7 +74,7 @@ def import_archive(
     huggingface_hub (pip install 'casstore[huggingface]') straight into the store, and saved as ORG--NAME and the first
     12 digits of its commit. With the setting require_signature it is refused: the hub has no signatures by keys.
     """
-    if hugging_face.is_repository(path):
+    if path.startswith("hf://") and not hugging_face.names_file(path):
         _check_for_hub(archive_format, wishes)
         with options.open_store(create=True) as store:
             quiet = options.quiet or options.json or not is_screen()

@@ -32,8 +32,9 @@ def mount(options: Options, directory: str) -> None:
     """Show all versions of the store below DIR, an empty directory, for programs that know only files.
 
     DIR/NAME:VERSION/ has the files of a version, read straight from the store and checked on their way; no directory is
-    made in the store. DIR lists the versions; DIR/NAME/ and DIR/NAME@ALIAS/ are there too, though not listed. Nothing
-    can be written. Versions that are only in a remote are not there: `casstore pull` them first.
+    made in the store. DIR lists the versions; DIR/NAME/ and DIR/NAME@ALIAS/ are there too, though not listed: symbolic
+    links to what they mean now, so that a file, once open, stays that of one version. Nothing can be written. Versions
+    that are only in a remote are not there: `casstore pull` them first.
 
     The command runs until DIR is unmounted. It needs Linux or macOS with FUSE 2, and `pip install 'casstore[mount]'`.
     """
@@ -55,7 +56,7 @@ def mount(options: Options, directory: str) -> None:
     try:
         fuse.FUSE(
             Mounted(system, ready), directory, encoding=sys.getfilesystemencoding(), foreground=True, nothreads=True,
-            ro=True, fsname="casstore", default_permissions=True, auto_cache=True,
+            ro=True, fsname="casstore", default_permissions=True, raw_fi=True,
         )  # fmt: skip
     except RuntimeError as error:  # what libfuse says of it has gone to stderr
         raise click.ClickException(

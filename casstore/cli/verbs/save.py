@@ -44,7 +44,7 @@ Examples:
   casstore save run out/ --no-materialize      a checkpoint of many: packed at once
   casstore save tiny:v1 model.gguf             a single file
   casstore save minilm --from-hf ~/.cache/huggingface/hub/models--org--minilm/snapshots/c9745ed...
-  casstore save bert:v4 --draft 0k3f9w2d       what could not be saved, and is kept
+  casstore save bert:v4 --draft 0k3f9w2d5m     what could not be saved, and is kept
   casstore save bert out/ --exclude '*.log' --exclude 'checkpoint-*/'
   tag=$(casstore save -q bert out/)            for scripts: the tag alone
 """

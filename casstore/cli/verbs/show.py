@@ -39,7 +39,8 @@ def show(options: Options, tag: str, remote: str | None) -> None:
 
     Its files with their digests, labels, metadata, context, aliases and base; what it takes, as `casstore stats --help`
     explains, and what deleting it would free. Labels and metrics that `casstore annotate` has changed since the save
-    stand once more after all others, with when and by whom. TAG is name:version, a unique beginning of a version, a
+    stand once more after all others, with when and by whom. Signatures are named as they stand there, by the keys that
+    they claim; `casstore verify --signatures` checks them. TAG is name:version, a unique beginning of a version, a
     name alone for its newest version, or an alias.
     """
     if remote is not None:
@@ -59,7 +60,7 @@ def show(options: Options, tag: str, remote: str | None) -> None:
             show_json({**everything(model), **state})
             return
         mark = {"damaged": "bytes are gone or written over; see `casstore verify`"} if is_damaged else {}
-        signed = {f"signed.{each.key[:16]}": each.hash for each in store.signatures(model.tag)}
+        signed = {f"signed.{each.key[:16]}": f"{each.hash}, not checked here" for each in store.signatures(model.tag)}
         show_fields({**_fields(model, usage), **signed, **mark, **_annotated(model, store.annotations(model.tag))})
         rows = [(file_name(f.path), Bytes(f.size), f.digest, "executable" if f.executable else "") for f in model.files]
     if is_screen():

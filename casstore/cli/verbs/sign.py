@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ Examples:
   casstore sign bert:v1 --key key.pem -o model.sig     and a copy, for other programs
 """
 _FILE = click.Path(path_type=Path, dir_okay=False)
+_MOST_READ_BYTES = 64 << 20  # no signature is larger
 
 
 @click.command(short_help="Sign a version with a key.", epilog=_EXAMPLES)
@@ -34,7 +36,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="The digests to sign. blake3 takes no reading, and the command line of model_signing cannot check it.",
 )
-@click.option("-o", "--output", metavar="FILE", type=_FILE, help="Also write the signature to this file.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=_FILE,
+    help="Also write the signature to this file, which is new, empty or a signature.",
+)
 @common_options
 @pass_options
 def sign(
@@ -47,6 +55,11 @@ def sign(
     checks it too: of the directory that `casstore path` prints, or of an exported folder. Needs the package
     cryptography: pip install 'casstore[sign]'.
     """
+    if output is not None and not _may_be_replaced(output):
+        raise click.ClickException(
+            f"{printable(str(output))} is there and is not a signature, so it stays and nothing is signed; give "
+            "--output a name that is free"
+        )
     password = None if password_file is None else password_file.read_text(encoding="utf-8").rstrip("\r\n")
     with options.open_store() as store, progress_bar(options) as progress:
         model = store.get(tag)
@@ -61,3 +74,16 @@ def sign(
     else:
         click.echo(f"{model.tag}\t{signature.key}")
     hint(options, f"`casstore verify {model.tag} --signatures --key PUBLIC_KEY` checks it")
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether nothing but a signature would go; a pipe takes what comes."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        data = file.read(_MOST_READ_BYTES)
+    try:
+        document = json.loads(data) if data else {"dsseEnvelope": None}
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and "dsseEnvelope" in document

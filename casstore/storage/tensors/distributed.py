@@ -9,11 +9,12 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import Any, NamedTuple
 
-from casstore.storage.tensors.parameters import Machine, Made, Map, Strided
+from casstore.storage.tensors.parameters import MAX_NAME_CHARACTERS, Machine, Made, Map, Strided
 from casstore.storage.tensors.segments import MAX_NAME_BYTES, HeaderError, ReadAt
-from casstore.storage.tensors.zip_rows import MAX_ARCHIVES, Archive
+from casstore.storage.tensors.zip_rows import MAX_ARCHIVES, Archive, start_of
 from casstore.storage.tensors.zips import read_torch_pickle
 
 # A tensor takes some 600 bytes.
@@ -41,13 +42,18 @@ class Place(NamedTuple):
 def find_places(metadata: bytes) -> dict[str, list[Place]]:
     """What is in each file, by its path beside `.metadata`; nothing for a pickle that breaks any rule."""
     try:
-        found = list(_places(Machine(metadata).run()))
+        top = Machine(metadata).run()
+        found = list(_places(top))
+        in_parts = _in_parts(top)
     except (ValueError, TypeError, LookupError, struct.error, RecursionError):
+        return {}
+    lengths = (len(place.named(place.part or ())) for _, place in found)
+    if any(characters > MAX_NAME_CHARACTERS for characters in accumulate(lengths)):
         return {}
     counts = Counter(place.name for _, place in found)
     places: dict[str, list[Place]] = {}
     for path, place in found:
-        is_part = counts[place.name] > 1 or any(place.part or ())
+        is_part = counts[place.name] > 1 or any(place.part or ()) or place.name in in_parts
         places.setdefault(path, []).append(place if is_part else place._replace(part=None))
     return places
 
@@ -66,6 +72,20 @@ def _places(top: Any) -> Iterator[tuple[str, Place]]:
         # What has been transformed, as by compression, is not an archive.
         if type(length) is int and info.get("transform_descriptors") is None and len(name.encode()) < MAX_NAME_BYTES:
             yield path, Place(name, part, offset, length)
+
+
+def _in_parts(top: Any) -> set[str]:
+    """The names of tensors that are written in parts, also where but one of these is stored."""
+    tensors = _said(top).get("state_dict_metadata")
+    if not isinstance(tensors, Map):
+        return set()
+    names = set()
+    for name, each in tensors.pairs:
+        if type(name) is str and isinstance(each, Made) and isinstance(each.state, Map):
+            parts = _said(each).get("chunks")
+            if isinstance(parts, list) and len(parts) > 1:
+                names.add(name)
+    return names
 
 
 def _said(record: Any) -> dict[Any, Any]:
@@ -87,16 +107,19 @@ def find_distributed(read: ReadAt, size: int, places: Iterable[Place]) -> dict[s
         if place.offset < 0 or place.length <= 0 or place.offset + place.length > size or left < 0:
             continue
         archive = Archive(read, place.offset, left)
-        tensor = _tensor(read_torch_pickle(archive.read, place.length))
+        tensor = _tensor(archive, place.length)
         left = archive.left
         if tensor is not None:
             found.setdefault(place.named(tensor.shape), (place, tensor))
     return found
 
 
-def _tensor(pickle: bytes) -> Strided | None:
+def _tensor(archive: Archive, length: int) -> Strided | None:
+    """The tensor of which an archive is; None where it is of anything else, or there is not one archive and no more."""
     try:
-        top = Machine(pickle).run()
+        if start_of(archive.read, length):
+            return None
+        top = Machine(read_torch_pickle(archive.read, length)).run()
     except (ValueError, TypeError, LookupError, struct.error, RecursionError):
         return None
     return top if isinstance(top, Strided) else None

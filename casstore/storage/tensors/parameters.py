@@ -31,6 +31,7 @@ MAX_DEPTH = 100
 # What is met on all ways together: a list that holds another twice, which holds another twice ... has ways without end.
 MAX_STEPS = 1_000_000
 MAX_NAME_CHARACTERS = 16 << 20  # of all names together
+NAMELESS = "tensor"  # what a tensor is called that is all that a pickle holds
 
 _DTYPES = {
     "float64": "F64", "double": "F64", "float32": "F32", "float": "F32", "float16": "F16", "half": "F16",
@@ -124,7 +125,7 @@ def _walk(top: Any) -> Iterator[tuple[str, Strided]]:
         name, depth, value = pending.pop()
         steps += 1
         if isinstance(value, Strided):
-            yield name or "tensor", value
+            yield name or NAMELESS, value
             continue
         parts = _parts(value)
         if depth >= MAX_DEPTH or steps + len(pending) + len(parts) > MAX_STEPS or len(name) > MAX_NAME_BYTES:

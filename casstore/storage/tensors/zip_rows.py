@@ -29,7 +29,7 @@ def find_zips(read: ReadAt, size: int) -> tuple[str, list[Segment]]:
     between, is cut as `find_zip` cuts it.
     """
     try:
-        start = _start_of(read, size)
+        start = start_of(read, size)
         found = _archives(read, size) if start else None
     except ValueError:
         found = None
@@ -42,7 +42,7 @@ def _archives(read: ReadAt, size: int) -> list[Segment]:
     while end:
         if len(starts) == MAX_ARCHIVES:
             raise HeaderError("too many archives")
-        starts.append(end := _start_of(read, end))
+        starts.append(end := start_of(read, end))
     found: list[Segment] = []
     left = MAX_READ_BYTES
     for number, (start, end) in enumerate(zip(reversed(starts), [*starts[-2::-1], size], strict=True)):
@@ -75,7 +75,7 @@ class Archive:
         return self._read(self._start + offset, length)
 
 
-def _start_of(read: ReadAt, end: int) -> int:
+def start_of(read: ReadAt, end: int) -> int:
     """Where the archive that ends at `end` begins, by the record at its end. Raises HeaderError."""
     directory_end = end - _END.size
     signature, length, offset, comment = _END.unpack(read_exactly(read, end, directory_end, _END.size))
