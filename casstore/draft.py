@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from casstore.actions import resolve
+from casstore.actions import keeping, resolve
 from casstore.actions.describing import custom_objects as pickling
 from casstore.actions.describing.checked import Checked
 from casstore.actions.gc import autogc
@@ -123,6 +123,7 @@ class Draft(Uncopied):
         self._future: Future[Model] | None = None
         self._kept_id = ""  # of the kept draft that is saved by this one
         self._pickled_objects: bytes | None = None
+        self._kept_at_ns: int | None = None
         self._session: Session | None = None
         self._moving: unsaved.Moving | None = None
         self._directory: Path | None = None
@@ -340,8 +341,9 @@ class Draft(Uncopied):
         self._source = (path, handling, allow_empty)
 
     def take_kept(
-        self, kept_id: str, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None
-    ) -> None:
+        self, kept_id: str, objects: bytes | None, *, is_base_said: bool, parents: tuple[Parent, ...] | None = None,
+        kept_at_ns: int | None = None,
+    ) -> None:  # fmt: skip
         """Save a kept draft, with Python objects that are pickled already; for `Store.save_draft`, before the block.
 
         Parameters
@@ -354,7 +356,10 @@ class Draft(Uncopied):
             Whether the caller named the base, which `exist_ok` then compares.
         parents
             What it came from; None where nothing was said.
+        kept_at_ns
+            When it was kept, which the version counts as made at; None for now.
         """
+        self._kept_at_ns = kept_at_ns
         self._kept_id = kept_id
         self._pickled_objects = objects
         self._wishes = replace(self._wishes, is_base_said=is_base_said, parents=parents)
@@ -554,7 +559,11 @@ class Draft(Uncopied):
             moving.has_files = unsaved.content(moving.standing) is unsaved.Content.FILES
             raise
         self._ended = _HANDED_OVER
-        return standing, request
+        return standing, replace(request, handed_over_ns=self._handed_over_ns(keeping.made_at_ns(moving.target)))
+
+    def _handed_over_ns(self, at_ns: int | None) -> int | None:
+        """When the version counts as made; None for when it is saved, as where the clock went back before."""
+        return None if at_ns is None or self._workspace.catalog.versions.has_later(self.tag.name, at_ns) else at_ns
 
     def _save_from(self, standing: aside.Aside, request: SaveRequest) -> Model:
         """Save the version from a draft that was set aside, in the background."""
@@ -691,7 +700,7 @@ class Draft(Uncopied):
             wishes.materialize, allow_empty=True, custom_objects=custom_objects,
             trust=Trust.AS_KNOWN if custom_objects is None else Trust.MADE_NOW,
             said_context=plain_mapping("context", self.context) if wishes.exist_ok else None,
-            is_base_said=wishes.is_base_said, parents=wishes.parents,
+            is_base_said=wishes.is_base_said, parents=wishes.parents, handed_over_ns=self._kept_at_ns,
         )  # fmt: skip
 
     def _save(self, session: Session, draft: Path, request: SaveRequest) -> None:

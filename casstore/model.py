@@ -193,7 +193,7 @@ class Model:
 
     @property
     def created_at(self) -> datetime:
-        """When it was saved, in UTC."""
+        """When it was saved, or its draft was kept or handed over to be saved in the background, in UTC."""
         return times.timestamp(self._row.created_at_ns)
 
     @property

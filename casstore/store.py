@@ -329,8 +329,9 @@ class Store:
     ) -> Model:
         """Save a kept draft, and keep it no longer.
 
-        The draft is saved with the description that it was to be saved with, as far as that could be kept. On any error
-        it stays kept.
+        The draft is saved with the description that it was to be saved with, as far as that could be kept. Its
+        `created_at` is when the draft was kept, or handed over to be saved in the background: what has been saved since
+        then is newer. On any error it stays kept.
 
         Parameters
         ----------
@@ -396,7 +397,8 @@ class Store:
                 progress=progress,
             )  # fmt: skip
             new.take_kept(
-                kept.id, drafts_action.objects_of(kept), is_base_said=base is not None, parents=came_from
+                kept.id, drafts_action.objects_of(kept), is_base_said=base is not None, parents=came_from,
+                kept_at_ns=drafts_action.kept_at_ns(kept),
             )  # fmt: skip
             with new:
                 new.take_from(Path(kept.path), move=True, allow_empty=True, ignore=False)

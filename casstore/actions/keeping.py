@@ -14,7 +14,7 @@ from casstore.storage.layout import new_id
 
 _DAY_NS = 24 * 3600 * 1_000_000_000
 _TIME = "%Y%m%dT%H%M%S"
-_NAME = re.compile(r"(\d{8}T\d{6})\.\d{6}Z-[0-9a-z]+")
+_NAME = re.compile(r"(\d{8}T\d{6})\.(\d{6})Z-[0-9a-z]+")
 
 
 def keep_ns(workspace: Workspace) -> int:
@@ -69,8 +69,9 @@ def mend_clocks(parent: Path, keep_ns: int) -> None:
 
 
 def made_at_ns(path: Path) -> int | None:
-    """When a directory was made that `new_directory` names so, to the second; None for any other."""
+    """When a directory was made that `new_directory` names so, to the microsecond; None for any other."""
     match = _NAME.fullmatch(path.name)
     with contextlib.suppress(ValueError):  # digits that are not a time
-        return calendar.timegm(time.strptime(match[1], _TIME)) * 1_000_000_000 if match else None
+        if match:
+            return calendar.timegm(time.strptime(match[1], _TIME)) * 1_000_000_000 + int(match[2]) * 1000
     return None

@@ -180,6 +180,10 @@ class Versions:
     def newest(self, name: str) -> VersionRow | None:
         return self._confirmed(" WHERE name = ?" + _NEWEST_FIRST + " LIMIT 1", (name,))
 
+    def has_later(self, name: str, than_ns: int) -> bool:
+        """Whether a version of this name is placed after a moment, such as one saved before the clock went back."""
+        return any(self._rows("SELECT 1 FROM version WHERE name = ? AND ordered_at >= ? LIMIT 1", (name, than_ns)))
+
     def last_committed(self) -> VersionRow | None:
         """The version that was committed last."""
         return next(self._select(f" WHERE {IS_HERE} ORDER BY id DESC LIMIT 1"), None)

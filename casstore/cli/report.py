@@ -33,6 +33,9 @@ def show_warnings(*, as_json: bool) -> None:
     log = logging.getLogger("casstore")
     log.handlers = [_Log(as_json=as_json)]
     log.setLevel(logging.WARNING)  # until --verbose asks for more
+    logging.getLogger("casstore.actions.registry.policies").setLevel(
+        logging.INFO
+    )  # what goes without being asked for is always said
 
     def show(
         message: Warning | str,
@@ -66,7 +69,7 @@ class _Log(logging.Handler):
             return
         if record.levelno >= logging.WARNING:
             _show_warning(record.getMessage(), as_json=self._as_json)
-        else:
+        elif options is None or options.verbose or not options.quiet:
             kind = "debug" if record.levelno < logging.INFO else "note"
             _show(kind, record.getMessage(), as_json=self._as_json, dim=True)
 

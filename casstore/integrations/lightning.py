@@ -12,6 +12,7 @@ from typing import Any
 
 import casstore
 from casstore.integrations.needed import needed
+from casstore.integrations.unmarked import unmarked
 
 if "lightning" not in sys.modules and "pytorch_lightning" in sys.modules:
     # The same under the package's older name: its Trainer takes only callbacks of its own.
@@ -57,6 +58,14 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
         self._about = dict(about or {})
         self._saved_step = -1
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Move the aliases to what was saved before they could be, as by a training that was killed."""
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            store = self._store or casstore.store_at()
+            for model in unmarked(store, self.name):
+                self._point(store, str(model.tag), model.metadata["metrics"])
+
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         trainer.strategy.barrier()  # other ranks may still write their shards
@@ -76,17 +85,21 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
         metadata = {"step": trainer.global_step, "epoch": trainer.current_epoch, "metrics": metrics}
         about = {"materialize": False, **self._about}
         about["metadata"] = {**metadata, **about.get("metadata", {})}
-        with store.create(self.name if store.exists(tag) else tag, **about) as draft, TemporaryDirectory() as scratch:
-            if os.path.isfile(filepath):
-                # A file is saved by the name by which it is given.
-                named = os.path.join(scratch, FILE)
-                os.symlink(os.path.abspath(filepath), named)
-                filepath = named
-            draft.add(filepath, ignore=False)
-        tag = str(draft.model.tag)
-        self._move(store, "last", tag)
+        try:
+            model = _saved(store, self.name if store.exists(tag) else tag, filepath, about)
+        except casstore.TagExists as error:  # another training was first
+            if error.draft_path is None:
+                model = _saved(store, self.name, filepath, about)
+            else:
+                kept = next(each for each in store.drafts() if each.path == error.draft_path)
+                model = store.save_draft(kept, self.name)
+        self._point(store, str(model.tag), metrics)
+
+    def _point(self, store: casstore.Store, tag: str, metrics: Mapping[str, float]) -> None:
+        """Move `@best` where this one is, and then `@last`, which so tells that both are where they belong."""
         if self._is_best(store, metrics):
             self._move(store, "best", tag)
+        self._move(store, "last", tag)
 
     def _move(self, store: casstore.Store, alias: str, tag: str) -> None:
         try:
@@ -97,10 +110,21 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
     def _is_best(self, store: casstore.Store, metrics: Mapping[str, float]) -> bool:
         """Whether no version that was the best, also of a run before, is better by what is monitored."""
         value = metrics.get(self.monitor or "")
-        if value is None or math.isnan(value):
+        if not isinstance(value, int | float) or math.isnan(value):
             return False
         try:
             best = store.get(f"{self.name}@best", pull=False).metadata["metrics"][self.monitor]
         except (casstore.TagNotFound, KeyError):
             return True
         return bool(value < best if self.mode == "min" else value > best)
+
+
+def _saved(store: casstore.Store, tag: str, path: str, about: Mapping[str, Any]) -> casstore.Model:
+    with store.create(tag, **about) as draft, TemporaryDirectory() as scratch:
+        if os.path.isfile(path):
+            # A file is saved by the name by which it is given.
+            named = os.path.join(scratch, FILE)
+            os.symlink(os.path.abspath(path), named)
+            path = named
+        draft.add(path, ignore=False)
+    return draft.model

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -107,9 +108,10 @@ def load(tag: str, *, store: casstore.Store | None = None, file: str = FILE, **o
 
 @dataclass
 class _Placed(_StoragePrefix):  # type: ignore[misc]  # torch may not be installed
-    """How a rank's files are called, and which directory they are to be written into."""
+    """How a rank's files are called, which directory they are to be written into, and what they will be saved as."""
 
     directory: str = ""
+    tag: str = ""
 
 
 class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not be installed
@@ -119,7 +121,8 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
     theirs. All ranks make such a writer, on one machine, with the same arguments; `tag` and the description count on
     the coordinator alone. It may be used for one checkpoint after the other: `checkpoint_id` then is the next tag.
 
-    To load, give `FileSystemReader` the version's `path`, or `FsspecReader` its `url`, by which no directory is made.
+    To load, give `FileSystemReader` the version's `path`, or the `FsspecReader` of
+    `torch.distributed.checkpoint._fsspec_filesystem` its `url`, by which no directory is made.
 
     Parameters
     ----------
@@ -143,16 +146,20 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
         self._store = store
         self._draft: casstore.Draft | None = None
         self._model: casstore.Model | None = None
+        self._written: str | None = None  # the tag of what another rank saves
 
     @property
     def model(self) -> casstore.Model:
-        """The version that was saved last, on the coordinator.
+        """The version that was saved last, on every rank once the save is done.
 
         Raises
         ------
         CasstoreError
-            None was saved by this object: as on other ranks, and where `async_save` saves in another process.
+            None was saved by this object: as where the save failed, and where `async_save` saves in another process.
         """
+        if self._model is None and self._written is not None:
+            with contextlib.suppress(casstore.TagNotFound):
+                self._model = (self._store or casstore.store_at()).get(self._written, pull=False)
         if self._model is None:
             raise casstore.CasstoreError(f"this process has not saved {self.tag}; store.get tells whether another has")
         return self._model
@@ -161,6 +168,7 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
         """Begin a checkpoint; `checkpoint_id` is the tag to save it as, where it is another than before."""
         super().reset()
         self._drop()
+        self._written = None
         if checkpoint_id is not None:
             self.tag = str(checkpoint_id)
 
@@ -175,15 +183,19 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
             raise ValueError("a version is written by all ranks together: leave out use_collectives=False")
         if is_coordinator:
             self._drop()
-            self._draft = (self._store or casstore.store_at()).create(self.tag, **self.about)
+            # As in a block: where it is not committed, as when another rank fails, half a checkpoint is not kept.
+            self._draft = (self._store or casstore.store_at()).create(self.tag, **self.about).__enter__()
             self.path = self.fs.init_path(self._draft.path)
 
     def prepare_local_plan(self, plan: Any) -> Any:
         return plan  # a draft is there, and is empty
 
     def prepare_global_plan(self, plans: list[Any]) -> list[Any]:
-        """Tells the ranks where to write."""
-        return [replace(plan, storage_data=_Placed(f"__{rank}_", str(self.path))) for rank, plan in enumerate(plans)]
+        """Tells the ranks where to write, and what it will be."""
+        tag = "" if self._draft is None else str(self._draft.tag)
+        return [
+            replace(plan, storage_data=_Placed(f"__{rank}_", str(self.path), tag)) for rank, plan in enumerate(plans)
+        ]
 
     def write_data(self, plan: Any, planner: Any) -> Any:
         if self._draft is None:
@@ -191,10 +203,11 @@ class CasstoreWriter(FileSystemWriter):  # type: ignore[misc]  # torch may not b
             if not os.path.isdir(plan.storage_data.directory):
                 raise ValueError("the ranks were told no directory: a plan that was cached cannot be used here")
             self.path = self.fs.init_path(plan.storage_data.directory)
+            self._model, self._written = None, plan.storage_data.tag
         try:
             return super().write_data(plan, planner)
         except BaseException:
-            self._drop()  # another rank's failure is not heard of: that draft goes when the next is begun
+            self._drop()  # another rank's failure is not heard of: that draft goes with the writer, or this process
             raise
 
     def storage_meta(self) -> Any:

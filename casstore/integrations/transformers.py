@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import logging
 import math
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 
 import casstore
 from casstore.integrations.needed import needed
+from casstore.integrations.unmarked import unmarked
 
 with needed("transformers", "trainer"):
     import transformers
@@ -45,8 +48,9 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
     """Saves each checkpoint of a `Trainer` as the version `NAME:step-N`, as the difference from the one before.
 
     `NAME@last` means the newest checkpoint that is saved whole, and `NAME@best` the one with the best value of the
-    first `keep_best`, or of the Trainer's `metric_for_best_model`. Both are moved once the version is committed. The
-    metadata is `{"step", "epoch", "metrics": {...}, "trainer": {...}}`, with the metrics that were logged at that step.
+    first `keep_best`, or of the Trainer's `metric_for_best_model`. Both are moved once the version is committed; if a
+    training is killed in between, the next one moves them when it begins. The metadata is
+    `{"step", "epoch", "metrics": {...}, "trainer": {...}}`, with the metrics that were logged at that step.
 
     The first process of all saves, once all processes have written their part; the Trainer's own directories stay, so
     `save_total_limit=1` is enough. A resumed run that saves a step again changes nothing where the files are equal;
@@ -66,7 +70,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         policy of this name, in place of an earlier one, so the rules go on after it. What has an alias stays anyway.
     background
         Go on training while a checkpoint is saved. Its files are copied first, so the Trainer may remove them. What
-        could not be saved is logged at once, is kept as a draft, and raises at the end of the training.
+        could not be saved is logged at once and raises at the end of the training; once copied, it is kept as a draft.
 
     Raises
     ------
@@ -83,7 +87,7 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         store: casstore.Store | None = None,
         labels: Mapping[str, Any] | None = None,
         keep_last: int | None = None,
-        keep_best: str | tuple[str, str, int] | Iterable[str | tuple[str, str, int]] = (),
+        keep_best: str | tuple[str, str, int] | Iterable[str | tuple[str, str, int]] | None = (),
         background: bool = False,
     ) -> None:
         self._name = casstore.Tag(name, "step-0").name
@@ -94,11 +98,17 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._labels = dict(labels or {})
         self._background = background
         self._pending: list[Future[None]] = []
+        self._missed: set[str] = set()  # metrics of which it has been said that they are not logged
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Store the rules by which versions are kept."""
+        """Move the aliases to what was saved before they could be, and store the rules by which versions are kept."""
         self._pending = []  # of a training that was broken off, whose errors have been logged
-        if state.is_world_process_zero and any(self._keep.values()):
+        if not state.is_world_process_zero:
+            return
+        rule = self._rule(args)
+        for model in unmarked(self._at(), self._name):
+            self._point(str(model.tag), model.metadata, rule)
+        if any(self._keep.values()):
             self._at().set_policy(self._name, **self._keep)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -115,15 +125,19 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return
         about = _metadata(args, state)
         rule = self._rule(args)
+        self._check_metrics(state, rule)
         if self._background:
             self._save_later(directory, about, rule)
         else:
             self._point(self._save(directory, about), about, rule)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Wait for what is saved in the background. Raises the first error of it."""
+        """Have all processes wait for what is saved in the background. Raises the first error of it in the first."""
         pending, self._pending = self._pending, []
         errors = [each.exception() for each in pending]
+        if state.is_world_process_zero:
+            self._check_metrics(state, self._rule(args), is_end=True)
+        _wait_for_others()  # who would find an older `@best` until then
         for error in filter(None, errors):
             raise error
 
@@ -140,6 +154,19 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         prefixed = metric if metric.startswith("eval_") else f"eval_{metric}"
         return _Rule(prefixed, "max" if args.greater_is_better else "min", 1)
 
+    def _check_metrics(self, state: Any, rule: _Rule | None, *, is_end: bool = False) -> None:
+        """Say, once, which metric of the rules is not logged: while others of its kind are, or by the end."""
+        logged = {key for entry in state.log_history for key in entry} - {"step", "epoch"}
+        for metric in dict.fromkeys(each.metric for each in self._best or filter(None, [rule])):
+            is_evaluated = metric.startswith("eval_")  # that may be done less often than checkpoints are saved
+            is_due = is_end or any(key.startswith("eval_") == is_evaluated for key in logged)
+            if is_due and metric not in logged | self._missed:
+                self._missed.add(metric)
+                _log.warning(
+                    "%s: %s has not been logged, so no version counts as the best by it; what has been: %s",
+                    self._name, metric, ", ".join(sorted(logged)) or "nothing",
+                )  # fmt: skip
+
     def _save(self, directory: Path, about: dict[str, Any]) -> str:
         while True:
             tag, is_saved = self._tag(about["step"], directory)
@@ -151,10 +178,25 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
             return tag
 
     def _save_later(self, directory: Path, about: dict[str, Any], rule: _Rule | None) -> None:
+        settled: Future[None] = Future()
+        self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
+        try:
+            self._hand_over(directory, about, rule, settled)
+        except (OSError, casstore.CasstoreError) as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            _log.error(
+                "%s: step %s is not saved, and the training goes on: %s%s", self._name, about["step"], error,
+                "; `casstore gc --empty-trash` may free some space" if is_full else "",
+            )  # fmt: skip
+            if not settled.done():
+                settled.set_exception(error)
+
+    def _hand_over(self, directory: Path, about: dict[str, Any], rule: _Rule | None, settled: Future[None]) -> None:
         while True:
             tag, is_saved = self._tag(about["step"], directory)
             if is_saved:
                 self._point(tag, about, rule)
+                settled.set_result(None)
                 return
             try:
                 draft = self._at().create(tag, labels=self._labels, metadata=about, materialize=False)
@@ -166,11 +208,12 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
         except BaseException:
             draft.discard()
             raise
-        settled: Future[None] = Future()
-        saving = draft.commit_async()
-        # Before the thread saves the next one, after which the rules may forget what no alias means.
-        saving.add_done_callback(lambda future: self._settle(future, tag, about, rule, settled))
-        self._pending = [each for each in self._pending if not each.done() or each.exception()] + [settled]
+        try:
+            draft.commit_async()
+        finally:
+            with contextlib.suppress(casstore.CasstoreError):  # it could not be handed over
+                # Before the thread saves the next one, after which the rules may forget what no alias means.
+                draft.future.add_done_callback(lambda future: self._settle(future, tag, about, rule, settled))
 
     def _settle(
         self, saving: Future[Any], tag: str, about: dict[str, Any], rule: _Rule | None, settled: Future[None]
@@ -216,11 +259,11 @@ class CasstoreCallback(TrainerCallback):  # type: ignore[misc]  # transformers i
                 return tag, True
         raise AssertionError
 
-    def _point(self, tag: str, about: dict[str, Any], rule: _Rule | None) -> None:
-        """Move `@last`, and `@best` where this one is."""
-        self._move("last", tag, f"step {about['step']}")
+    def _point(self, tag: str, about: Mapping[str, Any], rule: _Rule | None) -> None:
+        """Move `@best` where this one is, and then `@last`, which so tells that both are where they belong."""
         if rule is not None and self._is_best(about["metrics"].get(rule.metric), rule):
             self._move("best", tag, f"{rule.metric} {about['metrics'][rule.metric]}")
+        self._move("last", tag, f"step {about['step']}")
 
     def _move(self, alias: str, tag: str, reason: str) -> None:
         try:
@@ -250,7 +293,8 @@ def checkpoint_path(tag: str, *, store: casstore.Store | None = None, missing_ok
     store
         The store. None means `casstore.store_at()`.
     missing_ok
-        Where there is none yet, return None, with which `train` starts from the beginning.
+        Where there is none yet, return None, with which `train` starts from the beginning. It is logged where there are
+        other versions of that name.
 
     Returns
     -------
@@ -262,16 +306,19 @@ def checkpoint_path(tag: str, *, store: casstore.Store | None = None, missing_ok
     TagNotFound
         There is no such version, and `missing_ok` is false.
     """
+    store = casstore.store_at() if store is None else store
     try:
-        return (casstore.store_at() if store is None else store).get(tag).path
-    except casstore.TagNotFound:
-        if missing_ok:
-            return None
-        raise
+        return store.get(tag).path
+    except casstore.TagNotFound as error:
+        if not missing_ok:
+            raise
+        if store.list(re.split("[:@]", tag)[0]):  # perhaps a slip
+            _log.warning("%s; the training starts from the beginning", error)
+        return None
 
 
 def _rules(keep_best: Any) -> list[_Rule]:
-    said = [keep_best] if isinstance(keep_best, str) or _is_one(keep_best) else [*keep_best]
+    said = [keep_best] if isinstance(keep_best, str) or _is_one(keep_best) else [*(keep_best or ())]
     found = []
     for each in said:
         parts = each.rsplit(":", 2) if isinstance(each, str) else [*each]

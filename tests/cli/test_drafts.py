@@ -55,6 +55,25 @@ def test_a_draft_is_saved(cli: Cli, kept) -> None:
     assert "no draft" in cli("save", "bert:v3", "--draft", kept.id, code=12).err
 
 
+def test_what_a_policy_forgets_is_said(cli: Cli, kept, tmp_path: Path) -> None:
+    file = tmp_path / "w"
+    for version in ("v2", "v3"):
+        file.write_text(version)
+        cli("save", f"bert:{version}", file)
+    with casstore.Store(cli.home) as store:
+        store.set_policy("bert", keep_last=1)
+    done = cli("save", "bert:v1", "--draft", kept.id)
+    assert "note: bert: forgotten by policy: bert:v2\n" in done.err
+    assert _tags(cli) == ["bert:v3", "bert:v1"], "it was kept before the others were saved"
+    assert "bert:v1" not in cli("save", "bert:v4", file, "-q").err
+    assert _tags(cli) == ["bert:v4"]
+
+
+def _tags(cli: Cli) -> list[str]:
+    with casstore.Store(cli.home) as store:
+        return store.tags()
+
+
 def test_a_draft_is_removed(cli: Cli, kept) -> None:
     assert cli("drafts", "--remove", kept.id).out == f"{kept.id}\n"
     assert cli("drafts").out == ""

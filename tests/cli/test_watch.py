@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import casstore
+from casstore.cli.main import cli as program
 from tests.kit import plant
 
 
@@ -68,7 +72,9 @@ def test_no_directory_matches(cli, store: casstore.Store, out: Path, tmp_path: P
 def test_an_empty_directory_is_not_complete(cli, store: casstore.Store, tmp_path: Path) -> None:
     (tmp_path / "out/checkpoint-1").mkdir(parents=True)
     done = cli("watch", tmp_path / "out", "--as", "run", "--settle", "0", "--every", "0.05", "--once", code=3)
-    assert "not complete, and not saved: checkpoint-1" in done.err
+    assert done.err.splitlines() == [
+        "checkpoint-1: waiting for files, as it is empty", "not complete, and not saved: checkpoint-1",
+    ]  # fmt: skip
     assert store.tags() == []
 
 
@@ -90,7 +96,8 @@ def test_a_marker_is_not_all_where_something_must_settle(cli, store: casstore.St
 def test_another_directory_of_a_name_that_is_saved(cli, store: casstore.Store, out: Path) -> None:
     cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
     (out / "checkpoint-500/w.bin").write_bytes(b"other")
-    done = cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once")
+    done = cli("watch", out, "--as", "run", "--marker", "trainer_state.json", "--once", code=3)
+    assert "not complete" not in done.err
     assert "checkpoint-500: not saved, as run:checkpoint-500 is saved already, with other files" in done.err
     with store.get("run:checkpoint-500").open("w.bin") as file:
         assert file.read() == b"500"
@@ -123,6 +130,44 @@ def test_another_run_that_writes_directories_of_the_same_names(cli, store: casst
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert "checkpoint-500: not saved, as run:checkpoint-500 is saved already, with other files" in err
+
+
+def test_a_marker_that_comes_a_moment_later_is_no_news(cli, store: casstore.Store, out: Path) -> None:
+    (out / "checkpoint-500/trainer_state.json").unlink()
+    os.utime(out / "checkpoint-500", (1, 1))  # so that it is looked at first
+    process = cli.start("watch", out, "--as", "run", "--marker", "trainer_state.json", "--every", "0.05")
+    assert process.stdout.readline().startswith("run:checkpoint-1000\t")
+    (out / "checkpoint-500/trainer_state.json").write_text("{}")
+    assert process.stdout.readline().startswith("run:checkpoint-500\t")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert "waiting" not in err
+
+
+def test_a_full_disk_ends_nothing(
+    store: casstore.Store, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faults, real = [errno.ENOSPC, errno.ENOSPC], casstore.Store.create
+
+    def create(*arguments: Any, **said: Any) -> casstore.Draft:
+        if faults:
+            code = faults.pop()
+            raise OSError(code, os.strerror(code))
+        return real(*arguments, **said)
+
+    monkeypatch.setattr(casstore.Store, "create", create)
+    arguments = ["--home", str(store.home), "--every", "20", "--settle", "0.1", "--once"]
+    program.main(["watch", str(out), "--as", "run", "--pattern", "checkpoint-500", *arguments], standalone_mode=False)
+    assert store.tags() == ["run:checkpoint-500"]
+    said = [line for line in capsys.readouterr().err.splitlines() if "not saved" in line]
+    assert len(said) == 1
+    assert said[0].startswith("checkpoint-500: not saved, and tried again: No space left on device")
+    assert "gc --empty-trash" in said[0]
+
+
+def test_a_name_that_cannot_be_one(cli, out: Path) -> None:
+    done = cli("watch", out, "--as", "Bad Name", "--once", code=2)
+    assert done.err.endswith("; 'bad-name' would do\n")
 
 
 @pytest.mark.parametrize("arguments", [["--as", "a/b"], [], ["--as", "run", "--settle", "-1"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,5 +63,31 @@ def test_the_page(
     # A protected alias stays where it is, and ends no training.
     callback._move(store, "best", str(newest.tag))
     assert str(store.get("line@best").tag) == "line:step-6"
+    # Another training saves the step after this one has looked, before or after the draft is made.
+    add = casstore.Draft.add
+
+    def be_second(draft: casstore.Draft, *arguments: Any, **said: Any) -> None:
+        if "step-21" in draft.tag.version:
+            store.save("line:step-21", tmp_path / name)
+        add(draft, *arguments, **said)
+
+    store.save("line:step-20", tmp_path / name)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "exists", lambda _: False)
+        patched.setattr(casstore.Draft, "add", be_second)
+        for step in (20, 21):
+            now = SimpleNamespace(global_step=step, current_epoch=1, callback_metrics={"loss": 9.0})
+            callback._save(now, name)
+            saved = store.get("line@last")
+            assert saved.metadata == {"step": step, "epoch": 1, "metrics": {"loss": 9.0}}
+            assert [file.path for file in saved.files] == ["last.ckpt"]
+            assert not str(saved.tag.version).startswith("step-")
+    assert not store.drafts()
+    # A training that was killed before it could move them.
+    store.unprotect_alias("line@best")
+    about = {"step": 8, "epoch": 3, "metrics": {"loss": -1.0}}
+    store.save("line:step-8", tmp_path / name, metadata=about)
+    callback.on_train_start(fitted, page["Line"]())
+    assert [str(store.get(f"line@{alias}").tag) for alias in ("best", "last")] == ["line:step-8"] * 2
     with pytest.raises(casstore.CasstoreError, match="needs a dirpath on this machine"):
         callback._save(fitted, "memory://x.ckpt")

@@ -168,9 +168,39 @@ def _rank(rank: int, home: Path, meet: Path) -> None:
         sharded = {"w": torch.distributed.tensor.DTensor.from_local(local, mesh, placements)}
         writer = CasstoreWriter("run", store=casstore.store_at(home))
         dcp.save(sharded, checkpoint_id=f"run:step-{number}", storage_writer=writer)
-        if rank == 0:
-            assert str(writer.model.tag) == f"run:step-{number}"
+        assert str(writer.model.tag) == f"run:step-{number}"
+    generated = CasstoreWriter("generated", store=casstore.store_at(home))
+    dcp.save(sharded, storage_writer=generated)
+    assert generated.model == casstore.store_at(home).get("generated")
     torch.distributed.destroy_process_group()
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise RuntimeError("cannot be pickled")
+
+
+def _failing_rank(rank: int, home: Path, meet: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=2)
+    writer = CasstoreWriter("run:v1", store=casstore.store_at(home))
+    with pytest.raises(CheckpointException, match="cannot be pickled"):
+        dcp.save({f"s{rank}": Unpicklable() if rank else 1}, storage_writer=writer)
+    with pytest.raises(casstore.CasstoreError, match="has not saved run:v1"):
+        _ = writer.model
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.crash
+def test_a_rank_that_fails_leaves_nothing(
+    store: casstore.Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import torch.multiprocessing
+
+    torch.multiprocessing.start_processes(_failing_rank, (store.home, tmp_path / "meet"), 2, start_method="fork")
+    assert (store.tags(), list(store.drafts())) == ([], [])
+    assert "neither committed nor discarded" not in capfd.readouterr().err
+    store.gc()
+    assert list((store.home / "sessions").iterdir()) == []
 
 
 @pytest.mark.crash

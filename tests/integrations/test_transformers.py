@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import re
@@ -111,6 +112,48 @@ def test_rules_say_what_stays(store: casstore.Store, tmp_path: Path, trainings: 
     assert str(store.policies()["few"]) == "--keep-last 1 --keep-best metrics.step_:min:1"
 
 
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("moved", [0, 1])
+def test_what_no_alias_has_come_to_mean_is_made_up_for(
+    store: casstore.Store, tmp_path: Path, trainings: Any, monkeypatch: pytest.MonkeyPatch, background: bool, moved: int
+) -> None:
+    """A training that was killed between a commit and the moves of the aliases, or between these."""
+    callback = trainings.CasstoreCallback("gap", store=store, keep_best=("step_", "max", 1), background=background)
+    about = {"metrics": {"step_": 1.0}, "trainer": {}}
+    store.save("gap:step-1", ROOT / "LICENSE", metadata={"step": 1, **about})
+    real = store.set_alias
+    for alias in ("best", "last"):
+        real(f"gap@{alias}", "gap:step-1")
+    calls = []
+
+    class Killed(BaseException):
+        pass
+
+    def set_alias(alias: str, *arguments: Any, **said: Any) -> Any:
+        calls.append(alias)
+        if len(calls) > moved:
+            raise Killed
+        return real(alias, *arguments, **said)
+
+    monkeypatch.setattr(store, "set_alias", set_alias)
+    training = trainings.trainer(tmp_path / "out", callback, max_steps=2)
+    monkeypatch.setattr(
+        "casstore.integrations.transformers._metadata",
+        lambda _, state: {"step": state.global_step, "metrics": {"step_": 2.0}, "trainer": {}},
+    )
+    with pytest.raises(Killed):
+        training.train()
+    monkeypatch.setattr(store, "set_alias", real)
+    assert str(store.get("gap@last").tag) == "gap:step-1"
+    callback.on_train_begin(training.args, training.state, training.control)
+    assert [str(store.get(f"gap@{alias}").tag) for alias in ("best", "last")] == ["gap:step-2"] * 2
+    # What a user moves it back to stays.
+    for alias in ("best", "last"):
+        store.set_alias(f"gap@{alias}", "gap:step-1")
+    callback.on_train_begin(training.args, training.state, training.control)
+    assert [str(store.get(f"gap@{alias}").tag) for alias in ("best", "last")] == ["gap:step-1"] * 2
+
+
 def test_a_protected_alias_stays_and_is_no_reason_to_stop(
     store: casstore.Store, tmp_path: Path, trainings: Any
 ) -> None:
@@ -136,6 +179,31 @@ def test_a_background_save_that_fails_is_raised_at_the_end(
     assert [str(each.tag) for each in store.drafts()] == ["bad:step-2", "bad:step-4", "bad:step-6"]
 
 
+@pytest.mark.parametrize("at", ["create", "add", "_set_aside"])
+def test_a_checkpoint_that_cannot_be_handed_over_ends_nothing(
+    store: casstore.Store, tmp_path: Path, trainings: Any, monkeypatch: pytest.MonkeyPatch, at: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    owner: Any = casstore.Store if at == "create" else casstore.Draft
+    real, calls = getattr(owner, at), []
+
+    def fail_once(*arguments: Any, **said: Any) -> Any:
+        calls.append(at)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments, **said)
+
+    monkeypatch.setattr(owner, at, fail_once)
+    training = trainings.trainer(tmp_path / "out", trainings.CasstoreCallback("full", store=store, background=True))
+    with pytest.raises(OSError, match="No space left"):
+        training.train()
+    assert training.state.global_step == 6
+    assert store.tags() == ["full:step-6", "full:step-2"]
+    assert "full: step 4 is not saved, and the training goes on: [Errno 28] No space left" in caplog.text
+    assert "; `casstore gc --empty-trash` may free some space" in caplog.text
+    assert [str(draft.tag) for draft in store.drafts()] == ["full:step-4"] * (at == "_set_aside")
+
+
 def test_a_checkpoint_that_the_trainer_has_removed(
     store: casstore.Store, tmp_path: Path, trainings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,8 +224,39 @@ def test_bad_arguments(trainings: Any) -> None:
         trainings.CasstoreCallback("a", keep_last=0)
 
 
-def test_nothing_to_resume_from(store: casstore.Store, trainings: Any) -> None:
+def test_a_metric_that_is_not_logged_is_named_once(
+    store: casstore.Store, tmp_path: Path, trainings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = trainings.CasstoreCallback("typo", store=store, keep_best=[("eval_los", "min", 2), "loss:min:1"])
+    training = trainings.trainer(tmp_path / "out", callback, eval_steps=4)
+    training.train()
+    said = [record.getMessage() for record in caplog.records if "has not been logged" in record.getMessage()]
+    assert [text.partition(";")[0] for text in said] == [
+        "typo: eval_los has not been logged, so no version counts as the best by it"
+    ]
+    assert "eval_loss" in said[0]
+
+
+def test_a_metric_of_an_evaluation_that_never_comes(
+    store: casstore.Store, tmp_path: Path, trainings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = trainings.CasstoreCallback("never", store=store, keep_best="eval_loss:min:2")
+    trainings.trainer(tmp_path / "out", callback, eval_strategy="no").train()
+    assert caplog.text.count("never: eval_loss has not been logged") == 1
+
+
+def test_no_rules(trainings: Any) -> None:
+    assert trainings.CasstoreCallback("none", keep_best=None)._best == []
+
+
+def test_nothing_to_resume_from(store: casstore.Store, trainings: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert trainings.checkpoint_path("none@last", store=store, missing_ok=True) is None
+    assert not caplog.records
+    store.save("some:v1", ROOT / "LICENSE")
+    store.set_alias("some@last", "some:v1")
+    assert trainings.checkpoint_path("some@lst", store=store, missing_ok=True) is None
+    assert "some@lst" in caplog.text
+    assert "the training starts from the beginning" in caplog.text
     with pytest.raises(casstore.TagNotFound):
         trainings.checkpoint_path("none@last", store=store)
 

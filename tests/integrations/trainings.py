@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -110,8 +111,9 @@ def check(name: str) -> None:
 
 def two_ranks(home: Path) -> None:
     """Of one training in two processes, the first saves, after both have written their random states."""
-    waits = [forked(lambda: rank(home / "out", each)) for each in ("0", "1")]  # noqa: B023
-    assert [wait() for wait in waits] == [0, 0]
+    for how, codes in (("", [0, 0]), ("slow", [0, 0]), ("fails", [1, 0])):
+        waits = [forked(lambda: rank(home / f"out{how}", each, how)) for each in ("0", "1")]  # noqa: B023
+        assert [wait() for wait in waits] == codes, how
 
     def see() -> None:
         with casstore.Store() as store:
@@ -122,10 +124,22 @@ def two_ranks(home: Path) -> None:
     assert forked(see)() == 0
 
 
-def rank(out: Path, number: str) -> None:
+def rank(out: Path, number: str, how: str) -> None:
     port = os.environ["MASTER_PORT"]
     os.environ.update(RANK=number, LOCAL_RANK=number, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    trainer(out, CasstoreCallback("both"), ddp_backend="gloo").train()
+    real, name = casstore.Draft._save_from, "both" + how
+
+    def save_from(*arguments: Any) -> casstore.Model:
+        time.sleep(1)
+        if how == "fails":
+            raise OSError("no")
+        return real(*arguments)
+
+    casstore.Draft._save_from = save_from  # type: ignore[method-assign]
+    trainer(out, CasstoreCallback(name, background=bool(how)), ddp_backend="gloo").train()
+    if how != "fails":
+        with casstore.Store() as store:
+            assert store.get(f"{name}@last").metadata["step"] == 6
     torch.distributed.destroy_process_group()
 
 

@@ -570,6 +570,35 @@ def test_what_a_killed_process_had_handed_over_is_kept(home: Path, number, is_sa
         assert store.verify().is_sound
 
 
+def test_what_was_saved_since_a_draft_was_handed_over_is_newer(home: Path) -> None:
+    with _until_held(home, "Held().start(None, None)") as process:
+        process.kill()
+    with casstore.Store(home) as store:
+        store.set_policy("m", keep_last=2)
+        for version in "345":
+            with store.create(f"m:{version}") as draft:
+                plant(draft.path, {"w": version.encode()})
+        first, second = store.drafts()
+        model = store.save_draft(second)
+        assert model.created_at == second.kept_at
+        assert store.tags() == ["m:5", "m:4", "m:2"]
+        assert {event.kind for event in store.events()} <= {"saved", "policy set", "deleted"}
+        assert str(store.get("m").tag) == "m:5"
+        store.save_draft(first)
+        assert store.tags() == ["m:5", "m:4", "m:1"]
+
+
+def test_what_is_saved_late_counts_as_made_when_it_was_handed_over(store: casstore.Store, held: Held) -> None:
+    first = hand_over(store, "m:1", progress=held)
+    second = hand_over(store, "m:2", {"a": b"2"})
+    times = [draft.kept_at for draft in store.drafts()]
+    with casstore.Store(store.home) as other, other.create("m:3") as draft:
+        plant(draft.path, {"a": b"3"})
+    held.may_go_on.set()
+    assert [draft.future.result().created_at for draft in (first, second)] == times
+    assert store.tags() == ["m:3", "m:2", "m:1"]
+
+
 def test_ctrl_c_at_exit_ends_the_waiting(home: Path) -> None:
     with _until_held(home) as process:
         while process.poll() is None:

@@ -13,6 +13,7 @@ import os
 import shlex
 import stat
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import field, fields, replace
 from datetime import datetime
@@ -126,6 +127,12 @@ def find(workspace: Workspace, draft_id: str) -> KeptDraft:
     if found:
         raise TagNotFound(f"several drafts are kept whose ids begin with {draft_id!r}; type more of it")
     raise TagNotFound(f"no draft {draft_id!r} is kept; `casstore drafts` lists those that are")
+
+
+def kept_at_ns(draft: KeptDraft) -> int | None:
+    """When a draft was kept; None where that is to come, by a clock that went back since."""
+    at_ns = keeping.made_at_ns(draft.directory)
+    return None if at_ns is None or at_ns > time.time_ns() else at_ns
 
 
 @contextlib.contextmanager

@@ -54,9 +54,10 @@ class SaveRequest:
 
     `found`: the files at the source, if it is watched. `rules`: what to leave out of a directory. `allow_empty`: it may
     have no files. `custom_objects`: Python objects to be saved with it, pickled. `created_at_ns`: its creation time, if
-    not now, which also decides its place among the versions of its name. `trust`: whether its Python objects may be
-    unpickled without consent. `said_context`, for a version that may be saved already: the parts of the context that
-    the caller gave, which alone are compared. `is_base_said`: whether the caller also gave the base.
+    not now, which also decides its place among the versions of its name. `handed_over_ns`: when it was handed over to
+    be saved, or its draft was kept; it counts as made then. `trust`: whether its Python objects may be unpickled
+    without consent. `said_context`, for a version that may be saved already: the parts of the context that the caller
+    gave, which alone are compared. `is_base_said`: whether the caller also gave the base.
     `parents`: what the caller says that it comes from; None where that is to be told from the base and the files.
     """
 
@@ -72,10 +73,16 @@ class SaveRequest:
     allow_empty: bool = False
     custom_objects: bytes | None = None
     created_at_ns: int | None = None
+    handed_over_ns: int | None = None
     trust: Trust = Trust.AS_KNOWN
     said_context: Mapping[str, Any] | None = None
     is_base_said: bool = False
     parents: tuple[Parent, ...] | None = None
+
+    @property
+    def made_at_ns(self) -> int | None:
+        """When the version counts as made, and by which it is placed among those of its name; None for now."""
+        return self.handed_over_ns if self.created_at_ns is None else self.created_at_ns
 
     @property
     def kind(self) -> str:

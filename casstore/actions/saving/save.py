@@ -237,11 +237,11 @@ class _Save:
 
     @property
     def terms(self) -> Terms:
-        place = Place.LAST if self.request.created_at_ns is None else Place.BY_CREATION
+        place = Place.LAST if self.request.made_at_ns is None else Place.BY_CREATION
         return Terms(self.request.durable, self.request.trust, place, Noted(self.request.kind))
 
     def _manifest(self, source: Source, staged: Staged, recipes: Mapping[Digest, Recipe]) -> Manifest:
-        created_at_ns = self.request.created_at_ns
+        created_at_ns = self.request.made_at_ns
         manifest = Manifest(
             tag=self.request.tag,
             created_at_ns=time.time_ns() if created_at_ns is None else created_at_ns,

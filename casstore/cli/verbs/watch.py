@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import casstore
-from casstore.cli.exits import ExitCode
+from casstore.cli.exits import ExitCode, message
 from casstore.cli.options import Options, common_options, pass_options
 from casstore.cli.output import as_text, human_bytes, is_screen, plural, printable, say
 from casstore.late_classes import dataclass
@@ -28,16 +28,21 @@ Examples:
 """
 _SETTLE_S = 30.0
 _MOST_NAMED = 3
+# A trainer that writes many directories completes each a moment later, and nothing is to be said of that.
+_MARKER_COMES_WITHIN_S = 10.0
 _Stamp = tuple[tuple[str, int, int], ...]
 
 
 @dataclass()
 class _Watched:
-    """A directory: what it looked like, since when, and whether it was said that it is waited for."""
+    """A directory: when it was seen first, what it looked like, since when, whether it was said that it is waited for,
+    and why it could not be saved."""
 
+    first: float
     stamp: _Stamp = ()
     since: float = 0.0
     is_told: bool = False
+    fault: str = ""
 
 
 class _Watch:
@@ -54,6 +59,8 @@ class _Watch:
         self.watched: dict[str, _Watched] = {}
         # Which directory it was: another run may write one of the same name.
         self.done: dict[str, tuple[int, int] | None] = {}
+        self.is_once: bool = how["once"]
+        self.has_refused = False  # a directory whose tag another has
 
     def look(self, pattern: str) -> list[str]:
         """Save what has become complete; the names of those that have not."""
@@ -86,16 +93,20 @@ class _Watch:
         return sorted(found, key=lambda each: (_mtime(each), each.name))
 
     def _is_complete(self, path: Path) -> bool:
-        seen = self.watched.setdefault(path.name, _Watched())
+        seen = self.watched.setdefault(path.name, _Watched(time.monotonic()))
         stamp = _stamp(path)
         if stamp != seen.stamp or not seen.since:
             seen.stamp, seen.since = stamp, time.monotonic()
         lacks = self.marker if self.marker is not None and not (path / self.marker).exists() else None
         if lacks is None and stamp and time.monotonic() - seen.since >= self.settle:
             return True
-        if not seen.is_told and not self.options.quiet:
+        may_come = bool(stamp) and lacks is not None and not self.is_once
+        is_due = not may_come or time.monotonic() - seen.first >= _MARKER_COMES_WITHIN_S
+        if is_due and not seen.is_told and not self.options.quiet:
             seen.is_told = True
             what = f"{self.settle:g} s without a change" if lacks is None else f"its {lacks}"
+            if not stamp:
+                what = "files, as it is empty"
             say(f"{printable(path.name)}: waiting for {printable(what)}")
         return False
 
@@ -107,10 +118,17 @@ class _Watch:
             with self.store.create(tag, materialize=False, exist_ok=True) as draft:
                 draft.take_from(path, move=False, allow_empty=False)
         except casstore.TagExists:
+            self.has_refused = True
             say(f"{printable(path.name)}: not saved, as {tag} is saved already, with other files")
         except (casstore.FileChanged, casstore.InvalidSource, FileNotFoundError) as error:
             self.watched.pop(path.name, None)
             say(f"{printable(path.name)}: not saved, and looked at again: {printable(str(error))}")
+            return False
+        except OSError as error:  # of the store, such as a full disk, on which there may be room later
+            seen, fault = self.watched[path.name], message(error)
+            if fault != seen.fault:
+                seen.fault = fault
+                say(f"{printable(path.name)}: not saved, and tried again: {printable(fault)}")
             return False
         else:
             if draft.is_new:
@@ -157,7 +175,8 @@ class _Watch:
 @click.option(
     "--once",
     is_flag=True,
-    help="End when all that match are saved, or, if some are not then, after --settle; exit code 3 if so.",
+    help="End when all that match are saved, or, if some are not then, after --settle; exit code 3 if so, also where "
+    "another directory is saved by a name already.",
 )
 @common_options
 @pass_options
@@ -175,7 +194,7 @@ def watch(options: Options, /, directory: Path, name: str, pattern: str, **how: 
     In a pipe: tag, bytes and number of files of each version that is saved. With --json one document a line.
     """
     with options.open_store(create=True) as store:
-        casstore.Tag.parse(f"{name}:checkpoint")
+        _check_name(name)
         watching = _Watch(options, store, directory, name, how)
         try:
             waiting = _watch(watching, pattern, how["every"], once=how["once"])
@@ -183,7 +202,16 @@ def watch(options: Options, /, directory: Path, name: str, pattern: str, **how: 
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
     if waiting:
         say(f"not complete, and not saved: {printable(', '.join(waiting))}")
+    if waiting or watching.has_refused:
         raise click.exceptions.Exit(ExitCode.PARTLY_DONE)
+
+
+def _check_name(name: str) -> None:
+    try:
+        casstore.Tag(name, "checkpoint")
+    except casstore.InvalidTag as error:
+        near = casstore.slug(name).partition(":")[0] if name else ""
+        raise casstore.InvalidTag(f"{error}; {near!r} would do" if near else str(error)) from error
 
 
 def _watch(watching: _Watch, pattern: str, every: float, *, once: bool) -> list[str]:
