@@ -71,7 +71,7 @@ def test_what_a_policy_forgets_is_said(cli: Cli, kept, tmp_path: Path) -> None:
 
 def _tags(cli: Cli) -> list[str]:
     with casstore.Store(cli.home) as store:
-        return store.tags()
+        return [*store.tags()]
 
 
 def test_a_draft_is_removed(cli: Cli, kept) -> None:

@@ -135,7 +135,7 @@ def rank(out: Path, number: str, how: str) -> None:
             raise OSError("no")
         return real(*arguments)
 
-    casstore.Draft._save_from = save_from  # type: ignore[method-assign]
+    casstore.Draft._save_from = save_from  # type: ignore[method-assign, assignment]
     trainer(out, CasstoreCallback(name, background=bool(how)), ddp_backend="gloo").train()
     if how != "fails":
         with casstore.Store() as store:

@@ -19,7 +19,7 @@ from casstore.actions.describing import model_yaml
 from casstore.actions.directories import latest
 from casstore.actions.exchange import arriving_manifests
 from casstore.actions.sources import source
-from casstore.archive import casmodel, limits
+from casstore.archive import casmodel, limits, model_signing
 from casstore.digest import DIGEST_BYTES, Digest
 from casstore.errors import UnsupportedFormat
 from casstore.plain_json import canonical_json
@@ -165,6 +165,9 @@ LIMITS = {
         limits.FREE_BYTES >> 30, limits.MAX_RATIO
     ],
     "document": [MOST_DOCUMENT_BYTES // MIB, documents._MOST_VALUES],
+    "signatures of one version": [
+        model_signing.MOST_OF_ONE, model_signing.MAX_BUNDLE_BYTES // MIB, casmodel.MAX_SIGNATURES_BYTES // MIB
+    ],
     "segment, and each of its sections decompressed": [segment.MOST_BYTES >> 30],
     "rows of its packs": [1, DIGEST_BYTES],
     "rows of its chunks": [1, DIGEST_BYTES],

@@ -93,7 +93,7 @@ def no_digest(manifest: Manifest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    "case",
     [
         (one_less, "not the version that its annotation casstore.digest says"),
         (nothing_left, "is not whole: it has lost its model.yaml"),
@@ -108,8 +108,9 @@ def no_digest(manifest: Manifest) -> None:
 )
 def test_another_version_than_it_says_is_refused(
     store: casstore.Store, save: Save, other: casstore.Store, picture: Picture, tmp_path: Path,
-    change: Callable[[Manifest], None], says: str,
+    case: tuple[Callable[[Manifest], None], str],
 ) -> None:  # fmt: skip
+    change, says = case
     save("bert:v1", FILES)
     store.export("bert:v1", f"oci:{tmp_path / 'out'}")
     edit(tmp_path / "out", change)

@@ -103,18 +103,19 @@ def test_the_first_of_twins_brings_what_both_need() -> None:
 
 
 HANDLINGS = {
-    # takes, is watched, removes
-    Handling.DRAFT: (True, False, False),
-    Handling.COPY: (False, False, False),
-    Handling.COPY_WATCHED: (False, True, False),
-    Handling.TAKE: (True, False, True),
-    Handling.TAKE_WATCHED: (True, True, True),
-    Handling.BECOME: (True, True, False),
+    # takes, is watched, removes, goes whole
+    Handling.DRAFT: (True, False, False, False),
+    Handling.COPY: (False, False, False, False),
+    Handling.COPY_WATCHED: (False, True, False, False),
+    Handling.TAKE: (True, False, True, False),
+    Handling.TAKE_WATCHED: (True, True, True, False),
+    Handling.KEPT: (True, False, True, True),
+    Handling.BECOME: (True, True, False, False),
 }
 
 
 def test_each_handling_is_a_choice_of_its_own() -> None:
-    """Three things are decided by one word; no two words mean the same."""
-    said = {each: (each.takes, each.is_watched, each.removes) for each in Handling}
+    """Four things are decided by one word; no two words mean the same."""
+    said = {each: (each.takes, each.is_watched, each.removes, each.goes_whole) for each in Handling}
     assert said == HANDLINGS
     assert len(set(said.values())) == len(Handling)

@@ -388,17 +388,11 @@ def test_a_signature_that_others_may_not_read_keeps_the_version_from_nobody(
 
 
 def test_signatures_come_once_however_often_a_pull_is_tried(
-    store: casstore.Store,
-    save: Save,
-    there: casstore.Remote,
-    other: casstore.Store,
-    place: Path,
-    pair: Pair,
-    monkeypatch: pytest.MonkeyPatch,
+    store: casstore.Store, save: Save, other: casstore.Store, place: Path, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("bert:v1", FILES)
     store.sign("bert:v1", pair.private)
-    there.push()
+    store.remote("origin").push()
     [pack] = place.glob("packs/*/*.pack")
     flip(pack, 1000)
     asked: list[str] = []

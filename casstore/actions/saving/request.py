@@ -46,6 +46,11 @@ class Handling(Enum):
         """Whether the files are to be removed from where they stand."""
         return self in (Handling.TAKE, Handling.TAKE_WATCHED, Handling.KEPT)
 
+    @property
+    def goes_whole(self) -> bool:
+        """Whether all that is removed goes at once, so that a killed process leaves no part of it."""
+        return self is Handling.KEPT
+
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:

@@ -165,7 +165,7 @@ def _checked_source(workspace: Workspace, request: SaveRequest) -> Source:
 
 def _after(workspace: Workspace, session: Session, source: Source, request: SaveRequest, new_bytes: int) -> Saved:
     """The result of a save. Removes the source files that have been taken, as far as possible."""
-    if request.handling is Handling.KEPT:
+    if request.handling.goes_whole:
         return Saved(new_bytes, tuple(drafts.take_away(workspace, session, source, request.tag)))
     return Saved(new_bytes, tuple(remove_source(source)) if request.handling.removes else ())
 
