@@ -66,6 +66,11 @@ class CasstoreCheckpoint(ModelCheckpoint):  # type: ignore[misc]  # Lightning ma
             for model in unmarked(store, self.name):
                 self._point(store, str(model.tag), model.metadata["metrics"])
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Wait, on every rank, until the first has saved the last checkpoint."""
+        super().on_train_end(trainer, pl_module)
+        trainer.strategy.barrier()
+
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         trainer.strategy.barrier()  # other ranks may still write their shards

@@ -58,6 +58,14 @@ def hand_over(store: casstore.Store, tag: str, files: Any = FILES, **options: An
     return draft
 
 
+def hand_over_two(store: casstore.Store, tag: str) -> None:
+    """Two of one tag, of which the second cannot be saved: its draft is made before the first is saved."""
+    held = Held()
+    hand_over(store, tag, progress=held)
+    hand_over(store, tag, {"other": b""})
+    held.may_go_on.set()
+
+
 @pytest.mark.parametrize("materialize", [True, False])
 def test_the_block_does_not_wait(store: casstore.Store, leftovers: Leftovers, held: Held, materialize) -> None:
     draft = hand_over(
@@ -222,8 +230,7 @@ def test_an_error_that_nobody_asked_for_is_logged_and_raised_by_close(
     home: Path, save: Save, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = casstore.Store(home, auto_gc=False)
-    hand_over(store, "m:1")
-    hand_over(store, "m:1", {"other": b""})
+    hand_over_two(store, "m:1")
     with pytest.raises(casstore.TagExists, match="the draft's files are kept in"):
         store.close()
     [said] = [said for said in caplog.messages if "background" in said]
@@ -231,12 +238,10 @@ def test_an_error_that_nobody_asked_for_is_logged_and_raised_by_close(
     assert "the draft's files are kept in" in said
     store.close()
     with pytest.raises(ZeroDivisionError), casstore.Store(home, auto_gc=False) as store:
-        hand_over(store, "m:2")
-        hand_over(store, "m:2", {"other": b""})
+        hand_over_two(store, "m:2")
         raise ZeroDivisionError
     with pytest.raises(casstore.TagExists), casstore.Store(home, auto_gc=False) as store:
-        hand_over(store, "m:3")
-        hand_over(store, "m:3", {"other": b""})
+        hand_over_two(store, "m:3")
     with casstore.Store(home) as store:
         assert store.tags() == ["m:3", "m:2", "m:1"]
         assert len(store.drafts()) == 3
