@@ -403,6 +403,7 @@ def test_a_compiler_that_fails_leaves_no_library(
 
 
 @needs_compiler
+@pytest.mark.crash
 def test_the_library_needs_nothing_that_a_machine_may_lack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No flags of one processor, and no warning."""
     monkeypatch.setenv("CFLAGS", "-Wall -Wextra -Wconversion -Werror")

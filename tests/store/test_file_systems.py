@@ -58,6 +58,7 @@ def test_a_store_that_was_moved_to_where_there_are_no_locks(
     assert leftovers() == []
 
 
+@pytest.mark.crash
 @pytest.mark.usefixtures("no_trash")
 def test_the_last_link_that_a_file_system_gives(store: casstore.Store, home: Path, save: Save, tmp_path: Path) -> None:
     """More versions share a file than it can have names."""

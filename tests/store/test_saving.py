@@ -458,6 +458,7 @@ def test_move_leaves_what_was_put_in_place_of_a_file_meanwhile(store: casstore.S
 
 
 @pytest.mark.skipif(not tracer.IS_SUPPORTED, reason="ptrace of x86-64 Linux")
+@pytest.mark.crash
 def test_a_save_that_has_committed_does_not_fail_for_a_session_that_stays(
     save: Save, home: Path, store: casstore.Store
 ) -> None:
