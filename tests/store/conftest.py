@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import casstore
 from casstore.actions.exchange import adopt
 from casstore.storage.container import MAX_DELTA_LINKS
-from tests.kit import Check, Files, Leftovers, Rot, Save, Sql, counts, plant
+from tests.kit import Check, Files, Leftovers, Rot, Save, Sql, counts, flip, plant
 
 
 @pytest.fixture
@@ -31,22 +30,13 @@ def save(store: casstore.Store) -> Save:
 def rot(sql: Sql) -> Rot:
     """rot(path, offset): flip a bit of a file, by default in its middle, as a failing disk would: without a trace."""
 
-    def flip(path: Path, offset: int | None = None) -> None:
-        status = path.stat()
-        offset = status.st_size // 2 if offset is None else offset
-        path.chmod(0o644)
-        with open(path, "r+b") as file:
-            file.seek(offset)
-            byte = file.read(1)[0]
-            file.seek(offset)
-            file.write(bytes([byte ^ 1]))
-        path.chmod(status.st_mode & 0o777)
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    def rot(path: Path, offset: int | None = None) -> None:
+        flip(path, path.stat().st_size // 2 if offset is None else offset)
         # A change time cannot be put back, so what is known of the file's gets the new one.
         now = path.stat()
         sql("UPDATE fingerprint SET ctime_ns = ? WHERE inode = ?", (now.st_ctime_ns, now.st_ino))
 
-    return flip
+    return rot
 
 
 @pytest.fixture

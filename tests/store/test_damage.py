@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 import casstore
 from casstore.storage.objects import Objects
-from tests.kit import Check, Leftovers, Save, Sql, counts, noise, safetensors, streamed, weights
+from tests.kit import Check, Leftovers, Save, Sql, counts, flip, noise, safetensors, streamed, weights
 
 pytestmark = pytest.mark.crash
 
@@ -50,19 +49,6 @@ def locations(store: casstore.Store, sql: Sql):
         return found
 
     return find
-
-
-def flip(path, offset):
-    """Flip one bit as a failing disk would: no time stamp tells."""
-    status = path.stat()
-    path.chmod(0o644)
-    with open(path, "r+b") as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
-    path.chmod(status.st_mode & 0o777)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def named(report):
